@@ -1,0 +1,3 @@
+//! What hosts functions on this machine: compute back ends, on a host CPU or on a DPU.
+
+pub mod offload;

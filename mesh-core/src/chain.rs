@@ -1,0 +1,158 @@
+//! Functions one after another, as one function.
+//!
+//! Inside a chain a call to [`Target::Next`] is a queue push; at its end it bubbles out to the shell, which routes it
+//! to wherever the rest of the chain runs. So to fuse a chain, to split it over two nodes or to nest it is a decision
+//! of placement alone.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasherDefault, Hasher},
+};
+
+use crate::{
+    effect::{Effect, Event, Target},
+    function::{Cx, StorageFunction},
+    id::Token,
+    limits::CHAIN_STAGES_MAX,
+    snapshot::{Mark, Snapshot},
+    time::Instant,
+};
+
+/// Functions one after another. See the module's page.
+pub struct Chain {
+    stages: Vec<Box<dyn StorageFunction>>,
+    /// Which stage waits for a completion from outside.
+    owner: TokenMap,
+    /// Which stage waits for a reply of the stage after it.
+    upstream: TokenMap,
+    queue: VecDeque<(u8, Event)>,
+    effects: Vec<Effect>,
+}
+
+impl core::fmt::Debug for Chain {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Chain of {}, {} in flight", self.stages.len(), self.in_flight())
+    }
+}
+
+impl Chain {
+    /// A chain of these stages, the first one first.
+    ///
+    /// # Panics
+    /// If there is no stage, or more than `CHAIN_STAGES_MAX`.
+    #[must_use]
+    pub fn new(stages: Vec<Box<dyn StorageFunction>>) -> Self {
+        assert!((1..=CHAIN_STAGES_MAX).contains(&stages.len()), "a chain of {} stages", stages.len());
+        Self {
+            stages,
+            owner: TokenMap::default(),
+            upstream: TokenMap::default(),
+            queue: VecDeque::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    fn last(&self) -> u8 {
+        // At most CHAIN_STAGES_MAX stages.
+        (self.stages.len() - 1) as u8
+    }
+
+    /// Lets one stage take one event, and sorts what comes out.
+    fn step(&mut self, stage: u8, event: Event, cx: &mut Cx<'_>) {
+        let last = self.last();
+        let mut effects = core::mem::take(&mut self.effects);
+        self.stages[usize::from(stage)].on_event(event, &mut cx.into_effects(&mut effects));
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Call { to: Target::Next, call, request } if stage < last => {
+                    self.upstream.insert(call, stage);
+                    self.queue.push_back((stage + 1, Event::Request { id: call, request }));
+                }
+                Effect::Reply { id, outcome } => match self.upstream.remove(&id) {
+                    Some(above) => self.queue.push_back((above, Event::Reply { call: id, outcome })),
+                    None => cx.push(Effect::Reply { id, outcome }),
+                },
+                Effect::Call { call: token, .. } | Effect::Start { work: token, .. } => {
+                    self.owner.insert(token, stage);
+                    cx.push(effect);
+                }
+            }
+        }
+        self.effects = effects;
+    }
+}
+
+impl StorageFunction for Chain {
+    fn on_event(&mut self, event: Event, cx: &mut Cx<'_>) {
+        match event {
+            Event::Request { .. } => self.queue.push_back((0, event)),
+            Event::Reply { call: token, .. } | Event::Done { work: token, .. } => {
+                let stage =
+                    self.owner.remove(&token).expect("a completion is of a call this chain made, and comes once");
+                self.queue.push_back((stage, event));
+            }
+            Event::Wake => {
+                for (at, stage) in self.stages.iter().enumerate() {
+                    if stage.wake_at().is_some_and(|at| at <= cx.now()) {
+                        self.queue.push_back((at as u8, Event::Wake));
+                    }
+                }
+            }
+            Event::Configure(spec) => {
+                for at in 0..=self.last() {
+                    self.queue.push_back((at, Event::Configure(spec.clone())));
+                }
+            }
+        }
+        while let Some((stage, event)) = self.queue.pop_front() {
+            self.step(stage, event, cx);
+        }
+        debug_assert!(
+            self.in_flight() > 0 || (self.owner.is_empty() && self.upstream.is_empty()),
+            "an idle chain has empty routing tables"
+        );
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        self.stages.iter().filter_map(|stage| stage.wake_at()).min()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.stages.iter().map(|stage| stage.in_flight()).sum()
+    }
+
+    fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
+        let stages = self.stages.iter_mut().map(|stage| stage.snapshot(since)).collect();
+        Snapshot { since, stages, ..Snapshot::default() }
+    }
+
+    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), crate::Error> {
+        if snapshot.stages.len() != self.stages.len() {
+            return Err(crate::Error::invalid("the snapshot is of a chain of another length"));
+        }
+        self.stages.iter_mut().zip(&snapshot.stages).try_for_each(|(stage, state)| stage.restore(state))
+    }
+}
+
+/// Token to stage. Never iterated, so its order cannot leak into effects.
+type TokenMap = HashMap<Token, u8, BuildHasherDefault<TokenHasher>>;
+
+/// Tokens count upwards: one multiplication spreads them (Fibonacci hashing, Knuth vol. 3, 6.4).
+#[derive(Default)]
+struct TokenHasher(u64);
+
+impl Hasher for TokenHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}

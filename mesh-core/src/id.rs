@@ -1,0 +1,224 @@
+//! Names of things: small copyable numbers, each with a type of its own so that they cannot be confused.
+
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+    };
+}
+
+number!(
+    /// One `mesh` process, on a host or on a DPU. Written `node-3`.
+    NodeId, "node-"
+);
+number!(
+    /// A hosted chain. Actor numbers are given out by the control group; see [`ActorId::drive`] and
+    /// [`ActorId::ingress`] for the ranges that are derived instead.
+    ActorId, "actor-"
+);
+number!(
+    /// A drive, for life: it is written into the drive's superblock.
+    DriveId, "drive-"
+);
+number!(
+    /// Grows with every change of owner of an actor or a drive; the fence.
+    Epoch, "e"
+);
+number!(
+    /// Who owns data.
+    TenantId, "tenant-"
+);
+number!(
+    /// One incarnation of a bucket: a bucket that is deleted and made again has another number.
+    BucketId, "bucket-"
+);
+number!(
+    /// A Raft group. [`GroupId::CONTROL`] is the control group; the others hold namespaces.
+    GroupId, "group-"
+);
+number!(
+    /// An immutable table of placement groups.
+    LayoutId, "layout-"
+);
+number!(
+    /// A tenant's wrapping key. Functions hold only this number; a node's `Keys` port resolves it.
+    KeyId, "key-"
+);
+number!(
+    /// One write of an object or of a part, unique in the cluster: the high 16 bits are the namespace group that
+    /// granted it, the low 48 bits count.
+    WriteId, "w"
+);
+number!(
+    /// Correlates a request, a call or a piece of work with its completion, inside one actor.
+    Token, "t"
+);
+number!(
+    /// Grows with every start of a node, so that peers can tell a restart from a reconnect.
+    Incarnation, "i"
+);
+
+impl GroupId {
+    /// The group that holds nodes, drives, layouts, tenants, keys, buckets and assignments.
+    pub const CONTROL: Self = Self(0);
+}
+
+impl ActorId {
+    /// The node itself: Raft, heartbeats, metadata.
+    pub const NODE: Self = Self(0);
+
+    const DRIVE: u64 = 1 << 62;
+    const INGRESS: u64 = 1 << 61;
+    const DATA: u64 = 1 << 60;
+
+    /// The actor that owns a drive.
+    #[must_use]
+    pub const fn drive(drive: DriveId) -> Self {
+        Self(Self::DRIVE | drive.0)
+    }
+
+    /// The ingress actor (Object) of a node.
+    #[must_use]
+    pub const fn ingress(node: NodeId) -> Self {
+        Self(Self::INGRESS | node.0)
+    }
+
+    /// The data chain of one tenant for one ingress node. Tenants are numbered below 2^28, nodes below 2^32.
+    #[must_use]
+    pub const fn data(tenant: TenantId, ingress: NodeId) -> Self {
+        Self(Self::DATA | (tenant.0 << 32) | ingress.0)
+    }
+
+    /// The drive behind this actor, if it is a drive's.
+    #[must_use]
+    pub const fn as_drive(self) -> Option<DriveId> {
+        if self.0 & Self::DRIVE != 0 { Some(DriveId(self.0 & !Self::DRIVE)) } else { None }
+    }
+
+    /// The node behind this actor, if it is an ingress. Clients may address only these.
+    #[must_use]
+    pub const fn as_ingress(self) -> Option<NodeId> {
+        if self.0 & Self::DRIVE == 0 && self.0 & Self::INGRESS != 0 {
+            Some(NodeId(self.0 & !Self::INGRESS))
+        } else {
+            None
+        }
+    }
+
+    /// The (tenant, ingress) behind this actor, if it is a data chain.
+    #[must_use]
+    pub const fn as_data(self) -> Option<(TenantId, NodeId)> {
+        if self.0 >> 60 == 1 {
+            Some((TenantId((self.0 & !Self::DATA) >> 32), NodeId(self.0 & 0xffff_ffff)))
+        } else {
+            None
+        }
+    }
+}
+
+impl WriteId {
+    /// The `count`-th write granted by `group`.
+    #[must_use]
+    pub const fn new(group: GroupId, count: u64) -> Self {
+        Self((group.0 << 48) | (count & 0xffff_ffff_ffff))
+    }
+
+    /// The group that granted it.
+    #[must_use]
+    pub const fn group(self) -> GroupId {
+        GroupId(self.0 >> 48)
+    }
+}
+
+/// The identity of a cluster: 16 random bytes made by `mesh init`.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClusterId(pub [u8; 16]);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cluster-{self}")
+    }
+}
+
+impl core::str::FromStr for ClusterId {
+    type Err = crate::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || crate::Error::invalid("a cluster id is 32 hexadecimal digits");
+        if text.len() != 32 || !text.is_ascii() {
+            return Err(invalid());
+        }
+        let mut id = [0; 16];
+        for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digits = core::str::from_utf8(digits).map_err(|_| invalid())?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| invalid())?;
+        }
+        Ok(Self(id))
+    }
+}
+
+/// One attempt at storing one stripe of one write. A resend has a new attempt number, so that shards of two attempts
+/// are never mixed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StripeId {
+    /// The write that the stripe belongs to.
+    pub write: WriteId,
+    /// Its index, from 0.
+    pub stripe: u32,
+    /// Which attempt at storing it, from 0.
+    pub attempt: u8,
+}
+
+impl StripeId {
+    /// The `shard`-th shard of this stripe.
+    #[must_use]
+    pub const fn shard(self, shard: u8) -> ShardId {
+        ShardId { stripe: self, shard }
+    }
+}
+
+impl fmt::Debug for StripeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}.{}", self.write, self.stripe, self.attempt)
+    }
+}
+
+/// One shard: what a drive stores. Written once and never changed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ShardId {
+    /// The stripe it is a shard of.
+    pub stripe: StripeId,
+    /// Its place in the code: 0..k are data, k..k+m parity.
+    pub shard: u8,
+}
+
+impl fmt::Debug for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}#{}", self.stripe, self.shard)
+    }
+}
