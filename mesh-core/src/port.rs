@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     buf::Buf,
-    effect::{Outcome, WorkOutcome},
+    effect::{Outcome, Principal, WorkOutcome},
     envelope::Envelope,
     error::Error,
     id::{GroupId, KeyId, NodeId, StripeId},
@@ -220,4 +220,20 @@ pub trait Metadata: Send + Sync {
         deadline: Instant,
         done: Completion<Result<Arc<MetaAnswer>, Error>>,
     );
+}
+
+/// Who is at the other end of a link: what its certificate says, verified.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// A node of the mesh. Principals in its headers are believed.
+    Node(NodeId),
+    /// A client; its requests are this principal's, whatever their headers say.
+    Client(Principal),
+}
+
+/// The way in: what a link brings.
+pub trait Inbound: Send + Sync {
+    /// Takes a request from a link, its principal already made true ([`Role`]); `done` sends the answer. The returned
+    /// guard is dropped when the other end gave up before that.
+    fn deliver(&self, from: &Role, envelope: Envelope, done: Completion<Outcome>) -> CallGuard;
 }
