@@ -24,10 +24,10 @@ pub mod identity;
 pub mod link;
 // pub mod memory;
 pub mod peers;
-// pub mod quic;
+pub mod quic;
 pub mod session;
 
 pub use identity::{Authority, Identity, Validity, role_of};
 pub use link::{LinkStats, PeerState};
 // pub use memory::{MemoryFabric, MemoryLink};
-// pub use quic::{QuicConfig, QuicLink};
+pub use quic::{QuicConfig, QuicLink};
