@@ -31,8 +31,12 @@ impl Victim {
 
     /// No packet leaves any more: first the tasks end, then the socket is closed.
     fn kill(&mut self) {
-        self.runtime.take().unwrap().shutdown_background();
-        self.link = None;
+        let (runtime, link) = (self.runtime.take().unwrap(), self.link.take());
+        let killer = std::thread::spawn(move || {
+            runtime.shutdown_timeout(LONG);
+            drop(link);
+        });
+        killer.join().unwrap();
     }
 }
 
