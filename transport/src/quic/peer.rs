@@ -120,7 +120,7 @@ impl Peer {
             slot.close();
         }
         self.changed.notify_waiters();
-        self.publish(shared);
+        shared.up.send_if_modified(|up| up.remove(&self.node));
     }
 
     pub(super) fn is_retired(&self) -> bool {
@@ -156,8 +156,15 @@ impl Peer {
 
     fn publish(&self, shared: &Shared) {
         shared.up.send_if_modified(|up| {
-            // Looked at under the lock of the set, so that the last to write has seen the last change.
-            if !self.is_retired() && self.ledger().state().up { up.insert(self.node) } else { up.remove(&self.node) }
+            // Looked at under the lock of the set, so that the last to write has seen the last change. One that is
+            // retired has nothing to say: another may have taken its place.
+            if self.is_retired() {
+                false
+            } else if self.ledger().state().up {
+                up.insert(self.node)
+            } else {
+                up.remove(&self.node)
+            }
         });
     }
 }

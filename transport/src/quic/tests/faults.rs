@@ -131,6 +131,7 @@ async fn a_peer_that_moves_is_reached_at_its_new_address() {
     assert!(call(&two, 1, request(Lane::Interactive, Buf::empty())).await.is_ok());
     assert_eq!(new.stats().requests_served, 1);
     assert_eq!(two.peers()[&NodeId(1)].address, second);
+    until_up(&two, 1, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
