@@ -380,9 +380,10 @@ impl Shared {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn heard(&self, node: NodeId) {
-        if let Some(peer) = self.peers().get(&node) {
-            peer.heard();
+    fn heard(&self, node: NodeId, incarnation: Incarnation) {
+        let peer = self.peers().get(&node).cloned();
+        if let Some(peer) = peer {
+            peer.heard(incarnation);
         }
     }
 
@@ -452,8 +453,8 @@ fn bad_frame(shared: &Shared, connection: &quinn::Connection, error: &Error) {
     if connection.close_reason().is_some() {
         return;
     }
-    connection.close(BAD_FRAME, error.to_string().as_bytes());
     count(&shared.counters.bad_frames);
+    connection.close(BAD_FRAME, error.to_string().as_bytes());
     let who = tls::role(connection, shared.local.cluster)
         .map_or_else(|_| connection.remote_address().to_string(), |role| format!("{role:?}"));
     let mut warned = shared.warned.lock().unwrap_or_else(PoisonError::into_inner);

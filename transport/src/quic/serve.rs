@@ -50,7 +50,7 @@ pub(super) async fn accept(shared: Arc<Shared>, inbound: Arc<dyn Inbound>) {
                 Ok(Ok((connection, role, hello))) => {
                     count(&shared.counters.handshakes);
                     if let Role::Node(node) = role {
-                        shared.heard(node);
+                        shared.heard(node, hello.incarnation);
                     }
                     Served::new(shared, inbound, connection, role, hello.lane).run().await;
                 }
