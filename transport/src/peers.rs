@@ -1,8 +1,8 @@
 //! Whether a peer is worth dialling, without I/O: its address, its state and its back-off.
 //!
 //! ```text
-//!             may_dial: yes, to everybody          may_dial: no, until retry_at; then one probe at a time
-//!   moved -> [ untried or up, failures = 0 ] --dial_failed, lost--> [ failing ] --dialled--> back
+//!             may_dial: to everybody                 may_dial: not before retry_at; if it is down, to one at a time
+//!   new -> [ untried or up, failures = 0 ] --dial_failed, last one lost--> [ failing ] --dialled--> back
 //! ```
 //!
 //! A peer is *up* while at least one connection to it works. So that nobody waits behind a dead peer, everything but
@@ -68,25 +68,26 @@ impl Ledger {
     /// Asks to dial.
     ///
     /// # Errors
-    /// `Unreachable`, at once, while backing off or while another probe is under way.
+    /// `Unreachable`, at once, while backing off or while another probe of a peer that is down is under way.
     pub fn may_dial(&mut self, now: Instant) -> Result<Attempt, Error> {
-        let refusal = self.refusal();
-        let probe = refusal.is_some();
-        match refusal {
-            Some(error) if self.probing || now < self.retry_at => Err(error),
-            _ => {
-                self.probing |= probe;
-                Ok(Attempt { address: self.state.address, probe })
-            }
+        let probe = self.state.failures > 0 && !self.state.up;
+        if self.state.failures > 0 && (now < self.retry_at || (probe && self.probing)) {
+            return Err(self.down());
         }
+        self.probing |= probe;
+        Ok(Attempt { address: self.state.address, probe })
     }
 
-    /// What to tell those who are not to wait for a probe; `None` unless the last attempt failed.
+    /// What to tell those who are not to wait for a probe; `None` if the peer is not known to be down.
     #[must_use]
     pub fn refusal(&self) -> Option<Error> {
-        let reason = self.state.reason.as_deref().filter(|_| self.state.failures > 0)?;
-        let error = Error::new(ErrorKind::Unreachable, "the peer is down: ask another, or try again later");
-        Some(error.with("peer", self.node).with("reason", reason))
+        (self.state.failures > 0 && !self.state.up).then(|| self.down())
+    }
+
+    fn down(&self) -> Error {
+        Error::new(ErrorKind::Unreachable, "the peer cannot be reached now: ask another, or try again later")
+            .with("peer", self.node)
+            .with("reason", self.state.reason.as_deref().unwrap_or("it failed before"))
     }
 
     /// An attempt succeeded. Says whether the peer has come up by it.
@@ -115,11 +116,14 @@ impl Ledger {
     /// A connection that had succeeded broke. Says whether the peer has gone down by it.
     pub fn lost(&mut self, now: Instant, jitter: u64, reason: String) -> bool {
         self.state.connections -= 1;
-        self.back_off(now, jitter, reason);
         let went_down = self.state.connections == 0;
         if went_down {
+            self.back_off(now, jitter, reason);
             self.state.up = false;
             self.state.since = now;
+        } else {
+            // It is there, by its other connections: nobody need wait before dialling again.
+            self.state.reason = Some(reason);
         }
         went_down
     }
@@ -219,6 +223,22 @@ mod tests {
         let probe = ledger.may_dial(ms(5000)).unwrap();
         assert!(ledger.dialled(probe, ms(5000), Incarnation(2), String::new()));
         assert!(ledger.may_dial(ms(5000)).is_ok() && ledger.may_dial(ms(5000)).is_ok());
+    }
+
+    #[test]
+    fn a_connection_lost_while_others_work_stops_nobody() {
+        let mut ledger = ledger();
+        up(&mut ledger, ms(0));
+        up(&mut ledger, ms(0));
+        ledger.lost(ms(1), 0, "cut".into());
+        let attempt = ledger.may_dial(ms(1)).unwrap();
+        assert!(ledger.refusal().is_none());
+        ledger.dial_failed(attempt, ms(1), 0, "no".into());
+        assert!(ledger.refusal().is_none(), "who waits for a dial of an up peer may go on waiting");
+        assert!(ledger.may_dial(ms(1)).is_err(), "but attempts keep their distance");
+        assert!(ledger.may_dial(ms(1000)).is_ok() && ledger.may_dial(ms(1000)).is_ok());
+        ledger.lost(ms(2000), 0, "cut".into());
+        assert!(ledger.refusal().is_some());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use mesh_core::{
     Error, ErrorKind, Lane, Outcome,
-    envelope::Envelope,
+    envelope::{Envelope, Hello},
     limits::BUDGET_DEFAULT,
     port::{Inbound, Role},
     wire::Preamble,
@@ -34,19 +34,9 @@ pub(super) async fn accept(shared: Arc<Shared>, inbound: Arc<dyn Inbound>) {
         }
         let (shared, inbound) = (shared.clone(), inbound.clone());
         tokio::spawn(async move {
-            let greeted = tokio::time::timeout(shared.idle_timeout, async {
-                let connection = incoming.await.map_err(|error| {
-                    Error::new(ErrorKind::Denied, "no connection came of a handshake").caused_by(error)
-                })?;
-                match shared.welcome(&connection).await {
-                    Ok((role, hello)) => Ok((connection, role, hello)),
-                    Err(error) => {
-                        connection.close(REFUSED, error.to_string().as_bytes());
-                        Err(error)
-                    }
-                }
-            });
-            match greeted.await {
+            // Dropping the attempt after its time closes the connection.
+            let greeted = tokio::time::timeout(shared.idle_timeout, greet(&shared, incoming)).await;
+            match greeted {
                 Ok(Ok((connection, role, hello))) => {
                     count(&shared.counters.handshakes);
                     if let Role::Node(node) = role {
@@ -54,14 +44,26 @@ pub(super) async fn accept(shared: Arc<Shared>, inbound: Arc<dyn Inbound>) {
                     }
                     Served::new(shared, inbound, connection, role, hello.lane).run().await;
                 }
-                Ok(Err(error)) => {
-                    count(&shared.counters.handshake_refusals);
-                    tracing::debug!(%error, "a connection was refused");
-                }
-                // Dropping the attempt closed it.
+                Ok(Err(error)) => tracing::debug!(%error, "a connection was refused"),
                 Err(_) => count(&shared.counters.handshake_refusals),
             }
         });
+    }
+}
+
+/// Makes a connection and greets it, or refuses it with the reason.
+async fn greet(shared: &Arc<Shared>, incoming: quinn::Incoming) -> Result<(quinn::Connection, Role, Hello), Error> {
+    let connection = incoming.await.map_err(|error| {
+        count(&shared.counters.handshake_refusals);
+        Error::new(ErrorKind::Denied, "no connection came of a handshake").caused_by(error)
+    })?;
+    match shared.welcome(&connection).await {
+        Ok((role, hello)) => Ok((connection, role, hello)),
+        Err(error) => {
+            count(&shared.counters.handshake_refusals);
+            connection.close(REFUSED, error.to_string().as_bytes());
+            Err(error)
+        }
     }
 }
 

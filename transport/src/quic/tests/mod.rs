@@ -144,6 +144,16 @@ async fn next(events: &mut mpsc::UnboundedReceiver<Seen>) -> Seen {
     soon(events.recv()).await.unwrap()
 }
 
+/// Waits for a counter, which has no event.
+async fn until(condition: impl Fn() -> bool) {
+    soon(async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 async fn until_up(link: &QuicLink, number: u64, up: bool) {
     let mut states = link.up();
     soon(states.wait_for(|set| set.contains(&NodeId(number)) == up)).await.unwrap();
