@@ -276,3 +276,23 @@ async fn an_answer_that_breaks_the_rules_closes_the_link_and_the_call_is_lost() 
         until_up(&client, 1, false).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_certificate_is_refused_on_either_side() {
+    let authority = authority();
+    let past = Validity { from: UnixMillis(1_000_000_000_000), until: UnixMillis(1_000_000_001_000) };
+    let expired = |role: &Role| {
+        let identity = authority.issue(role, past).unwrap();
+        QuicConfig { identity, ..config(&authority, role) }
+    };
+    let (one, good) = serve(&authority, 1, echo());
+    let old_server = QuicLink::bind(expired(&node(2)), Some(echo())).unwrap();
+    let client = QuicLink::bind(config(&authority, &alice()), None).unwrap();
+    let error = soon(client.meet(old_server.local_address().unwrap())).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Unreachable && error.to_string().contains("xpired"), "{error}");
+    let old_client = QuicLink::bind(expired(&alice()), None).unwrap();
+    let error = soon(old_client.meet(good)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    until(|| one.stats().handshake_refusals == 1).await;
+    assert!(soon(client.meet(good)).await.is_ok());
+}
