@@ -81,7 +81,8 @@ impl Shell {
     }
 
     fn take(&mut self, event: Event) -> Effect {
-        let mut cx = Cx::new(Instant(1), UnixMillis(1), &mut self.effects, &mut self.tokens, &mut NoEntropy);
+        let mut entropy = NoEntropy;
+        let mut cx = Cx::new(Instant(1), UnixMillis(1), &mut self.effects, &mut self.tokens, &mut entropy);
         self.function.on_event(event, &mut cx);
         self.effects.pop().expect("one effect an event")
     }

@@ -164,7 +164,7 @@ fn far_end(payload: &[u8]) -> Outcome {
 /// What a worker makes of a job.
 fn work_of(job: &Job) -> WorkOutcome {
     match job {
-        Job::Compute(ComputeJob::Encode { code: CODE, bytes }) if digest(bytes) % 7 == 0 => {
+        Job::Compute(ComputeJob::Encode { code: CODE, bytes }) if digest(bytes).is_multiple_of(7) => {
             Err(Error::new(ErrorKind::Corrupt, "the work failed"))
         }
         Job::Compute(ComputeJob::Encode { code: CODE, bytes }) => {
