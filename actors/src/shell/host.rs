@@ -291,6 +291,17 @@ impl Host {
         }
         let Request { op, payload, principal, lane, .. } = request;
         let envelope = Envelope::request(actor, place.epoch, op, payload, principal, lane, budget);
+        let again = envelope.clone();
+        let host = self.downgrade();
+        let done = Box::new(move |outcome: Outcome| match (moved(&outcome), host.upgrade()) {
+            // The directory was behind: the actor is where it was asked, under a newer epoch. Sent again, once.
+            (Some(epoch), Some(host)) if epoch > place.epoch => {
+                let mut again = again;
+                again.header.epoch = epoch;
+                host.0.ports.outbound.send(place.node, again, done).forget();
+            }
+            _ => done(outcome),
+        });
         self.0.ports.outbound.send(place.node, envelope, done)
     }
 
@@ -376,6 +387,12 @@ impl WeakHost {
     pub(super) fn upgrade(&self) -> Option<Host> {
         self.0.upgrade().map(Host)
     }
+}
+
+/// The epoch that a stale request should have named.
+fn moved(outcome: &Outcome) -> Option<Epoch> {
+    let error = outcome.as_ref().err().filter(|error| error.kind() == ErrorKind::StaleEpoch)?;
+    error.redirect()?.epoch
 }
 
 fn no_such_actor(actor: ActorId) -> Error {
