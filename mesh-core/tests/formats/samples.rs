@@ -18,7 +18,7 @@ use mesh_core::{
     },
     op::{Binding, Destination, DriveReport, NodeOp, NodeReport, ObjectOp, Piece, ShardOp, StripeOp, StripeTarget},
     time::UnixMillis,
-    topology::{Code, DriveInfo, DriveState, Layout, NodeInfo, NodeKind},
+    topology::{Code, DriveInfo, DriveState, Layout, NodeInfo, NodeKind, NodeState},
     wire::crc32c,
 };
 
@@ -256,7 +256,10 @@ fn node_report() -> NodeReport {
     NodeReport {
         node: NodeId(115),
         incarnation: Incarnation(116),
+        kind: NodeKind::Dpu,
+        address: "10.0.0.1:7000".into(),
         pid: 117,
+        state: NodeState::Draining,
         drives: vec![
             drive(1, DriveState::Up, None),
             drive(2, DriveState::Full, Some("at its reserve")),
