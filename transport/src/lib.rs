@@ -22,12 +22,12 @@ pub mod gate;
 pub mod handshake;
 pub mod identity;
 pub mod link;
-// pub mod memory;
+pub mod memory;
 pub mod peers;
-// pub mod quic;
+pub mod quic;
 pub mod session;
 
 pub use identity::{Authority, Identity, Validity, role_of};
 pub use link::{LinkStats, PeerState};
-// pub use memory::{MemoryFabric, MemoryLink};
-// pub use quic::{QuicConfig, QuicLink};
+pub use memory::{Delivery, MemoryFabric, MemoryLink, MemoryOptions};
+pub use quic::{QuicConfig, QuicLink};

@@ -70,15 +70,23 @@ impl Ledger {
     /// # Errors
     /// `Unreachable`, at once, while backing off or while another probe is under way.
     pub fn may_dial(&mut self, now: Instant) -> Result<Attempt, Error> {
-        let probe = self.state.failures > 0;
-        if probe && (self.probing || now < self.retry_at) {
-            let reason = self.state.reason.as_deref().unwrap_or("it failed before");
-            return Err(Error::new(ErrorKind::Unreachable, "the peer is down: ask another, or try again later")
-                .with("peer", self.node)
-                .with("reason", reason));
+        let refusal = self.refusal();
+        let probe = refusal.is_some();
+        match refusal {
+            Some(error) if self.probing || now < self.retry_at => Err(error),
+            _ => {
+                self.probing |= probe;
+                Ok(Attempt { address: self.state.address, probe })
+            }
         }
-        self.probing |= probe;
-        Ok(Attempt { address: self.state.address, probe })
+    }
+
+    /// What to tell those who are not to wait for a probe; `None` unless the last attempt failed.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Error> {
+        let reason = self.state.reason.as_deref().filter(|_| self.state.failures > 0)?;
+        let error = Error::new(ErrorKind::Unreachable, "the peer is down: ask another, or try again later");
+        Some(error.with("peer", self.node).with("reason", reason))
     }
 
     /// An attempt succeeded. Says whether the peer has come up by it.
