@@ -50,8 +50,10 @@ struct State {
 struct Bucket {
     row: Arc<BucketRow>,
     objects: BTreeMap<String, Arc<ObjectRow>>,
-    uploads: BTreeMap<WriteId, (Arc<UploadRow>, BTreeMap<u32, Arc<PartRow>>)>,
+    uploads: BTreeMap<WriteId, (Arc<UploadRow>, Parts)>,
 }
+
+type Parts = BTreeMap<u32, Arc<PartRow>>;
 
 struct Open {
     bucket: Arc<str>,
@@ -88,6 +90,25 @@ impl Model {
     }
 }
 
+/// An append that is under way, until it is answered or given up.
+struct UnderWay(Arc<Mutex<State>>);
+
+impl UnderWay {
+    fn begin(state: &Arc<Mutex<State>>) -> Self {
+        let mut held = state.lock().expect("no panic");
+        held.appending += 1;
+        held.appending_max = held.appending_max.max(held.appending);
+        assert!(held.open.len() > 1 || held.appending <= STREAM_STRIPES, "a stream keeps its window");
+        Self(state.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.lock().expect("no panic").appending -= 1;
+    }
+}
+
 impl Ingress for Model {
     fn ask(&self, request: Request) -> BoxFuture<'static, Outcome> {
         let (state, clock, gate) = (self.state.clone(), self.clock.clone(), self.gate.clone());
@@ -102,14 +123,11 @@ impl Ingress for Model {
             assert!(deadline > clock.now(), "a request is born with a future");
             assert!(payload.len() <= 64 << 10 || lane == Lane::Bulk, "payload travels in its lane");
             let append = matches!(*op, ObjectOp::Append { .. });
-            if append {
-                state.lock().expect("no panic").begin_append();
-            }
+            let under_way = append.then(|| UnderWay::begin(&state));
             let permit = if append { gate.acquire_owned().await.ok() } else { None };
             tokio::task::yield_now().await;
+            drop((under_way, permit));
             let mut state = state.lock().expect("no panic");
-            state.appending -= usize::from(append);
-            drop(permit);
             state.log.push(name_of(&op));
             if let Some(error) = state.fault.as_mut().and_then(|fault| fault(&op)) {
                 return Err(error);
@@ -137,12 +155,6 @@ fn error<T>(kind: ErrorKind) -> Result<T, Error> {
 }
 
 impl State {
-    fn begin_append(&mut self) {
-        self.appending += 1;
-        self.appending_max = self.appending_max.max(self.appending);
-        assert!(self.open.len() > 1 || self.appending <= STREAM_STRIPES, "a stream keeps its window");
-    }
-
     fn id(&mut self) -> WriteId {
         self.next += 1;
         WriteId::new(GroupId(1), self.next)
