@@ -117,7 +117,7 @@ impl Scope {
 }
 
 enum Running {
-    Crc(crc_fast::Digest),
+    Crc(Box<crc_fast::Digest>),
     Sha1(Box<Sha1>),
     Sha256(Box<Sha256>),
 }
@@ -125,7 +125,7 @@ enum Running {
 impl Running {
     fn new(algorithm: Algorithm) -> Self {
         match (algorithm, algorithm.crc()) {
-            (_, Some(crc)) => Self::Crc(crc_fast::Digest::new(crc)),
+            (_, Some(crc)) => Self::Crc(Box::new(crc_fast::Digest::new(crc))),
             (Algorithm::Sha1, None) => Self::Sha1(Box::new(Sha1::new())),
             (_, None) => Self::Sha256(Box::new(Sha256::new())),
         }

@@ -26,7 +26,7 @@ fn known_answers() {
     assert_eq!(came.sums[&Algorithm::Crc32c], base64(&0xE306_9283_u32.to_be_bytes()));
     assert_eq!(came.sums[&Algorithm::Crc64Nvme], base64(&0xAE8B_1486_0A79_9888_u64.to_be_bytes()));
     assert_eq!(came.sums[&Algorithm::Sha1], "98O8HYCOBHMq32eZZczDTKeuNEE=");
-    assert_eq!(came.sums[&Algorithm::Sha256], "FeKw09l86rWGgWyMLLnLNJ33HcrkIIMW3Y5jqc9uziU=");
+    assert_eq!(came.sums[&Algorithm::Sha256], "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=");
 }
 
 #[test]

@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use mesh_core::{
-    id::WriteId,
-    meta::Body,
-};
+use mesh_core::{id::WriteId, meta::Body};
 use s3s::{
     S3Request, S3Result,
     dto::{

@@ -42,3 +42,6 @@ pub use auth::Stats;
 pub use gateway::{Gateway, GatewayOptions};
 pub use ingress::{AccessKey, AccessKeys, Ingress};
 pub use server::{ServeOptions, serve};
+
+#[cfg(test)]
+mod tests;
