@@ -4,9 +4,16 @@
 //! of what nobody refers to any more. It never touches data or metadata of a tenant itself: all of that goes to the
 //! next stage, where Policy checks it; only its own bookkeeping goes to the metadata groups directly.
 //!
-//! A request is a [`task::Task`]: a small machine that hears one thing and says what it wants next
-//! ([`task::Step`]). This file turns steps into effects and events into what tasks hear; it knows nothing of objects.
-//! One file a family: [`begin`], [`append`], [`finish`], [`read`], [`lookup`], [`upload`], [`bucket`], [`reclaim`].
+//! A request is a `Task` (`task.rs`): a small machine that hears one thing and says what it wants next, a `Step`.
+//! This file turns steps into effects and events into what tasks hear; it knows nothing of objects. One file a family:
+//! `begin`, `append`, `finish`, `read`, `lookup`, `upload`, `bucket`, `reclaim`. Beside them, what they share: `ask`
+//! (resends and their pauses), `blocks` (write ids), `writes` (open writes), `buckets` (the cache).
+//!
+//! ```text
+//! Begin ── bucket ── write id ── data key ──> open      (every arrow may be lost and goes again
+//! Append ── StripeOp::Write ──> placed                   until the request's deadline)
+//! Finish ── PutObject | PutPart ──> visible, acknowledged
+//! ```
 
 mod append;
 mod ask;
