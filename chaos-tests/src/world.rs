@@ -1,6 +1,6 @@
 //! The machine of the first room: nodes that host functions, on one virtual clock and one heap of events. It owns when
 //! things happen and what a crash takes away; what the functions are, and who starts them again, is the business of the
-//! one who drives it ([`World::step`] gives notices).
+//! one who drives it ([`World::step_until`] gives notices).
 //!
 //! Everything goes over the heap, ordered by (time, sequence): also what would be a plain call inside one node, so that
 //! every interleaving that a real scheduler could give has a seed that gives it here.
@@ -403,15 +403,19 @@ impl World {
         self.nodes.get(&node)?.actors.get(&actor).map(|hosted| hosted.life)
     }
 
-    /// One event. A notice if there is something to tell; `None` if nothing will ever happen again or something is
-    /// wrong.
-    pub fn step(&mut self) -> Option<Notice> {
+    /// Lets things happen until there is something to tell. `None` if nothing more happens up to `limit`, which is then
+    /// what the clock shows, or if something is wrong.
+    pub fn step_until(&mut self, limit: u64) -> Option<Notice> {
         loop {
             if self.violation.is_some() {
                 return None;
             }
             if let Some(notice) = self.notices.pop_front() {
                 return Some(notice);
+            }
+            if self.heap.peek().is_none_or(|Reverse(next)| next.at > limit) {
+                self.now = self.now.max(limit);
+                return None;
             }
             let Reverse(Scheduled { at, what, .. }) = self.heap.pop()?;
             self.now = self.now.max(at);
