@@ -136,10 +136,15 @@ impl Read {
         if self.queue.is_empty() {
             self.disarm(drives);
         }
-        if most + self.outstanding < wanted {
-            return Some(Err(self.hopeless(most)));
+        if most + self.outstanding >= wanted || (self.outstanding > 0 && self.is_perhaps_absent()) {
+            return None;
         }
-        None
+        Some(Err(self.hopeless(most)))
+    }
+
+    /// Whether nobody has said yet that there is, or may be, such a stripe: then the last drive's word counts too.
+    fn is_perhaps_absent(&self) -> bool {
+        self.found.is_empty() && self.missing.corrupt + self.missing.unreachable == 0
     }
 
     /// Asks for the next shard, if there is one.

@@ -123,6 +123,8 @@ impl Write {
             Err(error) => error,
         };
         self.sent.insert((shard, drive), Sent::Failed);
+        // Also if it failed with a shard that is superfluous by now: the stripe must not be placed there again.
+        self.unusable.insert(drive);
         if !wanted {
             return None;
         }
@@ -130,7 +132,6 @@ impl Write {
             return Some(Err(error.with("drive", drive).with("shard", shard)));
         }
         self.overloaded |= error.kind() == ErrorKind::Overloaded;
-        self.unusable.insert(drive);
         self.substitutions += 1;
         if cx.now() >= self.caller.deadline {
             let text = "the budget ran out before every shard was durable: send the stripe again, as a new attempt";
