@@ -43,8 +43,8 @@ use crate::{
 pub const NAMESPACE: GroupId = GroupId(1);
 /// The one user.
 pub const USER: &str = "user";
-/// Garbage is kept for so long.
-pub const GRACE_MS: u64 = 90_000;
+/// Garbage is kept for so long: longer than a request may take.
+pub const GRACE_MS: u64 = 35_000;
 
 const CLUSTER: ClusterId = ClusterId(*b"simulated world!");
 const BEAT: Duration = Duration::from_millis(500);

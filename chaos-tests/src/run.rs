@@ -18,10 +18,10 @@ use mesh_actors::metadata::MemoryMetadata;
 use mesh_dpu_runtime::offload::software::Software;
 
 use crate::{
-    cluster::{CLUSTER_NUMBERS, Cluster, SimulatedKeys, USER, layout},
+    cluster::{CLUSTER_NUMBERS, GRACE_MS, Cluster, SimulatedKeys, USER, layout},
     content::Contents,
     disk::{Crash, Disk, DiskWeather},
-    invariants::{Admission, Ciphertext, Invariant, Invariants, Placement, unfinished},
+    invariants::{Admission, Ciphertext, Invariant, Invariants, Placement, garbage, unfinished},
     metadata::{MetadataWeather, Quorum},
     network::{Network, NetworkWeather},
     oracle::Oracle,
@@ -233,6 +233,7 @@ impl Room {
         self.recover(&victims);
         self.read_everything("after all faults healed");
         self.write_afresh();
+        self.reclaim();
         for drive in &victims {
             self.cluster.bury(&mut self.world, *drive);
         }
@@ -307,10 +308,9 @@ impl Room {
     /// A client finds something to do, if it is to do anything more.
     fn choose(&mut self, at: usize) {
         let client = &mut self.clients[at];
-        if !self.storming || client.left == 0 || client.task.is_some() {
+        if !self.storming || client.task.is_some() {
             return;
         }
-        client.left -= 1;
         let mut desk = Desk {
             oracle: &mut self.oracle,
             contents: &mut self.contents,
@@ -433,6 +433,22 @@ impl Room {
                 return;
             }
         }
+    }
+
+    /// What nobody refers to any more is deleted and forgotten: where every drive works, space comes back.
+    fn reclaim(&mut self) {
+        if self.is_wrong() || self.cluster.ails(&self.world, &[]).is_some() {
+            return;
+        }
+        self.run_until(Duration::from_millis(GRACE_MS), |_| false);
+        for _ in 0..20 {
+            if self.is_wrong() || garbage(&mut self.world).is_empty() {
+                return;
+            }
+            self.run_until(Duration::from_secs(10), |_| false);
+        }
+        let left = garbage(&mut self.world);
+        self.world.violate(|| format!("garbage is never reclaimed: {left:?}"));
     }
 
     /// Nothing is left unfinished.

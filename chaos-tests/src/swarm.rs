@@ -35,8 +35,6 @@ pub struct Swarm {
     pub segment_bytes: u32,
     /// Clients at once.
     pub clients: usize,
-    /// What each of them does before it stops.
-    pub operations: u32,
     /// Keys that they share.
     pub keys: u64,
     /// Stripes of the largest object.
@@ -187,7 +185,8 @@ impl Swarm {
             }
         }
         let stripe_bytes = 4096 << shape.below(4);
-        let storm = millis(&mut shape, 4_000, 16_000);
+        let storm = millis(&mut shape, 3_000, 15_000);
+        let operations = 8 + shape.below(25) as u32;
         let mut swarm = Self {
             nodes,
             code,
@@ -197,10 +196,10 @@ impl Swarm {
             capacity_bytes: 0,
             segment_bytes: 0,
             clients: 2 + shape.below(3) as usize,
-            operations: 10 + shape.below(20) as u32,
             keys: shape.within(2..8),
             stripes_max: shape.within(2..7),
-            think: millis(&mut shape, 20, 600),
+            // Half of it on average.
+            think: storm * 2 / operations,
             wall_skew_ms: shape.below(3_000),
             network: NetworkWeather::calm(),
             disk: DiskWeather::calm(),
@@ -209,10 +208,10 @@ impl Swarm {
             storm,
             faults: Vec::new(),
         };
-        swarm.segment_bytes = (128 << 10) << shape.below(5);
+        swarm.segment_bytes = (128 << 10) << shape.below(4);
         // Sometimes so little that drives fill up and have to be compacted.
-        swarm.capacity_bytes = if shape.chance(150) { 3 << 20 } else { 256 << 20 };
-        if swarm.capacity_bytes < 16 << 20 {
+        swarm.capacity_bytes = if shape.chance(150) { 3 << 20 } else { 24 << 20 };
+        if swarm.capacity_bytes < 8 << 20 {
             swarm.segment_bytes = 128 << 10;
         }
         swarm.draw_weather(seed);
@@ -308,12 +307,12 @@ impl Swarm {
 const KINDS: u64 = 11;
 /// By kind: in how many of a thousand seeds it is there, and how often at most.
 const LIKELIHOOD: [(u32, u64); KINDS as usize] = [
-    (600, 5),
-    (300, 3),
-    (350, 4),
-    (250, 2),
+    (700, 6),
+    (350, 3),
+    (400, 4),
+    (300, 2),
     (250, 4),
-    (200, 3),
+    (250, 3),
     (250, 3),
     (100, 2),
     (350, 6),

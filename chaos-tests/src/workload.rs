@@ -83,15 +83,13 @@ pub struct Client {
     stream: Stream,
     /// The ingress that it goes to.
     pub home: NodeId,
-    /// What it has still to do.
-    pub left: u32,
     /// What it does now.
     pub task: Option<Box<dyn Task>>,
 }
 
 impl core::fmt::Debug for Client {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Client at {}, {} left, {:?}", self.home, self.left, self.task.as_ref().map(|task| task.name()))
+        write!(f, "Client at {}: {:?}", self.home, self.task.as_ref().map(|task| task.name()))
     }
 }
 
@@ -101,7 +99,7 @@ impl Client {
     pub fn new(seed: u64, index: u64, swarm: &Swarm) -> Self {
         let mut stream = Stream::new(seed, "client", index);
         let home = NodeId(1 + stream.below(swarm.nodes));
-        Self { stream, home, left: swarm.operations, task: None }
+        Self { stream, home, task: None }
     }
 
     /// How long it waits before it does something next.

@@ -464,7 +464,6 @@ impl World {
                 self.note(&[5, ticket, outcome.digest()], || format!("answer to ticket {ticket}: {outcome:?}"));
                 self.notices.push_back(Notice::Answered { ticket, outcome });
             }
-            Happening::Crash { node, crash } => self.crash(node, crash),
         }
     }
 }

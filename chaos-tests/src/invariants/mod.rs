@@ -8,11 +8,13 @@ use mesh_core::{
 mod admission;
 mod ciphertext;
 mod placement;
+mod reclaim;
 mod rest;
 
 pub use admission::Admission;
 pub use ciphertext::{Ciphertext, MARKER};
 pub use placement::Placement;
+pub use reclaim::garbage;
 pub use rest::unfinished;
 
 /// Sees what happens and says what is wrong with it.

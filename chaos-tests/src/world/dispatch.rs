@@ -7,7 +7,6 @@ use mesh_core::{
     id::{ActorId, DriveId, GroupId, NodeId},
     meta::MetaAnswer,
     port::{DiskJob, WorkOutput},
-    time::Instant,
 };
 
 use super::{Asker, Happening, Notice, Place, World, host::Origin};

@@ -9,7 +9,6 @@ use mesh_core::{
 };
 
 use super::{Place, host::Origin, links::Frame};
-use crate::disk::Crash;
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -41,7 +40,6 @@ pub(super) enum Happening {
     Timer { number: u64 },
     /// A request from outside is answered.
     Answered { ticket: u64, outcome: Outcome },
-    Crash { node: NodeId, crash: Crash },
 }
 
 impl PartialEq for Scheduled {
