@@ -48,6 +48,8 @@ enum Mood {
     Well,
     /// Some requests are slow, lost before or after they were done, or refused.
     Erratic,
+    /// Refuses new shards; its owner may not have said so yet.
+    Full,
     /// Takes requests and never answers.
     Stuck,
     Dead,
@@ -109,7 +111,11 @@ impl World {
 
     /// Lets the function know how drives are, some time from now.
     fn configure(&mut self) {
-        let state = |mood: &Mood| if *mood == Mood::Dead { DriveState::Down } else { DriveState::Up };
+        let state = |mood: &Mood| match mood {
+            Mood::Dead => DriveState::Down,
+            Mood::Full => DriveState::Full,
+            Mood::Well | Mood::Erratic | Mood::Stuck => DriveState::Up,
+        };
         let spec = ErasureSpec {
             layouts: [(LayoutId(1), self.layout.clone())].into(),
             drives: self.moods.iter().map(|(drive, mood)| (*drive, state(mood))).collect(),
@@ -189,10 +195,13 @@ impl World {
     /// The network and the mood of a drive. Every call comes back exactly once.
     fn send(&mut self, drive: DriveId, op: ShardOp, payload: Buf, call: Token, budget_ms: u64) {
         let fails = |kind| Event::Reply { call, outcome: Err(Error::new(kind, "model")) };
-        let arrives = |answer_to| Due::Drive { drive, op, payload, answer_to };
+        let arrives = |answer_to| Due::Drive { drive, op: op.clone(), payload: payload.clone(), answer_to };
         let latency = 1 + self.dice.roll(10);
         match self.moods[&drive] {
-            Mood::Well => self.later(latency, arrives(Some(call))),
+            Mood::Full if matches!(op, ShardOp::Write { .. }) => {
+                self.later(latency, Due::Event(fails(ErrorKind::NoSpace)));
+            }
+            Mood::Well | Mood::Full => self.later(latency, arrives(Some(call))),
             Mood::Dead => self.later(latency, Due::Event(fails(ErrorKind::Unreachable))),
             Mood::Stuck => self.later(budget_ms, Due::Event(fails(ErrorKind::Timeout))),
             Mood::Erratic => match self.dice.roll(6) {
@@ -293,10 +302,11 @@ fn storm(world: &mut World, rounds: u64) -> (Vec<Acked>, u64) {
     for round in 0..rounds {
         let drives: Vec<DriveId> = world.moods.keys().copied().collect();
         for drive in drives {
-            let mood = match world.dice.roll(10) {
+            let mood = match world.dice.roll(11) {
                 0 => Mood::Dead,
                 1 => Mood::Stuck,
                 2 | 3 => Mood::Erratic,
+                4 => Mood::Full,
                 _ => Mood::Well,
             };
             world.moods.insert(drive, mood);
@@ -330,7 +340,8 @@ fn storm(world: &mut World, rounds: u64) -> (Vec<Acked>, u64) {
                     acked.push(Acked { id, avoid, bytes });
                 }
                 Err(error) => {
-                    let kinds = [ErrorKind::TooFewShards, ErrorKind::Overloaded, ErrorKind::Timeout];
+                    let kinds =
+                        [ErrorKind::TooFewShards, ErrorKind::NoSpace, ErrorKind::Overloaded, ErrorKind::Timeout];
                     assert!(kinds.contains(&error.kind()), "{error:?}");
                     refused += 1;
                 }

@@ -91,6 +91,11 @@ impl Drives {
         self.spec.drives.get(&drive) == Some(&DriveState::Up)
     }
 
+    /// Whether a drive is at its reserve.
+    pub(super) fn is_full(&self, drive: DriveId) -> bool {
+        self.spec.drives.get(&drive) == Some(&DriveState::Full)
+    }
+
     /// Whether a drive failed a moment ago.
     pub(super) fn is_suspected(&self, drive: DriveId, now: Instant) -> bool {
         self.suspects.get(&drive).is_some_and(|until| now < *until)

@@ -3,7 +3,7 @@
 //! It decides where shards go, who is asked for them and who is asked instead. It keeps no data and no state that
 //! outlives a request, touches no drive by itself, and never acknowledges less than k+m durable shards.
 //!
-//! [`write`], [`read`] and [`delete`] are one machine each; [`drives`] is what they share of the world: the layouts,
+//! `write`, `read` and `delete` are one machine each; `drives` is what they share of the world: the layouts,
 //! which drives are up, which failed a moment ago, and how fast shards come.
 //!
 //! ```text

@@ -35,6 +35,8 @@ pub(super) struct Write {
     shards: Vec<(Buf, u32)>,
     /// Drives of the group that cannot be used: not up at the beginning, or failed for this stripe since.
     unusable: BTreeSet<DriveId>,
+    /// Those of them that only lack space.
+    full: BTreeSet<DriveId>,
     /// Drives of the group that are avoided if the stripe can be placed without them.
     suspected: BTreeSet<DriveId>,
     /// Where the stripe goes at present, and without which drives.
@@ -77,6 +79,7 @@ impl Write {
             sealed_len,
             shards: Vec::new(),
             unusable: group.iter().copied().filter(|drive| !drives.is_up(*drive)).collect(),
+            full: group.iter().copied().filter(|drive| drives.is_full(*drive)).collect(),
             suspected: group.iter().copied().filter(|drive| drives.is_suspected(*drive, cx.now())).collect(),
             avoid: Vec::new(),
             placement: Placement { drives: Vec::new(), shared: false },
@@ -125,6 +128,9 @@ impl Write {
         self.sent.insert((shard, drive), Sent::Failed);
         // Also if it failed with a shard that is superfluous by now: the stripe must not be placed there again.
         self.unusable.insert(drive);
+        if error.kind() == ErrorKind::NoSpace {
+            self.full.insert(drive);
+        }
         if !wanted {
             return None;
         }
@@ -226,11 +232,18 @@ impl Write {
         }
         let group = self.layout.group_of(self.stripe);
         let up = group.iter().filter(|drive| !self.unusable.contains(*drive)).count();
-        let needed = self.layout.code.shards();
+        let (code, needed) = (self.layout.code, self.layout.code.shards());
+        if up + self.full.len() >= needed {
+            let text = format!(
+                "{} of the {} drives of the stripe's group are full, and {code} needs {needed}: free space, or add drives",
+                self.full.len(),
+                group.len()
+            );
+            return Error::new(ErrorKind::NoSpace, text);
+        }
         let text = format!(
-            "{up} of the {} drives of the stripe's group are up, and {} needs {needed}: try again when drives return",
-            group.len(),
-            self.layout.code
+            "{up} of the {} drives of the stripe's group are up, and {code} needs {needed}: try again when drives return",
+            group.len()
         );
         Error::new(ErrorKind::TooFewShards, text)
     }

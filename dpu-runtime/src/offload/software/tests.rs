@@ -134,10 +134,13 @@ fn the_wrapped_key_does_not_change() {
     );
 }
 
+/// k, m, bytes, bytes of a shard, CRCs of the parity shards, first bytes of the first one.
+type Vector = (u8, u8, usize, usize, &'static [u32], &'static str);
+
 #[test]
 fn the_code_does_not_change() {
     let software = software();
-    let vectors: [(u8, u8, usize, usize, &[u32], &str); 5] = [
+    let vectors: [Vector; 5] = [
         (2, 1, 100, 64, &[0xc2f0_d71a], "ce43c9443fbac3bd"),
         (4, 2, 1000, 256, &[0xca0d_8bbd, 0xb801_2ef6], "605d1a27c7b4c9ce"),
         (1, 2, 64, 64, &[0x2884_f9f3, 0xd13a_e983], "030a11181f262d34"),
