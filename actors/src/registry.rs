@@ -1,8 +1,8 @@
 //! From a spec to a function: the one place that knows every kind.
 
-use mesh_core::{Chain, Error, ErrorKind, Pool, StorageFunction, port::Geometry, spec::FunctionSpec};
+use mesh_core::{Chain, Error, Pool, StorageFunction, port::Geometry, spec::FunctionSpec};
 
-use crate::{encrypt::Encrypt, erasure::Erasure, object::Object, policy::Policy};
+use crate::{drive::Drive, encrypt::Encrypt, erasure::Erasure, object::Object, policy::Policy};
 
 /// What a node gives the functions that it hosts, beside their spec.
 #[derive(Clone, Debug, Default)]
@@ -36,8 +36,10 @@ pub fn build(spec: &FunctionSpec, parts: &Parts) -> Result<Box<dyn StorageFuncti
         }
         FunctionSpec::Encrypt(spec) => Ok(Box::new(Encrypt::new(spec.clone()))),
         FunctionSpec::Erasure(spec) => Ok(Box::new(Erasure::new(spec.clone()))),
-        FunctionSpec::Drive(_) => {
-            Err(Error::new(ErrorKind::Unsupported, "this build does not have the function").with("kind", spec.name()))
+        FunctionSpec::Drive(spec) => {
+            let geometry =
+                parts.geometry.ok_or_else(|| Error::invalid("a drive needs a medium, and this actor has none"))?;
+            Ok(Box::new(Drive::new(spec.clone(), geometry, parts.pool.clone())))
         }
     }
 }

@@ -178,7 +178,9 @@ impl RaftMetadata {
                 std::io::ErrorKind::InvalidData => ErrorKind::Corrupt,
                 _ => ErrorKind::DriveFailed,
             };
-            Error::new(kind, "a metadata group cannot be opened; its files are kept").with("group", group).caused_by(error)
+            Error::new(kind, "a metadata group cannot be opened; its files are kept")
+                .with("group", group)
+                .caused_by(error)
         };
         let log = LogStore::open(Arc::clone(&self.store), group).map_err(failed)?;
         let control = (group == GroupId::CONTROL).then(|| self.control.clone());
@@ -231,6 +233,18 @@ impl RaftMetadata {
     pub async fn promote(&self, group: GroupId, node: NodeId) -> Result<(), Error> {
         let voters = self.replica(group)?.voters().into_iter().chain([node]).collect();
         self.change_membership(group, &voters).await
+    }
+
+    /// The voters of a group, as far as this node knows; none without a replica here.
+    #[must_use]
+    pub fn voters(&self, group: GroupId) -> BTreeSet<NodeId> {
+        self.replica(group).map_or_else(|_| BTreeSet::new(), |replica| replica.voters().into_iter().collect())
+    }
+
+    /// The members of a group that follow and do not vote, as far as this node knows.
+    #[must_use]
+    pub fn learners(&self, group: GroupId) -> BTreeSet<NodeId> {
+        self.replica(group).map_or_else(|_| BTreeSet::new(), |replica| replica.learners().into_iter().collect())
     }
 
     /// The groups that this node has a replica of, with the leader as it knows and the term.

@@ -70,6 +70,10 @@ impl Replica {
         self.raft.voter_ids().map(NodeId).collect()
     }
 
+    pub(super) fn learners(&self) -> Vec<NodeId> {
+        self.raft.learner_ids().map(NodeId).collect()
+    }
+
     /// Proposes a command and waits until it is applied here.
     ///
     /// # Errors
@@ -129,7 +133,8 @@ impl Replica {
             if waiting.is_empty() {
                 return;
             }
-            let outcome = match tokio::time::timeout(budget, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
+            let outcome = match tokio::time::timeout(budget, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await
+            {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
                     Err(not_leader(&forward))
