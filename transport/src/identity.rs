@@ -207,13 +207,15 @@ impl Identity {
     /// # Errors
     /// `Invalid` if it cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
-        let new = path.with_extension("new");
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(file_error("replace", &new, error)),
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        let new = Path::new(&new);
+        match fs::remove_file(new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(file_error("replace", new, error)),
             _ => {}
         }
-        create_file(&new, &self.pem, 0o600)?;
-        fs::rename(&new, path).map_err(|error| file_error("rename", path, error))
+        create_file(new, &self.pem, 0o600)?;
+        fs::rename(new, path).map_err(|error| file_error("rename", path, error))
     }
 
     /// Reads what [`Self::save`] wrote.

@@ -37,7 +37,7 @@ pub struct LinkStats {
     pub handshake_refusals: u64,
     /// Attempts of ours that came to nothing.
     pub dial_failures: u64,
-    /// Connections of ours that broke.
+    /// Connections of ours that broke or were closed.
     pub links_lost: u64,
     /// Connections of ours that were made to a peer that had been lost before.
     pub reconnects: u64,

@@ -135,8 +135,12 @@ struct Shared {
     counters: Counters,
     /// Those whose bad frames were logged.
     warned: Mutex<BTreeSet<String>>,
+    /// Others' new requests are refused.
+    draining: AtomicBool,
+    /// Our own new requests are refused, too.
     closing: AtomicBool,
     serving: AtomicUsize,
+    /// `serving` came to zero.
     idle: Notify,
 }
 
@@ -224,6 +228,7 @@ impl QuicLink {
             up: watch::Sender::new(BTreeSet::new()),
             counters: Counters::default(),
             warned: Mutex::new(BTreeSet::new()),
+            draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             serving: AtomicUsize::new(0),
             idle: Notify::new(),
@@ -318,11 +323,19 @@ impl QuicLink {
         self.shared.counters.snapshot()
     }
 
-    /// Goes politely: new requests are refused both ways (`Draining` to others, `Unreachable` to this node), what is in
-    /// flight may end for up to `within`, then the connections are closed.
+    /// Goes politely. First others' new requests are refused (`Draining`) until those in flight have ended, which may
+    /// need calls of ours; then our own (`Unreachable`), until those in flight have ended; then the connections are
+    /// closed. All that takes `within` at most and a moment for the closing itself.
     pub async fn close(&self, within: Duration) {
+        self.shared.draining.store(true, Ordering::Release);
+        let quiet = async {
+            self.shared.served().await;
+            self.shared.closing.store(true, Ordering::Release);
+            self.shared.answered().await;
+        };
+        let quiet = tokio::time::timeout(within, quiet).await;
         self.shared.closing.store(true, Ordering::Release);
-        if tokio::time::timeout(within, self.shared.quiet()).await.is_err() {
+        if quiet.is_err() {
             tracing::info!("requests were still in flight when the link was closed");
         }
         self.shared.shut();
@@ -350,6 +363,7 @@ impl Outbound for QuicLink {
 
 impl Drop for QuicLink {
     fn drop(&mut self) {
+        self.shared.draining.store(true, Ordering::Release);
         self.shared.closing.store(true, Ordering::Release);
         self.shared.shut();
     }
@@ -366,9 +380,10 @@ impl Shared {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn heard(&self, node: NodeId) {
-        if let Some(peer) = self.peers().get(&node) {
-            peer.heard();
+    fn heard(&self, node: NodeId, incarnation: Incarnation) {
+        let peer = self.peers().get(&node).cloned();
+        if let Some(peer) = peer {
+            peer.heard(incarnation);
         }
     }
 
@@ -376,6 +391,10 @@ impl Shared {
         let mut bytes = [0; 8];
         self.entropy.lock().unwrap_or_else(PoisonError::into_inner).fill(&mut bytes);
         u64::from_le_bytes(bytes)
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 
     fn is_closing(&self) -> bool {
@@ -388,21 +407,23 @@ impl Shared {
         Busy(self.clone())
     }
 
-    /// Waits until nothing is in flight.
-    async fn quiet(&self) {
+    /// Waits until no request of others is in flight.
+    async fn served(&self) {
         loop {
             let idle = self.idle.notified();
             tokio::pin!(idle);
             idle.as_mut().enable();
-            let asking: usize = self.peers().values().map(|peer| peer.in_flight()).sum();
-            if asking == 0 && self.serving.load(Ordering::Acquire) == 0 {
+            if self.serving.load(Ordering::Acquire) == 0 {
                 return;
             }
-            // Calls of ours end without telling; their number is looked at again.
-            tokio::select! {
-                () = idle => {}
-                () = tokio::time::sleep(QUIET_POLL) => {}
-            }
+            idle.await;
+        }
+    }
+
+    /// Waits until no request of ours is in flight. Calls end without telling, so their number is looked at again.
+    async fn answered(&self) {
+        while self.peers().values().map(|peer| peer.in_flight()).sum::<usize>() > 0 {
+            tokio::time::sleep(QUIET_POLL).await;
         }
     }
 
@@ -432,8 +453,8 @@ fn bad_frame(shared: &Shared, connection: &quinn::Connection, error: &Error) {
     if connection.close_reason().is_some() {
         return;
     }
-    connection.close(BAD_FRAME, error.to_string().as_bytes());
     count(&shared.counters.bad_frames);
+    connection.close(BAD_FRAME, error.to_string().as_bytes());
     let who = tls::role(connection, shared.local.cluster)
         .map_or_else(|_| connection.remote_address().to_string(), |role| format!("{role:?}"));
     let mut warned = shared.warned.lock().unwrap_or_else(PoisonError::into_inner);

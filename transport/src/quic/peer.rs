@@ -8,7 +8,11 @@ use std::{
     },
 };
 
-use mesh_core::{Lane, envelope::Welcome, id::NodeId};
+use mesh_core::{
+    Lane,
+    envelope::Welcome,
+    id::{Incarnation, NodeId},
+};
 use tokio::sync::Notify;
 
 use super::{
@@ -80,6 +84,7 @@ impl Peer {
             let came_up = ledger.dialled(attempt, now, welcome.incarnation, welcome.software.clone());
             (came_up, came_up && known)
         };
+        self.close_older(welcome.incarnation);
         count(&shared.counters.handshakes);
         if came_back {
             count(&shared.counters.reconnects);
@@ -107,10 +112,18 @@ impl Peer {
         }
     }
 
-    /// The peer dialled us: it is there.
-    pub(super) fn heard(&self) {
+    /// The peer dialled us: it is there, and this is its present start.
+    pub(super) fn heard(&self, incarnation: Incarnation) {
+        self.close_older(incarnation);
         self.ledger().heard();
         self.changed.notify_waiters();
+    }
+
+    /// So that a restart is noticed as soon as it is heard of, not after a silence.
+    fn close_older(&self, incarnation: Incarnation) {
+        for slot in &self.slots {
+            slot.close_older(incarnation);
+        }
     }
 
     /// No longer a peer. Its calls end with its connections.
@@ -120,7 +133,7 @@ impl Peer {
             slot.close();
         }
         self.changed.notify_waiters();
-        self.publish(shared);
+        shared.up.send_if_modified(|up| up.remove(&self.node));
     }
 
     pub(super) fn is_retired(&self) -> bool {
@@ -156,8 +169,15 @@ impl Peer {
 
     fn publish(&self, shared: &Shared) {
         shared.up.send_if_modified(|up| {
-            // Looked at under the lock of the set, so that the last to write has seen the last change.
-            if !self.is_retired() && self.ledger().state().up { up.insert(self.node) } else { up.remove(&self.node) }
+            // Looked at under the lock of the set, so that the last to write has seen the last change. One that is
+            // retired has nothing to say: another may have taken its place.
+            if self.is_retired() {
+                false
+            } else if self.ledger().state().up {
+                up.insert(self.node)
+            } else {
+                up.remove(&self.node)
+            }
         });
     }
 }

@@ -27,7 +27,7 @@ use crate::{
 /// Accepts until the endpoint is closed.
 pub(super) async fn accept(shared: Arc<Shared>, inbound: Arc<dyn Inbound>) {
     while let Some(incoming) = shared.endpoint.accept().await {
-        if shared.is_closing() || shared.endpoint.open_connections() > CONNECTIONS_MAX {
+        if shared.is_draining() || shared.endpoint.open_connections() > CONNECTIONS_MAX {
             count(&shared.counters.handshake_refusals);
             incoming.refuse();
             continue;
@@ -50,7 +50,7 @@ pub(super) async fn accept(shared: Arc<Shared>, inbound: Arc<dyn Inbound>) {
                 Ok(Ok((connection, role, hello))) => {
                     count(&shared.counters.handshakes);
                     if let Role::Node(node) = role {
-                        shared.heard(node);
+                        shared.heard(node, hello.incarnation);
                     }
                     Served::new(shared, inbound, connection, role, hello.lane).run().await;
                 }
@@ -151,7 +151,7 @@ impl Served {
             count(&self.shared.counters.denials);
             return Some(Err(error));
         }
-        if self.shared.is_closing() {
+        if self.shared.is_draining() {
             return Some(Err(Error::new(ErrorKind::Draining, "this node is going: ask another")));
         }
         count(&self.shared.counters.requests_served);
@@ -173,7 +173,10 @@ impl Served {
             biased;
             outcome = &mut answered => outcome,
             () = stream.stopped() => return None,
-            () = tokio::time::sleep(budget) => return None,
+            // Dropping the guard tells who serves; the answer, whoever may still wait a moment longer than we.
+            () = tokio::time::sleep(budget) => {
+                return Some(Err(Error::new(ErrorKind::Timeout, "the budget ran out before the work was done")));
+            }
         };
         // The call is over: there is nothing left to cancel.
         guard.forget();

@@ -10,6 +10,7 @@ use std::{
 use mesh_core::{
     Error, ErrorKind, Lane, Outcome, Response,
     envelope::{Body, Envelope},
+    id::Incarnation,
     limits::LINK_BYTES_MAX,
     port::{CallGuard, Completion},
     time::Instant,
@@ -54,7 +55,8 @@ struct Inner {
 enum Link {
     None,
     Dialling,
-    Live(quinn::Connection),
+    /// To this start of the peer.
+    Live(quinn::Connection, Incarnation),
 }
 
 /// Completions to call once no lock is held.
@@ -96,7 +98,7 @@ impl Slot {
         let now = shared.clock.now();
         let mut inner = self.lock();
         let refused = match inner.link {
-            Link::Live(_) => None,
+            Link::Live(..) => None,
             // Nobody waits behind a probe of a peer that is down.
             Link::Dialling => peer.ledger().refusal(),
             Link::None => match peer.ledger().may_dial(now) {
@@ -177,7 +179,7 @@ impl Slot {
     ) -> quinn::Connection {
         let Greeted { connection, welcome, terms } = greeted;
         peer.dialled(shared, attempt, &welcome);
-        self.link(shared, connection.clone(), terms);
+        self.link(shared, connection.clone(), welcome.incarnation, terms);
         // Retiring looks for connections after it has said so: one of the two sees the other.
         if peer.is_retired() {
             connection.close(super::GONE, b"no longer a peer");
@@ -224,20 +226,35 @@ impl Slot {
 
     /// Closes the connection, if there is one, and lets the timer look at the peer again.
     pub(super) fn close(&self) {
-        if let Link::Live(connection) = &self.lock().link {
+        if let Link::Live(connection, _) = &self.lock().link {
             connection.close(super::GONE, b"no longer a peer");
         }
         self.timer.notify_one();
+    }
+
+    /// Closes a connection to an earlier start of the peer: nobody is at its other end any more.
+    pub(super) fn close_older(&self, incarnation: Incarnation) {
+        if let Link::Live(connection, earlier) = &self.lock().link
+            && *earlier < incarnation
+        {
+            connection.close(super::GONE, b"the peer has restarted");
+        }
     }
 
     pub(super) fn in_flight(&self) -> usize {
         self.lock().calls.in_flight()
     }
 
-    fn link(self: &Arc<Self>, shared: &Arc<Shared>, connection: quinn::Connection, terms: Terms) {
+    fn link(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        connection: quinn::Connection,
+        incarnation: Incarnation,
+        terms: Terms,
+    ) {
         let mut actions = Vec::new();
         let mut inner = self.lock();
-        inner.link = Link::Live(connection);
+        inner.link = Link::Live(connection, incarnation);
         inner.calls.connected(terms, &mut actions);
         self.perform(shared, inner, actions).tell();
     }
@@ -281,7 +298,7 @@ impl Slot {
                 Action::Send { id, deadline, envelope } => {
                     // `Send` comes only while there is a connection; were it to come otherwise, the call would end
                     // with its deadline.
-                    let Link::Live(connection) = &inner.link else { continue };
+                    let Link::Live(connection, _) = &inner.link else { continue };
                     let (slot, shared_too, connection) = (self.clone(), shared.clone(), connection.clone());
                     let task = shared.runtime.spawn(async move {
                         slot.carry(&shared_too, &connection, id, deadline, *envelope).await;

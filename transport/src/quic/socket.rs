@@ -67,6 +67,8 @@ pub(super) fn connection(idle_timeout: Duration, accepts: bool) -> Result<Arc<Tr
     discovery.upper_bound(MTU_MAX);
     let mut config = TransportConfig::default();
     let streams = if accepts { LINK_JOBS_MAX as u32 } else { 0 };
+    // One side's is enough: its packets keep the other awake, and the acknowledgements itself.
+    let keep_alive = (!accepts).then(|| HEARTBEAT_INTERVAL.min(idle_timeout / 4));
     config
         .max_concurrent_bidi_streams(streams.into())
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -76,7 +78,7 @@ pub(super) fn connection(idle_timeout: Duration, accepts: bool) -> Result<Arc<Tr
         .send_window(u64::from(CONNECTION_WINDOW_BYTES))
         .initial_rtt(RTT_INITIAL)
         .mtu_discovery_config(Some(discovery))
-        .keep_alive_interval(Some(HEARTBEAT_INTERVAL.min(idle_timeout / 4)))
+        .keep_alive_interval(keep_alive)
         .max_idle_timeout(Some(idle));
     Ok(Arc::new(config))
 }

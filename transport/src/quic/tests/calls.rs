@@ -1,3 +1,5 @@
+use futures_util::FutureExt as _;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,4 +173,24 @@ async fn a_polite_close_lets_what_is_in_flight_end() {
     assert_eq!(&soon(first).await.unwrap().unwrap().payload[..], b"last words");
     soon(closing).await.unwrap();
     until_up(&two, 1, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closing_node_may_ask_to_finish_what_it_serves() {
+    let authority = authority();
+    let (host, mut events) = hold();
+    let (one, address) = serve(&authority, 1, host);
+    let (two, second) = serve(&authority, 2, echo());
+    two.set_peer(NodeId(1), address);
+    one.set_peer(NodeId(2), second);
+    let (_guard, first) = send(&two, 1, request(Lane::Interactive, Buf::empty()));
+    let Seen::Request(_, _, done) = next(&mut events).await else { panic!() };
+    let mut closing = Box::pin(one.close(LONG));
+    assert!((&mut closing).now_or_never().is_none(), "a request is in flight");
+    assert!(call(&one, 2, request(Lane::Interactive, Buf::empty())).await.is_ok());
+    done(Ok(Response::new(Answer::Done)));
+    assert!(soon(first).await.unwrap().is_ok());
+    soon(closing).await;
+    let error = call(&one, 2, request(Lane::Interactive, Buf::empty())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
 }

@@ -227,3 +227,51 @@ async fn a_link_is_not_opened_with_another_nodes_identity_or_a_client_serving() 
     let client = config(&authority, &alice());
     assert_eq!(QuicLink::bind(client, Some(echo())).unwrap_err().kind(), ErrorKind::Invalid);
 }
+
+/// A node that greets well and then answers every request with the same bytes.
+fn impostor(authority: &Authority, answer: Vec<u8>) -> SocketAddr {
+    let identity = identity(authority, &node(1));
+    let server = quinn::ServerConfig::with_crypto(Arc::new(tls::server(&identity).unwrap()));
+    let endpoint = quinn::Endpoint::server(server, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = endpoint.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let connection = incoming.await.unwrap();
+                let welcome = mesh_core::envelope::Welcome {
+                    version: 1,
+                    node: NodeId(1),
+                    incarnation: Incarnation(1),
+                    capabilities: 0,
+                    software: String::new(),
+                    jobs_max: 10,
+                    bytes_max: 1 << 20,
+                };
+                let mut next = Envelope::of(0, Lane::Control, Body::Welcome(welcome), Buf::empty()).encode().unwrap();
+                while let Ok((mut send, mut recv)) = connection.accept_bi().await {
+                    recv.read_to_end(1 << 20).await.unwrap();
+                    send.write_all(&next).await.unwrap();
+                    send.finish().unwrap();
+                    next = answer.clone();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_breaks_the_rules_closes_the_link_and_the_call_is_lost() {
+    let authority = authority();
+    let other = Envelope::answer(77, Lane::Interactive, Ok(Response::new(Answer::Done))).encode().unwrap();
+    let none = request(Lane::Interactive, Buf::empty()).encode().unwrap();
+    for answer in [vec![0x5a; 100], Vec::new(), other, none] {
+        let client = QuicLink::bind(config(&authority, &alice()), None).unwrap();
+        client.set_peer(NodeId(1), impostor(&authority, answer));
+        let error = call(&client, 1, request(Lane::Interactive, Buf::empty())).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LinkLost, "it may have been processed: {error}");
+        assert_eq!(client.stats().bad_frames, 1);
+        until_up(&client, 1, false).await;
+    }
+}
