@@ -47,9 +47,10 @@ pub const USER: &str = "user";
 pub const GRACE_MS: u64 = 35_000;
 
 const CLUSTER: ClusterId = ClusterId(*b"simulated world!");
+/// Between two heartbeats, while things fail.
 const BEAT: Duration = Duration::from_millis(500);
-/// A peer that was silent for so long is down.
-const SILENCE_NS: u64 = 2_000_000_000;
+/// The same once everything works: then most of the time is waiting.
+const CALM_BEAT: Duration = Duration::from_secs(3);
 /// Where the second half of a split chain is: one for each ingress.
 const ERASURE: u64 = 1000;
 
@@ -105,6 +106,7 @@ pub struct Cluster {
     swarm: Swarm,
     bug: Option<Bug>,
     layout: Arc<Layout>,
+    beat: Duration,
     tenant: TenantId,
     key: KeyId,
     pool: Pool,
@@ -149,14 +151,17 @@ impl Cluster {
         let mut establish = |group, command| world.metadata.establish(group, &command);
         establish(GroupId::CONTROL, Command::Form { cluster: CLUSTER, code: swarm.code, namespaces: 1 })?;
         for id in swarm.node_ids() {
-            establish(GroupId::CONTROL, Command::PutNode(NodeInfo {
-                id,
-                kind: NodeKind::Host,
-                address: format!("node-{}:1", id.0),
-                incarnation: Incarnation(1),
-                pid: 1,
-                draining: false,
-            }))?;
+            establish(
+                GroupId::CONTROL,
+                Command::PutNode(NodeInfo {
+                    id,
+                    kind: NodeKind::Host,
+                    address: format!("node-{}:1", id.0),
+                    incarnation: Incarnation(1),
+                    pid: 1,
+                    draining: false,
+                }),
+            )?;
         }
         for drive in swarm.drive_ids() {
             let capacity_bytes = swarm.capacity_bytes;
@@ -177,6 +182,7 @@ impl Cluster {
             swarm,
             bug,
             layout,
+            beat: BEAT,
             tenant,
             key,
             pool: Pool::default(),
@@ -228,7 +234,9 @@ impl Cluster {
 
     fn fence_if_taken(&mut self, world: &mut World, node: NodeId) {
         let Some(agent) = self.agents.get(&node) else { return };
-        if agent.ready || drives_of(node).iter().any(|drive| !self.dead.contains(drive) && !agent.epochs.contains_key(drive)) {
+        if agent.ready
+            || drives_of(node).iter().any(|drive| !self.dead.contains(drive) && !agent.epochs.contains_key(drive))
+        {
             return;
         }
         let command = Command::Fence {
@@ -365,7 +373,17 @@ impl Cluster {
         }
         self.look(world, node);
         let number = self.number(Errand::Beat(node));
-        world.timer(BEAT, number);
+        world.timer(self.beat, number);
+    }
+
+    /// From now on everything works: no need to look so often.
+    pub const fn calm_down(&mut self) {
+        self.beat = CALM_BEAT;
+    }
+
+    /// A peer that was silent for so long is down.
+    fn silence_ns(&self) -> u64 {
+        u64::try_from(self.beat.as_nanos()).unwrap_or(u64::MAX) * 4
     }
 
     fn report(&self, node: NodeId) -> NodeReport {
@@ -408,11 +426,10 @@ impl Cluster {
 
     /// A node makes up its mind about the drives, and tells its Erasure if that has changed.
     fn look(&mut self, world: &mut World, node: NodeId) {
-        let now = world.now().0;
+        let (now, silence) = (world.now().0, self.silence_ns());
         let Some(agent) = self.agents.get_mut(&node).filter(|agent| agent.ready) else { return };
         let mut view = agent.local.clone();
-        for (at, report) in agent.heard.values().filter(|(at, _)| now - at < SILENCE_NS) {
-            let _heard_at = at;
+        for (_, report) in agent.heard.values().filter(|(at, _)| now - at < silence) {
             view.extend(report.drives.iter().map(|drive| (drive.drive, drive.state)));
         }
         view.retain(|drive, state| *state != DriveState::Down && !self.dead.contains(drive));
@@ -464,10 +481,9 @@ impl Cluster {
         for node in self.swarm.node_ids() {
             let agent = self.agents.get(&node).filter(|agent| agent.ready && world.is_up(node));
             let Some(agent) = agent else { return Some(format!("{node} is not ready")) };
-            let missing = self
-                .swarm
-                .drive_ids()
-                .find(|drive| !agent.view.contains_key(drive) && !self.dead.contains(drive) && !excused.contains(drive));
+            let missing = self.swarm.drive_ids().find(|drive| {
+                !agent.view.contains_key(drive) && !self.dead.contains(drive) && !excused.contains(drive)
+            });
             if let Some(drive) = missing {
                 return Some(format!("{node} does not see {drive}: {:?}", agent.view));
             }

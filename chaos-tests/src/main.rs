@@ -43,7 +43,9 @@ fn parse(arguments: &[String]) -> Result<Order, String> {
         match word {
             "--bug" => {
                 let name = words.next().ok_or("--bug needs a name")?;
-                bug = Some(Bug::named(name).ok_or_else(|| format!("there is no planted bug {name:?}; see mesh-chaos bugs"))?);
+                bug = Some(
+                    Bug::named(name).ok_or_else(|| format!("there is no planted bug {name:?}; see mesh-chaos bugs"))?,
+                );
             }
             "--trace" => trace = Some(number(words.next().ok_or("--trace needs a seed")?)?),
             "--log" => log = true,

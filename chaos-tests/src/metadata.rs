@@ -147,18 +147,28 @@ impl Quorum {
     }
 
     /// Begins a matter: its number, and its course.
-    pub fn start(&mut self, now: u64, patience: Duration, group: GroupId, matter: Matter, asker: Asker) -> (u64, Course) {
+    pub fn start(
+        &mut self,
+        now: u64,
+        patience: Duration,
+        group: GroupId,
+        matter: Matter,
+        asker: Asker,
+    ) -> (u64, Course) {
         self.next += 1;
         let course = self.course(now, patience, &matter, asker.node());
-        self.running.insert(self.next, Running {
-            group,
-            matter,
-            asker,
-            result: None,
-            applications: course.applied.len(),
-            error: course.answered.1.clone(),
-            answered: false,
-        });
+        self.running.insert(
+            self.next,
+            Running {
+                group,
+                matter,
+                asker,
+                result: None,
+                applications: course.applied.len(),
+                error: course.answered.1.clone(),
+                answered: false,
+            },
+        );
         (self.next, course)
     }
 
@@ -271,7 +281,13 @@ mod tests {
 
     fn start(quorum: &mut Quorum) -> (u64, Course) {
         let command = Matter::Command(Arc::new(Command::DropGarbage { writes: Vec::new() }));
-        quorum.start(0, Duration::from_secs(5), GroupId(1), command, Asker::Node { node: NodeId(1), boot: 1, ticket: 0 })
+        quorum.start(
+            0,
+            Duration::from_secs(5),
+            GroupId(1),
+            command,
+            Asker::Node { node: NodeId(1), boot: 1, ticket: 0 },
+        )
     }
 
     fn count(quorum: &mut Quorum) -> u64 {

@@ -161,9 +161,8 @@ fn tell(entry: &Entry) -> String {
 /// Whether some order explains a history of one key that began without a value.
 fn explains(history: &[Entry]) -> bool {
     // An unknown write that nobody saw, and that no answer needs, can be left out: it took no effect.
-    let seen = |value: Value| {
-        history.iter().any(|entry| entry.settled && entry.deed == Deed::Read(value)) || value.is_none()
-    };
+    let seen =
+        |value: Value| history.iter().any(|entry| entry.settled && entry.deed == Deed::Read(value)) || value.is_none();
     let exists = history.iter().any(|entry| entry.deed == Deed::Exists);
     let mut entries: Vec<Entry> = history
         .iter()
@@ -234,11 +233,7 @@ mod tests {
     fn a_read_sees_the_last_acknowledged_write() {
         assert!(check(&[(Deed::Write(Some(A)), 1, 2), (Deed::Read(Some(A)), 3, 4)]));
         assert!(!check(&[(Deed::Write(Some(A)), 1, 2), (Deed::Read(None), 3, 4)]));
-        assert!(!check(&[
-            (Deed::Write(Some(A)), 1, 2),
-            (Deed::Write(Some(B)), 3, 4),
-            (Deed::Read(Some(A)), 5, 6)
-        ]));
+        assert!(!check(&[(Deed::Write(Some(A)), 1, 2), (Deed::Write(Some(B)), 3, 4), (Deed::Read(Some(A)), 5, 6)]));
     }
 
     #[test]
@@ -277,8 +272,12 @@ mod tests {
 
     #[test]
     fn an_unknown_delete_explains_an_absence() {
-        let history =
-            [(Deed::Write(Some(A)), 1, 2), (Deed::Write(None), 3, 0), (Deed::Read(Some(A)), 4, 5), (Deed::Read(None), 6, 7)];
+        let history = [
+            (Deed::Write(Some(A)), 1, 2),
+            (Deed::Write(None), 3, 0),
+            (Deed::Read(Some(A)), 4, 5),
+            (Deed::Read(None), 6, 7),
+        ];
         assert!(check(&history));
         assert!(!check(&[history[0], history[2], history[3]]));
     }

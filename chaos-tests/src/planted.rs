@@ -134,9 +134,7 @@ impl<T: Twist> StorageFunction for Twisted<T> {
                 self.twist.request(id, &mut request);
                 Event::Request { id, request }
             }
-            Event::Reply { call, outcome } => {
-                Event::Reply { call: self.tokens.remove(&call).unwrap_or(call), outcome }
-            }
+            Event::Reply { call, outcome } => Event::Reply { call: self.tokens.remove(&call).unwrap_or(call), outcome },
             Event::Done { work, outcome } => Event::Done { work: self.tokens.remove(&work).unwrap_or(work), outcome },
             other => other,
         };
@@ -271,4 +269,3 @@ impl StorageFunction for PassThrough {
         Snapshot { since, ..Snapshot::default() }
     }
 }
-

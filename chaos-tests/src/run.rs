@@ -9,16 +9,16 @@
 use core::time::Duration;
 use std::{collections::BTreeMap, sync::Arc};
 
+use mesh_actors::metadata::MemoryMetadata;
 use mesh_core::{
     Buf, Error, Lane, Pool, Principal, Request,
     id::{ActorId, DriveId, NodeId},
     op::ObjectOp,
 };
-use mesh_actors::metadata::MemoryMetadata;
 use mesh_dpu_runtime::offload::software::Software;
 
 use crate::{
-    cluster::{CLUSTER_NUMBERS, GRACE_MS, Cluster, SimulatedKeys, USER, layout},
+    cluster::{CLUSTER_NUMBERS, Cluster, GRACE_MS, SimulatedKeys, USER, layout},
     content::Contents,
     disk::{Crash, Disk, DiskWeather},
     invariants::{Admission, Ciphertext, Invariant, Invariants, Placement, garbage, unfinished},
@@ -264,7 +264,8 @@ impl Room {
     fn recover(&mut self, excused: &[DriveId]) {
         // An operator restarts what has given up: a drive that failed an I/O stays down until then.
         for _ in 0..6 {
-            if self.is_wrong() || self.run_until(RECOVERY / 6, |room| room.cluster.ails(&room.world, excused).is_none()) {
+            if self.is_wrong() || self.run_until(RECOVERY / 6, |room| room.cluster.ails(&room.world, excused).is_none())
+            {
                 return;
             }
             for node in self.cluster.ailing(&self.world) {
@@ -437,6 +438,7 @@ impl Room {
 
     /// What nobody refers to any more is deleted and forgotten: where every drive works, space comes back.
     fn reclaim(&mut self) {
+        self.cluster.calm_down();
         if self.is_wrong() || self.cluster.ails(&self.world, &[]).is_some() {
             return;
         }
@@ -459,7 +461,8 @@ impl Room {
         }
         if self.swarm.encrypted {
             let ciphertext = Ciphertext::default();
-            let found = self.world.disks.values().any(|disk| disk.contents().any(|block| ciphertext.find(block).is_some()));
+            let found =
+                self.world.disks.values().any(|disk| disk.contents().any(|block| ciphertext.find(block).is_some()));
             if found {
                 self.world.violate(|| "a medium holds plaintext".to_owned());
             }

@@ -208,12 +208,11 @@ impl Swarm {
             storm,
             faults: Vec::new(),
         };
-        swarm.segment_bytes = (128 << 10) << shape.below(4);
         // Sometimes so little that drives fill up and have to be compacted.
-        swarm.capacity_bytes = if shape.chance(150) { 3 << 20 } else { 24 << 20 };
-        if swarm.capacity_bytes < 8 << 20 {
-            swarm.segment_bytes = 128 << 10;
-        }
+        let (small, large) = (64 << shape.below(2), 128 << shape.below(4));
+        let small_kib = shape.within(768..3072) & !3;
+        let (segment_kib, capacity_kib) = if shape.chance(250) { (small, small_kib) } else { (large, 24 << 10) };
+        (swarm.segment_bytes, swarm.capacity_bytes) = (segment_kib << 10, capacity_kib << 10);
         swarm.draw_weather(seed);
         swarm.draw_faults(seed);
         swarm
@@ -306,19 +305,8 @@ impl Swarm {
 
 const KINDS: u64 = 11;
 /// By kind: in how many of a thousand seeds it is there, and how often at most.
-const LIKELIHOOD: [(u32, u64); KINDS as usize] = [
-    (700, 6),
-    (350, 3),
-    (400, 4),
-    (300, 2),
-    (250, 4),
-    (250, 3),
-    (250, 3),
-    (100, 2),
-    (350, 6),
-    (100, 1),
-    (250, 3),
-];
+const LIKELIHOOD: [(u32, u64); KINDS as usize] =
+    [(700, 6), (350, 3), (400, 4), (300, 2), (250, 4), (250, 3), (250, 3), (100, 2), (350, 6), (100, 1), (250, 3)];
 
 #[cfg(test)]
 mod tests {

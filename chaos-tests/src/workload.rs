@@ -159,7 +159,8 @@ impl Client {
             }
             80..90 => Box::new(Delete::new(key)),
             _ => {
-                let parts = (0..=u32::from(self.stream.chance(300))).map(|_| self.content(swarm, desk.contents)).collect();
+                let parts =
+                    (0..=u32::from(self.stream.chance(300))).map(|_| self.content(swarm, desk.contents)).collect();
                 Box::new(Upload::new(key, parts, window, self.stream.chance(200)))
             }
         }

@@ -383,7 +383,8 @@ impl World {
     /// What nobody has finished: for the checkers.
     #[must_use]
     pub fn unfinished(&self) -> Vec<String> {
-        let hosted = self.nodes.values().flat_map(|node| node.actors.iter().map(move |(actor, one)| (node.id, actor, one)));
+        let hosted =
+            self.nodes.values().flat_map(|node| node.actors.iter().map(move |(actor, one)| (node.id, actor, one)));
         hosted
             .filter_map(|(node, actor, one)| {
                 let (requests, calls, works) = (one.requests.len(), one.calls.len(), one.works.len());
@@ -452,7 +453,9 @@ impl World {
             Happening::MetadataApply { number } => {
                 if let Some((group, _, result)) = self.metadata.apply(number) {
                     let (group, good) = (group.0, result.is_ok());
-                    self.note(&[3, number, group, u64::from(good)], || format!("group-{group} applies #{number}: {good}"));
+                    self.note(&[3, number, group, u64::from(good)], || {
+                        format!("group-{group} applies #{number}: {good}")
+                    });
                 }
             }
             Happening::MetadataAnswer { number } => self.answer_metadata(number),

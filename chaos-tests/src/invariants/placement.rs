@@ -50,13 +50,14 @@ impl Invariant for Placement {
                 if distinct.len() != layout.code.shards() {
                     return Err(format!("{:?} is on {} drives only", target.id, distinct.len()));
                 }
-                let missing = (0u8..).zip(&placement.drives).find(|(shard, drive)| {
-                    !self.held.contains(&(**drive, target.id.shard(*shard)))
-                });
+                let missing = (0u8..)
+                    .zip(&placement.drives)
+                    .find(|(shard, drive)| !self.held.contains(&(**drive, target.id.shard(*shard))));
                 match missing {
-                    Some((shard, drive)) => {
-                        Err(format!("{:?} is said to be placed, but {drive} never said it has shard {shard}", target.id))
-                    }
+                    Some((shard, drive)) => Err(format!(
+                        "{:?} is said to be placed, but {drive} never said it has shard {shard}",
+                        target.id
+                    )),
                     None => Ok(()),
                 }
             }

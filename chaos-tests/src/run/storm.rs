@@ -59,8 +59,12 @@ impl Room {
         }
         let idle = |room: &Self| room.clients.iter().all(|client| client.task.is_none());
         if !self.run_until(PATIENCE, idle) && !self.is_wrong() {
-            let stuck: Vec<String> =
-                self.clients.iter().filter(|client| client.task.is_some()).map(|client| format!("{client:?}")).collect();
+            let stuck: Vec<String> = self
+                .clients
+                .iter()
+                .filter(|client| client.task.is_some())
+                .map(|client| format!("{client:?}"))
+                .collect();
             let left = self.world.unfinished().join("; ");
             self.world.violate(|| format!("clients wait for ever: {}; {left}", stuck.join(", ")));
         }

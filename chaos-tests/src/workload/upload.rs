@@ -64,14 +64,17 @@ impl Upload {
             desk.violate(why);
         }
         self.entry = Some(desk.oracle.begin(&self.key, Deed::Write(Some(upload)), desk.now));
-        desk.ask(COMPLETE, ObjectOp::CompleteUpload {
-            bucket: BUCKET.into(),
-            key: self.key.clone(),
-            upload,
-            parts: (1..).zip(&self.parts).map(|(number, content)| (number, etag(*content))).collect(),
-            checksums: BTreeMap::new(),
-            precondition: Precondition::default(),
-        });
+        desk.ask(
+            COMPLETE,
+            ObjectOp::CompleteUpload {
+                bucket: BUCKET.into(),
+                key: self.key.clone(),
+                upload,
+                parts: (1..).zip(&self.parts).map(|(number, content)| (number, etag(*content))).collect(),
+                checksums: BTreeMap::new(),
+                precondition: Precondition::default(),
+            },
+        );
     }
 
     fn completed(&mut self, outcome: Outcome, desk: &mut Desk<'_>) -> Progress {

@@ -37,9 +37,8 @@ impl World {
                         }
                         self.settle(node, owed.origin, outcome);
                     }
-                    None => self.violate(|| {
-                        format!("{node} {actor} answers request {id} twice, or nobody asked: {outcome:?}")
-                    }),
+                    None => self
+                        .violate(|| format!("{node} {actor} answers request {id} twice, or nobody asked: {outcome:?}")),
                 }
             }
             Effect::Call { to, call, request } => {
@@ -100,7 +99,8 @@ impl World {
         let home = actor.and_then(|actor| self.directory.get(&actor).copied().map(|node| (actor, node)));
         match home {
             None => {
-                let error = Error::new(ErrorKind::NoSuchActor, "nobody knows this actor").with("target", format!("{to:?}"));
+                let error =
+                    Error::new(ErrorKind::NoSuchActor, "nobody knows this actor").with("target", format!("{to:?}"));
                 self.reply(place, Err(error));
             }
             Some((actor, home)) if home == place.node => self.call_here(place, actor, request),
@@ -205,13 +205,14 @@ impl World {
             }
         }
     }
-
 }
 
 /// A job, for logs.
 fn told(job: &Job) -> String {
     match job {
-        Job::Disk(DiskJob::Write { at, bufs }) => format!("write {at}+{}", bufs.iter().map(|buf| buf.len()).sum::<usize>()),
+        Job::Disk(DiskJob::Write { at, bufs }) => {
+            format!("write {at}+{}", bufs.iter().map(|buf| buf.len()).sum::<usize>())
+        }
         other => format!("{other:?}"),
     }
 }

@@ -22,24 +22,67 @@ pub(super) struct Scheduled {
 #[derive(Debug)]
 pub(super) enum Happening {
     /// Arrives at an actor of this life of a node.
-    Request { node: NodeId, boot: u64, actor: ActorId, origin: Origin, request: Request },
+    Request {
+        node: NodeId,
+        boot: u64,
+        actor: ActorId,
+        origin: Origin,
+        request: Request,
+    },
     /// A call ends.
-    Reply { place: Place, outcome: Outcome },
+    Reply {
+        place: Place,
+        outcome: Outcome,
+    },
     /// A piece of work ends.
-    Done { place: Place, outcome: WorkOutcome },
+    Done {
+        place: Place,
+        outcome: WorkOutcome,
+    },
     /// A disk job ends.
-    DiskEnd { drive: DriveId, job: u64 },
+    DiskEnd {
+        drive: DriveId,
+        job: u64,
+    },
     /// The time has come that an actor had asked for.
-    Wake { place: Place, at: u64 },
-    Configure { place: Place, spec: Arc<FunctionSpec> },
-    Frame { from: NodeId, to: NodeId, frame: Frame },
-    CallDeadline { from: NodeId, to: NodeId, session: u64, id: u64 },
-    EndSession { from: NodeId, to: NodeId, number: u64 },
-    MetadataApply { number: u64 },
-    MetadataAnswer { number: u64 },
-    Timer { number: u64 },
+    Wake {
+        place: Place,
+        at: u64,
+    },
+    Configure {
+        place: Place,
+        spec: Arc<FunctionSpec>,
+    },
+    Frame {
+        from: NodeId,
+        to: NodeId,
+        frame: Frame,
+    },
+    CallDeadline {
+        from: NodeId,
+        to: NodeId,
+        session: u64,
+        id: u64,
+    },
+    EndSession {
+        from: NodeId,
+        to: NodeId,
+        number: u64,
+    },
+    MetadataApply {
+        number: u64,
+    },
+    MetadataAnswer {
+        number: u64,
+    },
+    Timer {
+        number: u64,
+    },
     /// A request from outside is answered.
-    Answered { ticket: u64, outcome: Outcome },
+    Answered {
+        ticket: u64,
+        outcome: Outcome,
+    },
 }
 
 impl PartialEq for Scheduled {

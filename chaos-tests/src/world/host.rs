@@ -77,11 +77,17 @@ pub struct Owed {
 /// Who wants an answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Origin {
-    Outside { ticket: u64 },
+    Outside {
+        ticket: u64,
+    },
     /// A call on the same node.
     Local(Place),
     /// A call over a link.
-    Link { from: NodeId, session: u64, id: u64 },
+    Link {
+        from: NodeId,
+        session: u64,
+        id: u64,
+    },
 }
 
 impl Hosted {
@@ -199,9 +205,8 @@ impl World {
         }
         let clock = now.0 - world_now;
         // A time that has passed wakes after the least span, so that a function that spins does not stop the clock.
-        let wake = wake_at
-            .filter(|at| *at != Instant::NEVER)
-            .map(|at| at.0.saturating_sub(clock).max(world_now + 1000));
+        let wake =
+            wake_at.filter(|at| *at != Instant::NEVER).map(|at| at.0.saturating_sub(clock).max(world_now + 1000));
         if let Some(at) = wake
             && (hosted.wake.is_none_or(|old| old > at || old <= world_now))
         {

@@ -166,7 +166,8 @@ impl World {
             return self.violate(|| format!("{to}: a request that is none"));
         };
         let deadline = self.clock(to) + Duration::from_micros(header.budget_us);
-        let request = Request { op, payload: envelope.payload, principal: header.principal, deadline, lane: header.lane };
+        let request =
+            Request { op, payload: envelope.payload, principal: header.principal, deadline, lane: header.lane };
         self.note(&[33, from.0, to.0, request.op.digest()], || format!("{from} => {to}: request {session}/{id}"));
         self.take_request(to, boot, header.actor, Origin::Link { from, session, id }, request);
     }
