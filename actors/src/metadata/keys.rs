@@ -1,0 +1,272 @@
+//! Where rows are in a group's table.
+//!
+//! A key is one byte that names the kind of row, then what is drawn here; numbers are big-endian, so that keys order
+//! as the numbers do. Object keys stand raw at the end of a table key, in UTF-8 byte order, as S3 lists them.
+//!
+//! ```text
+//! control group
+//!   'C'                             Formed: cluster, code, how many namespaces
+//!   'c' what:1                      the last number given out ('t' tenants, 'b' buckets)
+//!   'n' node:8                      NodeInfo
+//!   'd' drive:8                     DriveInfo
+//!   'l' layout:8                    Layout
+//!   't' tenant:8                    TenantRow
+//!   'T' name                        the tenant's number
+//!   'p' tenant:8 name               PrincipalRow
+//!   'k' access                      AccessKeyRow
+//!   'b' bucket:8                    BucketRow
+//!   'B' name                        the bucket's number
+//!   'o' tenant:8 name               the bucket's number
+//!   'a' actor:8                     Assignment
+//!
+//! namespace groups
+//!   'F' actor:8                     the actor's least epoch
+//!   'S' actor:8                     Sessions: its lives and its open blocks
+//!   'N'                             how many blocks were granted
+//!   'O' first:8                     the actor that holds this open block
+//!   'W' write:8                     Use: what a write is used for (the live index)
+//!   'Z' write:8                     a write that was used, is no more, and whose block is open still
+//!   'K' bucket:8 key                ObjectRow
+//!   'U' upload:8                    Upload: an upload that is not completed
+//!   'V' bucket:8 key' upload:8      (empty) uploads by key; key' is the key, escaped, with an end mark
+//!   'P' upload:8 number:4           PartRow of an upload, or of the object it became
+//!   'G' since:8 write:8             Waste: garbage by age
+//!   'Q' tenant:8                    Usage
+//!   'X' bucket:8                    (empty) the bucket is sealed
+//!
+//! key' in 'V':  every 0x00 becomes 0x00 0xff; the end mark is 0x00 0x01. So "a" comes before "a\0" and "ab".
+//! ```
+
+use mesh_core::id::{ActorId, BucketId, DriveId, LayoutId, NodeId, TenantId, WriteId};
+use mesh_core::time::UnixMillis;
+
+pub(super) const FORMED: u8 = b'C';
+pub(super) const COUNTER: u8 = b'c';
+pub(super) const NODE: u8 = b'n';
+pub(super) const DRIVE: u8 = b'd';
+pub(super) const LAYOUT: u8 = b'l';
+pub(super) const TENANT: u8 = b't';
+pub(super) const TENANT_NAME: u8 = b'T';
+pub(super) const PRINCIPAL: u8 = b'p';
+pub(super) const ACCESS_KEY: u8 = b'k';
+pub(super) const BUCKET: u8 = b'b';
+pub(super) const BUCKET_NAME: u8 = b'B';
+pub(super) const BUCKET_OWNER: u8 = b'o';
+pub(super) const ASSIGNMENT: u8 = b'a';
+
+pub(super) const FENCE: u8 = b'F';
+pub(super) const SESSIONS: u8 = b'S';
+pub(super) const GRANTED: u8 = b'N';
+pub(super) const BLOCK: u8 = b'O';
+pub(super) const USE: u8 = b'W';
+pub(super) const SPENT: u8 = b'Z';
+pub(super) const OBJECT: u8 = b'K';
+pub(super) const UPLOAD: u8 = b'U';
+pub(super) const UPLOAD_KEY: u8 = b'V';
+pub(super) const PART: u8 = b'P';
+pub(super) const WASTE: u8 = b'G';
+pub(super) const USAGE: u8 = b'Q';
+pub(super) const SEALED: u8 = b'X';
+
+/// Which counter of the control group.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub(super) enum Counter {
+    Tenants = b't',
+    Buckets = b'b',
+}
+
+fn key(kind: u8, pieces: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + pieces.iter().map(|piece| piece.len()).sum::<usize>());
+    key.push(kind);
+    pieces.iter().for_each(|piece| key.extend_from_slice(piece));
+    key
+}
+
+/// All rows of a kind begin so.
+pub(super) fn all(kind: u8) -> Vec<u8> {
+    vec![kind]
+}
+
+pub(super) fn formed() -> Vec<u8> {
+    key(FORMED, &[])
+}
+
+pub(super) fn counter(which: Counter) -> Vec<u8> {
+    key(COUNTER, &[&[which as u8]])
+}
+
+pub(super) fn node(id: NodeId) -> Vec<u8> {
+    key(NODE, &[&id.0.to_be_bytes()])
+}
+
+pub(super) fn drive(id: DriveId) -> Vec<u8> {
+    key(DRIVE, &[&id.0.to_be_bytes()])
+}
+
+pub(super) fn layout(id: LayoutId) -> Vec<u8> {
+    key(LAYOUT, &[&id.0.to_be_bytes()])
+}
+
+pub(super) fn tenant(id: TenantId) -> Vec<u8> {
+    key(TENANT, &[&id.0.to_be_bytes()])
+}
+
+pub(super) fn tenant_name(name: &str) -> Vec<u8> {
+    key(TENANT_NAME, &[name.as_bytes()])
+}
+
+pub(super) fn principal(tenant: TenantId, name: &str) -> Vec<u8> {
+    key(PRINCIPAL, &[&tenant.0.to_be_bytes(), name.as_bytes()])
+}
+
+pub(super) fn access_key(access: &str) -> Vec<u8> {
+    key(ACCESS_KEY, &[access.as_bytes()])
+}
+
+pub(super) fn bucket(id: BucketId) -> Vec<u8> {
+    key(BUCKET, &[&id.0.to_be_bytes()])
+}
+
+pub(super) fn bucket_name(name: &str) -> Vec<u8> {
+    key(BUCKET_NAME, &[name.as_bytes()])
+}
+
+pub(super) fn bucket_owner(tenant: TenantId, name: &str) -> Vec<u8> {
+    key(BUCKET_OWNER, &[&tenant.0.to_be_bytes(), name.as_bytes()])
+}
+
+pub(super) fn assignment(actor: ActorId) -> Vec<u8> {
+    key(ASSIGNMENT, &[&actor.0.to_be_bytes()])
+}
+
+pub(super) fn fence(actor: ActorId) -> Vec<u8> {
+    key(FENCE, &[&actor.0.to_be_bytes()])
+}
+
+pub(super) fn sessions(actor: ActorId) -> Vec<u8> {
+    key(SESSIONS, &[&actor.0.to_be_bytes()])
+}
+
+pub(super) fn granted() -> Vec<u8> {
+    key(GRANTED, &[])
+}
+
+pub(super) fn block(first: WriteId) -> Vec<u8> {
+    key(BLOCK, &[&first.0.to_be_bytes()])
+}
+
+pub(super) fn write_use(write: WriteId) -> Vec<u8> {
+    key(USE, &[&write.0.to_be_bytes()])
+}
+
+pub(super) fn spent(write: WriteId) -> Vec<u8> {
+    key(SPENT, &[&write.0.to_be_bytes()])
+}
+
+pub(super) fn object(bucket: BucketId, name: &str) -> Vec<u8> {
+    key(OBJECT, &[&bucket.0.to_be_bytes(), name.as_bytes()])
+}
+
+/// The object key inside the table key of an object.
+pub(super) fn object_name(key: &[u8]) -> Option<&str> {
+    core::str::from_utf8(key.get(9..)?).ok()
+}
+
+pub(super) fn upload(id: WriteId) -> Vec<u8> {
+    key(UPLOAD, &[&id.0.to_be_bytes()])
+}
+
+/// The uploads of a bucket whose keys begin with `prefix`.
+pub(super) fn uploads_under(bucket: BucketId, prefix: &str) -> Vec<u8> {
+    key(UPLOAD_KEY, &[&bucket.0.to_be_bytes(), &escaped(prefix)])
+}
+
+pub(super) fn upload_key(bucket: BucketId, name: &str, id: WriteId) -> Vec<u8> {
+    key(UPLOAD_KEY, &[&bucket.0.to_be_bytes(), &escaped(name), &[0, 1], &id.0.to_be_bytes()])
+}
+
+/// The upload inside a table key of [`upload_key`].
+pub(super) fn upload_of(key: &[u8]) -> Option<WriteId> {
+    key.last_chunk::<8>().map(|bytes| WriteId(u64::from_be_bytes(*bytes)))
+}
+
+pub(super) fn parts(upload: WriteId) -> Vec<u8> {
+    key(PART, &[&upload.0.to_be_bytes()])
+}
+
+pub(super) fn part(upload: WriteId, number: u32) -> Vec<u8> {
+    key(PART, &[&upload.0.to_be_bytes(), &number.to_be_bytes()])
+}
+
+/// Garbage that began at or after `since`.
+pub(super) fn waste_from(since: UnixMillis) -> Vec<u8> {
+    key(WASTE, &[&since.0.to_be_bytes()])
+}
+
+pub(super) fn waste(since: UnixMillis, write: WriteId) -> Vec<u8> {
+    key(WASTE, &[&since.0.to_be_bytes(), &write.0.to_be_bytes()])
+}
+
+/// The write inside a table key of [`waste`].
+pub(super) fn waste_write(key: &[u8]) -> Option<WriteId> {
+    key.last_chunk::<8>().map(|bytes| WriteId(u64::from_be_bytes(*bytes)))
+}
+
+/// The time inside a table key of [`waste`].
+pub(super) fn waste_since(key: &[u8]) -> Option<UnixMillis> {
+    key.get(1..9)?.first_chunk::<8>().map(|bytes| UnixMillis(u64::from_be_bytes(*bytes)))
+}
+
+pub(super) fn usage(tenant: TenantId) -> Vec<u8> {
+    key(USAGE, &[&tenant.0.to_be_bytes()])
+}
+
+pub(super) fn sealed(bucket: BucketId) -> Vec<u8> {
+    key(SEALED, &[&bucket.0.to_be_bytes()])
+}
+
+/// The least key that is greater than every key that begins with `prefix`. `prefix` must not be 0xff only; table keys
+/// begin with a letter.
+pub(super) fn behind(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0xff]
+}
+
+fn escaped(name: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(name.len() + 2);
+    for &byte in name.as_bytes() {
+        bytes.push(byte);
+        if byte == 0 {
+            bytes.push(0xff);
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uploads_order_by_key_then_number() {
+        let names = ["a", "a\0", "a\0b", "ab", "b"];
+        let mut keys: Vec<_> = names.iter().map(|name| upload_key(BucketId(1), name, WriteId(9))).collect();
+        keys.push(upload_key(BucketId(1), "b", WriteId(10)));
+        assert!(keys.is_sorted());
+        assert!(keys[..4].iter().all(|key| key.starts_with(&uploads_under(BucketId(1), "a"))));
+        assert_eq!(upload_of(&keys[5]), Some(WriteId(10)));
+    }
+
+    #[test]
+    fn behind_is_the_least_key_above_a_prefix() {
+        assert_eq!(behind(b"Ka"), b"Kb");
+        assert_eq!(behind(&[b'K', 0xff, 0xff]), b"L");
+    }
+}

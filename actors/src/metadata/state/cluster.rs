@@ -1,0 +1,201 @@
+//! Control group: the cluster, its nodes, drives, layouts, and who runs what.
+
+use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
+
+use mesh_core::{
+    Error, ErrorKind, Redirect,
+    assignment::Assignment,
+    id::{ClusterId, DriveId, Epoch, LayoutId, NodeId},
+    limits::{GROUP_DRIVES_MAX, LAYOUT_GROUPS_MAX},
+    meta::{AccessKeyRow, ControlView, MetaAnswer, PrincipalRow, TenantRow},
+    topology::{Code, DriveInfo, Layout, NodeInfo},
+};
+
+use super::rows::{Formed, Rows};
+use crate::metadata::keys;
+
+/// Nodes of a cluster at most.
+const NODES_MAX: usize = 1024;
+/// Drives of a cluster at most.
+const DRIVES_MAX: usize = 16_384;
+/// A node's address at most, in bytes.
+const ADDRESS_BYTES_MAX: usize = 300;
+
+pub(super) fn form(rows: &mut Rows<'_>, cluster: ClusterId, code: Code, namespaces: u16) -> Result<MetaAnswer, Error> {
+    if let Some(formed) = rows.find::<Formed>(&keys::formed())? {
+        if formed.cluster == cluster {
+            return Ok(MetaAnswer::Done);
+        }
+        return Err(Error::new(ErrorKind::Conflict, "these nodes form another cluster already; join that one")
+            .with("cluster", formed.cluster));
+    }
+    if !code.is_valid() {
+        return Err(Error::invalid("this code is outside the limits").with("code", code));
+    }
+    if namespaces == 0 {
+        return Err(Error::invalid("a cluster needs at least one namespace group"));
+    }
+    rows.put(keys::formed(), &Formed { cluster, code, namespaces })?;
+    Ok(MetaAnswer::Done)
+}
+
+pub(super) fn put_node(rows: &mut Rows<'_>, node: &NodeInfo) -> Result<MetaAnswer, Error> {
+    if node.id == NodeId(0) {
+        return Err(Error::invalid("nodes are numbered from 1"));
+    }
+    if node.address.is_empty() || node.address.len() > ADDRESS_BYTES_MAX {
+        return Err(Error::invalid("a node's address is host:port").with("bytes", node.address.len()));
+    }
+    let key = keys::node(node.id);
+    match rows.find::<NodeInfo>(&key)? {
+        Some(known) if known.incarnation > node.incarnation => return Ok(MetaAnswer::Done),
+        Some(_) => {}
+        None => rows.expect_room(&keys::all(keys::NODE), NODES_MAX, "nodes")?,
+    }
+    rows.put(key, node)?;
+    Ok(MetaAnswer::Done)
+}
+
+pub(super) fn put_drive(
+    rows: &mut Rows<'_>,
+    drive: DriveId,
+    node: NodeId,
+    capacity_bytes: u64,
+) -> Result<MetaAnswer, Error> {
+    if !rows.has(&keys::node(node))? {
+        return Err(Error::invalid("a drive's node must be known first").with("drive", drive).with("node", node));
+    }
+    let key = keys::drive(drive);
+    let last = match rows.find::<DriveInfo>(&key)? {
+        Some(known) => known.epoch,
+        None => {
+            rows.expect_room(&keys::all(keys::DRIVE), DRIVES_MAX, "drives")?;
+            Epoch(0)
+        }
+    };
+    let epoch = Epoch(last.0 + 1);
+    rows.put(key, &DriveInfo { id: drive, node, capacity_bytes, epoch })?;
+    Ok(MetaAnswer::Epoch(epoch))
+}
+
+pub(super) fn put_layout(rows: &mut Rows<'_>, layout: &Layout) -> Result<MetaAnswer, Error> {
+    let key = keys::layout(layout.id);
+    if let Some(known) = rows.find::<Layout>(&key)? {
+        if known == *layout {
+            return Ok(MetaAnswer::Done);
+        }
+        return Err(Error::new(ErrorKind::Conflict, "another layout has this number: read, plan again")
+            .with("layout", layout.id));
+    }
+    let newest = newest_layout(rows)?;
+    if layout.id.0 != newest.0 + 1 {
+        return Err(Error::new(ErrorKind::Conflict, "a layout's number is one more than the newest's")
+            .with("layout", layout.id)
+            .with("newest", newest));
+    }
+    expect_sound(rows, layout)?;
+    rows.put(key, layout)?;
+    Ok(MetaAnswer::Done)
+}
+
+/// The newest layout's number: layouts are numbered from 1 without gaps, so the first free number is found by halving.
+fn newest_layout(rows: &Rows<'_>) -> Result<LayoutId, Error> {
+    let (mut there, mut free) = (0, 1);
+    while rows.has(&keys::layout(LayoutId(free)))? {
+        there = free;
+        free *= 2;
+    }
+    while free - there > 1 {
+        let middle = there + (free - there) / 2;
+        if rows.has(&keys::layout(LayoutId(middle)))? { there = middle } else { free = middle }
+    }
+    Ok(LayoutId(there))
+}
+
+fn expect_sound(rows: &Rows<'_>, layout: &Layout) -> Result<(), Error> {
+    let invalid = |why: &'static str| Err(Error::invalid(why).with("layout", layout.id));
+    if !layout.code.is_valid() {
+        return invalid("a layout's code is outside the limits");
+    }
+    if layout.groups.is_empty() || layout.groups.len() > LAYOUT_GROUPS_MAX {
+        return invalid("a layout has no groups, or too many");
+    }
+    let mut known = BTreeSet::new();
+    for group in &layout.groups {
+        if group.len() < layout.code.shards() || group.len() > GROUP_DRIVES_MAX {
+            return invalid("a placement group lists fewer drives than the code has shards, or too many");
+        }
+        let distinct: BTreeSet<DriveId> = group.iter().copied().collect();
+        if distinct.len() < group.len() {
+            return invalid("a placement group lists a drive twice");
+        }
+        for drive in distinct {
+            if known.insert(drive) && !rows.has(&keys::drive(drive))? {
+                return invalid("a placement group lists a drive that is not known");
+            }
+            if !layout.domains.contains_key(&drive) {
+                return invalid("a layout does not name the failure domain of one of its drives");
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn assign(rows: &mut Rows<'_>, assignment: Assignment) -> Result<MetaAnswer, Error> {
+    let key = keys::assignment(assignment.actor);
+    let present = rows.find::<Assignment>(&key)?;
+    if present == Some(assignment) {
+        return Ok(MetaAnswer::Epoch(assignment.epoch));
+    }
+    let last = present.map_or(Epoch(0), |present| present.epoch);
+    if assignment.epoch.0 != last.0 + 1 {
+        return Err(Error::new(ErrorKind::Conflict, "an assignment's epoch is one more than the present one's")
+            .with("actor", assignment.actor)
+            .with("epoch", assignment.epoch)
+            .redirect_to(Redirect {
+                actor: Some(assignment.actor),
+                epoch: Some(last),
+                node: present.map(|present| present.node),
+                group: None,
+            }));
+    }
+    rows.put(key, &assignment)?;
+    Ok(MetaAnswer::Epoch(assignment.epoch))
+}
+
+pub(super) fn view(rows: &Rows<'_>) -> Result<ControlView, Error> {
+    let mut view = ControlView::default();
+    if let Some(formed) = rows.find::<Formed>(&keys::formed())? {
+        view.cluster = Some(formed.cluster);
+        view.code = Some(formed.code);
+        view.namespaces = formed.namespaces;
+    }
+    each(rows, keys::NODE, |node: NodeInfo| {
+        view.nodes.insert(node.id, node);
+    })?;
+    each(rows, keys::DRIVE, |drive: DriveInfo| {
+        view.drives.insert(drive.id, drive);
+    })?;
+    each(rows, keys::LAYOUT, |layout: Layout| {
+        view.layouts.insert(layout.id, Arc::new(layout));
+    })?;
+    each(rows, keys::TENANT, |tenant: TenantRow| {
+        view.tenants.insert(tenant.id, Arc::new(tenant));
+    })?;
+    each(rows, keys::PRINCIPAL, |principal: PrincipalRow| view.principals.push(Arc::new(principal)))?;
+    each(rows, keys::ACCESS_KEY, |key: AccessKeyRow| {
+        view.access_keys.insert(key.access.clone(), Arc::new(key));
+    })?;
+    each(rows, keys::ASSIGNMENT, |assignment: Assignment| {
+        view.assignments.insert(assignment.actor, assignment);
+    })?;
+    Ok(view)
+}
+
+fn each<T: serde::de::DeserializeOwned>(rows: &Rows<'_>, kind: u8, mut take: impl FnMut(T)) -> Result<(), Error> {
+    let prefix = keys::all(kind);
+    rows.scan(&prefix, &keys::behind(&prefix), |_, row| {
+        take(row);
+        Ok(ControlFlow::Continue(()))
+    })
+}

@@ -1,0 +1,155 @@
+//! The state machine of a metadata group: a pure function from a table and a command to changes and an answer.
+//!
+//! Deterministic: it reads no clock, draws no random number, and touches nothing but the table it is given. A command
+//! that fails changes nothing. A command that is sent twice has the effect and the answer of one, with the exceptions
+//! that [`mesh_core::meta::Command`] names (`PutDrive` gives a new epoch each time).
+//!
+//! One file a family of commands: [`cluster`], [`tenants`], [`buckets`] in the control group; [`blocks`], [`objects`],
+//! [`uploads`], [`waste`] in namespace groups; [`listing`] answers pages.
+
+mod blocks;
+mod buckets;
+mod cluster;
+mod listing;
+mod objects;
+mod rows;
+mod tenants;
+mod uploads;
+mod waste;
+
+#[cfg(test)]
+mod tests;
+
+use mesh_core::{
+    Error,
+    id::GroupId,
+    meta::{Command, MetaAnswer, Query},
+};
+
+use self::rows::Rows;
+use super::table::{Change, Table};
+
+/// Applies one command: the changes to make to the table, together, and what to answer. On an error there are none.
+///
+/// An error of kind `DriveFailed`, `Corrupt` or `Bug` says that the table could not be read: then nothing was decided,
+/// and the replica must stop. Every other error is part of the state machine: all replicas say the same.
+pub fn apply(table: &dyn Table, group: GroupId, command: &Command) -> (Vec<Change>, Result<MetaAnswer, Error>) {
+    let mut rows = Rows::new(table, group);
+    match decide(&mut rows, command) {
+        Ok(answer) => (rows.into_changes(), Ok(answer)),
+        Err(error) => (Vec::new(), Err(error)),
+    }
+}
+
+/// Answers a question from the table as it is.
+///
+/// # Errors
+/// As [`Query`] names them; `Invalid` for a question to the wrong kind of group.
+pub fn query(table: &dyn Table, group: GroupId, query: &Query) -> Result<MetaAnswer, Error> {
+    let rows = Rows::new(table, group);
+    let control = matches!(query, Query::Bucket { .. } | Query::Buckets { .. } | Query::Control);
+    rows.expect_kind(control)?;
+    match query {
+        Query::Bucket { name } => buckets::by_name(&rows, name),
+        Query::Buckets { tenant } => buckets::of_tenant(&rows, *tenant),
+        Query::Control => cluster::view(&rows).map(|view| MetaAnswer::Control(view.into())),
+        Query::Object { bucket, key } => objects::object(&rows, bucket, key),
+        Query::List { bucket, prefix, delimiter, after, limit } => {
+            let page = listing::Page { prefix, delimiter: delimiter.as_deref(), after, limit: *limit };
+            listing::list(&rows, bucket, &page)
+        }
+        Query::Upload { bucket, upload } => uploads::upload(&rows, bucket, *upload),
+        Query::Uploads { bucket, prefix, after, limit } => {
+            listing::uploads(&rows, bucket, prefix, after.as_ref(), *limit)
+        }
+        Query::Parts { bucket, upload, after, limit } => listing::parts(&rows, bucket, *upload, *after, *limit),
+        Query::Extents { bucket, upload, offset, limit } => listing::extents(&rows, bucket, *upload, *offset, *limit),
+        Query::Garbage { before, limit } => waste::older_than(&rows, *before, *limit),
+        Query::Usage { tenant } => {
+            let usage = rows.usage(*tenant)?;
+            Ok(MetaAnswer::Usage { bytes: usage.bytes, objects: usage.objects })
+        }
+        Query::Referenced { writes } => waste::referenced(&rows, writes),
+    }
+}
+
+/// The control group's contents, buckets apart.
+///
+/// # Errors
+/// `DriveFailed` or `Corrupt`: the table cannot be read.
+pub fn control_view(table: &dyn Table) -> Result<mesh_core::meta::ControlView, Error> {
+    cluster::view(&Rows::new(table, GroupId::CONTROL))
+}
+
+fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
+    rows.expect_kind(is_control(command))?;
+    match command {
+        Command::Form { cluster, code, namespaces } => cluster::form(rows, *cluster, *code, *namespaces),
+        Command::PutNode(node) => cluster::put_node(rows, node),
+        Command::PutDrive { drive, node, capacity_bytes } => cluster::put_drive(rows, *drive, *node, *capacity_bytes),
+        Command::PutLayout(layout) => cluster::put_layout(rows, layout),
+        Command::Assign(assignment) => cluster::assign(rows, *assignment),
+        Command::CreateTenant(row) => tenants::create(rows, row),
+        Command::SetLimits { tenant, limits } => tenants::set_limits(rows, *tenant, *limits),
+        Command::PutPrincipal(row) => tenants::put_principal(rows, row),
+        Command::PutAccessKey(row) => tenants::put_access_key(rows, row),
+        Command::DropAccessKey { access } => tenants::drop_access_key(rows, access),
+        Command::CreateBucket { name, tenant, created } => buckets::create(rows, name, *tenant, *created),
+        Command::MarkBucket { bucket, deleting } => buckets::mark(rows, *bucket, *deleting),
+        Command::RemoveBucket { bucket } => buckets::remove(rows, *bucket),
+        Command::SealBucket { bucket } => buckets::seal(rows, *bucket),
+        Command::UnsealBucket { bucket } => buckets::unseal(rows, *bucket),
+        Command::Fence { actors, drives } => blocks::fence(rows, actors, drives),
+        Command::OpenBlock { proposer, session, request } => blocks::open(rows, *proposer, *session, *request),
+        Command::CloseBlock { first } => blocks::close(rows, *first),
+        Command::PutObject { proposer, bucket, key, row, precondition, quota_bytes } => {
+            let place = objects::Place { proposer: *proposer, bucket, key };
+            objects::put(rows, place, row, precondition, *quota_bytes)
+        }
+        Command::DeleteObject { proposer, bucket, key, at, precondition } => {
+            objects::delete(rows, objects::Place { proposer: *proposer, bucket, key }, *at, precondition)
+        }
+        Command::CreateUpload { proposer, bucket, row } => uploads::create(rows, *proposer, bucket, row),
+        Command::PutPart { proposer, bucket, upload, part, quota_bytes } => {
+            uploads::put_part(rows, *proposer, bucket, *upload, part, *quota_bytes)
+        }
+        Command::CompleteUpload { proposer, bucket, key, upload, parts, etag, checksums, at, precondition } => {
+            let place = objects::Place { proposer: *proposer, bucket, key };
+            let end = uploads::Completion { upload: *upload, parts, etag, checksums, at: *at };
+            uploads::complete(rows, place, &end, precondition)
+        }
+        Command::AbortUpload { proposer, bucket, upload, at } => uploads::abort(rows, *proposer, bucket, *upload, *at),
+        Command::DropGarbage { writes } => waste::drop_garbage(rows, writes),
+    }
+}
+
+/// Whether a command is for the control group; the others are for namespace groups.
+fn is_control(command: &Command) -> bool {
+    match command {
+        Command::Form { .. }
+        | Command::PutNode(_)
+        | Command::PutDrive { .. }
+        | Command::PutLayout(_)
+        | Command::Assign(_)
+        | Command::CreateTenant(_)
+        | Command::SetLimits { .. }
+        | Command::PutPrincipal(_)
+        | Command::PutAccessKey(_)
+        | Command::DropAccessKey { .. }
+        | Command::CreateBucket { .. }
+        | Command::MarkBucket { .. }
+        | Command::RemoveBucket { .. } => true,
+        Command::Fence { .. }
+        | Command::OpenBlock { .. }
+        | Command::CloseBlock { .. }
+        | Command::PutObject { .. }
+        | Command::DeleteObject { .. }
+        | Command::CreateUpload { .. }
+        | Command::PutPart { .. }
+        | Command::CompleteUpload { .. }
+        | Command::AbortUpload { .. }
+        | Command::DropGarbage { .. }
+        | Command::SealBucket { .. }
+        | Command::UnsealBucket { .. } => false,
+    }
+}

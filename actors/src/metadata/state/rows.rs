@@ -1,0 +1,243 @@
+//! Rows by type: what one command or query reads and writes, over a [`View`] of the table.
+
+use std::ops::ControlFlow;
+
+use mesh_core::{
+    Error, ErrorKind, Redirect,
+    id::{ActorId, BucketId, ClusterId, Epoch, GroupId, TenantId, WriteId},
+    meta::{self, BucketRef, Extent, Proposer, UploadRow},
+    time::UnixMillis,
+    topology::Code,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::metadata::{
+    keys,
+    table::{Change, Table, View},
+};
+
+/// The cluster, once formed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Formed {
+    pub(super) cluster: ClusterId,
+    pub(super) code: Code,
+    pub(super) namespaces: u16,
+}
+
+/// What a write is used for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Use {
+    /// It is the version of a visible object.
+    Object { bucket: BucketId },
+    /// It is the number of an upload that is not completed.
+    Upload,
+    /// It is the bytes of a part: of an upload, of the object that became of it, or of their garbage.
+    Part { upload: WriteId, number: u32 },
+    /// It was an object or an upload: garbage since then.
+    Garbage { bucket: BucketId, since: UnixMillis, aborted: bool },
+    /// It was a part that was replaced or left out: garbage since then.
+    GarbagePart { since: UnixMillis },
+}
+
+/// An upload that is not completed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Upload {
+    pub(super) row: UploadRow,
+    pub(super) bucket: BucketId,
+    pub(super) tenant: TenantId,
+    /// The bytes of its parts: they count in the tenant's usage.
+    pub(super) bytes: u64,
+}
+
+/// Garbage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Waste {
+    pub(super) tenant: TenantId,
+    /// `None`: the bytes are the part rows under this write.
+    pub(super) extent: Option<Extent>,
+    /// The delete that caused it, by which that delete is known if it is sent again.
+    pub(super) deleted: Option<Deleted>,
+}
+
+/// Which delete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Deleted {
+    pub(super) actor: ActorId,
+    pub(super) bucket: BucketId,
+    pub(super) key: String,
+}
+
+/// What a tenant uses in this group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Usage {
+    pub(super) bytes: u64,
+    pub(super) objects: u64,
+}
+
+/// The rows of one group, for one command or query.
+pub(super) struct Rows<'t> {
+    view: View<'t>,
+    group: GroupId,
+}
+
+impl<'t> Rows<'t> {
+    pub(super) fn new(table: &'t dyn Table, group: GroupId) -> Self {
+        Self { view: View::new(table), group }
+    }
+
+    pub(super) fn into_changes(self) -> Vec<Change> {
+        self.view.into_changes()
+    }
+
+    pub(super) const fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Fails unless this is the control group (`control`) or a namespace group.
+    pub(super) fn expect_kind(&self, control: bool) -> Result<(), Error> {
+        if (self.group == GroupId::CONTROL) == control {
+            return Ok(());
+        }
+        let wanted = if control { "the control group" } else { "a namespace group" };
+        Err(Error::invalid("a metadata group of another kind answers this")
+            .with("wanted", wanted)
+            .with("asked", self.group))
+    }
+
+    /// The row under a key.
+    pub(super) fn find<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, Error> {
+        self.view.get(key)?.map(|value| decode(key, &value)).transpose()
+    }
+
+    pub(super) fn has(&self, key: &[u8]) -> Result<bool, Error> {
+        Ok(self.view.get(key)?.is_some())
+    }
+
+    pub(super) fn put<T: Serialize>(&mut self, key: Vec<u8>, row: &T) -> Result<(), Error> {
+        let value = meta::encode(row)?;
+        self.view.put(key, value);
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, key: Vec<u8>) {
+        self.view.remove(key);
+    }
+
+    /// Visits rows with `from <= key < to` until `visit` breaks.
+    pub(super) fn scan<T: DeserializeOwned>(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        mut visit: impl FnMut(&[u8], T) -> Result<ControlFlow<()>, Error>,
+    ) -> Result<(), Error> {
+        self.view.scan(from, to, &mut |key, value| visit(key, decode(key, value)?))
+    }
+
+    /// The first rows under a prefix, at most `limit`.
+    pub(super) fn first<T: DeserializeOwned>(&self, prefix: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, T)>, Error> {
+        let mut found = Vec::new();
+        if limit == 0 {
+            return Ok(found);
+        }
+        self.scan(prefix, &keys::behind(prefix), |key, row| {
+            found.push((key.to_vec(), row));
+            Ok(if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        Ok(found)
+    }
+
+    /// Whether there is a row under a prefix.
+    pub(super) fn any(&self, prefix: &[u8]) -> Result<bool, Error> {
+        let mut any = false;
+        self.view.scan(prefix, &keys::behind(prefix), &mut |_, _| {
+            any = true;
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(any)
+    }
+
+    /// Fails with `QuotaExceeded` if `max` rows stand under a prefix.
+    pub(super) fn expect_room(&self, prefix: &[u8], max: usize, what: &'static str) -> Result<(), Error> {
+        let mut count = 0;
+        self.view.scan(prefix, &keys::behind(prefix), &mut |_, _| {
+            count += 1;
+            Ok(if count < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        if count < max {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::QuotaExceeded, "there are as many as may be; remove one first")
+            .with("of", what)
+            .with("limit", max))
+    }
+
+    /// The next number of a counter, from 1.
+    pub(super) fn count(&mut self, which: keys::Counter) -> Result<u64, Error> {
+        let key = keys::counter(which);
+        let next = self.find::<u64>(&key)?.unwrap_or(0) + 1;
+        self.put(key, &next)?;
+        Ok(next)
+    }
+
+    pub(super) fn usage(&self, tenant: TenantId) -> Result<Usage, Error> {
+        Ok(self.find(&keys::usage(tenant))?.unwrap_or_default())
+    }
+
+    pub(super) fn use_of(&self, write: WriteId) -> Result<Option<Use>, Error> {
+        self.find(&keys::write_use(write))
+    }
+
+    pub(super) fn set_use(&mut self, write: WriteId, used: &Use) -> Result<(), Error> {
+        self.put(keys::write_use(write), used)
+    }
+
+    /// Refuses an actor's older epochs.
+    pub(super) fn expect_unfenced(&self, proposer: Proposer) -> Result<(), Error> {
+        let least = self.find::<Epoch>(&keys::fence(proposer.actor))?.unwrap_or_default();
+        if proposer.epoch >= least {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Fenced, "a newer owner of this actor has fenced this one")
+            .with("actor", proposer.actor)
+            .with("epoch", proposer.epoch)
+            .with("least", least)
+            .redirect_to(Redirect { actor: Some(proposer.actor), epoch: Some(least), ..Redirect::default() }))
+    }
+
+    /// Refuses buckets of other groups.
+    pub(super) fn expect_owned(&self, bucket: &BucketRef) -> Result<(), Error> {
+        if bucket.group == self.group {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::WrongShard, "another namespace group owns this bucket")
+            .with("bucket", bucket.id)
+            .redirect_to(Redirect { group: Some(bucket.group), ..Redirect::default() }))
+    }
+
+    /// Refuses buckets that are sealed.
+    pub(super) fn expect_unsealed(&self, bucket: &BucketRef) -> Result<(), Error> {
+        if self.has(&keys::sealed(bucket.id))? { Err(no_such_bucket(&bucket.name)) } else { Ok(()) }
+    }
+
+    /// What a read of a bucket needs.
+    pub(super) fn expect_readable(&self, bucket: &BucketRef) -> Result<(), Error> {
+        self.expect_owned(bucket)?;
+        self.expect_unsealed(bucket)
+    }
+}
+
+fn decode<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, Error> {
+    meta::decode(value).map_err(|error| {
+        Error::new(ErrorKind::Corrupt, "a metadata row cannot be read; the replica must be built anew from the others")
+            .with("row", key.escape_ascii())
+            .caused_by(error)
+    })
+}
+
+pub(super) fn no_such_bucket(name: &str) -> Error {
+    Error::new(ErrorKind::NoSuchBucket, "there is no such bucket").with("bucket", name)
+}
+
+pub(super) fn no_such_upload(upload: WriteId) -> Error {
+    Error::new(ErrorKind::NoSuchUpload, "there is no such multipart upload; begin a new one").with("upload", upload)
+}

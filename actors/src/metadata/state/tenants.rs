@@ -1,0 +1,112 @@
+//! Control group: tenants, their principals and access keys.
+
+use mesh_core::{
+    Error, ErrorKind,
+    id::{KeyId, TenantId},
+    meta::{AccessKeyRow, MetaAnswer, PrincipalRow, TenantLimits, TenantRow},
+};
+
+use super::rows::Rows;
+use crate::metadata::keys::{self, Counter};
+
+/// Tenants of a cluster at most; `ActorId::data` has room for 2^28.
+const TENANTS_MAX: usize = 65_536;
+/// Principals of a tenant at most.
+const PRINCIPALS_MAX: usize = 1000;
+/// Access keys of a cluster at most.
+const ACCESS_KEYS_MAX: usize = 65_536;
+/// A tenant's, principal's or access key's name at most.
+const NAME_BYTES_MAX: usize = 128;
+/// Grants of a principal at most.
+const GRANTS_MAX: usize = 256;
+/// A wrapped secret at most.
+const SECRET_BYTES_MAX: usize = 256;
+
+pub(super) fn create(rows: &mut Rows<'_>, row: &TenantRow) -> Result<MetaAnswer, Error> {
+    expect_name(&row.name)?;
+    expect_secret(row.wrapped.sealed.len())?;
+    let by_name = keys::tenant_name(&row.name);
+    if let Some(id) = rows.find::<TenantId>(&by_name)? {
+        let known = tenant(rows, id)?;
+        // A wrapped key is random: the same one is the same command, sent again.
+        if known.wrapped == row.wrapped {
+            return Ok(MetaAnswer::Tenant(known.into()));
+        }
+        return Err(Error::new(ErrorKind::Conflict, "there is a tenant of this name").with("tenant", &row.name));
+    }
+    rows.expect_room(&keys::all(keys::TENANT), TENANTS_MAX, "tenants")?;
+    let id = TenantId(rows.count(Counter::Tenants)?);
+    let made = TenantRow { id, key: KeyId(id.0), ..row.clone() };
+    rows.put(by_name, &id)?;
+    rows.put(keys::tenant(id), &made)?;
+    Ok(MetaAnswer::Tenant(made.into()))
+}
+
+pub(super) fn set_limits(rows: &mut Rows<'_>, id: TenantId, limits: TenantLimits) -> Result<MetaAnswer, Error> {
+    let row = TenantRow { limits, ..tenant(rows, id)? };
+    rows.put(keys::tenant(id), &row)?;
+    Ok(MetaAnswer::Done)
+}
+
+pub(super) fn put_principal(rows: &mut Rows<'_>, row: &PrincipalRow) -> Result<MetaAnswer, Error> {
+    expect_name(&row.name)?;
+    if row.grants.len() > GRANTS_MAX || row.grants.iter().any(|grant| grant.bucket.len() > NAME_BYTES_MAX) {
+        return Err(Error::invalid("too many grants, or one with too long a bucket pattern").with("limit", GRANTS_MAX));
+    }
+    tenant(rows, row.tenant)?;
+    let key = keys::principal(row.tenant, &row.name);
+    if !rows.has(&key)? {
+        rows.expect_room(&keys::principal(row.tenant, ""), PRINCIPALS_MAX, "principals")?;
+    }
+    rows.put(key, row)?;
+    Ok(MetaAnswer::Done)
+}
+
+pub(super) fn put_access_key(rows: &mut Rows<'_>, row: &AccessKeyRow) -> Result<MetaAnswer, Error> {
+    expect_name(&row.access)?;
+    expect_secret(row.secret.sealed.len())?;
+    let key = keys::access_key(&row.access);
+    if let Some(known) = rows.find::<AccessKeyRow>(&key)? {
+        if known == *row {
+            return Ok(MetaAnswer::Done);
+        }
+        return Err(Error::new(ErrorKind::Conflict, "this access key is another's").with("access", &row.access));
+    }
+    if !rows.has(&keys::principal(row.tenant, &row.principal))? {
+        return Err(Error::new(ErrorKind::NotFound, "an access key's principal must be known first")
+            .with("tenant", row.tenant)
+            .with("principal", &row.principal));
+    }
+    rows.expect_room(&keys::all(keys::ACCESS_KEY), ACCESS_KEYS_MAX, "access keys")?;
+    rows.put(key, row)?;
+    Ok(MetaAnswer::Done)
+}
+
+pub(super) fn drop_access_key(rows: &mut Rows<'_>, access: &str) -> Result<MetaAnswer, Error> {
+    let key = keys::access_key(access);
+    if rows.has(&key)? {
+        rows.remove(key);
+    }
+    Ok(MetaAnswer::Done)
+}
+
+pub(super) fn tenant(rows: &Rows<'_>, id: TenantId) -> Result<TenantRow, Error> {
+    rows.find(&keys::tenant(id))?
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such tenant").with("tenant", id))
+}
+
+fn expect_name(name: &str) -> Result<(), Error> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(Error::invalid("a name has 1 to 128 bytes and no control characters").with("bytes", name.len()));
+    }
+    Ok(())
+}
+
+fn expect_secret(bytes: usize) -> Result<(), Error> {
+    if bytes > SECRET_BYTES_MAX {
+        return Err(Error::invalid("a wrapped secret is too long")
+            .with("bytes", bytes)
+            .with("limit", SECRET_BYTES_MAX));
+    }
+    Ok(())
+}

@@ -1,0 +1,264 @@
+use std::collections::BTreeMap;
+
+use mesh_core::{
+    assignment::Assignment,
+    id::{ClusterId, DriveId, Incarnation, KeyId, NodeId},
+    meta::{AccessKeyRow, BucketRow, Grant, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
+    topology::{Code, Layout, NodeInfo, NodeKind},
+};
+
+use super::*;
+
+const CODE: Code = Code { data: 2, parity: 1 };
+
+fn wrapped(byte: u8) -> WrappedKey {
+    WrappedKey { key: KeyId(0), nonce: [byte; 12], sealed: vec![byte; 48] }
+}
+
+fn tenant(name: &str, byte: u8) -> Command {
+    Command::CreateTenant(TenantRow {
+        id: TenantId(0),
+        name: name.to_owned(),
+        key: KeyId(0),
+        wrapped: wrapped(byte),
+        limits: TenantLimits::default(),
+    })
+}
+
+fn node(id: u64, incarnation: u64) -> NodeInfo {
+    NodeInfo {
+        id: NodeId(id),
+        kind: NodeKind::Host,
+        address: format!("127.0.0.1:{id}"),
+        incarnation: Incarnation(incarnation),
+        pid: 1,
+        draining: false,
+    }
+}
+
+fn form() -> Command {
+    Command::Form { cluster: ClusterId([1; 16]), code: CODE, namespaces: 4 }
+}
+
+fn bucket_named(name: &str, tenant: u64, created: u64) -> Command {
+    Command::CreateBucket { name: name.into(), tenant: TenantId(tenant), created: UnixMillis(created) }
+}
+
+fn formed() -> Group {
+    let mut group = Group::control();
+    assert_eq!(group.apply(&form()), Ok(MetaAnswer::Done));
+    group
+}
+
+/// A cluster of three nodes of one drive each, and the tenant 1.
+fn furnished() -> Group {
+    let mut group = formed();
+    for id in 1..=3 {
+        assert_eq!(group.apply(&Command::PutNode(node(id, 1))), Ok(MetaAnswer::Done));
+        let drive = Command::PutDrive { drive: DriveId(id), node: NodeId(id), capacity_bytes: 10 };
+        assert_eq!(group.once(&drive), Ok(MetaAnswer::Epoch(Epoch(1))));
+    }
+    assert!(group.apply(&tenant("acme", 1)).is_ok());
+    group
+}
+
+fn layout(id: u64) -> Layout {
+    Layout {
+        id: LayoutId(id),
+        code: CODE,
+        groups: vec![vec![DriveId(1), DriveId(2), DriveId(3)]],
+        domains: (1..=3).map(|id| (DriveId(id), NodeId(id))).collect(),
+    }
+}
+
+fn control_view(group: &Group) -> Arc<mesh_core::meta::ControlView> {
+    match group.query(&Query::Control) {
+        Ok(MetaAnswer::Control(view)) => view,
+        other => panic!("no view: {other:?}"),
+    }
+}
+
+#[test]
+fn forms_one_cluster_and_no_other() {
+    let mut group = formed();
+    let other = Command::Form { cluster: ClusterId([2; 16]), code: CODE, namespaces: 4 };
+    assert_eq!(group.apply(&other), Err(ErrorKind::Conflict));
+    let view = control_view(&group);
+    assert_eq!((view.cluster, view.code, view.namespaces), (Some(ClusterId([1; 16])), Some(CODE), 4));
+}
+
+#[test]
+fn refuses_a_cluster_without_namespaces_or_with_a_bad_code() {
+    for (data, namespaces) in [(0, 4), (17, 4), (2, 0)] {
+        let command = Command::Form { cluster: ClusterId([1; 16]), code: Code { data, parity: 1 }, namespaces };
+        assert_eq!(Group::control().apply(&command), Err(ErrorKind::Invalid));
+    }
+}
+
+#[test]
+fn keeps_the_latest_incarnation_of_a_node() {
+    let mut group = formed();
+    assert_eq!(group.apply(&Command::PutNode(node(3, 5))), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&Command::PutNode(node(3, 4))), Ok(MetaAnswer::Done));
+    assert_eq!(control_view(&group).nodes, BTreeMap::from([(NodeId(3), node(3, 5))]));
+    let draining = NodeInfo { draining: true, ..node(3, 5) };
+    assert_eq!(group.apply(&Command::PutNode(draining.clone())), Ok(MetaAnswer::Done));
+    assert_eq!(control_view(&group).nodes[&NodeId(3)], draining);
+    assert_eq!(group.apply(&Command::PutNode(node(0, 1))), Err(ErrorKind::Invalid));
+    let nowhere = NodeInfo { address: String::new(), ..node(4, 1) };
+    assert_eq!(group.apply(&Command::PutNode(nowhere)), Err(ErrorKind::Invalid));
+}
+
+#[test]
+fn raises_a_drives_epoch_with_every_owner() {
+    let mut group = furnished();
+    let moved = Command::PutDrive { drive: DriveId(1), node: NodeId(2), capacity_bytes: 20 };
+    assert_eq!(group.once(&moved), Ok(MetaAnswer::Epoch(Epoch(2))));
+    assert_eq!(group.once(&moved), Ok(MetaAnswer::Epoch(Epoch(3))));
+    assert_eq!(control_view(&group).drives[&DriveId(1)].node, NodeId(2));
+    let orphan = Command::PutDrive { drive: DriveId(9), node: NodeId(9), capacity_bytes: 20 };
+    assert_eq!(group.once(&orphan), Err(ErrorKind::Invalid));
+}
+
+#[test]
+fn numbers_layouts_without_gaps() {
+    let mut group = furnished();
+    assert_eq!(group.apply(&Command::PutLayout(layout(2).into())), Err(ErrorKind::Conflict));
+    for id in 1..=9 {
+        assert_eq!(group.apply(&Command::PutLayout(layout(id).into())), Ok(MetaAnswer::Done));
+    }
+    assert_eq!(group.apply(&Command::PutLayout(layout(11).into())), Err(ErrorKind::Conflict));
+    let other = Layout { code: Code { data: 1, parity: 1 }, ..layout(3) };
+    assert_eq!(group.apply(&Command::PutLayout(other.into())), Err(ErrorKind::Conflict));
+    assert_eq!(control_view(&group).layouts.len(), 9);
+}
+
+#[test]
+fn refuses_layouts_that_cannot_place_a_stripe() {
+    let mut group = furnished();
+    let drives = |ids: &[u64]| Layout { groups: vec![ids.iter().copied().map(DriveId).collect()], ..layout(1) };
+    for (flawed, why) in [
+        (Layout { groups: vec![], ..layout(1) }, "no groups"),
+        (drives(&[1, 2]), "fewer drives than shards"),
+        (drives(&[1, 2, 2]), "a drive twice"),
+        (drives(&[1, 2, 9]), "an unknown drive"),
+        (Layout { domains: BTreeMap::new(), ..layout(1) }, "no domains"),
+        (Layout { code: Code { data: 0, parity: 1 }, ..layout(1) }, "a bad code"),
+        (drives(&(0..33).collect::<Vec<_>>()), "too many drives"),
+    ] {
+        assert_eq!(group.apply(&Command::PutLayout(flawed.into())), Err(ErrorKind::Invalid), "{why}");
+    }
+}
+
+#[test]
+fn gives_a_tenant_its_number_once() {
+    let mut group = formed();
+    let Ok(MetaAnswer::Tenant(acme)) = group.apply(&tenant("acme", 1)) else { panic!("no tenant") };
+    assert_eq!((acme.id, acme.key), (TenantId(1), KeyId(1)));
+    assert_eq!(group.apply(&tenant("acme", 2)), Err(ErrorKind::Conflict));
+    let Ok(MetaAnswer::Tenant(other)) = group.apply(&tenant("other", 2)) else { panic!("no tenant") };
+    assert_eq!(other.id, TenantId(2));
+    assert_eq!(group.apply(&tenant("", 3)), Err(ErrorKind::Invalid));
+    let limits = TenantLimits { quota_bytes: Some(5), ..TenantLimits::default() };
+    assert_eq!(group.apply(&Command::SetLimits { tenant: TenantId(1), limits }), Ok(MetaAnswer::Done));
+    assert_eq!(control_view(&group).tenants[&TenantId(1)].limits, limits);
+    assert_eq!(group.apply(&Command::SetLimits { tenant: TenantId(9), limits }), Err(ErrorKind::NotFound));
+    // The creation, sent once more, is known by its wrapped key.
+    let Ok(MetaAnswer::Tenant(again)) = group.apply(&tenant("acme", 1)) else { panic!("no tenant") };
+    assert_eq!(again.id, TenantId(1));
+}
+
+#[test]
+fn gives_access_keys_to_known_principals_only() {
+    let mut group = furnished();
+    let principal = PrincipalRow { tenant: TENANT, name: "ann".into(), grants: vec![Grant::all()] };
+    let key = AccessKeyRow { access: "AK1".into(), secret: wrapped(1), tenant: TENANT, principal: "ann".into() };
+    assert_eq!(group.apply(&Command::PutAccessKey(key.clone())), Err(ErrorKind::NotFound));
+    assert_eq!(group.apply(&Command::PutPrincipal(principal.clone())), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&Command::PutAccessKey(key.clone())), Ok(MetaAnswer::Done));
+    let other = AccessKeyRow { secret: wrapped(2), ..key.clone() };
+    assert_eq!(group.apply(&Command::PutAccessKey(other)), Err(ErrorKind::Conflict));
+    let stranger = PrincipalRow { tenant: TenantId(9), ..principal.clone() };
+    assert_eq!(group.apply(&Command::PutPrincipal(stranger)), Err(ErrorKind::NotFound));
+    let replaced = PrincipalRow { grants: vec![], ..principal };
+    assert_eq!(group.apply(&Command::PutPrincipal(replaced.clone())), Ok(MetaAnswer::Done));
+    let view = control_view(&group);
+    assert_eq!(view.principals, vec![Arc::new(replaced)]);
+    assert_eq!(view.access_keys[&key.access], Arc::new(key));
+    assert_eq!(group.apply(&Command::DropAccessKey { access: "AK1".into() }), Ok(MetaAnswer::Done));
+    assert!(control_view(&group).access_keys.is_empty());
+}
+
+fn made(answer: Result<MetaAnswer, ErrorKind>) -> Arc<BucketRow> {
+    match answer {
+        Ok(MetaAnswer::Bucket(row)) => row,
+        other => panic!("no bucket: {other:?}"),
+    }
+}
+
+#[test]
+fn makes_buckets_and_spreads_them_over_the_groups() {
+    let mut group = furnished();
+    assert!(group.apply(&tenant("other", 2)).is_ok());
+    let first = made(group.apply(&bucket_named("photos", 1, 10)));
+    assert_eq!((first.bucket.id, first.bucket.group), (BucketId(1), GroupId(2)));
+    assert_eq!(made(group.apply(&bucket_named("music", 1, 11))).bucket.group, GroupId(3));
+    assert_eq!(group.apply(&bucket_named("photos", 1, 12)), Err(ErrorKind::BucketExists));
+    assert_eq!(group.apply(&bucket_named("photos", 2, 10)), Err(ErrorKind::BucketTaken));
+    assert_eq!(group.apply(&bucket_named("lost", 9, 10)), Err(ErrorKind::NotFound));
+    assert_eq!(Group::control().apply(&bucket_named("early", 1, 1)), Err(ErrorKind::Conflict));
+    let Ok(MetaAnswer::Buckets(all)) = group.query(&Query::Buckets { tenant: TENANT }) else { panic!("no list") };
+    let names: Vec<&str> = all.iter().map(|row| &*row.bucket.name).collect();
+    assert_eq!(names, ["music", "photos"]);
+    assert_eq!(group.query(&Query::Buckets { tenant: TenantId(2) }), Ok(MetaAnswer::Buckets(vec![])));
+}
+
+#[test]
+fn holds_bucket_names_to_the_rules_of_s3() {
+    let mut group = furnished();
+    let long = "a".repeat(64);
+    for name in ["ab", &long, "Photos", "pho_tos", "-photos", "photos-", ".photos", "a..b", "10.0.0.1", "fotö", ""] {
+        assert_eq!(group.apply(&bucket_named(name, 1, 1)), Err(ErrorKind::Invalid), "{name}");
+    }
+    for name in ["abc", &long[..63], "a.b-c", "1-2"] {
+        assert!(group.apply(&bucket_named(name, 1, 1)).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn removes_only_marked_buckets_and_gives_a_new_one_another_number() {
+    let mut group = furnished();
+    let id = made(group.apply(&bucket_named("photos", 1, 10))).bucket.id;
+    assert_eq!(group.apply(&Command::RemoveBucket { bucket: id }), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&Command::MarkBucket { bucket: id, deleting: true }), Ok(MetaAnswer::Done));
+    assert!(made(group.query(&Query::Bucket { name: "photos".into() })).deleting);
+    assert_eq!(group.apply(&bucket_named("photos", 1, 10)), Err(ErrorKind::BucketExists));
+    assert_eq!(group.apply(&Command::RemoveBucket { bucket: id }), Ok(MetaAnswer::Done));
+    assert_eq!(group.query(&Query::Bucket { name: "photos".into() }), Err(ErrorKind::NoSuchBucket));
+    assert_eq!(group.apply(&Command::MarkBucket { bucket: id, deleting: true }), Err(ErrorKind::NoSuchBucket));
+    assert_eq!(group.apply(&Command::RemoveBucket { bucket: BucketId(99) }), Err(ErrorKind::NoSuchBucket));
+    assert_eq!(made(group.apply(&bucket_named("photos", 1, 11))).bucket.id, BucketId(2));
+}
+
+#[test]
+fn assigns_an_actor_only_with_the_next_epoch() {
+    let mut group = formed();
+    let to = |node, epoch| Command::Assign(Assignment { actor: ActorId(5), node: NodeId(node), epoch: Epoch(epoch) });
+    assert_eq!(group.apply(&to(1, 2)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&to(1, 1)), Ok(MetaAnswer::Epoch(Epoch(1))));
+    assert_eq!(group.apply(&to(2, 1)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&to(2, 2)), Ok(MetaAnswer::Epoch(Epoch(2))));
+    let (_, refused) = apply(&group.table, group.id, &to(1, 1));
+    let redirect = refused.expect_err("stale").redirect().expect("where it is now");
+    assert_eq!((redirect.node, redirect.epoch), (Some(NodeId(2)), Some(Epoch(2))));
+}
+
+#[test]
+fn refuses_what_is_for_the_other_kind_of_group() {
+    let mut namespace = Group::namespace();
+    assert_eq!(namespace.apply(&form()), Err(ErrorKind::Invalid));
+    assert_eq!(namespace.query(&Query::Control), Err(ErrorKind::Invalid));
+    let mut control = Group::control();
+    assert_eq!(control.apply(&delete("a", 1)), Err(ErrorKind::Invalid));
+    assert_eq!(control.query(&Query::Usage { tenant: TENANT }), Err(ErrorKind::Invalid));
+}

@@ -1,0 +1,185 @@
+//! Every command, its errors, and its repetition. [`Group::apply`] applies each command twice and demands the table and
+//! the answer of once; so every test here is one of repetition too.
+
+mod control;
+mod listing;
+mod namespace;
+mod twice;
+mod uploads;
+
+use std::sync::Arc;
+
+use mesh_core::{
+    ErrorKind,
+    id::{ActorId, BucketId, Epoch, GroupId, LayoutId, TenantId, WriteId},
+    meta::{
+        Attributes, Body, BucketRef, Command, Extent, MetaAnswer, ObjectRow, PartRow, Precondition, Proposer, Query,
+        UploadRow,
+    },
+    time::UnixMillis,
+};
+
+use super::{apply, query};
+use crate::metadata::MemoryTable;
+
+const NAMESPACE: GroupId = GroupId(1);
+const TENANT: TenantId = TenantId(1);
+const MIB: u64 = 1 << 20;
+
+/// One group and its table.
+#[derive(Clone, Debug, Default)]
+struct Group {
+    table: MemoryTable,
+    id: GroupId,
+}
+
+impl Group {
+    fn control() -> Self {
+        Self { table: MemoryTable::default(), id: GroupId::CONTROL }
+    }
+
+    fn namespace() -> Self {
+        Self { table: MemoryTable::default(), id: NAMESPACE }
+    }
+
+    fn once(&mut self, command: &Command) -> Result<MetaAnswer, ErrorKind> {
+        let (changes, answer) = apply(&self.table, self.id, command);
+        assert!(answer.is_ok() || changes.is_empty(), "{command:?} failed and changed {changes:?}");
+        self.table.commit(changes);
+        answer.map_err(|error| error.kind())
+    }
+
+    /// Applies a command, twice: the second time must change and say nothing else.
+    fn apply(&mut self, command: &Command) -> Result<MetaAnswer, ErrorKind> {
+        let answer = self.once(command);
+        let table = self.table.clone();
+        assert_eq!(self.once(command), answer, "sent again: {command:?}");
+        assert_eq!(self.table, table, "sent again: {command:?}");
+        answer
+    }
+
+    fn query(&self, question: &Query) -> Result<MetaAnswer, ErrorKind> {
+        query(&self.table, self.id, question).map_err(|error| error.kind())
+    }
+
+    fn open_block(&mut self, proposer: Proposer, session: u64, request: u32) -> WriteId {
+        match self.apply(&Command::OpenBlock { proposer, session, request }) {
+            Ok(MetaAnswer::Block { first, .. }) => first,
+            other => panic!("no block: {other:?}"),
+        }
+    }
+
+    fn usage(&self) -> (u64, u64) {
+        match self.query(&Query::Usage { tenant: TENANT }) {
+            Ok(MetaAnswer::Usage { bytes, objects }) => (bytes, objects),
+            other => panic!("no usage: {other:?}"),
+        }
+    }
+
+    /// Writes that are garbage, oldest first.
+    fn garbage(&self) -> Vec<(u64, WriteId)> {
+        match self.query(&Query::Garbage { before: UnixMillis(u64::MAX), limit: 1000 }) {
+            Ok(MetaAnswer::Garbage(found)) => found.iter().map(|row| (row.since.0, row.extent.write)).collect(),
+            other => panic!("no garbage: {other:?}"),
+        }
+    }
+
+    fn referenced(&self, writes: &[WriteId]) -> Vec<bool> {
+        match self.query(&Query::Referenced { writes: writes.to_vec() }) {
+            Ok(MetaAnswer::Referenced(used)) => used,
+            other => panic!("not told: {other:?}"),
+        }
+    }
+}
+
+fn proposer(actor: u64) -> Proposer {
+    Proposer { actor: ActorId(actor), epoch: Epoch(1) }
+}
+
+fn bucket() -> BucketRef {
+    BucketRef { id: BucketId(7), name: "photos".into(), tenant: TENANT, group: NAMESPACE }
+}
+
+fn extent(write: WriteId, len: u64) -> Extent {
+    Extent { write, len, stripe_bytes: 1 << 20, layout: LayoutId(1), key: None, runs: Vec::new() }
+}
+
+fn object(version: WriteId, len: u64, at: u64) -> ObjectRow {
+    ObjectRow {
+        version,
+        len,
+        etag: format!("etag-{version}"),
+        modified: UnixMillis(at),
+        attributes: Attributes::default(),
+        body: Body::Whole(extent(version, len)),
+    }
+}
+
+fn put(key: &str, row: ObjectRow) -> Command {
+    Command::PutObject {
+        proposer: proposer(1),
+        bucket: bucket(),
+        key: key.into(),
+        row: row.into(),
+        precondition: Precondition::default(),
+        quota_bytes: None,
+    }
+}
+
+fn delete(key: &str, at: u64) -> Command {
+    Command::DeleteObject {
+        proposer: proposer(1),
+        bucket: bucket(),
+        key: key.into(),
+        at: UnixMillis(at),
+        precondition: Precondition::default(),
+    }
+}
+
+fn committed(version: WriteId) -> Result<MetaAnswer, ErrorKind> {
+    Ok(MetaAnswer::Committed { version, etag: format!("etag-{version}") })
+}
+
+fn create_upload(upload: WriteId, key: &str) -> Command {
+    let row = UploadRow {
+        upload,
+        key: key.to_owned(),
+        attributes: Attributes::default(),
+        created: UnixMillis(5),
+        principal: "ann".to_owned(),
+    };
+    Command::CreateUpload { proposer: proposer(1), bucket: bucket(), row: row.into() }
+}
+
+fn part(number: u32, write: WriteId, len: u64) -> PartRow {
+    PartRow {
+        number,
+        offset: 0,
+        etag: format!("part-{write}"),
+        checksums: Default::default(),
+        modified: UnixMillis(6),
+        extent: extent(write, len),
+    }
+}
+
+fn put_part(upload: WriteId, part: PartRow) -> Command {
+    Command::PutPart { proposer: proposer(1), bucket: bucket(), upload, part: Arc::new(part), quota_bytes: None }
+}
+
+fn complete(upload: WriteId, key: &str, parts: &[(u32, WriteId)]) -> Command {
+    Command::CompleteUpload {
+        proposer: proposer(1),
+        bucket: bucket(),
+        key: key.into(),
+        upload,
+        parts: parts.iter().map(|(number, write)| (*number, format!("part-{write}"))).collect(),
+        etag: format!("etag-{upload}"),
+        checksums: Default::default(),
+        at: UnixMillis(9),
+        precondition: Precondition::default(),
+    }
+}
+
+fn after(first: WriteId, count: u64) -> WriteId {
+    WriteId(first.0 + count)
+}

@@ -1,0 +1,308 @@
+use mesh_core::{id::DriveId, limits::WRITE_BLOCK};
+
+use super::*;
+
+fn with_block() -> (Group, WriteId) {
+    let mut group = Group::namespace();
+    let first = group.open_block(proposer(1), 11, 0);
+    (group, first)
+}
+
+fn read(group: &Group, key: &str) -> Result<WriteId, ErrorKind> {
+    match group.query(&Query::Object { bucket: bucket(), key: key.into() })? {
+        MetaAnswer::Object(row) => Ok(row.version),
+        other => panic!("not an object: {other:?}"),
+    }
+}
+
+#[test]
+fn grants_blocks_that_do_not_overlap_and_the_same_one_again() {
+    let mut group = Group::namespace();
+    let blocks: Vec<u64> = [(1, 11, 0), (1, 11, 1), (2, 22, 0), (1, 11, 0)]
+        .map(|(actor, session, request)| group.open_block(proposer(actor), session, request).0)
+        .to_vec();
+    let base = WriteId::new(NAMESPACE, 0).0;
+    assert_eq!(blocks, [base, base + WRITE_BLOCK, base + 2 * WRITE_BLOCK, base]);
+}
+
+#[test]
+fn a_new_session_closes_the_blocks_of_the_old_one_for_good() {
+    let (mut group, old) = with_block();
+    let other = group.open_block(proposer(2), 5, 0);
+    let new = group.open_block(proposer(1), 12, 0);
+    assert_eq!(group.apply(&put("a", object(old, 1, 1))), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&put("a", object(new, 1, 1))), committed(new));
+    assert_eq!(group.referenced(&[old, after(new, 9), other]), [false, true, true]);
+    let late = Command::OpenBlock { proposer: proposer(1), session: 11, request: 1 };
+    assert_eq!(group.apply(&late), Err(ErrorKind::Conflict));
+    assert_eq!(group.open_block(proposer(1), 12, 0), new);
+}
+
+#[test]
+fn closes_the_oldest_block_of_a_session_that_hoards() {
+    let (mut group, first) = with_block();
+    for request in 1..=64 {
+        group.open_block(proposer(1), 11, request);
+    }
+    assert_eq!(group.referenced(&[first, after(first, WRITE_BLOCK)]), [false, true]);
+}
+
+#[test]
+fn refuses_manifests_of_closed_and_foreign_blocks() {
+    let (mut group, first) = with_block();
+    let foreign = group.open_block(proposer(2), 5, 0);
+    assert_eq!(group.apply(&put("a", object(foreign, 1, 1))), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&put("a", object(after(first, 1 << 30), 1, 1))), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&put("a", object(first, 1, 1))), committed(first));
+    assert_eq!(group.apply(&Command::CloseBlock { first }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&put("b", object(after(first, 1), 1, 1))), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&put("a", object(first, 1, 1))), committed(first), "sent again after the close");
+    assert_eq!(group.referenced(&[first, after(first, 1)]), [true, false]);
+    assert_eq!(group.apply(&Command::CloseBlock { first: after(first, 1) }), Err(ErrorKind::Invalid));
+    assert_eq!(group.apply(&Command::CloseBlock { first: after(first, 1 << 30) }), Err(ErrorKind::Invalid));
+}
+
+#[test]
+fn fences_older_epochs_of_actors_and_drives() {
+    let (mut group, first) = with_block();
+    let fence = |epoch| Command::Fence {
+        actors: vec![Proposer { actor: ActorId(1), epoch: Epoch(epoch) }],
+        drives: vec![(DriveId(3), Epoch(epoch))],
+    };
+    assert_eq!(group.apply(&put("a", object(first, 1, 1))), committed(first));
+    assert_eq!(group.apply(&fence(2)), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&fence(1)), Ok(MetaAnswer::Done));
+    let second = after(first, 1);
+    assert_eq!(group.apply(&put("b", object(second, 1, 1))), Err(ErrorKind::Fenced));
+    assert_eq!(group.apply(&delete("a", 1)), Err(ErrorKind::Fenced));
+    assert_eq!(group.apply(&create_upload(second, "c")), Err(ErrorKind::Fenced));
+    let drive = Proposer { actor: ActorId::drive(DriveId(3)), epoch: Epoch(1) };
+    for proposer in [proposer(1), drive] {
+        let open = Command::OpenBlock { proposer, session: 1, request: 0 };
+        assert_eq!(group.apply(&open), Err(ErrorKind::Fenced));
+    }
+    assert_eq!(group.apply(&put("a", object(first, 1, 1))), committed(first), "it was committed before the fence");
+    assert_eq!(read(&group, "a"), Ok(first));
+}
+
+#[test]
+fn makes_objects_visible_and_what_they_replace_garbage() {
+    let (mut group, first) = with_block();
+    let second = after(first, 1);
+    assert_eq!(read(&group, "a"), Err(ErrorKind::NotFound));
+    assert_eq!(group.apply(&put("a", object(first, 100, 1))), committed(first));
+    assert_eq!((read(&group, "a"), group.usage()), (Ok(first), (100, 1)));
+    assert_eq!(group.apply(&put("a", object(second, 30, 2))), committed(second));
+    assert_eq!((read(&group, "a"), group.usage()), (Ok(second), (30, 1)));
+    assert_eq!(group.garbage(), [(2, first)]);
+    // The first one, delivered once more, does not come back.
+    assert_eq!(group.apply(&put("a", object(first, 100, 1))), committed(first));
+    assert_eq!((read(&group, "a"), group.usage()), (Ok(second), (30, 1)));
+}
+
+#[test]
+fn deletes_once_even_if_told_twice() {
+    let (mut group, first) = with_block();
+    assert_eq!(group.apply(&delete("a", 1)), Ok(MetaAnswer::Deleted { existed: false }));
+    assert_eq!(group.apply(&put("a", object(first, 100, 1))), committed(first));
+    assert_eq!(group.apply(&delete("a", 2)), Ok(MetaAnswer::Deleted { existed: true }));
+    assert_eq!(
+        (read(&group, "a"), group.usage(), group.garbage()),
+        (Err(ErrorKind::NotFound), (0, 0), vec![(2, first)])
+    );
+    let second = after(first, 1);
+    assert_eq!(group.apply(&put("a", object(second, 7, 3))), committed(second));
+    assert_eq!(group.apply(&delete("a", 2)), Ok(MetaAnswer::Deleted { existed: true }), "the first delete, late");
+    assert_eq!(read(&group, "a"), Ok(second));
+    assert_eq!(group.apply(&delete("a", 3)), Ok(MetaAnswer::Deleted { existed: true }));
+    assert_eq!(read(&group, "a"), Err(ErrorKind::NotFound));
+}
+
+#[test]
+fn a_dropped_write_does_not_come_back_while_its_block_is_open() {
+    let (mut group, first) = with_block();
+    let second = after(first, 1);
+    assert_eq!(group.apply(&put("a", object(first, 100, 1))), committed(first));
+    assert_eq!(group.apply(&delete("a", 2)), Ok(MetaAnswer::Deleted { existed: true }));
+    assert_eq!(group.apply(&Command::DropGarbage { writes: vec![first, second] }), Ok(MetaAnswer::Done));
+    assert_eq!(group.garbage(), []);
+    assert_eq!(group.apply(&put("a", object(first, 100, 1))), committed(first));
+    assert_eq!(read(&group, "a"), Err(ErrorKind::NotFound));
+    assert_eq!(group.apply(&Command::CloseBlock { first }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&put("a", object(first, 100, 1))), Err(ErrorKind::Conflict));
+    assert_eq!(group.referenced(&[first]), [false]);
+    assert!(group.table.rows().all(|(key, _)| key[0] != b'Z'), "a closed block leaves nothing");
+}
+
+#[test]
+fn never_drops_what_is_visible() {
+    let (mut group, first) = with_block();
+    assert_eq!(group.apply(&put("a", object(first, 100, 1))), committed(first));
+    let before = group.table.clone();
+    assert_eq!(group.apply(&Command::DropGarbage { writes: vec![first] }), Ok(MetaAnswer::Done));
+    assert_eq!(group.table, before);
+    let many = vec![first; 16_385];
+    assert_eq!(group.apply(&Command::DropGarbage { writes: many.clone() }), Err(ErrorKind::TooLarge));
+    assert_eq!(group.query(&Query::Referenced { writes: many }), Err(ErrorKind::TooLarge));
+    let foreign = WriteId::new(GroupId(2), 0);
+    assert_eq!(group.query(&Query::Referenced { writes: vec![foreign] }), Err(ErrorKind::Invalid));
+}
+
+#[test]
+fn names_garbage_by_age_in_pages() {
+    let (mut group, first) = with_block();
+    for at in 0..4 {
+        assert!(group.apply(&put("a", object(after(first, at), 1, 10 + at))).is_ok());
+    }
+    let page = |before, limit| match group.query(&Query::Garbage { before: UnixMillis(before), limit }) {
+        Ok(MetaAnswer::Garbage(rows)) => rows.iter().map(|row| row.extent.write.0 - first.0).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(page(13, 10), [0, 1]);
+    assert_eq!(page(14, 10), [0, 1, 2]);
+    assert_eq!(page(14, 2), [0, 1]);
+    assert_eq!(page(14, 0), [0_u64; 0]);
+}
+
+#[test]
+fn holds_preconditions() {
+    let (mut group, first) = with_block();
+    let conditional = |version, absent, etag: Option<&str>| {
+        let precondition = Precondition { absent, etag: etag.map(str::to_owned) };
+        match put("a", object(version, 1, 1)) {
+            Command::PutObject { proposer, bucket, key, row, quota_bytes, .. } => {
+                Command::PutObject { proposer, bucket, key, row, precondition, quota_bytes }
+            }
+            other => other,
+        }
+    };
+    let etag = format!("etag-{first}");
+    assert_eq!(group.apply(&conditional(first, false, Some("x"))), Err(ErrorKind::Precondition));
+    assert_eq!(group.apply(&conditional(first, true, None)), committed(first));
+    let second = after(first, 1);
+    assert_eq!(group.apply(&conditional(second, true, None)), Err(ErrorKind::Precondition));
+    assert_eq!(group.apply(&conditional(second, false, Some("x"))), Err(ErrorKind::Precondition));
+    assert_eq!(group.apply(&conditional(second, false, Some(&etag))), committed(second));
+    let mut drop = |etag: &str| {
+        let precondition = Precondition { absent: false, etag: Some(etag.to_owned()) };
+        let at = UnixMillis(2);
+        group.apply(&Command::DeleteObject {
+            proposer: proposer(1),
+            bucket: bucket(),
+            key: "a".into(),
+            at,
+            precondition,
+        })
+    };
+    assert_eq!(drop(&etag), Err(ErrorKind::Precondition));
+    assert_eq!(drop(&format!("etag-{second}")), Ok(MetaAnswer::Deleted { existed: true }));
+}
+
+#[test]
+fn keeps_the_quota_exactly() {
+    let (mut group, first) = with_block();
+    let limited = |key: &str, count: u64, len, quota| match put(key, object(after(first, count), len, count)) {
+        Command::PutObject { proposer, bucket, key, row, precondition, .. } => {
+            Command::PutObject { proposer, bucket, key, row, precondition, quota_bytes: Some(quota) }
+        }
+        other => other,
+    };
+    assert!(group.apply(&limited("a", 0, 60, 100)).is_ok());
+    assert_eq!(group.apply(&limited("b", 1, 41, 100)), Err(ErrorKind::QuotaExceeded));
+    assert!(group.apply(&limited("b", 1, 40, 100)).is_ok());
+    assert_eq!(group.apply(&limited("a", 2, 61, 100)), Err(ErrorKind::QuotaExceeded));
+    assert!(group.apply(&limited("a", 2, 50, 80)).is_ok(), "it shrinks, though over the new quota");
+    assert_eq!(group.usage(), (90, 2));
+    assert_eq!(
+        group.apply(&limited("c", 3, 0, 80)),
+        Ok(MetaAnswer::Committed { version: after(first, 3), etag: format!("etag-{}", after(first, 3)) })
+    );
+}
+
+#[test]
+fn seals_empty_buckets_only() {
+    let (mut group, first) = with_block();
+    let seal = Command::SealBucket { bucket: bucket().id };
+    assert!(group.apply(&put("a", object(first, 1, 1))).is_ok());
+    assert_eq!(group.apply(&seal), Err(ErrorKind::BucketNotEmpty));
+    assert!(group.apply(&delete("a", 2)).is_ok());
+    assert!(group.apply(&create_upload(after(first, 1), "b")).is_ok());
+    assert_eq!(group.apply(&seal), Err(ErrorKind::BucketNotEmpty));
+    let abort =
+        Command::AbortUpload { proposer: proposer(1), bucket: bucket(), upload: after(first, 1), at: UnixMillis(3) };
+    assert_eq!(group.apply(&abort), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&seal), Ok(MetaAnswer::Done));
+    let second = after(first, 2);
+    assert_eq!(group.apply(&put("a", object(second, 1, 1))), Err(ErrorKind::NoSuchBucket));
+    assert_eq!(group.apply(&create_upload(second, "b")), Err(ErrorKind::NoSuchBucket));
+    assert_eq!(group.apply(&delete("z", 1)), Err(ErrorKind::NoSuchBucket));
+    assert_eq!(read(&group, "a"), Err(ErrorKind::NoSuchBucket));
+    assert_eq!(group.apply(&Command::UnsealBucket { bucket: bucket().id }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&put("a", object(second, 1, 1))), committed(second));
+}
+
+#[test]
+fn refuses_manifests_that_contradict_themselves() {
+    let (mut group, first) = with_block();
+    let run = |first| mesh_core::meta::Run { first, count: 1, attempt: 1, avoid: vec![], shared: false };
+    let with = |change: fn(&mut ObjectRow)| {
+        let mut row = object(first, 10, 1);
+        change(&mut row);
+        put("a", row)
+    };
+    let too_many = {
+        let runs = (0..65).map(run).collect();
+        put("a", ObjectRow { body: Body::Whole(Extent { runs, ..extent(first, 10) }), ..object(first, 10, 1) })
+    };
+    for (command, kind) in [
+        (with(|row| row.len = 11), ErrorKind::Invalid),
+        (with(|row| row.version = WriteId(row.version.0 + 1)), ErrorKind::Invalid),
+        (with(|row| row.body = Body::Parts { upload: row.version, count: 1 }), ErrorKind::Invalid),
+        (with(|row| row.etag.clear()), ErrorKind::Invalid),
+        (with(|row| drop(row.attributes.user.insert("n".into(), "v".repeat(2048)))), ErrorKind::TooLarge),
+        (with(|row| drop(row.attributes.headers.insert("n".into(), "v".repeat(16_384)))), ErrorKind::TooLarge),
+        (too_many, ErrorKind::TooLarge),
+        (put("", object(first, 10, 1)), ErrorKind::Invalid),
+        (put(&"k".repeat(1025), object(first, 10, 1)), ErrorKind::KeyTooLong),
+    ] {
+        assert_eq!(group.apply(&command), Err(kind), "{command:?}");
+    }
+    assert_eq!(group.apply(&put(&"k".repeat(1024), object(first, 10, 1))), committed(first));
+}
+
+#[test]
+fn sends_requests_for_other_groups_away() {
+    let (group, first) = with_block();
+    let stray = BucketRef { group: GroupId(2), ..bucket() };
+    let question = Query::Object { bucket: stray.clone(), key: "a".into() };
+    let refused = query(&group.table, group.id, &question).expect_err("another group's");
+    assert_eq!(refused.kind(), ErrorKind::WrongShard);
+    assert_eq!(refused.redirect().and_then(|redirect| redirect.group), Some(GroupId(2)));
+    let command = match put("a", object(first, 1, 1)) {
+        Command::PutObject { proposer, key, row, precondition, quota_bytes, .. } => {
+            Command::PutObject { proposer, bucket: stray, key, row, precondition, quota_bytes }
+        }
+        other => other,
+    };
+    assert_eq!(apply(&group.table, group.id, &command).1.map_err(|error| error.kind()), Err(ErrorKind::WrongShard));
+}
+
+#[test]
+fn a_damaged_row_stops_the_replica_and_decides_nothing() {
+    let (mut group, first) = with_block();
+    assert!(group.apply(&put("a", object(first, 1, 1))).is_ok());
+    let damaged: Vec<_> = group
+        .table
+        .rows()
+        .filter(|(key, _)| key[0] == b'K')
+        .map(|(key, value)| {
+            let mut value = value.to_vec();
+            value.truncate(3);
+            crate::metadata::Change { key: key.to_vec(), value: Some(value) }
+        })
+        .collect();
+    assert_eq!(damaged.len(), 1);
+    group.table.commit(damaged);
+    assert_eq!(group.apply(&delete("a", 5)), Err(ErrorKind::Corrupt));
+    assert_eq!(read(&group, "a"), Err(ErrorKind::Corrupt));
+}

@@ -1,0 +1,158 @@
+//! Random histories: each command, applied twice in a row, leaves the table and the answer of once; and the books
+//! always balance.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A command in small numbers: `write` counts from a block's first.
+#[derive(Clone, Debug)]
+enum Step {
+    Open { actor: u64, session: u64, request: u32 },
+    Close { block: u64 },
+    Fence { epoch: u64 },
+    Put { key: u8, write: u64, len: u64, absent: bool },
+    Delete { key: u8, at: u64 },
+    Create { key: u8, write: u64 },
+    Part { upload: u64, number: u32, write: u64, len: u64 },
+    Complete { key: u8, upload: u64, parts: BTreeSet<(u32, u64)> },
+    Abort { upload: u64, at: u64 },
+    Drop { writes: Vec<u64> },
+    Seal(bool),
+}
+
+fn write() -> impl Strategy<Value = u64> {
+    // Two blocks, a few writes in each: ids collide often.
+    prop_oneof![0_u64..12, 4096_u64..4100]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        1 => (1_u64..3, 0_u64..3, 0_u32..2).prop_map(|(actor, session, request)| Step::Open { actor, session, request }),
+        1 => (0_u64..3).prop_map(|block| Step::Close { block }),
+        1 => (0_u64..2).prop_map(|epoch| Step::Fence { epoch }),
+        6 => (0_u8..3, write(), 0_u64..9, any::<bool>())
+            .prop_map(|(key, write, len, absent)| Step::Put { key, write, len, absent: absent && len == 0 }),
+        4 => (0_u8..3, 0_u64..20).prop_map(|(key, at)| Step::Delete { key, at }),
+        3 => (0_u8..3, write()).prop_map(|(key, write)| Step::Create { key, write }),
+        6 => (write(), 1_u32..4, write(), prop_oneof![0_u64..9, Just(5 * MIB)])
+            .prop_map(|(upload, number, write, len)| Step::Part { upload, number, write, len }),
+        4 => (0_u8..3, write(), proptest::collection::btree_set((1_u32..4, write()), 1..3))
+            .prop_map(|(key, upload, parts)| Step::Complete { key, upload, parts }),
+        2 => (write(), 0_u64..20).prop_map(|(upload, at)| Step::Abort { upload, at }),
+        2 => proptest::collection::vec(write(), 0..12).prop_map(|writes| Step::Drop { writes }),
+        1 => any::<bool>().prop_map(Step::Seal),
+    ]
+}
+
+fn command(step: &Step, clock: u64) -> Command {
+    let base = WriteId::new(NAMESPACE, 0);
+    let id = |count: u64| after(base, count);
+    let name = |key: u8| format!("key-{key}");
+    match step {
+        Step::Open { actor, session, request } => {
+            Command::OpenBlock { proposer: proposer(*actor), session: *session, request: *request }
+        }
+        Step::Close { block } => Command::CloseBlock { first: id(block * 4096) },
+        Step::Fence { epoch } => {
+            Command::Fence { actors: vec![Proposer { actor: ActorId(2), epoch: Epoch(*epoch) }], drives: Vec::new() }
+        }
+        Step::Put { key, write, len, absent } => {
+            let Command::PutObject { proposer, bucket, key, row, quota_bytes, .. } =
+                put(&name(*key), object(id(*write), *len, clock))
+            else {
+                unreachable!("a put is a put")
+            };
+            let precondition = Precondition { absent: *absent, etag: None };
+            Command::PutObject { proposer, bucket, key, row, precondition, quota_bytes }
+        }
+        Step::Delete { key, at } => delete(&name(*key), *at),
+        Step::Create { key, write } => create_upload(id(*write), &name(*key)),
+        Step::Part { upload, number, write, len } => put_part(id(*upload), part(*number, id(*write), *len)),
+        Step::Complete { key, upload, parts } => {
+            let parts: BTreeMap<u32, u64> = parts.iter().copied().collect();
+            let parts: Vec<_> = parts.into_iter().map(|(number, write)| (number, id(write))).collect();
+            complete(id(*upload), &name(*key), &parts)
+        }
+        Step::Abort { upload, at } => {
+            Command::AbortUpload { proposer: proposer(1), bucket: bucket(), upload: id(*upload), at: UnixMillis(*at) }
+        }
+        Step::Drop { writes } => Command::DropGarbage { writes: writes.iter().copied().map(id).collect() },
+        Step::Seal(true) => Command::SealBucket { bucket: bucket().id },
+        Step::Seal(false) => Command::UnsealBucket { bucket: bucket().id },
+    }
+}
+
+/// What the table says a tenant uses, added up from its rows.
+fn added_up(group: &Group) -> (u64, u64) {
+    let mut unsealed = group.clone();
+    assert!(unsealed.once(&Command::UnsealBucket { bucket: bucket().id }).is_ok());
+    let (mut bytes, mut objects) = (0, 0);
+    for key in (0..3).map(|key| format!("key-{key}")) {
+        if let Ok(MetaAnswer::Object(row)) =
+            unsealed.query(&Query::Object { bucket: bucket(), key: key.as_str().into() })
+        {
+            bytes += row.len;
+            objects += 1;
+            if let Body::Parts { upload, count } = row.body {
+                let question = Query::Extents { bucket: bucket(), upload, offset: 0, limit: 1000 };
+                let Ok(MetaAnswer::Parts(parts, false)) = unsealed.query(&question) else { panic!("no parts") };
+                assert_eq!(parts.len() as u32, count);
+                assert_eq!(parts.iter().map(|part| part.extent.len).sum::<u64>(), row.len);
+            }
+        }
+    }
+    let question = Query::Uploads { bucket: bucket(), prefix: String::new(), after: None, limit: 1000 };
+    let Ok(MetaAnswer::Uploads(uploads, false)) = unsealed.query(&question) else { panic!("no uploads") };
+    for upload in uploads {
+        let question = Query::Parts { bucket: bucket(), upload: upload.upload, after: 0, limit: 1000 };
+        let Ok(MetaAnswer::Parts(parts, false)) = unsealed.query(&question) else { panic!("no parts") };
+        bytes += parts.iter().map(|part| part.extent.len).sum::<u64>();
+    }
+    (bytes, objects)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn each_command_twice_is_each_command_once(steps in proptest::collection::vec(step(), 1..60)) {
+        let mut group = Group::namespace();
+        group.open_block(proposer(1), 0, 0);
+        group.open_block(proposer(1), 0, 1);
+        for (clock, step) in steps.iter().enumerate() {
+            // `apply` sends each command twice and compares.
+            let answer = group.apply(&command(step, clock as u64));
+            prop_assert!(!matches!(answer, Err(ErrorKind::Bug | ErrorKind::Corrupt)), "{:?}: {:?}", step, answer);
+            prop_assert_eq!(group.usage(), added_up(&group), "after {:?}", step);
+        }
+        // Everything deleted, aborted and dropped leaves no row of any write.
+        let first = WriteId::new(NAMESPACE, 0);
+        let unseal = Command::UnsealBucket { bucket: bucket().id };
+        prop_assert_eq!(group.once(&unseal), Ok(MetaAnswer::Done));
+        for key in 0..3 {
+            let gone = group.apply(&delete(&format!("key-{key}"), 1000));
+            prop_assert!(gone.is_ok());
+        }
+        let question = Query::Uploads { bucket: bucket(), prefix: String::new(), after: None, limit: 1000 };
+        let Ok(MetaAnswer::Uploads(uploads, _)) = group.query(&question) else { panic!("no uploads") };
+        for upload in uploads {
+            let abort = Command::AbortUpload {
+                proposer: proposer(1), bucket: bucket(), upload: upload.upload, at: UnixMillis(1000),
+            };
+            prop_assert!(group.apply(&abort).is_ok());
+        }
+        let writes = group.garbage().into_iter().map(|(_, write)| write).collect();
+        let drop = Command::DropGarbage { writes };
+        prop_assert_eq!(group.apply(&drop), Ok(MetaAnswer::Done));
+        for block in 0..3 {
+            // A block that was not granted is refused: then there is nothing to close.
+            let closed = group.apply(&Command::CloseBlock { first: after(first, block * 4096) });
+            prop_assert!(matches!(closed, Ok(MetaAnswer::Done) | Err(ErrorKind::Invalid)));
+        }
+        prop_assert!(group.table.rows().all(|(key, _)| !b"WZPGUVK".contains(&key[0])), "{:?}", group.table);
+        prop_assert_eq!(group.usage(), (0, 0));
+    }
+}
