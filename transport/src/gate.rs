@@ -16,11 +16,15 @@ use mesh_core::{
 /// an ingress actor for object operations, and any node for its status.
 ///
 /// # Errors
-/// `Denied`; the request must then not be delivered. `Invalid` if this is no request: the link must be closed.
+/// `Denied`, or `Unsupported` for a payload that is elsewhere: the request must then not be delivered. `Invalid` if this is no request: the link must be closed.
 pub fn admit(role: &Role, envelope: &mut Envelope) -> Result<(), Error> {
     let Body::Request(op) = &envelope.header.body else {
         return Err(Error::invalid("a message that is no request where a request was expected"));
     };
+    if envelope.header.region.is_some() {
+        // Its payload was not checked, for it is not here; and these links cannot fetch it.
+        return Err(Error::new(ErrorKind::Unsupported, "this link has no RDMA: send the payload with the request"));
+    }
     let Role::Client(principal) = role else { return Ok(()) };
     let actor = envelope.header.actor;
     let allowed = match op {
@@ -103,6 +107,14 @@ mod tests {
             assert_eq!(verdict.is_ok(), allowed, "{actor} {op:?}");
             assert!(verdict.err().is_none_or(|error| error.kind() == ErrorKind::Denied));
         }
+    }
+
+    #[test]
+    fn a_payload_that_is_elsewhere_is_refused_from_anybody() {
+        let region = mesh_core::envelope::Region { address: 1, rkey: 2, length: 3 };
+        let mut envelope = request(ActorId::drive(DriveId(1)), ShardOp::Stat);
+        envelope.header.region = Some(region);
+        assert_eq!(admit(&Role::Node(NodeId(2)), &mut envelope).unwrap_err().kind(), ErrorKind::Unsupported);
     }
 
     #[test]

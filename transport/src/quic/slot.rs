@@ -382,6 +382,9 @@ fn outcome(id: u64, envelope: Envelope) -> Result<Outcome, Trouble> {
     if envelope.header.id != id && !refused_unread {
         return Err(Trouble::Bad(Error::invalid("the answer to another request")));
     }
+    if envelope.header.region.is_some() {
+        return Err(Trouble::Bad(Error::invalid("an answer whose payload is elsewhere, on a link without RDMA")));
+    }
     match envelope.header.body {
         Body::Answer(answer) => Ok(Ok(Response { answer, payload: envelope.payload })),
         Body::Failure(error) => Ok(Err(error)),

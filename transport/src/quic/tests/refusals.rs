@@ -267,7 +267,10 @@ async fn an_answer_that_breaks_the_rules_closes_the_link_and_the_call_is_lost() 
     let authority = authority();
     let other = Envelope::answer(77, Lane::Interactive, Ok(Response::new(Answer::Done))).encode().unwrap();
     let none = request(Lane::Interactive, Buf::empty()).encode().unwrap();
-    for answer in [vec![0x5a; 100], Vec::new(), other, none] {
+    let mut elsewhere = Envelope::answer(1, Lane::Interactive, Ok(Response::new(Answer::Done)));
+    elsewhere.header.region = Some(mesh_core::envelope::Region { address: 1, rkey: 2, length: 3 });
+    let elsewhere = elsewhere.encode().unwrap();
+    for answer in [vec![0x5a; 100], Vec::new(), other, none, elsewhere] {
         let client = QuicLink::bind(config(&authority, &alice()), None).unwrap();
         client.set_peer(NodeId(1), impostor(&authority, answer));
         let error = call(&client, 1, request(Lane::Interactive, Buf::empty())).await.unwrap_err();
