@@ -178,7 +178,9 @@ impl RaftMetadata {
                 std::io::ErrorKind::InvalidData => ErrorKind::Corrupt,
                 _ => ErrorKind::DriveFailed,
             };
-            Error::new(kind, "a metadata group cannot be opened; its files are kept").with("group", group).caused_by(error)
+            Error::new(kind, "a metadata group cannot be opened; its files are kept")
+                .with("group", group)
+                .caused_by(error)
         };
         let log = LogStore::open(Arc::clone(&self.store), group).map_err(failed)?;
         let control = (group == GroupId::CONTROL).then(|| self.control.clone());

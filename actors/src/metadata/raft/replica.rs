@@ -129,7 +129,8 @@ impl Replica {
             if waiting.is_empty() {
                 return;
             }
-            let outcome = match tokio::time::timeout(budget, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
+            let outcome = match tokio::time::timeout(budget, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await
+            {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
                     Err(not_leader(&forward))
