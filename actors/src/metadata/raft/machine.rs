@@ -107,7 +107,7 @@ impl GroupState {
     }
 
     /// The state as it is now, to be read later.
-    fn image(self: &Arc<Self>) -> SnapshotOf<Types, SnapshotData> {
+    pub(super) fn image(self: &Arc<Self>) -> SnapshotOf<Types, SnapshotData> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let aside = Arc::new(Mutex::new(Aside::default()));
         current.images.retain(|image| image.strong_count() > 0);
@@ -156,7 +156,7 @@ impl GroupState {
         }
     }
 
-    fn commit(&self, changes: &[Change], applied: Option<LogId>, membership: Membership) -> io::Result<()> {
+    pub(super) fn commit(&self, changes: &[Change], applied: Option<LogId>, membership: Membership) -> io::Result<()> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         current.images.retain(|image| image.strong_count() > 0);
         for aside in current.images.iter().filter_map(Weak::upgrade) {

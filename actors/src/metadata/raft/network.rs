@@ -135,7 +135,9 @@ impl Router {
         match self.send(NodeId(to), op, Buf::copy_of(payload), lane, budget).await {
             Ok(response) => decode(&response.payload).map_err(failed),
             // It was never sent: Raft waits a while before it tries again.
-            Err(error) if error.kind() == ErrorKind::Unreachable => Err(RPCError::Unreachable(Unreachable::new(&error))),
+            Err(error) if error.kind() == ErrorKind::Unreachable => {
+                Err(RPCError::Unreachable(Unreachable::new(&error)))
+            }
             Err(error) => Err(RPCError::Network(NetworkError::new(&error))),
         }
     }

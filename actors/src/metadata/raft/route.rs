@@ -63,13 +63,7 @@ impl Metadata for RaftMetadata {
 }
 
 impl RaftMetadata {
-    fn begin(
-        &self,
-        group: GroupId,
-        ask: Ask,
-        deadline: Instant,
-        done: Completion<Result<Arc<MetaAnswer>, Error>>,
-    ) {
+    fn begin(&self, group: GroupId, ask: Ask, deadline: Instant, done: Completion<Result<Arc<MetaAnswer>, Error>>) {
         let Ok(permit) = Semaphore::try_acquire_owned(Arc::clone(&self.permits)) else {
             done(Err(Error::new(ErrorKind::Overloaded, "too many metadata requests are under way; back off")));
             return;
@@ -125,13 +119,7 @@ impl RaftMetadata {
 
     /// Whom to ask: who was named, else who leads as far as is known here, else anybody in turn. Not the one that
     /// failed last, if there is another.
-    fn choose(
-        &self,
-        group: GroupId,
-        hint: Option<NodeId>,
-        tried: Option<NodeId>,
-        attempts: usize,
-    ) -> Option<NodeId> {
+    fn choose(&self, group: GroupId, hint: Option<NodeId>, tried: Option<NodeId>, attempts: usize) -> Option<NodeId> {
         let replica = self.replica(group).ok();
         let known = hint.or_else(|| replica.as_ref()?.leader());
         // Every other time the best guess is taken even if it failed: it may have come back.
@@ -161,13 +149,7 @@ impl RaftMetadata {
         }
     }
 
-    async fn forward(
-        &self,
-        to: NodeId,
-        group: GroupId,
-        ask: &Ask,
-        budget: Duration,
-    ) -> Result<Arc<MetaAnswer>, Error> {
+    async fn forward(&self, to: NodeId, group: GroupId, ask: &Ask, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
         let response = self.router.send(to, ask.op(group), Buf::empty(), Lane::Interactive, budget).await?;
         match response.answer {
             Answer::Meta(answer) => Ok(answer),

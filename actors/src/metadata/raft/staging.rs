@@ -37,8 +37,7 @@ pub(in crate::metadata) struct Staged {
 impl Staged {
     /// Keeps rows.
     pub(super) fn take(&self, rows: Vec<Row>) -> io::Result<()> {
-        let changes: Vec<Change> =
-            rows.into_iter().map(|(key, value)| Change { key, value: Some(value) }).collect();
+        let changes: Vec<Change> = rows.into_iter().map(|(key, value)| Change { key, value: Some(value) }).collect();
         self.table.commit(&changes, None)
     }
 }

@@ -18,7 +18,7 @@ use std::{
     fs::File,
     io,
     panic::AssertUnwindSafe,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -40,6 +40,10 @@ use super::types::{Types, decode, encode};
 const WAITERS_MAX: usize = 4096;
 /// Requests that share one flush at most.
 const FLUSH_BATCH_MAX: usize = 4096;
+/// The tree of votes, watermarks and generations.
+const META: &str = "meta";
+/// The key in it under which the store's owner stands.
+const OWNER: &[u8] = b"n";
 /// Memory for cached pages.
 const CACHE_BYTES: u64 = 64 << 20;
 
@@ -74,12 +78,16 @@ impl Store {
         let path = dir.join("db");
         let failed = |error: io::Error| cannot_open(ErrorKind::DriveFailed, &path).caused_by(error);
         std::fs::create_dir_all(dir).map_err(failed)?;
+        if !path.exists() {
+            make(dir, &path, node)?;
+        }
         let db = open_database(&path)?;
-        let meta = db.open_tree("meta").map_err(|error| failed(error.into()))?;
+        let meta = db.open_tree(META).map_err(|error| failed(error.into()))?;
         let opened = Self { meta, flusher: Mutex::new(None), db };
-        opened.claim(node).map_err(|error| error.with("path", path.display()))?;
+        opened.expect_owner(node).map_err(|error| error.with("path", path.display()))?;
+        // Recovery may have written.
         opened.db.flush().map_err(|error| failed(error.into()))?;
-        sync_files(&path, dir).map_err(failed)?;
+        sync_files(&path).map_err(failed)?;
         let file = File::open(path.join("db")).map_err(failed)?;
         let (sender, receiver) = sync_channel(WAITERS_MAX);
         let db = opened.db.clone();
@@ -91,15 +99,21 @@ impl Store {
         Ok(opened)
     }
 
-    fn claim(&self, node: NodeId) -> Result<(), Error> {
-        let failed = |error| Error::new(ErrorKind::DriveFailed, "the metadata store cannot be read").caused_by(error);
-        let ours = node.0.to_be_bytes();
-        match self.meta.get(b"n").map_err(failed)? {
-            Some(owner) if owner == ours => Ok(()),
-            Some(owner) => Err(Error::new(ErrorKind::Conflict, "these metadata files are another node's; nothing was changed")
-                .with("owner", owner.escape_ascii())
+    fn expect_owner(&self, node: NodeId) -> Result<(), Error> {
+        let owner = self.meta.get(OWNER).map_err(|error| {
+            Error::new(ErrorKind::DriveFailed, "the metadata store cannot be read").caused_by(error)
+        })?;
+        match owner.as_deref().map(<[u8; 8]>::try_from) {
+            Some(Ok(owner)) if owner == node.0.to_be_bytes() => Ok(()),
+            Some(Ok(owner)) => Err(Error::new(ErrorKind::Conflict, "these metadata files are another node's")
+                .with("owner", NodeId(u64::from_be_bytes(owner)))
                 .with("node", node)),
-            None => self.meta.insert(b"n", &ours).map(|_| ()).map_err(failed),
+            // Every store has an owner before it has its name.
+            Some(Err(_)) | None => Err(Error::new(
+                ErrorKind::Corrupt,
+                "the metadata store has lost its contents; no file was removed. Move the files away and let this node \
+                 join again under a new number",
+            )),
         }
     }
 
@@ -188,23 +202,44 @@ fn open_database(path: &Path) -> Result<sled::Db, Error> {
 }
 
 fn cannot_open(kind: ErrorKind, path: &Path) -> Error {
-    let what = "the metadata store cannot be opened; nothing was changed. If another process has it, stop that one; if \
+    let what = "the metadata store cannot be opened; no file was removed. If another process has it, stop that one; if \
                 it is damaged, move the files away and let this node join again under a new number";
     Error::new(kind, what).with("path", path.display())
 }
 
-/// Makes the files themselves and their names durable: once, for they are made once.
-fn sync_files(path: &Path, dir: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(path)? {
-        let entry: PathBuf = entry?.path();
-        File::open(entry)?.sync_all()?;
+/// Makes a node's files: under another name first, so that what has the name is whole.
+fn make(dir: &Path, path: &Path, node: NodeId) -> Result<(), Error> {
+    let failed = |error: io::Error| cannot_open(ErrorKind::DriveFailed, path).caused_by(error);
+    let unfinished = dir.join("db.new");
+    if unfinished.exists() {
+        std::fs::remove_dir_all(&unfinished).map_err(failed)?;
     }
-    for directory in [Some(path), Some(dir), dir.parent()].into_iter().flatten() {
-        if !directory.as_os_str().is_empty() {
-            File::open(directory)?.sync_all()?;
+    let db = open_database(&unfinished)?;
+    let claim = || {
+        db.open_tree(META)?.insert(OWNER, &node.0.to_be_bytes())?;
+        db.flush()
+    };
+    claim().map_err(|error| failed(error.into()))?;
+    drop(db);
+    let publish = || {
+        sync_files(&unfinished)?;
+        std::fs::rename(&unfinished, path)?;
+        for directory in [Some(dir), dir.parent()].into_iter().flatten() {
+            if !directory.as_os_str().is_empty() {
+                File::open(directory)?.sync_all()?;
+            }
         }
+        Ok(())
+    };
+    publish().map_err(failed)
+}
+
+/// Makes the database's files durable, and their names.
+fn sync_files(path: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        File::open(entry?.path())?.sync_all()?;
     }
-    Ok(())
+    File::open(path)?.sync_all()
 }
 
 /// Flushes once for all who wait, again and again, until nobody can ask any more.
