@@ -59,6 +59,10 @@ async fn what_was_signed_cannot_be_changed_on_the_way() {
     let mut stream = TcpStream::connect(node.address).await.expect("listening");
     stream.write_all(&[other.as_bytes(), &body].concat()).await.expect("taken");
     assert_eq!(reply(&mut stream, "PUT").await.verdict(), (403, "SignatureDoesNotMatch".to_owned()));
+    let more = head.replace("connection: close", "x-amz-meta-evil: 1\r\nconnection: close");
+    let mut stream = TcpStream::connect(node.address).await.expect("listening");
+    stream.write_all(&[more.as_bytes(), &body].concat()).await.expect("taken");
+    assert_eq!(reply(&mut stream, "PUT").await.verdict(), (403, "AccessDenied".to_owned()));
     node.stop().await;
 }
 
