@@ -4,9 +4,9 @@
 use std::{net::IpAddr, sync::Arc};
 
 use hyper::{
-    HeaderMap, Method, Request,
+    HeaderMap, Method, Request, Version,
     body::Incoming,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+    header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue},
 };
 use s3s::{
     Body, HttpError, HttpResponse, S3Error, S3ErrorCode,
@@ -44,6 +44,7 @@ impl Door {
         let counters = self.gateway.counters().clone();
         let number = counters.request();
         let verified = Verified::default();
+        let holds_back = request.version() < Version::HTTP_2 && request.headers().contains_key(EXPECT);
         let mut response = match unsupported(&request) {
             Some(error) => error.to_http_response().map_err(|error| HttpError::new(Box::new(error)))?,
             None => {
@@ -59,6 +60,11 @@ impl Door {
         let status = response.status();
         if status.is_server_error() {
             counters.failed();
+        }
+        if holds_back && !status.is_success() {
+            // A client that was refused may keep back its body, or may have sent it. Nobody can tell what the next
+            // bytes of this connection are, so there are none.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if status.is_client_error() && !verified.held() {
             let code = code_in(response.body());
