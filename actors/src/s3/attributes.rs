@@ -68,7 +68,9 @@ impl Given {
                 "Your metadata headers have {bytes} bytes and exceed the maximum of {USER_METADATA_BYTES_MAX}"
             ));
         }
-        if attributes.headers.values().map(String::len).sum::<usize>() > STANDARD_HEADERS_BYTES_MAX {
+        if attributes.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+            > STANDARD_HEADERS_BYTES_MAX
+        {
             return Err(s3_error!(InvalidRequest, "the object's standard headers are too long together"));
         }
         Ok(attributes)
@@ -137,7 +139,7 @@ const CONTENT_TYPE: &str = "content-type";
 const EXPIRES: &str = "expires";
 /// What S3 says of an object whose type was not given.
 const CONTENT_TYPE_DEFAULT: &str = "binary/octet-stream";
-/// Standard headers together at most, so that a row stays small.
+/// Names and values of the standard headers together at most: what Object takes.
 const STANDARD_HEADERS_BYTES_MAX: usize = 8192;
 
 #[cfg(test)]

@@ -11,6 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hyper::{
+    HeaderMap,
+    header::{AUTHORIZATION, HOST, HeaderName},
+};
 use s3s::{
     S3ErrorCode, S3Result,
     access::{S3Access, S3AccessContext},
@@ -47,11 +51,38 @@ impl S3Access for Gateway {
         if cx.credentials().is_none() {
             return Err(s3_error!(AccessDenied, "Anonymous access is forbidden for this operation"));
         }
+        if let Some(name) = unsigned(cx.headers(), cx.uri().query().unwrap_or_default()) {
+            return Err(s3_error!(
+                AccessDenied,
+                "There were headers present in the request which were not signed: {name}"
+            ));
+        }
         if let Some(verified) = cx.extensions_mut().get::<Verified>() {
             verified.0.store(true, Relaxed);
         }
         Ok(())
     }
+}
+
+/// A header that means something to S3 and that the signature does not cover: anybody on the way could have added it.
+/// s3s verifies what the signature names, and leaves to us whether it names enough. The hash of the payload is an
+/// exception, for it is compared with the payload.
+fn unsigned<'a>(headers: &'a HeaderMap, query: &str) -> Option<&'a str> {
+    let signed = match headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()) {
+        Some(value) => {
+            value.split_once("SignedHeaders=").map(|(_, rest)| rest.split([',', ' ']).next().unwrap_or_default())
+        }
+        None => query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-SignedHeaders=")),
+    };
+    let signed = signed.unwrap_or_default().replace("%3B", ";").replace("%3b", ";");
+    let covers = |name: &str| signed.split(';').any(|signed| signed.eq_ignore_ascii_case(name));
+    if headers.contains_key(HOST) && !covers("host") {
+        return Some("host");
+    }
+    headers
+        .keys()
+        .map(HeaderName::as_str)
+        .find(|name| name.starts_with("x-amz-") && *name != "x-amz-content-sha256" && !covers(name))
 }
 
 /// Why somebody was refused at the door.
@@ -94,7 +125,7 @@ pub struct Stats {
     pub requests: u64,
     /// Responses with a 5xx status.
     pub failed: u64,
-    /// Responses that broke off in the middle of a body.
+    /// Responses that broke off in the middle of a body, by our fault or because the client left or stopped reading.
     pub broken: u64,
     /// Payload bytes that came.
     pub received_bytes: u64,
@@ -193,6 +224,30 @@ const LOGGED_MAX: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_that_the_signature_does_not_name_are_found() {
+        let find = |authorization: Option<&str>, query: &str, more: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, "h".parse().expect("a value"));
+            headers.insert(more, "v".parse().expect("a value"));
+            if let Some(value) = authorization {
+                headers.insert(AUTHORIZATION, value.parse().expect("a value"));
+            }
+            unsigned(&headers, query).map(str::to_owned)
+        };
+        let v4 = "AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=host;x-amz-date, Signature=00";
+        assert_eq!(find(Some(v4), "", "x-amz-date"), None);
+        assert_eq!(find(Some(&v4.replace(' ', "").replace("256C", "256 C")), "", "x-amz-date"), None);
+        assert_eq!(find(Some(v4), "", "content-type"), None);
+        assert_eq!(find(Some(v4), "", "x-amz-content-sha256"), None);
+        assert_eq!(find(Some(v4), "", "x-amz-meta-evil"), Some("x-amz-meta-evil".into()));
+        assert_eq!(find(Some(&v4.replace("host;", "")), "", "range"), Some("host".into()));
+        let query = "a=b&X-Amz-SignedHeaders=host%3Bx-amz-acl&X-Amz-Signature=00";
+        assert_eq!(find(None, query, "x-amz-acl"), None);
+        assert_eq!(find(None, query, "x-amz-meta-evil"), Some("x-amz-meta-evil".into()));
+        assert_eq!(find(None, "", "range"), Some("host".into()));
+    }
 
     #[test]
     fn a_peer_is_logged_once_a_window_and_kind() {

@@ -9,7 +9,7 @@ use crc_fast::CrcAlgorithm;
 use hyper::HeaderMap;
 use md5::{Digest as _, Md5};
 use s3s::{
-    S3ErrorCode, S3Result,
+    S3Result,
     crypto::{Checksum as _, Sha1, Sha256},
     dto::Checksum,
     s3_error,
@@ -215,7 +215,8 @@ impl Declared {
         let mut declared = Self::default();
         if let Some(md5) = header(headers, "content-md5")? {
             let md5 = from_base64(md5).and_then(|md5| md5.try_into().ok());
-            declared.md5 = Some(md5.ok_or_else(|| s3_error!(InvalidDigest, "The Content-MD5 you specified was invalid."))?);
+            declared.md5 =
+                Some(md5.ok_or_else(|| s3_error!(InvalidDigest, "The Content-MD5 you specified was invalid."))?);
         }
         for one in Algorithm::ALL {
             if let Some(value) = header(headers, one.header())? {

@@ -2,6 +2,7 @@
 
 use hyper::{HeaderMap, header::HeaderName};
 use proptest::prelude::*;
+use s3s::S3ErrorCode;
 
 use super::*;
 

@@ -36,6 +36,7 @@ mod parts;
 mod put;
 mod reframe;
 mod server;
+mod socket;
 mod text;
 
 pub use auth::Stats;

@@ -103,6 +103,14 @@ impl Outflow {
     }
 }
 
+impl Drop for Outflow {
+    fn drop(&mut self) {
+        if self.left > 0 {
+            self.counters.broken();
+        }
+    }
+}
+
 impl Stream for Outflow {
     type Item = Result<Bytes, StdError>;
 

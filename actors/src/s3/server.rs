@@ -20,7 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{door::Door, gateway::Gateway};
+use super::{door::Door, gateway::Gateway, socket::Socket};
 
 /// Settings of a server.
 #[derive(Clone, Copy, Debug)]
@@ -29,13 +29,20 @@ pub struct ServeOptions {
     pub connections_max: usize,
     /// A request's head must have come after so long, and a connection without requests is closed after so long.
     pub head_time_max: Duration,
+    /// A peer that takes nothing of a response for so long is cut off.
+    pub stall_max: Duration,
     /// Requests under way when the server is told to end have so long to come to their end.
     pub drain_time_max: Duration,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { connections_max: 512, head_time_max: Duration::from_secs(60), drain_time_max: Duration::from_secs(30) }
+        Self {
+            connections_max: 512,
+            head_time_max: Duration::from_secs(60),
+            stall_max: Duration::from_secs(60),
+            drain_time_max: Duration::from_secs(30),
+        }
     }
 }
 
@@ -116,7 +123,8 @@ async fn connection(
         .keep_alive_interval(options.head_time_max)
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .max_header_list_size(HTTP2_HEADERS_BYTES_MAX);
-    let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+    let connection = watcher
+        .watch(builder.serve_connection(TokioIo::new(Socket::new(stream, options.stall_max)), service).into_owned());
     let mut connection = core::pin::pin!(connection);
     // Hyper's own timer begins only once it knows which version of HTTP is spoken: who says too little for that is
     // cut off here.

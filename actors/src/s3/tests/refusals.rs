@@ -59,6 +59,28 @@ async fn what_was_signed_cannot_be_changed_on_the_way() {
     let mut stream = TcpStream::connect(node.address).await.expect("listening");
     stream.write_all(&[other.as_bytes(), &body].concat()).await.expect("taken");
     assert_eq!(reply(&mut stream, "PUT").await.verdict(), (403, "SignatureDoesNotMatch".to_owned()));
+    let more = head.replace("connection: close", "x-amz-meta-evil: 1\r\nconnection: close");
+    let mut stream = TcpStream::connect(node.address).await.expect("listening");
+    stream.write_all(&[more.as_bytes(), &body].concat()).await.expect("taken");
+    assert_eq!(reply(&mut stream, "PUT").await.verdict(), (403, "AccessDenied".to_owned()));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_back_its_body_is_not_misread_afterwards() {
+    let node = Node::start(4096).await;
+    let client = node.with_bucket().await;
+    let headers = [("expect", "100-continue"), ("x-amz-acl", "public-read")];
+    let (head, _) = client.request("PUT", "/bucket/key", &headers, b"hello", &Framing::Whole);
+    let (next, _) = client.request("GET", "/bucket/none", &[], b"", &Framing::Whole);
+    let mut stream = TcpStream::connect(node.address).await.expect("listening");
+    // The body is never sent, and the next request follows at once.
+    let both = format!("{}{next}", head.replace("connection: close\r\n", ""));
+    stream.write_all(both.as_bytes()).await.expect("taken");
+    let refused = reply(&mut stream, "PUT").await;
+    assert_eq!(refused.verdict(), (400, "AccessControlListNotSupported".to_owned()));
+    assert_eq!(refused.headers["connection"], "close");
+    assert!(!String::from_utf8_lossy(&refused.body).contains("HTTP/1.1"), "one answer, and the end");
     node.stop().await;
 }
 

@@ -65,6 +65,24 @@ async fn who_says_nothing_or_too_little_is_cut_off() {
 }
 
 #[tokio::test]
+async fn who_stops_reading_is_cut_off() {
+    let options = ServeOptions { stall_max: Duration::from_millis(100), ..ServeOptions::default() };
+    let node = Node::start_with(4 << 20, "127.0.0.1:0", GatewayOptions::default(), options).await;
+    let client = node.with_bucket().await;
+    // More than the sockets' buffers hold.
+    let body = bytes(64 << 20, 1);
+    assert_eq!(client.with("PUT", "/bucket/key", &[], &body, &Framing::Unsigned).await.status, 200);
+    let (head, _) = client.request("GET", "/bucket/key", &[], b"", &Framing::Whole);
+    let mut stream = TcpStream::connect(node.address).await.expect("listening");
+    stream.write_all(head.as_bytes()).await.expect("taken");
+    while node.gateway.stats().broken == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(reply(&mut stream, "GET").await.cut);
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn connections_over_the_limit_wait_for_a_slot() {
     let options = ServeOptions { connections_max: 1, ..ServeOptions::default() };
     let node = Node::start_with(4096, "127.0.0.1:0", GatewayOptions::default(), options).await;
