@@ -1,12 +1,15 @@
 //! Media of drives: the [`mesh_core::port::Disk`]s.
 //!
 //! - [`MemoryDisk`]: exact about what a power cut takes; for tests, simulations and meshes without media
+//! - [`FileDisk`]: a directory of extent files, a single file, or a block device
 //! - [`FailingDisk`]: fails the I/O of your choice of another disk; for tests
 
 mod failing;
+mod file;
 mod memory;
 
 pub use failing::{FailingDisk, Fault};
+pub use file::{FileDisk, FileOptions};
 pub use memory::MemoryDisk;
 
 use mesh_core::{Error, limits::ALIGNMENT_BYTES, port::DiskJob};

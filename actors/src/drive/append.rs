@@ -287,6 +287,7 @@ impl Serving {
             Err(error) if error.kind() == ErrorKind::NoSpace => {
                 open.failed();
                 self.medium_full = true;
+                self.housekeeping.blocked = true;
             }
             Err(error) => return Err(error),
         }
@@ -373,8 +374,10 @@ impl Serving {
             return;
         }
         self.catalog.seal(slot, end);
-        self.housekeeping.stir();
-        if !open.is_broken() {
+        if open.is_broken() {
+            self.housekeeping.starved.insert(slot);
+        } else {
+            self.housekeeping.stir();
             // END says that all before it is durable, so it comes after that. The next segment need not wait for it.
             let record = end_record(open.seq, open.salt, end);
             let bytes = block(&self.pool, |bytes| record.encode(bytes));

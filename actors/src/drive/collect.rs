@@ -40,7 +40,9 @@ pub(super) struct Housekeeping {
     /// Slots whose zeros are written and not yet covered by a sync.
     pub(super) erased: Vec<u32>,
     /// The medium had no room for the zeros of a virgin slot: no more until something is freed.
-    blocked: bool,
+    pub(super) blocked: bool,
+    /// Slots whose segment ended where the medium had no more room. They count as virgin once they are erased.
+    pub(super) starved: BTreeSet<u32>,
     compaction: Option<Compaction>,
     /// There was nothing to win at the last look, and nothing has changed since.
     idle: bool,
@@ -76,6 +78,7 @@ impl Housekeeping {
             erasing: BTreeMap::new(),
             erased: Vec::new(),
             blocked: false,
+            starved: BTreeSet::new(),
             compaction: None,
             idle: false,
         }
@@ -176,7 +179,11 @@ impl Serving {
     pub(super) fn settle_erased(&mut self, slots: Vec<u32>, cx: &mut Cx<'_>) {
         for slot in slots {
             self.catalog.erase(slot);
-            if self.housekeeping.erasing.get(&slot).is_some_and(|erasing| erasing.was_sealed) {
+            if self.housekeeping.starved.remove(&slot) {
+                // It gave nothing back that the medium lacks.
+                self.housekeeping.erasing.remove(&slot);
+                self.housekeeping.return_unused(&mut self.catalog, slot);
+            } else if self.housekeeping.erasing.get(&slot).is_some_and(|erasing| erasing.was_sealed) {
                 self.medium_full = false;
                 self.housekeeping.blocked = false;
                 let (at, len) = (slot_at(slot, self.segment_bytes), u64::from(self.segment_bytes));

@@ -3,12 +3,15 @@
 //! * [`state`] decides: `apply` and `query`, deterministic, without I/O. [`keys`] draws where its rows are.
 //! * [`table`] is what it decides over.
 //! * [`memory`] is the linearizable stand-in for simulations and tests.
+//! * [`raft`] is the real thing: durable, replicated, on every node.
 
 mod keys;
 pub mod memory;
+pub mod raft;
 pub mod state;
 pub mod table;
 
 pub use memory::MemoryMetadata;
+pub use raft::{RaftConfig, RaftMetadata, Timing};
 pub use state::{apply, control_view, query};
 pub use table::{Change, MemoryTable, Table};

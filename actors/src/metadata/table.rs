@@ -95,6 +95,17 @@ impl<'t> View<'t> {
         Self { table, changes: BTreeMap::new() }
     }
 
+    /// The table with an overlay by key; see [`View::into_overlay`].
+    #[must_use]
+    pub fn over(table: &'t dyn Table, overlay: BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Self {
+        Self { table, changes: overlay }
+    }
+
+    /// Lays changes over the table.
+    pub fn lay(&mut self, changes: Vec<Change>) {
+        self.changes.extend(changes.into_iter().map(|change| (change.key, change.value)));
+    }
+
     /// Lays a value over a row.
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.changes.insert(key, Some(value));
@@ -106,6 +117,12 @@ impl<'t> View<'t> {
     }
 
     /// What was laid over the table, by key.
+    #[must_use]
+    pub fn into_overlay(self) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
+        self.changes
+    }
+
+    /// What was laid over the table, ascending by key.
     #[must_use]
     pub fn into_changes(self) -> Vec<Change> {
         self.changes.into_iter().map(|(key, value)| Change { key, value }).collect()

@@ -23,14 +23,22 @@ pub(super) struct Blocks {
 
 #[derive(Default)]
 struct Block {
-    /// Ids not yet given out: first and one behind the last, in the order granted. At most two: a refill is asked for
-    /// only while the rest is low.
-    ranges: VecDeque<(WriteId, WriteId)>,
+    /// Ids not yet given out, in the order granted. At most two: a refill is asked for only while the rest is low.
+    ranges: VecDeque<Range>,
     /// This life of the ingress, drawn when the first block is asked for.
     session: Option<u64>,
     request: u32,
     asking: bool,
     parked: VecDeque<Waiter>,
+}
+
+/// What is left of a block.
+struct Range {
+    /// The block's first id.
+    first: WriteId,
+    next: WriteId,
+    /// One behind the last.
+    end: WriteId,
 }
 
 /// A task that waits for a write id, and its deadline's timer.
@@ -41,14 +49,14 @@ pub(super) struct Waiter {
 
 impl Block {
     fn left(&self) -> u64 {
-        self.ranges.iter().map(|(next, end)| end.0 - next.0).sum()
+        self.ranges.iter().map(|range| range.end.0 - range.next.0).sum()
     }
 
     fn take(&mut self) -> Option<WriteId> {
-        let (next, end) = self.ranges.front_mut()?;
-        let write = *next;
-        next.0 += 1;
-        if next >= end {
+        let range = self.ranges.front_mut()?;
+        let write = range.next;
+        range.next.0 += 1;
+        if range.next >= range.end {
             self.ranges.pop_front();
         }
         Some(write)
@@ -80,7 +88,9 @@ impl Blocks {
         let block = self.groups.entry(group).or_default();
         block.asking = false;
         let granted = result.map_err(Error::from).and_then(task::meta).and_then(|answer| match *answer {
-            MetaAnswer::Block { first, count } if count > 0 => Ok((first, WriteId(first.0.saturating_add(count)))),
+            MetaAnswer::Block { first, count } if count > 0 => {
+                Ok(Range { first, next: first, end: WriteId(first.0.saturating_add(count)) })
+            }
             ref other => Err(task::unexpected("a block of write ids", other)),
         });
         match granted {
@@ -91,10 +101,23 @@ impl Blocks {
                 Ok(())
             }
             Err(error) => {
+                if error.kind() == ErrorKind::Conflict {
+                    // Another life of this ingress came later, or something an earlier one sent did: this one begins
+                    // anew, for its blocks are closed.
+                    block.ranges.clear();
+                    (block.session, block.request) = (None, 0);
+                }
                 let parked = core::mem::take(&mut block.parked);
                 self.parked -= parked.len();
                 Err((none_yet().caused_by(error), parked))
             }
+        }
+    }
+
+    /// A write's block turned out to be closed: no more ids of it are given out.
+    pub(super) fn revoke(&mut self, write: WriteId) {
+        for block in self.groups.values_mut() {
+            block.ranges.retain(|range| !(range.first..range.end).contains(&write));
         }
     }
 

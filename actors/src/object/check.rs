@@ -84,4 +84,4 @@ const HEADERS_BYTES_MAX: usize = 8192;
 /// Names and values of checksums at most: five of the longest, in base64.
 const CHECKSUMS_BYTES_MAX: usize = 1024;
 /// An ETag at most.
-const ETAG_BYTES_MAX: usize = 256;
+const ETAG_BYTES_MAX: usize = 128;

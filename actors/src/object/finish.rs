@@ -106,7 +106,7 @@ impl Finish {
             self.open = Some(open);
             return Step::Bucket { name, fresh: true };
         }
-        Step::fail(failure.error)
+        Step::fail(scene.desk.refused(self.write, failure.error))
     }
 
     /// The bucket was gone. If another of its name is there now, sending again will go well.

@@ -4,9 +4,16 @@
 //! of what nobody refers to any more. It never touches data or metadata of a tenant itself: all of that goes to the
 //! next stage, where Policy checks it; only its own bookkeeping goes to the metadata groups directly.
 //!
-//! A request is a [`task::Task`]: a small machine that hears one thing and says what it wants next
-//! ([`task::Step`]). This file turns steps into effects and events into what tasks hear; it knows nothing of objects.
-//! One file a family: [`begin`], [`append`], [`finish`], [`read`], [`lookup`], [`upload`], [`bucket`], [`reclaim`].
+//! A request is a `Task` (`task.rs`): a small machine that hears one thing and says what it wants next, a `Step`.
+//! This file turns steps into effects and events into what tasks hear; it knows nothing of objects. One file a family:
+//! `begin`, `append`, `finish`, `read`, `lookup`, `upload`, `bucket`, `reclaim`. Beside them, what they share: `ask`
+//! (resends and their pauses), `blocks` (write ids), `writes` (open writes), `buckets` (the cache).
+//!
+//! ```text
+//! Begin ── bucket ── write id ── data key ──> open      (every arrow may be lost and goes again
+//! Append ── StripeOp::Write ──> placed                   until the request's deadline)
+//! Finish ── PutObject | PutPart ──> visible, acknowledged
+//! ```
 
 mod append;
 mod ask;
@@ -41,14 +48,12 @@ use mesh_core::{
 };
 
 use ask::{Ask, Owner, Verdict, Way};
-use blocks::Blocks;
 use task::{Caller, Desk, Failure, Heard, Question, Scene, Step, Task};
 use timers::{Timer, Timers};
 
 /// The Object function. See the module's page.
 pub struct Object {
     desk: Desk,
-    blocks: Blocks,
     tasks: BTreeMap<Token, Running>,
     calls: BTreeMap<Token, Pending>,
     timers: Timers,
@@ -81,7 +86,6 @@ impl Object {
     pub fn new(spec: ObjectSpec) -> Self {
         Self {
             desk: Desk::new(bounded(spec)),
-            blocks: Blocks::default(),
             tasks: BTreeMap::new(),
             calls: BTreeMap::new(),
             timers: Timers::default(),
@@ -175,18 +179,18 @@ impl Object {
                     self.timers.set(until, Timer::Due(id));
                 }
                 Step::Grant(group) => {
-                    let granted = self.blocks.take(group);
+                    let granted = self.desk.blocks.take(group);
                     self.refill(group, cx);
                     if let Some(write) = granted {
                         heard = Heard::Granted(Ok(write));
                         continue;
                     }
-                    if self.blocks.is_full() {
+                    if self.desk.blocks.is_full() {
                         heard = Heard::Granted(Err(blocks::none_yet()));
                         continue;
                     }
                     let timer = self.timers.set(running.caller.deadline, Timer::Ungranted(id, group));
-                    self.blocks.park(group, id, timer);
+                    self.desk.blocks.park(group, id, timer);
                 }
             }
             self.tasks.insert(id, running);
@@ -197,7 +201,7 @@ impl Object {
     /// Asks for a block of write ids when a group's run low.
     fn refill(&mut self, group: GroupId, cx: &mut Cx<'_>) {
         let proposer = self.desk.proposer();
-        if let Some(command) = self.blocks.wanted(group, proposer, cx) {
+        if let Some(command) = self.desk.blocks.wanted(group, proposer, cx) {
             let ask = Ask::background(Owner::Block(group), Question::propose_directly(group, command), cx.now());
             self.send(ask, cx);
         }
@@ -275,15 +279,15 @@ impl Object {
 
     /// A block was granted or refused: those who wait for one go on.
     fn granted(&mut self, group: GroupId, result: Result<Response, Failure>, cx: &mut Cx<'_>) {
-        let parked = match self.blocks.opened(group, result) {
-            Ok(()) => self.blocks.served(group),
+        let parked = match self.desk.blocks.opened(group, result) {
+            Ok(()) => self.desk.blocks.served(group),
             Err((error, parked)) => parked.into_iter().map(|waiter| (waiter, Err(error.clone()))).collect(),
         };
         for (waiter, grant) in parked {
             self.timers.cancel(waiter.timer);
             self.run(waiter.task, Heard::Granted(grant), cx);
         }
-        if self.blocks.has_parked(group) {
+        if self.desk.blocks.has_parked(group) {
             self.refill(group, cx);
         }
     }
@@ -294,7 +298,7 @@ impl Object {
                 Timer::Resend(ask) => self.send(ask, cx),
                 Timer::Due(id) => self.run(id, Heard::Due, cx),
                 Timer::Ungranted(id, group) => {
-                    self.blocks.unpark(group, id);
+                    self.desk.blocks.unpark(group, id);
                     self.run(id, Heard::Granted(Err(blocks::none_yet())), cx);
                 }
             }

@@ -15,6 +15,7 @@ use mesh_core::{
 
 use super::{
     ask::Way,
+    blocks::Blocks,
     buckets::Buckets,
     reclaim::{Errand, Reclaim},
     writes::Writes,
@@ -191,6 +192,7 @@ pub(super) struct Scene<'a, 'c> {
 pub(super) struct Desk {
     pub(super) spec: ObjectSpec,
     pub(super) buckets: Buckets,
+    pub(super) blocks: Blocks,
     pub(super) writes: Writes,
     pub(super) reclaim: Reclaim,
 }
@@ -199,7 +201,7 @@ impl Desk {
     pub(super) fn new(spec: ObjectSpec) -> Self {
         let mut reclaim = Reclaim::default();
         reclaim.assign(&groups(&spec), Instant::default());
-        Self { spec, buckets: Buckets::default(), writes: Writes::default(), reclaim }
+        Self { spec, buckets: Buckets::default(), blocks: Blocks::default(), writes: Writes::default(), reclaim }
     }
 
     pub(super) fn configure(&mut self, spec: ObjectSpec, now: Instant) {
@@ -221,6 +223,18 @@ impl Desk {
     /// Something in a group became garbage: it can be reclaimed after the grace.
     pub(super) fn expect_garbage(&mut self, group: GroupId, now: Instant) {
         self.reclaim.hurry(group, now + Duration::from_millis(self.spec.reclaim_grace_ms));
+    }
+
+    /// What to tell about a change under a write id that was certainly refused. A closed block's ids are given out no
+    /// more, and what is sent again gets one of another block.
+    pub(super) fn refused(&mut self, write: WriteId, error: Error) -> Error {
+        if error.kind() != ErrorKind::Conflict {
+            return error;
+        }
+        self.blocks.revoke(write);
+        Error::new(ErrorKind::Overloaded, "the block of the write id was closed meanwhile; send this again")
+            .with("write", write)
+            .caused_by(error)
     }
 
     pub(super) fn next_errand(&mut self, cx: &Cx<'_>) -> Option<(Errand, Question)> {

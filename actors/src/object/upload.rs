@@ -59,7 +59,14 @@ impl Task for Create {
                 None => Step::astray(),
             },
             Heard::Answer(Err(failure)) => {
-                self.place.look_again(&failure, scene.desk).unwrap_or_else(|| Step::fail(failure.of_change()))
+                if let Some(step) = self.place.look_again(&failure, scene.desk) {
+                    return step;
+                }
+                let error = failure.of_change();
+                Step::fail(match &self.row {
+                    Some(row) => scene.desk.refused(row.upload, error),
+                    None => error,
+                })
             }
             Heard::Computed(_) | Heard::Due => Step::astray(),
         }

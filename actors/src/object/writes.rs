@@ -237,9 +237,11 @@ impl Writes {
                 .with("bytes", len)
                 .with("stripe_bytes", open.stripe_bytes));
         }
-        if u64::from(stripe) >= OBJECT_PUT_BYTES_MAX.div_ceil(u64::from(open.stripe_bytes)) {
+        let stripes_max = OBJECT_PUT_BYTES_MAX.div_ceil(u64::from(open.stripe_bytes)).min(STRIPES_MAX);
+        if u64::from(stripe) >= stripes_max {
             return Err(Error::new(ErrorKind::TooLarge, "the write is over the limit of one put; use parts")
-                .with("limit", OBJECT_PUT_BYTES_MAX));
+                .with("stripe", stripe)
+                .with("limit", stripes_max));
         }
         if let Some(error) = &open.poison {
             return Err(error.clone());
@@ -331,3 +333,6 @@ pub(super) fn no_such_write(write: WriteId) -> Error {
 pub(super) fn binding_of_nobody(tenant: TenantId) -> Arc<Binding> {
     Arc::new(Binding { tenant, bucket: BucketId(0), bucket_name: "".into(), object: "".into() })
 }
+
+/// Stripes of one write at most, however small they are: an open write holds a few words for each.
+const STRIPES_MAX: u64 = 1 << 17;

@@ -18,6 +18,8 @@ use crate::drive::{Drive, Phase, superblock};
 
 pub(super) const CODE: Code = Code { data: 2, parity: 1 };
 pub(super) const BLOCK: usize = 4096;
+/// Extents of a medium with little room: not the size of a segment.
+const EXTENT_BLOCKS: u64 = 24;
 
 /// Random bytes that are the same in every run.
 pub(super) struct Counter(u8);
@@ -108,8 +110,9 @@ pub(super) struct World {
     pub(super) asked: BTreeSet<Token>,
     /// Jobs that ended, and writes among them.
     pub(super) writes: usize,
-    /// From so many written blocks on, writes fail with `NoSpace`.
-    pub(super) room_blocks: Option<usize>,
+    /// The medium has room for so many extents, each made when it is first written; then writes fail with `NoSpace`.
+    pub(super) room_extents: Option<usize>,
+    extents: BTreeSet<u64>,
     tokens: Tokens,
     entropy: Counter,
     next: u64,
@@ -146,7 +149,8 @@ impl World {
             replies: BTreeMap::new(),
             asked: BTreeSet::new(),
             writes: 0,
-            room_blocks: None,
+            room_extents: None,
+            extents: BTreeSet::new(),
             tokens: Tokens::default(),
             entropy: Counter(0),
             next: 1 << 32,
@@ -203,7 +207,9 @@ impl World {
             self.jobs.len() + self.asked.len(),
             "in_flight is not exact after {effects:?}"
         );
-        if let Phase::Serving(serving) = &self.drive.phase {
+        if let Phase::Serving(serving) = &self.drive.phase
+            && self.jobs.is_empty()
+        {
             serving.catalog.check();
         }
         effects
@@ -218,11 +224,13 @@ impl World {
                 assert!(bufs.iter().all(|buf| buf.is_aligned() && buf.len() % BLOCK == 0), "a write is not aligned");
                 let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.to_vec()).collect();
                 assert!(at + bytes.len() as u64 <= self.geometry.capacity_bytes, "a write behind the end");
-                let new = (0..bytes.len().div_ceil(BLOCK) as u64)
-                    .any(|block| !self.platter.now.contains_key(&(at / BLOCK as u64 + block)));
-                if new && self.room_blocks.is_some_and(|room| self.platter.now.len() >= room) {
+                let blocks = at / BLOCK as u64..(at + bytes.len() as u64) / BLOCK as u64;
+                let mut extents = self.extents.clone();
+                extents.extend(blocks.map(|block| block / EXTENT_BLOCKS));
+                if extents.len() > self.extents.len() && self.room_extents.is_some_and(|room| extents.len() > room) {
                     Err(Error::new(ErrorKind::NoSpace, "no space left on device"))
                 } else {
+                    self.extents = extents;
                     self.platter.write(at, &bytes);
                     Ok(WorkOutput::Done)
                 }

@@ -391,6 +391,29 @@ fn a_finish_into_a_bucket_that_was_made_anew_asks_for_the_object_again() {
 }
 
 #[test]
+fn ids_of_a_closed_block_are_given_out_no_more_and_a_session_that_is_over_is_followed_by_another() {
+    let mut bench = Bench::new(spec());
+    let write = bench.begin();
+    let (_, effects) = bench.finish(write, 0);
+    let (call, ..) = command(&effects);
+    let effects = bench.reply(call, failure(ErrorKind::Conflict));
+    assert_eq!(refused(&effects), ErrorKind::Overloaded, "sent again, it gets another id");
+    let open = |effects: &[Effect]| match effects {
+        [Effect::Start { work, job: Job::Propose { command, .. } }] => match **command {
+            Command::OpenBlock { request, .. } => (*work, request),
+            _ => panic!("another command: {command:?}"),
+        },
+        other => panic!("no block is asked for: {other:?}"),
+    };
+    let (work, request) = open(&bench.ask(begin_op()).1);
+    assert_eq!(request, 1);
+    let effects = bench.event(Event::Done { work, outcome: Err(Error::new(ErrorKind::Conflict, "planted")) });
+    assert_eq!(refused(&effects), ErrorKind::Overloaded);
+    let (_, request) = open(&bench.ask(begin_op()).1);
+    assert_eq!(request, 0, "the first of another session");
+}
+
+#[test]
 fn an_idle_write_is_dropped_with_its_stripes() {
     let mut bench = Bench::new(spec());
     let write = bench.begin();

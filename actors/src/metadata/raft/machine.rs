@@ -1,0 +1,282 @@
+//! A group's replica of the state: applies what Raft committed, answers questions, gives and takes snapshots.
+//!
+//! Owns the state tree in use. A snapshot that arrives is built in a tree of the next generation; then one small
+//! durable write makes that one the tree in use. So a crash leaves the old state or the new one, and what is left of
+//! the other is dropped when the group is opened.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+};
+
+use futures_util::{Stream, TryStreamExt};
+use mesh_core::{
+    Error, ErrorKind,
+    id::GroupId,
+    meta::{ControlView, MetaAnswer, Query},
+};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder, StoredMembership,
+    alias::SnapshotOf,
+    entry::RaftEntry,
+    storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot},
+};
+use tokio::sync::watch;
+
+use super::{
+    image::{self, Aside, Image},
+    rows::SledTable,
+    staging::Staged,
+    store::{Slot, Store},
+    types::{Applied, LogId, Membership, SnapshotMeta, Types},
+};
+use crate::metadata::{
+    state,
+    table::{Change, View},
+};
+
+/// Entries that are applied in one batch at most.
+const APPLY_BATCH_MAX: usize = 256;
+/// Rows that are copied at once when a snapshot is taken from an image.
+const COPY_BYTES: usize = 1 << 20;
+
+/// The state of one group on this node.
+pub(in crate::metadata) struct GroupState {
+    group: GroupId,
+    store: Arc<Store>,
+    current: RwLock<Current>,
+    /// The control group's contents, for whoever wants to know.
+    control: Option<watch::Sender<Arc<ControlView>>>,
+}
+
+struct Current {
+    generation: u64,
+    table: SledTable,
+    applied: Option<LogId>,
+    membership: Membership,
+    images: Vec<Weak<Mutex<Aside>>>,
+}
+
+impl GroupState {
+    /// Opens a group's state; what an interrupted snapshot left is dropped.
+    pub(super) fn open(
+        store: Arc<Store>,
+        group: GroupId,
+        control: Option<watch::Sender<Arc<ControlView>>>,
+    ) -> io::Result<Arc<Self>> {
+        let generation: u64 = store.read(group, Slot::Generation)?.unwrap_or(0);
+        let name = tree_name(group, generation);
+        for other in store.trees_under(&tree_prefix(group)) {
+            if other != name {
+                store.drop_tree(&other)?;
+            }
+        }
+        let table = SledTable::new(store.tree(&name)?);
+        let (applied, membership) = table.applied()?;
+        let current = RwLock::new(Current { generation, table, applied, membership, images: Vec::new() });
+        let state = Self { group, store, current, control };
+        state.publish()?;
+        Ok(Arc::new(state))
+    }
+
+    pub(super) const fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Answers from what is applied now. Whether that is fresh enough is the caller's to know.
+    pub(super) fn query(&self, query: &Query) -> Result<MetaAnswer, Error> {
+        self.with_table(|table| state::query(table, self.group, query))
+    }
+
+    /// Looks at the table; nothing changes meanwhile.
+    pub(super) fn with_table<T>(&self, look: impl FnOnce(&SledTable) -> T) -> T {
+        look(&self.current.read().unwrap_or_else(PoisonError::into_inner).table)
+    }
+
+    /// An empty tree for a snapshot that arrives.
+    pub(super) fn stage(&self) -> io::Result<Staged> {
+        let generation = self.current.read().unwrap_or_else(PoisonError::into_inner).generation + 1;
+        let name = tree_name(self.group, generation);
+        self.store.drop_tree(&name)?;
+        Ok(Staged { generation, table: SledTable::new(self.store.tree(&name)?) })
+    }
+
+    fn position(&self) -> (Option<LogId>, Membership) {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        (current.applied, current.membership.clone())
+    }
+
+    /// The state as it is now, to be read later.
+    pub(super) fn image(self: &Arc<Self>) -> SnapshotOf<Types, SnapshotData> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let aside = Arc::new(Mutex::new(Aside::default()));
+        current.images.retain(|image| image.strong_count() > 0);
+        current.images.push(Arc::downgrade(&aside));
+        let meta = SnapshotMeta { last_log_id: current.applied, last_membership: current.membership.clone() };
+        Snapshot { meta, snapshot: SnapshotData::Image(Image::new(Arc::clone(self), aside)) }
+    }
+
+    /// Applies entries in one batch, then tells who proposed them.
+    fn apply(&self, entries: Vec<EntryResponder<Types>>) -> io::Result<()> {
+        let (mut applied, mut membership) = self.position();
+        let mut told: Vec<(ApplyResponder<Types>, Applied)> = Vec::new();
+        let table = self.with_table(SledTable::clone);
+        let mut view = View::new(&table);
+        for (entry, responder) in entries {
+            applied = Some(entry.log_id());
+            let said = match entry.payload {
+                EntryPayload::Blank => Applied::Nothing,
+                EntryPayload::Normal(proposal) => self.decide(&mut view, &proposal.0)?,
+                EntryPayload::Membership(members) => {
+                    membership = StoredMembership::new(applied, members);
+                    Applied::Nothing
+                }
+            };
+            told.extend(responder.map(|responder| (responder, said)));
+        }
+        let changes = view.into_changes();
+        self.commit(&changes, applied, membership)?;
+        if !changes.is_empty() {
+            self.publish()?;
+        }
+        told.into_iter().for_each(|(responder, said)| responder.send(said));
+        Ok(())
+    }
+
+    fn decide(&self, view: &mut View<'_>, command: &mesh_core::meta::Command) -> io::Result<Applied> {
+        let (changes, answer) = state::apply(view, self.group, command);
+        view.lay(changes);
+        match answer {
+            Ok(answer) => Ok(Applied::Answer(Arc::new(answer))),
+            // The table could not be read: other replicas may decide otherwise, so this one must stop.
+            Err(error) if matches!(error.kind(), ErrorKind::DriveFailed | ErrorKind::Corrupt | ErrorKind::Bug) => {
+                Err(io::Error::other(error))
+            }
+            Err(error) => Ok(Applied::Refused(error)),
+        }
+    }
+
+    pub(super) fn commit(&self, changes: &[Change], applied: Option<LogId>, membership: Membership) -> io::Result<()> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        current.images.retain(|image| image.strong_count() > 0);
+        for aside in current.images.iter().filter_map(Weak::upgrade) {
+            image::lock(&aside).keep(&current.table, changes)?;
+        }
+        current.table.commit(changes, Some((&applied, &membership)))?;
+        current.applied = applied;
+        current.membership = membership;
+        Ok(())
+    }
+
+    /// Makes a staged tree the one in use.
+    async fn install(&self, meta: &SnapshotMeta, staged: Staged) -> io::Result<()> {
+        let Staged { generation, table } = staged;
+        table.commit(&[], Some((&meta.last_log_id, &meta.last_membership)))?;
+        self.store.sync().await?;
+        self.store.write(self.group, Slot::Generation, &generation)?;
+        self.store.sync().await?;
+        let old = {
+            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            current.images.drain(..).filter_map(|image| image.upgrade()).for_each(|aside| image::lock(&aside).spoil());
+            current.applied = meta.last_log_id;
+            current.membership = meta.last_membership.clone();
+            current.table = table;
+            core::mem::replace(&mut current.generation, generation)
+        };
+        self.publish()?;
+        self.store.drop_tree(&tree_name(self.group, old))
+    }
+
+    /// Tells who watches the control group.
+    fn publish(&self) -> io::Result<()> {
+        if let Some(control) = &self.control {
+            let view = self.with_table(|table| state::control_view(table)).map_err(io::Error::other)?;
+            control.send_replace(Arc::new(view));
+        }
+        Ok(())
+    }
+}
+
+/// A snapshot's contents: an image of the state here, or what arrived from elsewhere.
+pub(in crate::metadata) enum SnapshotData {
+    /// To be sent.
+    Image(Image),
+    /// To be installed.
+    Staged(Staged),
+}
+
+/// A group's state, as Raft wants it.
+#[derive(Clone)]
+pub(in crate::metadata) struct Machine(pub(super) Arc<GroupState>);
+
+impl RaftSnapshotBuilder<Types> for Machine {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, SnapshotData>, io::Error> {
+        let snapshot = self.0.image();
+        // Raft purges the log behind a snapshot: the state must be durable first.
+        self.0.store.sync().await?;
+        Ok(snapshot)
+    }
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), io::Error> {
+        Ok(self.0.position())
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        loop {
+            let mut batch = Vec::new();
+            while batch.len() < APPLY_BATCH_MAX
+                && let Some(entry) = entries.try_next().await?
+            {
+                batch.push(entry);
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.0.apply(batch)?;
+        }
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+        let staged = match snapshot {
+            SnapshotData::Staged(staged) => staged,
+            SnapshotData::Image(image) => {
+                let staged = self.0.stage()?;
+                loop {
+                    let rows = image.next_rows(COPY_BYTES)?;
+                    if rows.is_empty() {
+                        break staged;
+                    }
+                    staged.take(rows)?;
+                }
+            }
+        };
+        self.0.install(meta, staged).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, SnapshotData>>, io::Error> {
+        let (applied, _) = self.0.position();
+        Ok(applied.map(|_| self.0.image()))
+    }
+}
+
+fn tree_prefix(group: GroupId) -> String {
+    format!("state/{:016x}/", group.0)
+}
+
+fn tree_name(group: GroupId, generation: u64) -> String {
+    format!("{}{generation:016x}", tree_prefix(group))
+}

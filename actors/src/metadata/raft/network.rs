@@ -1,0 +1,282 @@
+//! Raft's messages to other nodes, over the node's links.
+//!
+//! Every message is one request [`NodeOp::Raft`] whose payload, and whose answer's payload, is a Raft value (see
+//! [`super::types`]). The numbers of the messages are part of the protocol.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use mesh_core::{
+    Buf, Error, ErrorKind, Lane, Op, Outcome, Principal,
+    envelope::Envelope,
+    id::{ActorId, Epoch, GroupId, NodeId},
+    limits::PAYLOAD_BYTES_MAX,
+    op::NodeOp,
+    port::Outbound,
+};
+use openraft::{
+    OptionalSend,
+    alias::SnapshotOf,
+    entry::RaftEntry,
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
+    network::{RPCOption, RaftNetworkFactory},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+        VoteRequest, VoteResponse,
+    },
+};
+use openraft_multi::{GroupNetworkAdapter, GroupNetworkFactory, GroupRouter};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::oneshot;
+
+use super::{
+    machine::SnapshotData,
+    staging::Chunk,
+    types::{Types, Vote, decode, encode},
+};
+
+/// Rows of a snapshot in one message, about.
+const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+/// Entries in one message, encoded, at most; one entry alone may be larger.
+const APPEND_BYTES_MAX: usize = 2 << 20;
+/// How long one chunk of a snapshot may take.
+const SNAPSHOT_CHUNK_BUDGET: Duration = Duration::from_secs(10);
+
+const _: () = assert!(APPEND_BYTES_MAX + mesh_core::limits::COMMAND_BYTES_MAX + 4096 <= PAYLOAD_BYTES_MAX);
+const _: () = assert!(SNAPSHOT_CHUNK_BYTES + mesh_core::limits::COMMAND_BYTES_MAX + 4096 <= PAYLOAD_BYTES_MAX);
+
+/// The messages by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Message {
+    Append = 1,
+    Vote = 2,
+    PreVote = 3,
+    Snapshot = 4,
+    Transfer = 5,
+}
+
+impl Message {
+    pub(super) const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Append,
+            2 => Self::Vote,
+            3 => Self::PreVote,
+            4 => Self::Snapshot,
+            5 => Self::Transfer,
+            _ => return None,
+        })
+    }
+}
+
+/// The way from this node's replicas to the others'.
+#[derive(Clone)]
+pub(in crate::metadata) struct Router {
+    outbound: Arc<dyn Outbound>,
+    /// How long one message may take.
+    budget: Duration,
+    transfers: Arc<AtomicU64>,
+}
+
+impl Router {
+    pub(super) fn new(outbound: Arc<dyn Outbound>, budget: Duration) -> Self {
+        Self { outbound, budget, transfers: Arc::default() }
+    }
+
+    pub(super) fn for_group(&self, group: GroupId) -> Factory {
+        Factory(GroupNetworkFactory::new(self.clone(), group.0))
+    }
+
+    /// Sends a request and waits for its answer, at most `budget`. Giving up cancels it.
+    pub(super) async fn send(&self, to: NodeId, op: Op, payload: Buf, lane: Lane, budget: Duration) -> Outcome {
+        let (done, answered) = oneshot::channel();
+        let envelope = Envelope::request(ActorId::NODE, Epoch(0), op, payload, Principal::System, lane, budget);
+        // Who asked may have given up: then nobody wants the answer.
+        let guard = self.outbound.send(to, envelope, Box::new(move |outcome| drop(done.send(outcome))));
+        let outcome = match tokio::time::timeout(budget, answered).await {
+            Ok(Ok(outcome)) => {
+                guard.forget();
+                outcome
+            }
+            Ok(Err(_)) => Err(Error::new(ErrorKind::LinkLost, "the link dropped a request without an answer")),
+            Err(_) => Err(Error::new(ErrorKind::Timeout, "a node did not answer in time").with("node", to)),
+        };
+        outcome
+    }
+
+    async fn call<R: DeserializeOwned>(
+        &self,
+        to: u64,
+        group: u64,
+        message: Message,
+        request: &impl Serialize,
+        budget: Duration,
+    ) -> Result<R, RPCError<Types>> {
+        let payload = encode(request).map_err(failed)?;
+        self.call_encoded(to, group, message, &payload, budget).await
+    }
+
+    async fn call_encoded<R: DeserializeOwned>(
+        &self,
+        to: u64,
+        group: u64,
+        message: Message,
+        payload: &[u8],
+        budget: Duration,
+    ) -> Result<R, RPCError<Types>> {
+        let op = Op::Node(Box::new(NodeOp::Raft { group: GroupId(group), rpc: message as u32 }));
+        let lane = if message == Message::Snapshot { Lane::Bulk } else { Lane::Control };
+        match self.send(NodeId(to), op, Buf::copy_of(payload), lane, budget).await {
+            Ok(response) => decode(&response.payload).map_err(failed),
+            // It was never sent: Raft waits a while before it tries again.
+            Err(error) if error.kind() == ErrorKind::Unreachable => {
+                Err(RPCError::Unreachable(Unreachable::new(&error)))
+            }
+            Err(error) => Err(RPCError::Network(NetworkError::new(&error))),
+        }
+    }
+}
+
+fn failed(error: io::Error) -> RPCError<Types> {
+    RPCError::Network(NetworkError::new(&error))
+}
+
+fn streaming(error: RPCError<Types>) -> StreamingError<Types> {
+    match error {
+        RPCError::Unreachable(error) => StreamingError::Unreachable(error),
+        RPCError::Network(error) => StreamingError::Network(error),
+        other => StreamingError::Network(NetworkError::new(&other)),
+    }
+}
+
+/// How many of the entries fit into one message.
+fn fitting(request: &AppendEntriesRequest<Types>) -> io::Result<usize> {
+    let mut bytes = 0;
+    for (at, entry) in request.entries.iter().enumerate() {
+        bytes += encode(entry)?.len();
+        if bytes > APPEND_BYTES_MAX && at > 0 {
+            return Ok(at);
+        }
+    }
+    Ok(request.entries.len())
+}
+
+impl GroupRouter<Types, u64> for Router {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &self,
+        target: u64,
+        group: u64,
+        mut request: AppendEntriesRequest<Types>,
+        _option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let wanted = request.entries.len();
+        let fitting = if wanted > 1 { fitting(&request).map_err(failed)? } else { wanted };
+        request.entries.truncate(fitting);
+        let response = self.call(target, group, Message::Append, &request, self.budget).await?;
+        Ok(match (response, request.entries.last()) {
+            (AppendEntriesResponse::Success, Some(last)) if fitting < wanted => {
+                AppendEntriesResponse::PartialSuccess(Some(last.log_id()))
+            }
+            (response, _) => response,
+        })
+    }
+
+    async fn vote(
+        &self,
+        target: u64,
+        group: u64,
+        request: VoteRequest<Types>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.call(target, group, Message::Vote, &request, self.budget).await
+    }
+
+    async fn pre_vote(
+        &self,
+        target: u64,
+        group: u64,
+        request: VoteRequest<Types>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.call(target, group, Message::PreVote, &request, self.budget).await
+    }
+
+    async fn full_snapshot(
+        &self,
+        target: u64,
+        group: u64,
+        vote: Vote,
+        snapshot: SnapshotOf<Types, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let send = self.send_snapshot(target, group, vote, snapshot);
+        tokio::select! {
+            biased;
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = send => sent,
+        }
+    }
+
+    async fn transfer_leader(
+        &self,
+        target: u64,
+        group: u64,
+        request: TransferLeaderRequest<Types>,
+        _option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        self.call(target, group, Message::Transfer, &request, self.budget).await
+    }
+}
+
+impl Router {
+    async fn send_snapshot(
+        &self,
+        target: u64,
+        group: u64,
+        vote: Vote,
+        snapshot: SnapshotOf<Types, SnapshotData>,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let SnapshotData::Image(image) = snapshot.snapshot else {
+            return Err(streaming(failed(io::Error::other("a snapshot that arrived here is not sent on"))));
+        };
+        let transfer = self.transfers.fetch_add(1, Ordering::Relaxed);
+        let read = || image.next_rows(SNAPSHOT_CHUNK_BYTES).map_err(|error| streaming(failed(error)));
+        let mut rows = read()?;
+        for number in 0.. {
+            let next = if rows.is_empty() { Vec::new() } else { read()? };
+            let last = next.is_empty();
+            let chunk = Chunk { vote, transfer, number, meta: snapshot.meta.clone(), rows, last };
+            let payload = encode(&chunk).map_err(failed).map_err(streaming)?;
+            let answer: Option<SnapshotResponse<Types>> = self
+                .call_encoded(target, group, Message::Snapshot, &payload, SNAPSHOT_CHUNK_BUDGET)
+                .await
+                .map_err(streaming)?;
+            if let Some(response) = answer {
+                return Ok(response);
+            }
+            rows = next;
+        }
+        Err(streaming(failed(io::Error::other("a snapshot has too many chunks"))))
+    }
+}
+
+/// Makes the clients of one group; they all share the node's links.
+#[derive(Clone)]
+pub(in crate::metadata) struct Factory(GroupNetworkFactory<Router, u64>);
+
+impl RaftNetworkFactory<Types> for Factory {
+    type Network = GroupNetworkAdapter<Types, u64, Router>;
+
+    async fn new_client(&mut self, target: u64, _node: &()) -> Self::Network {
+        GroupNetworkAdapter::new(self.0.factory.clone(), target, self.0.group_id)
+    }
+}

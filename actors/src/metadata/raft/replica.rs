@@ -1,0 +1,216 @@
+//! One group on this node: its Raft, its state, and what others ask of them.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use mesh_core::{
+    Answer, Buf, Error, ErrorKind, Outcome, Redirect, Response,
+    id::{GroupId, NodeId},
+    meta::{Command, MetaAnswer, Query},
+};
+use openraft::{
+    ReadPolicy,
+    async_runtime::WatchReceiver,
+    errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError},
+    storage::Snapshot,
+};
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::{
+    machine::{GroupState, Machine, SnapshotData},
+    network::Message,
+    staging::{Arrival, Chunk},
+    types::{Applied, Proposal, Types, decode, encode},
+};
+
+/// Reads that wait for a barrier at most.
+const READS_MAX: usize = 16_384;
+
+pub(super) type Raft = openraft::Raft<Types, Machine>;
+
+/// A replica of one group.
+pub(super) struct Replica {
+    pub(super) raft: Raft,
+    pub(super) state: Arc<GroupState>,
+    barrier: Mutex<Barrier>,
+    arrival: tokio::sync::Mutex<Option<Arrival>>,
+}
+
+/// Reads that share one confirmation of leadership. A read takes only one that begins after it came: so those that
+/// come while one is under way wait for the next.
+#[derive(Default)]
+struct Barrier {
+    running: bool,
+    waiting: Vec<oneshot::Sender<Result<(), Error>>>,
+}
+
+impl Replica {
+    pub(super) fn new(raft: Raft, state: Arc<GroupState>) -> Self {
+        Self { raft, state, barrier: Mutex::default(), arrival: tokio::sync::Mutex::default() }
+    }
+
+    /// Who leads the group, as far as is known here.
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        let metrics = self.raft.server_metrics();
+        let leader = metrics.borrow_watched().current_leader;
+        leader.map(NodeId)
+    }
+
+    pub(super) fn term(&self) -> u64 {
+        let metrics = self.raft.server_metrics();
+        let vote = metrics.borrow_watched().vote;
+        vote.leader_id.term
+    }
+
+    pub(super) fn voters(&self) -> Vec<NodeId> {
+        self.raft.voter_ids().map(NodeId).collect()
+    }
+
+    /// Proposes a command and waits until it is applied here.
+    ///
+    /// # Errors
+    /// What the state machine refuses; `NotLeader`; `LinkLost` if leadership went while it was under way; `Timeout`.
+    pub(super) async fn propose(&self, command: Arc<Command>, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
+        let written = tokio::time::timeout(budget, self.raft.client_write(Proposal(command)));
+        match written.await.map_err(|_| timeout())? {
+            Ok(written) => match written.data {
+                Applied::Answer(answer) => Ok(answer),
+                Applied::Refused(error) => Err(error),
+                Applied::Nothing => Err(Error::bug("a command was applied and nothing said")),
+            },
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
+                Err(Error::new(ErrorKind::LinkLost, "another leader took over while the command was under way"))
+            }
+            Err(error) => Err(stopped(&error)),
+        }
+    }
+
+    /// Answers a question, linearizable.
+    ///
+    /// # Errors
+    /// What the query names; `NotLeader`; `Timeout`; `Overloaded`.
+    pub(super) async fn query(self: &Arc<Self>, query: &Query, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
+        let passed = self.pass_barrier(budget)?;
+        match tokio::time::timeout(budget, passed).await {
+            Ok(Ok(passed)) => passed?,
+            Ok(Err(_)) => return Err(Error::new(ErrorKind::Unreachable, "this replica is shutting down")),
+            Err(_) => return Err(timeout()),
+        }
+        self.state.query(query).map(Arc::new)
+    }
+
+    fn pass_barrier(self: &Arc<Self>, budget: Duration) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
+        let (sender, receiver) = oneshot::channel();
+        let mut barrier = self.barrier.lock().unwrap_or_else(PoisonError::into_inner);
+        if barrier.waiting.len() >= READS_MAX {
+            return Err(Error::new(ErrorKind::Overloaded, "too many reads of this metadata group wait; back off"));
+        }
+        barrier.waiting.push(sender);
+        if !barrier.running {
+            barrier.running = true;
+            tokio::spawn(Arc::clone(self).run_barrier(budget));
+        }
+        Ok(receiver)
+    }
+
+    /// Confirms leadership for all who wait, again and again, until nobody does.
+    async fn run_barrier(self: Arc<Self>, budget: Duration) {
+        loop {
+            let waiting = {
+                let mut barrier = self.barrier.lock().unwrap_or_else(PoisonError::into_inner);
+                barrier.running = !barrier.waiting.is_empty();
+                core::mem::take(&mut barrier.waiting)
+            };
+            if waiting.is_empty() {
+                return;
+            }
+            let outcome = match tokio::time::timeout(budget, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await
+            {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
+                    Err(not_leader(&forward))
+                }
+                Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => {
+                    Err(Error::new(ErrorKind::NotLeader, "this replica cannot confirm that it leads"))
+                }
+                Ok(Err(error)) => Err(stopped(&error)),
+                Err(_) => Err(timeout()),
+            };
+            // Who asked may have given up.
+            waiting.into_iter().for_each(|read| drop(read.send(outcome.clone())));
+        }
+    }
+
+    /// Answers another replica's Raft message.
+    ///
+    /// # Errors
+    /// `Invalid` for a message that cannot be read; `Unreachable` if this replica has stopped.
+    pub(super) async fn receive(&self, message: Message, payload: &[u8]) -> Outcome {
+        match message {
+            Message::Append => answer(self.raft.append_entries(read(payload)?).await),
+            Message::Vote => answer(self.raft.vote(read(payload)?).await),
+            Message::PreVote => answer(self.raft.pre_vote(read(payload)?).await),
+            Message::Transfer => answer(self.raft.handle_transfer_leader(read(payload)?).await),
+            Message::Snapshot => self.receive_chunk(read(payload)?).await,
+        }
+    }
+
+    async fn receive_chunk(&self, chunk: Chunk) -> Outcome {
+        let (vote, meta) = (chunk.vote, chunk.meta.clone());
+        let mut arrival = self.arrival.lock().await;
+        let refused = |error: io::Error| {
+            Error::new(ErrorKind::Conflict, "a chunk of a snapshot is refused; begin again").caused_by(error)
+        };
+        let arrived = Arrival::accept(&mut arrival, chunk, || self.state.stage()).map_err(refused)?;
+        let Some(staged) = arrived else {
+            return encoded(&None::<openraft::raft::SnapshotResponse<Types>>);
+        };
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Staged(staged) };
+        // The lock is held until it is installed: no other transfer may begin in the same tree.
+        match self.raft.install_full_snapshot(vote, snapshot).await {
+            Ok(response) => encoded(&Some(response)),
+            Err(error) => Err(stopped(&error)),
+        }
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
+    decode(payload).map_err(|error| Error::invalid("a Raft message cannot be read").caused_by(error))
+}
+
+fn answer<T: Serialize, E: std::error::Error>(outcome: Result<T, E>) -> Outcome {
+    match outcome {
+        Ok(value) => encoded(&value),
+        Err(error) => Err(stopped(&error)),
+    }
+}
+
+fn encoded(value: &impl Serialize) -> Outcome {
+    let bytes = encode(value).map_err(|error| Error::bug("a Raft answer cannot be encoded").caused_by(error))?;
+    Ok(Response { answer: Answer::Done, payload: Buf::copy_of(&bytes) })
+}
+
+pub(super) fn no_such_group(group: GroupId) -> Error {
+    Error::new(ErrorKind::Unreachable, "this node has no replica of this metadata group").with("group", group)
+}
+
+fn not_leader(forward: &ForwardToLeader<Types>) -> Error {
+    let error = Error::new(ErrorKind::NotLeader, "another replica leads this metadata group");
+    match forward.leader_id {
+        Some(leader) => error.redirect_to(Redirect { node: Some(NodeId(leader)), ..Redirect::default() }),
+        None => error,
+    }
+}
+
+fn timeout() -> Error {
+    Error::new(ErrorKind::Timeout, "the metadata group did not answer in time")
+}
+
+fn stopped(error: &impl std::error::Error) -> Error {
+    Error::new(ErrorKind::Unreachable, "this replica of the metadata group has stopped").with("why", error)
+}

@@ -1,0 +1,276 @@
+//! The store by openraft's own suite, images under change, foreign files, damaged messages.
+
+mod decoders;
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use mesh_core::{
+    ErrorKind,
+    id::{GroupId, NodeId},
+};
+use openraft::{
+    StorageError,
+    storage::{RaftLogStorage, RaftStateMachine},
+    testing::log::{StoreBuilder, Suite},
+};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::{
+    image::{Aside, Image, Row},
+    log::LogStore,
+    machine::{GroupState, Machine, SnapshotData},
+    staging::{Arrival, Chunk},
+    store::{Slot, Store},
+    types::{LogId, SnapshotMeta, Types, Vote},
+};
+use crate::metadata::table::Change;
+
+const GROUP: GroupId = GroupId(3);
+
+struct Builder;
+
+fn open(dir: &Path) -> (Arc<Store>, LogStore, Machine) {
+    let store = Arc::new(Store::open(dir, NodeId(1)).expect("a store"));
+    let log = LogStore::open(Arc::clone(&store), GROUP).expect("a log");
+    let state = GroupState::open(Arc::clone(&store), GROUP, None).expect("a state");
+    (store, log, Machine(state))
+}
+
+impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<Types>> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (_, log, machine) = open(dir.path());
+        Ok((dir, log, machine))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passes_the_conformance_suite_of_openraft() {
+    Suite::test_all(Builder).await.expect("a store as Raft wants it");
+}
+
+fn log_id(term: u64, index: u64) -> LogId {
+    LogId { leader_id: openraft::impls::leader_id_adv::LeaderId { term, node_id: 1 }, index }
+}
+
+fn put(key: u32, value: u8) -> Change {
+    Change { key: format!("K{key:05}").into_bytes(), value: Some(vec![value; 20 + value as usize * 40]) }
+}
+
+fn rows_of(state: &Arc<GroupState>) -> Vec<Row> {
+    read_rest(&state.image_for_test(), 1 << 20)
+}
+
+fn read_rest(image: &Image, bytes: usize) -> Vec<Row> {
+    let mut rows = Vec::new();
+    loop {
+        let some = image.next_rows(bytes).expect("an image that is not broken");
+        if some.is_empty() {
+            return rows;
+        }
+        rows.extend(some);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// An image reads as the state was when it was taken, whatever changes between its pieces.
+    #[test]
+    fn an_image_stays_as_it_was_taken(
+        first in proptest::collection::btree_map(0_u32..60, 0_u8..90, 0..60),
+        rounds in proptest::collection::vec(proptest::collection::btree_map(0_u32..60, proptest::option::of(0_u8..90), 0..20), 1..12),
+        bytes in 1_usize..6000,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, _log, machine) = open(dir.path());
+        let state = &machine.0;
+        let changes: Vec<Change> = first.into_iter().map(|(key, value)| put(key, value)).collect();
+        state.commit_for_test(&changes, log_id(1, 1)).unwrap();
+        let before: Vec<Row> = changes.into_iter().map(|change| (change.key, change.value.unwrap())).collect();
+
+        let image = state.image_for_test();
+        let mut model: BTreeMap<Vec<u8>, Vec<u8>> = before.iter().cloned().collect();
+        let mut seen = Vec::new();
+        for (round, changed) in rounds.into_iter().enumerate() {
+            let changes: Vec<Change> = changed
+                .into_iter()
+                .map(|(key, value)| value.map_or_else(|| Change { value: None, ..put(key, 0) }, |value| put(key, value)))
+                .collect();
+            state.commit_for_test(&changes, log_id(1, 2 + round as u64)).unwrap();
+            for change in changes {
+                match change.value {
+                    Some(value) => model.insert(change.key, value),
+                    None => model.remove(&change.key),
+                };
+            }
+            seen.extend(image.next_rows(bytes).unwrap());
+        }
+        seen.extend(read_rest(&image, bytes));
+        prop_assert_eq!(seen, before);
+        prop_assert_eq!(rows_of(state), model.into_iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn an_image_that_puts_too_much_aside_breaks() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, _log, machine) = open(dir.path());
+    let big = |key: u32, byte: u8| Change { key: format!("K{key}").into_bytes(), value: Some(vec![byte; 1 << 20]) };
+    let mut aside = Aside::default();
+    for key in 0..65 {
+        machine.0.commit_for_test(&[big(key, 1)], log_id(1, 1)).unwrap();
+        machine.0.with_table(|table| aside.keep(table, &[big(key, 2)])).unwrap();
+    }
+    let image = Image::new(Arc::clone(&machine.0), Arc::new(Mutex::new(aside)));
+    assert!(image.next_rows(1).is_err());
+}
+
+#[tokio::test]
+async fn installing_a_snapshot_replaces_everything_and_survives_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let (_source_store, _source_log, source) = open(other.path());
+    source.0.commit_for_test(&[put(1, 1), put(2, 90), put(3, 2)], log_id(2, 9)).unwrap();
+    {
+        let (_store, _log, mut machine) = open(dir.path());
+        machine.0.commit_for_test(&[put(1, 5), put(7, 70)], log_id(1, 4)).unwrap();
+        let stale = machine.0.image_for_test();
+        let snapshot = source.clone().get_current_snapshot().await.unwrap().expect("a snapshot");
+        machine.install_snapshot(&snapshot.meta, snapshot.snapshot).await.unwrap();
+        assert_eq!(rows_of(&machine.0), rows_of(&source.0));
+        assert!(stale.next_rows(1).is_err(), "an image of the state that is no more");
+        // A transfer that never ends leaves a tree behind.
+        machine.0.stage().unwrap().take(rows_of(&source.0)).unwrap();
+    }
+    let (store, _log, mut machine) = open(dir.path());
+    assert_eq!(rows_of(&machine.0), rows_of(&source.0));
+    assert_eq!(machine.applied_state().await.unwrap().0, Some(log_id(2, 9)));
+    assert_eq!(store.trees_under("state/").len(), 1, "what was left behind is dropped");
+}
+
+#[test]
+fn a_snapshot_arrives_in_order_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, _log, machine) = open(dir.path());
+    let chunk = |term, transfer, number, last| Chunk {
+        vote: Vote::new_committed(term, 2),
+        transfer,
+        number,
+        meta: SnapshotMeta::default(),
+        rows: vec![(format!("K{number}").into_bytes(), vec![number as u8])],
+        last,
+    };
+    let mut arrival = None;
+    let mut accept = |chunk| {
+        let staged = Arrival::accept(&mut arrival, chunk, || machine.0.stage());
+        staged.map(|staged| staged.is_some()).map_err(|error| error.kind())
+    };
+    let refused = Err(std::io::ErrorKind::InvalidData);
+    assert_eq!(accept(chunk(1, 1, 1, false)), refused);
+    assert_eq!(accept(chunk(1, 1, 0, false)), Ok(false));
+    assert_eq!(accept(chunk(1, 1, 2, false)), refused, "a gap");
+    assert_eq!(accept(chunk(1, 2, 1, false)), refused, "another transfer's");
+    assert_eq!(accept(chunk(2, 1, 0, false)), Ok(false), "a later leader begins");
+    assert_eq!(accept(chunk(1, 1, 0, false)), refused, "an earlier one may not");
+    assert_eq!(accept(chunk(2, 1, 1, true)), Ok(true));
+    assert_eq!(accept(chunk(2, 1, 2, true)), refused, "it is over");
+}
+
+#[test]
+fn refuses_files_of_another_node_and_leaves_them() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let refused = Store::open(dir.path(), NodeId(2)).err().expect("another node's files");
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert!(Store::open(dir.path(), NodeId(1)).is_ok());
+}
+
+#[test]
+fn refuses_files_that_another_has_open_and_damaged_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, log, machine) = open(dir.path());
+    let busy = Store::open(dir.path(), NodeId(1)).err().expect("somebody has it open");
+    assert_eq!(busy.kind(), ErrorKind::DriveFailed);
+    drop((store, log, machine));
+    let file = dir.path().join("db/db");
+    let len = std::fs::metadata(&file).unwrap().len();
+    std::fs::write(&file, vec![0x5a; len as usize]).unwrap();
+    let damaged = Store::open(dir.path(), NodeId(1)).err().expect("damaged files");
+    assert_eq!(damaged.kind(), ErrorKind::Corrupt, "{damaged:?}");
+    assert!(file.exists());
+}
+
+#[test]
+fn a_store_that_was_not_finished_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("db.new")).unwrap();
+    std::fs::write(dir.path().join("db.new/db"), b"half").unwrap();
+    drop(open(dir.path()));
+    assert!(!dir.path().join("db.new").exists());
+}
+
+#[tokio::test]
+async fn an_interrupted_purge_is_finished_when_the_log_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let (store, mut log, _machine) = open(dir.path());
+        let entries = (0..10).map(|index| {
+            use openraft::entry::RaftEntry;
+            openraft::alias::EntryOf::<Types>::new_blank(log_id(1, index))
+        });
+        log.append(entries, openraft::storage::IOFlushed::noop()).await.unwrap();
+        store.write(GROUP, Slot::Purged, &log_id(1, 6)).unwrap();
+        store.sync().await.unwrap();
+    }
+    let (_store, mut log, _machine) = open(dir.path());
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(1, 6)), Some(log_id(1, 9))));
+    let left = openraft::RaftLogReader::try_get_log_entries(&mut log, 0..100).await.unwrap();
+    assert_eq!(left.len(), 3);
+}
+
+#[tokio::test]
+async fn an_entry_as_large_as_a_command_may_be_comes_back_whole() {
+    use openraft::{RaftLogReader, entry::RaftEntry};
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, mut log, _machine) = open(dir.path());
+    let command = |len: usize| mesh_core::meta::Command::DropAccessKey { access: "k".repeat(len) };
+    let lengths = [10, 2030, 2048, 4096, 1 << 20];
+    let entries: Vec<_> = lengths
+        .iter()
+        .zip(1..)
+        .map(|(len, index)| {
+            openraft::alias::EntryOf::<Types>::new_normal(
+                log_id(1, index),
+                super::types::Proposal(Arc::new(command(*len))),
+            )
+        })
+        .collect();
+    log.append(entries.clone(), openraft::storage::IOFlushed::noop()).await.unwrap();
+    assert_eq!(log.try_get_log_entries(..).await.unwrap(), entries);
+    assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(1, 5)));
+    let limited = log.limited_get_log_entries(1, 6).await.unwrap();
+    assert_eq!(limited.len(), 4, "the large one comes with the next message");
+    assert_eq!(log.limited_get_log_entries(5, 6).await.unwrap(), entries[4..]);
+    log.truncate_after(Some(log_id(1, 2))).await.unwrap();
+    assert_eq!(log.try_get_log_entries(..).await.unwrap(), entries[..2]);
+}
+
+impl GroupState {
+    fn image_for_test(self: &Arc<Self>) -> Image {
+        match self.image().snapshot {
+            SnapshotData::Image(image) => image,
+            SnapshotData::Staged(_) => unreachable!("what is here is an image"),
+        }
+    }
+
+    fn commit_for_test(&self, changes: &[Change], applied: LogId) -> std::io::Result<()> {
+        self.commit(changes, Some(applied), openraft::StoredMembership::default())
+    }
+}

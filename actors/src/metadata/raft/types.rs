@@ -1,0 +1,99 @@
+//! The types that Raft is made of here, and how they are encoded.
+//!
+//! ```text
+//! a log entry, a vote, a watermark, a Raft message:   version:1 (= 1)  postcard
+//! ```
+
+use std::{fmt, io, sync::Arc};
+
+use mesh_core::{
+    Error,
+    meta::{Command, MetaAnswer},
+};
+use openraft::alias;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+openraft::declare_raft_types!(
+    /// Raft's types: numbers for nodes, commands for data.
+    pub(in crate::metadata) Types:
+        D = Proposal,
+        R = Applied,
+        NodeId = u64,
+        Node = (),
+);
+
+pub(super) type Entry = alias::EntryOf<Types>;
+pub(super) type LogId = alias::LogIdOf<Types>;
+pub(super) type Vote = alias::VoteOf<Types>;
+pub(super) type Membership = alias::StoredMembershipOf<Types>;
+pub(super) type SnapshotMeta = alias::SnapshotMetaOf<Types>;
+
+/// What is proposed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::metadata) struct Proposal(pub(super) Arc<Command>);
+
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a command")
+    }
+}
+
+/// What applying an entry came to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::metadata) enum Applied {
+    /// The entry was Raft's own.
+    Nothing,
+    /// What the state machine says.
+    Answer(Arc<MetaAnswer>),
+    /// What the state machine refused.
+    Refused(#[serde(with = "refusal")] Error),
+}
+
+/// Raft demands that answers can be encoded, though they never leave the node by this way: kind, text and redirect.
+mod refusal {
+    use mesh_core::{
+        Error, ErrorKind, Redirect,
+        id::{ActorId, Epoch, GroupId, NodeId},
+    };
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Refusal {
+        kind: u16,
+        message: String,
+        redirect: Option<(Option<ActorId>, Option<Epoch>, Option<NodeId>, Option<GroupId>)>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(error: &Error, serializer: S) -> Result<S::Ok, S::Error> {
+        let redirect = error.redirect().map(|to| (to.actor, to.epoch, to.node, to.group));
+        Refusal { kind: error.kind().number(), message: error.to_string(), redirect }.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Error, D::Error> {
+        let refusal = Refusal::deserialize(deserializer)?;
+        let error = Error::new(ErrorKind::from_number(refusal.kind), refusal.message);
+        Ok(match refusal.redirect {
+            Some((actor, epoch, node, group)) => error.redirect_to(Redirect { actor, epoch, node, group }),
+            None => error,
+        })
+    }
+}
+
+const FORMAT: u8 = 1;
+
+pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
+    postcard::to_extend(value, vec![FORMAT]).map_err(io::Error::other)
+}
+
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    match bytes.split_first() {
+        Some((&FORMAT, rest)) => match postcard::take_from_bytes(rest) {
+            Ok((value, [])) => Ok(value),
+            Ok(_) => Err(invalid("bytes behind a Raft value".into())),
+            Err(error) => Err(invalid(format!("a Raft value is damaged: {error}"))),
+        },
+        Some((version, _)) => Err(invalid(format!("a Raft value of version {version}; this build reads {FORMAT}"))),
+        None => Err(invalid("an empty Raft value".into())),
+    }
+}

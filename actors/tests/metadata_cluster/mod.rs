@@ -1,0 +1,282 @@
+//! Nodes of metadata in one process, over links that can be cut. Shared by tests and benches.
+#![allow(dead_code, reason = "each user needs a part of it")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use mesh_actors::metadata::{RaftConfig, RaftMetadata, Timing};
+use mesh_core::{
+    Error, ErrorKind, Op, Outcome,
+    envelope::{Body, Envelope},
+    id::{ActorId, BucketId, Epoch, GroupId, LayoutId, NodeId, TenantId, WriteId},
+    meta::{
+        Attributes, Body as ObjectBody, BucketRef, Command, Extent, MetaAnswer, ObjectRow, Precondition, Proposer,
+        Query,
+    },
+    op::NodeOp,
+    port::{CallGuard, Clock, Completion, Metadata, Outbound},
+    time::{Instant, UnixMillis},
+};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+/// Short enough for tests, long enough for two busy cores.
+pub(crate) const QUICK: Timing = Timing {
+    heartbeat: Duration::from_millis(100),
+    election_min: Duration::from_millis(500),
+    election_max: Duration::from_millis(900),
+};
+
+/// tokio's clock.
+pub(crate) struct TokioClock(tokio::time::Instant);
+
+impl Clock for TokioClock {
+    fn now(&self) -> Instant {
+        Instant(self.0.elapsed().as_nanos() as u64)
+    }
+
+    fn wall(&self) -> UnixMillis {
+        UnixMillis(0)
+    }
+}
+
+#[derive(Default)]
+struct Wires {
+    nodes: BTreeMap<NodeId, Arc<RaftMetadata>>,
+    cut: BTreeSet<(NodeId, NodeId)>,
+    /// Requests that were carried, by kind.
+    carried: BTreeMap<&'static str, u64>,
+}
+
+/// One node's way to the others.
+struct Link {
+    from: NodeId,
+    wires: Arc<Mutex<Wires>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Outbound for Link {
+    fn send(&self, to: NodeId, envelope: Envelope, done: Completion<Outcome>) -> CallGuard {
+        let (from, wires) = (self.from, Arc::clone(&self.wires));
+        let deadline = self.clock.now() + Duration::from_micros(envelope.header.budget_us);
+        let target = {
+            let mut wires = wires.lock().unwrap();
+            let kind = match &envelope.header.body {
+                Body::Request(Op::Node(_)) => "raft",
+                Body::Request(_) => "forwarded",
+                _ => "other",
+            };
+            *wires.carried.entry(kind).or_default() += 1;
+            if wires.cut.contains(&(from, to)) { None } else { wires.nodes.get(&to).cloned() }
+        };
+        let Some(target) = target else {
+            done(Err(Error::new(ErrorKind::Unreachable, "the link is down")));
+            return CallGuard::none();
+        };
+        let task = tokio::spawn(async move {
+            let outcome = match envelope.header.body {
+                Body::Request(Op::Node(op)) => match *op {
+                    NodeOp::Raft { group, rpc } => target.handle_raft(group, rpc, envelope.payload).await,
+                    _ => Err(Error::invalid("not here")),
+                },
+                Body::Request(op) => target.serve(op, deadline).await,
+                _ => Err(Error::invalid("not a request")),
+            };
+            let cut = wires.lock().unwrap().cut.contains(&(to, from));
+            done(if cut { Err(Error::new(ErrorKind::LinkLost, "the link was cut")) } else { outcome });
+        });
+        CallGuard::new(move || task.abort())
+    }
+}
+
+/// Nodes, their files and their links.
+pub(crate) struct Cluster {
+    dir: TempDir,
+    wires: Arc<Mutex<Wires>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: RaftConfig,
+}
+
+impl Cluster {
+    /// Nodes 1 to `nodes` with replicas of `groups` that know each other and have leaders.
+    pub(crate) async fn start(nodes: u64, groups: &[u64], timing: Timing, snapshot_every: u64) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = RaftConfig {
+            groups: groups.iter().copied().map(GroupId).collect(),
+            peers: (1..=nodes).map(NodeId).collect(),
+            timing,
+            snapshot_every,
+            log_keep: snapshot_every / 4,
+            ..RaftConfig::new(NodeId(0), dir.path().to_owned())
+        };
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock(tokio::time::Instant::now()));
+        let cluster = Self { dir, wires: Arc::default(), clock, config };
+        for node in 1..=nodes {
+            cluster.open(node, cluster.config.groups.clone()).await;
+        }
+        let members: BTreeSet<NodeId> = (1..=nodes).map(NodeId).collect();
+        for (at, group) in cluster.config.groups.iter().enumerate() {
+            let node = 1 + at as u64 % nodes;
+            cluster.node(node).initialize(*group, &members).await.expect("initialized");
+        }
+        cluster.settle().await;
+        cluster
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Opens a node on its files.
+    pub(crate) async fn open(&self, node: u64, groups: Vec<GroupId>) -> Arc<RaftMetadata> {
+        let id = NodeId(node);
+        let dir = self.dir.path().join(node.to_string());
+        let config = RaftConfig { node: id, dir, groups, ..self.config.clone() };
+        let link = Link { from: id, wires: Arc::clone(&self.wires), clock: Arc::clone(&self.clock) };
+        let opened = RaftMetadata::start(config, Arc::new(link), Arc::clone(&self.clock)).await.expect("opened");
+        self.wires.lock().unwrap().nodes.insert(id, Arc::clone(&opened));
+        opened
+    }
+
+    /// Takes a node away, cleanly.
+    pub(crate) async fn close(&self, node: u64) {
+        let gone = self.wires.lock().unwrap().nodes.remove(&NodeId(node));
+        gone.expect("a node").shutdown().await;
+    }
+
+    pub(crate) fn node(&self, node: u64) -> Arc<RaftMetadata> {
+        Arc::clone(&self.wires.lock().unwrap().nodes[&NodeId(node)])
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<Arc<RaftMetadata>> {
+        self.wires.lock().unwrap().nodes.values().cloned().collect()
+    }
+
+    /// How many requests of a kind the links carried.
+    pub(crate) fn carried(&self, kind: &str) -> u64 {
+        self.wires.lock().unwrap().carried.get(kind).copied().unwrap_or(0)
+    }
+
+    /// Cuts every link of a node, both ways.
+    pub(crate) fn isolate(&self, node: u64) {
+        let mut wires = self.wires.lock().unwrap();
+        let others: Vec<NodeId> = wires.nodes.keys().copied().collect();
+        for other in others {
+            wires.cut.insert((NodeId(node), other));
+            wires.cut.insert((other, NodeId(node)));
+        }
+    }
+
+    pub(crate) fn heal(&self) {
+        self.wires.lock().unwrap().cut.clear();
+    }
+
+    /// Waits until every group has one leader that all nodes know.
+    pub(crate) async fn settle(&self) {
+        until("every node knows the leaders", || {
+            let told: Vec<_> = self.nodes().iter().map(|node| node.status()).collect();
+            let known = |status: &Vec<(GroupId, Option<NodeId>, u64)>| status.iter().all(|group| group.1.is_some());
+            told.iter().all(known) && told.windows(2).all(|pair| pair[0] == pair[1])
+        })
+        .await;
+    }
+
+    /// The number of the node that leads a group.
+    pub(crate) fn leader(&self, group: u64) -> u64 {
+        let nodes = self.wires.lock().unwrap().nodes.clone();
+        let leads = nodes.iter().find(|(_, node)| node.is_leader(GroupId(group)));
+        leads.expect("a leader").0.0
+    }
+}
+
+/// Waits until something holds, at most 20 seconds.
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+pub(crate) async fn propose(
+    node: &RaftMetadata,
+    clock: &dyn Clock,
+    group: u64,
+    command: Command,
+    budget: Duration,
+) -> Result<Arc<MetaAnswer>, Error> {
+    let (done, answered) = oneshot::channel();
+    let done = Box::new(move |answer| drop(done.send(answer)));
+    Metadata::propose(node, GroupId(group), Arc::new(command), clock.now() + budget, done);
+    answered.await.expect("every request is answered")
+}
+
+pub(crate) async fn query(
+    node: &RaftMetadata,
+    clock: &dyn Clock,
+    group: u64,
+    question: Query,
+    budget: Duration,
+) -> Result<Arc<MetaAnswer>, Error> {
+    let (done, answered) = oneshot::channel();
+    let done = Box::new(move |answer| drop(done.send(answer)));
+    Metadata::query(node, GroupId(group), Arc::new(question), clock.now() + budget, done);
+    answered.await.expect("every request is answered")
+}
+
+pub(crate) fn bucket(group: u64) -> BucketRef {
+    BucketRef { id: BucketId(1), name: "bucket".into(), tenant: TenantId(1), group: GroupId(group) }
+}
+
+pub(crate) fn open_block(actor: u64, session: u64, request: u32) -> Command {
+    let proposer = Proposer { actor: ActorId(actor), epoch: Epoch(1) };
+    Command::OpenBlock { proposer, session, request }
+}
+
+/// An object whose length tells it from others.
+pub(crate) fn put_object(actor: u64, group: u64, key: &str, version: WriteId, len: u64) -> Command {
+    let extent =
+        Extent { write: version, len, stripe_bytes: 1 << 20, layout: LayoutId(1), key: None, runs: Vec::new() };
+    let row = ObjectRow {
+        version,
+        len,
+        etag: format!("{len:032x}"),
+        modified: UnixMillis(len),
+        attributes: Attributes::default(),
+        body: ObjectBody::Whole(extent),
+    };
+    Command::PutObject {
+        proposer: Proposer { actor: ActorId(actor), epoch: Epoch(1) },
+        bucket: bucket(group),
+        key: key.into(),
+        row: row.into(),
+        precondition: Precondition::default(),
+        quota_bytes: None,
+    }
+}
+
+pub(crate) fn get_object(group: u64, key: &str) -> Query {
+    Query::Object { bucket: bucket(group), key: key.into() }
+}
+
+/// The length of an object, if it is there.
+pub(crate) fn len_of(answer: &Result<Arc<MetaAnswer>, Error>) -> Option<u64> {
+    match answer.as_deref() {
+        Ok(MetaAnswer::Object(row)) => Some(row.len),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        other => panic!("not about an object: {other:?}"),
+    }
+}
+
+/// The first write of a block.
+pub(crate) fn first_of(answer: &Result<Arc<MetaAnswer>, Error>) -> WriteId {
+    match answer.as_deref() {
+        Ok(MetaAnswer::Block { first, .. }) => *first,
+        other => panic!("not a block: {other:?}"),
+    }
+}

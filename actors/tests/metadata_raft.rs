@@ -1,0 +1,343 @@
+//! Three nodes of metadata in one process: elections, forwarding, lost leaders, lagging and restarted members, and
+//! reads that are never stale.
+
+mod metadata_cluster;
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use mesh_core::{
+    ErrorKind, Op,
+    id::{ClusterId, GroupId, Incarnation, NodeId, WriteId},
+    meta::{Command, MetaAnswer, PartRow, Query, UploadRow},
+    time::{Instant, UnixMillis},
+    topology::{Code, NodeInfo, NodeKind},
+};
+use metadata_cluster::{
+    Cluster, QUICK, bucket, first_of, get_object, len_of, open_block, propose, put_object, query, until,
+};
+
+const BUDGET: Duration = Duration::from_secs(20);
+
+fn form() -> Command {
+    Command::Form { cluster: ClusterId([7; 16]), code: Code { data: 2, parity: 1 }, namespaces: 2 }
+}
+
+fn node_info(id: u64, address: &str) -> Command {
+    Command::PutNode(NodeInfo {
+        id: NodeId(id),
+        kind: NodeKind::Host,
+        address: address.to_owned(),
+        incarnation: Incarnation(1),
+        pid: 1,
+        draining: false,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_answers_for_every_group() {
+    let cluster = Cluster::start(3, &[0, 1, 2], QUICK, 5000).await;
+    let clock = &*cluster.clock;
+    let formed = propose(&cluster.node(2), clock, 0, form(), BUDGET).await;
+    assert_eq!(formed, Ok(Arc::new(MetaAnswer::Done)));
+    for at in 1..=3 {
+        for group in 1..=2 {
+            let block = propose(&cluster.node(at), clock, group, open_block(at, 1, 0), BUDGET).await;
+            let put = put_object(at, group, &format!("key-{at}"), first_of(&block), at);
+            assert!(propose(&cluster.node(at), clock, group, put, BUDGET).await.is_ok());
+        }
+    }
+    for at in 1..=3 {
+        for (group, written) in [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)] {
+            let found =
+                query(&cluster.node(at), clock, group, get_object(group, &format!("key-{written}")), BUDGET).await;
+            assert_eq!(len_of(&found), Some(written));
+        }
+        // What the state machine refuses is told as it is, also through another node.
+        let refused = propose(&cluster.node(at), clock, 1, form(), BUDGET).await.expect_err("of another kind");
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+    }
+    assert!(cluster.carried("forwarded") > 0);
+    until("every node sees the cluster", || cluster.nodes().iter().all(|node| node.control().cluster.is_some())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_a_replica_asks_its_peers() {
+    let cluster = Cluster::start(3, &[0], QUICK, 5000).await;
+    let guest = cluster.open(4, Vec::new()).await;
+    assert!(propose(&guest, &*cluster.clock, 0, form(), BUDGET).await.is_ok());
+    let answer = query(&guest, &*cluster.clock, 0, Query::Control, BUDGET).await.expect("an answer");
+    assert!(matches!(&*answer, MetaAnswer::Control(view) if view.namespaces == 2));
+    let nowhere = query(&guest, &*cluster.clock, 9, Query::Control, Duration::from_millis(300)).await;
+    assert_eq!(nowhere.expect_err("no such group").kind(), ErrorKind::Timeout);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_never_forwards_what_was_forwarded() {
+    let cluster = Cluster::start(3, &[0], QUICK, 5000).await;
+    let leader = cluster.leader(0);
+    let follower = cluster.node(1 + leader % 3);
+    for op in [
+        Op::Propose { group: GroupId(0), command: form().into() },
+        Op::Query { group: GroupId(0), query: Query::Control.into() },
+    ] {
+        let refused = follower.serve(op, Instant::NEVER).await.expect_err("it does not lead");
+        assert_eq!(refused.kind(), ErrorKind::NotLeader);
+        assert_eq!(refused.redirect().and_then(|redirect| redirect.node), Some(NodeId(leader)));
+    }
+    assert_eq!(cluster.carried("forwarded"), 0);
+    let gone = follower.serve(Op::Query { group: GroupId(5), query: Query::Control.into() }, Instant::NEVER).await;
+    assert_eq!(gone.expect_err("no replica").kind(), ErrorKind::Unreachable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_leader_is_replaced_and_nothing_is_lost() {
+    let cluster = Cluster::start(3, &[1], QUICK, 5000).await;
+    let clock = &*cluster.clock;
+    let leader = cluster.leader(1);
+    let (other, third) = (1 + leader % 3, 1 + (leader + 1) % 3);
+    let first = first_of(&propose(&cluster.node(other), clock, 1, open_block(1, 1, 0), BUDGET).await);
+    let put = put_object(1, 1, "before", first, 10);
+    assert!(propose(&cluster.node(other), clock, 1, put, BUDGET).await.is_ok());
+    cluster.close(leader).await;
+    let put = put_object(1, 1, "after", WriteId(first.0 + 1), 20);
+    assert!(propose(&cluster.node(other), clock, 1, put, BUDGET).await.is_ok());
+    for key in ["before", "after"] {
+        let found = query(&cluster.node(third), clock, 1, get_object(1, key), BUDGET).await;
+        assert!(len_of(&found).is_some());
+    }
+    // The old leader comes back from its files, and leads again if asked to.
+    let back = cluster.open(leader, vec![GroupId(1)]).await;
+    cluster.settle().await;
+    let now = cluster.leader(1);
+    cluster.node(now).transfer_leader(GroupId(1), NodeId(leader)).await.expect("asked");
+    until("the old leader leads again", || back.is_leader(GroupId(1))).await;
+    assert_eq!(len_of(&query(&back, clock, 1, get_object(1, "after"), BUDGET).await), Some(20));
+}
+
+/// One writer, whose every acknowledged value later reads must see, on whatever node, while leaders are cut off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_are_never_stale_while_leaders_come_and_go() {
+    let cluster = Arc::new(Cluster::start(3, &[1], QUICK, 5000).await);
+    let clock = Arc::clone(&cluster.clock);
+    let first = first_of(&propose(&cluster.node(1), &*clock, 1, open_block(1, 1, 0), BUDGET).await);
+    let written = Arc::new(AtomicU64::new(0));
+    let over = Arc::new(AtomicBool::new(false));
+
+    let mut tasks = Vec::new();
+    for at in 1..=3 {
+        let (cluster, written, over) = (Arc::clone(&cluster), Arc::clone(&written), Arc::clone(&over));
+        tasks.push(tokio::spawn(async move {
+            let mut reads = 0_u64;
+            while !over.load(Ordering::SeqCst) {
+                let known = written.load(Ordering::SeqCst);
+                let budget = Duration::from_millis(400);
+                let found = query(&cluster.node(at), &*cluster.clock, 1, get_object(1, "key"), budget).await;
+                match found {
+                    // A node that is cut off must say nothing rather than something old.
+                    Err(error) if error.kind() == ErrorKind::Timeout => {}
+                    found => {
+                        assert!(len_of(&found).unwrap_or(0) >= known, "node {at} answered {found:?} after {known}");
+                        reads += 1;
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+            reads
+        }));
+    }
+    let writer = {
+        let (cluster, written, over) = (Arc::clone(&cluster), Arc::clone(&written), Arc::clone(&over));
+        tokio::spawn(async move {
+            let mut count = 0;
+            while !over.load(Ordering::SeqCst) {
+                count += 1;
+                let put = put_object(1, 1, "key", WriteId(first.0 + count), count);
+                let node = cluster.node(1 + count % 3);
+                if propose(&node, &*cluster.clock, 1, put, BUDGET).await.is_ok() {
+                    written.store(count, Ordering::SeqCst);
+                }
+            }
+            count
+        })
+    };
+    for _ in 0..3 {
+        let before = written.load(Ordering::SeqCst);
+        cluster.isolate(cluster.leader(1));
+        // The two others go on.
+        until("writes go on without the leader", || written.load(Ordering::SeqCst) > before + 3).await;
+        cluster.heal();
+        cluster.settle().await;
+    }
+    over.store(true, Ordering::SeqCst);
+    let writes = writer.await.expect("the writer");
+    let mut reads = 0;
+    for task in tasks {
+        reads += task.await.expect("no stale read");
+    }
+    assert!(writes > 10 && reads > 10, "{writes} writes, {reads} reads");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_lags_is_brought_up_by_a_snapshot() {
+    let cluster = Cluster::start(3, &[0, 1], QUICK, 40).await;
+    let clock = &*cluster.clock;
+    let lagging = (1..=3).find(|node| [0, 1].iter().all(|group| cluster.leader(*group) != *node)).expect("a follower");
+    let writer = cluster.node(cluster.leader(1));
+    let first = first_of(&propose(&writer, clock, 1, open_block(1, 1, 0), BUDGET).await);
+    cluster.isolate(lagging);
+    // Long addresses: rows of several pieces, and a snapshot of several chunks.
+    let address = "a".repeat(300);
+    for count in 1..=200 {
+        assert!(propose(&writer, clock, 0, node_info(count, &address), BUDGET).await.is_ok());
+        let put = put_object(1, 1, &format!("{count:04}{}", "k".repeat(900)), WriteId(first.0 + count), count);
+        assert!(propose(&writer, clock, 1, put, BUDGET).await.is_ok());
+    }
+    cluster.heal();
+    let wanted = cluster.node(cluster.leader(0)).control();
+    assert_eq!(wanted.nodes.len(), 200);
+    until("the control group arrived", || cluster.node(lagging).control() == wanted).await;
+    // It has the other group too: it can lead it, and answer from its own state.
+    until("it leads", || {
+        if let Some(leader) = cluster.nodes().into_iter().find(|node| node.is_leader(GroupId(1))) {
+            let asked = leader.transfer_leader(GroupId(1), NodeId(lagging));
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(asked)).expect("asked");
+        }
+        cluster.node(lagging).is_leader(GroupId(1))
+    })
+    .await;
+    let question =
+        Query::List { bucket: bucket(1), prefix: String::new(), delimiter: None, after: String::new(), limit: 1000 };
+    let listing = query(&cluster.node(lagging), clock, 1, question, BUDGET).await.expect("a listing");
+    assert!(matches!(&*listing, MetaAnswer::Listing(listing) if listing.entries.len() == 200));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_nodes_restart_from_their_files() {
+    let cluster = Cluster::start(3, &[0, 1], QUICK, 50).await;
+    let clock = &*cluster.clock;
+    assert!(propose(&cluster.node(1), clock, 0, form(), BUDGET).await.is_ok());
+    let first = first_of(&propose(&cluster.node(1), clock, 1, open_block(1, 1, 0), BUDGET).await);
+    for count in 1..=120 {
+        let put = put_object(1, 1, &format!("key-{}", count % 7), WriteId(first.0 + count), count);
+        assert!(propose(&cluster.node(1 + count % 3), clock, 1, put, BUDGET).await.is_ok());
+    }
+    until("every node sees the cluster", || cluster.nodes().iter().all(|node| node.control().cluster.is_some())).await;
+    for node in 1..=3 {
+        cluster.close(node).await;
+    }
+    for node in 1..=3 {
+        let opened = cluster.open(node, cluster.config.groups.clone()).await;
+        // What was applied is known before there is any leader.
+        assert_eq!(opened.control().cluster, Some(ClusterId([7; 16])));
+    }
+    // Peers are connected: an election is called, and nobody waits for a timeout.
+    let begun = tokio::time::Instant::now();
+    for group in &cluster.config.groups {
+        cluster.node(2).elect(*group).await.expect("asked");
+    }
+    cluster.settle().await;
+    println!("elected {} ms after the restart", begun.elapsed().as_millis());
+    for key in 0..7 {
+        let found = query(&cluster.node(3), clock, 1, get_object(1, &format!("key-{key}")), BUDGET).await;
+        let last = (114..=120).find(|count| count % 7 == key);
+        assert_eq!(len_of(&found), last);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_are_added_and_removed_while_it_runs() {
+    let cluster = Cluster::start(3, &[0], QUICK, 5000).await;
+    let clock = &*cluster.clock;
+    assert!(propose(&cluster.node(1), clock, 0, form(), BUDGET).await.is_ok());
+    let fourth = cluster.open(4, Vec::new()).await;
+    fourth.ensure_group(GroupId::CONTROL).await.expect("opened");
+    fourth.ensure_group(GroupId::CONTROL).await.expect("again: no effect");
+    let mut changes = fourth.watch_control();
+    let leader = cluster.node(cluster.leader(0));
+    let follower = cluster.nodes().into_iter().find(|node| !node.is_leader(GroupId::CONTROL)).expect("a follower");
+    let refused = follower.add_learner(GroupId::CONTROL, NodeId(4)).await.expect_err("it does not lead");
+    assert_eq!(refused.kind(), ErrorKind::NotLeader);
+    leader.add_learner(GroupId::CONTROL, NodeId(4)).await.expect("added");
+    tokio::time::timeout(BUDGET, changes.wait_for(|view| view.cluster.is_some()))
+        .await
+        .expect("in time")
+        .expect("told");
+    leader.promote(GroupId::CONTROL, NodeId(4)).await.expect("promoted");
+    let removed = cluster.leader(0) % 3 + 1;
+    let voters: BTreeSet<NodeId> = (1..=4).filter(|node| *node != removed).map(NodeId).collect();
+    leader.change_membership(GroupId::CONTROL, &voters).await.expect("changed");
+    cluster.close(removed).await;
+    assert!(propose(&fourth, clock, 0, node_info(1, "here:1"), BUDGET).await.is_ok());
+    until("the new member has it", || fourth.control().nodes.len() == 1).await;
+}
+
+/// The largest command there is: every part of the largest upload gets a new row in one batch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_upload_completes_in_one_command() {
+    let cluster = Cluster::start(3, &[1], QUICK, 5000).await;
+    let clock = &*cluster.clock;
+    let node = cluster.node(cluster.leader(1));
+    let mut blocks = Vec::new();
+    for request in 0..3 {
+        blocks.push(first_of(&propose(&node, clock, 1, open_block(1, 1, request), BUDGET).await));
+    }
+    let write = |count: u64| WriteId(blocks[(count / 4096) as usize].0 + count % 4096);
+    let proposer = mesh_core::meta::Proposer { actor: mesh_core::id::ActorId(1), epoch: mesh_core::id::Epoch(1) };
+    let upload = write(0);
+    let row = UploadRow {
+        upload,
+        key: "film".into(),
+        attributes: Default::default(),
+        created: UnixMillis(1),
+        principal: "ann".into(),
+    };
+    let create = Command::CreateUpload { proposer, bucket: bucket(1), row: row.into() };
+    assert!(propose(&node, clock, 1, create, BUDGET).await.is_ok());
+    let etag = |number: u32| format!("{number:032x}");
+    let mut waiting = Vec::new();
+    for number in 1..=10_000_u32 {
+        let Command::PutObject { row, .. } = put_object(1, 1, "x", write(u64::from(number)), 5 << 20) else {
+            panic!("a put is a put")
+        };
+        let mesh_core::meta::Body::Whole(extent) = &row.body else { panic!("one write") };
+        let part = PartRow {
+            number,
+            offset: 0,
+            etag: etag(number),
+            checksums: Default::default(),
+            modified: UnixMillis(2),
+            extent: extent.clone(),
+        };
+        let command = Command::PutPart { proposer, bucket: bucket(1), upload, part: part.into(), quota_bytes: None };
+        let (node, clock) = (Arc::clone(&node), Arc::clone(&cluster.clock));
+        waiting.push(tokio::spawn(async move { propose(&node, &*clock, 1, command, BUDGET).await }));
+    }
+    for stored in waiting {
+        assert!(stored.await.expect("asked").is_ok());
+    }
+    let complete = Command::CompleteUpload {
+        proposer,
+        bucket: bucket(1),
+        key: "film".into(),
+        upload,
+        parts: (1..=10_000).map(|number| (number, etag(number))).collect(),
+        etag: "whole".into(),
+        checksums: Default::default(),
+        at: UnixMillis(3),
+        precondition: Default::default(),
+    };
+    let begun = tokio::time::Instant::now();
+    let completed = propose(&node, clock, 1, complete, BUDGET).await;
+    println!("10000 parts completed in {} ms", begun.elapsed().as_millis());
+    assert!(matches!(completed.as_deref(), Ok(MetaAnswer::Committed { .. })), "{completed:?}");
+    let question = Query::Extents { bucket: bucket(1), upload, offset: (9_999 * 5) << 20, limit: 10 };
+    let found = query(&cluster.node(1), clock, 1, question, BUDGET).await.expect("extents");
+    assert!(matches!(&*found, MetaAnswer::Parts(parts, false) if parts.len() == 1 && parts[0].number == 10_000));
+}
