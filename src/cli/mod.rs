@@ -48,8 +48,8 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) const fn default_log(&self) -> &'static str {
         match self {
-            Self::Serve(_) => "info,openraft=error,quinn=warn,s3s=warn",
-            _ => "warn,openraft=off,s3s=warn",
+            Self::Serve(_) => "info,openraft=error,quinn=warn,s3s=off",
+            _ => "warn,openraft=off,s3s=off",
         }
     }
 }
