@@ -145,7 +145,23 @@ impl Config {
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), Error> {
+    /// Checks what no single value shows.
+    ///
+    /// # Errors
+    /// `Invalid` with what is allowed.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.address.ip().is_unspecified() {
+            return Err(Error::invalid("address must be one that the other nodes can dial, not 0.0.0.0 or [::]"));
+        }
+        if self.timing.silence.0 < 3 * mesh_core::limits::HEARTBEAT_INTERVAL {
+            return Err(Error::invalid("timing.silence must be at least three heartbeats: 1500ms"));
+        }
+        if self.timing.reclaim_grace.0 < RECLAIM_GRACE_MIN {
+            return Err(Error::invalid("timing.reclaim_grace must be at least 1s, and longer than your longest GET"));
+        }
+        if let Some(drive) = self.drives.iter().find(|drive| drive.capacity.is_some_and(|size| size.0 < CAPACITY_MIN)) {
+            return Err(Error::invalid("a drive has at least 256MiB").with("path", drive.path.display()));
+        }
         if self.timing.election_min.0 < 2 * self.timing.raft_heartbeat.0 {
             return Err(Error::invalid("timing.election_min must be at least twice timing.raft_heartbeat"));
         }
@@ -174,6 +190,9 @@ impl Config {
         toml::to_string(self).map_err(|error| Error::bug("a configuration cannot be written").with("why", error))
     }
 }
+
+const RECLAIM_GRACE_MIN: Duration = Duration::from_secs(1);
+const CAPACITY_MIN: u64 = 256 << 20;
 
 /// Drives of one node at most: their numbers are `node * 1000 + n`.
 pub const DRIVES_MAX: usize = 64;

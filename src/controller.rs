@@ -59,11 +59,12 @@ impl State {
         for group in 1..=u64::from(view.namespaces) {
             node.metadata.ensure_group(GroupId(group)).await?;
         }
-        self.stand(node).await?;
-        announce(node, view).await?;
+        // Each for itself: what fails for one group must not hold up the others.
+        bounded(node, "an election", self.stand(node)).await;
+        bounded(node, "an announcement", announce(node, view)).await;
         for (group, leader, _) in node.metadata.status() {
             if leader == Some(node.id) {
-                take_in(node, view, group).await?;
+                bounded(node, "a new member", take_in(node, view, group)).await;
             }
         }
         if node.metadata.is_leader(GroupId::CONTROL) {
@@ -132,6 +133,15 @@ impl State {
                 Ok(())
             }
         }
+    }
+}
+
+/// Carries out one step within a bound; the next tick looks again.
+async fn bounded(node: &Arc<Inner>, what: &str, step: impl Future<Output = Result<(), Error>>) {
+    match tokio::time::timeout(STEP_MAX, step).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(node = %node.id, %what, %error, "a controller's step failed"),
+        Err(_) => tracing::info!(node = %node.id, %what, "a controller's step takes long and is tried again"),
     }
 }
 
@@ -213,5 +223,6 @@ const TICK: Duration = Duration::from_millis(100);
 const STAND_PAUSE: Duration = Duration::from_millis(1500);
 const SETTLE: Duration = Duration::from_millis(300);
 const SETTLE_FIRST: Duration = Duration::from_millis(3000);
+const STEP_MAX: Duration = Duration::from_secs(10);
 const ASK_BUDGET: Duration = Duration::from_secs(5);
 const VOTERS_MAX: usize = 5;

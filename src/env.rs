@@ -1,5 +1,6 @@
 //! What a node takes from outside: links, disks, clocks, randomness, threads. All of it comes in through one [`Env`],
-//! so that a whole node can run on a virtual clock; nothing in the libraries reaches for the ambient ones.
+//! so that functions live on whatever clock, disks and links they are given. Timers are tokio's, which a simulation can
+//! pause; the node's own small files (numbers, incarnation, the metadata store) are in the file system.
 
 use std::{
     collections::BTreeSet,
@@ -153,8 +154,8 @@ pub struct FileDisks;
 
 impl Disks for FileDisks {
     fn open(&self, drive: &DriveConfig, pool: &Pool) -> Result<Arc<dyn Disk>, Error> {
-        // A block device is there; a folder is made. Whether it may be is decided before.
-        if !drive.path.exists() {
+        // A folder has a size and is made; a device that is absent is missing. Whether it may be made is decided before.
+        if !drive.path.exists() && drive.capacity.is_some() {
             crate::provision::make_folder(&drive.path)?;
         }
         let options = mesh_actors::disk::FileOptions {

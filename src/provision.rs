@@ -21,6 +21,7 @@ use crate::{
     files,
     founding::{Founding, new_access_key},
     keyring::{Keyring, access_label},
+    node::Node,
 };
 
 /// The first tenant's number: the control group counts from 1.
@@ -36,7 +37,7 @@ pub struct Provision {
 }
 
 /// An S3 access key, both halves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The public half.
     pub access: String,
@@ -44,11 +45,17 @@ pub struct Credentials {
     pub secret: String,
 }
 
+impl core::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Credentials({})", self.access)
+    }
+}
+
 impl Provision {
     /// Whether a folder holds one.
     #[must_use]
     pub fn exists(folder: &Path) -> bool {
-        folder.join(AUTHORITY).exists()
+        folder.join(AUTHORITY).join("ca.crt").exists()
     }
 
     /// Makes a cluster in a folder: authority, cluster key, and a founding with its own access key.
@@ -157,7 +164,7 @@ impl Provision {
 }
 
 /// What a new node needs to join.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Invitation {
     /// Its number.
@@ -169,6 +176,12 @@ pub struct Invitation {
     /// Members to begin with.
     #[serde(rename = "peer")]
     pub peers: Vec<PeerConfig>,
+}
+
+impl core::fmt::Debug for Invitation {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Invitation for {}", self.node.id())
+    }
 }
 
 impl Invitation {
@@ -203,16 +216,28 @@ impl Invitation {
     /// `Conflict` if the folder is another node's; `DriveFailed`.
     pub fn unpack(&self, data: &Path) -> Result<(), Error> {
         make_folder(data)?;
-        for (name, contents) in [(IDENTITY, &self.identity), (KEYRING, &self.keyring)] {
-            let path = data.join(name);
-            if path.exists() {
-                return Err(Error::new(ErrorKind::Conflict, "the folder is a node's already; nothing was changed")
-                    .with("file", path.display()));
-            }
-            write(&path, contents)?;
+        let files = [(data.join(IDENTITY), &self.identity), (data.join(KEYRING), &self.keyring)];
+        if let Some((path, _)) = files.iter().find(|(path, _)| path.exists()) {
+            return Err(Error::new(ErrorKind::Conflict, "the folder is a node's already; nothing was changed")
+                .with("file", path.display()));
         }
-        Ok(())
+        files.iter().try_for_each(|(path, contents)| write(path, contents))
     }
+}
+
+/// Founds the cluster of a folder through `node`, its first member, unless that has been done to its end: `founded` in
+/// the folder says so. A founding that was cut short is finished.
+///
+/// # Errors
+/// What [`Node::found`] and the file system say.
+pub async fn found_once(node: &Node, folder: &Path) -> Result<(), Error> {
+    let founded = folder.join(FOUNDED);
+    if founded.exists() {
+        return Ok(());
+    }
+    node.found(&read_founding(&folder.join(FOUNDING))?).await?;
+    tracing::info!("the cluster is founded");
+    write(&founded, "")
 }
 
 /// Reads `founding.toml`.
@@ -268,6 +293,7 @@ pub const IDENTITY: &str = "identity.pem";
 pub const KEYRING: &str = "keyring.toml";
 /// The name of the founding file.
 pub const FOUNDING: &str = "founding.toml";
+const FOUNDED: &str = "founded";
 const AUTHORITY: &str = "ca";
 const NODE_LIFETIME: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
 const CLIENT_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);

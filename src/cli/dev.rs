@@ -68,9 +68,7 @@ impl Dev {
         }
         let running = async {
             let first = nodes.first().ok_or_else(|| Error::bug("a mesh without nodes"))?;
-            if first.control().tenants.is_empty() {
-                first.found(&provision.founding()?).await?;
-            }
+            mesh::provision::found_once(first, &data).await?;
             for node in &nodes {
                 node.ready(READY_MAX).await?;
             }

@@ -7,7 +7,7 @@ use mesh::{
     config::{Config, NodeNumber, PeerConfig},
     provision::{Invitation, Provision},
 };
-use mesh_core::Error;
+use mesh_core::{Error, ErrorKind};
 
 use super::{init::NodeArgs, write_private};
 
@@ -63,8 +63,12 @@ impl Join {
         let data = dir.join(format!("node-{}", invitation.node.0));
         let mut config = self.node.config(invitation.node, data)?;
         config.peers.clone_from(&invitation.peers);
-        invitation.unpack(&config.data)?;
         let file = dir.join("mesh.toml");
+        if file.exists() {
+            return Err(Error::new(ErrorKind::Conflict, "the folder has a configuration already; nothing was changed")
+                .with("file", file.display()));
+        }
+        invitation.unpack(&config.data)?;
         write_private(&file, &config.to_text()?)?;
         println!("{} is ready to join:", invitation.node.id());
         println!();

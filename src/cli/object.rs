@@ -129,8 +129,9 @@ impl Get {
 pub(crate) struct Ls {
     #[command(flatten)]
     connect: Connect,
-    #[command(flatten)]
-    bucket: Bucket,
+    /// The bucket.
+    #[arg(long, env = "MESH_BUCKET", value_name = "NAME", required_unless_present = "buckets")]
+    bucket: Option<String>,
     /// Only keys that begin so.
     #[arg(default_value = "")]
     prefix: String,
@@ -155,9 +156,10 @@ impl Ls {
             }
             return Ok(());
         }
+        let bucket = self.bucket.as_deref().unwrap_or_default();
         let mut after = String::new();
         loop {
-            let page = client.list(&self.bucket.bucket, &self.prefix, None, &after).await?;
+            let page = client.list(bucket, &self.prefix, None, &after).await?;
             for entry in &page.entries {
                 if self.json {
                     println!(

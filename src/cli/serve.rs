@@ -22,19 +22,15 @@ pub(crate) struct Serve {
 impl Serve {
     pub(crate) async fn run(self) -> Result<(), Error> {
         let config = Config::load(&self.config)?;
-        let founding =
-            config.bootstrap.then(|| config.data.parent().map(|folder| folder.join(provision::FOUNDING))).flatten();
+        let founding = if config.bootstrap { config.data.parent().map(std::path::Path::to_owned) } else { None };
         let node = Node::builder(config).start().await?;
         tracing::info!(node = %node.id(), address = %node.address(), "listening");
         if let Some(address) = node.s3_address() {
             tracing::info!(%address, "serving S3");
         }
         let running = async {
-            if let Some(path) = founding
-                && node.control().tenants.is_empty()
-            {
-                node.found(&provision::read_founding(&path)?).await?;
-                tracing::info!("the cluster is founded");
+            if let Some(folder) = founding {
+                provision::found_once(&node, &folder).await?;
             }
             // However long the others take.
             while let Err(error) = node.ready(READY_NOTE).await {

@@ -65,12 +65,21 @@ impl Configured {
             ]);
             let actor = ActorId::data(tenant.id, node.id);
             wanted.insert(actor);
-            self.put(node, actor, epoch, chain, Onward::End).await?;
+            // One tenant's trouble is not the others'.
+            if let Err(error) = self.put(node, actor, epoch, chain, Onward::End).await {
+                tracing::error!(node = %node.id, tenant = %tenant.name, %error, "a data chain cannot be configured");
+                self.0.remove(&actor);
+            }
         }
         let gone: Vec<ActorId> = self.0.keys().copied().filter(|actor| !wanted.contains(actor)).collect();
         for actor in gone {
             self.0.remove(&actor);
-            node.host.stop(actor, mesh_core::limits::BUDGET_DEFAULT).await?;
+            let stopping = node.clone();
+            node.spawn(async move {
+                if let Err(error) = stopping.host.stop(actor, mesh_core::limits::BUDGET_DEFAULT).await {
+                    tracing::debug!(%actor, %error, "an actor ended before it was stopped");
+                }
+            });
         }
         Ok(())
     }

@@ -36,7 +36,11 @@ impl Inbound for Gate {
             done(Err(Error::invalid("only requests are delivered")));
             return CallGuard::none();
         };
-        let deadline = node.env.clock.now() + core::time::Duration::from_micros(header.budget_us);
+        let budget = match header.budget_us {
+            0 => mesh_core::limits::BUDGET_DEFAULT,
+            micros => core::time::Duration::from_micros(micros),
+        };
+        let deadline = node.env.clock.now() + budget;
         if header.actor != ActorId::NODE {
             let request = Request { op, payload, principal: header.principal, deadline, lane: header.lane };
             node.host.ask_local(header.actor, header.epoch, request, done);

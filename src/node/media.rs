@@ -62,7 +62,7 @@ pub(super) fn begin(node: &Arc<Inner>) {
 
 async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<(), Error> {
     let known = Numbers::load(node)?;
-    if let Some(drive) = known.of(config) {
+    if let Some((drive, true)) = known.of(config) {
         slot_of(node, at, |slot| slot.drive = Some(drive));
         // A folder that was in use and is gone must not be made anew as if nothing had happened.
         if !node.env.disks.is_present(&config.path) {
@@ -82,8 +82,16 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
     let cluster = node.keyring.cluster();
     let (drive, blank) = match drive::inspect(&first, cluster) {
         Medium::Ours { drive, .. } => (drive, false),
+        Medium::Blank if !is_blank(&*disk).await? => {
+            return Err(Error::new(
+                ErrorKind::DriveFailed,
+                "the medium holds something else; it is left alone. Wipe it if it is to be used",
+            ));
+        }
         Medium::Blank => match known.of(config) {
-            Some(drive) => {
+            // A start that was cut short had reserved the number.
+            Some((drive, false)) => (drive, true),
+            Some((drive, true)) => {
                 return Err(Error::new(ErrorKind::DriveFailed, "the medium is blank, but a drive was there; if it was replaced on purpose, take its line out of the file and restart the node")
                     .with("drive", drive)
                     .with("file", Numbers::path(node).display()));
@@ -109,7 +117,13 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
             .with("version", version));
         }
     };
-    Numbers::keep(node, config, drive)?;
+    if !blank {
+        Numbers::keep(node, config, drive)?;
+    }
+    if holds(node, at, drive) {
+        return Err(Error::new(ErrorKind::Conflict, "another path of this node has the same drive: is it a copy?")
+            .with("drive", drive));
+    }
     slot_of(node, at, |slot| {
         slot.drive = Some(drive);
         slot.capacity_bytes = capacity_bytes;
@@ -120,6 +134,7 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
     if blank {
         io(&*disk, DiskJob::Write { at: 0, bufs: vec![drive::superblock(&spec)] }).await?;
         io(&*disk, DiskJob::Sync).await?;
+        Numbers::keep(node, config, drive)?;
     }
     let parts = Parts { pool: node.pool.clone(), geometry: Some(disk.geometry()) };
     node.host
@@ -143,6 +158,11 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
 /// Registers a drive, however long the control group takes to be there.
 async fn register(node: &Arc<Inner>, drive: DriveId, capacity_bytes: u64) -> Epoch {
     let mut said = false;
+    let mut control = node.metadata.watch_control();
+    // The control group knows no drives of a node that it does not know.
+    if control.wait_for(|view| view.nodes.contains_key(&node.id)).await.is_err() {
+        tracing::debug!(%drive, "metadata ended before a drive was registered");
+    }
     loop {
         let command = Command::PutDrive { drive, node: node.id, capacity_bytes };
         match node.propose(GroupId::CONTROL, command).await.as_deref() {
@@ -160,16 +180,14 @@ async fn register(node: &Arc<Inner>, drive: DriveId, capacity_bytes: u64) -> Epo
 
 /// How the drives are now.
 pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
-    let slots: Vec<(DriveId, u64, bool, bool, Option<String>)> = lock(&node.media)
+    let slots: Vec<(DriveId, PathBuf, u64, bool, Option<String>)> = lock(&node.media)
         .0
         .values()
         .filter_map(|slot| {
-            let present = node.env.disks.is_present(&slot.path);
-            Some((slot.drive?, slot.capacity_bytes, slot.started, present, slot.reason.clone()))
+            Some((slot.drive?, slot.path.clone(), slot.capacity_bytes, slot.started, slot.reason.clone()))
         })
         .collect();
-    let mut reports = Vec::with_capacity(slots.len());
-    for (drive, capacity_bytes, started, present, reason) in slots {
+    let asked = slots.into_iter().map(|(drive, path, capacity_bytes, started, reason)| async move {
         let down = |reason: String| DriveReport {
             drive,
             state: DriveState::Down,
@@ -179,17 +197,15 @@ pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
             corrupt: 0,
             reason: Some(reason),
         };
-        if !present {
-            reports.push(down("the drive is missing".to_owned()));
-            continue;
+        if !node.env.disks.is_present(&path) {
+            return down("the drive is missing".to_owned());
         }
         if !started {
-            reports.push(down(reason.unwrap_or_else(|| "it is being opened".to_owned())));
-            continue;
+            return down(reason.unwrap_or_else(|| "it is being opened".to_owned()));
         }
         let request = Request::system(ShardOp::Stat, node.env.clock.now() + STAT_BUDGET);
         let answer = tokio::time::timeout(STAT_BUDGET, node.host.request(ActorId::drive(drive), request)).await;
-        reports.push(match answer.map(|outcome| outcome.map(|response| response.answer)) {
+        match answer.map(|outcome| outcome.map(|response| response.answer)) {
             Ok(Ok(Answer::Drive { capacity_bytes, free_bytes, shards, corrupt, full })) => DriveReport {
                 drive,
                 state: if full { DriveState::Full } else { DriveState::Up },
@@ -201,10 +217,33 @@ pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
             },
             Ok(Ok(_)) => down("it answered with something else".to_owned()),
             Ok(Err(error)) => down(error.to_string()),
-            Err(_) => down("it does not answer".to_owned()),
-        });
+            Err(_) => down("it does not answer, or is being recovered".to_owned()),
+        }
+    });
+    // At once, so that one slow drive does not hold up the node's heartbeat.
+    futures_util::future::join_all(asked).await
+}
+
+/// Whether a medium holds nothing of others: their formats begin behind our superblocks (btrfs: at 64 KiB) or at the
+/// end (md).
+async fn is_blank(disk: &dyn Disk) -> Result<bool, Error> {
+    let capacity = disk.geometry().capacity_bytes;
+    let len = capacity.min(BLANK_BYTES);
+    for at in [0, capacity - len] {
+        let job = DiskJob::Read { at, len: u32::try_from(len).expect("a MiB at most") };
+        let WorkOutput::Bytes(bytes) = io(disk, job).await? else {
+            return Err(Error::bug("a read gave no bytes"));
+        };
+        if bytes.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
     }
-    reports
+    Ok(true)
+}
+
+/// Whether another slot has this drive.
+fn holds(node: &Inner, at: usize, drive: DriveId) -> bool {
+    lock(&node.media).0.iter().any(|(slot, other)| *slot != at && other.drive == Some(drive))
 }
 
 async fn io(disk: &dyn Disk, job: DiskJob) -> WorkOutcome {
@@ -225,8 +264,9 @@ fn slot_of(node: &Inner, at: usize, change: impl FnOnce(&mut Slot)) {
     }
 }
 
-/// Which drive is at which path: `drives` in the data folder, a line each. So a missing or replaced medium is noticed.
-struct Numbers(BTreeMap<String, DriveId>);
+/// Which drive is at which path: `drives` in the data folder, a line each, such as `1001 /mnt/nvme0`. So a missing or
+/// replaced medium is noticed. A number is only reserved (`1001? /mnt/nvme0`) until the drive is formatted.
+struct Numbers(BTreeMap<String, (DriveId, bool)>);
 
 impl Numbers {
     fn path(node: &Inner) -> PathBuf {
@@ -247,12 +287,13 @@ impl Numbers {
         let mut numbers = BTreeMap::new();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             let (number, place) = line.split_once(' ').unwrap_or((line, ""));
+            let (number, formatted) = number.strip_suffix('?').map_or((number, true), |number| (number, false));
             let number = number.parse().map_err(|_| {
                 Error::invalid("a line is not a drive's number and its path")
                     .with("file", path.display())
                     .with("line", line)
             })?;
-            numbers.insert(place.to_owned(), DriveId(number));
+            numbers.insert(place.to_owned(), (DriveId(number), formatted));
         }
         Ok(Self(numbers))
     }
@@ -261,11 +302,11 @@ impl Numbers {
         config.path.to_string_lossy().into_owned()
     }
 
-    fn of(&self, config: &DriveConfig) -> Option<DriveId> {
+    fn of(&self, config: &DriveConfig) -> Option<(DriveId, bool)> {
         self.0.get(&Self::key(config)).copied()
     }
 
-    /// A number that no drive of this node has had.
+    /// Reserves a number that no drive of this node has had.
     fn choose(node: &Inner, config: &DriveConfig) -> Result<DriveId, Error> {
         let _choosing = lock(&node.numbers);
         let mut known = Self::load(node)?;
@@ -273,9 +314,9 @@ impl Numbers {
         let first = node.id.0 * 1000 + 1;
         let drive = (first..first + 999)
             .map(DriveId)
-            .find(|drive| !known.0.values().any(|other| other == drive) && !view.drives.contains_key(drive))
+            .find(|drive| !known.0.values().any(|(other, _)| other == drive) && !view.drives.contains_key(drive))
             .ok_or_else(|| Error::invalid("the node has had 999 drives and has no number left"))?;
-        known.0.insert(Self::key(config), drive);
+        known.0.insert(Self::key(config), (drive, false));
         known.save(node)?;
         Ok(drive)
     }
@@ -283,11 +324,15 @@ impl Numbers {
     fn keep(node: &Inner, config: &DriveConfig, drive: DriveId) -> Result<(), Error> {
         let _keeping = lock(&node.numbers);
         let mut known = Self::load(node)?;
-        if known.0.insert(Self::key(config), drive) == Some(drive) { Ok(()) } else { known.save(node) }
+        if known.0.insert(Self::key(config), (drive, true)) == Some((drive, true)) { Ok(()) } else { known.save(node) }
     }
 
     fn save(&self, node: &Inner) -> Result<(), Error> {
-        let text: String = self.0.iter().map(|(place, drive)| format!("{} {place}\n", drive.0)).collect();
+        let text: String = self
+            .0
+            .iter()
+            .map(|(place, (drive, formatted))| format!("{}{} {place}\n", drive.0, if *formatted { "" } else { "?" }))
+            .collect();
         let path = Self::path(node);
         files::replace(&path, text.as_bytes(), 0o644).map_err(|error| {
             Error::new(ErrorKind::DriveFailed, "the drives' numbers cannot be kept")
@@ -297,7 +342,8 @@ impl Numbers {
     }
 }
 
+const BLANK_BYTES: u64 = 1 << 20;
 const REGISTER_PAUSE: Duration = Duration::from_millis(50);
-const STAT_BUDGET: Duration = Duration::from_secs(1);
+const STAT_BUDGET: Duration = Duration::from_millis(300);
 const SEGMENT_BYTES_MIN: u64 = 32 << 20;
 const SEGMENT_BYTES_MAX: u64 = 256 << 20;

@@ -47,7 +47,7 @@ use crate::{
     keyring::{Keyring, SharedKeyring},
 };
 
-/// A running node. Clones share it; it runs until [`Self::shutdown`] or until the last clone is dropped.
+/// A running node. Clones share it; it runs until [`Self::shutdown`].
 #[derive(Clone)]
 pub struct Node(pub(crate) Arc<Inner>);
 
@@ -118,6 +118,7 @@ impl Builder {
     /// that cannot be used is no error: the node starts without it and says so.
     pub async fn start(self) -> Result<Node, Error> {
         let config = self.config;
+        config.check()?;
         let env = match self.env {
             Some(env) => env,
             None => Env::real()?,
@@ -162,7 +163,21 @@ impl Builder {
             ..RaftConfig::new(id, config.data.join("metadata"))
         };
         let outbound: Arc<dyn mesh_core::port::Outbound> = link.clone();
+        let made = config.data.join("metadata.made");
+        if made.exists() && !config.data.join("metadata").exists() {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                "this node's metadata are gone, and a voter that has forgotten its vote is a danger to all: restore them, \
+                 or let this machine join again under a new number",
+            )
+            .with("folder", config.data.join("metadata").display()));
+        }
         let metadata = RaftMetadata::start(raft, outbound.clone(), env.clock.clone()).await?;
+        crate::files::replace(&made, b"", 0o600).map_err(|error| {
+            Error::new(ErrorKind::DriveFailed, "the data folder cannot be written")
+                .with("file", made.display())
+                .caused_by(error)
+        })?;
         keyring.learn(&metadata.control());
         let ports = Ports {
             clock: env.clock.clone(),
@@ -235,7 +250,7 @@ impl Node {
 
     /// Says where another node is. What heartbeats tell later replaces it.
     pub fn set_peer(&self, node: NodeId, address: SocketAddr) {
-        self.0.locate_peer(node, address, Incarnation(self.0.env.clock.wall().0));
+        self.0.place_peer(node, address);
     }
 
     /// Makes the cluster, with this node as the only member to begin with, the founding tenant and its bucket.
@@ -284,7 +299,7 @@ impl Node {
         }
     }
 
-    /// The name of the folder for a node's own things inside its data folder.
+    /// Its data folder.
     #[must_use]
     pub fn data(&self) -> &Path {
         &self.0.config.data
@@ -362,6 +377,11 @@ impl Inner {
         }
         if view.tenants.is_empty() {
             return missing("there is no tenant yet");
+        }
+        let newest = view.layouts.values().next_back();
+        let laid_out = |drive: &mesh_core::id::DriveId| newest.is_some_and(|layout| layout.domains.contains_key(drive));
+        if view.drives.values().any(|drive| drive.node == self.id && !laid_out(&drive.id)) {
+            return missing("the newest layout does not have this node's drives yet");
         }
         Ok(())
     }

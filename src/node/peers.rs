@@ -28,6 +28,8 @@ pub(super) struct Peers {
     seen: BTreeMap<NodeId, Seen>,
     /// Where each one listens, and as of which start.
     addresses: BTreeMap<NodeId, (Incarnation, SocketAddr)>,
+    /// Those whose address a person or the configuration gave, until they speak for themselves.
+    given: BTreeSet<NodeId>,
 }
 
 struct Seen {
@@ -50,12 +52,25 @@ impl Inner {
             return Err(Error::new(ErrorKind::Denied, "a report of somebody else"));
         }
         // Nodes find each other through any one they both know: a beat says where its sender listens.
+        {
+            let mut peers = lock(&self.peers);
+            if peers.given.remove(&report.node) {
+                peers.addresses.remove(&report.node);
+            }
+        }
         if let Ok(address) = report.address.parse() {
             self.locate_peer(report.node, address, report.incarnation);
         }
         self.note(report);
         let own = lock(&self.peers).own.clone();
         Ok(Answer::Report(vec![own]).into())
+    }
+
+    /// Takes over where a peer listens from a person or the configuration: it counts until the peer says so itself.
+    pub(crate) fn place_peer(&self, node: NodeId, address: SocketAddr) {
+        let now = Incarnation(self.env.clock.wall().0);
+        lock(&self.peers).given.insert(node);
+        self.locate_peer(node, address, now);
     }
 
     /// Takes over where a peer listens, unless something newer is known: what was stored before a restart must not
@@ -197,7 +212,7 @@ impl Inner {
         });
         let changed = {
             let mut peers = lock(&self.peers);
-            let changed = peers.own.drives != own.drives;
+            let changed = peers.own.drives != own.drives || peers.own.groups != own.groups;
             peers.own = own.clone();
             changed
         };

@@ -45,6 +45,7 @@ impl Door {
         let number = counters.request();
         let verified = Verified::default();
         let holds_back = request.version() < Version::HTTP_2 && request.headers().contains_key(EXPECT);
+        let empty = hyper::body::Body::is_end_stream(request.body());
         let mut response = match unsupported(&request) {
             Some(error) => error.to_http_response().map_err(|error| HttpError::new(Box::new(error)))?,
             None => {
@@ -61,9 +62,10 @@ impl Door {
         if status.is_server_error() {
             counters.failed();
         }
-        if holds_back && !status.is_success() {
+        if holds_back && (empty || !status.is_success()) {
             // A client that was refused may keep back its body, or may have sent it. Nobody can tell what the next
-            // bytes of this connection are, so there are none.
+            // bytes of this connection are, so there are none. And botocore, which expects to be told to continue even
+            // where there is no body, reads the answer to its next request wrongly if it is not.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if status.is_client_error() && !verified.held() {

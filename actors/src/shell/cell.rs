@@ -1,7 +1,7 @@
 //! One function in one ractor actor.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -75,12 +75,16 @@ pub(super) struct State {
     host: WeakHost,
     setup: ActorSetup,
     function: Box<dyn StorageFunction>,
+    /// Held by every disk job under way.
+    disk_jobs: Arc<()>,
     tokens: Tokens,
     entropy: Box<dyn Entropy>,
     /// Answers owed, by the request's token. Never iterated.
     owed: HashMap<Token, Owed>,
-    /// Calls under way to other nodes: dropped with the actor, they are cancelled.
-    calls: HashMap<Token, CallGuard>,
+    /// Calls under way: when they are given up, and how they are cancelled. Dropped with the actor.
+    calls: HashMap<Token, (Instant, CallGuard)>,
+    /// The same by time: whoever is asked may never answer, here as well as over a link.
+    deadlines: BTreeSet<(Instant, Token)>,
     queue: VecDeque<Event>,
     effects: Vec<Effect>,
     /// When the timer that runs will go off.
@@ -101,6 +105,7 @@ pub(super) struct Arguments {
     pub(super) host: WeakHost,
     pub(super) setup: ActorSetup,
     pub(super) function: Box<dyn StorageFunction>,
+    pub(super) disk_jobs: Arc<()>,
 }
 
 impl Actor for Cell {
@@ -109,7 +114,7 @@ impl Actor for Cell {
     type Arguments = Arguments;
 
     async fn pre_start(&self, myself: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let Arguments { host, setup, function } = arguments;
+        let Arguments { host, setup, function, disk_jobs } = arguments;
         let alive = host.upgrade().ok_or("the host is gone")?;
         let mut state = State {
             host,
@@ -117,9 +122,11 @@ impl Actor for Cell {
             queue: VecDeque::from([Event::Configure(setup.spec.clone())]),
             setup,
             function,
+            disk_jobs,
             tokens: Tokens::default(),
             owed: HashMap::new(),
             calls: HashMap::new(),
+            deadlines: BTreeSet::new(),
             effects: Vec::new(),
             timer: None,
             drained: None,
@@ -145,21 +152,22 @@ impl Actor for Cell {
                 Event::Request { id, request }
             }
             Message::Reply { call, outcome } => {
-                // The answer has come: there is nothing left to cancel.
-                if let Some(guard) = state.calls.remove(&call) {
-                    guard.forget();
-                }
+                // A call that was given up has had its answer.
+                let Some((deadline, guard)) = state.calls.remove(&call) else { return Ok(()) };
+                state.deadlines.remove(&(deadline, call));
+                guard.forget();
                 Event::Reply { call, outcome }
             }
             Message::Done { work, outcome } => Event::Done { work, outcome },
             Message::Wake => {
                 state.timer = None;
-                let due = state.function.wake_at().is_some_and(|at| at <= host.ports().clock.now());
-                if !due {
-                    state.rearm(&host, &myself);
-                    return Ok(());
+                let now = host.ports().clock.now();
+                state.give_up(now);
+                if state.function.wake_at().is_some_and(|at| at <= now) {
+                    state.queue.push_back(Event::Wake);
                 }
-                Event::Wake
+                state.run(&host, &myself);
+                return Ok(());
             }
             Message::Configure(spec) => {
                 state.setup.spec = spec.clone();
@@ -200,6 +208,7 @@ impl State {
                 self.owed.remove(&id).expect("a function answers each request once").pay(outcome);
             }
             Effect::Call { to: Target::Metadata, call, request } => {
+                self.await_reply(call, request.deadline, CallGuard::none());
                 let myself = myself.clone();
                 let done = Box::new(move |outcome: Result<_, Error>| {
                     let outcome = outcome.map(|answer| Response::new(Answer::Meta(answer)));
@@ -222,7 +231,9 @@ impl State {
                     Ok(actor) => {
                         let answer_to = myself.clone();
                         let done = Box::new(move |outcome| tell(&answer_to, Message::Reply { call, outcome }));
-                        self.calls.insert(call, host.ask(actor, request, done));
+                        let deadline = request.deadline;
+                        let guard = host.ask(actor, request, done);
+                        self.await_reply(call, deadline, guard);
                     }
                     Err(error) => self.queue.push_back(Event::Reply { call, outcome: Err(error) }),
                 }
@@ -240,8 +251,12 @@ impl State {
                     self.queue.push_back(Event::Done { work, outcome });
                     return;
                 };
-                let myself = myself.clone();
-                disk.start(job, Box::new(move |outcome| tell(&myself, Message::Done { work, outcome })));
+                let (myself, under_way) = (myself.clone(), self.disk_jobs.clone());
+                let done = move |outcome| {
+                    drop(under_way);
+                    tell(&myself, Message::Done { work, outcome });
+                };
+                disk.start(job, Box::new(done));
             }
             Job::Compute(job) if ports.compute.is_small(&job) => {
                 self.queue.push_back(Event::Done { work, outcome: ports.compute.run(job) });
@@ -269,9 +284,30 @@ impl State {
         }
     }
 
+    fn await_reply(&mut self, call: Token, deadline: Instant, guard: CallGuard) {
+        self.calls.insert(call, (deadline, guard));
+        if deadline != Instant::NEVER {
+            self.deadlines.insert((deadline, call));
+        }
+    }
+
+    /// Answers calls whose time is up, so that a function that waits for one can go on.
+    fn give_up(&mut self, now: Instant) {
+        while let Some(&(at, call)) = self.deadlines.first()
+            && at <= now
+        {
+            self.deadlines.pop_first();
+            // Dropping the guard cancels.
+            drop(self.calls.remove(&call));
+            let error = Error::new(ErrorKind::Timeout, "no answer within the budget; it may have taken effect");
+            self.queue.push_back(Event::Reply { call, outcome: Err(error) });
+        }
+    }
+
     /// Makes sure that a timer goes off when the function wants to be woken. One that goes off early is armed again.
     fn rearm(&mut self, host: &Host, myself: &ActorRef<Message>) {
-        let Some(at) = self.function.wake_at() else { return };
+        let next = self.deadlines.first().map(|(at, _)| *at);
+        let Some(at) = self.function.wake_at().into_iter().chain(next).min() else { return };
         if self.timer.as_ref().is_some_and(|(armed, _)| *armed <= at) {
             return;
         }

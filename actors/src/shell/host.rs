@@ -156,6 +156,8 @@ pub(super) struct Hosted {
     pub(super) setup: ActorSetup,
     pub(super) restarts: u32,
     pub(super) draining: bool,
+    /// Held by every disk job under way.
+    pub(super) disk_jobs: Arc<()>,
 }
 
 /// A node's table of actors. Clones share it.
@@ -354,14 +356,17 @@ impl Host {
         }
     }
 
-    /// Stops every actor, drives last.
+    /// Stops every actor: ingresses, then data chains, then drives, each kind at once and each for at most `patience`.
     pub async fn shutdown(&self, patience: core::time::Duration) {
-        let mut ids: Vec<ActorId> = self.actors().iter().map(|actor| actor.id).collect();
-        ids.sort_by_key(|id| (id.as_drive().is_some(), id.as_data().is_some()));
-        for id in ids {
-            if let Err(error) = self.stop(id, patience).await {
-                tracing::debug!(%error, actor = %id, "an actor ended before it was stopped");
-            }
+        let ids: Vec<ActorId> = self.actors().iter().map(|actor| actor.id).collect();
+        let rank = |id: &ActorId| (id.as_drive().is_some(), id.as_data().is_some());
+        for kind in [(false, false), (false, true), (true, false)] {
+            let stops = ids.iter().copied().filter(|id| rank(id) == kind).map(|id| async move {
+                if let Err(error) = self.stop(id, patience).await {
+                    tracing::debug!(%error, actor = %id, "an actor ended before it was stopped");
+                }
+            });
+            futures_util::future::join_all(stops).await;
         }
         self.0.supervisor.stop(None);
     }

@@ -1,8 +1,9 @@
 //! Starts actors, and builds a function anew when it has panicked.
 
-use std::collections::HashMap;
+use core::time::Duration;
+use std::{collections::HashMap, sync::Arc};
 
-use mesh_core::{Error, id::ActorId};
+use mesh_core::{Error, ErrorKind, id::ActorId};
 use ractor::{Actor, ActorId as CellId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
@@ -40,7 +41,13 @@ impl Actor for Supervisor {
     ) -> Result<(), ActorProcessingErr> {
         let SupervisorMessage::Start { host, setup, answer } = message;
         let id = setup.id;
-        let started = match spawn(&myself, &host, &setup).await {
+        let disk_jobs = Arc::new(());
+        let started = match spawn(&myself, &host, &setup, &disk_jobs).await {
+            // Two starts of one actor may have been asked for at once: the first one counts.
+            Ok(address) if host.upgrade().is_some_and(|host| host.read(|table| table.contains_key(&id))) => {
+                address.stop(None);
+                Err(Error::new(ErrorKind::Conflict, "the actor is hosted here already").with("actor", id))
+            }
             Ok(address) => {
                 children.insert(address.get_id(), (host.clone(), id));
                 if let Some(host) = host.upgrade() {
@@ -82,9 +89,10 @@ async fn spawn(
     myself: &ActorRef<SupervisorMessage>,
     host: &WeakHost,
     setup: &ActorSetup,
+    disk_jobs: &Arc<()>,
 ) -> Result<ActorRef<Message>, Error> {
     let function = (setup.build)(&setup.spec)?;
-    let arguments = Arguments { host: host.clone(), setup: setup.clone(), function };
+    let arguments = Arguments { host: host.clone(), setup: setup.clone(), function, disk_jobs: disk_jobs.clone() };
     let (address, _) = Actor::spawn_linked(None, Cell, arguments, myself.get_cell())
         .await
         .map_err(|error| Error::bug("the actor cannot be started").with("actor", setup.id).with("why", error))?;
@@ -100,26 +108,28 @@ async fn restart(
     children: &mut Children,
 ) {
     let Some(alive) = host.upgrade() else { return };
-    let Some((setup, restarts)) = alive.write(|table| {
+    let Some((setup, restarts, disk_jobs)) = alive.write(|table| {
         let hosted = table.get_mut(&id)?;
         hosted.restarts += 1;
-        Some((hosted.setup.clone(), hosted.restarts))
+        Some((hosted.setup.clone(), hosted.restarts, hosted.disk_jobs.clone()))
     }) else {
         return;
     };
     tracing::error!(actor = %id, %why, restarts, "a function panicked; it is built again from its spec");
     let started = if restarts > RESTARTS_MAX {
         Err(Error::bug("the function has panicked too often; restart the node once the cause is known"))
+    } else if !settled(&disk_jobs).await {
+        Err(Error::new(ErrorKind::DriveFailed, "the disk does not end the jobs of the function that panicked"))
     } else {
-        spawn(myself, host, &setup).await
+        spawn(myself, host, &setup, &disk_jobs).await
     };
     match started {
         Ok(address) => {
             children.insert(address.get_id(), (host.clone(), id));
-            alive.write(|table| {
-                if let Some(hosted) = table.get_mut(&id) {
-                    hosted.address = address;
-                }
+            // Stopped meanwhile, it must not live on outside the table.
+            alive.write(|table| match table.get_mut(&id) {
+                Some(hosted) => hosted.address = address,
+                None => address.stop(None),
             });
         }
         Err(error) => {
@@ -129,4 +139,19 @@ async fn restart(
     }
 }
 
+/// Waits until no disk job of the old function is under way: what it wrote late could hit what the new one has read.
+async fn settled(disk_jobs: &Arc<()>) -> bool {
+    let until = tokio::time::Instant::now() + SETTLE_MAX;
+    // One is the table's, one is ours; the old function's own went with it.
+    while Arc::strong_count(disk_jobs) > 2 {
+        if tokio::time::Instant::now() > until {
+            return false;
+        }
+        tokio::time::sleep(SETTLE_PAUSE).await;
+    }
+    true
+}
+
+const SETTLE_MAX: Duration = Duration::from_secs(30);
+const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 const RESTARTS_MAX: u32 = 100;

@@ -29,6 +29,8 @@ use super::{
 
 /// Reads that wait for a barrier at most.
 const READS_MAX: usize = 16_384;
+/// One confirmation of leadership at most; each who waits for it has a budget of its own.
+const CONFIRM_MAX: Duration = Duration::from_secs(5);
 
 pub(super) type Raft = openraft::Raft<Types, Machine>;
 
@@ -99,7 +101,7 @@ impl Replica {
     /// # Errors
     /// What the query names; `NotLeader`; `Timeout`; `Overloaded`.
     pub(super) async fn query(self: &Arc<Self>, query: &Query, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
-        let passed = self.pass_barrier(budget)?;
+        let passed = self.pass_barrier()?;
         match tokio::time::timeout(budget, passed).await {
             Ok(Ok(passed)) => passed?,
             Ok(Err(_)) => return Err(Error::new(ErrorKind::Unreachable, "this replica is shutting down")),
@@ -108,7 +110,7 @@ impl Replica {
         self.state.query(query).map(Arc::new)
     }
 
-    fn pass_barrier(self: &Arc<Self>, budget: Duration) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
+    fn pass_barrier(self: &Arc<Self>) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
         let (sender, receiver) = oneshot::channel();
         let mut barrier = self.barrier.lock().unwrap_or_else(PoisonError::into_inner);
         if barrier.waiting.len() >= READS_MAX {
@@ -117,13 +119,13 @@ impl Replica {
         barrier.waiting.push(sender);
         if !barrier.running {
             barrier.running = true;
-            tokio::spawn(Arc::clone(self).run_barrier(budget));
+            tokio::spawn(Arc::clone(self).run_barrier());
         }
         Ok(receiver)
     }
 
     /// Confirms leadership for all who wait, again and again, until nobody does.
-    async fn run_barrier(self: Arc<Self>, budget: Duration) {
+    async fn run_barrier(self: Arc<Self>) {
         loop {
             let waiting = {
                 let mut barrier = self.barrier.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +135,7 @@ impl Replica {
             if waiting.is_empty() {
                 return;
             }
-            let outcome = match tokio::time::timeout(budget, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await
+            let outcome = match tokio::time::timeout(CONFIRM_MAX, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await
             {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
