@@ -229,3 +229,30 @@ fn a_write_without_space_takes_only_what_lies_behind_it_along() {
     }
     assert_eq!(world.put(shard(7), b"after a new start"), Ok(()));
 }
+
+#[test]
+fn opens_a_segment_only_when_the_one_before_is_durable() {
+    let mut world = World::new(8, 16);
+    for n in 0..3 {
+        world.put(shard(n), &bytes(n, 3 * BLOCK)).unwrap();
+    }
+    // The first segment has room for two blocks: one more shard goes in, and the other has to wait.
+    let segment = u64::from(world.spec.segment_bytes);
+    let next = slot_at(1, world.spec.segment_bytes);
+    world.ask(write(shard(8), b"last of its segment"), Buf::copy_of(b"last of its segment"));
+    world.ask(write(shard(9), &bytes(9, 3 * BLOCK)), Buf::copy_of(&bytes(9, 3 * BLOCK)));
+    let opened = |world: &World| {
+        world
+            .jobs
+            .iter()
+            .any(|pending| matches!(pending.job, DiskJob::Write { at, .. } if (next..next + segment).contains(&at)))
+    };
+    assert!(!opened(&world), "the last record is not written");
+    world.end(0);
+    assert!(!opened(&world), "it is not durable");
+    assert!(matches!(world.jobs[..], [ref sync] if sync.job == DiskJob::Sync));
+    world.end(0);
+    assert!(opened(&world));
+    world.settle();
+    assert_eq!(world.get(shard(9)), Ok(bytes(9, 3 * BLOCK)));
+}
