@@ -34,6 +34,12 @@ pub(crate) const QUICK: Timing = Timing {
 /// tokio's clock.
 pub(crate) struct TokioClock(tokio::time::Instant);
 
+impl Default for TokioClock {
+    fn default() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+}
+
 impl Clock for TokioClock {
     fn now(&self) -> Instant {
         Instant(self.0.elapsed().as_nanos() as u64)
@@ -113,7 +119,7 @@ impl Cluster {
             log_keep: snapshot_every / 4,
             ..RaftConfig::new(NodeId(0), dir.path().to_owned())
         };
-        let clock: Arc<dyn Clock> = Arc::new(TokioClock(tokio::time::Instant::now()));
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
         let cluster = Self { dir, wires: Arc::default(), clock, config };
         for node in 1..=nodes {
             cluster.open(node, cluster.config.groups.clone()).await;
