@@ -174,11 +174,13 @@ fn write_until_the_power_goes(mounted: &Mounted) -> BTreeMap<u64, u64> {
         .spawn()
         .expect("a child");
     let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
-    let mut acknowledged = BTreeMap::new();
-    let mut take = |line: &str| {
+    let mut acknowledged = BTreeMap::<u64, u64>::new();
+    let mut take = |line: &str| -> Option<()> {
         let mut words = line.strip_prefix("acknowledged ")?.split(' ').map(str::parse::<u64>);
         let (Some(Ok(actor)), Some(Ok(number))) = (words.next(), words.next()) else { return None };
-        acknowledged.insert(actor, number)
+        let last = acknowledged.entry(actor).or_insert(0);
+        *last = number.max(*last);
+        Some(())
     };
     let mut count = 0;
     while count < COMMANDS {
@@ -192,9 +194,7 @@ fn write_until_the_power_goes(mounted: &Mounted) -> BTreeMap<u64, u64> {
     child.wait().expect("gone");
     // What it had said before the power went counts too; its last line may be cut short.
     for line in lines.map_while(Result::ok) {
-        if line.split(' ').count() == 3 && !line.ends_with(' ') {
-            take(&line);
-        }
+        take(&line);
     }
     acknowledged
 }

@@ -97,15 +97,14 @@ impl Router {
         let envelope = Envelope::request(ActorId::NODE, Epoch(0), op, payload, Principal::System, lane, budget);
         // Who asked may have given up: then nobody wants the answer.
         let guard = self.outbound.send(to, envelope, Box::new(move |outcome| drop(done.send(outcome))));
-        let outcome = match tokio::time::timeout(budget, answered).await {
+        match tokio::time::timeout(budget, answered).await {
             Ok(Ok(outcome)) => {
                 guard.forget();
                 outcome
             }
             Ok(Err(_)) => Err(Error::new(ErrorKind::LinkLost, "the link dropped a request without an answer")),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "a node did not answer in time").with("node", to)),
-        };
-        outcome
+        }
     }
 
     async fn call<R: DeserializeOwned>(

@@ -88,14 +88,8 @@ impl Replica {
             return Err(not_led_here(self.leader()));
         }
         let turn = Arc::clone(&self.proposals).acquire_owned();
-        let turn = match tokio::time::timeout_at(until, turn).await {
-            Ok(Ok(turn)) => turn,
-            Ok(Err(_)) | Err(_) => {
-                return Err(Error::new(
-                    ErrorKind::Overloaded,
-                    "too many proposals to this metadata group wait; back off",
-                ));
-            }
+        let Ok(Ok(turn)) = tokio::time::timeout_at(until, turn).await else {
+            return Err(Error::new(ErrorKind::Overloaded, "too many proposals to this metadata group wait; back off"));
         };
         let raft = self.raft.clone();
         // It keeps its turn until Raft is done with it, also if the caller gives up.
