@@ -1,1 +1,28 @@
-//! Being built.
+//! The simulator: machines of mesh on one virtual clock, with faults, thousands of times faster than real time.
+//!
+//! This is the first of four rooms. It has the very storage functions that a node runs, on the path from Object to
+//! Drive; in place of the network, the media and the Raft groups it has stand-ins that fail as the real ones may.
+//!
+//! * [`world`]: nodes, actors, the clock and the heap of events. It knows nothing of storage.
+//! * [`network`], [`disk`], [`metadata`]: what the world is made of, faults included.
+//! * [`cluster`]: starts the storage functions on nodes, as the daemon does.
+//! * [`swarm`]: what a seed draws: the cluster's shape, the weather, the list of faults.
+//! * [`workload`]: clients. [`oracle`]: what they may see. [`invariants`]: what must hold inside.
+//! * [`run`](mod@run): one seed from start to verdict. [`planted`]: bugs on request, to prove the checkers.
+//! * [`shrink`]: the fewest faults that still show a violation.
+
+pub mod cluster;
+pub mod content;
+pub mod disk;
+pub mod invariants;
+pub mod metadata;
+pub mod network;
+pub mod oracle;
+pub mod planted;
+pub mod random;
+pub mod run;
+pub mod shrink;
+pub mod swarm;
+pub mod trace;
+pub mod workload;
+pub mod world;

@@ -1,1 +1,367 @@
-//! Being built.
+//! Objects as stripes and manifests: the function at the way in of a node.
+//!
+//! It owns what a request needs while it runs: open writes, the cache of buckets, blocks of write ids, and the deletion
+//! of what nobody refers to any more. It never touches data or metadata of a tenant itself: all of that goes to the
+//! next stage, where Policy checks it; only its own bookkeeping goes to the metadata groups directly.
+//!
+//! A request is a `Task` (`task.rs`): a small machine that hears one thing and says what it wants next, a `Step`.
+//! This file turns steps into effects and events into what tasks hear; it knows nothing of objects. One file a family:
+//! `begin`, `append`, `finish`, `read`, `lookup`, `upload`, `bucket`, `reclaim`. Beside them, what they share: `ask`
+//! (resends and their pauses), `blocks` (write ids), `writes` (open writes), `buckets` (the cache).
+//!
+//! ```text
+//! Begin ── bucket ── write id ── data key ──> open      (every arrow may be lost and goes again
+//! Append ── StripeOp::Write ──> placed                   until the request's deadline)
+//! Finish ── PutObject | PutPart ──> visible, acknowledged
+//! ```
+
+mod append;
+mod ask;
+mod begin;
+mod blocks;
+mod bucket;
+mod buckets;
+mod check;
+mod finish;
+mod lookup;
+mod read;
+mod reclaim;
+mod task;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod upload;
+mod writes;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use mesh_core::{
+    Answer, Cx, Error, ErrorKind, Event, Job, Op, Outcome, Request, Response, StorageFunction, Target, WorkOutcome,
+    id::{GroupId, Token},
+    limits::{MAILBOX_JOBS_MAX, STRIPE_BYTES_MAX},
+    meta::{MetaAnswer, Query},
+    op::ObjectOp,
+    port::WorkOutput,
+    snapshot::{Mark, Snapshot},
+    spec::{FunctionSpec, ObjectSpec},
+    time::Instant,
+};
+
+use ask::{Ask, Owner, Verdict, Way};
+use task::{Caller, Desk, Failure, Heard, Question, Scene, Step, Task};
+use timers::{Timer, Timers};
+
+/// The Object function. See the module's page.
+pub struct Object {
+    desk: Desk,
+    tasks: BTreeMap<Token, Running>,
+    calls: BTreeMap<Token, Pending>,
+    timers: Timers,
+    /// Calls of the function's own work that are out.
+    background: usize,
+}
+
+/// A request under way.
+struct Running {
+    caller: Caller,
+    task: Box<dyn Task>,
+}
+
+/// Who waits for a completion.
+enum Pending {
+    Ask(Ask),
+    Compute(Token),
+}
+
+impl core::fmt::Debug for Object {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { desk, tasks, calls, .. } = self;
+        write!(f, "Object of {}: {} requests, {} calls", desk.spec.node, tasks.len(), calls.len())
+    }
+}
+
+impl Object {
+    /// The Object function of one ingress node.
+    #[must_use]
+    pub fn new(spec: ObjectSpec) -> Self {
+        Self {
+            desk: Desk::new(bounded(spec)),
+            tasks: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            timers: Timers::default(),
+            background: 0,
+        }
+    }
+
+    fn accept(&mut self, id: Token, request: Request, cx: &mut Cx<'_>) {
+        match self.admit(request, cx.now()) {
+            Ok(running) => {
+                self.tasks.insert(id, running);
+                self.run(id, Heard::Begin, cx);
+            }
+            Err(error) => cx.reply(id, Err(error)),
+        }
+    }
+
+    fn admit(&self, request: Request, now: Instant) -> Result<Running, Error> {
+        let Request { op, payload, principal, deadline, lane } = request;
+        let Op::Object(op) = op else {
+            return Err(Error::new(ErrorKind::Unsupported, "this function takes object operations only"));
+        };
+        let Some(tenant) = principal.tenant() else {
+            return Err(Error::new(ErrorKind::Denied, "object operations are for principals of a tenant")
+                .with("principal", principal.name()));
+        };
+        if deadline <= now {
+            return Err(Error::new(ErrorKind::Timeout, "the request came after its deadline"));
+        }
+        if self.tasks.len() >= MAILBOX_JOBS_MAX {
+            return Err(Error::new(ErrorKind::Overloaded, "too many requests are under way here; send again later"));
+        }
+        let task: Box<dyn Task> = match *op {
+            ObjectOp::CreateBucket { bucket } => Box::new(bucket::Create::new(bucket)),
+            ObjectOp::DeleteBucket { bucket } => Box::new(bucket::Delete::new(bucket)),
+            ObjectOp::HeadBucket { bucket } => Box::new(bucket::Head::new(bucket)),
+            ObjectOp::ListBuckets => Box::new(bucket::List),
+            ObjectOp::Begin { bucket, key, destination } => Box::new(begin::Begin::new(bucket, key, destination)?),
+            ObjectOp::Append { write, stripe } => Box::new(append::Append::new(write, stripe, payload)),
+            ObjectOp::Finish { write, len, etag, checksums } => {
+                Box::new(finish::Finish::new(write, len, etag, checksums)?)
+            }
+            ObjectOp::Abort { write } => Box::new(finish::Abort::new(write)),
+            ObjectOp::Plan { bucket, key, object, offset, len } => {
+                Box::new(read::Plan::new(bucket, key, object, offset, len)?)
+            }
+            ObjectOp::Read { bucket, key, piece } => Box::new(read::Read::new(bucket, key, piece)?),
+            ObjectOp::CreateUpload { bucket, key, attributes } => {
+                Box::new(upload::Create::new(bucket, key, attributes)?)
+            }
+            ObjectOp::CompleteUpload { bucket, key, upload, parts, checksums, precondition } => {
+                Box::new(upload::Complete::new(bucket, key, upload, parts, checksums, precondition)?)
+            }
+            other => Box::new(lookup::Lookup::new(other)?),
+        };
+        Ok(Running { caller: Caller { principal, tenant, deadline, lane }, task })
+    }
+
+    /// Lets a task hear something, and does what it wants next, until it waits.
+    fn run(&mut self, id: Token, mut heard: Heard, cx: &mut Cx<'_>) {
+        // Absent: the task was answered already; nothing waits twice, so that is a broken invariant.
+        let mut running = self.tasks.remove(&id).expect("what completes belongs to a request under way");
+        loop {
+            let mut scene = Scene { caller: &running.caller, desk: &mut self.desk, cx };
+            match running.task.hear(heard, &mut scene) {
+                Step::Reply(outcome) => {
+                    cx.reply(id, outcome);
+                    return;
+                }
+                Step::Bucket { name, fresh } => {
+                    let tenant = running.caller.tenant;
+                    if let Some(row) = self.desk.buckets.find(&name).filter(|row| !fresh && row.bucket.tenant == tenant)
+                    {
+                        heard = Heard::Bucket(Ok(row));
+                        continue;
+                    }
+                    let question = Question::query(GroupId::CONTROL, Query::Bucket { name: name.clone() });
+                    let mut ask = Ask::new(Owner::Task(id), question, &running.caller);
+                    ask.bucket = Some(name);
+                    self.send(ask, cx);
+                }
+                Step::Ask(question) => {
+                    let ask = Ask::new(Owner::Task(id), question, &running.caller);
+                    self.send(ask, cx);
+                }
+                Step::Compute(job) => {
+                    let work = cx.start(Job::Compute(job));
+                    self.calls.insert(work, Pending::Compute(id));
+                }
+                Step::Pause(until) => {
+                    self.timers.set(until, Timer::Due(id));
+                }
+                Step::Grant(group) => {
+                    let granted = self.desk.blocks.take(group);
+                    self.refill(group, cx);
+                    if let Some(write) = granted {
+                        heard = Heard::Granted(Ok(write));
+                        continue;
+                    }
+                    if self.desk.blocks.is_full() {
+                        heard = Heard::Granted(Err(blocks::none_yet()));
+                        continue;
+                    }
+                    let timer = self.timers.set(running.caller.deadline, Timer::Ungranted(id, group));
+                    self.desk.blocks.park(group, id, timer);
+                }
+            }
+            self.tasks.insert(id, running);
+            return;
+        }
+    }
+
+    /// Asks for a block of write ids when a group's run low.
+    fn refill(&mut self, group: GroupId, cx: &mut Cx<'_>) {
+        let proposer = self.desk.proposer();
+        if let Some(command) = self.desk.blocks.wanted(group, proposer, cx) {
+            let ask = Ask::background(Owner::Block(group), Question::propose_directly(group, command), cx.now());
+            self.send(ask, cx);
+        }
+    }
+
+    fn send(&mut self, mut ask: Ask, cx: &mut Cx<'_>) {
+        let request = ask.take_request();
+        if !ask.owner.is_task() {
+            self.background += 1;
+        }
+        let token = match (ask.way, request) {
+            (Way::Next, request) => cx.call(Target::Next, request),
+            (Way::Metadata, request) => cx.call(Target::Metadata, request),
+            (Way::Propose, Request { op: Op::Propose { group, command }, deadline, .. }) => {
+                cx.start(Job::Propose { group, command, deadline })
+            }
+            (Way::Propose, _) => unreachable!("only a proposal is proposed: see Question::propose_directly"),
+        };
+        self.calls.insert(token, Pending::Ask(ask));
+    }
+
+    fn completed(&mut self, token: Token, outcome: Outcome, cx: &mut Cx<'_>) {
+        let pending = self.calls.remove(&token).expect("a completion is of a call this function made, and comes once");
+        let Pending::Ask(mut ask) = pending else { unreachable!("a computation ends by Event::Done") };
+        if !ask.owner.is_task() {
+            self.background -= 1;
+        }
+        let result = match outcome {
+            Ok(response) => Ok(response),
+            Err(error) => match ask.judge(error, cx.now()) {
+                Verdict::Final(failure) => Err(failure),
+                Verdict::Again(at) if at <= cx.now() => return self.send(ask, cx),
+                Verdict::Again(at) => {
+                    self.timers.set(at, Timer::Resend(ask));
+                    return;
+                }
+            },
+        };
+        match ask.owner {
+            Owner::Task(id) => {
+                let heard = match ask.bucket {
+                    Some(name) => Heard::Bucket(self.found(id, &name, result)),
+                    None => Heard::Answer(result),
+                };
+                self.run(id, heard, cx);
+            }
+            Owner::Block(group) => self.granted(group, result, cx),
+            Owner::Reclaim(errand) => self.desk.reclaim.hear(errand, result, cx),
+        }
+    }
+
+    /// A bucket was looked up.
+    fn found(
+        &mut self,
+        id: Token,
+        name: &Arc<str>,
+        result: Result<Response, Failure>,
+    ) -> Result<Arc<mesh_core::meta::BucketRow>, Failure> {
+        self.desk.buckets.forget(name);
+        let row = match task::meta(result?)?.as_ref() {
+            MetaAnswer::Bucket(row) => Arc::clone(row),
+            other => return Err(task::unexpected("a bucket", other).into()),
+        };
+        let caller = self.tasks.get(&id).map(|running| &running.caller);
+        if caller.is_none_or(|caller| caller.tenant != row.bucket.tenant) {
+            let who = caller.map_or("", |caller| caller.principal.name());
+            return Err(Error::new(ErrorKind::Denied, "the bucket belongs to another tenant")
+                .with("principal", who)
+                .with("bucket", name)
+                .into());
+        }
+        self.desk.buckets.keep(&row);
+        Ok(row)
+    }
+
+    /// A block was granted or refused: those who wait for one go on.
+    fn granted(&mut self, group: GroupId, result: Result<Response, Failure>, cx: &mut Cx<'_>) {
+        let parked = match self.desk.blocks.opened(group, result) {
+            Ok(()) => self.desk.blocks.served(group),
+            Err((error, parked)) => parked.into_iter().map(|waiter| (waiter, Err(error.clone()))).collect(),
+        };
+        for (waiter, grant) in parked {
+            self.timers.cancel(waiter.timer);
+            self.run(waiter.task, Heard::Granted(grant), cx);
+        }
+        if self.desk.blocks.has_parked(group) {
+            self.refill(group, cx);
+        }
+    }
+
+    fn wake(&mut self, cx: &mut Cx<'_>) {
+        while let Some(timer) = self.timers.due(cx.now()) {
+            match timer {
+                Timer::Resend(ask) => self.send(ask, cx),
+                Timer::Due(id) => self.run(id, Heard::Due, cx),
+                Timer::Ungranted(id, group) => {
+                    self.desk.blocks.unpark(group, id);
+                    self.run(id, Heard::Granted(Err(blocks::none_yet())), cx);
+                }
+            }
+        }
+        self.desk.drop_idle_writes(cx.now());
+    }
+
+    /// Sends what reclaim has to do now.
+    fn reclaim(&mut self, cx: &mut Cx<'_>) {
+        while let Some((errand, question)) = self.desk.next_errand(cx) {
+            self.send(Ask::background(Owner::Reclaim(errand), question, cx.now()), cx);
+        }
+    }
+}
+
+impl StorageFunction for Object {
+    fn on_event(&mut self, event: Event, cx: &mut Cx<'_>) {
+        match event {
+            Event::Request { id, request } => self.accept(id, request, cx),
+            Event::Reply { call, outcome } => self.completed(call, outcome, cx),
+            Event::Done { work, outcome } => {
+                if let Some(&Pending::Compute(id)) = self.calls.get(&work) {
+                    self.calls.remove(&work);
+                    self.run(id, Heard::Computed(outcome), cx);
+                } else {
+                    self.completed(work, as_reply(outcome), cx);
+                }
+            }
+            Event::Wake => self.wake(cx),
+            Event::Configure(spec) => {
+                for part in spec.parts() {
+                    if let FunctionSpec::Object(spec) = part {
+                        self.desk.configure(bounded(spec.clone()), cx.now());
+                    }
+                }
+            }
+        }
+        self.reclaim(cx);
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        [self.timers.next(), self.desk.writes.next_expiry(), self.desk.reclaim.next_at()].into_iter().flatten().min()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.tasks.len() + self.background
+    }
+
+    /// Nothing to carry over: an ingress stays on its node, and what it promised is in the metadata groups.
+    fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
+        Snapshot { since, ..Snapshot::default() }
+    }
+}
+
+/// The end of a proposal, as the reply it would be if it had gone through the next stage.
+fn as_reply(outcome: WorkOutcome) -> Outcome {
+    match outcome? {
+        WorkOutput::Meta(answer) => Ok(Answer::Meta(answer).into()),
+        _ => Err(Error::bug("a proposal ended with the output of other work")),
+    }
+}
+
+/// Settings that a function can run on, whatever was written into them.
+fn bounded(spec: ObjectSpec) -> ObjectSpec {
+    ObjectSpec { stripe_bytes: spec.stripe_bytes.clamp(1, STRIPE_BYTES_MAX as u32), ..spec }
+}

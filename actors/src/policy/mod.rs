@@ -1,1 +1,218 @@
-//! Being built.
+//! Who may do what, how fast and how much: the first stage of the data chain of one tenant.
+//!
+//! Every request of an ingress for a tenant's data or metadata comes through here, whatever cache sent it. Policy
+//! decides and passes on; it never changes what is asked, but for the quota that it stamps into puts. It owns the
+//! levels of the rate limits, and the names of buckets it has seen, for commands that name a bucket by number only.
+
+mod names;
+mod rate;
+mod rights;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use mesh_core::{
+    Answer, Cx, Error, ErrorKind, Event, Job, Op, Outcome, Principal, Request, StorageFunction, Target, WorkOutcome,
+    id::{GroupId, Token},
+    limits::MAILBOX_JOBS_MAX,
+    meta::{Command, MetaAnswer, Query},
+    op::StripeOp,
+    port::WorkOutput,
+    snapshot::{Mark, Snapshot},
+    spec::{FunctionSpec, PolicySpec},
+};
+
+use names::Names;
+use rate::{Bucket, per_second};
+
+/// The Policy function. See the module's page.
+pub struct Policy {
+    spec: PolicySpec,
+    /// Metadata requests: one a second of limit.
+    requests: Bucket,
+    /// Payload bytes.
+    bytes: Bucket,
+    /// Buckets of this tenant that were looked up here.
+    names: Names,
+    /// Calls and work that are out, by their token.
+    out: BTreeMap<Token, Out>,
+    /// Counts changes, for snapshots.
+    changes: u64,
+}
+
+/// A request that was passed on.
+struct Out {
+    /// The request.
+    id: Token,
+    /// The bytes of its answer are charged.
+    charge: bool,
+    /// Its answer is a bucket's row.
+    learn: bool,
+}
+
+impl core::fmt::Debug for Policy {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Policy of {}, {} in flight", self.spec.tenant, self.out.len())
+    }
+}
+
+impl Policy {
+    /// The Policy of one tenant. Rate limits begin full.
+    #[must_use]
+    pub fn new(spec: PolicySpec) -> Self {
+        let (requests, bytes) = rates(&spec);
+        Self {
+            requests: Bucket::full(requests),
+            bytes: Bucket::full(bytes),
+            spec,
+            names: Names::default(),
+            out: BTreeMap::new(),
+            changes: 0,
+        }
+    }
+
+    /// Decides on a request and passes it on.
+    fn decide(&mut self, id: Token, request: Request, cx: &mut Cx<'_>) -> Result<(), Error> {
+        if self.out.len() >= MAILBOX_JOBS_MAX {
+            return Err(Error::new(ErrorKind::Overloaded, "too many requests are under way; send again later"));
+        }
+        rights::check(&self.spec, &self.names, &request)?;
+        if request.principal != Principal::System {
+            self.spend(&request, cx)?;
+        }
+        let Request { op, payload, principal, deadline, lane } = request;
+        let charge =
+            matches!(&op, Op::Stripe(op) if matches!(**op, StripeOp::Read { .. })) && principal != Principal::System;
+        let learn = matches!(&op, Op::Query { query, .. } if matches!(**query, Query::Bucket { .. }));
+        let token = match op {
+            Op::Propose { group, command } => {
+                let command = stamp(command, self.spec.limits.quota_bytes);
+                cx.start(Job::Propose { group, command, deadline })
+            }
+            op => {
+                let to = if matches!(op, Op::Query { .. }) { Target::Metadata } else { Target::Next };
+                cx.call(to, Request { op, payload, principal, deadline, lane })
+            }
+        };
+        self.out.insert(token, Out { id, charge, learn });
+        Ok(())
+    }
+
+    /// Takes a request out of the tenant's rates. A metadata request counts as a request, for every request of a user
+    /// has about one of them however many stripes it has; stripes count by their bytes.
+    fn spend(&mut self, request: &Request, cx: &Cx<'_>) -> Result<(), Error> {
+        let now = cx.now();
+        let (what, taken) = match &request.op {
+            Op::Stripe(_) => ("bytes", self.bytes.take(request.payload.len() as u64, now)),
+            _ => ("requests", self.requests.take(1, now)),
+        };
+        self.changes += 1;
+        if taken {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::RateLimited, "the tenant is over its rate; send again later")
+            .with("tenant", self.spec.tenant)
+            .with("limit", format_args!("{what} a second")))
+    }
+
+    fn completed(&mut self, token: Token, outcome: Outcome, cx: &mut Cx<'_>) {
+        let out = self.out.remove(&token).expect("a completion is of a call this function made, and comes once");
+        if let Ok(response) = &outcome {
+            if out.charge {
+                self.bytes.charge(response.payload.len() as u64, cx.now());
+                self.changes += 1;
+            }
+            if let (true, Answer::Meta(answer)) = (out.learn, &response.answer) {
+                self.learn(answer);
+            }
+        }
+        cx.reply(out.id, outcome);
+    }
+
+    /// Remembers the name behind a bucket's number.
+    fn learn(&mut self, answer: &MetaAnswer) {
+        let MetaAnswer::Bucket(row) = answer else { return };
+        if row.bucket.tenant != self.spec.tenant {
+            return;
+        }
+        self.names.keep(row.bucket.id, row.bucket.name.clone());
+        self.changes += 1;
+    }
+
+    fn configure(&mut self, spec: &PolicySpec, cx: &Cx<'_>) {
+        if spec.tenant != self.spec.tenant {
+            // Another tenant's settings are not this function's.
+            return;
+        }
+        let (requests, bytes) = rates(spec);
+        self.requests.set_rate(requests, cx.now());
+        self.bytes.set_rate(bytes, cx.now());
+        self.spec = spec.clone();
+        self.changes += 1;
+    }
+}
+
+impl StorageFunction for Policy {
+    fn on_event(&mut self, event: Event, cx: &mut Cx<'_>) {
+        match event {
+            Event::Request { id, request } => {
+                if let Err(error) = self.decide(id, request, cx) {
+                    cx.reply(id, Err(error));
+                }
+            }
+            Event::Reply { call, outcome } => self.completed(call, outcome, cx),
+            Event::Done { work, outcome } => self.completed(work, as_reply(outcome), cx),
+            Event::Wake => {}
+            Event::Configure(spec) => {
+                for part in spec.parts() {
+                    if let FunctionSpec::Policy(spec) = part {
+                        self.configure(spec, cx);
+                    }
+                }
+            }
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.out.len()
+    }
+
+    fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
+        self.save(since)
+    }
+
+    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
+        self.load(snapshot)
+    }
+}
+
+fn rates(spec: &PolicySpec) -> (Option<u64>, Option<u64>) {
+    (spec.limits.requests_per_second.map(u64::from).map(per_second), spec.limits.bytes_per_second.map(per_second))
+}
+
+/// The end of a proposal, as a reply.
+fn as_reply(outcome: WorkOutcome) -> Outcome {
+    match outcome? {
+        WorkOutput::Meta(answer) => Ok(Answer::Meta(answer).into()),
+        _ => Err(Error::bug("a proposal ended with the output of other work")),
+    }
+}
+
+/// Puts the tenant's quota into commands that add bytes, whatever was there.
+fn stamp(mut command: Arc<Command>, quota: Option<u64>) -> Arc<Command> {
+    if let Command::PutObject { .. } | Command::PutPart { .. } = *command
+        && let Command::PutObject { quota_bytes, .. } | Command::PutPart { quota_bytes, .. } =
+            Arc::make_mut(&mut command)
+    {
+        *quota_bytes = quota;
+    }
+    command
+}
+
+/// Whether a group is the one that a question or command belongs to: buckets are the control group's, the rest is the
+/// namespaces'.
+const fn is_control(group: GroupId) -> bool {
+    group.0 == GroupId::CONTROL.0
+}

@@ -1,0 +1,332 @@
+//! Reads one slot back at a start. Owns the rules of what counts after a crash; never does I/O itself.
+//!
+//! A segment closed by an END record is trusted by its headers, so only they are read. Any other is read whole, its
+//! payloads checked: what a power cut left at its end is cut off, what rotted inside it is kept and reported. The two
+//! are told apart by what later records say was durable: damage below that offset cannot be a torn write.
+
+use crc_fast::{CrcAlgorithm, Digest};
+use mesh_core::id::ShardId;
+
+use super::format::{
+    BLOCK, Identity, Kind, Record, SegmentHeader, Shard, Tombstone, data_offset, decode_tombstones, span,
+};
+
+/// Bytes of one read that hops from header to header.
+const WINDOW_BYTES: u32 = 32 << 10;
+/// Bytes of one read that takes everything.
+const CHUNK_BYTES: u32 = 1 << 20;
+
+/// A shard's record in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sighting {
+    pub(super) id: ShardId,
+    pub(super) lsn: u64,
+    /// Where it is in the segment, in blocks.
+    pub(super) block: u32,
+    pub(super) len: u32,
+    pub(super) crc: u32,
+    /// Its payload failed its checksum.
+    pub(super) corrupt: bool,
+}
+
+/// What a slot holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) seq: u64,
+    pub(super) salt: u64,
+    /// Where its records end.
+    pub(super) end: u32,
+    /// An END record stands there.
+    pub(super) closed: bool,
+    pub(super) shards: Vec<Sighting>,
+    pub(super) tombstones: Vec<Tombstone>,
+    /// Damaged places that are not torn writes.
+    pub(super) corrupt: u64,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Read this part of the slot and hand it to [`Scan::read`].
+    Read { at: u32, len: u32 },
+    /// The slot is known. `None`: it holds no segment of ours.
+    Ended(Option<Box<Segment>>),
+}
+
+/// The scan of one slot.
+#[derive(Debug)]
+pub(super) struct Scan {
+    identity: Identity,
+    segment_bytes: u32,
+    /// Offset of the read under way.
+    window: u32,
+    mode: Mode,
+}
+
+#[derive(Debug)]
+enum Mode {
+    Header,
+    Hop { at: u32, segment: Box<Segment> },
+    Whole(Box<Whole>),
+}
+
+impl Scan {
+    pub(super) fn start(identity: Identity, segment_bytes: u32) -> (Self, Step) {
+        let mut scan = Self { identity, segment_bytes, window: 0, mode: Mode::Header };
+        let step = scan.window_at(0, WINDOW_BYTES);
+        (scan, step)
+    }
+
+    fn window_at(&mut self, at: u32, len: u32) -> Step {
+        self.window = at;
+        Step::Read { at, len: len.min(self.segment_bytes - at) }
+    }
+
+    fn whole(&mut self, known: Option<(u64, u64)>) -> Step {
+        self.mode = Mode::Whole(Box::new(Whole::new(known, self.segment_bytes)));
+        self.window_at(BLOCK, CHUNK_BYTES)
+    }
+
+    /// Takes the bytes that the last step asked for.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Step {
+        match &mut self.mode {
+            Mode::Header => {
+                let first = &bytes[..BLOCK as usize];
+                match SegmentHeader::decode(first) {
+                    Some(header) if header.identity == self.identity && header.segment_bytes == self.segment_bytes => {
+                        let segment = Segment { seq: header.seq, salt: header.salt, ..Segment::default() };
+                        self.mode = Mode::Hop { at: BLOCK, segment: Box::new(segment) };
+                        self.hop(bytes)
+                    }
+                    // Of another drive, or of this one before it was formatted.
+                    Some(_) => Step::Ended(None),
+                    None if first.iter().all(|&byte| byte == 0) => Step::Ended(None),
+                    // The header rotted, or this never was a segment: its records can tell.
+                    None => self.whole(None),
+                }
+            }
+            Mode::Hop { .. } => self.hop(bytes),
+            Mode::Whole(whole) => {
+                if whole.take(bytes) {
+                    let Mode::Whole(whole) = core::mem::replace(&mut self.mode, Mode::Header) else {
+                        unreachable!("the mode was matched above")
+                    };
+                    return Step::Ended(whole.finish().map(Box::new));
+                }
+                let next = whole.at;
+                self.window_at(next, CHUNK_BYTES)
+            }
+        }
+    }
+
+    /// Goes from header to header as far as the bytes reach.
+    fn hop(&mut self, bytes: &[u8]) -> Step {
+        let (window, segment_bytes) = (self.window, self.segment_bytes);
+        let Mode::Hop { at, segment } = &mut self.mode else { unreachable!("called only while hopping") };
+        let known = (segment.seq, segment.salt);
+        loop {
+            let from = (*at - window) as usize;
+            let Some(block) = bytes.get(from..from + BLOCK as usize) else {
+                let next = *at;
+                return self.window_at(next, WINDOW_BYTES);
+            };
+            let record = Record::decode(block)
+                .filter(|record| (record.seq, record.salt) == known && belongs(record, *at, segment_bytes));
+            match record {
+                Some(Record { kind: Kind::Shard, shard, .. }) => {
+                    segment.shards.push(sighting(&shard, *at, false));
+                    *at += span(shard.len);
+                }
+                Some(record) if record.kind == Kind::Tombstones => {
+                    match decode_tombstones(&record, block) {
+                        Some(tombstones) => segment.tombstones.extend(tombstones),
+                        None => return self.whole(Some(known)),
+                    }
+                    *at += BLOCK;
+                }
+                Some(_) => {
+                    (segment.end, segment.closed) = (*at, true);
+                    return Step::Ended(Some(core::mem::take(segment)));
+                }
+                None => return self.whole(Some(known)),
+            }
+        }
+    }
+}
+
+/// Whether a record may stand at this offset. The last block is kept for END.
+fn belongs(record: &Record, at: u32, segment_bytes: u32) -> bool {
+    let room = if record.kind == Kind::End { segment_bytes } else { segment_bytes - BLOCK };
+    record.offset == at && record.end() <= room
+}
+
+fn sighting(shard: &Shard, at: u32, corrupt: bool) -> Sighting {
+    Sighting { id: shard.id, lsn: shard.lsn, block: at / BLOCK, len: shard.len, crc: shard.crc, corrupt }
+}
+
+/// Reads everything of a segment, one block after another.
+#[derive(Debug)]
+struct Whole {
+    segment_bytes: u32,
+    /// Sequence number and salt; not known if the segment's header rotted.
+    known: Option<(u64, u64)>,
+    /// The header itself told.
+    certain: bool,
+    at: u32,
+    items: Vec<Item>,
+    /// The record whose payload is being read.
+    body: Option<Body>,
+    /// Durable up to here, as some record says.
+    durable: u32,
+    closed: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Body {
+    record: Record,
+    sum: Digest,
+    left: u32,
+}
+
+#[derive(Debug)]
+enum Item {
+    Shard {
+        record: Record,
+        corrupt: bool,
+    },
+    Tombstones {
+        at: u32,
+        tombstones: Vec<Tombstone>,
+    },
+    /// Blocks that belong to no record.
+    Gap {
+        at: u32,
+    },
+}
+
+impl Whole {
+    fn new(known: Option<(u64, u64)>, segment_bytes: u32) -> Self {
+        Self {
+            segment_bytes,
+            known,
+            certain: known.is_some(),
+            at: BLOCK,
+            items: Vec::new(),
+            body: None,
+            durable: 0,
+            closed: None,
+        }
+    }
+
+    /// Takes the next bytes; `true` if that was all.
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        for block in bytes.chunks_exact(BLOCK as usize) {
+            if self.body.is_some() {
+                self.take_payload(block);
+            } else {
+                self.take_header(block);
+            }
+            self.at += BLOCK;
+            if self.closed.is_some() {
+                return true;
+            }
+        }
+        self.at >= self.segment_bytes
+    }
+
+    fn take_payload(&mut self, block: &[u8]) {
+        let Some(body) = &mut self.body else { return };
+        let taken = body.left.min(BLOCK);
+        body.sum.update(&block[..taken as usize]);
+        body.left -= taken;
+        if body.left == 0 {
+            let Some(Body { record, sum, .. }) = self.body.take() else { return };
+            let corrupt = sum.finalize() as u32 != record.shard.crc;
+            self.items.push(Item::Shard { record, corrupt });
+        }
+    }
+
+    fn take_header(&mut self, block: &[u8]) {
+        let at = self.at;
+        let record = Record::decode(block).filter(|record| belongs(record, at, self.segment_bytes));
+        let Some(record) = record.filter(|record| self.recognise(record)) else {
+            if !matches!(self.items.last(), Some(Item::Gap { .. })) {
+                self.items.push(Item::Gap { at });
+            }
+            return;
+        };
+        self.durable = self.durable.max(record.durable_upto);
+        match record.kind {
+            Kind::End => self.closed = Some(at),
+            Kind::Tombstones => self.items.push(match decode_tombstones(&record, block) {
+                Some(tombstones) => Item::Tombstones { at, tombstones },
+                None => Item::Gap { at },
+            }),
+            Kind::Shard => {
+                let mut sum = Digest::new(CrcAlgorithm::Crc32Iscsi);
+                let len = record.shard.len;
+                if record.span() == BLOCK {
+                    sum.update(&block[data_offset(len) as usize..][..len as usize]);
+                    let corrupt = sum.finalize() as u32 != record.shard.crc;
+                    self.items.push(Item::Shard { record, corrupt });
+                } else {
+                    self.body = Some(Body { record, sum, left: len });
+                }
+            }
+        }
+    }
+
+    /// Whether a record is of this segment. Without a header, the newest segment that left records here is this one.
+    fn recognise(&mut self, record: &Record) -> bool {
+        let theirs = (record.seq, record.salt);
+        match self.known {
+            Some(known) if known == theirs => true,
+            Some(known) if !self.certain && record.seq > known.0 => {
+                self.known = Some(theirs);
+                self.items.clear();
+                self.items.push(Item::Gap { at: BLOCK });
+                self.durable = 0;
+                true
+            }
+            Some(_) => false,
+            None => {
+                self.known = Some(theirs);
+                true
+            }
+        }
+    }
+
+    /// Cuts off what is torn, and keeps what is rotten.
+    fn finish(self) -> Option<Segment> {
+        let (seq, salt) = self.known?;
+        let mut segment = Segment {
+            seq,
+            salt,
+            closed: self.closed.is_some(),
+            corrupt: u64::from(!self.certain),
+            ..Segment::default()
+        };
+        segment.end = self.closed.unwrap_or(self.segment_bytes - BLOCK);
+        for item in self.items {
+            let (at, bad) = match &item {
+                Item::Shard { record, corrupt } => (record.offset, *corrupt),
+                Item::Tombstones { at, .. } => (*at, false),
+                Item::Gap { at } => (*at, true),
+            };
+            if bad && at >= self.durable && self.closed.is_none() {
+                segment.end = at;
+                break;
+            }
+            segment.corrupt += u64::from(bad);
+            match item {
+                Item::Shard { record, corrupt } => segment.shards.push(sighting(&record.shard, at, corrupt)),
+                Item::Tombstones { tombstones, .. } => segment.tombstones.extend(tombstones),
+                Item::Gap { .. } => {}
+            }
+        }
+        Some(segment)
+    }
+}
+
+#[cfg(test)]
+mod tests;

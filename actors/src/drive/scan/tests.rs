@@ -1,0 +1,149 @@
+use mesh_core::{
+    id::{ClusterId, DriveId, Epoch, StripeId, TenantId, WriteId},
+    topology::Code,
+    wire::crc32c,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::drive::{
+    format::{GRAVE_BYTES, encode_tombstones},
+    recover::{empty, end_record},
+};
+
+const SEGMENT: u32 = 32 * BLOCK;
+const IDENTITY: Identity = Identity { cluster: ClusterId([1; 16]), drive: DriveId(2), born: Epoch(3) };
+
+fn id(n: u64) -> ShardId {
+    StripeId { write: WriteId(n), stripe: 0, attempt: 0 }.shard(0)
+}
+
+/// A segment with shards of these lengths and one record of tombstones; END if it is closed.
+fn image(lens: &[u32], closed: bool) -> (Vec<u8>, u32) {
+    let mut image = vec![0; SEGMENT as usize];
+    let header = SegmentHeader { identity: IDENTITY, epoch: Epoch(4), seq: 5, salt: 6, segment_bytes: SEGMENT };
+    header.encode(&mut image[..BLOCK as usize]);
+    let mut at = BLOCK;
+    for (n, &len) in (0..).zip(lens) {
+        let payload: Vec<u8> = (0..len).map(|byte| (byte + n as u32) as u8).collect();
+        let shard = Shard {
+            id: id(n),
+            tenant: TenantId(1),
+            code: Code { data: 1, parity: 0 },
+            sealed_len: len,
+            len,
+            crc: crc32c(&payload),
+            lsn: 10 + n,
+        };
+        let record = Record { kind: Kind::Shard, seq: 5, salt: 6, offset: at, durable_upto: at, shard };
+        record.encode(&mut image[at as usize..][..BLOCK as usize]);
+        image[(at + data_offset(len)) as usize..][..len as usize].copy_from_slice(&payload);
+        at += span(len);
+    }
+    let payload = encode_tombstones(&[Tombstone { id: id(0), lsn: 10 }]);
+    let shard = Shard { len: GRAVE_BYTES, crc: crc32c(&payload), ..empty(id(0)) };
+    let record = Record { kind: Kind::Tombstones, seq: 5, salt: 6, offset: at, durable_upto: at, shard };
+    record.encode(&mut image[at as usize..][..BLOCK as usize]);
+    image[(at + 128) as usize..][..payload.len()].copy_from_slice(&payload);
+    at += BLOCK;
+    if closed {
+        end_record(5, 6, at).encode(&mut image[at as usize..][..BLOCK as usize]);
+    }
+    (image, at)
+}
+
+/// Scans an image; panics if the scan asks for something it may not or does not end.
+fn scan(image: &[u8]) -> Option<Segment> {
+    let (mut scan, mut step) = Scan::start(IDENTITY, image.len() as u32);
+    for _ in 0..1000 {
+        match step {
+            Step::Read { at, len } => {
+                assert!(len > 0 && len <= 1 << 20 && at.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK));
+                step = scan.read(&image[at as usize..][..len as usize]);
+            }
+            Step::Ended(segment) => return segment.map(|segment| *segment),
+        }
+    }
+    panic!("the scan does not end")
+}
+
+#[test]
+fn a_closed_and_an_open_segment_hold_the_same() {
+    let lens = [0, 100, 3968, 3969, 4096, 10_000];
+    let (closed, end) = image(&lens, true);
+    let found = scan(&closed).unwrap();
+    assert_eq!((found.seq, found.salt, found.end, found.closed, found.corrupt), (5, 6, end, true, 0));
+    assert_eq!(found.shards.iter().map(|sighting| sighting.len).collect::<Vec<_>>(), lens);
+    assert_eq!(found.tombstones, [Tombstone { id: id(0), lsn: 10 }]);
+    let open = scan(&image(&lens, false).0).unwrap();
+    assert_eq!(open, Segment { closed: false, ..found });
+}
+
+#[test]
+fn zeros_and_the_segments_of_others_are_no_segment() {
+    assert_eq!(scan(&vec![0; SEGMENT as usize]), None);
+    let (mut other, _) = image(&[1], true);
+    let header = SegmentHeader {
+        identity: Identity { born: Epoch(2), ..IDENTITY },
+        epoch: Epoch(2),
+        seq: 1,
+        salt: 1,
+        segment_bytes: SEGMENT,
+    };
+    other[..BLOCK as usize].fill(0);
+    header.encode(&mut other[..BLOCK as usize]);
+    assert_eq!(scan(&other), None);
+    assert_eq!(scan(&vec![0xa5; SEGMENT as usize]), None, "another's bytes");
+}
+
+#[test]
+fn records_of_a_slots_former_segment_are_not_its_own() {
+    let (mut image, _) = image(&[100, 4096], true);
+    let header = SegmentHeader { identity: IDENTITY, epoch: Epoch(4), seq: 9, salt: 9, segment_bytes: SEGMENT };
+    image[..BLOCK as usize].fill(0);
+    header.encode(&mut image[..BLOCK as usize]);
+    let found = scan(&image).unwrap();
+    assert_eq!(found, Segment { seq: 9, salt: 9, end: BLOCK, ..Segment::default() });
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_scan_panic(
+        lens in proptest::collection::vec(0..20_000u32, 0..5),
+        closed in any::<bool>(),
+        noise in proptest::collection::vec((0..SEGMENT as usize, any::<u8>()), 0..30),
+        blocks in proptest::collection::vec((0..32usize, 0..32usize), 0..4),
+    ) {
+        let lens: Vec<u32> = lens.iter().scan(2 * BLOCK, |at, &len| {
+            *at += span(len);
+            (*at < SEGMENT - 2 * BLOCK).then_some(len)
+        }).collect();
+        let (mut image, _) = image(&lens, closed);
+        for (from, to) in blocks {
+            let block = image[from * BLOCK as usize..][..BLOCK as usize].to_vec();
+            image[to * BLOCK as usize..][..BLOCK as usize].copy_from_slice(&block);
+        }
+        for (at, mask) in noise {
+            image[at] ^= mask;
+        }
+        if let Some(found) = scan(&image) {
+            prop_assert!(found.end >= BLOCK && found.end <= SEGMENT - BLOCK);
+            for sighting in found.shards {
+                let end = sighting.block * BLOCK + span(sighting.len);
+                prop_assert!(end <= SEGMENT - BLOCK);
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_a_scan_takes_for_good_is_good(at in BLOCK as usize..SEGMENT as usize, mask in 1..=255u8) {
+        let lens = [100, 9000, 4096, 3000, 20_000];
+        let (mut image, _) = image(&lens, false);
+        image[at] ^= mask;
+        let found = scan(&image).unwrap();
+        for sighting in found.shards.iter().filter(|sighting| !sighting.corrupt) {
+            let from = (sighting.block * BLOCK + data_offset(sighting.len)) as usize;
+            prop_assert_eq!(crc32c(&image[from..][..sighting.len as usize]), sighting.crc);
+        }
+    }
+}

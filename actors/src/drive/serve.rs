@@ -1,0 +1,416 @@
+//! A drive that serves: takes requests, and owns what the log, the reads and the housekeeping share.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use mesh_core::{
+    Answer, Buf, Cx, Error, ErrorKind, Job, Op, Outcome, Pool, Request, Response, WorkOutcome,
+    id::{DriveId, Epoch, ShardId, Token},
+    limits::{MAILBOX_BYTES_MAX, MAILBOX_JOBS_MAX, PAYLOAD_BYTES_MAX, SHARD_BATCH_MAX},
+    op::ShardOp,
+    port::{DiskJob, WorkOutput},
+    wire::crc32c,
+};
+
+use super::{
+    append::{Append, Commit, RESERVE_SLOTS},
+    catalog::{Catalog, Live},
+    collect::Housekeeping,
+    format::{BLOCK, GRAVES_MAX, Identity, Kind, Record, Shard, Tombstone, data_offset, slot_at, span},
+    open::Open,
+    recover::Recovered,
+};
+
+/// Reads under way at once, those of compaction apart.
+const READS_MAX: usize = 32;
+
+/// A drive that serves.
+#[derive(Debug)]
+pub(super) struct Serving {
+    pub(super) identity: Identity,
+    pub(super) epoch: Epoch,
+    pub(super) segment_bytes: u32,
+    slots: u32,
+    pub(super) pool: Pool,
+    pub(super) catalog: Catalog,
+    pub(super) next_seq: u64,
+    pub(super) next_lsn: u64,
+    /// Damaged records and places found since the start.
+    pub(super) corrupt: u64,
+
+    // --- requests ---
+    /// Every request without an answer, with the bytes of its payload.
+    held: BTreeMap<Token, usize>,
+    held_bytes: usize,
+    /// Shards with a write or a delete under way, and the requests that wait for its end.
+    busy: BTreeMap<ShardId, Vec<(Token, Request)>>,
+    /// Records of tombstones that a delete still waits for.
+    pub(super) deletes: BTreeMap<Token, Deleting>,
+    reads: VecDeque<(Token, ShardId)>,
+    reading: usize,
+
+    // --- the log, see `append` ---
+    pub(super) open: Option<Open<Commit>>,
+    /// Tombstones and copies: they go before writes, for they make room.
+    pub(super) urgent: VecDeque<Append>,
+    pub(super) writes: VecDeque<Append>,
+    pub(super) writing: usize,
+    pub(super) syncing: bool,
+    /// The medium refused a write for want of space; no new shards until a segment has been freed.
+    pub(super) medium_full: bool,
+
+    // --- space, see `collect` ---
+    pub(super) housekeeping: Housekeeping,
+
+    pub(super) works: BTreeMap<Token, Work>,
+}
+
+/// A delete under way.
+#[derive(Debug)]
+pub(super) struct Deleting {
+    /// Records that are not durable yet.
+    pub(super) left: u32,
+    /// One of them could not be written.
+    pub(super) refused: Option<Error>,
+}
+
+/// What a job was begun for.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// A record of the open segment, or its header: where it begins.
+    Append { at: u32 },
+    /// The END of a sealed segment.
+    End { slot: u32 },
+    /// Covers the open segment (by sequence number) up to an offset, and slots whose erasing had been written.
+    Sync { seq: u64, upto: u32, erased: Vec<u32> },
+    /// A read somebody waits for.
+    Read { request: Token, id: ShardId, live: Live },
+    /// A read of compaction.
+    CopyRead { id: ShardId, live: Live },
+    /// Zeros over a slot's first or last block.
+    Erase { slot: u32 },
+    /// Giving a slot's space back to the medium.
+    Discard { slot: u32 },
+}
+
+impl Serving {
+    /// Begins to serve what a start found.
+    pub(super) fn new(recovered: Recovered, pool: Pool, cx: &mut Cx<'_>) -> Self {
+        let Recovered { superblock, catalog, next_seq, next_lsn, corrupt } = recovered;
+        let housekeeping = Housekeeping::new(&catalog);
+        let mut serving = Self {
+            identity: superblock.identity,
+            epoch: superblock.epoch,
+            segment_bytes: superblock.segment_bytes,
+            slots: superblock.slots,
+            pool,
+            catalog,
+            next_seq,
+            next_lsn,
+            corrupt,
+            held: BTreeMap::new(),
+            held_bytes: 0,
+            busy: BTreeMap::new(),
+            deletes: BTreeMap::new(),
+            reads: VecDeque::new(),
+            reading: 0,
+            open: None,
+            urgent: VecDeque::new(),
+            writes: VecDeque::new(),
+            writing: 0,
+            syncing: false,
+            medium_full: false,
+            housekeeping,
+            works: BTreeMap::new(),
+        };
+        serving.turn(cx);
+        serving
+    }
+
+    fn drive(&self) -> DriveId {
+        self.identity.drive
+    }
+
+    /// Requests without an answer and jobs under way.
+    pub(super) fn in_flight(&self) -> usize {
+        self.held.len() + self.works.len()
+    }
+
+    /// Jobs under way.
+    pub(super) fn works(&self) -> usize {
+        self.works.len()
+    }
+
+    /// Takes a request.
+    pub(super) fn on_request(&mut self, id: Token, request: Request, cx: &mut Cx<'_>) {
+        let bytes = request.payload.len();
+        if self.held.len() >= MAILBOX_JOBS_MAX || self.held_bytes + bytes > MAILBOX_BYTES_MAX {
+            let error = Error::new(ErrorKind::Overloaded, "the drive has too much to do: back off");
+            cx.reply(id, Err(error.with("drive", self.drive())));
+            return;
+        }
+        self.held.insert(id, bytes);
+        self.held_bytes += bytes;
+        self.dispatch(id, request, cx);
+        self.turn(cx);
+    }
+
+    /// Takes the end of a job.
+    ///
+    /// # Errors
+    /// The drive has failed: nothing is known of what is on it until it is started anew.
+    pub(super) fn on_done(&mut self, work: Token, outcome: WorkOutcome, cx: &mut Cx<'_>) -> Result<(), Error> {
+        let Some(work) = self.works.remove(&work) else { return Ok(()) };
+        match work {
+            Work::Append { at } => self.on_written(at, outcome, cx)?,
+            Work::End { slot } => {
+                self.writing -= 1;
+                self.release(slot);
+                // Without END the segment is checked whole at the next start: nothing else is lost.
+                if let Err(error) = outcome
+                    && error.kind() != ErrorKind::NoSpace
+                {
+                    return Err(error);
+                }
+            }
+            Work::Sync { seq, upto, erased } => {
+                self.syncing = false;
+                outcome?;
+                self.on_synced(seq, upto, erased, cx);
+            }
+            Work::Read { request, id, live } => {
+                self.reading -= 1;
+                self.release(live.slot);
+                let outcome = self.answer_read(id, live, outcome);
+                self.reply(request, outcome, cx);
+            }
+            Work::CopyRead { id, live } => {
+                self.release(live.slot);
+                self.on_copy_read(id, live, outcome);
+            }
+            Work::Erase { slot } => self.on_erased(slot, outcome)?,
+            Work::Discard { slot } => self.on_discarded(slot),
+        }
+        self.turn(cx);
+        Ok(())
+    }
+
+    /// Answers everything with the failure of the drive.
+    pub(super) fn fail(&mut self, error: &Error, cx: &mut Cx<'_>) {
+        for (id, _) in core::mem::take(&mut self.held) {
+            cx.reply(id, Err(error.clone()));
+        }
+    }
+
+    /// Begins whatever can begin now.
+    fn turn(&mut self, cx: &mut Cx<'_>) {
+        self.seal_finished(cx);
+        self.collect(cx);
+        self.pump(cx);
+        self.begin_sync(cx);
+        self.begin_reads(cx);
+    }
+
+    pub(super) fn begin(&mut self, work: Work, job: DiskJob, cx: &mut Cx<'_>) {
+        self.works.insert(cx.start(Job::Disk(job)), work);
+    }
+
+    pub(super) fn reply(&mut self, id: Token, outcome: Outcome, cx: &mut Cx<'_>) {
+        let bytes = self.held.remove(&id).expect("a request is held until its one answer");
+        self.held_bytes -= bytes;
+        cx.reply(id, outcome);
+    }
+
+    /// A job on a slot has ended.
+    fn release(&mut self, slot: u32) {
+        self.catalog.slot_mut(slot).users -= 1;
+        self.catalog.note_vacancy(slot);
+    }
+
+    /// Ends what made a shard busy, and takes up the requests that waited for it, in their order.
+    pub(super) fn free(&mut self, id: ShardId, cx: &mut Cx<'_>) {
+        for (token, request) in self.busy.remove(&id).unwrap_or_default() {
+            self.dispatch(token, request, cx);
+        }
+    }
+
+    fn dispatch(&mut self, id: Token, request: Request, cx: &mut Cx<'_>) {
+        let Op::Shard(op) = &request.op else {
+            self.reply(id, Err(Error::invalid("a drive takes operations on shards only")), cx);
+            return;
+        };
+        match &**op {
+            ShardOp::Write { .. } => self.write(id, request, cx),
+            ShardOp::Delete { .. } => self.delete(id, request, cx),
+            ShardOp::Read { id: shard } => match self.busy.get_mut(shard) {
+                Some(waiting) => waiting.push((id, request)),
+                None => self.reads.push_back((id, *shard)),
+            },
+            ShardOp::List { after, limit } => {
+                let outcome = self.list(*after, *limit);
+                self.reply(id, outcome, cx);
+            }
+            ShardOp::Stat => {
+                let answer = self.stat();
+                self.reply(id, Ok(answer.into()), cx);
+            }
+        }
+    }
+
+    // --- writes ---
+
+    fn write(&mut self, request: Token, what: Request, cx: &mut Cx<'_>) {
+        let Op::Shard(op) = &what.op else { return };
+        let ShardOp::Write { id, tenant, code, sealed_len, crc } = **op else { return };
+        if let Some(waiting) = self.busy.get_mut(&id) {
+            waiting.push((request, what));
+            return;
+        }
+        let len = what.payload.len();
+        if len > PAYLOAD_BYTES_MAX || span(len as u32) > self.segment_bytes - 2 * BLOCK {
+            let error = Error::new(ErrorKind::TooLarge, "the shard is larger than a segment holds");
+            self.reply(request, Err(error.with("bytes", len)), cx);
+            return;
+        }
+        if !code.is_valid() {
+            self.reply(request, Err(Error::invalid("the code is over the limits")), cx);
+            return;
+        }
+        if crc32c(&what.payload) != crc {
+            let error = Error::new(ErrorKind::BadDigest, "the shard was damaged on its way: send it again");
+            self.reply(request, Err(error.with("shard", format_args!("{id:?}"))), cx);
+            return;
+        }
+        match self.catalog.live(id) {
+            Some(live) if (live.len as usize, live.crc) != (len, crc) => {
+                let error = Error::new(ErrorKind::Conflict, "the shard exists with other contents");
+                self.reply(request, Err(error.with("shard", format_args!("{id:?}"))), cx);
+            }
+            // The index names only what is durable.
+            Some(live) if !live.corrupt => self.reply(request, Ok(Answer::Done.into()), cx),
+            _ => {
+                self.busy.insert(id, Vec::new());
+                let shard = Shard { id, tenant, code, sealed_len, len: len as u32, crc, lsn: 0 };
+                let (payload, deadline) = (what.payload, what.deadline);
+                self.writes.push_back(Append::Write { request, shard, payload, deadline });
+            }
+        }
+    }
+
+    // --- deletes ---
+
+    fn delete(&mut self, request: Token, what: Request, cx: &mut Cx<'_>) {
+        let Op::Shard(op) = &what.op else { return };
+        let ShardOp::Delete { ids } = &**op else { return };
+        if ids.len() > SHARD_BATCH_MAX {
+            self.reply(request, Err(Error::new(ErrorKind::TooLarge, "too many shards in one delete")), cx);
+            return;
+        }
+        if let Some(busy) = ids.iter().find(|id| self.busy.contains_key(id)).copied() {
+            self.busy.entry(busy).or_default().push((request, what));
+            return;
+        }
+        let live = |id: &ShardId| Some(Tombstone { id: *id, lsn: self.catalog.live(*id)?.lsn });
+        let mut tombstones: Vec<Tombstone> = ids.iter().filter_map(live).collect();
+        tombstones.sort_unstable_by_key(|tombstone| tombstone.id);
+        tombstones.dedup_by_key(|tombstone| tombstone.id);
+        if tombstones.is_empty() {
+            // What is not in the index was never stored, or its tombstone is durable.
+            self.reply(request, Ok(Answer::Done.into()), cx);
+            return;
+        }
+        for tombstone in &tombstones {
+            self.busy.insert(tombstone.id, Vec::new());
+        }
+        let left = tombstones.len().div_ceil(GRAVES_MAX) as u32;
+        self.deletes.insert(request, Deleting { left, refused: None });
+        for tombstones in tombstones.chunks(GRAVES_MAX) {
+            self.urgent.push_back(Append::Delete { request, tombstones: tombstones.to_vec() });
+        }
+    }
+
+    // --- reads ---
+
+    fn begin_reads(&mut self, cx: &mut Cx<'_>) {
+        while self.reading < READS_MAX {
+            let Some((request, id)) = self.reads.pop_front() else { return };
+            let Some(live) = self.catalog.live(id) else {
+                let error = Error::new(ErrorKind::NotFound, "the drive does not hold this shard");
+                self.reply(request, Err(error.with("shard", format_args!("{id:?}")).with("drive", self.drive())), cx);
+                continue;
+            };
+            self.reading += 1;
+            self.begin_read(Work::Read { request, id, live }, live, cx);
+        }
+    }
+
+    /// Reads a whole record; its slot is not erased meanwhile.
+    pub(super) fn begin_read(&mut self, work: Work, live: Live, cx: &mut Cx<'_>) {
+        self.catalog.slot_mut(live.slot).users += 1;
+        let at = slot_at(live.slot, self.segment_bytes) + u64::from(live.block) * u64::from(BLOCK);
+        self.begin(work, DiskJob::Read { at, len: span(live.len) }, cx);
+    }
+
+    fn answer_read(&mut self, id: ShardId, live: Live, outcome: WorkOutcome) -> Outcome {
+        let named = |error: Error, drive| error.with("shard", format_args!("{id:?}")).with("drive", drive);
+        let bytes = match outcome {
+            Ok(WorkOutput::Bytes(bytes)) => bytes,
+            Ok(_) => return Err(Error::bug("a read gave no bytes")),
+            // One place that cannot be read does not make the whole drive unusable.
+            Err(error) => return Err(named(error, self.drive())),
+        };
+        match self.examine(id, live, &bytes) {
+            Some((shard, payload)) => {
+                let answer = Answer::Shard { code: shard.code, sealed_len: shard.sealed_len, crc: shard.crc };
+                Ok(Response { answer, payload })
+            }
+            None => Err(named(
+                Error::new(ErrorKind::Corrupt, "the shard fails its checksum: read others and write it again"),
+                self.drive(),
+            )),
+        }
+    }
+
+    /// Checks a record that was read, and notes whether it is damaged.
+    pub(super) fn examine(&mut self, id: ShardId, live: Live, bytes: &Buf) -> Option<(Shard, Buf)> {
+        let good = Record::decode(bytes).and_then(|record| {
+            let shard = record.shard;
+            let same = record.kind == Kind::Shard
+                && (shard.id, shard.lsn, shard.len, shard.crc) == (id, live.lsn, live.len, live.crc)
+                && record.offset == live.block * BLOCK;
+            let from = data_offset(shard.len) as usize;
+            let payload = bytes.get(from..from + shard.len as usize)?;
+            (same && crc32c(payload) == shard.crc).then(|| (shard, bytes.slice(from..from + shard.len as usize)))
+        });
+        let news = self.catalog.mark(id, live.slot, live.block, good.is_none());
+        self.corrupt += u64::from(news && good.is_none());
+        good
+    }
+
+    // --- lists and numbers ---
+
+    fn list(&self, after: Option<ShardId>, limit: u32) -> Outcome {
+        let limit = (limit as usize).min(SHARD_BATCH_MAX);
+        let mut listed = self.catalog.list(after);
+        let shards: Vec<(ShardId, u32)> = listed.by_ref().take(limit).collect();
+        let more = listed.next().is_some();
+        Ok(Answer::Shards(shards, more).into())
+    }
+
+    fn stat(&self) -> Answer {
+        let full = self.medium_full || (self.spare_slots() <= RESERVE_SLOTS && !self.is_collecting());
+        let usable = u64::from(self.segment_bytes - 2 * BLOCK);
+        let room = u64::from(self.slots.saturating_sub(RESERVE_SLOTS)) * usable;
+        Answer::Drive {
+            capacity_bytes: u64::from(self.slots) * u64::from(self.segment_bytes),
+            free_bytes: if full { 0 } else { room.saturating_sub(self.catalog.live_bytes()) },
+            shards: self.catalog.shards(),
+            corrupt: self.corrupt,
+            full,
+        }
+    }
+
+    /// Slots without a segment, erased or not.
+    pub(super) fn spare_slots(&self) -> u32 {
+        self.housekeeping.spare() as u32
+    }
+}

@@ -1,0 +1,204 @@
+//! One stripe on its way back, from whichever k shards come first.
+//!
+//! It asks k drives, those that are up first and data shards first. When a shard fails it asks another at once; when
+//! none fails but the answer is late, it asks one more (and again, each time after the delay). Shards that disagree
+//! about the stripe's length are kept apart: the first k that agree are decoded.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+
+use mesh_core::{
+    Answer, Buf, Cx, Error, ErrorKind, Job, Outcome, Response, WorkOutcome,
+    id::{DriveId, StripeId},
+    limits::PAYLOAD_BYTES_MAX,
+    op::{ShardOp, StripeTarget},
+    port::{ComputeJob, WorkOutput},
+    time::Instant,
+    topology::Code,
+};
+
+use super::{Caller, Drives, Role, Step, Wait};
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Read {
+    caller: Caller,
+    stripe: StripeId,
+    code: Code,
+    /// Which drive has which shard.
+    drives: Vec<DriveId>,
+    /// Shards not yet asked for, the best one first.
+    queue: VecDeque<u8>,
+    /// Shards asked for and not answered.
+    outstanding: usize,
+    /// Shards that came, by what they say of the stripe: its length and theirs.
+    found: BTreeMap<(u32, usize), Vec<(u8, Buf)>>,
+    /// When one more is asked for.
+    hedge_at: Option<Instant>,
+    decoding: bool,
+    missing: Missing,
+}
+
+/// Shards that will not come, by reason.
+#[derive(Debug, Default)]
+struct Missing {
+    not_found: usize,
+    corrupt: usize,
+    unreachable: usize,
+}
+
+impl Read {
+    pub(super) fn begin(
+        caller: Caller,
+        target: &StripeTarget,
+        avoid: &[DriveId],
+        drives: &mut Drives,
+        cx: &mut Cx<'_>,
+    ) -> Result<Self, Error> {
+        let layout = drives.layout(target.layout)?;
+        let placement = layout.place(target.id, avoid).ok_or_else(no_placement)?;
+        let mut queue: Vec<u8> = (0..).take(placement.drives.len()).collect();
+        queue.sort_by_key(|shard| (drives.rank(placement.drives[usize::from(*shard)], cx.now()), *shard));
+        let mut read = Self {
+            caller,
+            stripe: target.id,
+            code: layout.code,
+            drives: placement.drives,
+            queue: queue.into(),
+            outstanding: 0,
+            found: BTreeMap::new(),
+            hedge_at: None,
+            decoding: false,
+            missing: Missing::default(),
+        };
+        (0..read.code.data).for_each(|_| read.ask(drives, cx));
+        read.arm(drives, cx);
+        Ok(read)
+    }
+
+    pub(super) fn on_shard(&mut self, shard: u8, outcome: Outcome, drives: &mut Drives, cx: &mut Cx<'_>) -> Step {
+        if self.decoding {
+            return None;
+        }
+        self.outstanding -= 1;
+        match outcome {
+            Ok(response) => match self.sound(&response) {
+                Some(sealed_len) => {
+                    let key = (sealed_len, response.payload.len());
+                    self.found.entry(key).or_default().push((shard, response.payload));
+                }
+                None => self.missing.corrupt += 1,
+            },
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound => self.missing.not_found += 1,
+                ErrorKind::Corrupt => self.missing.corrupt += 1,
+                _ => self.missing.unreachable += 1,
+            },
+        }
+        self.advance(drives, cx)
+    }
+
+    /// The delay is over: asks one more.
+    pub(super) fn on_hedge(&mut self, drives: &mut Drives, cx: &mut Cx<'_>) {
+        self.hedge_at = None;
+        self.ask(drives, cx);
+        self.arm(drives, cx);
+    }
+
+    pub(super) fn on_decoded(&mut self, outcome: WorkOutcome) -> Step {
+        Some(match outcome {
+            Ok(WorkOutput::Bytes(payload)) => Ok(Response { answer: Answer::Done, payload }),
+            Ok(_) => Err(Error::bug("the compute back end answered with something other than bytes")),
+            Err(error) if error.kind() == ErrorKind::Invalid => {
+                Err(Error::new(ErrorKind::Corrupt, "the stripe's shards do not fit together").caused_by(error))
+            }
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Decodes if k shards agree; else sees to it that k still can; else gives up.
+    fn advance(&mut self, drives: &mut Drives, cx: &mut Cx<'_>) -> Step {
+        let wanted = usize::from(self.code.data);
+        let complete = self.found.iter().find(|(_, shards)| shards.len() >= wanted).map(|(key, _)| *key);
+        if let Some(key) = complete {
+            self.disarm(drives);
+            let shards = self.found.remove(&key).expect("just found");
+            self.found.clear();
+            self.decoding = true;
+            let work = cx.start(Job::Compute(ComputeJob::Decode { code: self.code, len: key.0, shards }));
+            drives.waits.insert(work, Wait { job: self.caller.id, role: Role::Work });
+            return None;
+        }
+        let most = self.found.values().map(Vec::len).max().unwrap_or(0);
+        while most + self.outstanding < wanted && !self.queue.is_empty() {
+            self.ask(drives, cx);
+        }
+        if self.queue.is_empty() {
+            self.disarm(drives);
+        }
+        if most + self.outstanding >= wanted || (self.outstanding > 0 && self.is_perhaps_absent()) {
+            return None;
+        }
+        Some(Err(self.hopeless(most)))
+    }
+
+    /// Whether nobody has said yet that there is, or may be, such a stripe: then the last drive's word counts too.
+    fn is_perhaps_absent(&self) -> bool {
+        self.found.is_empty() && self.missing.corrupt + self.missing.unreachable == 0
+    }
+
+    /// Asks for the next shard, if there is one.
+    fn ask(&mut self, drives: &mut Drives, cx: &mut Cx<'_>) {
+        if let Some(shard) = self.queue.pop_front() {
+            let at = (shard, self.drives[usize::from(shard)]);
+            let op = ShardOp::Read { id: self.stripe.shard(shard) };
+            drives.ask(&self.caller, at, op, Buf::empty(), PATIENCE, cx);
+            self.outstanding += 1;
+        }
+    }
+
+    /// Has one more asked for after the delay, if there is one.
+    fn arm(&mut self, drives: &mut Drives, cx: &Cx<'_>) {
+        if !self.queue.is_empty() {
+            self.hedge_at = Some(drives.hedge(self.caller.id, cx.now()));
+        }
+    }
+
+    fn disarm(&mut self, drives: &mut Drives) {
+        if let Some(at) = self.hedge_at.take() {
+            drives.cancel_hedge(self.caller.id, at);
+        }
+    }
+
+    /// What a shard says the stripe's length is, if what it says can be.
+    fn sound(&self, response: &Response) -> Option<u32> {
+        let Answer::Shard { code, sealed_len, .. } = response.answer else { return None };
+        let (stripe, shard) = (usize::try_from(sealed_len).ok()?, response.payload.len());
+        let sound = code == self.code
+            && (1..=PAYLOAD_BYTES_MAX).contains(&stripe)
+            && (1..=PAYLOAD_BYTES_MAX).contains(&shard)
+            && shard * usize::from(code.data) >= stripe;
+        sound.then_some(sealed_len)
+    }
+
+    fn hopeless(&self, found: usize) -> Error {
+        let Missing { not_found, corrupt, unreachable } = self.missing;
+        if not_found == self.drives.len() {
+            return Error::new(ErrorKind::NotFound, "no drive has a shard of this stripe");
+        }
+        let text = format!(
+            "{found} shards of the stripe were found that agree, and {} needs {}; {not_found} are not there, \
+             {corrupt} are damaged, {unreachable} could not be read: try again when drives return",
+            self.code, self.code.data
+        );
+        Error::new(ErrorKind::TooFewShards, text)
+    }
+}
+
+/// A manifest names only sets of drives that left a placement.
+pub(super) fn no_placement() -> Error {
+    Error::invalid("the stripe's layout has no placement without the drives that are said to be avoided")
+}
+
+/// A drive that has not answered within this is given up.
+const PATIENCE: Duration = Duration::from_secs(10);

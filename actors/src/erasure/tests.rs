@@ -1,0 +1,267 @@
+use std::sync::Arc;
+
+use mesh_core::{
+    Answer, Effect, Entropy, Job as Work, Response, Target, Tokens,
+    id::{ActorId, BucketId, DriveId, LayoutId, NodeId, ShardId, StripeId, TenantId, WriteId},
+    op::{Binding, StripeTarget},
+    port::{ComputeJob, WorkOutput},
+    time::UnixMillis,
+    topology::{Code, DriveState, Layout},
+};
+
+use super::*;
+
+mod reads;
+mod writes;
+
+const CODE: Code = Code { data: 2, parity: 1 };
+const ASKER: Token = Token(500);
+const MS: u64 = 1_000_000;
+
+struct NoEntropy;
+
+impl Entropy for NoEntropy {
+    fn fill(&mut self, _: &mut [u8]) {
+        panic!("Erasure draws no randomness")
+    }
+}
+
+struct Bench {
+    erasure: Erasure,
+    tokens: Tokens,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(spec: ErasureSpec) -> Self {
+        Self { erasure: Erasure::new(spec), tokens: Tokens::default(), now: Instant(1000 * MS) }
+    }
+
+    /// Six drives, two on each of three nodes, all up.
+    fn whole() -> Self {
+        Self::new(spec(&[]))
+    }
+
+    fn on(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let mut entropy = NoEntropy;
+        let mut cx = Cx::new(self.now, UnixMillis(0), &mut effects, &mut self.tokens, &mut entropy);
+        self.erasure.on_event(event, &mut cx);
+        effects
+    }
+
+    fn ask(&mut self, op: StripeOp, payload: &[u8]) -> Vec<Effect> {
+        self.on(Event::Request { id: ASKER, request: request(op, payload) })
+    }
+
+    fn answer(&mut self, call: u64, outcome: Outcome) -> Vec<Effect> {
+        self.on(Event::Reply { call: Token(call), outcome })
+    }
+
+    fn done(&mut self, work: u64, output: WorkOutput) -> Vec<Effect> {
+        self.on(Event::Done { work: Token(work), outcome: Ok(output) })
+    }
+
+    fn pass(&mut self, span: core::time::Duration) {
+        self.now = self.now + span;
+    }
+
+    /// Starts a write and codes it: tokens 1 (work) and 2, 3, 4 (shards).
+    fn write(&mut self) -> Vec<Effect> {
+        let effects = self.ask(StripeOp::Write(target()), b"stripe");
+        let bytes = Buf::copy_of(b"stripe");
+        assert_eq!(effects, [start(1, ComputeJob::Encode { code: CODE, bytes })]);
+        self.done(1, WorkOutput::Shards(shards()))
+    }
+}
+
+fn spec(down: &[u64]) -> ErasureSpec {
+    let drives: Vec<DriveId> = [1, 3, 5, 2, 4, 6].map(DriveId).to_vec();
+    let layout = Layout {
+        id: LayoutId(1),
+        code: CODE,
+        domains: drives.iter().map(|drive| (*drive, NodeId((drive.0 - 1) / 2))).collect(),
+        groups: vec![drives.clone()],
+    };
+    let state = |drive: &DriveId| if down.contains(&drive.0) { DriveState::Down } else { DriveState::Up };
+    ErasureSpec {
+        layouts: [(LayoutId(1), Arc::new(layout))].into(),
+        drives: drives.iter().map(|drive| (*drive, state(drive))).collect(),
+    }
+}
+
+fn stripe() -> StripeId {
+    StripeId { write: WriteId(9), stripe: 4, attempt: 1 }
+}
+
+fn target() -> StripeTarget {
+    let binding = Binding { tenant: TenantId(7), bucket: BucketId(2), bucket_name: "b".into(), object: "o".into() };
+    StripeTarget { id: stripe(), layout: LayoutId(1), binding: Arc::new(binding), key: None }
+}
+
+fn principal() -> Principal {
+    Principal::User { tenant: TenantId(7), name: "u".into() }
+}
+
+fn request(op: StripeOp, payload: &[u8]) -> Request {
+    let deadline = Instant(31_000 * MS);
+    Request { op: op.into(), payload: Buf::copy_of(payload), principal: principal(), deadline, lane: Lane::Bulk }
+}
+
+fn shards() -> Vec<(Buf, u32)> {
+    [b"stri", b"pe00", b"####"].into_iter().zip(10..).map(|(bytes, crc)| (Buf::copy_of(bytes), crc)).collect()
+}
+
+fn start(token: u64, job: ComputeJob) -> Effect {
+    Effect::Start { work: Token(token), job: Work::Compute(job) }
+}
+
+fn reply(outcome: Outcome) -> Effect {
+    Effect::Reply { id: ASKER, outcome }
+}
+
+fn placed(avoid: &[u64], shared: bool) -> Effect {
+    reply(Ok(Answer::Placed { avoid: avoid.iter().copied().map(DriveId).collect(), shared }.into()))
+}
+
+fn shard(place: u8) -> ShardId {
+    stripe().shard(place)
+}
+
+fn to_drive(token: u64, drive: u64, op: ShardOp, payload: Buf, deadline_ms: u64) -> Effect {
+    let deadline = Instant(deadline_ms * MS);
+    let request = Request { op: op.into(), payload, principal: principal(), deadline, lane: Lane::Bulk };
+    Effect::Call { to: Target::Actor(ActorId::drive(DriveId(drive))), call: Token(token), request }
+}
+
+/// A shard's write, sent at `at_ms`.
+fn put(token: u64, drive: u64, place: u8, at_ms: u64) -> Effect {
+    let (payload, crc) = shards().swap_remove(place.into());
+    let op = ShardOp::Write { id: shard(place), tenant: TenantId(7), code: CODE, sealed_len: 6, crc };
+    to_drive(token, drive, op, payload, at_ms + 5000)
+}
+
+fn get(token: u64, drive: u64, place: u8, at_ms: u64) -> Effect {
+    to_drive(token, drive, ShardOp::Read { id: shard(place) }, Buf::empty(), at_ms + 10_000)
+}
+
+fn delete(token: u64, drive: u64, place: u8, at_ms: u64) -> Effect {
+    to_drive(token, drive, ShardOp::Delete { ids: vec![shard(place)] }, Buf::empty(), at_ms + 10_000)
+}
+
+fn sweep(token: u64, drive: u64, place: u8, at_ms: u64) -> Effect {
+    let request = Request::system(ShardOp::Delete { ids: vec![shard(place)] }, Instant((at_ms + 5000) * MS));
+    Effect::Call { to: Target::Actor(ActorId::drive(DriveId(drive))), call: Token(token), request }
+}
+
+fn ok() -> Outcome {
+    Ok(Answer::Done.into())
+}
+
+fn fails(kind: ErrorKind) -> Outcome {
+    Err(Error::new(kind, "no"))
+}
+
+fn brings(place: u8) -> Outcome {
+    brings_of(place, CODE, 6)
+}
+
+fn brings_of(place: u8, code: Code, sealed_len: u32) -> Outcome {
+    let (payload, crc) = shards().swap_remove(place.into());
+    Ok(Response { answer: Answer::Shard { code, sealed_len, crc }, payload })
+}
+
+fn read(avoid: &[u64]) -> StripeOp {
+    StripeOp::Read { target: target(), avoid: avoid.iter().copied().map(DriveId).collect() }
+}
+
+fn decode(token: u64, places: &[u8]) -> Effect {
+    let shards = places.iter().map(|place| (*place, shards().swap_remove((*place).into()).0)).collect();
+    start(token, ComputeJob::Decode { code: CODE, len: 6, shards })
+}
+
+fn stripe_bytes() -> WorkOutput {
+    WorkOutput::Bytes(Buf::copy_of(b"stripe"))
+}
+
+fn found() -> Effect {
+    reply(Ok(Response { answer: Answer::Done, payload: Buf::copy_of(b"stripe") }))
+}
+
+#[track_caller]
+fn assert_refused(effects: &[Effect], kind: ErrorKind, text: &str) {
+    match effects {
+        [Effect::Reply { id: ASKER, outcome: Err(error) }] => {
+            assert_eq!(error.kind(), kind);
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn asks_for_newer_settings_when_the_layout_is_unknown() {
+    let unknown = || StripeTarget { layout: LayoutId(2), ..target() };
+    for op in [
+        StripeOp::Write(unknown()),
+        StripeOp::Read { target: unknown(), avoid: vec![] },
+        StripeOp::Delete { target: unknown(), avoid: vec![] },
+    ] {
+        let mut bench = Bench::whole();
+        assert_refused(&bench.ask(op, b"stripe"), ErrorKind::Draining, "layout=layout-2");
+    }
+}
+
+#[test]
+fn refuses_what_makes_no_sense() {
+    let mut bench = Bench::whole();
+    assert_refused(&bench.ask(StripeOp::Write(target()), b""), ErrorKind::Invalid, "at least one byte");
+    assert_refused(&bench.ask(read(&[1, 2, 3, 4]), b""), ErrorKind::Invalid, "no placement");
+    let shard_op = Request { op: ShardOp::Stat.into(), ..request(read(&[]), b"") };
+    let refused = bench.on(Event::Request { id: ASKER, request: shard_op });
+    assert_refused(&refused, ErrorKind::Unsupported, "stores stripes");
+    let long = Request {
+        payload: Buf::zeroed(mesh_core::limits::PAYLOAD_BYTES_MAX + 1),
+        ..request(StripeOp::Write(target()), b"")
+    };
+    assert_refused(&bench.on(Event::Request { id: ASKER, request: long }), ErrorKind::TooLarge, "limit");
+    let mut no_groups = spec(&[]);
+    let empty = Layout { groups: vec![], ..Layout::clone(&no_groups.layouts[&LayoutId(1)]) };
+    no_groups.layouts.insert(LayoutId(1), Arc::new(empty));
+    assert_refused(&Bench::new(no_groups).ask(read(&[]), b""), ErrorKind::Invalid, "no groups");
+}
+
+#[test]
+fn deletes_at_every_drive_of_the_placement_and_reports_the_first_error_at_the_end() {
+    let remove = || StripeOp::Delete { target: target(), avoid: vec![DriveId(1)] };
+    let mut bench = Bench::whole();
+    assert_eq!(bench.ask(remove(), b""), [delete(1, 3, 0, 1000), delete(2, 5, 1, 1000), delete(3, 2, 2, 1000)]);
+    assert_eq!(bench.answer(1, ok()), []);
+    assert_eq!(bench.answer(2, ok()), []);
+    assert_eq!(bench.answer(3, ok()), [reply(ok())]);
+
+    bench.ask(remove(), b"");
+    assert_eq!(bench.answer(5, fails(ErrorKind::Unreachable)), []);
+    assert_eq!(bench.answer(4, fails(ErrorKind::DriveFailed)), []);
+    assert_eq!(bench.answer(6, ok()), [reply(fails(ErrorKind::Unreachable))]);
+    assert_eq!(bench.erasure.in_flight(), 0);
+}
+
+#[test]
+fn errors_of_the_coder_are_the_reply() {
+    let mut bench = Bench::whole();
+    bench.ask(StripeOp::Write(target()), b"stripe");
+    let too_few = bench.done(1, WorkOutput::Shards(shards()[..2].to_vec()));
+    assert_refused(&too_few, ErrorKind::Bug, "other than k+m shards");
+    bench.ask(StripeOp::Write(target()), b"stripe");
+    let failed = bench.on(Event::Done { work: Token(2), outcome: Err(Error::invalid("no")) });
+    assert_refused(&failed, ErrorKind::Invalid, "no");
+    assert_eq!(bench.erasure.in_flight(), 0);
+}
+
+#[test]
+fn has_no_state_to_carry_over() {
+    let mut bench = Bench::whole();
+    assert!(bench.erasure.snapshot(None).is_empty());
+    assert!(bench.erasure.restore(&Snapshot::default()).is_ok());
+}

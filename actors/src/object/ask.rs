@@ -1,0 +1,139 @@
+//! One call with its repetitions: who asked, what, and what an answer means for trying again.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use mesh_core::{
+    Certainty, Error, ErrorKind, Request,
+    id::{GroupId, Token},
+    limits::BUDGET_DEFAULT,
+    time::Instant,
+};
+
+use super::{
+    reclaim::Errand,
+    task::{Caller, Failure, Question, Retry},
+};
+
+/// Where a question goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// To the next stage, where Policy checks it.
+    Next,
+    /// To the metadata groups, as the mesh itself.
+    Metadata,
+    /// Through Raft, as the mesh itself.
+    Propose,
+}
+
+/// Who hears the answer.
+pub(super) enum Owner {
+    Task(Token),
+    Block(GroupId),
+    Reclaim(Errand),
+}
+
+impl Owner {
+    pub(super) const fn is_task(&self) -> bool {
+        matches!(self, Self::Task(_))
+    }
+}
+
+/// A call that is out, or waits to go out again.
+pub(super) struct Ask {
+    pub(super) owner: Owner,
+    pub(super) way: Way,
+    /// The answer is the row of this bucket, for the cache.
+    pub(super) bucket: Option<Arc<str>>,
+    /// What to send (again). Empty while it is out and may not be repeated.
+    request: Option<Request>,
+    retry: Retry,
+    deadline: Instant,
+    tries: u32,
+    /// A sending may have taken effect.
+    maybe: bool,
+}
+
+/// What to do about a failure.
+pub(super) enum Verdict {
+    Again(Instant),
+    Final(Failure),
+}
+
+impl Ask {
+    pub(super) fn new(owner: Owner, question: Question, caller: &Caller) -> Self {
+        let Question { way, op, payload, retry } = question;
+        let request = match way {
+            Way::Next => caller.request(op, payload),
+            Way::Metadata | Way::Propose => Request::system(op, caller.deadline),
+        };
+        Self::of(owner, way, request, retry)
+    }
+
+    /// A call of the function's own, as the mesh itself.
+    pub(super) fn background(owner: Owner, question: Question, now: Instant) -> Self {
+        let Question { way, op, retry, .. } = question;
+        let mut request = Request::system(op, now + BUDGET_DEFAULT);
+        request.lane = mesh_core::Lane::Bulk;
+        Self::of(owner, way, request, retry)
+    }
+
+    fn of(owner: Owner, way: Way, request: Request, retry: Retry) -> Self {
+        let deadline = request.deadline;
+        Self { owner, way, bucket: None, request: Some(request), retry, deadline, tries: 0, maybe: false }
+    }
+
+    /// What to send now; keeps a copy if it may be sent again.
+    pub(super) fn take_request(&mut self) -> Request {
+        let request = match self.retry {
+            Retry::Never => self.request.take(),
+            Retry::Transport | Retry::Patient => self.request.clone(),
+        };
+        request.expect("a call without repetitions is sent once")
+    }
+
+    /// Whether to send again, and when.
+    pub(super) fn judge(&mut self, error: Error, now: Instant) -> Verdict {
+        let again = match self.retry {
+            Retry::Never => false,
+            Retry::Transport => is_retryable(error.kind()),
+            Retry::Patient => is_retryable(error.kind()) || error.kind() == ErrorKind::RateLimited,
+        };
+        let at = now + pause(self.tries, error.certainty());
+        self.maybe |= error.certainty() == Certainty::MaybeProcessed;
+        if again && at < self.deadline {
+            self.tries += 1;
+            Verdict::Again(at)
+        } else {
+            Verdict::Final(Failure { error, maybe: self.maybe })
+        }
+    }
+}
+
+/// Whether the same request may go well a little later, without anybody changing anything.
+pub(super) const fn is_retryable(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::StaleEpoch
+            | ErrorKind::Draining
+            | ErrorKind::Overloaded
+            | ErrorKind::NotLeader
+            | ErrorKind::NoSuchActor
+            | ErrorKind::Unreachable
+            | ErrorKind::Timeout
+            | ErrorKind::LinkLost
+            | ErrorKind::Restarted
+    )
+}
+
+/// How long to wait before sending for the `tries + 2`nd time. What was lost on the way goes again at once; what was
+/// turned away waits, longer each time, so that nobody spins on a full or moving actor.
+pub(super) fn pause(tries: u32, certainty: Certainty) -> Duration {
+    if tries == 0 && certainty == Certainty::MaybeProcessed {
+        return Duration::ZERO;
+    }
+    PAUSE_MIN.saturating_mul(1 << tries.min(16)).min(PAUSE_MAX)
+}
+
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_secs(1);

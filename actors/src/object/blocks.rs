@@ -1,0 +1,167 @@
+//! Write ids: granted by namespace groups in blocks, asked for ahead of time, given out once each.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use mesh_core::{
+    Cx, Error, ErrorKind, Response,
+    id::{GroupId, Token, WriteId},
+    limits::WRITE_BLOCK,
+    meta::{Command, MetaAnswer, Proposer},
+};
+
+use super::{
+    task::{self, Failure},
+    timers::TimerKey,
+};
+
+/// The blocks of all groups.
+#[derive(Default)]
+pub(super) struct Blocks {
+    groups: BTreeMap<GroupId, Block>,
+    parked: usize,
+}
+
+#[derive(Default)]
+struct Block {
+    /// Ids not yet given out, in the order granted. At most two: a refill is asked for only while the rest is low.
+    ranges: VecDeque<Range>,
+    /// This life of the ingress, drawn when the first block is asked for.
+    session: Option<u64>,
+    request: u32,
+    asking: bool,
+    parked: VecDeque<Waiter>,
+}
+
+/// What is left of a block.
+struct Range {
+    /// The block's first id.
+    first: WriteId,
+    next: WriteId,
+    /// One behind the last.
+    end: WriteId,
+}
+
+/// A task that waits for a write id, and its deadline's timer.
+pub(super) struct Waiter {
+    pub(super) task: Token,
+    pub(super) timer: TimerKey,
+}
+
+impl Block {
+    fn left(&self) -> u64 {
+        self.ranges.iter().map(|range| range.end.0 - range.next.0).sum()
+    }
+
+    fn take(&mut self) -> Option<WriteId> {
+        let range = self.ranges.front_mut()?;
+        let write = range.next;
+        range.next.0 += 1;
+        if range.next >= range.end {
+            self.ranges.pop_front();
+        }
+        Some(write)
+    }
+}
+
+impl Blocks {
+    pub(super) fn take(&mut self, group: GroupId) -> Option<WriteId> {
+        self.groups.get_mut(&group)?.take()
+    }
+
+    /// The command that asks for another block, if the group's ids run low and none is asked for already.
+    pub(super) fn wanted(&mut self, group: GroupId, proposer: Proposer, cx: &mut Cx<'_>) -> Option<Command> {
+        let block = self.groups.entry(group).or_default();
+        if block.asking || block.left() > REFILL_BELOW {
+            return None;
+        }
+        block.asking = true;
+        let session = *block.session.get_or_insert_with(|| u64::from_le_bytes(cx.random()));
+        Some(Command::OpenBlock { proposer, session, request: block.request })
+    }
+
+    /// Takes in a block, or gives back who waited for it in vain.
+    pub(super) fn opened(
+        &mut self,
+        group: GroupId,
+        result: Result<Response, Failure>,
+    ) -> Result<(), (Error, VecDeque<Waiter>)> {
+        let block = self.groups.entry(group).or_default();
+        block.asking = false;
+        let granted = result.map_err(Error::from).and_then(task::meta).and_then(|answer| match *answer {
+            MetaAnswer::Block { first, count } if count > 0 => {
+                Ok(Range { first, next: first, end: WriteId(first.0.saturating_add(count)) })
+            }
+            ref other => Err(task::unexpected("a block of write ids", other)),
+        });
+        match granted {
+            Ok(range) => {
+                // The next request is another one; a failed one keeps its number, so that it is not granted twice.
+                block.request = block.request.wrapping_add(1);
+                block.ranges.push_back(range);
+                Ok(())
+            }
+            Err(error) => {
+                if error.kind() == ErrorKind::Conflict {
+                    // Another life of this ingress came later, or something an earlier one sent did: this one begins
+                    // anew, for its blocks are closed.
+                    block.ranges.clear();
+                    (block.session, block.request) = (None, 0);
+                }
+                let parked = core::mem::take(&mut block.parked);
+                self.parked -= parked.len();
+                Err((none_yet().caused_by(error), parked))
+            }
+        }
+    }
+
+    /// A write's block turned out to be closed: no more ids of it are given out.
+    pub(super) fn revoke(&mut self, write: WriteId) {
+        for block in self.groups.values_mut() {
+            block.ranges.retain(|range| !(range.first..range.end).contains(&write));
+        }
+    }
+
+    /// Those who waited for a write id and now have one.
+    pub(super) fn served(&mut self, group: GroupId) -> Vec<(Waiter, Result<WriteId, Error>)> {
+        let block = self.groups.entry(group).or_default();
+        let mut served = Vec::new();
+        while !block.parked.is_empty() {
+            let Some(write) = block.take() else { break };
+            served.extend(block.parked.pop_front().map(|waiter| (waiter, Ok(write))));
+        }
+        self.parked -= served.len();
+        served
+    }
+
+    pub(super) fn park(&mut self, group: GroupId, task: Token, timer: TimerKey) {
+        self.groups.entry(group).or_default().parked.push_back(Waiter { task, timer });
+        self.parked += 1;
+    }
+
+    pub(super) fn unpark(&mut self, group: GroupId, task: Token) {
+        if let Some(block) = self.groups.get_mut(&group) {
+            let before = block.parked.len();
+            block.parked.retain(|waiter| waiter.task != task);
+            self.parked -= before - block.parked.len();
+        }
+    }
+
+    pub(super) fn has_parked(&self, group: GroupId) -> bool {
+        self.groups.get(&group).is_some_and(|block| !block.parked.is_empty())
+    }
+
+    /// Whether no more may wait.
+    pub(super) const fn is_full(&self) -> bool {
+        self.parked >= PARKED_MAX
+    }
+}
+
+/// For those who get no write id.
+pub(super) fn none_yet() -> Error {
+    Error::new(ErrorKind::Overloaded, "no write id was granted yet; send again later")
+}
+
+/// Ids left below which the next block is asked for.
+const REFILL_BELOW: u64 = WRITE_BLOCK / 4;
+/// Requests that wait for a write id at most.
+const PARKED_MAX: usize = 1024;

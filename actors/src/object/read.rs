@@ -1,0 +1,208 @@
+//! Plan and Read: which pieces hold a range, and the bytes of one.
+
+use std::sync::Arc;
+
+use mesh_core::{
+    Answer, Buf, Error, ErrorKind, Response,
+    id::StripeId,
+    meta::{Body, BucketRef, Extent, MetaAnswer, ObjectRow, PartRow, Query},
+    op::{Binding, Piece, StripeOp, StripeTarget},
+};
+
+use super::{
+    check,
+    task::{self, Heard, Place, Question, Retry, Scene, Step, Task},
+    writes::stripe_len,
+};
+
+/// The pieces of a range: at once for an object of one write, else a page of its parts is asked for.
+pub(super) struct Plan {
+    place: Place,
+    object: Arc<ObjectRow>,
+    offset: u64,
+    len: u64,
+}
+
+impl Plan {
+    pub(super) fn new(
+        bucket: Arc<str>,
+        key: Arc<str>,
+        object: Arc<ObjectRow>,
+        offset: u64,
+        len: u64,
+    ) -> Result<Self, Error> {
+        check::key(&key)?;
+        if offset.checked_add(len).is_none_or(|end| end > object.len) {
+            return Err(Error::new(ErrorKind::InvalidRange, "the range lies outside the object")
+                .with("offset", offset)
+                .with("len", len)
+                .with("object_len", object.len));
+        }
+        Ok(Self { place: Place::new(bucket), object, offset, len })
+    }
+
+    fn begin(&self) -> Result<Step, Error> {
+        match &self.object.body {
+            _ if self.len == 0 => Ok(Step::answer(Answer::Pieces(Vec::new()))),
+            Body::Whole(extent) if extent.len == self.object.len => {
+                let mut pieces = Vec::new();
+                cut(&mut pieces, &Arc::new(extent.clone()), self.offset, self.len);
+                Ok(Step::answer(Answer::Pieces(pieces)))
+            }
+            Body::Whole(_) => Err(Error::invalid("the object and its extent are of different lengths")),
+            Body::Parts { .. } => Ok(self.place.find()),
+        }
+    }
+
+    fn question(&self, bucket: BucketRef) -> Result<Step, Error> {
+        let Body::Parts { upload, .. } = self.object.body else {
+            return Err(Error::bug("the parts of an object without parts"));
+        };
+        let group = bucket.group;
+        let limit = PIECES_MAX as u32;
+        Ok(Step::Ask(Question::query(group, Query::Extents { bucket, upload, offset: self.offset, limit })))
+    }
+
+    /// Pieces from parts that follow each other without a gap.
+    fn pieces(&self, parts: &[Arc<PartRow>]) -> Result<Vec<Piece>, Error> {
+        let end = self.offset + self.len;
+        let mut at = self.offset;
+        let mut pieces = Vec::new();
+        for part in parts {
+            if at == end || pieces.len() >= PIECES_MAX {
+                break;
+            }
+            let part_end = part.offset.saturating_add(part.extent.len);
+            if part.extent.len == 0 || part_end <= at {
+                continue;
+            }
+            if part.offset > at {
+                break;
+            }
+            let wanted = part_end.min(end) - at;
+            at += cut(&mut pieces, &Arc::new(part.extent.clone()), at - part.offset, wanted);
+        }
+        if pieces.is_empty() {
+            return Err(Error::new(ErrorKind::Corrupt, "the parts of an object do not hold its bytes")
+                .with("version", self.object.version)
+                .with("offset", at));
+        }
+        Ok(pieces)
+    }
+}
+
+/// Adds the pieces of a range inside one extent, up to `PIECES_MAX` in all. Gives how many bytes they hold.
+fn cut(pieces: &mut Vec<Piece>, extent: &Arc<Extent>, offset: u64, len: u64) -> u64 {
+    let stripe_bytes = u64::from(extent.stripe_bytes.max(1));
+    let mut held = 0;
+    while held < len && pieces.len() < PIECES_MAX {
+        let at = offset + held;
+        let start = at % stripe_bytes;
+        let piece_len = (stripe_bytes - start).min(len - held);
+        pieces.push(Piece {
+            extent: extent.clone(),
+            // Stripes of an extent are counted in 32 bits; both others are at most `stripe_bytes`.
+            stripe: (at / stripe_bytes) as u32,
+            start: start as u32,
+            len: piece_len as u32,
+        });
+        held += piece_len;
+    }
+    held
+}
+
+impl Task for Plan {
+    fn hear(&mut self, heard: Heard, scene: &mut Scene<'_, '_>) -> Step {
+        let step = match heard {
+            Heard::Begin => self.begin(),
+            Heard::Bucket(row) => self.place.found(row).and_then(|bucket| self.question(bucket)),
+            Heard::Answer(Ok(response)) => task::meta(response).and_then(|answer| match &*answer {
+                MetaAnswer::Parts(parts, _) => Ok(Step::answer(Answer::Pieces(self.pieces(parts)?))),
+                other => Err(task::unexpected("parts", other)),
+            }),
+            Heard::Answer(Err(failure)) => {
+                self.place.look_again(&failure, scene.desk).ok_or_else(|| Error::from(failure))
+            }
+            Heard::Computed(_) | Heard::Due | Heard::Granted(_) => Ok(Step::astray()),
+        };
+        step.unwrap_or_else(Step::fail)
+    }
+}
+
+/// The bytes of one piece.
+pub(super) struct Read {
+    place: Place,
+    key: Arc<str>,
+    piece: Piece,
+}
+
+impl Read {
+    pub(super) fn new(bucket: Arc<str>, key: Arc<str>, piece: Piece) -> Result<Self, Error> {
+        check::key(&key)?;
+        let inside = stripe_len(&piece.extent, piece.stripe);
+        if piece.len == 0 || piece.start.checked_add(piece.len).is_none_or(|end| end > inside) {
+            return Err(Error::new(ErrorKind::InvalidRange, "the piece lies outside its stripe")
+                .with("start", piece.start)
+                .with("len", piece.len)
+                .with("stripe_len", inside));
+        }
+        Ok(Self { place: Place::new(bucket), key, piece })
+    }
+
+    fn question(&self, bucket: BucketRef, scene: &Scene<'_, '_>) -> Result<Step, Error> {
+        let extent = &self.piece.extent;
+        if extent.key.is_none() && scene.desk.spec.keys.contains_key(&bucket.tenant) {
+            // A piece comes from the caller. With a key, what opens is the tenant's own; without one, nothing is
+            // checked below this line.
+            return Err(Error::new(ErrorKind::Denied, "the data of this tenant are encrypted, the piece is not")
+                .with("principal", scene.caller.principal.name())
+                .with("bucket", &bucket.name));
+        }
+        let run = extent.run_of(self.piece.stripe);
+        let attempt = run.map_or(0, |run| run.attempt);
+        let target = StripeTarget {
+            id: StripeId { write: extent.write, stripe: self.piece.stripe, attempt },
+            layout: extent.layout,
+            binding: Arc::new(Binding {
+                tenant: bucket.tenant,
+                bucket: bucket.id,
+                bucket_name: bucket.name,
+                object: self.key.clone(),
+            }),
+            key: extent.key.clone(),
+        };
+        let avoid = run.map_or_else(Vec::new, |run| run.avoid.clone());
+        Ok(Step::Ask(Question::stripe(StripeOp::Read { target, avoid }, Buf::empty(), Retry::Patient)))
+    }
+
+    fn bytes(&self, response: &Response) -> Result<Response, Error> {
+        let wanted = stripe_len(&self.piece.extent, self.piece.stripe);
+        if response.payload.len() != wanted as usize {
+            return Err(Error::new(ErrorKind::Corrupt, "a stripe is of another length than its manifest says")
+                .with("write", self.piece.extent.write)
+                .with("stripe", self.piece.stripe)
+                .with("bytes", response.payload.len())
+                .with("wanted", wanted));
+        }
+        let start = self.piece.start as usize;
+        let payload = response.payload.slice(start..start + self.piece.len as usize);
+        Ok(Response { answer: Answer::Done, payload })
+    }
+}
+
+impl Task for Read {
+    fn hear(&mut self, heard: Heard, scene: &mut Scene<'_, '_>) -> Step {
+        match heard {
+            Heard::Begin => self.place.find(),
+            Heard::Bucket(row) => {
+                self.place.found(row).and_then(|bucket| self.question(bucket, scene)).unwrap_or_else(Step::fail)
+            }
+            Heard::Answer(Ok(response)) => Step::Reply(self.bytes(&response)),
+            Heard::Answer(Err(failure)) => Step::fail(failure),
+            Heard::Computed(_) | Heard::Due | Heard::Granted(_) => Step::astray(),
+        }
+    }
+}
+
+/// Pieces of one plan at most.
+const PIECES_MAX: usize = 64;

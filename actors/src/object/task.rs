@@ -1,0 +1,309 @@
+//! What a request under way is: a machine that hears one thing at a time and says what it wants next.
+
+use core::time::Duration;
+use std::{collections::BTreeSet, sync::Arc};
+
+use mesh_core::{
+    Answer, Buf, Certainty, Cx, Error, ErrorKind, Lane, Op, Outcome, Principal, Request, Response, WorkOutcome,
+    id::{ActorId, GroupId, TenantId, WriteId},
+    meta::{BucketRef, BucketRow, Command, MetaAnswer, Proposer, Query},
+    op::StripeOp,
+    port::ComputeJob,
+    spec::ObjectSpec,
+    time::Instant,
+};
+
+use super::{
+    ask::Way,
+    blocks::Blocks,
+    buckets::Buckets,
+    reclaim::{Errand, Reclaim},
+    writes::Writes,
+};
+
+/// A request under way.
+pub(super) trait Task: Send {
+    /// Takes what came, and says what is wanted next. Only one thing is ever waited for.
+    fn hear(&mut self, heard: Heard, scene: &mut Scene<'_, '_>) -> Step;
+}
+
+/// What a task hears.
+pub(super) enum Heard {
+    /// The first thing.
+    Begin,
+    /// The end of [`Step::Bucket`]: a bucket of the caller's tenant.
+    Bucket(Result<Arc<BucketRow>, Failure>),
+    /// The end of [`Step::Ask`].
+    Answer(Result<Response, Failure>),
+    /// The end of [`Step::Compute`].
+    Computed(WorkOutcome),
+    /// The end of [`Step::Pause`].
+    Due,
+    /// The end of [`Step::Grant`].
+    Granted(Result<WriteId, Error>),
+}
+
+/// What a task wants next.
+pub(super) enum Step {
+    /// To answer; the task is over.
+    Reply(Outcome),
+    /// A bucket by name; `fresh`: not from the cache.
+    Bucket { name: Arc<str>, fresh: bool },
+    /// To ask somebody.
+    Ask(Question),
+    /// A computation.
+    Compute(ComputeJob),
+    /// To wait.
+    Pause(Instant),
+    /// A write id of a group.
+    Grant(GroupId),
+}
+
+impl Step {
+    pub(super) fn answer(answer: Answer) -> Self {
+        Self::Reply(Ok(answer.into()))
+    }
+
+    pub(super) fn fail(error: impl Into<Error>) -> Self {
+        Self::Reply(Err(error.into()))
+    }
+
+    /// For what a task cannot hear in its state.
+    pub(super) fn astray() -> Self {
+        Self::fail(Error::bug("a request heard what it did not wait for"))
+    }
+}
+
+/// Something to ask.
+pub(super) struct Question {
+    pub(super) way: Way,
+    pub(super) op: Op,
+    pub(super) payload: Buf,
+    pub(super) retry: Retry,
+}
+
+/// Which failures are followed by another try, until the deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// None: the task decides itself.
+    Never,
+    /// Those of the way: routing, links, leaders.
+    Transport,
+    /// And being over the rate, for work that has begun: a stream slows down instead of breaking.
+    Patient,
+}
+
+impl Question {
+    /// A read of metadata, through Policy.
+    pub(super) fn query(group: GroupId, query: Query) -> Self {
+        let op = Op::Query { group, query: Arc::new(query) };
+        Self { way: Way::Next, op, payload: Buf::empty(), retry: Retry::Transport }
+    }
+
+    /// A write of metadata, through Policy.
+    pub(super) fn propose(group: GroupId, command: Command) -> Self {
+        let op = Op::Propose { group, command: Arc::new(command) };
+        Self { way: Way::Next, op, payload: Buf::empty(), retry: Retry::Transport }
+    }
+
+    /// A read of metadata, as the mesh itself.
+    pub(super) fn query_directly(group: GroupId, query: Query) -> Self {
+        Self { way: Way::Metadata, ..Self::query(group, query) }
+    }
+
+    /// A write of metadata, as the mesh itself.
+    pub(super) fn propose_directly(group: GroupId, command: Command) -> Self {
+        Self { way: Way::Propose, ..Self::propose(group, command) }
+    }
+
+    /// A stripe, down the chain.
+    pub(super) fn stripe(op: StripeOp, payload: Buf, retry: Retry) -> Self {
+        Self { way: Way::Next, op: op.into(), payload, retry }
+    }
+
+    pub(super) fn patiently(self) -> Self {
+        Self { retry: Retry::Patient, ..self }
+    }
+}
+
+/// A final failure.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: Error,
+    /// One of the sendings may have taken effect, whatever the last one came to.
+    pub(super) maybe: bool,
+}
+
+impl Failure {
+    pub(super) fn is(&self, kind: ErrorKind) -> bool {
+        self.error.kind() == kind
+    }
+
+    /// For a change: a certain refusal behind an uncertain sending is uncertain.
+    pub(super) fn of_change(self) -> Error {
+        if self.maybe && self.error.certainty() == Certainty::NotProcessed {
+            return Error::new(
+                ErrorKind::Timeout,
+                "an earlier sending of this change may have taken effect; look before sending it again",
+            )
+            .caused_by(self.error);
+        }
+        self.error
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let maybe = error.certainty() == Certainty::MaybeProcessed;
+        Self { error, maybe }
+    }
+}
+
+/// For a question that changes nothing, the last failure says all.
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+/// Who asked, and for how long they want the answer.
+pub(super) struct Caller {
+    pub(super) principal: Principal,
+    pub(super) tenant: TenantId,
+    pub(super) deadline: Instant,
+    pub(super) lane: Lane,
+}
+
+impl Caller {
+    /// A request that goes on from the caller's.
+    pub(super) fn request(&self, op: Op, payload: Buf) -> Request {
+        Request { op, payload, principal: self.principal.clone(), deadline: self.deadline, lane: self.lane }
+    }
+}
+
+/// What a task sees while it hears.
+pub(super) struct Scene<'a, 'c> {
+    pub(super) caller: &'a Caller,
+    pub(super) desk: &'a mut Desk,
+    pub(super) cx: &'a mut Cx<'c>,
+}
+
+/// What all requests of an ingress share.
+pub(super) struct Desk {
+    pub(super) spec: ObjectSpec,
+    pub(super) buckets: Buckets,
+    pub(super) blocks: Blocks,
+    pub(super) writes: Writes,
+    pub(super) reclaim: Reclaim,
+}
+
+impl Desk {
+    pub(super) fn new(spec: ObjectSpec) -> Self {
+        let mut reclaim = Reclaim::default();
+        reclaim.assign(&groups(&spec), Instant::default());
+        Self { spec, buckets: Buckets::default(), blocks: Blocks::default(), writes: Writes::default(), reclaim }
+    }
+
+    pub(super) fn configure(&mut self, spec: ObjectSpec, now: Instant) {
+        self.reclaim.assign(&groups(&spec), now);
+        self.spec = spec;
+    }
+
+    pub(super) fn proposer(&self) -> Proposer {
+        Proposer { actor: ActorId::ingress(self.spec.node), epoch: self.spec.epoch }
+    }
+
+    /// Drops writes that nobody touched for too long, with their stripes.
+    pub(super) fn drop_idle_writes(&mut self, now: Instant) {
+        while let Some(write) = self.writes.pop_idle(now) {
+            self.reclaim.discard(write.doomed(), now);
+        }
+    }
+
+    /// Something in a group became garbage: it can be reclaimed after the grace.
+    pub(super) fn expect_garbage(&mut self, group: GroupId, now: Instant) {
+        self.reclaim.hurry(group, now + Duration::from_millis(self.spec.reclaim_grace_ms));
+    }
+
+    /// What to tell about a change under a write id that was certainly refused. A closed block's ids are given out no
+    /// more, and what is sent again gets one of another block.
+    pub(super) fn refused(&mut self, write: WriteId, error: Error) -> Error {
+        if error.kind() != ErrorKind::Conflict {
+            return error;
+        }
+        self.blocks.revoke(write);
+        Error::new(ErrorKind::Overloaded, "the block of the write id was closed meanwhile; send this again")
+            .with("write", write)
+            .caused_by(error)
+    }
+
+    pub(super) fn next_errand(&mut self, cx: &Cx<'_>) -> Option<(Errand, Question)> {
+        self.reclaim.next_errand(self.spec.reclaim_grace_ms, cx)
+    }
+}
+
+fn groups(spec: &ObjectSpec) -> BTreeSet<GroupId> {
+    spec.reclaims.iter().copied().collect()
+}
+
+/// The metadata answer in a response.
+pub(super) fn meta(response: Response) -> Result<Arc<MetaAnswer>, Error> {
+    match response.answer {
+        Answer::Meta(answer) => Ok(answer),
+        _ => Err(Error::bug("a metadata group was asked, and something else answered")),
+    }
+}
+
+/// For an answer of the wrong kind.
+pub(super) fn unexpected(wanted: &'static str, _got: &MetaAnswer) -> Error {
+    Error::bug("a metadata group answered another question").with("wanted", wanted)
+}
+
+/// The bucket that a task works in: looked up by name, and once more if its group does not know it (any more), for a
+/// bucket may have been deleted and made again since it was cached.
+pub(super) struct Place {
+    name: Arc<str>,
+    bucket: Option<BucketRef>,
+    asked_again: bool,
+}
+
+impl Place {
+    pub(super) const fn new(name: Arc<str>) -> Self {
+        Self { name, bucket: None, asked_again: false }
+    }
+
+    pub(super) fn find(&self) -> Step {
+        Step::Bucket { name: self.name.clone(), fresh: false }
+    }
+
+    /// Takes the row.
+    ///
+    /// # Errors
+    /// `NoSuchBucket` if it is the one again that its group does not know.
+    pub(super) fn found(&mut self, row: Result<Arc<BucketRow>, Failure>) -> Result<BucketRef, Error> {
+        let bucket = row?.bucket.clone();
+        if self.asked_again && self.bucket.as_ref().is_some_and(|old| old.id == bucket.id && old.group == bucket.group)
+        {
+            return Err(Error::new(ErrorKind::NoSuchBucket, "the bucket is being deleted").with("bucket", &self.name));
+        }
+        self.bucket = Some(bucket.clone());
+        Ok(bucket)
+    }
+
+    /// Looks the bucket up once more if the failure says that it is not what it was.
+    pub(super) fn look_again(&mut self, failure: &Failure, desk: &mut Desk) -> Option<Step> {
+        if !matches!(failure.error.kind(), ErrorKind::NoSuchBucket | ErrorKind::WrongShard) {
+            return None;
+        }
+        desk.buckets.forget(&self.name);
+        if self.asked_again {
+            return None;
+        }
+        self.asked_again = true;
+        Some(Step::Bucket { name: self.name.clone(), fresh: true })
+    }
+
+    pub(super) fn bucket(&self) -> Result<&BucketRef, Error> {
+        self.bucket.as_ref().ok_or_else(|| Error::bug("a request went on before its bucket was found"))
+    }
+}

@@ -1,0 +1,205 @@
+//! Head, Plan, Read, List.
+
+use mesh_core::{
+    limits::LIST_KEYS_MAX,
+    meta::{Body, Listing, ObjectRow, PartRow, Run},
+    op::Piece,
+};
+
+use super::*;
+
+fn object(len: u64, body: Body) -> Arc<ObjectRow> {
+    Arc::new(ObjectRow {
+        version: WriteId(50),
+        len,
+        etag: "e".into(),
+        modified: WALL,
+        attributes: Attributes::default(),
+        body,
+    })
+}
+
+fn plan(object: Arc<ObjectRow>, offset: u64, len: u64) -> ObjectOp {
+    ObjectOp::Plan { bucket: "photos".into(), key: "cat".into(), object, offset, len }
+}
+
+/// Write, stripe, start, length.
+type Cut = (u64, u32, u32, u32);
+
+fn pieces(effects: &[Effect]) -> Vec<Cut> {
+    match effects {
+        [Effect::Reply { outcome: Ok(Response { answer: Answer::Pieces(pieces), .. }), .. }] => {
+            pieces.iter().map(|piece| (piece.extent.write.0, piece.stripe, piece.start, piece.len)).collect()
+        }
+        other => panic!("no pieces: {other:?}"),
+    }
+}
+
+#[test]
+fn head_asks_the_bucket_s_group() {
+    let mut bench = Bench::new(spec());
+    bench.know_the_bucket();
+    let (id, effects) = bench.ask(ObjectOp::Head { bucket: "photos".into(), key: "cat".into() });
+    let query = bench.query(GROUP, Query::Object { bucket: bucket(), key: "cat".into() });
+    assert_eq!(effects, [next(bench.last(), query)]);
+    let row = object(0, Body::Whole(extent(WriteId(50), 0)));
+    let call = bench.last();
+    let effects = bench.reply(call, meta(MetaAnswer::Object(row.clone())));
+    assert_eq!(effects, [replied(id, Answer::Object(row))]);
+}
+
+#[test]
+fn a_question_goes_again_after_failures_of_the_way_but_not_after_an_answer() {
+    let mut bench = Bench::new(spec());
+    bench.know_the_bucket();
+    let (id, effects) = bench.ask(ObjectOp::Head { bucket: "photos".into(), key: "cat".into() });
+    let call = only_call(&effects);
+    assert_eq!(bench.reply(call, failure(ErrorKind::NotLeader)), []);
+    let effects = bench.wake(bench.now + Duration::from_millis(10));
+    let call = only_call(&effects);
+    let effects = bench.reply(call, failure(ErrorKind::NotFound));
+    assert_eq!(effects, [Effect::Reply { id, outcome: failure(ErrorKind::NotFound) }]);
+}
+
+#[test]
+fn a_plan_of_one_write_is_made_without_asking() {
+    let row = object(25, Body::Whole(extent(WriteId(50), 25)));
+    let table: [(u64, u64, &[Cut]); 5] = [
+        (0, 25, &[(50, 0, 0, 10), (50, 1, 0, 10), (50, 2, 0, 5)]),
+        (0, 0, &[]),
+        (25, 0, &[]),
+        (9, 2, &[(50, 0, 9, 1), (50, 1, 0, 1)]),
+        (24, 1, &[(50, 2, 4, 1)]),
+    ];
+    for (offset, len, wanted) in table {
+        let mut bench = Bench::new(spec());
+        assert_eq!(pieces(&bench.ask(plan(row.clone(), offset, len)).1), wanted);
+    }
+    let mut bench = Bench::new(spec());
+    for (offset, len) in [(0, 26), (26, 0), (u64::MAX, 2)] {
+        assert_eq!(refused(&bench.ask(plan(row.clone(), offset, len)).1), ErrorKind::InvalidRange);
+    }
+}
+
+#[test]
+fn a_plan_names_64_pieces_at_most() {
+    let mut bench = Bench::new(spec());
+    let row = object(10_000, Body::Whole(extent(WriteId(50), 10_000)));
+    let first = pieces(&bench.ask(plan(row, 5, 9_000)).1);
+    assert_eq!((first.len(), first[0], first[63]), (64, (50, 0, 5, 5), (50, 63, 0, 10)));
+}
+
+#[test]
+fn a_plan_of_parts_asks_for_a_page_and_skips_nothing() {
+    let part = |number, offset, len| {
+        Arc::new(PartRow {
+            number,
+            offset,
+            etag: "p".into(),
+            checksums: BTreeMap::new(),
+            modified: WALL,
+            extent: extent(WriteId(60 + u64::from(number)), len),
+        })
+    };
+    let row = object(40, Body::Parts { upload: WriteId(50), count: 4 });
+    let ask = |parts: Vec<Arc<PartRow>>, offset, len| {
+        let mut bench = Bench::new(spec());
+        bench.know_the_bucket();
+        let (_, effects) = bench.ask(plan(row.clone(), offset, len));
+        let query = Query::Extents { bucket: bucket(), upload: WriteId(50), offset, limit: 64 };
+        assert_eq!(effects, [next(bench.last(), bench.query(GROUP, query))]);
+        let call = bench.last();
+        bench.reply(call, meta(MetaAnswer::Parts(parts, false)))
+    };
+    let parts = vec![part(1, 0, 15), part(2, 15, 0), part(3, 15, 20), part(4, 35, 5)];
+    assert_eq!(
+        pieces(&ask(parts.clone(), 12, 20)),
+        [(61, 1, 2, 3), (63, 0, 0, 10), (63, 1, 0, 7)],
+        "the empty part is passed over"
+    );
+    // A gap ends the page; with nothing before it there is no page.
+    assert_eq!(pieces(&ask(vec![part(1, 0, 15), part(4, 35, 5)], 14, 20)), [(61, 1, 4, 1)]);
+    assert_eq!(refused(&ask(vec![part(4, 35, 5)], 14, 20)), ErrorKind::Corrupt);
+    assert_eq!(refused(&ask(vec![], 14, 20)), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_read_asks_for_the_stored_attempt_and_gives_the_piece_of_it() {
+    let mut bench = Bench::new(spec());
+    bench.know_the_bucket();
+    let run = Run { first: 1, count: 2, attempt: 3, avoid: vec![DriveId(8)], shared: false };
+    let extent = Arc::new(Extent { runs: vec![run], ..extent(WriteId(50), 25) });
+    let piece = |stripe, start, len| Piece { extent: extent.clone(), stripe, start, len };
+    let read = |piece| ObjectOp::Read { bucket: "photos".into(), key: "cat".into(), piece };
+
+    let (id, effects) = bench.ask(read(piece(2, 1, 3)));
+    let op = StripeOp::Read { target: target(WriteId(50), 2, 3), avoid: vec![DriveId(8)] };
+    assert_eq!(effects, [next(bench.last(), bench.onward(op, Buf::empty()))]);
+    let call = bench.last();
+    let effects = bench.reply(call, Ok(Response { answer: Answer::Done, payload: Buf::copy_of(b"vwxyz") }));
+    let payload = Buf::copy_of(b"wxy");
+    assert_eq!(effects, [Effect::Reply { id, outcome: Ok(Response { answer: Answer::Done, payload }) }]);
+
+    let (_, effects) = bench.ask(read(piece(0, 0, 10)));
+    let (call, op) = stripe_op(&effects);
+    assert_eq!(op, StripeOp::Read { target: target(WriteId(50), 0, 0), avoid: vec![] });
+    let effects = bench.reply(call, Ok(Response { answer: Answer::Done, payload: Buf::copy_of(b"short") }));
+    assert_eq!(refused(&effects), ErrorKind::Corrupt);
+
+    for (stripe, start, len) in [(0, 0, 0), (0, 5, 6), (2, 0, 6), (3, 0, 1), (0, u32::MAX, 2)] {
+        assert_eq!(refused(&bench.ask(read(piece(stripe, start, len))).1), ErrorKind::InvalidRange);
+    }
+}
+
+#[test]
+fn a_read_goes_again_until_the_deadline() {
+    let mut bench = Bench::new(spec());
+    bench.know_the_bucket();
+    let piece = Piece { extent: Arc::new(extent(WriteId(50), 5)), stripe: 0, start: 0, len: 5 };
+    let (id, mut effects) = bench.ask(ObjectOp::Read { bucket: "photos".into(), key: "cat".into(), piece });
+    for kind in [ErrorKind::Restarted, ErrorKind::StaleEpoch, ErrorKind::RateLimited, ErrorKind::LinkLost] {
+        let (call, _) = stripe_op(&effects);
+        effects = bench.reply(call, failure(kind));
+        if effects.is_empty() {
+            let at = bench.object.wake_at().expect("a pause");
+            effects = bench.wake(at);
+        }
+    }
+    let (call, _) = stripe_op(&effects);
+    let effects = bench.reply(call, failure(ErrorKind::TooFewShards));
+    assert_eq!(effects, [Effect::Reply { id, outcome: failure(ErrorKind::TooFewShards) }]);
+}
+
+#[test]
+fn a_piece_without_a_key_is_refused_where_the_tenant_s_data_are_encrypted() {
+    let mut bench = Bench::new(ObjectSpec { keys: BTreeMap::from([(TENANT, KeyId(2))]), ..spec() });
+    bench.know_the_bucket();
+    let piece = Piece { extent: Arc::new(extent(WriteId(50), 5)), stripe: 0, start: 0, len: 5 };
+    let (_, effects) = bench.ask(ObjectOp::Read { bucket: "photos".into(), key: "cat".into(), piece });
+    assert_eq!(refused(&effects), ErrorKind::Denied);
+}
+
+#[test]
+fn lists_clamp_their_limit() {
+    let mut bench = Bench::new(spec());
+    bench.know_the_bucket();
+    let (id, effects) = bench.ask(ObjectOp::List {
+        bucket: "photos".into(),
+        prefix: "a/".into(),
+        delimiter: Some("/".into()),
+        after: "a/b".into(),
+        limit: 5000,
+    });
+    let query = Query::List {
+        bucket: bucket(),
+        prefix: "a/".into(),
+        delimiter: Some("/".into()),
+        after: "a/b".into(),
+        limit: LIST_KEYS_MAX as u32,
+    };
+    assert_eq!(effects, [next(bench.last(), bench.query(GROUP, query))]);
+    let listing = Arc::new(Listing::default());
+    let call = bench.last();
+    let effects = bench.reply(call, meta(MetaAnswer::Listing(listing.clone())));
+    assert_eq!(effects, [replied(id, Answer::Listing(listing))]);
+}

@@ -1,0 +1,308 @@
+//! A model of the metadata groups, as their vocabulary describes them. Linearizable, of course.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use mesh_core::{
+    Error, ErrorKind,
+    id::{BucketId, GroupId, StripeId, WriteId},
+    limits::WRITE_BLOCK,
+    meta::{
+        Body, BucketRef, BucketRow, Command, Extent, Garbage, ListEntry, Listing, MetaAnswer, ObjectRow, PartRow,
+        Precondition, Query, UploadRow,
+    },
+    time::UnixMillis,
+};
+
+use super::{GROUP, TENANT};
+
+#[derive(Default)]
+pub struct Metadata {
+    pub buckets: BTreeMap<Arc<str>, Arc<BucketRow>>,
+    buckets_made: u64,
+    pub objects: BTreeMap<(BucketId, Arc<str>), Arc<ObjectRow>>,
+    pub uploads: BTreeMap<WriteId, (BucketId, Arc<UploadRow>)>,
+    pub parts: BTreeMap<(WriteId, u32), Arc<PartRow>>,
+    /// Parts of completed uploads, by offset.
+    extents: BTreeMap<WriteId, Vec<Arc<PartRow>>>,
+    pub garbage: BTreeMap<WriteId, Garbage>,
+    /// Writes that took effect once: the same again has none.
+    seen: BTreeSet<WriteId>,
+    sealed: BTreeSet<BucketId>,
+    blocks: BTreeMap<(u64, u32), WriteId>,
+}
+
+type Answered = Result<MetaAnswer, Error>;
+
+fn fail<T>(kind: ErrorKind) -> Result<T, Error> {
+    Err(Error::new(kind, "the model says no"))
+}
+
+impl Metadata {
+    /// The stripes referred to; with garbage or without.
+    pub fn stripes(&self, garbage: bool) -> Vec<StripeId> {
+        let mut extents: Vec<&Extent> = Vec::new();
+        for row in self.objects.values() {
+            match &row.body {
+                Body::Whole(extent) => extents.push(extent),
+                Body::Parts { upload, .. } => {
+                    extents.extend(self.extents[upload].iter().map(|part| &part.extent));
+                }
+            }
+        }
+        extents.extend(self.parts.values().map(|part| &part.extent));
+        extents.extend(self.garbage.values().filter(|_| garbage).map(|row| &row.extent));
+        let stripes = |extent: &Extent| -> Vec<StripeId> {
+            let attempt = |stripe| extent.run_of(stripe).map_or(0, |run| run.attempt);
+            (0..extent.stripes())
+                .map(|stripe| StripeId { write: extent.write, stripe, attempt: attempt(stripe) })
+                .collect()
+        };
+        extents.into_iter().flat_map(stripes).collect()
+    }
+
+    fn discard(&mut self, extent: Extent, since: UnixMillis) {
+        self.garbage.insert(extent.write, Garbage { tenant: TENANT, since, extent });
+    }
+
+    fn remove_object(&mut self, bucket: BucketId, key: &Arc<str>, at: UnixMillis) -> bool {
+        let Some(row) = self.objects.remove(&(bucket, key.clone())) else { return false };
+        match &row.body {
+            Body::Whole(extent) => self.discard(extent.clone(), at),
+            Body::Parts { upload, .. } => {
+                for part in self.extents.remove(upload).unwrap_or_default() {
+                    self.discard(part.extent.clone(), at);
+                }
+            }
+        }
+        true
+    }
+
+    fn known(&self, bucket: &BucketRef) -> Result<(), Error> {
+        let exists = self.buckets.values().any(|row| row.bucket == *bucket);
+        if exists && !self.sealed.contains(&bucket.id) { Ok(()) } else { fail(ErrorKind::NoSuchBucket) }
+    }
+
+    fn holds(&self, bucket: BucketId, key: &Arc<str>, precondition: &Precondition) -> Result<(), Error> {
+        let row = self.objects.get(&(bucket, key.clone()));
+        let etag = precondition.etag.as_ref();
+        let good =
+            !(precondition.absent && row.is_some()) && etag.is_none_or(|etag| row.is_some_and(|row| row.etag == *etag));
+        if good { Ok(()) } else { fail(ErrorKind::Precondition) }
+    }
+
+    pub fn apply(&mut self, group: GroupId, command: &Command, _now: UnixMillis) -> Answered {
+        match command {
+            Command::CreateBucket { name, tenant, created } => {
+                assert_eq!(group, GroupId::CONTROL);
+                if self.buckets.contains_key(name) {
+                    return fail(ErrorKind::BucketExists);
+                }
+                self.buckets_made += 1;
+                let id = BucketId(self.buckets_made);
+                let bucket = BucketRef { id, name: name.clone(), tenant: *tenant, group: GROUP };
+                let row = Arc::new(BucketRow { bucket, created: *created, deleting: false });
+                self.buckets.insert(name.clone(), row.clone());
+                Ok(MetaAnswer::Bucket(row))
+            }
+            Command::MarkBucket { bucket, deleting } => {
+                let Some(row) = self.buckets.values_mut().find(|row| row.bucket.id == *bucket) else {
+                    return fail(ErrorKind::NoSuchBucket);
+                };
+                Arc::make_mut(row).deleting = *deleting;
+                Ok(MetaAnswer::Done)
+            }
+            Command::RemoveBucket { bucket } => {
+                let Some(row) = self.buckets.values().find(|row| row.bucket.id == *bucket).cloned() else {
+                    return fail(ErrorKind::NoSuchBucket);
+                };
+                if !row.deleting {
+                    return fail(ErrorKind::Conflict);
+                }
+                self.buckets.remove(&row.bucket.name);
+                Ok(MetaAnswer::Done)
+            }
+            Command::SealBucket { bucket } => {
+                let used = self.objects.keys().any(|(id, _)| id == bucket)
+                    || self.uploads.values().any(|(id, _)| id == bucket);
+                if used {
+                    return fail(ErrorKind::BucketNotEmpty);
+                }
+                self.sealed.insert(*bucket);
+                Ok(MetaAnswer::Done)
+            }
+            Command::UnsealBucket { bucket } => {
+                self.sealed.remove(bucket);
+                Ok(MetaAnswer::Done)
+            }
+            Command::OpenBlock { session, request, .. } => {
+                let next = WriteId::new(group, self.blocks.len() as u64 * WRITE_BLOCK + 1);
+                let first = *self.blocks.entry((*session, *request)).or_insert(next);
+                Ok(MetaAnswer::Block { first, count: WRITE_BLOCK })
+            }
+            Command::DropGarbage { writes } => {
+                for write in writes {
+                    self.garbage.remove(write);
+                }
+                Ok(MetaAnswer::Done)
+            }
+            other => self.apply_to_bucket(other),
+        }
+    }
+
+    fn apply_to_bucket(&mut self, command: &Command) -> Answered {
+        match command {
+            Command::PutObject { bucket, key, row, precondition, .. } => {
+                let committed = MetaAnswer::Committed { version: row.version, etag: row.etag.clone() };
+                if self.seen.contains(&row.version) {
+                    return Ok(committed);
+                }
+                self.known(bucket)?;
+                self.holds(bucket.id, key, precondition)?;
+                self.seen.insert(row.version);
+                self.remove_object(bucket.id, key, row.modified);
+                self.objects.insert((bucket.id, key.clone()), row.clone());
+                Ok(committed)
+            }
+            Command::DeleteObject { bucket, key, at, precondition, .. } => {
+                self.known(bucket)?;
+                self.holds(bucket.id, key, precondition)?;
+                Ok(MetaAnswer::Deleted { existed: self.remove_object(bucket.id, key, *at) })
+            }
+            Command::CreateUpload { bucket, row, .. } => {
+                self.known(bucket)?;
+                if self.seen.insert(row.upload) {
+                    self.uploads.insert(row.upload, (bucket.id, row.clone()));
+                }
+                Ok(MetaAnswer::Done)
+            }
+            Command::PutPart { upload, part, .. } => {
+                if self.seen.contains(&part.extent.write) {
+                    return Ok(MetaAnswer::Done);
+                }
+                if !self.uploads.contains_key(upload) {
+                    return fail(ErrorKind::NoSuchUpload);
+                }
+                self.seen.insert(part.extent.write);
+                if let Some(before) = self.parts.insert((*upload, part.number), part.clone()) {
+                    self.discard(before.extent.clone(), part.modified);
+                }
+                Ok(MetaAnswer::Done)
+            }
+            Command::CompleteUpload { bucket, key, upload, parts, etag, at, precondition, .. } => {
+                let committed = MetaAnswer::Committed { version: *upload, etag: etag.clone() };
+                let Some((_, row)) = self.uploads.get(upload).cloned() else {
+                    let done = self.extents.contains_key(upload);
+                    return if done { Ok(committed) } else { fail(ErrorKind::NoSuchUpload) };
+                };
+                self.holds(bucket.id, key, precondition)?;
+                let mut chosen = Vec::new();
+                let mut offset = 0;
+                for (number, etag) in parts {
+                    let part = self.parts.get(&(*upload, *number)).filter(|part| part.etag == *etag);
+                    let Some(part) = part else { return fail(ErrorKind::InvalidPart) };
+                    chosen.push(Arc::new(PartRow { offset, ..PartRow::clone(part) }));
+                    offset += part.extent.len;
+                }
+                self.remove_object(bucket.id, key, *at);
+                self.drop_upload(*upload, &parts.iter().map(|(number, _)| *number).collect(), *at);
+                let body = Body::Parts { upload: *upload, count: parts.len() as u32 };
+                let attributes = row.attributes.clone();
+                let (version, etag, modified) = (*upload, etag.clone(), *at);
+                let row = ObjectRow { version, len: offset, etag, modified, attributes, body };
+                self.objects.insert((bucket.id, key.clone()), Arc::new(row));
+                self.extents.insert(*upload, chosen);
+                Ok(committed)
+            }
+            Command::AbortUpload { upload, at, .. } => {
+                if !self.uploads.contains_key(upload) {
+                    return fail(ErrorKind::NoSuchUpload);
+                }
+                self.drop_upload(*upload, &BTreeSet::new(), *at);
+                Ok(MetaAnswer::Done)
+            }
+            other => panic!("not for this model: {other:?}"),
+        }
+    }
+
+    fn drop_upload(&mut self, upload: WriteId, kept: &BTreeSet<u32>, at: UnixMillis) {
+        self.uploads.remove(&upload);
+        let keys: Vec<(WriteId, u32)> =
+            self.parts.range((upload, 0)..=(upload, u32::MAX)).map(|(key, _)| *key).collect();
+        for key in keys {
+            let part = self.parts.remove(&key).expect("just seen");
+            if !kept.contains(&key.1) {
+                self.discard(part.extent.clone(), at);
+            }
+        }
+    }
+
+    pub fn query(&self, group: GroupId, query: &Query) -> Answered {
+        match query {
+            Query::Bucket { name } => {
+                assert_eq!(group, GroupId::CONTROL);
+                self.buckets
+                    .get(name)
+                    .cloned()
+                    .map_or_else(|| fail(ErrorKind::NoSuchBucket), |row| Ok(MetaAnswer::Bucket(row)))
+            }
+            Query::Buckets { .. } => Ok(MetaAnswer::Buckets(self.buckets.values().cloned().collect())),
+            Query::Object { bucket, key } => {
+                self.known(bucket)?;
+                let row = self.objects.get(&(bucket.id, key.clone())).cloned();
+                row.map_or_else(|| fail(ErrorKind::NotFound), |row| Ok(MetaAnswer::Object(row)))
+            }
+            Query::List { bucket, prefix, after, limit, .. } => {
+                self.known(bucket)?;
+                let rows = self
+                    .objects
+                    .iter()
+                    .filter(|((id, key), _)| *id == bucket.id && key.starts_with(prefix.as_str()) && **key > **after);
+                let entry = |((_, key), row): (&(BucketId, Arc<str>), &Arc<ObjectRow>)| ListEntry {
+                    key: key.as_ref().to_owned(),
+                    len: row.len,
+                    etag: row.etag.clone(),
+                    modified: row.modified,
+                };
+                let mut entries: Vec<ListEntry> = rows.map(entry).collect();
+                let more = entries.len() > *limit as usize;
+                entries.truncate(*limit as usize);
+                let next = entries.last().filter(|_| more).map(|entry| entry.key.clone());
+                Ok(MetaAnswer::Listing(Arc::new(Listing { entries, prefixes: vec![], next })))
+            }
+            Query::Upload { upload, .. } => match self.uploads.get(upload) {
+                Some((_, row)) => Ok(MetaAnswer::Upload(row.clone())),
+                None => fail(ErrorKind::NoSuchUpload),
+            },
+            Query::Uploads { bucket, .. } => {
+                let rows = self.uploads.values().filter(|(id, _)| *id == bucket.id);
+                Ok(MetaAnswer::Uploads(rows.map(|(_, row)| row.clone()).collect(), false))
+            }
+            Query::Parts { upload, after, limit, .. } => {
+                if !self.uploads.contains_key(upload) {
+                    return fail(ErrorKind::NoSuchUpload);
+                }
+                let rows = self.parts.range((*upload, after + 1)..=(*upload, u32::MAX)).map(|(_, row)| row.clone());
+                let mut rows: Vec<Arc<PartRow>> = rows.collect();
+                let more = rows.len() > *limit as usize;
+                rows.truncate(*limit as usize);
+                Ok(MetaAnswer::Parts(rows, more))
+            }
+            Query::Extents { upload, offset, limit, .. } => {
+                let Some(parts) = self.extents.get(upload) else { return fail(ErrorKind::NotFound) };
+                let behind = parts.iter().filter(|part| part.offset + part.extent.len > *offset).cloned();
+                let mut rows: Vec<Arc<PartRow>> = behind.collect();
+                let more = rows.len() > *limit as usize;
+                rows.truncate(*limit as usize);
+                Ok(MetaAnswer::Parts(rows, more))
+            }
+            Query::Garbage { before, limit } => {
+                let rows = self.garbage.values().filter(|row| row.since < *before);
+                Ok(MetaAnswer::Garbage(rows.take(*limit as usize).cloned().collect()))
+            }
+            other => panic!("not for this model: {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! A world for Object and Policy in one chain: what they call is answered by in-memory models, at virtual times and
+//! with planted failures. It checks that every request is answered exactly once.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part of the host")]
+
+pub mod metadata;
+
+use core::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use mesh_actors::{object::Object, policy::Policy};
+use mesh_core::{
+    Answer, Buf, Chain, Cx, Effect, Entropy, Error, ErrorKind, Event, Job, Lane, Op, Outcome, Principal, Request,
+    Response, StorageFunction, Target, Tokens,
+    id::{DriveId, Epoch, GroupId, KeyId, LayoutId, NodeId, StripeId, TenantId, Token, WriteId},
+    meta::{Attributes, Grant, Precondition, TenantLimits, WrappedKey},
+    op::{Binding, Destination, ObjectOp, Piece, StripeOp},
+    port::{ComputeJob, WorkOutput},
+    spec::{ObjectSpec, PolicySpec},
+    time::{Instant, UnixMillis},
+};
+
+use metadata::Metadata;
+
+pub const TENANT: TenantId = TenantId(7);
+pub const GROUP: GroupId = GroupId(1);
+pub const LAYOUT: LayoutId = LayoutId(3);
+pub const GRACE: Duration = Duration::from_secs(60);
+
+/// A failure to plant, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// Nothing happens, and the caller knows it.
+    Refused(ErrorKind),
+    /// Nothing happens, and the caller does not know.
+    LostBefore(ErrorKind),
+    /// It happens, and the caller does not know.
+    LostAfter(ErrorKind),
+    /// It happens long after the caller was told that nobody knows.
+    Late(ErrorKind),
+    /// It goes well, with a drive avoided.
+    Avoiding(u8),
+    /// It goes well, with shards sharing a domain.
+    Shared,
+}
+
+/// A stored stripe.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    pub bytes: Buf,
+    pub binding: Arc<Binding>,
+    pub key: Option<Arc<WrappedKey>>,
+}
+
+/// Something that comes to pass later.
+enum Coming {
+    Event(Event),
+    /// A request takes effect that was given up before.
+    Late(Request),
+}
+
+pub struct Host {
+    chain: Chain,
+    pub now: Instant,
+    coming: BTreeMap<(Instant, u64), Coming>,
+    count: u64,
+    tokens: Tokens,
+    entropy: Seeded,
+    pub metadata: Metadata,
+    pub stripes: BTreeMap<StripeId, Stored>,
+    /// Planted failures, taken from the front; none when empty.
+    pub faults: std::collections::VecDeque<Fault>,
+    owed: BTreeSet<Token>,
+    answers: BTreeMap<Token, Outcome>,
+    pub calls: u64,
+}
+
+/// SplitMix64.
+struct Seeded(u64);
+
+impl Entropy for Seeded {
+    fn fill(&mut self, target: &mut [u8]) {
+        for byte in target {
+            self.0 = self.0.wrapping_add(1);
+            *byte = mesh_core::topology::mix(self.0) as u8;
+        }
+    }
+}
+
+impl Host {
+    pub fn new(stripe_bytes: u32) -> Self {
+        let object = ObjectSpec {
+            node: NodeId(4),
+            epoch: Epoch(1),
+            layout: Some(LAYOUT),
+            stripe_bytes,
+            keys: BTreeMap::from([(TENANT, KeyId(2))]),
+            reclaims: vec![GROUP],
+            reclaim_grace_ms: GRACE.as_millis() as u64,
+        };
+        let policy = PolicySpec {
+            tenant: TENANT,
+            principals: BTreeMap::from([("ann".into(), vec![Grant::all()])]),
+            limits: TenantLimits::default(),
+        };
+        let mut host = Self {
+            chain: Chain::new(vec![Box::new(Object::new(object)), Box::new(Policy::new(policy))]),
+            now: Instant(1),
+            coming: BTreeMap::new(),
+            count: 0,
+            tokens: Tokens::default(),
+            entropy: Seeded(1),
+            metadata: Metadata::default(),
+            stripes: BTreeMap::new(),
+            faults: Default::default(),
+            owed: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            calls: 0,
+        };
+        let made = host.run(ObjectOp::CreateBucket { bucket: "photos".into() });
+        assert_eq!(made, Ok(Answer::Done.into()));
+        host
+    }
+
+    pub fn wall(&self) -> UnixMillis {
+        UnixMillis(1_700_000_000_000 + self.now.0 / 1_000_000)
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.chain.in_flight()
+    }
+
+    fn later(&mut self, after: Duration, coming: Coming) {
+        self.count += 1;
+        self.coming.insert((self.now + after, self.count), coming);
+    }
+
+    /// Sends a request of ann's.
+    pub fn ask(&mut self, op: ObjectOp, payload: Buf) -> Token {
+        let id = self.tokens.next();
+        let principal = Principal::User { tenant: TENANT, name: "ann".into() };
+        let deadline = self.now + Duration::from_secs(30);
+        let request = Request { op: op.into(), payload, principal, deadline, lane: Lane::Interactive };
+        assert!(self.owed.insert(id));
+        self.step(Event::Request { id, request });
+        id
+    }
+
+    /// Sends a request and lets time pass until its answer.
+    pub fn run(&mut self, op: ObjectOp) -> Outcome {
+        let id = self.ask(op, Buf::empty());
+        self.answer_of(id)
+    }
+
+    /// Lets time pass until a request is answered.
+    pub fn answer_of(&mut self, id: Token) -> Outcome {
+        loop {
+            if let Some(outcome) = self.answers.remove(&id) {
+                return outcome;
+            }
+            assert!(self.pass(), "a request is owed an answer, and nothing will happen any more");
+        }
+    }
+
+    /// Lets this much time pass.
+    pub fn wait(&mut self, span: Duration) {
+        let until = self.now + span;
+        while self.next_at().is_some_and(|at| at <= until) {
+            self.pass();
+        }
+        self.now = until;
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        let coming = self.coming.first_key_value().map(|((at, _), _)| *at);
+        [coming, self.chain.wake_at()].into_iter().flatten().min()
+    }
+
+    /// Lets the next thing happen.
+    fn pass(&mut self) -> bool {
+        let Some(at) = self.next_at() else { return false };
+        self.now = self.now.max(at);
+        match self.coming.first_entry() {
+            Some(first) if first.key().0 <= self.now => match first.remove() {
+                Coming::Event(event) => self.step(event),
+                Coming::Late(request) => {
+                    // Nobody hears what becomes of it.
+                    drop(self.perform(request, Fault::None));
+                }
+            },
+            _ => self.step(Event::Wake),
+        }
+        true
+    }
+
+    fn step(&mut self, event: Event) {
+        let wall = self.wall();
+        let mut effects = Vec::new();
+        let mut cx = Cx::new(self.now, wall, &mut effects, &mut self.tokens, &mut self.entropy);
+        self.chain.on_event(event, &mut cx);
+        for effect in effects {
+            match effect {
+                Effect::Reply { id, outcome } => {
+                    assert!(self.owed.remove(&id), "a reply that nobody is owed");
+                    self.answers.insert(id, outcome);
+                }
+                Effect::Call { to, call, request } => {
+                    assert!(matches!((to, &request.op), (Target::Next, Op::Stripe(_)) | (Target::Metadata, _)));
+                    let (outcome, after) = self.call(request);
+                    self.later(after, Coming::Event(Event::Reply { call, outcome }));
+                }
+                Effect::Start { work, job: Job::Propose { group, command, deadline } } => {
+                    let request = Request::system(Op::Propose { group, command }, deadline);
+                    let (outcome, after) = self.call(request);
+                    let outcome = outcome.map(|response| match response.answer {
+                        Answer::Meta(answer) => WorkOutput::Meta(answer),
+                        other => panic!("not of metadata: {other:?}"),
+                    });
+                    self.later(after, Coming::Event(Event::Done { work, outcome }));
+                }
+                Effect::Start { work, job: Job::Compute(ComputeJob::WrapKey { key, entropy }) } => {
+                    let (sealed, nonce) = entropy.split_at(32);
+                    let nonce = nonce.try_into().expect("12 bytes");
+                    let wrapped = Arc::new(WrappedKey { key, nonce, sealed: sealed.to_vec() });
+                    let event = Event::Done { work, outcome: Ok(WorkOutput::Key(wrapped)) };
+                    self.later(Duration::from_micros(5), Coming::Event(event));
+                }
+                other => panic!("nobody does this here: {other:?}"),
+            }
+        }
+    }
+
+    /// What a call comes to, and how long it takes.
+    fn call(&mut self, request: Request) -> (Outcome, Duration) {
+        self.calls += 1;
+        assert!(request.deadline > self.now, "a call behind its deadline");
+        let fault = self.faults.pop_front().unwrap_or(Fault::None);
+        // Not all take equally long, so that answers overtake each other.
+        let after = Duration::from_micros(100 + 37 * (self.calls % 7));
+        let lost = |kind| Err(Error::new(kind, "planted"));
+        let outcome = match fault {
+            Fault::Refused(kind) | Fault::LostBefore(kind) => lost(kind),
+            Fault::LostAfter(kind) => {
+                drop(self.perform(request, fault));
+                lost(kind)
+            }
+            Fault::Late(kind) => {
+                self.later(Duration::from_millis(300), Coming::Late(request));
+                lost(kind)
+            }
+            Fault::None | Fault::Avoiding(_) | Fault::Shared => self.perform(request, fault),
+        };
+        (outcome, after)
+    }
+
+    fn perform(&mut self, request: Request, fault: Fault) -> Outcome {
+        let wall = self.wall();
+        match request.op {
+            Op::Stripe(op) => self.stripe(*op, request.payload, fault),
+            Op::Query { group, query } => {
+                self.metadata.query(group, &query).map(|answer| Answer::Meta(Arc::new(answer)).into())
+            }
+            Op::Propose { group, command } => {
+                self.metadata.apply(group, &command, wall).map(|answer| Answer::Meta(Arc::new(answer)).into())
+            }
+            other => panic!("not for these models: {other:?}"),
+        }
+    }
+
+    fn stripe(&mut self, op: StripeOp, payload: Buf, fault: Fault) -> Outcome {
+        match op {
+            StripeOp::Write(target) => {
+                let stored = Stored { bytes: payload, binding: target.binding, key: target.key };
+                let before = self.stripes.insert(target.id, stored);
+                assert!(before.is_none(), "{:?} was stored twice", target.id);
+                let avoid = if let Fault::Avoiding(drive) = fault { vec![DriveId(u64::from(drive))] } else { vec![] };
+                Ok(Answer::Placed { avoid, shared: fault == Fault::Shared }.into())
+            }
+            StripeOp::Read { target, .. } => {
+                let stored =
+                    self.stripes.get(&target.id).ok_or_else(|| Error::new(ErrorKind::NotFound, "no stripe"))?;
+                assert_eq!((&stored.binding, &stored.key), (&target.binding, &target.key), "it would not open");
+                Ok(Response { answer: Answer::Done, payload: stored.bytes.clone() })
+            }
+            StripeOp::Delete { target, .. } => {
+                self.stripes.remove(&target.id);
+                Ok(Answer::Done.into())
+            }
+        }
+    }
+
+    /// Puts `bytes` under a write's destination, four stripes at a time, as a gateway does.
+    pub fn put(&mut self, key: &str, destination: Destination, bytes: &[u8], etag: &str) -> Result<WriteId, Error> {
+        let begin = ObjectOp::Begin { bucket: "photos".into(), key: key.into(), destination };
+        let Answer::Begun { write, stripe_bytes } = self.run(begin)?.answer else { panic!("not begun") };
+        let mut under_way = std::collections::VecDeque::new();
+        let mut failed = None;
+        for (stripe, bytes) in (0..).zip(bytes.chunks(stripe_bytes as usize)) {
+            under_way.push_back(self.ask(ObjectOp::Append { write, stripe }, Buf::copy_of(bytes)));
+            if under_way.len() == 4 {
+                let id = under_way.pop_front().expect("four");
+                let outcome = self.answer_of(id);
+                failed = failed.or_else(|| outcome.err());
+            }
+        }
+        for id in under_way {
+            let outcome = self.answer_of(id);
+            failed = failed.or_else(|| outcome.err());
+        }
+        if let Some(error) = failed {
+            assert_eq!(self.run(ObjectOp::Abort { write }), Ok(Answer::Done.into()));
+            return Err(error);
+        }
+        let (len, etag, checksums) = (bytes.len() as u64, etag.to_owned(), BTreeMap::new());
+        match self.run(ObjectOp::Finish { write, len, etag, checksums })?.answer {
+            Answer::Committed { version, .. } => Ok(version),
+            other => panic!("not committed: {other:?}"),
+        }
+    }
+
+    /// Reads a range of an object, or all of it.
+    pub fn get(&mut self, key: &str, range: Option<(u64, u64)>) -> Result<Vec<u8>, Error> {
+        let head = ObjectOp::Head { bucket: "photos".into(), key: key.into() };
+        let Answer::Object(object) = self.run(head)?.answer else { panic!("no object") };
+        let (mut offset, mut len) = range.unwrap_or((0, object.len));
+        let mut bytes = Vec::new();
+        while len > 0 {
+            let plan = ObjectOp::Plan { bucket: "photos".into(), key: key.into(), object: object.clone(), offset, len };
+            let Answer::Pieces(pieces) = self.run(plan)?.answer else { panic!("no pieces") };
+            assert!(!pieces.is_empty());
+            for piece in pieces {
+                (offset, len) = (offset + u64::from(piece.len), len - u64::from(piece.len));
+                bytes.extend_from_slice(&self.read(key, piece)?);
+            }
+        }
+        Ok(bytes)
+    }
+
+    pub fn read(&mut self, key: &str, piece: Piece) -> Result<Buf, Error> {
+        let read = ObjectOp::Read { bucket: "photos".into(), key: key.into(), piece };
+        Ok(self.run(read)?.payload)
+    }
+
+    /// Every stripe that a visible object, a part of an upload or garbage refers to is there.
+    pub fn assert_nothing_is_missing(&self) {
+        for id in self.metadata.stripes(false) {
+            assert!(self.stripes.contains_key(&id), "{id:?} is referred to and gone");
+        }
+    }
+
+    /// Nothing is under way, once what is out in the background has come back.
+    pub fn assert_at_rest(&mut self) {
+        assert!(self.owed.is_empty(), "not answered: {:?}", self.owed);
+        for _ in 0..1000 {
+            if self.chain.in_flight() > 0 {
+                self.pass();
+            }
+        }
+        assert_eq!(self.chain.in_flight(), 0);
+        assert!(self.answers.is_empty(), "answered twice, or to nobody");
+    }
+}
+
+pub fn whole() -> Destination {
+    Destination::Object { attributes: Attributes::default(), precondition: Precondition::default() }
+}
+
+/// Bytes that tell where they are.
+pub fn content(len: usize, seed: u64) -> Vec<u8> {
+    (0..len as u64).map(|at| mesh_core::topology::mix(seed ^ (at / 8)).to_le_bytes()[(at % 8) as usize]).collect()
+}

@@ -1,0 +1,503 @@
+//! Starts the storage functions on nodes and tells them of each other, as the daemon does: a drive's epoch from the
+//! control group, a fence in the namespace group, the actors, and from then on heartbeats, out of which each node makes
+//! its view of the drives.
+//!
+//! ```text
+//!  node n:   Object ──► Policy ─► Encrypt ─► Erasure ──► drives of all nodes      (one chain)
+//!  split:    Object ──► Policy ─► Encrypt ──link──► Erasure on node n+1 ──► drives of all nodes
+//! ```
+
+use core::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use mesh_actors::{
+    drive::{Drive, superblock},
+    encrypt::Encrypt,
+    erasure::Erasure,
+    metadata::MemoryMetadata,
+    object::Object,
+    policy::Policy,
+};
+use mesh_core::{
+    Answer, Chain, Error, Outcome, Pool, Request, Response, StorageFunction,
+    id::{ActorId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, TenantId},
+    meta::{Command, Grant, MetaAnswer, Proposer, Query, TenantLimits, TenantRow, WrappedKey},
+    op::{DriveReport, NodeReport, ShardOp},
+    port::Keys,
+    spec::{DriveSpec, EncryptSpec, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
+    topology::{DriveState, Layout, NodeInfo, NodeKind},
+};
+
+use crate::{
+    metadata::Groups,
+    planted::{Bug, Memory, PassThrough, around_chain, around_drive},
+    swarm::{Swarm, drives_of, node_of},
+    workload::BUCKET,
+    world::{Setting, World},
+};
+
+/// The one namespace group.
+pub const NAMESPACE: GroupId = GroupId(1);
+/// The one user.
+pub const USER: &str = "user";
+/// Garbage is kept for so long: longer than a request may take.
+pub const GRACE_MS: u64 = 35_000;
+
+const CLUSTER: ClusterId = ClusterId(*b"simulated world!");
+/// Between two heartbeats, while things fail.
+const BEAT: Duration = Duration::from_millis(500);
+/// The same once everything works: then most of the time is waiting.
+const CALM_BEAT: Duration = Duration::from_secs(3);
+/// Where the second half of a split chain is: one for each ingress.
+const ERASURE: u64 = 1000;
+
+/// Every wrapping key of the world, derived from its number.
+#[derive(Debug)]
+pub struct SimulatedKeys;
+
+impl Keys for SimulatedKeys {
+    fn key(&self, id: KeyId) -> Option<[u8; 32]> {
+        let mut key = [0x5a; 32];
+        key[..8].copy_from_slice(&id.0.to_le_bytes());
+        Some(key)
+    }
+}
+
+impl Groups for MemoryMetadata {
+    fn propose(&mut self, group: GroupId, command: &Command) -> Result<MetaAnswer, Error> {
+        Self::propose(self, group, command)
+    }
+
+    fn query(&mut self, group: GroupId, query: &Query) -> Result<MetaAnswer, Error> {
+        Self::query(self, group, query)
+    }
+}
+
+/// What a ticket or a timer of the cluster is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// A node's own drive is asked how it is.
+    Stat(DriveId),
+    /// A drive is to be taken.
+    Take(NodeId, DriveId),
+    /// A node's epochs are to be fenced.
+    Fence(NodeId),
+    /// A node speaks to the others.
+    Beat(NodeId),
+}
+
+/// What a node's agent knows.
+#[derive(Debug, Default)]
+struct Agent {
+    boot: u64,
+    epochs: BTreeMap<DriveId, Epoch>,
+    ready: bool,
+    local: BTreeMap<DriveId, DriveState>,
+    heard: BTreeMap<NodeId, (u64, Arc<NodeReport>)>,
+    view: BTreeMap<DriveId, DriveState>,
+}
+
+/// The cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    swarm: Swarm,
+    bug: Option<Bug>,
+    layout: Arc<Layout>,
+    beat: Duration,
+    tenant: TenantId,
+    key: KeyId,
+    pool: Pool,
+    memory: Memory,
+    agents: BTreeMap<NodeId, Agent>,
+    /// Media that must be made ready before they are used.
+    blank: BTreeSet<DriveId>,
+    /// Drives that are gone for good.
+    dead: BTreeSet<DriveId>,
+    errands: BTreeMap<u64, Errand>,
+    next: u64,
+}
+
+/// Numbers of tickets and timers from here on are the cluster's.
+pub const CLUSTER_NUMBERS: u64 = 1 << 48;
+
+/// The table of placement groups: every drive in each, nodes in turn, begun elsewhere in every group.
+#[must_use]
+pub fn layout(swarm: &Swarm) -> Layout {
+    let turns: Vec<DriveId> =
+        (0..2).flat_map(|place| swarm.node_ids().map(move |node| drives_of(node)[place])).collect();
+    let groups = (0..turns.len()).map(|turn| {
+        let mut group = turns.clone();
+        group.rotate_left(turn);
+        group
+    });
+    Layout {
+        id: LayoutId(1),
+        code: swarm.code,
+        groups: groups.collect(),
+        domains: swarm.drive_ids().map(|drive| (drive, node_of(drive))).collect(),
+    }
+}
+
+impl Cluster {
+    /// Forms the cluster in the metadata groups: everything but the nodes' functions.
+    ///
+    /// # Errors
+    /// The groups refuse: the simulator is wrong.
+    pub fn form(swarm: Swarm, bug: Option<Bug>, world: &mut World) -> Result<Self, Error> {
+        let layout = Arc::new(layout(&swarm));
+        let mut establish = |group, command| world.metadata.establish(group, &command);
+        establish(GroupId::CONTROL, Command::Form { cluster: CLUSTER, code: swarm.code, namespaces: 1 })?;
+        for id in swarm.node_ids() {
+            establish(
+                GroupId::CONTROL,
+                Command::PutNode(NodeInfo {
+                    id,
+                    kind: NodeKind::Host,
+                    address: format!("node-{}:1", id.0),
+                    incarnation: Incarnation(1),
+                    pid: 1,
+                    draining: false,
+                }),
+            )?;
+        }
+        for drive in swarm.drive_ids() {
+            let capacity_bytes = swarm.capacity_bytes;
+            establish(GroupId::CONTROL, Command::PutDrive { drive, node: node_of(drive), capacity_bytes })?;
+        }
+        establish(GroupId::CONTROL, Command::PutLayout(layout.clone()))?;
+        let wrapped = WrappedKey { key: KeyId(0), nonce: [0; 12], sealed: vec![0; 48] };
+        let limits = TenantLimits::default();
+        let row = TenantRow { id: TenantId(0), name: "tenant".into(), key: KeyId(0), wrapped, limits };
+        let (tenant, key) = match establish(GroupId::CONTROL, Command::CreateTenant(row))? {
+            MetaAnswer::Tenant(row) => (row.id, row.key),
+            other => return Err(Error::bug("a tenant was made").with("answer", format!("{other:?}"))),
+        };
+        let created = mesh_core::time::UnixMillis(0);
+        establish(GroupId::CONTROL, Command::CreateBucket { name: BUCKET.into(), tenant, created })?;
+        Ok(Self {
+            blank: swarm.drive_ids().collect(),
+            swarm,
+            bug,
+            layout,
+            beat: BEAT,
+            tenant,
+            key,
+            pool: Pool::default(),
+            memory: Memory::default(),
+            agents: BTreeMap::new(),
+            dead: BTreeSet::new(),
+            errands: BTreeMap::new(),
+            next: CLUSTER_NUMBERS,
+        })
+    }
+
+    /// The one tenant.
+    #[must_use]
+    pub const fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    fn number(&mut self, errand: Errand) -> u64 {
+        self.next += 1;
+        self.errands.insert(self.next, errand);
+        self.next
+    }
+
+    /// Starts a node that is down.
+    pub fn start(&mut self, world: &mut World, node: NodeId) {
+        if world.is_up(node) {
+            return;
+        }
+        let boot = world.boot(node);
+        self.agents.insert(node, Agent { boot, ..Agent::default() });
+        for drive in drives_of(node) {
+            if self.blank.remove(&drive)
+                && let Some(disk) = world.disks.get_mut(&drive)
+            {
+                disk.format(0, &superblock(&drive_spec(&self.swarm, drive, Epoch(0))));
+            }
+            if !self.dead.contains(&drive) {
+                self.take(world, node, drive);
+            }
+        }
+        self.fence_if_taken(world, node);
+    }
+
+    fn take(&mut self, world: &mut World, node: NodeId, drive: DriveId) {
+        let number = self.number(Errand::Take(node, drive));
+        let capacity_bytes = self.swarm.capacity_bytes;
+        world.propose(node, GroupId::CONTROL, Command::PutDrive { drive, node, capacity_bytes }, number);
+    }
+
+    fn fence_if_taken(&mut self, world: &mut World, node: NodeId) {
+        let Some(agent) = self.agents.get(&node) else { return };
+        if agent.ready
+            || drives_of(node).iter().any(|drive| !self.dead.contains(drive) && !agent.epochs.contains_key(drive))
+        {
+            return;
+        }
+        let command = Command::Fence {
+            actors: vec![Proposer { actor: ActorId::ingress(node), epoch: Epoch(agent.boot) }],
+            drives: agent.epochs.iter().map(|(drive, epoch)| (*drive, *epoch)).collect(),
+        };
+        let number = self.number(Errand::Fence(node));
+        world.propose(node, NAMESPACE, command, number);
+    }
+
+    /// A node's proposal is answered.
+    pub fn proposed(&mut self, world: &mut World, ticket: u64, outcome: Result<MetaAnswer, Error>) {
+        let Some(errand) = self.errands.remove(&ticket) else { return };
+        match (errand, outcome) {
+            (Errand::Take(node, drive), Ok(MetaAnswer::Epoch(epoch))) => {
+                if let Some(agent) = self.agents.get_mut(&node) {
+                    agent.epochs.insert(drive, epoch);
+                }
+                self.fence_if_taken(world, node);
+            }
+            (Errand::Fence(node), Ok(_)) => self.host(world, node),
+            (errand, Err(error)) => {
+                if error.certainty() == mesh_core::Certainty::NotProcessed && error.kind().number() >= 200 {
+                    world.violate(|| format!("{errand:?} is refused: {error}"));
+                }
+                let number = self.number(errand);
+                world.timer(Duration::from_millis(200), number);
+            }
+            (errand, Ok(answer)) => world.violate(|| format!("{errand:?} was answered by {answer:?}")),
+        }
+    }
+
+    /// A timer of the cluster has come.
+    pub fn timer(&mut self, world: &mut World, number: u64) {
+        match self.errands.remove(&number) {
+            Some(Errand::Take(node, drive)) if world.is_up(node) => self.take(world, node, drive),
+            Some(Errand::Fence(node)) if world.is_up(node) => self.fence_if_taken(world, node),
+            Some(Errand::Beat(node)) if world.is_up(node) => self.beat(world, node),
+            _ => {}
+        }
+    }
+
+    /// Everything that a node runs.
+    fn host(&mut self, world: &mut World, node: NodeId) {
+        let Some(agent) = self.agents.get_mut(&node) else { return };
+        if agent.ready || !world.is_up(node) {
+            return;
+        }
+        agent.ready = true;
+        let (boot, epochs) = (agent.boot, agent.epochs.clone());
+        for (drive, epoch) in epochs {
+            let Some(disk) = world.disks.get(&drive) else { continue };
+            let spec = drive_spec(&self.swarm, drive, epoch);
+            let function: Box<dyn StorageFunction> =
+                Box::new(Drive::new(spec.clone(), disk.geometry(), self.pool.clone()));
+            let function = around_drive(self.bug, function, &self.memory);
+            let actor = ActorId::drive(drive);
+            world.host(node, actor, function, Setting { next: None, disk: Some(drive) });
+            world.configure(node, actor, Arc::new(FunctionSpec::Drive(spec)));
+        }
+        self.host_chain(world, node);
+        let spec = ObjectSpec {
+            node,
+            epoch: Epoch(boot),
+            layout: Some(self.layout.id),
+            stripe_bytes: self.swarm.stripe_bytes,
+            keys: self.swarm.encrypted.then_some((self.tenant, self.key)).into_iter().collect(),
+            reclaims: vec![NAMESPACE],
+            reclaim_grace_ms: GRACE_MS,
+        };
+        let next = Some(ActorId::data(self.tenant, node));
+        let actor = ActorId::ingress(node);
+        world.host(node, actor, Box::new(Object::new(spec.clone())), Setting { next, disk: None });
+        world.configure(node, actor, Arc::new(FunctionSpec::Object(spec)));
+        self.beat(world, node);
+    }
+
+    fn host_chain(&self, world: &mut World, node: NodeId) {
+        let principals = core::iter::once((Arc::from(USER), vec![Grant::all()])).collect();
+        let policy = PolicySpec { tenant: self.tenant, principals, limits: TenantLimits::default() };
+        let encrypt: Box<dyn StorageFunction> = match self.bug {
+            Some(Bug::Plaintext) => Box::new(PassThrough::default()),
+            _ => Box::new(Encrypt::new(EncryptSpec::default())),
+        };
+        let mut stages: Vec<Box<dyn StorageFunction>> = vec![Box::new(Policy::new(policy.clone())), encrypt];
+        let mut specs = vec![FunctionSpec::Policy(policy), FunctionSpec::Encrypt(EncryptSpec::default())];
+        let erasure = self.erasure_spec(node);
+        let mut next = None;
+        if self.swarm.split {
+            // This node runs the Erasure of the node before it.
+            let before = NodeId(1 + (node.0 + self.swarm.nodes - 2) % self.swarm.nodes);
+            let actor = ActorId(ERASURE + before.0);
+            world.host(node, actor, Box::new(Erasure::new(erasure.clone())), Setting::default());
+            world.configure(node, actor, Arc::new(FunctionSpec::Erasure(erasure)));
+            next = Some(ActorId(ERASURE + node.0));
+        } else {
+            stages.push(Box::new(Erasure::new(erasure.clone())));
+            specs.push(FunctionSpec::Erasure(erasure));
+        }
+        let actor = ActorId::data(self.tenant, node);
+        let chain = around_chain(self.bug, Box::new(Chain::new(stages)));
+        world.host(node, actor, chain, Setting { next, disk: None });
+        world.configure(node, actor, Arc::new(FunctionSpec::Chain(specs)));
+    }
+
+    fn erasure_spec(&self, node: NodeId) -> ErasureSpec {
+        let drives = self.agents.get(&node).map(|agent| agent.view.clone()).unwrap_or_default();
+        ErasureSpec { layouts: core::iter::once((self.layout.id, self.layout.clone())).collect(), drives }
+    }
+
+    /// Says where everybody is to be looked for.
+    pub fn publish(&self, world: &mut World) {
+        for node in self.swarm.node_ids() {
+            for drive in drives_of(node) {
+                world.publish(ActorId::drive(drive), node);
+            }
+            let behind = NodeId(1 + node.0 % self.swarm.nodes);
+            world.publish(ActorId(ERASURE + node.0), behind);
+        }
+    }
+
+    /// A node looks after itself and speaks to the others.
+    fn beat(&mut self, world: &mut World, node: NodeId) {
+        for drive in drives_of(node) {
+            if world.hosts(node, ActorId::drive(drive)) {
+                let deadline = world.clock(node) + Duration::from_secs(2);
+                let number = self.number(Errand::Stat(drive));
+                world.submit(node, ActorId::drive(drive), Request::system(ShardOp::Stat, deadline), number);
+            }
+        }
+        let report = Arc::new(self.report(node));
+        for other in self.swarm.node_ids().filter(|other| *other != node) {
+            world.beat(node, other, report.clone());
+        }
+        self.look(world, node);
+        let number = self.number(Errand::Beat(node));
+        world.timer(self.beat, number);
+    }
+
+    /// From now on everything works: no need to look so often.
+    pub const fn calm_down(&mut self) {
+        self.beat = CALM_BEAT;
+    }
+
+    /// A peer that was silent for so long is down.
+    fn silence_ns(&self) -> u64 {
+        u64::try_from(self.beat.as_nanos()).unwrap_or(u64::MAX) * 4
+    }
+
+    fn report(&self, node: NodeId) -> NodeReport {
+        let local = self.agents.get(&node).map(|agent| agent.local.clone()).unwrap_or_default();
+        let drives = local.into_iter().map(|(drive, state)| DriveReport {
+            drive,
+            state,
+            capacity_bytes: self.swarm.capacity_bytes,
+            free_bytes: 0,
+            shards: 0,
+            corrupt: 0,
+            reason: None,
+        });
+        NodeReport { node, drives: drives.collect(), ..NodeReport::default() }
+    }
+
+    /// A node has heard another.
+    pub fn heard(&mut self, world: &mut World, from: NodeId, to: NodeId, report: Arc<NodeReport>) {
+        let now = world.now().0;
+        if let Some(agent) = self.agents.get_mut(&to) {
+            agent.heard.insert(from, (now, report));
+        }
+        self.look(world, to);
+    }
+
+    /// A drive has said how it is.
+    pub fn answered(&mut self, world: &mut World, ticket: u64, outcome: &Outcome) {
+        let Some(Errand::Stat(drive)) = self.errands.remove(&ticket) else { return };
+        let state = match outcome {
+            Ok(Response { answer: Answer::Drive { full: true, .. }, .. }) => DriveState::Full,
+            Ok(_) => DriveState::Up,
+            Err(_) => DriveState::Down,
+        };
+        let node = node_of(drive);
+        if let Some(agent) = self.agents.get_mut(&node) {
+            agent.local.insert(drive, state);
+        }
+        self.look(world, node);
+    }
+
+    /// A node makes up its mind about the drives, and tells its Erasure if that has changed.
+    fn look(&mut self, world: &mut World, node: NodeId) {
+        let (now, silence) = (world.now().0, self.silence_ns());
+        let Some(agent) = self.agents.get_mut(&node).filter(|agent| agent.ready) else { return };
+        let mut view = agent.local.clone();
+        for (_, report) in agent.heard.values().filter(|(at, _)| now - at < silence) {
+            view.extend(report.drives.iter().map(|drive| (drive.drive, drive.state)));
+        }
+        view.retain(|drive, state| *state != DriveState::Down && !self.dead.contains(drive));
+        if view == agent.view {
+            return;
+        }
+        agent.view = view;
+        let spec = Arc::new(FunctionSpec::Erasure(self.erasure_spec(node)));
+        world.configure(node, ActorId::data(self.tenant, node), spec.clone());
+        if self.swarm.split {
+            let before = NodeId(1 + (node.0 + self.swarm.nodes - 2) % self.swarm.nodes);
+            world.configure(node, ActorId(ERASURE + before.0), spec);
+        }
+    }
+
+    /// A medium has lost everything and must be made ready when its node starts again.
+    pub fn replace(&mut self, drive: DriveId) {
+        self.blank.insert(drive);
+    }
+
+    /// A drive is gone for good.
+    pub fn bury(&mut self, world: &mut World, drive: DriveId) {
+        self.dead.insert(drive);
+        let node = node_of(drive);
+        world.stop(node, ActorId::drive(drive));
+        if let Some(agent) = self.agents.get_mut(&node) {
+            agent.local.remove(&drive);
+        }
+    }
+
+    /// Nodes that run, but with a drive that does not work.
+    #[must_use]
+    pub fn ailing(&self, world: &World) -> Vec<NodeId> {
+        let works = |agent: &Agent, drive: &DriveId| {
+            self.dead.contains(drive) || agent.local.get(drive).is_none_or(|state| *state != DriveState::Down)
+        };
+        self.agents
+            .iter()
+            .filter(|(node, agent)| {
+                world.is_up(**node) && agent.ready && !drives_of(**node).iter().all(|drive| works(agent, drive))
+            })
+            .map(|(node, _)| *node)
+            .collect()
+    }
+
+    /// What keeps the cluster from being whole: every node sees every drive that is not excused.
+    #[must_use]
+    pub fn ails(&self, world: &World, excused: &[DriveId]) -> Option<String> {
+        for node in self.swarm.node_ids() {
+            let agent = self.agents.get(&node).filter(|agent| agent.ready && world.is_up(node));
+            let Some(agent) = agent else { return Some(format!("{node} is not ready")) };
+            let missing = self.swarm.drive_ids().find(|drive| {
+                !agent.view.contains_key(drive) && !self.dead.contains(drive) && !excused.contains(drive)
+            });
+            if let Some(drive) = missing {
+                return Some(format!("{node} does not see {drive}: {:?}", agent.view));
+            }
+        }
+        None
+    }
+
+    /// Whether some drive has no room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.agents.values().any(|agent| agent.view.values().any(|state| *state == DriveState::Full))
+    }
+}
+
+fn drive_spec(swarm: &Swarm, drive: DriveId, epoch: Epoch) -> DriveSpec {
+    DriveSpec { cluster: CLUSTER, drive, epoch, capacity_bytes: 0, segment_bytes: swarm.segment_bytes }
+}

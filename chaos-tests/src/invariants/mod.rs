@@ -1,0 +1,78 @@
+//! What must hold at every moment, one promise a file. Histories of clients are the oracle's; these see inside.
+
+use mesh_core::{
+    Buf, Op, Outcome,
+    id::{ActorId, DriveId},
+};
+
+mod admission;
+mod ciphertext;
+mod placement;
+mod reclaim;
+mod rest;
+
+pub use admission::Admission;
+pub use ciphertext::{Ciphertext, MARKER};
+pub use placement::Placement;
+pub use reclaim::garbage;
+pub use rest::unfinished;
+
+/// Sees what happens and says what is wrong with it.
+pub trait Invariant {
+    /// An actor has answered a request.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn answered(&mut self, actor: ActorId, op: &Op, outcome: &Outcome) -> Result<(), String> {
+        let _unused = (actor, op, outcome);
+        Ok(())
+    }
+
+    /// A drive's medium is given bytes.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn written(&mut self, drive: DriveId, bufs: &[Buf]) -> Result<(), String> {
+        let _unused = (drive, bufs);
+        Ok(())
+    }
+
+    /// A request came in over a link.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn admitted(&mut self, session: u64, id: u64) -> Result<(), String> {
+        let _unused = (session, id);
+        Ok(())
+    }
+}
+
+/// All invariants of a world.
+#[derive(Default)]
+pub struct Invariants(Vec<Box<dyn Invariant>>);
+
+impl core::fmt::Debug for Invariants {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} invariants", self.0.len())
+    }
+}
+
+impl Invariants {
+    /// These.
+    #[must_use]
+    pub fn new(list: Vec<Box<dyn Invariant>>) -> Self {
+        Self(list)
+    }
+
+    pub(crate) fn answered(&mut self, actor: ActorId, op: &Op, outcome: &Outcome) -> Result<(), String> {
+        self.0.iter_mut().try_for_each(|one| one.answered(actor, op, outcome))
+    }
+
+    pub(crate) fn written(&mut self, drive: DriveId, bufs: &[Buf]) -> Result<(), String> {
+        self.0.iter_mut().try_for_each(|one| one.written(drive, bufs))
+    }
+
+    pub(crate) fn admitted(&mut self, session: u64, id: u64) -> Result<(), String> {
+        self.0.iter_mut().try_for_each(|one| one.admitted(session, id))
+    }
+}

@@ -1,0 +1,271 @@
+//! Bugs on request, to prove that the checkers see them. Each stands outside the functions, as a wrapper or in the
+//! world: the functions themselves have no switch that would make them wrong.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use mesh_core::{
+    Answer, Cx, Effect, ErrorKind, Event, Op, Outcome, Request, Response, StorageFunction, Target,
+    id::{ShardId, Token},
+    op::{ShardOp, StripeOp},
+    snapshot::{Mark, Snapshot},
+    time::Instant,
+    topology::Code,
+    wire::crc32c,
+};
+
+/// A bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A medium ends a sync without making anything durable: what is acknowledged is lost with the power.
+    AckBeforeFlush,
+    /// A read of a stripe gives the one before it.
+    WrongStripe,
+    /// A drive returns what has rotted as if it were good.
+    SkipCrc,
+    /// A chain forgets to answer now and then.
+    LostReply,
+    /// A chain answers now and then twice.
+    DoubleReply,
+    /// A stripe is said to be placed although a drive has refused its shard.
+    FewerShards,
+    /// The metadata groups answer questions from what was so a while ago.
+    StaleRead,
+    /// Links let in every copy of a request.
+    NoFilter,
+    /// What should be sealed is stored as it is.
+    Plaintext,
+}
+
+impl Bug {
+    /// Every bug with its name.
+    pub const ALL: &'static [(&'static str, Self)] = &[
+        ("ack-before-flush", Self::AckBeforeFlush),
+        ("wrong-stripe", Self::WrongStripe),
+        ("skip-crc", Self::SkipCrc),
+        ("lost-reply", Self::LostReply),
+        ("double-reply", Self::DoubleReply),
+        ("fewer-shards", Self::FewerShards),
+        ("stale-read", Self::StaleRead),
+        ("no-filter", Self::NoFilter),
+        ("plaintext", Self::Plaintext),
+    ];
+
+    /// The bug of a name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, bug)| *bug)
+    }
+}
+
+/// What a drive was given, remembered behind its back and over its restarts.
+pub type Memory = Arc<Mutex<BTreeMap<ShardId, (mesh_core::Buf, Code, u32)>>>;
+
+/// Puts a bug around a drive.
+#[must_use]
+pub fn around_drive(bug: Option<Bug>, drive: Box<dyn StorageFunction>, memory: &Memory) -> Box<dyn StorageFunction> {
+    match bug {
+        Some(Bug::SkipCrc) => Box::new(Twisted::new(drive, SkipCrc { memory: memory.clone(), reads: BTreeMap::new() })),
+        Some(Bug::FewerShards) => Box::new(Twisted::new(drive, FewerShards { writes: BTreeSet::new(), count: 0 })),
+        _ => drive,
+    }
+}
+
+/// Puts a bug around a data chain.
+#[must_use]
+pub fn around_chain(bug: Option<Bug>, chain: Box<dyn StorageFunction>) -> Box<dyn StorageFunction> {
+    match bug {
+        Some(Bug::WrongStripe) => Box::new(Twisted::new(chain, WrongStripe)),
+        Some(Bug::LostReply) => Box::new(Twisted::new(chain, Replies { count: 0, times: 0 })),
+        Some(Bug::DoubleReply) => Box::new(Twisted::new(chain, Replies { count: 0, times: 2 })),
+        _ => chain,
+    }
+}
+
+/// What a bug does to what goes in and out of a function.
+trait Twist: Send {
+    fn request(&mut self, _id: Token, _request: &mut Request) {}
+
+    /// How often to give which answer.
+    fn reply(&mut self, _id: Token, outcome: Outcome) -> (usize, Outcome) {
+        (1, outcome)
+    }
+}
+
+/// A function with a bug around it.
+struct Twisted<T> {
+    inner: Box<dyn StorageFunction>,
+    twist: T,
+    /// The inner function's tokens by those that the world knows.
+    tokens: BTreeMap<Token, Token>,
+}
+
+impl<T: Twist> Twisted<T> {
+    const fn new(inner: Box<dyn StorageFunction>, twist: T) -> Self {
+        Self { inner, twist, tokens: BTreeMap::new() }
+    }
+
+    fn pass(&mut self, effect: Effect, cx: &mut Cx<'_>) {
+        match effect {
+            Effect::Reply { id, outcome } => {
+                let (times, outcome) = self.twist.reply(id, outcome);
+                for _ in 0..times {
+                    cx.reply(id, outcome.clone());
+                }
+            }
+            Effect::Call { to, call, request } => {
+                let known = cx.call(to, request);
+                self.tokens.insert(known, call);
+            }
+            Effect::Start { work, job } => {
+                let known = cx.start(job);
+                self.tokens.insert(known, work);
+            }
+        }
+    }
+}
+
+impl<T: Twist> StorageFunction for Twisted<T> {
+    fn on_event(&mut self, event: Event, cx: &mut Cx<'_>) {
+        let event = match event {
+            Event::Request { id, mut request } => {
+                self.twist.request(id, &mut request);
+                Event::Request { id, request }
+            }
+            Event::Reply { call, outcome } => Event::Reply { call: self.tokens.remove(&call).unwrap_or(call), outcome },
+            Event::Done { work, outcome } => Event::Done { work: self.tokens.remove(&work).unwrap_or(work), outcome },
+            other => other,
+        };
+        let mut effects = Vec::new();
+        self.inner.on_event(event, &mut cx.into_effects(&mut effects));
+        effects.into_iter().for_each(|effect| self.pass(effect, cx));
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        self.inner.wake_at()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.inner.in_flight()
+    }
+
+    fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
+        self.inner.snapshot(since)
+    }
+}
+
+struct WrongStripe;
+
+impl Twist for WrongStripe {
+    fn request(&mut self, _id: Token, request: &mut Request) {
+        if let Op::Stripe(op) = &mut request.op
+            && let StripeOp::Read { target, .. } = &mut **op
+        {
+            target.id.stripe = target.id.stripe.saturating_sub(1);
+        }
+    }
+}
+
+struct SkipCrc {
+    memory: Memory,
+    reads: BTreeMap<Token, ShardId>,
+}
+
+impl Twist for SkipCrc {
+    fn request(&mut self, id: Token, request: &mut Request) {
+        let Op::Shard(op) = &request.op else { return };
+        match &**op {
+            ShardOp::Write { id, code, sealed_len, .. } => {
+                let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+                memory.insert(*id, (request.payload.clone(), *code, *sealed_len));
+            }
+            ShardOp::Read { id: shard } => {
+                self.reads.insert(id, *shard);
+            }
+            _ => {}
+        }
+    }
+
+    fn reply(&mut self, id: Token, outcome: Outcome) -> (usize, Outcome) {
+        let shard = self.reads.remove(&id);
+        let rotten = matches!(&outcome, Err(error) if error.kind() == ErrorKind::Corrupt);
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = shard.filter(|_| rotten).and_then(|shard| memory.get(&shard).cloned());
+        let Some((mut payload, code, sealed_len)) = known else { return (1, outcome) };
+        if let Some(byte) = payload.make_mut().first_mut() {
+            *byte ^= 1;
+        }
+        let crc = crc32c(&payload);
+        (1, Ok(Response { answer: Answer::Shard { code, sealed_len, crc }, payload }))
+    }
+}
+
+struct FewerShards {
+    writes: BTreeSet<Token>,
+    count: u32,
+}
+
+impl Twist for FewerShards {
+    fn request(&mut self, id: Token, request: &mut Request) {
+        if let Op::Shard(op) = &mut request.op
+            && matches!(**op, ShardOp::Write { .. })
+        {
+            self.count += 1;
+            if self.count.is_multiple_of(20) {
+                // The drive sees something harmless instead.
+                self.writes.insert(id);
+                request.op = ShardOp::Stat.into();
+                request.payload = mesh_core::Buf::empty();
+            }
+        }
+    }
+
+    fn reply(&mut self, id: Token, outcome: Outcome) -> (usize, Outcome) {
+        if self.writes.remove(&id) { (1, Ok(Answer::Done.into())) } else { (1, outcome) }
+    }
+}
+
+struct Replies {
+    count: u32,
+    times: usize,
+}
+
+impl Twist for Replies {
+    fn reply(&mut self, _id: Token, outcome: Outcome) -> (usize, Outcome) {
+        self.count += 1;
+        (if self.count.is_multiple_of(40) { self.times } else { 1 }, outcome)
+    }
+}
+
+/// Lets stripes through as they are: what stands in for Encrypt under [`Bug::Plaintext`].
+#[derive(Debug, Default)]
+pub struct PassThrough {
+    requests: BTreeMap<Token, Token>,
+}
+
+impl StorageFunction for PassThrough {
+    fn on_event(&mut self, event: Event, cx: &mut Cx<'_>) {
+        match event {
+            Event::Request { id, request } => {
+                let call = cx.call(Target::Next, request);
+                self.requests.insert(call, id);
+            }
+            Event::Reply { call, outcome } => {
+                if let Some(id) = self.requests.remove(&call) {
+                    cx.reply(id, outcome);
+                }
+            }
+            Event::Done { .. } | Event::Wake | Event::Configure(_) => {}
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.requests.len()
+    }
+
+    fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
+        Snapshot { since, ..Snapshot::default() }
+    }
+}

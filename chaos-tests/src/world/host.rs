@@ -1,0 +1,251 @@
+//! Nodes, and what hosts one function: the shell, without threads. A panic of a function is a violation.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Once},
+};
+
+use mesh_core::{
+    Cx, Effect, Event, Op, Outcome, Request, StorageFunction, WorkOutcome,
+    id::{ActorId, NodeId, Token},
+    spec::FunctionSpec,
+    time::Instant,
+};
+
+use super::{EFFECTS_MAX, Happening, Place, Setting, TokenSet, TokenSource, World};
+use crate::{disk::Crash, random::Stream, trace::Digest as _};
+
+/// One machine.
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) boot: u64,
+    pub(super) up: bool,
+    /// What its monotonic clock is ahead of the world's.
+    pub(super) clock: u64,
+    pub(super) wall_skew_ms: u64,
+    pub(super) actors: BTreeMap<ActorId, Hosted>,
+    /// Requests from outside that wait for an answer.
+    pub(super) tickets: BTreeSet<u64>,
+    pub(super) effects: u64,
+    /// Crashes just before this effect.
+    pub(super) doom: Option<(u64, Crash)>,
+}
+
+impl Node {
+    pub(super) const fn new(id: NodeId, wall_skew_ms: u64) -> Self {
+        Self {
+            id,
+            boot: 0,
+            up: false,
+            clock: 0,
+            wall_skew_ms,
+            actors: BTreeMap::new(),
+            tickets: BTreeSet::new(),
+            effects: 0,
+            doom: None,
+        }
+    }
+}
+
+/// One function in its shell.
+pub(super) struct Hosted {
+    pub(super) function: Box<dyn StorageFunction>,
+    pub(super) life: u64,
+    pub(super) setting: Setting,
+    tokens: TokenSource,
+    entropy: Stream,
+    pub(super) requests: BTreeMap<Token, Owed>,
+    pub(super) calls: TokenSet,
+    pub(super) works: TokenSet,
+    /// When it is to be woken, on the world's clock.
+    wake: Option<u64>,
+    /// Wakes in a row that changed nothing.
+    idle_wakes: u32,
+}
+
+/// A request that is to be answered.
+#[derive(Debug)]
+pub struct Owed {
+    /// Who wants the answer.
+    pub(super) origin: Origin,
+    /// What was asked.
+    pub op: Op,
+}
+
+/// Who wants an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    Outside {
+        ticket: u64,
+    },
+    /// A call on the same node.
+    Local(Place),
+    /// A call over a link.
+    Link {
+        from: NodeId,
+        session: u64,
+        id: u64,
+    },
+}
+
+impl Hosted {
+    pub(super) fn new(function: Box<dyn StorageFunction>, life: u64, entropy: Stream, setting: Setting) -> Self {
+        Self {
+            function,
+            life,
+            setting,
+            tokens: TokenSource::default(),
+            entropy,
+            requests: BTreeMap::new(),
+            calls: TokenSet::new(),
+            works: TokenSet::new(),
+            wake: None,
+            idle_wakes: 0,
+        }
+    }
+}
+
+/// Wakes in a row without an effect or a later time, after which an actor is said to spin.
+const IDLE_WAKES_MAX: u32 = 1000;
+
+impl World {
+    pub(super) fn hosted(&mut self, place: Place) -> Option<&mut Hosted> {
+        let hosted = self.nodes.get_mut(&place.node)?.actors.get_mut(&place.actor)?;
+        (hosted.life == place.life).then_some(hosted)
+    }
+
+    pub(super) fn take_request(&mut self, node: NodeId, boot: u64, actor: ActorId, origin: Origin, request: Request) {
+        let Some(host) = self.nodes.get_mut(&node).filter(|host| host.up && host.boot == boot) else { return };
+        let Some(hosted) = host.actors.get_mut(&actor) else {
+            let error = mesh_core::Error::new(mesh_core::ErrorKind::NoSuchActor, "no such actor runs here");
+            self.settle(node, origin, Err(error.with("actor", actor)));
+            return;
+        };
+        let id = hosted.tokens.next();
+        hosted.requests.insert(id, Owed { origin, op: request.op.clone() });
+        let place = Place { node, actor, life: hosted.life, token: id };
+        self.note(&[10, node.0, actor.0, id.0, request.digest()], || {
+            format!("{node} {actor} <- request {id} {:?} ({:?})", request.op, request.payload)
+        });
+        self.feed(place, Event::Request { id, request });
+    }
+
+    pub(super) fn take_reply(&mut self, place: Place, outcome: Outcome) {
+        let Some(hosted) = self.hosted(place) else { return };
+        if !hosted.calls.remove(&place.token) {
+            self.violate(|| format!("{place:?}: a call came back twice"));
+            return;
+        }
+        let Place { node, actor, token, .. } = place;
+        self.note(&[11, node.0, actor.0, token.0, outcome.digest()], || {
+            format!("{node} {actor} <- reply {token} {outcome:?}")
+        });
+        self.feed(place, Event::Reply { call: token, outcome });
+    }
+
+    pub(super) fn take_done(&mut self, place: Place, outcome: WorkOutcome) {
+        let Some(hosted) = self.hosted(place) else { return };
+        if !hosted.works.remove(&place.token) {
+            self.violate(|| format!("{place:?}: a piece of work came back twice"));
+            return;
+        }
+        let Place { node, actor, token, .. } = place;
+        self.note(&[12, node.0, actor.0, token.0, outcome.digest()], || {
+            format!("{node} {actor} <- done {token} {outcome:?}")
+        });
+        self.feed(place, Event::Done { work: token, outcome });
+    }
+
+    pub(super) fn take_wake(&mut self, place: Place, at: u64) {
+        let Some(hosted) = self.hosted(place) else { return };
+        if hosted.wake != Some(at) {
+            return;
+        }
+        hosted.wake = None;
+        hosted.idle_wakes += 1;
+        let spins = hosted.idle_wakes > IDLE_WAKES_MAX;
+        let Place { node, actor, .. } = place;
+        if spins {
+            self.violate(|| format!("{node} {actor} spins: it asks to be woken again and again and does nothing"));
+            return;
+        }
+        self.note(&[13, node.0, actor.0], || format!("{node} {actor} <- wake"));
+        self.feed(place, Event::Wake);
+    }
+
+    pub(super) fn take_configure(&mut self, place: Place, spec: Arc<FunctionSpec>) {
+        let Place { node, actor, .. } = place;
+        self.note(&[14, node.0, actor.0], || format!("{node} {actor} <- configure {spec:?}"));
+        self.feed(place, Event::Configure(spec));
+    }
+
+    /// Lets a function take one event, and sees to its effects.
+    fn feed(&mut self, place: Place, event: Event) {
+        let (now, wall, world_now) = (self.clock(place.node), self.wall(place.node), self.now);
+        let Some(hosted) = self.hosted(place) else { return };
+        let woken = matches!(event, Event::Wake);
+        let mut effects: Vec<Effect> = Vec::new();
+        let fed = quietly(|| {
+            let mut cx = Cx::new(now, wall, &mut effects, &mut hosted.tokens, &mut hosted.entropy);
+            hosted.function.on_event(event, &mut cx);
+            (hosted.function.wake_at(), hosted.function.in_flight())
+        });
+        let wake_at = match fed {
+            Ok((wake_at, _)) => wake_at,
+            Err(text) => {
+                let Place { node, actor, .. } = place;
+                self.violate(|| format!("{node} {actor} panicked: {text}"));
+                return;
+            }
+        };
+        if !woken || !effects.is_empty() {
+            hosted.idle_wakes = 0;
+        }
+        let clock = now.0 - world_now;
+        // A time that has passed wakes after the least span, so that a function that spins does not stop the clock.
+        let wake =
+            wake_at.filter(|at| *at != Instant::NEVER).map(|at| at.0.saturating_sub(clock).max(world_now + 1000));
+        if let Some(at) = wake
+            && (hosted.wake.is_none_or(|old| old > at || old <= world_now))
+        {
+            hosted.wake = Some(at);
+            self.schedule(core::time::Duration::from_nanos(at - world_now), Happening::Wake { place, at });
+        }
+        if effects.len() > EFFECTS_MAX {
+            self.violate(|| format!("{} effects of one event", effects.len()));
+        }
+        for effect in effects {
+            if self.violation.is_some() || !self.dispatch(place, effect) {
+                return;
+            }
+        }
+    }
+}
+
+thread_local! {
+    static QUIET: RefCell<Option<String>> = const { RefCell::new(None) };
+    static LISTENING: RefCell<bool> = const { RefCell::new(false) };
+}
+
+/// Runs something; its panic is not printed but returned, with where it was.
+pub(crate) fn quietly<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if LISTENING.with(|listening| *listening.borrow()) {
+                let text = info.payload_as_str().unwrap_or("(no text)").to_owned();
+                let line = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
+                QUIET.with(|quiet| *quiet.borrow_mut() = Some(format!("{text}{line}")));
+            } else {
+                loud(info);
+            }
+        }));
+    });
+    LISTENING.with(|listening| *listening.borrow_mut() = true);
+    let result = catch_unwind(AssertUnwindSafe(run));
+    LISTENING.with(|listening| *listening.borrow_mut() = false);
+    result.map_err(|_| QUIET.with(|quiet| quiet.borrow_mut().take()).unwrap_or_default())
+}

@@ -1,0 +1,142 @@
+//! From drives to placement groups.
+//!
+//! Each group ranks all drives by weighted rendezvous hashing (Thaler and Ravishankar 1998; weights by Schindelhauer
+//! and Schomaker, SPAA 2005): every drive draws a number for the group, exponentially distributed with its capacity as
+//! the rate, and the smallest comes first. So a drive is first in a share of the groups that is its share of the
+//! capacity, and a drive that is added or removed changes nothing in the order of the others.
+//!
+//! Then the best drive of each node goes before the second-best of any: the first k+m drives of a group are on as many
+//! different nodes as there are.
+//!
+//! ```text
+//!  ranked       A1 A2 B1 A3 C1 B2 ...        letters are nodes
+//!  group        A1 B1 C1 | A2 B2 | A3 ...    cut off at `length`
+//! ```
+//!
+//! A layout is immutable. What was written under an older one is found by that one; a new layout moves nothing by
+//! itself.
+
+use std::collections::BTreeMap;
+
+use mesh_core::{
+    Error, ErrorKind,
+    id::{DriveId, LayoutId, NodeId},
+    limits::{GROUP_DRIVES_MAX, LAYOUT_GROUPS_MAX},
+    topology::{Code, DriveInfo, Layout, NodeInfo, mix},
+};
+
+/// A layout of these drives, whatever their order. Drives without capacity and drives of nodes that are being emptied
+/// are left out.
+///
+/// # Errors
+/// `Invalid` for a code over the limits or a drive given twice, `TooFewShards` if fewer than k+m drives are left.
+pub fn build(id: LayoutId, code: Code, drives: &[DriveInfo], nodes: &[NodeInfo]) -> Result<Layout, Error> {
+    if !code.is_valid() {
+        return Err(Error::invalid("a code over the limits: 1 to 16 data shards, up to 8 parity shards"));
+    }
+    let draining = |node: NodeId| nodes.iter().any(|info| info.id == node && info.draining);
+    let mut usable: Vec<&DriveInfo> =
+        drives.iter().filter(|drive| drive.capacity_bytes > 0 && !draining(drive.node)).collect();
+    usable.sort_by_key(|drive| drive.id);
+    if let Some(pair) = usable.windows(2).find(|pair| pair[0].id == pair[1].id) {
+        return Err(Error::invalid("a drive is given twice").with("drive", pair[0].id));
+    }
+    if usable.len() < code.shards() {
+        let text = format!(
+            "{} drives can be used, and {code} needs {}: add drives, or choose a smaller code",
+            usable.len(),
+            code.shards()
+        );
+        return Err(Error::new(ErrorKind::TooFewShards, text));
+    }
+    let length = group_length(code).min(usable.len());
+    Ok(Layout {
+        id,
+        code,
+        groups: (0..group_count(usable.len())).map(|group| ranked(group, &usable, length)).collect(),
+        domains: usable.iter().map(|drive| (drive.id, drive.node)).collect(),
+    })
+}
+
+/// Groups of a layout of so many drives: a power of two, about 32 a drive, so that chance evens out; at most
+/// [`GROUPS_MAX`].
+#[must_use]
+pub const fn group_count(drives: usize) -> usize {
+    let wanted = drives.saturating_mul(GROUPS_PER_DRIVE);
+    if wanted >= GROUPS_MAX {
+        GROUPS_MAX
+    } else if wanted <= GROUPS_MIN {
+        GROUPS_MIN
+    } else {
+        wanted.next_power_of_two()
+    }
+}
+
+/// Drives that a group lists: those of a stripe, and as many again to take the place of drives that fail.
+const fn group_length(code: Code) -> usize {
+    let wanted = code.shards() * 2;
+    if wanted < GROUP_LENGTH_MIN {
+        GROUP_LENGTH_MIN
+    } else if wanted > GROUP_DRIVES_MAX {
+        GROUP_DRIVES_MAX
+    } else {
+        wanted
+    }
+}
+
+/// The first `length` drives of a group.
+fn ranked(group: usize, drives: &[&DriveInfo], length: usize) -> Vec<DriveId> {
+    let mut order: Vec<(u128, &DriveInfo)> = drives.iter().map(|drive| (cost(group as u64, drive), *drive)).collect();
+    order.sort_by_key(|(cost, drive)| (*cost, drive.id));
+    // How many better drives of its node each drive has.
+    let mut better: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let mut rounds: Vec<(usize, DriveId)> = order
+        .into_iter()
+        .map(|(_, drive)| {
+            let count = better.entry(drive.node).or_default();
+            *count += 1;
+            (*count, drive.id)
+        })
+        .collect();
+    // Stable: inside a round the order stays.
+    rounds.sort_by_key(|(round, _)| *round);
+    rounds.into_iter().map(|(_, drive)| drive).take(length).collect()
+}
+
+/// What the drive draws for the group: `-ln(u) / capacity` but for a constant factor, with u uniform in (0, 1].
+fn cost(group: u64, drive: &DriveInfo) -> u128 {
+    let draw = mix(mix(group.wrapping_add(1)) ^ mix(drive.id.0));
+    (u128::from(minus_log2(draw)) << 64) / u128::from(drive.capacity_bytes)
+}
+
+/// `-log2((draw + 1) / 2^64)` in units of 2^-32. Integers only, so that every machine ranks alike: floating-point
+/// logarithms differ in their last bits.
+fn minus_log2(draw: u64) -> u64 {
+    let Some(number) = draw.checked_add(1) else { return 0 };
+    let whole = number.ilog2();
+    // The mantissa in [1, 2), as a multiple of 2^-63; each squaring shows one more binary digit of its logarithm.
+    let mut mantissa = number << (63 - whole);
+    let mut digits = 0_u64;
+    for _ in 0..32 {
+        let square = (u128::from(mantissa) * u128::from(mantissa)) >> 63;
+        let carry = square >> 64 != 0;
+        digits = (digits << 1) | u64::from(carry);
+        mantissa = (square >> u32::from(carry)) as u64;
+    }
+    (64 << 32) - ((u64::from(whole) << 32) | digits)
+}
+
+const GROUPS_PER_DRIVE: usize = 32;
+const GROUPS_MIN: usize = 32;
+/// Groups of a layout at most: with [`GROUP_DRIVES_MAX`] drives each, in at most 10 bytes, it still fits in a command.
+pub const GROUPS_MAX: usize = 2048;
+const GROUP_LENGTH_MIN: usize = 8;
+
+const _: () = {
+    assert!(GROUPS_MAX <= LAYOUT_GROUPS_MAX);
+    assert!(GROUPS_MAX * (GROUP_DRIVES_MAX * 10 + 1) < mesh_core::limits::COMMAND_BYTES_MAX);
+    assert!(GROUP_LENGTH_MIN <= GROUP_DRIVES_MAX);
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+use std::collections::BTreeSet;
+
+use mesh_core::{
+    id::{Epoch, Incarnation, StripeId, WriteId},
+    topology::NodeKind,
+};
+use proptest::prelude::*;
+
+use super::*;
+
+const TIB: u64 = 1 << 40;
+
+fn drive(id: u64, node: u64, capacity_bytes: u64) -> DriveInfo {
+    DriveInfo { id: DriveId(id), node: NodeId(node), capacity_bytes, epoch: Epoch(1) }
+}
+
+fn node(id: u64, draining: bool) -> NodeInfo {
+    NodeInfo {
+        id: NodeId(id),
+        kind: NodeKind::Host,
+        address: String::new(),
+        incarnation: Incarnation(1),
+        pid: 1,
+        draining,
+    }
+}
+
+/// Drives 1, 2, ... of equal size, `each` on every node.
+fn even(nodes: u64, each: u64) -> Vec<DriveInfo> {
+    (0..nodes * each).map(|at| drive(at + 1, at / each + 1, TIB)).collect()
+}
+
+fn code(data: u8, parity: u8) -> Code {
+    Code { data, parity }
+}
+
+fn built(code: Code, drives: &[DriveInfo]) -> Layout {
+    build(LayoutId(1), code, drives, &[]).unwrap()
+}
+
+/// How many shards of `stripes` stripes each drive gets.
+fn shards(layout: &Layout, stripes: u32) -> BTreeMap<DriveId, u64> {
+    let mut counts = BTreeMap::new();
+    for stripe in 0..stripes {
+        let id = StripeId { write: WriteId(7), stripe, attempt: 0 };
+        for drive in layout.place(id, &[]).unwrap().drives {
+            *counts.entry(drive).or_default() += 1;
+        }
+    }
+    counts
+}
+
+#[test]
+fn the_logarithm_is_right() {
+    assert_eq!(minus_log2(u64::MAX), 0);
+    assert_eq!(minus_log2(0), 64 << 32);
+    assert_eq!(minus_log2((1 << 63) - 1), 1 << 32);
+    for draw in (0..10_000).map(mix) {
+        let exact = 64.0 - (draw as f64 + 1.0).log2();
+        assert!((minus_log2(draw) as f64 / 4_294_967_296.0 - exact).abs() < 1e-8, "{draw}");
+    }
+}
+
+#[test]
+fn the_layout_does_not_depend_on_the_order_of_drives_and_does_not_change() {
+    let mut drives = even(3, 2);
+    let layout = built(code(2, 1), &drives);
+    drives.reverse();
+    assert_eq!(built(code(2, 1), &drives), layout);
+    // What a layout looks like is not part of any format (it is stored), but it should not change by accident.
+    let first: Vec<u64> = layout.groups[..2].iter().flatten().map(|drive| drive.0).collect();
+    assert_eq!((layout.groups.len(), first), (256, FIRST_TWO_GROUPS.to_vec()));
+}
+
+#[test]
+fn a_stripe_spans_as_many_nodes_as_there_are() {
+    for (nodes, each, code) in [(3, 2, code(2, 1)), (6, 1, code(4, 2)), (8, 4, code(4, 2)), (30, 1, code(16, 8))] {
+        let layout = built(code, &even(nodes, each));
+        for group in &layout.groups {
+            let domains: BTreeSet<NodeId> = group[..code.shards()].iter().map(|drive| layout.domains[drive]).collect();
+            assert_eq!(domains.len(), code.shards());
+        }
+    }
+    // Too few nodes: every one of them is used, and none more than its share.
+    let layout = built(code(4, 2), &even(3, 4));
+    for group in &layout.groups {
+        let mut domains: Vec<NodeId> = group[..6].iter().map(|drive| layout.domains[drive]).collect();
+        domains.sort();
+        assert_eq!(domains, [1, 1, 2, 2, 3, 3].map(NodeId));
+    }
+}
+
+#[test]
+fn groups_have_spare_drives_and_stay_within_the_limits() {
+    for (nodes, each, code, length) in [
+        (3, 1, code(2, 1), 3),
+        (3, 2, code(2, 1), 6),
+        (10, 4, code(2, 1), 8),
+        (10, 4, code(4, 2), 12),
+        (40, 1, code(16, 8), 32),
+    ] {
+        let layout = built(code, &even(nodes, each));
+        assert!(layout.groups.iter().all(|group| group.len() == length));
+        assert!(layout.groups.iter().all(|group| group.iter().collect::<BTreeSet<_>>().len() == length));
+        assert_eq!(layout.groups.len(), group_count((nodes * each) as usize));
+    }
+    assert_eq!([1, 2, 6, 64, 100_000, usize::MAX].map(group_count), [32, 64, 256, 2048, 2048, 2048]);
+}
+
+#[test]
+fn equal_drives_get_equal_shares() {
+    for (nodes, each, code) in [(3, 2, code(2, 1)), (6, 2, code(4, 2)), (8, 4, code(4, 2))] {
+        let layout = built(code, &even(nodes, each));
+        let counts = shards(&layout, 10_000);
+        let fair = 10_000.0 * code.shards() as f64 / (nodes * each) as f64;
+        for (drive, count) in counts {
+            let share = count as f64 / fair;
+            assert!((0.75..1.25).contains(&share), "{drive} of {nodes} x {each}: {share:.2} of its share");
+        }
+    }
+}
+
+#[test]
+fn larger_drives_get_more_in_proportion() {
+    // Twelve nodes, every third one with a drive three times as large.
+    let drives: Vec<DriveInfo> = (1..=12).map(|id| drive(id, id, if id % 3 == 0 { 3 * TIB } else { TIB })).collect();
+    let layout = built(code(1, 0), &drives);
+    let counts = shards(&layout, 10_000);
+    let total: u64 = drives.iter().map(|drive| drive.capacity_bytes / TIB).sum();
+    for info in &drives {
+        let fair = 10_000.0 * (info.capacity_bytes / TIB) as f64 / total as f64;
+        let share = counts[&info.id] as f64 / fair;
+        assert!((0.7..1.3).contains(&share), "{}: {share:.2} of its share", info.id);
+    }
+    // A stripe of three must not put two shards on a large drive: it gets at most one, and still more than a small one.
+    let counts = shards(&built(code(2, 1), &drives), 10_000);
+    assert!(counts[&DriveId(3)] > counts[&DriveId(1)] * 2 && counts[&DriveId(3)] < 10_000);
+}
+
+#[test]
+fn a_new_drive_moves_only_what_it_takes() {
+    // As many groups before and after, or stripes would go to other groups.
+    let old = built(code(4, 2), &even(17, 1));
+    let new = built(code(4, 2), &even(18, 1));
+    assert_eq!(old.groups.len(), new.groups.len());
+    let (mut moved, mut total) = (0, 0);
+    for (old, new) in old.groups.iter().zip(&new.groups) {
+        let (old, new): (BTreeSet<_>, BTreeSet<_>) = (old[..6].iter().collect(), new[..6].iter().collect());
+        moved += new.difference(&old).count();
+        assert!(new.difference(&old).all(|drive| **drive == DriveId(18)), "only to the new drive");
+        total += 6;
+    }
+    let (moved, fair) = (moved as f64, f64::from(total) / 18.0);
+    assert!((0.75..1.25).contains(&(moved / fair)), "{moved} shards moved, fair were {fair}");
+}
+
+#[test]
+fn a_removed_drive_leaves_the_order_of_the_others() {
+    let whole = even(6, 1);
+    let fewer: Vec<DriveInfo> = whole.iter().filter(|drive| drive.id != DriveId(3)).cloned().collect();
+    let (old, new) = (built(code(2, 1), &whole), built(code(2, 1), &fewer));
+    for (old, new) in old.groups.iter().zip(&new.groups) {
+        assert!(old.iter().filter(|drive| **drive != DriveId(3)).eq(new));
+    }
+}
+
+#[test]
+fn leaves_out_draining_nodes_and_drives_without_capacity() {
+    let mut drives = even(4, 2);
+    drives[7].capacity_bytes = 0;
+    let layout = build(LayoutId(5), code(2, 1), &drives, &[node(1, true), node(2, false)]).unwrap();
+    let expected: BTreeSet<DriveId> = [3, 4, 5, 6, 7].map(DriveId).into();
+    assert_eq!(layout.id, LayoutId(5));
+    assert_eq!(layout.domains.keys().copied().collect::<BTreeSet<_>>(), expected);
+    assert!(layout.groups.iter().all(|group| group.iter().copied().collect::<BTreeSet<_>>() == expected));
+}
+
+#[test]
+fn refuses_too_few_drives_a_bad_code_and_twins() {
+    let error = build(LayoutId(1), code(4, 2), &even(5, 1), &[]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooFewShards);
+    assert_eq!(error.message(), "5 drives can be used, and 4+2 needs 6: add drives, or choose a smaller code");
+    let kind = |code, drives: &[DriveInfo]| build(LayoutId(1), code, drives, &[]).unwrap_err().kind();
+    assert_eq!(kind(code(2, 1), &[]), ErrorKind::TooFewShards);
+    assert_eq!(kind(code(0, 1), &even(5, 1)), ErrorKind::Invalid);
+    assert_eq!(kind(code(1, 0), &[drive(1, 1, 1), drive(1, 2, 1)]), ErrorKind::Invalid);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_drives_give_a_sound_layout(
+        drives in proptest::collection::btree_map(any::<u64>(), (0..10_u64, any::<u64>()), 0..40),
+        data in 0..20_u8, parity in 0..10_u8,
+    ) {
+        let code = Code { data, parity };
+        let drives: Vec<DriveInfo> =
+            drives.into_iter().map(|(id, (node, capacity))| drive(id, node, capacity)).collect();
+        match build(LayoutId(1), code, &drives, &[node(0, true)]) {
+            Ok(layout) => {
+                for group in &layout.groups {
+                    prop_assert!((code.shards()..=GROUP_DRIVES_MAX).contains(&group.len()));
+                    prop_assert_eq!(group.iter().collect::<BTreeSet<_>>().len(), group.len());
+                    prop_assert!(group.iter().all(|drive| layout.domains.contains_key(drive)));
+                }
+                let id = StripeId { write: WriteId(1), stripe: 2, attempt: 3 };
+                prop_assert!(layout.place(id, &[]).is_some());
+            }
+            Err(error) => prop_assert!(matches!(error.kind(), ErrorKind::Invalid | ErrorKind::TooFewShards)),
+        }
+    }
+}
+
+const FIRST_TWO_GROUPS: [u64; 12] = [1, 4, 5, 3, 2, 6, 2, 3, 5, 4, 6, 1];
