@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use mesh_actors::metadata::Timing;
 use mesh_core::{
     ErrorKind, Op,
     id::{ClusterId, GroupId, Incarnation, NodeId, WriteId},
@@ -119,6 +120,29 @@ async fn a_lost_leader_is_replaced_and_nothing_is_lost() {
     cluster.node(now).transfer_leader(GroupId(1), NodeId(leader)).await.expect("asked");
     until("the old leader leads again", || back.is_leader(GroupId(1))).await;
     assert_eq!(len_of(&query(&back, clock, 1, get_object(1, "after"), BUDGET).await), Some(20));
+}
+
+/// With the conservative times a follower waits six seconds for a silent leader; one that is known to be gone is
+/// replaced at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_everybody_lost_is_replaced_at_once() {
+    let cluster = Cluster::start(3, &[0], Timing::default(), 5000).await;
+    let leader = cluster.leader(0);
+    let (other, third) = (cluster.node(1 + leader % 3), cluster.node(1 + (leader + 1) % 3));
+    cluster.close(leader).await;
+    let begun = tokio::time::Instant::now();
+    // One alone that lost it changes nothing: the other still hears the leader, as far as it knows.
+    other.peer_is_down(NodeId(leader)).await;
+    other.elect(GroupId(0)).await.expect("asked");
+    third.peer_is_down(NodeId(leader)).await;
+    until("another leads", || {
+        let asked = other.elect(GroupId(0));
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(asked)).expect("asked");
+        other.is_leader(GroupId(0))
+    })
+    .await;
+    assert!(begun.elapsed() < Timing::default().election_min, "{:?}", begun.elapsed());
+    assert!(propose(&third, &*cluster.clock, 0, form(), BUDGET).await.is_ok());
 }
 
 /// One writer, whose every acknowledged value later reads must see, on whatever node, while leaders are cut off.

@@ -277,10 +277,19 @@ impl RaftMetadata {
         self.replica(group)?.raft.trigger().transfer_leader(to.0).await.map_err(|error| has_stopped(group, &error))
     }
 
+    /// A peer cannot be reached. If it leads a group, this node no longer holds others back from being elected there:
+    /// a leader that everybody lost can be replaced by [`Self::elect`] at once, not after the longest silence.
+    pub async fn peer_is_down(&self, peer: NodeId) {
+        for replica in self.replicas() {
+            if let Err(error) = replica.give_up_on(peer).await {
+                tracing::debug!(group = %replica.state.group(), %error, "a stopped replica takes no hints");
+            }
+        }
+    }
+
     /// A peer can be reached again: replication to it goes on at once.
     pub async fn peer_is_up(&self, peer: NodeId) {
-        let replicas: Vec<Arc<Replica>> = self.replicas();
-        for replica in replicas {
+        for replica in self.replicas() {
             if let Err(error) = replica.raft.trigger().reset_backoff([peer.0]).await {
                 tracing::debug!(group = %replica.state.group(), %error, "a stopped replica takes no hints");
             }

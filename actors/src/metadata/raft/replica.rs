@@ -15,6 +15,7 @@ use openraft::{
     ReadPolicy,
     async_runtime::WatchReceiver,
     errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError},
+    raft::TransferLeaderRequest,
     storage::Snapshot,
 };
 use serde::Serialize;
@@ -71,6 +72,21 @@ impl Replica {
         let metrics = self.raft.server_metrics();
         let vote = metrics.borrow_watched().vote;
         vote.leader_id.term
+    }
+
+    /// Forgets the lease of a leader that cannot be reached, so that this replica votes. Reads never rest on leases.
+    pub(super) async fn give_up_on(&self, peer: NodeId) -> Result<(), Error> {
+        let metrics = self.raft.server_metrics();
+        let (leader, vote) = {
+            let metrics = metrics.borrow_watched();
+            (metrics.current_leader, metrics.vote)
+        };
+        if leader != Some(peer.0) || *self.raft.node_id() == peer.0 {
+            return Ok(());
+        }
+        // What a leader says when it hands over, to a third: "wait for me no longer".
+        let release = TransferLeaderRequest::new(vote, peer.0, None);
+        self.raft.handle_transfer_leader(release).await.map(|_| ()).map_err(|error| stopped(&error))
     }
 
     pub(super) fn voters(&self) -> Vec<NodeId> {
