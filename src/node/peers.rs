@@ -93,12 +93,16 @@ impl Inner {
 
     fn note(&self, report: Arc<NodeReport>) {
         let now = self.env.clock.now();
-        let changed = {
+        let before = {
             let mut peers = lock(&self.peers);
-            let before = peers.seen.insert(report.node, Seen { report: report.clone(), alive_at: Some(now) });
-            before.is_none_or(|seen| seen.alive_at.is_none() || seen.report.drives != report.drives)
+            peers.seen.insert(report.node, Seen { report: report.clone(), alive_at: Some(now) })
         };
-        if changed {
+        let returned = before.as_ref().is_none_or(|seen| seen.alive_at.is_none());
+        if returned {
+            let (metadata, peer) = (self.metadata.clone(), report.node);
+            self.spawn(async move { metadata.peer_is_up(peer).await });
+        }
+        if returned || before.is_some_and(|seen| seen.report.drives != report.drives) {
             self.reconfigure.notify_one();
         }
     }
@@ -111,6 +115,9 @@ impl Inner {
         if was_alive {
             tracing::warn!(node = %self.id, peer = %node, %error, "a peer is down");
             self.reconfigure.notify_one();
+            // So that another can lead at once what it led.
+            let metadata = self.metadata.clone();
+            self.spawn(async move { metadata.peer_is_down(node).await });
         }
     }
 

@@ -51,8 +51,14 @@ impl Actor for Supervisor {
             Ok(address) => {
                 children.insert(address.get_id(), (host.clone(), id));
                 if let Some(host) = host.upgrade() {
-                    let hosted =
-                        Hosted { address, credits: Credits::default(), setup: *setup, restarts: 0, draining: false };
+                    let hosted = Hosted {
+                        address,
+                        credits: Credits::default(),
+                        setup: *setup,
+                        restarts: 0,
+                        draining: false,
+                        disk_jobs,
+                    };
                     host.write(|table| table.insert(id, hosted));
                 }
                 Ok(())

@@ -190,7 +190,7 @@ impl RaftMetadata {
         let raft = Raft::new(self.node.0, Arc::clone(&self.raft_config), network, log, machine)
             .await
             .map_err(|error| failed(std::io::Error::other(error)))?;
-        let replica = Arc::new(Replica::new(raft, state));
+        let replica = Arc::new(Replica::new(raft, state, self.timing.election_max));
         self.groups.write().unwrap_or_else(PoisonError::into_inner).insert(group, replica);
         Ok(())
     }
@@ -277,10 +277,19 @@ impl RaftMetadata {
         self.replica(group)?.raft.trigger().transfer_leader(to.0).await.map_err(|error| has_stopped(group, &error))
     }
 
+    /// A peer cannot be reached. If it leads a group, this node no longer holds others back from being elected there:
+    /// a leader that everybody lost can be replaced by [`Self::elect`] at once, not after the longest silence.
+    pub async fn peer_is_down(&self, peer: NodeId) {
+        for replica in self.replicas() {
+            if let Err(error) = replica.give_up_on(peer).await {
+                tracing::debug!(group = %replica.state.group(), %error, "a stopped replica takes no hints");
+            }
+        }
+    }
+
     /// A peer can be reached again: replication to it goes on at once.
     pub async fn peer_is_up(&self, peer: NodeId) {
-        let replicas: Vec<Arc<Replica>> = self.replicas();
-        for replica in replicas {
+        for replica in self.replicas() {
             if let Err(error) = replica.raft.trigger().reset_backoff([peer.0]).await {
                 tracing::debug!(group = %replica.state.group(), %error, "a stopped replica takes no hints");
             }
@@ -306,7 +315,7 @@ impl RaftMetadata {
             Op::Propose { group, command } => (group, Ask::Propose(command)),
             _ => return Err(Error::invalid("metadata groups answer queries and proposals")),
         };
-        let budget = deadline.after(self.clock.now()).min(self.timing.election_max);
+        let budget = deadline.after(self.clock.now());
         let answer = self.answer_here(group, &ask, budget).await?;
         Ok(Response::new(Answer::Meta(answer)))
     }

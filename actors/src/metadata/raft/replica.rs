@@ -15,10 +15,11 @@ use openraft::{
     ReadPolicy,
     async_runtime::WatchReceiver,
     errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError},
+    raft::TransferLeaderRequest,
     storage::Snapshot,
 };
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{
     machine::{GroupState, Machine, SnapshotData},
@@ -29,8 +30,9 @@ use super::{
 
 /// Reads that wait for a barrier at most.
 const READS_MAX: usize = 16_384;
-/// One confirmation of leadership at most; each who waits for it has a budget of its own.
-const CONFIRM_MAX: Duration = Duration::from_secs(5);
+/// Proposals that Raft has at once; others wait their turn. So a burst waits here, where waiting costs nothing, and
+/// what Raft has is done soon.
+const PROPOSALS_MAX: usize = 1024;
 
 pub(super) type Raft = openraft::Raft<Types, Machine>;
 
@@ -38,6 +40,9 @@ pub(super) type Raft = openraft::Raft<Types, Machine>;
 pub(super) struct Replica {
     pub(super) raft: Raft,
     pub(super) state: Arc<GroupState>,
+    /// How long a leader may take to confirm that it leads.
+    patience: Duration,
+    proposals: Arc<Semaphore>,
     barrier: Mutex<Barrier>,
     arrival: tokio::sync::Mutex<Option<Arrival>>,
 }
@@ -51,8 +56,9 @@ struct Barrier {
 }
 
 impl Replica {
-    pub(super) fn new(raft: Raft, state: Arc<GroupState>) -> Self {
-        Self { raft, state, barrier: Mutex::default(), arrival: tokio::sync::Mutex::default() }
+    pub(super) fn new(raft: Raft, state: Arc<GroupState>, patience: Duration) -> Self {
+        let proposals = Arc::new(Semaphore::new(PROPOSALS_MAX));
+        Self { raft, state, patience, proposals, barrier: Mutex::default(), arrival: tokio::sync::Mutex::default() }
     }
 
     /// Who leads the group, as far as is known here.
@@ -68,6 +74,21 @@ impl Replica {
         vote.leader_id.term
     }
 
+    /// Forgets the lease of a leader that cannot be reached, so that this replica votes. Reads never rest on leases.
+    pub(super) async fn give_up_on(&self, peer: NodeId) -> Result<(), Error> {
+        let metrics = self.raft.server_metrics();
+        let (leader, vote) = {
+            let metrics = metrics.borrow_watched();
+            (metrics.current_leader, metrics.vote)
+        };
+        if leader != Some(peer.0) || *self.raft.node_id() == peer.0 {
+            return Ok(());
+        }
+        // What a leader says when it hands over, to a third: "wait for me no longer".
+        let release = TransferLeaderRequest::new(vote, peer.0, None);
+        self.raft.handle_transfer_leader(release).await.map(|_| ()).map_err(|error| stopped(&error))
+    }
+
     pub(super) fn voters(&self) -> Vec<NodeId> {
         self.raft.voter_ids().map(NodeId).collect()
     }
@@ -79,10 +100,26 @@ impl Replica {
     /// Proposes a command and waits until it is applied here.
     ///
     /// # Errors
-    /// What the state machine refuses; `NotLeader`; `LinkLost` if leadership went while it was under way; `Timeout`.
+    /// What the state machine refuses; `NotLeader`; `Overloaded` if its turn did not come; `LinkLost` if leadership
+    /// went while it was under way; `Timeout`.
     pub(super) async fn propose(&self, command: Arc<Command>, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
-        let written = tokio::time::timeout(budget, self.raft.client_write(Proposal(command)));
-        match written.await.map_err(|_| timeout())? {
+        let until = tokio::time::Instant::now() + budget;
+        if !self.raft.is_leader() {
+            return Err(not_led_here(self.leader()));
+        }
+        let turn = Arc::clone(&self.proposals).acquire_owned();
+        let Ok(Ok(turn)) = tokio::time::timeout_at(until, turn).await else {
+            return Err(Error::new(ErrorKind::Overloaded, "too many proposals to this metadata group wait; back off"));
+        };
+        let raft = self.raft.clone();
+        // It keeps its turn until Raft is done with it, also if the caller gives up.
+        let written = tokio::spawn(async move {
+            let written = raft.client_write(Proposal(command)).await;
+            drop(turn);
+            written
+        });
+        let written = tokio::time::timeout_at(until, written).await.map_err(|_| timeout())?;
+        match written.map_err(|error| Error::bug("a proposal's task failed").with("why", error))? {
             Ok(written) => match written.data {
                 Applied::Answer(answer) => Ok(answer),
                 Applied::Refused(error) => Err(error),
@@ -135,8 +172,8 @@ impl Replica {
             if waiting.is_empty() {
                 return;
             }
-            let outcome = match tokio::time::timeout(CONFIRM_MAX, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await
-            {
+            let confirmed = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+            let outcome = match tokio::time::timeout(self.patience, confirmed).await {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
                     Err(not_leader(&forward))
@@ -206,9 +243,13 @@ pub(super) fn no_such_group(group: GroupId) -> Error {
 }
 
 fn not_leader(forward: &ForwardToLeader<Types>) -> Error {
+    not_led_here(forward.leader_id.map(NodeId))
+}
+
+fn not_led_here(leader: Option<NodeId>) -> Error {
     let error = Error::new(ErrorKind::NotLeader, "another replica leads this metadata group");
-    match forward.leader_id {
-        Some(leader) => error.redirect_to(Redirect { node: Some(NodeId(leader)), ..Redirect::default() }),
+    match leader {
+        Some(leader) => error.redirect_to(Redirect { node: Some(leader), ..Redirect::default() }),
         None => error,
     }
 }
