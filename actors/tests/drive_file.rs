@@ -1,5 +1,7 @@
 //! The drive on real files.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod drive_support;
 
 use std::time::Instant;

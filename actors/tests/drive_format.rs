@@ -2,6 +2,8 @@
 //!
 //! `MESH_BLESS=1` writes the fixture anew. That is right only for a new version, beside the old one.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod drive_support;
 
 use std::{fs, path::PathBuf, sync::Arc};
@@ -18,7 +20,7 @@ use mesh_core::{
 };
 
 const SEGMENT_BYTES: u32 = 64 << 10;
-const CAPACITY_BYTES: u64 = (64 << 10) + 6 * SEGMENT_BYTES as u64;
+const CAPACITY_BYTES: u64 = (64 << 10) + 12 * SEGMENT_BYTES as u64;
 const LINE: usize = 32;
 
 fn fixture() -> PathBuf {
@@ -93,7 +95,7 @@ fn version_1_is_still_read() {
     let disk = load(&fs::read_to_string(fixture()).expect("the fixture is there"));
     let Ok(WorkOutput::Bytes(first)) = run(&*disk, DiskJob::Read { at: 0, len: INSPECT_BYTES }) else { panic!() };
     let ours =
-        Medium::Ours { drive: DriveId(7), epoch: Epoch(3), born: Epoch(3), segment_bytes: SEGMENT_BYTES, segments: 6 };
+        Medium::Ours { drive: DriveId(7), epoch: Epoch(3), born: Epoch(3), segment_bytes: SEGMENT_BYTES, segments: 12 };
     assert_eq!(inspect(&first, ClusterId([0xc1; 16])), ours);
     let mut bench = Bench::start(disk, &spec(SEGMENT_BYTES));
     assert_eq!(bench.shards(), [shard(1), shard(2), shard(4)]);

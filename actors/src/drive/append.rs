@@ -95,7 +95,7 @@ impl Serving {
     pub(super) fn pump(&mut self, cx: &mut Cx<'_>) {
         while self.writing < WRITES_MAX {
             let urgent = !self.urgent.is_empty();
-            let Some(append) = self.urgent.front().or(self.writes.front()) else { return };
+            let Some(append) = self.urgent.front().or_else(|| self.writes.front()) else { return };
             match self.admit(append) {
                 Admission::Wait => return,
                 Admission::Open => self.open_segment(cx),

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -34,6 +34,12 @@ pub(crate) const QUICK: Timing = Timing {
 /// tokio's clock.
 pub(crate) struct TokioClock(tokio::time::Instant);
 
+impl Default for TokioClock {
+    fn default() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+}
+
 impl Clock for TokioClock {
     fn now(&self) -> Instant {
         Instant(self.0.elapsed().as_nanos() as u64)
@@ -52,6 +58,10 @@ struct Wires {
     carried: BTreeMap<&'static str, u64>,
 }
 
+fn lock(wires: &Mutex<Wires>) -> MutexGuard<'_, Wires> {
+    wires.lock().expect("nobody panics while wiring")
+}
+
 /// One node's way to the others.
 struct Link {
     from: NodeId,
@@ -64,7 +74,7 @@ impl Outbound for Link {
         let (from, wires) = (self.from, Arc::clone(&self.wires));
         let deadline = self.clock.now() + Duration::from_micros(envelope.header.budget_us);
         let target = {
-            let mut wires = wires.lock().unwrap();
+            let mut wires = lock(&wires);
             let kind = match &envelope.header.body {
                 Body::Request(Op::Node(_)) => "raft",
                 Body::Request(_) => "forwarded",
@@ -86,7 +96,7 @@ impl Outbound for Link {
                 Body::Request(op) => target.serve(op, deadline).await,
                 _ => Err(Error::invalid("not a request")),
             };
-            let cut = wires.lock().unwrap().cut.contains(&(to, from));
+            let cut = lock(&wires).cut.contains(&(to, from));
             done(if cut { Err(Error::new(ErrorKind::LinkLost, "the link was cut")) } else { outcome });
         });
         CallGuard::new(move || task.abort())
@@ -113,7 +123,7 @@ impl Cluster {
             log_keep: snapshot_every / 4,
             ..RaftConfig::new(NodeId(0), dir.path().to_owned())
         };
-        let clock: Arc<dyn Clock> = Arc::new(TokioClock(tokio::time::Instant::now()));
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
         let cluster = Self { dir, wires: Arc::default(), clock, config };
         for node in 1..=nodes {
             cluster.open(node, cluster.config.groups.clone()).await;
@@ -138,32 +148,32 @@ impl Cluster {
         let config = RaftConfig { node: id, dir, groups, ..self.config.clone() };
         let link = Link { from: id, wires: Arc::clone(&self.wires), clock: Arc::clone(&self.clock) };
         let opened = RaftMetadata::start(config, Arc::new(link), Arc::clone(&self.clock)).await.expect("opened");
-        self.wires.lock().unwrap().nodes.insert(id, Arc::clone(&opened));
+        lock(&self.wires).nodes.insert(id, Arc::clone(&opened));
         opened
     }
 
     /// Takes a node away, cleanly.
     pub(crate) async fn close(&self, node: u64) {
-        let gone = self.wires.lock().unwrap().nodes.remove(&NodeId(node));
+        let gone = lock(&self.wires).nodes.remove(&NodeId(node));
         gone.expect("a node").shutdown().await;
     }
 
     pub(crate) fn node(&self, node: u64) -> Arc<RaftMetadata> {
-        Arc::clone(&self.wires.lock().unwrap().nodes[&NodeId(node)])
+        Arc::clone(&lock(&self.wires).nodes[&NodeId(node)])
     }
 
     pub(crate) fn nodes(&self) -> Vec<Arc<RaftMetadata>> {
-        self.wires.lock().unwrap().nodes.values().cloned().collect()
+        lock(&self.wires).nodes.values().cloned().collect()
     }
 
     /// How many requests of a kind the links carried.
     pub(crate) fn carried(&self, kind: &str) -> u64 {
-        self.wires.lock().unwrap().carried.get(kind).copied().unwrap_or(0)
+        lock(&self.wires).carried.get(kind).copied().unwrap_or(0)
     }
 
     /// Cuts every link of a node, both ways.
     pub(crate) fn isolate(&self, node: u64) {
-        let mut wires = self.wires.lock().unwrap();
+        let mut wires = lock(&self.wires);
         let others: Vec<NodeId> = wires.nodes.keys().copied().collect();
         for other in others {
             wires.cut.insert((NodeId(node), other));
@@ -172,7 +182,7 @@ impl Cluster {
     }
 
     pub(crate) fn heal(&self) {
-        self.wires.lock().unwrap().cut.clear();
+        lock(&self.wires).cut.clear();
     }
 
     /// Waits until every group has one leader that all nodes know.
@@ -187,7 +197,7 @@ impl Cluster {
 
     /// The number of the node that leads a group.
     pub(crate) fn leader(&self, group: u64) -> u64 {
-        let nodes = self.wires.lock().unwrap().nodes.clone();
+        let nodes = lock(&self.wires).nodes.clone();
         let leads = nodes.iter().find(|(_, node)| node.is_leader(GroupId(group)));
         leads.expect("a leader").0.0
     }

@@ -25,7 +25,7 @@ use super::{
 };
 
 /// Entries that are read for one append message, together; at least one is read, however large.
-const READ_BYTES_MAX: usize = 1 << 20;
+pub(super) const READ_BYTES_MAX: usize = 1 << 20;
 
 /// Keeps numbered entries. What it was told is durable with the store's next flush.
 pub(super) trait Log: Send + Sync + 'static {

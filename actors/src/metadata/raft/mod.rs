@@ -190,7 +190,7 @@ impl RaftMetadata {
         let raft = Raft::new(self.node.0, Arc::clone(&self.raft_config), network, log, machine)
             .await
             .map_err(|error| failed(std::io::Error::other(error)))?;
-        let replica = Arc::new(Replica::new(raft, state));
+        let replica = Arc::new(Replica::new(raft, state, self.timing.election_max));
         self.groups.write().unwrap_or_else(PoisonError::into_inner).insert(group, replica);
         Ok(())
     }
@@ -294,7 +294,7 @@ impl RaftMetadata {
             Op::Propose { group, command } => (group, Ask::Propose(command)),
             _ => return Err(Error::invalid("metadata groups answer queries and proposals")),
         };
-        let budget = deadline.after(self.clock.now()).min(self.timing.election_max);
+        let budget = deadline.after(self.clock.now());
         let answer = self.answer_here(group, &ask, budget).await?;
         Ok(Response::new(Answer::Meta(answer)))
     }

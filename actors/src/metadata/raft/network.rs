@@ -16,14 +16,13 @@ use mesh_core::{
     Buf, Error, ErrorKind, Lane, Op, Outcome, Principal,
     envelope::Envelope,
     id::{ActorId, Epoch, GroupId, NodeId},
-    limits::PAYLOAD_BYTES_MAX,
+    limits::{COMMAND_BYTES_MAX, PAYLOAD_BYTES_MAX},
     op::NodeOp,
     port::Outbound,
 };
 use openraft::{
     OptionalSend,
     alias::SnapshotOf,
-    entry::RaftEntry,
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::{RPCOption, RaftNetworkFactory},
     raft::{
@@ -36,6 +35,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::oneshot;
 
 use super::{
+    log::READ_BYTES_MAX,
     machine::SnapshotData,
     staging::Chunk,
     types::{Types, Vote, decode, encode},
@@ -43,13 +43,11 @@ use super::{
 
 /// Rows of a snapshot in one message, about.
 const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
-/// Entries in one message, encoded, at most; one entry alone may be larger.
-const APPEND_BYTES_MAX: usize = 2 << 20;
 /// How long one chunk of a snapshot may take.
 const SNAPSHOT_CHUNK_BUDGET: Duration = Duration::from_secs(10);
 
-const _: () = assert!(APPEND_BYTES_MAX + mesh_core::limits::COMMAND_BYTES_MAX + 4096 <= PAYLOAD_BYTES_MAX);
-const _: () = assert!(SNAPSHOT_CHUNK_BYTES + mesh_core::limits::COMMAND_BYTES_MAX + 4096 <= PAYLOAD_BYTES_MAX);
+const _: () = assert!(READ_BYTES_MAX + COMMAND_BYTES_MAX + 4096 <= PAYLOAD_BYTES_MAX);
+const _: () = assert!(SNAPSHOT_CHUNK_BYTES + COMMAND_BYTES_MAX + 4096 <= PAYLOAD_BYTES_MAX);
 
 /// The messages by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,15 +97,14 @@ impl Router {
         let envelope = Envelope::request(ActorId::NODE, Epoch(0), op, payload, Principal::System, lane, budget);
         // Who asked may have given up: then nobody wants the answer.
         let guard = self.outbound.send(to, envelope, Box::new(move |outcome| drop(done.send(outcome))));
-        let outcome = match tokio::time::timeout(budget, answered).await {
+        match tokio::time::timeout(budget, answered).await {
             Ok(Ok(outcome)) => {
                 guard.forget();
                 outcome
             }
             Ok(Err(_)) => Err(Error::new(ErrorKind::LinkLost, "the link dropped a request without an answer")),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "a node did not answer in time").with("node", to)),
-        };
-        outcome
+        }
     }
 
     async fn call<R: DeserializeOwned>(
@@ -155,18 +152,6 @@ fn streaming(error: RPCError<Types>) -> StreamingError<Types> {
     }
 }
 
-/// How many of the entries fit into one message.
-fn fitting(request: &AppendEntriesRequest<Types>) -> io::Result<usize> {
-    let mut bytes = 0;
-    for (at, entry) in request.entries.iter().enumerate() {
-        bytes += encode(entry)?.len();
-        if bytes > APPEND_BYTES_MAX && at > 0 {
-            return Ok(at);
-        }
-    }
-    Ok(request.entries.len())
-}
-
 impl GroupRouter<Types, u64> for Router {
     type SnapshotData = SnapshotData;
 
@@ -174,19 +159,11 @@ impl GroupRouter<Types, u64> for Router {
         &self,
         target: u64,
         group: u64,
-        mut request: AppendEntriesRequest<Types>,
+        request: AppendEntriesRequest<Types>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let wanted = request.entries.len();
-        let fitting = if wanted > 1 { fitting(&request).map_err(failed)? } else { wanted };
-        request.entries.truncate(fitting);
-        let response = self.call(target, group, Message::Append, &request, self.budget).await?;
-        Ok(match (response, request.entries.last()) {
-            (AppendEntriesResponse::Success, Some(last)) if fitting < wanted => {
-                AppendEntriesResponse::PartialSuccess(Some(last.log_id()))
-            }
-            (response, _) => response,
-        })
+        // The log gives no more entries at once than fit into one message.
+        self.call(target, group, Message::Append, &request, self.budget).await
     }
 
     async fn vote(

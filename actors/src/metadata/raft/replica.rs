@@ -18,7 +18,7 @@ use openraft::{
     storage::Snapshot,
 };
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{
     machine::{GroupState, Machine, SnapshotData},
@@ -29,6 +29,9 @@ use super::{
 
 /// Reads that wait for a barrier at most.
 const READS_MAX: usize = 16_384;
+/// Proposals that Raft has at once; others wait their turn. So a burst waits here, where waiting costs nothing, and
+/// what Raft has is done soon.
+const PROPOSALS_MAX: usize = 1024;
 
 pub(super) type Raft = openraft::Raft<Types, Machine>;
 
@@ -36,6 +39,9 @@ pub(super) type Raft = openraft::Raft<Types, Machine>;
 pub(super) struct Replica {
     pub(super) raft: Raft,
     pub(super) state: Arc<GroupState>,
+    /// How long a leader may take to confirm that it leads.
+    patience: Duration,
+    proposals: Arc<Semaphore>,
     barrier: Mutex<Barrier>,
     arrival: tokio::sync::Mutex<Option<Arrival>>,
 }
@@ -49,8 +55,9 @@ struct Barrier {
 }
 
 impl Replica {
-    pub(super) fn new(raft: Raft, state: Arc<GroupState>) -> Self {
-        Self { raft, state, barrier: Mutex::default(), arrival: tokio::sync::Mutex::default() }
+    pub(super) fn new(raft: Raft, state: Arc<GroupState>, patience: Duration) -> Self {
+        let proposals = Arc::new(Semaphore::new(PROPOSALS_MAX));
+        Self { raft, state, patience, proposals, barrier: Mutex::default(), arrival: tokio::sync::Mutex::default() }
     }
 
     /// Who leads the group, as far as is known here.
@@ -73,10 +80,26 @@ impl Replica {
     /// Proposes a command and waits until it is applied here.
     ///
     /// # Errors
-    /// What the state machine refuses; `NotLeader`; `LinkLost` if leadership went while it was under way; `Timeout`.
+    /// What the state machine refuses; `NotLeader`; `Overloaded` if its turn did not come; `LinkLost` if leadership
+    /// went while it was under way; `Timeout`.
     pub(super) async fn propose(&self, command: Arc<Command>, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
-        let written = tokio::time::timeout(budget, self.raft.client_write(Proposal(command)));
-        match written.await.map_err(|_| timeout())? {
+        let until = tokio::time::Instant::now() + budget;
+        if !self.raft.is_leader() {
+            return Err(not_led_here(self.leader()));
+        }
+        let turn = Arc::clone(&self.proposals).acquire_owned();
+        let Ok(Ok(turn)) = tokio::time::timeout_at(until, turn).await else {
+            return Err(Error::new(ErrorKind::Overloaded, "too many proposals to this metadata group wait; back off"));
+        };
+        let raft = self.raft.clone();
+        // It keeps its turn until Raft is done with it, also if the caller gives up.
+        let written = tokio::spawn(async move {
+            let written = raft.client_write(Proposal(command)).await;
+            drop(turn);
+            written
+        });
+        let written = tokio::time::timeout_at(until, written).await.map_err(|_| timeout())?;
+        match written.map_err(|error| Error::bug("a proposal's task failed").with("why", error))? {
             Ok(written) => match written.data {
                 Applied::Answer(answer) => Ok(answer),
                 Applied::Refused(error) => Err(error),
@@ -95,7 +118,7 @@ impl Replica {
     /// # Errors
     /// What the query names; `NotLeader`; `Timeout`; `Overloaded`.
     pub(super) async fn query(self: &Arc<Self>, query: &Query, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
-        let passed = self.pass_barrier(budget)?;
+        let passed = self.pass_barrier()?;
         match tokio::time::timeout(budget, passed).await {
             Ok(Ok(passed)) => passed?,
             Ok(Err(_)) => return Err(Error::new(ErrorKind::Unreachable, "this replica is shutting down")),
@@ -104,7 +127,7 @@ impl Replica {
         self.state.query(query).map(Arc::new)
     }
 
-    fn pass_barrier(self: &Arc<Self>, budget: Duration) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
+    fn pass_barrier(self: &Arc<Self>) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
         let (sender, receiver) = oneshot::channel();
         let mut barrier = self.barrier.lock().unwrap_or_else(PoisonError::into_inner);
         if barrier.waiting.len() >= READS_MAX {
@@ -113,13 +136,13 @@ impl Replica {
         barrier.waiting.push(sender);
         if !barrier.running {
             barrier.running = true;
-            tokio::spawn(Arc::clone(self).run_barrier(budget));
+            tokio::spawn(Arc::clone(self).run_barrier());
         }
         Ok(receiver)
     }
 
     /// Confirms leadership for all who wait, again and again, until nobody does.
-    async fn run_barrier(self: Arc<Self>, budget: Duration) {
+    async fn run_barrier(self: Arc<Self>) {
         loop {
             let waiting = {
                 let mut barrier = self.barrier.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,8 +152,8 @@ impl Replica {
             if waiting.is_empty() {
                 return;
             }
-            let outcome = match tokio::time::timeout(budget, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await
-            {
+            let confirmed = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+            let outcome = match tokio::time::timeout(self.patience, confirmed).await {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
                     Err(not_leader(&forward))
@@ -200,9 +223,13 @@ pub(super) fn no_such_group(group: GroupId) -> Error {
 }
 
 fn not_leader(forward: &ForwardToLeader<Types>) -> Error {
+    not_led_here(forward.leader_id.map(NodeId))
+}
+
+fn not_led_here(leader: Option<NodeId>) -> Error {
     let error = Error::new(ErrorKind::NotLeader, "another replica leads this metadata group");
-    match forward.leader_id {
-        Some(leader) => error.redirect_to(Redirect { node: Some(NodeId(leader)), ..Redirect::default() }),
+    match leader {
+        Some(leader) => error.redirect_to(Redirect { node: Some(leader), ..Redirect::default() }),
         None => error,
     }
 }

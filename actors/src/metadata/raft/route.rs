@@ -94,10 +94,10 @@ impl RaftMetadata {
             let tried = failed.as_ref().map(|(node, _)| *node);
             let at = self.choose(group, hint.take(), tried, attempts);
             attempts += 1;
-            let budget = left.min(self.timing.election_max);
+            // Raft says by itself when leadership is lost; a node may just be gone.
             let outcome = match at {
-                Some(node) if node == self.node => self.answer_here(group, &ask, budget).await,
-                Some(node) => self.forward(node, group, &ask, budget).await,
+                Some(node) if node == self.node => self.answer_here(group, &ask, left).await,
+                Some(node) => self.forward(node, group, &ask, left.min(2 * self.timing.election_max)).await,
                 None => Err(Error::new(ErrorKind::Unreachable, "nobody is known who has this metadata group")),
             };
             let error = match outcome {

@@ -113,6 +113,7 @@ fn piece_key(key: &[u8], piece: u16) -> Vec<u8> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use std::{collections::BTreeMap, ops::ControlFlow};
 

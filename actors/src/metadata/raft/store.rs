@@ -156,7 +156,6 @@ impl Store {
         }
     }
 
-    #[expect(clippy::result_large_err, reason = "the waiter comes back to be told")]
     fn enqueue(&self, waiter: Waiter) -> Result<(), (io::Error, Waiter)> {
         let sender = {
             let flusher = self.flusher.lock().unwrap_or_else(PoisonError::into_inner);

@@ -57,11 +57,13 @@ mod refusal {
     };
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+    type To = (Option<ActorId>, Option<Epoch>, Option<NodeId>, Option<GroupId>);
+
     #[derive(Serialize, Deserialize)]
     struct Refusal {
         kind: u16,
         message: String,
-        redirect: Option<(Option<ActorId>, Option<Epoch>, Option<NodeId>, Option<GroupId>)>,
+        redirect: Option<To>,
     }
 
     pub(super) fn serialize<S: Serializer>(error: &Error, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,4 +1,5 @@
 //! The store by openraft's own suite, images under change, foreign files, damaged messages.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod decoders;
 
