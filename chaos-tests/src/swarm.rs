@@ -246,7 +246,7 @@ impl Swarm {
             self.metadata.delay = micros(100, 1000 * slow);
         }
         if dice.chance(400) {
-            self.metadata.unknown_per_mille = dice.within(5..100) as u32;
+            self.metadata.unknown_per_mille = dice.within(5..250) as u32;
         }
         if dice.chance(400) {
             self.metadata.twice_per_mille = dice.within(10..300) as u32;
