@@ -1,1 +1,34 @@
-//! Being built.
+//! `mesh`: an actor-based storage mesh for AI infrastructure.
+//!
+//! One pool out of the drives inside GPU servers: objects come in over S3 or this library, are encrypted and
+//! erasure-coded in line by a chain of storage functions, and are kept on drives with Raft-backed metadata.
+//!
+//! Three ways to use it: the daemon (`mesh serve`), a whole mesh to try (`mesh dev`), and this library: a
+//! [`Node`] runs inside your own process, a [`Client`] stores and fetches. See the example `embed`.
+//!
+//! ```no_run
+//! # async fn example(config: mesh::config::Config, principal: mesh_core::Principal) -> Result<(), mesh_core::Error> {
+//! let node = mesh::Node::builder(config).start().await?;
+//! node.ready(std::time::Duration::from_secs(60)).await?;
+//! let client = node.client(principal);
+//! client.put_bytes("bucket", "key", b"value").await?;
+//! assert_eq!(client.get_bytes("bucket", "key").await?, b"value");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The vocabulary is [`mesh_core`]'s; the functions are in [`mesh_actors`].
+
+pub mod client;
+pub mod config;
+mod controller;
+pub mod env;
+pub mod files;
+pub mod founding;
+pub mod keyring;
+pub mod node;
+pub mod provision;
+pub mod quic;
+
+pub use client::Client;
+pub use node::Node;

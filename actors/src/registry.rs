@@ -1,8 +1,8 @@
 //! From a spec to a function: the one place that knows every kind.
 
-use mesh_core::{Chain, Error, ErrorKind, Pool, StorageFunction, port::Geometry, spec::FunctionSpec};
+use mesh_core::{Chain, Error, Pool, StorageFunction, port::Geometry, spec::FunctionSpec};
 
-use crate::{object::Object, policy::Policy};
+use crate::{drive::Drive, encrypt::Encrypt, erasure::Erasure, object::Object, policy::Policy};
 
 /// What a node gives the functions that it hosts, beside their spec.
 #[derive(Clone, Debug, Default)]
@@ -34,8 +34,12 @@ pub fn build(spec: &FunctionSpec, parts: &Parts) -> Result<Box<dyn StorageFuncti
         FunctionSpec::Drive(_) if parts.geometry.is_none() => {
             Err(Error::invalid("a drive needs a medium, and this actor has none"))
         }
-        FunctionSpec::Encrypt(_) | FunctionSpec::Erasure(_) | FunctionSpec::Drive(_) => {
-            Err(Error::new(ErrorKind::Unsupported, "this build does not have the function").with("kind", spec.name()))
+        FunctionSpec::Encrypt(spec) => Ok(Box::new(Encrypt::new(spec.clone()))),
+        FunctionSpec::Erasure(spec) => Ok(Box::new(Erasure::new(spec.clone()))),
+        FunctionSpec::Drive(spec) => {
+            let geometry =
+                parts.geometry.ok_or_else(|| Error::invalid("a drive needs a medium, and this actor has none"))?;
+            Ok(Box::new(Drive::new(spec.clone(), geometry, parts.pool.clone())))
         }
     }
 }
@@ -45,6 +49,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use mesh_core::{
+        ErrorKind,
         id::TenantId,
         meta::TenantLimits,
         spec::{EncryptSpec, PolicySpec},
@@ -68,6 +73,6 @@ mod tests {
         let kind = |spec: FunctionSpec| build(&spec, &Parts::default()).err().map(|error| error.kind());
         assert_eq!(kind(FunctionSpec::Chain(vec![])), Some(ErrorKind::Invalid));
         assert_eq!(kind(FunctionSpec::Chain(vec![policy(); 17])), Some(ErrorKind::Invalid));
-        assert_eq!(kind(FunctionSpec::Encrypt(EncryptSpec {})), Some(ErrorKind::Unsupported));
+        assert_eq!(kind(FunctionSpec::Encrypt(EncryptSpec {})), None);
     }
 }

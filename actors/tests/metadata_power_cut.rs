@@ -28,12 +28,12 @@ use metadata_cluster::{
 
 const DIR: &str = "MESH_POWER_CUT_DIR";
 const BUDGET: Duration = Duration::from_secs(20);
-const CYCLES: u64 = 4;
+const CYCLES: u64 = 3;
 const PROPOSERS: u64 = 8;
 /// Keys of one proposer: the others' of its commands overwrite, so there is garbage, and pages that are written anew.
 const KEYS: u64 = 40;
 /// Commands that must be acknowledged before the power goes.
-const COMMANDS: u64 = 1500;
+const COMMANDS: u64 = 1000;
 
 /// There is nobody else.
 struct Alone;

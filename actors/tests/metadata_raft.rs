@@ -284,7 +284,7 @@ async fn members_are_added_and_removed_while_it_runs() {
 /// The largest command there is: every part of the largest upload gets a new row in one batch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_largest_upload_completes_in_one_command() {
-    let cluster = Cluster::start(3, &[1], QUICK, 5000).await;
+    let cluster = Cluster::start(1, &[1], QUICK, 5000).await;
     let clock = &*cluster.clock;
     let node = cluster.node(cluster.leader(1));
     let mut blocks = Vec::new();

@@ -57,28 +57,53 @@ impl Chain {
         (self.stages.len() - 1) as u8
     }
 
-    /// Lets one stage take one event, and sorts what comes out.
-    fn step(&mut self, stage: u8, event: Event, cx: &mut Cx<'_>) {
-        let last = self.last();
+    /// Lets one stage take one event, and goes on while what comes out is one event for another stage.
+    fn step(&mut self, mut stage: u8, mut event: Event, cx: &mut Cx<'_>) {
         let mut effects = core::mem::take(&mut self.effects);
-        self.stages[usize::from(stage)].on_event(event, &mut cx.into_effects(&mut effects));
-        for effect in effects.drain(..) {
-            match effect {
-                Effect::Call { to: Target::Next, call, request } if stage < last => {
-                    self.upstream.insert(call, stage);
-                    self.queue.push_back((stage + 1, Event::Request { id: call, request }));
+        loop {
+            self.stages[usize::from(stage)].on_event(event, &mut cx.into_effects(&mut effects));
+            if effects.len() == 1
+                && self.queue.is_empty()
+                && let Some(effect) = effects.pop()
+            {
+                // The usual way, down and up again, without a detour over the queue.
+                match self.sort(stage, effect, cx) {
+                    Some(next) => (stage, event) = next,
+                    None => break,
                 }
-                Effect::Reply { id, outcome } => match self.upstream.remove(&id) {
-                    Some(above) => self.queue.push_back((above, Event::Reply { call: id, outcome })),
-                    None => cx.push(Effect::Reply { id, outcome }),
-                },
-                Effect::Call { call: token, .. } | Effect::Start { work: token, .. } => {
-                    self.owner.insert(token, stage);
-                    cx.push(effect);
+            } else {
+                for effect in effects.drain(..) {
+                    let next = self.sort(stage, effect, cx);
+                    self.queue.extend(next);
                 }
+                break;
             }
         }
         self.effects = effects;
+    }
+
+    /// What an effect of one stage is for another; or sends it out of the chain. In line: a hop is mostly moves of
+    /// effects and events, and a call would move each once more.
+    #[inline(always)]
+    fn sort(&mut self, stage: u8, effect: Effect, cx: &mut Cx<'_>) -> Option<(u8, Event)> {
+        match effect {
+            Effect::Call { to: Target::Next, call, request } if stage < self.last() => {
+                self.upstream.insert(call, stage);
+                Some((stage + 1, Event::Request { id: call, request }))
+            }
+            Effect::Reply { id, outcome } => match self.upstream.remove(&id) {
+                Some(above) => Some((above, Event::Reply { call: id, outcome })),
+                None => {
+                    cx.push(Effect::Reply { id, outcome });
+                    None
+                }
+            },
+            Effect::Call { call: token, .. } | Effect::Start { work: token, .. } => {
+                self.owner.insert(token, stage);
+                cx.push(effect);
+                None
+            }
+        }
     }
 }
 
@@ -156,3 +181,6 @@ impl Hasher for TokenHasher {
         self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
+
+#[cfg(test)]
+mod tests;

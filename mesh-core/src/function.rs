@@ -91,6 +91,7 @@ impl<'a> Cx<'a> {
     }
 
     /// The same moment, with effects going elsewhere. For functions made of functions.
+    #[inline]
     pub fn into_effects<'b>(&'b mut self, effects: &'b mut Vec<Effect>) -> Cx<'b> {
         Cx { now: self.now, wall: self.wall, effects, tokens: self.tokens, entropy: self.entropy }
     }
@@ -115,6 +116,7 @@ impl<'a> Cx<'a> {
     }
 
     /// Asks another; its answer comes back with the token.
+    #[inline]
     pub fn call(&mut self, to: Target, request: Request) -> Token {
         let call = self.tokens.next();
         self.effects.push(Effect::Call { to, call, request });
@@ -122,11 +124,13 @@ impl<'a> Cx<'a> {
     }
 
     /// Answers a request.
+    #[inline]
     pub fn reply(&mut self, id: Token, outcome: Outcome) {
         self.effects.push(Effect::Reply { id, outcome });
     }
 
     /// Starts slow work; its end comes back with the token.
+    #[inline]
     pub fn start(&mut self, job: Job) -> Token {
         let work = self.tokens.next();
         self.effects.push(Effect::Start { work, job });
@@ -138,6 +142,7 @@ impl<'a> Cx<'a> {
         self.tokens.next()
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, effect: Effect) {
         self.effects.push(effect);
     }

@@ -12,7 +12,7 @@ use crate::{
         Attributes, BucketRow, Command, Extent, Listing, MetaAnswer, ObjectRow, PartRow, Precondition, Query,
         UploadRow, WrappedKey,
     },
-    topology::{Code, DriveState},
+    topology::{Code, DriveState, NodeKind, NodeState},
 };
 
 /// An operation.
@@ -65,8 +65,14 @@ pub struct NodeReport {
     pub node: NodeId,
     /// Which start.
     pub incarnation: Incarnation,
+    /// What it runs on.
+    pub kind: NodeKind,
+    /// Where its mesh listener is.
+    pub address: String,
     /// The process.
     pub pid: u32,
+    /// How the one who tells it sees it.
+    pub state: NodeState,
     /// Its drives, with what they are like.
     pub drives: Vec<DriveReport>,
     /// The groups it has a replica of: group, leader, term.

@@ -62,6 +62,19 @@ pub enum DriveState {
     Down,
 }
 
+/// How a node is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// It answers.
+    Up,
+    /// It does not.
+    #[default]
+    Down,
+    /// It answers, and is being emptied.
+    Draining,
+}
+
 /// How stripes are coded: `data` data shards and `parity` parity shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Code {

@@ -140,10 +140,15 @@ impl Envelope {
         }
         let header = proto::Header::decode(header)
             .map_err(|error| Error::invalid("a frame's header is no protobuf of ours").caused_by(error))?;
-        if header.region.is_none() && crc32c(&payload) != header.payload_crc {
+        let payload_crc = header.payload_crc;
+        if header.region.is_none() && crc32c(&payload) != payload_crc {
             return Err(Error::invalid("a frame's payload fails its checksum"));
         }
-        Ok(Self { header: decode_header(header)?, payload })
+        let header = decode_header(header)?;
+        if known_crc(&header.body).is_some_and(|crc| crc != payload_crc) {
+            return Err(Error::invalid("a shard of another checksum than its frame's payload"));
+        }
+        Ok(Self { header, payload })
     }
 
     /// The whole message in one piece; for tests and small messages.
@@ -173,16 +178,20 @@ impl Envelope {
     }
 }
 
-fn encode_header(header: &Header, payload: &Buf) -> Result<proto::Header, Error> {
-    // Where the body already has the payload's checksum, it is not computed again.
-    let payload_crc = match &header.body {
+/// The payload's checksum, where the body has it already: it is not computed again.
+fn known_crc(body: &Body) -> Option<u32> {
+    match body {
         Body::Request(Op::Shard(op)) => match **op {
-            ShardOp::Write { crc, .. } => crc,
-            _ => crc32c(payload),
+            ShardOp::Write { crc, .. } => Some(crc),
+            _ => None,
         },
-        Body::Answer(Answer::Shard { crc, .. }) => *crc,
-        _ => crc32c(payload),
-    };
+        Body::Answer(Answer::Shard { crc, .. }) => Some(*crc),
+        _ => None,
+    }
+}
+
+fn encode_header(header: &Header, payload: &Buf) -> Result<proto::Header, Error> {
+    let payload_crc = known_crc(&header.body).unwrap_or_else(|| crc32c(payload));
     Ok(proto::Header {
         id: header.id,
         actor: header.actor.0,

@@ -235,6 +235,18 @@ impl RaftMetadata {
         self.change_membership(group, &voters).await
     }
 
+    /// The voters of a group, as far as this node knows; none without a replica here.
+    #[must_use]
+    pub fn voters(&self, group: GroupId) -> BTreeSet<NodeId> {
+        self.replica(group).map_or_else(|_| BTreeSet::new(), |replica| replica.voters().into_iter().collect())
+    }
+
+    /// The members of a group that follow and do not vote, as far as this node knows.
+    #[must_use]
+    pub fn learners(&self, group: GroupId) -> BTreeSet<NodeId> {
+        self.replica(group).map_or_else(|_| BTreeSet::new(), |replica| replica.learners().into_iter().collect())
+    }
+
     /// The groups that this node has a replica of, with the leader as it knows and the term.
     #[must_use]
     pub fn status(&self) -> Vec<(GroupId, Option<NodeId>, u64)> {

@@ -77,6 +77,10 @@ impl Replica {
         self.raft.voter_ids().map(NodeId).collect()
     }
 
+    pub(super) fn learners(&self) -> Vec<NodeId> {
+        self.raft.learner_ids().map(NodeId).collect()
+    }
+
     /// Proposes a command and waits until it is applied here.
     ///
     /// # Errors

@@ -1,0 +1,205 @@
+//! GetObject and HeadObject.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use mesh_core::{id::WriteId, meta::Body};
+use s3s::{
+    S3Request, S3Result,
+    dto::{
+        Checksum, ChecksumMode, ETag, GetObjectInput, GetObjectOutput, HeadObjectInput, HeadObjectOutput, Range,
+        StreamingBlob,
+    },
+    s3_error,
+};
+
+use super::{
+    attributes::Given,
+    caller::Caller,
+    conditions::Conditions,
+    digest::to_dto,
+    error::to_s3,
+    gateway::{Gateway, key_of, only_version},
+    outflow::{self, Outflow, Source},
+    text::timestamp,
+};
+
+pub(super) async fn get_object(gateway: &Gateway, request: S3Request<GetObjectInput>) -> S3Result<GetObjectOutput> {
+    let S3Request { input, headers, credentials, .. } = request;
+    let caller = gateway.caller(credentials.as_ref(), &headers)?;
+    let conditions = Conditions {
+        if_match: input.if_match,
+        if_none_match: input.if_none_match,
+        if_modified_since: input.if_modified_since,
+        if_unmodified_since: input.if_unmodified_since,
+    };
+    only_version(input.version_id.as_deref())?;
+    let wanted = Wanted { range: input.range, part: input.part_number, checksums: input.checksum_mode };
+    let (source, seen) = see(&caller, &input.bucket, &input.key, &conditions, &wanted).await?;
+    let (object, len) = (source.object.clone(), source.len);
+    let mut pieces = outflow::read(caller, source);
+    // An object that cannot be read should be a proper error, so the response waits for its first piece.
+    let first = if len == 0 { None } else { pieces.try_next().await.map_err(|error| to_s3(&error))? };
+    let body = Outflow::new(stream::iter(first.map(Ok)).chain(pieces).boxed(), len, gateway.counters().clone());
+    let given = Given::of(&object.attributes);
+    Ok(GetObjectOutput {
+        accept_ranges: Some("bytes".into()),
+        body: Some(StreamingBlob::new(body)),
+        cache_control: given.cache_control,
+        checksum_crc32: seen.sums.checksum_crc32,
+        checksum_crc32c: seen.sums.checksum_crc32c,
+        checksum_crc64nvme: seen.sums.checksum_crc64nvme,
+        checksum_sha1: seen.sums.checksum_sha1,
+        checksum_sha256: seen.sums.checksum_sha256,
+        checksum_type: seen.sums.checksum_type,
+        content_disposition: given.content_disposition,
+        content_encoding: given.content_encoding,
+        content_language: given.content_language,
+        content_length: i64::try_from(len).ok(),
+        content_range: seen.content_range,
+        content_type: given.content_type,
+        e_tag: Some(ETag::Strong(object.etag.clone())),
+        expires: given.expires,
+        last_modified: Some(timestamp(object.modified)),
+        metadata: given.metadata,
+        parts_count: seen.parts_count,
+        ..Default::default()
+    })
+}
+
+pub(super) async fn head_object(gateway: &Gateway, request: S3Request<HeadObjectInput>) -> S3Result<HeadObjectOutput> {
+    let S3Request { input, headers, credentials, .. } = request;
+    let caller = gateway.caller(credentials.as_ref(), &headers)?;
+    let conditions = Conditions {
+        if_match: input.if_match,
+        if_none_match: input.if_none_match,
+        if_modified_since: input.if_modified_since,
+        if_unmodified_since: input.if_unmodified_since,
+    };
+    only_version(input.version_id.as_deref())?;
+    let wanted = Wanted { range: input.range, part: input.part_number, checksums: input.checksum_mode };
+    let (source, seen) = see(&caller, &input.bucket, &input.key, &conditions, &wanted).await?;
+    let object = source.object;
+    let given = Given::of(&object.attributes);
+    // GetObject's overrides s3s applies itself.
+    Ok(HeadObjectOutput {
+        accept_ranges: Some("bytes".into()),
+        cache_control: input.response_cache_control.or(given.cache_control),
+        checksum_crc32: seen.sums.checksum_crc32,
+        checksum_crc32c: seen.sums.checksum_crc32c,
+        checksum_crc64nvme: seen.sums.checksum_crc64nvme,
+        checksum_sha1: seen.sums.checksum_sha1,
+        checksum_sha256: seen.sums.checksum_sha256,
+        checksum_type: seen.sums.checksum_type,
+        content_disposition: input.response_content_disposition.or(given.content_disposition),
+        content_encoding: input.response_content_encoding.or(given.content_encoding),
+        content_language: input.response_content_language.or(given.content_language),
+        content_length: i64::try_from(source.len).ok(),
+        content_range: seen.content_range,
+        content_type: input.response_content_type.or(given.content_type),
+        e_tag: Some(ETag::Strong(object.etag.clone())),
+        expires: input.response_expires.or(given.expires),
+        last_modified: Some(timestamp(object.modified)),
+        metadata: given.metadata,
+        parts_count: seen.parts_count,
+        ..Default::default()
+    })
+}
+
+/// Which part of an object a reader wants, and whether with checksums.
+struct Wanted {
+    range: Option<Range>,
+    part: Option<i32>,
+    checksums: Option<ChecksumMode>,
+}
+
+/// What a response says of that part.
+struct Seen {
+    content_range: Option<String>,
+    parts_count: Option<i32>,
+    sums: Checksum,
+}
+
+async fn see(
+    caller: &Caller,
+    bucket: &str,
+    key: &str,
+    conditions: &Conditions,
+    wanted: &Wanted,
+) -> S3Result<(Source, Seen)> {
+    let (bucket, key): (Arc<str>, Arc<str>) = (bucket.into(), key_of(key)?);
+    let object = caller.object(&bucket, &key).await?;
+    conditions.check_read(&object)?;
+    let mut source = Source { bucket, key, len: object.len, object, offset: 0 };
+    let whole = source.object.len;
+    let parts_count = match (wanted.part, wanted.range) {
+        (Some(_), Some(_)) => {
+            return Err(s3_error!(InvalidRequest, "Cannot specify both Range header and partNumber query parameter"));
+        }
+        (Some(part), None) => Some(narrow_to_part(caller, &mut source, part).await?),
+        (None, Some(range)) => {
+            (source.offset, source.len) = resolve(range, whole)?;
+            None
+        }
+        (None, None) => None,
+    };
+    let narrowed = wanted.range.is_some() || (wanted.part.is_some() && source.len > 0);
+    let content_range =
+        narrowed.then(|| format!("bytes {}-{}/{whole}", source.offset, source.offset + source.len.saturating_sub(1)));
+    // A checksum of the whole says nothing about a part: an SDK would find the part damaged.
+    let enabled = wanted.checksums.as_ref().is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED);
+    let sums =
+        if enabled && source.len == whole { to_dto(&source.object.attributes.checksums) } else { Checksum::default() };
+    let parts_count = parts_count.filter(|_| matches!(source.object.body, Body::Parts { .. }));
+    Ok((source, Seen { content_range, parts_count, sums }))
+}
+
+/// Offset and length of a range.
+///
+/// # Errors
+/// `InvalidRange`, also for a suffix of nothing.
+pub(super) fn resolve(range: Range, whole: u64) -> S3Result<(u64, u64)> {
+    match range.check(whole) {
+        Ok(bytes) if bytes.start < bytes.end => Ok((bytes.start, bytes.end - bytes.start)),
+        _ => Err(s3_error!(InvalidRange, "The requested range is not satisfiable: the object has {whole} bytes")),
+    }
+}
+
+/// Narrows to the `part`-th part and gives how many there are. Part 1 of what was put whole is all of it.
+async fn narrow_to_part(caller: &Caller, source: &mut Source, part: i32) -> S3Result<i32> {
+    let beyond = || s3_error!(InvalidRange, "The requested partnumber is not satisfiable");
+    let part = u32::try_from(part).ok().filter(|&part| part > 0).ok_or_else(beyond)?;
+    let count = match source.object.body {
+        Body::Whole(_) => 1,
+        Body::Parts { count, .. } => count,
+    };
+    if part > count {
+        return Err(beyond());
+    }
+    if count > 1 {
+        (source.offset, source.len) = bounds(caller, source, part).await?;
+    }
+    Ok(i32::try_from(count).unwrap_or(i32::MAX))
+}
+
+/// Where the `part`-th part lies. Parts show in a plan as extents, so plans are walked from extent to extent; one page
+/// covers many of them.
+async fn bounds(caller: &Caller, source: &Source, part: u32) -> S3Result<(u64, u64)> {
+    let whole = source.object.len;
+    let (mut ordinal, mut end, mut seen): (u32, u64, Option<WriteId>) = (0, 0, None);
+    while end < whole {
+        let page = caller.plan(&source.bucket, &source.key, &source.object, end, whole - end).await;
+        for piece in page.map_err(|error| to_s3(&error))? {
+            if seen == Some(piece.extent.write) {
+                continue;
+            }
+            (ordinal, seen) = (ordinal + 1, Some(piece.extent.write));
+            if ordinal == part {
+                return Ok((end, piece.extent.len));
+            }
+            end += piece.extent.len;
+        }
+    }
+    // What is left is a last part without bytes.
+    Ok((whole, 0))
+}

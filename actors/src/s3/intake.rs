@@ -1,0 +1,285 @@
+//! The way of a body in: frames are copied once, into pooled stripes, and every full stripe goes to Object while the
+//! next one fills.
+//!
+//! ```text
+//!   frame ──► digests ──► stripe being filled ──► one that waits for credit ──► at most STREAM_STRIPES in flight
+//! ```
+//!
+//! So a stream holds a bounded number of stripes however fast its client is, and the credit, which all streams of the
+//! gateway share, keeps them together below what Object's mailbox takes. A write that does not come to its end, for
+//! whatever reason, is aborted.
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use mesh_core::{
+    Answer, Buf, Error, Lane, Outcome, Pool,
+    id::WriteId,
+    limits::{STREAM_STRIPES, STRIPE_BYTES_MAX},
+    op::{Destination, ObjectOp},
+};
+use s3s::{S3Result, s3_error};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    caller::{Caller, lane_of},
+    digest::{Digested, Digests},
+    error::{strange, to_s3},
+    gateway::Gateway,
+    text::hex,
+};
+
+/// A body on its way in.
+pub(super) struct Incoming<B> {
+    /// Where.
+    pub(super) bucket: Arc<str>,
+    /// Where.
+    pub(super) key: Arc<str>,
+    /// An object or a part.
+    pub(super) destination: Destination,
+    /// Bytes, as declared.
+    pub(super) len: u64,
+    /// The bytes.
+    pub(super) body: B,
+    /// What to compute.
+    pub(super) digests: Digests,
+}
+
+/// What became of it.
+pub(super) struct Stored {
+    /// The ETag.
+    pub(super) etag: String,
+    /// What was computed.
+    pub(super) digested: Digested,
+}
+
+/// Stores a body. `check` sees the digests before anything becomes visible, and may refuse.
+///
+/// # Errors
+/// Of the body, of `check`, and of Object; nothing is visible then, unless the error says that it may be.
+pub(super) async fn store<B>(
+    gateway: &Gateway,
+    caller: &Caller,
+    incoming: Incoming<B>,
+    check: impl FnOnce(&Digested) -> S3Result<()> + Send,
+) -> S3Result<Stored>
+where
+    B: Stream<Item = S3Result<Bytes>> + Send + Unpin,
+{
+    let Incoming { bucket, key, destination, len, body, digests } = incoming;
+    let begin = ObjectOp::Begin { bucket, key, destination };
+    let (write, stripe_bytes) = match caller.answer(begin).await? {
+        Answer::Begun { write, stripe_bytes } => (write, stripe_bytes as usize),
+        _ => return Err(strange("Begin")),
+    };
+    let open = OpenWrite { caller: caller.clone(), write: Some(write) };
+    if !(1..=STRIPE_BYTES_MAX).contains(&stripe_bytes) {
+        return Err(to_s3(&Error::bug("Begin gave an impossible stripe size").with("bytes", stripe_bytes)));
+    }
+    let mut pour = Pour {
+        caller,
+        write,
+        lane: lane_of(len),
+        credit: gateway.stripe_credit(),
+        filling: Filling { pool: gateway.pool().clone(), stripe_bytes, left: len, stripe: Buf::empty(), filled: 0 },
+        rest: Bytes::new(),
+        waiting: None,
+        in_flight: FuturesUnordered::new(),
+        next: 0,
+    };
+    let digested = pour.run(gateway, body, digests, len).await?;
+    drop(pour);
+    check(&digested)?;
+    let etag = open.finish(len, hex(&digested.md5), digested.kept()).await?;
+    Ok(Stored { etag, digested })
+}
+
+/// A write that is open at Object. Dropped before its end, it is aborted.
+struct OpenWrite {
+    caller: Caller,
+    write: Option<WriteId>,
+}
+
+impl OpenWrite {
+    /// Makes the write visible. Goes on to its end even if the client leaves now: what was sent whole is stored, and
+    /// no half-known state remains.
+    async fn finish(mut self, len: u64, etag: String, checksums: BTreeMap<String, String>) -> S3Result<String> {
+        let Some(write) = self.write.take() else { return Err(strange("a write that is finished twice")) };
+        let outcome =
+            self.caller.ask(ObjectOp::Finish { write, len, etag, checksums }, Buf::empty(), Lane::Interactive);
+        let outcome = tokio::spawn(outcome).await.map_err(s3s::S3Error::internal_error)?;
+        match outcome.map_err(|error| to_s3(&error))?.answer {
+            Answer::Committed { etag, .. } => Ok(etag),
+            _ => Err(strange("Finish")),
+        }
+    }
+}
+
+impl Drop for OpenWrite {
+    fn drop(&mut self) {
+        let Some(write) = self.write.take() else { return };
+        // Outside a runtime (it is being shut down) nobody can be told; Object drops idle writes by itself.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let abort = self.caller.ask(ObjectOp::Abort { write }, Buf::empty(), Lane::Interactive);
+        runtime.spawn(async move {
+            if let Err(error) = abort.await {
+                tracing::debug!(%write, ?error, "an abandoned write was not aborted; it will be when it is idle");
+            }
+        });
+    }
+}
+
+/// The stripe that is being filled. Since the length is known, so is that of every stripe: no byte of a pooled buffer
+/// that was not written ever leaves.
+struct Filling {
+    pool: Pool,
+    stripe_bytes: usize,
+    /// Bytes that no stripe has been made for.
+    left: u64,
+    stripe: Buf,
+    filled: usize,
+}
+
+impl Filling {
+    /// Takes from `rest` what fits; gives the stripe once it is full.
+    fn fill(&mut self, rest: &mut Bytes) -> Option<Buf> {
+        if self.stripe.is_empty() {
+            let len = usize::try_from(self.left).map_or(self.stripe_bytes, |left| left.min(self.stripe_bytes));
+            self.stripe = self.pool.take(len, STRIPE_SPARE_BYTES);
+            self.left -= len as u64;
+            self.filled = 0;
+        }
+        let taken = rest.split_to(rest.len().min(self.stripe.len() - self.filled));
+        let target = self.stripe.as_mut().expect("nobody else has a stripe that is being filled");
+        target[self.filled..self.filled + taken.len()].copy_from_slice(&taken);
+        self.filled += taken.len();
+        (self.filled == self.stripe.len()).then(|| core::mem::take(&mut self.stripe))
+    }
+}
+
+/// A full stripe, and the credit it waits for.
+struct Waiting {
+    stripe: Buf,
+    credit: Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>,
+}
+
+/// One body being cut into stripes.
+struct Pour<'a> {
+    caller: &'a Caller,
+    write: WriteId,
+    lane: Lane,
+    credit: Arc<Semaphore>,
+    filling: Filling,
+    rest: Bytes,
+    waiting: Option<Waiting>,
+    in_flight: FuturesUnordered<BoxFuture<'static, Outcome>>,
+    next: u32,
+}
+
+/// What happened to a pour.
+enum Turn {
+    Landed(Outcome),
+    Credit(Option<OwnedSemaphorePermit>),
+    Frame(Option<S3Result<Bytes>>),
+    Idle,
+}
+
+impl Pour<'_> {
+    async fn run<B>(&mut self, gateway: &Gateway, mut body: B, mut digests: Digests, len: u64) -> S3Result<Digested>
+    where
+        B: Stream<Item = S3Result<Bytes>> + Send + Unpin,
+    {
+        let mut received = 0_u64;
+        let mut ended = false;
+        loop {
+            self.move_on();
+            if ended && self.waiting.is_none() && self.in_flight.is_empty() {
+                return Ok(digests.finish());
+            }
+            match self.turn(gateway, &mut body, !ended).await {
+                Turn::Landed(outcome) => match outcome.map_err(|error| to_s3(&error))?.answer {
+                    Answer::Done => {}
+                    _ => return Err(strange("Append")),
+                },
+                Turn::Credit(permit) => self.send(permit)?,
+                Turn::Frame(Some(frame)) => {
+                    let frame = frame?;
+                    received += frame.len() as u64;
+                    if received > len {
+                        return Err(s3_error!(IncompleteBody, "more bytes came than Content-Length declared"));
+                    }
+                    gateway.counters().received(frame.len());
+                    digests.update(&frame);
+                    self.rest = frame;
+                }
+                Turn::Frame(None) if received < len => {
+                    return Err(s3_error!(
+                        IncompleteBody,
+                        "You did not provide the number of bytes specified by the Content-Length HTTP header"
+                    ));
+                }
+                Turn::Frame(None) => ended = true,
+                Turn::Idle => {
+                    return Err(s3_error!(
+                        RequestTimeout,
+                        "Your socket connection to the server was not read from or written to within the timeout period."
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Fills stripes from what has come, until one waits.
+    fn move_on(&mut self) {
+        while self.waiting.is_none() && !self.rest.is_empty() {
+            let Some(stripe) = self.filling.fill(&mut self.rest) else { continue };
+            let units = Gateway::credit_of(stripe.len());
+            let credit = self.credit.clone();
+            let credit = Box::pin(async move { credit.acquire_many_owned(units).await.ok() });
+            self.waiting = Some(Waiting { stripe, credit });
+        }
+    }
+
+    /// Waits for the next thing to happen. Answers come first: they free memory.
+    async fn turn<B>(&mut self, gateway: &Gateway, body: &mut B, more: bool) -> Turn
+    where
+        B: Stream<Item = S3Result<Bytes>> + Send + Unpin,
+    {
+        let room = self.in_flight.len() < STREAM_STRIPES;
+        let waits = self.waiting.is_some();
+        let waiting = &mut self.waiting;
+        let credit = async {
+            match waiting {
+                Some(waiting) => waiting.credit.as_mut().await,
+                None => core::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(outcome) = self.in_flight.next(), if !self.in_flight.is_empty() => Turn::Landed(outcome),
+            permit = credit, if waits && room => Turn::Credit(permit),
+            frame = tokio::time::timeout(gateway.options().body_idle_max, body.next()), if more && !waits =>
+                frame.map_or(Turn::Idle, Turn::Frame),
+        }
+    }
+
+    /// Sends the stripe that waited; the permit rides with it.
+    fn send(&mut self, permit: Option<OwnedSemaphorePermit>) -> S3Result<()> {
+        let (Some(permit), Some(waiting)) = (permit, self.waiting.take()) else {
+            return Err(s3_error!(ServiceUnavailable, "this node is going down"));
+        };
+        let append = ObjectOp::Append { write: self.write, stripe: self.next };
+        self.next += 1;
+        let outcome = self.caller.ask(append, waiting.stripe, self.lane);
+        self.in_flight.push(Box::pin(async move {
+            let outcome = outcome.await;
+            drop(permit);
+            outcome
+        }));
+        Ok(())
+    }
+}
+
+/// Room behind a stripe for what sealing and padding add, so that nothing is copied when they do.
+const STRIPE_SPARE_BYTES: usize = 128 << 10;

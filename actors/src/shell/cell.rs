@@ -1,0 +1,329 @@
+//! One function in one ractor actor.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use mesh_core::{
+    Cx, Effect, Entropy, Error, ErrorKind, Event, Job, Outcome, Request, Response, StorageFunction, Target, Tokens,
+    WorkOutcome,
+    id::Token,
+    op::{Answer, Op},
+    port::{CallGuard, Completion},
+    spec::FunctionSpec,
+    time::Instant,
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+
+use super::{
+    credits::Permit,
+    host::{ActorSetup, Host, WeakHost},
+};
+
+/// What a function is told.
+pub(super) enum Message {
+    /// Somebody asks.
+    Request { request: Request, owed: Owed },
+    /// A call has been answered.
+    Reply { call: Token, outcome: Outcome },
+    /// A piece of work has ended.
+    Done { work: Token, outcome: WorkOutcome },
+    /// A time has come.
+    Wake,
+    /// New settings.
+    Configure(Arc<FunctionSpec>),
+    /// Say when nothing is in flight.
+    Drain(oneshot::Sender<()>),
+}
+
+/// A request's answer that is still owed. If it is dropped, because the function panicked or its actor ended, the
+/// request fails with `Restarted`.
+pub(super) struct Owed(Option<(Completion<Outcome>, Permit)>);
+
+impl Owed {
+    pub(super) fn new(done: Completion<Outcome>, permit: Permit) -> Self {
+        Self(Some((done, permit)))
+    }
+
+    fn pay(mut self, outcome: Outcome) {
+        if let Some((done, permit)) = self.0.take() {
+            drop(permit);
+            done(outcome);
+        }
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if let Some((done, permit)) = self.0.take() {
+            drop(permit);
+            done(Err(Error::new(
+                ErrorKind::Restarted,
+                "the function ended with the request in flight; look before you send again",
+            )));
+        }
+    }
+}
+
+/// The ractor actor.
+pub(super) struct Cell;
+
+/// What it keeps.
+pub(super) struct State {
+    host: WeakHost,
+    setup: ActorSetup,
+    function: Box<dyn StorageFunction>,
+    tokens: Tokens,
+    entropy: Box<dyn Entropy>,
+    /// Answers owed, by the request's token. Never iterated.
+    owed: HashMap<Token, Owed>,
+    /// Calls under way to other nodes: dropped with the actor, they are cancelled.
+    calls: HashMap<Token, CallGuard>,
+    queue: VecDeque<Event>,
+    effects: Vec<Effect>,
+    /// When the timer that runs will go off.
+    timer: Option<(Instant, tokio::task::JoinHandle<()>)>,
+    drained: Option<oneshot::Sender<()>>,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if let Some((_, timer)) = self.timer.take() {
+            timer.abort();
+        }
+    }
+}
+
+/// What starting takes.
+pub(super) struct Arguments {
+    pub(super) host: WeakHost,
+    pub(super) setup: ActorSetup,
+    pub(super) function: Box<dyn StorageFunction>,
+}
+
+impl Actor for Cell {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(&self, myself: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        let Arguments { host, setup, function } = arguments;
+        let alive = host.upgrade().ok_or("the host is gone")?;
+        let mut state = State {
+            host,
+            entropy: (alive.ports().entropy)(),
+            queue: VecDeque::from([Event::Configure(setup.spec.clone())]),
+            setup,
+            function,
+            tokens: Tokens::default(),
+            owed: HashMap::new(),
+            calls: HashMap::new(),
+            effects: Vec::new(),
+            timer: None,
+            drained: None,
+        };
+        state.run(&alive, &myself);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(host) = state.host.upgrade() else {
+            myself.stop(None);
+            return Ok(());
+        };
+        let event = match message {
+            Message::Request { request, owed } => {
+                let id = state.tokens.next();
+                state.owed.insert(id, owed);
+                Event::Request { id, request }
+            }
+            Message::Reply { call, outcome } => {
+                // The answer has come: there is nothing left to cancel.
+                if let Some(guard) = state.calls.remove(&call) {
+                    guard.forget();
+                }
+                Event::Reply { call, outcome }
+            }
+            Message::Done { work, outcome } => Event::Done { work, outcome },
+            Message::Wake => {
+                state.timer = None;
+                let due = state.function.wake_at().is_some_and(|at| at <= host.ports().clock.now());
+                if !due {
+                    state.rearm(&host, &myself);
+                    return Ok(());
+                }
+                Event::Wake
+            }
+            Message::Configure(spec) => {
+                state.setup.spec = spec.clone();
+                Event::Configure(spec)
+            }
+            Message::Drain(answer) => {
+                state.drained = Some(answer);
+                state.report_drained();
+                return Ok(());
+            }
+        };
+        state.queue.push_back(event);
+        state.run(&host, &myself);
+        Ok(())
+    }
+}
+
+impl State {
+    /// Lets the function take what is queued, and carries out what it wants, until nothing is left to do here.
+    fn run(&mut self, host: &Host, myself: &ActorRef<Message>) {
+        while let Some(event) = self.queue.pop_front() {
+            let clock = &host.ports().clock;
+            let mut effects = core::mem::take(&mut self.effects);
+            let mut cx = Cx::new(clock.now(), clock.wall(), &mut effects, &mut self.tokens, &mut *self.entropy);
+            self.function.on_event(event, &mut cx);
+            for effect in effects.drain(..) {
+                self.carry_out(effect, host, myself);
+            }
+            self.effects = effects;
+        }
+        self.rearm(host, myself);
+        self.report_drained();
+    }
+
+    fn carry_out(&mut self, effect: Effect, host: &Host, myself: &ActorRef<Message>) {
+        match effect {
+            Effect::Reply { id, outcome } => {
+                self.owed.remove(&id).expect("a function answers each request once").pay(outcome);
+            }
+            Effect::Call { to: Target::Metadata, call, request } => {
+                let myself = myself.clone();
+                let done = Box::new(move |outcome: Result<_, Error>| {
+                    let outcome = outcome.map(|answer| Response::new(Answer::Meta(answer)));
+                    tell(&myself, Message::Reply { call, outcome });
+                });
+                match request.op {
+                    Op::Query { group, query } => host.ports().metadata.query(group, query, request.deadline, done),
+                    op => {
+                        done(Err(Error::bug("metadata was called with something that is no query")
+                            .with("op", format!("{op:?}"))))
+                    }
+                }
+            }
+            Effect::Call { to, call, request } => {
+                let actor = match to {
+                    Target::Actor(actor) => Ok(actor),
+                    _ => self.setup.onward.resolve(&request),
+                };
+                match actor {
+                    Ok(actor) => {
+                        let answer_to = myself.clone();
+                        let done = Box::new(move |outcome| tell(&answer_to, Message::Reply { call, outcome }));
+                        self.calls.insert(call, host.ask(actor, request, done));
+                    }
+                    Err(error) => self.queue.push_back(Event::Reply { call, outcome: Err(error) }),
+                }
+            }
+            Effect::Start { work, job } => self.start(work, job, host, myself),
+        }
+    }
+
+    fn start(&mut self, work: Token, job: Job, host: &Host, myself: &ActorRef<Message>) {
+        let ports = host.ports();
+        match job {
+            Job::Disk(job) => {
+                let Some(disk) = &self.setup.disk else {
+                    let outcome = Err(Error::bug("a function without a drive wants disk work"));
+                    self.queue.push_back(Event::Done { work, outcome });
+                    return;
+                };
+                let myself = myself.clone();
+                disk.start(job, Box::new(move |outcome| tell(&myself, Message::Done { work, outcome })));
+            }
+            Job::Compute(job) if ports.compute.is_small(&job) => {
+                self.queue.push_back(Event::Done { work, outcome: ports.compute.run(job) });
+            }
+            Job::Compute(job) => {
+                let compute = ports.compute.clone();
+                let pending = Pending { work, to: Some(myself.clone()) };
+                let given = ports.workers.give(move || {
+                    let outcome = compute.run(job);
+                    pending.end(outcome);
+                });
+                if let Err(error) = given {
+                    // The task was dropped, and what it had pending has answered; this only says why.
+                    tracing::debug!(%error, "a compute job found no worker");
+                }
+            }
+            Job::Propose { group, command, deadline } => {
+                let myself = myself.clone();
+                let done = Box::new(move |outcome: Result<_, Error>| {
+                    let outcome = outcome.map(mesh_core::port::WorkOutput::Meta);
+                    tell(&myself, Message::Done { work, outcome });
+                });
+                ports.metadata.propose(group, command, deadline, done);
+            }
+        }
+    }
+
+    /// Makes sure that a timer goes off when the function wants to be woken. One that goes off early is armed again.
+    fn rearm(&mut self, host: &Host, myself: &ActorRef<Message>) {
+        let Some(at) = self.function.wake_at() else { return };
+        if self.timer.as_ref().is_some_and(|(armed, _)| *armed <= at) {
+            return;
+        }
+        if let Some((_, timer)) = self.timer.take() {
+            timer.abort();
+        }
+        let wait = at.after(host.ports().clock.now());
+        let myself = myself.clone();
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            tell(&myself, Message::Wake);
+        });
+        self.timer = Some((at, timer));
+    }
+
+    fn report_drained(&mut self) {
+        if self.owed.is_empty()
+            && self.function.in_flight() == 0
+            && let Some(answer) = self.drained.take()
+            && answer.send(()).is_err()
+        {
+            tracing::debug!(actor = %self.setup.id, "drained, and nobody waits for it");
+        }
+    }
+}
+
+/// A compute job on its way: if its worker panics or never takes it, the function still hears of its end.
+struct Pending {
+    work: Token,
+    to: Option<ActorRef<Message>>,
+}
+
+impl Pending {
+    fn end(mut self, outcome: WorkOutcome) {
+        if let Some(to) = self.to.take() {
+            tell(&to, Message::Done { work: self.work, outcome });
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(to) = self.to.take() {
+            let error = Error::new(ErrorKind::Overloaded, "no worker did the job; back off and send again");
+            tell(&to, Message::Done { work: self.work, outcome: Err(error) });
+        }
+    }
+}
+
+/// Sends to an actor that may have ended: then nobody is owed anything by it any more.
+fn tell(actor: &ActorRef<Message>, message: Message) {
+    if actor.cast(message).is_err() {
+        tracing::trace!("a completion came to an actor that has ended");
+    }
+}

@@ -1,0 +1,8 @@
+//! The formats that leave a process: the wire, and metadata values. Golden bytes of everything, and decoders that
+//! bear anything.
+
+mod bounds;
+mod golden;
+mod meta;
+mod samples;
+mod wire;

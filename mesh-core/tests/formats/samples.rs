@@ -1,0 +1,593 @@
+//! One value of every variant that leaves a process. No two fields of a value hold the same number, so that fields
+//! which change places are noticed.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use mesh_core::{
+    Answer, Buf, Error, ErrorKind, Lane, Op, Principal, Redirect,
+    assignment::Assignment,
+    envelope::{Body, Envelope, Hello, Region, Welcome},
+    id::{
+        ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, ShardId, StripeId,
+        TenantId, WriteId,
+    },
+    meta::{
+        AccessKeyRow, Attributes, BucketRef, BucketRow, Command, ControlView, Extent, Garbage, Grant, ListEntry,
+        Listing, MetaAnswer, ObjectRow, PartRow, Precondition, PrincipalRow, Proposer, Query, Run, TenantLimits,
+        TenantRow, UploadRow, WrappedKey,
+    },
+    op::{Binding, Destination, DriveReport, NodeOp, NodeReport, ObjectOp, Piece, ShardOp, StripeOp, StripeTarget},
+    time::UnixMillis,
+    topology::{Code, DriveInfo, DriveState, Layout, NodeInfo, NodeKind, NodeState},
+    wire::crc32c,
+};
+
+/// Names the variants of an enum: a list of all, and the name of a value's. It does not compile while one is missing.
+macro_rules! variants {
+    ($list:ident, $name:ident, $type:ident: $($variant:ident)*) => {
+        pub(crate) const $list: &[&str] = &[$(stringify!($variant)),*];
+
+        pub(crate) fn $name(value: &$type) -> &'static str {
+            match value {
+                $($type::$variant { .. } => stringify!($variant),)*
+            }
+        }
+    };
+}
+
+variants!(COMMANDS, command_name, Command:
+    Form PutNode PutDrive PutLayout CreateTenant PutPrincipal PutAccessKey DropAccessKey CreateBucket MarkBucket
+    RemoveBucket Assign Fence OpenBlock CloseBlock PutObject DeleteObject CreateUpload PutPart CompleteUpload
+    AbortUpload DropGarbage SealBucket UnsealBucket SetLimits);
+
+variants!(QUERIES, query_name, Query:
+    Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced);
+
+variants!(META_ANSWERS, meta_answer_name, MetaAnswer:
+    Done Epoch Tenant Bucket Buckets Control Block Committed Deleted Object Listing Upload Uploads Parts Garbage Usage
+    Referenced);
+
+variants!(OBJECT_OPS, object_op_name, ObjectOp:
+    CreateBucket DeleteBucket HeadBucket ListBuckets Begin Append Finish Abort Head Plan Read Delete List CreateUpload
+    HeadUpload ListParts ListUploads CompleteUpload AbortUpload);
+
+variants!(STRIPE_OPS, stripe_op_name, StripeOp: Write Read Delete);
+
+variants!(SHARD_OPS, shard_op_name, ShardOp: Write Read Delete List Stat);
+
+variants!(NODE_OPS, node_op_name, NodeOp: Raft Heartbeat Status);
+
+variants!(ANSWERS, answer_name, Answer:
+    Done Meta Placed Shard Shards Drive Begun Committed Bucket Buckets Object Pieces Listing Upload Uploads Parts
+    Report);
+
+// --- values that others are made of ---
+
+fn stripe_id() -> StripeId {
+    StripeId { write: WriteId::new(GroupId(3), 1001), stripe: 17, attempt: 2 }
+}
+
+fn shard_id(shard: u8) -> ShardId {
+    stripe_id().shard(shard)
+}
+
+fn wrapped_key() -> WrappedKey {
+    WrappedKey { key: KeyId(31), nonce: *b"twelve bytes", sealed: vec![0xa5; 48] }
+}
+
+fn extent() -> Extent {
+    Extent {
+        write: WriteId::new(GroupId(3), 1001),
+        len: 70_000_000,
+        stripe_bytes: 4 << 20,
+        layout: LayoutId(9),
+        key: Some(Arc::new(wrapped_key())),
+        runs: vec![Run { first: 5, count: 6, attempt: 1, avoid: vec![DriveId(11), DriveId(12)], shared: true }],
+    }
+}
+
+fn plain_extent() -> Extent {
+    Extent { write: WriteId(77), len: 0, stripe_bytes: 65_536, layout: LayoutId(1), key: None, runs: Vec::new() }
+}
+
+fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn attributes() -> Attributes {
+    Attributes {
+        headers: texts(&[("cache-control", "no-store"), ("content-type", "text/plain")]),
+        user: texts(&[("colour", "grün")]),
+        checksums: texts(&[("crc64nvme", "AAAAAAAAAAA=")]),
+    }
+}
+
+fn object_row() -> ObjectRow {
+    ObjectRow {
+        version: WriteId(1002),
+        len: 70_000_000,
+        etag: "9bb58f26192e4ba00f01e2e7b136bbd8".into(),
+        modified: UnixMillis(1_700_000_000_123),
+        attributes: attributes(),
+        body: mesh_core::meta::Body::Whole(extent()),
+    }
+}
+
+fn object_of_parts() -> ObjectRow {
+    ObjectRow {
+        version: WriteId(1003),
+        len: 11,
+        etag: "00000000000000000000000000000000-2".into(),
+        modified: UnixMillis(1),
+        attributes: Attributes::default(),
+        body: mesh_core::meta::Body::Parts { upload: WriteId(1004), count: 2 },
+    }
+}
+
+fn part_row() -> PartRow {
+    PartRow {
+        number: 10_000,
+        offset: 5 << 30,
+        etag: "0cc175b9c0f1b6a831c399e269772661".into(),
+        checksums: texts(&[("crc32", "AAAAAA==")]),
+        modified: UnixMillis(1_700_000_000_456),
+        extent: extent(),
+    }
+}
+
+fn upload_row() -> UploadRow {
+    UploadRow {
+        upload: WriteId(1005),
+        key: "a/ü b+c%".into(),
+        attributes: attributes(),
+        created: UnixMillis(1_700_000_000_789),
+        principal: "writer".into(),
+    }
+}
+
+fn bucket_ref() -> BucketRef {
+    BucketRef { id: BucketId(21), name: "photos".into(), tenant: TenantId(22), group: GroupId(23) }
+}
+
+fn bucket_row() -> BucketRow {
+    BucketRow { bucket: bucket_ref(), created: UnixMillis(24), deleting: true }
+}
+
+fn limits() -> TenantLimits {
+    TenantLimits { quota_bytes: Some(1 << 40), requests_per_second: Some(500), bytes_per_second: None }
+}
+
+fn tenant_row() -> TenantRow {
+    TenantRow { id: TenantId(41), name: "acme".into(), key: KeyId(42), wrapped: wrapped_key(), limits: limits() }
+}
+
+fn principal_row() -> PrincipalRow {
+    let grant = Grant { bucket: "logs-*".into(), read: true, write: false, admin: false };
+    PrincipalRow { tenant: TenantId(41), name: "reader".into(), grants: vec![grant, Grant::all()] }
+}
+
+fn access_key_row() -> AccessKeyRow {
+    AccessKeyRow {
+        access: "AKMESH0000000001".into(),
+        secret: wrapped_key(),
+        tenant: TenantId(41),
+        principal: "reader".into(),
+    }
+}
+
+fn layout() -> Layout {
+    Layout {
+        id: LayoutId(9),
+        code: Code { data: 2, parity: 1 },
+        groups: vec![vec![DriveId(1), DriveId(2), DriveId(3)], vec![DriveId(3), DriveId(1), DriveId(2)]],
+        domains: (1..=3).map(|number| (DriveId(number), NodeId(number + 100))).collect(),
+    }
+}
+
+fn node_info() -> NodeInfo {
+    NodeInfo {
+        id: NodeId(51),
+        kind: NodeKind::Dpu,
+        address: "[::1]:7000".into(),
+        incarnation: Incarnation(52),
+        pid: 53,
+        draining: true,
+    }
+}
+
+fn drive_info() -> DriveInfo {
+    DriveInfo { id: DriveId(61), node: NodeId(62), capacity_bytes: 1 << 42, epoch: Epoch(63) }
+}
+
+fn assignment() -> Assignment {
+    Assignment { actor: ActorId::data(TenantId(41), NodeId(51)), node: NodeId(71), epoch: Epoch(72) }
+}
+
+fn cluster() -> ClusterId {
+    ClusterId(*b"sixteen bytes id")
+}
+
+fn listing() -> Listing {
+    let entry = ListEntry { key: "b/1".into(), len: 81, etag: "e1".into(), modified: UnixMillis(82) };
+    Listing { entries: vec![entry], prefixes: vec!["a/".into(), "c/".into()], next: Some("c/".into()) }
+}
+
+fn garbage() -> Garbage {
+    Garbage { tenant: TenantId(91), since: UnixMillis(92), extent: plain_extent() }
+}
+
+fn control_view() -> ControlView {
+    ControlView {
+        cluster: Some(cluster()),
+        code: Some(Code { data: 4, parity: 2 }),
+        namespaces: 8,
+        nodes: [(NodeId(51), node_info())].into(),
+        drives: [(DriveId(61), drive_info())].into(),
+        layouts: [(LayoutId(9), Arc::new(layout()))].into(),
+        tenants: [(TenantId(41), Arc::new(tenant_row()))].into(),
+        principals: vec![Arc::new(principal_row())],
+        access_keys: [("AKMESH0000000001".to_owned(), Arc::new(access_key_row()))].into(),
+        assignments: [(assignment().actor, assignment())].into(),
+    }
+}
+
+fn binding() -> Binding {
+    Binding { tenant: TenantId(41), bucket: BucketId(21), bucket_name: "photos".into(), object: "a/ü b+c%".into() }
+}
+
+fn precondition() -> Precondition {
+    Precondition { absent: true, etag: Some("e2".into()) }
+}
+
+fn proposer() -> Proposer {
+    Proposer { actor: ActorId::ingress(NodeId(51)), epoch: Epoch(101) }
+}
+
+fn node_report() -> NodeReport {
+    let drive = |drive, state, reason: Option<&str>| DriveReport {
+        drive: DriveId(drive),
+        state,
+        capacity_bytes: 111,
+        free_bytes: 112,
+        shards: 113,
+        corrupt: 114,
+        reason: reason.map(Into::into),
+    };
+    NodeReport {
+        node: NodeId(115),
+        incarnation: Incarnation(116),
+        kind: NodeKind::Dpu,
+        address: "10.0.0.1:7000".into(),
+        pid: 117,
+        state: NodeState::Draining,
+        drives: vec![
+            drive(1, DriveState::Up, None),
+            drive(2, DriveState::Full, Some("at its reserve")),
+            drive(3, DriveState::Down, Some("another cluster's")),
+        ],
+        groups: vec![(GroupId(0), Some(NodeId(118)), 119), (GroupId(1), None, 120)],
+        sees: vec![NodeId(115), NodeId(121)],
+    }
+}
+
+fn piece() -> Piece {
+    Piece { extent: Arc::new(extent()), stripe: 16, start: 131, len: 132 }
+}
+
+// --- every variant ---
+
+/// Every command.
+pub(crate) fn commands() -> Vec<Command> {
+    let (bucket, key): (BucketRef, Arc<str>) = (bucket_ref(), "a/ü b+c%".into());
+    vec![
+        Command::Form { cluster: cluster(), code: Code { data: 4, parity: 2 }, namespaces: 300 },
+        Command::PutNode(node_info()),
+        Command::PutDrive { drive: DriveId(1), node: NodeId(2), capacity_bytes: 3 << 40 },
+        Command::PutLayout(Arc::new(layout())),
+        Command::CreateTenant(tenant_row()),
+        Command::PutPrincipal(principal_row()),
+        Command::PutAccessKey(access_key_row()),
+        Command::DropAccessKey { access: "AKMESH0000000001".into() },
+        Command::CreateBucket { name: "photos".into(), tenant: TenantId(1), created: UnixMillis(2) },
+        Command::MarkBucket { bucket: BucketId(1), deleting: true },
+        Command::RemoveBucket { bucket: BucketId(2) },
+        Command::Assign(assignment()),
+        Command::Fence { actors: vec![proposer()], drives: vec![(DriveId(1), Epoch(2))] },
+        Command::OpenBlock { proposer: proposer(), session: u64::MAX, request: 3 },
+        Command::CloseBlock { first: WriteId::new(GroupId(1), 4096) },
+        Command::PutObject {
+            proposer: proposer(),
+            bucket: bucket.clone(),
+            key: key.clone(),
+            row: Arc::new(object_row()),
+            precondition: precondition(),
+            quota_bytes: Some(1 << 40),
+        },
+        Command::DeleteObject {
+            proposer: proposer(),
+            bucket: bucket.clone(),
+            key: key.clone(),
+            at: UnixMillis(1),
+            precondition: Precondition::default(),
+        },
+        Command::CreateUpload { proposer: proposer(), bucket: bucket.clone(), row: Arc::new(upload_row()) },
+        Command::PutPart {
+            proposer: proposer(),
+            bucket: bucket.clone(),
+            upload: WriteId(1),
+            part: Arc::new(part_row()),
+            quota_bytes: None,
+        },
+        Command::CompleteUpload {
+            proposer: proposer(),
+            bucket: bucket.clone(),
+            key,
+            upload: WriteId(1),
+            parts: vec![(1, "e1".into()), (10_000, "e2".into())],
+            etag: "e3-2".into(),
+            checksums: texts(&[("crc32", "AAAAAA==")]),
+            at: UnixMillis(2),
+            precondition: precondition(),
+        },
+        Command::AbortUpload { proposer: proposer(), bucket, upload: WriteId(1), at: UnixMillis(2) },
+        Command::DropGarbage { writes: vec![WriteId(1), WriteId::new(GroupId(65_535), 2)] },
+        Command::SealBucket { bucket: BucketId(3) },
+        Command::UnsealBucket { bucket: BucketId(4) },
+        Command::SetLimits { tenant: TenantId(5), limits: limits() },
+    ]
+}
+
+/// Every query.
+pub(crate) fn queries() -> Vec<Query> {
+    let bucket = bucket_ref;
+    let after = || Some(("a".to_owned(), WriteId(3)));
+    vec![
+        Query::Bucket { name: "photos".into() },
+        Query::Buckets { tenant: TenantId(1) },
+        Query::Control,
+        Query::Object { bucket: bucket(), key: "a".into() },
+        Query::List {
+            bucket: bucket(),
+            prefix: "p".into(),
+            delimiter: Some("/".into()),
+            after: "pa".into(),
+            limit: 1000,
+        },
+        Query::Upload { bucket: bucket(), upload: WriteId(1) },
+        Query::Uploads { bucket: bucket(), prefix: "p".into(), after: after(), limit: 2 },
+        Query::Parts { bucket: bucket(), upload: WriteId(1), after: 2, limit: 3 },
+        Query::Extents { bucket: bucket(), upload: WriteId(1), offset: 2 << 32, limit: 3 },
+        Query::Garbage { before: UnixMillis(1), limit: 2 },
+        Query::Usage { tenant: TenantId(1) },
+        Query::Referenced { writes: vec![WriteId(1), WriteId(2)] },
+    ]
+}
+
+/// Every answer of a metadata group.
+pub(crate) fn meta_answers() -> Vec<MetaAnswer> {
+    vec![
+        MetaAnswer::Done,
+        MetaAnswer::Epoch(Epoch(1)),
+        MetaAnswer::Tenant(Arc::new(tenant_row())),
+        MetaAnswer::Bucket(Arc::new(bucket_row())),
+        MetaAnswer::Buckets(vec![Arc::new(bucket_row())]),
+        MetaAnswer::Control(Arc::new(control_view())),
+        MetaAnswer::Block { first: WriteId::new(GroupId(1), 4096), count: 2 },
+        MetaAnswer::Committed { version: WriteId(1), etag: "e1".into() },
+        MetaAnswer::Deleted { existed: true },
+        MetaAnswer::Object(Arc::new(object_row())),
+        MetaAnswer::Listing(Arc::new(listing())),
+        MetaAnswer::Upload(Arc::new(upload_row())),
+        MetaAnswer::Uploads(vec![Arc::new(upload_row())], true),
+        MetaAnswer::Parts(vec![Arc::new(part_row())], false),
+        MetaAnswer::Garbage(vec![garbage()]),
+        MetaAnswer::Usage { bytes: 1, objects: 2 },
+        MetaAnswer::Referenced(vec![true, false]),
+    ]
+}
+
+/// Rows that are kept as they are, or that stand inside others in more than one shape.
+pub(crate) fn objects() -> Vec<(&'static str, ObjectRow)> {
+    vec![("whole", object_row()), ("parts", object_of_parts())]
+}
+
+fn object_ops() -> Vec<ObjectOp> {
+    let (bucket, key): (Arc<str>, Arc<str>) = ("photos".into(), "a/ü b+c%".into());
+    let (bucket, key) = (|| bucket.clone(), || key.clone());
+    vec![
+        ObjectOp::CreateBucket { bucket: bucket() },
+        ObjectOp::DeleteBucket { bucket: bucket() },
+        ObjectOp::HeadBucket { bucket: bucket() },
+        ObjectOp::ListBuckets,
+        ObjectOp::Begin {
+            bucket: bucket(),
+            key: key(),
+            destination: Destination::Object { attributes: attributes(), precondition: precondition() },
+        },
+        ObjectOp::Append { write: WriteId(1), stripe: 2 },
+        ObjectOp::Finish { write: WriteId(1), len: 2, etag: "e1".into(), checksums: texts(&[("crc32", "AAAAAA==")]) },
+        ObjectOp::Abort { write: WriteId(1) },
+        ObjectOp::Head { bucket: bucket(), key: key() },
+        ObjectOp::Plan { bucket: bucket(), key: key(), object: Arc::new(object_row()), offset: 1, len: 2 },
+        ObjectOp::Read { bucket: bucket(), key: key(), piece: piece() },
+        ObjectOp::Delete { bucket: bucket(), key: key(), precondition: precondition() },
+        ObjectOp::List {
+            bucket: bucket(),
+            prefix: "p".into(),
+            delimiter: Some("/".into()),
+            after: "pa".into(),
+            limit: 1000,
+        },
+        ObjectOp::CreateUpload { bucket: bucket(), key: key(), attributes: attributes() },
+        ObjectOp::HeadUpload { bucket: bucket(), upload: WriteId(1) },
+        ObjectOp::ListParts { bucket: bucket(), upload: WriteId(1), after: 2, limit: 3 },
+        ObjectOp::ListUploads {
+            bucket: bucket(),
+            prefix: "p".into(),
+            after: Some(("pa".into(), WriteId(1))),
+            limit: 2,
+        },
+        ObjectOp::CompleteUpload {
+            bucket: bucket(),
+            key: key(),
+            upload: WriteId(1),
+            parts: vec![(1, "e1".into()), (2, "e2".into())],
+            checksums: texts(&[("crc32", "AAAAAA==")]),
+            precondition: precondition(),
+        },
+        ObjectOp::AbortUpload { bucket: bucket(), upload: WriteId(1) },
+    ]
+}
+
+fn stripe_ops() -> Vec<StripeOp> {
+    let target = || StripeTarget {
+        id: stripe_id(),
+        layout: LayoutId(9),
+        binding: Arc::new(binding()),
+        key: Some(Arc::new(wrapped_key())),
+    };
+    vec![
+        StripeOp::Write(target()),
+        StripeOp::Read { target: StripeTarget { key: None, ..target() }, avoid: vec![DriveId(1), DriveId(2)] },
+        StripeOp::Delete { target: target(), avoid: vec![DriveId(1 << 40)] },
+    ]
+}
+
+fn shard_ops() -> Vec<ShardOp> {
+    vec![
+        ShardOp::Write {
+            id: shard_id(5),
+            tenant: TenantId(41),
+            code: Code { data: 4, parity: 2 },
+            sealed_len: 4 << 20,
+            crc: crc32c(PAYLOAD),
+        },
+        ShardOp::Read { id: shard_id(6) },
+        ShardOp::Delete { ids: vec![shard_id(0), shard_id(1)] },
+        ShardOp::List { after: Some(shard_id(7)), limit: 1024 },
+        ShardOp::Stat,
+    ]
+}
+
+fn node_ops() -> Vec<NodeOp> {
+    vec![NodeOp::Raft { group: GroupId(1), rpc: 2 }, NodeOp::Heartbeat(Arc::new(node_report())), NodeOp::Status]
+}
+
+fn answers() -> Vec<Answer> {
+    vec![
+        Answer::Done,
+        Answer::Meta(Arc::new(MetaAnswer::Epoch(Epoch(1)))),
+        Answer::Placed { avoid: vec![DriveId(1), DriveId(2)], shared: true },
+        Answer::Shard { code: Code { data: 4, parity: 2 }, sealed_len: 1, crc: crc32c(PAYLOAD) },
+        Answer::Shards(vec![(shard_id(1), 4096), (shard_id(2), 8192)], true),
+        Answer::Drive { capacity_bytes: 1, free_bytes: 2, shards: 3, corrupt: 4, full: true },
+        Answer::Begun { write: WriteId(1), stripe_bytes: 4 << 20 },
+        Answer::Committed { version: WriteId(1), etag: "e1".into() },
+        Answer::Bucket(Arc::new(bucket_row())),
+        Answer::Buckets(vec![Arc::new(bucket_row())]),
+        Answer::Object(Arc::new(object_of_parts())),
+        Answer::Pieces(vec![piece()]),
+        Answer::Listing(Arc::new(listing())),
+        Answer::Upload(Arc::new(upload_row())),
+        Answer::Uploads(vec![Arc::new(upload_row())], false),
+        Answer::Parts(vec![Arc::new(part_row())], true),
+        Answer::Report(vec![Arc::new(node_report()), Arc::new(NodeReport::default())]),
+    ]
+}
+
+/// The payload of samples that have one.
+pub(crate) const PAYLOAD: &[u8] = b"payload, raw";
+
+fn asked(op: impl Into<Op>, payload: &[u8]) -> Envelope {
+    let user = Principal::User { tenant: TenantId(41), name: "writer".into() };
+    let budget = Duration::from_millis(30_000);
+    let actor = ActorId::data(TenantId(41), NodeId(51));
+    let mut envelope = Envelope::request(actor, Epoch(7), op.into(), Buf::copy_of(payload), user, Lane::Bulk, budget);
+    envelope.header.id = 42;
+    envelope
+}
+
+/// Every message, named.
+pub(crate) fn envelopes() -> Vec<(String, Envelope)> {
+    let of = |body, payload: &[u8]| Envelope::of(43, Lane::Control, body, Buf::copy_of(payload));
+    let mut all = Vec::new();
+    let mut add = |name: String, envelope| all.push((name, envelope));
+
+    let hello = Hello {
+        version_min: 1,
+        version_max: 2,
+        cluster: cluster(),
+        node: NodeId(3),
+        incarnation: Incarnation(4),
+        capabilities: 5,
+        software: "mesh 0.1.0".into(),
+        lane: Lane::Bulk,
+    };
+    add("hello".into(), of(Body::Hello(hello), b""));
+    let welcome = Welcome {
+        version: 1,
+        node: NodeId(2),
+        incarnation: Incarnation(3),
+        capabilities: 4,
+        software: "mesh 0.1.0".into(),
+        jobs_max: 5,
+        bytes_max: 6,
+    };
+    add("welcome".into(), of(Body::Welcome(welcome), b""));
+    add("cancel".into(), of(Body::Cancel(u64::MAX), b""));
+
+    for kind in ErrorKind::ALL {
+        add(format!("failure.{kind:?}"), of(Body::Failure(Error::new(*kind, "why, and what to do")), b""));
+    }
+    let redirect =
+        Redirect { actor: Some(ActorId(0)), epoch: Some(Epoch(8)), node: Some(NodeId(3)), group: Some(GroupId(1)) };
+    let moved = Error::new(ErrorKind::StaleEpoch, "moved").redirect_to(redirect);
+    add("failure.StaleEpoch.redirect".into(), of(Body::Failure(moved), b""));
+
+    for op in object_ops() {
+        let payload = if matches!(op, ObjectOp::Append { .. }) { PAYLOAD } else { b"" };
+        add(format!("object.{}", object_op_name(&op)), asked(op, payload));
+    }
+    let destination = Destination::Part { upload: WriteId(1), number: 2 };
+    let begin = ObjectOp::Begin { bucket: "photos".into(), key: "a".into(), destination };
+    add("object.Begin.part".into(), asked(begin, b""));
+    for op in stripe_ops() {
+        let payload = if matches!(op, StripeOp::Write(_)) { PAYLOAD } else { b"" };
+        add(format!("stripe.{}", stripe_op_name(&op)), asked(op, payload));
+    }
+    for op in shard_ops() {
+        let payload = if matches!(op, ShardOp::Write { .. }) { PAYLOAD } else { b"" };
+        add(format!("shard.{}", shard_op_name(&op)), asked(op, payload));
+    }
+    add("shard.List.first".into(), asked(ShardOp::List { after: None, limit: 0 }, b""));
+    add("query".into(), asked(Op::Query { group: GroupId(2), query: Arc::new(Query::Control) }, b""));
+    let command = Command::SealBucket { bucket: BucketId(3) };
+    add("propose".into(), asked(Op::Propose { group: GroupId(2), command: Arc::new(command) }, b""));
+    for op in node_ops() {
+        let payload = if matches!(op, NodeOp::Raft { .. }) { PAYLOAD } else { b"" };
+        add(format!("node.{}", node_op_name(&op)), asked(Op::Node(Box::new(op)), payload));
+    }
+    for answer in answers() {
+        let payload = if matches!(answer, Answer::Shard { .. } | Answer::Done) { PAYLOAD } else { b"" };
+        add(format!("answer.{}", answer_name(&answer)), of(Body::Answer(answer), payload));
+    }
+
+    let principals = [
+        ("anonymous", Principal::Anonymous),
+        ("system", Principal::System),
+        ("admin", Principal::Admin { name: "root".into() }),
+    ];
+    for (name, principal) in principals {
+        let mut envelope = asked(ShardOp::Stat, b"");
+        envelope.header.principal = principal;
+        add(format!("header.{name}"), envelope);
+    }
+    let mut traced = asked(ShardOp::Stat, b"");
+    traced.header.trace = (1..=25).collect();
+    traced.header.lane = Lane::Interactive;
+    add("header.trace".into(), traced);
+    let mut remote = asked(stripe_ops().remove(0), b"");
+    remote.header.region = Some(Region { address: 1 << 47, rkey: 2, length: 3 });
+    add("header.region".into(), remote);
+    all
+}

@@ -1,0 +1,198 @@
+//! `mesh dev`: a whole mesh in one process, over real links on loopback.
+
+use core::time::Duration;
+use std::{
+    fs::File,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use mesh::{
+    config::{ClusterConfig, CodeText, Config, DriveConfig, NodeNumber, S3Config, Size, Span, TimingConfig},
+    node::Node,
+    provision::{FIRST_TENANT, Provision},
+};
+use mesh_core::{Error, ErrorKind};
+
+use super::{exports, quoted, told_to_stop, write_private};
+
+/// Run a whole mesh of three nodes in this process, with two drives each, over QUIC on loopback.
+///
+/// Everything is kept in a folder and is there again after a restart. Once the mesh takes data, the lines to try are
+/// printed and written to `dev.env` in that folder, for a shell to source: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
+/// AWS_SECRET_ACCESS_KEY, AWS_REGION and MESH_BUCKET for any S3 client, MESH_CONNECT and MESH_IDENTITY for `mesh
+/// status` and the like.
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// The folder that everything is kept in [default: mesh/dev in your data folder].
+    #[arg(long, env = "MESH_DEV_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The port of the S3 front end on 127.0.0.1; 0: any free one.
+    #[arg(long, default_value_t = 9000)]
+    s3_port: u16,
+    /// Data and parity shards of a stripe; taken when the folder is new.
+    #[arg(long, default_value = "2+1", value_name = "K+M")]
+    code: CodeText,
+    /// How much each of the six drives may hold; space is taken as it is used.
+    #[arg(long, default_value = "16GiB", value_name = "SIZE")]
+    drive_size: Size,
+    /// Deleted data are kept for so long: longer than your longest GET.
+    #[arg(long, default_value = "60s", value_name = "TIME")]
+    reclaim_grace: Span,
+}
+
+impl Dev {
+    pub(crate) async fn run(self) -> Result<(), Error> {
+        let data = match &self.data {
+            Some(data) => data.clone(),
+            None => default_folder()?,
+        };
+        let data = std::path::absolute(&data).map_err(|error| Error::invalid("no such path").caused_by(error))?;
+        mesh::provision::make_folder(&data)?;
+        let _lock = lock(&data)?;
+        let told = data.join("dev.env");
+        remove(&told)?;
+        let provision =
+            if Provision::exists(&data) { Provision::open(&data)? } else { Provision::create(&data, BUCKET)? };
+
+        let began = std::time::Instant::now();
+        let mut nodes: Vec<Node> = Vec::new();
+        for number in 1..=NODES {
+            let node = self.node(&provision, &data, number).await?;
+            for other in &nodes {
+                other.set_peer(node.id(), node.address());
+                node.set_peer(other.id(), other.address());
+            }
+            nodes.push(node);
+        }
+        let running = async {
+            let first = nodes.first().ok_or_else(|| Error::bug("a mesh without nodes"))?;
+            if first.control().tenants.is_empty() {
+                first.found(&provision.founding()?).await?;
+            }
+            for node in &nodes {
+                node.ready(READY_MAX).await?;
+            }
+            let variables = self.variables(&provision, &data, &nodes)?;
+            write_private(&told, &exports(&variables))?;
+            print_lines(&told, &variables, began.elapsed());
+            told_to_stop().await
+        };
+        // Told to stop while it starts, it stops as well.
+        let outcome = tokio::select! {
+            outcome = running => outcome,
+            outcome = told_to_stop() => outcome,
+        };
+        remove(&told)?;
+        let stopping = nodes.iter().map(|node| node.shutdown(STOP_MAX));
+        futures_util::future::join_all(stopping).await;
+        outcome
+    }
+
+    async fn node(&self, provision: &Provision, data: &Path, number: u64) -> Result<Node, Error> {
+        let folder = data.join(format!("node-{number}"));
+        let id = NodeNumber(number);
+        provision.equip(id.id(), &folder)?;
+        let s3 = (number == 1).then(|| S3Config { address: SocketAddr::from(([127, 0, 0, 1], self.s3_port)) });
+        let drives =
+            ["drive-a", "drive-b"].map(|name| DriveConfig { path: folder.join(name), capacity: Some(self.drive_size) });
+        let config = Config {
+            node: id,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            data: folder,
+            bootstrap: number == 1,
+            peers: Vec::new(),
+            s3,
+            drives: drives.to_vec(),
+            cluster: ClusterConfig { code: self.code, ..ClusterConfig::default() },
+            timing: TimingConfig { reclaim_grace: self.reclaim_grace, ..TimingConfig::default() },
+        };
+        Node::builder(config).start().await
+    }
+
+    fn variables(
+        &self,
+        provision: &Provision,
+        data: &Path,
+        nodes: &[Node],
+    ) -> Result<Vec<(&'static str, String)>, Error> {
+        let credentials = provision.credentials()?;
+        let founding = provision.founding()?;
+        let identity = data.join("client.pem");
+        if !identity.exists() {
+            provision.client_identity(FIRST_TENANT, &founding.principal)?.save(&identity)?;
+        }
+        let s3 = nodes.iter().find_map(Node::s3_address).ok_or_else(|| Error::bug("no S3 front end listens"))?;
+        let connect: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
+        Ok(vec![
+            ("AWS_ENDPOINT_URL", format!("http://{s3}")),
+            ("AWS_ACCESS_KEY_ID", credentials.access),
+            ("AWS_SECRET_ACCESS_KEY", credentials.secret),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_DEFAULT_REGION", "us-east-1".to_owned()),
+            ("MESH_BUCKET", founding.bucket),
+            ("MESH_CONNECT", connect.join(",")),
+            ("MESH_IDENTITY", identity.display().to_string()),
+        ])
+    }
+}
+
+fn print_lines(told: &Path, variables: &[(&str, String)], took: Duration) {
+    let endpoint = variables.iter().find(|(name, _)| *name == "AWS_ENDPOINT_URL").map_or("", |(_, value)| value);
+    println!("The mesh is ready, after {:.1} s: three nodes, six drives, S3 on {endpoint}", took.as_secs_f64());
+    println!();
+    println!("In another shell:");
+    println!();
+    println!("  source {}", quoted(&told.display().to_string()));
+    println!("  echo hello | aws s3 cp - s3://$MESH_BUCKET/hello     # or any other S3 client");
+    println!("  aws s3 ls s3://$MESH_BUCKET");
+    println!("  mesh status");
+    println!("  mesh put README.md readme && mesh ls");
+    println!();
+    println!("Ctrl-C stops it; what is stored is there again the next time.");
+}
+
+/// The user's data folder, as the XDG base directory specification has it.
+fn default_folder() -> Result<PathBuf, Error> {
+    let base = std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
+        .ok_or_else(|| Error::invalid("there is no home folder; say where with --data DIR"))?;
+    Ok(base.join("mesh/dev"))
+}
+
+/// Keeps a second mesh out of the folder.
+fn lock(data: &Path) -> Result<File, Error> {
+    let path = data.join("lock");
+    let failed = |error: std::io::Error| {
+        Error::new(ErrorKind::DriveFailed, "the folder cannot be locked").with("file", path.display()).caused_by(error)
+    };
+    let file = File::create(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::new(
+            ErrorKind::Conflict,
+            "another `mesh dev` runs in this folder; stop it, or choose another with --data",
+        )
+        .with("folder", data.display())),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::new(ErrorKind::DriveFailed, "a file cannot be removed")
+                .with("file", path.display())
+                .caused_by(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+const NODES: u64 = 3;
+const BUCKET: &str = "dev";
+const READY_MAX: Duration = Duration::from_secs(60);
+const STOP_MAX: Duration = Duration::from_secs(10);

@@ -1,0 +1,419 @@
+//! What a node is told by its configuration file. Unknown keys and senseless values are refused, with the line and
+//! what is allowed.
+
+use core::{fmt, str::FromStr, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use mesh_core::{Error, id::NodeId, topology::Code};
+use serde::{Deserialize, Serialize};
+
+/// A node's configuration: `mesh.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The node's number, 1 to 65,535, as its certificate has it.
+    pub node: NodeNumber,
+    /// Where the mesh listener is: QUIC, that is UDP. What the others dial.
+    pub address: SocketAddr,
+    /// Where metadata, identity and keyring are. Relative paths are relative to the configuration file.
+    pub data: PathBuf,
+    /// Makes a new cluster if the data folder holds none. Set on exactly one node.
+    #[serde(default)]
+    pub bootstrap: bool,
+    /// Other members, to begin with; the rest is learned from them.
+    #[serde(default, rename = "peer")]
+    pub peers: Vec<PeerConfig>,
+    /// The S3 front end; none: this node serves no S3.
+    #[serde(default)]
+    pub s3: Option<S3Config>,
+    /// The drives.
+    #[serde(default, rename = "drive")]
+    pub drives: Vec<DriveConfig>,
+    /// What holds for the whole cluster; read only when it is made.
+    #[serde(default)]
+    pub cluster: ClusterConfig,
+    /// Timing.
+    #[serde(default)]
+    pub timing: TimingConfig,
+}
+
+/// Another member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    /// Its number.
+    pub node: NodeNumber,
+    /// Its mesh listener.
+    pub address: SocketAddr,
+}
+
+/// The S3 front end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3Config {
+    /// Where it listens: HTTP.
+    pub address: SocketAddr,
+}
+
+/// One drive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriveConfig {
+    /// A folder, or a block device.
+    pub path: PathBuf,
+    /// How much of it to use; a folder needs it, a device is used whole by default.
+    #[serde(default)]
+    pub capacity: Option<Size>,
+}
+
+/// What holds for the whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterConfig {
+    /// Data and parity shards of a stripe, such as `2+1`.
+    pub code: CodeText,
+    /// Namespace groups, 1 to 64.
+    pub namespaces: Namespaces,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self { code: CodeText(Code { data: 2, parity: 1 }), namespaces: Namespaces(1) }
+    }
+}
+
+/// Timing. The defaults are conservative.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimingConfig {
+    /// Between two heartbeats of a metadata leader.
+    pub raft_heartbeat: Span,
+    /// A follower waits at least so long for its leader before it stands for election itself.
+    pub election_min: Span,
+    /// And at most so long.
+    pub election_max: Span,
+    /// A peer that is silent for so long is down.
+    pub silence: Span,
+    /// Deleted data are kept for so long: longer than the longest GET.
+    pub reclaim_grace: Span,
+}
+
+impl Default for TimingConfig {
+    fn default() -> Self {
+        Self {
+            raft_heartbeat: Span(Duration::from_millis(500)),
+            election_min: Span(Duration::from_millis(3000)),
+            election_max: Span(Duration::from_millis(6000)),
+            silence: Span(mesh_core::limits::HEARTBEAT_SILENCE_MAX),
+            reclaim_grace: Span(Duration::from_secs(900)),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file; relative paths become relative to its folder.
+    ///
+    /// # Errors
+    /// `Invalid` with the line and what is allowed; `NotFound` if there is no such file.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Error::new(mesh_core::ErrorKind::NotFound, "the configuration cannot be read")
+                .with("file", path.display())
+                .caused_by(error)
+        })?;
+        let mut config = Self::parse(&text).map_err(|error| error.with("file", path.display()))?;
+        let base = path.parent().unwrap_or_else(|| Path::new("."));
+        config.data = base.join(&config.data);
+        for drive in &mut config.drives {
+            drive.path = base.join(&drive.path);
+        }
+        Ok(config)
+    }
+
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// `Invalid` with the line and what is allowed.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            Error::invalid(format!("the configuration is refused: {}", error.to_string().trim_end()))
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.timing.election_min.0 < 2 * self.timing.raft_heartbeat.0 {
+            return Err(Error::invalid("timing.election_min must be at least twice timing.raft_heartbeat"));
+        }
+        if self.timing.election_max.0 <= self.timing.election_min.0 {
+            return Err(Error::invalid("timing.election_max must be greater than timing.election_min"));
+        }
+        if self.drives.len() > DRIVES_MAX {
+            return Err(Error::invalid(format!("a node has at most {DRIVES_MAX} drives")));
+        }
+        for (at, drive) in self.drives.iter().enumerate() {
+            if self.drives.iter().take(at).any(|other| other.path == drive.path) {
+                return Err(Error::invalid("two drives have the same path").with("path", drive.path.display()));
+            }
+        }
+        if self.peers.iter().any(|peer| peer.node == self.node) {
+            return Err(Error::invalid("a node is not its own peer: remove its number from [[peer]]"));
+        }
+        Ok(())
+    }
+
+    /// The text of this configuration.
+    ///
+    /// # Errors
+    /// `Bug`: every configuration can be written.
+    pub fn to_text(&self) -> Result<String, Error> {
+        toml::to_string(self).map_err(|error| Error::bug("a configuration cannot be written").with("why", error))
+    }
+}
+
+/// Drives of one node at most: their numbers are `node * 1000 + n`.
+pub const DRIVES_MAX: usize = 64;
+
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(pub $inner);
+
+        impl TryFrom<String> for $name {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.to_string()
+            }
+        }
+    };
+}
+
+text!(
+    /// Bytes, such as `64GiB`, `500GB`, `4096`.
+    Size(u64)
+);
+text!(
+    /// A time, such as `500ms`, `3s`, `15m`, `2h`.
+    Span(Duration)
+);
+text!(
+    /// A code, such as `2+1`.
+    CodeText(Code)
+);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = split(text);
+        let factor: u64 = match unit {
+            "" | "B" => 1,
+            "kB" | "KB" => 1000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "TB" => 1_000_000_000_000,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            "TiB" => 1 << 40,
+            _ => return Err(format!("`{text}` is no size: a number and B, KiB, MiB, GiB, TiB, KB, MB, GB or TB")),
+        };
+        number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(factor))
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is no size: a whole number and a unit, such as 64GiB"))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
+            if self.0 > 0 && self.0.is_multiple_of(1 << shift) {
+                return write!(f, "{}{unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{}B", self.0)
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = split(text);
+        let millis: u64 = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(format!("`{text}` is no time: a number and ms, s, m or h")),
+        };
+        number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(millis))
+            .filter(|millis| (1..=7 * 24 * 3_600_000).contains(millis))
+            .map(|millis| Self(Duration::from_millis(millis)))
+            .ok_or_else(|| format!("`{text}` is no time: 1ms to 168h"))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        match millis {
+            _ if millis.is_multiple_of(60_000) => write!(f, "{}m", millis / 60_000),
+            _ if millis.is_multiple_of(1000) => write!(f, "{}s", millis / 1000),
+            _ => write!(f, "{millis}ms"),
+        }
+    }
+}
+
+impl FromStr for CodeText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let code = text.split_once('+').and_then(|(data, parity)| {
+            Some(Code { data: data.trim().parse().ok()?, parity: parity.trim().parse().ok()? })
+        });
+        code.filter(|code| code.is_valid())
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is no code: data+parity shards, 1 to 16 and 0 to 8, such as 2+1"))
+    }
+}
+
+impl fmt::Display for CodeText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+macro_rules! ranged {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $range:expr, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(try_from = "i64", into = "i64")]
+        pub struct $name(pub $inner);
+
+        impl TryFrom<i64> for $name {
+            type Error = String;
+
+            fn try_from(number: i64) -> Result<Self, String> {
+                if $range.contains(&number) {
+                    Ok(Self(number as $inner))
+                } else {
+                    Err(format!(concat!("{} is no ", $what, ": {} to {}"), number, $range.start(), $range.end()))
+                }
+            }
+        }
+
+        impl From<$name> for i64 {
+            fn from(value: $name) -> Self {
+                value.0 as Self
+            }
+        }
+    };
+}
+
+ranged!(
+    /// A node's number.
+    NodeNumber(u64),
+    (1..=65_535_i64),
+    "node number"
+);
+ranged!(
+    /// How many namespace groups.
+    Namespaces(u16),
+    (1..=64_i64),
+    "number of namespace groups"
+);
+
+impl NodeNumber {
+    /// As the rest of the mesh has it.
+    #[must_use]
+    pub const fn id(self) -> NodeId {
+        NodeId(self.0)
+    }
+}
+
+fn split(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    (number, unit.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = r#"
+node = 2
+address = "127.0.0.1:7102"
+data = "data"
+bootstrap = false
+
+[[peer]]
+node = 1
+address = "127.0.0.1:7101"
+
+[s3]
+address = "127.0.0.1:9002"
+
+[[drive]]
+path = "drive-a"
+capacity = "64GiB"
+
+[[drive]]
+path = "/dev/nvme0n1"
+
+[cluster]
+code = "4+2"
+namespaces = 4
+
+[timing]
+reclaim_grace = "30s"
+"#;
+
+    #[test]
+    fn reads_what_it_writes() {
+        let config = Config::parse(FULL).unwrap();
+        assert_eq!(config.cluster.code.0, Code { data: 4, parity: 2 });
+        assert_eq!(config.drives[0].capacity, Some(Size(64 << 30)));
+        assert_eq!(config.timing.reclaim_grace.0, Duration::from_secs(30));
+        assert_eq!(config.timing.election_min, TimingConfig::default().election_min);
+        assert_eq!(Config::parse(&config.to_text().unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn refuses_with_the_line_and_what_is_allowed() {
+        let refused = |from: &str, to: &str| Config::parse(&FULL.replace(from, to)).unwrap_err().message().to_owned();
+        let unknown = refused("bootstrap = false", "boostrap = false");
+        assert!(unknown.contains("line 5") && unknown.contains("`bootstrap`"), "{unknown}");
+        let size = refused("64GiB", "64 gigs");
+        assert!(size.contains("line 16") && size.contains("TiB"), "{size}");
+        let code = refused("4+2", "40+2");
+        assert!(code.contains("line 22") && code.contains("1 to 16"), "{code}");
+        let node = refused("node = 2", "node = 0");
+        assert!(node.contains("line 2") && node.contains("1 to 65535"), "{node}");
+        let span = refused("30s", "0s");
+        assert!(span.contains("1ms to 168h"), "{span}");
+        let twins = refused("/dev/nvme0n1", "drive-a");
+        assert!(twins.contains("same path"), "{twins}");
+    }
+}

@@ -1,0 +1,217 @@
+//! What a node does for the mesh as a whole: it makes itself known, and where it leads a metadata group it takes
+//! members in and keeps the layout up to date.
+//!
+//! Every step is a look at what is, and one proposal towards what should be: two controllers, or one that is cut short,
+//! do no harm.
+
+use core::time::Duration;
+use std::{collections::BTreeSet, sync::Arc};
+
+use mesh_core::{
+    Answer, Buf, Error, ErrorKind, Lane, Op, Outcome, Principal,
+    envelope::Envelope,
+    id::{ActorId, DriveId, Epoch, GroupId, LayoutId, NodeId},
+    meta::{Command, ControlView},
+    time::Instant,
+    topology::NodeKind,
+};
+
+use crate::node::Inner;
+
+/// Works until the node stops.
+pub(crate) async fn run(node: Arc<Inner>) {
+    let stopped = node.stopped();
+    tokio::pin!(stopped);
+    let mut control = node.metadata.watch_control();
+    let mut state = State::default();
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            _ = ticks.tick() => {}
+            changed = control.changed() => if changed.is_err() { return },
+        }
+        let view = control.borrow_and_update().clone();
+        let step = async {
+            if let Err(error) = state.step(&node, &view).await {
+                // The next tick looks again; an error that stays is worth a look at this level.
+                tracing::debug!(node = %node.id, %error, "a controller's step failed");
+            }
+        };
+        tokio::select! {
+            () = &mut stopped => return,
+            () = step => {}
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// The drives that a new layout would be made of, and since when it is these.
+    settling: Option<(Vec<DriveId>, Instant)>,
+    /// When this node last stood for election.
+    stood: Option<Instant>,
+}
+
+impl State {
+    async fn step(&mut self, node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
+        for group in 1..=u64::from(view.namespaces) {
+            node.metadata.ensure_group(GroupId(group)).await?;
+        }
+        self.stand(node).await?;
+        announce(node, view).await?;
+        for (group, leader, _) in node.metadata.status() {
+            if leader == Some(node.id) {
+                take_in(node, view, group).await?;
+            }
+        }
+        if node.metadata.is_leader(GroupId::CONTROL) {
+            self.lay_out(node, view).await?;
+        }
+        Ok(())
+    }
+
+    /// Calls an election where a group has no leader that answers, instead of waiting out the (conservative) timeouts:
+    /// only the first living member does, and only while a majority answers.
+    async fn stand(&mut self, node: &Arc<Inner>) -> Result<(), Error> {
+        let now = node.env.clock.now();
+        if self.stood.is_some_and(|at| now.since(at) < STAND_PAUSE) {
+            return Ok(());
+        }
+        let alive = node.alive();
+        for (group, leader, _) in node.metadata.status() {
+            if leader.is_some_and(|leader| alive.contains(&leader)) {
+                continue;
+            }
+            let voters = node.metadata.voters(group);
+            let living: BTreeSet<NodeId> = voters.intersection(&alive).copied().collect();
+            if living.first() == Some(&node.id) && 2 * living.len() > voters.len() {
+                self.stood = Some(now);
+                tracing::info!(node = %node.id, %group, "no leader answers; calling an election");
+                node.metadata.elect(group).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a new layout once the registered drives have been the same for a moment.
+    async fn lay_out(&mut self, node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
+        let Some(code) = view.code else { return Ok(()) };
+        let newest = view.layouts.values().next_back();
+        let drives: Vec<DriveId> = view.drives.keys().copied().collect();
+        let laid_out = newest.is_some_and(|layout| {
+            drives.iter().all(|drive| layout.domains.contains_key(drive)) && layout.domains.len() == drives.len()
+        });
+        if laid_out || drives.len() < code.shards() {
+            self.settling = None;
+            return Ok(());
+        }
+        let now = node.env.clock.now();
+        match &self.settling {
+            Some((same, since)) if *same == drives => {
+                // Every node that is a member has had time to register; the very first layout waits for them all.
+                let quiet = if newest.is_none() && !everybody_has_drives(view) { SETTLE_FIRST } else { SETTLE };
+                if now.since(*since) < quiet {
+                    return Ok(());
+                }
+            }
+            _ => {
+                self.settling = Some((drives, now));
+                return Ok(());
+            }
+        }
+        let id = LayoutId(newest.map_or(1, |layout| layout.id.0 + 1));
+        let drives: Vec<_> = view.drives.values().cloned().collect();
+        let nodes: Vec<_> = view.nodes.values().cloned().collect();
+        let layout = mesh_placement::layout::build(id, code, &drives, &nodes)?;
+        match node.propose(GroupId::CONTROL, Command::PutLayout(Arc::new(layout))).await {
+            Err(error) if error.kind() != ErrorKind::Conflict => Err(error),
+            _ => {
+                tracing::info!(layout = %id, drives = drives.len(), %code, "a new layout");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn everybody_has_drives(view: &ControlView) -> bool {
+    let hosts = view.nodes.values().filter(|info| info.kind == NodeKind::Host);
+    hosts.into_iter().all(|info| view.drives.values().any(|drive| drive.node == info.id))
+}
+
+/// Makes this node known to the control group, through any member that answers.
+async fn announce(node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
+    let info = node.info();
+    if view
+        .nodes
+        .get(&node.id)
+        .is_some_and(|known| (known.incarnation, &known.address) == (info.incarnation, &info.address))
+    {
+        return Ok(());
+    }
+    let command = Arc::new(Command::PutNode(info));
+    if node.metadata.voters(GroupId::CONTROL).contains(&node.id) {
+        return node.propose(GroupId::CONTROL, (*command).clone()).await.map(drop);
+    }
+    let mut members: Vec<NodeId> = node.alive().into_iter().filter(|member| *member != node.id).collect();
+    let mut refused = None;
+    let mut asked = BTreeSet::new();
+    while let Some(member) = members.pop() {
+        if !asked.insert(member) {
+            continue;
+        }
+        let op = Op::Propose { group: GroupId::CONTROL, command: command.clone() };
+        let outcome = ask_node(node, member, op).await;
+        match outcome.map(|response| response.answer) {
+            Ok(Answer::Meta(_)) => return Ok(()),
+            Ok(_) => return Err(Error::bug("an announcement was answered with something else")),
+            Err(error) => {
+                members
+                    .extend(error.redirect().and_then(|redirect| redirect.node).filter(|next| !asked.contains(next)));
+                refused = Some(error);
+            }
+        }
+    }
+    Err(refused.unwrap_or_else(|| Error::new(ErrorKind::Unreachable, "no member of the mesh answers yet")))
+}
+
+async fn ask_node(node: &Arc<Inner>, to: NodeId, op: Op) -> Outcome {
+    let envelope =
+        Envelope::request(ActorId::NODE, Epoch(0), op, Buf::empty(), Principal::System, Lane::Control, ASK_BUDGET);
+    let (answer, outcome) = tokio::sync::oneshot::channel();
+    let guard = node.link.send(to, envelope, Box::new(move |outcome| drop(answer.send(outcome))));
+    let outcome = outcome.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::LinkLost, "the link ended unasked")));
+    guard.forget();
+    outcome
+}
+
+/// Takes living hosts into a group that this node leads: first as learners, then as voters, up to [`VOTERS_MAX`].
+/// DPU nodes never vote.
+async fn take_in(node: &Arc<Inner>, view: &ControlView, group: GroupId) -> Result<(), Error> {
+    let voters = node.metadata.voters(group);
+    let alive = node.alive();
+    let hosts = view.nodes.values().filter(|info| info.kind == NodeKind::Host && !info.draining);
+    let wanted: Vec<NodeId> =
+        hosts.map(|info| info.id).filter(|id| alive.contains(id) && !voters.contains(id)).collect();
+    let room = VOTERS_MAX.saturating_sub(voters.len());
+    for (at, member) in wanted.into_iter().enumerate() {
+        if !node.metadata.learners(group).contains(&member) {
+            node.metadata.add_learner(group, member).await?;
+        }
+        if at < room {
+            let mut voters = node.metadata.voters(group);
+            voters.insert(member);
+            node.metadata.change_membership(group, &voters).await?;
+            tracing::info!(%group, %member, "a member votes now");
+        }
+    }
+    Ok(())
+}
+
+const TICK: Duration = Duration::from_millis(100);
+const STAND_PAUSE: Duration = Duration::from_millis(1500);
+const SETTLE: Duration = Duration::from_millis(300);
+const SETTLE_FIRST: Duration = Duration::from_millis(3000);
+const ASK_BUDGET: Duration = Duration::from_secs(5);
+const VOTERS_MAX: usize = 5;

@@ -1,0 +1,171 @@
+//! What a node takes from outside: links, disks, clocks, randomness, threads. All of it comes in through one [`Env`],
+//! so that a whole node can run on a virtual clock; nothing in the libraries reaches for the ambient ones.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::future::BoxFuture;
+use mesh_actors::{disk::FileDisk, shell::Workers};
+use mesh_core::{
+    Entropy, Error, Pool,
+    id::{ClusterId, Incarnation, NodeId},
+    port::{Clock, Disk, Inbound, Outbound},
+    time::{Instant, UnixMillis},
+};
+use mesh_transport::identity::Identity;
+
+use crate::config::DriveConfig;
+
+/// A random stream of its own for each taker.
+pub type Randomness = Arc<dyn Fn() -> Box<dyn Entropy> + Send + Sync>;
+
+/// The world of one node.
+#[derive(Clone)]
+pub struct Env {
+    /// Both clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Random bytes, fit for keys.
+    pub entropy: Randomness,
+    /// Media.
+    pub disks: Arc<dyn Disks>,
+    /// Links.
+    pub links: Arc<dyn Links>,
+    /// Threads for compute jobs.
+    pub workers: Workers,
+}
+
+impl core::fmt::Debug for Env {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Env")
+    }
+}
+
+impl Env {
+    /// The real world: QUIC, files and devices, the system's clocks and random generator, a worker a core.
+    ///
+    /// # Errors
+    /// If the operating system gives no threads.
+    pub fn real() -> Result<Self, Error> {
+        let cores = std::thread::available_parallelism().map_or(2, core::num::NonZero::get);
+        Ok(Self {
+            clock: Arc::new(SystemClock::default()),
+            entropy: Arc::new(|| Box::new(SystemEntropy)),
+            disks: Arc::new(FileDisks),
+            links: Arc::new(crate::quic::QuicLinks),
+            workers: Workers::threads(cores)?,
+        })
+    }
+}
+
+/// Opens media.
+pub trait Disks: Send + Sync {
+    /// Opens a medium for this process alone.
+    ///
+    /// # Errors
+    /// `DriveFailed` if it is missing, read-only, in use or broken; the message says which.
+    fn open(&self, drive: &DriveConfig, pool: &Pool) -> Result<Arc<dyn Disk>, Error>;
+
+    /// Whether an open medium is still where it was.
+    fn is_present(&self, path: &Path) -> bool;
+}
+
+/// How a node's link is set up.
+#[derive(Clone)]
+pub struct LinkSetup {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// Who the node is.
+    pub identity: Identity,
+    /// The node.
+    pub node: NodeId,
+    /// Its start.
+    pub incarnation: Incarnation,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// A peer that is silent for so long is down.
+    pub silence: core::time::Duration,
+    /// The node's clock.
+    pub clock: Arc<dyn Clock>,
+    /// For jitter.
+    pub entropy: Randomness,
+    /// For payloads that come in.
+    pub pool: Pool,
+}
+
+/// Makes links.
+pub trait Links: Send + Sync {
+    /// Begins to listen.
+    fn bind(&self, setup: LinkSetup, inbound: Arc<dyn Inbound>) -> BoxFuture<'static, Result<Arc<dyn Link>, Error>>;
+}
+
+/// A node's links to all its peers.
+pub trait Link: Outbound {
+    /// Where it listens.
+    fn address(&self) -> SocketAddr;
+    /// Says where a peer is; its connections are made and kept from now on.
+    fn set_peer(&self, node: NodeId, address: SocketAddr);
+    /// Peers with a working connection.
+    fn peers_up(&self) -> BTreeSet<NodeId>;
+    /// Ends every connection once what is in flight has ended, within a bound.
+    fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+/// The system's clocks.
+#[derive(Debug)]
+pub struct SystemClock(std::time::Instant);
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self(std::time::Instant::now())
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Instant {
+        // A node that runs for 584 years may overflow this.
+        Instant(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn wall(&self) -> UnixMillis {
+        let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_millis());
+        UnixMillis(u64::try_from(millis).unwrap_or(u64::MAX))
+    }
+}
+
+/// The operating system's random generator.
+#[derive(Debug)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn fill(&mut self, target: &mut [u8]) {
+        aws_lc_rs::rand::fill(target).expect("the system's random generator works");
+    }
+}
+
+/// Folders and block devices.
+#[derive(Debug)]
+pub struct FileDisks;
+
+impl Disks for FileDisks {
+    fn open(&self, drive: &DriveConfig, pool: &Pool) -> Result<Arc<dyn Disk>, Error> {
+        // A block device is there; a folder is made. Whether it may be is decided before.
+        if !drive.path.exists() {
+            crate::provision::make_folder(&drive.path)?;
+        }
+        let options = mesh_actors::disk::FileOptions {
+            capacity_bytes: drive.capacity.map_or(0, |size| size.0),
+            pool: pool.clone(),
+            ..mesh_actors::disk::FileOptions::default()
+        };
+        Ok(FileDisk::open(&drive.path, options)?)
+    }
+
+    fn is_present(&self, path: &Path) -> bool {
+        path.exists()
+    }
+}

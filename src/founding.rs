@@ -1,0 +1,109 @@
+//! The founding of a cluster: its first member, tenant, access key and bucket.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use mesh_core::{
+    Error, ErrorKind,
+    id::{GroupId, KeyId, TenantId},
+    meta::{AccessKeyRow, Command, Grant, MetaAnswer, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    keyring::{access_label, tenant_label},
+    node::Inner,
+};
+
+/// What a cluster begins with. Holds no usable secret: the access key's is wrapped under the cluster key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Founding {
+    /// The first tenant.
+    pub tenant: String,
+    /// Its first principal, who may do everything in the tenant.
+    pub principal: String,
+    /// The public half of its access key.
+    pub access_key: String,
+    /// The secret half, wrapped.
+    pub secret: WrappedKey,
+    /// The first bucket.
+    pub bucket: String,
+}
+
+/// Makes what is not there yet. Every step may be repeated: a founding that was cut short is finished by the next.
+pub(crate) async fn found(node: &Inner, founding: &Founding) -> Result<(), Error> {
+    let alone = BTreeSet::from([node.id]);
+    let cluster = &node.config.cluster;
+    for group in 0..=u64::from(cluster.namespaces.0) {
+        node.metadata.ensure_group(GroupId(group)).await?;
+        node.metadata.initialize(GroupId(group), &alone).await?;
+    }
+    let form =
+        Command::Form { cluster: node.keyring.cluster(), code: cluster.code.0, namespaces: cluster.namespaces.0 };
+    node.propose(GroupId::CONTROL, form).await?;
+    node.propose(GroupId::CONTROL, Command::PutNode(node.info())).await?;
+    let tenant = tenant(node, &founding.tenant).await?;
+    let principal = PrincipalRow { tenant, name: founding.principal.clone(), grants: vec![Grant::all()] };
+    node.propose(GroupId::CONTROL, Command::PutPrincipal(principal)).await?;
+    let key = AccessKeyRow {
+        access: founding.access_key.clone(),
+        secret: founding.secret.clone(),
+        tenant,
+        principal: founding.principal.clone(),
+    };
+    node.propose(GroupId::CONTROL, Command::PutAccessKey(key)).await?;
+    let bucket =
+        Command::CreateBucket { name: Arc::from(founding.bucket.as_str()), tenant, created: node.env.clock.wall() };
+    match node.propose(GroupId::CONTROL, bucket).await {
+        Err(error) if error.kind() != ErrorKind::BucketExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The tenant of this name, made with a new key if there is none.
+async fn tenant(node: &Inner, name: &str) -> Result<TenantId, Error> {
+    let known = |view: &mesh_core::meta::ControlView| {
+        view.tenants.values().find(|tenant| tenant.name == name).map(|tenant| tenant.id)
+    };
+    if let Some(tenant) = known(&node.metadata.control()) {
+        return Ok(tenant);
+    }
+    let mut entropy = (node.env.entropy)();
+    let mut key = [0; 32];
+    entropy.fill(&mut key);
+    let row = TenantRow {
+        id: TenantId(0),
+        name: name.to_owned(),
+        key: KeyId(0),
+        wrapped: node.keyring.wrap(&key, &tenant_label(name), &mut *entropy),
+        limits: TenantLimits::default(),
+    };
+    match node.propose(GroupId::CONTROL, Command::CreateTenant(row)).await.as_deref() {
+        Ok(MetaAnswer::Tenant(row)) => Ok(row.id),
+        Ok(_) => Err(Error::bug("a new tenant was answered with something else")),
+        // Another founding of the same cluster came first.
+        Err(error) if error.kind() == ErrorKind::Conflict => {
+            known(&node.metadata.control()).ok_or_else(|| error.clone())
+        }
+        Err(error) => Err(error.clone()),
+    }
+}
+
+/// A new access key: the public half, the secret half, and the latter wrapped.
+pub fn new_access_key(
+    keyring: &crate::keyring::Keyring,
+    entropy: &mut dyn mesh_core::Entropy,
+) -> (String, String, WrappedKey) {
+    let access = format!("MESH{}", letters(16, entropy));
+    let secret = letters(40, entropy);
+    let wrapped = keyring.wrap(secret.as_bytes(), &access_label(&access), entropy);
+    (access, secret, wrapped)
+}
+
+/// Letters and digits that nobody mistakes for each other, 5 bits each.
+fn letters(count: usize, entropy: &mut dyn mesh_core::Entropy) -> String {
+    const ALPHABET: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
+    let mut bytes = vec![0; count];
+    entropy.fill(&mut bytes);
+    bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect()
+}

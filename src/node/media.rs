@@ -1,0 +1,303 @@
+//! The node's drives: opened, recognised, formatted if blank, registered with the control group, and started.
+//!
+//! Whatever is wrong with a medium, the node starts without it and says so; nothing on it is overwritten.
+
+use core::time::Duration;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use mesh_actors::{
+    drive::{self, Medium},
+    registry::{self, Parts},
+    shell::{ActorSetup, Onward},
+};
+use mesh_core::{
+    Answer, Error, ErrorKind, Request, WorkOutcome,
+    id::{ActorId, DriveId, Epoch, GroupId},
+    meta::{Command, MetaAnswer},
+    op::{DriveReport, ShardOp},
+    port::{Disk, DiskJob, WorkOutput},
+    spec::{DriveSpec, FunctionSpec},
+    topology::DriveState,
+};
+
+use super::{Inner, lock};
+use crate::{config::DriveConfig, files};
+
+/// The node's drives, by their place in the configuration.
+#[derive(Default)]
+pub(super) struct Media(BTreeMap<usize, Slot>);
+
+/// One drive.
+struct Slot {
+    path: PathBuf,
+    drive: Option<DriveId>,
+    capacity_bytes: u64,
+    /// It has an actor.
+    started: bool,
+    /// Why it is not up.
+    reason: Option<String>,
+}
+
+/// Brings up every configured drive, each on its own.
+pub(super) fn begin(node: &Arc<Inner>) {
+    for (at, config) in node.config.drives.iter().enumerate() {
+        let slot = Slot { path: config.path.clone(), drive: None, capacity_bytes: 0, started: false, reason: None };
+        lock(&node.media).0.insert(at, slot);
+        let (node, config) = (node.clone(), config.clone());
+        let task = node.clone();
+        task.spawn(async move {
+            let stopped = node.stopped();
+            let outcome = tokio::select! {
+                () = stopped => return,
+                outcome = bring_up(&node, at, &config) => outcome,
+            };
+            if let Err(error) = outcome {
+                tracing::error!(node = %node.id, path = %config.path.display(), %error, "a drive cannot be used; the node runs without it");
+                slot_of(&node, at, |slot| slot.reason = Some(error.to_string()));
+            }
+            node.hurry.notify_one();
+        });
+    }
+}
+
+async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<(), Error> {
+    let known = Numbers::load(node)?;
+    if let Some(drive) = known.of(config) {
+        slot_of(node, at, |slot| slot.drive = Some(drive));
+        // A folder that was in use and is gone must not be made anew as if nothing had happened.
+        if !node.env.disks.is_present(&config.path) {
+            return Err(Error::new(
+                ErrorKind::DriveFailed,
+                "the drive is missing: bring it back, or remove it from the configuration",
+            )
+            .with("drive", drive)
+            .with("path", config.path.display()));
+        }
+    }
+    let disk = node.env.disks.open(config, &node.pool)?;
+    let capacity_bytes = disk.geometry().capacity_bytes;
+    let WorkOutput::Bytes(first) = io(&*disk, DiskJob::Read { at: 0, len: drive::INSPECT_BYTES }).await? else {
+        return Err(Error::bug("a read gave no bytes"));
+    };
+    let cluster = node.keyring.cluster();
+    let (drive, blank) = match drive::inspect(&first, cluster) {
+        Medium::Ours { drive, .. } => (drive, false),
+        Medium::Blank => match known.of(config) {
+            Some(drive) => {
+                return Err(Error::new(ErrorKind::DriveFailed, "the medium is blank, but a drive was there; if it was replaced on purpose, take its line out of the file and restart the node")
+                    .with("drive", drive)
+                    .with("file", Numbers::path(node).display()));
+            }
+            None => (Numbers::choose(node, config)?, true),
+        },
+        Medium::Foreign { cluster } => {
+            return Err(Error::new(ErrorKind::DriveFailed, "the drive belongs to another cluster and is left alone")
+                .with("cluster", cluster));
+        }
+        Medium::Damaged { why } => {
+            return Err(Error::new(
+                ErrorKind::DriveFailed,
+                "the drive's superblock is damaged, or it holds something else; it is left alone",
+            )
+            .with("why", why));
+        }
+        Medium::Newer { version } => {
+            return Err(Error::new(
+                ErrorKind::DriveFailed,
+                "the drive was written by a newer version; upgrade this node",
+            )
+            .with("version", version));
+        }
+    };
+    Numbers::keep(node, config, drive)?;
+    slot_of(node, at, |slot| {
+        slot.drive = Some(drive);
+        slot.capacity_bytes = capacity_bytes;
+        slot.reason = Some("it waits to be registered with the control group".to_owned());
+    });
+    let epoch = register(node, drive, capacity_bytes).await;
+    let spec = DriveSpec { cluster, drive, epoch, capacity_bytes, segment_bytes: segment_bytes(capacity_bytes) };
+    if blank {
+        io(&*disk, DiskJob::Write { at: 0, bufs: vec![drive::superblock(&spec)] }).await?;
+        io(&*disk, DiskJob::Sync).await?;
+    }
+    let parts = Parts { pool: node.pool.clone(), geometry: Some(disk.geometry()) };
+    node.host
+        .start(ActorSetup {
+            id: ActorId::drive(drive),
+            epoch,
+            spec: Arc::new(FunctionSpec::Drive(spec)),
+            build: Arc::new(move |spec| registry::build(spec, &parts)),
+            disk: Some(disk),
+            onward: Onward::End,
+        })
+        .await?;
+    slot_of(node, at, |slot| {
+        slot.started = true;
+        slot.reason = None;
+    });
+    tracing::info!(node = %node.id, %drive, %epoch, path = %config.path.display(), "a drive is up");
+    Ok(())
+}
+
+/// Registers a drive, however long the control group takes to be there.
+async fn register(node: &Arc<Inner>, drive: DriveId, capacity_bytes: u64) -> Epoch {
+    let mut said = false;
+    loop {
+        let command = Command::PutDrive { drive, node: node.id, capacity_bytes };
+        match node.propose(GroupId::CONTROL, command).await.as_deref() {
+            Ok(MetaAnswer::Epoch(epoch)) => return *epoch,
+            Ok(answer) => tracing::error!(%drive, ?answer, "a drive's registration was answered with something else"),
+            Err(error) if !said => {
+                said = true;
+                tracing::debug!(%drive, %error, "a drive waits to be registered");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(REGISTER_PAUSE).await;
+    }
+}
+
+/// How the drives are now.
+pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
+    let slots: Vec<(DriveId, u64, bool, bool, Option<String>)> = lock(&node.media)
+        .0
+        .values()
+        .filter_map(|slot| {
+            let present = node.env.disks.is_present(&slot.path);
+            Some((slot.drive?, slot.capacity_bytes, slot.started, present, slot.reason.clone()))
+        })
+        .collect();
+    let mut reports = Vec::with_capacity(slots.len());
+    for (drive, capacity_bytes, started, present, reason) in slots {
+        let down = |reason: String| DriveReport {
+            drive,
+            state: DriveState::Down,
+            capacity_bytes,
+            free_bytes: 0,
+            shards: 0,
+            corrupt: 0,
+            reason: Some(reason),
+        };
+        if !present {
+            reports.push(down("the drive is missing".to_owned()));
+            continue;
+        }
+        if !started {
+            reports.push(down(reason.unwrap_or_else(|| "it is being opened".to_owned())));
+            continue;
+        }
+        let request = Request::system(ShardOp::Stat, node.env.clock.now() + STAT_BUDGET);
+        let answer = tokio::time::timeout(STAT_BUDGET, node.host.request(ActorId::drive(drive), request)).await;
+        reports.push(match answer.map(|outcome| outcome.map(|response| response.answer)) {
+            Ok(Ok(Answer::Drive { capacity_bytes, free_bytes, shards, corrupt, full })) => DriveReport {
+                drive,
+                state: if full { DriveState::Full } else { DriveState::Up },
+                capacity_bytes,
+                free_bytes,
+                shards,
+                corrupt,
+                reason: full.then(|| "it is full".to_owned()),
+            },
+            Ok(Ok(_)) => down("it answered with something else".to_owned()),
+            Ok(Err(error)) => down(error.to_string()),
+            Err(_) => down("it does not answer".to_owned()),
+        });
+    }
+    reports
+}
+
+async fn io(disk: &dyn Disk, job: DiskJob) -> WorkOutcome {
+    let (answer, outcome) = tokio::sync::oneshot::channel();
+    disk.start(job, Box::new(move |outcome| drop(answer.send(outcome))));
+    outcome.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::DriveFailed, "the disk ended unasked")))
+}
+
+/// A segment is a 256th of the drive, within bounds: small enough to compact, large enough to stream.
+fn segment_bytes(capacity_bytes: u64) -> u32 {
+    let wanted = (capacity_bytes / 256).next_power_of_two().clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+    u32::try_from(wanted).expect("clamped")
+}
+
+fn slot_of(node: &Inner, at: usize, change: impl FnOnce(&mut Slot)) {
+    if let Some(slot) = lock(&node.media).0.get_mut(&at) {
+        change(slot);
+    }
+}
+
+/// Which drive is at which path: `drives` in the data folder, a line each. So a missing or replaced medium is noticed.
+struct Numbers(BTreeMap<String, DriveId>);
+
+impl Numbers {
+    fn path(node: &Inner) -> PathBuf {
+        node.config.data.join("drives")
+    }
+
+    fn load(node: &Inner) -> Result<Self, Error> {
+        let path = Self::path(node);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                return Err(Error::new(ErrorKind::DriveFailed, "the drives' numbers cannot be read")
+                    .with("file", path.display())
+                    .caused_by(error));
+            }
+        };
+        let mut numbers = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let (number, place) = line.split_once(' ').unwrap_or((line, ""));
+            let number = number.parse().map_err(|_| {
+                Error::invalid("a line is not a drive's number and its path")
+                    .with("file", path.display())
+                    .with("line", line)
+            })?;
+            numbers.insert(place.to_owned(), DriveId(number));
+        }
+        Ok(Self(numbers))
+    }
+
+    fn key(config: &DriveConfig) -> String {
+        config.path.to_string_lossy().into_owned()
+    }
+
+    fn of(&self, config: &DriveConfig) -> Option<DriveId> {
+        self.0.get(&Self::key(config)).copied()
+    }
+
+    /// A number that no drive of this node has had.
+    fn choose(node: &Inner, config: &DriveConfig) -> Result<DriveId, Error> {
+        let _choosing = lock(&node.numbers);
+        let mut known = Self::load(node)?;
+        let view = node.metadata.control();
+        let first = node.id.0 * 1000 + 1;
+        let drive = (first..first + 999)
+            .map(DriveId)
+            .find(|drive| !known.0.values().any(|other| other == drive) && !view.drives.contains_key(drive))
+            .ok_or_else(|| Error::invalid("the node has had 999 drives and has no number left"))?;
+        known.0.insert(Self::key(config), drive);
+        known.save(node)?;
+        Ok(drive)
+    }
+
+    fn keep(node: &Inner, config: &DriveConfig, drive: DriveId) -> Result<(), Error> {
+        let _keeping = lock(&node.numbers);
+        let mut known = Self::load(node)?;
+        if known.0.insert(Self::key(config), drive) == Some(drive) { Ok(()) } else { known.save(node) }
+    }
+
+    fn save(&self, node: &Inner) -> Result<(), Error> {
+        let text: String = self.0.iter().map(|(place, drive)| format!("{} {place}\n", drive.0)).collect();
+        let path = Self::path(node);
+        files::replace(&path, text.as_bytes(), 0o644).map_err(|error| {
+            Error::new(ErrorKind::DriveFailed, "the drives' numbers cannot be kept")
+                .with("file", path.display())
+                .caused_by(error)
+        })
+    }
+}
+
+const REGISTER_PAUSE: Duration = Duration::from_millis(50);
+const STAT_BUDGET: Duration = Duration::from_secs(1);
+const SEGMENT_BYTES_MIN: u64 = 32 << 20;
+const SEGMENT_BYTES_MAX: u64 = 256 << 20;

@@ -1,0 +1,394 @@
+//! One node of the mesh: assembly only. What a node does is in the functions; here they are given their ports, kept
+//! configured, and told who else is there.
+//!
+//! - [`gate`] lets in what links bring;
+//! - [`media`] opens, formats and registers drives;
+//! - [`peers`] keeps heartbeats and knows who is up;
+//! - [`chains`] starts actors and keeps them configured from what the control group holds and peers say;
+//! - [`crate::controller`] does what only the control group's leader does.
+
+mod chains;
+mod front;
+mod gate;
+mod media;
+mod peers;
+
+use core::time::Duration;
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use mesh_actors::{
+    metadata::{RaftConfig, RaftMetadata, Timing},
+    shell::{Host, Ports},
+};
+use mesh_core::{
+    Error, ErrorKind, Outcome, Pool, Request,
+    id::{ActorId, GroupId, Incarnation, NodeId},
+    meta::{Command, ControlView, MetaAnswer},
+    op::NodeReport,
+    port::Metadata as _,
+    topology::{NodeInfo, NodeKind},
+};
+use mesh_dpu_runtime::offload::software::Software;
+use mesh_transport::identity::Identity;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
+
+use self::{gate::Gate, media::Media, peers::Peers};
+use crate::{
+    config::Config,
+    env::{Env, Link, LinkSetup},
+    founding::Founding,
+    keyring::{Keyring, SharedKeyring},
+};
+
+/// A running node. Clones share it; it runs until [`Self::shutdown`] or until the last clone is dropped.
+#[derive(Clone)]
+pub struct Node(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) id: NodeId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) config: Config,
+    pub(crate) env: Env,
+    pub(crate) keyring: SharedKeyring,
+    pub(crate) link: Arc<dyn Link>,
+    pub(crate) metadata: Arc<RaftMetadata>,
+    pub(crate) host: Host,
+    pub(crate) pool: Pool,
+    peers: Mutex<Peers>,
+    media: Mutex<Media>,
+    s3: Mutex<Option<SocketAddr>>,
+    /// Something that actors are configured from has changed.
+    reconfigure: Notify,
+    /// Something that peers should know has changed.
+    hurry: Notify,
+    /// Held while a drive's number is chosen.
+    numbers: Mutex<()>,
+    stopping: watch::Sender<bool>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl core::fmt::Debug for Node {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Node {} {}", self.0.id, self.0.incarnation)
+    }
+}
+
+/// Sets a node up. See [`Node::builder`].
+#[derive(Debug)]
+pub struct Builder {
+    config: Config,
+    env: Option<Env>,
+    identity: Option<Identity>,
+    keyring: Option<SharedKeyring>,
+}
+
+impl Builder {
+    /// The world it lives in; the real one if none is given.
+    #[must_use]
+    pub fn env(mut self, env: Env) -> Self {
+        self.env = Some(env);
+        self
+    }
+
+    /// Who it is; read from `identity.pem` in its data folder if not given.
+    #[must_use]
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// Its keyring; read from `keyring.toml` in its data folder if not given.
+    #[must_use]
+    pub fn keyring(mut self, keyring: Keyring) -> Self {
+        self.keyring = Some(Arc::new(keyring));
+        self
+    }
+
+    /// Starts the node. It listens when this returns; it takes data once [`Node::ready`] says so.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, the identity, the keyring, the listener or the metadata store. A drive
+    /// that cannot be used is no error: the node starts without it and says so.
+    pub async fn start(self) -> Result<Node, Error> {
+        let config = self.config;
+        let env = match self.env {
+            Some(env) => env,
+            None => Env::real()?,
+        };
+        std::fs::create_dir_all(&config.data).map_err(|error| {
+            Error::new(ErrorKind::DriveFailed, "the data folder cannot be made")
+                .with("folder", config.data.display())
+                .caused_by(error)
+        })?;
+        let identity = match self.identity {
+            Some(identity) => identity,
+            None => Identity::load(&config.data.join(crate::provision::IDENTITY))?,
+        };
+        let keyring = match self.keyring {
+            Some(keyring) => keyring,
+            None => Arc::new(Keyring::load(&config.data.join(crate::provision::KEYRING))?),
+        };
+        let id = config.node.id();
+        let pool = Pool::default();
+        let incarnation = next_incarnation(&config.data, &env)?;
+        let gate = Arc::new(Gate::default());
+        let setup = LinkSetup {
+            address: config.address,
+            identity,
+            node: id,
+            incarnation,
+            cluster: keyring.cluster(),
+            silence: config.timing.silence.0,
+            clock: env.clock.clone(),
+            entropy: env.entropy.clone(),
+            pool: pool.clone(),
+        };
+        let link = env.links.bind(setup, gate.clone()).await?;
+        let raft = RaftConfig {
+            groups: vec![GroupId::CONTROL],
+            peers: config.peers.iter().map(|peer| peer.node.id()).collect(),
+            timing: Timing {
+                heartbeat: config.timing.raft_heartbeat.0,
+                election_min: config.timing.election_min.0,
+                election_max: config.timing.election_max.0,
+            },
+            ..RaftConfig::new(id, config.data.join("metadata"))
+        };
+        let outbound: Arc<dyn mesh_core::port::Outbound> = link.clone();
+        let metadata = RaftMetadata::start(raft, outbound.clone(), env.clock.clone()).await?;
+        keyring.learn(&metadata.control());
+        let ports = Ports {
+            clock: env.clock.clone(),
+            entropy: env.entropy.clone(),
+            compute: Arc::new(Software::new(keyring.clone(), pool.clone())),
+            workers: env.workers.clone(),
+            metadata: metadata.clone(),
+            outbound,
+        };
+        let host = Host::new(id, ports).await?;
+        let inner = Arc::new(Inner {
+            id,
+            incarnation,
+            config,
+            env,
+            keyring,
+            link,
+            metadata,
+            host,
+            pool,
+            peers: Mutex::default(),
+            media: Mutex::default(),
+            s3: Mutex::default(),
+            reconfigure: Notify::new(),
+            hurry: Notify::new(),
+            numbers: Mutex::default(),
+            stopping: watch::channel(false).0,
+            tasks: Mutex::default(),
+        });
+        gate.open(&inner);
+        let node = Node(inner);
+        for peer in &node.0.config.peers {
+            node.set_peer(peer.node.id(), peer.address);
+        }
+        if node.0.config.s3.is_some() {
+            front::serve(&node.0).await?;
+        }
+        media::begin(&node.0);
+        node.0.spawn(peers::run(node.0.clone()));
+        node.0.spawn(chains::run(node.0.clone()));
+        node.0.spawn(crate::controller::run(node.0.clone()));
+        Ok(node)
+    }
+}
+
+impl Node {
+    /// Begins to set up a node.
+    #[must_use]
+    pub fn builder(config: Config) -> Builder {
+        Builder { config, env: None, identity: None, keyring: None }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.0.id
+    }
+
+    /// Where its mesh listener is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.0.link.address()
+    }
+
+    /// Where its S3 front end listens, if it has one.
+    #[must_use]
+    pub fn s3_address(&self) -> Option<SocketAddr> {
+        *lock(&self.0.s3)
+    }
+
+    /// Says where another node is. What heartbeats tell later replaces it.
+    pub fn set_peer(&self, node: NodeId, address: SocketAddr) {
+        self.0.locate_peer(node, address, Incarnation(self.0.env.clock.wall().0));
+    }
+
+    /// Makes the cluster, with this node as the only member to begin with, the founding tenant and its bucket.
+    /// Repeating it has no effect.
+    ///
+    /// # Errors
+    /// `Conflict` if the node's metadata are another cluster's; what metadata say.
+    pub async fn found(&self, founding: &Founding) -> Result<(), Error> {
+        crate::founding::found(&self.0, founding).await
+    }
+
+    /// How the nodes of the mesh are, as this one sees them.
+    #[must_use]
+    pub fn status(&self) -> Vec<Arc<NodeReport>> {
+        self.0.status()
+    }
+
+    /// What the control group holds, as far as this node has applied it.
+    #[must_use]
+    pub fn control(&self) -> Arc<ControlView> {
+        self.0.metadata.control()
+    }
+
+    /// Asks this node's ingress, as `request.principal`.
+    pub fn ask(&self, request: Request) -> impl Future<Output = Outcome> + Send + 'static {
+        self.0.host.request(ActorId::ingress(self.0.id), request)
+    }
+
+    /// Waits until this node can take data: every group has a leader, there is a layout, and this node sees enough
+    /// drives up.
+    ///
+    /// # Errors
+    /// `Timeout` with what is missing.
+    pub async fn ready(&self, patience: Duration) -> Result<(), Error> {
+        let waiting = async {
+            while let Err(error) = self.0.readiness() {
+                tracing::trace!(node = %self.0.id, %error, "not ready");
+                tokio::time::sleep(READY_POLL).await;
+            }
+        };
+        match tokio::time::timeout(patience, waiting).await {
+            Ok(()) => Ok(()),
+            Err(_) => self.0.readiness().map_err(|error| {
+                Error::new(ErrorKind::Timeout, "the node is not ready").with("node", self.0.id).with("why", error)
+            }),
+        }
+    }
+
+    /// The name of the folder for a node's own things inside its data folder.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.0.config.data
+    }
+
+    /// Stops: takes no more requests, answers those in flight (at most for `patience`), closes drives, links and the
+    /// metadata store.
+    pub async fn shutdown(&self, patience: Duration) {
+        if self.0.stopping.send_replace(true) {
+            return;
+        }
+        let tasks = core::mem::take(&mut *lock(&self.0.tasks));
+        front::wait(tasks, patience).await;
+        self.0.host.shutdown(patience).await;
+        self.0.metadata.shutdown().await;
+        self.0.link.close().await;
+        tracing::info!(node = %self.0.id, "stopped");
+    }
+}
+
+impl Inner {
+    /// Runs `task` until the node stops.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        lock(&self.tasks).spawn(task);
+    }
+
+    /// Ends when the node is told to stop.
+    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let mut stopping = self.stopping.subscribe();
+        async move {
+            // The sender lives as long as the node: an error means it is gone, too.
+            if stopping.wait_for(|stop| *stop).await.is_err() {
+                tracing::debug!("the node is gone");
+            }
+        }
+    }
+
+    /// Proposes a command of the node's own and waits for the answer.
+    pub(crate) async fn propose(&self, group: GroupId, command: Command) -> Result<Arc<MetaAnswer>, Error> {
+        let (answer, outcome) = tokio::sync::oneshot::channel();
+        let deadline = self.env.clock.now() + PROPOSE_BUDGET;
+        self.metadata.propose(group, Arc::new(command), deadline, Box::new(move |outcome| drop(answer.send(outcome))));
+        outcome.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Restarted, "metadata ended unasked")))
+    }
+
+    /// This node, for the control group.
+    pub(crate) fn info(&self) -> NodeInfo {
+        NodeInfo {
+            id: self.id,
+            kind: NodeKind::Host,
+            address: self.link.address().to_string(),
+            incarnation: self.incarnation,
+            pid: std::process::id(),
+            draining: false,
+        }
+    }
+
+    /// What this node still waits for before it takes data.
+    fn readiness(&self) -> Result<(), Error> {
+        let missing = |what: &'static str| Err(Error::new(ErrorKind::Draining, what));
+        let view = self.metadata.control();
+        let (Some(code), false) = (view.code, view.layouts.is_empty()) else {
+            return missing("there is no layout yet: too few drives are registered");
+        };
+        let groups = self.metadata.status();
+        if groups.len() <= usize::from(view.namespaces) {
+            return missing("not every metadata group is here yet");
+        }
+        if groups.iter().any(|(_, leader, _)| leader.is_none()) {
+            return missing("a metadata group has no leader");
+        }
+        let up = self.drive_states().values().filter(|state| **state == mesh_core::topology::DriveState::Up).count();
+        if up < code.shards() {
+            return Err(Error::new(ErrorKind::Draining, "too few drives are up").with("up", up).with("code", code));
+        }
+        if view.tenants.is_empty() {
+            return missing("there is no tenant yet");
+        }
+        Ok(())
+    }
+}
+
+/// The incarnation: one more than the last, and no less than the wall clock, so that a lost file does not repeat one.
+fn next_incarnation(data: &Path, env: &Env) -> Result<Incarnation, Error> {
+    let path = data.join("incarnation");
+    let failed = |error| {
+        Error::new(ErrorKind::DriveFailed, "the incarnation cannot be kept")
+            .with("file", path.display())
+            .caused_by(error)
+    };
+    let last: u64 = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().unwrap_or(0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(failed(error)),
+    };
+    let next = (last + 1).max(env.clock.wall().0);
+    crate::files::replace(&path, next.to_string().as_bytes(), 0o644).map_err(failed)?;
+    Ok(Incarnation(next))
+}
+
+/// A lock whose holder panicked still guards whole values: each is replaced in one step.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const READY_POLL: Duration = Duration::from_millis(10);
+const PROPOSE_BUDGET: Duration = Duration::from_secs(10);

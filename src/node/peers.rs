@@ -1,0 +1,268 @@
+//! Heartbeats: who is there, and how they are.
+
+use core::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use mesh_core::{
+    Answer, Buf, Error, ErrorKind, Lane, Op, Outcome, Principal,
+    envelope::Envelope,
+    id::{ActorId, DriveId, Epoch, Incarnation, NodeId},
+    limits::HEARTBEAT_INTERVAL,
+    op::{NodeOp, NodeReport},
+    port::Role,
+    time::Instant,
+    topology::{DriveState, NodeState},
+};
+
+use super::{Inner, lock, media};
+
+/// What is known of the others.
+#[derive(Default)]
+pub(super) struct Peers {
+    /// What this node says of itself, as of the last beat.
+    own: Arc<NodeReport>,
+    seen: BTreeMap<NodeId, Seen>,
+    /// Where each one listens, and as of which start.
+    addresses: BTreeMap<NodeId, (Incarnation, SocketAddr)>,
+}
+
+struct Seen {
+    report: Arc<NodeReport>,
+    /// The last sign of life; `None` since a beat failed.
+    alive_at: Option<Instant>,
+}
+
+impl Peers {
+    fn is_alive(&self, node: NodeId, now: Instant, silence: Duration) -> bool {
+        let seen = self.seen.get(&node).and_then(|seen| seen.alive_at);
+        seen.is_some_and(|at| now.since(at) <= silence)
+    }
+}
+
+impl Inner {
+    /// A beat of another node: its report, answered by this node's.
+    pub(super) fn heard(&self, from: &Role, report: Arc<NodeReport>) -> Outcome {
+        if *from != Role::Node(report.node) {
+            return Err(Error::new(ErrorKind::Denied, "a report of somebody else"));
+        }
+        // Nodes find each other through any one they both know: a beat says where its sender listens.
+        if let Ok(address) = report.address.parse() {
+            self.locate_peer(report.node, address, report.incarnation);
+        }
+        self.note(report);
+        let own = lock(&self.peers).own.clone();
+        Ok(Answer::Report(vec![own]).into())
+    }
+
+    /// Takes over where a peer listens, unless something newer is known: what was stored before a restart must not
+    /// replace what the peer itself has said since.
+    pub(crate) fn locate_peer(&self, node: NodeId, address: SocketAddr, as_of: Incarnation) {
+        if node == self.id {
+            return;
+        }
+        let newer = {
+            let mut peers = lock(&self.peers);
+            let known = peers.addresses.entry(node).or_insert((as_of, address));
+            if known.0 > as_of {
+                return;
+            }
+            *known = (as_of, address);
+            *known
+        };
+        self.link.set_peer(node, newer.1);
+    }
+
+    fn note(&self, report: Arc<NodeReport>) {
+        let now = self.env.clock.now();
+        let changed = {
+            let mut peers = lock(&self.peers);
+            let before = peers.seen.insert(report.node, Seen { report: report.clone(), alive_at: Some(now) });
+            before.is_none_or(|seen| seen.alive_at.is_none() || seen.report.drives != report.drives)
+        };
+        if changed {
+            self.reconfigure.notify_one();
+        }
+    }
+
+    fn lost(&self, node: NodeId, error: &Error) {
+        let was_alive = {
+            let mut peers = lock(&self.peers);
+            peers.seen.get_mut(&node).is_some_and(|seen| seen.alive_at.take().is_some())
+        };
+        if was_alive {
+            tracing::warn!(node = %self.id, peer = %node, %error, "a peer is down");
+            self.reconfigure.notify_one();
+        }
+    }
+
+    /// Nodes that answer, this one included.
+    pub(crate) fn alive(&self) -> BTreeSet<NodeId> {
+        let now = self.env.clock.now();
+        let peers = lock(&self.peers);
+        let others = peers.seen.keys().copied();
+        others.filter(|node| peers.is_alive(*node, now, self.config.timing.silence.0)).chain([self.id]).collect()
+    }
+
+    /// What this node sees of every registered drive.
+    pub(crate) fn drive_states(&self) -> BTreeMap<DriveId, DriveState> {
+        let alive = self.alive();
+        let peers = lock(&self.peers);
+        let view = self.metadata.control();
+        view.drives
+            .values()
+            .map(|drive| {
+                let report = if drive.node == self.id {
+                    Some(&peers.own)
+                } else {
+                    peers.seen.get(&drive.node).filter(|_| alive.contains(&drive.node)).map(|seen| &seen.report)
+                };
+                let said = report.and_then(|report| report.drives.iter().find(|said| said.drive == drive.id));
+                (drive.id, said.map_or(DriveState::Down, |said| said.state))
+            })
+            .collect()
+    }
+
+    /// How the nodes of the mesh are, this one first asked of itself.
+    pub(crate) fn status(&self) -> Vec<Arc<NodeReport>> {
+        let alive = self.alive();
+        let view = self.metadata.control();
+        let peers = lock(&self.peers);
+        let mut nodes: BTreeMap<NodeId, NodeReport> = BTreeMap::new();
+        for info in view.nodes.values() {
+            nodes.insert(
+                info.id,
+                NodeReport {
+                    node: info.id,
+                    incarnation: info.incarnation,
+                    kind: info.kind,
+                    address: info.address.clone(),
+                    pid: info.pid,
+                    ..NodeReport::default()
+                },
+            );
+        }
+        for report in peers.seen.values().map(|seen| &seen.report).chain([&peers.own]) {
+            nodes.insert(report.node, (**report).clone());
+        }
+        for report in nodes.values_mut() {
+            let draining = view.nodes.get(&report.node).is_some_and(|info| info.draining);
+            report.state = match (alive.contains(&report.node), draining) {
+                (false, _) => NodeState::Down,
+                (true, true) => NodeState::Draining,
+                (true, false) => NodeState::Up,
+            };
+            if report.state == NodeState::Down {
+                for drive in &mut report.drives {
+                    drive.state = DriveState::Down;
+                    drive.reason.get_or_insert_with(|| "its node is down".to_owned());
+                }
+            }
+            // A drive that its node does not speak of is known to the control group all the same.
+            for drive in view.drives.values().filter(|drive| drive.node == report.node) {
+                if !report.drives.iter().any(|said| said.drive == drive.id) {
+                    report.drives.push(mesh_core::op::DriveReport {
+                        drive: drive.id,
+                        state: DriveState::Down,
+                        capacity_bytes: drive.capacity_bytes,
+                        free_bytes: 0,
+                        shards: 0,
+                        corrupt: 0,
+                        reason: Some("its node does not have it".to_owned()),
+                    });
+                }
+            }
+        }
+        nodes.into_values().filter(|report| report.node != NodeId(0)).map(Arc::new).collect()
+    }
+
+    /// Beats once: looks at itself, and tells everybody.
+    async fn beat(self: &Arc<Self>) {
+        let drives = media::reports(self).await;
+        let sees: Vec<NodeId> = self.alive().into_iter().collect();
+        let info = self.info();
+        let own = Arc::new(NodeReport {
+            node: self.id,
+            incarnation: self.incarnation,
+            kind: info.kind,
+            address: info.address,
+            pid: info.pid,
+            state: NodeState::Up,
+            drives,
+            groups: self.metadata.status(),
+            sees,
+        });
+        let changed = {
+            let mut peers = lock(&self.peers);
+            let changed = peers.own.drives != own.drives;
+            peers.own = own.clone();
+            changed
+        };
+        if changed {
+            self.reconfigure.notify_one();
+        }
+        let view = self.metadata.control();
+        let known: BTreeSet<NodeId> = view
+            .nodes
+            .keys()
+            .copied()
+            .chain(self.config.peers.iter().map(|peer| peer.node.id()))
+            .chain(lock(&self.peers).addresses.keys().copied())
+            .filter(|node| *node != self.id)
+            .collect();
+        for node in known {
+            let op = Op::Node(Box::new(NodeOp::Heartbeat(own.clone())));
+            let envelope = Envelope::request(
+                ActorId::NODE,
+                Epoch(0),
+                op,
+                Buf::empty(),
+                Principal::System,
+                Lane::Control,
+                self.config.timing.silence.0,
+            );
+            let inner = Arc::downgrade(self);
+            let done = Box::new(move |outcome: Outcome| {
+                let Some(inner) = inner.upgrade() else { return };
+                match outcome.map(|response| response.answer) {
+                    Ok(Answer::Report(reports)) => {
+                        for report in reports {
+                            // The answer of a node that has not beaten yet says nothing.
+                            if report.node == node {
+                                inner.note(report);
+                            }
+                        }
+                    }
+                    Ok(_) => tracing::warn!(peer = %node, "a beat was answered with something else"),
+                    Err(error) => inner.lost(node, &error),
+                }
+            });
+            self.link.send(node, envelope, done).forget();
+        }
+    }
+}
+
+/// Beats until the node stops.
+pub(super) async fn run(node: Arc<Inner>) {
+    let stopped = node.stopped();
+    tokio::pin!(stopped);
+    let mut beats = tokio::time::interval(HEARTBEAT_INTERVAL);
+    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            _ = beats.tick() => {}
+            // What changed here is told at once.
+            () = node.hurry.notified() => {}
+        }
+        // Whoever fell silent without an error changes what the drives are.
+        let before = node.alive();
+        node.beat().await;
+        if node.alive() != before {
+            node.reconfigure.notify_one();
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The making of a cluster on disk: its certificate authority, its keyring, its members' identities and bundles.
+
+use core::time::Duration;
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use mesh_core::{
+    Error, ErrorKind, Principal,
+    id::{ClusterId, NodeId, TenantId},
+    port::{Clock as _, Role},
+};
+use mesh_transport::identity::{Authority, Identity, Validity};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::{NodeNumber, PeerConfig},
+    env::{SystemClock, SystemEntropy},
+    files,
+    founding::{Founding, new_access_key},
+    keyring::{Keyring, access_label},
+};
+
+/// The first tenant's number: the control group counts from 1.
+pub const FIRST_TENANT: TenantId = TenantId(1);
+
+/// A folder that can issue certificates for one cluster: `ca/`, `keyring.toml` and `founding.toml`.
+#[derive(Debug)]
+pub struct Provision {
+    folder: PathBuf,
+    authority: Authority,
+    /// The cluster key.
+    pub keyring: Keyring,
+}
+
+/// An S3 access key, both halves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The public half.
+    pub access: String,
+    /// The secret half.
+    pub secret: String,
+}
+
+impl Provision {
+    /// Whether a folder holds one.
+    #[must_use]
+    pub fn exists(folder: &Path) -> bool {
+        folder.join(AUTHORITY).exists()
+    }
+
+    /// Makes a cluster in a folder: authority, cluster key, and a founding with its own access key.
+    ///
+    /// # Errors
+    /// `Conflict` if the folder holds one already; `DriveFailed`.
+    pub fn create(folder: &Path, bucket: &str) -> Result<Self, Error> {
+        if Self::exists(folder) {
+            return Err(Error::new(ErrorKind::Conflict, "the folder holds a cluster already; nothing was changed")
+                .with("folder", folder.display()));
+        }
+        make_folder(folder)?;
+        let mut cluster = [0; 16];
+        mesh_core::Entropy::fill(&mut SystemEntropy, &mut cluster);
+        let cluster = ClusterId(cluster);
+        let keyring = Keyring::create(cluster, &mut SystemEntropy);
+        let authority = Authority::create(cluster)?;
+        let (access_key, _, secret) = new_access_key(&keyring, &mut SystemEntropy);
+        let founding = Founding {
+            tenant: "default".to_owned(),
+            principal: "admin".to_owned(),
+            access_key,
+            secret,
+            bucket: bucket.to_owned(),
+        };
+        keyring.save(&folder.join(KEYRING))?;
+        write(&folder.join(FOUNDING), &to_toml(&founding)?)?;
+        // Last, for it says that the folder is whole.
+        make_folder(&folder.join(AUTHORITY))?;
+        authority.save(&folder.join(AUTHORITY))?;
+        Ok(Self { folder: folder.to_owned(), authority, keyring })
+    }
+
+    /// Opens a folder that [`Self::create`] made.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid`.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let keyring = Keyring::load(&folder.join(KEYRING))?;
+        let authority = Authority::load(&folder.join(AUTHORITY))?;
+        Ok(Self { folder: folder.to_owned(), authority, keyring })
+    }
+
+    /// What the cluster begins with.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid`.
+    pub fn founding(&self) -> Result<Founding, Error> {
+        read_founding(&self.folder.join(FOUNDING))
+    }
+
+    /// The founding access key, usable.
+    ///
+    /// # Errors
+    /// `Corrupt` if keyring and founding are of different clusters.
+    pub fn credentials(&self) -> Result<Credentials, Error> {
+        let founding = self.founding()?;
+        let secret = self.keyring.unwrap(&founding.secret, &access_label(&founding.access_key))?;
+        let secret = String::from_utf8(secret).map_err(|_| Error::invalid("the founding secret is no text"))?;
+        Ok(Credentials { access: founding.access_key, secret })
+    }
+
+    /// A certificate for a node.
+    ///
+    /// # Errors
+    /// What making a certificate says.
+    pub fn node_identity(&self, node: NodeId) -> Result<Identity, Error> {
+        self.authority.issue(&Role::Node(node), validity(NODE_LIFETIME))
+    }
+
+    /// A certificate for somebody of a tenant.
+    ///
+    /// # Errors
+    /// What making a certificate says.
+    pub fn client_identity(&self, tenant: TenantId, name: &str) -> Result<Identity, Error> {
+        let role = Role::Client(Principal::User { tenant, name: name.into() });
+        self.authority.issue(&role, validity(CLIENT_LIFETIME))
+    }
+
+    /// Gives a node's data folder what it needs to start: identity and keyring. What is there stays.
+    ///
+    /// # Errors
+    /// `DriveFailed`.
+    pub fn equip(&self, node: NodeId, data: &Path) -> Result<(), Error> {
+        make_folder(data)?;
+        let identity = data.join(IDENTITY);
+        if !identity.exists() {
+            self.node_identity(node)?.save(&identity)?;
+        }
+        let keyring = data.join(KEYRING);
+        if !keyring.exists() {
+            self.keyring.save(&keyring)?;
+        }
+        Ok(())
+    }
+
+    /// Everything that a new node needs, in one file to be carried over a safe channel: it holds the cluster key.
+    ///
+    /// # Errors
+    /// What making a certificate says.
+    pub fn invite(&self, node: NodeNumber, peers: Vec<PeerConfig>) -> Result<Invitation, Error> {
+        let keyring = fs::read_to_string(self.folder.join(KEYRING))
+            .map_err(|error| Error::new(ErrorKind::NotFound, "the keyring cannot be read").caused_by(error))?;
+        Ok(Invitation { node, identity: self.node_identity(node.id())?.to_pem().to_owned(), keyring, peers })
+    }
+}
+
+/// What a new node needs to join.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invitation {
+    /// Its number.
+    pub node: NodeNumber,
+    /// Its certificate, its key and the authority's certificate.
+    pub identity: String,
+    /// The cluster's keyring.
+    pub keyring: String,
+    /// Members to begin with.
+    #[serde(rename = "peer")]
+    pub peers: Vec<PeerConfig>,
+}
+
+impl Invitation {
+    /// Reads an invitation.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid`.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let text = fs::read_to_string(path).map_err(|error| {
+            Error::new(ErrorKind::NotFound, "the invitation cannot be read")
+                .with("file", path.display())
+                .caused_by(error)
+        })?;
+        toml::from_str(&text).map_err(|error| {
+            Error::invalid("this is no invitation; make one with `mesh invite`")
+                .with("file", path.display())
+                .with("why", error)
+        })
+    }
+
+    /// Writes it, readable by its owner alone.
+    ///
+    /// # Errors
+    /// `DriveFailed`.
+    pub fn save(&self, path: &Path) -> Result<(), Error> {
+        write(path, &to_toml(self)?)
+    }
+
+    /// Unpacks it into a node's data folder. What is there stays.
+    ///
+    /// # Errors
+    /// `Conflict` if the folder is another node's; `DriveFailed`.
+    pub fn unpack(&self, data: &Path) -> Result<(), Error> {
+        make_folder(data)?;
+        for (name, contents) in [(IDENTITY, &self.identity), (KEYRING, &self.keyring)] {
+            let path = data.join(name);
+            if path.exists() {
+                return Err(Error::new(ErrorKind::Conflict, "the folder is a node's already; nothing was changed")
+                    .with("file", path.display()));
+            }
+            write(&path, contents)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads `founding.toml`.
+///
+/// # Errors
+/// `NotFound`, `Invalid`.
+pub fn read_founding(path: &Path) -> Result<Founding, Error> {
+    let text = fs::read_to_string(path).map_err(|error| {
+        Error::new(ErrorKind::NotFound, "the founding cannot be read").with("file", path.display()).caused_by(error)
+    })?;
+    toml::from_str(&text)
+        .map_err(|error| Error::invalid("the founding is damaged").with("file", path.display()).with("why", error))
+}
+
+fn validity(lifetime: Duration) -> Validity {
+    Validity::starting(SystemClock::default().wall(), lifetime)
+}
+
+fn to_toml(value: &impl Serialize) -> Result<String, Error> {
+    toml::to_string(value).map_err(|error| Error::bug("a file's contents cannot be written").with("why", error))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    files::replace(path, text.as_bytes(), 0o600).map_err(|error| {
+        Error::new(ErrorKind::DriveFailed, "a file cannot be written").with("file", path.display()).caused_by(error)
+    })
+}
+
+/// Makes a folder and those above it.
+///
+/// # Errors
+/// `DriveFailed`.
+pub fn make_folder(path: &Path) -> Result<(), Error> {
+    fs::create_dir_all(path).map_err(|error| {
+        Error::new(ErrorKind::DriveFailed, "a folder cannot be made").with("folder", path.display()).caused_by(error)
+    })
+}
+
+/// The listener's address as others can dial it: an unspecified one names no host.
+///
+/// # Errors
+/// `Invalid`.
+pub fn dialable(address: SocketAddr) -> Result<SocketAddr, Error> {
+    if address.ip().is_unspecified() {
+        return Err(Error::invalid("the mesh address must be one that the other nodes can dial, not 0.0.0.0"));
+    }
+    Ok(address)
+}
+
+/// The name of a node's identity file in its data folder.
+pub const IDENTITY: &str = "identity.pem";
+/// The name of a node's keyring file in its data folder.
+pub const KEYRING: &str = "keyring.toml";
+/// The name of the founding file.
+pub const FOUNDING: &str = "founding.toml";
+const AUTHORITY: &str = "ca";
+const NODE_LIFETIME: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
+const CLIENT_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -1,0 +1,237 @@
+//! Starting, killing and looking at real `mesh` processes.
+
+use std::{
+    fs::{self, File},
+    net::{SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use mesh::{Client, env::Env};
+use mesh_core::{Error, topology::DriveState};
+use mesh_transport::identity::Identity;
+
+/// Three `mesh serve` in a temporary folder; killed when dropped.
+pub(crate) struct Cluster {
+    folder: tempfile::TempDir,
+    addresses: Vec<SocketAddr>,
+    children: Vec<Option<Child>>,
+}
+
+impl Cluster {
+    /// Founds a cluster of three nodes of two drives and waits until everything is up.
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Held together, so that they differ; then free for the nodes.
+        let sockets: Vec<UdpSocket> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses: Vec<SocketAddr> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+        drop(sockets);
+        let mut cluster = Self { folder, addresses, children: vec![None, None, None] };
+        for node in 1..=3 {
+            let dir = cluster.dir(node);
+            let mut arguments = vec![
+                "--dir".into(),
+                dir.display().to_string(),
+                "--address".into(),
+                cluster.addresses[node as usize - 1].to_string(),
+            ];
+            for drive in ['a', 'b'] {
+                arguments.extend(["--drive".into(), format!("{}:2GiB", cluster.drive(node, drive).display())]);
+            }
+            if node == 1 {
+                mesh("init", &arguments);
+            } else {
+                let invitation = cluster.folder.path().join(format!("node-{node}.invitation"));
+                let first = cluster.dir(1).display().to_string();
+                let file = invitation.display().to_string();
+                mesh(
+                    "invite",
+                    &["--dir".into(), first, "--node".into(), node.to_string(), "--out".into(), file.clone()],
+                );
+                arguments.extend(["--invitation".into(), file]);
+                mesh("join", &arguments);
+            }
+        }
+        for node in 1..=3 {
+            cluster.serve(node);
+        }
+        let client = cluster.client(&[1, 2, 3]).await;
+        cluster.all_up(&client, 6).await;
+        until("the first put", Duration::from_secs(60), async || client.put_bytes("main", "first", b"first").await)
+            .await;
+        cluster
+    }
+
+    fn dir(&self, node: u64) -> PathBuf {
+        self.folder.path().join(format!("machine-{node}"))
+    }
+
+    /// The folder of a drive.
+    pub(crate) fn drive(&self, node: u64, drive: char) -> PathBuf {
+        self.folder.path().join(format!("drive-{node}{drive}"))
+    }
+
+    /// Starts a node.
+    pub(crate) fn serve(&mut self, node: u64) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join(format!("node-{node}.log")))
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_mesh"))
+            .args(["serve", "--config"])
+            .arg(self.dir(node).join("mesh.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.children[node as usize - 1] = Some(child);
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self, node: u64) {
+        let mut child = self.children[node as usize - 1].take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM, and a clean exit.
+    pub(crate) fn terminate(&mut self, node: u64) {
+        let mut child = self.children[node as usize - 1].take().unwrap();
+        let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(told.success());
+        let status = child.wait().unwrap();
+        assert!(status.success(), "node-{node} ended with {status}:\n{}", self.log(node));
+    }
+
+    /// A client of some of the nodes, with the identity that `mesh init` made.
+    pub(crate) async fn client(&self, nodes: &[u64]) -> Client {
+        let identity = Identity::load(&self.dir(1).join("client.pem")).unwrap();
+        let addresses: Vec<SocketAddr> = nodes.iter().map(|node| self.addresses[*node as usize - 1]).collect();
+        let env = Env::real().unwrap();
+        until("a client connects", Duration::from_secs(60), async || {
+            mesh::quic::connect(&addresses, identity.clone(), &env).await
+        })
+        .await
+    }
+
+    /// Waits until exactly so many drives are up and nothing else is in doubt.
+    pub(crate) async fn all_up(&self, client: &Client, drives: usize) {
+        until(&format!("{drives} drives are up"), Duration::from_secs(90), async || {
+            let status = client.status().await?;
+            let up =
+                status.iter().flat_map(|report| &report.drives).filter(|drive| drive.state == DriveState::Up).count();
+            let led = status.iter().flat_map(|report| &report.groups).filter(|group| group.1.is_some()).count();
+            if up == drives && led >= 2 { Ok(()) } else { Err(Error::invalid(format!("{up} drives up: {status:?}"))) }
+        })
+        .await;
+    }
+
+    /// The node that leads a group.
+    pub(crate) async fn leader(&self, client: &Client, group: &str) -> u64 {
+        until("a leader", Duration::from_secs(60), async || {
+            let status = client.status().await?;
+            let leader = status
+                .iter()
+                .flat_map(|report| &report.groups)
+                .filter(|(id, ..)| id.to_string() == group)
+                .max_by_key(|(_, _, term)| *term)
+                .and_then(|(_, leader, _)| *leader);
+            leader.map(|node| node.0).ok_or_else(|| Error::invalid("no leader"))
+        })
+        .await
+    }
+
+    fn log(&self, node: u64) -> String {
+        fs::read_to_string(self.folder.path().join(format!("node-{node}.log"))).unwrap_or_default()
+    }
+
+    /// Files of drives that hold these bytes.
+    pub(crate) fn find_on_drives(&self, needle: &[u8]) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut looked = 0;
+        for node in 1..=3 {
+            for drive in ['a', 'b'] {
+                let Ok(entries) = fs::read_dir(self.drive(node, drive)) else { continue };
+                for entry in entries {
+                    let path = entry.unwrap().path();
+                    looked += 1;
+                    if contains(&path, needle) {
+                        found.push(path);
+                    }
+                }
+            }
+        }
+        assert!(looked >= 5, "there are drives to look at");
+        found
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().flatten() {
+            if child.kill().is_ok() {
+                child.wait().ok();
+            }
+        }
+        if std::thread::panicking() {
+            for node in 1..=3 {
+                let log = self.log(node);
+                let tail: Vec<&str> = log.lines().rev().take(60).collect();
+                eprintln!("--- node-{node} ---");
+                tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            }
+        }
+    }
+}
+
+/// Runs a `mesh` command that must succeed.
+fn mesh(command: &str, arguments: &[String]) {
+    let output = Command::new(env!("CARGO_BIN_EXE_mesh")).arg(command).args(arguments).output().unwrap();
+    assert!(output.status.success(), "mesh {command} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Asks until it is answered well, or the time is up.
+pub(crate) async fn until<T>(what: &str, patience: Duration, mut ask: impl AsyncFnMut() -> Result<T, Error>) -> T {
+    let began = Instant::now();
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) if began.elapsed() > patience => panic!("{what}: not within {patience:?}: {error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// Bytes that a seed decides.
+pub(crate) fn bytes_of(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bytes.extend_from_slice(&(state ^ (state >> 29)).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+fn contains(path: &Path, needle: &[u8]) -> bool {
+    use std::io::Read as _;
+    let mut file = File::open(path).unwrap();
+    let mut window = vec![0; 1 << 20];
+    let mut kept = 0;
+    loop {
+        let read = file.read(&mut window[kept..]).unwrap();
+        if read == 0 {
+            return false;
+        }
+        let have = kept + read;
+        if window[..have].windows(needle.len()).any(|part| part == needle) {
+            return true;
+        }
+        kept = (needle.len() - 1).min(have);
+        window.copy_within(have - kept..have, 0);
+    }
+}

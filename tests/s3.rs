@@ -1,0 +1,143 @@
+//! A real S3 client (boto3) against `mesh dev`, as README tells it: source `dev.env`, then go.
+//!
+//! Without Python or boto3 these tests print `SKIPPED` with the reason. `MESH_TEST_PYTHON` names the interpreter to use.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+/// A `mesh dev` in a temporary folder; killed when dropped.
+struct Dev {
+    folder: tempfile::TempDir,
+    child: Child,
+}
+
+impl Dev {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let child = Self::spawn(folder.path());
+        Self { folder, child }
+    }
+
+    fn spawn(folder: &Path) -> Child {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mesh"))
+            .args(["dev", "--s3-port", "0", "--drive-size", "2GiB", "--data"])
+            .arg(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (ready, is_ready) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if line.contains("is ready") && ready.send(()).is_err() {
+                    break;
+                }
+            }
+        });
+        if is_ready.recv_timeout(Duration::from_secs(120)).is_err() {
+            child.kill().unwrap();
+            panic!("the mesh did not get ready");
+        }
+        child
+    }
+
+    /// Runs a script with the variables of `dev.env`, as a shell gets them.
+    fn sourced(&self, command: &[&str]) -> std::process::Output {
+        Command::new("sh")
+            .args(["-c", ". \"$0\" && exec \"$@\""])
+            .arg(self.folder.path().join("dev.env"))
+            .args(command)
+            .output()
+            .unwrap()
+    }
+
+    fn stop(&mut self) {
+        assert!(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap().success());
+        assert!(self.child.wait().unwrap().success());
+        assert!(!self.folder.path().join("dev.env").exists(), "dev.env is removed at the end");
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        if self.child.kill().is_ok() {
+            self.child.wait().ok();
+        }
+    }
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/s3").join(name)
+}
+
+/// A Python that has boto3.
+fn python() -> Option<String> {
+    let python = std::env::var("MESH_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    match Command::new(&python).args(["-c", "import boto3"]).output() {
+        Ok(output) if output.status.success() => Some(python),
+        Ok(_) => {
+            println!("SKIPPED: {python} has no boto3");
+            None
+        }
+        Err(error) => {
+            println!("SKIPPED: no {python}: {error}");
+            None
+        }
+    }
+}
+
+fn passed(output: &std::process::Output) {
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn boto3_finds_what_it_expects() {
+    let Some(python) = python() else { return };
+    let mut dev = Dev::start();
+    passed(&dev.sourced(&[&python, script("conformance.py").to_str().unwrap()]));
+    dev.stop();
+}
+
+#[test]
+fn boto3_reads_back_a_data_set() {
+    let Some(python) = python() else { return };
+    let mut dev = Dev::start();
+    passed(&dev.sourced(&[&python, script("dataset.py").to_str().unwrap(), "--bytes", "100000000"]));
+    dev.stop();
+}
+
+#[test]
+fn the_command_line_stores_and_finds_again_after_a_restart() {
+    let mut dev = Dev::start();
+    let mesh = env!("CARGO_BIN_EXE_mesh");
+    let file = dev.folder.path().join("input");
+    let bytes: Vec<u8> = (0..9_000_001_u32).map(|at| (at * 31 % 251) as u8).collect();
+    std::fs::write(&file, &bytes).unwrap();
+    passed(&dev.sourced(&[mesh, "put", "--quiet", file.to_str().unwrap(), "some/ключ +%"]));
+    dev.stop();
+    dev.child = Dev::spawn(dev.folder.path());
+    let got = dev.sourced(&[mesh, "get", "--quiet", "some/ключ +%", "-"]);
+    assert!(got.status.success(), "{}", String::from_utf8_lossy(&got.stderr));
+    assert!(got.stdout == bytes, "{} bytes came back", got.stdout.len());
+    let status = dev.sourced(&[mesh, "status", "--json"]);
+    passed(&status);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    let up = |list: &str| status[list].as_array().unwrap().iter().filter(|one| one["state"] == "up").count();
+    assert_eq!((up("nodes"), up("drives")), (3, 6));
+    assert!(status["groups"].as_array().unwrap().iter().all(|group| group["leader"].is_string()));
+    passed(&dev.sourced(&[mesh, "rm", "some/ключ +%"]));
+    let gone = dev.sourced(&[mesh, "get", "some/ключ +%", "-"]);
+    assert!(!gone.status.success());
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("error:"));
+    let list = dev.sourced(&[mesh, "ls"]);
+    assert!(list.status.success() && list.stdout.is_empty(), "{list:?}");
+    dev.stop();
+}

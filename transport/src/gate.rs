@@ -1,0 +1,125 @@
+//! What the role at the other end may ask, and in whose name. The last thing before [`Inbound`] sees a request.
+//!
+//! [`Inbound`]: mesh_core::port::Inbound
+
+use mesh_core::{
+    Error, ErrorKind, Op,
+    envelope::{Body, Envelope},
+    id::ActorId,
+    op::NodeOp,
+    port::Role,
+};
+
+/// Makes the principal of a request true, and turns away what the role may not ask.
+///
+/// A node is believed. A client's requests are its certificate's principal's, whatever their headers say; it may ask
+/// an ingress actor for object operations, and any node for its status.
+///
+/// # Errors
+/// `Denied`, or `Unsupported` for a payload that is elsewhere: the request must then not be delivered. `Invalid` if this is no request: the link must be closed.
+pub fn admit(role: &Role, envelope: &mut Envelope) -> Result<(), Error> {
+    let Body::Request(op) = &envelope.header.body else {
+        return Err(Error::invalid("a message that is no request where a request was expected"));
+    };
+    if envelope.header.region.is_some() {
+        // Its payload was not checked, for it is not here; and these links cannot fetch it.
+        return Err(Error::new(ErrorKind::Unsupported, "this link has no RDMA: send the payload with the request"));
+    }
+    let Role::Client(principal) = role else { return Ok(()) };
+    let actor = envelope.header.actor;
+    let allowed = match op {
+        Op::Object(_) => actor.as_ingress().is_some(),
+        Op::Node(op) => matches!(**op, NodeOp::Status) && actor == ActorId::NODE,
+        Op::Stripe(_) | Op::Shard(_) | Op::Query { .. } | Op::Propose { .. } => false,
+    };
+    if !allowed {
+        return Err(Error::new(
+            ErrorKind::Denied,
+            "a client may ask only ingress actors for objects, and a node for its status",
+        )
+        .with("actor", actor));
+    }
+    envelope.header.principal = principal.clone();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mesh_core::{
+        Buf, Lane, Principal,
+        id::{DriveId, Epoch, NodeId, TenantId},
+        op::{ObjectOp, ShardOp},
+    };
+
+    use super::*;
+
+    fn alice() -> Principal {
+        Principal::User { tenant: TenantId(7), name: "alice".into() }
+    }
+
+    fn request(actor: ActorId, op: impl Into<Op>) -> Envelope {
+        let budget = Duration::from_secs(1);
+        Envelope::request(actor, Epoch(0), op.into(), Buf::empty(), Principal::System, Lane::Interactive, budget)
+    }
+
+    fn create() -> ObjectOp {
+        ObjectOp::CreateBucket { bucket: "b".into() }
+    }
+
+    #[test]
+    fn a_client_speaks_in_its_own_name_only() {
+        let mut envelope = request(ActorId::ingress(NodeId(1)), create());
+        admit(&Role::Client(alice()), &mut envelope).unwrap();
+        assert_eq!(envelope.header.principal, alice());
+    }
+
+    #[test]
+    fn a_node_is_believed() {
+        let mut envelope = request(ActorId::drive(DriveId(1)), ShardOp::Stat);
+        admit(&Role::Node(NodeId(2)), &mut envelope).unwrap();
+        assert_eq!(envelope.header.principal, Principal::System);
+    }
+
+    #[test]
+    fn a_client_may_ask_nothing_but_objects_and_status() {
+        let status = || Op::Node(Box::new(NodeOp::Status));
+        let raft = || Op::Node(Box::new(NodeOp::Raft { group: mesh_core::id::GroupId(0), rpc: 1 }));
+        let ingress = ActorId::ingress(NodeId(1));
+        let drive = ActorId::drive(DriveId(1));
+        let table: Vec<(ActorId, Op, bool)> = vec![
+            (ingress, create().into(), true),
+            (ActorId::NODE, status(), true),
+            (drive, create().into(), false),
+            (drive, ShardOp::Stat.into(), false),
+            (ActorId::data(TenantId(7), NodeId(1)), create().into(), false),
+            (ActorId::NODE, create().into(), false),
+            (ingress, status(), false),
+            (ingress, ShardOp::Stat.into(), false),
+            (ActorId::NODE, raft(), false),
+            // Both range bits set: this is a drive's number, not an ingress's.
+            (ActorId(drive.0 | ingress.0), create().into(), false),
+        ];
+        for (actor, op, allowed) in table {
+            let mut envelope = request(actor, op.clone());
+            let verdict = admit(&Role::Client(alice()), &mut envelope);
+            assert_eq!(verdict.is_ok(), allowed, "{actor} {op:?}");
+            assert!(verdict.err().is_none_or(|error| error.kind() == ErrorKind::Denied));
+        }
+    }
+
+    #[test]
+    fn a_payload_that_is_elsewhere_is_refused_from_anybody() {
+        let region = mesh_core::envelope::Region { address: 1, rkey: 2, length: 3 };
+        let mut envelope = request(ActorId::drive(DriveId(1)), ShardOp::Stat);
+        envelope.header.region = Some(region);
+        assert_eq!(admit(&Role::Node(NodeId(2)), &mut envelope).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused_from_anybody() {
+        let mut envelope = Envelope::of(1, Lane::Control, Body::Cancel(1), Buf::empty());
+        assert_eq!(admit(&Role::Node(NodeId(1)), &mut envelope).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+}

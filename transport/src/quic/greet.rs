@@ -1,0 +1,152 @@
+//! The first exchange on a connection, on its first stream: see [`crate::handshake`].
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use mesh_core::{
+    Buf, Error, ErrorKind, Lane,
+    envelope::{Body, Envelope, Hello, Welcome},
+    port::Role,
+};
+
+use super::{
+    REFUSED, Shared,
+    frame::{Stream, Trouble, WriteFailure, read_preamble, read_rest},
+    tls,
+};
+use crate::{
+    handshake::{self, Expected, GREETING_BYTES_MAX},
+    session::Terms,
+};
+
+/// A connection that is ready for requests.
+pub(super) struct Greeted {
+    pub(super) connection: quinn::Connection,
+    pub(super) welcome: Welcome,
+    pub(super) terms: Terms,
+}
+
+impl Shared {
+    /// Dials and greets.
+    pub(super) async fn dial(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        expected: Expected,
+        lane: Lane,
+    ) -> Result<Greeted, Error> {
+        let limit = self.idle_timeout;
+        tokio::time::timeout(limit, self.dial_unbounded(address, expected, lane))
+            .await
+            .unwrap_or_else(|_| Err(unreachable("no answer to the greeting").with("waited", format!("{limit:?}"))))
+    }
+
+    async fn dial_unbounded(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        expected: Expected,
+        lane: Lane,
+    ) -> Result<Greeted, Error> {
+        let config = match expected {
+            Expected::Node(_) => &self.dial_known,
+            Expected::AnyNode => &self.dial_any,
+        };
+        let name = tls::dial_name(expected, self.local.cluster);
+        let connecting = self
+            .endpoint
+            .connect_with(config.clone(), address, &name)
+            .map_err(|error| unreachable("this address cannot be dialled").caused_by(error))?;
+        let connection = connecting.await.map_err(|error| unreachable("no connection").caused_by(error))?;
+        let role = tls::role(&connection, self.local.cluster)?;
+        let hello = handshake::hello(&self.local, lane);
+        match self.say_hello(&connection, hello, lane).await {
+            Ok(answer) => match handshake::accept_welcome(expected, &role, answer) {
+                Ok((welcome, terms)) => Ok(Greeted { connection, welcome, terms }),
+                Err(error) => {
+                    connection.close(REFUSED, error.message().as_bytes());
+                    Err(error)
+                }
+            },
+            Err(error) => {
+                connection.close(REFUSED, error.message().as_bytes());
+                // The other end's own words, if it closed the connection, say more.
+                Err(connection.close_reason().map_or_else(
+                    || error.clone(),
+                    |reason| {
+                        if matches!(reason, quinn::ConnectionError::LocallyClosed) {
+                            error.clone()
+                        } else {
+                            unreachable("the peer refused the connection").caused_by(reason)
+                        }
+                    },
+                ))
+            }
+        }
+    }
+
+    async fn say_hello(&self, connection: &quinn::Connection, hello: Hello, lane: Lane) -> Result<Body, Error> {
+        let streams = connection.open_bi().await.map_err(|error| unreachable("no stream").caused_by(error))?;
+        let mut stream = Stream::new(streams, lane);
+        let envelope = Envelope::of(0, lane, Body::Hello(hello), Buf::empty());
+        write(&mut stream, envelope).await?;
+        self.read_greeting(&mut stream).await.map(|envelope| envelope.header.body).map_err(|trouble| match trouble {
+            Trouble::Bad(error) => error,
+            Trouble::Gone(reason) => unreachable("the peer did not answer the greeting").with("reason", reason),
+        })
+    }
+
+    /// The acceptor's side: whom the connection is from, once it may ask.
+    pub(super) async fn welcome(&self, connection: &quinn::Connection) -> Result<(Role, Hello), Error> {
+        let role = tls::role(connection, self.local.cluster)?;
+        let streams = connection.accept_bi().await.map_err(|error| unreachable("no first stream").caused_by(error))?;
+        let mut stream = Stream::new(streams, Lane::Control);
+        let first = self.read_greeting(&mut stream).await;
+        let verdict = match first {
+            Ok(envelope) => handshake::answer(&self.local, &role, &envelope.header.body),
+            Err(Trouble::Bad(error)) => Err(error),
+            Err(Trouble::Gone(reason)) => return Err(unreachable("gone before the greeting").with("reason", reason)),
+        };
+        match verdict {
+            Ok((hello, welcome)) => {
+                write(&mut stream, Envelope::of(0, hello.lane, Body::Welcome(welcome), Buf::empty())).await?;
+                Ok((role, hello))
+            }
+            Err(error) => {
+                write(&mut stream, Envelope::of(0, Lane::Control, Body::Failure(error.clone()), Buf::empty())).await?;
+                // Closing throws away what was not received: let the reason arrive.
+                if tokio::time::timeout(REFUSAL_LINGER, stream.stopped()).await.is_err() {
+                    tracing::debug!("a refusal was not acknowledged");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn read_greeting(&self, stream: &mut Stream) -> Result<Envelope, Trouble> {
+        let preamble = read_preamble(&mut stream.recv).await?;
+        // A Failure may be longer than a Hello; both are far below the limits of requests.
+        if preamble.header_len > GREETING_BYTES_MAX + FAILURE_BYTES_MAX || preamble.payload_len > 0 {
+            return Err(Trouble::Bad(Error::new(ErrorKind::TooLarge, "a greeting over its limit")));
+        }
+        read_rest(&mut stream.recv, preamble, &self.pool).await
+    }
+}
+
+async fn write(stream: &mut Stream, envelope: Envelope) -> Result<(), Error> {
+    match stream.write(envelope).await {
+        Ok(_) => {
+            stream.finish();
+            Ok(())
+        }
+        Err(WriteFailure::Unencodable(error)) => Err(error),
+        Err(WriteFailure::Stopped) => Err(unreachable("the peer does not want the greeting")),
+        Err(WriteFailure::Gone(reason)) => Err(unreachable("the connection broke").with("reason", reason)),
+    }
+}
+
+fn unreachable(message: &'static str) -> Error {
+    Error::new(ErrorKind::Unreachable, message)
+}
+
+/// The text of an error has at most 1024 characters of at most 4 bytes.
+const FAILURE_BYTES_MAX: usize = 4096;
+/// How long a refused peer has to take the reason.
+const REFUSAL_LINGER: Duration = Duration::from_secs(1);
