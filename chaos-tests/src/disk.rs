@@ -269,13 +269,17 @@ impl Disk {
     }
 
     fn make_durable(&mut self, covers: u64) {
+        let mut stored: BTreeMap<u64, u64> = BTreeMap::new();
         for entry in core::mem::take(&mut self.cached) {
             if entry.number <= covers && !entry.forsaken {
+                stored.insert(entry.block, entry.number);
                 self.store(entry.block, entry.bytes);
             } else {
                 self.cached.push(entry);
             }
         }
+        // What was forsaken under a newer write is gone for good.
+        self.cached.retain(|entry| stored.get(&entry.block).is_none_or(|number| *number < entry.number));
         self.newest = self.cached.iter().enumerate().map(|(at, entry)| (entry.block, at)).collect();
     }
 
@@ -437,6 +441,20 @@ mod tests {
         assert!(run(&mut disk, DiskJob::Sync).is_ok());
         assert_eq!(first_byte(&mut disk), 3);
         assert!(disk.durable.is_empty());
+    }
+
+    #[test]
+    fn what_was_forsaken_does_not_come_back_over_what_was_written_since() {
+        let mut disk = disk();
+        assert!(run(&mut disk, full_of(3)).is_ok());
+        disk.set_weather(DiskWeather { error_per_mille: 1000, ..DiskWeather::calm() });
+        assert!(run(&mut disk, DiskJob::Sync).is_err());
+        disk.set_weather(DiskWeather::calm());
+        assert!(run(&mut disk, full_of(4)).is_ok());
+        assert!(run(&mut disk, DiskJob::Sync).is_ok());
+        assert_eq!(first_byte(&mut disk), 4);
+        disk.crash(Crash::Power);
+        assert_eq!(first_byte(&mut disk), 4);
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub struct MetadataWeather {
     pub unknown_per_mille: u32,
     /// Commands in a thousand that are applied twice before they are answered.
     pub twice_per_mille: u32,
+    /// Commands in a thousand that are applied once more some time after they were answered: a copy that was sent again
+    /// on another way than the one that brought the answer.
+    pub late_copy_per_mille: u32,
     /// Whether questions are answered from what was so a while ago: a planted bug.
     pub stale_reads: bool,
 }
@@ -48,6 +51,7 @@ impl MetadataWeather {
             delay: Duration::from_micros(100)..Duration::from_millis(2),
             unknown_per_mille: 0,
             twice_per_mille: 0,
+            late_copy_per_mille: 0,
             stale_reads: false,
         }
     }
@@ -181,6 +185,8 @@ impl Quorum {
             (stream.span(&weather.delay), stream.span(&weather.delay), stream.span(&weather.delay));
         let unknown = stream.chance(weather.unknown_per_mille);
         let twice = stream.chance(weather.twice_per_mille);
+        let hidden = stream.chance(500);
+        let copied = stream.chance(weather.late_copy_per_mille);
         let (kind, late) = (stream.below(4), stream.span(&(Duration::ZERO..Duration::from_secs(3))));
         let away = Duration::from_nanos(self.away.saturating_sub(now));
         let command = matches!(matter, Matter::Command(_));
@@ -210,7 +216,9 @@ impl Quorum {
                 2 => timeout(vec![patience + late]),
                 _ => {
                     let error = Error::new(ErrorKind::LinkLost, "the way to the group's leader broke");
-                    Course { applied: vec![first], answered: (first + second, Some(error)) }
+                    // The leader has it all the same, now or once there is a majority again.
+                    let applied = if hidden { first + second + late } else { first };
+                    Course { applied: vec![applied], answered: (first + second, Some(error)) }
                 }
             };
         }
@@ -219,6 +227,9 @@ impl Quorum {
         }
         if twice && command && first + second + third < patience {
             return Course { applied: vec![first, first + second], answered: (first + second + third, None) };
+        }
+        if copied && command {
+            return Course { applied: vec![first, first + second + late], answered: (first + second, None) };
         }
         Course { applied: vec![first], answered: (first + second, None) }
     }

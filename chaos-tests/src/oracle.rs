@@ -138,8 +138,8 @@ impl Oracle {
     pub fn check(&self) -> Result<(), String> {
         for (key, history) in self.keys.iter().zip(&self.histories) {
             let entries: Vec<Entry> = history.iter().flatten().copied().collect();
-            if !explains(&entries) {
-                let mut told: Vec<String> = entries.iter().map(tell).collect();
+            if let Some(shortest) = unexplained(&entries) {
+                let mut told: Vec<String> = shortest.iter().map(tell).collect();
                 let more = told.len().saturating_sub(12);
                 told.drain(..more);
                 return Err(format!("no order of operations explains {key:?}: … {}", told.join(", ")));
@@ -156,6 +156,22 @@ fn tell(entry: &Entry) -> String {
     } else {
         format!("{:?} {:.3}..?", entry.deed, ms(entry.called))
     }
+}
+
+/// The shortest beginning of a history that no order explains, if there is one: what had been called by the time that
+/// some answer came.
+fn unexplained(history: &[Entry]) -> Option<Vec<Entry>> {
+    if explains(history) {
+        return None;
+    }
+    let mut returns: Vec<u64> = history.iter().filter(|entry| entry.settled).map(|entry| entry.returned).collect();
+    returns.sort_unstable();
+    let until = |cut: u64| -> Vec<Entry> {
+        let known = history.iter().filter(|entry| entry.called <= cut);
+        known.map(|entry| Entry { settled: entry.settled && entry.returned <= cut, ..*entry }).collect()
+    };
+    let cuts = returns.partition_point(|cut| explains(&until(*cut)));
+    returns.get(cuts).map(|cut| until(*cut))
 }
 
 /// Whether some order explains a history of one key that began without a value.
@@ -268,6 +284,17 @@ mod tests {
         assert!(!check(&[(Deed::Create(A), 1, 2), (Deed::Create(B), 3, 4)]));
         assert!(!check(&[(Deed::Exists, 3, 4)]));
         assert!(check(&[(Deed::Write(Some(A)), 1, 0), (Deed::Exists, 3, 4)]));
+    }
+
+    #[test]
+    fn a_report_ends_with_the_answer_that_cannot_be() {
+        let history: Vec<Entry> =
+            [(Deed::Write(Some(A)), 1, 2), (Deed::Read(None), 3, 4), (Deed::Write(Some(B)), 5, 6)]
+                .map(|(deed, called, returned)| Entry { deed, called, returned, settled: true })
+                .to_vec();
+        let told = unexplained(&history).map(|entries| entries.iter().map(|entry| entry.deed).collect::<Vec<_>>());
+        assert_eq!(told, Some(vec![Deed::Write(Some(A)), Deed::Read(None)]));
+        assert!(unexplained(&history[2..]).is_none());
     }
 
     #[test]

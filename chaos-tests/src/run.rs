@@ -262,6 +262,8 @@ impl Room {
     }
 
     fn recover(&mut self, excused: &[DriveId]) {
+        // Whoever failed a moment ago has time to say so.
+        self.run_until(Duration::from_secs(2), |_| false);
         // An operator restarts what has given up: a drive that failed an I/O stays down until then.
         for _ in 0..6 {
             if self.is_wrong() || self.run_until(RECOVERY / 6, |room| room.cluster.ails(&room.world, excused).is_none())

@@ -246,10 +246,13 @@ impl Swarm {
             self.metadata.delay = micros(100, 1000 * slow);
         }
         if dice.chance(400) {
-            self.metadata.unknown_per_mille = dice.within(5..100) as u32;
+            self.metadata.unknown_per_mille = dice.within(5..250) as u32;
         }
         if dice.chance(400) {
             self.metadata.twice_per_mille = dice.within(10..300) as u32;
+        }
+        if dice.chance(LATE_COPIES_PER_MILLE) {
+            self.metadata.late_copy_per_mille = dice.within(10..300) as u32;
         }
     }
 
@@ -303,6 +306,7 @@ impl Swarm {
     }
 }
 
+const LATE_COPIES_PER_MILLE: u32 = 0;
 const KINDS: u64 = 11;
 /// By kind: in how many of a thousand seeds it is there, and how often at most.
 const LIKELIHOOD: [(u32, u64); KINDS as usize] =

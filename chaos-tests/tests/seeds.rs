@@ -37,10 +37,13 @@ fn run_all(seeds: core::ops::Range<u64>, bug: Option<Bug>) -> BTreeMap<u64, Verd
 /// The first seed of the range that finds a bug, which is printed.
 fn found_at(name: &str, seeds: core::ops::Range<u64>) -> u64 {
     let bug = Bug::named(name).expect("a planted bug of this name");
-    for seed in seeds.clone() {
-        if let Some(why) = run(seed, Some(bug), false).violation {
+    // A few at a time: most bugs are found at once.
+    for start in seeds.clone().step_by(4) {
+        let verdicts = run_all(start..seeds.end.min(start + 4), Some(bug));
+        let found = verdicts.iter().find_map(|(seed, verdict)| Some((seed, verdict.violation.as_ref()?)));
+        if let Some((seed, why)) = found {
             println!("{name} is found at seed {seed}: {why}");
-            return seed;
+            return *seed;
         }
     }
     panic!("{name} is not found in seeds {seeds:?}");
@@ -67,8 +70,8 @@ fn two_hundred_seeds_pass() {
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    let first = run_all(1000..1012, None);
-    let second = run_all(1000..1012, None);
+    let first = run_all(1000..1008, None);
+    let second = run_all(1000..1008, None);
     assert_eq!(first, second);
     let hashes: std::collections::BTreeSet<u64> = first.values().map(|verdict| verdict.hash).collect();
     assert_eq!(hashes.len(), first.len(), "different seeds have different traces");

@@ -100,7 +100,7 @@ impl Scan {
                     }
                     // Of another drive, or of this one before it was formatted.
                     Some(_) => Step::Ended(None),
-                    None if first.iter().all(|&byte| byte == 0) => Step::Ended(None),
+                    None if *first == [0; BLOCK as usize] => Step::Ended(None),
                     // The header rotted, or this never was a segment: its records can tell.
                     None => self.whole(None),
                 }

@@ -87,7 +87,7 @@ impl Ask {
     pub(super) fn take_request(&mut self) -> Request {
         let request = match self.retry {
             Retry::Never => self.request.take(),
-            Retry::Transport | Retry::Patient => self.request.clone(),
+            Retry::Certain | Retry::Transport | Retry::Patient => self.request.clone(),
         };
         request.expect("a call without repetitions is sent once")
     }
@@ -96,6 +96,7 @@ impl Ask {
     pub(super) fn judge(&mut self, error: Error, now: Instant) -> Verdict {
         let again = match self.retry {
             Retry::Never => false,
+            Retry::Certain => is_retryable(error.kind()) && error.certainty() == Certainty::NotProcessed,
             Retry::Transport => is_retryable(error.kind()),
             Retry::Patient => is_retryable(error.kind()) || error.kind() == ErrorKind::RateLimited,
         };

@@ -49,7 +49,9 @@ impl Lookup {
             }
             ObjectOp::Delete { key, mut precondition, .. } => {
                 check::precondition(&mut precondition);
-                return Ok(Question::propose(group, Command::DeleteObject { proposer, bucket, key, at, precondition }));
+                // A delete has no name of its own by which a late copy of it could be told from a new one.
+                let command = Command::DeleteObject { proposer, bucket, key, at, precondition };
+                return Ok(Question::propose(group, command).once());
             }
             ObjectOp::AbortUpload { upload, .. } => {
                 return Ok(Question::propose(group, Command::AbortUpload { proposer, bucket, upload, at }));

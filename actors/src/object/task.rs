@@ -87,6 +87,9 @@ pub(super) struct Question {
 pub(super) enum Retry {
     /// None: the task decides itself.
     Never,
+    /// Those of the way after which it certainly did not happen: what was sent twice must not happen twice, for the
+    /// second time may be long after the answer and undo what others have done since.
+    Certain,
     /// Those of the way: routing, links, leaders.
     Transport,
     /// And being over the rate, for work that has begun: a stream slows down instead of breaking.
@@ -119,6 +122,11 @@ impl Question {
     /// A stripe, down the chain.
     pub(super) fn stripe(op: StripeOp, payload: Buf, retry: Retry) -> Self {
         Self { way: Way::Next, op: op.into(), payload, retry }
+    }
+
+    /// Only sent again while no sending can have taken effect.
+    pub(super) fn once(self) -> Self {
+        Self { retry: Retry::Certain, ..self }
     }
 
     pub(super) fn patiently(self) -> Self {

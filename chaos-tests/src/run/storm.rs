@@ -55,6 +55,11 @@ impl Room {
         self.world.metadata.lose_leaders(0);
         for node in self.swarm.node_ids() {
             self.world.crash_at_effect(node, u64::MAX, Crash::Kill);
+            // A drive believes its medium to be full until it is started anew: an operator who has made room does that.
+            let filled = |fault: &Fault| matches!(fault, Fault::Full { drive, .. } if node_of(*drive) == node);
+            if self.swarm.faults.iter().any(|(_, fault)| filled(fault)) {
+                self.world.crash(node, Crash::Kill);
+            }
             self.cluster.start(&mut self.world, node);
         }
         let idle = |room: &Self| room.clients.iter().all(|client| client.task.is_none());

@@ -150,3 +150,17 @@ fn looks_sooner_after_a_delete_where_the_grace_is_short() {
     assert_eq!(effects, [replied(id, Answer::Done)]);
     assert_eq!(bench.object.wake_at(), Some(bench.now + Duration::from_millis(100)));
 }
+
+#[test]
+fn sends_a_delete_again_only_while_it_certainly_did_not_happen() {
+    let mut bench = Bench::new(spec());
+    bench.know_the_bucket();
+    let precondition = Precondition::default();
+    let (id, effects) = bench.ask(ObjectOp::Delete { bucket: "photos".into(), key: "cat".into(), precondition });
+    assert_eq!(bench.reply(only_call(&effects), failure(ErrorKind::NotLeader)), []);
+    let again = bench.object.wake_at().expect("the delete is sent again");
+    let effects = bench.wake(again);
+    // A copy that takes effect late would delete what others have put since.
+    let effects = bench.reply(only_call(&effects), failure(ErrorKind::LinkLost));
+    assert_eq!(effects, [Effect::Reply { id, outcome: failure(ErrorKind::LinkLost) }]);
+}
