@@ -2,6 +2,8 @@
 //!
 //! Without Python or boto3 these tests print `SKIPPED` with the reason. `MESH_TEST_PYTHON` names the interpreter to use.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},

@@ -323,7 +323,10 @@ impl Node {
 impl Inner {
     /// Runs `task` until the node stops.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        lock(&self.tasks).spawn(task);
+        let mut tasks = lock(&self.tasks);
+        // What has ended is forgotten, so that the set does not grow.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 
     /// Ends when the node is told to stop.

@@ -1,5 +1,7 @@
 //! Real processes: three `mesh serve` of two drives each, EC 2+1, over QUIC on loopback. Few and strong.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod processes;
 
 use std::{
