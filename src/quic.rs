@@ -1,4 +1,4 @@
-//! Links over QUIC: the transport crate's, as an [`Env`](crate::env::Env) gives them.
+//! Links over QUIC: the transport crate's, as an [`Env`] gives them.
 
 use core::time::Duration;
 use std::{

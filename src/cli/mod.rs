@@ -75,7 +75,7 @@ impl Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Connect {
     /// Addresses of nodes, with commas between them; tried in order.
-    #[arg(long, env = "MESH_CONNECT", value_delimiter = ',', required = true, value_name = "HOST:PORT")]
+    #[arg(long, env = "MESH_CONNECT", value_delimiter = ',', required = true, value_name = "IP:PORT")]
     connect: Vec<SocketAddr>,
     /// The file with your certificate, its key and the cluster's authority.
     #[arg(long, env = "MESH_IDENTITY", value_name = "FILE")]

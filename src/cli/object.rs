@@ -1,6 +1,7 @@
 //! `mesh put`, `get`, `ls` and `rm`: objects, over the mesh's own links.
 
 use std::{
+    io::Write as _,
     os::fd::{AsFd as _, BorrowedFd},
     path::PathBuf,
 };
@@ -148,10 +149,10 @@ impl Ls {
         let client = self.connect.client().await?;
         if self.buckets {
             for row in client.buckets().await? {
-                if self.json {
-                    println!("{}", json!({ "bucket": &*row.bucket.name }));
-                } else {
-                    println!("{}", row.bucket.name);
+                let name = &*row.bucket.name;
+                let line = if self.json { json!({ "bucket": name }).to_string() } else { name.to_owned() };
+                if !print_line(&line)? {
+                    return Ok(());
                 }
             }
             return Ok(());
@@ -161,13 +162,14 @@ impl Ls {
         loop {
             let page = client.list(bucket, &self.prefix, None, &after).await?;
             for entry in &page.entries {
-                if self.json {
-                    println!(
-                        "{}",
-                        json!({ "key": entry.key, "bytes": entry.len, "etag": entry.etag, "modified_ms": entry.modified.0 })
-                    );
+                let (key, bytes, etag) = (&entry.key, entry.len, &entry.etag);
+                let line = if self.json {
+                    json!({ "key": key, "bytes": bytes, "etag": etag, "modified_ms": entry.modified.0 }).to_string()
                 } else {
-                    println!("{:>12}  {}", human(entry.len), entry.key);
+                    format!("{:>12}  {key}", human(bytes))
+                };
+                if !print_line(&line)? {
+                    return Ok(());
                 }
             }
             match &page.next {
@@ -192,6 +194,15 @@ pub(crate) struct Rm {
 impl Rm {
     pub(crate) async fn run(self) -> Result<(), Error> {
         self.connect.client().await?.remove(&self.bucket.bucket, &self.key).await
+    }
+}
+
+/// Prints a line; says `false` once the reader has had enough (`mesh ls | head`).
+fn print_line(line: &str) -> Result<bool, Error> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::invalid("standard output cannot be written").caused_by(error)),
     }
 }
 

@@ -52,6 +52,8 @@ impl Configured {
                 node.locate_peer(info.id, address, info.incarnation);
             }
         }
+        // The ingress first: a tenant's chain must not exist before the ingress knows the tenant's key, or what is written
+        // in between would be stored in the clear.
         let ingress = ActorId::ingress(node.id);
         let epoch = Epoch(node.incarnation.0);
         self.put(node, ingress, epoch, object(node, view), Onward::DataChain(node.id)).await?;

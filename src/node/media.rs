@@ -81,7 +81,18 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
     };
     let cluster = node.keyring.cluster();
     let (drive, blank) = match drive::inspect(&first, cluster) {
-        Medium::Ours { drive, .. } => (drive, false),
+        Medium::Ours { drive, .. } => match known.of(config) {
+            Some((other, true)) if other != drive => {
+                return Err(Error::new(
+                    ErrorKind::DriveFailed,
+                    "another drive of this cluster is where a drive was known; put it back to where it belongs",
+                )
+                .with("found", drive)
+                .with("known", other)
+                .with("file", Numbers::path(node).display()));
+            }
+            _ => (drive, false),
+        },
         Medium::Blank if !is_blank(&*disk).await? => {
             return Err(Error::new(
                 ErrorKind::DriveFailed,

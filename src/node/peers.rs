@@ -97,27 +97,23 @@ impl Inner {
             let mut peers = lock(&self.peers);
             peers.seen.insert(report.node, Seen { report: report.clone(), alive_at: Some(now) })
         };
-        let returned = before.as_ref().is_none_or(|seen| seen.alive_at.is_none());
-        if returned {
-            let (metadata, peer) = (self.metadata.clone(), report.node);
-            self.spawn(async move { metadata.peer_is_up(peer).await });
-        }
-        if returned || before.is_some_and(|seen| seen.report.drives != report.drives) {
+        if before.is_none_or(|seen| seen.alive_at.is_none() || seen.report.drives != report.drives) {
             self.reconfigure.notify_one();
         }
     }
 
+    /// A beat failed. A broken link is proof; a beat that is only late is not: then the silence decides.
     fn lost(&self, node: NodeId, error: &Error) {
+        if error.kind() == ErrorKind::Timeout {
+            return;
+        }
         let was_alive = {
             let mut peers = lock(&self.peers);
             peers.seen.get_mut(&node).is_some_and(|seen| seen.alive_at.take().is_some())
         };
         if was_alive {
-            tracing::warn!(node = %self.id, peer = %node, %error, "a peer is down");
-            self.reconfigure.notify_one();
-            // So that another can lead at once what it led.
-            let metadata = self.metadata.clone();
-            self.spawn(async move { metadata.peer_is_down(node).await });
+            tracing::debug!(node = %self.id, peer = %node, %error, "a beat failed");
+            self.hurry.notify_one();
         }
     }
 
@@ -273,6 +269,7 @@ pub(super) async fn run(node: Arc<Inner>) {
     tokio::pin!(stopped);
     let mut beats = tokio::time::interval(HEARTBEAT_INTERVAL);
     beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut known = node.alive();
     loop {
         tokio::select! {
             () = &mut stopped => return,
@@ -280,11 +277,19 @@ pub(super) async fn run(node: Arc<Inner>) {
             // What changed here is told at once.
             () = node.hurry.notified() => {}
         }
-        // Whoever fell silent without an error changes what the drives are.
-        let before = node.alive();
-        node.beat().await;
-        if node.alive() != before {
-            node.reconfigure.notify_one();
+        let alive = node.alive();
+        for peer in known.difference(&alive) {
+            tracing::warn!(node = %node.id, %peer, "a peer is down");
+            // So that another can lead at once what it led.
+            node.metadata.peer_is_down(*peer).await;
         }
+        for peer in alive.difference(&known) {
+            node.metadata.peer_is_up(*peer).await;
+        }
+        if alive != known {
+            node.reconfigure.notify_one();
+            known = alive;
+        }
+        node.beat().await;
     }
 }

@@ -13,12 +13,15 @@ use mesh_core::{
     port::{DiskJob, WorkOutput},
 };
 use rustix::{
-    fs::{FallocateFlags, OFlags, fallocate, ftruncate},
+    fs::{FallocateFlags, OFlags, fallocate, fstatvfs, ftruncate},
     io::{Errno, pread, pwritev},
 };
 
 use super::{failed, open_file};
 
+/// An extent leaves so much of the file system free, or one part in [`FREE_SHARE_MIN`] of a small one.
+const FREE_BYTES_MIN: u64 = 1 << 30;
+const FREE_SHARE_MIN: u64 = 16;
 /// Buffers of one system call at most; the kernel takes 1024.
 const SLICES_MAX: usize = 64;
 
@@ -236,6 +239,12 @@ impl Extents {
     fn allocate(&self, extent: usize, path: &Path) -> io::Result<File> {
         let file = open_file(path, true, self.direct, OFlags::empty())?;
         let len = self.len(extent);
+        // The metadata of a node often are on the same file system, and must never find it full.
+        let space = fstatvfs(&file)?;
+        let reserve = FREE_BYTES_MIN.min(space.f_blocks.saturating_mul(space.f_frsize) / FREE_SHARE_MIN);
+        if space.f_bavail.saturating_mul(space.f_frsize) < len.saturating_add(reserve) {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
         match retried(|| fallocate(&file, FallocateFlags::empty(), 0, len)) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {
