@@ -303,7 +303,7 @@ impl Cluster {
             epoch: Epoch(boot),
             layout: Some(self.layout.id),
             stripe_bytes: self.swarm.stripe_bytes,
-            keys: self.swarm.encrypted.then_some((self.tenant, self.key)).into_iter().collect(),
+            keys: core::iter::once((self.tenant, self.key)).collect(),
             reclaims: vec![NAMESPACE],
             reclaim_grace_ms: GRACE_MS,
         };
@@ -317,12 +317,16 @@ impl Cluster {
     fn host_chain(&self, world: &mut World, node: NodeId) {
         let principals = core::iter::once((Arc::from(USER), vec![Grant::all()])).collect();
         let policy = PolicySpec { tenant: self.tenant, principals, limits: TenantLimits::default() };
-        let encrypt: Box<dyn StorageFunction> = match self.bug {
-            Some(Bug::Plaintext) => Box::new(PassThrough::default()),
-            _ => Box::new(Encrypt::new(EncryptSpec::default())),
-        };
-        let mut stages: Vec<Box<dyn StorageFunction>> = vec![Box::new(Policy::new(policy.clone())), encrypt];
-        let mut specs = vec![FunctionSpec::Policy(policy), FunctionSpec::Encrypt(EncryptSpec::default())];
+        let mut stages: Vec<Box<dyn StorageFunction>> = vec![Box::new(Policy::new(policy.clone()))];
+        let mut specs = vec![FunctionSpec::Policy(policy)];
+        if self.swarm.encrypted {
+            let encrypt: Box<dyn StorageFunction> = match self.bug {
+                Some(Bug::Plaintext) => Box::new(PassThrough::default()),
+                _ => Box::new(Encrypt::new(EncryptSpec::default())),
+            };
+            stages.push(encrypt);
+            specs.push(FunctionSpec::Encrypt(EncryptSpec::default()));
+        }
         let erasure = self.erasure_spec(node);
         let mut next = None;
         if self.swarm.split {

@@ -34,6 +34,9 @@ pub struct MetadataWeather {
     pub delay: Range<Duration>,
     /// Commands in a thousand whose answer is lost. Half of them take effect, some of those long after.
     pub unknown_per_mille: u32,
+    /// Commands in a thousand that end with a broken link to the leader, which has them all the same: half of them take
+    /// effect at once, half some time later.
+    pub broken_per_mille: u32,
     /// Commands in a thousand that are applied twice before they are answered.
     pub twice_per_mille: u32,
     /// Commands in a thousand that are applied once more some time after they were answered: a copy that was sent again
@@ -50,6 +53,7 @@ impl MetadataWeather {
         Self {
             delay: Duration::from_micros(100)..Duration::from_millis(2),
             unknown_per_mille: 0,
+            broken_per_mille: 0,
             twice_per_mille: 0,
             late_copy_per_mille: 0,
             stale_reads: false,
@@ -185,6 +189,7 @@ impl Quorum {
             (stream.span(&weather.delay), stream.span(&weather.delay), stream.span(&weather.delay));
         let unknown = stream.chance(weather.unknown_per_mille);
         let twice = stream.chance(weather.twice_per_mille);
+        let broken = stream.chance(weather.broken_per_mille);
         let hidden = stream.chance(500);
         let copied = stream.chance(weather.late_copy_per_mille);
         let (kind, late) = (stream.below(4), stream.span(&(Duration::ZERO..Duration::from_secs(3))));
@@ -214,13 +219,14 @@ impl Quorum {
                 0 => timeout(Vec::new()),
                 1 => timeout(vec![first]),
                 2 => timeout(vec![patience + late]),
-                _ => {
-                    let error = Error::new(ErrorKind::LinkLost, "the way to the group's leader broke");
-                    // The leader has it all the same, now or once there is a majority again.
-                    let applied = if hidden { first + second + late } else { first };
-                    Course { applied: vec![applied], answered: (first + second, Some(error)) }
-                }
+                _ => timeout(vec![first + second]),
             };
+        }
+        if broken && command {
+            let error = Error::new(ErrorKind::LinkLost, "the way to the group's leader broke");
+            // The leader has it all the same, now or once there is a majority again.
+            let applied = if hidden { first + second + late } else { first };
+            return Course { applied: vec![applied], answered: (first + second, Some(error)) };
         }
         if first + second >= patience {
             return timeout(vec![first]);

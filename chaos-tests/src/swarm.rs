@@ -23,7 +23,7 @@ pub struct Swarm {
     pub nodes: u64,
     /// How stripes are coded.
     pub code: Code,
-    /// Whether the tenant has a key.
+    /// Whether the chain has Encrypt in it; without, wrong bytes are not caught by their authentication.
     pub encrypted: bool,
     /// Whether Erasure runs on another node than Policy and Encrypt.
     pub split: bool,
@@ -246,7 +246,10 @@ impl Swarm {
             self.metadata.delay = micros(100, 1000 * slow);
         }
         if dice.chance(400) {
-            self.metadata.unknown_per_mille = dice.within(5..250) as u32;
+            self.metadata.unknown_per_mille = dice.within(5..100) as u32;
+        }
+        if dice.chance(400) {
+            self.metadata.broken_per_mille = dice.within(5..300) as u32;
         }
         if dice.chance(400) {
             self.metadata.twice_per_mille = dice.within(10..300) as u32;

@@ -9,14 +9,14 @@ use crate::{calm, pass};
 
 #[test]
 fn a_late_copy_of_a_delete_deletes_nothing_that_was_put_since() {
-    let figures = pass(0..12, |seed| Swarm {
+    let figures = pass(0..3, |seed| Swarm {
         keys: 1,
         clients: 4,
         stripes_max: 2,
-        think: Duration::from_millis(150),
-        storm: Duration::from_secs(5),
-        metadata: MetadataWeather { unknown_per_mille: 300, ..MetadataWeather::calm() },
+        think: Duration::from_millis(100),
+        storm: Duration::from_secs(12),
+        metadata: MetadataWeather { broken_per_mille: 400, ..MetadataWeather::calm() },
         ..calm(seed)
     });
-    assert!(figures.succeeded > 300 && figures.failed > 40, "{figures:?}");
+    assert!(figures.succeeded > 700 && figures.failed > 50, "{figures:?}");
 }
