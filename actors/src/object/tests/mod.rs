@@ -54,6 +54,7 @@ fn spec() -> ObjectSpec {
         keys: BTreeMap::new(),
         reclaims: Vec::new(),
         reclaim_grace_ms: 60_000,
+        drives: Vec::new(),
     }
 }
 
