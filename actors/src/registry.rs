@@ -49,6 +49,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use mesh_core::{
+        ErrorKind,
         id::TenantId,
         meta::TenantLimits,
         spec::{EncryptSpec, PolicySpec},

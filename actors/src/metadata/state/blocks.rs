@@ -125,8 +125,9 @@ pub(super) fn close(rows: &mut Rows<'_>, first: WriteId) -> Result<MetaAnswer, E
 pub(super) fn swept(rows: &mut Rows<'_>, first: WriteId) -> Result<MetaAnswer, Error> {
     expect_block(rows, first)?;
     if rows.has(&keys::block(first))? {
-        return Err(Error::new(ErrorKind::Conflict, "the block is open: close it before it is swept")
-            .with("write", first));
+        return Err(
+            Error::new(ErrorKind::Conflict, "the block is open: close it before it is swept").with("write", first)
+        );
     }
     rows.remove(keys::closed(first));
     Ok(MetaAnswer::Done)
