@@ -250,6 +250,21 @@ fn failures_that_pass_leave_neither_litter_nor_errors() {
 }
 
 #[test]
+fn without_a_sweep_a_crash_leaves_its_shards_for_ever() {
+    for sweeps in [true, false] {
+        let mut host = if sweeps { Host::new(100) } else { Host::that_does_not_sweep(100) };
+        host.begin_and_vanish("k", &content(250, 1));
+        host.wait(Duration::from_secs(1));
+        host.crash();
+        assert_eq!(host.left_over().len(), 9, "three stripes of three shards");
+        host.put("last", whole(), b"a block is opened for this", "e").expect("put");
+        host.wait(Duration::from_secs(800) + 2 * GRACE);
+        assert_eq!(host.left_over().is_empty(), sweeps);
+        host.assert_nothing_is_missing();
+    }
+}
+
+#[test]
 fn two_runs_of_one_input_come_to_the_same() {
     let run = || {
         let mut host = Host::new(100);

@@ -306,7 +306,7 @@ impl Cluster {
             keys: self.swarm.encrypted.then_some((self.tenant, self.key)).into_iter().collect(),
             reclaims: vec![NAMESPACE],
             reclaim_grace_ms: GRACE_MS,
-            drives: self.swarm.drive_ids().collect(),
+            drives: self.swarm.drive_ids().filter(|_| self.bug != Some(Bug::NoSweep)).collect(),
         };
         let next = Some(ActorId::data(self.tenant, node));
         let actor = ActorId::ingress(node);

@@ -80,6 +80,7 @@ pub struct Host {
     pub stripes: BTreeMap<StripeId, Stored>,
     pub shards: BTreeMap<DriveId, BTreeSet<ShardId>>,
     stripe_bytes: u32,
+    sweeps: bool,
     /// Planted failures, taken from the front; none when empty.
     pub faults: std::collections::VecDeque<Fault>,
     owed: BTreeSet<Token>,
@@ -103,8 +104,17 @@ impl Entropy for Seeded {
 
 impl Host {
     pub fn new(stripe_bytes: u32) -> Self {
+        Self::of(stripe_bytes, true)
+    }
+
+    /// A host whose function knows of no drives, and so sweeps none.
+    pub fn that_does_not_sweep(stripe_bytes: u32) -> Self {
+        Self::of(stripe_bytes, false)
+    }
+
+    fn of(stripe_bytes: u32, sweeps: bool) -> Self {
         let mut host = Self {
-            chain: Self::chain(stripe_bytes),
+            chain: Self::chain(stripe_bytes, sweeps),
             now: Instant(1),
             coming: BTreeMap::new(),
             count: 0,
@@ -114,6 +124,7 @@ impl Host {
             stripes: BTreeMap::new(),
             shards: BTreeMap::new(),
             stripe_bytes,
+            sweeps,
             faults: Default::default(),
             owed: BTreeSet::new(),
             answers: BTreeMap::new(),
@@ -125,7 +136,7 @@ impl Host {
         host
     }
 
-    fn chain(stripe_bytes: u32) -> Chain {
+    fn chain(stripe_bytes: u32, sweeps: bool) -> Chain {
         let object = ObjectSpec {
             node: NodeId(4),
             epoch: Epoch(1),
@@ -134,7 +145,7 @@ impl Host {
             keys: BTreeMap::from([(TENANT, KeyId(2))]),
             reclaims: vec![GROUP],
             reclaim_grace_ms: GRACE.as_millis() as u64,
-            drives: DRIVES.map(DriveId).collect(),
+            drives: DRIVES.filter(|_| sweeps).map(DriveId).collect(),
         };
         let policy = PolicySpec {
             tenant: TENANT,
@@ -146,7 +157,7 @@ impl Host {
 
     /// The process dies and starts again: what it knew and what it was owed is gone. What is under way elsewhere is not.
     pub fn crash(&mut self) {
-        self.chain = Self::chain(self.stripe_bytes);
+        self.chain = Self::chain(self.stripe_bytes, self.sweeps);
         // The clock of a process goes on where it is: all chains of a host live on one.
         self.coming.retain(|_, coming| matches!(coming, Coming::Late(..)));
         self.owed.clear();
@@ -444,11 +455,15 @@ impl Host {
 
     /// Every shard on every drive is of a visible object or of a part of an open upload.
     pub fn assert_nothing_is_left_over(&self) {
+        let left = self.left_over();
+        assert!(left.is_empty(), "left over: {left:?}; closed blocks {:?}", self.metadata.closed_blocks());
+    }
+
+    /// Shards of writes that nobody refers to.
+    pub fn left_over(&self) -> Vec<(DriveId, ShardId)> {
         let writes: BTreeSet<WriteId> = self.metadata.stripes(false).into_iter().map(|id| id.write).collect();
-        for (drive, held) in &self.shards {
-            let left: Vec<_> = held.iter().filter(|id| !writes.contains(&id.stripe.write)).collect();
-            assert!(left.is_empty(), "left over on {drive}: {left:?}; blocks {:?}", self.metadata.closed_blocks());
-        }
+        let all = self.shards.iter().flat_map(|(drive, held)| held.iter().map(|id| (*drive, *id)));
+        all.filter(|(_, id)| !writes.contains(&id.stripe.write)).collect()
     }
 
     /// Nothing is under way, once what is out in the background has come back.

@@ -62,6 +62,8 @@ fn asks_for_the_next_block_before_the_last_is_used_up() {
     let (id, effects) = bench.ask(begin_op());
     assert_eq!(effects, []);
     let deadline = bench.deadline();
+    // The block that is used up is held by the write that is open.
+    assert_eq!(bench.wake(bench.now + Duration::from_secs(5)), []);
     let effects = bench.wake(deadline);
     assert_eq!(refused(&effects), ErrorKind::Overloaded);
     assert!(matches!(&effects[..], [Effect::Reply { id: to, .. }] if *to == id));
@@ -415,7 +417,8 @@ fn ids_of_a_closed_block_are_given_out_no_more_and_a_session_that_is_over_is_fol
 
 #[test]
 fn an_idle_write_is_dropped_with_its_stripes() {
-    let mut bench = Bench::new(spec());
+    // With a grace so long that its block is not old before.
+    let mut bench = Bench::new(ObjectSpec { reclaim_grace_ms: 300_000, ..spec() });
     let write = bench.begin();
     bench.now = bench.now + Duration::from_secs(100);
     bench.store(write, 0, 10, vec![DriveId(9)], false);
