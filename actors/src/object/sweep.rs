@@ -97,6 +97,7 @@ enum State {
 }
 
 /// The walks over the drives for one block.
+#[derive(Default)]
 struct Round {
     /// Writes that nobody refers to.
     doomed: BTreeSet<WriteId>,
@@ -242,13 +243,10 @@ impl Group {
 
     fn looked(&mut self, result: Result<Response, Error>, grace: Duration, now: Instant) {
         self.state = State::Idle;
-        let blocks = match result.and_then(task::meta).map(Arc::unwrap_or_clone) {
-            Ok(MetaAnswer::ClosedBlocks(blocks)) => blocks,
-            Ok(_) | Err(_) => {
-                self.setbacks = self.setbacks.saturating_add(1);
-                self.look_at = now + back_off(PERIOD, self.setbacks);
-                return;
-            }
+        let Ok(MetaAnswer::ClosedBlocks(blocks)) = result.and_then(task::meta).map(Arc::unwrap_or_clone) else {
+            self.setbacks = self.setbacks.saturating_add(1);
+            self.look_at = now + back_off(PERIOD, self.setbacks);
+            return;
         };
         self.setbacks = 0;
         self.look_at = now + PERIOD;
@@ -306,12 +304,6 @@ impl Group {
     fn rest(&mut self, now: Instant) {
         self.state = State::Idle;
         self.rest_until = now + REST;
-    }
-}
-
-impl Default for Round {
-    fn default() -> Self {
-        Self { doomed: BTreeSet::new(), todo: VecDeque::new(), walks: BTreeMap::new(), covered: BTreeSet::new() }
     }
 }
 
