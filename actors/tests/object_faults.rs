@@ -36,6 +36,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         2 => of(&UNCERTAIN).prop_map(Fault::LostBefore),
         2 => of(&UNCERTAIN).prop_map(Fault::LostAfter),
         2 => of(&UNCERTAIN).prop_map(Fault::Late),
+        2 => of(&UNCERTAIN).prop_map(Fault::Partly),
         1 => (0..4_u8).prop_map(Fault::Avoiding),
         1 => Just(Fault::Shared),
     ]
@@ -48,12 +49,14 @@ fn fatal() -> impl Strategy<Value = Fault> {
     ]
 }
 
-/// Ends a run: failures stop, everything comes to rest, and what was acknowledged reads back.
+/// Ends a run: failures stop, everything comes to rest, what was acknowledged reads back, and of what came to nothing
+/// nothing is left.
 fn settle(host: &mut Host, acknowledged: &BTreeMap<String, Vec<u8>>) {
     host.faults.clear();
-    host.wait(Duration::from_secs(400) + 2 * GRACE);
+    host.wait(Duration::from_secs(800) + 2 * GRACE);
     host.assert_at_rest();
     host.assert_nothing_is_missing();
+    host.assert_nothing_is_left_over();
     for (key, bytes) in acknowledged {
         assert_eq!(host.get(key, None).as_ref(), Ok(bytes), "{key}");
     }
@@ -116,6 +119,41 @@ proptest! {
             Err(error) => panic!("{error:?}"),
         };
         prop_assert!(may.contains(&found));
+    }
+
+    #[test]
+    fn what_crashes_and_vanished_clients_leave_behind_is_swept_and_nothing_else(
+        faults in vec(fatal(), 0..200),
+        steps in vec((0..6_u8, 1..500_usize), 1..14),
+    ) {
+        let mut host = Host::new(100);
+        host.faults = faults.into();
+        let mut acknowledged = BTreeMap::new();
+        for (number, (what, size)) in steps.into_iter().enumerate() {
+            let (key, bytes) = (format!("k{number}"), content(size, number as u64));
+            match what {
+                // The client sends some of it and is never heard of again.
+                0 | 1 => {
+                    host.begin_and_vanish(&key, &bytes);
+                }
+                // So does the process, in the middle of it.
+                2 => {
+                    host.begin_and_vanish(&key, &bytes);
+                    host.crash();
+                }
+                3 => host.wait(Duration::from_secs(size as u64 / 2)),
+                _ => {
+                    if host.put(&key, whole(), &bytes, "e").is_ok() {
+                        acknowledged.insert(key, bytes);
+                    }
+                }
+            }
+        }
+        // The first write of a life closes the blocks of those before it.
+        host.faults.clear();
+        host.put("last", whole(), b"a block is opened for this", "e").expect("nothing fails any more");
+        settle(&mut host, &acknowledged);
+        prop_assert!(host.metadata.closed_blocks().is_empty(), "all were swept");
     }
 
     #[test]
@@ -209,6 +247,21 @@ fn failures_that_pass_leave_neither_litter_nor_errors() {
     assert!(host.faults.is_empty());
     settle(&mut host, &BTreeMap::from([("k".to_owned(), bytes)]));
     assert_eq!(host.stripes.len(), host.metadata.stripes(true).len());
+}
+
+#[test]
+fn without_a_sweep_a_crash_leaves_its_shards_for_ever() {
+    for sweeps in [true, false] {
+        let mut host = if sweeps { Host::new(100) } else { Host::that_does_not_sweep(100) };
+        host.begin_and_vanish("k", &content(250, 1));
+        host.wait(Duration::from_secs(1));
+        host.crash();
+        assert_eq!(host.left_over().len(), 9, "three stripes of three shards");
+        host.put("last", whole(), b"a block is opened for this", "e").expect("put");
+        host.wait(Duration::from_secs(800) + 2 * GRACE);
+        assert_eq!(host.left_over().is_empty(), sweeps);
+        host.assert_nothing_is_missing();
+    }
 }
 
 #[test]

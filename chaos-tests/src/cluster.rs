@@ -306,6 +306,7 @@ impl Cluster {
             keys: core::iter::once((self.tenant, self.key)).collect(),
             reclaims: vec![NAMESPACE],
             reclaim_grace_ms: GRACE_MS,
+            drives: self.swarm.drive_ids().filter(|_| self.bug != Some(Bug::NoSweep)).collect(),
         };
         let next = Some(ActorId::data(self.tenant, node));
         let actor = ActorId::ingress(node);

@@ -37,6 +37,8 @@ pub enum Bug {
     NoFilter,
     /// What should be sealed is stored as it is.
     Plaintext,
+    /// Nobody looks through the drives for what failed writes left behind.
+    NoSweep,
 }
 
 impl Bug {
@@ -51,6 +53,7 @@ impl Bug {
         ("stale-read", Self::StaleRead),
         ("no-filter", Self::NoFilter),
         ("plaintext", Self::Plaintext),
+        ("no-sweep", Self::NoSweep),
     ];
 
     /// The bug of a name.

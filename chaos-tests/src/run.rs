@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  calm ──► storm: clients work, faults happen ──► healed: everything must recover
-//!       ──► every key reads as its history allows, new objects go in ──► m drives are lost: every key still reads
+//!       ──► every key reads as its history allows, new objects go in ──► nothing lies on the drives that nobody refers
+//!       to ──► m drives are lost: every key still reads
 //!       ──► at rest: nothing is left unfinished; every history has an explanation
 //! ```
 
@@ -33,6 +34,7 @@ use crate::{
     world::{Notice, World},
 };
 
+mod census;
 mod storm;
 
 /// What a seed came to.
@@ -122,6 +124,8 @@ enum Errand {
     FaultBegins(usize),
     FaultEnds(usize),
     Restart(NodeId),
+    /// A drive says what it holds.
+    Count,
 }
 
 struct Room {
@@ -142,6 +146,8 @@ struct Room {
     down: BTreeMap<NodeId, Duration>,
     figures: Figures,
     dice: Stream,
+    /// What a drive said last that was asked what it holds.
+    counted: Option<mesh_core::Outcome>,
 }
 
 /// How long clients may take to end what they were doing.
@@ -192,6 +198,7 @@ impl Room {
             down: BTreeMap::new(),
             figures: Figures::default(),
             dice: Stream::new(seed, "room", 0),
+            counted: None,
             swarm,
         })
     }
@@ -234,6 +241,7 @@ impl Room {
         self.read_everything("after all faults healed");
         self.write_afresh();
         self.reclaim();
+        self.census();
         for drive in &victims {
             self.cluster.bury(&mut self.world, *drive);
         }
@@ -284,11 +292,11 @@ impl Room {
             Notice::Answered { ticket, outcome } if ticket >= CLUSTER_NUMBERS => {
                 self.cluster.answered(&mut self.world, ticket, &outcome);
             }
-            Notice::Answered { ticket, outcome } => {
-                if let Some(Errand::Ask(client, tag)) = self.errands.remove(&ticket) {
-                    self.advance(client, |task, desk| task.hear(tag, outcome, desk));
-                }
-            }
+            Notice::Answered { ticket, outcome } => match self.errands.remove(&ticket) {
+                Some(Errand::Ask(client, tag)) => self.advance(client, |task, desk| task.hear(tag, outcome, desk)),
+                Some(Errand::Count) => self.counted = Some(outcome),
+                _ => {}
+            },
             Notice::Proposed { ticket, outcome } => self.cluster.proposed(&mut self.world, ticket, outcome),
             Notice::Timer(number) if number >= CLUSTER_NUMBERS => self.cluster.timer(&mut self.world, number),
             Notice::Timer(number) => match self.errands.remove(&number) {
@@ -296,7 +304,7 @@ impl Room {
                 Some(Errand::FaultBegins(at)) => self.begin_fault(at),
                 Some(Errand::FaultEnds(at)) => self.end_fault(at),
                 Some(Errand::Restart(node)) => self.cluster.start(&mut self.world, node),
-                Some(Errand::Ask(..)) | None => {}
+                Some(Errand::Ask(..) | Errand::Count) | None => {}
             },
             Notice::Crashed(node) => {
                 self.figures.crashes += 1;

@@ -128,3 +128,8 @@ fn a_link_that_lets_copies_in_is_found() {
 fn plaintext_at_rest_is_found() {
     assert!(found_at("plaintext", 0..10) < 10);
 }
+
+#[test]
+fn shards_that_nobody_sweeps_are_found() {
+    assert!(found_at("no-sweep", 0..20) < 20);
+}

@@ -353,7 +353,7 @@ pub enum Command {
     Assign(Assignment),
 
     // --- namespace groups ---
-    /// Refuses what older owners propose from now on.
+    /// Refuses what older owners propose from now on, and closes the blocks that they held.
     Fence {
         /// Actors and their least epochs.
         actors: Vec<Proposer>,
@@ -480,6 +480,12 @@ pub enum Command {
         /// From now on.
         limits: TenantLimits,
     },
+    /// Forgets a closed block (namespace group): every drive was looked through for what its writes left behind. The
+    /// same again: no effect. `Conflict` if it is open still.
+    SweptBlock {
+        /// The block's first write.
+        first: WriteId,
+    },
 }
 
 /// A question to a metadata group. Answers are linearizable.
@@ -569,11 +575,18 @@ pub enum Query {
         /// Whose.
         tenant: TenantId,
     },
-    /// Namespace: which of these writes an object, part or garbage row refers to, and blocks that are closed and not
-    /// yet swept. `Referenced`.
+    /// Namespace: which of these writes an object, upload, part or garbage row refers to, or may yet: those of blocks
+    /// that are open or not granted. What is not referred to once, is never again. `Referenced`.
     Referenced {
         /// The writes.
         writes: Vec<WriteId>,
+    },
+    /// Namespace: blocks that are closed and not swept, ascending. `ClosedBlocks`.
+    ClosedBlocks {
+        /// Only those behind this one.
+        after: Option<WriteId>,
+        /// At most so many.
+        limit: u32,
     },
 }
 
@@ -681,6 +694,8 @@ pub enum MetaAnswer {
     },
     /// Which of the writes asked about are in use (or may still become so), in the order asked.
     Referenced(Vec<bool>),
+    /// Closed blocks: the first write of each, and how many it has.
+    ClosedBlocks(Vec<(WriteId, u64)>),
 }
 
 /// Encodes a row, command, query or answer: a version byte, then postcard.

@@ -78,6 +78,8 @@ pub struct ObjectSpec {
     pub reclaims: Vec<GroupId>,
     /// Garbage is kept for so long, in milliseconds: longer than the longest GET.
     pub reclaim_grace_ms: u64,
+    /// Every registered drive, of every layout: where shards of writes that came to nothing may lie.
+    pub drives: Vec<DriveId>,
 }
 
 /// Settings of Encrypt.

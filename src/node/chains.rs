@@ -136,6 +136,7 @@ fn object(node: &Inner, view: &ControlView) -> FunctionSpec {
         keys: view.tenants.values().map(|tenant| (tenant.id, tenant.key)).collect(),
         reclaims: leads.map(|(group, ..)| group).filter(|group| *group != mesh_core::id::GroupId::CONTROL).collect(),
         reclaim_grace_ms: u64::try_from(node.config.timing.reclaim_grace.0.as_millis()).unwrap_or(u64::MAX),
+        drives: view.drives.keys().copied().collect(),
     })
 }
 

@@ -24,6 +24,7 @@
 //!   'S' actor:8                     Sessions: its lives and its open blocks
 //!   'N'                             how many blocks were granted
 //!   'O' first:8                     the actor that holds this open block
+//!   'D' first:8                     (empty) a closed block, until it is swept
 //!   'W' write:8                     Use: what a write is used for (the live index)
 //!   'Z' write:8                     a write that was used, is no more, and whose block is open still
 //!   'K' bucket:8 key                ObjectRow
@@ -58,6 +59,7 @@ pub(super) const FENCE: u8 = b'F';
 pub(super) const SESSIONS: u8 = b'S';
 pub(super) const GRANTED: u8 = b'N';
 pub(super) const BLOCK: u8 = b'O';
+pub(super) const CLOSED: u8 = b'D';
 pub(super) const USE: u8 = b'W';
 pub(super) const SPENT: u8 = b'Z';
 pub(super) const OBJECT: u8 = b'K';
@@ -154,6 +156,16 @@ pub(super) fn granted() -> Vec<u8> {
 
 pub(super) fn block(first: WriteId) -> Vec<u8> {
     key(BLOCK, &[&first.0.to_be_bytes()])
+}
+
+/// A block that is closed and not swept.
+pub(super) fn closed(first: WriteId) -> Vec<u8> {
+    key(CLOSED, &[&first.0.to_be_bytes()])
+}
+
+/// The first write of the block inside a table key of [`closed`].
+pub(super) fn closed_block(key: &[u8]) -> Option<WriteId> {
+    key.get(1..9)?.first_chunk::<8>().map(|bytes| WriteId(u64::from_be_bytes(*bytes)))
 }
 
 pub(super) fn write_use(write: WriteId) -> Vec<u8> {

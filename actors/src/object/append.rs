@@ -109,6 +109,10 @@ impl Task for Append {
             Heard::Bucket(_) | Heard::Computed(_) | Heard::Granted(_) => Step::astray(),
         }
     }
+
+    fn write(&self) -> Option<WriteId> {
+        Some(self.write)
+    }
 }
 
 /// Whether shards of a failed attempt may be lying somewhere: not if it was turned away on its way or refused.

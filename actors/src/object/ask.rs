@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use mesh_core::{
     Certainty, Error, ErrorKind, Request,
-    id::{GroupId, Token},
+    id::{ActorId, GroupId, Token, WriteId},
     limits::BUDGET_DEFAULT,
     time::Instant,
 };
 
 use super::{
-    reclaim::Errand,
+    reclaim, sweep,
     task::{Caller, Failure, Question, Retry},
 };
 
@@ -24,13 +24,18 @@ pub(super) enum Way {
     Metadata,
     /// Through Raft, as the mesh itself.
     Propose,
+    /// To an actor, as the mesh itself.
+    Actor(ActorId),
 }
 
 /// Who hears the answer.
 pub(super) enum Owner {
     Task(Token),
     Block(GroupId),
-    Reclaim(Errand),
+    Reclaim(reclaim::Errand),
+    Sweep(sweep::Errand),
+    /// A block of write ids is to be closed.
+    Retire(GroupId, WriteId),
 }
 
 impl Owner {
@@ -65,7 +70,7 @@ impl Ask {
         let Question { way, op, payload, retry } = question;
         let request = match way {
             Way::Next => caller.request(op, payload),
-            Way::Metadata | Way::Propose => Request::system(op, caller.deadline),
+            Way::Metadata | Way::Propose | Way::Actor(_) => Request::system(op, caller.deadline),
         };
         Self::of(owner, way, request, retry)
     }

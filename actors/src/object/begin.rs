@@ -110,6 +110,10 @@ impl Task for Begin {
         };
         step.unwrap_or_else(Step::fail)
     }
+
+    fn write(&self) -> Option<WriteId> {
+        self.write
+    }
 }
 
 fn no_layout() -> Error {

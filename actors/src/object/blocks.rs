@@ -1,5 +1,6 @@
 //! Write ids: granted by namespace groups in blocks, asked for ahead of time, given out once each.
 
+use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
 use mesh_core::{
@@ -7,9 +8,11 @@ use mesh_core::{
     id::{GroupId, Token, WriteId},
     limits::WRITE_BLOCK,
     meta::{Command, MetaAnswer, Proposer},
+    time::Instant,
 };
 
 use super::{
+    retire::{Retire, Spent},
     task::{self, Failure},
     timers::TimerKey,
 };
@@ -18,6 +21,7 @@ use super::{
 #[derive(Default)]
 pub(super) struct Blocks {
     groups: BTreeMap<GroupId, Block>,
+    pub(super) retire: Retire,
     parked: usize,
 }
 
@@ -39,6 +43,8 @@ struct Range {
     next: WriteId,
     /// One behind the last.
     end: WriteId,
+    /// When its first id was given out.
+    since: Option<Instant>,
 }
 
 /// A task that waits for a write id, and its deadline's timer.
@@ -52,26 +58,49 @@ impl Block {
         self.ranges.iter().map(|range| range.end.0 - range.next.0).sum()
     }
 
-    fn take(&mut self) -> Option<WriteId> {
+    /// The next id, and the block if that was its last one.
+    fn take(&mut self, now: Instant) -> Option<(WriteId, Option<Range>)> {
         let range = self.ranges.front_mut()?;
         let write = range.next;
         range.next.0 += 1;
-        if range.next >= range.end {
-            self.ranges.pop_front();
-        }
-        Some(write)
+        range.since.get_or_insert(now);
+        let spent = if range.next >= range.end { self.ranges.pop_front() } else { None };
+        Some((write, spent))
     }
 }
 
 impl Blocks {
-    pub(super) fn take(&mut self, group: GroupId) -> Option<WriteId> {
-        self.groups.get_mut(&group)?.take()
+    pub(super) fn take(&mut self, group: GroupId, now: Instant) -> Option<WriteId> {
+        let (write, spent) = self.groups.get_mut(&group)?.take(now)?;
+        if let Some(Range { first, end, .. }) = spent {
+            self.retire.spend(Spent { group, first, end }, now);
+        }
+        Some(write)
+    }
+
+    /// When a block will have been in use for as long as it may be.
+    pub(super) fn next_expiry(&self, age_max: Duration) -> Option<Instant> {
+        let fronts = self.groups.values().filter_map(|block| block.ranges.front()?.since);
+        fronts.min().map(|since| since + age_max)
+    }
+
+    /// Gives out no more ids of blocks that have been in use for so long.
+    pub(super) fn expire(&mut self, age_max: Duration, now: Instant) {
+        if self.next_expiry(age_max).is_none_or(|at| at > now) {
+            return;
+        }
+        for (&group, block) in &mut self.groups {
+            let is_old = |range: &mut Range| range.since.is_some_and(|since| since + age_max <= now);
+            if let Some(Range { first, next, .. }) = block.ranges.pop_front_if(is_old) {
+                self.retire.spend(Spent { group, first, end: next }, now);
+            }
+        }
     }
 
     /// The command that asks for another block, if the group's ids run low and none is asked for already.
     pub(super) fn wanted(&mut self, group: GroupId, proposer: Proposer, cx: &mut Cx<'_>) -> Option<Command> {
         let block = self.groups.entry(group).or_default();
-        if block.asking || block.left() > REFILL_BELOW {
+        if block.asking || block.ranges.len() >= RANGES_MAX || block.left() > REFILL_BELOW {
             return None;
         }
         block.asking = true;
@@ -89,7 +118,7 @@ impl Blocks {
         block.asking = false;
         let granted = result.map_err(Error::from).and_then(task::meta).and_then(|answer| match *answer {
             MetaAnswer::Block { first, count } if count > 0 => {
-                Ok(Range { first, next: first, end: WriteId(first.0.saturating_add(count)) })
+                Ok(Range { first, next: first, end: WriteId(first.0.saturating_add(count)), since: None })
             }
             ref other => Err(task::unexpected("a block of write ids", other)),
         });
@@ -106,6 +135,7 @@ impl Blocks {
                     // anew, for its blocks are closed.
                     block.ranges.clear();
                     (block.session, block.request) = (None, 0);
+                    self.retire.forget(|spent| spent.group == group);
                 }
                 let parked = core::mem::take(&mut block.parked);
                 self.parked -= parked.len();
@@ -119,15 +149,16 @@ impl Blocks {
         for block in self.groups.values_mut() {
             block.ranges.retain(|range| !(range.first..range.end).contains(&write));
         }
+        self.retire.forget(|spent| (spent.first..spent.end).contains(&write));
     }
 
     /// Those who waited for a write id and now have one.
-    pub(super) fn served(&mut self, group: GroupId) -> Vec<(Waiter, Result<WriteId, Error>)> {
-        let block = self.groups.entry(group).or_default();
+    pub(super) fn served(&mut self, group: GroupId, now: Instant) -> Vec<(Waiter, Result<WriteId, Error>)> {
         let mut served = Vec::new();
-        while !block.parked.is_empty() {
-            let Some(write) = block.take() else { break };
-            served.extend(block.parked.pop_front().map(|waiter| (waiter, Ok(write))));
+        while self.has_parked(group) {
+            let Some(write) = self.take(group, now) else { break };
+            let waiter = self.groups.get_mut(&group).and_then(|block| block.parked.pop_front());
+            served.extend(waiter.map(|waiter| (waiter, Ok(write))));
         }
         self.parked -= served.len();
         served
@@ -163,5 +194,7 @@ pub(super) fn none_yet() -> Error {
 
 /// Ids left below which the next block is asked for.
 const REFILL_BELOW: u64 = WRITE_BLOCK / 4;
+/// Blocks of a group held at most: the one in use and the one after it.
+const RANGES_MAX: usize = 2;
 /// Requests that wait for a write id at most.
 const PARKED_MAX: usize = 1024;

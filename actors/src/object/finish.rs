@@ -137,6 +137,10 @@ impl Task for Finish {
             Heard::Computed(_) | Heard::Due | Heard::Granted(_) => Step::astray(),
         }
     }
+
+    fn write(&self) -> Option<WriteId> {
+        Some(self.write)
+    }
 }
 
 /// Drops a write. Its stripes are deleted behind the answer.
@@ -160,5 +164,9 @@ impl Task for Abort {
             }
             Err(error) => Step::fail(error),
         }
+    }
+
+    fn write(&self) -> Option<WriteId> {
+        Some(self.write)
     }
 }

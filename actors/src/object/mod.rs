@@ -6,8 +6,9 @@
 //!
 //! A request is a `Task` (`task.rs`): a small machine that hears one thing and says what it wants next, a `Step`.
 //! This file turns steps into effects and events into what tasks hear; it knows nothing of objects. One file a family:
-//! `begin`, `append`, `finish`, `read`, `lookup`, `upload`, `bucket`, `reclaim`. Beside them, what they share: `ask`
-//! (resends and their pauses), `blocks` (write ids), `writes` (open writes), `buckets` (the cache).
+//! `begin`, `append`, `finish`, `read`, `lookup`, `upload`, `bucket`. Behind them the function's own work: `reclaim`
+//! (garbage), `retire` (ends blocks of write ids), `sweep` (what failed writes left on drives). Beside them, what they
+//! share: `ask` (resends and their pauses), `blocks` (write ids), `writes` (open writes), `buckets` (the cache).
 //!
 //! ```text
 //! Begin ── bucket ── write id ── data key ──> open      (every arrow may be lost and goes again
@@ -26,6 +27,8 @@ mod finish;
 mod lookup;
 mod read;
 mod reclaim;
+mod retire;
+mod sweep;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -39,7 +42,7 @@ use mesh_core::{
     Answer, Cx, Error, ErrorKind, Event, Job, Op, Outcome, Request, Response, StorageFunction, Target, WorkOutcome,
     id::{GroupId, Token},
     limits::{MAILBOX_JOBS_MAX, STRIPE_BYTES_MAX},
-    meta::{MetaAnswer, Query},
+    meta::{Command, MetaAnswer, Query},
     op::ObjectOp,
     port::WorkOutput,
     snapshot::{Mark, Snapshot},
@@ -48,6 +51,7 @@ use mesh_core::{
 };
 
 use ask::{Ask, Owner, Verdict, Way};
+use retire::Spent;
 use task::{Caller, Desk, Failure, Heard, Question, Scene, Step, Task};
 use timers::{Timer, Timers};
 
@@ -179,7 +183,7 @@ impl Object {
                     self.timers.set(until, Timer::Due(id));
                 }
                 Step::Grant(group) => {
-                    let granted = self.desk.blocks.take(group);
+                    let granted = self.desk.blocks.take(group, cx.now());
                     self.refill(group, cx);
                     if let Some(write) = granted {
                         heard = Heard::Granted(Ok(write));
@@ -218,6 +222,7 @@ impl Object {
             (Way::Propose, Request { op: Op::Propose { group, command }, deadline, .. }) => {
                 cx.start(Job::Propose { group, command, deadline })
             }
+            (Way::Actor(actor), request) => cx.call(Target::Actor(actor), request),
             (Way::Propose, _) => unreachable!("only a proposal is proposed: see Question::propose_directly"),
         };
         self.calls.insert(token, Pending::Ask(ask));
@@ -250,6 +255,8 @@ impl Object {
             }
             Owner::Block(group) => self.granted(group, result, cx),
             Owner::Reclaim(errand) => self.desk.reclaim.hear(errand, result, cx),
+            Owner::Sweep(errand) => self.desk.swept(errand, result, cx.now()),
+            Owner::Retire(group, first) => self.desk.blocks.retire.heard((group, first), result.is_ok(), cx.now()),
         }
     }
 
@@ -280,7 +287,7 @@ impl Object {
     /// A block was granted or refused: those who wait for one go on.
     fn granted(&mut self, group: GroupId, result: Result<Response, Failure>, cx: &mut Cx<'_>) {
         let parked = match self.desk.blocks.opened(group, result) {
-            Ok(()) => self.desk.blocks.served(group),
+            Ok(()) => self.desk.blocks.served(group, cx.now()),
             Err((error, parked)) => parked.into_iter().map(|waiter| (waiter, Err(error.clone()))).collect(),
         };
         for (waiter, grant) in parked {
@@ -304,12 +311,27 @@ impl Object {
             }
         }
         self.desk.drop_idle_writes(cx.now());
+        self.desk.blocks.expire(self.desk.block_age_max(), cx.now());
     }
 
-    /// Sends what reclaim has to do now.
-    fn reclaim(&mut self, cx: &mut Cx<'_>) {
-        while let Some((errand, question)) = self.desk.next_errand(cx) {
-            self.send(Ask::background(Owner::Reclaim(errand), question, cx.now()), cx);
+    /// Sends what the function has to do for itself now.
+    fn work(&mut self, cx: &mut Cx<'_>) {
+        let now = cx.now();
+        while let Some((errand, question)) = self.desk.next_reclaim(cx) {
+            self.send(Ask::background(Owner::Reclaim(errand), question, now), cx);
+        }
+        while let Some((errand, question)) = self.desk.next_sweep(now) {
+            self.send(Ask::background(Owner::Sweep(errand), question, now), cx);
+        }
+        let Desk { blocks, writes, .. } = &mut self.desk;
+        let is_held = |spent: &Spent| {
+            let range = spent.first..spent.end;
+            writes.any_in(range.clone())
+                || self.tasks.values().any(|running| running.task.write().is_some_and(|write| range.contains(&write)))
+        };
+        if let Some((group, first)) = blocks.retire.next(now, is_held) {
+            let question = Question::propose_directly(group, Command::CloseBlock { first });
+            self.send(Ask::background(Owner::Retire(group, first), question, now), cx);
         }
     }
 }
@@ -336,11 +358,14 @@ impl StorageFunction for Object {
                 }
             }
         }
-        self.reclaim(cx);
+        self.work(cx);
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        [self.timers.next(), self.desk.writes.next_expiry(), self.desk.reclaim.next_at()].into_iter().flatten().min()
+        let Desk { blocks, writes, reclaim, sweep, .. } = &self.desk;
+        let blocks = [blocks.next_expiry(self.desk.block_age_max()), blocks.retire.next_at()];
+        let others = [self.timers.next(), writes.next_expiry(), reclaim.next_at(), sweep.next_at()];
+        blocks.into_iter().chain(others).flatten().min()
     }
 
     fn in_flight(&self) -> usize {

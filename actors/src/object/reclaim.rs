@@ -50,7 +50,7 @@ impl Doomed {
 /// What an answer is about.
 pub(super) enum Errand {
     /// A stripe of litter.
-    Litter(Doomed),
+    Litter(Box<Doomed>),
     /// A page of garbage.
     Garbage(GroupId),
     /// A stripe of a garbage row.
@@ -247,7 +247,7 @@ impl Reclaim {
         {
             self.deleting += 1;
             let question = doomed.question();
-            return Some((Errand::Litter(doomed), question));
+            return Some((Errand::Litter(doomed.into()), question));
         }
         for (&id, group) in &mut self.groups {
             match &mut group.state {
@@ -291,7 +291,7 @@ impl Reclaim {
                 doomed.tries += 1;
                 if result.is_err() && doomed.tries < LITTER_TRIES {
                     let due = now + LITTER_DELAY.saturating_mul(1 << doomed.tries.min(8));
-                    self.put(doomed, due);
+                    self.put(*doomed, due);
                 }
             }
             Errand::Garbage(id) => {

@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
     Answer, Buf, Certainty, Cx, Error, ErrorKind, Lane, Op, Outcome, Principal, Request, Response, WorkOutcome,
-    id::{ActorId, GroupId, TenantId, WriteId},
+    id::{ActorId, DriveId, GroupId, TenantId, WriteId},
     meta::{BucketRef, BucketRow, Command, MetaAnswer, Proposer, Query},
-    op::StripeOp,
+    op::{ShardOp, StripeOp},
     port::ComputeJob,
     spec::ObjectSpec,
     time::Instant,
@@ -17,7 +17,9 @@ use super::{
     ask::Way,
     blocks::Blocks,
     buckets::Buckets,
-    reclaim::{Errand, Reclaim},
+    reclaim::{self, Reclaim},
+    retire,
+    sweep::{self, Sweep},
     writes::Writes,
 };
 
@@ -25,6 +27,11 @@ use super::{
 pub(super) trait Task: Send {
     /// Takes what came, and says what is wanted next. Only one thing is ever waited for.
     fn hear(&mut self, heard: Heard, scene: &mut Scene<'_, '_>) -> Step;
+
+    /// The write id that it holds, if it was given one or works for one.
+    fn write(&self) -> Option<WriteId> {
+        None
+    }
 }
 
 /// What a task hears.
@@ -129,6 +136,12 @@ impl Question {
         Self { retry: Retry::Certain, ..self }
     }
 
+    /// Shards, at a drive, as the mesh itself.
+    pub(super) fn shard(drive: DriveId, op: ShardOp) -> Self {
+        let way = Way::Actor(ActorId::drive(drive));
+        Self { way, op: op.into(), payload: Buf::empty(), retry: Retry::Never }
+    }
+
     pub(super) fn patiently(self) -> Self {
         Self { retry: Retry::Patient, ..self }
     }
@@ -203,17 +216,21 @@ pub(super) struct Desk {
     pub(super) blocks: Blocks,
     pub(super) writes: Writes,
     pub(super) reclaim: Reclaim,
+    pub(super) sweep: Sweep,
 }
 
 impl Desk {
     pub(super) fn new(spec: ObjectSpec) -> Self {
-        let mut reclaim = Reclaim::default();
+        let (mut reclaim, mut sweep) = (Reclaim::default(), Sweep::default());
         reclaim.assign(&groups(&spec), Instant::default());
-        Self { spec, buckets: Buckets::default(), blocks: Blocks::default(), writes: Writes::default(), reclaim }
+        sweep.assign(&swept_groups(&spec), Instant::default());
+        let (buckets, blocks, writes) = (Buckets::default(), Blocks::default(), Writes::default());
+        Self { spec, buckets, blocks, writes, reclaim, sweep }
     }
 
     pub(super) fn configure(&mut self, spec: ObjectSpec, now: Instant) {
         self.reclaim.assign(&groups(&spec), now);
+        self.sweep.assign(&swept_groups(&spec), now);
         self.spec = spec;
     }
 
@@ -230,7 +247,7 @@ impl Desk {
 
     /// Something in a group became garbage: it can be reclaimed after the grace.
     pub(super) fn expect_garbage(&mut self, group: GroupId, now: Instant) {
-        self.reclaim.hurry(group, now + Duration::from_millis(self.spec.reclaim_grace_ms));
+        self.reclaim.hurry(group, now + self.grace());
     }
 
     /// What to tell about a change under a write id that was certainly refused. A closed block's ids are given out no
@@ -245,13 +262,35 @@ impl Desk {
             .caused_by(error)
     }
 
-    pub(super) fn next_errand(&mut self, cx: &Cx<'_>) -> Option<(Errand, Question)> {
+    pub(super) fn next_reclaim(&mut self, cx: &Cx<'_>) -> Option<(reclaim::Errand, Question)> {
         self.reclaim.next_errand(self.spec.reclaim_grace_ms, cx)
+    }
+
+    pub(super) fn next_sweep(&mut self, now: Instant) -> Option<(sweep::Errand, Question)> {
+        self.sweep.next_errand(&self.spec.drives, now)
+    }
+
+    pub(super) fn swept(&mut self, errand: sweep::Errand, result: Result<Response, Failure>, now: Instant) {
+        self.sweep.hear(errand, result, self.grace(), &self.spec.drives, now);
+    }
+
+    fn grace(&self) -> Duration {
+        Duration::from_millis(self.spec.reclaim_grace_ms)
+    }
+
+    /// How long ids of one block are given out.
+    pub(super) fn block_age_max(&self) -> Duration {
+        retire::age_max(self.grace())
     }
 }
 
 fn groups(spec: &ObjectSpec) -> BTreeSet<GroupId> {
     spec.reclaims.iter().copied().collect()
+}
+
+/// Without drives there is nothing to walk over.
+fn swept_groups(spec: &ObjectSpec) -> BTreeSet<GroupId> {
+    if spec.drives.is_empty() { BTreeSet::new() } else { groups(spec) }
 }
 
 /// The metadata answer in a response.

@@ -71,6 +71,10 @@ impl Task for Create {
             Heard::Computed(_) | Heard::Due => Step::astray(),
         }
     }
+
+    fn write(&self) -> Option<WriteId> {
+        self.row.as_ref().map(|row| row.upload)
+    }
 }
 
 /// bucket → upload (its key) → its parts, page by page → proposal. An upload that is gone may have become the object

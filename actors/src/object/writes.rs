@@ -316,6 +316,11 @@ impl Writes {
         }
     }
 
+    /// Whether a write of these is open.
+    pub(super) fn any_in(&self, writes: core::ops::Range<WriteId>) -> bool {
+        self.open.range(writes).next().is_some()
+    }
+
     pub(super) fn is_open(&self, write: WriteId) -> bool {
         self.open.contains_key(&write)
     }

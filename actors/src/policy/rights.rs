@@ -155,7 +155,11 @@ fn of_query<'a>(spec: &PolicySpec, query: &'a Query) -> Option<Subject<'a>> {
         Query::Upload { bucket, .. } | Query::Uploads { bucket, .. } | Query::Parts { bucket, .. } => {
             in_bucket(Need::ReadOrWrite, bucket)
         }
-        Query::Control | Query::Garbage { .. } | Query::Usage { .. } | Query::Referenced { .. } => return None,
+        Query::Control
+        | Query::Garbage { .. }
+        | Query::Usage { .. }
+        | Query::Referenced { .. }
+        | Query::ClosedBlocks { .. } => return None,
     })
 }
 
@@ -188,6 +192,7 @@ fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> 
         | Command::Fence { .. }
         | Command::OpenBlock { .. }
         | Command::CloseBlock { .. }
+        | Command::SweptBlock { .. }
         | Command::DropGarbage { .. }
         | Command::SetLimits { .. } => return None,
     })

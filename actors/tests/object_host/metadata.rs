@@ -8,7 +8,6 @@ use std::{
 use mesh_core::{
     Error, ErrorKind,
     id::{BucketId, GroupId, StripeId, WriteId},
-    limits::WRITE_BLOCK,
     meta::{
         Body, BucketRef, BucketRow, Command, Extent, Garbage, ListEntry, Listing, MetaAnswer, ObjectRow, PartRow,
         Precondition, Query, UploadRow,
@@ -31,8 +30,15 @@ pub struct Metadata {
     /// Writes that took effect once: the same again has none.
     seen: BTreeSet<WriteId>,
     sealed: BTreeSet<BucketId>,
+    /// By session and request.
     blocks: BTreeMap<(u64, u32), WriteId>,
+    sessions: Vec<u64>,
+    closed: BTreeSet<WriteId>,
+    swept: BTreeSet<WriteId>,
 }
+
+/// Writes of a block: few, so that blocks end.
+const BLOCK: u64 = 8;
 
 type Answered = Result<MetaAnswer, Error>;
 
@@ -61,6 +67,29 @@ impl Metadata {
                 .collect()
         };
         extents.into_iter().flat_map(stripes).collect()
+    }
+
+    /// Blocks that are closed and not swept.
+    pub fn closed_blocks(&self) -> Vec<WriteId> {
+        self.closed.difference(&self.swept).copied().collect()
+    }
+
+    fn is_open(&self, write: WriteId) -> bool {
+        self.blocks.values().any(|first| (first.0..first.0 + BLOCK).contains(&write.0) && !self.closed.contains(first))
+    }
+
+    /// Refuses a write that takes effect for the first time behind the end of its block.
+    fn admit(&self, write: WriteId) -> Result<(), Error> {
+        if self.is_open(write) { Ok(()) } else { fail(ErrorKind::Conflict) }
+    }
+
+    fn is_referenced(&self, write: WriteId) -> bool {
+        let versions = self.objects.values().map(|row| row.version);
+        let parts = self.parts.values().chain(self.extents.values().flatten()).map(|part| part.extent.write);
+        self.uploads.contains_key(&write)
+            || self.garbage.contains_key(&write)
+            || versions.chain(parts).any(|one| one == write)
+            || self.is_open(write)
     }
 
     fn discard(&mut self, extent: Extent, since: UnixMillis) {
@@ -138,9 +167,26 @@ impl Metadata {
                 Ok(MetaAnswer::Done)
             }
             Command::OpenBlock { session, request, .. } => {
-                let next = WriteId::new(group, self.blocks.len() as u64 * WRITE_BLOCK + 1);
+                if self.sessions.last() != Some(session) {
+                    if self.sessions.contains(session) {
+                        return fail(ErrorKind::Conflict);
+                    }
+                    self.sessions.push(*session);
+                    self.closed.extend(self.blocks.values());
+                }
+                let next = WriteId::new(group, self.blocks.len() as u64 * BLOCK + 1);
                 let first = *self.blocks.entry((*session, *request)).or_insert(next);
-                Ok(MetaAnswer::Block { first, count: WRITE_BLOCK })
+                Ok(MetaAnswer::Block { first, count: BLOCK })
+            }
+            Command::CloseBlock { first } => {
+                assert!(self.blocks.values().any(|block| block == first), "no such block: {first}");
+                self.closed.insert(*first);
+                Ok(MetaAnswer::Done)
+            }
+            Command::SweptBlock { first } => {
+                assert!(self.closed.contains(first), "swept while open: {first}");
+                self.swept.insert(*first);
+                Ok(MetaAnswer::Done)
             }
             Command::DropGarbage { writes } => {
                 for write in writes {
@@ -159,6 +205,7 @@ impl Metadata {
                 if self.seen.contains(&row.version) {
                     return Ok(committed);
                 }
+                self.admit(row.version)?;
                 self.known(bucket)?;
                 self.holds(bucket.id, key, precondition)?;
                 self.seen.insert(row.version);
@@ -172,6 +219,9 @@ impl Metadata {
                 Ok(MetaAnswer::Deleted { existed: self.remove_object(bucket.id, key, *at) })
             }
             Command::CreateUpload { bucket, row, .. } => {
+                if !self.seen.contains(&row.upload) {
+                    self.admit(row.upload)?;
+                }
                 self.known(bucket)?;
                 if self.seen.insert(row.upload) {
                     self.uploads.insert(row.upload, (bucket.id, row.clone()));
@@ -182,6 +232,7 @@ impl Metadata {
                 if self.seen.contains(&part.extent.write) {
                     return Ok(MetaAnswer::Done);
                 }
+                self.admit(part.extent.write)?;
                 if !self.uploads.contains_key(upload) {
                     return fail(ErrorKind::NoSuchUpload);
                 }
@@ -301,6 +352,14 @@ impl Metadata {
             Query::Garbage { before, limit } => {
                 let rows = self.garbage.values().filter(|row| row.since < *before);
                 Ok(MetaAnswer::Garbage(rows.take(*limit as usize).cloned().collect()))
+            }
+            Query::Referenced { writes } => {
+                Ok(MetaAnswer::Referenced(writes.iter().map(|write| self.is_referenced(*write)).collect()))
+            }
+            Query::ClosedBlocks { after, limit } => {
+                let behind = |first: &WriteId| after.is_none_or(|after| *first > after);
+                let blocks = self.closed_blocks().into_iter().filter(behind).take(*limit as usize);
+                Ok(MetaAnswer::ClosedBlocks(blocks.map(|first| (first, BLOCK)).collect()))
             }
             other => panic!("not for this model: {other:?}"),
         }

@@ -15,9 +15,9 @@ use mesh_actors::{object::Object, policy::Policy};
 use mesh_core::{
     Answer, Buf, Chain, Cx, Effect, Entropy, Error, ErrorKind, Event, Job, Lane, Op, Outcome, Principal, Request,
     Response, StorageFunction, Target, Tokens,
-    id::{DriveId, Epoch, GroupId, KeyId, LayoutId, NodeId, StripeId, TenantId, Token, WriteId},
+    id::{ActorId, DriveId, Epoch, GroupId, KeyId, LayoutId, NodeId, ShardId, StripeId, TenantId, Token, WriteId},
     meta::{Attributes, Grant, Precondition, TenantLimits, WrappedKey},
-    op::{Binding, Destination, ObjectOp, Piece, StripeOp},
+    op::{Binding, Destination, ObjectOp, Piece, ShardOp, StripeOp},
     port::{ComputeJob, WorkOutput},
     spec::{ObjectSpec, PolicySpec},
     time::{Instant, UnixMillis},
@@ -29,6 +29,10 @@ pub const TENANT: TenantId = TenantId(7);
 pub const GROUP: GroupId = GroupId(1);
 pub const LAYOUT: LayoutId = LayoutId(3);
 pub const GRACE: Duration = Duration::from_secs(60);
+/// A shard of every stripe lies on each of these.
+const DRIVES: core::ops::RangeInclusive<u64> = 1..=3;
+/// Shards on a page of a list: few, so that there are many pages.
+const PAGE: usize = 3;
 
 /// A failure to plant, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub enum Fault {
     LostAfter(ErrorKind),
     /// It happens long after the caller was told that nobody knows.
     Late(ErrorKind),
+    /// A part of it happens: shards on some drives. The caller does not know.
+    Partly(ErrorKind),
     /// It goes well, with a drive avoided.
     Avoiding(u8),
     /// It goes well, with shards sharing a domain.
@@ -60,7 +66,7 @@ pub struct Stored {
 enum Coming {
     Event(Event),
     /// A request takes effect that was given up before.
-    Late(Request),
+    Late(Target, Request),
 }
 
 pub struct Host {
@@ -72,10 +78,15 @@ pub struct Host {
     entropy: Seeded,
     pub metadata: Metadata,
     pub stripes: BTreeMap<StripeId, Stored>,
+    pub shards: BTreeMap<DriveId, BTreeSet<ShardId>>,
+    stripe_bytes: u32,
+    sweeps: bool,
     /// Planted failures, taken from the front; none when empty.
     pub faults: std::collections::VecDeque<Fault>,
     owed: BTreeSet<Token>,
     answers: BTreeMap<Token, Outcome>,
+    /// Requests whose answers nobody waits for.
+    unheard: BTreeSet<Token>,
     pub calls: u64,
 }
 
@@ -93,6 +104,39 @@ impl Entropy for Seeded {
 
 impl Host {
     pub fn new(stripe_bytes: u32) -> Self {
+        Self::of(stripe_bytes, true)
+    }
+
+    /// A host whose function knows of no drives, and so sweeps none.
+    pub fn that_does_not_sweep(stripe_bytes: u32) -> Self {
+        Self::of(stripe_bytes, false)
+    }
+
+    fn of(stripe_bytes: u32, sweeps: bool) -> Self {
+        let mut host = Self {
+            chain: Self::chain(stripe_bytes, sweeps),
+            now: Instant(1),
+            coming: BTreeMap::new(),
+            count: 0,
+            tokens: Tokens::default(),
+            entropy: Seeded(1),
+            metadata: Metadata::default(),
+            stripes: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            stripe_bytes,
+            sweeps,
+            faults: Default::default(),
+            owed: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            unheard: BTreeSet::new(),
+            calls: 0,
+        };
+        let made = host.run(ObjectOp::CreateBucket { bucket: "photos".into() });
+        assert_eq!(made, Ok(Answer::Done.into()));
+        host
+    }
+
+    fn chain(stripe_bytes: u32, sweeps: bool) -> Chain {
         let object = ObjectSpec {
             node: NodeId(4),
             epoch: Epoch(1),
@@ -101,29 +145,24 @@ impl Host {
             keys: BTreeMap::from([(TENANT, KeyId(2))]),
             reclaims: vec![GROUP],
             reclaim_grace_ms: GRACE.as_millis() as u64,
+            drives: DRIVES.filter(|_| sweeps).map(DriveId).collect(),
         };
         let policy = PolicySpec {
             tenant: TENANT,
             principals: BTreeMap::from([("ann".into(), vec![Grant::all()])]),
             limits: TenantLimits::default(),
         };
-        let mut host = Self {
-            chain: Chain::new(vec![Box::new(Object::new(object)), Box::new(Policy::new(policy))]),
-            now: Instant(1),
-            coming: BTreeMap::new(),
-            count: 0,
-            tokens: Tokens::default(),
-            entropy: Seeded(1),
-            metadata: Metadata::default(),
-            stripes: BTreeMap::new(),
-            faults: Default::default(),
-            owed: BTreeSet::new(),
-            answers: BTreeMap::new(),
-            calls: 0,
-        };
-        let made = host.run(ObjectOp::CreateBucket { bucket: "photos".into() });
-        assert_eq!(made, Ok(Answer::Done.into()));
-        host
+        Chain::new(vec![Box::new(Object::new(object)), Box::new(Policy::new(policy))])
+    }
+
+    /// The process dies and starts again: what it knew and what it was owed is gone. What is under way elsewhere is not.
+    pub fn crash(&mut self) {
+        self.chain = Self::chain(self.stripe_bytes, self.sweeps);
+        // The clock of a process goes on where it is: all chains of a host live on one.
+        self.coming.retain(|_, coming| matches!(coming, Coming::Late(..)));
+        self.owed.clear();
+        self.answers.clear();
+        self.unheard.clear();
     }
 
     pub fn wall(&self) -> UnixMillis {
@@ -187,9 +226,9 @@ impl Host {
         match self.coming.first_entry() {
             Some(first) if first.key().0 <= self.now => match first.remove() {
                 Coming::Event(event) => self.step(event),
-                Coming::Late(request) => {
+                Coming::Late(to, request) => {
                     // Nobody hears what becomes of it.
-                    drop(self.perform(request, Fault::None));
+                    drop(self.perform(to, request, Fault::None));
                 }
             },
             _ => self.step(Event::Wake),
@@ -206,16 +245,21 @@ impl Host {
             match effect {
                 Effect::Reply { id, outcome } => {
                     assert!(self.owed.remove(&id), "a reply that nobody is owed");
-                    self.answers.insert(id, outcome);
+                    if !self.unheard.remove(&id) {
+                        self.answers.insert(id, outcome);
+                    }
                 }
                 Effect::Call { to, call, request } => {
-                    assert!(matches!((to, &request.op), (Target::Next, Op::Stripe(_)) | (Target::Metadata, _)));
-                    let (outcome, after) = self.call(request);
+                    assert!(matches!(
+                        (to, &request.op),
+                        (Target::Next, Op::Stripe(_)) | (Target::Metadata, _) | (Target::Actor(_), Op::Shard(_))
+                    ));
+                    let (outcome, after) = self.call(to, request);
                     self.later(after, Coming::Event(Event::Reply { call, outcome }));
                 }
                 Effect::Start { work, job: Job::Propose { group, command, deadline } } => {
                     let request = Request::system(Op::Propose { group, command }, deadline);
-                    let (outcome, after) = self.call(request);
+                    let (outcome, after) = self.call(Target::Metadata, request);
                     let outcome = outcome.map(|response| match response.answer {
                         Answer::Meta(answer) => WorkOutput::Meta(answer),
                         other => panic!("not of metadata: {other:?}"),
@@ -235,7 +279,7 @@ impl Host {
     }
 
     /// What a call comes to, and how long it takes.
-    fn call(&mut self, request: Request) -> (Outcome, Duration) {
+    fn call(&mut self, to: Target, request: Request) -> (Outcome, Duration) {
         self.calls += 1;
         assert!(request.deadline > self.now, "a call behind its deadline");
         let fault = self.faults.pop_front().unwrap_or(Fault::None);
@@ -245,19 +289,27 @@ impl Host {
         let outcome = match fault {
             Fault::Refused(kind) | Fault::LostBefore(kind) => lost(kind),
             Fault::LostAfter(kind) => {
-                drop(self.perform(request, fault));
+                drop(self.perform(to, request, fault));
                 lost(kind)
             }
             Fault::Late(kind) => {
-                self.later(Duration::from_millis(300), Coming::Late(request));
+                self.later(Duration::from_millis(300), Coming::Late(to, request));
                 lost(kind)
             }
-            Fault::None | Fault::Avoiding(_) | Fault::Shared => self.perform(request, fault),
+            Fault::Partly(kind) => {
+                if let Op::Stripe(op) = &request.op
+                    && let StripeOp::Write(target) = &**op
+                {
+                    self.place(target.id, 1 + self.calls % 2);
+                }
+                lost(kind)
+            }
+            Fault::None | Fault::Avoiding(_) | Fault::Shared => self.perform(to, request, fault),
         };
         (outcome, after)
     }
 
-    fn perform(&mut self, request: Request, fault: Fault) -> Outcome {
+    fn perform(&mut self, to: Target, request: Request, fault: Fault) -> Outcome {
         let wall = self.wall();
         match request.op {
             Op::Stripe(op) => self.stripe(*op, request.payload, fault),
@@ -267,7 +319,39 @@ impl Host {
             Op::Propose { group, command } => {
                 self.metadata.apply(group, &command, wall).map(|answer| Answer::Meta(Arc::new(answer)).into())
             }
+            Op::Shard(op) => match to {
+                Target::Actor(actor) => self.shard(actor, *op),
+                other => panic!("a shard is at a drive, not at {other:?}"),
+            },
             other => panic!("not for these models: {other:?}"),
+        }
+    }
+
+    fn shard(&mut self, actor: ActorId, op: ShardOp) -> Outcome {
+        let held = self.shards.entry(actor.as_drive().expect("a drive")).or_default();
+        match op {
+            ShardOp::List { after: Some(after), limit } => {
+                assert!(limit as usize >= PAGE);
+                let behind = (core::ops::Bound::Excluded(after), core::ops::Bound::Unbounded);
+                let page: Vec<(ShardId, u32)> = held.range(behind).take(PAGE).map(|id| (*id, 1)).collect();
+                let more = held.range(behind).count() > PAGE;
+                Ok(Answer::Shards(page, more).into())
+            }
+            ShardOp::Delete { ids } => {
+                assert!(!ids.is_empty());
+                for id in ids {
+                    held.remove(&id);
+                }
+                Ok(Answer::Done.into())
+            }
+            other => panic!("not of a drive: {other:?}"),
+        }
+    }
+
+    /// Puts the first shards of a stripe on their drives.
+    fn place(&mut self, id: StripeId, shards: u64) {
+        for drive in DRIVES.take(shards as usize) {
+            self.shards.entry(DriveId(drive)).or_default().insert(id.shard(drive as u8));
         }
     }
 
@@ -276,6 +360,7 @@ impl Host {
             StripeOp::Write(target) => {
                 let stored = Stored { bytes: payload, binding: target.binding, key: target.key };
                 let before = self.stripes.insert(target.id, stored);
+                self.place(target.id, DRIVES.count() as u64);
                 assert!(before.is_none(), "{:?} was stored twice", target.id);
                 let avoid = if let Fault::Avoiding(drive) = fault { vec![DriveId(u64::from(drive))] } else { vec![] };
                 Ok(Answer::Placed { avoid, shared: fault == Fault::Shared }.into())
@@ -288,6 +373,9 @@ impl Host {
             }
             StripeOp::Delete { target, .. } => {
                 self.stripes.remove(&target.id);
+                for (drive, held) in &mut self.shards {
+                    held.remove(&target.id.shard(drive.0 as u8));
+                }
                 Ok(Answer::Done.into())
             }
         }
@@ -322,6 +410,16 @@ impl Host {
         }
     }
 
+    /// Begins a put, sends every stripe, and asks for nothing more. What is owed is not waited for.
+    pub fn begin_and_vanish(&mut self, key: &str, bytes: &[u8]) {
+        let begin = ObjectOp::Begin { bucket: "photos".into(), key: key.into(), destination: whole() };
+        let Ok(Response { answer: Answer::Begun { write, stripe_bytes }, .. }) = self.run(begin) else { return };
+        for (stripe, bytes) in (0..).zip(bytes.chunks(stripe_bytes as usize)) {
+            let id = self.ask(ObjectOp::Append { write, stripe }, Buf::copy_of(bytes));
+            self.unheard.insert(id);
+        }
+    }
+
     /// Reads a range of an object, or all of it.
     pub fn get(&mut self, key: &str, range: Option<(u64, u64)>) -> Result<Vec<u8>, Error> {
         let head = ObjectOp::Head { bucket: "photos".into(), key: key.into() };
@@ -349,7 +447,23 @@ impl Host {
     pub fn assert_nothing_is_missing(&self) {
         for id in self.metadata.stripes(false) {
             assert!(self.stripes.contains_key(&id), "{id:?} is referred to and gone");
+            for (drive, held) in &self.shards {
+                assert!(held.contains(&id.shard(drive.0 as u8)), "{id:?} is referred to and gone from {drive}");
+            }
         }
+    }
+
+    /// Every shard on every drive is of a visible object or of a part of an open upload.
+    pub fn assert_nothing_is_left_over(&self) {
+        let left = self.left_over();
+        assert!(left.is_empty(), "left over: {left:?}; closed blocks {:?}", self.metadata.closed_blocks());
+    }
+
+    /// Shards of writes that nobody refers to.
+    pub fn left_over(&self) -> Vec<(DriveId, ShardId)> {
+        let writes: BTreeSet<WriteId> = self.metadata.stripes(false).into_iter().map(|id| id.write).collect();
+        let all = self.shards.iter().flat_map(|(drive, held)| held.iter().map(|id| (*drive, *id)));
+        all.filter(|(_, id)| !writes.contains(&id.stripe.write)).collect()
     }
 
     /// Nothing is under way, once what is out in the background has come back.

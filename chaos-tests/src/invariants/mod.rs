@@ -6,12 +6,14 @@ use mesh_core::{
 };
 
 mod admission;
+mod census;
 mod ciphertext;
 mod placement;
 mod reclaim;
 mod rest;
 
 pub use admission::Admission;
+pub use census::{missing, visible};
 pub use ciphertext::{Ciphertext, MARKER};
 pub use placement::Placement;
 pub use reclaim::garbage;

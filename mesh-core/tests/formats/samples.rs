@@ -38,14 +38,14 @@ macro_rules! variants {
 variants!(COMMANDS, command_name, Command:
     Form PutNode PutDrive PutLayout CreateTenant PutPrincipal PutAccessKey DropAccessKey CreateBucket MarkBucket
     RemoveBucket Assign Fence OpenBlock CloseBlock PutObject DeleteObject CreateUpload PutPart CompleteUpload
-    AbortUpload DropGarbage SealBucket UnsealBucket SetLimits);
+    AbortUpload DropGarbage SealBucket UnsealBucket SetLimits SweptBlock);
 
 variants!(QUERIES, query_name, Query:
-    Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced);
+    Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced ClosedBlocks);
 
 variants!(META_ANSWERS, meta_answer_name, MetaAnswer:
     Done Epoch Tenant Bucket Buckets Control Block Committed Deleted Object Listing Upload Uploads Parts Garbage Usage
-    Referenced);
+    Referenced ClosedBlocks);
 
 variants!(OBJECT_OPS, object_op_name, ObjectOp:
     CreateBucket DeleteBucket HeadBucket ListBuckets Begin Append Finish Abort Head Plan Read Delete List CreateUpload
@@ -334,6 +334,7 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::SealBucket { bucket: BucketId(3) },
         Command::UnsealBucket { bucket: BucketId(4) },
         Command::SetLimits { tenant: TenantId(5), limits: limits() },
+        Command::SweptBlock { first: WriteId::new(GroupId(2), 8192) },
     ]
 }
 
@@ -360,6 +361,7 @@ pub(crate) fn queries() -> Vec<Query> {
         Query::Garbage { before: UnixMillis(1), limit: 2 },
         Query::Usage { tenant: TenantId(1) },
         Query::Referenced { writes: vec![WriteId(1), WriteId(2)] },
+        Query::ClosedBlocks { after: Some(WriteId(3)), limit: 4 },
     ]
 }
 
@@ -383,6 +385,7 @@ pub(crate) fn meta_answers() -> Vec<MetaAnswer> {
         MetaAnswer::Garbage(vec![garbage()]),
         MetaAnswer::Usage { bytes: 1, objects: 2 },
         MetaAnswer::Referenced(vec![true, false]),
+        MetaAnswer::ClosedBlocks(vec![(WriteId(5), 6), (WriteId::new(GroupId(1), 8192), 4096)]),
     ]
 }
 

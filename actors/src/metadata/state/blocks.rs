@@ -1,14 +1,21 @@
 //! Namespace groups: fences, and write ids by the block.
 //!
-//! Only open blocks have rows. A manifest is taken if its write is in an open block of its proposer; so the manifests
-//! of a closed block are refused, and what it left on drives without a manifest may be reclaimed.
+//! A manifest is taken if its write is in an open block of its proposer; so the manifests of a closed block are refused,
+//! and what it left on drives without a manifest may be reclaimed. A closed block is remembered until that is done.
+//!
+//! ```text
+//! not granted ──OpenBlock──► open ──CloseBlock | another session | Fence──► closed ──SweptBlock──► forgotten
+//! ```
+//!
+//! Only the write that is proposed must be in an open block: an upload goes on taking parts of open blocks, and is
+//! completed, however long ago its own block was closed.
 
 use std::ops::ControlFlow;
 
 use mesh_core::{
     Error, ErrorKind,
     id::{ActorId, DriveId, Epoch, WriteId},
-    limits::WRITE_BLOCK,
+    limits::{LIST_KEYS_MAX, WRITE_BLOCK},
     meta::{MetaAnswer, Proposer},
 };
 use serde::{Deserialize, Serialize};
@@ -48,9 +55,20 @@ pub(super) fn fence(
         let key = keys::fence(actor);
         if rows.find::<Epoch>(&key)?.unwrap_or_default() < epoch {
             rows.put(key, &epoch)?;
+            close_all(rows, actor)?;
         }
     }
     Ok(MetaAnswer::Done)
+}
+
+/// Closes every block of an actor whose older epochs are fenced: nobody can use them any more.
+fn close_all(rows: &mut Rows<'_>, actor: ActorId) -> Result<(), Error> {
+    let key = keys::sessions(actor);
+    let Some(mut sessions) = rows.find::<Sessions>(&key)? else { return Ok(()) };
+    for (_, first) in core::mem::take(&mut sessions.open) {
+        retire(rows, first)?;
+    }
+    rows.put(key, &sessions)
 }
 
 pub(super) fn open(rows: &mut Rows<'_>, proposer: Proposer, session: u64, request: u32) -> Result<MetaAnswer, Error> {
@@ -90,11 +108,7 @@ pub(super) fn open(rows: &mut Rows<'_>, proposer: Proposer, session: u64, reques
 }
 
 pub(super) fn close(rows: &mut Rows<'_>, first: WriteId) -> Result<MetaAnswer, Error> {
-    if !is_granted(rows, first)? || block_of(first) != first {
-        return Err(
-            Error::invalid("this is not the first write of a block that this group granted").with("write", first)
-        );
-    }
+    expect_block(rows, first)?;
     let Some(actor) = rows.find::<ActorId>(&keys::block(first))? else {
         return Ok(MetaAnswer::Done);
     };
@@ -107,9 +121,49 @@ pub(super) fn close(rows: &mut Rows<'_>, first: WriteId) -> Result<MetaAnswer, E
     Ok(MetaAnswer::Done)
 }
 
-/// Forgets an open block, and which of its writes were used up.
+/// Forgets a closed block.
+pub(super) fn swept(rows: &mut Rows<'_>, first: WriteId) -> Result<MetaAnswer, Error> {
+    expect_block(rows, first)?;
+    if rows.has(&keys::block(first))? {
+        return Err(
+            Error::new(ErrorKind::Conflict, "the block is open: close it before it is swept").with("write", first)
+        );
+    }
+    rows.remove(keys::closed(first));
+    Ok(MetaAnswer::Done)
+}
+
+/// Names blocks that are closed and not swept.
+pub(super) fn closed(rows: &Rows<'_>, after: Option<WriteId>, limit: u32) -> Result<MetaAnswer, Error> {
+    let limit = (limit as usize).min(LIST_KEYS_MAX);
+    let mut found = Vec::new();
+    if limit == 0 {
+        return Ok(MetaAnswer::ClosedBlocks(found));
+    }
+    let all = keys::all(keys::CLOSED);
+    let from = after.map_or_else(|| all.clone(), |after| keys::closed(WriteId(after.0.saturating_add(1))));
+    rows.scan(&from, &keys::behind(&all), |key, ()| {
+        let Some(first) = keys::closed_block(key) else {
+            return Err(Error::new(ErrorKind::Corrupt, "a closed block's key is damaged"));
+        };
+        found.push((first, WRITE_BLOCK));
+        Ok(if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    Ok(MetaAnswer::ClosedBlocks(found))
+}
+
+/// Refuses what is not the first write of a block.
+fn expect_block(rows: &Rows<'_>, first: WriteId) -> Result<(), Error> {
+    if is_granted(rows, first)? && block_of(first) == first {
+        return Ok(());
+    }
+    Err(Error::invalid("this is not the first write of a block that this group granted").with("write", first))
+}
+
+/// Closes an open block, and forgets which of its writes were used up.
 fn retire(rows: &mut Rows<'_>, first: WriteId) -> Result<(), Error> {
     rows.remove(keys::block(first));
+    rows.put(keys::closed(first), &())?;
     let mut spent = Vec::new();
     let behind = keys::spent(WriteId(first.0 + WRITE_BLOCK));
     rows.scan(&keys::spent(first), &behind, |key, ()| {
@@ -130,9 +184,14 @@ fn is_granted(rows: &Rows<'_>, write: WriteId) -> Result<bool, Error> {
     Ok(write.group() == rows.group() && write.0 < WriteId::new(rows.group(), 0).0 + granted * WRITE_BLOCK)
 }
 
-/// Whether a write may still be used: its block is open.
-pub(super) fn is_open(rows: &Rows<'_>, write: WriteId) -> Result<bool, Error> {
+/// Whether a write's block is open.
+fn is_open(rows: &Rows<'_>, write: WriteId) -> Result<bool, Error> {
     rows.has(&keys::block(block_of(write)))
+}
+
+/// Whether a write may be used from now on: its block is open, or is yet to be.
+pub(super) fn may_be_used(rows: &Rows<'_>, write: WriteId) -> Result<bool, Error> {
+    Ok(is_open(rows, write)? || !is_granted(rows, write)?)
 }
 
 /// What became of a write that is proposed.

@@ -70,6 +70,7 @@ pub fn query(table: &dyn Table, group: GroupId, query: &Query) -> Result<MetaAns
             Ok(MetaAnswer::Usage { bytes: usage.bytes, objects: usage.objects })
         }
         Query::Referenced { writes } => waste::referenced(&rows, writes),
+        Query::ClosedBlocks { after, limit } => blocks::closed(&rows, *after, *limit),
     }
 }
 
@@ -102,6 +103,7 @@ fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
         Command::Fence { actors, drives } => blocks::fence(rows, actors, drives),
         Command::OpenBlock { proposer, session, request } => blocks::open(rows, *proposer, *session, *request),
         Command::CloseBlock { first } => blocks::close(rows, *first),
+        Command::SweptBlock { first } => blocks::swept(rows, *first),
         Command::PutObject { proposer, bucket, key, row, precondition, quota_bytes } => {
             let place = objects::Place { proposer: *proposer, bucket, key };
             objects::put(rows, place, row, precondition, *quota_bytes)
@@ -142,6 +144,7 @@ fn is_control(command: &Command) -> bool {
         Command::Fence { .. }
         | Command::OpenBlock { .. }
         | Command::CloseBlock { .. }
+        | Command::SweptBlock { .. }
         | Command::PutObject { .. }
         | Command::DeleteObject { .. }
         | Command::CreateUpload { .. }

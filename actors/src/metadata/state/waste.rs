@@ -138,7 +138,7 @@ pub(super) fn referenced(rows: &Rows<'_>, writes: &[WriteId]) -> Result<MetaAnsw
         if write.group() != rows.group() {
             return Err(Error::invalid("another group granted this write: ask that one").with("write", write));
         }
-        used.push(rows.has(&keys::write_use(write))? || blocks::is_open(rows, write)?);
+        used.push(rows.has(&keys::write_use(write))? || blocks::may_be_used(rows, write)?);
     }
     Ok(MetaAnswer::Referenced(used))
 }

@@ -129,7 +129,7 @@ fn litter_is_given_up_after_five_tries() {
         let [(call, ..)] = deletions(&effects)[..] else { panic!("one stripe") };
         assert_eq!(bench.reply(call, failure(ErrorKind::Unreachable)), []);
     }
-    assert_eq!((bench.object.wake_at(), bench.object.in_flight()), (None, 0));
+    assert_eq!((bench.object.wake_at(), bench.object.in_flight()), (Some(bench.block_is_old_at()), 0));
 }
 
 #[test]

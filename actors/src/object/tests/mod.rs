@@ -3,6 +3,8 @@
 mod background;
 mod buckets;
 mod reads;
+mod retire;
+mod sweep;
 mod uploads;
 mod writes;
 
@@ -54,6 +56,7 @@ fn spec() -> ObjectSpec {
         keys: BTreeMap::new(),
         reclaims: Vec::new(),
         reclaim_grace_ms: 60_000,
+        drives: Vec::new(),
     }
 }
 
@@ -197,6 +200,11 @@ impl Bench {
 
     fn proposal(&self, group: GroupId, command: Command) -> Request {
         self.onward(Op::Propose { group, command: Arc::new(command) }, Buf::empty())
+    }
+
+    /// When the block whose first id was given out at the start is old.
+    fn block_is_old_at(&self) -> Instant {
+        Instant(1) + Duration::from_secs(120)
     }
 
     fn last(&self) -> Token {

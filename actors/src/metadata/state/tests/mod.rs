@@ -84,6 +84,17 @@ impl Group {
         }
     }
 
+    /// Blocks that are closed and not swept.
+    fn closed(&self, after: Option<WriteId>, limit: u32) -> Vec<WriteId> {
+        match self.query(&Query::ClosedBlocks { after, limit }) {
+            Ok(MetaAnswer::ClosedBlocks(blocks)) => {
+                assert!(blocks.iter().all(|(_, count)| *count == mesh_core::limits::WRITE_BLOCK));
+                blocks.into_iter().map(|(first, _)| first).collect()
+            }
+            other => panic!("not told: {other:?}"),
+        }
+    }
+
     fn referenced(&self, writes: &[WriteId]) -> Vec<bool> {
         match self.query(&Query::Referenced { writes: writes.to_vec() }) {
             Ok(MetaAnswer::Referenced(used)) => used,

@@ -63,6 +63,56 @@ fn refuses_manifests_of_closed_and_foreign_blocks() {
 }
 
 #[test]
+fn remembers_closed_blocks_until_they_are_swept() {
+    let (mut group, first) = with_block();
+    let blocks = [first, after(first, WRITE_BLOCK), after(first, 2 * WRITE_BLOCK)];
+    group.open_block(proposer(1), 11, 1);
+    group.open_block(proposer(2), 5, 0);
+    assert_eq!(group.closed(None, 10), []);
+    let swept = |first| Command::SweptBlock { first };
+    assert_eq!(group.apply(&swept(first)), Err(ErrorKind::Conflict), "it is open");
+    // One is closed by its holder, one by a later session.
+    assert_eq!(group.apply(&Command::CloseBlock { first: blocks[1] }), Ok(MetaAnswer::Done));
+    group.open_block(proposer(1), 12, 0);
+    assert_eq!(group.closed(None, 10), blocks[..2]);
+    assert_eq!(group.closed(None, 1), blocks[..1]);
+    assert_eq!(group.closed(Some(blocks[0]), 10), blocks[1..2]);
+    assert_eq!(group.closed(None, 0), []);
+    assert_eq!(group.apply(&swept(first)), Ok(MetaAnswer::Done));
+    assert_eq!(group.closed(None, 10), blocks[1..2]);
+    assert_eq!(group.apply(&Command::CloseBlock { first }), Ok(MetaAnswer::Done), "closed before, and swept");
+    assert_eq!(group.closed(None, 10), blocks[1..2], "what was swept does not come back");
+    assert_eq!(group.apply(&put("a", object(first, 1, 1))), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&swept(after(blocks[1], 1))), Err(ErrorKind::Invalid));
+    assert_eq!(group.apply(&swept(after(first, 1 << 30))), Err(ErrorKind::Invalid));
+}
+
+#[test]
+fn what_is_not_granted_may_yet_be_referred_to() {
+    let (mut group, first) = with_block();
+    let next = after(first, WRITE_BLOCK);
+    assert_eq!(group.referenced(&[next]), [true]);
+    assert_eq!(group.open_block(proposer(1), 11, 1), next);
+    assert_eq!(group.apply(&Command::CloseBlock { first: next }), Ok(MetaAnswer::Done));
+    assert_eq!(group.referenced(&[next]), [false]);
+}
+
+#[test]
+fn a_fence_closes_the_blocks_of_those_it_shuts_out() {
+    let (mut group, first) = with_block();
+    let other = group.open_block(proposer(2), 5, 0);
+    let fence = Command::Fence { actors: vec![Proposer { actor: ActorId(1), epoch: Epoch(2) }], drives: Vec::new() };
+    assert_eq!(group.apply(&fence), Ok(MetaAnswer::Done));
+    assert_eq!(group.closed(None, 10), [first]);
+    assert_eq!(group.referenced(&[first, other]), [false, true]);
+    // The new owner's block stays open when the fence comes once more.
+    let new = group.open_block(Proposer { actor: ActorId(1), epoch: Epoch(2) }, 12, 0);
+    assert_eq!(group.apply(&fence), Ok(MetaAnswer::Done));
+    assert_eq!(group.closed(None, 10), [first]);
+    assert_eq!(group.referenced(&[new]), [true]);
+}
+
+#[test]
 fn fences_older_epochs_of_actors_and_drives() {
     let (mut group, first) = with_block();
     let fence = |epoch| Command::Fence {

@@ -12,6 +12,7 @@ use super::*;
 enum Step {
     Open { actor: u64, session: u64, request: u32 },
     Close { block: u64 },
+    Swept { block: u64 },
     Fence { epoch: u64 },
     Put { key: u8, write: u64, len: u64, absent: bool },
     Delete { key: u8, at: u64 },
@@ -32,6 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         1 => (1_u64..3, 0_u64..3, 0_u32..2).prop_map(|(actor, session, request)| Step::Open { actor, session, request }),
         1 => (0_u64..3).prop_map(|block| Step::Close { block }),
+        1 => (0_u64..3).prop_map(|block| Step::Swept { block }),
         1 => (0_u64..2).prop_map(|epoch| Step::Fence { epoch }),
         6 => (0_u8..3, write(), 0_u64..9, any::<bool>())
             .prop_map(|(key, write, len, absent)| Step::Put { key, write, len, absent: absent && len == 0 }),
@@ -56,6 +58,7 @@ fn command(step: &Step, clock: u64) -> Command {
             Command::OpenBlock { proposer: proposer(*actor), session: *session, request: *request }
         }
         Step::Close { block } => Command::CloseBlock { first: id(block * 4096) },
+        Step::Swept { block } => Command::SweptBlock { first: id(block * 4096) },
         Step::Fence { epoch } => {
             Command::Fence { actors: vec![Proposer { actor: ActorId(2), epoch: Epoch(*epoch) }], drives: Vec::new() }
         }
@@ -122,11 +125,21 @@ proptest! {
         let mut group = Group::namespace();
         group.open_block(proposer(1), 0, 0);
         group.open_block(proposer(1), 0, 1);
+        let mut gone = BTreeSet::new();
         for (clock, step) in steps.iter().enumerate() {
             // `apply` sends each command twice and compares.
             let answer = group.apply(&command(step, clock as u64));
             prop_assert!(!matches!(answer, Err(ErrorKind::Bug | ErrorKind::Corrupt)), "{:?}: {:?}", step, answer);
             prop_assert_eq!(group.usage(), added_up(&group), "after {:?}", step);
+            // What is not referred to once, is never again: the sweep deletes it.
+            let writes: Vec<WriteId> =
+                (0..12).chain(4096..4100).map(|count| after(WriteId::new(NAMESPACE, 0), count)).collect();
+            for (write, used) in writes.iter().zip(group.referenced(&writes)) {
+                prop_assert!(!(used && gone.contains(write)), "{} is back after {:?}", write, step);
+                if !used {
+                    gone.insert(*write);
+                }
+            }
         }
         // Everything deleted, aborted and dropped leaves no row of any write.
         let first = WriteId::new(NAMESPACE, 0);

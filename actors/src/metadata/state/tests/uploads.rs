@@ -158,6 +158,27 @@ fn an_aborted_upload_leaves_its_parts_as_garbage() {
 }
 
 #[test]
+fn an_upload_outlives_its_block() {
+    let (mut group, upload) = begun();
+    let early = after(upload, 1);
+    assert_eq!(group.apply(&put_part(upload, part(1, early, 5 * MIB))), Ok(MetaAnswer::Done));
+    let late = group.open_block(proposer(1), 11, 1);
+    assert_eq!(group.apply(&Command::CloseBlock { first: upload }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&Command::SweptBlock { first: upload }), Ok(MetaAnswer::Done));
+    // Its own number and its parts are kept; what is new must be of an open block.
+    assert_eq!(group.referenced(&[upload, early, after(upload, 2)]), [true, true, false]);
+    assert_eq!(group.apply(&put_part(upload, part(2, after(upload, 2), MIB))), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&create_upload(after(upload, 3), "film")), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&put_part(upload, part(2, late, MIB))), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&complete(upload, "film", &[(1, early), (2, late)])), committed(upload));
+    assert_eq!(group.referenced(&[upload, early, late]), [true, true, true]);
+    assert_eq!(group.apply(&delete("film", 20)), Ok(MetaAnswer::Deleted { existed: true }));
+    assert_eq!(group.referenced(&[upload, early]), [true, true], "it is garbage, which reclaim deletes");
+    assert_eq!(group.apply(&Command::DropGarbage { writes: vec![early, late] }), Ok(MetaAnswer::Done));
+    assert_eq!(group.referenced(&[upload, early]), [false, false]);
+}
+
+#[test]
 fn an_upload_without_parts_is_dropped_by_its_number() {
     let (mut group, upload) = begun();
     assert_eq!(group.apply(&abort(upload, 30)), Ok(MetaAnswer::Done));

@@ -1,0 +1,234 @@
+//! The sweep of closed blocks.
+
+use mesh_core::{
+    id::ShardId,
+    limits::{BUDGET_DEFAULT, SHARD_BATCH_MAX},
+    op::ShardOp,
+    spec::FunctionSpec,
+};
+
+use super::*;
+
+/// A function that reclaims a group over two drives, a moment before its first look for closed blocks. Its question
+/// for garbage stays without an answer.
+fn sweeping() -> Bench {
+    let drives = vec![DriveId(1), DriveId(2)];
+    let mut bench = Bench::new(ObjectSpec { reclaims: vec![GROUP], drives, ..spec() });
+    assert_eq!(bench.wake(Instant(0)).len(), 1);
+    bench
+}
+
+fn seconds(count: u64) -> Instant {
+    Instant(0) + Duration::from_secs(count)
+}
+
+fn system(bench: &Bench, op: impl Into<Op>) -> Request {
+    Request { lane: Lane::Bulk, ..Request::system(op, bench.now + BUDGET_DEFAULT) }
+}
+
+fn asked(bench: &Bench, call: Token, query: Query) -> Effect {
+    let request = system(bench, Op::Query { group: GROUP, query: Arc::new(query) });
+    Effect::Call { to: Target::Metadata, call, request }
+}
+
+fn look(bench: &Bench, after: Option<u64>) -> Effect {
+    asked(bench, bench.last(), Query::ClosedBlocks { after: after.map(WriteId), limit: 256 })
+}
+
+fn closed(blocks: impl IntoIterator<Item = u64>) -> Outcome {
+    meta(MetaAnswer::ClosedBlocks(blocks.into_iter().map(|first| (WriteId(first), 4)).collect()))
+}
+
+/// Lets the function look until the blocks seen at 10 s have been closed for the grace, at 70 s.
+fn ripen(bench: &mut Bench, blocks: &[u64]) -> Vec<Effect> {
+    for at in (10..70).step_by(10) {
+        let effects = bench.wake(seconds(at));
+        assert_eq!(effects, [look(bench, None)]);
+        assert_eq!(bench.reply(only_call(&effects), closed(blocks.iter().copied())), []);
+    }
+    bench.wake(seconds(70))
+}
+
+fn id(write: u64, stripe: u32, shard: u8) -> ShardId {
+    StripeId { write: WriteId(write), stripe, attempt: 0 }.shard(shard)
+}
+
+fn end_of(write: u64) -> ShardId {
+    StripeId { write: WriteId(write), stripe: u32::MAX, attempt: u8::MAX }.shard(u8::MAX)
+}
+
+fn shards(ids: &[ShardId], more: bool) -> Outcome {
+    Ok(Answer::Shards(ids.iter().map(|id| (*id, 4096)).collect(), more).into())
+}
+
+/// What is asked of drives: the call, the drive and the question.
+fn drives(bench: &Bench, effects: &[Effect]) -> Vec<(Token, u64, ShardOp)> {
+    let one = |effect: &Effect| match effect {
+        Effect::Call { to: Target::Actor(actor), call, request } => {
+            let Op::Shard(op) = &request.op else { panic!("not of shards: {request:?}") };
+            assert_eq!(*request, system(bench, (**op).clone()));
+            (*call, actor.as_drive().expect("a drive").0, (**op).clone())
+        }
+        other => panic!("not for a drive: {other:?}"),
+    };
+    effects.iter().map(one).collect()
+}
+
+fn list(after: ShardId) -> ShardOp {
+    ShardOp::List { after: Some(after), limit: SHARD_BATCH_MAX as u32 }
+}
+
+/// A block, 100 to 103, in hand: the lists of both drives are out.
+fn walking(used: [bool; 4]) -> (Bench, Token, Token) {
+    let mut bench = sweeping();
+    let effects = ripen(&mut bench, &[100]);
+    let writes = (100..104).map(WriteId).collect();
+    assert_eq!(effects, [asked(&bench, bench.last(), Query::Referenced { writes })]);
+    let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Referenced(used.to_vec())));
+    let first = 100 + used.iter().position(|used| !used).expect("one that nobody refers to") as u64;
+    let [(one, 1, ref ask), (two, 2, ref same)] = drives(&bench, &effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((ask, same), (&list(end_of(first - 1)), ask));
+    (bench, one, two)
+}
+
+fn swept(bench: &Bench, first: u64) -> Effect {
+    let command = Arc::new(Command::SweptBlock { first: WriteId(first) });
+    job(bench.last(), Job::Propose { group: GROUP, command, deadline: bench.now + BUDGET_DEFAULT })
+}
+
+#[test]
+fn shards_of_writes_that_nobody_refers_to_are_deleted_and_then_the_block_is_forgotten() {
+    let (mut bench, one, two) = walking([true, false, true, false]);
+    assert_eq!(bench.object.in_flight(), 3);
+    let found = [id(101, 0, 1), id(101, 7, 1), id(102, 0, 1), id(103, 0, 1), id(104, 0, 1)];
+    let effects = bench.reply(one, shards(&found, false));
+    let [(call, 1, ShardOp::Delete { ids })] = &drives(&bench, &effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(ids, &[id(101, 0, 1), id(101, 7, 1), id(103, 0, 1)]);
+    assert_eq!(bench.reply(*call, Ok(Answer::Done.into())), []);
+    let effects = bench.reply(two, shards(&[], false));
+    assert_eq!(effects, [swept(&bench, 100)]);
+    let done = Ok(WorkOutput::Meta(Arc::new(MetaAnswer::Done)));
+    assert_eq!(bench.event(Event::Done { work: only_work(&effects), outcome: done }), []);
+    assert_eq!(bench.object.in_flight(), 1);
+    // It looks again, and again.
+    assert_eq!(bench.wake(seconds(70) + Duration::from_millis(100)), [look(&bench, None)]);
+}
+
+#[test]
+fn a_walk_goes_on_behind_a_page_and_jumps_over_what_is_referred_to() {
+    let (mut bench, one, _) = walking([false, true, true, false]);
+    let effects = bench.reply(one, shards(&[id(100, 0, 0), id(100, 1, 0)], true));
+    let [(call, 1, ShardOp::Delete { .. })] = drives(&bench, &effects)[..] else { panic!("{effects:?}") };
+    let effects = bench.reply(call, Ok(Answer::Done.into()));
+    let [(call, 1, ref op)] = drives(&bench, &effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(*op, list(id(100, 1, 0)));
+    let effects = bench.reply(call, shards(&[id(101, 0, 0)], true));
+    let [(call, 1, ref op)] = drives(&bench, &effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(*op, list(end_of(102)));
+    assert_eq!(bench.reply(call, shards(&[id(104, 0, 0)], true)), [], "behind the block: this drive is done");
+    assert_eq!(bench.object.in_flight(), 2);
+}
+
+#[test]
+fn a_block_whose_writes_are_all_referred_to_is_forgotten_without_a_walk() {
+    let mut bench = sweeping();
+    let effects = ripen(&mut bench, &[100]);
+    let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Referenced(vec![true; 4])));
+    assert_eq!(effects, [swept(&bench, 100)]);
+}
+
+#[test]
+fn a_drive_that_does_not_answer_puts_its_block_off_and_the_rest_is_not_done_again() {
+    let (mut bench, one, two) = walking([false; 4]);
+    assert_eq!(bench.reply(one, shards(&[], false)), []);
+    assert_eq!(bench.reply(two, failure(ErrorKind::Unreachable)), []);
+    assert_eq!(bench.object.in_flight(), 1);
+    let looking = bench.wake(seconds(70) + Duration::from_millis(100));
+    assert_eq!(looking, [look(&bench, None)]);
+    assert_eq!(bench.reply(only_call(&looking), closed([100])), []);
+    let effects = bench.wake(seconds(80));
+    let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Referenced(vec![false; 4])));
+    let [(call, 2, ShardOp::List { .. })] = drives(&bench, &effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(bench.reply(call, shards(&[], false)), [swept(&bench, 100)]);
+}
+
+#[test]
+fn nonsense_from_a_drive_is_a_failure_of_that_drive() {
+    let nonsense = [
+        shards(&[], true),
+        shards(&[id(99, 0, 0)], true),
+        shards(&[id(101, 0, 0), id(100, 0, 0)], true),
+        Ok(Answer::Done.into()),
+    ];
+    for outcome in nonsense {
+        let (mut bench, one, two) = walking([false; 4]);
+        assert_eq!(bench.reply(one, outcome), []);
+        assert_eq!(bench.reply(two, shards(&[], false)), [], "the block is not forgotten");
+        assert_eq!(bench.object.in_flight(), 1);
+    }
+}
+
+#[test]
+fn a_block_in_trouble_does_not_hold_up_another() {
+    let mut bench = sweeping();
+    let effects = ripen(&mut bench, &[100, 200]);
+    assert_eq!(bench.reply(only_call(&effects), failure(ErrorKind::Invalid)), []);
+    let effects = bench.wake(seconds(70) + Duration::from_millis(100));
+    let writes = (200..204).map(WriteId).collect();
+    assert_eq!(effects, [asked(&bench, bench.last(), Query::Referenced { writes })]);
+}
+
+#[test]
+fn blocks_that_cannot_be_swept_do_not_hide_those_behind_them() {
+    let mut bench = sweeping();
+    let mut tried = 0;
+    loop {
+        let at = bench.object.wake_at().expect("it goes on");
+        let effects = bench.wake(at);
+        let [Effect::Call { call, request: Request { op: Op::Query { query, .. }, .. }, .. }] = &effects[..] else {
+            panic!("{effects:?}")
+        };
+        match &**query {
+            Query::ClosedBlocks { after: None, .. } => {
+                assert_eq!(bench.reply(*call, closed((1..=256).map(|block| block * 4))), []);
+            }
+            Query::ClosedBlocks { after, .. } => {
+                assert_eq!(*after, Some(WriteId(1024)));
+                break;
+            }
+            Query::Referenced { .. } => {
+                tried += 1;
+                assert_eq!(bench.reply(*call, failure(ErrorKind::Invalid)), []);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(tried >= 256, "{tried}");
+    // There are none behind them: it begins anew.
+    assert_eq!(bench.reply(bench.last(), closed([])), []);
+    let at = bench.object.wake_at().expect("it goes on");
+    assert_eq!(bench.wake(at), [look(&bench, None)]);
+}
+
+#[test]
+fn a_group_that_is_taken_away_is_let_go_of_at_once() {
+    let (mut bench, one, two) = walking([false; 4]);
+    let other = FunctionSpec::Chain(vec![FunctionSpec::Object(spec())]);
+    assert_eq!(bench.event(Event::Configure(Arc::new(other))), []);
+    let back = ObjectSpec { reclaims: vec![GROUP], drives: vec![DriveId(1), DriveId(2)], ..spec() };
+    assert_eq!(bench.event(Event::Configure(Arc::new(FunctionSpec::Object(back)))), []);
+    assert_eq!(bench.reply(one, shards(&[], false)), []);
+    assert_eq!(bench.reply(two, shards(&[], false)), [], "this was for an earlier term");
+    assert_eq!(bench.object.in_flight(), 1);
+    assert_eq!(bench.wake(seconds(80)), [look(&bench, None)]);
+}
+
+#[test]
+fn a_drive_that_is_registered_meanwhile_is_walked_over_too() {
+    let (mut bench, one, two) = walking([false; 4]);
+    let drives = (1..=3).map(DriveId).collect();
+    let more = ObjectSpec { reclaims: vec![GROUP], drives, ..spec() };
+    assert_eq!(bench.event(Event::Configure(Arc::new(FunctionSpec::Object(more)))), []);
+    assert_eq!(bench.reply(one, shards(&[], false)), []);
+    assert_eq!(bench.reply(two, shards(&[], false)), [], "not done before the third");
+}

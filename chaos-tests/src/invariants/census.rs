@@ -1,0 +1,132 @@
+//! What is visible, as the groups say, and whether the drives hold it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_core::{
+    id::{DriveId, GroupId, ShardId, StripeId},
+    meta::{Body, BucketRef, Extent, MetaAnswer, Query},
+    topology::Layout,
+};
+
+use crate::{cluster::NAMESPACE, workload::BUCKET, world::World};
+
+/// Rows that one question asks for.
+const PAGE: u32 = 1000;
+
+fn ask(world: &mut World, group: GroupId, query: &Query) -> MetaAnswer {
+    // An error is no answer to a checker: it must not pass for want of one.
+    world.metadata.peek(group, query).unwrap_or_else(|error| panic!("the groups answer {query:?} by {error:?}"))
+}
+
+/// The extents of all objects and of all parts of open uploads.
+#[must_use]
+pub fn visible(world: &mut World) -> Vec<Extent> {
+    let bucket = match ask(world, GroupId::CONTROL, &Query::Bucket { name: BUCKET.into() }) {
+        MetaAnswer::Bucket(row) => row.bucket.clone(),
+        other => panic!("no bucket: {other:?}"),
+    };
+    let mut extents = Vec::new();
+    let mut after = String::new();
+    loop {
+        let (prefix, delimiter) = (String::new(), None);
+        let query = Query::List { bucket: bucket.clone(), prefix, delimiter, after, limit: PAGE };
+        let MetaAnswer::Listing(page) = ask(world, NAMESPACE, &query) else { panic!("no listing") };
+        for entry in &page.entries {
+            extents.extend(of_object(world, &bucket, &entry.key));
+        }
+        match &page.next {
+            Some(next) => after = next.clone(),
+            None => break,
+        }
+    }
+    let query = Query::Uploads { bucket: bucket.clone(), prefix: String::new(), after: None, limit: PAGE };
+    let MetaAnswer::Uploads(uploads, false) = ask(world, NAMESPACE, &query) else { panic!("not all uploads") };
+    for upload in uploads {
+        let query = Query::Parts { bucket: bucket.clone(), upload: upload.upload, after: 0, limit: PAGE };
+        extents.extend(of_parts(world, &query));
+    }
+    extents
+}
+
+fn of_object(world: &mut World, bucket: &BucketRef, key: &str) -> Vec<Extent> {
+    let MetaAnswer::Object(row) = ask(world, NAMESPACE, &Query::Object { bucket: bucket.clone(), key: key.into() })
+    else {
+        panic!("what is listed is no object: {key}")
+    };
+    match &row.body {
+        Body::Whole(extent) => vec![extent.clone()],
+        Body::Parts { upload, .. } => {
+            let query = Query::Extents { bucket: bucket.clone(), upload: *upload, offset: 0, limit: PAGE };
+            of_parts(world, &query)
+        }
+    }
+}
+
+fn of_parts(world: &mut World, query: &Query) -> Vec<Extent> {
+    let MetaAnswer::Parts(parts, false) = ask(world, NAMESPACE, query) else { panic!("not all parts") };
+    parts.iter().map(|part| part.extent.clone()).collect()
+}
+
+/// The first shard of these extents that its drive does not hold, the drives apart whose contents may be lost.
+#[must_use]
+pub fn missing(
+    extents: &[Extent],
+    layout: &Layout,
+    held: &BTreeMap<DriveId, BTreeSet<ShardId>>,
+    victims: &[DriveId],
+) -> Option<String> {
+    for extent in extents {
+        for stripe in 0..extent.stripes() {
+            let run = extent.run_of(stripe);
+            let attempt = run.map_or(0, |run| run.attempt);
+            let avoid = run.map_or(&[][..], |run| &run.avoid);
+            let id = StripeId { write: extent.write, stripe, attempt };
+            let Some(placement) = layout.place(id, avoid) else {
+                return Some(format!("{id:?} has no place without {avoid:?}"));
+            };
+            for (shard, drive) in (0_u8..).zip(&placement.drives) {
+                let holds = held.get(drive).is_some_and(|shards| shards.contains(&id.shard(shard)));
+                if !holds && !victims.contains(drive) {
+                    return Some(format!("{:?} on {drive}", id.shard(shard)));
+                }
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::{
+        id::{LayoutId, NodeId, WriteId},
+        topology::Code,
+    };
+
+    use super::*;
+
+    #[test]
+    fn sees_a_shard_that_is_gone_unless_its_drive_may_lose_it() {
+        let drives: Vec<DriveId> = (1..=3).map(DriveId).collect();
+        let layout = Layout {
+            id: LayoutId(1),
+            code: Code { data: 2, parity: 1 },
+            groups: vec![drives.clone()],
+            domains: drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect(),
+        };
+        let extent =
+            Extent { write: WriteId(5), len: 15, stripe_bytes: 10, layout: layout.id, key: None, runs: Vec::new() };
+        let mut held: BTreeMap<DriveId, BTreeSet<ShardId>> = BTreeMap::new();
+        for stripe in 0..2 {
+            let id = StripeId { write: WriteId(5), stripe, attempt: 0 };
+            let placement = layout.place(id, &[]).expect("three drives");
+            for (shard, drive) in (0_u8..).zip(placement.drives) {
+                held.entry(drive).or_default().insert(id.shard(shard));
+            }
+        }
+        let extents = [extent];
+        assert_eq!(missing(&extents, &layout, &held, &[]), None);
+        held.get_mut(&DriveId(2)).expect("it holds some").pop_first();
+        assert!(missing(&extents, &layout, &held, &[]).is_some());
+        assert_eq!(missing(&extents, &layout, &held, &[DriveId(2)]), None);
+    }
+}
