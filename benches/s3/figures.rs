@@ -33,6 +33,10 @@ impl Samples {
         Self(self.0.iter().zip(&other.0).map(|(one, more)| one + more).collect())
     }
 
+    pub(crate) fn is_finite(&self) -> bool {
+        self.0.iter().all(|value| value.is_finite())
+    }
+
     pub(crate) fn times(&self, factor: f64) -> Self {
         Self(self.0.iter().map(|value| value * factor).collect())
     }
