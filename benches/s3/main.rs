@@ -1,7 +1,7 @@
 //! S3 PUT and GET through a whole mesh, against what the machine allows and, if one is named, against a peer.
 //!
 //! ```text
-//! cargo bench --bench s3
+//! cargo bench -p mesh --bench s3
 //! ```
 //!
 //! A release `mesh dev` (three nodes, six drives, code 2+1, in one process) takes objects from this process over
