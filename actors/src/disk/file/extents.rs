@@ -243,7 +243,7 @@ impl Extents {
         let space = fstatvfs(&file)?;
         let reserve = FREE_BYTES_MIN.min(space.f_blocks.saturating_mul(space.f_frsize) / FREE_SHARE_MIN);
         if space.f_bavail.saturating_mul(space.f_frsize) < len.saturating_add(reserve) {
-            return Err(io::Error::from(io::ErrorKind::StorageFull));
+            return Err(Errno::NOSPC.into());
         }
         match retried(|| fallocate(&file, FallocateFlags::empty(), 0, len)) {
             Ok(()) => {}
