@@ -82,12 +82,14 @@ impl State {
         }
         let alive = node.alive();
         for (group, leader, _) in node.metadata.status() {
-            if leader.is_some_and(|leader| alive.contains(&leader)) {
+            // After a restart a group remembers whom it had elected; who was that and does not lead must stand again.
+            let out_of_office = leader == Some(node.id) && !node.metadata.is_leader(group);
+            if !out_of_office && leader.is_some_and(|leader| alive.contains(&leader)) {
                 continue;
             }
             let voters = node.metadata.voters(group);
             let living: BTreeSet<NodeId> = voters.intersection(&alive).copied().collect();
-            if living.first() == Some(&node.id) && 2 * living.len() > voters.len() {
+            if (out_of_office || living.first() == Some(&node.id)) && 2 * living.len() > voters.len() {
                 self.stood = Some(now);
                 tracing::info!(node = %node.id, %group, "no leader answers; calling an election");
                 node.metadata.elect(group).await?;
@@ -220,7 +222,7 @@ async fn take_in(node: &Arc<Inner>, view: &ControlView, group: GroupId) -> Resul
 }
 
 const TICK: Duration = Duration::from_millis(100);
-const STAND_PAUSE: Duration = Duration::from_millis(1500);
+const STAND_PAUSE: Duration = Duration::from_millis(500);
 const SETTLE: Duration = Duration::from_millis(300);
 const SETTLE_FIRST: Duration = Duration::from_millis(3000);
 const STEP_MAX: Duration = Duration::from_secs(10);

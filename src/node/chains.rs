@@ -16,6 +16,7 @@ use mesh_core::{
     limits::STRIPE_BYTES_MAX,
     meta::{ControlView, TenantRow},
     spec::{EncryptSpec, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
+    topology::NodeInfo,
 };
 
 use super::Inner;
@@ -30,24 +31,31 @@ pub(super) async fn run(node: Arc<Inner>) {
     tokio::pin!(stopped);
     let mut control = node.metadata.watch_control();
     let mut configured = Configured::default();
+    // Peers that are there say themselves where they listen; what was stored before a restart may be wrong by now, and a
+    // greeting that nobody answers costs seconds.
+    let patience = tokio::time::sleep(STORED_ADDRESSES_AFTER);
+    tokio::pin!(patience);
+    let mut stored = false;
     loop {
         let view = control.borrow_and_update().clone();
         node.keyring.learn(&view);
-        if let Err(error) = configured.apply(&node, &view).await {
+        if let Err(error) = configured.apply(&node, &view, stored).await {
             tracing::error!(node = %node.id, %error, "an actor cannot be configured");
         }
         tokio::select! {
             () = &mut stopped => return,
             changed = control.changed() => if changed.is_err() { return },
             () = node.reconfigure.notified() => {}
+            () = &mut patience, if !stored => stored = true,
         }
     }
 }
 
 impl Configured {
-    async fn apply(&mut self, node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
+    async fn apply(&mut self, node: &Arc<Inner>, view: &ControlView, stored: bool) -> Result<(), Error> {
         node.host.set_directory(directory(view));
-        for info in view.nodes.values().filter(|info| info.id != node.id) {
+        let current = |info: &NodeInfo| stored || info.incarnation > node.incarnation;
+        for info in view.nodes.values().filter(|info| info.id != node.id && current(info)) {
             if let Ok(address) = info.address.parse() {
                 node.locate_peer(info.id, address, info.incarnation);
             }
@@ -151,3 +159,5 @@ fn principals(tenant: TenantId, view: &ControlView) -> BTreeMap<Arc<str>, Vec<me
         .map(|row| (Arc::from(row.name.as_str()), row.grants.clone()))
         .collect()
 }
+
+const STORED_ADDRESSES_AFTER: core::time::Duration = core::time::Duration::from_secs(1);
