@@ -1,4 +1,8 @@
-//! One stripe on its way out: every drive of its placement forgets its shard.
+//! One stripe on its way out: every drive that may have a shard of it forgets it.
+//!
+//! Where no drive had to be avoided, those are the drives of its placement, a shard each. Else some drive was found
+//! wanting while the stripe was written, perhaps after it had taken a shard, and what is placed anew moves shards to
+//! other places: then every drive of the group may have any of them.
 
 use core::time::Duration;
 
@@ -27,11 +31,17 @@ impl Delete {
     ) -> Result<Self, Error> {
         let layout = drives.layout(target.layout)?;
         let placement = layout.place(target.id, avoid).ok_or_else(no_placement)?;
-        for (shard, drive) in (0..).zip(&placement.drives) {
-            let op = ShardOp::Delete { ids: vec![target.id.shard(shard)] };
-            drives.ask(&caller, (shard, *drive), op, Buf::empty(), PATIENCE, cx);
+        let exceptional = !avoid.is_empty();
+        let holders = if exceptional { layout.group_of(target.id) } else { &placement.drives[..] };
+        for (place, drive) in (0..).zip(holders) {
+            let ids = if exceptional {
+                (0..).take(layout.code.shards()).map(|shard| target.id.shard(shard)).collect()
+            } else {
+                vec![target.id.shard(place)]
+            };
+            drives.ask(&caller, (place, *drive), ShardOp::Delete { ids }, Buf::empty(), PATIENCE, cx);
         }
-        Ok(Self { outstanding: placement.drives.len(), first_error: None })
+        Ok(Self { outstanding: holders.len(), first_error: None })
     }
 
     /// The answer comes once every drive has answered: a deletion that is still under way is not over.

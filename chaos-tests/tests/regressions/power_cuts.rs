@@ -9,7 +9,7 @@ use crate::{calm, pass};
 
 #[test]
 fn power_cuts_of_all_nodes_lose_nothing_acknowledged() {
-    let figures = pass(200..210, |seed| {
+    let figures = pass(200..204, |seed| {
         let calm = calm(seed);
         let down: Vec<Duration> = calm.node_ids().map(|node| Duration::from_millis(10 * node.0)).collect();
         let blackout =
@@ -22,5 +22,5 @@ fn power_cuts_of_all_nodes_lose_nothing_acknowledged() {
             ..calm
         }
     });
-    assert!(figures.succeeded > 500 && figures.crashes > 10 * 30, "{figures:?}");
+    assert!(figures.succeeded > 200 && figures.crashes > 4 * 30, "{figures:?}");
 }
