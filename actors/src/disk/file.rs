@@ -33,6 +33,9 @@ use rustix::{
 use extents::Extents;
 use workers::Workers;
 
+/// How often, and with which pause, a held lock is looked at again.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: core::time::Duration = core::time::Duration::from_millis(25);
 /// The name of the file that describes a directory medium.
 const MEDIUM: &str = "medium";
 const MEDIUM_FIRST_LINE: &str = "mesh medium 1";
@@ -142,8 +145,15 @@ fn failed(message: &'static str, path: &Path, error: &io::Error) -> Error {
     Error::new(kind, message).with("path", path.display()).with("os", error)
 }
 
-/// Takes the exclusive lock on a medium.
+/// Takes the exclusive lock on a medium. A process that is just ending, or one that forks at this moment, may hold it a
+/// little longer than it means to: that much is waited for.
 fn lock(file: &File, path: &Path) -> Result<(), Error> {
+    for _ in 0..LOCK_TRIES {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            _ => break,
+        }
+    }
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(()),
         Err(Errno::WOULDBLOCK) => {

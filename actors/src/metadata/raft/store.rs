@@ -185,6 +185,9 @@ impl Drop for Store {
     }
 }
 
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(25);
+
 fn open_database(path: &Path) -> Result<sled::Db, Error> {
     let config = sled::Config::new()
         .path(path)
@@ -192,7 +195,17 @@ fn open_database(path: &Path) -> Result<sled::Db, Error> {
         .cache_capacity(CACHE_BYTES)
         .flush_every_ms(None);
     // sled panics on some damage. Nothing of it outlives the panic.
-    match std::panic::catch_unwind(AssertUnwindSafe(|| config.open())) {
+    let mut opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
+    // A process that is just ending, or one that forks at this moment, may hold the lock a little longer than it means to.
+    for _ in 0..LOCK_TRIES {
+        let Ok(Err(sled::Error::Io(error))) = &opened else { break };
+        if error.kind() != io::ErrorKind::WouldBlock && !error.to_string().contains("WouldBlock") {
+            break;
+        }
+        std::thread::sleep(LOCK_PAUSE);
+        opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
+    }
+    match opened {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(error @ sled::Error::Corruption { .. })) => Err(cannot_open(ErrorKind::Corrupt, path).caused_by(error)),
         Ok(Err(error)) => Err(cannot_open(ErrorKind::DriveFailed, path).caused_by(error)),
