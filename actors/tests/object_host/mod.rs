@@ -453,12 +453,10 @@ impl Host {
         }
     }
 
-    /// Every shard on every drive is of a visible object or of a part of an open upload, but for the strays of one write:
-    /// what lands behind a sweep's walk stays, space lost and no data.
+    /// Every shard on every drive is of a visible object or of a part of an open upload.
     pub fn assert_nothing_is_left_over(&self) {
         let left = self.left_over();
-        let writes: BTreeSet<WriteId> = left.iter().map(|(_, id)| id.stripe.write).collect();
-        assert!(writes.len() <= 1, "left over: {left:?}; closed blocks {:?}", self.metadata.closed_blocks());
+        assert!(left.is_empty(), "left over: {left:?}; closed blocks {:?}", self.metadata.closed_blocks());
     }
 
     /// Shards of writes that nobody refers to.

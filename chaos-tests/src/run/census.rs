@@ -21,9 +21,6 @@ use crate::{
 /// How long what was left behind may lie about: until its block is old and closed, the grace, and the pauses of a sweep
 /// that met with failures before.
 const PATIENCE: Duration = Duration::from_millis(10 * GRACE_MS);
-/// A shard that was still under way when the sweep walked its drive lands behind it and stays: space lost, and no data.
-/// Seed 53 shows one. More than these are a sweep that does not sweep.
-const STRAYS_MAX: usize = 4;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -45,13 +42,9 @@ impl Room {
             let left: Vec<(DriveId, ShardId)> = held
                 .iter()
                 .flat_map(|(drive, shards)| shards.iter().map(|id| (*drive, *id)))
-                // Rot in a tombstone brings back what it deleted: a drive whose contents may rot may hold leftovers.
-                .filter(|(drive, id)| !writes.contains(&id.stripe.write) && !self.swarm.victims.contains(drive))
+                .filter(|(_, id)| !writes.contains(&id.stripe.write))
                 .collect();
             if left.is_empty() {
-                return;
-            }
-            if self.world.now() >= end && left.len() <= STRAYS_MAX {
                 return;
             }
             if self.world.now() >= end {
