@@ -50,8 +50,6 @@ pub(crate) async fn run(node: Arc<Inner>) {
 struct State {
     /// The drives that a new layout would be made of, and since when it is these.
     settling: Option<(Vec<DriveId>, Instant)>,
-    /// When this node last stood for election.
-    stood: Option<Instant>,
 }
 
 impl State {
@@ -60,7 +58,6 @@ impl State {
             node.metadata.ensure_group(GroupId(group)).await?;
         }
         // Each for itself: what fails for one group must not hold up the others.
-        bounded(node, "an election", self.stand(node)).await;
         bounded(node, "an announcement", announce(node, view)).await;
         for (group, leader, _) in node.metadata.status() {
             if leader == Some(node.id) {
@@ -69,31 +66,6 @@ impl State {
         }
         if node.metadata.is_leader(GroupId::CONTROL) {
             self.lay_out(node, view).await?;
-        }
-        Ok(())
-    }
-
-    /// Calls an election where a group has no leader that answers, instead of waiting out the (conservative) timeouts:
-    /// only the first living member does, and only while a majority answers.
-    async fn stand(&mut self, node: &Arc<Inner>) -> Result<(), Error> {
-        let now = node.env.clock.now();
-        if self.stood.is_some_and(|at| now.since(at) < STAND_PAUSE) {
-            return Ok(());
-        }
-        let alive = node.alive();
-        for (group, leader, _) in node.metadata.status() {
-            // After a restart a group remembers whom it had elected; who was that and does not lead must stand again.
-            let out_of_office = leader == Some(node.id) && !node.metadata.is_leader(group);
-            if !out_of_office && leader.is_some_and(|leader| alive.contains(&leader)) {
-                continue;
-            }
-            let voters = node.metadata.voters(group);
-            let living: BTreeSet<NodeId> = voters.intersection(&alive).copied().collect();
-            if (out_of_office || living.first() == Some(&node.id)) && 2 * living.len() > voters.len() {
-                self.stood = Some(now);
-                tracing::info!(node = %node.id, %group, "no leader answers; calling an election");
-                node.metadata.elect(group).await?;
-            }
         }
         Ok(())
     }
@@ -222,7 +194,6 @@ async fn take_in(node: &Arc<Inner>, view: &ControlView, group: GroupId) -> Resul
 }
 
 const TICK: Duration = Duration::from_millis(100);
-const STAND_PAUSE: Duration = Duration::from_millis(500);
 const SETTLE: Duration = Duration::from_millis(300);
 const SETTLE_FIRST: Duration = Duration::from_millis(3000);
 const STEP_MAX: Duration = Duration::from_secs(10);

@@ -22,6 +22,7 @@
 pub mod client;
 pub mod config;
 mod controller;
+mod elections;
 pub mod env;
 pub mod files;
 pub mod founding;

@@ -218,6 +218,7 @@ impl Builder {
         media::begin(&node.0);
         node.0.spawn(peers::run(node.0.clone()));
         node.0.spawn(chains::run(node.0.clone()));
+        node.0.spawn(crate::elections::run(node.0.clone()));
         node.0.spawn(crate::controller::run(node.0.clone()));
         Ok(node)
     }

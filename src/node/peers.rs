@@ -10,7 +10,7 @@ use std::{
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Lane, Op, Outcome, Principal,
     envelope::Envelope,
-    id::{ActorId, DriveId, Epoch, Incarnation, NodeId},
+    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
     limits::HEARTBEAT_INTERVAL,
     op::{NodeOp, NodeReport},
     port::Role,
@@ -123,6 +123,19 @@ impl Inner {
         let peers = lock(&self.peers);
         let others = peers.seen.keys().copied();
         others.filter(|node| peers.is_alive(*node, now, self.config.timing.silence.0)).chain([self.id]).collect()
+    }
+
+    /// Whether a node that is believed to lead a group in `term` says so itself. After a restart a replica remembers
+    /// whom it had elected, and who that was has to stand again like anybody else.
+    pub(crate) fn is_in_office(&self, leader: NodeId, group: GroupId, term: u64) -> bool {
+        if leader == self.id {
+            return self.metadata.is_leader(group);
+        }
+        let peers = lock(&self.peers);
+        let said = peers.seen.get(&leader).map(|seen| &seen.report.groups);
+        let said = said.and_then(|groups| groups.iter().find(|(known, ..)| *known == group));
+        // What it said in an earlier term it said of another time.
+        said.is_none_or(|(_, leads, at)| *leads == Some(leader) || *at < term)
     }
 
     /// What this node sees of every registered drive.
