@@ -48,8 +48,8 @@ struct Vacancy {
 
 impl Elections {
     /// Looks once, and stands for election where nobody leads. The first living voter does so at once and the others
-    /// after it, one by one, if that led to nothing: its log may be behind. Only while a majority answers; and an election asks first whether it would be won, so that one too
-    /// many disturbs nobody.
+    /// after it, one by one, if that led to nothing: its log may be behind. Only while a majority answers; and an
+    /// election asks first whether it would be won, so that one too many disturbs nobody.
     async fn look(&mut self, node: &Arc<Inner>) -> Result<(), Error> {
         let now = node.env.clock.now();
         let alive = node.alive();
