@@ -76,8 +76,8 @@ fn violations(floors: &[(&str, u8)], crates: &Crates) -> Vec<String> {
     violations
 }
 
-/// What `cargo metadata` says of the workspace; dependencies of the kinds that `wanted` takes.
-fn workspace(wanted: impl Fn(Option<&str>) -> bool) -> Crates {
+/// What `cargo metadata` says of the workspace.
+fn packages() -> Vec<Value> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--offline", "--no-deps"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -85,18 +85,30 @@ fn workspace(wanted: impl Fn(Option<&str>) -> bool) -> Crates {
         .expect("cargo runs, for it runs this");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo speaks JSON");
-    let packages = metadata["packages"].as_array().expect("a workspace has packages");
+    metadata["packages"].as_array().expect("a workspace has packages").clone()
+}
+
+/// The crates, with their dependencies of the kinds that `wanted` takes.
+fn workspace(wanted: impl Fn(Option<&str>) -> bool) -> Crates {
     let text = |value: &Value| value.as_str().expect("a name is text").to_owned();
     let dependencies = |package: &Value| {
         let all = package["dependencies"].as_array().expect("a package has a list of dependencies");
         all.iter().filter(|one| wanted(one["kind"].as_str())).map(|one| text(&one["name"])).collect()
     };
-    packages.iter().map(|package| (text(&package["name"]), dependencies(package))).collect()
+    packages().iter().map(|package| (text(&package["name"]), dependencies(package))).collect()
 }
 
 fn crates(arrows: &[(&str, &[&str])]) -> Crates {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     arrows.iter().map(|(name, dependencies)| ((*name).to_owned(), names(dependencies))).collect()
+}
+
+/// README's first command names no binary.
+#[test]
+fn cargo_run_knows_its_one_binary() {
+    let named: Vec<Value> = packages().into_iter().map(|package| package["default_run"].clone()).collect();
+    let named: Vec<&str> = named.iter().filter_map(Value::as_str).collect();
+    assert_eq!(named, ["mesh"]);
 }
 
 fn root() -> &'static Path {
