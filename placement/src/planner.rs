@@ -1,0 +1,150 @@
+//! Plans again after each change, looking only at what the change can have a bearing on.
+//!
+//! What it holds at any time is what [`plan`](crate::plan::plan) would decide from the whole view.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_core::id::{ActorId, NodeId};
+
+use crate::{
+    index::{Component, Index},
+    plan::{Decision, Plan, solve_all},
+    solve::{Solved, solve},
+    view::{ActorView, NodeView, View},
+};
+
+/// What has become different.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A node is as given now, or is no more.
+    Node(NodeId, Option<NodeView>),
+    /// An actor is as given now, or is no more.
+    Actor(ActorId, Option<ActorView>),
+    /// Time has passed: it is so late now. Without a change of this kind, the time stands still.
+    Now(u64),
+}
+
+/// A view, what was decided from it, and what ties the actors to each other.
+#[derive(Debug)]
+pub struct Planner {
+    view: View,
+    index: Index,
+    decisions: BTreeMap<ActorId, Decision>,
+    /// When to look at an actor again although nothing has changed.
+    due: BTreeSet<(u64, ActorId)>,
+    due_of: BTreeMap<ActorId, u64>,
+}
+
+impl Planner {
+    /// Plans everything once; the plan is the second value.
+    #[must_use]
+    pub fn new(view: View) -> (Self, Plan) {
+        let index = Index::new(&view);
+        let whole = solve_all(&view, &index);
+        let mut planner = Self {
+            view,
+            index,
+            decisions: BTreeMap::new(),
+            due: BTreeSet::new(),
+            due_of: BTreeMap::new(),
+        };
+        for outcome in &whole.outcomes {
+            planner.set_due(outcome.actor, outcome.due_ms);
+        }
+        let plan = Plan::from_solved(whole);
+        planner.decisions.clone_from(&plan.decisions);
+        (planner, plan)
+    }
+
+    /// What everything was decided from.
+    #[must_use]
+    pub const fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// What holds for every actor.
+    #[must_use]
+    pub const fn decisions(&self) -> &BTreeMap<ActorId, Decision> {
+        &self.decisions
+    }
+
+    /// When to tell the time next, with [`Change::Now`].
+    #[must_use]
+    pub fn again_at_ms(&self) -> Option<u64> {
+        self.due.first().map(|(due_ms, _)| *due_ms)
+    }
+
+    /// Takes in the change and decides anew for every actor that it can have a bearing on: the plan has these and no
+    /// others. Its moves are all that these need, whether or not an earlier plan asked for them already: an actor that
+    /// is said to be [moving](ActorView::moving) is asked for no more.
+    pub fn change(&mut self, change: Change) -> Plan {
+        let mut nodes: BTreeSet<NodeId> = BTreeSet::new();
+        let mut actors: BTreeSet<ActorId> = BTreeSet::new();
+        match change {
+            Change::Now(now_ms) => {
+                self.view.now_ms = now_ms;
+                actors.extend(self.due.range(..=(now_ms, ActorId(u64::MAX))).map(|(_, actor)| *actor));
+            }
+            Change::Node(id, node) => {
+                nodes.insert(id);
+                // Both with the old ties and with the new ones.
+                nodes.extend(self.tied([id], []).nodes);
+                if let Some(old) = self.view.nodes.remove(&id) {
+                    self.index.remove_node(id, &old);
+                }
+                if let Some(node) = node {
+                    self.index.add_node(id, &node);
+                    self.view.nodes.insert(id, node);
+                }
+            }
+            Change::Actor(id, actor) => {
+                actors.extend(self.tied([], [id]).actors);
+                actors.insert(id);
+                if let Some(old) = self.view.actors.remove(&id) {
+                    self.index.remove_actor(id, &old);
+                }
+                self.decisions.remove(&id);
+                self.set_due(id, None);
+                if let Some(actor) = actor {
+                    self.index.add_actor(id, &actor);
+                    self.view.actors.insert(id, actor);
+                }
+            }
+        }
+        if nodes.is_empty() && actors.is_empty() {
+            return Plan::default();
+        }
+        let component = self.tied(nodes, actors);
+        let solved = solve(&self.view, &self.index, &component);
+        self.keep(solved)
+    }
+
+    fn tied(
+        &self,
+        nodes: impl IntoIterator<Item = NodeId>,
+        actors: impl IntoIterator<Item = ActorId>,
+    ) -> Component {
+        self.index.component(&self.view, nodes, actors, &BTreeSet::new())
+    }
+
+    fn keep(&mut self, solved: Solved) -> Plan {
+        for outcome in &solved.outcomes {
+            self.set_due(outcome.actor, outcome.due_ms);
+        }
+        let plan = Plan::from_solved(solved);
+        for (actor, decision) in &plan.decisions {
+            self.decisions.insert(*actor, decision.clone());
+        }
+        plan
+    }
+
+    fn set_due(&mut self, actor: ActorId, due_ms: Option<u64>) {
+        if let Some(old) = self.due_of.remove(&actor) {
+            self.due.remove(&(old, actor));
+        }
+        if let Some(due_ms) = due_ms {
+            self.due_of.insert(actor, due_ms);
+            self.due.insert((due_ms, actor));
+        }
+    }
+}
