@@ -238,29 +238,29 @@ pub fn thread_cpu_time() -> Duration {
 }
 
 /// A compute back end whose work is counted: sealing, opening and keys as `encrypt`, coding as `erasure`.
-pub struct Metered<C> {
-    inner: C,
+pub struct Metered {
+    inner: Arc<dyn Compute>,
     encrypt: Arc<Counters>,
     erasure: Arc<Counters>,
 }
 
-impl<C> fmt::Debug for Metered<C> {
+impl fmt::Debug for Metered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Metered")
     }
 }
 
-impl<C: Compute> Metered<C> {
+impl Metered {
     /// Counts what `inner` does in `load`.
     ///
     /// # Errors
     /// As [`Load::counters`].
-    pub fn new(inner: C, load: &Load) -> Result<Self, Error> {
+    pub fn new(inner: Arc<dyn Compute>, load: &Load) -> Result<Self, Error> {
         Ok(Self { inner, encrypt: load.counters("encrypt")?, erasure: load.counters("erasure")? })
     }
 }
 
-impl<C: Compute> Compute for Metered<C> {
+impl Compute for Metered {
     fn run(&self, job: ComputeJob) -> WorkOutcome {
         let (counters, bytes) = match &job {
             ComputeJob::WrapKey { .. } => (&self.encrypt, 0),

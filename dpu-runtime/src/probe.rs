@@ -1,8 +1,9 @@
 //! What this machine is: a host, with which cards, or a DPU.
 //!
 //! The probe reads files below a root that it is given, says what it found in each and what it concludes from that,
-//! and changes nothing. It runs no tool and opens no device but the rshim driver's text file. Every read is bounded,
-//! nothing that a file may hold makes it fail, and what could not be read is a finding like any other.
+//! and changes nothing. It runs no tool and opens no device but the rshim driver's text file. Every read is bounded in
+//! bytes, nothing that a file may hold makes it fail, and what could not be read is a finding like any other. Time is
+//! not bounded: a driver that hangs makes its reader wait, so do not call this from a thread that others need.
 //!
 //! **A card is not a usable DPU.** BlueFields that ship as SuperNICs are in NIC mode, where the Arm cores are off. The
 //! host sees a card's mode only where the driver tells it (BlueField-3), or where somebody asks the firmware:
@@ -18,6 +19,7 @@ mod rshim;
 use core::fmt;
 use std::path::Path;
 
+use mesh_core::topology::NodeKind;
 use serde::{Deserialize, Serialize};
 
 pub use self::pci::{Function, FunctionKind};
@@ -239,6 +241,17 @@ fn mode_of(
         (Some(_), _) => "the driver tells the mode of a BlueField-3 only: ask the firmware (mstconfig q)",
     };
     (Mode::Unknown, format!("{why}; a mesh node on it announces itself"))
+}
+
+impl Where {
+    /// As what a node that runs here joins the mesh.
+    #[must_use]
+    pub const fn node_kind(self) -> NodeKind {
+        match self {
+            Self::Dpu { .. } => NodeKind::Dpu,
+            Self::Host | Self::Other => NodeKind::Host,
+        }
+    }
 }
 
 impl fmt::Display for Where {

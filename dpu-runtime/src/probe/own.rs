@@ -91,10 +91,17 @@ fn product(reader: &mut Reader<'_>) -> Product {
 /// The part number of the first Arm core.
 fn cpu_part(reader: &mut Reader<'_>) -> Option<u16> {
     let info = reader.text(CPUINFO)?;
-    let value = info.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        (name.trim() == "CPU part").then(|| value.trim())
-    })?;
+    let field = |wanted: &str| {
+        info.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            (name.trim() == wanted).then(|| value.trim())
+        })
+    };
+    let Some(value) = field("CPU part") else {
+        let said = field("model name").map_or_else(|| "no CPU part".to_owned(), |model| format!("model name {model}"));
+        reader.found(CPUINFO, said, "not an Arm core, and every BlueField has those");
+        return None;
+    };
     let part = value.strip_prefix("0x").and_then(|hex| u16::from_str_radix(hex, 16).ok());
     let means = match part {
         Some(CORTEX_A72) => "Cortex-A72: as in BlueField 1 and 2, and elsewhere",

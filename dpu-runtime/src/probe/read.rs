@@ -2,9 +2,9 @@
 
 use std::{
     fs,
-    io::{self, Read as _},
+    io::{self, Read},
     os::unix::fs::FileTypeExt as _,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use super::{FINDINGS_MAX, Finding};
@@ -12,19 +12,21 @@ use super::{FINDINGS_MAX, Finding};
 /// Looks at files below a root, and keeps what it found.
 pub(super) struct Reader<'a> {
     root: &'a Path,
+    /// Of [`FILE_BYTES_MAX`], for every file in turn.
+    buffer: Vec<u8>,
     pub(super) findings: Vec<Finding>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) const fn new(root: &'a Path) -> Self {
-        Self { root, findings: Vec::new() }
+    pub(super) fn new(root: &'a Path) -> Self {
+        Self { root, buffer: vec![0; FILE_BYTES_MAX], findings: Vec::new() }
     }
 
     /// The first [`FILE_BYTES_MAX`] bytes of a file; `None` if there is none. One that is there and cannot be read is a
     /// finding, and `None` too.
     pub(super) fn bytes(&mut self, path: &str) -> Option<Vec<u8>> {
-        match read(&self.root.join(path)) {
-            Ok(bytes) => Some(bytes),
+        match read(&self.root.join(path), &mut self.buffer) {
+            Ok(bytes) => Some(bytes.to_vec()),
             Err(error) if error.kind() == io::ErrorKind::NotFound || error.kind() == io::ErrorKind::NotADirectory => {
                 None
             }
@@ -85,15 +87,28 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn read(path: &PathBuf) -> io::Result<Vec<u8>> {
+fn read<'a>(path: &Path, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
     // To open a pipe would wait for its writer.
     let kind = fs::metadata(path)?.file_type();
     if !kind.is_file() && !kind.is_char_device() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a character device"));
     }
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    fill(&mut fs::File::open(path)?, buffer)
+}
+
+/// Reads until the end or until the buffer is full, and always asks for all that there is room for: the rshim driver
+/// answers the first read of an open file only, with as much as was asked for.
+fn fill<'a>(source: &mut impl Read, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+    let mut filled = 0;
+    while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match source.read(room) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(buffer.get(..filled).unwrap_or_default())
 }
 
 fn shown(path: &Path) -> String {
@@ -118,8 +133,37 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 /// No file that is looked at is larger, but for tables of which the beginning is enough.
-const FILE_BYTES_MAX: u64 = 64 << 10;
+const FILE_BYTES_MAX: usize = 64 << 10;
 /// A machine with 4 cards of 1,000 virtual functions each still fits.
 const ENTRIES_MAX: usize = 8192;
 /// Of what a file said.
 const SAID_CHARS_MAX: usize = 160;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers its first read only, as the rshim driver does.
+    struct Once(Option<&'static [u8]>);
+
+    impl Read for Once {
+        fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+            let Some(content) = self.0.take() else { return Ok(0) };
+            let count = content.len().min(target.len());
+            target[..count].copy_from_slice(&content[..count]);
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn a_device_that_answers_once_is_read_whole() {
+        static CONTENT: [u8; 4069] = [b'x'; 4069];
+        let content = CONTENT.as_slice();
+        assert_eq!(fill(&mut Once(Some(content)), &mut [0; 8192]).unwrap(), content);
+    }
+
+    #[test]
+    fn what_is_longer_than_the_buffer_is_cut() {
+        assert_eq!(fill(&mut io::repeat(7), &mut [0; 100]).unwrap(), [7; 100]);
+    }
+}
