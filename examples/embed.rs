@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use mesh::{
     Node,
-    config::{ClusterConfig, Config, DriveConfig, NodeNumber, Size, TimingConfig},
+    config::{Config, DriveConfig, NodeNumber, Size},
     provision::{FIRST_TENANT, Provision},
 };
 use mesh_core::{Error, Principal};
@@ -58,16 +58,7 @@ fn config(folder: &Path, number: u64) -> Config {
     let data = folder.join(format!("node-{number}"));
     let drives =
         ["drive-a", "drive-b"].map(|name| DriveConfig { path: data.join(name), capacity: Some(Size(4 << 30)) });
-    Config {
-        node: NodeNumber(number),
-        // Any free port: the nodes tell each other.
-        address: SocketAddr::from(([127, 0, 0, 1], 0)),
-        data,
-        bootstrap: false,
-        peers: Vec::new(),
-        s3: None,
-        drives: drives.to_vec(),
-        cluster: ClusterConfig::default(),
-        timing: TimingConfig::default(),
-    }
+    // Any free port: the nodes tell each other.
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    Config { drives: drives.to_vec(), ..Config::new(NodeNumber(number), address, data) }
 }

@@ -11,7 +11,7 @@ use mesh_core::{
     id::{ActorId, Epoch, NodeId, WriteId},
     limits::{BUDGET_DEFAULT, OBJECT_PUT_BYTES_MAX, STREAM_STRIPES},
     meta::{Attributes, BucketRow, Listing, ObjectRow, Precondition},
-    op::{Destination, NodeOp, NodeReport, ObjectOp},
+    op::{AdminOp, Destination, NodeOp, NodeReport, ObjectOp},
     port::Outbound,
 };
 use tokio::{
@@ -303,6 +303,31 @@ impl Client {
                     answer => return Err(strange(&answer)),
                 },
                 Err(error) => refused = Some(error),
+            }
+        }
+        Err(refused.unwrap_or_else(no_nodes))
+    }
+
+    /// Asks what an administrator may. Gives the lines that are said, and where an event stream goes on.
+    ///
+    /// # Errors
+    /// `Denied` without an administrator's certificate; what is wrong with what is asked.
+    pub async fn administer(&self, op: AdminOp) -> Result<(Vec<String>, u64), Error> {
+        let told = |answer: Answer| match answer {
+            Answer::Told { lines, next } => Ok((lines, next)),
+            answer => Err(strange(&answer)),
+        };
+        if let Way::Node(node, _) = &self.way {
+            let deadline = node.0.env.clock.now() + BUDGET_DEFAULT;
+            return told(crate::moves::administer(&node.0, op, deadline).await?.answer);
+        }
+        let mut refused = None;
+        for node in self.nodes() {
+            let op = Op::Node(Box::new(NodeOp::Admin(Box::new(op.clone()))));
+            match self.send(node, ActorId::NODE, op, Buf::empty(), Lane::Interactive, BUDGET_DEFAULT).await {
+                Ok(response) => return told(response.answer),
+                Err(error) if error.kind() == ErrorKind::Unreachable => refused = Some(error),
+                Err(error) => return Err(error),
             }
         }
         Err(refused.unwrap_or_else(no_nodes))

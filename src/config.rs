@@ -32,6 +32,12 @@ pub struct Config {
     /// The drives.
     #[serde(default, rename = "drive")]
     pub drives: Vec<DriveConfig>,
+    /// Set on a DPU; none: this node runs on a host.
+    #[serde(default)]
+    pub dpu: Option<DpuConfig>,
+    /// The kinds of function that may run here, such as `["policy", "encrypt"]`; none: all that this build has.
+    #[serde(default)]
+    pub functions: Option<Vec<String>>,
     /// What holds for the whole cluster; read only when it is made.
     #[serde(default)]
     pub cluster: ClusterConfig,
@@ -48,6 +54,18 @@ pub struct PeerConfig {
     pub node: NodeNumber,
     /// Its mesh listener.
     pub address: SocketAddr,
+}
+
+/// A node on a DPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DpuConfig {
+    /// The node of the host that the DPU is plugged into. It must be a member already.
+    pub attached_to: NodeNumber,
+    /// This is no DPU: the process stands for one of this generation (`bf1` to `bf4`). For development; shown wherever the
+    /// node is shown.
+    #[serde(default)]
+    pub emulated: Option<String>,
 }
 
 /// The S3 front end.
@@ -97,6 +115,8 @@ pub struct TimingConfig {
     pub election_max: Span,
     /// A peer that is silent for so long is down.
     pub silence: Span,
+    /// A DPU that its host and the controller have not heard of for so long is down: its actors run elsewhere.
+    pub dpu_silence: Span,
     /// Deleted data are kept for so long: longer than the longest GET.
     pub reclaim_grace: Span,
 }
@@ -108,12 +128,31 @@ impl Default for TimingConfig {
             election_min: Span(Duration::from_millis(3000)),
             election_max: Span(Duration::from_millis(6000)),
             silence: Span(mesh_core::limits::HEARTBEAT_SILENCE_MAX),
+            dpu_silence: Span(mesh_core::limits::DPU_SILENCE_MAX),
             reclaim_grace: Span(Duration::from_secs(900)),
         }
     }
 }
 
 impl Config {
+    /// A host's node without drives, front end or peers, with the defaults for all the rest.
+    #[must_use]
+    pub fn new(node: NodeNumber, address: SocketAddr, data: PathBuf) -> Self {
+        Self {
+            node,
+            address,
+            data,
+            bootstrap: false,
+            peers: Vec::new(),
+            s3: None,
+            drives: Vec::new(),
+            dpu: None,
+            functions: None,
+            cluster: ClusterConfig::default(),
+            timing: TimingConfig::default(),
+        }
+    }
+
     /// Reads a file; relative paths become relative to its folder.
     ///
     /// # Errors
@@ -155,6 +194,20 @@ impl Config {
         }
         if self.timing.silence.0 < 3 * mesh_core::limits::HEARTBEAT_INTERVAL {
             return Err(Error::invalid("timing.silence must be at least three heartbeats: 1500ms"));
+        }
+        if self.timing.dpu_silence.0 < 3 * mesh_core::limits::DPU_HEARTBEAT_INTERVAL {
+            return Err(Error::invalid("timing.dpu_silence must be at least three heartbeats of a DPU: 150ms"));
+        }
+        if let Some(dpu) = &self.dpu {
+            if dpu.attached_to == self.node {
+                return Err(Error::invalid("dpu.attached_to is the number of the host's node, not the DPU's own"));
+            }
+            if self.bootstrap {
+                return Err(Error::invalid("a DPU cannot make a cluster: set bootstrap on a host"));
+            }
+            if dpu.emulated.as_ref().is_some_and(|kind| kind.is_empty() || kind.len() > 16) {
+                return Err(Error::invalid("dpu.emulated is bf1, bf2, bf3 or bf4"));
+            }
         }
         if self.timing.reclaim_grace.0 < RECLAIM_GRACE_MIN {
             return Err(Error::invalid("timing.reclaim_grace must be at least 1s, and longer than your longest GET"));

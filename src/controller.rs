@@ -54,7 +54,8 @@ struct State {
 
 impl State {
     async fn step(&mut self, node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
-        for group in 1..=u64::from(view.namespaces) {
+        let namespaces = if node.has_namespaces() { view.namespaces } else { 0 };
+        for group in 1..=u64::from(namespaces) {
             node.metadata.ensure_group(GroupId(group)).await?;
         }
         // Each for itself: what fails for one group must not hold up the others.
@@ -146,7 +147,7 @@ async fn announce(node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
             continue;
         }
         let op = Op::Propose { group: GroupId::CONTROL, command: command.clone() };
-        let outcome = ask_node(node, member, op).await;
+        let outcome = ask_node(node, member, op, ASK_BUDGET).await;
         match outcome.map(|response| response.answer) {
             Ok(Answer::Meta(_)) => return Ok(()),
             Ok(_) => return Err(Error::bug("an announcement was answered with something else")),
@@ -160,9 +161,9 @@ async fn announce(node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
     Err(refused.unwrap_or_else(|| Error::new(ErrorKind::Unreachable, "no member of the mesh answers yet")))
 }
 
-async fn ask_node(node: &Arc<Inner>, to: NodeId, op: Op) -> Outcome {
+pub(crate) async fn ask_node(node: &Arc<Inner>, to: NodeId, op: Op, budget: Duration) -> Outcome {
     let envelope =
-        Envelope::request(ActorId::NODE, Epoch(0), op, Buf::empty(), Principal::System, Lane::Control, ASK_BUDGET);
+        Envelope::request(ActorId::NODE, Epoch(0), op, Buf::empty(), Principal::System, Lane::Control, budget);
     let (answer, outcome) = tokio::sync::oneshot::channel();
     let guard = node.link.send(to, envelope, Box::new(move |outcome| drop(answer.send(outcome))));
     let outcome = outcome.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::LinkLost, "the link ended unasked")));
@@ -176,14 +177,21 @@ async fn take_in(node: &Arc<Inner>, view: &ControlView, group: GroupId) -> Resul
     let voters = node.metadata.voters(group);
     let alive = node.alive();
     let hosts = view.nodes.values().filter(|info| info.kind == NodeKind::Host && !info.draining);
-    let wanted: Vec<NodeId> =
-        hosts.map(|info| info.id).filter(|id| alive.contains(id) && !voters.contains(id)).collect();
-    let room = VOTERS_MAX.saturating_sub(voters.len());
-    for (at, member) in wanted.into_iter().enumerate() {
+    let hosts = hosts.map(|info| (info.id, true));
+    // A DPU follows the control group, to know who runs what; it never votes.
+    let dpus = view.nodes.values().filter(|info| info.kind == NodeKind::Dpu && group == GroupId::CONTROL);
+    let dpus = dpus.map(|info| (info.id, false));
+    let learners = node.metadata.learners(group);
+    let wanted = hosts
+        .chain(dpus)
+        .filter(|(id, votes)| alive.contains(id) && !voters.contains(id) && (*votes || !learners.contains(id)));
+    let mut room = VOTERS_MAX.saturating_sub(voters.len());
+    for (member, votes) in wanted.collect::<Vec<_>>() {
         if !node.metadata.learners(group).contains(&member) {
             node.metadata.add_learner(group, member).await?;
         }
-        if at < room {
+        if votes && room > 0 {
+            room -= 1;
             let mut voters = node.metadata.voters(group);
             voters.insert(member);
             node.metadata.change_membership(group, &voters).await?;

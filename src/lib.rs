@@ -24,12 +24,15 @@ pub mod config;
 mod controller;
 mod elections;
 pub mod env;
+mod events;
 pub mod files;
 pub mod founding;
 pub mod keyring;
+mod moves;
 pub mod node;
 pub mod provision;
 pub mod quic;
+mod view;
 
 pub use client::Client;
 pub use node::Node;

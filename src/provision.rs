@@ -135,6 +135,15 @@ impl Provision {
         self.authority.issue(&role, validity(CLIENT_LIFETIME))
     }
 
+    /// A certificate for an administrator of the cluster: may move actors and empty nodes; sees no tenant's data.
+    ///
+    /// # Errors
+    /// What making a certificate says.
+    pub fn admin_identity(&self, name: &str) -> Result<Identity, Error> {
+        let role = Role::Client(Principal::Admin { name: name.into() });
+        self.authority.issue(&role, validity(CLIENT_LIFETIME))
+    }
+
     /// Gives a node's data folder what it needs to start: identity and keyring. What is there stays.
     ///
     /// # Errors

@@ -4,6 +4,9 @@ use mesh_core::{Chain, Error, Pool, StorageFunction, port::Geometry, spec::Funct
 
 use crate::{drive::Drive, encrypt::Encrypt, erasure::Erasure, object::Object, policy::Policy};
 
+/// The kinds that this build has, by the names that `FunctionSpec::name` gives them.
+pub const KINDS: [&str; 5] = ["policy", "object", "encrypt", "erasure", "drive"];
+
 /// What a node gives the functions that it hosts, beside their spec.
 #[derive(Clone, Debug, Default)]
 pub struct Parts {
@@ -66,6 +69,13 @@ mod tests {
     fn builds_chains_of_chains() {
         let spec = FunctionSpec::Chain(vec![FunctionSpec::Chain(vec![policy(), policy()]), policy()]);
         assert_eq!(build(&spec, &Parts::default()).map(|function| function.in_flight()), Ok(0));
+    }
+
+    #[test]
+    fn the_list_of_kinds_has_every_kind_that_it_builds() {
+        for spec in [policy(), FunctionSpec::Encrypt(EncryptSpec {})] {
+            assert!(KINDS.contains(&spec.name()));
+        }
     }
 
     #[test]

@@ -38,6 +38,8 @@ fn node_info(id: u64, address: &str) -> Command {
         incarnation: Incarnation(1),
         pid: 1,
         draining: false,
+        attached_to: None,
+        emulated: None,
     })
 }
 

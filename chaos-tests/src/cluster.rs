@@ -160,6 +160,8 @@ impl Cluster {
                     incarnation: Incarnation(1),
                     pid: 1,
                     draining: false,
+                    attached_to: None,
+                    emulated: None,
                 }),
             )?;
         }

@@ -144,6 +144,8 @@ impl Digest for Answer {
             Self::Uploads(rows, more) => all(&[15, rows.len() as u64, u64::from(*more)]),
             Self::Parts(rows, more) => all(&[16, rows.len() as u64, u64::from(*more)]),
             Self::Report(reports) => all(&[17, reports.len() as u64]),
+            Self::Moved(moved) => all(&[18, moved.entries, u64::from(moved.pages), moved.digest]),
+            Self::Told { lines, next } => all(&[19, lines.len() as u64, *next]),
         }
     }
 }

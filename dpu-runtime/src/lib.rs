@@ -6,6 +6,7 @@
 //!
 //! | module | what it is for |
 //! |---|---|
+//! | [`agent`] | what a node does of a live move, as its source or its target |
 //! | [`offload`] | the compute back ends: [`offload::software`], the SIMD instructions of whatever core it runs on, on a host or on a DPU's Arm cores alike; and, behind the feature `doca`, the loader of the vendor's libraries |
 //! | [`probe`] | is this a host or a DPU, which cards are in it, and how do we know |
 //! | [`calibrate`] | what a request and a byte of each function cost here, measured |
@@ -20,6 +21,7 @@
 //! Linux only. Paths below `/sys`, `/proc` and `/dev` are taken relative to a root that the caller names, so that tests
 //! can show a machine that is not there.
 
+pub mod agent;
 pub mod calibrate;
 pub mod cgroup;
 pub mod load;

@@ -27,6 +27,9 @@ pub struct Chain {
     upstream: TokenMap,
     queue: VecDeque<(u8, Event)>,
     effects: Vec<Effect>,
+    /// Snapshots given so far, and where the stages' own were at the last ones.
+    snapshots: u64,
+    marks: VecDeque<(Mark, Vec<Mark>)>,
 }
 
 impl core::fmt::Debug for Chain {
@@ -49,6 +52,8 @@ impl Chain {
             upstream: TokenMap::default(),
             queue: VecDeque::new(),
             effects: Vec::new(),
+            snapshots: 0,
+            marks: VecDeque::new(),
         }
     }
 
@@ -146,9 +151,24 @@ impl StorageFunction for Chain {
         self.stages.iter().map(|stage| stage.in_flight()).sum()
     }
 
+    fn lingers(&self) -> bool {
+        self.stages.iter().all(|stage| stage.lingers())
+    }
+
+    /// A mark of a chain stands for one of each stage. A mark that is not known any more begins anew.
     fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
-        let stages = self.stages.iter_mut().map(|stage| stage.snapshot(since)).collect();
-        Snapshot { since, stages, ..Snapshot::default() }
+        let known = since.and_then(|since| self.marks.iter().find(|(mark, _)| *mark == since)).cloned();
+        let since = known.as_ref().map(|(mark, _)| *mark);
+        let mut of_stages = known.map(|(_, marks)| marks.into_iter()).into_iter().flatten();
+        let stages: Vec<Snapshot> = self.stages.iter_mut().map(|stage| stage.snapshot(of_stages.next())).collect();
+        self.snapshots += 1;
+        let mark = Mark(self.snapshots);
+        if self.marks.len() == MARKS_MAX {
+            self.marks.pop_front();
+        }
+        self.marks.push_back((mark, stages.iter().map(|stage| stage.mark).collect()));
+        let more = stages.iter().any(|stage| stage.more);
+        Snapshot { mark, since, more, stages, ..Snapshot::default() }
     }
 
     fn restore(&mut self, snapshot: &Snapshot) -> Result<(), crate::Error> {
@@ -158,6 +178,9 @@ impl StorageFunction for Chain {
         self.stages.iter_mut().zip(&snapshot.stages).try_for_each(|(stage, state)| stage.restore(state))
     }
 }
+
+/// Marks that a chain remembers: two transfers at once, and a page of each that was asked for twice.
+const MARKS_MAX: usize = 4;
 
 /// Token to stage. Never iterated, so its order cannot leak into effects.
 type TokenMap = HashMap<Token, u8, BuildHasherDefault<TokenHasher>>;

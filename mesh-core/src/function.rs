@@ -25,14 +25,22 @@ pub trait StorageFunction: Send {
         None
     }
 
-    /// Requests, calls and work that are not finished. A function may be moved only at zero.
+    /// Requests, calls and work that are not finished. A function may be moved only at zero, or while it
+    /// [lingers](Self::lingers).
     fn in_flight(&self) -> usize;
 
-    /// The state: whole, or what changed since the mark.
+    /// Whether all that is in flight may end here after the state has gone on to another node: its end changes nothing
+    /// that the state holds. Then a move does not wait for it.
+    fn lingers(&self) -> bool {
+        self.in_flight() == 0
+    }
+
+    /// A page of the state: from the beginning, or of what changed since the mark of the page before. At most
+    /// `SNAPSHOT_PAGE_ENTRIES` entries; see [`Snapshot::more`].
     fn snapshot(&mut self, since: Option<Mark>) -> Snapshot;
 
-    /// Takes over a state that [`Self::snapshot`] gave, before any request. A function without state accepts only the
-    /// empty snapshot.
+    /// Takes over a page that [`Self::snapshot`] gave, before any request; pages come in order. A function without state
+    /// accepts only the empty snapshot.
     ///
     /// # Errors
     /// If the snapshot is of a newer version or is damaged; the function is then unchanged.

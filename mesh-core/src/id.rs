@@ -134,6 +134,44 @@ impl ActorId {
     }
 }
 
+/// The name by which people and scripts call an actor: `chain-T-N` for the data chain of tenant T for ingress node N,
+/// `ingress-N`, `drive-D`, `actor-A` for any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActorName(pub ActorId);
+
+impl fmt::Display for ActorName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let actor = self.0;
+        match (actor.as_drive(), actor.as_ingress(), actor.as_data()) {
+            (Some(drive), ..) => write!(f, "drive-{}", drive.0),
+            (_, Some(node), _) => write!(f, "ingress-{}", node.0),
+            (.., Some((tenant, node))) => write!(f, "chain-{}-{}", tenant.0, node.0),
+            _ => write!(f, "actor-{}", actor.0),
+        }
+    }
+}
+
+impl core::str::FromStr for ActorName {
+    type Err = crate::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid =
+            || crate::Error::invalid("an actor is called chain-TENANT-NODE, ingress-NODE, drive-N or actor-N");
+        let (kind, numbers) = text.split_once('-').ok_or_else(invalid)?;
+        let number = |text: &str, below: u64| text.parse().ok().filter(|number| *number < below).ok_or_else(invalid);
+        Ok(Self(match kind {
+            "drive" => ActorId::drive(DriveId(number(numbers, 1 << 60)?)),
+            "ingress" => ActorId::ingress(NodeId(number(numbers, 1 << 32)?)),
+            "chain" => {
+                let (tenant, node) = numbers.split_once('-').ok_or_else(invalid)?;
+                ActorId::data(TenantId(number(tenant, 1 << 28)?), NodeId(number(node, 1 << 32)?))
+            }
+            "actor" => ActorId(number(numbers, u64::MAX)?),
+            _ => return Err(invalid()),
+        }))
+    }
+}
+
 impl WriteId {
     /// The `count`-th write granted by `group`.
     #[must_use]
@@ -220,5 +258,26 @@ pub struct ShardId {
 impl fmt::Debug for ShardId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}#{}", self.stripe, self.shard)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actors_are_called_by_names_that_are_read_back() {
+        let actors = [
+            ActorId::drive(DriveId(2001)),
+            ActorId::ingress(NodeId(3)),
+            ActorId::data(TenantId(7), NodeId(4)),
+            ActorId(12),
+        ];
+        let names = actors.map(|actor| ActorName(actor).to_string());
+        assert_eq!(names, ["drive-2001", "ingress-3", "chain-7-4", "actor-12"]);
+        assert_eq!(names.map(|name| name.parse::<ActorName>().map(|name| name.0)), actors.map(Ok));
+        for wrong in ["", "chain-1", "chain-x-1", "node-1", "chain-268435456-1"] {
+            assert!(wrong.parse::<ActorName>().is_err(), "{wrong}");
+        }
     }
 }

@@ -35,6 +35,14 @@ pub const MAILBOX_BYTES_MAX: usize = 256 << 20;
 pub const LINK_JOBS_MAX: usize = 1024;
 /// Payload bytes in flight on one link and lane at most.
 pub const LINK_BYTES_MAX: usize = 256 << 20;
+/// One page of a function's state on its way to another node at most, encoded. Functions keep theirs well below.
+pub const SNAPSHOT_PAGE_BYTES_MAX: usize = 1 << 20;
+/// Entries that a function puts into one page at most, so that a page costs well under a millisecond.
+pub const SNAPSHOT_PAGE_ENTRIES: usize = 1024;
+/// Chains inside chains, in a snapshot, at most.
+pub const SNAPSHOT_DEPTH_MAX: usize = 4;
+/// Requests that wait at one actor while it moves at most.
+pub const PARKED_JOBS_MAX: usize = MAILBOX_JOBS_MAX;
 /// Stages in a chain at most.
 pub const CHAIN_STAGES_MAX: usize = 16;
 
@@ -75,6 +83,10 @@ pub const BUDGET_DEFAULT: Duration = Duration::from_secs(30);
 pub const WRITE_IDLE_MAX: Duration = Duration::from_secs(300);
 /// Between two heartbeats of a link.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// Between two heartbeats of a DPU to its host and to the controller: its loss must be noticed soon.
+pub const DPU_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
+/// A DPU that was silent for so long is down.
+pub const DPU_SILENCE_MAX: Duration = Duration::from_millis(300);
 /// A peer that was silent for so long is down.
 pub const HEARTBEAT_SILENCE_MAX: Duration = Duration::from_millis(2000);
 
@@ -85,6 +97,7 @@ const _: () = {
     assert!(PAYLOAD_BYTES_MAX <= MAILBOX_BYTES_MAX && PAYLOAD_BYTES_MAX <= LINK_BYTES_MAX);
     assert!(STREAM_STRIPES * STRIPE_BYTES_MAX <= MAILBOX_BYTES_MAX);
     assert!(COMMAND_BYTES_MAX < HEADER_BYTES_MAX);
+    assert!(SNAPSHOT_PAGE_BYTES_MAX <= COMMAND_BYTES_MAX && SNAPSHOT_PAGE_BYTES_MAX <= PAYLOAD_BYTES_MAX);
     assert!(KEY_BYTES_MAX + USER_METADATA_BYTES_MAX < 4096);
     assert!(DATA_SHARDS_MAX + PARITY_SHARDS_MAX <= GROUP_DRIVES_MAX);
     assert!(HEARTBEAT_SILENCE_MAX.as_millis() >= 3 * HEARTBEAT_INTERVAL.as_millis());

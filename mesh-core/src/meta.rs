@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    assignment::Assignment,
+    assignment::{Assignment, MoveId, Scope, Wish},
     error::Error,
     id::{ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, KeyId, LayoutId, NodeId, TenantId, WriteId},
     limits::COMMAND_BYTES_MAX,
@@ -349,8 +349,54 @@ pub enum Command {
         /// The incarnation.
         bucket: BucketId,
     },
-    /// An actor's place. `Conflict` unless its epoch is one more than the present one's.
+    /// An actor's place, its first one or because its owner is lost. `Conflict` unless its epoch is one more than the
+    /// present one's. Ends a move that is under way. Of the assignment, `moves` and `moving` are not taken.
     Assign(Assignment),
+    /// Begins a move. `Conflict` unless the actor is at rest under `epoch` and this move's number is the next one. The
+    /// same again while it is under way: no effect.
+    BeginMove {
+        /// Which.
+        actor: ActorId,
+        /// Its present epoch.
+        epoch: Epoch,
+        /// The number: one more than the last.
+        id: MoveId,
+        /// Where to.
+        to: NodeId,
+    },
+    /// Ends a move well: the actor is where it moved to, under the next epoch. Gives `Epoch`, also when it was applied
+    /// before. `Conflict` if the move was aborted. Of this and [`Self::AbortMove`] the first applied counts.
+    CommitMove {
+        /// Which.
+        actor: ActorId,
+        /// Its epoch before the move.
+        epoch: Epoch,
+        /// The move.
+        id: MoveId,
+    },
+    /// Ends a move: the actor stays where it was. Applied before: no effect. `Conflict` if the move was committed.
+    AbortMove {
+        /// Which.
+        actor: ActorId,
+        /// Its epoch before the move.
+        epoch: Epoch,
+        /// The move.
+        id: MoveId,
+    },
+    /// What a user asks of placement; `None` takes it back.
+    SetWish {
+        /// About what.
+        scope: Scope,
+        /// What.
+        wish: Option<Wish>,
+    },
+    /// Empties a node, or takes that back. `NotFound` if it is not known.
+    Drain {
+        /// Which.
+        node: NodeId,
+        /// Whether to.
+        draining: bool,
+    },
 
     // --- namespace groups ---
     /// Refuses what older owners propose from now on, and closes the blocks that they held.
@@ -637,6 +683,8 @@ pub struct ControlView {
     pub access_keys: BTreeMap<String, Arc<AccessKeyRow>>,
     /// Assignments by actor.
     pub assignments: BTreeMap<ActorId, Assignment>,
+    /// What users have asked of placement.
+    pub wishes: BTreeMap<Scope, Wish>,
 }
 
 /// What a metadata group says.

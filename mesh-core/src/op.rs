@@ -1,13 +1,16 @@
 //! What functions ask of each other. The same values whether the other runs in the same chain, the same node, or
 //! behind a link.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    assignment::{MoveId, Scope, Wish},
     effect::{Principal, Request},
-    id::{BucketId, DriveId, GroupId, Incarnation, LayoutId, NodeId, ShardId, StripeId, TenantId, WriteId},
+    id::{
+        ActorId, BucketId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, ShardId, StripeId, TenantId, WriteId,
+    },
     meta::{
         Attributes, BucketRow, Command, Extent, Listing, MetaAnswer, ObjectRow, PartRow, Precondition, Query,
         UploadRow, WrappedKey,
@@ -56,6 +59,103 @@ pub enum NodeOp {
     Heartbeat(Arc<NodeReport>),
     /// How the mesh looks from there: [`Answer::Report`] for the node, over all links.
     Status,
+    /// One step of a move, from the controller or between the two nodes: [`Answer::Moved`].
+    Move(MoveStep),
+    /// What an administrator asks of placement: [`Answer::Told`].
+    Admin(Box<AdminOp>),
+}
+
+/// One step of a move, at one of its two nodes. A step that is asked for again has no further effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveStep {
+    /// Which actor.
+    pub actor: ActorId,
+    /// The epoch that it leaves; it arrives under the next one.
+    pub epoch: Epoch,
+    /// Which of its moves.
+    pub id: MoveId,
+    /// What to do.
+    pub what: MoveOp,
+}
+
+/// What a step of a move does. The machine that asks for them is `mesh_placement::migration`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MoveOp {
+    /// Target: builds the actor from its spec; requests for it wait.
+    Warm,
+    /// Source, running on: sends its state to the target until little is left.
+    PreCopy {
+        /// The target.
+        to: NodeId,
+    },
+    /// Source: takes no more requests (they wait), lets what is under way end as far as the state depends on it, and
+    /// sends what is left of the state. Good only when the target has all of it.
+    Freeze {
+        /// The target.
+        to: NodeId,
+    },
+    /// Target, from the source: takes over a page of state, the payload.
+    Install {
+        /// Its number, from 0.
+        page: u32,
+        /// Over this page and those before: [`crate::snapshot::digest`].
+        digest: u64,
+    },
+    /// Target, after the commit: runs it.
+    Activate,
+    /// Source, after the commit: sends on what waits, and lets what is under way end.
+    Retire {
+        /// Where it runs now.
+        to: NodeId,
+    },
+    /// Source, after the abort: goes on.
+    Thaw,
+    /// Target, after the abort: forgets it.
+    Discard,
+}
+
+/// What one step of a move came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Entries of state that went over, in this step.
+    pub entries: u64,
+    /// Pages that went over so far in this move.
+    pub pages: u32,
+    /// Over all pages so far.
+    pub digest: u64,
+    /// How long it took, in microseconds.
+    pub took_us: u64,
+}
+
+/// What an administrator asks of placement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AdminOp {
+    /// What the placement engine would do now, without doing it.
+    Plan {
+        /// As if these hosts had a DPU of this generation.
+        with_dpus: Vec<(NodeId, String)>,
+        /// As if these nodes were down.
+        without: Vec<NodeId>,
+    },
+    /// Sets or takes back a wish.
+    Wish {
+        /// About what.
+        scope: Scope,
+        /// What.
+        wish: Option<Wish>,
+    },
+    /// Empties a node, or takes that back.
+    Drain {
+        /// Which.
+        node: NodeId,
+        /// Whether to.
+        draining: bool,
+    },
+    /// What has happened since an event, the newest at most.
+    Events {
+        /// Only later ones.
+        after: u64,
+    },
 }
 
 /// How a node is, as it says itself.
@@ -79,6 +179,74 @@ pub struct NodeReport {
     pub groups: Vec<(GroupId, Option<NodeId>, u64)>,
     /// Peers that it has a working link to, itself included.
     pub sees: Vec<NodeId>,
+    /// The host that it is plugged into, if it is a DPU.
+    pub attached_to: Option<NodeId>,
+    /// A process that stands for a DPU of this kind.
+    pub emulated: Option<String>,
+    /// The actors that it hosts.
+    pub actors: Vec<ActorReport>,
+    /// What it can run, and what that costs here.
+    pub ability: Arc<Ability>,
+}
+
+/// What a node can run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ability {
+    /// The kinds of function, and what each costs here, as measured: nanoseconds a request and picoseconds a byte.
+    pub functions: BTreeMap<String, (u64, u64)>,
+    /// Cores.
+    pub cores: u32,
+    /// Memory for actors, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// How an actor is, as its node says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActorReport {
+    /// Which.
+    pub actor: ActorId,
+    /// Its functions by name, in the order of the chain.
+    pub functions: Vec<String>,
+    /// The epoch it runs under.
+    pub epoch: Epoch,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Requests taken and not answered.
+    pub jobs: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// Requests taken since it was started here.
+    pub requests: u64,
+    /// Payload bytes taken and given since it was started here.
+    pub traffic_bytes: u64,
+    /// How often its function panicked.
+    pub restarts: u32,
+}
+
+/// What an actor is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// It takes requests.
+    #[default]
+    Running,
+    /// It is being built here for a move; requests wait.
+    Warming,
+    /// It is about to leave; requests wait.
+    Frozen,
+    /// It is being stopped, or ends what it had when it left.
+    Draining,
+}
+
+impl core::fmt::Display for Phase {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Warming => "warming",
+            Self::Frozen => "frozen",
+            Self::Draining => "draining",
+        })
+    }
 }
 
 /// How a drive is, as its node says.
@@ -289,7 +457,7 @@ pub enum ObjectOp {
         /// The ETag.
         etag: String,
         /// Additional checksums of what was sent.
-        checksums: std::collections::BTreeMap<String, String>,
+        checksums: BTreeMap<String, String>,
     },
     /// Drops a write and deletes its stripes. `Done`.
     Abort {
@@ -396,7 +564,7 @@ pub enum ObjectOp {
         /// Number and ETag of each part; `InvalidPartOrder` unless ascending.
         parts: Vec<(u32, String)>,
         /// Additional checksums of the whole.
-        checksums: std::collections::BTreeMap<String, String>,
+        checksums: BTreeMap<String, String>,
         /// What must hold.
         precondition: Precondition,
     },
@@ -517,6 +685,15 @@ pub enum Answer {
     Parts(Vec<Arc<PartRow>>, bool),
     /// How nodes are.
     Report(Vec<Arc<NodeReport>>),
+    /// What a step of a move came to.
+    Moved(Moved),
+    /// What an administrator is told: text, and what of it is an event stream goes on after `next`.
+    Told {
+        /// For people, or JSON where that is asked for.
+        lines: Vec<String>,
+        /// The last event's number.
+        next: u64,
+    },
 }
 
 /// The kind of permission an operation needs, for Policy.

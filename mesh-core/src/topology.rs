@@ -33,8 +33,12 @@ pub struct NodeInfo {
     pub incarnation: Incarnation,
     /// The process, for people.
     pub pid: u32,
-    /// Being emptied.
+    /// Being emptied. Set by `Drain`; what the node says of itself does not change it.
     pub draining: bool,
+    /// The host that a DPU is plugged into.
+    pub attached_to: Option<NodeId>,
+    /// A process that stands for a DPU of this kind (`bf3`): for development.
+    pub emulated: Option<String>,
 }
 
 /// A drive, as the control group knows it.

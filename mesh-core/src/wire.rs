@@ -345,6 +345,8 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                 NodeOp::Raft { group, rpc } => B::Raft(proto::Raft { group: group.0, rpc: *rpc }),
                 NodeOp::Heartbeat(report) => B::Heartbeat(meta::encode(&**report)?.into()),
                 NodeOp::Status => B::Status(proto::Done {}),
+                NodeOp::Move(step) => B::Move(meta::encode(step)?.into()),
+                NodeOp::Admin(op) => B::Admin(meta::encode(&**op)?.into()),
             },
         },
         Body::Answer(answer) => match answer {
@@ -370,6 +372,8 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                 full: *full,
             }),
             Answer::Report(reports) => B::Report(meta::encode(reports)?.into()),
+            Answer::Moved(moved) => B::Moved(meta::encode(moved)?.into()),
+            Answer::Told { lines, next } => B::Told(meta::encode(&(lines, next))?.into()),
             Answer::Begun { write, stripe_bytes } => {
                 object(ObjectAnswer::Begun { write: *write, stripe_bytes: *stripe_bytes })?
             }
@@ -468,6 +472,8 @@ fn decode_body(body: proto::header::Body) -> Result<Body, Error> {
         B::Raft(message) => Op::Node(Box::new(NodeOp::Raft { group: GroupId(message.group), rpc: message.rpc })),
         B::Heartbeat(bytes) => Op::Node(Box::new(NodeOp::Heartbeat(Arc::new(meta::decode(&bytes)?)))),
         B::Status(_) => Op::Node(Box::new(NodeOp::Status)),
+        B::Move(bytes) => Op::Node(Box::new(NodeOp::Move(meta::decode(&bytes)?))),
+        B::Admin(bytes) => Op::Node(Box::new(NodeOp::Admin(Box::new(meta::decode(&bytes)?)))),
 
         answer => return decode_answer(answer).map(Body::Answer),
     };
@@ -501,6 +507,11 @@ fn decode_answer(body: proto::header::Body) -> Result<Answer, Error> {
             full: drive.full,
         },
         B::Report(bytes) => Answer::Report(meta::decode(&bytes)?),
+        B::Moved(bytes) => Answer::Moved(meta::decode(&bytes)?),
+        B::Told(bytes) => {
+            let (lines, next) = meta::decode(&bytes)?;
+            Answer::Told { lines, next }
+        }
         B::ObjectAnswer(bytes) => match meta::decode(&bytes)? {
             ObjectAnswer::Begun { write, stripe_bytes } => Answer::Begun { write, stripe_bytes },
             ObjectAnswer::Committed { version, etag } => Answer::Committed { version, etag },

@@ -180,10 +180,8 @@ mod tests {
     fn prices_whole_and_every_cut() {
         let (host, dpu) = (node(NodeView::host(HOST), 100, 5000), node(NodeView::dpu(HOST), 200, 2000));
         let found = ways(&chain(), (HOST, &host), &[(DPU, &dpu)], &Rules::default());
-        let told: Vec<(Spot, u64, u64, u64)> = found
-            .iter()
-            .map(|Way { spot, price }| (*spot, price.host_ns, price.dpu_ns, price.crossed_bytes))
-            .collect();
+        let told: Vec<(Spot, u64, u64, u64)> =
+            found.iter().map(|Way { spot, price }| (*spot, price.host_ns, price.dpu_ns, price.crossed_bytes)).collect();
         assert_eq!(
             told,
             [

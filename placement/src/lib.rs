@@ -6,6 +6,7 @@
 //! - [`plan`](plan()) turns a [`View`] (nodes, actors, rules, the time) into a [`Plan`]: where each actor runs, whole or
 //!   [cut](fuse) between its host and a DPU, what has to move, and the [`Reason`] for every actor, moved or not.
 //! - [`Planner`] does the same change by change, looking only at what the change can have a bearing on.
+//! - [`migration`] is one live move, as a machine.
 //! - [`View::with_dpu`] and [`View::without`] ask what would happen.
 //!
 //! ```
@@ -66,6 +67,7 @@ mod what_if;
 
 pub mod fuse;
 pub mod layout;
+pub mod migration;
 
 pub use plan::{Decision, Move, Name, Plan, plan};
 pub use planner::{Change, Planner};

@@ -41,13 +41,8 @@ impl Planner {
     pub fn new(view: View) -> (Self, Plan) {
         let index = Index::new(&view);
         let whole = solve_all(&view, &index);
-        let mut planner = Self {
-            view,
-            index,
-            decisions: BTreeMap::new(),
-            due: BTreeSet::new(),
-            due_of: BTreeMap::new(),
-        };
+        let mut planner =
+            Self { view, index, decisions: BTreeMap::new(), due: BTreeSet::new(), due_of: BTreeMap::new() };
         for outcome in &whole.outcomes {
             planner.set_due(outcome.actor, outcome.due_ms);
         }
@@ -119,11 +114,7 @@ impl Planner {
         self.keep(solved)
     }
 
-    fn tied(
-        &self,
-        nodes: impl IntoIterator<Item = NodeId>,
-        actors: impl IntoIterator<Item = ActorId>,
-    ) -> Component {
+    fn tied(&self, nodes: impl IntoIterator<Item = NodeId>, actors: impl IntoIterator<Item = ActorId>) -> Component {
         self.index.component(&self.view, nodes, actors, &BTreeSet::new())
     }
 

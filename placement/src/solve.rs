@@ -132,12 +132,8 @@ impl<'a> Solver<'a> {
 
     /// Members of groups that can be in one domain only are there, whatever is decided.
     fn count_the_fixed(&mut self, index: &Index, component: &Component) {
-        let groups: std::collections::BTreeSet<u64> = self
-            .items
-            .iter()
-            .filter(|item| item.only_domain.is_none())
-            .filter_map(|item| item.actor.apart)
-            .collect();
+        let groups: std::collections::BTreeSet<u64> =
+            self.items.iter().filter(|item| item.only_domain.is_none()).filter_map(|item| item.actor.apart).collect();
         for group in groups {
             for (id, actor) in index.group(group).filter_map(|id| self.view.actors.get_key_value(&id)) {
                 let domain = index.only_domain(self.view, *id, actor);

@@ -12,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+pub use mesh_core::assignment::Preference;
 use mesh_core::{
     id::{ActorId, NodeId, TenantId},
     topology::NodeKind,
@@ -131,42 +132,6 @@ impl Cost {
         let requests = u128::from(self.ns_per_request) * u128::from(load.requests_per_s);
         let bytes = u128::from(self.ps_per_byte) * u128::from(load.bytes_per_s) / 1000;
         u64::try_from(requests + bytes).unwrap_or(u64::MAX)
-    }
-}
-
-/// Where users want an actor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Preference {
-    /// Wherever it is cheapest; it moves only for a gain that is worth it.
-    #[default]
-    Auto,
-    /// On a DPU whenever there is one that can, else on the host.
-    PreferDpu,
-    /// Never on a DPU.
-    HostOnly,
-    /// Never on a host; without a DPU it does not run.
-    DpuOnly,
-}
-
-impl fmt::Display for Preference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::PreferDpu => "prefer-dpu",
-            Self::HostOnly => "host-only",
-            Self::DpuOnly => "dpu-only",
-        })
-    }
-}
-
-impl core::str::FromStr for Preference {
-    type Err = mesh_core::Error;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::Auto, Self::PreferDpu, Self::HostOnly, Self::DpuOnly]
-            .into_iter()
-            .find(|preference| preference.to_string() == text)
-            .ok_or_else(|| mesh_core::Error::invalid("a preference is auto, prefer-dpu, host-only or dpu-only"))
     }
 }
 

@@ -13,16 +13,23 @@ use mesh::{
     node::Node,
     provision::{FIRST_TENANT, Provision},
 };
-use mesh_core::{Error, ErrorKind};
+use mesh_core::{
+    Error, ErrorKind, Principal,
+    assignment::{Preference, Scope, Wish},
+    op::AdminOp,
+};
 
-use super::{exports, quoted, told_to_stop, write_private};
+use super::{
+    dpus::{self, Dpus},
+    exports, quoted, told_to_stop, write_private,
+};
 
 /// Run a whole mesh of three nodes in this process, with two drives each, over QUIC on loopback.
 ///
 /// Everything is kept in a folder and is there again after a restart. Once the mesh takes data, the lines to try are
 /// printed and written to `dev.env` in that folder, for a shell to source: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
-/// AWS_SECRET_ACCESS_KEY, AWS_REGION and MESH_BUCKET for any S3 client, MESH_CONNECT and MESH_IDENTITY for `mesh
-/// status` and the like.
+/// AWS_SECRET_ACCESS_KEY, AWS_REGION and MESH_BUCKET for any S3 client, MESH_CONNECT, MESH_IDENTITY and
+/// MESH_ADMIN_IDENTITY for `mesh status`, `mesh actors` and the like, and with --dpus MESH_DEV_SOCKET for `mesh dpu`.
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
     /// The folder that everything is kept in [default: mesh/dev in your data folder].
@@ -40,6 +47,13 @@ pub(crate) struct Dev {
     /// Deleted data are kept for so long: longer than your longest GET.
     #[arg(long, default_value = "60s", value_name = "TIME")]
     reclaim_grace: Span,
+    /// Emulated DPUs: processes of their own, with a DPU's share of the CPU, plugged into nodes 1, 2, 3, 1, ... in turn.
+    /// Chains then prefer them.
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=6))]
+    dpus: u32,
+    /// What the emulated DPUs stand for: bf1, bf2, bf3 or bf4.
+    #[arg(long, default_value = "bf3", value_name = "KIND")]
+    dpu_kind: mesh_dpu_runtime::profile::Generation,
 }
 
 impl Dev {
@@ -66,15 +80,21 @@ impl Dev {
             }
             nodes.push(node);
         }
+        let mut dpus: Option<Dpus> = None;
         let running = async {
             let first = nodes.first().ok_or_else(|| Error::bug("a mesh without nodes"))?;
             mesh::provision::found_once(first, &data).await?;
             for node in &nodes {
                 node.ready(READY_MAX).await?;
             }
-            let variables = self.variables(&provision, &data, &nodes)?;
+            let mut variables = self.variables(&provision, &data, &nodes)?;
+            if self.dpus > 0 {
+                prefer_dpus(first).await?;
+                let started = dpus.insert(Dpus::start(self.dpu_setup(&data, &nodes), &provision, self.dpus).await?);
+                variables.push(("MESH_DEV_SOCKET", started.socket.display().to_string()));
+            }
             write_private(&told, &exports(&variables))?;
-            print_lines(&told, &variables, began.elapsed());
+            self.print_lines(&told, &variables, began.elapsed());
             told_to_stop().await
         };
         // Told to stop while it starts, it stops as well.
@@ -83,6 +103,9 @@ impl Dev {
             outcome = told_to_stop() => outcome,
         };
         remove(&told)?;
+        if let Some(dpus) = dpus {
+            dpus.stop().await?;
+        }
         let stopping = nodes.iter().map(|node| node.shutdown(STOP_MAX));
         futures_util::future::join_all(stopping).await;
         outcome
@@ -96,17 +119,51 @@ impl Dev {
         let drives =
             ["drive-a", "drive-b"].map(|name| DriveConfig { path: folder.join(name), capacity: Some(self.drive_size) });
         let config = Config {
-            node: id,
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            data: folder,
             bootstrap: number == 1,
-            peers: Vec::new(),
             s3,
             drives: drives.to_vec(),
             cluster: ClusterConfig { code: self.code, ..ClusterConfig::default() },
             timing: TimingConfig { reclaim_grace: self.reclaim_grace, ..TimingConfig::default() },
+            ..Config::new(id, SocketAddr::from(([127, 0, 0, 1], 0)), folder)
         };
         Node::builder(config).start().await
+    }
+
+    fn print_lines(&self, told: &Path, variables: &[(&str, String)], took: Duration) {
+        let endpoint = variables.iter().find(|(name, _)| *name == "AWS_ENDPOINT_URL").map_or("", |(_, value)| value);
+        let dpus = match self.dpus {
+            0 => String::new(),
+            1 => format!(", an emulated DPU ({})", self.dpu_kind),
+            more => format!(", {more} emulated DPUs ({})", self.dpu_kind),
+        };
+        println!(
+            "The mesh is ready, after {:.1} s: three nodes, six drives{dpus}, S3 on {endpoint}",
+            took.as_secs_f64()
+        );
+        println!();
+        println!("In another shell:");
+        println!();
+        println!("  source {}", quoted(&told.display().to_string()));
+        println!("  echo hello | aws s3 cp - s3://$MESH_BUCKET/hello     # or any other S3 client");
+        println!("  aws s3 ls s3://$MESH_BUCKET");
+        println!("  mesh status");
+        println!("  mesh put README.md readme && mesh ls");
+        if self.dpus > 0 {
+            println!("  mesh actors                 # where each one runs, and why");
+            println!("  mesh watch                  # what moves, as it happens");
+            println!("  mesh dpu detach             # and attach; or kill -9 its process: mesh dpu list");
+        }
+        println!();
+        println!("Ctrl-C stops it; what is stored is there again the next time.");
+    }
+
+    fn dpu_setup(&self, data: &Path, nodes: &[Node]) -> dpus::Setup {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let template = Config {
+            timing: TimingConfig { reclaim_grace: self.reclaim_grace, ..TimingConfig::default() },
+            ..Config::new(NodeNumber(1), address, data.to_owned())
+        };
+        dpus::Setup { data: data.to_owned(), nodes: nodes.to_vec(), kind: self.dpu_kind, template }
     }
 
     fn variables(
@@ -121,6 +178,10 @@ impl Dev {
         if !identity.exists() {
             provision.client_identity(FIRST_TENANT, &founding.principal)?.save(&identity)?;
         }
+        let admin = data.join("admin.pem");
+        if !admin.exists() {
+            provision.admin_identity("dev")?.save(&admin)?;
+        }
         let s3 = nodes.iter().find_map(Node::s3_address).ok_or_else(|| Error::bug("no S3 front end listens"))?;
         let connect: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
         Ok(vec![
@@ -132,23 +193,19 @@ impl Dev {
             ("MESH_BUCKET", founding.bucket),
             ("MESH_CONNECT", connect.join(",")),
             ("MESH_IDENTITY", identity.display().to_string()),
+            ("MESH_ADMIN_IDENTITY", admin.display().to_string()),
         ])
     }
 }
 
-fn print_lines(told: &Path, variables: &[(&str, String)], took: Duration) {
-    let endpoint = variables.iter().find(|(name, _)| *name == "AWS_ENDPOINT_URL").map_or("", |(_, value)| value);
-    println!("The mesh is ready, after {:.1} s: three nodes, six drives, S3 on {endpoint}", took.as_secs_f64());
-    println!();
-    println!("In another shell:");
-    println!();
-    println!("  source {}", quoted(&told.display().to_string()));
-    println!("  echo hello | aws s3 cp - s3://$MESH_BUCKET/hello     # or any other S3 client");
-    println!("  aws s3 ls s3://$MESH_BUCKET");
-    println!("  mesh status");
-    println!("  mesh put README.md readme && mesh ls");
-    println!();
-    println!("Ctrl-C stops it; what is stored is there again the next time.");
+/// Chains go to DPUs, unless somebody has said otherwise.
+async fn prefer_dpus(node: &Node) -> Result<(), Error> {
+    if node.control().wishes.contains_key(&Scope::Mesh) {
+        return Ok(());
+    }
+    let wish = Some(Wish { preference: Preference::PreferDpu, pin: None });
+    let client = node.client(Principal::Admin { name: "mesh dev".into() });
+    client.administer(AdminOp::Wish { scope: Scope::Mesh, wish }).await.map(drop)
 }
 
 /// The user's data folder, as the XDG base directory specification has it.
@@ -179,7 +236,7 @@ fn lock(data: &Path) -> Result<File, Error> {
     }
 }
 
-fn remove(path: &Path) -> Result<(), Error> {
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::new(ErrorKind::DriveFailed, "a file cannot be removed")

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use mesh::{
-    config::{ClusterConfig, CodeText, Config, DriveConfig, Namespaces, NodeNumber, S3Config, Size, TimingConfig},
+    config::{ClusterConfig, CodeText, Config, DriveConfig, Namespaces, NodeNumber, S3Config, Size},
     provision::{FIRST_TENANT, Provision, dialable},
 };
 use mesh_core::Error;
@@ -50,15 +50,9 @@ pub(crate) struct NodeArgs {
 impl NodeArgs {
     pub(crate) fn config(self, node: NodeNumber, data: PathBuf) -> Result<Config, Error> {
         Ok(Config {
-            node,
-            address: dialable(self.address)?,
-            data,
-            bootstrap: false,
-            peers: Vec::new(),
             s3: self.s3.map(|address| S3Config { address }),
             drives: self.drives,
-            cluster: ClusterConfig::default(),
-            timing: TimingConfig::default(),
+            ..Config::new(node, dialable(self.address)?, data)
         })
     }
 }

@@ -1,9 +1,14 @@
 //! The command line: one file a subcommand. Nothing is decided here that the library does not offer.
 
+mod actors;
 mod dev;
+mod dpu;
+mod dpus;
 mod init;
 mod join;
 mod object;
+mod placement;
+mod probe;
 mod serve;
 mod status;
 
@@ -11,7 +16,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
 use mesh::{Client, env::Env};
-use mesh_core::Error;
+use mesh_core::{Error, id::NodeId};
 
 /// One pool out of the drives inside your servers: S3 objects, encrypted and erasure-coded in line.
 #[derive(Debug, Parser)]
@@ -35,6 +40,22 @@ pub(crate) enum Command {
     Serve(serve::Serve),
     /// Show the nodes, drives and metadata groups of a mesh.
     Status(status::Status),
+    /// Show where each actor runs, and why.
+    Actors(actors::Actors),
+    /// Show what the placement engine would move now, or in another situation, without doing it.
+    Plan(placement::Plan),
+    /// Move an actor to a node, and keep it there; or let the placement engine decide again.
+    Move(placement::Move),
+    /// Say where chains should run: on DPUs, on hosts, or wherever it costs least.
+    Prefer(placement::Prefer),
+    /// Empty a node of the actors that can leave it, or take that back.
+    Drain(placement::Drain),
+    /// Follow what happens to actors and nodes.
+    Watch(placement::Watch),
+    /// Show what this machine is, host or DPU, which cards are in it, and how that is known.
+    Probe(probe::Probe),
+    /// Attach and detach the emulated DPUs of `mesh dev`.
+    Dpu(dpu::Dpu),
     /// Store a file as an object.
     Put(object::Put),
     /// Fetch an object into a file.
@@ -63,6 +84,14 @@ impl Cli {
             Command::Join(command) => command.run(),
             Command::Serve(command) => command.run().await,
             Command::Status(command) => command.run().await,
+            Command::Actors(command) => command.run().await,
+            Command::Plan(command) => command.run().await,
+            Command::Move(command) => command.run().await,
+            Command::Prefer(command) => command.run().await,
+            Command::Drain(command) => command.run().await,
+            Command::Watch(command) => command.run().await,
+            Command::Probe(command) => command.run(),
+            Command::Dpu(command) => command.run(),
             Command::Put(command) => command.run().await,
             Command::Get(command) => command.run().await,
             Command::Ls(command) => command.run().await,
@@ -87,6 +116,41 @@ impl Connect {
         let identity = mesh_transport::identity::Identity::load(&self.identity)?;
         let env = Env::real()?;
         mesh::quic::connect(&self.connect, identity, &env).await
+    }
+}
+
+/// As [`Connect`], for what only an administrator may ask.
+#[derive(Debug, Args)]
+pub(crate) struct AdminConnect {
+    /// Addresses of nodes, with commas between them; tried in order.
+    #[arg(long, env = "MESH_CONNECT", value_delimiter = ',', required = true, value_name = "IP:PORT")]
+    connect: Vec<SocketAddr>,
+    /// The file with an administrator's certificate, its key and the cluster's authority.
+    #[arg(long, env = "MESH_ADMIN_IDENTITY", value_name = "FILE")]
+    identity: PathBuf,
+}
+
+impl AdminConnect {
+    pub(crate) async fn client(&self) -> Result<Client, Error> {
+        let identity = mesh_transport::identity::Identity::load(&self.identity)?;
+        let env = Env::real()?;
+        mesh::quic::connect(&self.connect, identity, &env).await
+    }
+}
+
+/// A node as it is written on the command line: `node-3`, `3`, `host-3` or `dpu-11`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NodeName(pub(crate) NodeId);
+
+impl core::str::FromStr for NodeName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = ["node-", "host-", "dpu-"].iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
+        let number = number.parse().ok().filter(|number| (1..=65_535).contains(number));
+        number
+            .map(|number| Self(NodeId(number)))
+            .ok_or_else(|| format!("`{text}` is no node: write node-3, or its number alone; `mesh status` lists them"))
     }
 }
 

@@ -17,11 +17,18 @@ pub(crate) struct Serve {
     /// The configuration that `mesh init` or `mesh join` wrote.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// End with this process, which must be the parent: what `mesh dev` tells its emulated DPUs.
+    #[arg(long, hide = true, value_name = "PID")]
+    with_parent: Option<i32>,
 }
 
 impl Serve {
     pub(crate) async fn run(self) -> Result<(), Error> {
+        if let Some(parent) = self.with_parent {
+            end_with(parent)?;
+        }
         let config = Config::load(&self.config)?;
+        check_machine(&config)?;
         let founding = if config.bootstrap { config.data.parent().map(std::path::Path::to_owned) } else { None };
         let node = Node::builder(config).start().await?;
         tracing::info!(node = %node.id(), address = %node.address(), "listening");
@@ -46,6 +53,34 @@ impl Serve {
         tracing::info!("stopping");
         node.shutdown(STOP_MAX).await;
         outcome
+    }
+}
+
+/// Has the kernel kill this process when its parent ends, however that ends.
+fn end_with(parent: i32) -> Result<(), Error> {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| Error::bug("the parent's end cannot be followed").caused_by(std::io::Error::from(error)))?;
+    // It may have ended before that.
+    match getppid() {
+        Some(pid) if pid.as_raw_nonzero().get() == parent => Ok(()),
+        _ => Err(Error::invalid("the parent that this process was to end with is gone")),
+    }
+}
+
+/// A node on a DPU must say whose DPU it is, and one that says so must be on one.
+fn check_machine(config: &Config) -> Result<(), Error> {
+    let here = mesh_dpu_runtime::probe::probe(std::path::Path::new("/"));
+    let is_dpu = here.here.node_kind() == mesh_core::topology::NodeKind::Dpu;
+    match &config.dpu {
+        None if is_dpu => Err(Error::invalid(
+            "this machine is a BlueField DPU: say which node its host is, with `attached_to` in a [dpu] section",
+        )),
+        Some(dpu) if !is_dpu && dpu.emulated.is_none() => Err(Error::invalid(
+            "the configuration says that this is a DPU, and `mesh probe` does not find one here; to emulate one, set \
+             `emulated` in the [dpu] section",
+        )),
+        _ => Ok(()),
     }
 }
 

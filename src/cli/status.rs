@@ -16,7 +16,8 @@ use super::{Connect, human};
 /// Show the nodes, drives and metadata groups of a mesh, as the node that answers sees them.
 ///
 /// With --json, one object: `nodes`, an array with `id`, `kind` (`host`, `dpu`), `pid`, `address`, `state` (`up`,
-/// `down`, `draining`); `drives`, an array with `id`, `node`, `state` (`up`, `full`, `down`), `capacity_bytes`,
+/// `down`, `draining`), `attached_to` (of a DPU: the host's `id`, or null), `emulated` (what a DPU that is none stands
+/// for, such as `bf3`, or null); `drives`, an array with `id`, `node`, `state` (`up`, `full`, `down`), `capacity_bytes`,
 /// `free_bytes`, `shards`, `corrupt` (records found damaged since its node started) and `reason` (why it is not up, or
 /// null); `groups`, an array with `id`, `leader` (a node's id, or null) and `term`.
 #[derive(Debug, Args)]
@@ -42,6 +43,8 @@ struct ShownNode {
     pid: u32,
     address: String,
     state: NodeState,
+    attached_to: Option<String>,
+    emulated: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -85,6 +88,8 @@ fn shown(reports: &[Arc<NodeReport>]) -> Shown {
         pid: report.pid,
         address: report.address.clone(),
         state: report.state,
+        attached_to: report.attached_to.map(|host| host.to_string()),
+        emulated: report.emulated.clone(),
     });
     let drives = reports.iter().flat_map(|report| {
         report.drives.iter().map(|drive| ShownDrive {
@@ -119,12 +124,14 @@ fn shown(reports: &[Arc<NodeReport>]) -> Shown {
 fn print(shown: &Shown) {
     for node in &shown.nodes {
         println!(
-            "{:<10} {:<5} {:<9} {:<22} pid {}",
+            "{:<10} {:<5} {:<9} {:<22} pid {}{}{}",
             node.id,
             word(&node.kind),
             word(&node.state),
             node.address,
-            node.pid
+            node.pid,
+            node.attached_to.as_ref().map_or(String::new(), |host| format!(", DPU of {host}")),
+            node.emulated.as_ref().map_or(String::new(), |kind| format!(", emulated {kind}"))
         );
     }
     println!();

@@ -1,9 +1,10 @@
-//! The node's ingress and data chains: started when there is a need, configured from what the control group holds and
-//! what peers say.
+//! The node's ingress and the data chains that the control group says run here: started, configured from what the group
+//! holds and what peers say, and let go of. Moves bring and take actors too; whatever a move leaves unsaid, because its
+//! controller died, is settled here by what the group says.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use mesh_actors::{
@@ -11,13 +12,17 @@ use mesh_actors::{
     shell::{ActorSetup, Directory, Onward, Place},
 };
 use mesh_core::{
-    Error,
-    id::{ActorId, Epoch, TenantId},
+    Error, ErrorKind,
+    assignment::Assignment,
+    id::{ActorId, Epoch, NodeId, TenantId},
     limits::STRIPE_BYTES_MAX,
     meta::{ControlView, TenantRow},
+    op::Phase,
     spec::{EncryptSpec, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
     topology::NodeInfo,
 };
+
+use mesh_dpu_runtime::agent::Setups;
 
 use super::Inner;
 
@@ -62,28 +67,46 @@ impl Configured {
         }
         // The ingress first: a tenant's chain must not exist before the ingress knows the tenant's key, or what is written
         // in between would be stored in the clear.
-        let ingress = ActorId::ingress(node.id);
-        let epoch = Epoch(node.incarnation.0);
-        self.put(node, ingress, epoch, object(node, view), Onward::DataChain(node.id)).await?;
-        let mut wanted = BTreeSet::from([ingress]);
-        let erasure = ErasureSpec { layouts: view.layouts.clone(), drives: node.drive_states() };
-        for tenant in view.tenants.values() {
-            let chain = FunctionSpec::Chain(vec![
-                FunctionSpec::Policy(policy(tenant, view)),
-                FunctionSpec::Encrypt(EncryptSpec::default()),
-                FunctionSpec::Erasure(erasure.clone()),
-            ]);
-            let actor = ActorId::data(tenant.id, node.id);
-            wanted.insert(actor);
-            // One tenant's trouble is not the others'.
-            if let Err(error) = self.put(node, actor, epoch, chain, Onward::End).await {
-                tracing::error!(node = %node.id, tenant = %tenant.name, %error, "a data chain cannot be configured");
-                self.0.remove(&actor);
+        let mut wanted = BTreeSet::new();
+        if node.has_namespaces() {
+            let ingress = ActorId::ingress(node.id);
+            wanted.insert(ingress);
+            let epoch = Epoch(node.incarnation.0);
+            self.put(node, ingress, epoch, object(node, view), Onward::DataChain(node.id)).await?;
+        }
+        let hosted: BTreeMap<ActorId, (Epoch, Phase)> =
+            node.host.actors().into_iter().map(|actor| (actor.id, (actor.epoch, actor.phase))).collect();
+        for row in view.assignments.values().filter(|row| row.actor.as_data().is_some()) {
+            match fate(node.id, row, hosted.get(&row.actor).copied()) {
+                Fate::Host => {
+                    wanted.insert(row.actor);
+                    // One actor's trouble is not the others'.
+                    if let Err(error) = self.host(node, view, row, hosted.get(&row.actor).copied()).await {
+                        tracing::error!(node = %node.id, actor = %row.actor, %error, "an actor cannot be hosted");
+                        self.0.remove(&row.actor);
+                    }
+                }
+                Fate::Leave => {
+                    self.0.remove(&row.actor);
+                    node.agent.forget(row.actor);
+                    let to = Place { node: row.node, epoch: row.epoch };
+                    node.host.retire(row.actor, row.epoch, to, mesh_core::limits::BUDGET_DEFAULT);
+                }
+                Fate::Discard => {
+                    node.agent.forget(row.actor);
+                    node.host.discard(row.actor);
+                }
+                Fate::Alone => {
+                    wanted.insert(row.actor);
+                }
             }
         }
         let gone: Vec<ActorId> = self.0.keys().copied().filter(|actor| !wanted.contains(actor)).collect();
         for actor in gone {
             self.0.remove(&actor);
+            if !hosted.contains_key(&actor) {
+                continue;
+            }
             let stopping = node.clone();
             node.spawn(async move {
                 if let Err(error) = stopping.host.stop(actor, mesh_core::limits::BUDGET_DEFAULT).await {
@@ -92,6 +115,36 @@ impl Configured {
             });
         }
         Ok(())
+    }
+
+    /// Runs an actor that the group says runs here.
+    async fn host(
+        &mut self,
+        node: &Arc<Inner>,
+        view: &ControlView,
+        row: &Assignment,
+        present: Option<(Epoch, Phase)>,
+    ) -> Result<(), Error> {
+        match present {
+            Some((epoch, Phase::Warming)) if epoch == row.epoch => {
+                // The move is committed, and its controller has not told yet.
+                node.agent.forget(row.actor);
+                node.host.activate(row.actor, row.epoch)?;
+            }
+            Some((epoch, Phase::Frozen)) if epoch == row.epoch => {
+                node.agent.forget(row.actor);
+                node.host.thaw(row.actor, row.epoch)?;
+            }
+            // It was thought lost, or is a leftover: it begins anew under its new epoch.
+            Some((epoch, _)) if epoch != row.epoch => {
+                self.0.remove(&row.actor);
+                node.agent.forget(row.actor);
+                node.host.evict(row.actor);
+            }
+            _ => {}
+        }
+        let spec = data_chain(node, view, row.actor)?;
+        self.put(node, row.actor, row.epoch, spec, Onward::End).await
     }
 
     async fn put(
@@ -109,23 +162,93 @@ impl Configured {
                 node.host.configure(actor, spec.clone())?;
                 self.0.insert(actor, spec);
             }
-            None => {
+            // It has arrived by a move.
+            None if node.host.actors().iter().any(|hosted| hosted.id == actor) => {
                 let spec = Arc::new(spec);
-                let parts = Parts { pool: node.pool.clone(), geometry: None };
-                let setup = ActorSetup {
-                    id: actor,
-                    epoch,
-                    spec: spec.clone(),
-                    build: Arc::new(move |spec| registry::build(spec, &parts)),
-                    disk: None,
-                    onward,
-                };
+                node.host.configure(actor, spec.clone())?;
+                self.0.insert(actor, spec);
+            }
+            None => {
+                let setup = setup(node, actor, epoch, spec, onward);
+                let spec = setup.spec.clone();
                 node.host.start(setup).await?;
                 self.0.insert(actor, spec);
             }
         }
         Ok(())
     }
+}
+
+/// What to do about an actor, by what the group says and what is hosted here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It runs here.
+    Host,
+    /// It runs elsewhere, and not here any more.
+    Leave,
+    /// It was to arrive and does not.
+    Discard,
+    /// It is not here, is on its way, or is ahead of what the group has told this node so far.
+    Alone,
+}
+
+fn fate(node: NodeId, row: &Assignment, hosted: Option<(Epoch, Phase)>) -> Fate {
+    match hosted {
+        None if row.node == node => Fate::Host,
+        None => Fate::Alone,
+        // Of a later epoch than this node has heard of: it arrives, or has arrived.
+        Some((epoch, Phase::Warming)) if epoch.0 == row.epoch.0 + 1 => {
+            if row.moving == Some(node) {
+                Fate::Alone
+            } else {
+                Fate::Discard
+            }
+        }
+        Some((epoch, _)) if epoch > row.epoch => Fate::Alone,
+        // Frozen for a move that is still under way: only its end thaws it.
+        Some((epoch, Phase::Frozen)) if row.node == node && epoch == row.epoch && row.moving.is_some() => Fate::Alone,
+        Some(_) if row.node == node => Fate::Host,
+        Some((_, Phase::Warming)) => Fate::Discard,
+        Some(_) => Fate::Leave,
+    }
+}
+
+fn setup(node: &Arc<Inner>, id: ActorId, epoch: Epoch, spec: FunctionSpec, onward: Onward) -> ActorSetup {
+    let parts = Parts { pool: node.pool.clone(), geometry: None };
+    let build = Arc::new(move |spec: &FunctionSpec| registry::build(spec, &parts));
+    ActorSetup { id, epoch, spec: Arc::new(spec), build, disk: None, onward }
+}
+
+/// How an actor that arrives by a move is built here: from what this node knows of the control group.
+pub(super) fn setups(node: Weak<Inner>) -> Setups {
+    Arc::new(move |actor, epoch| {
+        let gone = || Error::new(ErrorKind::Draining, "the node is stopping");
+        let node = node.upgrade().ok_or_else(gone)?;
+        let spec = data_chain(&node, &node.metadata.control(), actor)?;
+        for part in spec.parts() {
+            if !node.ability.functions.contains_key(part.name()) {
+                return Err(Error::new(ErrorKind::Unsupported, "this node does not run such functions")
+                    .with("node", node.id)
+                    .with("function", part.name()));
+            }
+        }
+        Ok(setup(&node, actor, epoch, spec, Onward::End))
+    })
+}
+
+/// The data chain of a tenant for one ingress, as this node sees the drives.
+fn data_chain(node: &Inner, view: &ControlView, actor: ActorId) -> Result<FunctionSpec, Error> {
+    let tenant = actor.as_data().and_then(|(tenant, _)| view.tenants.get(&tenant)).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, "the actor's tenant is not known on this node yet; try again")
+            .with("actor", actor)
+            .with("node", node.id)
+    })?;
+    let erasure = ErasureSpec { layouts: view.layouts.clone(), drives: node.drive_states() };
+    Ok(FunctionSpec::Chain(vec![
+        FunctionSpec::Policy(policy(tenant, view)),
+        FunctionSpec::Encrypt(EncryptSpec::default()),
+        FunctionSpec::Erasure(erasure),
+    ]))
 }
 
 fn directory(view: &ControlView) -> Directory {
@@ -161,3 +284,43 @@ fn principals(tenant: TenantId, view: &ControlView) -> BTreeMap<Arc<str>, Vec<me
 }
 
 const STORED_ADDRESSES_AFTER: core::time::Duration = core::time::Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: NodeId = NodeId(1);
+    const AWAY: NodeId = NodeId(2);
+
+    fn row(node: NodeId, epoch: u64, moving: Option<NodeId>) -> Assignment {
+        Assignment { moving, ..Assignment::new(ActorId(9), node, Epoch(epoch)) }
+    }
+
+    #[test]
+    fn the_group_decides_what_is_hosted() {
+        let table = [
+            // Not here.
+            (row(HERE, 5, None), None, Fate::Host),
+            (row(AWAY, 5, None), None, Fate::Alone),
+            // It runs here.
+            (row(HERE, 5, None), Some((5, Phase::Running)), Fate::Host),
+            (row(HERE, 6, None), Some((5, Phase::Running)), Fate::Host),
+            (row(AWAY, 6, None), Some((5, Phase::Running)), Fate::Leave),
+            // What was told is behind what is.
+            (row(AWAY, 5, None), Some((6, Phase::Running)), Fate::Alone),
+            // It leaves: only the end of the move thaws it.
+            (row(HERE, 5, Some(AWAY)), Some((5, Phase::Frozen)), Fate::Alone),
+            (row(HERE, 5, None), Some((5, Phase::Frozen)), Fate::Host),
+            (row(AWAY, 6, None), Some((5, Phase::Frozen)), Fate::Leave),
+            // It arrives.
+            (row(AWAY, 5, Some(HERE)), Some((6, Phase::Warming)), Fate::Alone),
+            (row(AWAY, 5, None), Some((6, Phase::Warming)), Fate::Discard),
+            (row(HERE, 6, None), Some((6, Phase::Warming)), Fate::Host),
+            (row(AWAY, 7, None), Some((6, Phase::Warming)), Fate::Discard),
+        ];
+        for (row, hosted, expected) in table {
+            let hosted = hosted.map(|(epoch, phase)| (Epoch(epoch), phase));
+            assert_eq!(fate(HERE, &row, hosted), expected, "{row:?} with {hosted:?}");
+        }
+    }
+}

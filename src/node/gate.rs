@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use mesh_core::{
-    Error, ErrorKind, Op, Outcome, Request,
+    Error, ErrorKind, Op, Outcome, Principal, Request,
     envelope::{Body, Envelope},
     id::ActorId,
     op::{Answer, NodeOp},
@@ -61,6 +61,31 @@ impl Inbound for Gate {
                 NodeOp::Status => {
                     done(Ok(Answer::Report(node.status()).into()));
                     CallGuard::none()
+                }
+                NodeOp::Move(step) => {
+                    if !matches!(from, Role::Node(_)) {
+                        done(Err(Error::new(ErrorKind::Denied, "only nodes move actors; ask with `mesh move`")));
+                        return CallGuard::none();
+                    }
+                    // A step that has begun is carried out, whether or not the sender still waits.
+                    tokio::spawn(async move {
+                        let moved = node.agent.carry_out(step, payload).await;
+                        done(moved.map(|moved| Answer::Moved(moved).into()));
+                    });
+                    CallGuard::none()
+                }
+                NodeOp::Admin(op) => {
+                    if !matches!(from, Role::Node(_) | Role::Client(Principal::Admin { .. })) {
+                        done(Err(Error::new(
+                            ErrorKind::Denied,
+                            "only an administrator may ask this: use the identity in MESH_ADMIN_IDENTITY",
+                        )));
+                        return CallGuard::none();
+                    }
+                    let task = tokio::spawn(async move {
+                        done(crate::moves::administer(&node, *op, deadline).await);
+                    });
+                    CallGuard::new(move || task.abort())
                 }
             },
             Op::Query { .. } | Op::Propose { .. } => {

@@ -7,6 +7,7 @@
 //! - [`chains`] starts actors and keeps them configured from what the control group holds and peers say;
 //! - [`crate::controller`] does what only the control group's leader does.
 
+mod ability;
 mod chains;
 mod front;
 mod gate;
@@ -28,11 +29,11 @@ use mesh_core::{
     Error, ErrorKind, Outcome, Pool, Request,
     id::{ActorId, GroupId, Incarnation, NodeId},
     meta::{Command, ControlView, MetaAnswer},
-    op::NodeReport,
+    op::{Ability, NodeReport},
     port::Metadata as _,
     topology::{NodeInfo, NodeKind},
 };
-use mesh_dpu_runtime::offload::software::Software;
+use mesh_dpu_runtime::{agent::Agent, offload::software::Software};
 use mesh_transport::identity::Identity;
 use tokio::{
     sync::{Notify, watch},
@@ -60,7 +61,11 @@ pub(crate) struct Inner {
     pub(crate) link: Arc<dyn Link>,
     pub(crate) metadata: Arc<RaftMetadata>,
     pub(crate) host: Host,
+    pub(crate) agent: Agent,
+    pub(crate) ability: Arc<Ability>,
     pub(crate) pool: Pool,
+    /// What has happened to actors and nodes, as the controller saw it.
+    pub(crate) events: crate::events::Events,
     peers: Mutex<Peers>,
     media: Mutex<Media>,
     s3: Mutex<Option<SocketAddr>>,
@@ -68,6 +73,8 @@ pub(crate) struct Inner {
     reconfigure: Notify,
     /// Something that peers should know has changed.
     hurry: Notify,
+    /// Something that placement depends on has changed.
+    pub(crate) replan: Notify,
     /// Held while a drive's number is chosen.
     numbers: Mutex<()>,
     stopping: watch::Sender<bool>,
@@ -188,7 +195,8 @@ impl Builder {
             outbound,
         };
         let host = Host::new(id, ports).await?;
-        let inner = Arc::new(Inner {
+        let ability = Arc::new(ability::of(&config));
+        let inner = Arc::new_cyclic(|me| Inner {
             id,
             incarnation,
             config,
@@ -196,13 +204,17 @@ impl Builder {
             keyring,
             link,
             metadata,
+            agent: Agent::new(host.clone(), chains::setups(me.clone())),
             host,
+            ability,
             pool,
+            events: crate::events::Events::default(),
             peers: Mutex::default(),
             media: Mutex::default(),
             s3: Mutex::default(),
             reconfigure: Notify::new(),
             hurry: Notify::new(),
+            replan: Notify::new(),
             numbers: Mutex::default(),
             stopping: watch::channel(false).0,
             tasks: Mutex::default(),
@@ -220,6 +232,7 @@ impl Builder {
         node.0.spawn(chains::run(node.0.clone()));
         node.0.spawn(crate::elections::run(node.0.clone()));
         node.0.spawn(crate::controller::run(node.0.clone()));
+        node.0.spawn(crate::moves::run(node.0.clone()));
         Ok(node)
     }
 }
@@ -349,15 +362,32 @@ impl Inner {
         outcome.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Restarted, "metadata ended unasked")))
     }
 
+    /// Has actors looked at again.
+    pub(crate) fn reconfigure(&self) {
+        self.reconfigure.notify_one();
+    }
+
+    /// What it runs on.
+    pub(crate) fn kind(&self) -> NodeKind {
+        if self.config.dpu.is_some() { NodeKind::Dpu } else { NodeKind::Host }
+    }
+
+    /// Whether this node has replicas of the namespace groups: a DPU follows the control group alone.
+    pub(crate) fn has_namespaces(&self) -> bool {
+        self.kind() == NodeKind::Host
+    }
+
     /// This node, for the control group.
     pub(crate) fn info(&self) -> NodeInfo {
         NodeInfo {
             id: self.id,
-            kind: NodeKind::Host,
+            kind: self.kind(),
             address: self.link.address().to_string(),
             incarnation: self.incarnation,
             pid: std::process::id(),
             draining: false,
+            attached_to: self.config.dpu.as_ref().map(|dpu| dpu.attached_to.id()),
+            emulated: self.config.dpu.as_ref().and_then(|dpu| dpu.emulated.clone()),
         }
     }
 
@@ -369,7 +399,7 @@ impl Inner {
             return missing("there is no layout yet: too few drives are registered");
         };
         let groups = self.metadata.status();
-        if groups.len() <= usize::from(view.namespaces) {
+        if self.has_namespaces() && groups.len() <= usize::from(view.namespaces) {
             return missing("not every metadata group is here yet");
         }
         if groups.iter().any(|(_, leader, _)| leader.is_none()) {
@@ -381,6 +411,11 @@ impl Inner {
         }
         if view.tenants.is_empty() {
             return missing("there is no tenant yet");
+        }
+        let own =
+            |row: &mesh_core::assignment::Assignment| row.actor.as_data().is_some_and(|(_, node)| node == self.id);
+        if self.has_namespaces() && view.assignments.values().filter(|row| own(row)).count() < view.tenants.len() {
+            return missing("not every data chain of this node has a place yet");
         }
         let newest = view.layouts.values().next_back();
         let laid_out = |drive: &mesh_core::id::DriveId| newest.is_some_and(|layout| layout.domains.contains_key(drive));

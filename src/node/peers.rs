@@ -1,6 +1,5 @@
 //! Heartbeats: who is there, and how they are.
 
-use core::time::Duration;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -11,14 +10,18 @@ use mesh_core::{
     Answer, Buf, Error, ErrorKind, Lane, Op, Outcome, Principal,
     envelope::Envelope,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
-    limits::HEARTBEAT_INTERVAL,
-    op::{NodeOp, NodeReport},
+    limits::{DPU_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL},
+    op::{ActorReport, NodeOp, NodeReport},
     port::Role,
+    spec::FunctionSpec,
     time::Instant,
-    topology::{DriveState, NodeState},
+    topology::{DriveState, NodeKind, NodeState},
 };
 
+use mesh_actors::shell::ActorStats;
+
 use super::{Inner, lock, media};
+use crate::config::TimingConfig;
 
 /// What is known of the others.
 #[derive(Default)]
@@ -36,12 +39,17 @@ struct Seen {
     report: Arc<NodeReport>,
     /// The last sign of life; `None` since a beat failed.
     alive_at: Option<Instant>,
+    /// Since when it is up without a break.
+    up_since: Option<Instant>,
+    /// It is a DPU that beats to this node at its short interval: its silence says something sooner.
+    brisk: bool,
 }
 
 impl Peers {
-    fn is_alive(&self, node: NodeId, now: Instant, silence: Duration) -> bool {
-        let seen = self.seen.get(&node).and_then(|seen| seen.alive_at);
-        seen.is_some_and(|at| now.since(at) <= silence)
+    fn is_alive(&self, node: NodeId, now: Instant, timing: &TimingConfig) -> bool {
+        let Some(seen) = self.seen.get(&node) else { return false };
+        let silence = if seen.brisk { timing.dpu_silence.0 } else { timing.silence.0 };
+        seen.alive_at.is_some_and(|at| now.since(at) <= silence)
     }
 }
 
@@ -93,11 +101,20 @@ impl Inner {
 
     fn note(&self, report: Arc<NodeReport>) {
         let now = self.env.clock.now();
+        let timing = &self.config.timing;
         let before = {
             let mut peers = lock(&self.peers);
-            peers.seen.insert(report.node, Seen { report: report.clone(), alive_at: Some(now) })
+            let was_up = peers.is_alive(report.node, now, timing);
+            let before = peers.seen.remove(&report.node);
+            let last = before.as_ref().and_then(|seen| seen.alive_at);
+            let brisk = report.kind == NodeKind::Dpu
+                && last.is_some_and(|last| now.since(last) <= timing.dpu_silence.0 && was_up);
+            let up_since = before.as_ref().and_then(|seen| seen.up_since).filter(|_| was_up).unwrap_or(now);
+            let seen = Seen { report: report.clone(), alive_at: Some(now), up_since: Some(up_since), brisk };
+            peers.seen.insert(report.node, seen);
+            before.filter(|_| was_up)
         };
-        if before.is_none_or(|seen| seen.alive_at.is_none() || seen.report.drives != report.drives) {
+        if before.is_none_or(|seen| seen.report.drives != report.drives) {
             self.reconfigure.notify_one();
         }
     }
@@ -122,7 +139,44 @@ impl Inner {
         let now = self.env.clock.now();
         let peers = lock(&self.peers);
         let others = peers.seen.keys().copied();
-        others.filter(|node| peers.is_alive(*node, now, self.config.timing.silence.0)).chain([self.id]).collect()
+        others.filter(|node| peers.is_alive(*node, now, &self.config.timing)).chain([self.id]).collect()
+    }
+
+    /// Since when each other node that answers is up.
+    pub(crate) fn up_since(&self) -> BTreeMap<NodeId, Instant> {
+        let alive = self.alive();
+        let peers = lock(&self.peers);
+        let up = peers.seen.iter().filter(|(node, _)| alive.contains(node));
+        up.filter_map(|(node, seen)| Some((*node, seen.up_since?))).collect()
+    }
+
+    /// What the nodes last said, this one included.
+    pub(crate) fn reports(&self) -> BTreeMap<NodeId, Arc<NodeReport>> {
+        let peers = lock(&self.peers);
+        peers.seen.values().map(|seen| &seen.report).chain([&peers.own]).map(|one| (one.node, one.clone())).collect()
+    }
+
+    /// The actors that run here.
+    fn actor_reports(&self) -> Vec<ActorReport> {
+        let report = |(stats, spec): (ActorStats, Arc<FunctionSpec>)| ActorReport {
+            actor: stats.id,
+            functions: spec.parts().map(|part| part.name().to_owned()).collect(),
+            epoch: stats.epoch,
+            phase: stats.phase,
+            jobs: stats.jobs as u64,
+            bytes: stats.bytes as u64,
+            requests: stats.requests,
+            traffic_bytes: stats.traffic_bytes,
+            restarts: stats.restarts,
+        };
+        self.host.inventory().into_iter().map(report).collect()
+    }
+
+    /// Whom a DPU beats to at its short interval: its host, and who leads the control group.
+    fn brisk_to(&self) -> BTreeSet<NodeId> {
+        let Some(dpu) = &self.config.dpu else { return BTreeSet::new() };
+        let leads = self.metadata.status().into_iter().find(|(group, ..)| *group == GroupId::CONTROL);
+        leads.and_then(|(_, leader, _)| leader).into_iter().chain([dpu.attached_to.id()]).collect()
     }
 
     /// Whether a node that is believed to lead a group in `term` says so itself. After a restart a replica remembers
@@ -172,6 +226,8 @@ impl Inner {
                     kind: info.kind,
                     address: info.address.clone(),
                     pid: info.pid,
+                    attached_to: info.attached_to,
+                    emulated: info.emulated.clone(),
                     ..NodeReport::default()
                 },
             );
@@ -187,6 +243,7 @@ impl Inner {
                 (true, false) => NodeState::Up,
             };
             if report.state == NodeState::Down {
+                report.actors.clear();
                 for drive in &mut report.drives {
                     drive.state = DriveState::Down;
                     drive.reason.get_or_insert_with(|| "its node is down".to_owned());
@@ -210,8 +267,8 @@ impl Inner {
         nodes.into_values().filter(|report| report.node != NodeId(0)).map(Arc::new).collect()
     }
 
-    /// Beats once: looks at itself, and tells everybody.
-    async fn beat(self: &Arc<Self>) {
+    /// Beats once: looks at itself, and tells everybody, or those of `only`.
+    async fn beat(self: &Arc<Self>, only: Option<BTreeSet<NodeId>>) {
         let drives = media::reports(self).await;
         let sees: Vec<NodeId> = self.alive().into_iter().collect();
         let info = self.info();
@@ -225,6 +282,10 @@ impl Inner {
             drives,
             groups: self.metadata.status(),
             sees,
+            attached_to: info.attached_to,
+            emulated: info.emulated,
+            actors: self.actor_reports(),
+            ability: self.ability.clone(),
         });
         let changed = {
             let mut peers = lock(&self.peers);
@@ -242,7 +303,7 @@ impl Inner {
             .copied()
             .chain(self.config.peers.iter().map(|peer| peer.node.id()))
             .chain(lock(&self.peers).addresses.keys().copied())
-            .filter(|node| *node != self.id)
+            .filter(|node| *node != self.id && only.as_ref().is_none_or(|only| only.contains(node)))
             .collect();
         for node in known {
             let op = Op::Node(Box::new(NodeOp::Heartbeat(own.clone())));
@@ -280,19 +341,26 @@ impl Inner {
 pub(super) async fn run(node: Arc<Inner>) {
     let stopped = node.stopped();
     tokio::pin!(stopped);
-    let mut beats = tokio::time::interval(HEARTBEAT_INTERVAL);
-    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let ticking = |interval| {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks
+    };
+    let mut beats = ticking(HEARTBEAT_INTERVAL);
+    let mut brisk = ticking(DPU_HEARTBEAT_INTERVAL);
     let mut known = node.alive();
     loop {
-        tokio::select! {
+        let only = tokio::select! {
             () = &mut stopped => return,
-            _ = beats.tick() => {}
+            _ = beats.tick() => None,
             // What changed here is told at once.
-            () = node.hurry.notified() => {}
-        }
+            () = node.hurry.notified() => None,
+            _ = brisk.tick() => Some(node.brisk_to()),
+        };
         let alive = node.alive();
         for peer in known.difference(&alive) {
             tracing::warn!(node = %node.id, %peer, "a peer is down");
+            node.host.abandon(*peer);
             // So that another can lead at once what it led.
             node.metadata.peer_is_down(*peer).await;
         }
@@ -301,8 +369,11 @@ pub(super) async fn run(node: Arc<Inner>) {
         }
         if alive != known {
             node.reconfigure.notify_one();
+            node.replan.notify_one();
             known = alive;
         }
-        node.beat().await;
+        if only.as_ref().is_none_or(|only| !only.is_empty()) {
+            node.beat(only).await;
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! [`Inbound`]: mesh_core::port::Inbound
 
 use mesh_core::{
-    Error, ErrorKind, Op,
+    Error, ErrorKind, Op, Principal,
     envelope::{Body, Envelope},
     id::ActorId,
     op::NodeOp,
@@ -13,7 +13,7 @@ use mesh_core::{
 /// Makes the principal of a request true, and turns away what the role may not ask.
 ///
 /// A node is believed. A client's requests are its certificate's principal's, whatever their headers say; it may ask
-/// an ingress actor for object operations, and any node for its status.
+/// an ingress actor for object operations, and any node for its status; an administrator also what moves.
 ///
 /// # Errors
 /// `Denied`, or `Unsupported` for a payload that is elsewhere: the request must then not be delivered. `Invalid` if this is no request: the link must be closed.
@@ -29,13 +29,18 @@ pub fn admit(role: &Role, envelope: &mut Envelope) -> Result<(), Error> {
     let actor = envelope.header.actor;
     let allowed = match op {
         Op::Object(_) => actor.as_ingress().is_some(),
-        Op::Node(op) => matches!(**op, NodeOp::Status) && actor == ActorId::NODE,
+        Op::Node(op) if actor == ActorId::NODE => match **op {
+            NodeOp::Status => true,
+            NodeOp::Admin(_) => matches!(principal, Principal::Admin { .. }),
+            NodeOp::Raft { .. } | NodeOp::Heartbeat(_) | NodeOp::Move(_) => false,
+        },
+        Op::Node(_) => false,
         Op::Stripe(_) | Op::Shard(_) | Op::Query { .. } | Op::Propose { .. } => false,
     };
     if !allowed {
         return Err(Error::new(
             ErrorKind::Denied,
-            "a client may ask only ingress actors for objects, and a node for its status",
+            "a client may ask only ingress actors for objects and a node for its status, and an administrator what moves",
         )
         .with("actor", actor));
     }
@@ -48,7 +53,7 @@ mod tests {
     use std::time::Duration;
 
     use mesh_core::{
-        Buf, Lane, Principal,
+        Buf, Lane,
         id::{DriveId, Epoch, NodeId, TenantId},
         op::{ObjectOp, ShardOp},
     };
@@ -86,6 +91,7 @@ mod tests {
     fn a_client_may_ask_nothing_but_objects_and_status() {
         let status = || Op::Node(Box::new(NodeOp::Status));
         let raft = || Op::Node(Box::new(NodeOp::Raft { group: mesh_core::id::GroupId(0), rpc: 1 }));
+        let events = || Op::Node(Box::new(NodeOp::Admin(Box::new(mesh_core::op::AdminOp::Events { after: 0 }))));
         let ingress = ActorId::ingress(NodeId(1));
         let drive = ActorId::drive(DriveId(1));
         let table: Vec<(ActorId, Op, bool)> = vec![
@@ -98,6 +104,7 @@ mod tests {
             (ingress, status(), false),
             (ingress, ShardOp::Stat.into(), false),
             (ActorId::NODE, raft(), false),
+            (ActorId::NODE, events(), false),
             // Both range bits set: this is a drive's number, not an ingress's.
             (ActorId(drive.0 | ingress.0), create().into(), false),
         ];
@@ -107,6 +114,9 @@ mod tests {
             assert_eq!(verdict.is_ok(), allowed, "{actor} {op:?}");
             assert!(verdict.err().is_none_or(|error| error.kind() == ErrorKind::Denied));
         }
+        let root = Role::Client(Principal::Admin { name: "root".into() });
+        assert!(admit(&root, &mut request(ActorId::NODE, events())).is_ok());
+        assert!(admit(&root, &mut request(ingress, events())).is_err());
     }
 
     #[test]

@@ -141,6 +141,11 @@ impl StorageFunction for Encrypt {
         self.waits.len()
     }
 
+    /// There is no state: whatever is under way may end where it began.
+    fn lingers(&self) -> bool {
+        true
+    }
+
     fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
         Snapshot { since, ..Snapshot::default() }
     }

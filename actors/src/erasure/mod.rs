@@ -182,6 +182,11 @@ impl StorageFunction for Erasure {
         self.drives.waits.len()
     }
 
+    /// There is no state: whatever is under way may end where it began.
+    fn lingers(&self) -> bool {
+        true
+    }
+
     fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
         Snapshot { since, ..Snapshot::default() }
     }

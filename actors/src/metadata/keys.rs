@@ -18,6 +18,7 @@
 //!   'B' name                        the bucket's number
 //!   'o' tenant:8 name               the bucket's number
 //!   'a' actor:8                     Assignment
+//!   'w' scope, encoded              Wish, with its Scope
 //!
 //! namespace groups
 //!   'F' actor:8                     the actor's least epoch
@@ -38,6 +39,7 @@
 //! key' in 'V':  every 0x00 becomes 0x00 0xff; the end mark is 0x00 0x01. So "a" comes before "a\0" and "ab".
 //! ```
 
+use mesh_core::assignment::Scope;
 use mesh_core::id::{ActorId, BucketId, DriveId, LayoutId, NodeId, TenantId, WriteId};
 use mesh_core::time::UnixMillis;
 
@@ -54,6 +56,7 @@ pub(super) const BUCKET: u8 = b'b';
 pub(super) const BUCKET_NAME: u8 = b'B';
 pub(super) const BUCKET_OWNER: u8 = b'o';
 pub(super) const ASSIGNMENT: u8 = b'a';
+pub(super) const WISH: u8 = b'w';
 
 pub(super) const FENCE: u8 = b'F';
 pub(super) const SESSIONS: u8 = b'S';
@@ -140,6 +143,14 @@ pub(super) fn bucket_owner(tenant: TenantId, name: &str) -> Vec<u8> {
 
 pub(super) fn assignment(actor: ActorId) -> Vec<u8> {
     key(ASSIGNMENT, &[&actor.0.to_be_bytes()])
+}
+
+pub(super) fn wish(scope: Scope) -> Vec<u8> {
+    match scope {
+        Scope::Mesh => key(WISH, &[b"m"]),
+        Scope::Tenant(tenant) => key(WISH, &[b"t", &tenant.0.to_be_bytes()]),
+        Scope::Actor(actor) => key(WISH, &[b"a", &actor.0.to_be_bytes()]),
+    }
 }
 
 pub(super) fn fence(actor: ActorId) -> Vec<u8> {

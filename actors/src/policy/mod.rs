@@ -179,6 +179,12 @@ impl StorageFunction for Policy {
         self.out.len()
     }
 
+    /// A name that is still to be learned and bytes that are still to be charged belong to the state.
+    fn lingers(&self) -> bool {
+        let charges = self.spec.limits.bytes_per_second.is_some();
+        !self.out.values().any(|out| out.learn || (out.charge && charges))
+    }
+
     fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
         self.save(since)
     }

@@ -189,6 +189,11 @@ fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> 
         | Command::PutAccessKey(_)
         | Command::DropAccessKey { .. }
         | Command::Assign(_)
+        | Command::BeginMove { .. }
+        | Command::CommitMove { .. }
+        | Command::AbortMove { .. }
+        | Command::SetWish { .. }
+        | Command::Drain { .. }
         | Command::Fence { .. }
         | Command::OpenBlock { .. }
         | Command::CloseBlock { .. }

@@ -11,6 +11,7 @@ use mesh_core::{
     id::Token,
     op::{Answer, Op},
     port::{CallGuard, Completion},
+    snapshot::{Mark, Snapshot},
     spec::FunctionSpec,
     time::Instant,
 };
@@ -36,6 +37,12 @@ pub(super) enum Message {
     Configure(Arc<FunctionSpec>),
     /// Say when nothing is in flight.
     Drain(oneshot::Sender<()>),
+    /// Say when nothing is in flight that the state depends on.
+    Settle(oneshot::Sender<()>),
+    /// Give a page of the state.
+    Snapshot { since: Option<Mark>, answer: oneshot::Sender<Snapshot> },
+    /// Take over a page of the state.
+    Restore { page: Box<Snapshot>, answer: oneshot::Sender<Result<(), Error>> },
 }
 
 /// A request's answer that is still owed. If it is dropped, because the function panicked or its actor ended, the
@@ -47,11 +54,17 @@ impl Owed {
         Self(Some((done, permit)))
     }
 
-    fn pay(mut self, outcome: Outcome) {
+    pub(super) fn pay(mut self, outcome: Outcome) {
         if let Some((done, permit)) = self.0.take() {
+            permit.answered(&outcome);
             drop(permit);
             done(outcome);
         }
+    }
+
+    /// For who will have it answered otherwise.
+    pub(super) fn release(mut self) -> Option<Completion<Outcome>> {
+        self.0.take().map(|(done, _)| done)
     }
 }
 
@@ -90,6 +103,7 @@ pub(super) struct State {
     /// When the timer that runs will go off.
     timer: Option<(Instant, tokio::task::JoinHandle<()>)>,
     drained: Option<oneshot::Sender<()>>,
+    settled: Option<oneshot::Sender<()>>,
 }
 
 impl Drop for State {
@@ -130,6 +144,7 @@ impl Actor for Cell {
             effects: Vec::new(),
             timer: None,
             drained: None,
+            settled: None,
         };
         state.run(&alive, &myself);
         Ok(state)
@@ -175,7 +190,21 @@ impl Actor for Cell {
             }
             Message::Drain(answer) => {
                 state.drained = Some(answer);
-                state.report_drained();
+                state.report_rest();
+                return Ok(());
+            }
+            Message::Settle(answer) => {
+                state.settled = Some(answer);
+                state.report_rest();
+                return Ok(());
+            }
+            Message::Snapshot { since, answer } => {
+                // Whoever asked may have given up.
+                drop(answer.send(state.function.snapshot(since)));
+                return Ok(());
+            }
+            Message::Restore { page, answer } => {
+                drop(answer.send(state.function.restore(&page)));
                 return Ok(());
             }
         };
@@ -199,7 +228,7 @@ impl State {
             self.effects = effects;
         }
         self.rearm(host, myself);
-        self.report_drained();
+        self.report_rest();
     }
 
     fn carry_out(&mut self, effect: Effect, host: &Host, myself: &ActorRef<Message>) {
@@ -323,8 +352,17 @@ impl State {
         self.timer = Some((at, timer));
     }
 
-    fn report_drained(&mut self) {
-        if self.owed.is_empty()
+    /// Tells who waits for it that nothing is in flight, or nothing that the state depends on.
+    fn report_rest(&mut self) {
+        if self.settled.is_some()
+            && self.function.lingers()
+            && let Some(answer) = self.settled.take()
+            && answer.send(()).is_err()
+        {
+            tracing::debug!(actor = %self.setup.id, "settled, and nobody waits for it");
+        }
+        if self.drained.is_some()
+            && self.owed.is_empty()
             && self.function.in_flight() == 0
             && let Some(answer) = self.drained.take()
             && answer.send(()).is_err()

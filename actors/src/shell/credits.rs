@@ -2,11 +2,11 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use mesh_core::{
-    Error, ErrorKind,
+    Error, ErrorKind, Outcome,
     limits::{MAILBOX_BYTES_MAX, MAILBOX_JOBS_MAX},
 };
 
@@ -20,6 +20,9 @@ struct Account {
     bytes: AtomicUsize,
     jobs_max: usize,
     bytes_max: usize,
+    /// Over its life.
+    requests: AtomicU64,
+    traffic: AtomicU64,
 }
 
 impl Default for Credits {
@@ -32,7 +35,9 @@ impl Credits {
     /// An account that allows so much at once.
     #[must_use]
     pub fn new(jobs_max: usize, bytes_max: usize) -> Self {
-        Self(Arc::new(Account { jobs: AtomicUsize::new(0), bytes: AtomicUsize::new(0), jobs_max, bytes_max }))
+        let (jobs, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (requests, traffic) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self(Arc::new(Account { jobs, bytes, jobs_max, bytes_max, requests, traffic }))
     }
 
     /// Takes one job of `bytes`.
@@ -50,7 +55,15 @@ impl Credits {
                 .with("jobs", jobs)
                 .with("bytes", held));
         }
+        account.requests.fetch_add(1, Ordering::Relaxed);
+        account.traffic.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(permit)
+    }
+
+    /// Requests taken, and payload bytes taken and given, over the account's life.
+    #[must_use]
+    pub fn throughput(&self) -> (u64, u64) {
+        (self.0.requests.load(Ordering::Relaxed), self.0.traffic.load(Ordering::Relaxed))
     }
 
     /// Jobs and bytes taken now.
@@ -65,6 +78,15 @@ impl Credits {
 pub struct Permit {
     account: Arc<Account>,
     bytes: usize,
+}
+
+impl Permit {
+    /// Counts what an answer brings.
+    pub(super) fn answered(&self, outcome: &Outcome) {
+        if let Ok(response) = outcome {
+            self.account.traffic.fetch_add(response.payload.len() as u64, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for Permit {

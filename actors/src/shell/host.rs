@@ -9,6 +9,7 @@ use mesh_core::{
     Entropy, Error, ErrorKind, Outcome, Redirect, Request, StorageFunction,
     envelope::Envelope,
     id::{ActorId, DriveId, Epoch, NodeId},
+    op::Phase,
     port::{CallGuard, Clock, Completion, Compute, Disk, Metadata, Outbound},
     spec::FunctionSpec,
 };
@@ -16,8 +17,10 @@ use ractor::ActorRef;
 use tokio::sync::oneshot;
 
 use super::{
+    calls::Calls,
     cell::{Message, Owed},
     credits::Credits,
+    moves::{Gate, Parked, redirected},
     supervisor::{Supervisor, SupervisorMessage},
     workers::Workers,
 };
@@ -146,7 +149,16 @@ pub struct ActorStats {
     pub bytes: usize,
     /// How often its function panicked.
     pub restarts: u32,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Requests taken since it was started here.
+    pub requests: u64,
+    /// Payload bytes taken and given since it was started here.
+    pub traffic_bytes: u64,
 }
+
+/// An actor here, with what it was made from.
+pub type Inventory = Vec<(ActorStats, Arc<FunctionSpec>)>;
 
 /// One actor of this node.
 #[derive(Clone)]
@@ -155,7 +167,7 @@ pub(super) struct Hosted {
     pub(super) credits: Credits,
     pub(super) setup: ActorSetup,
     pub(super) restarts: u32,
-    pub(super) draining: bool,
+    pub(super) gate: Gate,
     /// Held by every disk job under way.
     pub(super) disk_jobs: Arc<()>,
 }
@@ -169,6 +181,7 @@ struct Inner {
     ports: Ports,
     table: RwLock<BTreeMap<ActorId, Hosted>>,
     directory: RwLock<Arc<Directory>>,
+    calls: Calls,
     supervisor: ActorRef<SupervisorMessage>,
 }
 
@@ -187,7 +200,8 @@ impl Host {
         let (supervisor, _) = ractor::Actor::spawn(None, Supervisor, ())
             .await
             .map_err(|error| Error::bug("the supervisor cannot be started").with("why", error))?;
-        Ok(Self(Arc::new(Inner { node, ports, table: RwLock::default(), directory: RwLock::default(), supervisor })))
+        let (table, directory, calls) = (RwLock::default(), RwLock::default(), Calls::default());
+        Ok(Self(Arc::new(Inner { node, ports, table, directory, calls, supervisor })))
     }
 
     /// The node.
@@ -207,6 +221,10 @@ impl Host {
     /// # Errors
     /// `Conflict` if it is hosted already; what building the function says.
     pub async fn start(&self, setup: ActorSetup) -> Result<(), Error> {
+        self.launch(setup, Gate::Open).await
+    }
+
+    pub(super) async fn launch(&self, setup: ActorSetup, gate: Gate) -> Result<(), Error> {
         let id = setup.id;
         if self.read(|table| table.contains_key(&id)) {
             return Err(Error::new(ErrorKind::Conflict, "the actor is hosted here already").with("actor", id));
@@ -214,7 +232,7 @@ impl Host {
         let (answer, started) = oneshot::channel();
         self.0
             .supervisor
-            .cast(SupervisorMessage::Start { host: self.downgrade(), setup: Box::new(setup), answer })
+            .cast(SupervisorMessage::Start { host: self.downgrade(), setup: Box::new(setup), gate, answer })
             .map_err(|error| Error::bug("the supervisor is gone").with("why", error))?;
         started.await.map_err(|_| Error::bug("the supervisor is gone"))?
     }
@@ -239,7 +257,8 @@ impl Host {
     pub async fn stop(&self, id: ActorId, patience: core::time::Duration) -> Result<(), Error> {
         let (address, credits) = self.write(|table| {
             let hosted = table.get_mut(&id).ok_or_else(|| no_such_actor(id))?;
-            hosted.draining = true;
+            // What waits at a gate that closes is refused by being dropped.
+            hosted.gate = Gate::Closed;
             Ok::<_, Error>((hosted.address.clone(), hosted.credits.clone()))
         })?;
         let (answer, drained) = oneshot::channel();
@@ -251,9 +270,31 @@ impl Host {
         Ok(())
     }
 
-    /// Says where actors are.
-    pub fn set_directory(&self, directory: Directory) {
-        *self.0.directory.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(directory);
+    /// Says where actors are. What is known of a later epoch stays.
+    pub fn set_directory(&self, mut directory: Directory) {
+        let mut present = self.0.directory.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (actor, place) in &mut directory.actors {
+            if let Some(known) = present.actors.get(actor).filter(|known| known.epoch > place.epoch) {
+                *place = *known;
+            }
+        }
+        *present = Arc::new(directory);
+    }
+
+    /// Takes over where an actor is, if that is news.
+    pub fn learn(&self, actor: ActorId, place: Place) {
+        let mut present = self.0.directory.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if present.actors.get(&actor).is_none_or(|known| known.epoch < place.epoch) {
+            Arc::make_mut(&mut present).actors.insert(actor, place);
+        }
+    }
+
+    /// A node is lost: what it was asked and has not answered fails with `LinkLost`, at once.
+    pub fn abandon(&self, node: NodeId) {
+        let count = self.0.calls.abandon(node);
+        if count > 0 {
+            tracing::debug!(%node, count, "requests to a lost node were ended");
+        }
     }
 
     /// Where actors are.
@@ -265,21 +306,40 @@ impl Host {
     /// The actors hosted here.
     #[must_use]
     pub fn actors(&self) -> Vec<ActorStats> {
+        self.inventory().into_iter().map(|(stats, _)| stats).collect()
+    }
+
+    /// The actors hosted here, with their specs.
+    #[must_use]
+    pub fn inventory(&self) -> Inventory {
         self.read(|table| {
-            table
-                .iter()
-                .map(|(id, hosted)| {
-                    let (jobs, bytes) = hosted.credits.taken();
-                    ActorStats { id: *id, epoch: hosted.setup.epoch, jobs, bytes, restarts: hosted.restarts }
-                })
-                .collect()
+            let stats = |(id, hosted): (&ActorId, &Hosted)| {
+                let (jobs, bytes) = hosted.credits.taken();
+                let (requests, traffic_bytes) = hosted.credits.throughput();
+                let stats = ActorStats {
+                    id: *id,
+                    epoch: hosted.setup.epoch,
+                    jobs,
+                    bytes,
+                    restarts: hosted.restarts,
+                    phase: hosted.gate.phase(),
+                    requests,
+                    traffic_bytes,
+                };
+                (stats, hosted.setup.spec.clone())
+            };
+            table.iter().map(stats).collect()
         })
     }
 
-    /// Asks an actor, here or elsewhere. `done` is called exactly once.
+    /// Asks an actor, here or elsewhere. `done` is called exactly once. If it has moved, it is asked where it is now.
     pub fn ask(&self, actor: ActorId, request: Request, done: Completion<Outcome>) -> CallGuard {
+        self.ask_within(HOPS_MAX, actor, request, done)
+    }
+
+    fn ask_within(&self, hops: u32, actor: ActorId, request: Request, done: Completion<Outcome>) -> CallGuard {
         if self.read(|table| table.contains_key(&actor)) {
-            self.ask_local(actor, Epoch(0), request, done);
+            self.take(actor, Epoch(0), request, done, false);
             return CallGuard::none();
         }
         let Some(place) = self.directory().locate(actor).filter(|place| place.node != self.0.node) else {
@@ -291,49 +351,72 @@ impl Host {
             done(Err(Error::new(ErrorKind::Timeout, "the deadline passed before the request was sent")));
             return CallGuard::none();
         }
+        let again = (hops > 0).then(|| request.clone());
         let Request { op, payload, principal, lane, .. } = request;
         let envelope = Envelope::request(actor, place.epoch, op, payload, principal, lane, budget);
-        let again = envelope.clone();
         let host = self.downgrade();
-        let done = Box::new(move |outcome: Outcome| match (moved(&outcome), host.upgrade()) {
-            // The directory was behind: the actor is where it was asked, under a newer epoch. Sent again, once.
-            (Some(epoch), Some(host)) if epoch > place.epoch => {
-                let mut again = again;
-                again.header.epoch = epoch;
-                host.0.ports.outbound.send(place.node, again, done).forget();
+        let done = Box::new(move |outcome: Outcome| match (redirected(&outcome), again, host.upgrade()) {
+            // The directory was behind; the actor certainly did not take the request.
+            (Some(newer), Some(again), Some(host)) if newer.epoch > place.epoch => {
+                host.learn(actor, newer);
+                host.ask_within(hops - 1, actor, again, done).forget();
             }
             _ => done(outcome),
         });
-        self.0.ports.outbound.send(place.node, envelope, done)
+        self.0.calls.send(&*self.0.ports.outbound, place.node, envelope, done)
     }
 
-    /// Asks an actor of this node. `epoch` is the caller's idea of its epoch; 0: it has none.
+    /// Asks an actor of this node, over a link. `epoch` is the caller's idea of its epoch; 0: it has none.
     pub fn ask_local(&self, actor: ActorId, epoch: Epoch, request: Request, done: Completion<Outcome>) {
+        self.take(actor, epoch, request, done, true);
+    }
+
+    fn take(&self, actor: ActorId, epoch: Epoch, request: Request, done: Completion<Outcome>, afar: bool) {
+        enum Taken {
+            In(ActorRef<Message>, Request, Owed),
+            Waits,
+            Refused(Error, Completion<Outcome>),
+        }
         let taken = self.read(|table| {
-            let hosted = table.get(&actor).ok_or_else(|| no_such_actor(actor))?;
+            let Some(hosted) = table.get(&actor) else { return Taken::Refused(self.elsewhere(actor), done) };
             if epoch != Epoch(0) && epoch != hosted.setup.epoch {
-                let here = Redirect {
-                    actor: Some(actor),
-                    epoch: Some(hosted.setup.epoch),
-                    node: Some(self.0.node),
-                    ..Redirect::default()
-                };
-                return Err(Error::new(ErrorKind::StaleEpoch, "the actor runs under another epoch").redirect_to(here));
+                let here = Place { node: self.0.node, epoch: hosted.setup.epoch };
+                return Taken::Refused(stale(actor, here), done);
             }
-            if hosted.draining {
-                return Err(Error::new(ErrorKind::Draining, "the actor is being stopped").with("actor", actor));
+            if let Gate::Closed = hosted.gate {
+                let error = Error::new(ErrorKind::Draining, "the actor is being stopped").with("actor", actor);
+                return Taken::Refused(error, done);
             }
-            Ok((hosted.address.clone(), hosted.credits.take(request.payload.len())?))
+            let owed = match hosted.credits.take(request.payload.len()) {
+                Ok(permit) => Owed::new(done, permit),
+                Err(error) => return Taken::Refused(error, done),
+            };
+            match &hosted.gate {
+                Gate::Parking(_, waiting) => {
+                    // Under the table's lock: who opens the gate has all that waits.
+                    Gate::park(waiting, Parked { request, owed, afar });
+                    Taken::Waits
+                }
+                _ => Taken::In(hosted.address.clone(), request, owed),
+            }
         });
         match taken {
-            Ok((address, permit)) => {
-                let owed = Owed::new(done, permit);
+            Taken::In(address, request, owed) => {
                 // A mailbox that is gone drops the message, and what it owed answers for it.
                 if address.cast(Message::Request { request, owed }).is_err() {
                     tracing::debug!(%actor, "a request came to an actor that has just ended");
                 }
             }
-            Err(error) => done(Err(error)),
+            Taken::Waits => {}
+            Taken::Refused(error, done) => done(Err(error)),
+        }
+    }
+
+    /// For an actor that is not here: where it is, if that is known.
+    fn elsewhere(&self, actor: ActorId) -> Error {
+        match self.directory().actors.get(&actor).filter(|place| place.node != self.0.node) {
+            Some(place) => stale(actor, *place),
+            None => no_such_actor(actor),
         }
     }
 
@@ -394,12 +477,15 @@ impl WeakHost {
     }
 }
 
-/// The epoch that a stale request should have named.
-fn moved(outcome: &Outcome) -> Option<Epoch> {
-    let error = outcome.as_ref().err().filter(|error| error.kind() == ErrorKind::StaleEpoch)?;
-    error.redirect()?.epoch
+fn stale(actor: ActorId, place: Place) -> Error {
+    let place =
+        Redirect { actor: Some(actor), epoch: Some(place.epoch), node: Some(place.node), ..Redirect::default() };
+    Error::new(ErrorKind::StaleEpoch, "the actor runs elsewhere, or under another epoch").redirect_to(place)
 }
 
-fn no_such_actor(actor: ActorId) -> Error {
+/// How often one request follows an actor that moves.
+const HOPS_MAX: u32 = 4;
+
+pub(super) fn no_such_actor(actor: ActorId) -> Error {
     Error::new(ErrorKind::NoSuchActor, "the actor is not hosted here").with("actor", actor)
 }

@@ -7,14 +7,16 @@
 //!
 //! Actors are never named in ractor's registry, which is a process global: many nodes live in one process.
 
+mod calls;
 mod cell;
 mod credits;
 mod host;
+mod moves;
 mod supervisor;
 mod workers;
 
 pub use credits::{Credits, Permit};
-pub use host::{ActorSetup, ActorStats, Build, Directory, Host, Onward, Place, Ports};
+pub use host::{ActorSetup, ActorStats, Build, Directory, Host, Inventory, Onward, Place, Ports};
 pub use workers::Workers;
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::{
     cell::{Arguments, Cell, Message},
     credits::Credits,
     host::{ActorSetup, Hosted, WeakHost},
+    moves::Gate,
 };
 
 /// The supervisor of one host's actors.
@@ -18,7 +19,7 @@ pub(super) struct Supervisor;
 
 pub(super) enum SupervisorMessage {
     /// Start this actor.
-    Start { host: WeakHost, setup: Box<ActorSetup>, answer: oneshot::Sender<Result<(), Error>> },
+    Start { host: WeakHost, setup: Box<ActorSetup>, gate: Gate, answer: oneshot::Sender<Result<(), Error>> },
 }
 
 /// Who is who: ractor knows cells, the host knows actors. Never iterated.
@@ -39,7 +40,7 @@ impl Actor for Supervisor {
         message: SupervisorMessage,
         children: &mut Children,
     ) -> Result<(), ActorProcessingErr> {
-        let SupervisorMessage::Start { host, setup, answer } = message;
+        let SupervisorMessage::Start { host, setup, gate, answer } = message;
         let id = setup.id;
         let disk_jobs = Arc::new(());
         let started = match spawn(&myself, &host, &setup, &disk_jobs).await {
@@ -51,14 +52,8 @@ impl Actor for Supervisor {
             Ok(address) => {
                 children.insert(address.get_id(), (host.clone(), id));
                 if let Some(host) = host.upgrade() {
-                    let hosted = Hosted {
-                        address,
-                        credits: Credits::default(),
-                        setup: *setup,
-                        restarts: 0,
-                        draining: false,
-                        disk_jobs,
-                    };
+                    let hosted =
+                        Hosted { address, credits: Credits::default(), setup: *setup, restarts: 0, gate, disk_jobs };
                     host.write(|table| table.insert(id, hosted));
                 }
                 Ok(())
@@ -79,7 +74,7 @@ impl Actor for Supervisor {
         match event {
             SupervisionEvent::ActorFailed(cell, why) => {
                 if let Some((host, id)) = children.remove(&cell.get_id()) {
-                    restart(&myself, &host, id, &why.to_string(), children).await;
+                    restart(&myself, &host, (id, cell.get_id()), &why.to_string(), children).await;
                 }
             }
             SupervisionEvent::ActorTerminated(cell, ..) => {
@@ -109,13 +104,14 @@ async fn spawn(
 async fn restart(
     myself: &ActorRef<SupervisorMessage>,
     host: &WeakHost,
-    id: ActorId,
+    (id, cell): (ActorId, CellId),
     why: &str,
     children: &mut Children,
 ) {
     let Some(alive) = host.upgrade() else { return };
     let Some((setup, restarts, disk_jobs)) = alive.write(|table| {
-        let hosted = table.get_mut(&id)?;
+        // One that has left, and ends what it had, is not built again: another may stand in its place.
+        let hosted = table.get_mut(&id).filter(|hosted| hosted.address.get_id() == cell)?;
         hosted.restarts += 1;
         Some((hosted.setup.clone(), hosted.restarts, hosted.disk_jobs.clone()))
     }) else {

@@ -302,13 +302,20 @@ fn a_snapshot_has_a_section_a_stage_and_a_chain_restores_it() {
 
     let mut new = Chain::new(toys(&[Habit::Pass, Habit::Turn, Habit::Pass]));
     new.restore(&whole).expect("a snapshot of such a chain");
-    assert_eq!(new.snapshot(None), whole);
+    assert_eq!(new.snapshot(None).stages, whole.stages);
 
     // Nothing has changed since: the delta is empty, and to restore it changes nothing.
-    let delta = old.function.snapshot(Some(Mark(20)));
-    assert_eq!((delta.since, delta.stages[0].entries.len()), (Some(Mark(20)), 0));
+    let delta = old.function.snapshot(Some(whole.mark));
+    assert_eq!((delta.since, delta.is_empty(), delta.more), (Some(whole.mark), true, false));
     new.restore(&delta).expect("a delta of such a chain");
-    assert_eq!(new.snapshot(None), whole);
+    assert_eq!(new.snapshot(None).stages, whole.stages);
+
+    // One stage has changed since: the others bring nothing.
+    old.take(Instant(0), ask(ID + 20, &[9]));
+    let changed = old.function.snapshot(Some(delta.mark));
+    assert!(changed.stages.iter().filter(|stage| !stage.is_empty()).count() >= 1 && changed.len() <= 3);
+    // A mark that is forgotten begins anew.
+    assert_eq!(old.function.snapshot(Some(Mark(999))).since, None);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Lane, Op, Principal, Redirect,
-    assignment::Assignment,
+    assignment::{Assignment, MoveId, Preference, Scope, Wish},
     envelope::{Body, Envelope, Hello, Region, Welcome},
     id::{
         ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, ShardId, StripeId,
@@ -16,7 +16,10 @@ use mesh_core::{
         Listing, MetaAnswer, ObjectRow, PartRow, Precondition, PrincipalRow, Proposer, Query, Run, TenantLimits,
         TenantRow, UploadRow, WrappedKey,
     },
-    op::{Binding, Destination, DriveReport, NodeOp, NodeReport, ObjectOp, Piece, ShardOp, StripeOp, StripeTarget},
+    op::{
+        Ability, ActorReport, AdminOp, Binding, Destination, DriveReport, MoveOp, MoveStep, Moved, NodeOp, NodeReport,
+        ObjectOp, Phase, Piece, ShardOp, StripeOp, StripeTarget,
+    },
     time::UnixMillis,
     topology::{Code, DriveInfo, DriveState, Layout, NodeInfo, NodeKind, NodeState},
     wire::crc32c,
@@ -38,7 +41,8 @@ macro_rules! variants {
 variants!(COMMANDS, command_name, Command:
     Form PutNode PutDrive PutLayout CreateTenant PutPrincipal PutAccessKey DropAccessKey CreateBucket MarkBucket
     RemoveBucket Assign Fence OpenBlock CloseBlock PutObject DeleteObject CreateUpload PutPart CompleteUpload
-    AbortUpload DropGarbage SealBucket UnsealBucket SetLimits SweptBlock);
+    AbortUpload DropGarbage SealBucket UnsealBucket SetLimits SweptBlock BeginMove CommitMove
+    AbortMove SetWish Drain);
 
 variants!(QUERIES, query_name, Query:
     Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced ClosedBlocks);
@@ -55,11 +59,11 @@ variants!(STRIPE_OPS, stripe_op_name, StripeOp: Write Read Delete);
 
 variants!(SHARD_OPS, shard_op_name, ShardOp: Write Read Delete List Stat);
 
-variants!(NODE_OPS, node_op_name, NodeOp: Raft Heartbeat Status);
+variants!(NODE_OPS, node_op_name, NodeOp: Raft Heartbeat Status Move Admin);
 
 variants!(ANSWERS, answer_name, Answer:
     Done Meta Placed Shard Shards Drive Begun Committed Bucket Buckets Object Pieces Listing Upload Uploads Parts
-    Report);
+    Report Moved Told);
 
 // --- values that others are made of ---
 
@@ -192,6 +196,8 @@ fn node_info() -> NodeInfo {
         incarnation: Incarnation(52),
         pid: 53,
         draining: true,
+        attached_to: Some(NodeId(54)),
+        emulated: Some("bf3".into()),
     }
 }
 
@@ -200,7 +206,12 @@ fn drive_info() -> DriveInfo {
 }
 
 fn assignment() -> Assignment {
-    Assignment { actor: ActorId::data(TenantId(41), NodeId(51)), node: NodeId(71), epoch: Epoch(72) }
+    let actor = ActorId::data(TenantId(41), NodeId(51));
+    Assignment { moves: MoveId(73), moving: Some(NodeId(74)), ..Assignment::new(actor, NodeId(71), Epoch(72)) }
+}
+
+fn wish() -> Wish {
+    Wish { preference: Preference::DpuOnly, pin: Some(NodeId(75)) }
 }
 
 fn cluster() -> ClusterId {
@@ -228,6 +239,7 @@ fn control_view() -> ControlView {
         principals: vec![Arc::new(principal_row())],
         access_keys: [("AKMESH0000000001".to_owned(), Arc::new(access_key_row()))].into(),
         assignments: [(assignment().actor, assignment())].into(),
+        wishes: [(Scope::Mesh, wish()), (Scope::Tenant(TenantId(41)), Wish::default())].into(),
     }
 }
 
@@ -267,6 +279,28 @@ fn node_report() -> NodeReport {
         ],
         groups: vec![(GroupId(0), Some(NodeId(118)), 119), (GroupId(1), None, 120)],
         sees: vec![NodeId(115), NodeId(121)],
+        attached_to: Some(NodeId(122)),
+        emulated: Some("bf2".into()),
+        actors: vec![actor_report()],
+        ability: Arc::new(Ability {
+            functions: [("encrypt".to_owned(), (123, 124))].into(),
+            cores: 125,
+            memory_bytes: 126,
+        }),
+    }
+}
+
+fn actor_report() -> ActorReport {
+    ActorReport {
+        actor: ActorId::data(TenantId(41), NodeId(51)),
+        functions: vec!["policy".into(), "erasure".into()],
+        epoch: Epoch(141),
+        phase: Phase::Frozen,
+        jobs: 142,
+        bytes: 143,
+        requests: 144,
+        traffic_bytes: 145,
+        restarts: 146,
     }
 }
 
@@ -335,6 +369,11 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::UnsealBucket { bucket: BucketId(4) },
         Command::SetLimits { tenant: TenantId(5), limits: limits() },
         Command::SweptBlock { first: WriteId::new(GroupId(2), 8192) },
+        Command::BeginMove { actor: ActorId(1), epoch: Epoch(2), id: MoveId(3), to: NodeId(4) },
+        Command::CommitMove { actor: ActorId(1), epoch: Epoch(2), id: MoveId(3) },
+        Command::AbortMove { actor: ActorId(1), epoch: Epoch(2), id: MoveId(3) },
+        Command::SetWish { scope: Scope::Actor(ActorId(1)), wish: Some(wish()) },
+        Command::Drain { node: NodeId(1), draining: true },
     ]
 }
 
@@ -473,7 +512,25 @@ fn shard_ops() -> Vec<ShardOp> {
 }
 
 fn node_ops() -> Vec<NodeOp> {
-    vec![NodeOp::Raft { group: GroupId(1), rpc: 2 }, NodeOp::Heartbeat(Arc::new(node_report())), NodeOp::Status]
+    let step = |what| NodeOp::Move(MoveStep { actor: assignment().actor, epoch: Epoch(151), id: MoveId(152), what });
+    let plan = AdminOp::Plan { with_dpus: vec![(NodeId(3), "bf3".into())], without: vec![NodeId(1)] };
+    vec![
+        NodeOp::Raft { group: GroupId(1), rpc: 2 },
+        NodeOp::Heartbeat(Arc::new(node_report())),
+        NodeOp::Status,
+        step(MoveOp::Warm),
+        step(MoveOp::PreCopy { to: NodeId(1) }),
+        step(MoveOp::Freeze { to: NodeId(1) }),
+        step(MoveOp::Install { page: 1, digest: 2 }),
+        step(MoveOp::Activate),
+        step(MoveOp::Retire { to: NodeId(1) }),
+        step(MoveOp::Thaw),
+        step(MoveOp::Discard),
+        NodeOp::Admin(Box::new(plan)),
+        NodeOp::Admin(Box::new(AdminOp::Wish { scope: Scope::Mesh, wish: None })),
+        NodeOp::Admin(Box::new(AdminOp::Drain { node: NodeId(1), draining: false })),
+        NodeOp::Admin(Box::new(AdminOp::Events { after: 7 })),
+    ]
 }
 
 fn answers() -> Vec<Answer> {
@@ -495,6 +552,8 @@ fn answers() -> Vec<Answer> {
         Answer::Uploads(vec![Arc::new(upload_row())], false),
         Answer::Parts(vec![Arc::new(part_row())], true),
         Answer::Report(vec![Arc::new(node_report()), Arc::new(NodeReport::default())]),
+        Answer::Moved(Moved { entries: 1, pages: 2, digest: 3, took_us: 4 }),
+        Answer::Told { lines: vec!["one".into(), "two".into()], next: 5 },
     ]
 }
 
@@ -568,7 +627,14 @@ pub(crate) fn envelopes() -> Vec<(String, Envelope)> {
     add("propose".into(), asked(Op::Propose { group: GroupId(2), command: Arc::new(command) }, b""));
     for op in node_ops() {
         let payload = if matches!(op, NodeOp::Raft { .. }) { PAYLOAD } else { b"" };
-        add(format!("node.{}", node_op_name(&op)), asked(Op::Node(Box::new(op)), payload));
+        let which = match &op {
+            NodeOp::Move(step) => format!(".{:?}", step.what),
+            NodeOp::Admin(op) => format!(".{op:?}"),
+            _ => String::new(),
+        };
+        // The variant's name, without what is in it.
+        let which = which.split([' ', '{', '(']).next().unwrap_or_default().to_owned();
+        add(format!("node.{}{which}", node_op_name(&op)), asked(Op::Node(Box::new(op)), payload));
     }
     for answer in answers() {
         let payload = if matches!(answer, Answer::Shard { .. } | Answer::Done) { PAYLOAD } else { b"" };

@@ -22,6 +22,8 @@ fn node(id: u64, draining: bool) -> NodeInfo {
         incarnation: Incarnation(1),
         pid: 1,
         draining,
+        attached_to: None,
+        emulated: None,
     }
 }
 

@@ -1,14 +1,14 @@
-//! Control group: the cluster, its nodes, drives, layouts, and who runs what.
+//! Control group: the cluster, its nodes, drives and layouts.
 
 use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
 use mesh_core::{
-    Error, ErrorKind, Redirect,
-    assignment::Assignment,
+    Error, ErrorKind,
+    assignment::{Assignment, Scope, Wish},
     id::{ClusterId, DriveId, Epoch, LayoutId, NodeId},
     limits::{GROUP_DRIVES_MAX, LAYOUT_GROUPS_MAX},
     meta::{AccessKeyRow, ControlView, MetaAnswer, PrincipalRow, TenantRow},
-    topology::{Code, DriveInfo, Layout, NodeInfo},
+    topology::{Code, DriveInfo, Layout, NodeInfo, NodeKind},
 };
 
 use super::rows::{Formed, Rows};
@@ -47,12 +47,20 @@ pub(super) fn put_node(rows: &mut Rows<'_>, node: &NodeInfo) -> Result<MetaAnswe
         return Err(Error::invalid("a node's address is host:port").with("bytes", node.address.len()));
     }
     let key = keys::node(node.id);
-    match rows.find::<NodeInfo>(&key)? {
+    let draining = match rows.find::<NodeInfo>(&key)? {
         Some(known) if known.incarnation > node.incarnation => return Ok(MetaAnswer::Done),
-        Some(_) => {}
-        None => rows.expect_room(&keys::all(keys::NODE), NODES_MAX, "nodes")?,
+        Some(known) => known.draining,
+        None => {
+            rows.expect_room(&keys::all(keys::NODE), NODES_MAX, "nodes")?;
+            false
+        }
+    };
+    if let (NodeKind::Dpu, Some(host)) = (node.kind, node.attached_to)
+        && !rows.has(&keys::node(host))?
+    {
+        return Err(Error::invalid("a DPU's host must be a member first").with("dpu", node.id).with("host", host));
     }
-    rows.put(key, node)?;
+    rows.put(key, &NodeInfo { draining, ..node.clone() })?;
     Ok(MetaAnswer::Done)
 }
 
@@ -141,28 +149,6 @@ fn expect_sound(rows: &Rows<'_>, layout: &Layout) -> Result<(), Error> {
     Ok(())
 }
 
-pub(super) fn assign(rows: &mut Rows<'_>, assignment: Assignment) -> Result<MetaAnswer, Error> {
-    let key = keys::assignment(assignment.actor);
-    let present = rows.find::<Assignment>(&key)?;
-    if present == Some(assignment) {
-        return Ok(MetaAnswer::Epoch(assignment.epoch));
-    }
-    let last = present.map_or(Epoch(0), |present| present.epoch);
-    if assignment.epoch.0 != last.0 + 1 {
-        return Err(Error::new(ErrorKind::Conflict, "an assignment's epoch is one more than the present one's")
-            .with("actor", assignment.actor)
-            .with("epoch", assignment.epoch)
-            .redirect_to(Redirect {
-                actor: Some(assignment.actor),
-                epoch: Some(last),
-                node: present.map(|present| present.node),
-                group: None,
-            }));
-    }
-    rows.put(key, &assignment)?;
-    Ok(MetaAnswer::Epoch(assignment.epoch))
-}
-
 pub(super) fn view(rows: &Rows<'_>) -> Result<ControlView, Error> {
     let mut view = ControlView::default();
     if let Some(formed) = rows.find::<Formed>(&keys::formed())? {
@@ -188,6 +174,9 @@ pub(super) fn view(rows: &Rows<'_>) -> Result<ControlView, Error> {
     })?;
     each(rows, keys::ASSIGNMENT, |assignment: Assignment| {
         view.assignments.insert(assignment.actor, assignment);
+    })?;
+    each(rows, keys::WISH, |(scope, wish): (Scope, Wish)| {
+        view.wishes.insert(scope, wish);
     })?;
     Ok(view)
 }

@@ -12,6 +12,7 @@ mod buckets;
 mod cluster;
 mod listing;
 mod objects;
+mod placement;
 mod rows;
 mod tenants;
 mod uploads;
@@ -89,7 +90,12 @@ fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
         Command::PutNode(node) => cluster::put_node(rows, node),
         Command::PutDrive { drive, node, capacity_bytes } => cluster::put_drive(rows, *drive, *node, *capacity_bytes),
         Command::PutLayout(layout) => cluster::put_layout(rows, layout),
-        Command::Assign(assignment) => cluster::assign(rows, *assignment),
+        Command::Assign(assignment) => placement::assign(rows, *assignment),
+        Command::BeginMove { actor, epoch, id, to } => placement::begin(rows, *actor, *epoch, *id, *to),
+        Command::CommitMove { actor, epoch, id } => placement::commit(rows, *actor, *epoch, *id),
+        Command::AbortMove { actor, epoch, id } => placement::abort(rows, *actor, *epoch, *id),
+        Command::SetWish { scope, wish } => placement::set_wish(rows, *scope, *wish),
+        Command::Drain { node, draining } => placement::drain(rows, *node, *draining),
         Command::CreateTenant(row) => tenants::create(rows, row),
         Command::SetLimits { tenant, limits } => tenants::set_limits(rows, *tenant, *limits),
         Command::PutPrincipal(row) => tenants::put_principal(rows, row),
@@ -133,6 +139,11 @@ fn is_control(command: &Command) -> bool {
         | Command::PutDrive { .. }
         | Command::PutLayout(_)
         | Command::Assign(_)
+        | Command::BeginMove { .. }
+        | Command::CommitMove { .. }
+        | Command::AbortMove { .. }
+        | Command::SetWish { .. }
+        | Command::Drain { .. }
         | Command::CreateTenant(_)
         | Command::SetLimits { .. }
         | Command::PutPrincipal(_)

@@ -188,7 +188,7 @@ impl StorageFunction for Toy {
         let count = (b"seen".to_vec(), Some(self.seen.to_le_bytes().to_vec()));
         let changed = since.is_none_or(|mark| mark < Mark(self.seen));
         let entries = if changed { vec![count] } else { Vec::new() };
-        Snapshot { version: 1, mark: Mark(self.seen), since, entries, stages: Vec::new() }
+        Snapshot { version: 1, mark: Mark(self.seen), since, entries, ..Snapshot::default() }
     }
 
     fn restore(&mut self, snapshot: &Snapshot) -> Result<(), Error> {

@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 
 use mesh_core::{
-    assignment::Assignment,
     id::{ClusterId, DriveId, Incarnation, KeyId, NodeId},
     meta::{AccessKeyRow, BucketRow, Grant, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
     topology::{Code, Layout, NodeInfo, NodeKind},
@@ -25,7 +24,7 @@ fn tenant(name: &str, byte: u8) -> Command {
     })
 }
 
-fn node(id: u64, incarnation: u64) -> NodeInfo {
+pub(super) fn node(id: u64, incarnation: u64) -> NodeInfo {
     NodeInfo {
         id: NodeId(id),
         kind: NodeKind::Host,
@@ -33,6 +32,8 @@ fn node(id: u64, incarnation: u64) -> NodeInfo {
         incarnation: Incarnation(incarnation),
         pid: 1,
         draining: false,
+        attached_to: None,
+        emulated: None,
     }
 }
 
@@ -51,7 +52,7 @@ fn formed() -> Group {
 }
 
 /// A cluster of three nodes of one drive each, and the tenant 1.
-fn furnished() -> Group {
+pub(super) fn furnished() -> Group {
     let mut group = formed();
     for id in 1..=3 {
         assert_eq!(group.apply(&Command::PutNode(node(id, 1))), Ok(MetaAnswer::Done));
@@ -101,9 +102,9 @@ fn keeps_the_latest_incarnation_of_a_node() {
     assert_eq!(group.apply(&Command::PutNode(node(3, 5))), Ok(MetaAnswer::Done));
     assert_eq!(group.apply(&Command::PutNode(node(3, 4))), Ok(MetaAnswer::Done));
     assert_eq!(control_view(&group).nodes, BTreeMap::from([(NodeId(3), node(3, 5))]));
-    let draining = NodeInfo { draining: true, ..node(3, 5) };
-    assert_eq!(group.apply(&Command::PutNode(draining.clone())), Ok(MetaAnswer::Done));
-    assert_eq!(control_view(&group).nodes[&NodeId(3)], draining);
+    let elsewhere = NodeInfo { address: "127.0.0.1:99".into(), ..node(3, 5) };
+    assert_eq!(group.apply(&Command::PutNode(elsewhere.clone())), Ok(MetaAnswer::Done));
+    assert_eq!(control_view(&group).nodes[&NodeId(3)], elsewhere);
     assert_eq!(group.apply(&Command::PutNode(node(0, 1))), Err(ErrorKind::Invalid));
     let nowhere = NodeInfo { address: String::new(), ..node(4, 1) };
     assert_eq!(group.apply(&Command::PutNode(nowhere)), Err(ErrorKind::Invalid));
@@ -238,19 +239,6 @@ fn removes_only_marked_buckets_and_gives_a_new_one_another_number() {
     assert_eq!(group.apply(&Command::MarkBucket { bucket: id, deleting: true }), Err(ErrorKind::NoSuchBucket));
     assert_eq!(group.apply(&Command::RemoveBucket { bucket: BucketId(99) }), Err(ErrorKind::NoSuchBucket));
     assert_eq!(made(group.apply(&bucket_named("photos", 1, 11))).bucket.id, BucketId(2));
-}
-
-#[test]
-fn assigns_an_actor_only_with_the_next_epoch() {
-    let mut group = formed();
-    let to = |node, epoch| Command::Assign(Assignment { actor: ActorId(5), node: NodeId(node), epoch: Epoch(epoch) });
-    assert_eq!(group.apply(&to(1, 2)), Err(ErrorKind::Conflict));
-    assert_eq!(group.apply(&to(1, 1)), Ok(MetaAnswer::Epoch(Epoch(1))));
-    assert_eq!(group.apply(&to(2, 1)), Err(ErrorKind::Conflict));
-    assert_eq!(group.apply(&to(2, 2)), Ok(MetaAnswer::Epoch(Epoch(2))));
-    let (_, refused) = apply(&group.table, group.id, &to(1, 1));
-    let redirect = refused.expect_err("stale").redirect().expect("where it is now");
-    assert_eq!((redirect.node, redirect.epoch), (Some(NodeId(2)), Some(Epoch(2))));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod control;
 mod listing;
 mod namespace;
+mod placement;
 mod twice;
 mod uploads;
 

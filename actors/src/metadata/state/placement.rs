@@ -1,0 +1,148 @@
+//! Control group: which node runs which actor, moves, and what users ask of placement.
+//!
+//! A move ends once: of its commit and its abort the first applied counts, whoever proposed it and however often.
+
+use mesh_core::{
+    Error, ErrorKind, Redirect,
+    assignment::{Assignment, MoveId, Scope, Wish},
+    id::{ActorId, Epoch, NodeId},
+    meta::MetaAnswer,
+    topology::NodeInfo,
+};
+
+use super::rows::Rows;
+use crate::metadata::keys;
+
+/// Actors with a place of their own at most.
+const ASSIGNMENTS_MAX: usize = 65_536;
+/// Wishes at most.
+const WISHES_MAX: usize = 4096;
+
+pub(super) fn assign(rows: &mut Rows<'_>, wanted: Assignment) -> Result<MetaAnswer, Error> {
+    let key = keys::assignment(wanted.actor);
+    let present = rows.find::<Assignment>(&key)?;
+    if present.is_some_and(|present| (present.node, present.epoch) == (wanted.node, wanted.epoch)) {
+        return Ok(MetaAnswer::Epoch(wanted.epoch));
+    }
+    let last = present.map_or(Epoch(0), |present| present.epoch);
+    if wanted.epoch.0 != last.0 + 1 {
+        let refused = Error::new(ErrorKind::Conflict, "an assignment's epoch is one more than the present one's")
+            .with("actor", wanted.actor)
+            .with("epoch", wanted.epoch);
+        return Err(match present {
+            Some(present) => refused.redirect_to(place_of(&present)),
+            None => refused,
+        });
+    }
+    if present.is_none() {
+        rows.expect_room(&keys::all(keys::ASSIGNMENT), ASSIGNMENTS_MAX, "assignments")?;
+    }
+    expect_known(rows, wanted.node)?;
+    // Counted like a move, so that the commit of one that it ended is not taken for its own.
+    let moves = present.map_or(MoveId(0), |present| MoveId(present.moves.0 + 1));
+    rows.put(key, &Assignment { moves, ..Assignment::new(wanted.actor, wanted.node, wanted.epoch) })?;
+    Ok(MetaAnswer::Epoch(wanted.epoch))
+}
+
+pub(super) fn begin(
+    rows: &mut Rows<'_>,
+    actor: ActorId,
+    epoch: Epoch,
+    id: MoveId,
+    to: NodeId,
+) -> Result<MetaAnswer, Error> {
+    let mut row = find(rows, actor)?;
+    if (row.epoch, row.moves, row.moving) == (epoch, id, Some(to)) {
+        return Ok(MetaAnswer::Done);
+    }
+    if row.epoch != epoch || row.moving.is_some() || id.0 != row.moves.0 + 1 {
+        return Err(Error::new(ErrorKind::Conflict, "the actor is elsewhere or on its way already: look, plan again")
+            .with("actor", actor)
+            .with("move", id)
+            .redirect_to(place_of(&row)));
+    }
+    if to == row.node {
+        return Err(Error::invalid("the actor is on that node").with("actor", actor).with("node", to));
+    }
+    expect_known(rows, to)?;
+    row.moves = id;
+    row.moving = Some(to);
+    rows.put(keys::assignment(actor), &row)?;
+    Ok(MetaAnswer::Done)
+}
+
+pub(super) fn commit(rows: &mut Rows<'_>, actor: ActorId, epoch: Epoch, id: MoveId) -> Result<MetaAnswer, Error> {
+    let mut row = find(rows, actor)?;
+    let next = Epoch(epoch.0 + 1);
+    match row.moving {
+        Some(to) if (row.epoch, row.moves) == (epoch, id) => {
+            row.node = to;
+            row.epoch = next;
+            row.moving = None;
+            rows.put(keys::assignment(actor), &row)?;
+            Ok(MetaAnswer::Epoch(next))
+        }
+        // Once more.
+        _ if row.moves == id && row.epoch == next && row.moving.is_none() => Ok(MetaAnswer::Epoch(next)),
+        _ => Err(ended_otherwise(&row, id)),
+    }
+}
+
+pub(super) fn abort(rows: &mut Rows<'_>, actor: ActorId, epoch: Epoch, id: MoveId) -> Result<MetaAnswer, Error> {
+    let mut row = find(rows, actor)?;
+    if (row.epoch, row.moves) != (epoch, id) {
+        return Err(ended_otherwise(&row, id));
+    }
+    if row.moving.take().is_some() {
+        rows.put(keys::assignment(actor), &row)?;
+    }
+    Ok(MetaAnswer::Done)
+}
+
+pub(super) fn set_wish(rows: &mut Rows<'_>, scope: Scope, wish: Option<Wish>) -> Result<MetaAnswer, Error> {
+    let key = keys::wish(scope);
+    match wish {
+        Some(wish) => {
+            if let Some(pin) = wish.pin {
+                expect_known(rows, pin)?;
+            }
+            if !rows.has(&key)? {
+                rows.expect_room(&keys::all(keys::WISH), WISHES_MAX, "wishes about placement")?;
+            }
+            rows.put(key, &(scope, wish))?;
+        }
+        None => rows.remove(key),
+    }
+    Ok(MetaAnswer::Done)
+}
+
+pub(super) fn drain(rows: &mut Rows<'_>, node: NodeId, draining: bool) -> Result<MetaAnswer, Error> {
+    let key = keys::node(node);
+    let known = rows.find::<NodeInfo>(&key)?.ok_or_else(|| no_such_node(node))?;
+    rows.put(key, &NodeInfo { draining, ..known })?;
+    Ok(MetaAnswer::Done)
+}
+
+fn find(rows: &Rows<'_>, actor: ActorId) -> Result<Assignment, Error> {
+    rows.find::<Assignment>(&keys::assignment(actor))?
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, "the actor has no place yet").with("actor", actor))
+}
+
+fn expect_known(rows: &Rows<'_>, node: NodeId) -> Result<(), Error> {
+    if rows.has(&keys::node(node))? { Ok(()) } else { Err(no_such_node(node)) }
+}
+
+fn no_such_node(node: NodeId) -> Error {
+    Error::new(ErrorKind::NotFound, "no node of this number is a member of the mesh").with("node", node)
+}
+
+fn ended_otherwise(row: &Assignment, id: MoveId) -> Error {
+    Error::new(ErrorKind::Conflict, "the move has ended otherwise: look where the actor is")
+        .with("actor", row.actor)
+        .with("move", id)
+        .redirect_to(place_of(row))
+}
+
+fn place_of(row: &Assignment) -> Redirect {
+    Redirect { actor: Some(row.actor), epoch: Some(row.epoch), node: Some(row.node), group: None }
+}

@@ -1,0 +1,132 @@
+use mesh_core::{
+    assignment::{Assignment, MoveId, Preference, Scope, Wish},
+    id::NodeId,
+    topology::{NodeInfo, NodeKind},
+};
+
+use super::{
+    control::{furnished, node},
+    *,
+};
+
+const ACTOR: ActorId = ActorId(5);
+
+fn assign(node: u64, epoch: u64) -> Command {
+    Command::Assign(Assignment::new(ACTOR, NodeId(node), Epoch(epoch)))
+}
+
+fn begin(epoch: u64, id: u64, to: u64) -> Command {
+    Command::BeginMove { actor: ACTOR, epoch: Epoch(epoch), id: MoveId(id), to: NodeId(to) }
+}
+
+fn commit(epoch: u64, id: u64) -> Command {
+    Command::CommitMove { actor: ACTOR, epoch: Epoch(epoch), id: MoveId(id) }
+}
+
+fn abort(epoch: u64, id: u64) -> Command {
+    Command::AbortMove { actor: ACTOR, epoch: Epoch(epoch), id: MoveId(id) }
+}
+
+/// Where the actor is: node, epoch, moves begun, and where it is moving.
+fn place(group: &Group) -> (u64, u64, u64, Option<u64>) {
+    let Ok(MetaAnswer::Control(view)) = group.query(&Query::Control) else { panic!("the control group has a view") };
+    let row = view.assignments[&ACTOR];
+    (row.node.0, row.epoch.0, row.moves.0, row.moving.map(|node| node.0))
+}
+
+#[test]
+fn an_actor_is_assigned_only_with_the_next_epoch_and_to_a_member() {
+    let mut group = furnished();
+    assert_eq!(group.apply(&assign(1, 2)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&assign(9, 1)), Err(ErrorKind::NotFound));
+    assert_eq!(group.apply(&assign(1, 1)), Ok(MetaAnswer::Epoch(Epoch(1))));
+    assert_eq!(group.apply(&assign(2, 1)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&assign(2, 2)), Ok(MetaAnswer::Epoch(Epoch(2))));
+    let (_, refused) = apply(&group.table, group.id, &assign(1, 1));
+    let redirect = refused.expect_err("stale").redirect().expect("where it is now");
+    assert_eq!((redirect.node, redirect.epoch), (Some(NodeId(2)), Some(Epoch(2))));
+}
+
+#[test]
+fn a_move_that_is_committed_changes_node_and_epoch_at_once() {
+    let mut group = furnished();
+    assert_eq!(group.apply(&begin(1, 1, 2)), Err(ErrorKind::NotFound));
+    assert_eq!(group.apply(&assign(1, 1)), Ok(MetaAnswer::Epoch(Epoch(1))));
+    assert_eq!(group.apply(&begin(1, 1, 1)), Err(ErrorKind::Invalid));
+    assert_eq!(group.apply(&begin(1, 1, 9)), Err(ErrorKind::NotFound));
+    assert_eq!(group.apply(&begin(1, 2, 2)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&begin(1, 1, 2)), Ok(MetaAnswer::Done));
+    assert_eq!(place(&group), (1, 1, 1, Some(2)));
+    // Another controller wants it elsewhere, and comes too late.
+    assert_eq!(group.apply(&begin(1, 1, 3)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&commit(1, 1)), Ok(MetaAnswer::Epoch(Epoch(2))));
+    assert_eq!(place(&group), (2, 2, 1, None));
+    assert_eq!(group.apply(&abort(1, 1)), Err(ErrorKind::Conflict));
+}
+
+#[test]
+fn a_move_that_is_aborted_leaves_the_actor_where_it_was() {
+    let mut group = furnished();
+    assert_eq!(group.apply(&assign(1, 1)), Ok(MetaAnswer::Epoch(Epoch(1))));
+    assert_eq!(group.apply(&begin(1, 1, 2)), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&abort(1, 1)), Ok(MetaAnswer::Done));
+    assert_eq!(place(&group), (1, 1, 1, None));
+    assert_eq!(group.apply(&commit(1, 1)), Err(ErrorKind::Conflict));
+    // A late copy of its beginning begins nothing; the next move does.
+    assert_eq!(group.apply(&begin(1, 1, 2)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&begin(1, 2, 3)), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&commit(1, 1)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&commit(1, 2)), Ok(MetaAnswer::Epoch(Epoch(2))));
+}
+
+#[test]
+fn an_owner_that_is_lost_ends_its_move() {
+    let mut group = furnished();
+    assert_eq!(group.apply(&assign(1, 1)), Ok(MetaAnswer::Epoch(Epoch(1))));
+    assert_eq!(group.apply(&begin(1, 1, 2)), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&assign(3, 2)), Ok(MetaAnswer::Epoch(Epoch(2))));
+    assert_eq!(place(&group), (3, 2, 2, None));
+    assert_eq!(group.apply(&commit(1, 1)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&abort(1, 1)), Err(ErrorKind::Conflict));
+}
+
+#[test]
+fn wishes_are_kept_replaced_and_taken_back() {
+    let mut group = furnished();
+    let set = |wish| Command::SetWish { scope: Scope::Tenant(TENANT), wish };
+    let wish = Wish { preference: Preference::PreferDpu, pin: None };
+    assert_eq!(group.apply(&set(Some(wish))), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&set(Some(Wish { pin: Some(NodeId(2)), ..wish }))), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&set(Some(Wish { pin: Some(NodeId(9)), ..wish }))), Err(ErrorKind::NotFound));
+    let wishes = |group: &Group| match group.query(&Query::Control) {
+        Ok(MetaAnswer::Control(view)) => view.wishes.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(wishes(&group).get(&Scope::Tenant(TENANT)).map(|wish| wish.pin), Some(Some(NodeId(2))));
+    assert_eq!(group.apply(&set(None)), Ok(MetaAnswer::Done));
+    assert!(wishes(&group).is_empty());
+}
+
+#[test]
+fn a_node_that_announces_itself_again_stays_drained() {
+    let mut group = furnished();
+    let drain = |node, draining| Command::Drain { node: NodeId(node), draining };
+    assert_eq!(group.apply(&drain(9, true)), Err(ErrorKind::NotFound));
+    assert_eq!(group.apply(&drain(2, true)), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&Command::PutNode(node(2, 7))), Ok(MetaAnswer::Done));
+    let draining = |group: &Group| match group.query(&Query::Control) {
+        Ok(MetaAnswer::Control(view)) => view.nodes[&NodeId(2)].draining,
+        other => panic!("{other:?}"),
+    };
+    assert!(draining(&group));
+    assert_eq!(group.apply(&drain(2, false)), Ok(MetaAnswer::Done));
+    assert!(!draining(&group));
+}
+
+#[test]
+fn a_dpu_joins_only_under_a_host_that_is_known() {
+    let mut group = furnished();
+    let dpu = |host| NodeInfo { kind: NodeKind::Dpu, attached_to: Some(NodeId(host)), ..node(10, 1) };
+    assert_eq!(group.apply(&Command::PutNode(dpu(9))), Err(ErrorKind::Invalid));
+    assert_eq!(group.apply(&Command::PutNode(dpu(1))), Ok(MetaAnswer::Done));
+}

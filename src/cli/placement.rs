@@ -1,0 +1,258 @@
+//! `mesh plan`, `mesh move`, `mesh prefer`, `mesh drain` and `mesh watch`: what users say to the placement engine, and what
+//! it says to them.
+
+use core::time::Duration;
+use std::{io::Write as _, str::FromStr};
+
+use clap::Args;
+use mesh::Client;
+use mesh_core::{
+    Error, ErrorKind,
+    assignment::{Preference, Scope, Wish},
+    id::{ActorId, ActorName, NodeId, TenantId},
+    op::{AdminOp, NodeReport},
+    topology::NodeState,
+};
+
+use super::{AdminConnect, NodeName};
+
+/// Show what the placement engine would move now, with a reason for every move and for every actor left alone. Nothing is
+/// done.
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    connect: AdminConnect,
+    /// As if a host had a DPU of a generation, such as host-3=bf3. May be repeated.
+    #[arg(long, value_name = "NODE=KIND")]
+    with_dpu: Vec<WithDpu>,
+    /// As if a node were down. May be repeated.
+    #[arg(long, value_name = "NODE")]
+    without: Vec<NodeName>,
+}
+
+#[derive(Clone, Debug)]
+struct WithDpu(NodeId, String);
+
+impl FromStr for WithDpu {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (node, kind) = text.split_once('=').ok_or("write NODE=KIND, such as host-3=bf3")?;
+        Ok(Self(node.parse::<NodeName>()?.0, kind.to_owned()))
+    }
+}
+
+impl Plan {
+    pub(crate) async fn run(self) -> Result<(), Error> {
+        let with_dpus = self.with_dpu.into_iter().map(|WithDpu(node, kind)| (node, kind)).collect();
+        let without = self.without.into_iter().map(|name| name.0).collect();
+        let (lines, _) = self.connect.client().await?.administer(AdminOp::Plan { with_dpus, without }).await?;
+        say(&lines)
+    }
+}
+
+/// Move an actor to a node and keep it there; with `anywhere` instead of a node, let the placement engine decide again.
+///
+/// Comes back when the actor runs there. Refused, with the reason, where it cannot run.
+#[derive(Debug, Args)]
+pub(crate) struct Move {
+    #[command(flatten)]
+    connect: AdminConnect,
+    /// The actor, as `mesh actors` calls it, such as chain-1-1.
+    actor: ActorName,
+    /// The node, such as node-3; or `anywhere`.
+    node: Where,
+    /// Wait at most so many seconds.
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    wait: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Where {
+    Anywhere,
+    Node(NodeId),
+}
+
+impl FromStr for Where {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "anywhere" { Ok(Self::Anywhere) } else { Ok(Self::Node(text.parse::<NodeName>()?.0)) }
+    }
+}
+
+impl Move {
+    pub(crate) async fn run(self) -> Result<(), Error> {
+        let client = self.connect.client().await?;
+        let actor = self.actor.0;
+        let wish = match self.node {
+            Where::Anywhere => None,
+            Where::Node(node) => Some(Wish { preference: Preference::Auto, pin: Some(node) }),
+        };
+        let (lines, _) = client.administer(AdminOp::Wish { scope: Scope::Actor(actor), wish }).await?;
+        say(&lines)?;
+        let Where::Node(node) = self.node else { return Ok(()) };
+        let arrived = |reports: &[std::sync::Arc<NodeReport>]| {
+            reports.iter().any(|report| report.node == node && runs(report, actor)).then_some(())
+        };
+        until(&client, self.wait, arrived)
+            .await
+            .map_err(|error| error.with("actor", self.actor).with("node", node).with("see", "mesh watch, mesh plan"))?;
+        println!("{} runs on {node}", self.actor);
+        Ok(())
+    }
+}
+
+fn runs(report: &NodeReport, actor: ActorId) -> bool {
+    report.actors.iter().any(|one| one.actor == actor && one.phase == mesh_core::op::Phase::Running)
+}
+
+/// Say where chains should run: of all tenants, of one (--tenant), or one chain alone (--actor). The narrower wish counts.
+#[derive(Debug, Args)]
+pub(crate) struct Prefer {
+    #[command(flatten)]
+    connect: AdminConnect,
+    /// auto: where it costs least; prefer-dpu: on a DPU while there is one; host-only; dpu-only.
+    preference: Preference,
+    /// Of this tenant, by its number.
+    #[arg(long, value_name = "N", conflicts_with = "actor")]
+    tenant: Option<u64>,
+    /// Of this actor, such as chain-1-1.
+    #[arg(long, value_name = "ACTOR")]
+    actor: Option<ActorName>,
+}
+
+impl Prefer {
+    pub(crate) async fn run(self) -> Result<(), Error> {
+        let scope = match (self.tenant, self.actor) {
+            (Some(tenant), _) => Scope::Tenant(TenantId(tenant)),
+            (_, Some(actor)) => Scope::Actor(actor.0),
+            _ => Scope::Mesh,
+        };
+        let wish = (self.preference != Preference::Auto).then_some(Wish { preference: self.preference, pin: None });
+        let (lines, _) = self.connect.client().await?.administer(AdminOp::Wish { scope, wish }).await?;
+        say(&lines)
+    }
+}
+
+/// Empty a node of the actors that can leave it, and show how that goes. Refused, with the reason, if one of them has
+/// nowhere to go.
+///
+/// What belongs to the machine stays: its drives with what they store, its S3 front end, its part in metadata.
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    #[command(flatten)]
+    connect: AdminConnect,
+    /// The node.
+    node: NodeName,
+    /// Take it back: the node takes actors again.
+    #[arg(long)]
+    undo: bool,
+    /// Wait at most so many seconds.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    wait: u64,
+}
+
+impl Drain {
+    pub(crate) async fn run(self) -> Result<(), Error> {
+        let client = self.connect.client().await?;
+        let node = self.node.0;
+        let (lines, _) = client.administer(AdminOp::Drain { node, draining: !self.undo }).await?;
+        say(&lines)?;
+        if self.undo {
+            return Ok(());
+        }
+        let left = |reports: &[std::sync::Arc<NodeReport>]| {
+            let report = reports.iter().find(|report| report.node == node && report.state != NodeState::Down);
+            report.map_or(0, |report| report.actors.iter().filter(|one| one.actor.as_data().is_some()).count())
+        };
+        let all = left(&client.status().await?);
+        let bar = super::progress(Some(all as u64), all == 0);
+        if let Ok(style) = indicatif::ProgressStyle::with_template("{bar:30} {pos}/{len} actors have left") {
+            bar.set_style(style);
+        }
+        let emptied = until(&client, self.wait, |reports| {
+            let left = left(reports);
+            bar.set_position((all.saturating_sub(left)) as u64);
+            (left == 0).then_some(())
+        });
+        emptied.await.map_err(|error| error.with("node", node).with("see", "mesh watch, mesh plan"))?;
+        bar.finish_and_clear();
+        println!("{node} is empty: {all} actors have left");
+        Ok(())
+    }
+}
+
+/// Follow what happens to actors and nodes, as the controller sees it, until Ctrl-C.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    connect: AdminConnect,
+    /// Print what is remembered, and end.
+    #[arg(long)]
+    once: bool,
+}
+
+impl Watch {
+    pub(crate) async fn run(self) -> Result<(), Error> {
+        let client = self.connect.client().await?;
+        let mut after = 0;
+        loop {
+            match client.administer(AdminOp::Events { after }).await {
+                Ok((lines, next)) => {
+                    say(&lines)?;
+                    if self.once && lines.is_empty() {
+                        return Ok(());
+                    }
+                    after = next;
+                    if !lines.is_empty() {
+                        continue;
+                    }
+                }
+                // A new leader is being elected, or the node that is asked restarts.
+                Err(error) if !self.once && error.kind() != ErrorKind::Denied => eprintln!("mesh: {error}"),
+                Err(error) => return Err(error),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                told = super::told_to_stop() => return told,
+            }
+        }
+    }
+}
+
+/// Looks at the mesh again and again until `done` says something.
+async fn until<T>(
+    client: &Client,
+    seconds: u64,
+    done: impl Fn(&[std::sync::Arc<NodeReport>]) -> Option<T>,
+) -> Result<T, Error> {
+    let waiting = async {
+        loop {
+            if let Some(value) = done(&client.status().await?) {
+                return Ok(value);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(seconds), waiting).await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Timeout, "it has not happened yet; the wish is stored, and the mesh goes on with it"))
+    })
+}
+
+/// Prints lines; a reader that has closed its end is no error.
+fn say(lines: &[String]) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        match writeln!(out, "{line}") {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => {
+                return Err(Error::new(ErrorKind::DriveFailed, "the output cannot be written").caused_by(error));
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+const POLL: Duration = Duration::from_millis(200);

@@ -1,0 +1,93 @@
+//! What the placement engine decides from: the control group's rows and what nodes report, as one [`View`].
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use mesh_core::{
+    assignment::{Assignment, Preference, Scope, Wish},
+    id::{ActorId, NodeId, TenantId},
+    meta::ControlView,
+    op::NodeReport,
+    time::Instant,
+};
+use mesh_placement::{ActorView, Cost, Load, NodeView, Spot, Stage, View};
+
+/// What a data chain is made of, in order.
+const DATA_CHAIN: [&str; 3] = ["policy", "encrypt", "erasure"];
+/// What a busy core draws, where nobody has measured it: it only ranks places that are equal in all else.
+const MILLIWATTS_HOST: u32 = 6000;
+/// See [`MILLIWATTS_HOST`].
+const MILLIWATTS_DPU: u32 = 2500;
+
+/// What is known of the nodes now.
+pub(crate) struct Sight {
+    /// What each said last.
+    pub(crate) reports: BTreeMap<NodeId, Arc<NodeReport>>,
+    /// Since when each that answers is up; who is missing here is down.
+    pub(crate) up_since: BTreeMap<NodeId, Instant>,
+    /// What each actor is asked to do.
+    pub(crate) loads: BTreeMap<ActorId, Load>,
+    /// When each actor last moved.
+    pub(crate) moved_at: BTreeMap<ActorId, Instant>,
+    /// Now.
+    pub(crate) now: Instant,
+}
+
+/// Puts it together.
+pub(crate) fn of(control: &ControlView, sight: &Sight) -> View {
+    let mut view = View { now_ms: millis(sight.now), ..View::default() };
+    for info in control.nodes.values() {
+        let report = sight.reports.get(&info.id);
+        let up_since = sight.up_since.get(&info.id);
+        let ability = report.map(|report| &report.ability);
+        let mut node = info.attached_to.map_or_else(|| NodeView::host(info.id), NodeView::dpu);
+        node.emulated = info.emulated.is_some();
+        node.up = up_since.is_some();
+        node.draining = info.draining;
+        node.up_since_ms = up_since.map_or(0, |at| millis(*at));
+        node.milliwatts_per_core = if info.attached_to.is_some() { MILLIWATTS_DPU } else { MILLIWATTS_HOST };
+        if let Some(ability) = ability {
+            node.memory_free_bytes = ability.memory_bytes;
+            node.millicores = ability.cores.saturating_mul(1000);
+            node.capabilities = ability.functions.keys().map(|kind| Arc::from(kind.as_str())).collect();
+            let measured = ability.functions.iter().filter(|(_, cost)| **cost != (0, 0));
+            node.costs = measured
+                .map(|(kind, (ns_per_request, ps_per_byte))| {
+                    (kind.as_str().into(), Cost { ns_per_request: *ns_per_request, ps_per_byte: *ps_per_byte })
+                })
+                .collect();
+        }
+        view.nodes.insert(info.id, node);
+    }
+    for row in control.assignments.values() {
+        if let Some((tenant, ingress)) = row.actor.as_data() {
+            view.actors.insert(row.actor, actor(control, sight, row, tenant, ingress));
+        }
+    }
+    view
+}
+
+fn actor(control: &ControlView, sight: &Sight, row: &Assignment, tenant: TenantId, ingress: NodeId) -> ActorView {
+    let wish = wish(control, row.actor, tenant);
+    ActorView {
+        tenant: Some(tenant),
+        load: sight.loads.get(&row.actor).copied().unwrap_or_default(),
+        preference: wish.preference,
+        pin: wish.pin,
+        at: Some(Spot::whole(row.node)),
+        moving: row.moving.map(Spot::whole),
+        moved_at_ms: sight.moved_at.get(&row.actor).map(|at| millis(*at)),
+        ..ActorView::chain(DATA_CHAIN.map(Stage::new), ingress)
+    }
+}
+
+/// What a user has asked for an actor: of itself, else of its tenant, else of all.
+pub(crate) fn wish(control: &ControlView, actor: ActorId, tenant: TenantId) -> Wish {
+    let scopes = [Scope::Actor(actor), Scope::Tenant(tenant), Scope::Mesh];
+    let wish = |scope: &Scope| control.wishes.get(scope).copied();
+    let preference = scopes.iter().filter_map(wish).map(|wish| wish.preference).find(|one| *one != Preference::Auto);
+    Wish { preference: preference.unwrap_or_default(), pin: wish(&scopes[0]).and_then(|wish| wish.pin) }
+}
+
+fn millis(at: Instant) -> u64 {
+    at.0 / 1_000_000
+}
