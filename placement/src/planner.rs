@@ -41,13 +41,8 @@ impl Planner {
     pub fn new(view: View) -> (Self, Plan) {
         let index = Index::new(&view);
         let whole = solve_all(&view, &index);
-        let mut planner = Self {
-            view,
-            index,
-            decisions: BTreeMap::new(),
-            due: BTreeSet::new(),
-            due_of: BTreeMap::new(),
-        };
+        let mut planner =
+            Self { view, index, decisions: BTreeMap::new(), due: BTreeSet::new(), due_of: BTreeMap::new() };
         for outcome in &whole.outcomes {
             planner.set_due(outcome.actor, outcome.due_ms);
         }
@@ -82,7 +77,9 @@ impl Planner {
         let mut actors: BTreeSet<ActorId> = BTreeSet::new();
         match change {
             Change::Now(now_ms) => {
-                self.view.now_ms = now_ms;
+                // Another controller's clock may be behind.
+                self.view.now_ms = self.view.now_ms.max(now_ms);
+                let now_ms = self.view.now_ms;
                 actors.extend(self.due.range(..=(now_ms, ActorId(u64::MAX))).map(|(_, actor)| *actor));
             }
             Change::Node(id, node) => {
@@ -119,11 +116,7 @@ impl Planner {
         self.keep(solved)
     }
 
-    fn tied(
-        &self,
-        nodes: impl IntoIterator<Item = NodeId>,
-        actors: impl IntoIterator<Item = ActorId>,
-    ) -> Component {
+    fn tied(&self, nodes: impl IntoIterator<Item = NodeId>, actors: impl IntoIterator<Item = ActorId>) -> Component {
         self.index.component(&self.view, nodes, actors, &BTreeSet::new())
     }
 

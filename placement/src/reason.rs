@@ -175,7 +175,9 @@ impl fmt::Display for Reason {
             }
             Self::Gain { what, permille } => write!(f, "gain of {} % in {what}", Percent(*permille)),
             Self::Apart { domain } => write!(f, "another of its group is in the failure domain of {domain}"),
-            Self::MadeRoom { actor, node } => write!(f, "it makes room for the {} on {node}", crate::plan::Name(*actor)),
+            Self::MadeRoom { actor, node } => {
+                write!(f, "it makes room for the {} on {node}", crate::plan::Name(*actor))
+            }
             Self::NoCapability { kind, node: Some(node) } => write!(f, "{node} lacks the capability `{kind}`"),
             Self::NoCapability { kind, node: None } => {
                 write!(f, "no node that it may run on has the capability `{kind}`")
@@ -202,6 +204,7 @@ impl fmt::Display for Reason {
             Self::Unmeasured(node) => write!(f, "what it costs on {node} has not been measured"),
             Self::Moving(node) => write!(f, "a move to {node} is under way"),
             Self::Best => f.write_str("it is nowhere better"),
+            Self::Stuck { why, but } if why == but => write!(f, "{why}, and there is nowhere else"),
             Self::Stuck { why, but } => write!(f, "{why}, but it cannot leave: {but}"),
         }
     }

@@ -100,18 +100,14 @@ impl<'a> Rooms<'a> {
 
     /// Why an actor that is here should leave, and what it should leave.
     pub(crate) fn crowded(&self, actor: &ActorView, needs: [Option<Need>; 2]) -> Option<(NodeId, Reason)> {
-        needs.into_iter().flatten().find_map(|need| {
-            self.0.get(&need.node)?.crowded(actor, need).map(|reason| (need.node, reason))
-        })
+        needs
+            .into_iter()
+            .flatten()
+            .find_map(|need| self.0.get(&need.node)?.crowded(actor, need).map(|reason| (need.node, reason)))
     }
 
     /// Whether going to `wanted` relieves the node that the actor should leave.
-    pub(crate) fn relieves(
-        &self,
-        crowded: &(NodeId, Reason),
-        own: [Option<Need>; 2],
-        wanted: &Candidate,
-    ) -> bool {
+    pub(crate) fn relieves(&self, crowded: &(NodeId, Reason), own: [Option<Need>; 2], wanted: &Candidate) -> bool {
         let (node, reason) = crowded;
         let on_node = |need: &Need| need.node == *node;
         let Some(need) = wanted.needs.into_iter().flatten().find(on_node) else { return true };
