@@ -59,7 +59,8 @@ struct Item<'a> {
     went: Option<Reason>,
     /// Why it stayed, the last time.
     stays: Reason,
-    /// When to look again although nothing has changed.
+    /// When to look again although nothing has changed: the first time that something it wished becomes allowed,
+    /// even if it then found something else.
     due_ms: Option<u64>,
 }
 
@@ -174,7 +175,6 @@ impl<'a> Solver<'a> {
 
     fn look(&mut self, at: usize) -> bool {
         let item = &mut self.items[at];
-        item.due_ms = None;
         if let Some(target) = item.actor.moving {
             item.stays = Reason::Moving(target.tail.map_or(target.head, |(_, node)| node));
             return false;

@@ -60,6 +60,16 @@ fn a_dpu_that_came_up_just_now_is_entered_when_it_has_settled() {
 }
 
 #[test]
+fn who_found_another_place_meanwhile_is_still_looked_at_when_the_better_one_has_settled() {
+    let mut view = view([chain(1, Preference::PreferDpu)]);
+    view.nodes.get_mut(&DPU).unwrap().up_since_ms = NOW - 100;
+    let second = NodeId(5);
+    view.nodes.insert(second, ready(NodeView::dpu(HOST)));
+    assert_eq!(moves(&view), [(1, Spot::whole(second), Reason::Preferred { dpu: second, ingress: Some(HOST) })]);
+    assert_eq!(plan(&view).again_at_ms, Some(NOW + 400));
+}
+
+#[test]
 fn a_dead_dpu_sends_whole_chains_and_tails_home_at_once() {
     let whole = ActorView { moved_at_ms: Some(NOW), ..on(DPU, chain(1, Preference::PreferDpu)) };
     let mut view = view([whole, at(Spot::split(HOST, 1, DPU), chain(2, Preference::Auto))]);

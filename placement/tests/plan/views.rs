@@ -48,7 +48,7 @@ pub(crate) fn chain(tenant: u64, preference: Preference) -> ActorView {
 pub(crate) fn applied(view: &View, plan: &Plan) -> View {
     let mut view = view.clone();
     for step in &plan.moves {
-        let actor = view.actors.get_mut(&step.actor).unwrap();
+        let actor = view.actors.get_mut(&step.actor).expect("a move of the view's actor");
         (actor.at, actor.moved_at_ms) = (Some(step.to), Some(view.now_ms));
     }
     view
