@@ -328,7 +328,7 @@ impl<'a> Solver<'a> {
                 return false;
             };
             asked.insert(victim);
-            if let Some(elsewhere) = self.elsewhere(victim, node, to, at) {
+            if let Some(elsewhere) = self.elsewhere(victim, node) {
                 let item = &self.items[victim];
                 undo.push((victim, item.now, item.went.is_none()));
                 self.go(victim, elsewhere, Reason::MadeRoom { actor: id, node });
@@ -337,27 +337,16 @@ impl<'a> Solver<'a> {
         true
     }
 
-    /// The best other place of `victim` that leaves `node` and does not take of what `at` wants.
-    fn elsewhere(&self, victim: usize, node: NodeId, to: usize, at: usize) -> Option<usize> {
+    /// The best other place of `victim`, away from `node`.
+    fn elsewhere(&self, victim: usize, node: NodeId) -> Option<usize> {
         let item = &self.items[victim];
         if item.actor.moving.is_some() {
             return None;
         }
-        let wanted = self.items[at].found.list[to].needs;
-        let own = item.needs();
-        let grows_on_wanted = |candidate: &Candidate| {
-            candidate.needs.into_iter().flatten().any(|need| {
-                let has = own.into_iter().flatten().find(|own| own.node == need.node);
-                let grows = has.is_none_or(|has| need.memory > has.memory || need.ns > has.ns);
-                grows && wanted.into_iter().flatten().any(|wanted| wanted.node == need.node)
-            })
-        };
         let possible = |to: &usize| {
             let candidate = &item.found.list[*to];
-            Some(*to) != item.now
-                && candidate.blocked.is_none()
+            candidate.blocked.is_none()
                 && candidate.needs.into_iter().flatten().all(|need| need.node != node)
-                && !grows_on_wanted(candidate)
                 && self.refused(victim, *to).is_none()
         };
         (0..item.found.list.len()).filter(possible).min_by_key(|to| self.rank(item, *to))

@@ -263,6 +263,8 @@ proptest! {
     fn change_by_change_is_the_same_as_the_whole(view in view(), changes in prop::collection::vec(change(), 1..8)) {
         let (mut planner, first) = Planner::new(view.clone());
         prop_assert_eq!(&first, &plan(&view));
+        let (mut at_once, _) = Planner::new(view.clone());
+        at_once.changes(changes.iter().cloned());
         for change in changes {
             let told = planner.change(change);
             let whole = plan(planner.view());
@@ -272,6 +274,8 @@ proptest! {
                 whole.moves.into_iter().filter(|step| told.decisions.contains_key(&step.actor)).collect();
             prop_assert_eq!(&told.moves, &affected);
         }
+        prop_assert_eq!(planner.view(), at_once.view());
+        prop_assert_eq!(planner.decisions(), at_once.decisions());
     }
 
     #[test]
