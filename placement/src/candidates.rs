@@ -1,6 +1,8 @@
 //! Where an actor might run, as far as that does not depend on where others are: which nodes may and can run it, and
 //! what it costs there.
 
+use core::ops::Range;
+
 use mesh_core::{
     id::{ActorId, NodeId},
     topology::NodeKind,
@@ -117,8 +119,16 @@ pub(crate) fn home(id: ActorId, actor: &ActorView) -> Option<NodeId> {
     id.as_ingress().or(actor.ingress)
 }
 
+/// What the actor takes of each node at a place.
+pub(crate) fn needs(actor: &ActorView, spot: Spot, price: &Price) -> [Option<Need>; 2] {
+    let [head, tail] = fuse::parts(spot, actor.stages.len());
+    let head_ns = price.head_ns.saturating_add(if tail.is_none() { price.tail_ns } else { 0 });
+    let need = |(node, stages), ns| Need { node, memory: memory(actor, stages), ns };
+    [head.map(|part| need(part, head_ns)), tail.map(|part| need(part, price.tail_ns))]
+}
+
 /// Bytes that the stages of a part, and the part itself, hold.
-pub(crate) fn memory(actor: &ActorView, stages: core::ops::Range<usize>) -> u64 {
+fn memory(actor: &ActorView, stages: Range<usize>) -> u64 {
     let states = actor.stages.get(stages).unwrap_or_default().iter();
     states.fold(actor.needs_memory_bytes, |sum, stage| sum.saturating_add(stage.state_bytes))
 }
@@ -150,7 +160,7 @@ impl Asker<'_> {
         self.part_blocked(spot.head, 0..cut).or_else(|| self.part_blocked(tail, cut..stages))
     }
 
-    fn part_blocked(&self, id: NodeId, stages: core::ops::Range<usize>) -> Option<Reason> {
+    fn part_blocked(&self, id: NodeId, stages: Range<usize>) -> Option<Reason> {
         let Some(node) = self.view.nodes.get(&id) else { return Some(Reason::NoSuchNode(id)) };
         let actor = self.actor;
         let forbidden = match actor.preference {
@@ -199,13 +209,11 @@ impl Asker<'_> {
         let price = fuse::price(actor, spot, head, tail, home, &self.view.rules);
         let stages = actor.stages.len();
         let cut = spot.tail.map_or(stages, |(cut, _)| cut.min(stages));
-        let need = |node, stages, ns| Some(Need { node, memory: memory(actor, stages), ns });
-        let tail_need = spot.tail.and_then(|(_, node)| need(node, cut..stages, price.tail_ns));
         let on_host = |node: &NodeView, count: usize| if node.kind == NodeKind::Host { count as u64 } else { 0 };
         let miss = match actor.preference {
             Preference::PreferDpu => on_host(head, cut) + tail.map_or(0, |tail| on_host(tail, stages - cut)),
             _ => 0,
         };
-        Some(Candidate { spot, needs: [need(spot.head, 0..cut, price.head_ns), tail_need], price, miss, blocked })
+        Some(Candidate { spot, needs: needs(actor, spot, &price), price, miss, blocked })
     }
 }

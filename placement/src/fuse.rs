@@ -64,9 +64,17 @@ pub fn ways(actor: &ActorView, home: (NodeId, &NodeView), dpus: &[(NodeId, &Node
 /// The runs of stages that are fused, and where.
 #[must_use]
 pub fn fused(spot: Spot, stages: usize) -> Vec<(NodeId, Range<usize>)> {
+    parts(spot, stages).into_iter().flatten().collect()
+}
+
+/// The same without allocation: the head, and the tail if it is elsewhere.
+pub(crate) fn parts(spot: Spot, stages: usize) -> [Option<(NodeId, Range<usize>)>; 2] {
     match spot.tail {
-        None => vec![(spot.head, 0..stages)],
-        Some((cut, node)) => vec![(spot.head, 0..cut.min(stages)), (node, cut.min(stages)..stages)],
+        Some((cut, node)) if node != spot.head => {
+            let cut = cut.min(stages);
+            [Some((spot.head, 0..cut)), Some((node, cut..stages))]
+        }
+        _ => [Some((spot.head, 0..stages)), None],
     }
 }
 
@@ -221,13 +229,14 @@ mod tests {
         let found = ways(&chain(), (HOST, &host), &[(DPU, &dpu)], &Rules::default());
         assert_eq!(found[0].price.unmeasured, None);
         assert_eq!(found[1].price.unmeasured, Some(DPU));
-        assert_eq!(found[1].price.dpu_ns, 252_000_000);
+        assert_eq!(found[1].price.dpu_ns, 253_000_000);
     }
 
     #[test]
     fn a_cut_fuses_what_is_on_either_side_of_it() {
         assert_eq!(fused(Spot::whole(DPU), 3), [(DPU, 0..3)]);
         assert_eq!(fused(Spot::split(HOST, 2, DPU), 3), [(HOST, 0..2), (DPU, 2..3)]);
+        assert_eq!(fused(Spot::split(HOST, 2, HOST), 3), [(HOST, 0..3)]);
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Index {
                     if let Some(group) = actor.apart.filter(|group| groups.insert(*group)) {
                         open_actors.extend(self.group(group).filter(|&member| {
                             view.actors.get(&member).is_some_and(|actor| {
-                                self.only_domain(view, member, actor).is_none() && !names_any(member, actor, done)
+                                self.domains(view, member, actor) == Domains::Many && !names_any(member, actor, done)
                             })
                         }));
                     }
@@ -133,21 +133,32 @@ impl Index {
         }
     }
 
-    /// The failure domain of the actor, if it has only one to be in.
-    pub(crate) fn only_domain(&self, view: &View, id: ActorId, actor: &ActorView) -> Option<NodeId> {
+    /// The failure domains that the actor can be in, wherever it is now.
+    pub(crate) fn domains(&self, view: &View, id: ActorId, actor: &ActorView) -> Domains {
         let mut domains = BTreeSet::new();
         let domain = |node| view.nodes.get(&node).map_or(node, |node: &NodeView| node.domain);
-        for_each_named(id, actor, |node| {
-            domains.insert(domain(node));
-        });
+        domains.extend(id.as_ingress().into_iter().chain(actor.ingress).chain(actor.pin).map(domain));
+        domains.extend(actor.media.iter().flatten().copied().map(domain));
         if actor.media.is_none()
             && let Some(ingress) = actor.ingress
         {
             domains.extend(self.dpus(ingress).map(domain));
             domains.extend(view.nodes.get(&ingress).and_then(|node| node.attached_to).map(domain));
         }
-        if domains.len() == 1 { domains.first().copied() } else { None }
+        match domains.pop_first() {
+            None => Domains::None,
+            Some(only) if domains.is_empty() => Domains::One(only),
+            Some(_) => Domains::Many,
+        }
     }
+}
+
+/// How many failure domains an actor has to choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Domains {
+    None,
+    One(NodeId),
+    Many,
 }
 
 /// Every node that the actor's decision can depend on, but for those attached to these.

@@ -5,7 +5,7 @@
 //! - [`layout`] turns the drives of a cluster into placement groups.
 //! - [`plan`](plan()) turns a [`View`] (nodes, actors, rules, the time) into a [`Plan`]: where each actor runs, whole or
 //!   [cut](fuse) between its host and a DPU, what has to move, and the [`Reason`] for every actor, moved or not.
-//! - [`Planner`] does the same change by change, looking only at what the change can have a bearing on.
+//! - [`Planner`] does the same change by change (or many at once), looking only at what the change can have a bearing on.
 //! - [`migration`] is one live move, as a machine.
 //! - [`View::with_dpu`] and [`View::without`] ask what would happen.
 //!

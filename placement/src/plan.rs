@@ -45,7 +45,7 @@ pub struct Plan {
     pub moves: Vec<Move>,
     /// Actors without a place, and actors that should leave theirs and cannot.
     pub refused: Vec<(ActorId, Reason)>,
-    /// How it is now.
+    /// How it is now, of the actors that were looked at.
     pub before: Score,
     /// How it will be.
     pub score: Score,

@@ -73,17 +73,37 @@ impl Planner {
     /// others. Its moves are all that these need, whether or not an earlier plan asked for them already: an actor that
     /// is said to be [moving](ActorView::moving) is asked for no more.
     pub fn change(&mut self, change: Change) -> Plan {
-        let mut nodes: BTreeSet<NodeId> = BTreeSet::new();
-        let mut actors: BTreeSet<ActorId> = BTreeSet::new();
+        self.changes([change])
+    }
+
+    /// The same for many changes, looking at each actor once: for a round of load reports.
+    pub fn changes(&mut self, changes: impl IntoIterator<Item = Change>) -> Plan {
+        let mut open = Component::default();
+        for change in changes {
+            self.take_in(change, &mut open);
+        }
+        if open.nodes.is_empty() && open.actors.is_empty() {
+            return Plan::default();
+        }
+        let component = self.tied(open.nodes, open.actors);
+        let solved = solve(&self.view, &self.index, &component);
+        self.keep(solved)
+    }
+
+    /// Changes the view, and notes what is to be looked at again: what the changed is tied to now will be found later,
+    /// what it was tied to is noted here.
+    fn take_in(&mut self, change: Change, open: &mut Component) {
         match change {
             Change::Now(now_ms) => {
-                self.view.now_ms = now_ms;
-                actors.extend(self.due.range(..=(now_ms, ActorId(u64::MAX))).map(|(_, actor)| *actor));
+                // Another controller's clock may be behind.
+                self.view.now_ms = self.view.now_ms.max(now_ms);
+                let until = (self.view.now_ms, ActorId(u64::MAX));
+                let due: Vec<ActorId> = self.due.range(..=until).map(|(_, actor)| *actor).collect();
+                self.note_ties(&[], &due, open);
             }
             Change::Node(id, node) => {
-                nodes.insert(id);
-                // Both with the old ties and with the new ones.
-                nodes.extend(self.tied([id], []).nodes);
+                self.note_ties(&[id], &[], open);
+                open.nodes.insert(id);
                 if let Some(old) = self.view.nodes.remove(&id) {
                     self.index.remove_node(id, &old);
                 }
@@ -93,8 +113,8 @@ impl Planner {
                 }
             }
             Change::Actor(id, actor) => {
-                actors.extend(self.tied([], [id]).actors);
-                actors.insert(id);
+                self.note_ties(&[], &[id], open);
+                open.actors.insert(id);
                 if let Some(old) = self.view.actors.remove(&id) {
                     self.index.remove_actor(id, &old);
                 }
@@ -106,12 +126,16 @@ impl Planner {
                 }
             }
         }
-        if nodes.is_empty() && actors.is_empty() {
-            return Plan::default();
+    }
+
+    fn note_ties(&self, nodes: &[NodeId], actors: &[ActorId], open: &mut Component) {
+        // What is noted was noted with all that it is tied to.
+        if nodes.iter().all(|id| open.nodes.contains(id)) && actors.iter().all(|id| open.actors.contains(id)) {
+            return;
         }
-        let component = self.tied(nodes, actors);
-        let solved = solve(&self.view, &self.index, &component);
-        self.keep(solved)
+        let component = self.tied(nodes.iter().copied(), actors.iter().copied());
+        open.nodes.extend(component.nodes);
+        open.actors.extend(component.actors);
     }
 
     fn tied(&self, nodes: impl IntoIterator<Item = NodeId>, actors: impl IntoIterator<Item = ActorId>) -> Component {

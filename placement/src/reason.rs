@@ -204,6 +204,7 @@ impl fmt::Display for Reason {
             Self::Unmeasured(node) => write!(f, "what it costs on {node} has not been measured"),
             Self::Moving(node) => write!(f, "a move to {node} is under way"),
             Self::Best => f.write_str("it is nowhere better"),
+            Self::Stuck { why, but } if why == but => write!(f, "{why}, and there is nowhere else"),
             Self::Stuck { why, but } => write!(f, "{why}, but it cannot leave: {but}"),
         }
     }

@@ -5,7 +5,7 @@ use core::fmt;
 /// Smaller is better, and the first field that differs decides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Score {
-    /// Actors without a place, actors left where a constraint is broken, and pairs that should be apart and are not.
+    /// Actors without a place, left where a constraint is broken, or in one failure domain with another of their group.
     pub safety: u64,
     /// Actors that share a DPU against a tenant's isolation.
     pub isolation: u64,

@@ -8,13 +8,14 @@
 //! can be saved; whoever must make room is asked in the opposite order.
 
 use core::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::id::{ActorId, NodeId};
 
 use crate::{
     candidates::{self, Candidate, Candidates, Need},
-    index::{Component, Index},
+    fuse,
+    index::{Component, Domains, Index},
     plan::{Decision, Outcome},
     reason::{Objective, Reason},
     room::{Guest, Rooms},
@@ -52,13 +53,14 @@ struct Item<'a> {
     found: Candidates,
     /// Its present place in the list.
     now: Option<usize>,
-    /// Its failure domain, if it can have no other.
-    only_domain: Option<NodeId>,
+    /// The group that it should be apart from, if it can be in more than one failure domain.
+    apart: Option<u64>,
     /// Why it went, the first time.
     went: Option<Reason>,
     /// Why it stayed, the last time.
     stays: Reason,
-    /// When to look again although nothing has changed.
+    /// When to look again although nothing has changed: the first time that something it wished becomes allowed,
+    /// even if it then found something else.
     due_ms: Option<u64>,
 }
 
@@ -113,10 +115,9 @@ impl<'a> Solver<'a> {
         for (&id, actor) in component.actors.iter().filter_map(|id| view.actors.get_key_value(id)) {
             let found = Candidates::of(view, index, id, actor);
             let (now, class) = (found.origin, class(id, actor));
-            let only_domain = actor.apart.and_then(|_| index.only_domain(view, id, actor));
+            let apart = actor.apart.filter(|_| index.domains(view, id, actor) == Domains::Many);
             let saving = saving(&found);
-            let item =
-                Item { id, actor, class, found, now, only_domain, went: None, stays: Reason::Best, due_ms: None };
+            let item = Item { id, actor, class, found, now, apart, went: None, stays: Reason::Best, due_ms: None };
             items.push((saving, item));
         }
         items.sort_by_key(|(saving, item)| (item.class, Reverse(*saving), item.id));
@@ -132,14 +133,13 @@ impl<'a> Solver<'a> {
 
     /// Members of groups that can be in one domain only are there, whatever is decided.
     fn count_the_fixed(&mut self, index: &Index, component: &Component) {
-        let groups: std::collections::BTreeSet<u64> =
-            self.items.iter().filter(|item| item.only_domain.is_none()).filter_map(|item| item.actor.apart).collect();
+        let groups: BTreeSet<u64> = self.items.iter().filter_map(|item| item.apart).collect();
         for group in groups {
             for (id, actor) in index.group(group).filter_map(|id| self.view.actors.get_key_value(&id)) {
-                let domain = index.only_domain(self.view, *id, actor);
-                debug_assert!(domain.is_some() || component.actors.contains(id), "it is tied to the group");
-                if let Some(domain) = domain {
-                    *self.together.entry((group, domain)).or_default() += 1;
+                match index.domains(self.view, *id, actor) {
+                    Domains::One(domain) => *self.together.entry((group, domain)).or_default() += 1,
+                    Domains::Many => debug_assert!(component.actors.contains(id), "it is tied to the group"),
+                    Domains::None => {}
                 }
             }
         }
@@ -148,16 +148,12 @@ impl<'a> Solver<'a> {
     fn keep_room_at_target(&mut self, at: usize) {
         let item = &self.items[at];
         let Some(target) = item.actor.moving.filter(|target| Some(*target) != item.actor.at) else { return };
-        let stages = item.actor.stages.len();
-        let cut = target.tail.map_or(stages, |(cut, _)| cut.min(stages));
         let (head, tail) = (self.rooms.node(target.head), target.tail.and_then(|(_, node)| self.rooms.node(node)));
-        let Some(head) = head else { return };
-        let price = crate::fuse::price(item.actor, target, head, tail, None, &self.view.rules);
-        let need = |node, stages, ns| Need { node, memory: candidates::memory(item.actor, stages), ns };
-        let needs = [
-            Some(need(target.head, 0..cut, price.head_ns)),
-            target.tail.map(|(_, node)| need(node, cut..stages, price.tail_ns)),
-        ];
+        let home = candidates::home(item.id, item.actor).and_then(|home| self.rooms.node(home));
+        // Of a target that is half known, what is known.
+        let Some(head) = head.or(tail) else { return };
+        let price = fuse::price(item.actor, target, head, tail, home, &self.view.rules);
+        let needs = candidates::needs(item.actor, target, &price);
         let guest = item.guest(at);
         self.rooms.enter(guest, needs);
     }
@@ -179,7 +175,6 @@ impl<'a> Solver<'a> {
 
     fn look(&mut self, at: usize) -> bool {
         let item = &mut self.items[at];
-        item.due_ms = None;
         if let Some(target) = item.actor.moving {
             item.stays = Reason::Moving(target.tail.map_or(target.head, |(_, node)| node));
             return false;
@@ -232,7 +227,6 @@ impl<'a> Solver<'a> {
         let but = but.unwrap_or_else(|| item.found.why_none(item.id, item.actor));
         item.stays = match item.now {
             None => but,
-            Some(_) if but == why => why,
             Some(_) => Reason::Stuck { why: Box::new(why), but: Box::new(but) },
         };
         false
@@ -321,7 +315,7 @@ impl<'a> Solver<'a> {
     fn make_room(&mut self, at: usize, to: usize) -> bool {
         let mut undo: Vec<(usize, Option<usize>, bool)> = Vec::new();
         let (id, class) = (self.items[at].id, self.items[at].class);
-        let mut asked: std::collections::BTreeSet<usize> = std::collections::BTreeSet::new();
+        let mut asked: BTreeSet<usize> = BTreeSet::new();
         while let Some((node, _)) = self.refused(at, to) {
             let lower = self.rooms.occupants(node).rev().take_while(|(other, _)| *other > class);
             let Some(victim) = lower.map(|(_, at)| at).find(|at| !asked.contains(at)) else {
@@ -334,7 +328,7 @@ impl<'a> Solver<'a> {
                 return false;
             };
             asked.insert(victim);
-            if let Some(elsewhere) = self.elsewhere(victim, node, to, at) {
+            if let Some(elsewhere) = self.elsewhere(victim, node) {
                 let item = &self.items[victim];
                 undo.push((victim, item.now, item.went.is_none()));
                 self.go(victim, elsewhere, Reason::MadeRoom { actor: id, node });
@@ -343,27 +337,16 @@ impl<'a> Solver<'a> {
         true
     }
 
-    /// The best other place of `victim` that leaves `node` and does not take of what `at` wants.
-    fn elsewhere(&self, victim: usize, node: NodeId, to: usize, at: usize) -> Option<usize> {
+    /// The best other place of `victim`, away from `node`.
+    fn elsewhere(&self, victim: usize, node: NodeId) -> Option<usize> {
         let item = &self.items[victim];
         if item.actor.moving.is_some() {
             return None;
         }
-        let wanted = self.items[at].found.list[to].needs;
-        let own = item.needs();
-        let grows_on_wanted = |candidate: &Candidate| {
-            candidate.needs.into_iter().flatten().any(|need| {
-                let has = own.into_iter().flatten().find(|own| own.node == need.node);
-                let grows = has.is_none_or(|has| need.memory > has.memory || need.ns > has.ns);
-                grows && wanted.into_iter().flatten().any(|wanted| wanted.node == need.node)
-            })
-        };
         let possible = |to: &usize| {
             let candidate = &item.found.list[*to];
-            Some(*to) != item.now
-                && candidate.blocked.is_none()
+            candidate.blocked.is_none()
                 && candidate.needs.into_iter().flatten().all(|need| need.node != node)
-                && !grows_on_wanted(candidate)
                 && self.refused(victim, *to).is_none()
         };
         (0..item.found.list.len()).filter(possible).min_by_key(|to| self.rank(item, *to))
@@ -389,7 +372,7 @@ impl<'a> Solver<'a> {
 
     /// Other members of its group in the failure domain of a place.
     fn others_in_domain(&self, item: &Item<'_>, to: usize) -> u32 {
-        let (Some(group), None) = (item.actor.apart, item.only_domain) else { return 0 };
+        let Some(group) = item.apart else { return 0 };
         let Some(domain) = self.domain(item, Some(to)) else { return 0 };
         let all = self.together.get(&(group, domain)).copied().unwrap_or(0);
         all - u32::from(self.domain(item, item.now) == Some(domain))
@@ -421,7 +404,7 @@ impl<'a> Solver<'a> {
 
     fn count(&mut self, at: usize, enters: bool) {
         let item = &self.items[at];
-        let (Some(group), None) = (item.actor.apart, item.only_domain) else { return };
+        let Some(group) = item.apart else { return };
         let Some(domain) = self.domain(item, item.now) else { return };
         let count = self.together.entry((group, domain)).or_default();
         if enters { *count += 1 } else { *count -= 1 }
@@ -435,15 +418,15 @@ impl<'a> Solver<'a> {
         let (Some(now), Some(current)) = (item.now, item.current()) else {
             return Score { safety: u64::from(item.actor.moving.is_none()), ..Score::default() };
         };
-        let together = u64::from(self.others_in_domain(item, now) > 0);
+        let together = self.others_in_domain(item, now) > 0;
         let (broken, shared) = match self.rooms.crowded(item.actor, current.needs) {
-            Some((_, Reason::Isolation { .. })) => (0, 1),
-            Some(_) => (1, 0),
-            None => (0, 0),
+            Some((_, Reason::Isolation { .. })) => (false, true),
+            Some(_) => (true, false),
+            None => (false, false),
         };
         Score {
-            safety: together + u64::from(broken > 0 || current.blocked.is_some()),
-            isolation: shared,
+            safety: u64::from(together || broken || current.blocked.is_some()),
+            isolation: u64::from(shared),
             host_cpu: current.price.host_ns,
             crossed_bytes: current.price.crossed_bytes,
             power: current.price.microwatts,

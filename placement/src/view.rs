@@ -131,7 +131,7 @@ impl Cost {
     pub fn ns_per_s(self, load: Load) -> u64 {
         let requests = u128::from(self.ns_per_request) * u128::from(load.requests_per_s);
         let bytes = u128::from(self.ps_per_byte) * u128::from(load.bytes_per_s) / 1000;
-        u64::try_from(requests + bytes).unwrap_or(u64::MAX)
+        u64::try_from(requests.saturating_add(bytes)).unwrap_or(u64::MAX)
     }
 }
 

@@ -6,10 +6,11 @@ use crate::view::{Cost, NodeView, View};
 
 /// A generation of BlueField, for planning with one that is not there.
 ///
-/// Core counts and kinds are of NVIDIA's public data sheets. The rest are **estimates**, made from clock, width of the
-/// vector units and published core benchmarks, not from a measurement on the device: what one core needs for a function,
-/// beside a core of the host that it is attached to. The DPU's accelerators are not counted in. Once a DPU is there, its
-/// own calibration says what it costs, and nothing of this is used.
+/// Core counts, kinds and memory are those of NVIDIA's product descriptions (the largest model of a generation). The
+/// rest are **rough estimates** and were measured on no device: how much longer a core takes for a function than a core
+/// of the host that it is attached to, guessed from clock and width of the vector units, and what a core draws. The
+/// DPU's accelerators are not counted in. Once a DPU is there, its own calibration says what it costs, and nothing of
+/// this is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Profile {
     /// As users name it.
