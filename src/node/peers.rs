@@ -102,13 +102,15 @@ impl Inner {
     fn note(&self, report: Arc<NodeReport>) {
         let now = self.env.clock.now();
         let timing = &self.config.timing;
+        // To whom else it beats only now and then, its silence says nothing so soon.
+        let beats_briskly = report.kind == NodeKind::Dpu
+            && (report.attached_to == Some(self.id) || self.metadata.is_leader(GroupId::CONTROL));
         let before = {
             let mut peers = lock(&self.peers);
             let was_up = peers.is_alive(report.node, now, timing);
             let before = peers.seen.remove(&report.node);
             let last = before.as_ref().and_then(|seen| seen.alive_at);
-            let brisk = report.kind == NodeKind::Dpu
-                && last.is_some_and(|last| now.since(last) <= timing.dpu_silence.0 && was_up);
+            let brisk = beats_briskly && last.is_some_and(|last| now.since(last) <= timing.dpu_silence.0 && was_up);
             let up_since = before.as_ref().and_then(|seen| seen.up_since).filter(|_| was_up).unwrap_or(now);
             let seen = Seen { report: report.clone(), alive_at: Some(now), up_since: Some(up_since), brisk };
             peers.seen.insert(report.node, seen);
@@ -365,6 +367,7 @@ pub(super) async fn run(node: Arc<Inner>) {
             node.metadata.peer_is_down(*peer).await;
         }
         for peer in alive.difference(&known) {
+            node.host.resume(*peer);
             node.metadata.peer_is_up(*peer).await;
         }
         if alive != known {

@@ -1,8 +1,8 @@
 //! Calls to other nodes that are under way: so that those to a node that is lost can be ended at once, instead of
-//! waiting for their deadlines.
+//! waiting for their deadlines. While it is lost, none is sent to it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -21,6 +21,7 @@ pub(super) struct Calls(Arc<Mutex<Table>>);
 struct Table {
     last: u64,
     by_node: BTreeMap<(NodeId, u64), Call>,
+    lost: BTreeSet<NodeId>,
 }
 
 struct Call {
@@ -40,6 +41,11 @@ impl Calls {
     ) -> CallGuard {
         let key = {
             let mut table = self.lock();
+            if table.lost.contains(&to) {
+                drop(table);
+                done(Err(Error::new(ErrorKind::Unreachable, "the node is lost; nothing was sent").with("node", to)));
+                return CallGuard::none();
+            }
             table.last += 1;
             let key = (to, table.last);
             table.by_node.insert(key, Call { done, guard: None });
@@ -70,10 +76,16 @@ impl Calls {
         })
     }
 
+    /// A node that was lost is there again.
+    pub(super) fn resume(&self, node: NodeId) {
+        self.lock().lost.remove(&node);
+    }
+
     /// Ends every call to a node that is lost: each may have been processed.
     pub(super) fn abandon(&self, node: NodeId) -> usize {
         let lost = {
             let mut table = self.lock();
+            table.lost.insert(node);
             let mut lost = table.by_node.split_off(&(node, 0));
             let mut rest = lost.split_off(&(NodeId(node.0 + 1), 0));
             table.by_node.append(&mut rest);
@@ -91,5 +103,74 @@ impl Calls {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use mesh_core::{
+        Answer, Buf, Lane, Op, Principal,
+        id::{ActorId, Epoch},
+        op::NodeOp,
+    };
+
+    use super::*;
+
+    /// Keeps what it is given, and counts cancellations.
+    #[derive(Default)]
+    struct Silence {
+        kept: Mutex<Vec<Completion<Outcome>>>,
+        cancelled: Arc<Mutex<u32>>,
+    }
+
+    impl Outbound for Silence {
+        fn send(&self, _: NodeId, _: Envelope, done: Completion<Outcome>) -> CallGuard {
+            self.kept.lock().unwrap().push(done);
+            let cancelled = self.cancelled.clone();
+            CallGuard::new(move || *cancelled.lock().unwrap() += 1)
+        }
+    }
+
+    type Heard = Arc<Mutex<Vec<Result<(), ErrorKind>>>>;
+
+    fn call(calls: &Calls, link: &Silence, to: u64, heard: &Heard) -> CallGuard {
+        let op = Op::Node(Box::new(NodeOp::Status));
+        let budget = Duration::from_secs(1);
+        let envelope =
+            Envelope::request(ActorId::NODE, Epoch(0), op, Buf::empty(), Principal::System, Lane::Control, budget);
+        let heard = heard.clone();
+        let done = Box::new(move |outcome: Outcome| {
+            heard.lock().unwrap().push(outcome.map(drop).map_err(|error| error.kind()));
+        });
+        calls.send(link, NodeId(to), envelope, done)
+    }
+
+    #[test]
+    fn calls_to_a_lost_node_end_at_once_and_none_is_sent_until_it_is_there_again() {
+        let (calls, link, heard) = (Calls::default(), Silence::default(), Heard::default());
+        let guards = [call(&calls, &link, 1, &heard), call(&calls, &link, 2, &heard), call(&calls, &link, 2, &heard)];
+        assert_eq!(calls.abandon(NodeId(2)), 2);
+        assert_eq!(*heard.lock().unwrap(), [Err(ErrorKind::LinkLost), Err(ErrorKind::LinkLost)]);
+        assert_eq!(*link.cancelled.lock().unwrap(), 2);
+        drop(call(&calls, &link, 2, &heard));
+        assert_eq!(
+            (heard.lock().unwrap().pop(), link.kept.lock().unwrap().len()),
+            (Some(Err(ErrorKind::Unreachable)), 3)
+        );
+        // Late answers are heard by nobody twice; the other node's is heard once.
+        for done in link.kept.lock().unwrap().drain(..) {
+            done(Ok(Answer::Done.into()));
+        }
+        assert_eq!(heard.lock().unwrap().len(), 3);
+        assert_eq!(heard.lock().unwrap().last(), Some(&Ok(())));
+        drop(guards);
+        assert_eq!(*link.cancelled.lock().unwrap(), 2, "what was answered is not cancelled");
+        calls.resume(NodeId(2));
+        let again = call(&calls, &link, 2, &heard);
+        assert_eq!(link.kept.lock().unwrap().len(), 1);
+        drop(again);
+        assert_eq!(*link.cancelled.lock().unwrap(), 3, "a call that nobody waits for is cancelled");
     }
 }

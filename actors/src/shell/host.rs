@@ -289,7 +289,13 @@ impl Host {
         }
     }
 
-    /// A node is lost: what it was asked and has not answered fails with `LinkLost`, at once.
+    /// A node is there again.
+    pub fn resume(&self, node: NodeId) {
+        self.0.calls.resume(node);
+    }
+
+    /// A node is lost: what it was asked and has not answered fails with `LinkLost`, at once, and what it is asked from
+    /// now on with `Unreachable`, until [`Self::resume`].
     pub fn abandon(&self, node: NodeId) {
         let count = self.0.calls.abandon(node);
         if count > 0 {

@@ -274,3 +274,152 @@ fn effects_stay_small_enough_to_move() {
     assert!(size_of::<Effect>() <= 160, "{}", size_of::<Effect>());
     assert!(size_of::<Event>() <= 160, "{}", size_of::<Event>());
 }
+
+/// Counts what it is asked; its state is the count. What is parked lingers or not, as it is told.
+struct Counter {
+    seen: u64,
+    held: Vec<Token>,
+    lingers: bool,
+}
+
+impl StorageFunction for Counter {
+    fn on_event(&mut self, event: Event, cx: &mut Cx<'_>) {
+        match event {
+            Event::Request { id, request } if wish(&request) == 5 => self.held.push(id),
+            Event::Request { id, request } if wish(&request) == 6 => {
+                for held in self.held.drain(..) {
+                    cx.reply(held, done());
+                }
+                drop(request);
+                cx.reply(id, done());
+            }
+            Event::Request { id, .. } => {
+                self.seen += 1;
+                let payload = Buf::copy_of(&self.seen.to_le_bytes());
+                cx.reply(id, Ok(Response { answer: Answer::Done, payload }));
+            }
+            _ => {}
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.held.len()
+    }
+
+    fn lingers(&self) -> bool {
+        self.lingers || self.held.is_empty()
+    }
+
+    fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
+        let entries = vec![(b"seen".to_vec(), Some(self.seen.to_le_bytes().to_vec()))];
+        Snapshot { version: 1, mark: Mark(self.seen), since, entries, ..Snapshot::default() }
+    }
+
+    fn restore(&mut self, page: &Snapshot) -> Result<(), Error> {
+        let bytes = page.entries.first().and_then(|(_, value)| value.as_deref()?.try_into().ok());
+        self.seen = u64::from_le_bytes(bytes.ok_or_else(|| Error::invalid("a count of 8 bytes"))?);
+        Ok(())
+    }
+}
+
+fn counter(epoch: u64, lingers: bool) -> ActorSetup {
+    let build = move |_: &FunctionSpec| -> Result<Box<dyn StorageFunction>, Error> {
+        Ok(Box::new(Counter { seen: 0, held: Vec::new(), lingers }))
+    };
+    ActorSetup { epoch: Epoch(epoch), build: Arc::new(build), ..setup(ACTOR, Onward::End) }
+}
+
+fn count(outcome: mesh_core::Outcome) -> u64 {
+    u64::from_le_bytes(outcome.unwrap().payload[..].try_into().unwrap())
+}
+
+#[tokio::test]
+async fn an_actor_that_moves_brings_its_state_and_requests_wait_for_it() {
+    let ((from, _), (to, _)) = (host().await, host().await);
+    from.start(counter(1, false)).await.unwrap();
+    assert_eq!(count(from.request(ACTOR, asking(0, 0)).await), 1);
+    to.warm(counter(2, false)).await.unwrap();
+    from.freeze(ACTOR, Epoch(1)).await.unwrap();
+    let mut waits = Box::pin(from.request(ACTOR, asking(0, 0)));
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    let early = to.request(ACTOR, asking(0, 0));
+    tokio::pin!(early);
+    assert!(futures_util::poll!(&mut early).is_pending(), "it has not arrived yet");
+    let page = from.snapshot(ACTOR, Epoch(1), None).await.unwrap();
+    to.restore(ACTOR, Epoch(2), page).await.unwrap();
+    to.activate(ACTOR, Epoch(2)).unwrap();
+    assert_eq!(count(early.await), 2);
+    // What waited at home goes to where it is now, over the link; this world's answers everything itself.
+    assert_eq!(from.retire(ACTOR, Epoch(1), Place { node: NodeId(9), epoch: Epoch(2) }, PATIENCE), 1);
+    assert_eq!(waits.await, done());
+    assert_eq!(from.request(ACTOR, asking(0, 0)).await, done());
+    assert!(from.actors().is_empty());
+}
+
+#[tokio::test]
+async fn what_came_over_a_link_is_told_where_the_actor_is_now() {
+    let (host, _) = host().await;
+    host.start(counter(1, false)).await.unwrap();
+    host.freeze(ACTOR, Epoch(1)).await.unwrap();
+    let (answer, outcome) = tokio::sync::oneshot::channel();
+    host.ask_local(ACTOR, Epoch(1), asking(0, 0), Box::new(move |outcome| drop(answer.send(outcome))));
+    host.retire(ACTOR, Epoch(1), Place { node: NodeId(9), epoch: Epoch(2) }, PATIENCE);
+    let error = outcome.await.unwrap().unwrap_err();
+    let redirect = error.redirect().unwrap();
+    assert_eq!((error.kind(), redirect.node, redirect.epoch), (ErrorKind::StaleEpoch, Some(NodeId(9)), Some(Epoch(2))));
+}
+
+#[tokio::test]
+async fn an_actor_that_does_not_leave_goes_on_with_what_waited() {
+    let (host, _) = host().await;
+    host.start(counter(1, false)).await.unwrap();
+    host.freeze(ACTOR, Epoch(1)).await.unwrap();
+    let waits = [host.request(ACTOR, asking(0, 0)), host.request(ACTOR, asking(0, 0))];
+    assert_eq!(host.thaw(ACTOR, Epoch(2)).unwrap_err().kind(), ErrorKind::NoSuchActor);
+    host.thaw(ACTOR, Epoch(1)).unwrap();
+    host.thaw(ACTOR, Epoch(1)).unwrap();
+    let counts: Vec<u64> = futures_util::future::join_all(waits).await.into_iter().map(count).collect();
+    assert_eq!(counts, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_freeze_waits_for_what_the_state_depends_on_and_for_nothing_else() {
+    for lingers in [false, true] {
+        let (host, _) = host().await;
+        host.start(counter(1, lingers)).await.unwrap();
+        let held = host.request(ACTOR, asking(5, 0));
+        let frozen = tokio::time::timeout(core::time::Duration::from_millis(50), host.freeze(ACTOR, Epoch(1))).await;
+        assert_eq!(frozen.is_ok(), lingers);
+        if lingers {
+            // It ends where it is, after the state has gone on.
+            host.retire(ACTOR, Epoch(1), Place { node: NodeId(9), epoch: Epoch(2) }, core::time::Duration::ZERO);
+            assert_eq!(held.await.unwrap_err().kind(), ErrorKind::Restarted, "its patience was none");
+        } else {
+            host.thaw(ACTOR, Epoch(1)).unwrap();
+            assert_eq!(host.request(ACTOR, asking(6, 0)).await, done());
+            assert_eq!(held.await, done());
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_actor_that_does_not_arrive_is_forgotten_and_what_waited_may_be_sent_again() {
+    let (host, _) = host().await;
+    host.warm(counter(2, false)).await.unwrap();
+    let waits = host.request(ACTOR, asking(0, 0));
+    assert_eq!(host.activate(ACTOR, Epoch(3)).unwrap_err().kind(), ErrorKind::NoSuchActor);
+    host.discard(ACTOR);
+    assert_eq!(waits.await.unwrap_err().kind(), ErrorKind::Draining);
+    assert_eq!(host.activate(ACTOR, Epoch(2)).unwrap_err().kind(), ErrorKind::NoSuchActor);
+    // What runs is not discarded.
+    host.start(counter(1, false)).await.unwrap();
+    host.discard(ACTOR);
+    assert_eq!(count(host.request(ACTOR, asking(0, 0)).await), 1);
+    assert_eq!(host.warm(counter(2, false)).await.unwrap_err().kind(), ErrorKind::Conflict);
+    // But a leftover of an earlier epoch makes room.
+    host.warm(counter(3, false)).await.unwrap();
+    host.activate(ACTOR, Epoch(3)).unwrap();
+    assert_eq!(count(host.request(ACTOR, asking(0, 0)).await), 1);
+}
+
+const PATIENCE: core::time::Duration = core::time::Duration::from_secs(5);
