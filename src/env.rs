@@ -38,6 +38,8 @@ pub struct Env {
     pub links: Arc<dyn Links>,
     /// Threads for compute jobs.
     pub workers: Workers,
+    /// Whether a node measures what functions cost on this machine. A simulation has nothing to measure.
+    pub calibrates: bool,
 }
 
 impl core::fmt::Debug for Env {
@@ -59,6 +61,7 @@ impl Env {
             disks: Arc::new(FileDisks),
             links: Arc::new(crate::quic::QuicLinks),
             workers: Workers::threads(cores)?,
+            calibrates: true,
         })
     }
 }

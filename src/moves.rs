@@ -150,7 +150,7 @@ impl Driver {
         }
         if failed {
             let times = self.backing_off.get(&actor).map_or(0, |(_, times)| *times);
-            let pause = BACK_OFF_MIN.saturating_mul(1 << times.min(5));
+            let pause = BACK_OFF_MIN.saturating_mul(1 << times.min(2));
             self.backing_off.insert(actor, (now + pause, times + 1));
         } else {
             self.backing_off.remove(&actor);
@@ -439,7 +439,8 @@ fn refuse_elsewhere(plan: &Plan, actor: ActorId, pin: NodeId) -> Result<(), Erro
 const TICK: Duration = Duration::from_millis(100);
 /// Moves and first places at once.
 const MOVES_MAX: usize = 16;
-/// A move that failed is tried again after this, and after twice as long each time.
+/// A move that failed is tried again after this, and after twice as long each time, up to four times: what is wanted is
+/// there a few seconds after it can be.
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 /// Between two readings of rates.
 const METER_MIN: Duration = Duration::from_secs(1);

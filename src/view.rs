@@ -47,7 +47,7 @@ pub(crate) fn of(control: &ControlView, sight: &Sight) -> View {
         node.milliwatts_per_core = if info.attached_to.is_some() { MILLIWATTS_DPU } else { MILLIWATTS_HOST };
         if let Some(ability) = ability {
             node.memory_free_bytes = ability.memory_bytes;
-            node.millicores = ability.cores.saturating_mul(1000);
+            node.millicores = ability.millicores;
             node.capabilities = ability.functions.keys().map(|kind| Arc::from(kind.as_str())).collect();
             let measured = ability.functions.iter().filter(|(_, cost)| **cost != (0, 0));
             node.costs = measured

@@ -262,3 +262,6 @@ const SETTLE_MAX: Duration = Duration::from_millis(1000);
 /// What was under way when an actor left ends within this.
 const LINGER_MAX: Duration = Duration::from_secs(30);
 const PAGE_BUDGET: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -187,6 +187,8 @@ pub struct NodeReport {
     pub actors: Vec<ActorReport>,
     /// What it can run, and what that costs here.
     pub ability: Arc<Ability>,
+    /// What it has used.
+    pub load: NodeLoad,
 }
 
 /// What a node can run.
@@ -194,10 +196,21 @@ pub struct NodeReport {
 pub struct Ability {
     /// The kinds of function, and what each costs here, as measured: nanoseconds a request and picoseconds a byte.
     pub functions: BTreeMap<String, (u64, u64)>,
-    /// Cores.
-    pub cores: u32,
+    /// Thousandths of a core that it has, of such cores as the costs were measured on.
+    pub millicores: u32,
     /// Memory for actors, in bytes.
     pub memory_bytes: u64,
+}
+
+/// What a node has used since its process started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLoad {
+    /// CPU time of the whole process, as the system accounts for it, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory of the process in RAM now, in bytes.
+    pub resident_bytes: u64,
+    /// By kind of function: jobs done, their bytes, their CPU time in nanoseconds, and jobs that wait or run now.
+    pub functions: BTreeMap<String, [u64; 4]>,
 }
 
 /// How an actor is, as its node says.

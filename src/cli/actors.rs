@@ -11,7 +11,7 @@ use mesh_core::{
 };
 use serde::Serialize;
 
-use super::{AdminConnect, human};
+use super::{AdminConnect, human, say};
 
 /// Show where each actor runs, its epoch, what it has done there, and why it is there.
 ///
@@ -52,11 +52,10 @@ impl Actors {
         if self.json {
             let text = serde_json::to_string_pretty(&shown)
                 .map_err(|error| Error::bug("the list cannot be written").caused_by(error))?;
-            println!("{text}");
-            return Ok(());
+            return say(&[text]);
         }
-        for actor in shown {
-            println!(
+        let line = |actor: &Shown| {
+            format!(
                 "{:<14} {:<9} e{:<5} {:<8} {:>9} requests {:>12}  {:<24} {}",
                 actor.id,
                 actor.node,
@@ -66,9 +65,9 @@ impl Actors {
                 human(actor.traffic_bytes),
                 actor.functions.join(" > "),
                 actor.reason.as_deref().unwrap_or("")
-            );
-        }
-        Ok(())
+            )
+        };
+        say(&shown.iter().map(line).collect::<Vec<_>>())
     }
 }
 

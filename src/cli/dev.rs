@@ -103,11 +103,12 @@ impl Dev {
             outcome = told_to_stop() => outcome,
         };
         remove(&told)?;
+        let stopping = nodes.iter().map(|node| node.shutdown(STOP_MAX));
+        futures_util::future::join_all(stopping).await;
+        // Last: until their hosts had answered what they had, chains on the DPUs were needed.
         if let Some(dpus) = dpus {
             dpus.stop().await?;
         }
-        let stopping = nodes.iter().map(|node| node.shutdown(STOP_MAX));
-        futures_util::future::join_all(stopping).await;
         outcome
     }
 

@@ -12,7 +12,7 @@ mod probe;
 mod serve;
 mod status;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
 use mesh::{Client, env::Env};
@@ -184,6 +184,23 @@ pub(crate) fn write_private(path: &std::path::Path, text: &str) -> Result<(), Er
             .with("file", path.display())
             .caused_by(error)
     })
+}
+
+/// Prints lines; a reader that has closed its end is no error.
+pub(crate) fn say(lines: &[impl AsRef<str>]) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        match writeln!(out, "{}", line.as_ref()) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => {
+                return Err(
+                    Error::new(mesh_core::ErrorKind::DriveFailed, "the output cannot be written").caused_by(error)
+                );
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Bytes for people.

@@ -2,7 +2,7 @@
 //! it says to them.
 
 use core::time::Duration;
-use std::{io::Write as _, str::FromStr};
+use std::str::FromStr;
 
 use clap::Args;
 use mesh::Client;
@@ -14,7 +14,7 @@ use mesh_core::{
     topology::NodeState,
 };
 
-use super::{AdminConnect, NodeName};
+use super::{AdminConnect, NodeName, say};
 
 /// Show what the placement engine would move now, with a reason for every move and for every actor left alone. Nothing is
 /// done.
@@ -238,21 +238,6 @@ async fn until<T>(
     tokio::time::timeout(Duration::from_secs(seconds), waiting).await.unwrap_or_else(|_| {
         Err(Error::new(ErrorKind::Timeout, "it has not happened yet; the wish is stored, and the mesh goes on with it"))
     })
-}
-
-/// Prints lines; a reader that has closed its end is no error.
-fn say(lines: &[String]) -> Result<(), Error> {
-    let mut out = std::io::stdout().lock();
-    for line in lines {
-        match writeln!(out, "{line}") {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-            Err(error) => {
-                return Err(Error::new(ErrorKind::DriveFailed, "the output cannot be written").caused_by(error));
-            }
-            Ok(()) => {}
-        }
-    }
-    Ok(())
 }
 
 const POLL: Duration = Duration::from_millis(200);

@@ -23,10 +23,9 @@ impl Probe {
         if self.json {
             let text = serde_json::to_string_pretty(&report)
                 .map_err(|error| Error::bug("the report cannot be written").caused_by(error))?;
-            println!("{text}");
+            super::say(&[text])
         } else {
-            println!("{report}");
+            super::say(&[report.to_string()])
         }
-        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use mesh_core::{
 };
 use serde::Serialize;
 
-use super::{Connect, human};
+use super::{Connect, human, say};
 
 /// Show the nodes, drives and metadata groups of a mesh, as the node that answers sees them.
 ///
@@ -73,9 +73,9 @@ impl Status {
         if self.json {
             let text = serde_json::to_string_pretty(&shown)
                 .map_err(|error| Error::bug("the status cannot be written").caused_by(error))?;
-            println!("{text}");
+            say(&[text])?;
         } else {
-            print(&shown);
+            say(&lines(&shown))?;
         }
         Ok(())
     }
@@ -121,9 +121,10 @@ fn shown(reports: &[Arc<NodeReport>]) -> Shown {
     Shown { nodes: nodes.collect(), drives: drives.collect(), groups: groups.collect() }
 }
 
-fn print(shown: &Shown) {
+fn lines(shown: &Shown) -> Vec<String> {
+    let mut lines = Vec::new();
     for node in &shown.nodes {
-        println!(
+        lines.push(format!(
             "{:<10} {:<5} {:<9} {:<22} pid {}{}{}",
             node.id,
             word(&node.kind),
@@ -132,12 +133,12 @@ fn print(shown: &Shown) {
             node.pid,
             node.attached_to.as_ref().map_or(String::new(), |host| format!(", DPU of {host}")),
             node.emulated.as_ref().map_or(String::new(), |kind| format!(", emulated {kind}"))
-        );
+        ));
     }
-    println!();
+    lines.push(String::new());
     for drive in &shown.drives {
         let reason = drive.reason.as_deref().unwrap_or("");
-        println!(
+        lines.push(format!(
             "{:<12} {:<10} {:<5} {:>12} free of {:>12} {:>8} shards {reason}",
             drive.id,
             drive.node,
@@ -145,15 +146,21 @@ fn print(shown: &Shown) {
             human(drive.free_bytes),
             human(drive.capacity_bytes),
             drive.shards
-        );
+        ));
         if drive.corrupt > 0 {
-            println!("{:<12} {} damaged records since the start", "", drive.corrupt);
+            lines.push(format!("{:<12} {} damaged records since the start", "", drive.corrupt));
         }
     }
-    println!();
+    lines.push(String::new());
     for group in &shown.groups {
-        println!("{:<10} leader {:<10} term {}", group.id, group.leader.as_deref().unwrap_or("none"), group.term);
+        lines.push(format!(
+            "{:<10} leader {:<10} term {}",
+            group.id,
+            group.leader.as_deref().unwrap_or("none"),
+            group.term
+        ));
     }
+    lines
 }
 
 fn word(value: &impl core::fmt::Debug) -> String {

@@ -1,26 +1,126 @@
-//! What this node can run.
+//! What this node can run, what that costs here, and what it has used.
 
-use mesh_core::op::Ability;
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use crate::config::Config;
+use mesh_actors::policy::Policy;
+use mesh_core::{
+    Cx, Error, Event, Op, Principal, Request, StorageFunction as _, Tokens,
+    id::{GroupId, TenantId},
+    meta::{Grant, Query, TenantLimits},
+    op::{Ability, NodeLoad},
+    spec::PolicySpec,
+    time::{Instant, UnixMillis},
+};
+use mesh_dpu_runtime::{
+    calibrate::{Bench, Calibration, Fixed, Origin, fingerprint},
+    load::{Load, ProcessUse, thread_cpu_time},
+    offload::software::Software,
+    profile::Generation,
+};
 
-/// The kinds of function that this build has and the configuration allows, and this machine's size.
-pub(super) fn of(config: &Config) -> Ability {
+use crate::{config::Config, env::Env};
+
+/// The kinds of function that this build has and the configuration allows, with what they cost on this machine: measured
+/// at the first start and kept in the data folder.
+///
+/// # Errors
+/// If the back end cannot do its own work.
+pub(super) fn of(config: &Config, env: &Env) -> Result<Ability, Error> {
     let allowed = |kind: &&str| config.functions.as_ref().is_none_or(|allowed| allowed.iter().any(|one| one == kind));
+    let costs = if env.calibrates { costs(&config.data, env)? } else { Calibration::default() };
+    let cost = |kind: &str| costs.function(kind).map_or((0, 0), |cost| (cost.ns_per_request, cost.ps_per_byte));
     let kinds = mesh_actors::registry::KINDS.iter().filter(|kind| allowed(kind));
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    Ability {
-        functions: kinds.map(|kind| ((*kind).to_owned(), (0, 0))).collect(),
-        cores: u32::try_from(cores).unwrap_or(u32::MAX),
+    Ok(Ability {
+        functions: kinds.map(|kind| ((*kind).to_owned(), cost(kind))).collect(),
+        millicores: millicores(config),
         memory_bytes: memory_bytes(),
+    })
+}
+
+fn costs(folder: &Path, env: &Env) -> Result<Calibration, Error> {
+    let mut decide = policy();
+    let mut entropy = (env.entropy)();
+    let mut bench = Bench {
+        backend: &|keys, pool| Box::new(Software::new(keys, pool)),
+        clock: &thread_cpu_time,
+        entropy: &mut *entropy,
+        fixed: vec![Fixed { name: "policy", run: Box::new(move || decide()) }],
+    };
+    let machine = fingerprint(Path::new("/"), "software");
+    let (costs, origin) = Calibration::load_or_measure(folder, machine, &mut bench)?;
+    if let Origin::Measured { because, not_kept } = origin {
+        tracing::debug!(%because, "what functions cost here was measured");
+        if let Some(error) = not_kept {
+            tracing::warn!(%error, "what functions cost here cannot be kept; it is measured at every start");
+        }
     }
+    Ok(costs)
+}
+
+/// One decision of Policy and the end of its request.
+fn policy() -> impl FnMut() {
+    let tenant = TenantId(1);
+    let name: Arc<str> = "somebody".into();
+    let principals = BTreeMap::from([(name.clone(), vec![Grant::all()])]);
+    let mut policy = Policy::new(PolicySpec { tenant, principals, limits: TenantLimits::default() });
+    let (mut tokens, mut effects) = (Tokens::default(), Vec::new());
+    let query = Arc::new(Query::Buckets { tenant });
+    move || {
+        let op = Op::Query { group: GroupId::CONTROL, query: query.clone() };
+        let principal = Principal::User { tenant, name: name.clone() };
+        let request = Request { principal, ..Request::system(op, Instant::NEVER) };
+        let id = tokens.next();
+        let mut silence = Silence;
+        let mut cx = Cx::new(Instant(1), UnixMillis(1), &mut effects, &mut tokens, &mut silence);
+        policy.on_event(Event::Request { id, request }, &mut cx);
+        if let Some(mesh_core::Effect::Call { call, .. }) = effects.pop() {
+            let mut cx = Cx::new(Instant(1), UnixMillis(1), &mut effects, &mut tokens, &mut silence);
+            policy.on_event(Event::Reply { call, outcome: Ok(mesh_core::Answer::Done.into()) }, &mut cx);
+        }
+        effects.clear();
+    }
+}
+
+/// Policy draws nothing.
+struct Silence;
+
+impl mesh_core::Entropy for Silence {
+    fn fill(&mut self, target: &mut [u8]) {
+        target.fill(0);
+    }
+}
+
+/// What the process may use of the CPU: of an emulated DPU its share, else all.
+fn millicores(config: &Config) -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let emulated = config.dpu.as_ref().and_then(|dpu| dpu.emulated.as_ref()?.parse::<Generation>().ok());
+    let thousandths = match emulated {
+        Some(generation) => {
+            let quota = generation.profile().cpu_quota(cores);
+            quota.quota_us * 1000 / quota.period_us.max(1)
+        }
+        None => cores as u64 * 1000,
+    };
+    u32::try_from(thousandths).unwrap_or(u32::MAX)
 }
 
 /// What the machine has, for actors: half of its memory. Unknown: 1 GiB.
 fn memory_bytes() -> u64 {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = info
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let total = total.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     total.map_or(1 << 30, |kib| kib * 1024 / 2)
+}
+
+/// What the process has used, and its functions.
+pub(super) fn load(counted: &Load) -> NodeLoad {
+    // Where the system does not tell, the functions' own counts are told all the same.
+    let process = ProcessUse::read(Path::new("/")).unwrap_or_default();
+    let report = counted.report(process);
+    let functions = report.functions.into_iter();
+    NodeLoad {
+        cpu_ns: report.process.cpu_ns,
+        resident_bytes: report.process.resident_bytes,
+        functions: functions.map(|(kind, one)| (kind, [one.requests, one.bytes, one.cpu_ns, one.queued])).collect(),
+    }
 }

@@ -76,6 +76,8 @@ impl Configured {
         }
         let hosted: BTreeMap<ActorId, (Epoch, Phase)> =
             node.host.actors().into_iter().map(|actor| (actor.id, (actor.epoch, actor.phase))).collect();
+        // What has left by a move is not configured here any more: if it comes back, it begins anew.
+        self.0.retain(|actor, _| actor.as_data().is_none() || hosted.contains_key(actor));
         for row in view.assignments.values().filter(|row| row.actor.as_data().is_some()) {
             match fate(node.id, row, hosted.get(&row.actor).copied()) {
                 Fate::Host => {

@@ -30,10 +30,14 @@ use mesh_core::{
     id::{ActorId, GroupId, Incarnation, NodeId},
     meta::{Command, ControlView, MetaAnswer},
     op::{Ability, NodeReport},
-    port::Metadata as _,
+    port::{Compute, Metadata as _},
     topology::{NodeInfo, NodeKind},
 };
-use mesh_dpu_runtime::{agent::Agent, offload::software::Software};
+use mesh_dpu_runtime::{
+    agent::Agent,
+    load::{Load, Metered},
+    offload::{self, software::Software},
+};
 use mesh_transport::identity::Identity;
 use tokio::{
     sync::{Notify, watch},
@@ -63,6 +67,7 @@ pub(crate) struct Inner {
     pub(crate) host: Host,
     pub(crate) agent: Agent,
     pub(crate) ability: Arc<Ability>,
+    pub(crate) load: Arc<Load>,
     pub(crate) pool: Pool,
     /// What has happened to actors and nodes, as the controller saw it.
     pub(crate) events: crate::events::Events,
@@ -186,16 +191,20 @@ impl Builder {
                 .caused_by(error)
         })?;
         keyring.learn(&metadata.control());
+        let load = Arc::new(Load::default());
+        let software: Arc<dyn Compute> = Arc::new(Software::new(keyring.clone(), pool.clone()));
+        let (compute, backend) = offload::accelerated(software);
+        tracing::debug!(node = %id, %backend, "what computes here");
         let ports = Ports {
             clock: env.clock.clone(),
             entropy: env.entropy.clone(),
-            compute: Arc::new(Software::new(keyring.clone(), pool.clone())),
+            compute: Arc::new(Metered::new(compute, &load)?),
             workers: env.workers.clone(),
             metadata: metadata.clone(),
             outbound,
         };
         let host = Host::new(id, ports).await?;
-        let ability = Arc::new(ability::of(&config));
+        let ability = Arc::new(ability::of(&config, &env)?);
         let inner = Arc::new_cyclic(|me| Inner {
             id,
             incarnation,
@@ -207,6 +216,7 @@ impl Builder {
             agent: Agent::new(host.clone(), chains::setups(me.clone())),
             host,
             ability,
+            load,
             pool,
             events: crate::events::Events::default(),
             peers: Mutex::default(),

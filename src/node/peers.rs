@@ -20,7 +20,7 @@ use mesh_core::{
 
 use mesh_actors::shell::ActorStats;
 
-use super::{Inner, lock, media};
+use super::{Inner, ability, lock, media};
 use crate::config::TimingConfig;
 
 /// What is known of the others.
@@ -288,6 +288,7 @@ impl Inner {
             emulated: info.emulated,
             actors: self.actor_reports(),
             ability: self.ability.clone(),
+            load: ability::load(&self.load),
         });
         let changed = {
             let mut peers = lock(&self.peers);

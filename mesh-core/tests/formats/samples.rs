@@ -17,8 +17,8 @@ use mesh_core::{
         TenantRow, UploadRow, WrappedKey,
     },
     op::{
-        Ability, ActorReport, AdminOp, Binding, Destination, DriveReport, MoveOp, MoveStep, Moved, NodeOp, NodeReport,
-        ObjectOp, Phase, Piece, ShardOp, StripeOp, StripeTarget,
+        Ability, ActorReport, AdminOp, Binding, Destination, DriveReport, MoveOp, MoveStep, Moved, NodeLoad, NodeOp,
+        NodeReport, ObjectOp, Phase, Piece, ShardOp, StripeOp, StripeTarget,
     },
     time::UnixMillis,
     topology::{Code, DriveInfo, DriveState, Layout, NodeInfo, NodeKind, NodeState},
@@ -284,9 +284,14 @@ fn node_report() -> NodeReport {
         actors: vec![actor_report()],
         ability: Arc::new(Ability {
             functions: [("encrypt".to_owned(), (123, 124))].into(),
-            cores: 125,
+            millicores: 125,
             memory_bytes: 126,
         }),
+        load: NodeLoad {
+            cpu_ns: 127,
+            resident_bytes: 128,
+            functions: [("erasure".to_owned(), [129, 130, 131, 132])].into(),
+        },
     }
 }
 
