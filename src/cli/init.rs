@@ -72,6 +72,8 @@ impl Init {
         let founding = provision.founding()?;
         let identity = dir.join("client.pem");
         provision.client_identity(FIRST_TENANT, &founding.principal)?.save(&identity)?;
+        let admin = dir.join("admin.pem");
+        provision.admin_identity("init")?.save(&admin)?;
         let credentials = provision.credentials()?;
         let mut variables = vec![
             ("AWS_ACCESS_KEY_ID", credentials.access),
@@ -81,6 +83,7 @@ impl Init {
             ("MESH_BUCKET", founding.bucket),
             ("MESH_CONNECT", config.address.to_string()),
             ("MESH_IDENTITY", identity.display().to_string()),
+            ("MESH_ADMIN_IDENTITY", admin.display().to_string()),
         ];
         if let Some(s3) = &config.s3 {
             variables.insert(0, ("AWS_ENDPOINT_URL", format!("http://{}", s3.address)));
@@ -95,6 +98,11 @@ impl Init {
         println!("  mesh invite --dir {} --node 2 --out node-2.invitation", dir.display());
         println!("  source {}", told.display());
         println!();
+        println!(
+            "Whoever has {} stores and fetches; whoever has {} may also move actors and empty nodes.",
+            identity.display(),
+            admin.display()
+        );
         println!(
             "Keep a copy of {0}/ca and {0}/keyring.toml offline: without them nothing stored can be read.",
             dir.display()
