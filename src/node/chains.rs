@@ -26,9 +26,10 @@ use mesh_dpu_runtime::agent::Setups;
 
 use super::Inner;
 
-/// What each actor was last configured with.
+/// What each actor was last configured with, and under which epoch: an actor that has been away meanwhile has not been
+/// configured, whether or not anybody looked while it was away.
 #[derive(Default)]
-struct Configured(BTreeMap<ActorId, Arc<FunctionSpec>>);
+struct Configured(BTreeMap<ActorId, (Epoch, Arc<FunctionSpec>)>);
 
 /// Keeps actors configured until the node stops.
 pub(super) async fn run(node: Arc<Inner>) {
@@ -155,28 +156,42 @@ impl Configured {
         spec: FunctionSpec,
         onward: Onward,
     ) -> Result<(), Error> {
-        match self.0.get(&actor) {
-            Some(before) if **before == spec => return Ok(()),
-            Some(_) => {
+        let hosted = node.host.actors().iter().any(|hosted| hosted.id == actor);
+        match self.next(actor, epoch, &spec, hosted) {
+            Deed::Nothing => {}
+            Deed::Configure => {
                 let spec = Arc::new(spec);
                 node.host.configure(actor, spec.clone())?;
-                self.0.insert(actor, spec);
+                self.0.insert(actor, (epoch, spec));
             }
-            // It has arrived by a move.
-            None if node.host.actors().iter().any(|hosted| hosted.id == actor) => {
-                let spec = Arc::new(spec);
-                node.host.configure(actor, spec.clone())?;
-                self.0.insert(actor, spec);
-            }
-            None => {
+            Deed::Start => {
                 let setup = setup(node, actor, epoch, spec, onward);
                 let spec = setup.spec.clone();
                 node.host.start(setup).await?;
-                self.0.insert(actor, spec);
+                self.0.insert(actor, (epoch, spec));
             }
         }
         Ok(())
     }
+
+    /// What an actor that runs here needs.
+    fn next(&self, actor: ActorId, epoch: Epoch, spec: &FunctionSpec, hosted: bool) -> Deed {
+        match self.0.get(&actor).filter(|(under, _)| *under == epoch) {
+            // Not hosted any more, it was given up after panics: a person must look.
+            Some((_, before)) if **before == *spec => Deed::Nothing,
+            Some(_) => Deed::Configure,
+            // It has arrived by a move.
+            None if hosted => Deed::Configure,
+            None => Deed::Start,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    Nothing,
+    Configure,
+    Start,
 }
 
 /// What to do about an actor, by what the group says and what is hosted here.
@@ -294,6 +309,24 @@ mod tests {
 
     fn row(node: NodeId, epoch: u64, moving: Option<NodeId>) -> Assignment {
         Assignment { moving, ..Assignment::new(ActorId(9), node, Epoch(epoch)) }
+    }
+
+    #[test]
+    fn an_actor_that_comes_back_to_a_node_is_started_there_again() {
+        let actor = ActorId(9);
+        let spec = FunctionSpec::Encrypt(EncryptSpec::default());
+        let other = FunctionSpec::Chain(vec![spec.clone()]);
+        let mut configured = Configured::default();
+        assert_eq!(configured.next(actor, Epoch(1), &spec, false), Deed::Start);
+        configured.0.insert(actor, (Epoch(1), Arc::new(spec.clone())));
+        assert_eq!(configured.next(actor, Epoch(1), &spec, true), Deed::Nothing);
+        assert_eq!(configured.next(actor, Epoch(1), &other, true), Deed::Configure);
+        // It was away, and the node it was on is lost: nobody brings it.
+        assert_eq!(configured.next(actor, Epoch(3), &spec, false), Deed::Start);
+        // Or a move brought it.
+        assert_eq!(configured.next(actor, Epoch(3), &spec, true), Deed::Configure);
+        // Given up under this epoch, it stays so.
+        assert_eq!(configured.next(actor, Epoch(1), &spec, false), Deed::Nothing);
     }
 
     #[test]
