@@ -120,3 +120,34 @@ fn drive(text: &str) -> Result<DriveConfig, String> {
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
     Ok(DriveConfig { path, capacity })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use mesh_core::{Principal, port::Role};
+    use mesh_transport::identity::Identity;
+
+    use super::*;
+
+    #[test]
+    fn a_new_cluster_has_an_identity_for_data_and_one_for_administration() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("cluster");
+        let address = SocketAddr::from(([127, 0, 0, 1], 7000));
+        let node = NodeArgs { address, s3: None, drives: Vec::new() };
+        let code = CodeText(mesh_core::topology::Code { data: 1, parity: 0 });
+        Init { dir: dir.clone(), node, code, namespaces: 1, bucket: "main".into() }.run().unwrap();
+
+        let told = std::fs::read_to_string(dir.join("client.env")).unwrap();
+        for (variable, file, role) in [
+            ("MESH_IDENTITY", "client.pem", Principal::User { tenant: FIRST_TENANT, name: "admin".into() }),
+            ("MESH_ADMIN_IDENTITY", "admin.pem", Principal::Admin { name: "init".into() }),
+        ] {
+            let path = dir.join(file);
+            assert!(told.contains(&format!("export {variable}='{}'\n", path.display())), "{told}");
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{file} is private");
+            assert_eq!(*Identity::load(&path).unwrap().role(), Role::Client(role), "{file}");
+        }
+    }
+}

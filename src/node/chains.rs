@@ -13,7 +13,7 @@ use mesh_actors::{
 };
 use mesh_core::{
     Error, ErrorKind,
-    assignment::Assignment,
+    assignment::{Assignment, MoveId},
     id::{ActorId, Epoch, NodeId, TenantId},
     limits::STRIPE_BYTES_MAX,
     meta::{ControlView, TenantRow},
@@ -78,7 +78,7 @@ impl Configured {
         let hosted: BTreeMap<ActorId, (Epoch, Phase)> =
             node.host.actors().into_iter().map(|actor| (actor.id, (actor.epoch, actor.phase))).collect();
         for row in view.assignments.values().filter(|row| row.actor.as_data().is_some()) {
-            match fate(node.id, row, hosted.get(&row.actor).copied()) {
+            match fate(node.id, row, hosted.get(&row.actor).copied(), node.agent.arriving(row.actor)) {
                 Fate::Host => {
                     wanted.insert(row.actor);
                     // One actor's trouble is not the others'.
@@ -207,8 +207,10 @@ enum Fate {
     Alone,
 }
 
-fn fate(node: NodeId, row: &Assignment, hosted: Option<(Epoch, Phase)>) -> Fate {
+fn fate(node: NodeId, row: &Assignment, hosted: Option<(Epoch, Phase)>, arriving: Option<MoveId>) -> Fate {
     match hosted {
+        // Its move began after what this node has heard of: a step may come before the group's own word.
+        Some((_, Phase::Warming)) if arriving.is_some_and(|id| id > row.moves) => Fate::Alone,
         None if row.node == node => Fate::Host,
         None => Fate::Alone,
         // Of a later epoch than this node has heard of: it arrives, or has arrived.
@@ -353,7 +355,17 @@ mod tests {
         ];
         for (row, hosted, expected) in table {
             let hosted = hosted.map(|(epoch, phase)| (Epoch(epoch), phase));
-            assert_eq!(fate(HERE, &row, hosted), expected, "{row:?} with {hosted:?}");
+            assert_eq!(fate(HERE, &row, hosted, None), expected, "{row:?} with {hosted:?}");
         }
+    }
+
+    #[test]
+    fn what_a_move_brings_is_left_alone_until_the_group_has_told_of_the_move() {
+        let warming = Some((Epoch(6), Phase::Warming));
+        let row = |moves, moving| Assignment { moves: MoveId(moves), ..row(AWAY, 5, moving) };
+        assert_eq!(fate(HERE, &row(3, None), warming, Some(MoveId(4))), Fate::Alone, "not told yet");
+        assert_eq!(fate(HERE, &row(4, Some(HERE)), warming, Some(MoveId(4))), Fate::Alone, "under way");
+        assert_eq!(fate(HERE, &row(4, None), warming, Some(MoveId(4))), Fate::Discard, "taken back");
+        assert_eq!(fate(HERE, &row(5, Some(AWAY)), warming, Some(MoveId(4))), Fate::Discard, "another one came");
     }
 }
