@@ -84,9 +84,13 @@ impl Agent {
         let next = Epoch(epoch.0 + 1);
         match what {
             MoveOp::Warm => {
-                host.warm((self.0.setups)(actor, next)?).await?;
-                let transfer = Transfer { id, epoch, ..Transfer::default() };
-                self.lock().arriving.insert(actor, transfer);
+                let setup = (self.0.setups)(actor, next)?;
+                // Before it can be seen here: whoever sees it can ask which move brings it.
+                self.lock().arriving.insert(actor, Transfer { id, epoch, ..Transfer::default() });
+                if let Err(error) = host.warm(setup).await {
+                    self.lock().arriving.remove(&actor);
+                    return Err(error);
+                }
                 Ok(Moved::default())
             }
             MoveOp::Install { page, digest } => self.install(step, page, digest, payload).await,
@@ -121,6 +125,12 @@ impl Agent {
         let transfers = self.lock();
         let frozen = |(_, transfer): &(&ActorId, &Transfer)| transfer.frozen.is_some_and(|at| at <= then);
         transfers.leaving.iter().filter(frozen).map(|(actor, transfer)| (*actor, transfer.epoch, transfer.id)).collect()
+    }
+
+    /// The move that brings an actor here.
+    #[must_use]
+    pub fn arriving(&self, actor: ActorId) -> Option<MoveId> {
+        self.lock().arriving.get(&actor).map(|transfer| transfer.id)
     }
 
     /// Forgets what it knew of an actor's moves: the group has said who runs it.

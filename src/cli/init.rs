@@ -72,6 +72,8 @@ impl Init {
         let founding = provision.founding()?;
         let identity = dir.join("client.pem");
         provision.client_identity(FIRST_TENANT, &founding.principal)?.save(&identity)?;
+        let admin = dir.join("admin.pem");
+        provision.admin_identity("init")?.save(&admin)?;
         let credentials = provision.credentials()?;
         let mut variables = vec![
             ("AWS_ACCESS_KEY_ID", credentials.access),
@@ -81,6 +83,7 @@ impl Init {
             ("MESH_BUCKET", founding.bucket),
             ("MESH_CONNECT", config.address.to_string()),
             ("MESH_IDENTITY", identity.display().to_string()),
+            ("MESH_ADMIN_IDENTITY", admin.display().to_string()),
         ];
         if let Some(s3) = &config.s3 {
             variables.insert(0, ("AWS_ENDPOINT_URL", format!("http://{}", s3.address)));
@@ -95,6 +98,11 @@ impl Init {
         println!("  mesh invite --dir {} --node 2 --out node-2.invitation", dir.display());
         println!("  source {}", told.display());
         println!();
+        println!(
+            "Whoever has {} stores and fetches; whoever has {} may also move actors and empty nodes.",
+            identity.display(),
+            admin.display()
+        );
         println!(
             "Keep a copy of {0}/ca and {0}/keyring.toml offline: without them nothing stored can be read.",
             dir.display()
@@ -111,4 +119,35 @@ fn drive(text: &str) -> Result<DriveConfig, String> {
     };
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
     Ok(DriveConfig { path, capacity })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use mesh_core::{Principal, port::Role};
+    use mesh_transport::identity::Identity;
+
+    use super::*;
+
+    #[test]
+    fn a_new_cluster_has_an_identity_for_data_and_one_for_administration() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("cluster");
+        let address = SocketAddr::from(([127, 0, 0, 1], 7000));
+        let node = NodeArgs { address, s3: None, drives: Vec::new() };
+        let code = CodeText(mesh_core::topology::Code { data: 1, parity: 0 });
+        Init { dir: dir.clone(), node, code, namespaces: 1, bucket: "main".into() }.run().unwrap();
+
+        let told = std::fs::read_to_string(dir.join("client.env")).unwrap();
+        for (variable, file, role) in [
+            ("MESH_IDENTITY", "client.pem", Principal::User { tenant: FIRST_TENANT, name: "admin".into() }),
+            ("MESH_ADMIN_IDENTITY", "admin.pem", Principal::Admin { name: "init".into() }),
+        ] {
+            let path = dir.join(file);
+            assert!(told.contains(&format!("export {variable}='{}'\n", path.display())), "{told}");
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{file} is private");
+            assert_eq!(*Identity::load(&path).unwrap().role(), Role::Client(role), "{file}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use mesh_actors::{
 };
 use mesh_core::{
     Error, ErrorKind,
-    assignment::Assignment,
+    assignment::{Assignment, MoveId},
     id::{ActorId, Epoch, NodeId, TenantId},
     limits::STRIPE_BYTES_MAX,
     meta::{ControlView, TenantRow},
@@ -26,9 +26,10 @@ use mesh_dpu_runtime::agent::Setups;
 
 use super::Inner;
 
-/// What each actor was last configured with.
+/// What each actor was last configured with, and under which epoch: an actor that has been away meanwhile has not been
+/// configured, whether or not anybody looked while it was away.
 #[derive(Default)]
-struct Configured(BTreeMap<ActorId, Arc<FunctionSpec>>);
+struct Configured(BTreeMap<ActorId, (Epoch, Arc<FunctionSpec>)>);
 
 /// Keeps actors configured until the node stops.
 pub(super) async fn run(node: Arc<Inner>) {
@@ -79,7 +80,7 @@ impl Configured {
         // What has left by a move is not configured here any more: if it comes back, it begins anew.
         self.0.retain(|actor, _| actor.as_data().is_none() || hosted.contains_key(actor));
         for row in view.assignments.values().filter(|row| row.actor.as_data().is_some()) {
-            match fate(node.id, row, hosted.get(&row.actor).copied()) {
+            match fate(node.id, row, hosted.get(&row.actor).copied(), node.agent.arriving(row.actor)) {
                 Fate::Host => {
                     wanted.insert(row.actor);
                     // One actor's trouble is not the others'.
@@ -157,28 +158,42 @@ impl Configured {
         spec: FunctionSpec,
         onward: Onward,
     ) -> Result<(), Error> {
-        match self.0.get(&actor) {
-            Some(before) if **before == spec => return Ok(()),
-            Some(_) => {
+        let hosted = node.host.actors().iter().any(|hosted| hosted.id == actor);
+        match self.next(actor, epoch, &spec, hosted) {
+            Deed::Nothing => {}
+            Deed::Configure => {
                 let spec = Arc::new(spec);
                 node.host.configure(actor, spec.clone())?;
-                self.0.insert(actor, spec);
+                self.0.insert(actor, (epoch, spec));
             }
-            // It has arrived by a move.
-            None if node.host.actors().iter().any(|hosted| hosted.id == actor) => {
-                let spec = Arc::new(spec);
-                node.host.configure(actor, spec.clone())?;
-                self.0.insert(actor, spec);
-            }
-            None => {
+            Deed::Start => {
                 let setup = setup(node, actor, epoch, spec, onward);
                 let spec = setup.spec.clone();
                 node.host.start(setup).await?;
-                self.0.insert(actor, spec);
+                self.0.insert(actor, (epoch, spec));
             }
         }
         Ok(())
     }
+
+    /// What an actor that runs here needs.
+    fn next(&self, actor: ActorId, epoch: Epoch, spec: &FunctionSpec, hosted: bool) -> Deed {
+        match self.0.get(&actor).filter(|(under, _)| *under == epoch) {
+            // Not hosted any more, it was given up after panics: a person must look.
+            Some((_, before)) if **before == *spec => Deed::Nothing,
+            Some(_) => Deed::Configure,
+            // It has arrived by a move.
+            None if hosted => Deed::Configure,
+            None => Deed::Start,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    Nothing,
+    Configure,
+    Start,
 }
 
 /// What to do about an actor, by what the group says and what is hosted here.
@@ -194,8 +209,10 @@ enum Fate {
     Alone,
 }
 
-fn fate(node: NodeId, row: &Assignment, hosted: Option<(Epoch, Phase)>) -> Fate {
+fn fate(node: NodeId, row: &Assignment, hosted: Option<(Epoch, Phase)>, arriving: Option<MoveId>) -> Fate {
     match hosted {
+        // Its move began after what this node has heard of: a step may come before the group's own word.
+        Some((_, Phase::Warming)) if arriving.is_some_and(|id| id > row.moves) => Fate::Alone,
         None if row.node == node => Fate::Host,
         None => Fate::Alone,
         // Of a later epoch than this node has heard of: it arrives, or has arrived.
@@ -299,6 +316,24 @@ mod tests {
     }
 
     #[test]
+    fn an_actor_that_comes_back_to_a_node_is_started_there_again() {
+        let actor = ActorId(9);
+        let spec = FunctionSpec::Encrypt(EncryptSpec::default());
+        let other = FunctionSpec::Chain(vec![spec.clone()]);
+        let mut configured = Configured::default();
+        assert_eq!(configured.next(actor, Epoch(1), &spec, false), Deed::Start);
+        configured.0.insert(actor, (Epoch(1), Arc::new(spec.clone())));
+        assert_eq!(configured.next(actor, Epoch(1), &spec, true), Deed::Nothing);
+        assert_eq!(configured.next(actor, Epoch(1), &other, true), Deed::Configure);
+        // It was away, and the node it was on is lost: nobody brings it.
+        assert_eq!(configured.next(actor, Epoch(3), &spec, false), Deed::Start);
+        // Or a move brought it.
+        assert_eq!(configured.next(actor, Epoch(3), &spec, true), Deed::Configure);
+        // Given up under this epoch, it stays so.
+        assert_eq!(configured.next(actor, Epoch(1), &spec, false), Deed::Nothing);
+    }
+
+    #[test]
     fn the_group_decides_what_is_hosted() {
         let table = [
             // Not here.
@@ -322,7 +357,17 @@ mod tests {
         ];
         for (row, hosted, expected) in table {
             let hosted = hosted.map(|(epoch, phase)| (Epoch(epoch), phase));
-            assert_eq!(fate(HERE, &row, hosted), expected, "{row:?} with {hosted:?}");
+            assert_eq!(fate(HERE, &row, hosted, None), expected, "{row:?} with {hosted:?}");
         }
+    }
+
+    #[test]
+    fn what_a_move_brings_is_left_alone_until_the_group_has_told_of_the_move() {
+        let warming = Some((Epoch(6), Phase::Warming));
+        let row = |moves, moving| Assignment { moves: MoveId(moves), ..row(AWAY, 5, moving) };
+        assert_eq!(fate(HERE, &row(3, None), warming, Some(MoveId(4))), Fate::Alone, "not told yet");
+        assert_eq!(fate(HERE, &row(4, Some(HERE)), warming, Some(MoveId(4))), Fate::Alone, "under way");
+        assert_eq!(fate(HERE, &row(4, None), warming, Some(MoveId(4))), Fate::Discard, "taken back");
+        assert_eq!(fate(HERE, &row(5, Some(AWAY)), warming, Some(MoveId(4))), Fate::Discard, "another one came");
     }
 }
