@@ -29,6 +29,8 @@ pub mod files;
 pub mod founding;
 pub mod keyring;
 mod moves;
+pub mod guide;
+mod stages;
 pub mod node;
 pub mod provision;
 pub mod quic;

@@ -415,6 +415,11 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
             node.propose(GroupId::CONTROL, Command::Drain { node: drained, draining }).await?;
             told(said(&plan), 0)
         }
+        AdminOp::Stages { scope, stages } => {
+            crate::stages::check(node, &control, scope, &stages)?;
+            node.propose(GroupId::CONTROL, Command::SetStages { scope, stages }).await?;
+            told(crate::stages::said(&node.metadata.control(), scope), 0)
+        }
     }
 }
 

@@ -1,16 +1,17 @@
 //! What this node can run.
 
+use mesh_actors::registry::Registry;
 use mesh_core::op::Ability;
 
 use crate::config::Config;
 
-/// The kinds of function that this build has and the configuration allows, and this machine's size.
-pub(super) fn of(config: &Config) -> Ability {
-    let allowed = |kind: &&str| config.functions.as_ref().is_none_or(|allowed| allowed.iter().any(|one| one == kind));
-    let kinds = mesh_actors::registry::KINDS.iter().filter(|kind| allowed(kind));
+/// The kinds of function that this program has and the configuration allows, and this machine's size.
+pub(super) fn of(config: &Config, registry: &Registry) -> Ability {
+    let allowed = |kind: &str| config.functions.as_ref().is_none_or(|allowed| allowed.iter().any(|one| one == kind));
+    let kinds = registry.kinds().filter(|kind| allowed(kind));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     Ability {
-        functions: kinds.map(|kind| ((*kind).to_owned(), (0, 0))).collect(),
+        functions: kinds.map(|kind| (kind.to_owned(), (0, 0))).collect(),
         cores: u32::try_from(cores).unwrap_or(u32::MAX),
         memory_bytes: memory_bytes(),
     }
