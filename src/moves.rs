@@ -100,7 +100,8 @@ impl Driver {
                 continue;
             }
             let node = node.clone();
-            if sight.up_since.contains_key(&row.node) {
+            let lives = sight.up_since.contains_key(&row.node);
+            if lives && !crate::stages::is_stranded(view, &sight.reports, &row) {
                 let (machine, asks) = Migration::begin(&row, step.to.head);
                 self.tasks.spawn(async move { carry(&node, machine, asks, step.reason.to_string()).await });
             } else {

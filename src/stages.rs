@@ -1,6 +1,9 @@
 //! Functions of the embedding program in data chains: whether they can stand there.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mesh_actors::registry::Parts;
 use mesh_core::{
@@ -8,6 +11,7 @@ use mesh_core::{
     assignment::{Assignment, Scope},
     id::NodeId,
     meta::ControlView,
+    op::NodeReport,
     spec::{CustomSpec, FunctionSpec},
 };
 use mesh_placement::Name;
@@ -48,6 +52,19 @@ pub(crate) fn check(
             .map_err(|error| Error::invalid("the function refuses its settings").with("why", error))?;
     }
     Ok(())
+}
+
+/// Whether an actor's node lives and cannot run it: it came back as a program that lacks one of the kinds. Then there is
+/// nothing that could be moved live.
+pub(crate) fn is_stranded(
+    control: &ControlView,
+    reports: &BTreeMap<NodeId, Arc<NodeReport>>,
+    row: &Assignment,
+) -> bool {
+    let Some(report) = reports.get(&row.node) else { return false };
+    let lacks = |stage: &CustomSpec| !report.ability.functions.contains_key(&*stage.kind);
+    row.actor.as_data().is_some_and(|(tenant, _)| control.stages_of(tenant).any(lacks))
+        && !report.actors.iter().any(|one| one.actor == row.actor)
 }
 
 /// A line for each chain that a declaration is about.
