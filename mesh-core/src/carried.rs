@@ -24,7 +24,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -39,16 +39,24 @@ use crate::{
 pub struct Carried {
     /// Of the owner's encoding of keys and values.
     format: u16,
-    /// `None`: removed, and remembered for a transfer that may be under way.
-    entries: BTreeMap<Arc<[u8]>, (Option<Vec<u8>>, u64)>,
+    entries: BTreeMap<Arc<[u8]>, Kept>,
     /// Every key of `entries`, by the version of its last change.
     changes: BTreeMap<u64, Arc<[u8]>>,
-    /// Removed keys, the longest removed first.
-    removed: BTreeMap<u64, ()>,
+    /// Versions of removals, the oldest first.
+    removed: BTreeSet<u64>,
     /// Of the last change.
     version: u64,
     /// Removals up to this version are forgotten: what was carried up to an earlier one has to begin anew.
     forgotten: u64,
+}
+
+/// What is known of a key.
+#[derive(Clone, Debug)]
+struct Kept {
+    /// `None`: removed, and remembered for a transfer that may be under way.
+    value: Option<Vec<u8>>,
+    /// Of its last change.
+    version: u64,
 }
 
 impl Carried {
@@ -60,7 +68,7 @@ impl Carried {
             format,
             entries: BTreeMap::new(),
             changes: BTreeMap::new(),
-            removed: BTreeMap::new(),
+            removed: BTreeSet::new(),
             version: 0,
             forgotten: 0,
         }
@@ -81,12 +89,12 @@ impl Carried {
     /// The value of a key.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.entries.get(key)?.0.as_deref()
+        self.entries.get(key)?.value.as_deref()
     }
 
     /// Entries by key.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.entries.iter().filter_map(|(key, (value, _))| Some((&**key, value.as_deref()?)))
+        self.entries.iter().filter_map(|(key, kept)| Some((&**key, kept.value.as_deref()?)))
     }
 
     /// Puts an entry, or replaces it.
@@ -119,18 +127,19 @@ impl Carried {
     fn set(&mut self, key: &[u8], value: Option<Vec<u8>>) {
         self.version += 1;
         if value.is_none() {
-            self.removed.insert(self.version, ());
+            self.removed.insert(self.version);
         }
+        let kept = Kept { value, version: self.version };
         let key: Arc<[u8]> = match self.entries.entry(key.into()) {
             Entry::Occupied(mut entry) => {
-                let (_, before) = entry.insert((value, self.version));
+                let before = entry.insert(kept).version;
                 self.removed.remove(&before);
                 // The same memory in both maps.
                 self.changes.remove(&before).expect("every entry is in the index under its version")
             }
             Entry::Vacant(entry) => {
                 let key = entry.key().clone();
-                entry.insert((value, self.version));
+                entry.insert(kept);
                 key
             }
         };
@@ -138,7 +147,7 @@ impl Carried {
     }
 
     fn forget_oldest(&mut self) {
-        let Some((version, ())) = self.removed.pop_first() else { return };
+        let Some(version) = self.removed.pop_first() else { return };
         let key = self.changes.remove(&version).expect("every entry is in the index under its version");
         self.entries.remove(&key);
         self.forgotten = version;
@@ -157,7 +166,7 @@ impl Carried {
         let mut bytes = 0;
         let mut last = since.map_or(0, |mark| mark.0);
         for (version, key) in self.changes.range(last + 1..) {
-            let (value, _) = &self.entries[key];
+            let value = &self.entries[key].value;
             bytes += key.len() + value.as_ref().map_or(0, Vec::len) + ENTRY_OVERHEAD_BYTES;
             if page.entries.len() == SNAPSHOT_PAGE_ENTRIES || (bytes > PAGE_BYTES && !page.entries.is_empty()) {
                 page.more = true;
