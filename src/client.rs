@@ -7,12 +7,14 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use md5::{Digest as _, Md5};
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Lane, Op, Outcome, Pool, Principal, Request,
+    assignment::Scope,
     envelope::Envelope,
     id::{ActorId, Epoch, NodeId, WriteId},
     limits::{BUDGET_DEFAULT, OBJECT_PUT_BYTES_MAX, STREAM_STRIPES},
     meta::{Attributes, BucketRow, Listing, ObjectRow, Precondition},
     op::{AdminOp, Destination, NodeOp, NodeReport, ObjectOp},
     port::Outbound,
+    spec::CustomSpec,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -331,6 +333,22 @@ impl Client {
             }
         }
         Err(refused.unwrap_or_else(no_nodes))
+    }
+
+    /// Puts functions of the embedding program into data chains, between policy and encryption: of every tenant
+    /// ([`Scope::Mesh`]) or, behind those, of one ([`Scope::Tenant`]). It replaces what was declared for the scope; no
+    /// stages take it back. Gives a line for each chain that it concerns.
+    ///
+    /// If the kinds or their order change, those chains begin anew: their functions' state begins from the settings,
+    /// requests that are under way are sent again by their ingress. Other settings of the same kinds reach the running
+    /// functions as [`Event::Configure`](mesh_core::Event::Configure), and their state stays.
+    ///
+    /// # Errors
+    /// `Unsupported` with the node and the kind where a node that is to run such a chain lacks one; `Invalid` for
+    /// settings that the function refuses; `Conflict` for a kind that would stand in a chain twice; `Denied` without an
+    /// administrator's certificate.
+    pub async fn set_stages(&self, scope: Scope, stages: Vec<CustomSpec>) -> Result<Vec<String>, Error> {
+        self.administer(AdminOp::Stages { scope, stages }).await.map(|(lines, _)| lines)
     }
 
     fn nodes(&self) -> Vec<NodeId> {

@@ -4,7 +4,8 @@
 //! erasure-coded in line by a chain of storage functions, and are kept on drives with Raft-backed metadata.
 //!
 //! Three ways to use it: the daemon (`mesh serve`), a whole mesh to try (`mesh dev`), and this library: a
-//! [`Node`] runs inside your own process, a [`Client`] stores and fetches. See the example `embed`.
+//! [`Node`] runs inside your own process, a [`Client`] stores and fetches. See the example `embed`. It can bring storage
+//! functions of its own, which are placed and moved like the mesh's: see the [`guide`].
 //!
 //! ```no_run
 //! # async fn example(config: mesh::config::Config, principal: mesh_core::Principal) -> Result<(), mesh_core::Error> {
@@ -27,11 +28,13 @@ pub mod env;
 mod events;
 pub mod files;
 pub mod founding;
+pub mod guide;
 pub mod keyring;
 mod moves;
 pub mod node;
 pub mod provision;
 pub mod quic;
+mod stages;
 mod view;
 
 pub use client::Client;

@@ -100,7 +100,8 @@ impl Driver {
                 continue;
             }
             let node = node.clone();
-            if sight.up_since.contains_key(&row.node) {
+            let lives = sight.up_since.contains_key(&row.node);
+            if lives && !crate::stages::is_stranded(view, &sight.reports, &row) {
                 let (machine, asks) = Migration::begin(&row, step.to.head);
                 self.tasks.spawn(async move { carry(&node, machine, asks, step.reason.to_string()).await });
             } else {
@@ -414,6 +415,11 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
             }
             node.propose(GroupId::CONTROL, Command::Drain { node: drained, draining }).await?;
             told(said(&plan), 0)
+        }
+        AdminOp::Stages { scope, stages } => {
+            crate::stages::check(node, &control, scope, &stages)?;
+            node.propose(GroupId::CONTROL, Command::SetStages { scope, stages }).await?;
+            told(crate::stages::said(&node.metadata.control(), scope), 0)
         }
     }
 }

@@ -11,8 +11,8 @@ use mesh_core::{
 };
 use mesh_placement::{ActorView, Cost, Load, NodeView, Spot, Stage, View};
 
-/// What a data chain is made of, in order.
-const DATA_CHAIN: [&str; 3] = ["policy", "encrypt", "erasure"];
+/// What a data chain begins and ends with; between them are the embedding program's own functions.
+const DATA_CHAIN: (&str, [&str; 2]) = ("policy", ["encrypt", "erasure"]);
 /// What a busy core draws, where nobody has measured it: it only ranks places that are equal in all else.
 const MILLIWATTS_HOST: u32 = 6000;
 /// See [`MILLIWATTS_HOST`].
@@ -68,6 +68,9 @@ pub(crate) fn of(control: &ControlView, sight: &Sight) -> View {
 
 fn actor(control: &ControlView, sight: &Sight, row: &Assignment, tenant: TenantId, ingress: NodeId) -> ActorView {
     let wish = wish(control, row.actor, tenant);
+    let (first, last) = DATA_CHAIN;
+    let own = control.stages_of(tenant).map(|stage| Stage::new(stage.kind.clone()));
+    let stages: Vec<Stage> = [Stage::new(first)].into_iter().chain(own).chain(last.map(Stage::new)).collect();
     ActorView {
         tenant: Some(tenant),
         load: sight.loads.get(&row.actor).copied().unwrap_or_default(),
@@ -76,7 +79,7 @@ fn actor(control: &ControlView, sight: &Sight, row: &Assignment, tenant: TenantI
         at: Some(Spot::whole(row.node)),
         moving: row.moving.map(Spot::whole),
         moved_at_ms: sight.moved_at.get(&row.actor).map(|at| millis(*at)),
-        ..ActorView::chain(DATA_CHAIN.map(Stage::new), ingress)
+        ..ActorView::chain(stages, ingress)
     }
 }
 

@@ -1,11 +1,20 @@
-//! From a spec to a function: the one place that knows every kind.
+//! From a spec to a function: the mesh's own kinds, and those that the embedding program has registered.
 
-use mesh_core::{Chain, Error, Pool, StorageFunction, port::Geometry, spec::FunctionSpec};
+use std::{collections::BTreeMap, sync::Arc};
+
+use mesh_core::{
+    Chain, Error, ErrorKind, Pool, StorageFunction,
+    port::Geometry,
+    spec::{CustomSpec, FunctionSpec},
+};
 
 use crate::{drive::Drive, encrypt::Encrypt, erasure::Erasure, object::Object, policy::Policy};
 
-/// The kinds that this build has, by the names that `FunctionSpec::name` gives them.
+/// The mesh's own kinds that this build has, by the names that `FunctionSpec::name` gives them.
 pub const KINDS: [&str; 5] = ["policy", "object", "encrypt", "erasure", "drive"];
+
+/// Kinds that a program registers at most.
+const CUSTOM_KINDS_MAX: usize = 64;
 
 /// What a node gives the functions that it hosts, beside their spec.
 #[derive(Clone, Debug, Default)]
@@ -16,35 +25,91 @@ pub struct Parts {
     pub geometry: Option<Geometry>,
 }
 
-/// Makes the function of a spec.
-///
-/// # Errors
-/// `Unsupported` for a kind that this build does not have; `Invalid` for an empty chain, one that is too long, or a
-/// drive without a medium: the spec is wrong.
-pub fn build(spec: &FunctionSpec, parts: &Parts) -> Result<Box<dyn StorageFunction>, Error> {
-    match spec {
-        FunctionSpec::Chain(stages) => {
-            if stages.is_empty() || stages.len() > mesh_core::limits::CHAIN_STAGES_MAX {
-                return Err(Error::invalid("a chain has between one stage and the limit")
-                    .with("stages", stages.len())
-                    .with("limit", mesh_core::limits::CHAIN_STAGES_MAX));
+/// Makes a function of a registered kind from its settings: at the start, after a panic, and where it moves to. It must
+/// give the same function for the same settings on every node, and refuses settings that it does not understand.
+pub type Make = Arc<dyn Fn(&[u8], &Parts) -> Result<Box<dyn StorageFunction>, Error> + Send + Sync>;
+
+/// The kinds of function that a node can make: the mesh's own, and what the embedding program adds.
+#[derive(Clone, Default)]
+pub struct Registry {
+    custom: BTreeMap<Arc<str>, Make>,
+}
+
+impl core::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_set().entries(self.kinds()).finish()
+    }
+}
+
+impl Registry {
+    /// Adds a kind.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that no kind may have ([`CustomSpec::check`]); `Conflict` for one that is registered;
+    /// `QuotaExceeded` for too many.
+    pub fn register(&mut self, kind: &str, make: Make) -> Result<(), Error> {
+        let kind = CustomSpec::new(kind, []);
+        kind.check()?;
+        if self.custom.len() == CUSTOM_KINDS_MAX {
+            return Err(Error::new(ErrorKind::QuotaExceeded, "there are as many kinds of function as may be")
+                .with("limit", CUSTOM_KINDS_MAX));
+        }
+        if self.custom.contains_key(&kind.kind) {
+            return Err(
+                Error::new(ErrorKind::Conflict, "this kind of function is registered already").with("kind", &kind.kind)
+            );
+        }
+        self.custom.insert(kind.kind, make);
+        Ok(())
+    }
+
+    /// Every kind that it can make, by name: the mesh's own first.
+    pub fn kinds(&self) -> impl Iterator<Item = &str> {
+        KINDS.into_iter().chain(self.custom.keys().map(|kind| &**kind))
+    }
+
+    /// Makes the function of a spec.
+    ///
+    /// # Errors
+    /// `Unsupported` for a kind that this program does not have; `Invalid` for an empty chain, one that is too long, or a
+    /// drive without a medium: the spec is wrong. What a registered kind says of its settings.
+    pub fn build(&self, spec: &FunctionSpec, parts: &Parts) -> Result<Box<dyn StorageFunction>, Error> {
+        match spec {
+            FunctionSpec::Chain(stages) => {
+                if stages.is_empty() || stages.len() > mesh_core::limits::CHAIN_STAGES_MAX {
+                    return Err(Error::invalid("a chain has between one stage and the limit")
+                        .with("stages", stages.len())
+                        .with("limit", mesh_core::limits::CHAIN_STAGES_MAX));
+                }
+                let stages = stages.iter().map(|stage| self.build(stage, parts)).collect::<Result<_, _>>()?;
+                Ok(Box::new(Chain::new(stages)))
             }
-            let stages = stages.iter().map(|stage| build(stage, parts)).collect::<Result<_, _>>()?;
-            Ok(Box::new(Chain::new(stages)))
-        }
-        FunctionSpec::Policy(spec) => Ok(Box::new(Policy::new(spec.clone()))),
-        FunctionSpec::Object(spec) => Ok(Box::new(Object::new(spec.clone()))),
-        FunctionSpec::Drive(_) if parts.geometry.is_none() => {
-            Err(Error::invalid("a drive needs a medium, and this actor has none"))
-        }
-        FunctionSpec::Encrypt(spec) => Ok(Box::new(Encrypt::new(spec.clone()))),
-        FunctionSpec::Erasure(spec) => Ok(Box::new(Erasure::new(spec.clone()))),
-        FunctionSpec::Drive(spec) => {
-            let geometry =
-                parts.geometry.ok_or_else(|| Error::invalid("a drive needs a medium, and this actor has none"))?;
-            Ok(Box::new(Drive::new(spec.clone(), geometry, parts.pool.clone())))
+            FunctionSpec::Policy(spec) => Ok(Box::new(Policy::new(spec.clone()))),
+            FunctionSpec::Object(spec) => Ok(Box::new(Object::new(spec.clone()))),
+            FunctionSpec::Encrypt(spec) => Ok(Box::new(Encrypt::new(spec.clone()))),
+            FunctionSpec::Erasure(spec) => Ok(Box::new(Erasure::new(spec.clone()))),
+            FunctionSpec::Drive(spec) => {
+                let geometry =
+                    parts.geometry.ok_or_else(|| Error::invalid("a drive needs a medium, and this actor has none"))?;
+                Ok(Box::new(Drive::new(spec.clone(), geometry, parts.pool.clone())))
+            }
+            FunctionSpec::Custom(spec) => {
+                let make = self.custom.get(&spec.kind).ok_or_else(|| {
+                    Error::new(ErrorKind::Unsupported, "no such kind of function is registered in this program")
+                        .with("kind", &spec.kind)
+                })?;
+                make(&spec.settings, parts)
+            }
         }
     }
+}
+
+/// Makes the function of a spec, of the mesh's own kinds.
+///
+/// # Errors
+/// As [`Registry::build`].
+pub fn build(spec: &FunctionSpec, parts: &Parts) -> Result<Box<dyn StorageFunction>, Error> {
+    Registry::default().build(spec, parts)
 }
 
 #[cfg(test)]
@@ -52,7 +117,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use mesh_core::{
-        ErrorKind,
         id::TenantId,
         meta::TenantLimits,
         spec::{EncryptSpec, PolicySpec},
@@ -63,6 +127,17 @@ mod tests {
     fn policy() -> FunctionSpec {
         let limits = TenantLimits::default();
         FunctionSpec::Policy(PolicySpec { tenant: TenantId(1), principals: BTreeMap::new(), limits })
+    }
+
+    /// What the mesh has already, as a registered kind that wants empty settings.
+    fn plain() -> Make {
+        Arc::new(|settings, _| {
+            if settings.is_empty() {
+                Ok(Box::new(Encrypt::new(EncryptSpec {})))
+            } else {
+                Err(Error::invalid("this function has no settings"))
+            }
+        })
     }
 
     #[test]
@@ -76,6 +151,9 @@ mod tests {
         for spec in [policy(), FunctionSpec::Encrypt(EncryptSpec {})] {
             assert!(KINDS.contains(&spec.name()));
         }
+        let mut registry = Registry::default();
+        assert_eq!(registry.register("plain", plain()), Ok(()));
+        assert!(registry.kinds().eq(KINDS.into_iter().chain(["plain"])));
     }
 
     #[test]
@@ -84,5 +162,20 @@ mod tests {
         assert_eq!(kind(FunctionSpec::Chain(vec![])), Some(ErrorKind::Invalid));
         assert_eq!(kind(FunctionSpec::Chain(vec![policy(); 17])), Some(ErrorKind::Invalid));
         assert_eq!(kind(FunctionSpec::Encrypt(EncryptSpec {})), None);
+        assert_eq!(kind(FunctionSpec::Custom(CustomSpec::new("plain", []))), Some(ErrorKind::Unsupported));
+    }
+
+    #[test]
+    fn a_registered_kind_is_made_from_its_settings_which_it_may_refuse() {
+        let mut registry = Registry::default();
+        assert_eq!(registry.register("plain", plain()), Ok(()));
+        let error = |result: Result<(), Error>| result.map_err(|error| error.kind());
+        assert_eq!(error(registry.register("plain", plain())), Err(ErrorKind::Conflict));
+        assert_eq!(error(registry.register("policy", plain())), Err(ErrorKind::Invalid));
+        let spec = |settings: &[u8]| {
+            FunctionSpec::Chain(vec![policy(), FunctionSpec::Custom(CustomSpec::new("plain", settings))])
+        };
+        let kind = |spec| registry.build(&spec, &Parts::default()).err().map(|error| error.kind());
+        assert_eq!((kind(spec(b"")), kind(spec(b"unknown"))), (None, Some(ErrorKind::Invalid)));
     }
 }

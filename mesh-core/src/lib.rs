@@ -8,6 +8,7 @@
 
 pub mod assignment;
 pub mod buf;
+pub mod carried;
 pub mod chain;
 pub mod effect;
 pub mod envelope;

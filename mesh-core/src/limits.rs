@@ -45,6 +45,14 @@ pub const SNAPSHOT_DEPTH_MAX: usize = 4;
 pub const PARKED_JOBS_MAX: usize = MAILBOX_JOBS_MAX;
 /// Stages in a chain at most.
 pub const CHAIN_STAGES_MAX: usize = 16;
+/// Stages that one declaration adds to data chains at most; the mesh's and a tenant's own may add up.
+pub const CUSTOM_STAGES_MAX: usize = 4;
+/// The name of a kind of function at most.
+pub const KIND_BYTES_MAX: usize = 64;
+/// Settings of an embedder's function at most.
+pub const SETTINGS_BYTES_MAX: usize = 4096;
+/// Key and value of one entry of carried state together at most: a page holds at least a few.
+pub const CARRIED_ENTRY_BYTES_MAX: usize = 64 << 10;
 
 /// An object's key, in bytes of UTF-8, at most.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -98,6 +106,8 @@ const _: () = {
     assert!(STREAM_STRIPES * STRIPE_BYTES_MAX <= MAILBOX_BYTES_MAX);
     assert!(COMMAND_BYTES_MAX < HEADER_BYTES_MAX);
     assert!(SNAPSHOT_PAGE_BYTES_MAX <= COMMAND_BYTES_MAX && SNAPSHOT_PAGE_BYTES_MAX <= PAYLOAD_BYTES_MAX);
+    assert!(2 * CUSTOM_STAGES_MAX + 3 <= CHAIN_STAGES_MAX);
+    assert!(4 * CARRIED_ENTRY_BYTES_MAX <= SNAPSHOT_PAGE_BYTES_MAX);
     assert!(KEY_BYTES_MAX + USER_METADATA_BYTES_MAX < 4096);
     assert!(DATA_SHARDS_MAX + PARITY_SHARDS_MAX <= GROUP_DRIVES_MAX);
     assert!(HEARTBEAT_SILENCE_MAX.as_millis() >= 3 * HEARTBEAT_INTERVAL.as_millis());

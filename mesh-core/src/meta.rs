@@ -12,6 +12,7 @@ use crate::{
     error::Error,
     id::{ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, KeyId, LayoutId, NodeId, TenantId, WriteId},
     limits::COMMAND_BYTES_MAX,
+    spec::CustomSpec,
     time::UnixMillis,
     topology::{Code, DriveInfo, Layout, NodeInfo},
 };
@@ -532,6 +533,16 @@ pub enum Command {
         /// The block's first write.
         first: WriteId,
     },
+    /// Which functions of the embedding program stand in data chains (control group), between policy and encryption.
+    /// Replaces what was declared for the scope. If kinds or their order change, every chain that it concerns begins
+    /// anew under its next epoch where it is, and its move ends: what a chain is made of never changes under one epoch.
+    /// The same again: no effect. `Conflict` if a kind would stand in one chain twice.
+    SetStages {
+        /// [`Scope::Mesh`] or [`Scope::Tenant`]; a tenant's come behind the mesh's.
+        scope: Scope,
+        /// At most `CUSTOM_STAGES_MAX`, in order; none: takes the declaration back.
+        stages: Vec<CustomSpec>,
+    },
 }
 
 /// A question to a metadata group. Answers are linearizable.
@@ -685,6 +696,16 @@ pub struct ControlView {
     pub assignments: BTreeMap<ActorId, Assignment>,
     /// What users have asked of placement.
     pub wishes: BTreeMap<Scope, Wish>,
+    /// Functions of the embedding program in data chains, by what they were declared for.
+    pub stages: BTreeMap<Scope, Arc<[CustomSpec]>>,
+}
+
+impl ControlView {
+    /// The functions of the embedding program in a tenant's data chains, in order: the mesh's, then the tenant's own.
+    pub fn stages_of(&self, tenant: TenantId) -> impl Iterator<Item = &CustomSpec> {
+        let scopes = [Scope::Mesh, Scope::Tenant(tenant)];
+        scopes.into_iter().filter_map(|scope| self.stages.get(&scope)).flat_map(|stages| stages.iter())
+    }
 }
 
 /// What a metadata group says.

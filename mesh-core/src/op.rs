@@ -15,6 +15,7 @@ use crate::{
         Attributes, BucketRow, Command, Extent, Listing, MetaAnswer, ObjectRow, PartRow, Precondition, Query,
         UploadRow, WrappedKey,
     },
+    spec::CustomSpec,
     topology::{Code, DriveState, NodeKind, NodeState},
 };
 
@@ -155,6 +156,13 @@ pub enum AdminOp {
     Events {
         /// Only later ones.
         after: u64,
+    },
+    /// Puts functions of the embedding program into data chains: [`Command::SetStages`].
+    Stages {
+        /// Of which chains.
+        scope: Scope,
+        /// Which, in order; none: takes them out.
+        stages: Vec<CustomSpec>,
     },
 }
 

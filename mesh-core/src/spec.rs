@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    error::Error,
     id::{ClusterId, DriveId, Epoch, GroupId, KeyId, LayoutId, NodeId, TenantId},
+    limits::{KIND_BYTES_MAX, SETTINGS_BYTES_MAX},
     meta::{Grant, TenantLimits},
     topology::{DriveState, Layout},
 };
@@ -25,6 +27,8 @@ pub enum FunctionSpec {
     Erasure(ErasureSpec),
     /// One drive.
     Drive(DriveSpec),
+    /// A function that the embedding program brings.
+    Custom(CustomSpec),
 }
 
 impl FunctionSpec {
@@ -38,7 +42,7 @@ impl FunctionSpec {
 
     /// The function's name, as `mesh actors` shows it.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             Self::Chain(_) => "chain",
             Self::Policy(_) => "policy",
@@ -46,9 +50,66 @@ impl FunctionSpec {
             Self::Encrypt(_) => "encrypt",
             Self::Erasure(_) => "erasure",
             Self::Drive(_) => "drive",
+            Self::Custom(spec) => &spec.kind,
         }
     }
 }
+
+/// A function that the embedding program brings: its kind, under which the program has registered how it is made, and
+/// its settings, which only the function itself understands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CustomSpec {
+    /// The kind: `a` to `z`, digits and `-`, at most `KIND_BYTES_MAX` bytes, not a name of the mesh's own functions.
+    pub kind: Arc<str>,
+    /// At most `SETTINGS_BYTES_MAX` bytes.
+    pub settings: Arc<[u8]>,
+}
+
+impl CustomSpec {
+    /// A function of a kind, with settings in its own encoding.
+    #[must_use]
+    pub fn new(kind: impl Into<Arc<str>>, settings: impl Into<Arc<[u8]>>) -> Self {
+        Self { kind: kind.into(), settings: settings.into() }
+    }
+
+    /// Whether it is within the limits.
+    ///
+    /// # Errors
+    /// `Invalid`: choose another kind, or shorter settings.
+    pub fn check(&self) -> Result<(), Error> {
+        let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if self.kind.is_empty() || self.kind.len() > KIND_BYTES_MAX || !self.kind.bytes().all(letters) {
+            return Err(Error::invalid("a kind of function is named by lower-case letters, digits and dashes")
+                .with("kind", self.kind.escape_debug())
+                .with("bytes_max", KIND_BYTES_MAX));
+        }
+        if RESERVED.contains(&&*self.kind) {
+            return Err(Error::invalid("the mesh has a function of this name; choose another").with("kind", &self.kind));
+        }
+        if self.settings.len() > SETTINGS_BYTES_MAX {
+            return Err(Error::invalid("the settings of a function are too long")
+                .with("kind", &self.kind)
+                .with("bytes", self.settings.len())
+                .with("limit", SETTINGS_BYTES_MAX));
+        }
+        Ok(())
+    }
+}
+
+/// What [`FunctionSpec::name`] calls the mesh's own, and names that may yet be wanted for them.
+const RESERVED: [&str; 11] = [
+    "chain",
+    "policy",
+    "object",
+    "encrypt",
+    "erasure",
+    "drive",
+    "compress",
+    "replicate",
+    "kv-cache",
+    "nvmeof",
+    "metadata",
+];
 
 /// Settings of Policy: one tenant's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,4 +169,31 @@ pub struct DriveSpec {
     pub capacity_bytes: u64,
     /// Bytes of a segment: a multiple of 4 KiB, at least 4 payloads.
     pub segment_bytes: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_a_short_plain_name_that_is_not_taken() {
+        let check =
+            |kind: &str, bytes: usize| CustomSpec::new(kind, vec![0; bytes]).check().map_err(|error| error.kind());
+        assert_eq!(check("content-filter", SETTINGS_BYTES_MAX), Ok(()));
+        for kind in ["", "Filter", "a b", "über", "policy", "chain", &"k".repeat(KIND_BYTES_MAX + 1)] {
+            assert_eq!(check(kind, 0), Err(crate::ErrorKind::Invalid), "{kind}");
+        }
+        assert_eq!(check("content-filter", SETTINGS_BYTES_MAX + 1), Err(crate::ErrorKind::Invalid));
+    }
+
+    #[test]
+    fn every_name_of_the_mesh_s_own_functions_is_reserved() {
+        let own = [
+            FunctionSpec::Chain(Vec::new()),
+            FunctionSpec::Encrypt(EncryptSpec {}),
+            FunctionSpec::Erasure(ErasureSpec::default()),
+        ];
+        assert!(own.iter().all(|spec| RESERVED.contains(&spec.name())));
+        assert_eq!(FunctionSpec::Custom(CustomSpec::new("mine", [])).name(), "mine");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use mesh_actors::policy::Policy;
+use mesh_actors::{policy::Policy, registry::Registry};
 use mesh_core::{
     Cx, Error, Event, Op, Principal, Request, StorageFunction as _, Tokens,
     id::{GroupId, TenantId},
@@ -25,13 +25,13 @@ use crate::{config::Config, env::Env};
 ///
 /// # Errors
 /// If the back end cannot do its own work.
-pub(super) fn of(config: &Config, env: &Env) -> Result<Ability, Error> {
-    let allowed = |kind: &&str| config.functions.as_ref().is_none_or(|allowed| allowed.iter().any(|one| one == kind));
+pub(super) fn of(config: &Config, env: &Env, registry: &Registry) -> Result<Ability, Error> {
+    let allowed = |kind: &str| config.functions.as_ref().is_none_or(|allowed| allowed.iter().any(|one| one == kind));
     let costs = if env.calibrates { costs(&config.data, env)? } else { Calibration::default() };
     let cost = |kind: &str| costs.function(kind).map_or((0, 0), |cost| (cost.ns_per_request, cost.ps_per_byte));
-    let kinds = mesh_actors::registry::KINDS.iter().filter(|kind| allowed(kind));
+    let kinds = registry.kinds().filter(|kind| allowed(kind));
     Ok(Ability {
-        functions: kinds.map(|kind| ((*kind).to_owned(), cost(kind))).collect(),
+        functions: kinds.map(|kind| (kind.to_owned(), cost(kind))).collect(),
         millicores: millicores(config),
         memory_bytes: memory_bytes(),
     })

@@ -8,7 +8,7 @@ use std::{
 };
 
 use mesh_actors::{
-    registry::{self, Parts},
+    registry::Parts,
     shell::{ActorSetup, Directory, Onward, Place},
 };
 use mesh_core::{
@@ -17,7 +17,7 @@ use mesh_core::{
     id::{ActorId, Epoch, NodeId, TenantId},
     limits::STRIPE_BYTES_MAX,
     meta::{ControlView, TenantRow},
-    op::Phase,
+    op::{MoveOp, MoveStep, Phase},
     spec::{EncryptSpec, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
     topology::NodeInfo,
 };
@@ -77,8 +77,6 @@ impl Configured {
         }
         let hosted: BTreeMap<ActorId, (Epoch, Phase)> =
             node.host.actors().into_iter().map(|actor| (actor.id, (actor.epoch, actor.phase))).collect();
-        // What has left by a move is not configured here any more: if it comes back, it begins anew.
-        self.0.retain(|actor, _| actor.as_data().is_none() || hosted.contains_key(actor));
         for row in view.assignments.values().filter(|row| row.actor.as_data().is_some()) {
             match fate(node.id, row, hosted.get(&row.actor).copied(), node.agent.arriving(row.actor)) {
                 Fate::Host => {
@@ -234,7 +232,8 @@ fn fate(node: NodeId, row: &Assignment, hosted: Option<(Epoch, Phase)>, arriving
 
 fn setup(node: &Arc<Inner>, id: ActorId, epoch: Epoch, spec: FunctionSpec, onward: Onward) -> ActorSetup {
     let parts = Parts { pool: node.pool.clone(), geometry: None };
-    let build = Arc::new(move |spec: &FunctionSpec| registry::build(spec, &parts));
+    let registry = node.registry.clone();
+    let build = Arc::new(move |spec: &FunctionSpec| registry.build(spec, &parts));
     ActorSetup { id, epoch, spec: Arc::new(spec), build, disk: None, onward }
 }
 
@@ -243,7 +242,17 @@ pub(super) fn setups(node: Weak<Inner>) -> Setups {
     Arc::new(move |actor, epoch| {
         let gone = || Error::new(ErrorKind::Draining, "the node is stopping");
         let node = node.upgrade().ok_or_else(gone)?;
-        let spec = data_chain(&node, &node.metadata.control(), actor)?;
+        let view = node.metadata.control();
+        // What a chain is made of is fixed for an epoch: of another one, this node may know other functions.
+        let known = view.assignments.get(&actor).map_or(Epoch(0), |row| row.epoch);
+        if known.0 + 1 != epoch.0 {
+            return Err(Error::new(ErrorKind::Draining, "this node knows of another epoch of the actor; try again")
+                .with("actor", actor)
+                .with("node", node.id)
+                .with("knows", known)
+                .with("asked", epoch));
+        }
+        let spec = data_chain(&node, &view, actor)?;
         for part in spec.parts() {
             if !node.ability.functions.contains_key(part.name()) {
                 return Err(Error::new(ErrorKind::Unsupported, "this node does not run such functions")
@@ -255,6 +264,16 @@ pub(super) fn setups(node: Weak<Inner>) -> Setups {
     })
 }
 
+/// Waits until this node has heard from the group of the epoch that an actor leaves when it moves here: a follower may be
+/// a little behind.
+pub(super) async fn hear_of(node: &Inner, step: MoveStep) {
+    let heard = |view: &Arc<ControlView>| view.assignments.get(&step.actor).is_some_and(|row| row.epoch >= step.epoch);
+    let mut control = node.metadata.watch_control();
+    if step.what == MoveOp::Warm && tokio::time::timeout(HEAR_MAX, control.wait_for(heard)).await.is_err() {
+        tracing::debug!(actor = %step.actor, epoch = %step.epoch, "an actor comes of an epoch that was not heard of");
+    }
+}
+
 /// The data chain of a tenant for one ingress, as this node sees the drives.
 fn data_chain(node: &Inner, view: &ControlView, actor: ActorId) -> Result<FunctionSpec, Error> {
     let tenant = actor.as_data().and_then(|(tenant, _)| view.tenants.get(&tenant)).ok_or_else(|| {
@@ -263,11 +282,11 @@ fn data_chain(node: &Inner, view: &ControlView, actor: ActorId) -> Result<Functi
             .with("node", node.id)
     })?;
     let erasure = ErasureSpec { layouts: view.layouts.clone(), drives: node.drive_states() };
-    Ok(FunctionSpec::Chain(vec![
-        FunctionSpec::Policy(policy(tenant, view)),
-        FunctionSpec::Encrypt(EncryptSpec::default()),
-        FunctionSpec::Erasure(erasure),
-    ]))
+    let own = view.stages_of(tenant.id).cloned().map(FunctionSpec::Custom);
+    let mut stages = vec![FunctionSpec::Policy(policy(tenant, view))];
+    stages.extend(own);
+    stages.extend([FunctionSpec::Encrypt(EncryptSpec::default()), FunctionSpec::Erasure(erasure)]);
+    Ok(FunctionSpec::Chain(stages))
 }
 
 fn directory(view: &ControlView) -> Directory {
@@ -302,6 +321,8 @@ fn principals(tenant: TenantId, view: &ControlView) -> BTreeMap<Arc<str>, Vec<me
         .collect()
 }
 
+/// A follower that is behind by more than this does not take actors in.
+const HEAR_MAX: core::time::Duration = core::time::Duration::from_secs(2);
 const STORED_ADDRESSES_AFTER: core::time::Duration = core::time::Duration::from_secs(1);
 
 #[cfg(test)]

@@ -23,10 +23,11 @@ use std::{
 
 use mesh_actors::{
     metadata::{RaftConfig, RaftMetadata, Timing},
+    registry::{Make, Parts, Registry},
     shell::{Host, Ports},
 };
 use mesh_core::{
-    Error, ErrorKind, Outcome, Pool, Request,
+    Error, ErrorKind, Outcome, Pool, Request, StorageFunction,
     id::{ActorId, GroupId, Incarnation, NodeId},
     meta::{Command, ControlView, MetaAnswer},
     op::{Ability, NodeReport},
@@ -68,6 +69,8 @@ pub(crate) struct Inner {
     pub(crate) agent: Agent,
     pub(crate) ability: Arc<Ability>,
     pub(crate) load: Arc<Load>,
+    /// How functions are made.
+    pub(crate) registry: Registry,
     pub(crate) pool: Pool,
     /// What has happened to actors and nodes, as the controller saw it.
     pub(crate) events: crate::events::Events,
@@ -93,12 +96,18 @@ impl core::fmt::Debug for Node {
 }
 
 /// Sets a node up. See [`Node::builder`].
-#[derive(Debug)]
 pub struct Builder {
     config: Config,
     env: Option<Env>,
     identity: Option<Identity>,
     keyring: Option<SharedKeyring>,
+    functions: Vec<(String, Make)>,
+}
+
+impl core::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Builder of {:?}", self.config.node.id())
+    }
 }
 
 impl Builder {
@@ -123,6 +132,18 @@ impl Builder {
         self
     }
 
+    /// Adds a kind of storage function of your own: `make` builds it from its settings. Nodes that are given the same
+    /// kind may run it; [`Client::set_stages`](crate::Client::set_stages) puts it into data chains. See
+    /// [the guide](crate::guide).
+    #[must_use]
+    pub fn function<F>(mut self, kind: &str, make: F) -> Self
+    where
+        F: Fn(&[u8], &Parts) -> Result<Box<dyn StorageFunction>, Error> + Send + Sync + 'static,
+    {
+        self.functions.push((kind.to_owned(), Arc::new(make)));
+        self
+    }
+
     /// Starts the node. It listens when this returns; it takes data once [`Node::ready`] says so.
     ///
     /// # Errors
@@ -131,6 +152,10 @@ impl Builder {
     pub async fn start(self) -> Result<Node, Error> {
         let config = self.config;
         config.check()?;
+        let mut registry = Registry::default();
+        for (kind, make) in self.functions {
+            registry.register(&kind, make)?;
+        }
         let env = match self.env {
             Some(env) => env,
             None => Env::real()?,
@@ -204,7 +229,7 @@ impl Builder {
             outbound,
         };
         let host = Host::new(id, ports).await?;
-        let ability = Arc::new(ability::of(&config, &env)?);
+        let ability = Arc::new(ability::of(&config, &env, &registry)?);
         let inner = Arc::new_cyclic(|me| Inner {
             id,
             incarnation,
@@ -217,6 +242,7 @@ impl Builder {
             host,
             ability,
             load,
+            registry,
             pool,
             events: crate::events::Events::default(),
             peers: Mutex::default(),
@@ -251,7 +277,7 @@ impl Node {
     /// Begins to set up a node.
     #[must_use]
     pub fn builder(config: Config) -> Builder {
-        Builder { config, env: None, identity: None, keyring: None }
+        Builder { config, env: None, identity: None, keyring: None, functions: Vec::new() }
     }
 
     /// Its number.

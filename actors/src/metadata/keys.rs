@@ -19,6 +19,7 @@
 //!   'o' tenant:8 name               the bucket's number
 //!   'a' actor:8                     Assignment
 //!   'w' scope, encoded              Wish, with its Scope
+//!   's' scope, encoded              CustomSpecs of data chains, with their Scope
 //!
 //! namespace groups
 //!   'F' actor:8                     the actor's least epoch
@@ -57,6 +58,7 @@ pub(super) const BUCKET_NAME: u8 = b'B';
 pub(super) const BUCKET_OWNER: u8 = b'o';
 pub(super) const ASSIGNMENT: u8 = b'a';
 pub(super) const WISH: u8 = b'w';
+pub(super) const STAGES: u8 = b's';
 
 pub(super) const FENCE: u8 = b'F';
 pub(super) const SESSIONS: u8 = b'S';
@@ -146,10 +148,18 @@ pub(super) fn assignment(actor: ActorId) -> Vec<u8> {
 }
 
 pub(super) fn wish(scope: Scope) -> Vec<u8> {
+    scoped(WISH, scope)
+}
+
+pub(super) fn stages(scope: Scope) -> Vec<u8> {
+    scoped(STAGES, scope)
+}
+
+fn scoped(kind: u8, scope: Scope) -> Vec<u8> {
     match scope {
-        Scope::Mesh => key(WISH, &[b"m"]),
-        Scope::Tenant(tenant) => key(WISH, &[b"t", &tenant.0.to_be_bytes()]),
-        Scope::Actor(actor) => key(WISH, &[b"a", &actor.0.to_be_bytes()]),
+        Scope::Mesh => key(kind, &[b"m"]),
+        Scope::Tenant(tenant) => key(kind, &[b"t", &tenant.0.to_be_bytes()]),
+        Scope::Actor(actor) => key(kind, &[b"a", &actor.0.to_be_bytes()]),
     }
 }
 

@@ -194,6 +194,7 @@ fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> 
         | Command::AbortMove { .. }
         | Command::SetWish { .. }
         | Command::Drain { .. }
+        | Command::SetStages { .. }
         | Command::Fence { .. }
         | Command::OpenBlock { .. }
         | Command::CloseBlock { .. }

@@ -20,6 +20,7 @@ use mesh_core::{
         Ability, ActorReport, AdminOp, Binding, Destination, DriveReport, MoveOp, MoveStep, Moved, NodeLoad, NodeOp,
         NodeReport, ObjectOp, Phase, Piece, ShardOp, StripeOp, StripeTarget,
     },
+    spec::CustomSpec,
     time::UnixMillis,
     topology::{Code, DriveInfo, DriveState, Layout, NodeInfo, NodeKind, NodeState},
     wire::crc32c,
@@ -42,7 +43,7 @@ variants!(COMMANDS, command_name, Command:
     Form PutNode PutDrive PutLayout CreateTenant PutPrincipal PutAccessKey DropAccessKey CreateBucket MarkBucket
     RemoveBucket Assign Fence OpenBlock CloseBlock PutObject DeleteObject CreateUpload PutPart CompleteUpload
     AbortUpload DropGarbage SealBucket UnsealBucket SetLimits SweptBlock BeginMove CommitMove
-    AbortMove SetWish Drain);
+    AbortMove SetWish Drain SetStages);
 
 variants!(QUERIES, query_name, Query:
     Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced ClosedBlocks);
@@ -214,6 +215,10 @@ fn wish() -> Wish {
     Wish { preference: Preference::DpuOnly, pin: Some(NodeId(75)) }
 }
 
+fn stages() -> Vec<CustomSpec> {
+    vec![CustomSpec::new("content-filter", *b"settings"), CustomSpec::new("census", [])]
+}
+
 fn cluster() -> ClusterId {
     ClusterId(*b"sixteen bytes id")
 }
@@ -240,6 +245,7 @@ fn control_view() -> ControlView {
         access_keys: [("AKMESH0000000001".to_owned(), Arc::new(access_key_row()))].into(),
         assignments: [(assignment().actor, assignment())].into(),
         wishes: [(Scope::Mesh, wish()), (Scope::Tenant(TenantId(41)), Wish::default())].into(),
+        stages: [(Scope::Mesh, stages().into())].into(),
     }
 }
 
@@ -379,6 +385,7 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::AbortMove { actor: ActorId(1), epoch: Epoch(2), id: MoveId(3) },
         Command::SetWish { scope: Scope::Actor(ActorId(1)), wish: Some(wish()) },
         Command::Drain { node: NodeId(1), draining: true },
+        Command::SetStages { scope: Scope::Tenant(TenantId(1)), stages: stages() },
     ]
 }
 
@@ -535,6 +542,7 @@ fn node_ops() -> Vec<NodeOp> {
         NodeOp::Admin(Box::new(AdminOp::Wish { scope: Scope::Mesh, wish: None })),
         NodeOp::Admin(Box::new(AdminOp::Drain { node: NodeId(1), draining: false })),
         NodeOp::Admin(Box::new(AdminOp::Events { after: 7 })),
+        NodeOp::Admin(Box::new(AdminOp::Stages { scope: Scope::Mesh, stages: stages() })),
     ]
 }
 

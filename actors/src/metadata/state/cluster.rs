@@ -8,6 +8,7 @@ use mesh_core::{
     id::{ClusterId, DriveId, Epoch, LayoutId, NodeId},
     limits::{GROUP_DRIVES_MAX, LAYOUT_GROUPS_MAX},
     meta::{AccessKeyRow, ControlView, MetaAnswer, PrincipalRow, TenantRow},
+    spec::CustomSpec,
     topology::{Code, DriveInfo, Layout, NodeInfo, NodeKind},
 };
 
@@ -177,6 +178,9 @@ pub(super) fn view(rows: &Rows<'_>) -> Result<ControlView, Error> {
     })?;
     each(rows, keys::WISH, |(scope, wish): (Scope, Wish)| {
         view.wishes.insert(scope, wish);
+    })?;
+    each(rows, keys::STAGES, |(scope, stages): (Scope, Vec<CustomSpec>)| {
+        view.stages.insert(scope, stages.into());
     })?;
     Ok(view)
 }

@@ -4,8 +4,8 @@
 //! that fails changes nothing. A command that is sent twice has the effect and the answer of one, with the exceptions
 //! that [`mesh_core::meta::Command`] names (`PutDrive` gives a new epoch each time).
 //!
-//! One file a family of commands: [`cluster`], [`tenants`], [`buckets`] in the control group; [`blocks`], [`objects`],
-//! [`uploads`], [`waste`] in namespace groups; [`listing`] answers pages.
+//! One file a family of commands: [`cluster`], [`tenants`], [`buckets`], [`placement`], [`stages`] in the control group;
+//! [`blocks`], [`objects`], [`uploads`], [`waste`] in namespace groups; [`listing`] answers pages.
 
 mod blocks;
 mod buckets;
@@ -14,6 +14,7 @@ mod listing;
 mod objects;
 mod placement;
 mod rows;
+mod stages;
 mod tenants;
 mod uploads;
 mod waste;
@@ -96,6 +97,7 @@ fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
         Command::AbortMove { actor, epoch, id } => placement::abort(rows, *actor, *epoch, *id),
         Command::SetWish { scope, wish } => placement::set_wish(rows, *scope, *wish),
         Command::Drain { node, draining } => placement::drain(rows, *node, *draining),
+        Command::SetStages { scope, stages } => stages::set(rows, *scope, stages),
         Command::CreateTenant(row) => tenants::create(rows, row),
         Command::SetLimits { tenant, limits } => tenants::set_limits(rows, *tenant, *limits),
         Command::PutPrincipal(row) => tenants::put_principal(rows, row),
@@ -144,6 +146,7 @@ fn is_control(command: &Command) -> bool {
         | Command::AbortMove { .. }
         | Command::SetWish { .. }
         | Command::Drain { .. }
+        | Command::SetStages { .. }
         | Command::CreateTenant(_)
         | Command::SetLimits { .. }
         | Command::PutPrincipal(_)

@@ -5,6 +5,7 @@ mod control;
 mod listing;
 mod namespace;
 mod placement;
+mod stages;
 mod twice;
 mod uploads;
 

@@ -1,0 +1,85 @@
+//! Functions of the embedding program in data chains: whether they can stand there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use mesh_actors::registry::Parts;
+use mesh_core::{
+    Error, ErrorKind,
+    assignment::{Assignment, Scope},
+    id::NodeId,
+    meta::ControlView,
+    op::NodeReport,
+    spec::{CustomSpec, FunctionSpec},
+};
+use mesh_placement::Name;
+
+use crate::node::Inner;
+
+/// Refuses functions that a node which runs such a chain cannot make, or whose settings are wrong. A chain runs where it
+/// is now, and goes back to its ingress when it can be nowhere else; other nodes that lack a kind are left out of
+/// placement.
+pub(crate) fn check(
+    node: &Arc<Inner>,
+    control: &ControlView,
+    scope: Scope,
+    stages: &[CustomSpec],
+) -> Result<(), Error> {
+    stages.iter().try_for_each(CustomSpec::check)?;
+    let reports = node.reports();
+    let hosts = concerned(control, scope).flat_map(|row| {
+        let ingress = row.actor.as_data().map(|(_, ingress)| ingress);
+        ingress.into_iter().chain([row.node])
+    });
+    for at in hosts.collect::<BTreeSet<NodeId>>() {
+        // Of a node that is down nothing is known; it is asked when it is back.
+        let Some(report) = reports.get(&at) else { continue };
+        if let Some(stage) = stages.iter().find(|stage| !report.ability.functions.contains_key(&*stage.kind)) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "a node that runs data chains does not have such functions: start it with a program that registers them",
+            )
+            .with("node", at)
+            .with("function", &stage.kind));
+        }
+    }
+    for stage in stages.iter().filter(|stage| node.registry.kinds().any(|kind| *kind == *stage.kind)) {
+        let parts = Parts { pool: node.pool.clone(), geometry: None };
+        node.registry
+            .build(&FunctionSpec::Custom(stage.clone()), &parts)
+            .map_err(|error| Error::invalid("the function refuses its settings").with("why", error))?;
+    }
+    Ok(())
+}
+
+/// Whether an actor's node lives and cannot run it: it came back as a program that lacks one of the kinds. Then there is
+/// nothing that could be moved live.
+pub(crate) fn is_stranded(
+    control: &ControlView,
+    reports: &BTreeMap<NodeId, Arc<NodeReport>>,
+    row: &Assignment,
+) -> bool {
+    let Some(report) = reports.get(&row.node) else { return false };
+    let lacks = |stage: &CustomSpec| !report.ability.functions.contains_key(&*stage.kind);
+    row.actor.as_data().is_some_and(|(tenant, _)| control.stages_of(tenant).any(lacks))
+        && !report.actors.iter().any(|one| one.actor == row.actor)
+}
+
+/// A line for each chain that a declaration is about.
+pub(crate) fn said(control: &ControlView, scope: Scope) -> Vec<String> {
+    let line = |row: &Assignment| {
+        let own = row.actor.as_data().into_iter().flat_map(|(tenant, _)| control.stages_of(tenant));
+        let kinds: Vec<&str> = own.map(|stage| &*stage.kind).collect();
+        let kinds = if kinds.is_empty() { "none".to_owned() } else { kinds.join(" > ") };
+        format!("{} on {} under {}: own functions: {kinds}", Name(row.actor), row.node, row.epoch)
+    };
+    concerned(control, scope).map(line).collect()
+}
+
+fn concerned(control: &ControlView, scope: Scope) -> impl Iterator<Item = &Assignment> {
+    control.assignments.values().filter(move |row| {
+        row.actor.as_data().is_some_and(|(tenant, _)| scope == Scope::Mesh || scope == Scope::Tenant(tenant))
+    })
+}

@@ -1,0 +1,224 @@
+//! Storage functions of the embedding program: where they are refused, and what a chain does with and without them.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../examples/filter/content.rs"]
+mod content;
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use content::{ContentFilter, KIND};
+use mesh::{
+    Node,
+    config::{Config, DpuConfig, DriveConfig, NodeNumber, Size},
+    env::{Env, LinkSetup},
+    provision::{FIRST_TENANT, Provision},
+};
+use mesh_core::{
+    Buf, Error, ErrorKind, Lane, Op, Outcome, Pool, Principal,
+    assignment::{Assignment, MoveId, Preference, Scope, Wish},
+    envelope::Envelope,
+    id::{ActorId, Epoch, Incarnation, NodeId},
+    limits::HEARTBEAT_SILENCE_MAX,
+    op::{AdminOp, MoveOp, MoveStep, NodeOp, Phase},
+    port::{CallGuard, Completion, Inbound, Role},
+    spec::CustomSpec,
+};
+
+const BUCKET: &str = "films";
+const CHAIN: ActorId = ActorId::data(FIRST_TENANT, NodeId(1));
+/// A DPU of node 1.
+const DPU: u64 = 4;
+
+fn config(folder: &Path, number: u64) -> Config {
+    let data = folder.join(format!("node-{number}"));
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut config = Config::new(NodeNumber(number), address, data);
+    if number == DPU {
+        config.dpu = Some(DpuConfig { attached_to: NodeNumber(1), emulated: Some("bf3".into()) });
+    } else {
+        let drive = |name| DriveConfig { path: config.data.join(name), capacity: Some(Size(2 << 30)) };
+        config.drives = vec![drive("drive-a"), drive("drive-b")];
+    }
+    config
+}
+
+async fn join(folder: &Path, provision: &Provision, number: u64, knows: bool, nodes: &mut Vec<Node>) {
+    let config = config(folder, number);
+    provision.equip(config.node.id(), &config.data).unwrap();
+    let mut builder = Node::builder(config);
+    if knows {
+        builder = builder.function(KIND, |settings, _| Ok(Box::new(ContentFilter::new(settings)?)));
+    }
+    let node = builder.start().await.unwrap();
+    for other in &*nodes {
+        other.set_peer(node.id(), node.address());
+        node.set_peer(other.id(), other.address());
+    }
+    nodes.push(node);
+}
+
+/// Hosts, of which some know the content filter.
+async fn hosts(folder: &Path, provision: &Provision, knowing: [bool; 3]) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for (number, knows) in (1..).zip(knowing) {
+        join(folder, provision, number, knows, &mut nodes).await;
+    }
+    nodes[0].found(&provision.founding().unwrap()).await.unwrap();
+    for node in &nodes {
+        node.ready(Duration::from_secs(60)).await.unwrap();
+    }
+    nodes
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+async fn stop(nodes: Vec<Node>) {
+    for node in nodes {
+        node.shutdown(Duration::from_secs(5)).await;
+    }
+}
+
+fn somebody() -> Principal {
+    Principal::User { tenant: FIRST_TENANT, name: "admin".into() }
+}
+
+fn filter(settings: &str) -> Vec<CustomSpec> {
+    vec![CustomSpec::new(KIND, settings.as_bytes())]
+}
+
+fn row(node: &Node) -> Option<Assignment> {
+    node.control().assignments.get(&CHAIN).copied()
+}
+
+/// The functions of the chain where it runs under the epoch that the group says.
+fn functions(node: &Node) -> Vec<String> {
+    let epoch = row(node).map(|row| row.epoch);
+    let reports = node.status();
+    let actors = reports.iter().flat_map(|report| &report.actors);
+    let mut running = actors.filter(|actor| actor.actor == CHAIN && actor.phase == Phase::Running);
+    let found = running.find(|actor| Some(actor.epoch) == epoch);
+    found.map(|actor| actor.functions.clone()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_that_a_host_lacks_is_refused_with_the_host_and_the_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let provision = Provision::create(folder.path(), BUCKET).unwrap();
+    let nodes = hosts(folder.path(), &provision, [true, true, false]).await;
+    until("every chain has a place", || nodes[0].control().assignments.len() == 3).await;
+    let client = nodes[0].client(somebody());
+    let error = client.set_stages(Scope::Mesh, filter("SECRET")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("[node=node-3 function=content-filter]"), "{error}");
+    assert!(nodes[0].control().stages.is_empty(), "nothing was declared");
+    client.put_bytes(BUCKET, "SECRET", b"SECRET").await.unwrap();
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_declared_function_works_in_every_chain_until_it_is_taken_back_and_a_node_without_it_takes_none_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let provision = Provision::create(folder.path(), BUCKET).unwrap();
+    let mut nodes = hosts(folder.path(), &provision, [true; 3]).await;
+    join(folder.path(), &provision, DPU, false, &mut nodes).await;
+    let known = |node: &Node| node.control().nodes.contains_key(&NodeId(DPU)) && row(node).is_some();
+    until("the DPU is a member", || nodes.iter().all(known)).await;
+    let client = nodes[0].client(somebody());
+
+    let error = client.set_stages(Scope::Mesh, filter("\n")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "the filter refuses settings without a pattern: {error}");
+    let own = Scope::Tenant(FIRST_TENANT);
+    client.set_stages(own, filter("SECRET")).await.unwrap();
+    until("the filter stands in the chain", || functions(&nodes[0]).len() == 4).await;
+    assert_eq!(functions(&nodes[0]), ["policy", KIND, "encrypt", "erasure"]);
+    let refused = client.put_bytes(BUCKET, "one", b"a SECRET").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Denied);
+    client.put_bytes(BUCKET, "one", b"harmless").await.unwrap();
+
+    // Other settings reach the running function: the count goes on.
+    let epoch = row(&nodes[0]).unwrap().epoch;
+    client.set_stages(own, filter("harmless")).await.unwrap();
+    let told = async {
+        loop {
+            match client.put_bytes(BUCKET, "two", b"harmless").await {
+                Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(error) => break error,
+            }
+        }
+    };
+    let error = tokio::time::timeout(Duration::from_secs(30), told).await.unwrap();
+    assert!(error.to_string().contains("refused=2"), "{error}");
+    assert_eq!(row(&nodes[0]).unwrap().epoch, epoch);
+
+    // The planner leaves out a node that lacks the kind, and the node itself refuses.
+    let pin = Some(Wish { preference: Preference::Auto, pin: Some(NodeId(DPU)) });
+    let wish = AdminOp::Wish { scope: Scope::Actor(CHAIN), wish: pin };
+    let error = client.administer(wish).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(error.to_string().contains(KIND), "{error}");
+    let error = warm(&provision, &nodes[3], row(&nodes[0]).unwrap()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("[node=node-4 function=content-filter]"), "{error}");
+
+    client.set_stages(own, Vec::new()).await.unwrap();
+    until("the filter is gone", || functions(&nodes[0]).len() == 3).await;
+    client.put_bytes(BUCKET, "two", b"harmless").await.unwrap();
+    stop(nodes).await;
+}
+
+/// Asks a node to take the chain in, as a controller does.
+async fn warm(provision: &Provision, at: &Node, row: Assignment) -> Outcome {
+    struct Deaf;
+    impl Inbound for Deaf {
+        fn deliver(&self, _: &Role, _: Envelope, done: Completion<Outcome>) -> CallGuard {
+            done(Err(Error::invalid("nothing is asked here")));
+            CallGuard::none()
+        }
+    }
+    let env = Env::real().unwrap();
+    let identity = provision.node_identity(NodeId(9)).unwrap();
+    let setup = LinkSetup {
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        cluster: identity.cluster(),
+        identity,
+        node: NodeId(9),
+        incarnation: Incarnation(1),
+        silence: HEARTBEAT_SILENCE_MAX,
+        clock: env.clock.clone(),
+        entropy: env.entropy.clone(),
+        pool: Pool::default(),
+    };
+    let link = env.links.bind(setup, std::sync::Arc::new(Deaf)).await.unwrap();
+    link.set_peer(at.id(), at.address());
+    let step = MoveStep { actor: CHAIN, epoch: row.epoch, id: MoveId(row.moves.0 + 1), what: MoveOp::Warm };
+    let asked = async {
+        loop {
+            let op = Op::Node(Box::new(NodeOp::Move(step)));
+            let budget = Duration::from_secs(5);
+            let envelope =
+                Envelope::request(ActorId::NODE, Epoch(0), op, Buf::empty(), Principal::System, Lane::Control, budget);
+            let (answer, outcome) = tokio::sync::oneshot::channel();
+            let guard = link.send(at.id(), envelope, Box::new(move |outcome| drop(answer.send(outcome))));
+            let outcome = outcome.await.unwrap();
+            guard.forget();
+            // The link is made meanwhile.
+            match outcome {
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    };
+    let outcome = tokio::time::timeout(Duration::from_secs(30), asked).await.unwrap();
+    link.close().await;
+    outcome
+}
