@@ -23,17 +23,29 @@ use mesh_actors::{
 };
 use mesh_core::{
     Answer, Chain, Error, Outcome, Pool, Request, Response, StorageFunction,
+    assignment::{Assignment, MoveId},
     id::{ActorId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, TenantId},
     meta::{Command, Grant, MetaAnswer, Proposer, Query, TenantLimits, TenantRow, WrappedKey},
-    op::{DriveReport, NodeReport, ShardOp},
+    op::{DriveReport, NodeReport, Phase, ShardOp},
     port::Keys,
     spec::{DriveSpec, EncryptSpec, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
     topology::{DriveState, Layout, NodeInfo, NodeKind},
 };
 
+mod controller;
+mod moves;
+
+use controller::Controller;
+pub use controller::Ends;
+use moves::Mover;
+
+use mesh_placement::migration::Heard;
+
 use crate::{
+    ledger::Ledger,
     metadata::Groups,
     planted::{Bug, Memory, PassThrough, around_chain, around_drive},
+    random::Stream,
     swarm::{Swarm, drives_of, node_of},
     workload::BUCKET,
     world::{Setting, World},
@@ -87,12 +99,39 @@ pub enum Errand {
     Fence(NodeId),
     /// A node speaks to the others.
     Beat(NodeId),
+    /// A node hears, in this life, what the control group says of an actor.
+    News(NodeId, u64, Assignment),
+    /// A page that a node sends.
+    Page(NodeId),
+    /// What a node froze should have come to rest by now.
+    Unsettled(NodeId, u64),
+    /// A node that began anew takes a move back.
+    TakeBack(NodeId),
+    /// A node aborts a move that takes long.
+    Settle(NodeId, ActorId, Epoch, MoveId),
+    /// Somebody should lead.
+    Election,
+    /// A controller hears that it does not lead any more.
+    Depose(u64),
+    /// A controller looks what there is to do.
+    Tick(u64),
+    /// A controller's proposal for a move.
+    Decided(u64, ActorId),
+    /// A controller's step at a node.
+    Stepped(u64, ActorId, NodeId),
+    /// A controller has waited.
+    Due(u64, ActorId),
+    /// A controller gives an actor to another node.
+    TakenOver(u64, ActorId),
 }
 
 /// What a node's agent knows.
 #[derive(Debug, Default)]
 struct Agent {
     boot: u64,
+    /// Since when it runs, on the world's clock.
+    since: u64,
+    mover: Mover,
     epochs: BTreeMap<DriveId, Epoch>,
     ready: bool,
     local: BTreeMap<DriveId, DriveState>,
@@ -118,6 +157,12 @@ pub struct Cluster {
     dead: BTreeSet<DriveId>,
     errands: BTreeMap<u64, Errand>,
     next: u64,
+    controllers: BTreeMap<u64, Controller>,
+    /// Whether controllers move actors of their own accord.
+    plans: bool,
+    /// How moves have ended.
+    pub ends: Ends,
+    dice: Stream,
 }
 
 /// Numbers of tickets and timers from here on are the cluster's.
@@ -146,21 +191,22 @@ impl Cluster {
     ///
     /// # Errors
     /// The groups refuse: the simulator is wrong.
-    pub fn form(swarm: Swarm, bug: Option<Bug>, world: &mut World) -> Result<Self, Error> {
+    pub fn form(seed: u64, swarm: Swarm, bug: Option<Bug>, world: &mut World) -> Result<Self, Error> {
         let layout = Arc::new(layout(&swarm));
         let mut establish = |group, command| world.metadata.establish(group, &command);
         establish(GroupId::CONTROL, Command::Form { cluster: CLUSTER, code: swarm.code, namespaces: 1 })?;
-        for id in swarm.node_ids() {
+        for id in swarm.members() {
+            let host = swarm.is_host(id);
             establish(
                 GroupId::CONTROL,
                 Command::PutNode(NodeInfo {
                     id,
-                    kind: NodeKind::Host,
+                    kind: if host { NodeKind::Host } else { NodeKind::Dpu },
                     address: format!("node-{}:1", id.0),
                     incarnation: Incarnation(1),
                     pid: 1,
                     draining: false,
-                    attached_to: None,
+                    attached_to: (!host).then_some(NodeId(1)),
                     emulated: None,
                 }),
             )?;
@@ -179,6 +225,13 @@ impl Cluster {
         };
         let created = mesh_core::time::UnixMillis(0);
         establish(GroupId::CONTROL, Command::CreateBucket { name: BUCKET.into(), tenant, created })?;
+        for node in swarm.node_ids() {
+            let actor = ActorId::data(tenant, node);
+            establish(GroupId::CONTROL, Command::Assign(Assignment::new(actor, node, Epoch(1))))?;
+        }
+        for node in swarm.node_ids() {
+            world.look_at(ActorId::data(tenant, node));
+        }
         Ok(Self {
             blank: swarm.drive_ids().collect(),
             swarm,
@@ -193,6 +246,10 @@ impl Cluster {
             dead: BTreeSet::new(),
             errands: BTreeMap::new(),
             next: CLUSTER_NUMBERS,
+            controllers: BTreeMap::new(),
+            plans: false,
+            ends: Ends::default(),
+            dice: Stream::new(seed, "cluster", 0),
         })
     }
 
@@ -214,8 +271,8 @@ impl Cluster {
             return;
         }
         let boot = world.boot(node);
-        self.agents.insert(node, Agent { boot, ..Agent::default() });
-        for drive in drives_of(node) {
+        self.agents.insert(node, Agent { boot, since: world.now().0, ..Agent::default() });
+        for drive in self.swarm.drives_at(node) {
             if self.blank.remove(&drive)
                 && let Some(disk) = world.disks.get_mut(&drive)
             {
@@ -237,9 +294,12 @@ impl Cluster {
     fn fence_if_taken(&mut self, world: &mut World, node: NodeId) {
         let Some(agent) = self.agents.get(&node) else { return };
         if agent.ready
-            || drives_of(node).iter().any(|drive| !self.dead.contains(drive) && !agent.epochs.contains_key(drive))
+            || self.swarm.drives_at(node).any(|drive| !self.dead.contains(&drive) && !agent.epochs.contains_key(&drive))
         {
             return;
+        }
+        if !self.swarm.is_host(node) {
+            return self.host(world, node);
         }
         let command = Command::Fence {
             actors: vec![Proposer { actor: ActorId::ingress(node), epoch: Epoch(agent.boot) }],
@@ -260,6 +320,14 @@ impl Cluster {
                 self.fence_if_taken(world, node);
             }
             (Errand::Fence(node), Ok(_)) => self.host(world, node),
+            (Errand::Decided(number, actor), outcome) => {
+                self.machine_hears(world, number, actor, Heard::Proposed(outcome));
+            }
+            (Errand::TakenOver(number, actor), outcome) => self.taken_over(number, actor, outcome.is_ok()),
+            (Errand::Settle(node, actor, epoch, id), outcome) => {
+                self.abort_answered(world, node, (actor, epoch, id), &outcome);
+            }
+            (Errand::TakeBack(node), _) => self.follow(world, node),
             (errand, Err(error)) => {
                 if error.certainty() == mesh_core::Certainty::NotProcessed && error.kind().number() >= 200 {
                     world.violate(|| format!("{errand:?} is refused: {error}"));
@@ -277,6 +345,12 @@ impl Cluster {
             Some(Errand::Take(node, drive)) if world.is_up(node) => self.take(world, node, drive),
             Some(Errand::Fence(node)) if world.is_up(node) => self.fence_if_taken(world, node),
             Some(Errand::Beat(node)) if world.is_up(node) => self.beat(world, node),
+            Some(Errand::News(node, boot, row)) => self.news(world, node, boot, row),
+            Some(Errand::Unsettled(node, number)) => self.unsettled(world, node, number),
+            Some(Errand::Election) => self.election(world),
+            Some(Errand::Depose(number)) => self.depose(number),
+            Some(Errand::Tick(number)) => self.tick(world, number),
+            Some(Errand::Due(number, actor)) => self.machine_hears(world, number, actor, Heard::Due),
             _ => {}
         }
     }
@@ -299,7 +373,12 @@ impl Cluster {
             world.host(node, actor, function, Setting { next: None, disk: Some(drive) });
             world.configure(node, actor, Arc::new(FunctionSpec::Drive(spec)));
         }
-        self.host_chain(world, node);
+        self.host_second_half(world, node);
+        // Read for certain, now: no older news may bring back what has left since.
+        self.catch_up_at_start(world, node);
+        if !self.swarm.is_host(node) {
+            return self.beat(world, node);
+        }
         let spec = ObjectSpec {
             node,
             epoch: Epoch(boot),
@@ -317,10 +396,34 @@ impl Cluster {
         self.beat(world, node);
     }
 
-    fn host_chain(&self, world: &mut World, node: NodeId) {
+    fn host_second_half(&self, world: &mut World, node: NodeId) {
+        if self.swarm.split && self.swarm.is_host(node) {
+            // This node runs the Erasure of the node before it.
+            let actor = ActorId(ERASURE + self.before(node).0);
+            let erasure = self.erasure_spec(node);
+            world.host(node, actor, Box::new(Erasure::new(erasure.clone())), Setting::default());
+            world.configure(node, actor, Arc::new(FunctionSpec::Erasure(erasure)));
+        }
+    }
+
+    const fn before(&self, node: NodeId) -> NodeId {
+        NodeId(1 + (node.0 + self.swarm.nodes - 2) % self.swarm.nodes)
+    }
+
+    /// A data chain as it is built on a node.
+    fn chain(
+        &self,
+        world: &mut World,
+        node: NodeId,
+        actor: ActorId,
+    ) -> (Box<dyn StorageFunction>, Setting, Vec<FunctionSpec>) {
         let principals = core::iter::once((Arc::from(USER), vec![Grant::all()])).collect();
         let policy = PolicySpec { tenant: self.tenant, principals, limits: TenantLimits::default() };
-        let mut stages: Vec<Box<dyn StorageFunction>> = vec![Box::new(Policy::new(policy.clone()))];
+        let mut stages: Vec<Box<dyn StorageFunction>> = Vec::new();
+        if self.swarm.moves_per_mille > 0 {
+            stages.push(Box::new(Ledger::new(world.birth())));
+        }
+        stages.push(Box::new(Policy::new(policy.clone())));
         let mut specs = vec![FunctionSpec::Policy(policy)];
         if self.swarm.encrypted {
             let encrypt: Box<dyn StorageFunction> = match self.bug {
@@ -333,20 +436,24 @@ impl Cluster {
         let erasure = self.erasure_spec(node);
         let mut next = None;
         if self.swarm.split {
-            // This node runs the Erasure of the node before it.
-            let before = NodeId(1 + (node.0 + self.swarm.nodes - 2) % self.swarm.nodes);
-            let actor = ActorId(ERASURE + before.0);
-            world.host(node, actor, Box::new(Erasure::new(erasure.clone())), Setting::default());
-            world.configure(node, actor, Arc::new(FunctionSpec::Erasure(erasure)));
-            next = Some(ActorId(ERASURE + node.0));
+            next = actor.as_data().map(|(_, ingress)| ActorId(ERASURE + ingress.0));
         } else {
             stages.push(Box::new(Erasure::new(erasure.clone())));
             specs.push(FunctionSpec::Erasure(erasure));
         }
-        let actor = ActorId::data(self.tenant, node);
         let chain = around_chain(self.bug, Box::new(Chain::new(stages)));
-        world.host(node, actor, chain, Setting { next, disk: None });
-        world.configure(node, actor, Arc::new(FunctionSpec::Chain(specs)));
+        (chain, Setting { next, disk: None }, specs)
+    }
+
+    fn catch_up_at_start(&mut self, world: &mut World, node: NodeId) {
+        let rows: Vec<Assignment> = world.rows().values().copied().collect();
+        if let Some(agent) = self.agents.get_mut(&node) {
+            agent.mover.rows = rows.iter().map(|row| (row.actor, *row)).collect();
+        }
+        for row in rows {
+            world.learn(node, row.actor, (row.node, row.epoch));
+        }
+        self.follow(world, node);
     }
 
     fn erasure_spec(&self, node: NodeId) -> ErasureSpec {
@@ -357,7 +464,7 @@ impl Cluster {
     /// Says where everybody is to be looked for.
     pub fn publish(&self, world: &mut World) {
         for node in self.swarm.node_ids() {
-            for drive in drives_of(node) {
+            for drive in self.swarm.drives_at(node) {
                 world.publish(ActorId::drive(drive), node);
             }
             let behind = NodeId(1 + node.0 % self.swarm.nodes);
@@ -367,7 +474,7 @@ impl Cluster {
 
     /// A node looks after itself and speaks to the others.
     fn beat(&mut self, world: &mut World, node: NodeId) {
-        for drive in drives_of(node) {
+        for drive in self.swarm.drives_at(node) {
             if world.hosts(node, ActorId::drive(drive)) {
                 let deadline = world.clock(node) + Duration::from_secs(2);
                 let number = self.number(Errand::Stat(drive));
@@ -375,10 +482,12 @@ impl Cluster {
             }
         }
         let report = Arc::new(self.report(node));
-        for other in self.swarm.node_ids().filter(|other| *other != node) {
+        for other in self.swarm.members().filter(|other| *other != node) {
             world.beat(node, other, report.clone());
         }
         self.look(world, node);
+        self.catch_up(world, node);
+        self.settle_frozen(world, node);
         let number = self.number(Errand::Beat(node));
         world.timer(self.beat, number);
     }
@@ -416,6 +525,26 @@ impl Cluster {
         self.look(world, to);
     }
 
+    /// What a node asked of another is answered.
+    pub fn told(&mut self, world: &mut World, node: NodeId, ticket: u64, outcome: Outcome) {
+        match self.errands.remove(&ticket) {
+            Some(Errand::Page(_)) => self.page_answered(world, node, ticket, outcome),
+            Some(Errand::Stepped(number, actor, at)) => {
+                self.machine_hears(world, number, actor, Self::stepped(at, outcome));
+            }
+            _ => {}
+        }
+    }
+
+    /// Controllers move actors of their own accord, or not any more.
+    pub fn plan(&mut self, world: &mut World, plans: bool) {
+        let first = plans && !self.plans && self.controllers.is_empty();
+        self.plans = plans;
+        if first {
+            self.election(world);
+        }
+    }
+
     /// A drive has said how it is.
     pub fn answered(&mut self, world: &mut World, ticket: u64, outcome: &Outcome) {
         let Some(Errand::Stat(drive)) = self.errands.remove(&ticket) else { return };
@@ -445,11 +574,13 @@ impl Cluster {
         }
         agent.view = view;
         let spec = Arc::new(FunctionSpec::Erasure(self.erasure_spec(node)));
-        world.configure(node, ActorId::data(self.tenant, node), spec.clone());
-        if self.swarm.split {
-            let before = NodeId(1 + (node.0 + self.swarm.nodes - 2) % self.swarm.nodes);
-            world.configure(node, ActorId(ERASURE + before.0), spec);
+        for ingress in self.swarm.node_ids() {
+            world.configure(node, ActorId::data(self.tenant, ingress), spec.clone());
         }
+        if self.swarm.split && self.swarm.is_host(node) {
+            world.configure(node, ActorId(ERASURE + self.before(node).0), spec);
+        }
+        self.follow(world, node);
     }
 
     /// A medium has lost everything and must be made ready when its node starts again.
@@ -476,7 +607,7 @@ impl Cluster {
         self.agents
             .iter()
             .filter(|(node, agent)| {
-                world.is_up(**node) && agent.ready && !drives_of(**node).iter().all(|drive| works(agent, drive))
+                world.is_up(**node) && agent.ready && !self.swarm.drives_at(**node).all(|drive| works(agent, &drive))
             })
             .map(|(node, _)| *node)
             .collect()
@@ -485,7 +616,7 @@ impl Cluster {
     /// What keeps the cluster from being whole: every node sees every drive that is not excused.
     #[must_use]
     pub fn ails(&self, world: &World, excused: &[DriveId]) -> Option<String> {
-        for node in self.swarm.node_ids() {
+        for node in self.swarm.members() {
             let agent = self.agents.get(&node).filter(|agent| agent.ready && world.is_up(node));
             let Some(agent) = agent else { return Some(format!("{node} is not ready")) };
             let missing = self.swarm.drive_ids().find(|drive| {
@@ -495,7 +626,7 @@ impl Cluster {
                 return Some(format!("{node} does not see {drive}: {:?}", agent.view));
             }
         }
-        None
+        homeless(world)
     }
 
     /// Whether some drive has no room.
@@ -503,6 +634,15 @@ impl Cluster {
     pub fn is_full(&self) -> bool {
         self.agents.values().any(|agent| agent.view.values().any(|state| *state == DriveState::Full))
     }
+}
+
+/// An actor that is not where the group says, and nowhere else.
+fn homeless(world: &World) -> Option<String> {
+    world.rows().values().find_map(|row| {
+        let nodes = world.hosts_of(row.actor);
+        let good = row.moving.is_none() && nodes == [(row.node, row.epoch, Phase::Running)];
+        (!good).then(|| format!("{row:?}, and it is hosted like this: {nodes:?}"))
+    })
 }
 
 fn drive_spec(swarm: &Swarm, drive: DriveId, epoch: Epoch) -> DriveSpec {

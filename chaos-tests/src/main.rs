@@ -15,8 +15,12 @@ use std::{
 
 use mesh_chaos_tests::{
     planted::Bug,
-    run::{Figures, Verdict, run},
+    run::{
+        Figures, Verdict, run,
+        sweep::{Victim, run_move},
+    },
     shrink::shrink,
+    sweep::sweep,
 };
 
 const USAGE: &str = "\
@@ -24,6 +28,9 @@ usage:
   mesh-chaos seeds A..B [--bug NAME] [--trace SEED]   run the seeds from A to before B; one line each; 1 on a violation
   mesh-chaos replay SEED [--bug NAME] [--log]         run one seed; --log prints every event
   mesh-chaos shrink SEED [--bug NAME]                 the fewest faults that still show the violation
+  mesh-chaos sweep [--seed S] [--bug NAME] [--every N]  one move under load, with each fault at each (N-th) of its events;
+                                                      one line a fault; 1 on a violation
+  mesh-chaos move [VICTIM:EVENT] [--seed S] [--bug NAME] [--log]  one run of the sweep
   mesh-chaos bugs                                     the names of the planted bugs";
 
 /// What is to be done.
@@ -32,13 +39,15 @@ enum Order {
     Seeds { from: u64, to: u64, bug: Option<Bug>, trace: Option<u64> },
     Replay { seed: u64, bug: Option<Bug>, log: bool },
     Shrink { seed: u64, bug: Option<Bug> },
+    Sweep { seed: u64, bug: Option<Bug>, every: usize },
+    Move { seed: u64, fault: Option<(Victim, u64)>, bug: Option<Bug>, log: bool },
     Bugs,
 }
 
 fn parse(arguments: &[String]) -> Result<Order, String> {
     let mut words = arguments.iter().map(String::as_str);
     let command = words.next().ok_or("no command")?;
-    let (mut place, mut bug, mut trace, mut log) = (None, None, None, false);
+    let (mut place, mut bug, mut trace, mut log, mut move_seed, mut every) = (None, None, None, false, 1, 1);
     while let Some(word) = words.next() {
         match word {
             "--bug" => {
@@ -48,6 +57,8 @@ fn parse(arguments: &[String]) -> Result<Order, String> {
                 );
             }
             "--trace" => trace = Some(number(words.next().ok_or("--trace needs a seed")?)?),
+            "--seed" => move_seed = number(words.next().ok_or("--seed needs a number")?)?,
+            "--every" => every = number(words.next().ok_or("--every needs a number")?)?.max(1),
             "--log" => log = true,
             option if option.starts_with('-') => return Err(format!("unknown option {option}")),
             word if place.is_none() => place = Some(word),
@@ -66,6 +77,10 @@ fn parse(arguments: &[String]) -> Result<Order, String> {
         }
         "replay" => Ok(Order::Replay { seed: seed()?, bug, log }),
         "shrink" => Ok(Order::Shrink { seed: seed()?, bug }),
+        "sweep" if place.is_none() => {
+            Ok(Order::Sweep { seed: move_seed, bug, every: usize::try_from(every).map_err(|error| error.to_string())? })
+        }
+        "move" => Ok(Order::Move { seed: move_seed, fault: place.map(fault).transpose()?, bug, log }),
         "bugs" => Ok(Order::Bugs),
         other => Err(format!("unknown command {other:?}")),
     }
@@ -73,6 +88,13 @@ fn parse(arguments: &[String]) -> Result<Order, String> {
 
 fn number(word: &str) -> Result<u64, String> {
     word.parse().map_err(|_| format!("{word:?} is no number"))
+}
+
+fn fault(word: &str) -> Result<(Victim, u64), String> {
+    let (name, at) = word.split_once(':').ok_or("a fault is VICTIM:EVENT")?;
+    let victim = Victim::ALL.into_iter().find(|victim| victim.key() == name);
+    let known = || Victim::ALL.map(Victim::key).join(", ");
+    Ok((victim.ok_or_else(|| format!("there is no victim {name:?}, but {}", known()))?, number(at)?))
 }
 
 /// Lines that came too early wait for those before them.
@@ -132,11 +154,13 @@ fn seeds(from: u64, to: u64, bug: Option<Bug>, trace: Option<u64>) -> std::io::R
 
 fn report(seeds: u64, violations: &[u64], figures: Figures, begun: Instant) {
     let real = begun.elapsed().as_secs_f64();
-    let Figures { steps, virtual_ns, succeeded, failed, duplicates, crashes } = figures;
+    let Figures { steps, virtual_ns, succeeded, failed, duplicates, crashes, moves, stays, takeovers, changes } =
+        figures;
     let simulated = virtual_ns as f64 / 1e9;
     eprintln!(
         "{seeds} seeds, {} violations; {steps} events, {succeeded} tasks well and {failed} failed, {crashes} crashes, \
-         {duplicates} copies of requests dropped; {simulated:.0} s simulated in {real:.1} s, {:.0} times real time",
+         {duplicates} copies of requests dropped; {moves} moves, {stays} taken back, {takeovers} chains taken over, \
+         {changes} changes of their states; {simulated:.0} s simulated in {real:.1} s, {:.0} times real time",
         violations.len(),
         simulated / real.max(1e-9)
     );
@@ -176,12 +200,55 @@ fn shrunk(seed: u64, bug: Option<Bug>) -> ExitCode {
     }
 }
 
+fn sweep_move(seed: u64, bug: Option<Bug>, every: usize) -> ExitCode {
+    let begun = Instant::now();
+    let report = sweep(seed, bug, every);
+    println!("seed {seed}: {} events from the beginning of the move to its end", report.events);
+    for (victim, tally) in &report.tallies {
+        println!(
+            "{}: {} runs, {} arrived, {} taken back, {} taken over, {} changes acknowledged, {} violations",
+            victim.name(),
+            tally.runs,
+            tally.arrived,
+            tally.stayed,
+            tally.taken_over,
+            tally.changes,
+            tally.violations.len()
+        );
+    }
+    for (victim, at, why) in report.violations().take(10) {
+        println!("{}:{at} VIOLATION {}", victim.key(), why.replace('\n', " "));
+    }
+    eprintln!("{} runs in {:.1} s", report.runs(), begun.elapsed().as_secs_f64());
+    match report.violations().next() {
+        None => ExitCode::SUCCESS,
+        Some((victim, at, _)) => {
+            eprintln!("to see the first: mesh-chaos move {}:{at} --seed {seed} --log", victim.key());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn one_move(seed: u64, fault: Option<(Victim, u64)>, bug: Option<Bug>, log: bool) -> std::io::Result<ExitCode> {
+    let outcome = run_move(seed, fault, bug, log);
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for line in &outcome.verdict.log {
+        writeln!(out, "{line}")?;
+    }
+    let (ends, changes) = (outcome.ends, outcome.changes);
+    writeln!(out, "{}; {} events, {ends:?}, {changes} changes", outcome.verdict, outcome.events)?;
+    out.flush()?;
+    Ok(if outcome.verdict.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let done = match parse(&arguments) {
         Ok(Order::Seeds { from, to, bug, trace }) => seeds(from, to, bug, trace),
         Ok(Order::Replay { seed, bug, log }) => replay(seed, bug, log),
         Ok(Order::Shrink { seed, bug }) => Ok(shrunk(seed, bug)),
+        Ok(Order::Sweep { seed, bug, every }) => Ok(sweep_move(seed, bug, every)),
+        Ok(Order::Move { seed, fault, bug, log }) => one_move(seed, fault, bug, log),
         Ok(Order::Bugs) => {
             Bug::ALL.iter().for_each(|(name, _)| println!("{name}"));
             Ok(ExitCode::SUCCESS)

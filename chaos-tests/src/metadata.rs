@@ -99,6 +99,8 @@ pub struct Quorum {
     weather: MetadataWeather,
     streams: BTreeMap<NodeId, Stream>,
     running: BTreeMap<u64, Running>,
+    /// What took effect last, after it was answered.
+    last: Option<Running>,
     next: u64,
     /// Until when no group has a leader.
     away: u64,
@@ -122,6 +124,7 @@ impl Quorum {
             weather,
             streams: BTreeMap::new(),
             running: BTreeMap::new(),
+            last: None,
             next: 0,
             away: 0,
             memory: BTreeMap::new(),
@@ -254,8 +257,9 @@ impl Quorum {
         running.applications = running.applications.saturating_sub(1);
         running.result = Some(result);
         if running.answered && running.applications == 0 {
-            self.running.remove(&number);
-            return None;
+            self.last = self.running.remove(&number);
+            let last = self.last.as_ref()?;
+            return Some((last.group, &last.matter, last.result.as_ref()?));
         }
         let running = self.running.get(&number)?;
         Some((running.group, &running.matter, running.result.as_ref()?))

@@ -6,15 +6,20 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use mesh_actors::metadata::MemoryMetadata;
 use mesh_core::{
-    Answer, Cx, Effect, ErrorKind, Event, Op, Outcome, Request, Response, StorageFunction, Target,
-    id::{ShardId, Token},
+    Answer, Cx, Effect, Error, ErrorKind, Event, Op, Outcome, Request, Response, StorageFunction, Target,
+    assignment::{Assignment, MoveId},
+    id::{ActorId, Epoch, GroupId, NodeId, ShardId, Token},
+    meta::{Command, MetaAnswer, Query},
     op::{ShardOp, StripeOp},
     snapshot::{Mark, Snapshot},
     time::Instant,
     topology::Code,
     wire::crc32c,
 };
+
+use crate::metadata::Groups;
 
 /// A bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +44,22 @@ pub enum Bug {
     Plaintext,
     /// Nobody looks through the drives for what failed writes left behind.
     NoSweep,
+    /// A source that has waited long for the end of its move goes on, without asking the group.
+    ThawOnTimeout,
+    /// A commit is applied though the move was aborted.
+    CommitUnchecked,
+    /// A target runs before the commit is applied.
+    EarlyActivation,
+    /// A source that retires forgets the requests that wait.
+    RetireForgets,
+    /// A target says that it has a page of state, and lost it.
+    LostPage,
+    /// Nodes carry out steps of moves that are over.
+    OldSteps,
+    /// Nodes act on news from before what they have done already.
+    OldNews,
+    /// A source that was started anew in the middle of a move runs at once.
+    RunsOnReturn,
 }
 
 impl Bug {
@@ -54,6 +75,14 @@ impl Bug {
         ("no-filter", Self::NoFilter),
         ("plaintext", Self::Plaintext),
         ("no-sweep", Self::NoSweep),
+        ("thaw-on-timeout", Self::ThawOnTimeout),
+        ("commit-unchecked", Self::CommitUnchecked),
+        ("early-activation", Self::EarlyActivation),
+        ("retire-forgets", Self::RetireForgets),
+        ("lost-page", Self::LostPage),
+        ("old-steps", Self::OldSteps),
+        ("old-news", Self::OldNews),
+        ("runs-on-return", Self::RunsOnReturn),
     ];
 
     /// The bug of a name.
@@ -156,6 +185,50 @@ impl<T: Twist> StorageFunction for Twisted<T> {
 
     fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
         self.inner.snapshot(since)
+    }
+}
+
+/// Metadata groups that commit moves which were aborted, as if nobody had compared epoch and number.
+pub struct Unchecked {
+    store: MemoryMetadata,
+    /// Where each move goes.
+    ways: BTreeMap<(ActorId, MoveId), NodeId>,
+}
+
+impl core::fmt::Debug for Unchecked {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Unchecked({} moves)", self.ways.len())
+    }
+}
+
+impl Unchecked {
+    /// Over this store.
+    #[must_use]
+    pub const fn new(store: MemoryMetadata) -> Self {
+        Self { store, ways: BTreeMap::new() }
+    }
+}
+
+impl Groups for Unchecked {
+    fn propose(&mut self, group: GroupId, command: &Command) -> Result<MetaAnswer, Error> {
+        let answer = self.store.propose(group, command);
+        match (command, &answer) {
+            (Command::BeginMove { actor, id, to, .. }, Ok(_)) => {
+                self.ways.insert((*actor, *id), *to);
+            }
+            (Command::CommitMove { actor, epoch, id }, Err(error)) if error.kind() == ErrorKind::Conflict => {
+                if let Some(to) = self.ways.get(&(*actor, *id)) {
+                    let row = Assignment::new(*actor, *to, Epoch(epoch.0 + 1));
+                    return self.store.propose(group, &Command::Assign(row));
+                }
+            }
+            _ => {}
+        }
+        answer
+    }
+
+    fn query(&mut self, group: GroupId, query: &Query) -> Result<MetaAnswer, Error> {
+        self.store.query(group, query)
     }
 }
 

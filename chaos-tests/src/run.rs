@@ -22,20 +22,26 @@ use crate::{
     cluster::{CLUSTER_NUMBERS, Cluster, GRACE_MS, SimulatedKeys, USER, layout},
     content::Contents,
     disk::{Crash, Disk, DiskWeather},
-    invariants::{Admission, Ciphertext, Invariant, Invariants, Placement, garbage, unfinished},
-    metadata::{MetadataWeather, Quorum},
+    invariants::{
+        Admission, Answers, Ciphertext, Invariant, Invariants, Ownership, Placement, SoftState, garbage, unfinished,
+    },
+    metadata::{Groups, MetadataWeather, Quorum},
     network::{Network, NetworkWeather},
     oracle::Oracle,
-    planted::Bug,
+    planted::{Bug, Unchecked},
     random::Stream,
-    swarm::{Fault, Swarm, drives_of, node_of},
+    swarm::{Fault, Swarm, node_of},
     trace::Trace,
     workload::{Client, Desk, Get, Progress, Put, Task},
     world::{Notice, World},
 };
 
 mod census;
+mod moves;
 mod storm;
+pub mod sweep;
+
+use moves::Changes;
 
 /// What a seed came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +73,14 @@ pub struct Figures {
     pub duplicates: u64,
     /// Crashes of nodes.
     pub crashes: u64,
+    /// Chains that arrived where they were moved to.
+    pub moves: u64,
+    /// Moves that were taken back, or decided by somebody else.
+    pub stays: u64,
+    /// Chains that were given to another node because theirs seemed lost.
+    pub takeovers: u64,
+    /// Changes of chains' states that were acknowledged.
+    pub changes: u64,
 }
 
 impl core::ops::AddAssign for Figures {
@@ -77,6 +91,10 @@ impl core::ops::AddAssign for Figures {
         self.failed += other.failed;
         self.duplicates += other.duplicates;
         self.crashes += other.crashes;
+        self.moves += other.moves;
+        self.stays += other.stays;
+        self.takeovers += other.takeovers;
+        self.changes += other.changes;
     }
 }
 
@@ -126,6 +144,15 @@ enum Errand {
     Restart(NodeId),
     /// A drive says what it holds.
     Count,
+    /// A change of what a chain keeps is asked for.
+    ChangeDue,
+    /// The same.
+    Change(ActorId, u64, u32),
+    ChangeAgain(ActorId, u64, u32),
+    /// A link works again.
+    Mend(NodeId, NodeId),
+    /// Somebody leads.
+    Lead,
 }
 
 struct Room {
@@ -142,6 +169,11 @@ struct Room {
     errands: BTreeMap<u64, Errand>,
     next: u64,
     storming: bool,
+    changes: Changes,
+    /// Between two changes.
+    change_pause: core::ops::Range<Duration>,
+    /// The event has come that was waited for.
+    halted: bool,
     /// Until a node that crashes starts again.
     down: BTreeMap<NodeId, Duration>,
     figures: Figures,
@@ -161,25 +193,36 @@ impl Room {
     fn open(seed: u64, swarm: Swarm, bug: Option<Bug>, log: bool) -> Result<Self, Error> {
         let table = Arc::new(layout(&swarm));
         let layouts = core::iter::once((table.id, table)).collect();
-        let mut list: Vec<Box<dyn Invariant>> = vec![Box::new(Placement::new(layouts)), Box::new(Admission::default())];
+        let mut list: Vec<Box<dyn Invariant>> = vec![
+            Box::new(Placement::new(layouts)),
+            Box::new(Admission::default()),
+            Box::new(Ownership::default()),
+            Box::new(Answers::default()),
+            Box::new(SoftState::default()),
+        ];
         if swarm.encrypted {
             list.push(Box::new(Ciphertext::default()));
         }
-        let metadata = Quorum::new(seed, Box::new(MemoryMetadata::new(1)), MetadataWeather::calm());
+        let store: Box<dyn Groups> = match bug {
+            Some(Bug::CommitUnchecked) => Box::new(Unchecked::new(MemoryMetadata::new(1))),
+            _ => Box::new(MemoryMetadata::new(1)),
+        };
+        let metadata = Quorum::new(seed, store, MetadataWeather::calm());
         let mut network = Network::new(seed, NetworkWeather::calm());
         network.unfiltered = bug == Some(Bug::NoFilter);
         let compute = Arc::new(Software::new(Arc::new(SimulatedKeys), Pool::default()));
         let mut world = World::new(seed, network, metadata, compute, Invariants::new(list), Trace::new(log));
-        for node in swarm.node_ids() {
+        world.forgetful = bug == Some(Bug::RetireForgets);
+        for node in swarm.members() {
             let skew = Stream::new(seed, "wall", node.0).below(swarm.wall_skew_ms + 1);
             world.add_node(node, skew);
-            for drive in drives_of(node) {
+            for drive in swarm.drives_at(node) {
                 let stream = Stream::new(seed, "disk", drive.0);
                 let weather = weather_of(DiskWeather::calm(), bug);
                 world.disks.insert(drive, Disk::new(node, swarm.capacity_bytes, weather, stream));
             }
         }
-        let cluster = Cluster::form(swarm.clone(), bug, &mut world)?;
+        let cluster = Cluster::form(seed, swarm.clone(), bug, &mut world)?;
         cluster.publish(&mut world);
         world.note(&[seed], || format!("{swarm:#?}"));
         let clients = (0..swarm.clients as u64).map(|index| Client::new(seed, index, &swarm)).collect();
@@ -195,6 +238,9 @@ impl Room {
             errands: BTreeMap::new(),
             next: 0,
             storming: false,
+            changes: Changes::default(),
+            change_pause: Duration::from_millis(1)..Duration::from_millis(60),
+            halted: false,
             down: BTreeMap::new(),
             figures: Figures::default(),
             dice: Stream::new(seed, "room", 0),
@@ -207,6 +253,9 @@ impl Room {
         let mut figures = self.figures;
         figures.steps = self.world.steps();
         figures.virtual_ns = self.world.now().0;
+        let ends = self.cluster.ends;
+        (figures.moves, figures.stays) = (ends.arrived, ends.stayed + ends.elsewhere);
+        (figures.takeovers, figures.changes) = (ends.taken_over, self.changes.count() as u64);
         figures.duplicates = self.world.network.duplicates_dropped;
         let violation = self.world.violation().map(str::to_owned);
         let trace = self.world.into_trace();
@@ -230,7 +279,7 @@ impl Room {
 
     /// The whole of it.
     fn play(&mut self) {
-        for node in self.swarm.node_ids() {
+        for node in self.swarm.members() {
             self.cluster.start(&mut self.world, node);
         }
         self.recover(&[]);
@@ -238,6 +287,8 @@ impl Room {
         self.heal();
         let victims = self.swarm.victims.clone();
         self.recover(&victims);
+        self.check_gates();
+        self.check_states();
         self.read_everything("after all faults healed");
         self.write_afresh();
         self.reclaim();
@@ -295,6 +346,7 @@ impl Room {
             Notice::Answered { ticket, outcome } => match self.errands.remove(&ticket) {
                 Some(Errand::Ask(client, tag)) => self.advance(client, |task, desk| task.hear(tag, outcome, desk)),
                 Some(Errand::Count) => self.counted = Some(outcome),
+                Some(Errand::Change(actor, id, tries)) => self.change_answered(actor, id, tries, &outcome),
                 _ => {}
             },
             Notice::Proposed { ticket, outcome } => self.cluster.proposed(&mut self.world, ticket, outcome),
@@ -304,14 +356,26 @@ impl Room {
                 Some(Errand::FaultBegins(at)) => self.begin_fault(at),
                 Some(Errand::FaultEnds(at)) => self.end_fault(at),
                 Some(Errand::Restart(node)) => self.cluster.start(&mut self.world, node),
-                Some(Errand::Ask(..) | Errand::Count) | None => {}
+                Some(Errand::ChangeDue) => self.change(),
+                Some(Errand::ChangeAgain(actor, id, tries)) => self.change_again(actor, id, tries),
+                Some(Errand::Mend(from, to)) => self.mend(from, to),
+                Some(Errand::Lead) => self.lead(),
+                Some(Errand::Ask(..) | Errand::Change(..) | Errand::Count) | None => {}
             },
             Notice::Crashed(node) => {
                 self.figures.crashes += 1;
+                self.cluster.crashed(node);
                 let down = self.down.remove(&node).unwrap_or(Duration::from_millis(500));
                 let down = if self.storming { down } else { Duration::from_millis(10) };
                 self.timer(down, Errand::Restart(node));
             }
+            Notice::Halted => self.halted = true,
+            Notice::Assigned(row) => self.cluster.assigned(&mut self.world, row),
+            Notice::Asked { node, from, step, payload } => {
+                self.cluster.asked(&mut self.world, node, from, step, &payload);
+            }
+            Notice::Told { node, ticket, outcome } => self.cluster.told(&mut self.world, node, ticket, outcome),
+            Notice::Settled { node, ticket, .. } => self.cluster.settled(&mut self.world, node, ticket),
             Notice::Beat { from, to, report } => self.cluster.heard(&mut self.world, from, to, report),
         }
     }

@@ -25,6 +25,14 @@ pub struct Swarm {
     pub code: Code,
     /// Whether the chain has Encrypt in it; without, wrong bytes are not caught by their authentication.
     pub encrypted: bool,
+    /// DPU-like nodes, numbered on from the others: no drives, no ingress.
+    pub dpus: u64,
+    /// Looks of a controller in a thousand at which it moves an actor; 0: nothing moves, and chains keep no state.
+    pub moves_per_mille: u32,
+    /// Looks in a thousand at which another node's controller begins to lead, though one does.
+    pub failover_per_mille: u32,
+    /// How long until a node hears what the control group has decided.
+    pub news: core::ops::Range<Duration>,
     /// Whether Erasure runs on another node than Policy and Encrypt.
     pub split: bool,
     /// Plaintext bytes of a stripe.
@@ -190,6 +198,10 @@ impl Swarm {
         let mut swarm = Self {
             nodes,
             code,
+            dpus: 0,
+            moves_per_mille: 0,
+            failover_per_mille: 0,
+            news: micros(50, 2_000),
             encrypted: shape.chance(700),
             split: shape.chance(300),
             stripe_bytes,
@@ -213,9 +225,22 @@ impl Swarm {
         let small_kib = shape.within(768..3072) & !3;
         let (segment_kib, capacity_kib) = if shape.chance(250) { (small, small_kib) } else { (large, 24 << 10) };
         (swarm.segment_bytes, swarm.capacity_bytes) = (segment_kib << 10, capacity_kib << 10);
+        swarm.draw_moves(seed);
         swarm.draw_weather(seed);
         swarm.draw_faults(seed);
         swarm
+    }
+
+    fn draw_moves(&mut self, seed: u64) {
+        let mut dice = Stream::new(seed, "moves", 0);
+        let moves = dice.chance(600);
+        let (dpus, rate, failover) = (dice.below(3), 10 + dice.below(600) as u32, dice.below(400) as u32);
+        let late = dice.chance(500);
+        let slow = dice.within(1..400);
+        if moves {
+            (self.dpus, self.moves_per_mille, self.failover_per_mille) = (dpus, rate, failover);
+            self.news = micros(50, if late { 1000 * slow } else { 2_000 });
+        }
     }
 
     fn draw_weather(&mut self, seed: u64) {
@@ -264,7 +289,7 @@ impl Swarm {
         let storm_ms = u64::try_from(self.storm.as_millis()).unwrap_or(u64::MAX);
         for kind in 0..KINDS {
             let (likely, most) = LIKELIHOOD[kind as usize];
-            let some = kinds.chance(likely);
+            let some = kinds.chance(likely) && (kind < KINDS - 1 || self.dpus > 0);
             let count = 1 + kinds.below(most);
             for nth in 0..if some { count } else { 0 } {
                 let mut dice = Stream::new(seed, "fault", (kind << 32) | nth);
@@ -294,11 +319,31 @@ impl Swarm {
             7 => Fault::Full { drive, span },
             8 => Fault::Rot { drive: victim, blocks: 1 + dice.below(60) },
             9 => Fault::Destroy { drive: victim, down },
-            _ => Fault::Leaderless { span },
+            10 => Fault::Leaderless { span },
+            _ => {
+                let node = NodeId(self.nodes + 1 + dice.below(self.dpus));
+                Fault::Crash { node, effects: 1 + dice.below(60), power: dice.chance(500), down }
+            }
         }
     }
 
-    /// The numbers of all nodes.
+    /// The numbers of all nodes, DPUs included.
+    pub fn members(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (1..=self.nodes + self.dpus).map(NodeId)
+    }
+
+    /// Whether a node has drives and an ingress.
+    #[must_use]
+    pub const fn is_host(&self, node: NodeId) -> bool {
+        node.0 <= self.nodes
+    }
+
+    /// The drives of a node; a DPU has none.
+    pub fn drives_at(&self, node: NodeId) -> impl Iterator<Item = DriveId> + use<> {
+        drives_of(node).into_iter().take(if self.is_host(node) { 2 } else { 0 })
+    }
+
+    /// The numbers of all hosts.
     pub fn node_ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         (1..=self.nodes).map(NodeId)
     }
@@ -310,10 +355,22 @@ impl Swarm {
 }
 
 const LATE_COPIES_PER_MILLE: u32 = 0;
-const KINDS: u64 = 11;
+const KINDS: u64 = 12;
 /// By kind: in how many of a thousand seeds it is there, and how often at most.
-const LIKELIHOOD: [(u32, u64); KINDS as usize] =
-    [(700, 6), (350, 3), (400, 4), (300, 2), (250, 4), (250, 3), (250, 3), (100, 2), (350, 6), (100, 1), (250, 3)];
+const LIKELIHOOD: [(u32, u64); KINDS as usize] = [
+    (700, 6),
+    (350, 3),
+    (400, 4),
+    (300, 2),
+    (250, 4),
+    (250, 3),
+    (250, 3),
+    (100, 2),
+    (350, 6),
+    (100, 1),
+    (250, 3),
+    (700, 8),
+];
 
 #[cfg(test)]
 mod tests {

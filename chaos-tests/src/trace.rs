@@ -103,7 +103,10 @@ impl Digest for Op {
             },
             Self::Query { group, query } => all(&[8, group.0, encoded(meta::encode(&**query))]),
             Self::Propose { group, command } => all(&[9, group.0, encoded(meta::encode(&**command))]),
-            Self::Node(_) => 10,
+            Self::Node(op) => match &**op {
+                mesh_core::op::NodeOp::Move(step) => all(&[11, encoded(meta::encode(step))]),
+                _ => 10,
+            },
         }
     }
 }

@@ -14,8 +14,9 @@ use std::{
 
 use mesh_core::{
     Error, ErrorKind, Outcome, Request, StorageFunction, Tokens,
-    id::{ActorId, DriveId, GroupId, NodeId, Token},
-    op::NodeReport,
+    assignment::Assignment,
+    id::{ActorId, DriveId, Epoch, GroupId, NodeId, Token},
+    op::{MoveStep, NodeReport, Phase},
     port::Compute,
     spec::FunctionSpec,
     time::{Instant, UnixMillis},
@@ -34,10 +35,13 @@ mod dispatch;
 mod heap;
 mod host;
 mod links;
+mod moves;
 
 use heap::{Happening, Scheduled};
-pub use host::Owed;
-use host::{Hosted, Node};
+use host::Node;
+pub(crate) use host::quietly;
+pub use host::{Origin, Owed};
+use moves::Ask;
 
 /// One call, request or piece of work of one life of an actor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,6 +106,39 @@ pub enum Notice {
     Timer(u64),
     /// A node is down.
     Crashed(NodeId),
+    /// The step has come before which notice was wanted.
+    Halted,
+    /// The control group has changed an actor's place.
+    Assigned(Assignment),
+    /// A node is asked for a step of a move; it owes `from` an answer.
+    Asked {
+        /// Which node.
+        node: NodeId,
+        /// Who asks.
+        from: Origin,
+        /// What.
+        step: MoveStep,
+        /// The page of state that came with it.
+        payload: mesh_core::Buf,
+    },
+    /// What a node had asked of another, or of itself, is answered.
+    Told {
+        /// Who had asked.
+        node: NodeId,
+        /// What it called the question.
+        ticket: u64,
+        /// What it came to.
+        outcome: Outcome,
+    },
+    /// What an actor's state depends on has come to its end.
+    Settled {
+        /// Where.
+        node: NodeId,
+        /// Whose.
+        actor: ActorId,
+        /// What the asker called it.
+        ticket: u64,
+    },
     /// A node has heard from another.
     Beat {
         /// Who speaks.
@@ -130,6 +167,22 @@ pub struct World {
     heap: BinaryHeap<Reverse<Scheduled>>,
     nodes: BTreeMap<NodeId, Node>,
     directory: BTreeMap<ActorId, NodeId>,
+    /// Calls over links, by number.
+    asks: BTreeMap<u64, Ask>,
+    next_ask: u64,
+    /// What the control group says about every actor that may move.
+    rows: BTreeMap<ActorId, Assignment>,
+    /// How each epoch of an actor came about: by an assignment, or by a move when the target was in this life.
+    made: BTreeMap<(ActorId, Epoch), Option<u64>>,
+    /// In which life of its target each actor's move was begun.
+    begun: BTreeMap<ActorId, u64>,
+    /// States that began empty: in which life of the node.
+    fresh: BTreeMap<(ActorId, Epoch, NodeId), u64>,
+    births: u64,
+    /// Before which step to give notice.
+    halt_at: Option<u64>,
+    /// Whether an actor that retires forgets what waits: a planted bug.
+    pub forgetful: bool,
     /// The media.
     pub disks: BTreeMap<DriveId, Disk>,
     /// The links.
@@ -178,6 +231,15 @@ impl World {
             heap: BinaryHeap::new(),
             nodes: BTreeMap::new(),
             directory: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            next_ask: 0,
+            rows: BTreeMap::new(),
+            made: BTreeMap::new(),
+            begun: BTreeMap::new(),
+            fresh: BTreeMap::new(),
+            births: 0,
+            halt_at: None,
+            forgetful: false,
             disks: BTreeMap::new(),
             network,
             metadata,
@@ -203,6 +265,11 @@ impl World {
     #[must_use]
     pub const fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// Gives notice just before the event that follows so many.
+    pub const fn halt_before(&mut self, step: u64) {
+        self.halt_at = Some(step);
     }
 
     /// What was found wrong first.
@@ -299,9 +366,12 @@ impl World {
         node.up = false;
         node.doom = None;
         let actors = core::mem::take(&mut node.actors);
+        let lingering = core::mem::take(&mut node.lingering);
+        node.places.clear();
         let tickets = core::mem::take(&mut node.tickets);
         self.note(&[2, id.0, crash as u64], || format!("{id} crashes ({crash:?})"));
-        drop(actors);
+        drop((actors, lingering));
+        self.asks.retain(|_, ask| ask.node != id);
         self.disks.values_mut().filter(|disk| disk.node == id).for_each(|disk| disk.crash(crash));
         for (caller, number) in self.network.crash(id) {
             // A dead process is noticed at once or never; a dead machine by its silence.
@@ -319,13 +389,8 @@ impl World {
 
     /// Hosts a function on a node that is up.
     pub fn host(&mut self, node: NodeId, actor: ActorId, function: Box<dyn StorageFunction>, setting: Setting) {
-        self.lives += 1;
-        let entropy = Stream::new(self.seed, "entropy", self.lives);
-        let hosted = Hosted::new(function, self.lives, entropy, setting);
         self.directory.insert(actor, node);
-        if let Some(node) = self.nodes.get_mut(&node).filter(|node| node.up) {
-            node.actors.insert(actor, hosted);
-        }
+        self.launch(node, (actor, Epoch(0)), function, setting, Phase::Running);
     }
 
     /// Says where an actor is to be looked for before it is hosted there.
@@ -336,9 +401,7 @@ impl World {
     /// Stops an actor as a supervisor would: what it was asked fails.
     pub fn stop(&mut self, node: NodeId, actor: ActorId) {
         let Some(hosted) = self.nodes.get_mut(&node).and_then(|node| node.actors.remove(&actor)) else { return };
-        for owed in hosted.requests.into_values() {
-            self.settle(node, owed.origin, Err(Error::new(ErrorKind::Restarted, "the actor was stopped")));
-        }
+        self.end(node, hosted, "the actor was stopped");
     }
 
     /// Whether an actor is hosted.
@@ -364,8 +427,9 @@ impl World {
             return;
         }
         let boot = self.nodes.get(&node).map_or(0, |node| node.boot);
-        let origin = host::Origin::Outside { ticket };
-        self.schedule(Duration::from_micros(1), Happening::Request { node, boot, actor, origin, request });
+        let origin = Origin::Outside { ticket };
+        let epoch = Epoch(0);
+        self.schedule(Duration::from_micros(1), Happening::Request { node, boot, actor, epoch, origin, request });
     }
 
     /// A node itself changes metadata. The answer is a notice, unless the node is gone by then.
@@ -383,16 +447,20 @@ impl World {
     /// What nobody has finished: for the checkers.
     #[must_use]
     pub fn unfinished(&self) -> Vec<String> {
-        let hosted =
-            self.nodes.values().flat_map(|node| node.actors.iter().map(move |(actor, one)| (node.id, actor, one)));
+        let hosted = self.nodes.values().flat_map(|node| {
+            let lingering = node.lingering.values().map(|(actor, one)| (actor, one));
+            node.actors.iter().chain(lingering).map(move |(actor, one)| (node.id, actor, one))
+        });
         hosted
             .filter_map(|(node, actor, one)| {
                 let (requests, calls, works) = (one.requests.len(), one.calls.len(), one.works.len());
                 let in_flight = one.function.in_flight();
-                (requests + calls + works + in_flight > 0).then(|| {
+                let (phase, parked) = (one.gate.phase(), one.gate.parked().len());
+                (requests + calls + works + in_flight + parked > 0 || phase != Phase::Running).then(|| {
                     let oldest = one.requests.values().next().map(|owed| format!(", first {:?}", owed.op));
                     format!(
-                        "{node} {actor}: {requests} requests, {calls} calls, {works} works, in_flight {in_flight}{}",
+                        "{node} {actor}: {phase}, {parked} parked, {requests} requests, {calls} calls, {works} works, \
+                         in_flight {in_flight}{}",
                         oldest.unwrap_or_default()
                     )
                 })
@@ -418,6 +486,9 @@ impl World {
                 self.now = self.now.max(limit);
                 return None;
             }
+            if self.halt_at.take_if(|at| *at <= self.steps).is_some() {
+                return Some(Notice::Halted);
+            }
             let Reverse(Scheduled { at, what, .. }) = self.heap.pop()?;
             self.now = self.now.max(at);
             self.steps += 1;
@@ -431,9 +502,18 @@ impl World {
 
     fn happen(&mut self, what: Happening) {
         match what {
-            Happening::Request { node, boot, actor, origin, request } => {
-                self.take_request(node, boot, actor, origin, request);
+            Happening::Request { node, boot, actor, epoch, origin, request } => {
+                self.take_request(node, boot, (actor, epoch), origin, request);
             }
+            Happening::Told { node, boot, ticket, outcome } => {
+                if self.nodes.get(&node).is_some_and(|node| node.up && node.boot == boot) {
+                    self.note(&[7, node.0, ticket, outcome.digest()], || {
+                        format!("{node} is told {ticket:#x}: {outcome:?}")
+                    });
+                    self.notices.push_back(Notice::Told { node, ticket, outcome });
+                }
+            }
+            Happening::LingerEnd { node, life } => self.end_lingering(node, life),
             Happening::Reply { place, outcome } => self.take_reply(place, outcome),
             Happening::Done { place, outcome } => self.take_done(place, outcome),
             Happening::DiskEnd { drive, job } => {
@@ -451,11 +531,15 @@ impl World {
             }
             Happening::EndSession { from, to, number } => self.end_session(from, to, number),
             Happening::MetadataApply { number } => {
-                if let Some((group, _, result)) = self.metadata.apply(number) {
+                if let Some((group, matter, result)) = self.metadata.apply(number) {
                     let (group, good) = (group.0, result.is_ok());
+                    let actor = moves::placed(matter);
                     self.note(&[3, number, group, u64::from(good)], || {
                         format!("group-{group} applies #{number}: {good}")
                     });
+                    if let Some(actor) = actor {
+                        self.look_at(actor);
+                    }
                 }
             }
             Happening::MetadataAnswer { number } => self.answer_metadata(number),

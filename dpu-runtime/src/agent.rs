@@ -42,6 +42,8 @@ struct Transfers {
     leaving: BTreeMap<ActorId, Transfer>,
     /// Actors that arrive.
     arriving: BTreeMap<ActorId, Transfer>,
+    /// The last move of each actor that a step was taken of here: an entry an actor of the mesh at most.
+    last: BTreeMap<ActorId, MoveId>,
 }
 
 /// How much of an actor's state has gone over.
@@ -82,6 +84,12 @@ impl Agent {
         let host = &self.0.host;
         let MoveStep { actor, epoch, id, what } = step;
         let next = Epoch(epoch.0 + 1);
+        {
+            // Before anything of the step can be seen here.
+            let mut transfers = self.lock();
+            let last = transfers.last.entry(actor).or_insert(id);
+            *last = (*last).max(id);
+        }
         match what {
             MoveOp::Warm => {
                 let setup = (self.0.setups)(actor, next)?;
@@ -127,10 +135,10 @@ impl Agent {
         transfers.leaving.iter().filter(frozen).map(|(actor, transfer)| (*actor, transfer.epoch, transfer.id)).collect()
     }
 
-    /// The move that brings an actor here.
+    /// The last move of an actor that a step was taken of here: what the group said before that move is old.
     #[must_use]
-    pub fn arriving(&self, actor: ActorId) -> Option<MoveId> {
-        self.lock().arriving.get(&actor).map(|transfer| transfer.id)
+    pub fn last_move(&self, actor: ActorId) -> Option<MoveId> {
+        self.lock().last.get(&actor).copied()
     }
 
     /// Forgets what it knew of an actor's moves: the group has said who runs it.

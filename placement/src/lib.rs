@@ -65,6 +65,7 @@ mod solve;
 mod view;
 mod what_if;
 
+pub mod fate;
 pub mod fuse;
 pub mod layout;
 pub mod migration;

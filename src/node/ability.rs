@@ -38,13 +38,13 @@ pub(super) fn of(config: &Config, env: &Env, registry: &Registry) -> Result<Abil
 }
 
 fn costs(folder: &Path, env: &Env) -> Result<Calibration, Error> {
-    let mut decide = policy();
+    let decide = policy();
     let mut entropy = (env.entropy)();
     let mut bench = Bench {
         backend: &|keys, pool| Box::new(Software::new(keys, pool)),
         clock: &thread_cpu_time,
         entropy: &mut *entropy,
-        fixed: vec![Fixed { name: "policy", run: Box::new(move || decide()) }],
+        fixed: vec![Fixed { name: "policy", run: Box::new(decide) }],
     };
     let machine = fingerprint(Path::new("/"), "software");
     let (costs, origin) = Calibration::load_or_measure(folder, machine, &mut bench)?;

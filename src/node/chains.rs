@@ -14,15 +14,16 @@ use mesh_actors::{
 use mesh_core::{
     Error, ErrorKind,
     assignment::{Assignment, MoveId},
-    id::{ActorId, Epoch, NodeId, TenantId},
+    id::{ActorId, Epoch, GroupId, TenantId},
     limits::STRIPE_BYTES_MAX,
-    meta::{ControlView, TenantRow},
+    meta::{Command, ControlView, TenantRow},
     op::{MoveOp, MoveStep, Phase},
     spec::{EncryptSpec, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
     topology::NodeInfo,
 };
 
 use mesh_dpu_runtime::agent::Setups;
+use mesh_placement::fate::{Fate, Hosted, fate};
 
 use super::Inner;
 
@@ -75,10 +76,17 @@ impl Configured {
             let epoch = Epoch(node.incarnation.0);
             self.put(node, ingress, epoch, object(node, view), Onward::DataChain(node.id)).await?;
         }
-        let hosted: BTreeMap<ActorId, (Epoch, Phase)> =
-            node.host.actors().into_iter().map(|actor| (actor.id, (actor.epoch, actor.phase))).collect();
+        let hosted: BTreeMap<ActorId, Hosted> = node
+            .host
+            .actors()
+            .into_iter()
+            .map(|actor| (actor.id, Hosted { epoch: actor.epoch, phase: actor.phase }))
+            .collect();
+        let heard = node.host.directory();
         for row in view.assignments.values().filter(|row| row.actor.as_data().is_some()) {
-            match fate(node.id, row, hosted.get(&row.actor).copied(), node.agent.arriving(row.actor)) {
+            let heard = heard.actors.get(&row.actor).map_or(Epoch(0), |place| place.epoch);
+            match fate(node.id, row, hosted.get(&row.actor).copied(), heard, node.agent.last_move(row.actor)) {
+                Fate::TakeBack(id) => take_back(node, row, id),
                 Fate::Host => {
                     wanted.insert(row.actor);
                     // One actor's trouble is not the others'.
@@ -124,9 +132,9 @@ impl Configured {
         node: &Arc<Inner>,
         view: &ControlView,
         row: &Assignment,
-        present: Option<(Epoch, Phase)>,
+        present: Option<Hosted>,
     ) -> Result<(), Error> {
-        match present {
+        match present.map(|hosted| (hosted.epoch, hosted.phase)) {
             Some((epoch, Phase::Warming)) if epoch == row.epoch => {
                 // The move is committed, and its controller has not told yet.
                 node.agent.forget(row.actor);
@@ -194,40 +202,16 @@ enum Deed {
     Start,
 }
 
-/// What to do about an actor, by what the group says and what is hosted here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// It runs here.
-    Host,
-    /// It runs elsewhere, and not here any more.
-    Leave,
-    /// It was to arrive and does not.
-    Discard,
-    /// It is not here, is on its way, or is ahead of what the group has told this node so far.
-    Alone,
-}
-
-fn fate(node: NodeId, row: &Assignment, hosted: Option<(Epoch, Phase)>, arriving: Option<MoveId>) -> Fate {
-    match hosted {
-        // Its move began after what this node has heard of: a step may come before the group's own word.
-        Some((_, Phase::Warming)) if arriving.is_some_and(|id| id > row.moves) => Fate::Alone,
-        None if row.node == node => Fate::Host,
-        None => Fate::Alone,
-        // Of a later epoch than this node has heard of: it arrives, or has arrived.
-        Some((epoch, Phase::Warming)) if epoch.0 == row.epoch.0 + 1 => {
-            if row.moving == Some(node) {
-                Fate::Alone
-            } else {
-                Fate::Discard
-            }
+/// An actor of this node, which has begun anew, is on a move of before: that is aborted, and then it runs here.
+fn take_back(node: &Arc<Inner>, row: &Assignment, id: MoveId) {
+    let Assignment { actor, epoch, .. } = *row;
+    let taking = node.clone();
+    node.spawn(async move {
+        // What the group says of it, however this ended, is looked at when it comes.
+        if let Err(error) = taking.propose(GroupId::CONTROL, Command::AbortMove { actor, epoch, id }).await {
+            tracing::debug!(%actor, %id, %error, "a move of before this start was not taken back");
         }
-        Some((epoch, _)) if epoch > row.epoch => Fate::Alone,
-        // Frozen for a move that is still under way: only its end thaws it.
-        Some((epoch, Phase::Frozen)) if row.node == node && epoch == row.epoch && row.moving.is_some() => Fate::Alone,
-        Some(_) if row.node == node => Fate::Host,
-        Some((_, Phase::Warming)) => Fate::Discard,
-        Some(_) => Fate::Leave,
-    }
+    });
 }
 
 fn setup(node: &Arc<Inner>, id: ActorId, epoch: Epoch, spec: FunctionSpec, onward: Onward) -> ActorSetup {
@@ -303,7 +287,7 @@ fn object(node: &Inner, view: &ControlView) -> FunctionSpec {
         layout: view.layouts.keys().next_back().copied(),
         stripe_bytes: STRIPE_BYTES_MAX as u32,
         keys: view.tenants.values().map(|tenant| (tenant.id, tenant.key)).collect(),
-        reclaims: leads.map(|(group, ..)| group).filter(|group| *group != mesh_core::id::GroupId::CONTROL).collect(),
+        reclaims: leads.map(|(group, ..)| group).filter(|group| *group != GroupId::CONTROL).collect(),
         reclaim_grace_ms: u64::try_from(node.config.timing.reclaim_grace.0.as_millis()).unwrap_or(u64::MAX),
         drives: view.drives.keys().copied().collect(),
     })
@@ -329,13 +313,6 @@ const STORED_ADDRESSES_AFTER: core::time::Duration = core::time::Duration::from_
 mod tests {
     use super::*;
 
-    const HERE: NodeId = NodeId(1);
-    const AWAY: NodeId = NodeId(2);
-
-    fn row(node: NodeId, epoch: u64, moving: Option<NodeId>) -> Assignment {
-        Assignment { moving, ..Assignment::new(ActorId(9), node, Epoch(epoch)) }
-    }
-
     #[test]
     fn an_actor_that_comes_back_to_a_node_is_started_there_again() {
         let actor = ActorId(9);
@@ -352,43 +329,5 @@ mod tests {
         assert_eq!(configured.next(actor, Epoch(3), &spec, true), Deed::Configure);
         // Given up under this epoch, it stays so.
         assert_eq!(configured.next(actor, Epoch(1), &spec, false), Deed::Nothing);
-    }
-
-    #[test]
-    fn the_group_decides_what_is_hosted() {
-        let table = [
-            // Not here.
-            (row(HERE, 5, None), None, Fate::Host),
-            (row(AWAY, 5, None), None, Fate::Alone),
-            // It runs here.
-            (row(HERE, 5, None), Some((5, Phase::Running)), Fate::Host),
-            (row(HERE, 6, None), Some((5, Phase::Running)), Fate::Host),
-            (row(AWAY, 6, None), Some((5, Phase::Running)), Fate::Leave),
-            // What was told is behind what is.
-            (row(AWAY, 5, None), Some((6, Phase::Running)), Fate::Alone),
-            // It leaves: only the end of the move thaws it.
-            (row(HERE, 5, Some(AWAY)), Some((5, Phase::Frozen)), Fate::Alone),
-            (row(HERE, 5, None), Some((5, Phase::Frozen)), Fate::Host),
-            (row(AWAY, 6, None), Some((5, Phase::Frozen)), Fate::Leave),
-            // It arrives.
-            (row(AWAY, 5, Some(HERE)), Some((6, Phase::Warming)), Fate::Alone),
-            (row(AWAY, 5, None), Some((6, Phase::Warming)), Fate::Discard),
-            (row(HERE, 6, None), Some((6, Phase::Warming)), Fate::Host),
-            (row(AWAY, 7, None), Some((6, Phase::Warming)), Fate::Discard),
-        ];
-        for (row, hosted, expected) in table {
-            let hosted = hosted.map(|(epoch, phase)| (Epoch(epoch), phase));
-            assert_eq!(fate(HERE, &row, hosted, None), expected, "{row:?} with {hosted:?}");
-        }
-    }
-
-    #[test]
-    fn what_a_move_brings_is_left_alone_until_the_group_has_told_of_the_move() {
-        let warming = Some((Epoch(6), Phase::Warming));
-        let row = |moves, moving| Assignment { moves: MoveId(moves), ..row(AWAY, 5, moving) };
-        assert_eq!(fate(HERE, &row(3, None), warming, Some(MoveId(4))), Fate::Alone, "not told yet");
-        assert_eq!(fate(HERE, &row(4, Some(HERE)), warming, Some(MoveId(4))), Fate::Alone, "under way");
-        assert_eq!(fate(HERE, &row(4, None), warming, Some(MoveId(4))), Fate::Discard, "taken back");
-        assert_eq!(fate(HERE, &row(5, Some(AWAY)), warming, Some(MoveId(4))), Fate::Discard, "another one came");
     }
 }

@@ -386,6 +386,10 @@ impl Host {
         let taken = self.read(|table| {
             let Some(hosted) = table.get(&actor) else { return Taken::Refused(self.elsewhere(actor), done) };
             if epoch != Epoch(0) && epoch != hosted.setup.epoch {
+                if hosted.gate.phase() == Phase::Warming {
+                    // Whether it arrives is not decided yet: nobody must be told that it is here.
+                    return Taken::Refused(self.elsewhere(actor), done);
+                }
                 let here = Place { node: self.0.node, epoch: hosted.setup.epoch };
                 return Taken::Refused(stale(actor, here), done);
             }

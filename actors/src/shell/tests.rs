@@ -423,3 +423,18 @@ async fn an_actor_that_does_not_arrive_is_forgotten_and_what_waited_may_be_sent_
 }
 
 const PATIENCE: core::time::Duration = core::time::Duration::from_secs(5);
+
+#[tokio::test]
+async fn nobody_is_told_that_an_actor_is_where_it_only_warms() {
+    let (host, _) = host().await;
+    host.warm(counter(4, false)).await.unwrap();
+    let ask = |epoch| {
+        let (answer, outcome) = tokio::sync::oneshot::channel();
+        host.ask_local(ACTOR, Epoch(epoch), asking(0, 0), Box::new(move |outcome| drop(answer.send(outcome))));
+        outcome
+    };
+    assert_eq!(ask(2).await.unwrap().unwrap_err().kind(), ErrorKind::NoSuchActor);
+    host.learn(ACTOR, Place { node: NodeId(9), epoch: Epoch(3) });
+    let redirect = ask(2).await.unwrap().unwrap_err().redirect().unwrap();
+    assert_eq!((redirect.node, redirect.epoch), (Some(NodeId(9)), Some(Epoch(3))));
+}

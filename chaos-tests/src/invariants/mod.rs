@@ -2,22 +2,31 @@
 
 use mesh_core::{
     Buf, Op, Outcome,
-    id::{ActorId, DriveId},
+    assignment::Assignment,
+    id::{ActorId, DriveId, Epoch, NodeId},
 };
 
 mod admission;
+mod answers;
 mod census;
 mod ciphertext;
+mod ownership;
+mod parked;
 mod placement;
 mod reclaim;
 mod rest;
+mod soft_state;
 
 pub use admission::Admission;
+pub use answers::Answers;
 pub use census::{missing, visible};
 pub use ciphertext::{Ciphertext, MARKER};
+pub use ownership::Ownership;
+pub use parked::parked_since;
 pub use placement::Placement;
 pub use reclaim::garbage;
 pub use rest::unfinished;
+pub use soft_state::{SoftState, kept};
 
 /// Sees what happens and says what is wrong with it.
 pub trait Invariant {
@@ -36,6 +45,24 @@ pub trait Invariant {
     /// What is wrong.
     fn written(&mut self, drive: DriveId, bufs: &[Buf]) -> Result<(), String> {
         let _unused = (drive, bufs);
+        Ok(())
+    }
+
+    /// The control group has changed an actor's place.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn assigned(&mut self, before: Option<&Assignment>, row: &Assignment) -> Result<(), String> {
+        let _unused = (before, row);
+        Ok(())
+    }
+
+    /// An actor that may move has taken a request in.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn taken(&mut self, node: NodeId, actor: ActorId, epoch: Epoch) -> Result<(), String> {
+        let _unused = (node, actor, epoch);
         Ok(())
     }
 
@@ -68,6 +95,14 @@ impl Invariants {
 
     pub(crate) fn answered(&mut self, actor: ActorId, op: &Op, outcome: &Outcome) -> Result<(), String> {
         self.0.iter_mut().try_for_each(|one| one.answered(actor, op, outcome))
+    }
+
+    pub(crate) fn assigned(&mut self, before: Option<&Assignment>, row: &Assignment) -> Result<(), String> {
+        self.0.iter_mut().try_for_each(|one| one.assigned(before, row))
+    }
+
+    pub(crate) fn taken(&mut self, node: NodeId, actor: ActorId, epoch: Epoch) -> Result<(), String> {
+        self.0.iter_mut().try_for_each(|one| one.taken(node, actor, epoch))
     }
 
     pub(crate) fn written(&mut self, drive: DriveId, bufs: &[Buf]) -> Result<(), String> {

@@ -33,6 +33,10 @@ impl Room {
             let after = self.swarm.faults[at].0;
             self.timer(after, Errand::FaultBegins(at));
         }
+        if self.swarm.moves_per_mille > 0 {
+            self.cluster.plan(&mut self.world, true);
+            self.change();
+        }
         self.run_until(self.swarm.storm, |_| false);
     }
 
@@ -42,6 +46,7 @@ impl Room {
             return;
         }
         self.storming = false;
+        self.cluster.plan(&mut self.world, false);
         self.world.note(&[50], || "all faults off".to_owned());
         self.world.network.set_weather(NetworkWeather::calm());
         self.world.network.heal();
@@ -53,7 +58,7 @@ impl Room {
         let stale_reads = self.bug == Some(Bug::StaleRead);
         self.world.metadata.set_weather(MetadataWeather { stale_reads, ..MetadataWeather::calm() });
         self.world.metadata.lose_leaders(0);
-        for node in self.swarm.node_ids() {
+        for node in self.swarm.members() {
             self.world.crash_at_effect(node, u64::MAX, Crash::Kill);
             // A drive believes its medium to be full until it is started anew: an operator who has made room does that.
             let filled = |fault: &Fault| matches!(fault, Fault::Full { drive, .. } if node_of(*drive) == node);
@@ -161,7 +166,7 @@ impl Room {
     }
 
     fn isolate(&mut self, node: NodeId, cut: bool) {
-        for other in self.swarm.node_ids().filter(|other| *other != node) {
+        for other in self.swarm.members().filter(|other| *other != node) {
             self.world.network.cut(node, other, cut);
             self.world.network.cut(other, node, cut);
         }

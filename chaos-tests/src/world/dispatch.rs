@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use mesh_core::{
     Answer, Effect, Error, ErrorKind, Job, Op, Outcome, Request, Response, Target, WorkOutcome,
-    id::{ActorId, DriveId, GroupId, NodeId},
+    id::{DriveId, GroupId, NodeId},
     meta::MetaAnswer,
     port::{DiskJob, WorkOutput},
 };
@@ -70,7 +70,7 @@ impl World {
     }
 
     /// How long something takes inside a node.
-    fn hop(&mut self) -> Duration {
+    pub(super) fn hop(&mut self) -> Duration {
         self.local.span(&(Duration::from_nanos(200)..Duration::from_micros(15)))
     }
 
@@ -84,6 +84,10 @@ impl World {
                     self.schedule(after, Happening::Answered { ticket, outcome });
                 }
             }
+            Origin::Own { ticket } => {
+                let boot = self.nodes.get(&node).map_or(0, |node| node.boot);
+                self.schedule(after, Happening::Told { node, boot, ticket, outcome });
+            }
             Origin::Local(place) => self.schedule(after, Happening::Reply { place, outcome }),
             Origin::Link { from, session, id } => self.send_answer(node, from, session, id, outcome),
         }
@@ -96,23 +100,14 @@ impl World {
             Target::Actor(actor) => Some(actor),
             Target::Next => next,
         };
-        let home = actor.and_then(|actor| self.directory.get(&actor).copied().map(|node| (actor, node)));
-        match home {
+        match actor {
             None => {
                 let error =
                     Error::new(ErrorKind::NoSuchActor, "nobody knows this actor").with("target", format!("{to:?}"));
                 self.reply(place, Err(error));
             }
-            Some((actor, home)) if home == place.node => self.call_here(place, actor, request),
-            Some((actor, home)) => self.call_over_link(place, home, actor, request),
+            Some(actor) => self.ask(place.node, Origin::Local(place), actor, request),
         }
-    }
-
-    fn call_here(&mut self, place: Place, actor: ActorId, request: Request) {
-        let after = self.hop();
-        let boot = self.nodes.get(&place.node).map_or(0, |node| node.boot);
-        let origin = Origin::Local(place);
-        self.schedule(after, Happening::Request { node: place.node, boot, actor, origin, request });
     }
 
     /// Ends a call soon.

@@ -4,7 +4,7 @@ use std::{cmp::Ordering, sync::Arc};
 
 use mesh_core::{
     Outcome, Request, WorkOutcome,
-    id::{ActorId, DriveId, NodeId},
+    id::{ActorId, DriveId, Epoch, NodeId},
     spec::FunctionSpec,
 };
 
@@ -26,6 +26,8 @@ pub(super) enum Happening {
         node: NodeId,
         boot: u64,
         actor: ActorId,
+        /// The asker's idea of the actor's epoch; 0: none.
+        epoch: Epoch,
         origin: Origin,
         request: Request,
     },
@@ -68,6 +70,18 @@ pub(super) enum Happening {
         from: NodeId,
         to: NodeId,
         number: u64,
+    },
+    /// What a node asked is answered.
+    Told {
+        node: NodeId,
+        boot: u64,
+        ticket: u64,
+        outcome: Outcome,
+    },
+    /// What an actor that has left had under way has had its time.
+    LingerEnd {
+        node: NodeId,
+        life: u64,
     },
     MetadataApply {
         number: u64,

@@ -9,12 +9,12 @@ use std::{
 
 use mesh_core::{
     Cx, Effect, Event, Op, Outcome, Request, StorageFunction, WorkOutcome,
-    id::{ActorId, NodeId, Token},
+    id::{ActorId, Epoch, NodeId, Token},
     spec::FunctionSpec,
     time::Instant,
 };
 
-use super::{EFFECTS_MAX, Happening, Place, Setting, TokenSet, TokenSource, World};
+use super::{EFFECTS_MAX, Happening, Place, Setting, TokenSet, TokenSource, World, moves::Gate};
 use crate::{disk::Crash, random::Stream, trace::Digest as _};
 
 /// One machine.
@@ -26,6 +26,10 @@ pub(super) struct Node {
     pub(super) clock: u64,
     pub(super) wall_skew_ms: u64,
     pub(super) actors: BTreeMap<ActorId, Hosted>,
+    /// Actors that have left and end what they had, by life.
+    pub(super) lingering: BTreeMap<u64, (ActorId, Hosted)>,
+    /// Where actors are that may move, as far as this node knows.
+    pub(super) places: BTreeMap<ActorId, (NodeId, Epoch)>,
     /// Requests from outside that wait for an answer.
     pub(super) tickets: BTreeSet<u64>,
     pub(super) effects: u64,
@@ -42,6 +46,8 @@ impl Node {
             clock: 0,
             wall_skew_ms,
             actors: BTreeMap::new(),
+            lingering: BTreeMap::new(),
+            places: BTreeMap::new(),
             tickets: BTreeSet::new(),
             effects: 0,
             doom: None,
@@ -53,6 +59,11 @@ impl Node {
 pub(super) struct Hosted {
     pub(super) function: Box<dyn StorageFunction>,
     pub(super) life: u64,
+    /// 0: it never moves.
+    pub(super) epoch: Epoch,
+    pub(super) gate: Gate,
+    /// Who waits until nothing is under way that the state depends on.
+    pub(super) settling: Option<u64>,
     pub(super) setting: Setting,
     tokens: TokenSource,
     entropy: Stream,
@@ -76,25 +87,44 @@ pub struct Owed {
 
 /// Who wants an answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Origin {
+pub enum Origin {
+    /// From outside the world.
     Outside {
+        /// The asker's name for it.
+        ticket: u64,
+    },
+    /// The node itself.
+    Own {
+        /// The node's name for it.
         ticket: u64,
     },
     /// A call on the same node.
     Local(Place),
     /// A call over a link.
     Link {
+        /// From where.
         from: NodeId,
+        /// On which session.
         session: u64,
+        /// Which.
         id: u64,
     },
 }
 
 impl Hosted {
-    pub(super) fn new(function: Box<dyn StorageFunction>, life: u64, entropy: Stream, setting: Setting) -> Self {
+    pub(super) fn new(
+        function: Box<dyn StorageFunction>,
+        (life, epoch): (u64, Epoch),
+        entropy: Stream,
+        setting: Setting,
+        gate: Gate,
+    ) -> Self {
         Self {
             function,
             life,
+            epoch,
+            gate,
+            settling: None,
             setting,
             tokens: TokenSource::default(),
             entropy,
@@ -112,17 +142,23 @@ const IDLE_WAKES_MAX: u32 = 1000;
 
 impl World {
     pub(super) fn hosted(&mut self, place: Place) -> Option<&mut Hosted> {
-        let hosted = self.nodes.get_mut(&place.node)?.actors.get_mut(&place.actor)?;
-        (hosted.life == place.life).then_some(hosted)
+        let node = self.nodes.get_mut(&place.node)?;
+        match node.actors.get_mut(&place.actor) {
+            Some(hosted) if hosted.life == place.life => Some(hosted),
+            _ => node.lingering.get_mut(&place.life).map(|(_, hosted)| hosted),
+        }
     }
 
-    pub(super) fn take_request(&mut self, node: NodeId, boot: u64, actor: ActorId, origin: Origin, request: Request) {
-        let Some(host) = self.nodes.get_mut(&node).filter(|host| host.up && host.boot == boot) else { return };
-        let Some(hosted) = host.actors.get_mut(&actor) else {
-            let error = mesh_core::Error::new(mesh_core::ErrorKind::NoSuchActor, "no such actor runs here");
-            self.settle(node, origin, Err(error.with("actor", actor)));
-            return;
-        };
+    /// An actor takes a request; its gate is open.
+    pub(super) fn let_in(&mut self, node: NodeId, actor: ActorId, origin: Origin, request: Request) {
+        let Some(hosted) = self.nodes.get_mut(&node).and_then(|node| node.actors.get_mut(&actor)) else { return };
+        let epoch = hosted.epoch;
+        if epoch != Epoch(0)
+            && let Err(why) = self.invariants.taken(node, actor, epoch)
+        {
+            return self.violate(|| why);
+        }
+        let Some(hosted) = self.nodes.get_mut(&node).and_then(|node| node.actors.get_mut(&actor)) else { return };
         let id = hosted.tokens.next();
         hosted.requests.insert(id, Owed { origin, op: request.op.clone() });
         let place = Place { node, actor, life: hosted.life, token: id };
@@ -133,6 +169,9 @@ impl World {
     }
 
     pub(super) fn take_reply(&mut self, place: Place, outcome: Outcome) {
+        if place.actor == ActorId::NODE {
+            return self.come_back(place, outcome);
+        }
         let Some(hosted) = self.hosted(place) else { return };
         if !hosted.calls.remove(&place.token) {
             self.violate(|| format!("{place:?}: a call came back twice"));
@@ -221,6 +260,7 @@ impl World {
                 return;
             }
         }
+        self.report_rest(place);
     }
 }
 

@@ -4,10 +4,10 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use mesh_core::{
-    Buf, Error, ErrorKind, Outcome, Request, Response,
+    Buf, Error, ErrorKind, Op, Outcome, Request, Response,
     envelope::{Body, Envelope},
     id::{ActorId, Epoch, NodeId},
-    op::NodeReport,
+    op::{NodeOp, NodeReport},
     wire::{PREAMBLE_BYTES, Preamble},
 };
 
@@ -40,7 +40,14 @@ fn opened(head: &[u8], payload: Buf) -> Result<Envelope, Error> {
 }
 
 impl World {
-    pub(super) fn call_over_link(&mut self, place: Place, to: NodeId, actor: ActorId, request: Request) {
+    /// Sends a request; `epoch` is the sender's idea of the actor's.
+    pub(super) fn call_over_link(
+        &mut self,
+        place: Place,
+        to: NodeId,
+        (actor, epoch): (ActorId, Epoch),
+        request: Request,
+    ) {
         let from = place.node;
         let budget = request.deadline.after(self.clock(from));
         let reachable = self.is_up(to) && self.network.is_open(from, to) && self.network.is_open(to, from);
@@ -54,7 +61,7 @@ impl World {
         let session = self.network.session(from, to, boot);
         let (number, peer_boot, id) = (session.number, session.peer_boot, session.begin(place));
         let Request { op, payload, principal, lane, .. } = request;
-        let mut envelope = Envelope::request(actor, Epoch(0), op, payload.clone(), principal, lane, budget);
+        let mut envelope = Envelope::request(actor, epoch, op, payload.clone(), principal, lane, budget);
         envelope.header.id = id;
         let head = match sealed(&envelope) {
             Ok(head) => head,
@@ -131,9 +138,7 @@ impl World {
                     Body::Failure(error) => Err(error),
                     other => Err(Error::bug("an answer that is none").with("body", format!("{other:?}"))),
                 };
-                if self.hosted(place).is_some() {
-                    self.take_reply(place, outcome);
-                }
+                self.take_reply(place, outcome);
             }
             Frame::Beat(report) => {
                 self.note(&[32, from.0, to.0], || format!("{from} => {to}: beat"));
@@ -169,15 +174,23 @@ impl World {
         let request =
             Request { op, payload: envelope.payload, principal: header.principal, deadline, lane: header.lane };
         self.note(&[33, from.0, to.0, request.op.digest()], || format!("{from} => {to}: request {session}/{id}"));
-        self.take_request(to, boot, header.actor, Origin::Link { from, session, id }, request);
+        let origin = Origin::Link { from, session, id };
+        match request.op {
+            Op::Node(op) if header.actor == ActorId::NODE => match *op {
+                NodeOp::Move(step) => {
+                    let payload = request.payload;
+                    self.notices.push_back(Notice::Asked { node: to, from: origin, step, payload });
+                }
+                other => self.violate(|| format!("{to}: nobody answers {other:?} here")),
+            },
+            _ => self.take_request(to, boot, (header.actor, header.epoch), origin, request),
+        }
     }
 
     pub(super) fn end_session(&mut self, from: NodeId, to: NodeId, number: u64) {
         for place in self.network.end_session(from, to, number) {
-            if self.hosted(place).is_some() {
-                let error = Error::new(ErrorKind::LinkLost, "the link broke").with("node", to);
-                self.take_reply(place, Err(error));
-            }
+            let error = Error::new(ErrorKind::LinkLost, "the link broke").with("node", to);
+            self.take_reply(place, Err(error));
         }
     }
 }

@@ -1,0 +1,519 @@
+//! What a node's shell does for actors that move: gates where requests wait, what is known of where they run, requests
+//! that follow them. The simulator's counterpart of `mesh_actors::shell`: the same phases, refusals and redirects.
+
+use core::time::Duration;
+
+use mesh_core::{
+    Answer, Buf, Error, ErrorKind, Op, Outcome, Redirect, Request, StorageFunction,
+    assignment::Assignment,
+    id::{ActorId, Epoch, GroupId, NodeId, Token},
+    limits::PARKED_JOBS_MAX,
+    meta::{Command, MetaAnswer, Query},
+    op::{MoveStep, NodeOp, Phase},
+    snapshot::{Mark, Snapshot},
+    time::Instant,
+};
+
+use super::{
+    Happening, Notice, Place, Setting, World,
+    host::{Hosted, Origin},
+};
+use crate::{metadata::Matter, random::Stream};
+
+/// Whether an actor takes requests.
+#[derive(Debug)]
+pub(super) enum Gate {
+    /// It does.
+    Open,
+    /// They wait.
+    Parking(Phase, Vec<Parked>),
+}
+
+/// A request that waits at a gate.
+#[derive(Debug)]
+pub(super) struct Parked {
+    since: u64,
+    origin: Origin,
+    request: Request,
+}
+
+impl Gate {
+    pub(super) const fn phase(&self) -> Phase {
+        match self {
+            Self::Open => Phase::Running,
+            Self::Parking(phase, _) => *phase,
+        }
+    }
+
+    pub(super) fn parked(&self) -> &[Parked] {
+        match self {
+            Self::Open => &[],
+            Self::Parking(_, parked) => parked,
+        }
+    }
+
+    fn release(self) -> Vec<Parked> {
+        match self {
+            Self::Open => Vec::new(),
+            Self::Parking(_, parked) => parked,
+        }
+    }
+}
+
+/// A call over a link.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) node: NodeId,
+    origin: Origin,
+    actor: ActorId,
+    /// To be sent again, if the actor has moved; and how often.
+    again: Option<(Request, u32)>,
+    epoch: Epoch,
+}
+
+/// The actor whose place a matter may change.
+pub(super) fn placed(matter: &Matter) -> Option<ActorId> {
+    let Matter::Command(command) = matter else { return None };
+    match &**command {
+        Command::Assign(Assignment { actor, .. })
+        | Command::BeginMove { actor, .. }
+        | Command::CommitMove { actor, .. }
+        | Command::AbortMove { actor, .. } => Some(*actor),
+        _ => None,
+    }
+}
+
+impl World {
+    /// Sees whether the group has given an actor another place.
+    pub fn look_at(&mut self, actor: ActorId) {
+        let row = match self.metadata.peek(GroupId::CONTROL, &Query::Control) {
+            Ok(MetaAnswer::Control(view)) => view.assignments.get(&actor).copied(),
+            _ => None,
+        };
+        let before = self.rows.get(&actor).copied();
+        let Some(row) = row.filter(|row| before.as_ref() != Some(row)) else { return };
+        self.rows.insert(actor, row);
+        self.note(&[70, actor.0, row.node.0, row.epoch.0, row.moves.0, row.moving.map_or(0, |node| node.0)], || {
+            format!("the group says: {row:?}")
+        });
+        if let Some(to) = row.moving {
+            let boot = self.boot_of(to);
+            self.begun.insert(actor, boot);
+        }
+        if before.is_none_or(|before| before.epoch != row.epoch) {
+            let by_move = before.is_some_and(|before| before.moves == row.moves);
+            let boot = self.begun.get(&actor).copied().filter(|_| by_move);
+            self.made.insert((actor, row.epoch), boot);
+        }
+        if let Err(why) = self.invariants.assigned(before.as_ref(), &row) {
+            self.violate(|| why);
+        }
+        self.notices.push_back(Notice::Assigned(row));
+    }
+
+    /// What the control group says about every actor that may move, now and for certain.
+    #[must_use]
+    pub const fn rows(&self) -> &std::collections::BTreeMap<ActorId, Assignment> {
+        &self.rows
+    }
+
+    /// A number for a state that begins empty.
+    pub const fn birth(&mut self) -> u64 {
+        self.births += 1;
+        self.births
+    }
+
+    /// An actor begins with nothing at a node under an epoch. It may only if whoever had its state crashed: once after an
+    /// assignment, or again in a later life of the node.
+    pub fn born(&mut self, node: NodeId, actor: ActorId, epoch: Epoch) {
+        let boot = self.boot_of(node);
+        let earlier = self.fresh.insert((actor, epoch, node), boot);
+        let excused = match self.made.get(&(actor, epoch)) {
+            Some(Some(begun)) => boot > *begun,
+            Some(None) => true,
+            None => false,
+        };
+        if !excused || earlier == Some(boot) {
+            self.violate(|| format!("{node} begins {actor} under {epoch} with nothing, and nothing has crashed"));
+        }
+    }
+
+    /// Since when, on the world's clock, requests wait at which gates.
+    pub fn parked(&self) -> impl Iterator<Item = (NodeId, ActorId, Instant)> {
+        let actors =
+            self.nodes.values().flat_map(|node| node.actors.iter().map(move |(actor, one)| (node.id, *actor, one)));
+        actors.flat_map(|(node, actor, one)| {
+            one.gate.parked().iter().map(move |parked| (node, actor, Instant(parked.since)))
+        })
+    }
+
+    /// Where and how an actor is hosted.
+    #[must_use]
+    pub fn hosts_of(&self, actor: ActorId) -> Vec<(NodeId, Epoch, Phase)> {
+        let hosted = |node: &super::Node| {
+            let hosted = node.actors.get(&actor)?;
+            Some((node.id, hosted.epoch, hosted.gate.phase()))
+        };
+        self.nodes.values().filter_map(hosted).collect()
+    }
+
+    /// Which life of a node this is.
+    #[must_use]
+    pub fn boot_of(&self, node: NodeId) -> u64 {
+        self.nodes.get(&node).map_or(0, |node| node.boot)
+    }
+
+    /// How an actor is hosted.
+    #[must_use]
+    pub fn phase(&self, node: NodeId, actor: ActorId) -> Option<(Epoch, Phase)> {
+        let hosted = self.nodes.get(&node)?.actors.get(&actor)?;
+        Some((hosted.epoch, hosted.gate.phase()))
+    }
+
+    /// The latest epoch of an actor that a node has heard of.
+    #[must_use]
+    pub fn heard_of(&self, node: NodeId, actor: ActorId) -> Epoch {
+        self.nodes.get(&node).and_then(|node| node.places.get(&actor)).map_or(Epoch(0), |(_, epoch)| *epoch)
+    }
+
+    /// A node takes over where an actor is, if that is news.
+    pub fn learn(&mut self, node: NodeId, actor: ActorId, to: (NodeId, Epoch)) {
+        let Some(node) = self.nodes.get_mut(&node).filter(|node| node.up) else { return };
+        let known = node.places.entry(actor).or_insert(to);
+        if known.1 < to.1 {
+            *known = to;
+        }
+    }
+
+    /// Starts an actor under an epoch.
+    pub fn launch(
+        &mut self,
+        node: NodeId,
+        (actor, epoch): (ActorId, Epoch),
+        function: Box<dyn StorageFunction>,
+        setting: Setting,
+        phase: Phase,
+    ) {
+        self.lives += 1;
+        let entropy = Stream::new(self.seed, "entropy", self.lives);
+        let gate = if phase == Phase::Running { Gate::Open } else { Gate::Parking(phase, Vec::new()) };
+        let hosted = Hosted::new(function, (self.lives, epoch), entropy, setting, gate);
+        self.note(&[71, node.0, actor.0, epoch.0], || format!("{node} hosts {actor} under {epoch}, {phase}"));
+        if let Some(node) = self.nodes.get_mut(&node).filter(|node| node.up) {
+            node.actors.insert(actor, hosted);
+        }
+    }
+
+    fn present(&mut self, node: NodeId, actor: ActorId, epoch: Epoch) -> Result<&mut Hosted, Error> {
+        let hosted = self.nodes.get_mut(&node).and_then(|node| node.actors.get_mut(&actor));
+        hosted.filter(|hosted| hosted.epoch == epoch).ok_or_else(|| no_such_actor(actor))
+    }
+
+    /// Builds an actor that is to arrive. Again under the same epoch: anew.
+    ///
+    /// # Errors
+    /// `Conflict` if it runs here under this epoch or a later one.
+    pub fn warm(
+        &mut self,
+        node: NodeId,
+        (actor, epoch): (ActorId, Epoch),
+        function: Box<dyn StorageFunction>,
+        setting: Setting,
+    ) -> Result<(), Error> {
+        match self.phase(node, actor) {
+            Some((_, Phase::Warming)) => self.discard(node, actor),
+            Some((left, _)) if left.0 + 1 < epoch.0 => self.evict(node, actor),
+            Some((running, _)) => {
+                return Err(Error::new(ErrorKind::Conflict, "the actor is here").with("epoch", running));
+            }
+            None => {}
+        }
+        self.launch(node, (actor, epoch), function, setting, Phase::Warming);
+        Ok(())
+    }
+
+    /// Gives a warming actor a page of state.
+    ///
+    /// # Errors
+    /// `NoSuchActor` if it is not warming here under this epoch; what the function says.
+    pub fn restore(&mut self, node: NodeId, actor: ActorId, epoch: Epoch, page: &Snapshot) -> Result<(), Error> {
+        let hosted = self.present(node, actor, epoch)?;
+        if hosted.gate.phase() != Phase::Warming {
+            return Err(no_such_actor(actor));
+        }
+        hosted.function.restore(page)
+    }
+
+    /// A page of an actor's state.
+    ///
+    /// # Errors
+    /// `NoSuchActor` if it neither runs nor is frozen here under this epoch.
+    pub fn snapshot(
+        &mut self,
+        node: NodeId,
+        actor: ActorId,
+        epoch: Epoch,
+        since: Option<Mark>,
+    ) -> Result<Snapshot, Error> {
+        let hosted = self.present(node, actor, epoch)?;
+        match hosted.gate.phase() {
+            Phase::Running | Phase::Frozen => Ok(hosted.function.snapshot(since)),
+            _ => Err(no_such_actor(actor)),
+        }
+    }
+
+    /// Lets requests wait, and gives notice once nothing is under way that the state depends on.
+    ///
+    /// # Errors
+    /// `NoSuchActor` if it neither runs nor is frozen here under this epoch.
+    pub fn freeze(&mut self, node: NodeId, actor: ActorId, epoch: Epoch, ticket: u64) -> Result<(), Error> {
+        let hosted = self.present(node, actor, epoch)?;
+        match hosted.gate.phase() {
+            Phase::Running => hosted.gate = Gate::Parking(Phase::Frozen, Vec::new()),
+            Phase::Frozen => {}
+            _ => return Err(no_such_actor(actor)),
+        }
+        hosted.settling = Some(ticket);
+        let place = Place { node, actor, life: hosted.life, token: Token(0) };
+        self.note(&[72, node.0, actor.0, epoch.0], || format!("{node} {actor} is frozen under {epoch}"));
+        self.report_rest(place);
+        Ok(())
+    }
+
+    /// Lets an actor run that was in `phase`. Again: no effect.
+    ///
+    /// # Errors
+    /// `NoSuchActor` if it is neither in that phase nor runs here under this epoch.
+    pub fn open(&mut self, node: NodeId, actor: ActorId, epoch: Epoch, phase: Phase) -> Result<(), Error> {
+        let hosted = self.present(node, actor, epoch)?;
+        match hosted.gate.phase() {
+            Phase::Running => return Ok(()),
+            present if present == phase => {}
+            _ => return Err(no_such_actor(actor)),
+        }
+        hosted.settling = None;
+        let parked = core::mem::replace(&mut hosted.gate, Gate::Open).release();
+        self.note(&[73, node.0, actor.0, epoch.0, parked.len() as u64], || {
+            format!("{node} {actor} runs under {epoch}, {} requests waited", parked.len())
+        });
+        for Parked { origin, request, .. } in parked {
+            self.let_in(node, actor, origin, request);
+        }
+        Ok(())
+    }
+
+    /// Forgets an actor that was to arrive.
+    pub fn discard(&mut self, node: NodeId, actor: ActorId) {
+        if !matches!(self.phase(node, actor), Some((_, Phase::Warming))) {
+            return;
+        }
+        let Some(hosted) = self.nodes.get_mut(&node).and_then(|node| node.actors.remove(&actor)) else { return };
+        self.note(&[74, node.0, actor.0], || format!("{node} {actor} is discarded"));
+        self.end(node, hosted, "the actor did not arrive");
+    }
+
+    /// Takes an actor away that is out of date; what it has under way ends.
+    pub fn evict(&mut self, node: NodeId, actor: ActorId) {
+        let Some(mut hosted) = self.nodes.get_mut(&node).and_then(|node| node.actors.remove(&actor)) else { return };
+        self.note(&[75, node.0, actor.0], || format!("{node} {actor} is evicted"));
+        for Parked { origin, .. } in core::mem::replace(&mut hosted.gate, Gate::Open).release() {
+            let error = Error::new(ErrorKind::Draining, "the actor begins anew; send this again");
+            self.settle(node, origin, Err(error));
+        }
+        self.linger(node, actor, hosted);
+    }
+
+    /// Sends an actor away: what waited goes to where it runs now, what is under way ends here. How many waited.
+    pub fn retire(&mut self, node: NodeId, actor: ActorId, epoch: Epoch, to: (NodeId, Epoch)) -> usize {
+        self.learn(node, actor, to);
+        let fits = self.phase(node, actor).is_some_and(|(present, phase)| present <= epoch && phase != Phase::Warming);
+        let hosted = self.nodes.get_mut(&node).filter(|_| fits).and_then(|node| node.actors.remove(&actor));
+        let Some(mut hosted) = hosted else { return 0 };
+        let parked = core::mem::replace(&mut hosted.gate, Gate::Open).release();
+        let count = parked.len();
+        self.note(&[76, node.0, actor.0, count as u64], || format!("{node} {actor} retires, {count} requests waited"));
+        for Parked { origin, request, .. } in parked {
+            match origin {
+                _ if self.forgetful => {}
+                Origin::Link { .. } => self.settle(node, origin, Err(stale(actor, to))),
+                _ => self.ask(node, origin, actor, request),
+            }
+        }
+        self.linger(node, actor, hosted);
+        count
+    }
+
+    fn linger(&mut self, node: NodeId, actor: ActorId, hosted: Hosted) {
+        let place = Place { node, actor, life: hosted.life, token: Token(0) };
+        let life = hosted.life;
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.lingering.insert(life, (actor, hosted));
+        }
+        self.schedule(LINGER_MAX, Happening::LingerEnd { node, life });
+        self.report_rest(place);
+    }
+
+    pub(super) fn end_lingering(&mut self, node: NodeId, life: u64) {
+        if let Some((_, hosted)) = self.nodes.get_mut(&node).and_then(|node| node.lingering.remove(&life)) {
+            self.end(node, hosted, "the actor has left and did not end this in time");
+        }
+    }
+
+    /// What an actor was asked fails, as it ends.
+    pub(super) fn end(&mut self, node: NodeId, hosted: Hosted, why: &'static str) {
+        for owed in hosted.requests.into_values() {
+            self.settle(node, owed.origin, Err(Error::new(ErrorKind::Restarted, why)));
+        }
+        for Parked { origin, .. } in hosted.gate.release() {
+            self.settle(node, origin, Err(Error::new(ErrorKind::Draining, why)));
+        }
+    }
+
+    /// Tells who waits that nothing is under way that the state depends on; lets go of who has left and is done.
+    pub(super) fn report_rest(&mut self, place: Place) {
+        let Place { node, actor, life, .. } = place;
+        let Some(hosted) = self.hosted(place) else { return };
+        if hosted.settling.is_some() && hosted.function.lingers() {
+            let ticket = hosted.settling.take().unwrap_or_default();
+            self.notices.push_back(Notice::Settled { node, actor, ticket });
+            return;
+        }
+        let done = hosted.requests.is_empty() && hosted.function.in_flight() == 0;
+        if let Some(node) = self.nodes.get_mut(&node).filter(|_| done) {
+            node.lingering.remove(&life);
+        }
+    }
+
+    /// A request comes to an actor's gate, or goes after the actor.
+    pub(super) fn take_request(
+        &mut self,
+        node: NodeId,
+        boot: u64,
+        (actor, epoch): (ActorId, Epoch),
+        origin: Origin,
+        request: Request,
+    ) {
+        let Some(host) = self.nodes.get_mut(&node).filter(|host| host.up && host.boot == boot) else { return };
+        let Some(hosted) = host.actors.get_mut(&actor) else {
+            if !matches!(origin, Origin::Link { .. }) {
+                return self.ask(node, origin, actor, request);
+            }
+            let error = match host.places.get(&actor).copied().filter(|(at, _)| *at != node) {
+                Some(place) => stale(actor, place),
+                None => no_such_actor(actor),
+            };
+            return self.settle(node, origin, Err(error));
+        };
+        if epoch != Epoch(0) && epoch != hosted.epoch {
+            let place = (node, hosted.epoch);
+            return self.settle(node, origin, Err(stale(actor, place)));
+        }
+        match &mut hosted.gate {
+            Gate::Open => self.let_in(node, actor, origin, request),
+            Gate::Parking(_, parked) if parked.len() < PARKED_JOBS_MAX => {
+                parked.push(Parked { since: self.now, origin, request });
+                self.note(&[77, node.0, actor.0], || format!("{node} {actor}: a request waits"));
+            }
+            Gate::Parking(..) => {
+                let error = Error::new(ErrorKind::Overloaded, "too many requests wait for an actor that moves");
+                self.settle(node, origin, Err(error));
+            }
+        }
+    }
+
+    /// Asks an actor, here or elsewhere. If it has moved, it is asked where it is now.
+    pub(super) fn ask(&mut self, node: NodeId, origin: Origin, actor: ActorId, request: Request) {
+        self.ask_within(HOPS_MAX, node, origin, actor, request);
+    }
+
+    fn ask_within(&mut self, hops: u32, node: NodeId, origin: Origin, actor: ActorId, request: Request) {
+        if self.hosts(node, actor) {
+            let (after, boot) = (self.hop(), self.boot_of(node));
+            let epoch = Epoch(0);
+            self.schedule(after, Happening::Request { node, boot, actor, epoch, origin, request });
+            return;
+        }
+        let known = self.nodes.get(&node).and_then(|node| node.places.get(&actor)).copied();
+        let place = known.or_else(|| self.directory.get(&actor).map(|at| (*at, Epoch(0))));
+        match place.filter(|(at, _)| *at != node) {
+            Some(to) => {
+                let again = (hops > 0).then(|| (request.clone(), hops));
+                self.send_to(to, Ask { node, origin, actor, again, epoch: to.1 }, request);
+            }
+            None => self.settle(node, origin, Err(no_such_actor(actor))),
+        }
+    }
+
+    fn send_to(&mut self, (to, epoch): (NodeId, Epoch), ask: Ask, request: Request) {
+        let (node, actor) = (ask.node, ask.actor);
+        self.next_ask += 1;
+        self.asks.insert(self.next_ask, ask);
+        let place = Place { node, actor: ActorId::NODE, life: self.boot_of(node), token: Token(self.next_ask) };
+        self.call_over_link(place, to, (actor, epoch), request);
+    }
+
+    /// A call over a link has ended.
+    pub(super) fn come_back(&mut self, place: Place, outcome: Outcome) {
+        if !self.nodes.get(&place.node).is_some_and(|node| node.up && node.boot == place.life) {
+            return;
+        }
+        let Some(Ask { node, origin, actor, again, epoch }) = self.asks.remove(&place.token.0) else {
+            return self.violate(|| format!("{place:?}: a call over a link ended twice"));
+        };
+        let newer = redirected(&outcome).filter(|(_, newer)| *newer > epoch);
+        match (newer, again) {
+            (Some(newer), Some((request, hops))) => {
+                self.learn(node, actor, newer);
+                self.ask_within(hops - 1, node, origin, actor, request);
+            }
+            _ => match origin {
+                Origin::Local(place) => self.take_reply(place, outcome),
+                origin => self.settle(node, origin, outcome),
+            },
+        }
+    }
+
+    /// A node asks another, or itself, for a step of a move. The answer is a notice.
+    pub fn ask_node(&mut self, node: NodeId, to: NodeId, step: MoveStep, payload: Buf, ticket: u64) {
+        if !self.is_up(node) {
+            return;
+        }
+        let origin = Origin::Own { ticket };
+        if node == to {
+            self.notices.push_back(Notice::Asked { node, from: origin, step, payload });
+            return;
+        }
+        let op = Op::Node(Box::new(NodeOp::Move(step)));
+        let request = Request { payload, ..Request::system(op, self.clock(node) + STEP_BUDGET) };
+        let ask = Ask { node, origin, actor: ActorId::NODE, again: None, epoch: Epoch(0) };
+        self.send_to((to, Epoch(0)), ask, request);
+    }
+
+    /// A node answers what it was asked.
+    pub fn respond(&mut self, node: NodeId, to: Origin, outcome: Result<mesh_core::op::Moved, Error>) {
+        self.note(&[78, node.0, u64::from(outcome.is_ok())], || format!("{node} answers {to:?}: {outcome:?}"));
+        self.settle(node, to, outcome.map(|moved| Answer::Moved(moved).into()));
+    }
+}
+
+fn redirected(outcome: &Outcome) -> Option<(NodeId, Epoch)> {
+    let error = outcome.as_ref().err().filter(|error| error.kind() == ErrorKind::StaleEpoch)?;
+    let redirect = error.redirect()?;
+    Some((redirect.node?, redirect.epoch?))
+}
+
+fn stale(actor: ActorId, (node, epoch): (NodeId, Epoch)) -> Error {
+    let place = Redirect { actor: Some(actor), epoch: Some(epoch), node: Some(node), ..Redirect::default() };
+    Error::new(ErrorKind::StaleEpoch, "the actor runs elsewhere, or under another epoch").redirect_to(place)
+}
+
+fn no_such_actor(actor: ActorId) -> Error {
+    Error::new(ErrorKind::NoSuchActor, "the actor is not hosted here").with("actor", actor)
+}
+
+/// How often one request follows an actor that moves.
+const HOPS_MAX: u32 = 4;
+/// What was under way when an actor left ends within this.
+const LINGER_MAX: Duration = Duration::from_secs(30);
+/// One step at a node, longest.
+const STEP_BUDGET: Duration = Duration::from_secs(120);
