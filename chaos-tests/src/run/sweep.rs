@@ -192,11 +192,14 @@ impl Room {
             self.run_until(Duration::from_secs(5), |room| room.halted);
             let crash = if dice.chance(500) { Crash::Power } else { Crash::Kill };
             self.strike(victim, crash, span);
+            self.run_until(Duration::from_millis(10), |_| false);
+            self.slacken();
         }
         self.run_until(Duration::from_secs(5), |room| room.cluster.moves_under_way() == 0);
         let events = self.world.steps() - begun;
-        // The load goes on for a little, and on whoever runs the actor now.
+        // The load goes on for a little, on whoever runs the actor now; then there is less of it.
         self.run_until(Duration::from_millis(5), |_| false);
+        self.slacken();
         self.elect_again();
         self.run_until(span + Duration::from_millis(500), |_| false);
         self.heal();
@@ -212,6 +215,12 @@ impl Room {
             self.world.violate(|| why);
         }
         events
+    }
+
+    /// The clients do less from now on: what follows takes seconds.
+    fn slacken(&mut self) {
+        self.swarm.think = Duration::from_millis(800);
+        self.change_pause = Duration::from_millis(4)..Duration::from_millis(60);
     }
 
     /// Somebody leads, if nobody does.
