@@ -188,16 +188,25 @@ impl Mixed {
 
     /// Runs a command as an administrator.
     pub(crate) async fn admin(&self, arguments: &[&str]) -> String {
-        let output = self.run(1, arguments).await;
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "mesh {arguments:?}: {error}");
-        String::from_utf8(output.stdout).unwrap()
+        self.succeeding(1, arguments).await
     }
 
     /// Runs a command with the program of the other architecture.
     pub(crate) async fn on_the_other_side(&self, arguments: &[&str]) {
-        let output = self.run(DPU, arguments).await;
-        assert!(output.status.success(), "mesh {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        self.succeeding(DPU, arguments).await;
+    }
+
+    /// Runs a command, again if need be: on a machine that is busy, the greeting of a program that is emulated, and begins
+    /// with nothing translated, may take longer than nodes wait for it.
+    async fn succeeding(&self, program: u64, arguments: &[&str]) -> String {
+        until(&format!("mesh {}", arguments.join(" ")), async || {
+            let output = self.run(program, arguments).await;
+            if !output.status.success() {
+                return Err(not_yet(String::from_utf8_lossy(&output.stderr)));
+            }
+            Ok(String::from_utf8(output.stdout).unwrap())
+        })
+        .await
     }
 
     async fn asked<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<T, Error> {
