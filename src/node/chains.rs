@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use mesh_actors::{
@@ -13,22 +13,26 @@ use mesh_actors::{
 };
 use mesh_core::{
     Error, ErrorKind,
-    assignment::Assignment,
-    id::{ActorId, Epoch, NodeId, TenantId},
+    assignment::{Assignment, MoveId},
+    id::{ActorId, Epoch, GroupId, TenantId},
     limits::STRIPE_BYTES_MAX,
-    meta::{ControlView, TenantRow},
+    meta::{Command, ControlView, TenantRow},
     op::Phase,
     spec::{EncryptSpec, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
     topology::NodeInfo,
 };
 
 use mesh_dpu_runtime::agent::Setups;
+use mesh_placement::fate::{Fate, Hosted, fate};
 
 use super::Inner;
 
 /// What each actor was last configured with.
 #[derive(Default)]
-struct Configured(BTreeMap<ActorId, Arc<FunctionSpec>>);
+struct Configured(BTreeMap<ActorId, Arc<FunctionSpec>>, TakenBack);
+
+/// Actors whose moves are being taken back.
+type TakenBack = Arc<Mutex<BTreeSet<ActorId>>>;
 
 /// Keeps actors configured until the node stops.
 pub(super) async fn run(node: Arc<Inner>) {
@@ -76,8 +80,11 @@ impl Configured {
         }
         let hosted: BTreeMap<ActorId, (Epoch, Phase)> =
             node.host.actors().into_iter().map(|actor| (actor.id, (actor.epoch, actor.phase))).collect();
+        let directory = node.host.directory();
         for row in view.assignments.values().filter(|row| row.actor.as_data().is_some()) {
-            match fate(node.id, row, hosted.get(&row.actor).copied()) {
+            let present = hosted.get(&row.actor).map(|(epoch, phase)| Hosted { epoch: *epoch, phase: *phase });
+            let heard = directory.actors.get(&row.actor).map_or(Epoch(0), |place| place.epoch);
+            match fate(node.id, row, present, heard, node.agent.on(row.actor)) {
                 Fate::Host => {
                     wanted.insert(row.actor);
                     // One actor's trouble is not the others'.
@@ -95,6 +102,10 @@ impl Configured {
                 Fate::Discard => {
                     node.agent.forget(row.actor);
                     node.host.discard(row.actor);
+                }
+                Fate::TakeBack(id) => {
+                    wanted.insert(row.actor);
+                    self.take_back(node, row, id);
                 }
                 Fate::Alone => {
                     wanted.insert(row.actor);
@@ -115,6 +126,26 @@ impl Configured {
             });
         }
         Ok(())
+    }
+
+    /// Aborts the move of an actor that was here before this node started anew: it has lost what the target was given, and
+    /// must not take in more before the move is over. Then the group's word is followed.
+    fn take_back(&self, node: &Arc<Inner>, row: &Assignment, id: MoveId) {
+        let (actor, epoch, under_way) = (row.actor, row.epoch, self.1.clone());
+        if !under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(actor) {
+            return;
+        }
+        let taking = node.clone();
+        node.spawn(async move {
+            let command = Command::AbortMove { actor, epoch, id };
+            if let Err(error) = taking.propose(GroupId::CONTROL, command).await {
+                tracing::debug!(%actor, %id, %error, "a move from before the start is not taken back yet");
+            }
+            // The group's word comes on its own way.
+            tokio::time::sleep(TAKE_BACK_PAUSE).await;
+            under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&actor);
+            taking.reconfigure();
+        });
     }
 
     /// Runs an actor that the group says runs here.
@@ -179,40 +210,6 @@ impl Configured {
     }
 }
 
-/// What to do about an actor, by what the group says and what is hosted here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// It runs here.
-    Host,
-    /// It runs elsewhere, and not here any more.
-    Leave,
-    /// It was to arrive and does not.
-    Discard,
-    /// It is not here, is on its way, or is ahead of what the group has told this node so far.
-    Alone,
-}
-
-fn fate(node: NodeId, row: &Assignment, hosted: Option<(Epoch, Phase)>) -> Fate {
-    match hosted {
-        None if row.node == node => Fate::Host,
-        None => Fate::Alone,
-        // Of a later epoch than this node has heard of: it arrives, or has arrived.
-        Some((epoch, Phase::Warming)) if epoch.0 == row.epoch.0 + 1 => {
-            if row.moving == Some(node) {
-                Fate::Alone
-            } else {
-                Fate::Discard
-            }
-        }
-        Some((epoch, _)) if epoch > row.epoch => Fate::Alone,
-        // Frozen for a move that is still under way: only its end thaws it.
-        Some((epoch, Phase::Frozen)) if row.node == node && epoch == row.epoch && row.moving.is_some() => Fate::Alone,
-        Some(_) if row.node == node => Fate::Host,
-        Some((_, Phase::Warming)) => Fate::Discard,
-        Some(_) => Fate::Leave,
-    }
-}
-
 fn setup(node: &Arc<Inner>, id: ActorId, epoch: Epoch, spec: FunctionSpec, onward: Onward) -> ActorSetup {
     let parts = Parts { pool: node.pool.clone(), geometry: None };
     let build = Arc::new(move |spec: &FunctionSpec| registry::build(spec, &parts));
@@ -265,7 +262,7 @@ fn object(node: &Inner, view: &ControlView) -> FunctionSpec {
         layout: view.layouts.keys().next_back().copied(),
         stripe_bytes: STRIPE_BYTES_MAX as u32,
         keys: view.tenants.values().map(|tenant| (tenant.id, tenant.key)).collect(),
-        reclaims: leads.map(|(group, ..)| group).filter(|group| *group != mesh_core::id::GroupId::CONTROL).collect(),
+        reclaims: leads.map(|(group, ..)| group).filter(|group| *group != GroupId::CONTROL).collect(),
         reclaim_grace_ms: u64::try_from(node.config.timing.reclaim_grace.0.as_millis()).unwrap_or(u64::MAX),
         drives: view.drives.keys().copied().collect(),
     })
@@ -283,44 +280,7 @@ fn principals(tenant: TenantId, view: &ControlView) -> BTreeMap<Arc<str>, Vec<me
         .collect()
 }
 
+/// Between two looks whether a move is over.
+const TAKE_BACK_PAUSE: core::time::Duration = core::time::Duration::from_millis(50);
+
 const STORED_ADDRESSES_AFTER: core::time::Duration = core::time::Duration::from_secs(1);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HERE: NodeId = NodeId(1);
-    const AWAY: NodeId = NodeId(2);
-
-    fn row(node: NodeId, epoch: u64, moving: Option<NodeId>) -> Assignment {
-        Assignment { moving, ..Assignment::new(ActorId(9), node, Epoch(epoch)) }
-    }
-
-    #[test]
-    fn the_group_decides_what_is_hosted() {
-        let table = [
-            // Not here.
-            (row(HERE, 5, None), None, Fate::Host),
-            (row(AWAY, 5, None), None, Fate::Alone),
-            // It runs here.
-            (row(HERE, 5, None), Some((5, Phase::Running)), Fate::Host),
-            (row(HERE, 6, None), Some((5, Phase::Running)), Fate::Host),
-            (row(AWAY, 6, None), Some((5, Phase::Running)), Fate::Leave),
-            // What was told is behind what is.
-            (row(AWAY, 5, None), Some((6, Phase::Running)), Fate::Alone),
-            // It leaves: only the end of the move thaws it.
-            (row(HERE, 5, Some(AWAY)), Some((5, Phase::Frozen)), Fate::Alone),
-            (row(HERE, 5, None), Some((5, Phase::Frozen)), Fate::Host),
-            (row(AWAY, 6, None), Some((5, Phase::Frozen)), Fate::Leave),
-            // It arrives.
-            (row(AWAY, 5, Some(HERE)), Some((6, Phase::Warming)), Fate::Alone),
-            (row(AWAY, 5, None), Some((6, Phase::Warming)), Fate::Discard),
-            (row(HERE, 6, None), Some((6, Phase::Warming)), Fate::Host),
-            (row(AWAY, 7, None), Some((6, Phase::Warming)), Fate::Discard),
-        ];
-        for (row, hosted, expected) in table {
-            let hosted = hosted.map(|(epoch, phase)| (Epoch(epoch), phase));
-            assert_eq!(fate(HERE, &row, hosted), expected, "{row:?} with {hosted:?}");
-        }
-    }
-}
