@@ -337,13 +337,12 @@ fn settle_frozen(node: &Arc<Inner>) {
         node.spawn(async move {
             let outcome = settling.propose(GroupId::CONTROL, Command::AbortMove { actor, epoch, id }).await;
             match outcome {
-                Ok(_) => {
-                    settling.agent.forget(actor);
-                    match settling.host.thaw(actor, epoch) {
-                        Ok(()) => tracing::warn!(%actor, %id, "a move did not end in time and was taken back"),
-                        Err(error) => tracing::debug!(%actor, %error, "nothing was left to be thawed"),
-                    }
-                }
+                // Not if it is frozen for a later move by now.
+                Ok(_) if !settling.agent.take_back(actor, id) => {}
+                Ok(_) => match settling.host.thaw(actor, epoch) {
+                    Ok(()) => tracing::warn!(%actor, %id, "a move did not end in time and was taken back"),
+                    Err(error) => tracing::debug!(%actor, %error, "nothing was left to be thawed"),
+                },
                 Err(error) => {
                     tracing::debug!(%actor, %error, "a move that takes long is not settled yet");
                     settling.reconfigure();

@@ -230,7 +230,7 @@ impl Cluster {
             establish(GroupId::CONTROL, Command::Assign(Assignment::new(actor, node, Epoch(1))))?;
         }
         for node in swarm.node_ids() {
-            world.look_at(ActorId::data(tenant, node));
+            world.look_at(ActorId::data(tenant, node), false);
         }
         Ok(Self {
             blank: swarm.drive_ids().collect(),

@@ -9,8 +9,8 @@ use std::{
 use mesh_actors::metadata::MemoryMetadata;
 use mesh_core::{
     Answer, Cx, Effect, Error, ErrorKind, Event, Op, Outcome, Request, Response, StorageFunction, Target,
-    assignment::{Assignment, MoveId},
-    id::{ActorId, Epoch, GroupId, NodeId, ShardId, Token},
+    assignment::MoveId,
+    id::{ActorId, GroupId, NodeId, ShardId, Token},
     meta::{Command, MetaAnswer, Query},
     op::{ShardOp, StripeOp},
     snapshot::{Mark, Snapshot},
@@ -217,9 +217,12 @@ impl Groups for Unchecked {
                 self.ways.insert((*actor, *id), *to);
             }
             (Command::CommitMove { actor, epoch, id }, Err(error)) if error.kind() == ErrorKind::Conflict => {
-                if let Some(to) = self.ways.get(&(*actor, *id)) {
-                    let row = Assignment::new(*actor, *to, Epoch(epoch.0 + 1));
-                    return self.store.propose(group, &Command::Assign(row));
+                let row = self.store.control().ok().and_then(|view| view.assignments.get(actor).copied());
+                let row = row.filter(|row| row.epoch == *epoch && row.moving.is_none());
+                if let (Some(to), Some(row)) = (self.ways.get(&(*actor, *id)), row) {
+                    let (actor, epoch, to, id) = (*actor, *epoch, *to, MoveId(row.moves.0 + 1));
+                    self.store.propose(group, &Command::BeginMove { actor, epoch, id, to })?;
+                    return self.store.propose(group, &Command::CommitMove { actor, epoch, id });
                 }
             }
             _ => {}

@@ -537,8 +537,8 @@ impl World {
                     self.note(&[3, number, group, u64::from(good)], || {
                         format!("group-{group} applies #{number}: {good}")
                     });
-                    if let Some(actor) = actor {
-                        self.look_at(actor);
+                    if let Some((actor, commits)) = actor {
+                        self.look_at(actor, commits);
                     }
                 }
             }

@@ -42,8 +42,8 @@ struct Transfers {
     leaving: BTreeMap<ActorId, Transfer>,
     /// Actors that arrive.
     arriving: BTreeMap<ActorId, Transfer>,
-    /// The last move of each actor that a step was taken of here: an entry an actor of the mesh at most.
-    last: BTreeMap<ActorId, MoveId>,
+    /// The last move of each actor of which this node took a step: at most one entry for each actor of the mesh.
+    on: BTreeMap<ActorId, MoveId>,
 }
 
 /// How much of an actor's state has gone over.
@@ -77,19 +77,14 @@ impl Agent {
     ///
     /// # Errors
     /// `NoSuchActor` if the actor is not here as the step has it; `Corrupt` for a page whose digest is wrong;
-    /// `Conflict` for a page out of order; `Timeout` if the actor does not come to rest; what its function says of a
+    /// `Conflict` for a page out of order, and for a step of a move that is over because a later one has begun; `Timeout` if the actor does not come to rest; what its function says of a
     /// page; what the link to the target says. Unless the step was done, nothing has changed but that an actor may be
     /// frozen: then it waits for the end of its move.
     pub async fn carry_out(&self, step: MoveStep, payload: Buf) -> Result<Moved, Error> {
         let host = &self.0.host;
         let MoveStep { actor, epoch, id, what } = step;
         let next = Epoch(epoch.0 + 1);
-        {
-            // Before anything of the step can be seen here.
-            let mut transfers = self.lock();
-            let last = transfers.last.entry(actor).or_insert(id);
-            *last = (*last).max(id);
-        }
+        self.take_up(actor, id)?;
         match what {
             MoveOp::Warm => {
                 let setup = (self.0.setups)(actor, next)?;
@@ -127,18 +122,45 @@ impl Agent {
         }
     }
 
+    /// Moves of one actor follow each other under one epoch, as long as they are aborted; so a step that a controller of
+    /// an older one sends late must not thaw, discard or begin anew what is on the later one.
+    fn take_up(&self, actor: ActorId, id: MoveId) -> Result<(), Error> {
+        let mut transfers = self.lock();
+        let on = transfers.on.entry(actor).or_insert(id);
+        if id < *on {
+            return Err(Error::new(ErrorKind::Conflict, "the actor is on a later move: this one is over")
+                .with("actor", actor)
+                .with("move", id)
+                .with("later", *on));
+        }
+        *on = id;
+        Ok(())
+    }
+
+    /// The last move of an actor of which this node took a step.
+    #[must_use]
+    pub fn on(&self, actor: ActorId) -> Option<MoveId> {
+        self.lock().on.get(&actor).copied()
+    }
+
+    /// Forgets a move that an actor was to leave by, which has been aborted. Whether it was on that one: else a later
+    /// move's end decides.
+    #[must_use]
+    pub fn take_back(&self, actor: ActorId, id: MoveId) -> bool {
+        let mut transfers = self.lock();
+        let is_on = transfers.leaving.get(&actor).is_some_and(|transfer| transfer.id == id);
+        if is_on {
+            transfers.leaving.remove(&actor);
+        }
+        is_on
+    }
+
     /// Actors that have been frozen since before `then`: their moves, for who settles them.
     #[must_use]
     pub fn frozen_since(&self, then: Instant) -> Vec<(ActorId, Epoch, MoveId)> {
         let transfers = self.lock();
         let frozen = |(_, transfer): &(&ActorId, &Transfer)| transfer.frozen.is_some_and(|at| at <= then);
         transfers.leaving.iter().filter(frozen).map(|(actor, transfer)| (*actor, transfer.epoch, transfer.id)).collect()
-    }
-
-    /// The last move of an actor that a step was taken of here: what the group said before that move is old.
-    #[must_use]
-    pub fn last_move(&self, actor: ActorId) -> Option<MoveId> {
-        self.lock().last.get(&actor).copied()
     }
 
     /// Forgets what it knew of an actor's moves: the group has said who runs it.

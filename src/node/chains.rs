@@ -85,7 +85,7 @@ impl Configured {
         let heard = node.host.directory();
         for row in view.assignments.values().filter(|row| row.actor.as_data().is_some()) {
             let heard = heard.actors.get(&row.actor).map_or(Epoch(0), |place| place.epoch);
-            match fate(node.id, row, hosted.get(&row.actor).copied(), heard, node.agent.last_move(row.actor)) {
+            match fate(node.id, row, hosted.get(&row.actor).copied(), heard, node.agent.on(row.actor)) {
                 Fate::TakeBack(id) => take_back(node, row, id),
                 Fate::Host => {
                     wanted.insert(row.actor);

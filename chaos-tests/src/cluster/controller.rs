@@ -146,6 +146,16 @@ impl Cluster {
         true
     }
 
+    /// Moves an actor now, by whoever leads since last, if it is at rest there.
+    pub fn order_anew(&mut self, world: &mut World, actor: ActorId, to: NodeId) {
+        let leader = self.controllers.iter().rev().find(|(_, one)| one.leads).map(|(number, _)| *number);
+        let Some((number, row)) = leader.zip(world.rows().get(&actor).copied()) else { return };
+        if row.moving.is_none() && row.node != to && !self.is_busy(number, actor) {
+            let (machine, asks) = Migration::begin(&row, to);
+            self.begin(world, number, machine, asks);
+        }
+    }
+
     /// Moves under way.
     #[must_use]
     pub fn moves_under_way(&self) -> usize {

@@ -48,12 +48,12 @@ pub trait Invariant {
         Ok(())
     }
 
-    /// The control group has changed an actor's place.
+    /// The control group has changed an actor's place, by the commit of a move or otherwise.
     ///
     /// # Errors
     /// What is wrong.
-    fn assigned(&mut self, before: Option<&Assignment>, row: &Assignment) -> Result<(), String> {
-        let _unused = (before, row);
+    fn assigned(&mut self, before: Option<&Assignment>, row: &Assignment, commits: bool) -> Result<(), String> {
+        let _unused = (before, row, commits);
         Ok(())
     }
 
@@ -97,8 +97,13 @@ impl Invariants {
         self.0.iter_mut().try_for_each(|one| one.answered(actor, op, outcome))
     }
 
-    pub(crate) fn assigned(&mut self, before: Option<&Assignment>, row: &Assignment) -> Result<(), String> {
-        self.0.iter_mut().try_for_each(|one| one.assigned(before, row))
+    pub(crate) fn assigned(
+        &mut self,
+        before: Option<&Assignment>,
+        row: &Assignment,
+        commits: bool,
+    ) -> Result<(), String> {
+        self.0.iter_mut().try_for_each(|one| one.assigned(before, row, commits))
     }
 
     pub(crate) fn taken(&mut self, node: NodeId, actor: ActorId, epoch: Epoch) -> Result<(), String> {

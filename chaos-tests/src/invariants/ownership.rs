@@ -22,14 +22,14 @@ pub struct Ownership {
 }
 
 impl Invariant for Ownership {
-    fn assigned(&mut self, before: Option<&Assignment>, row: &Assignment) -> Result<(), String> {
+    fn assigned(&mut self, before: Option<&Assignment>, row: &Assignment, commits: bool) -> Result<(), String> {
         if let Some(before) = before {
             let grown = row.epoch.0.wrapping_sub(before.epoch.0);
             if grown > 1 || (grown == 0 && row.node != before.node) || row.moves < before.moves {
                 return Err(format!("an actor's epoch does not grow by one with each owner: {before:?}, then {row:?}"));
             }
-            if grown == 1 && before.moves == row.moves {
-                if before.moving != Some(row.node) {
+            if grown == 1 && commits {
+                if before.moving != Some(row.node) || before.moves != row.moves {
                     return Err(format!("a move was committed that was not under way: {before:?}, then {row:?}"));
                 }
                 self.left.insert((row.actor, before.epoch));
@@ -74,7 +74,8 @@ mod tests {
         let mut ownership = Ownership::default();
         let mut before = None;
         for row in rows {
-            ownership.assigned(before, row)?;
+            let commits = before.is_some_and(|before: &Assignment| before.moves == row.moves);
+            ownership.assigned(before, row, commits)?;
             before = Some(row);
         }
         Ok(ownership)

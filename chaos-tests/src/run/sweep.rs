@@ -2,11 +2,11 @@
 //! every event has had every fault.
 //!
 //! ```text
-//!  node 1: ingress, source ──── moves the chain of node 1 ────► node 4: a DPU, target
-//!  node 2: controller           node 3: another host, where clients ask as well
+//!  node 1: its ingress asks ◄──── the chain of node 1 moves ────► node 4: a DPU
+//!  node 2: controller             node 3: another host, where clients ask as well; a second controller
 //! ```
 //!
-//! Up to the fault every run is the same, so the events that were counted in the run without one are the events that the
+//! With an odd seed the chain goes to the DPU, with an even one it comes back. Up to the fault every run is the same, so the events that were counted in the run without one are the events that the
 //! others meet.
 
 use core::time::Duration;
@@ -33,8 +33,10 @@ pub enum Victim {
     Target,
     /// The node crashes whose controller moves it.
     Controller,
-    /// Another controller begins to lead as well.
+    /// Another controller begins to lead as well, and to move the same actor.
     Rival,
+    /// The control group has no leader for a while: what is decided takes effect late.
+    Group,
     /// No frame passes between source and target.
     SourceTarget,
     /// No frame passes between controller and source.
@@ -45,11 +47,12 @@ pub enum Victim {
 
 impl Victim {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Source,
         Self::Target,
         Self::Controller,
         Self::Rival,
+        Self::Group,
         Self::SourceTarget,
         Self::ControllerSource,
         Self::ControllerTarget,
@@ -63,6 +66,7 @@ impl Victim {
             Self::Target => "crash of the target",
             Self::Controller => "crash of the controller",
             Self::Rival => "a second controller",
+            Self::Group => "no leader of the control group",
             Self::SourceTarget => "cut between source and target",
             Self::ControllerSource => "cut between controller and source",
             Self::ControllerTarget => "cut between controller and target",
@@ -77,21 +81,23 @@ impl Victim {
             Self::Target => "target",
             Self::Controller => "controller",
             Self::Rival => "rival",
+            Self::Group => "group",
             Self::SourceTarget => "source-target",
             Self::ControllerSource => "controller-source",
             Self::ControllerTarget => "controller-target",
         }
     }
 
-    const fn struck(self) -> Struck {
+    const fn struck(self, (source, target): (NodeId, NodeId)) -> Struck {
         match self {
-            Self::Source => Struck::Node(SOURCE),
-            Self::Target => Struck::Node(TARGET),
+            Self::Source => Struck::Node(source),
+            Self::Target => Struck::Node(target),
             Self::Controller => Struck::Node(CONTROLLER),
-            Self::Rival => Struck::Nobody,
-            Self::SourceTarget => Struck::Link(SOURCE, TARGET),
-            Self::ControllerSource => Struck::Link(CONTROLLER, SOURCE),
-            Self::ControllerTarget => Struck::Link(CONTROLLER, TARGET),
+            Self::Rival => Struck::Lead,
+            Self::Group => Struck::Group,
+            Self::SourceTarget => Struck::Link(source, target),
+            Self::ControllerSource => Struck::Link(CONTROLLER, source),
+            Self::ControllerTarget => Struck::Link(CONTROLLER, target),
         }
     }
 }
@@ -99,13 +105,14 @@ impl Victim {
 enum Struck {
     Node(NodeId),
     Link(NodeId, NodeId),
-    Nobody,
+    Lead,
+    Group,
 }
 
-const SOURCE: NodeId = NodeId(1);
+const HOST: NodeId = NodeId(1);
 const CONTROLLER: NodeId = NodeId(2);
 const RIVAL: NodeId = NodeId(3);
-const TARGET: NodeId = NodeId(4);
+const DPU: NodeId = NodeId(4);
 /// Changes that the actor's state holds when the move begins: several pages.
 const STATE: u64 = 40;
 
@@ -165,13 +172,19 @@ pub fn run_move(seed: u64, fault: Option<(Victim, u64)>, bug: Option<Bug>, log: 
 
 impl Room {
     fn play_move(&mut self, seed: u64, fault: Option<(Victim, u64)>) -> u64 {
-        let actor = ActorId::data(self.cluster.tenant(), SOURCE);
+        let actor = ActorId::data(self.cluster.tenant(), HOST);
+        let back = seed.is_multiple_of(2);
+        let (source, target) = if back { (DPU, HOST) } else { (HOST, DPU) };
         for node in self.swarm.members() {
             self.cluster.start(&mut self.world, node);
         }
         self.recover(&[]);
         self.cluster.elect(&mut self.world, CONTROLLER, Duration::ZERO);
         self.cluster.plan(&mut self.world, false);
+        if back {
+            self.cluster.order(&mut self.world, actor, DPU);
+            self.run_until(Duration::from_secs(5), |room| room.cluster.moves_under_way() == 0);
+        }
         (0..STATE).for_each(|_| self.ask_new_change(actor));
         self.run_until(Duration::from_secs(5), |room| room.changes.open == 0);
         self.change_pause = Duration::from_micros(40)..Duration::from_micros(400);
@@ -180,18 +193,22 @@ impl Room {
         self.change();
         self.run_until(Duration::from_millis(2), |_| false);
 
+        self.cluster.ends = Ends::default();
         let begun = self.world.steps();
-        if !self.cluster.order(&mut self.world, actor, TARGET) {
+        if !self.cluster.order(&mut self.world, actor, target) {
             self.world.violate(|| "nobody leads".to_owned());
         }
         let mut dice = Stream::new(seed, "sweep", fault.map_or(0, |(victim, at)| (at << 8) | victim as u64));
-        let downs = [5, 400, 4_000].map(Duration::from_millis);
+        let downs = [1, 400, 5_000].map(Duration::from_millis);
         let span = dice.pick(&downs).copied().unwrap_or_default();
         if let Some((victim, at)) = fault {
             self.world.halt_before(begun + at);
             self.run_until(Duration::from_secs(5), |room| room.halted);
             let crash = if dice.chance(500) { Crash::Power } else { Crash::Kill };
-            self.strike(victim, crash, span);
+            self.strike(victim.struck((source, target)), crash, span);
+            if victim == Victim::Rival {
+                self.compete(actor);
+            }
             self.run_until(Duration::from_millis(10), |_| false);
             self.slacken();
         }
@@ -233,8 +250,18 @@ impl Room {
         self.cluster.elect_if_none(&mut self.world);
     }
 
-    fn strike(&mut self, victim: Victim, crash: Crash, span: Duration) {
-        match victim.struck() {
+    /// The second controller moves the actor as well, as soon as it can, again and again.
+    fn compete(&mut self, actor: ActorId) {
+        for turn in 0..12 {
+            let to = if turn % 2 == 0 { RIVAL } else { DPU };
+            self.cluster.order_anew(&mut self.world, actor, to);
+            let pause = self.dice.span(&(Duration::from_micros(100)..Duration::from_millis(2)));
+            self.run_until(pause, |_| false);
+        }
+    }
+
+    fn strike(&mut self, struck: Struck, crash: Crash, span: Duration) {
+        match struck {
             Struck::Node(node) => {
                 self.down.insert(node, span);
                 self.world.crash(node, crash);
@@ -245,7 +272,11 @@ impl Room {
                 }
                 self.timer(span, Errand::Mend(from, to));
             }
-            Struck::Nobody => self.cluster.elect(&mut self.world, RIVAL, span),
+            Struck::Lead => self.cluster.elect(&mut self.world, RIVAL, span),
+            Struck::Group => {
+                let until = (self.world.now() + span).0;
+                self.world.metadata.lose_leaders(until);
+            }
         }
     }
 

@@ -71,21 +71,22 @@ pub(super) struct Ask {
     epoch: Epoch,
 }
 
-/// The actor whose place a matter may change.
-pub(super) fn placed(matter: &Matter) -> Option<ActorId> {
+/// The actor whose place a matter may change, and whether it is the commit of a move.
+pub(super) fn placed(matter: &Matter) -> Option<(ActorId, bool)> {
     let Matter::Command(command) = matter else { return None };
+    let commits = matches!(&**command, Command::CommitMove { .. });
     match &**command {
         Command::Assign(Assignment { actor, .. })
         | Command::BeginMove { actor, .. }
         | Command::CommitMove { actor, .. }
-        | Command::AbortMove { actor, .. } => Some(*actor),
+        | Command::AbortMove { actor, .. } => Some((*actor, commits)),
         _ => None,
     }
 }
 
 impl World {
-    /// Sees whether the group has given an actor another place.
-    pub fn look_at(&mut self, actor: ActorId) {
+    /// Sees whether the group has given an actor another place, by the commit of a move or otherwise.
+    pub fn look_at(&mut self, actor: ActorId, commits: bool) {
         let row = match self.metadata.peek(GroupId::CONTROL, &Query::Control) {
             Ok(MetaAnswer::Control(view)) => view.assignments.get(&actor).copied(),
             _ => None,
@@ -101,11 +102,10 @@ impl World {
             self.begun.insert(actor, boot);
         }
         if before.is_none_or(|before| before.epoch != row.epoch) {
-            let by_move = before.is_some_and(|before| before.moves == row.moves);
-            let boot = self.begun.get(&actor).copied().filter(|_| by_move);
+            let boot = self.begun.get(&actor).copied().filter(|_| commits);
             self.made.insert((actor, row.epoch), boot);
         }
-        if let Err(why) = self.invariants.assigned(before.as_ref(), &row) {
+        if let Err(why) = self.invariants.assigned(before.as_ref(), &row, commits) {
             self.violate(|| why);
         }
         self.notices.push_back(Notice::Assigned(row));

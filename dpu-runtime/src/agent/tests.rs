@@ -268,7 +268,7 @@ async fn steps_of_a_move_that_is_not_under_way_change_nothing() {
     // A late page of an earlier move does not meet the one under way.
     step(&to, MoveOp::Warm).await.unwrap();
     let late = MoveStep { actor: ACTOR, epoch: EPOCH, id: MoveId(2), what: MoveOp::Install { page: 0, digest: 0 } };
-    assert_eq!(to.carry_out(late, Buf::empty()).await.map_err(|error| error.kind()), Err(ErrorKind::NoSuchActor));
+    assert_eq!(to.carry_out(late, Buf::empty()).await.map_err(|error| error.kind()), Err(ErrorKind::Conflict));
 }
 
 #[tokio::test]
