@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    ops::{Deref, DerefMut},
     sync::Arc,
 };
 
@@ -87,7 +88,7 @@ pub(super) struct Cell;
 pub(super) struct State {
     host: WeakHost,
     setup: ActorSetup,
-    function: Box<dyn StorageFunction>,
+    function: Aside,
     /// Held by every disk job under way.
     disk_jobs: Arc<()>,
     tokens: Tokens,
@@ -114,6 +115,32 @@ impl Drop for State {
     }
 }
 
+/// A function that is given back aside: a state of a million entries takes a tenth of a second for that, and not on a
+/// thread that others' requests wait for, least of all when the actor has just moved away.
+struct Aside(Option<Box<dyn StorageFunction>>);
+
+impl Deref for Aside {
+    type Target = dyn StorageFunction;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_deref().expect("it is there until it is dropped")
+    }
+}
+
+impl DerefMut for Aside {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.0.as_deref_mut().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if let (Some(function), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(function));
+        }
+    }
+}
+
 /// What starting takes.
 pub(super) struct Arguments {
     pub(super) host: WeakHost,
@@ -135,7 +162,7 @@ impl Actor for Cell {
             entropy: (alive.ports().entropy)(),
             queue: VecDeque::from([Event::Configure(setup.spec.clone())]),
             setup,
-            function,
+            function: Aside(Some(function)),
             disk_jobs,
             tokens: Tokens::default(),
             owed: HashMap::new(),
