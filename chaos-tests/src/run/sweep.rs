@@ -137,7 +137,7 @@ pub struct Outcome {
 }
 
 /// The scenario's world: fast links, nothing fails by itself.
-fn swarm(seed: u64) -> Swarm {
+fn swarm() -> Swarm {
     Swarm {
         nodes: 3,
         dpus: 1,
@@ -161,14 +161,13 @@ fn swarm(seed: u64) -> Swarm {
         victims: Vec::new(),
         storm: Duration::ZERO,
         faults: Vec::new(),
-        ..Swarm::of(seed)
     }
 }
 
 /// Runs the scenario, with a fault just before the `at`-th event of the move, or without.
 #[must_use]
 pub fn run_move(seed: u64, fault: Option<(Victim, u64)>, bug: Option<Bug>, log: bool) -> Outcome {
-    match Room::open(seed, swarm(seed), bug, log) {
+    match Room::open(seed, swarm(), bug, log) {
         Ok(mut room) => {
             let events = room.play_move(seed, fault);
             let (ends, changes) = (room.cluster.ends, room.changes.count());
