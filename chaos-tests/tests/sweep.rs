@@ -62,6 +62,11 @@ fn a_page_that_is_acknowledged_and_lost_is_found() {
 }
 
 #[test]
+fn a_target_that_begins_anew_for_a_second_controller_is_found() {
+    assert!(finds("warms-again", 1, 4, &[Victim::Twin]));
+}
+
+#[test]
 fn steps_of_a_move_that_is_over_are_found() {
     assert!(finds("old-steps", 1, 4, &[Victim::Rival]));
 }

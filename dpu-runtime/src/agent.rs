@@ -87,10 +87,16 @@ impl Agent {
         self.take_up(actor, id)?;
         match what {
             MoveOp::Warm => {
-                host.warm((self.0.setups)(actor, next)?).await?;
-                let transfer = Transfer { id, epoch, ..Transfer::default() };
-                self.lock().arriving.insert(actor, transfer);
-                Ok(Moved::default())
+                let setup = (self.0.setups)(actor, next)?;
+                self.expect(actor, epoch, id)?;
+                let warmed = host.warm(setup).await;
+                if warmed.is_err() {
+                    let mut transfers = self.lock();
+                    if transfers.arriving.get(&actor).is_some_and(|transfer| transfer.id == id) {
+                        transfers.arriving.remove(&actor);
+                    }
+                }
+                warmed.map(|()| Moved::default())
             }
             MoveOp::Install { page, digest } => self.install(step, page, digest, payload).await,
             MoveOp::PreCopy { to } => self.pre_copy(step, to).await,
@@ -130,6 +136,19 @@ impl Agent {
                 .with("later", *on));
         }
         *on = id;
+        Ok(())
+    }
+
+    /// An actor is to arrive. Not twice by one move: two controllers may have begun the very same one, and what the first
+    /// has brought over must not be lost to the second, which is to abort it instead.
+    fn expect(&self, actor: ActorId, epoch: Epoch, id: MoveId) -> Result<(), Error> {
+        let mut transfers = self.lock();
+        if transfers.arriving.get(&actor).is_some_and(|transfer| transfer.id == id) {
+            return Err(Error::new(ErrorKind::Conflict, "another controller carries out the same move")
+                .with("actor", actor)
+                .with("move", id));
+        }
+        transfers.arriving.insert(actor, Transfer { id, epoch, ..Transfer::default() });
         Ok(())
     }
 

@@ -225,6 +225,11 @@ impl Cluster {
         *on = id.max(*on);
         Some(match what {
             MoveOp::Warm => {
+                let twice = agent.mover.arriving.get(&actor).is_some_and(|transfer| transfer.id == id);
+                if twice && self.bug != Some(Bug::WarmsAgain) {
+                    let error = Error::new(ErrorKind::Conflict, "another controller carries out the same move");
+                    return Some(Err(error.with("move", id)));
+                }
                 let (function, setting, specs) = self.chain(world, node, actor);
                 let warmed = world.warm(node, (actor, next), function, setting);
                 warmed.map(|()| {

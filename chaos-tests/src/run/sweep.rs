@@ -35,6 +35,8 @@ pub enum Victim {
     Controller,
     /// Another controller begins to lead as well, and to move the same actor; what the first one says arrives late.
     Rival,
+    /// Another controller, which is behind, begins the very same move.
+    Twin,
     /// The control group has no leader for a while: what is decided takes effect late.
     Group,
     /// The same, and the source is started anew meanwhile.
@@ -49,11 +51,12 @@ pub enum Victim {
 
 impl Victim {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Source,
         Self::Target,
         Self::Controller,
         Self::Rival,
+        Self::Twin,
         Self::Group,
         Self::SourceAndGroup,
         Self::SourceTarget,
@@ -69,6 +72,7 @@ impl Victim {
             Self::Target => "crash of the target",
             Self::Controller => "crash of the controller",
             Self::Rival => "a second controller",
+            Self::Twin => "a second controller with the same move",
             Self::Group => "no leader of the control group",
             Self::SourceAndGroup => "crash of the source without leader of the control group",
             Self::SourceTarget => "cut between source and target",
@@ -85,6 +89,7 @@ impl Victim {
             Self::Target => "target",
             Self::Controller => "controller",
             Self::Rival => "rival",
+            Self::Twin => "twin",
             Self::Group => "group",
             Self::SourceAndGroup => "source+group",
             Self::SourceTarget => "source-target",
@@ -99,6 +104,7 @@ impl Victim {
             Self::Target => Struck::Node(target),
             Self::Controller => Struck::Node(CONTROLLER),
             Self::Rival => Struck::Lead { slow: [source, target] },
+            Self::Twin => Struck::Twin,
             Self::Group => Struck::Group,
             Self::SourceAndGroup => Struck::NodeAndGroup(source),
             Self::SourceTarget => Struck::Link(source, target),
@@ -112,6 +118,7 @@ enum Struck {
     Node(NodeId),
     Link(NodeId, NodeId),
     Lead { slow: [NodeId; 2] },
+    Twin,
     Group,
     NodeAndGroup(NodeId),
 }
@@ -285,6 +292,10 @@ impl Room {
                     self.world.network.slow_down(CONTROLLER, node, times);
                 }
                 self.cluster.elect(&mut self.world, RIVAL, span);
+            }
+            Struck::Twin => {
+                let actor = ActorId::data(self.cluster.tenant(), HOST);
+                self.cluster.begin_twin(&mut self.world, RIVAL, actor);
             }
             Struck::NodeAndGroup(node) => {
                 self.strike(Struck::Group, crash, span.max(Duration::from_millis(300)));
