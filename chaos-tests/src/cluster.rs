@@ -106,7 +106,9 @@ pub enum Errand {
     /// What a node froze should have come to rest by now.
     Unsettled(NodeId, u64),
     /// A node that began anew takes a move back.
-    TakeBack(NodeId),
+    TakeBack(NodeId, ActorId),
+    /// It looks whether that is over.
+    TookBack(NodeId, ActorId),
     /// A node aborts a move that takes long.
     Settle(NodeId, ActorId, Epoch, MoveId),
     /// Somebody should lead.
@@ -327,7 +329,10 @@ impl Cluster {
             (Errand::Settle(node, actor, epoch, id), outcome) => {
                 self.abort_answered(world, node, (actor, epoch, id), &outcome);
             }
-            (Errand::TakeBack(node), _) => self.follow(world, node),
+            (Errand::TakeBack(node, actor), _) => {
+                let number = self.number(Errand::TookBack(node, actor));
+                world.timer(moves::TAKE_BACK_PAUSE, number);
+            }
             (errand, Err(error)) => {
                 if error.certainty() == mesh_core::Certainty::NotProcessed && error.kind().number() >= 200 {
                     world.violate(|| format!("{errand:?} is refused: {error}"));
@@ -346,6 +351,7 @@ impl Cluster {
             Some(Errand::Fence(node)) if world.is_up(node) => self.fence_if_taken(world, node),
             Some(Errand::Beat(node)) if world.is_up(node) => self.beat(world, node),
             Some(Errand::News(node, boot, row)) => self.news(world, node, boot, row),
+            Some(Errand::TookBack(node, actor)) => self.took_back(world, node, actor),
             Some(Errand::Unsettled(node, number)) => self.unsettled(world, node, number),
             Some(Errand::Election) => self.election(world),
             Some(Errand::Depose(number)) => self.depose(number),

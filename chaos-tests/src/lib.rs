@@ -5,10 +5,15 @@
 //!
 //! * [`world`]: nodes, actors, the clock and the heap of events. It knows nothing of storage.
 //! * [`network`], [`disk`], [`metadata`]: what the world is made of, faults included.
-//! * [`cluster`]: starts the storage functions on nodes, as the daemon does.
+//! * [`cluster`]: starts the storage functions on nodes, as the daemon does, moves their chains as its agent does, and has
+//!   controllers, one or two at once, that drive the very machine of a move, `mesh_placement::migration`. What a node does
+//!   about a chain by what the group says is the daemon's own code too: `mesh_placement::fate`.
+//! * [`ledger`]: a toy stage that keeps state, so that a move has something to lose.
 //! * [`swarm`]: what a seed draws: the cluster's shape, the weather, the list of faults.
 //! * [`workload`]: clients. [`oracle`]: what they may see. [`invariants`]: what must hold inside.
 //! * [`run`](mod@run): one seed from start to verdict. [`planted`]: bugs on request, to prove the checkers.
+//! * [`sweep`](mod@sweep): one move under load, with a crash of each party and a cut of each link at each of its events:
+//!   `mesh-chaos sweep --seed 1`; one run of it again, with every event: `mesh-chaos move source:100 --seed 1 --log`.
 //! * [`shrink`]: the fewest faults that still show a violation.
 
 pub mod cluster;

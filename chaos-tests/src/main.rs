@@ -202,7 +202,7 @@ fn shrunk(seed: u64, bug: Option<Bug>) -> ExitCode {
 
 fn sweep_move(seed: u64, bug: Option<Bug>, every: usize) -> ExitCode {
     let begun = Instant::now();
-    let report = sweep(seed, bug, every);
+    let report = sweep(seed, bug, every, &Victim::ALL);
     println!("seed {seed}: {} events from the beginning of the move to its end", report.events);
     for (victim, tally) in &report.tallies {
         println!(

@@ -56,6 +56,8 @@ pub enum Bug {
     LostPage,
     /// Nodes carry out steps of moves that are over.
     OldSteps,
+    /// A target begins anew for a second controller that has begun the same move.
+    WarmsAgain,
     /// Nodes act on news from before what they have done already.
     OldNews,
     /// A source that was started anew in the middle of a move runs at once.
@@ -81,6 +83,7 @@ impl Bug {
         ("retire-forgets", Self::RetireForgets),
         ("lost-page", Self::LostPage),
         ("old-steps", Self::OldSteps),
+        ("warms-again", Self::WarmsAgain),
         ("old-news", Self::OldNews),
         ("runs-on-return", Self::RunsOnReturn),
     ];

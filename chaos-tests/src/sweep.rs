@@ -67,12 +67,12 @@ impl Report {
     }
 }
 
-/// Runs the move of a seed once without a fault, and then with each fault at every `every`-th event.
+/// Runs the move of a seed once without a fault, and then with each of these faults at every `every`-th event.
 #[must_use]
-pub fn sweep(seed: u64, bug: Option<Bug>, every: usize) -> Report {
+pub fn sweep(seed: u64, bug: Option<Bug>, every: usize, victims: &[Victim]) -> Report {
     let events = run_move(seed, None, None, false).events;
     let faults: Vec<(Victim, u64)> =
-        (0..events).step_by(every.max(1)).flat_map(|at| Victim::ALL.map(|victim| (victim, at))).collect();
+        (0..events).step_by(every.max(1)).flat_map(|at| victims.iter().map(move |victim| (*victim, at))).collect();
     let next = AtomicUsize::new(0);
     let tallies: Mutex<BTreeMap<Victim, Tally>> = Mutex::default();
     std::thread::scope(|scope| {

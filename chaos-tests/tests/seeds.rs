@@ -130,6 +130,16 @@ fn plaintext_at_rest_is_found() {
 }
 
 #[test]
+fn news_from_before_a_move_is_found() {
+    assert!(found_at("old-news", 0..10) < 10);
+}
+
+#[test]
+fn requests_that_a_source_forgets_are_found() {
+    assert!(found_at("retire-forgets", 0..10) < 10);
+}
+
+#[test]
 fn shards_that_nobody_sweeps_are_found() {
     assert!(found_at("no-sweep", 0..20) < 20);
 }

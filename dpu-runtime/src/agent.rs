@@ -88,13 +88,15 @@ impl Agent {
         match what {
             MoveOp::Warm => {
                 let setup = (self.0.setups)(actor, next)?;
-                // Before it can be seen here: whoever sees it can ask which move brings it.
-                self.lock().arriving.insert(actor, Transfer { id, epoch, ..Transfer::default() });
-                if let Err(error) = host.warm(setup).await {
-                    self.lock().arriving.remove(&actor);
-                    return Err(error);
+                self.expect(actor, epoch, id)?;
+                let warmed = host.warm(setup).await;
+                if warmed.is_err() {
+                    let mut transfers = self.lock();
+                    if transfers.arriving.get(&actor).is_some_and(|transfer| transfer.id == id) {
+                        transfers.arriving.remove(&actor);
+                    }
                 }
-                Ok(Moved::default())
+                warmed.map(|()| Moved::default())
             }
             MoveOp::Install { page, digest } => self.install(step, page, digest, payload).await,
             MoveOp::PreCopy { to } => self.pre_copy(step, to).await,
@@ -134,6 +136,19 @@ impl Agent {
                 .with("later", *on));
         }
         *on = id;
+        Ok(())
+    }
+
+    /// An actor is to arrive. Not twice by one move: two controllers may have begun the very same one, and what the first
+    /// has brought over must not be lost to the second, which is to abort it instead.
+    fn expect(&self, actor: ActorId, epoch: Epoch, id: MoveId) -> Result<(), Error> {
+        let mut transfers = self.lock();
+        if transfers.arriving.get(&actor).is_some_and(|transfer| transfer.id == id) {
+            return Err(Error::new(ErrorKind::Conflict, "another controller carries out the same move")
+                .with("actor", actor)
+                .with("move", id));
+        }
+        transfers.arriving.insert(actor, Transfer { id, epoch, ..Transfer::default() });
         Ok(())
     }
 

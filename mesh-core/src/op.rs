@@ -82,7 +82,8 @@ pub struct MoveStep {
 /// What a step of a move does. The machine that asks for them is `mesh_placement::migration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MoveOp {
-    /// Target: builds the actor from its spec; requests for it wait.
+    /// Target: builds the actor from its spec; requests for it wait. Once a move: `Conflict` to a second controller that
+    /// has begun the same one.
     Warm,
     /// Source, running on: sends its state to the target until little is left.
     PreCopy {

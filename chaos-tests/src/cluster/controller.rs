@@ -156,6 +156,19 @@ impl Cluster {
         }
     }
 
+    /// Another node's controller, which has not heard of it, begins the very move that is under way.
+    pub fn begin_twin(&mut self, world: &mut World, at: NodeId, actor: ActorId) {
+        let Some(row) = world.rows().get(&actor).copied() else { return };
+        let Some((id, to)) = row.move_under_way() else { return };
+        let before = Assignment { moves: mesh_core::assignment::MoveId(id.0 - 1), moving: None, ..row };
+        self.next += 1;
+        let number = self.next;
+        let assigning = std::collections::BTreeSet::new();
+        self.controllers.insert(number, Controller { at, leads: false, moves: BTreeMap::new(), assigning });
+        let (machine, asks) = Migration::begin(&before, to);
+        self.begin(world, number, machine, asks);
+    }
+
     /// Moves under way.
     #[must_use]
     pub fn moves_under_way(&self) -> usize {

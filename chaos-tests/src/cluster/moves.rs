@@ -2,7 +2,10 @@
 //! carries them out, and what the control group says, as a node's table of chains follows it.
 
 use core::time::Duration;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Outcome, Response,
@@ -30,6 +33,8 @@ pub(super) struct Mover {
     on: BTreeMap<ActorId, MoveId>,
     leaving: BTreeMap<ActorId, Transfer>,
     arriving: BTreeMap<ActorId, Transfer>,
+    /// Actors whose moves are being taken back.
+    taking_back: BTreeSet<ActorId>,
     /// Steps that send state, by number.
     sending: BTreeMap<u64, Sending>,
 }
@@ -130,7 +135,10 @@ impl Cluster {
             };
             match fate(node, &row, hosted, heard, on) {
                 Fate::TakeBack(id) if self.bug != Some(Bug::RunsOnReturn) => {
-                    let number = self.number(Errand::TakeBack(node));
+                    if !self.mover(node).taking_back.insert(actor) {
+                        continue;
+                    }
+                    let number = self.number(Errand::TakeBack(node, actor));
                     let command = Command::AbortMove { actor, epoch: row.epoch, id };
                     world.propose(node, GroupId::CONTROL, command, number);
                 }
@@ -146,6 +154,12 @@ impl Cluster {
                 Fate::Alone => {}
             }
         }
+    }
+
+    /// A move has been taken back, perhaps: the group's word comes on its own way.
+    pub(super) fn took_back(&mut self, world: &mut World, node: NodeId, actor: ActorId) {
+        self.mover(node).taking_back.remove(&actor);
+        self.follow(world, node);
     }
 
     fn run_here(&mut self, world: &mut World, node: NodeId, row: &Assignment, hosted: Option<Hosted>) {
@@ -211,6 +225,11 @@ impl Cluster {
         *on = id.max(*on);
         Some(match what {
             MoveOp::Warm => {
+                let twice = agent.mover.arriving.get(&actor).is_some_and(|transfer| transfer.id == id);
+                if twice && self.bug != Some(Bug::WarmsAgain) {
+                    let error = Error::new(ErrorKind::Conflict, "another controller carries out the same move");
+                    return Some(Err(error.with("move", id)));
+                }
                 let (function, setting, specs) = self.chain(world, node, actor);
                 let warmed = world.warm(node, (actor, next), function, setting);
                 warmed.map(|()| {
@@ -425,6 +444,8 @@ fn not_moving(actor: ActorId, id: MoveId) -> Error {
     Error::new(ErrorKind::NoSuchActor, "the actor is not on this move here").with("actor", actor).with("move", id)
 }
 
+/// Between two looks whether a move is over.
+pub(super) const TAKE_BACK_PAUSE: Duration = Duration::from_millis(50);
 /// Entries that are few enough to be carried over while requests wait: a chain's ledger always says its birth.
 const SMALL: u64 = 3;
 /// Pages of one pre-copy at most.

@@ -33,10 +33,14 @@ pub enum Victim {
     Target,
     /// The node crashes whose controller moves it.
     Controller,
-    /// Another controller begins to lead as well, and to move the same actor.
+    /// Another controller begins to lead as well, and to move the same actor; what the first one says arrives late.
     Rival,
+    /// Another controller, which is behind, begins the very same move.
+    Twin,
     /// The control group has no leader for a while: what is decided takes effect late.
     Group,
+    /// The same, and the source is started anew meanwhile.
+    SourceAndGroup,
     /// No frame passes between source and target.
     SourceTarget,
     /// No frame passes between controller and source.
@@ -47,12 +51,14 @@ pub enum Victim {
 
 impl Victim {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Source,
         Self::Target,
         Self::Controller,
         Self::Rival,
+        Self::Twin,
         Self::Group,
+        Self::SourceAndGroup,
         Self::SourceTarget,
         Self::ControllerSource,
         Self::ControllerTarget,
@@ -66,7 +72,9 @@ impl Victim {
             Self::Target => "crash of the target",
             Self::Controller => "crash of the controller",
             Self::Rival => "a second controller",
+            Self::Twin => "a second controller with the same move",
             Self::Group => "no leader of the control group",
+            Self::SourceAndGroup => "crash of the source without leader of the control group",
             Self::SourceTarget => "cut between source and target",
             Self::ControllerSource => "cut between controller and source",
             Self::ControllerTarget => "cut between controller and target",
@@ -81,7 +89,9 @@ impl Victim {
             Self::Target => "target",
             Self::Controller => "controller",
             Self::Rival => "rival",
+            Self::Twin => "twin",
             Self::Group => "group",
+            Self::SourceAndGroup => "source+group",
             Self::SourceTarget => "source-target",
             Self::ControllerSource => "controller-source",
             Self::ControllerTarget => "controller-target",
@@ -93,8 +103,10 @@ impl Victim {
             Self::Source => Struck::Node(source),
             Self::Target => Struck::Node(target),
             Self::Controller => Struck::Node(CONTROLLER),
-            Self::Rival => Struck::Lead,
+            Self::Rival => Struck::Lead { slow: [source, target] },
+            Self::Twin => Struck::Twin,
             Self::Group => Struck::Group,
+            Self::SourceAndGroup => Struck::NodeAndGroup(source),
             Self::SourceTarget => Struck::Link(source, target),
             Self::ControllerSource => Struck::Link(CONTROLLER, source),
             Self::ControllerTarget => Struck::Link(CONTROLLER, target),
@@ -105,8 +117,10 @@ impl Victim {
 enum Struck {
     Node(NodeId),
     Link(NodeId, NodeId),
-    Lead,
+    Lead { slow: [NodeId; 2] },
+    Twin,
     Group,
+    NodeAndGroup(NodeId),
 }
 
 const HOST: NodeId = NodeId(1);
@@ -272,7 +286,21 @@ impl Room {
                 }
                 self.timer(span, Errand::Mend(from, to));
             }
-            Struck::Lead => self.cluster.elect(&mut self.world, RIVAL, span),
+            Struck::Lead { slow } => {
+                for node in slow {
+                    let times = self.dice.within(10..200) as u32;
+                    self.world.network.slow_down(CONTROLLER, node, times);
+                }
+                self.cluster.elect(&mut self.world, RIVAL, span);
+            }
+            Struck::Twin => {
+                let actor = ActorId::data(self.cluster.tenant(), HOST);
+                self.cluster.begin_twin(&mut self.world, RIVAL, actor);
+            }
+            Struck::NodeAndGroup(node) => {
+                self.strike(Struck::Group, crash, span.max(Duration::from_millis(300)));
+                self.strike(Struck::Node(node), crash, Duration::from_millis(1));
+            }
             Struck::Group => {
                 let until = (self.world.now() + span).0;
                 self.world.metadata.lose_leaders(until);
