@@ -1,0 +1,289 @@
+//! What a metadata group is told: [`Command`], who proposes it, and what must hold for it.
+//!
+//! The order of the variants is the format: the control group's and the namespace groups' stand in one enum, and a new
+//! one goes to the end, whichever group it is for.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{AccessKeyRow, BucketRef, ObjectRow, PartRow, PrincipalRow, TenantLimits, TenantRow, UploadRow};
+use crate::{
+    assignment::{Assignment, MoveId, Scope, Wish},
+    id::{ActorId, BucketId, ClusterId, DriveId, Epoch, NodeId, TenantId, WriteId},
+    spec::CustomSpec,
+    time::UnixMillis,
+    topology::{Code, Layout, NodeInfo},
+};
+
+/// What must hold for a write to take effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Precondition {
+    /// `If-None-Match: *`: there is no such object.
+    pub absent: bool,
+    /// `If-Match`: the object has this ETag.
+    pub etag: Option<String>,
+}
+
+/// Who proposes: checked against the group's fence table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposer {
+    /// The actor.
+    pub actor: ActorId,
+    /// Its epoch.
+    pub epoch: Epoch,
+}
+
+/// One change of a metadata group. Applying is deterministic, and every command may be sent twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    // --- control group ---
+    /// The first command of a cluster. Again: no effect if it is the same cluster, else `Conflict`.
+    Form {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The code of layouts.
+        code: Code,
+        /// How many namespace groups there are, numbered from 1.
+        namespaces: u16,
+    },
+    /// A node has started or changed. Replaces what was known of it, unless that is of a later incarnation.
+    PutNode(NodeInfo),
+    /// A drive is to be used. Gives `Epoch`: one more than the last owner's.
+    PutDrive {
+        /// The drive.
+        drive: DriveId,
+        /// The node that has it.
+        node: NodeId,
+        /// Its size.
+        capacity_bytes: u64,
+    },
+    /// A new table of placement groups; its `id` must be one more than the newest. `Conflict` if another came first.
+    PutLayout(Arc<Layout>),
+    /// A tenant; its `id` and `key` are given by the group (0 in the command). Gives `Tenant`. A tenant of the same
+    /// name: `Conflict`.
+    CreateTenant(TenantRow),
+    /// A principal; replaces one of the same name.
+    PutPrincipal(PrincipalRow),
+    /// An access key. The same again: no effect; other contents under the same name: `Conflict`.
+    PutAccessKey(AccessKeyRow),
+    /// Revokes an access key.
+    DropAccessKey {
+        /// The public half.
+        access: String,
+    },
+    /// A bucket. Gives `Bucket`. `BucketExists`, `BucketTaken`.
+    CreateBucket {
+        /// The name.
+        name: Arc<str>,
+        /// Whose.
+        tenant: TenantId,
+        /// When.
+        created: UnixMillis,
+    },
+    /// The first step of deleting a bucket (then [`Self::SealBucket`], then [`Self::RemoveBucket`]).
+    MarkBucket {
+        /// The incarnation.
+        bucket: BucketId,
+        /// `true` marks, `false` takes it back.
+        deleting: bool,
+    },
+    /// The last step: removes a marked bucket.
+    RemoveBucket {
+        /// The incarnation.
+        bucket: BucketId,
+    },
+    /// An actor's place, its first one or because its owner is lost. `Conflict` unless its epoch is one more than the
+    /// present one's. Ends a move that is under way. Of the assignment, `moves` and `moving` are not taken.
+    Assign(Assignment),
+    /// Begins a move. `Conflict` unless the actor is at rest under `epoch` and this move's number is the next one. The
+    /// same again while it is under way: no effect.
+    BeginMove {
+        /// Which.
+        actor: ActorId,
+        /// Its present epoch.
+        epoch: Epoch,
+        /// The number: one more than the last.
+        id: MoveId,
+        /// Where to.
+        to: NodeId,
+    },
+    /// Ends a move well: the actor is where it moved to, under the next epoch. Gives `Epoch`, also when it was applied
+    /// before. `Conflict` if the move was aborted. Of this and [`Self::AbortMove`] the first applied counts.
+    CommitMove {
+        /// Which.
+        actor: ActorId,
+        /// Its epoch before the move.
+        epoch: Epoch,
+        /// The move.
+        id: MoveId,
+    },
+    /// Ends a move: the actor stays where it was. Applied before: no effect. `Conflict` if the move was committed.
+    AbortMove {
+        /// Which.
+        actor: ActorId,
+        /// Its epoch before the move.
+        epoch: Epoch,
+        /// The move.
+        id: MoveId,
+    },
+    /// What a user asks of placement; `None` takes it back.
+    SetWish {
+        /// About what.
+        scope: Scope,
+        /// What.
+        wish: Option<Wish>,
+    },
+    /// Empties a node, or takes that back. `NotFound` if it is not known.
+    Drain {
+        /// Which.
+        node: NodeId,
+        /// Whether to.
+        draining: bool,
+    },
+
+    // --- namespace groups ---
+    /// Refuses what older owners propose from now on, and closes the blocks that they held.
+    Fence {
+        /// Actors and their least epochs.
+        actors: Vec<Proposer>,
+        /// Drives and their least epochs.
+        drives: Vec<(DriveId, Epoch)>,
+    },
+    /// Asks for a block of write ids. Closes the blocks of other sessions of the same actor. Gives `Block`.
+    OpenBlock {
+        /// Who.
+        proposer: Proposer,
+        /// One life of that actor: random.
+        session: u64,
+        /// The number of this request inside the session: the same again gives the same block.
+        request: u32,
+    },
+    /// Refuses later manifests of a block.
+    CloseBlock {
+        /// The block's first write.
+        first: WriteId,
+    },
+    /// Makes an object visible; what it replaces becomes garbage. The same `row.version` again: no effect. Gives
+    /// `Committed`. `Precondition`, `QuotaExceeded`, `Fenced`, `NoSuchBucket` (sealed), `Conflict` (block closed).
+    PutObject {
+        /// Who.
+        proposer: Proposer,
+        /// Where.
+        bucket: BucketRef,
+        /// Where.
+        key: Arc<str>,
+        /// What.
+        row: Arc<ObjectRow>,
+        /// When.
+        precondition: Precondition,
+        /// The tenant's quota, stamped by Policy.
+        quota_bytes: Option<u64>,
+    },
+    /// Removes an object; its bytes become garbage. No object: no effect. Gives `Deleted`.
+    DeleteObject {
+        /// Who.
+        proposer: Proposer,
+        /// Where.
+        bucket: BucketRef,
+        /// Where.
+        key: Arc<str>,
+        /// Now, for the garbage's grace.
+        at: UnixMillis,
+        /// When.
+        precondition: Precondition,
+    },
+    /// Begins a multipart upload under `row.upload`. Gives `Done`.
+    CreateUpload {
+        /// Who.
+        proposer: Proposer,
+        /// Where.
+        bucket: BucketRef,
+        /// What.
+        row: Arc<UploadRow>,
+    },
+    /// Stores a part; one of the same number becomes garbage. `NoSuchUpload`, `QuotaExceeded`. Gives `Done`.
+    PutPart {
+        /// Who.
+        proposer: Proposer,
+        /// Where.
+        bucket: BucketRef,
+        /// The upload.
+        upload: WriteId,
+        /// What.
+        part: Arc<PartRow>,
+        /// The tenant's quota, stamped by Policy.
+        quota_bytes: Option<u64>,
+    },
+    /// Makes an object of parts, in this order; parts not named become garbage. `NoSuchUpload`, `InvalidPart`,
+    /// `Precondition`. The same again: no effect. Gives `Committed`.
+    CompleteUpload {
+        /// Who.
+        proposer: Proposer,
+        /// Where.
+        bucket: BucketRef,
+        /// Where.
+        key: Arc<str>,
+        /// The upload; it becomes the object's version.
+        upload: WriteId,
+        /// Number and ETag of each part, ascending.
+        parts: Vec<(u32, String)>,
+        /// The object's ETag.
+        etag: String,
+        /// Additional checksums of the whole.
+        checksums: BTreeMap<String, String>,
+        /// Now.
+        at: UnixMillis,
+        /// When.
+        precondition: Precondition,
+    },
+    /// Drops an upload; its parts become garbage. Gives `Done`; `NoSuchUpload`.
+    AbortUpload {
+        /// Who.
+        proposer: Proposer,
+        /// Where.
+        bucket: BucketRef,
+        /// Which.
+        upload: WriteId,
+        /// Now.
+        at: UnixMillis,
+    },
+    /// Forgets garbage whose shards are deleted.
+    DropGarbage {
+        /// The writes.
+        writes: Vec<WriteId>,
+    },
+    /// Seals a bucket's range if it has neither objects nor uploads; else `BucketNotEmpty`.
+    SealBucket {
+        /// The incarnation.
+        bucket: BucketId,
+    },
+    /// Takes a seal back.
+    UnsealBucket {
+        /// The incarnation.
+        bucket: BucketId,
+    },
+    /// Changes what a tenant may use (control group).
+    SetLimits {
+        /// The tenant.
+        tenant: TenantId,
+        /// From now on.
+        limits: TenantLimits,
+    },
+    /// Forgets a closed block (namespace group): every drive was looked through for what its writes left behind. The
+    /// same again: no effect. `Conflict` if it is open still.
+    SweptBlock {
+        /// The block's first write.
+        first: WriteId,
+    },
+    /// Which functions of the embedding program stand in data chains (control group), between policy and encryption.
+    /// Replaces what was declared for the scope. If kinds or their order change, every chain that it concerns begins
+    /// anew under its next epoch where it is, and its move ends: what a chain is made of never changes under one epoch.
+    /// The same again: no effect. `Conflict` if a kind would stand in one chain twice.
+    SetStages {
+        /// [`Scope::Mesh`] or [`Scope::Tenant`]; a tenant's come behind the mesh's.
+        scope: Scope,
+        /// At most `CUSTOM_STAGES_MAX`, in order; none: takes the declaration back.
+        stages: Vec<CustomSpec>,
+    },
+}

@@ -1,0 +1,175 @@
+//! What the control group holds: buckets, tenants, principals and access keys, and the view of it that everybody works
+//! with.
+//!
+//! Nodes, drives and layouts are in [`crate::topology`], places of actors in [`crate::assignment`]; the view only names
+//! them. Secrets stand here only under a wrapping key, never open.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    assignment::{Assignment, Scope, Wish},
+    id::{ActorId, BucketId, ClusterId, DriveId, GroupId, KeyId, LayoutId, NodeId, TenantId},
+    spec::CustomSpec,
+    time::UnixMillis,
+    topology::{Code, DriveInfo, Layout, NodeInfo},
+};
+
+/// A secret under a wrapping key, with AES-256-GCM: 12 bytes of nonce, then ciphertext and tag.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrappedKey {
+    /// The wrapping key: a tenant's, or [`KeyId`] 0 for the cluster key, which lives only in node keyrings.
+    pub key: KeyId,
+    /// The nonce.
+    pub nonce: [u8; 12],
+    /// Ciphertext and tag.
+    pub sealed: Vec<u8>,
+}
+
+impl core::fmt::Debug for WrappedKey {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "WrappedKey({})", self.key)
+    }
+}
+
+/// One incarnation of a bucket, with what every request about it needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketRef {
+    /// The incarnation.
+    pub id: BucketId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The namespace group that owns its keys.
+    pub group: GroupId,
+}
+
+/// A bucket, in the control group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketRow {
+    /// What requests carry.
+    pub bucket: BucketRef,
+    /// When it was made.
+    pub created: UnixMillis,
+    /// Marked for deletion: takes no new work.
+    pub deleting: bool,
+}
+
+/// A tenant, in the control group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantRow {
+    /// Its number.
+    pub id: TenantId,
+    /// Its name.
+    pub name: String,
+    /// The id of its wrapping key.
+    pub key: KeyId,
+    /// That key under the cluster key.
+    pub wrapped: WrappedKey,
+    /// Limits.
+    pub limits: TenantLimits,
+}
+
+/// What a tenant may use. `None`: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantLimits {
+    /// Bytes stored (as the user counts them, before coding).
+    pub quota_bytes: Option<u64>,
+    /// Requests a second, per ingress node.
+    pub requests_per_second: Option<u32>,
+    /// Payload bytes a second, per ingress node.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// What a principal may do in a bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// A bucket's name, a prefix that ends with `*`, or `*`.
+    pub bucket: String,
+    /// Get, head and list.
+    pub read: bool,
+    /// Put, delete, multipart.
+    pub write: bool,
+    /// Make and delete buckets.
+    pub admin: bool,
+}
+
+impl Grant {
+    /// Everything in every bucket of the tenant.
+    #[must_use]
+    pub fn all() -> Self {
+        Self { bucket: "*".into(), read: true, write: true, admin: true }
+    }
+
+    /// Whether this grant speaks of the bucket.
+    #[must_use]
+    pub fn covers(&self, bucket: &str) -> bool {
+        match self.bucket.strip_suffix('*') {
+            Some(prefix) => bucket.starts_with(prefix),
+            None => self.bucket == bucket,
+        }
+    }
+}
+
+/// Somebody of a tenant, in the control group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrincipalRow {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The name inside the tenant.
+    pub name: String,
+    /// What it may do.
+    pub grants: Vec<Grant>,
+}
+
+/// An S3 access key, in the control group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessKeyRow {
+    /// The public half.
+    pub access: String,
+    /// The secret half under the cluster key: Raft holds no usable secret.
+    pub secret: WrappedKey,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Whose it is.
+    pub principal: String,
+}
+
+/// What the control group holds, buckets apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlView {
+    /// The cluster, once formed.
+    pub cluster: Option<ClusterId>,
+    /// The code of layouts.
+    pub code: Option<Code>,
+    /// Namespace groups are numbered 1 to this.
+    pub namespaces: u16,
+    /// Nodes by number.
+    pub nodes: BTreeMap<NodeId, NodeInfo>,
+    /// Drives by number.
+    pub drives: BTreeMap<DriveId, DriveInfo>,
+    /// Layouts by number.
+    pub layouts: BTreeMap<LayoutId, Arc<Layout>>,
+    /// Tenants by number.
+    pub tenants: BTreeMap<TenantId, Arc<TenantRow>>,
+    /// Principals.
+    pub principals: Vec<Arc<PrincipalRow>>,
+    /// Access keys by their public half.
+    pub access_keys: BTreeMap<String, Arc<AccessKeyRow>>,
+    /// Assignments by actor.
+    pub assignments: BTreeMap<ActorId, Assignment>,
+    /// What users have asked of placement.
+    pub wishes: BTreeMap<Scope, Wish>,
+    /// Functions of the embedding program in data chains, by what they were declared for.
+    pub stages: BTreeMap<Scope, Arc<[CustomSpec]>>,
+}
+
+impl ControlView {
+    /// The functions of the embedding program in a tenant's data chains, in order: the mesh's, then the tenant's own.
+    pub fn stages_of(&self, tenant: TenantId) -> impl Iterator<Item = &CustomSpec> {
+        let scopes = [Scope::Mesh, Scope::Tenant(tenant)];
+        scopes.into_iter().filter_map(|scope| self.stages.get(&scope)).flat_map(|stages| stages.iter())
+    }
+}

@@ -1,0 +1,148 @@
+//! What a namespace group holds: objects, the parts and uploads that become objects, and the garbage that they leave.
+//!
+//! An [`Extent`] says where the bytes of one write are; the rows carry extents, never the bytes
+//! themselves.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::WrappedKey;
+#[cfg(doc)]
+use crate::topology::Layout;
+use crate::{
+    id::{DriveId, LayoutId, TenantId, WriteId},
+    time::UnixMillis,
+};
+
+/// Stripes of one write that differ from the nominal: attempt 0, no drive avoided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The first stripe.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+    /// The attempt that was stored.
+    pub attempt: u8,
+    /// Drives that could not be used: the argument of [`Layout::place`].
+    pub avoid: Vec<DriveId>,
+    /// Whether shards share a failure domain: repaired first when domains return.
+    pub shared: bool,
+}
+
+/// Where the bytes of one write (an object, or a part of one) are. Of bounded size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// The write; stripe ids derive from it.
+    pub write: WriteId,
+    /// Bytes.
+    pub len: u64,
+    /// Plaintext bytes of every stripe but the last.
+    pub stripe_bytes: u32,
+    /// The table that names groups and drives.
+    pub layout: LayoutId,
+    /// The data key under the tenant's key; `None`: the chain did not encrypt.
+    pub key: Option<Arc<WrappedKey>>,
+    /// Exceptions, in order of stripes, at most `MANIFEST_RUNS_MAX`.
+    pub runs: Vec<Run>,
+}
+
+impl Extent {
+    /// How many stripes there are. An empty write has none.
+    #[must_use]
+    pub fn stripes(&self) -> u32 {
+        if self.stripe_bytes == 0 { 0 } else { self.len.div_ceil(u64::from(self.stripe_bytes)) as u32 }
+    }
+
+    /// The exception that covers a stripe.
+    #[must_use]
+    pub fn run_of(&self, stripe: u32) -> Option<&Run> {
+        self.runs.iter().find(|run| (run.first..run.first.saturating_add(run.count)).contains(&stripe))
+    }
+}
+
+/// What a user gave with an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// `Content-Type` and the other standard headers that S3 keeps (`cache-control`, `content-encoding`, …), by
+    /// lower-case name.
+    pub headers: BTreeMap<String, String>,
+    /// `x-amz-meta-…`, by lower-case name without the prefix.
+    pub user: BTreeMap<String, String>,
+    /// Additional checksums, such as `crc32` or `crc64nvme`, in S3's base64 form.
+    pub checksums: BTreeMap<String, String>,
+}
+
+/// The bytes of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    /// One write.
+    Whole(Extent),
+    /// The parts of a completed upload, rows of their own.
+    Parts {
+        /// The upload.
+        upload: WriteId,
+        /// How many parts.
+        count: u32,
+    },
+}
+
+/// One version of an object: the manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectRow {
+    /// The write that made it: unique, and the version.
+    pub version: WriteId,
+    /// Bytes.
+    pub len: u64,
+    /// Without quotes.
+    pub etag: String,
+    /// When it was put.
+    pub modified: UnixMillis,
+    /// What the user gave.
+    pub attributes: Attributes,
+    /// Where the bytes are.
+    pub body: Body,
+}
+
+/// One part of an upload, or of the object it became.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRow {
+    /// 1 to 10,000, as the client numbered it.
+    pub number: u32,
+    /// Where it begins in the object; 0 until the upload is completed.
+    pub offset: u64,
+    /// Without quotes.
+    pub etag: String,
+    /// Additional checksums.
+    pub checksums: BTreeMap<String, String>,
+    /// When it was put.
+    pub modified: UnixMillis,
+    /// Where the bytes are.
+    pub extent: Extent,
+}
+
+/// A multipart upload that is not completed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadRow {
+    /// Its number; clients see it as text.
+    pub upload: WriteId,
+    /// The key it will become.
+    pub key: String,
+    /// What the user gave.
+    pub attributes: Attributes,
+    /// When it was begun.
+    pub created: UnixMillis,
+    /// Who began it.
+    pub principal: String,
+}
+
+/// A write that no object refers to any more: its shards are to be deleted after a grace period.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Garbage {
+    /// Whose it was.
+    pub tenant: TenantId,
+    /// Since when.
+    pub since: UnixMillis,
+    /// What to delete.
+    pub extent: Extent,
+}

@@ -1,0 +1,113 @@
+//! What a metadata group is asked: [`Query`]. A question changes nothing, and each is for one kind of group.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::BucketRef;
+use crate::{
+    id::{TenantId, WriteId},
+    time::UnixMillis,
+};
+
+/// A question to a metadata group. Answers are linearizable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// Control: a bucket by name. `Bucket`; `NoSuchBucket`.
+    Bucket {
+        /// The name.
+        name: Arc<str>,
+    },
+    /// Control: a tenant's buckets, by name. `Buckets`.
+    Buckets {
+        /// Whose.
+        tenant: TenantId,
+    },
+    /// Control: everything but buckets. `Control`.
+    Control,
+    /// Namespace: an object. `Object`; `NotFound`.
+    Object {
+        /// Where.
+        bucket: BucketRef,
+        /// Where.
+        key: Arc<str>,
+    },
+    /// Namespace: keys in order. `Listing`.
+    List {
+        /// Where.
+        bucket: BucketRef,
+        /// Only keys that begin so.
+        prefix: String,
+        /// Keys that have this behind the prefix are rolled up into one common prefix.
+        delimiter: Option<String>,
+        /// Only keys (and common prefixes) greater than this.
+        after: String,
+        /// At most so many keys and common prefixes together.
+        limit: u32,
+    },
+    /// Namespace: an upload. `Upload`; `NoSuchUpload`.
+    Upload {
+        /// Where.
+        bucket: BucketRef,
+        /// Which.
+        upload: WriteId,
+    },
+    /// Namespace: uploads by key, then number. `Uploads`.
+    Uploads {
+        /// Where.
+        bucket: BucketRef,
+        /// Only keys that begin so.
+        prefix: String,
+        /// Only uploads behind this key and number.
+        after: Option<(String, WriteId)>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Namespace: the parts of an upload that is not completed, by number. `Parts`; `NoSuchUpload`.
+    Parts {
+        /// Where.
+        bucket: BucketRef,
+        /// Which.
+        upload: WriteId,
+        /// Only numbers greater than this.
+        after: u32,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Namespace: the parts of a completed upload from the one that holds `offset` on. `Parts`; `NotFound`.
+    Extents {
+        /// Where.
+        bucket: BucketRef,
+        /// The upload.
+        upload: WriteId,
+        /// A byte of the object.
+        offset: u64,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Namespace: garbage that is older than a time. `Garbage`.
+    Garbage {
+        /// Only what became garbage before.
+        before: UnixMillis,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Namespace: what a tenant uses. `Usage`.
+    Usage {
+        /// Whose.
+        tenant: TenantId,
+    },
+    /// Namespace: which of these writes an object, upload, part or garbage row refers to, or may yet: those of blocks
+    /// that are open or not granted. What is not referred to once, is never again. `Referenced`.
+    Referenced {
+        /// The writes.
+        writes: Vec<WriteId>,
+    },
+    /// Namespace: blocks that are closed and not swept, ascending. `ClosedBlocks`.
+    ClosedBlocks {
+        /// Only those behind this one.
+        after: Option<WriteId>,
+        /// At most so many.
+        limit: u32,
+    },
+}

@@ -1,0 +1,91 @@
+//! What an operation of any family says when it went well: [`Answer`]. What went wrong is a [`crate::Error`].
+
+use std::sync::Arc;
+
+use super::{Moved, NodeReport, Piece};
+use crate::{
+    id::{DriveId, ShardId, WriteId},
+    meta::{BucketRow, Listing, MetaAnswer, ObjectRow, PartRow, UploadRow},
+    topology::Code,
+};
+
+/// What an operation says when it went well.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// It is done; a read's bytes are the payload.
+    Done,
+    /// What a metadata group said.
+    Meta(Arc<MetaAnswer>),
+    /// A stripe is durable.
+    Placed {
+        /// Drives that could not be used, ascending: the argument of `Layout::place`.
+        avoid: Vec<DriveId>,
+        /// Whether shards share a failure domain.
+        shared: bool,
+    },
+    /// A shard; its bytes are the payload, whose CRC-32C was checked.
+    Shard {
+        /// The code of its stripe.
+        code: Code,
+        /// Length of the stripe's sealed bytes.
+        sealed_len: u32,
+        /// CRC-32C of the payload.
+        crc: u32,
+    },
+    /// Shards with the lengths of their payloads, ascending; and whether there are more.
+    Shards(Vec<(ShardId, u32)>, bool),
+    /// A drive.
+    Drive {
+        /// Bytes in all.
+        capacity_bytes: u64,
+        /// Bytes free for new shards.
+        free_bytes: u64,
+        /// Shards held.
+        shards: u64,
+        /// Records found damaged since the start.
+        corrupt: u64,
+        /// At its reserve.
+        full: bool,
+    },
+    /// A write is open.
+    Begun {
+        /// Its handle.
+        write: WriteId,
+        /// Bytes of every stripe but the last.
+        stripe_bytes: u32,
+    },
+    /// A write is visible.
+    Committed {
+        /// The version.
+        version: WriteId,
+        /// The ETag.
+        etag: String,
+    },
+    /// A bucket.
+    Bucket(Arc<BucketRow>),
+    /// Buckets.
+    Buckets(Vec<Arc<BucketRow>>),
+    /// An object.
+    Object(Arc<ObjectRow>),
+    /// Pieces, in order.
+    Pieces(Vec<Piece>),
+    /// A page of keys.
+    Listing(Arc<Listing>),
+    /// An upload.
+    Upload(Arc<UploadRow>),
+    /// Uploads, and whether there are more.
+    Uploads(Vec<Arc<UploadRow>>, bool),
+    /// Parts, and whether there are more.
+    Parts(Vec<Arc<PartRow>>, bool),
+    /// How nodes are.
+    Report(Vec<Arc<NodeReport>>),
+    /// What a step of a move came to.
+    Moved(Moved),
+    /// What an administrator is told: text, and what of it is an event stream goes on after `next`.
+    Told {
+        /// For people, or JSON where that is asked for.
+        lines: Vec<String>,
+        /// The last event's number.
+        next: u64,
+    },
+}

@@ -1,0 +1,137 @@
+//! What one node asks of another, beside the actors: [`NodeOp`], with the steps of moves and what administrators ask.
+//!
+//! In which order the steps of a move come, and what follows a failed one, is decided by who asks for them, never here.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::NodeReport;
+use crate::{
+    assignment::{MoveId, Scope, Wish},
+    id::{ActorId, Epoch, GroupId, NodeId},
+    spec::CustomSpec,
+};
+#[cfg(doc)]
+use crate::{meta::Command, op::Answer};
+
+/// What one node asks of another, beside the actors.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeOp {
+    /// A Raft message; the payload is its encoding, and so is the answer's ([`Answer::Done`]).
+    Raft {
+        /// The group.
+        group: GroupId,
+        /// Which message, as the Raft adapter numbers them.
+        rpc: u32,
+    },
+    /// "I am alive, and this is how I am." Answered by the other's [`Answer::Report`].
+    Heartbeat(Arc<NodeReport>),
+    /// How the mesh looks from there: [`Answer::Report`] for the node, over all links.
+    Status,
+    /// One step of a move, from the controller or between the two nodes: [`Answer::Moved`].
+    Move(MoveStep),
+    /// What an administrator asks of placement: [`Answer::Told`].
+    Admin(Box<AdminOp>),
+}
+
+/// One step of a move, at one of its two nodes. A step that is asked for again has no further effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveStep {
+    /// Which actor.
+    pub actor: ActorId,
+    /// The epoch that it leaves; it arrives under the next one.
+    pub epoch: Epoch,
+    /// Which of its moves.
+    pub id: MoveId,
+    /// What to do.
+    pub what: MoveOp,
+}
+
+/// What a step of a move does. The machine that asks for them is `mesh_placement::migration`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MoveOp {
+    /// Target: builds the actor from its spec; requests for it wait. Once a move: `Conflict` to a second controller that
+    /// has begun the same one.
+    Warm,
+    /// Source, running on: sends its state to the target until little is left.
+    PreCopy {
+        /// The target.
+        to: NodeId,
+    },
+    /// Source: takes no more requests (they wait), lets what is under way end as far as the state depends on it, and
+    /// sends what is left of the state. Good only when the target has all of it.
+    Freeze {
+        /// The target.
+        to: NodeId,
+    },
+    /// Target, from the source: takes over a page of state, the payload.
+    Install {
+        /// Its number, from 0.
+        page: u32,
+        /// Over this page and those before: [`crate::snapshot::digest`].
+        digest: u64,
+    },
+    /// Target, after the commit: runs it.
+    Activate,
+    /// Source, after the commit: sends on what waits, and lets what is under way end.
+    Retire {
+        /// Where it runs now.
+        to: NodeId,
+    },
+    /// Source, after the abort: goes on.
+    Thaw,
+    /// Target, after the abort: forgets it.
+    Discard,
+}
+
+/// What one step of a move came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Entries of state that went over, in this step.
+    pub entries: u64,
+    /// Pages that went over so far in this move.
+    pub pages: u32,
+    /// Over all pages so far.
+    pub digest: u64,
+    /// How long it took, in microseconds.
+    pub took_us: u64,
+}
+
+/// What an administrator asks of placement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AdminOp {
+    /// What the placement engine would do now, without doing it.
+    Plan {
+        /// As if these hosts had a DPU of this generation.
+        with_dpus: Vec<(NodeId, String)>,
+        /// As if these nodes were down.
+        without: Vec<NodeId>,
+    },
+    /// Sets or takes back a wish.
+    Wish {
+        /// About what.
+        scope: Scope,
+        /// What.
+        wish: Option<Wish>,
+    },
+    /// Empties a node, or takes that back.
+    Drain {
+        /// Which.
+        node: NodeId,
+        /// Whether to.
+        draining: bool,
+    },
+    /// What has happened since an event, the newest at most.
+    Events {
+        /// Only later ones.
+        after: u64,
+    },
+    /// Puts functions of the embedding program into data chains: [`Command::SetStages`].
+    Stages {
+        /// Of which chains.
+        scope: Scope,
+        /// Which, in order; none: takes them out.
+        stages: Vec<CustomSpec>,
+    },
+}

@@ -1,0 +1,136 @@
+//! How nodes are, as they say themselves: what they have and can run, what they have used, and how their actors and
+//! drives are.
+//!
+//! Observations only: what follows from them is for placement and for people to decide.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
+    topology::{DriveState, NodeKind, NodeState},
+};
+
+/// How a node is, as it says itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Who.
+    pub node: NodeId,
+    /// Which start.
+    pub incarnation: Incarnation,
+    /// What it runs on.
+    pub kind: NodeKind,
+    /// Where its mesh listener is.
+    pub address: String,
+    /// The process.
+    pub pid: u32,
+    /// How the one who tells it sees it.
+    pub state: NodeState,
+    /// Its drives, with what they are like.
+    pub drives: Vec<DriveReport>,
+    /// The groups it has a replica of: group, leader, term.
+    pub groups: Vec<(GroupId, Option<NodeId>, u64)>,
+    /// Peers that it has a working link to, itself included.
+    pub sees: Vec<NodeId>,
+    /// The host that it is plugged into, if it is a DPU.
+    pub attached_to: Option<NodeId>,
+    /// A process that stands for a DPU of this kind.
+    pub emulated: Option<String>,
+    /// The actors that it hosts.
+    pub actors: Vec<ActorReport>,
+    /// What it can run, and what that costs here.
+    pub ability: Arc<Ability>,
+    /// What it has used.
+    pub load: NodeLoad,
+}
+
+/// What a node can run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ability {
+    /// The kinds of function, and what each costs here, as measured: nanoseconds a request and picoseconds a byte.
+    pub functions: BTreeMap<String, (u64, u64)>,
+    /// Thousandths of a core that it has, of such cores as the costs were measured on.
+    pub millicores: u32,
+    /// Memory for actors, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// What a node has used since its process started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLoad {
+    /// CPU time of the whole process, as the system accounts for it, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory of the process in RAM now, in bytes.
+    pub resident_bytes: u64,
+    /// By kind of function: jobs done, their bytes, their CPU time in nanoseconds, and jobs that wait or run now.
+    pub functions: BTreeMap<String, [u64; 4]>,
+}
+
+/// How an actor is, as its node says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActorReport {
+    /// Which.
+    pub actor: ActorId,
+    /// Its functions by name, in the order of the chain.
+    pub functions: Vec<String>,
+    /// The epoch it runs under.
+    pub epoch: Epoch,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Requests taken and not answered.
+    pub jobs: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// Requests taken since it was started here.
+    pub requests: u64,
+    /// Payload bytes taken and given since it was started here.
+    pub traffic_bytes: u64,
+    /// How often its function panicked.
+    pub restarts: u32,
+}
+
+/// What an actor is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// It takes requests.
+    #[default]
+    Running,
+    /// It is being built here for a move; requests wait.
+    Warming,
+    /// It is about to leave; requests wait.
+    Frozen,
+    /// It is being stopped, or ends what it had when it left.
+    Draining,
+}
+
+impl core::fmt::Display for Phase {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Warming => "warming",
+            Self::Frozen => "frozen",
+            Self::Draining => "draining",
+        })
+    }
+}
+
+/// How a drive is, as its node says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriveReport {
+    /// Which.
+    pub drive: DriveId,
+    /// Whether it takes reads and writes.
+    pub state: DriveState,
+    /// Bytes in all.
+    pub capacity_bytes: u64,
+    /// Bytes free for new shards.
+    pub free_bytes: u64,
+    /// Shards held.
+    pub shards: u64,
+    /// Records found damaged since the start.
+    pub corrupt: u64,
+    /// Why it is not up, for people.
+    pub reason: Option<String>,
+}

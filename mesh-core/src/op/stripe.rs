@@ -1,0 +1,111 @@
+//! What goes down a data chain: a stripe ([`StripeOp`]), and at its end the shards at drives ([`ShardOp`]).
+//!
+//! Which drives a stripe's shards go to is the layout's to say ([`crate::topology::Layout::place`]); the bytes are the
+//! payload of the request, never part of these values.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+#[cfg(doc)]
+use super::Answer;
+use crate::{
+    id::{BucketId, DriveId, LayoutId, ShardId, StripeId, TenantId},
+    meta::WrappedKey,
+    topology::Code,
+};
+
+/// What a stripe's ciphertext is bound to, so that no stored bytes can be passed off as others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// Whose.
+    pub tenant: TenantId,
+    /// The bucket's incarnation.
+    pub bucket: BucketId,
+    /// The bucket's name, for Policy.
+    pub bucket_name: Arc<str>,
+    /// The object's key (for a part: the key the upload will become).
+    pub object: Arc<str>,
+}
+
+/// Which stripe, where, under which key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StripeTarget {
+    /// Write, index and attempt.
+    pub id: StripeId,
+    /// The table that names its drives.
+    pub layout: LayoutId,
+    /// What it is bound to.
+    pub binding: Arc<Binding>,
+    /// The data key; `None`: not encrypted.
+    pub key: Option<Arc<WrappedKey>>,
+}
+
+/// One stripe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StripeOp {
+    /// Stores the payload. Answered by [`Answer::Placed`] when k+m shards are durable on distinct drives.
+    Write(StripeTarget),
+    /// Gives the payload back. Answered by [`Answer::Done`].
+    Read {
+        /// Which.
+        target: StripeTarget,
+        /// As [`Answer::Placed`] said.
+        avoid: Vec<DriveId>,
+    },
+    /// Deletes the shards. [`Answer::Done`] only when every drive that may have one said so.
+    Delete {
+        /// Which.
+        target: StripeTarget,
+        /// As [`Answer::Placed`] said.
+        avoid: Vec<DriveId>,
+    },
+}
+
+impl StripeOp {
+    /// Which stripe.
+    #[must_use]
+    pub const fn target(&self) -> &StripeTarget {
+        match self {
+            Self::Write(target) | Self::Read { target, .. } | Self::Delete { target, .. } => target,
+        }
+    }
+}
+
+/// One shard, at the actor of a drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShardOp {
+    /// Stores the payload; [`Answer::Done`] when it is durable. The same again: no effect; other bytes under the same
+    /// id: `Conflict`.
+    Write {
+        /// Which.
+        id: ShardId,
+        /// Whose, for accounting.
+        tenant: TenantId,
+        /// The code of its stripe.
+        code: Code,
+        /// Length of the stripe's sealed bytes, before padding and parity.
+        sealed_len: u32,
+        /// CRC-32C of the payload.
+        crc: u32,
+    },
+    /// Gives a shard back: [`Answer::Shard`]. `NotFound`, `Corrupt`.
+    Read {
+        /// Which.
+        id: ShardId,
+    },
+    /// Forgets shards; [`Answer::Done`] when that is durable. One that is not there: no effect.
+    Delete {
+        /// Which, at most `SHARD_BATCH_MAX`.
+        ids: Vec<ShardId>,
+    },
+    /// Names shards in ascending order: [`Answer::Shards`].
+    List {
+        /// Only greater ones.
+        after: Option<ShardId>,
+        /// At most so many, at most `SHARD_BATCH_MAX`.
+        limit: u32,
+    },
+    /// Space and health: [`Answer::Drive`].
+    Stat,
+}
