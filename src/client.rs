@@ -321,7 +321,7 @@ impl Client {
         };
         if let Way::Node(node, _) = &self.way {
             let deadline = node.0.env.clock.now() + BUDGET_DEFAULT;
-            return told(crate::moves::administer(&node.0, op, deadline).await?.answer);
+            return told(crate::admin::administer(&node.0, op, deadline).await?.answer);
         }
         let mut refused = None;
         for node in self.nodes() {

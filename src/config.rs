@@ -8,6 +8,7 @@ use std::{
 };
 
 use mesh_core::{Error, id::NodeId, topology::Code};
+use mesh_dpu_runtime::pin::Cores;
 use serde::{Deserialize, Serialize};
 
 /// A node's configuration: `mesh.toml`.
@@ -38,6 +39,12 @@ pub struct Config {
     /// The kinds of function that may run here, such as `["policy", "encrypt"]`; none: all that this build has.
     #[serde(default)]
     pub functions: Option<Vec<String>>,
+    /// The memory that actors may use here; none: half of the machine's. A chain is reckoned with 16 MiB.
+    #[serde(default)]
+    pub memory: Option<Size>,
+    /// The cores that `mesh serve` runs on, as Linux writes them (`0-3,8`); none: all that it is not kept from.
+    #[serde(default)]
+    pub cores: Option<String>,
     /// What holds for the whole cluster; read only when it is made.
     #[serde(default)]
     pub cluster: ClusterConfig,
@@ -148,6 +155,8 @@ impl Config {
             drives: Vec::new(),
             dpu: None,
             functions: None,
+            memory: None,
+            cores: None,
             cluster: ClusterConfig::default(),
             timing: TimingConfig::default(),
         }
@@ -208,6 +217,9 @@ impl Config {
             if dpu.emulated.as_ref().is_some_and(|kind| kind.is_empty() || kind.len() > 16) {
                 return Err(Error::invalid("dpu.emulated is bf1, bf2, bf3 or bf4"));
             }
+        }
+        if let Some(cores) = &self.cores {
+            cores.parse::<Cores>().map_err(|error| Error::invalid(format!("cores: {error}")))?;
         }
         if self.timing.reclaim_grace.0 < RECLAIM_GRACE_MIN {
             return Err(Error::invalid("timing.reclaim_grace must be at least 1s, and longer than your longest GET"));

@@ -20,7 +20,8 @@
 //!
 //! The vocabulary is [`mesh_core`]'s; the functions are in [`mesh_actors`].
 
-pub mod client;
+pub mod admin;
+mod client;
 pub mod config;
 mod controller;
 mod elections;
@@ -34,6 +35,7 @@ mod moves;
 pub mod node;
 pub mod provision;
 pub mod quic;
+mod record;
 mod stages;
 mod view;
 

@@ -6,10 +6,7 @@
 //! begun. Every node besides settles its own actors that wait too long for the end of a move.
 
 use core::time::Duration;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use mesh_core::{
@@ -17,19 +14,19 @@ use mesh_core::{
     assignment::Assignment,
     id::{ActorId, Epoch, GroupId, NodeId},
     meta::{Command, ControlView},
-    op::{AdminOp, MoveStep, Moved, NodeOp},
+    op::{MoveStep, Moved, NodeOp},
     time::Instant,
     topology::NodeKind,
 };
 use mesh_placement::{
-    Load, Name, Plan, Reason, Spot,
+    Move, Name, Planner, Reason, View,
     migration::{Ask, End, Heard, Migration},
 };
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 
 use crate::{
     controller::ask_node,
-    node::Inner,
+    node::{Inner, lock},
     view::{self, Sight},
 };
 
@@ -42,19 +39,22 @@ pub(crate) async fn run(node: Arc<Inner>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut driver = Driver::default();
     loop {
+        let mut news = true;
         tokio::select! {
             () = &mut stopped => return,
-            _ = ticks.tick() => settle_frozen(&node),
+            _ = ticks.tick() => {
+                settle_frozen(&node);
+                news = false;
+            }
             () = node.replan.notified() => {}
             changed = control.changed() => if changed.is_err() { return },
-            Some(ended) = driver.tasks.join_next() => driver.ended(&node, ended),
+            Some(ended) = driver.tasks.join_next_with_id() => driver.ended(&node, ended),
         }
         let view = control.borrow_and_update().clone();
         if node.metadata.is_leader(GroupId::CONTROL) {
-            driver.step(&node, &view);
+            driver.step(&node, &view, news);
         } else {
-            // What runs goes on to its end; the new leader's proposals and these are settled by the group.
-            driver.backing_off.clear();
+            driver.rest();
         }
     }
 }
@@ -64,11 +64,11 @@ pub(crate) async fn run(node: Arc<Inner>) {
 struct Driver {
     /// Each ends with its actor's outcome.
     tasks: JoinSet<Ended>,
-    under_way: BTreeSet<ActorId>,
-    moved_at: BTreeMap<ActorId, Instant>,
+    /// Which task each actor is in the hands of.
+    under_way: BTreeMap<ActorId, task::Id>,
     /// Actors that did not move, until when they are left alone, and how often that happened in a row.
     backing_off: BTreeMap<ActorId, (Instant, u32)>,
-    meter: Meter,
+    plans: Plans,
 }
 
 /// One task's end.
@@ -79,39 +79,63 @@ struct Ended {
 }
 
 impl Driver {
-    fn step(&mut self, node: &Arc<Inner>, view: &ControlView) {
-        self.give_places(node, view);
-        for row in view.assignments.values() {
+    /// Nobody has to lead from here any more. What runs goes on to its end; the new leader's proposals and these are
+    /// settled by the group.
+    fn rest(&mut self) {
+        self.backing_off.clear();
+        self.plans = Plans::default();
+    }
+
+    fn step(&mut self, node: &Arc<Inner>, control: &Arc<ControlView>, news: bool) {
+        let now = node.env.clock.now();
+        if news || self.plans.is_due(now) {
+            self.give_places(node, control);
+            let sight = view::sight(node);
+            self.plans.look(view::of(control, &sight), now);
+            self.set_out(node, control, &sight, now);
+        } else if !self.plans.wanted.is_empty() {
+            // Those that back off, or wait for their turn.
+            self.set_out(node, control, &view::sight(node), now);
+        }
+    }
+
+    /// Begins what the plan wants, as far as there is room.
+    fn set_out(&mut self, node: &Arc<Inner>, control: &ControlView, sight: &Sight, now: Instant) {
+        for row in control.assignments.values() {
             // Begun by a leader that is gone.
-            if let Some((machine, asks)) = Migration::clear(row)
-                && self.claim(row.actor)
-            {
+            if let Some((machine, asks)) = Migration::clear(row) {
                 let node = node.clone();
-                self.tasks.spawn(async move { carry(&node, machine, asks, "its controller is gone".into()).await });
+                self.start(
+                    row.actor,
+                    async move { carry(&node, machine, asks, "its controller is gone".into()).await },
+                );
             }
         }
-        let now = node.env.clock.now();
-        let sight = self.sight(node);
-        let plan = mesh_placement::plan(&view::of(view, &sight));
-        for step in plan.moves {
-            let Some(row) = view.assignments.get(&step.actor).copied() else { continue };
-            let waits = self.backing_off.get(&step.actor).is_some_and(|(until, _)| *until > now);
-            if step.to.tail.is_some() || waits || self.under_way.len() >= MOVES_MAX || !self.claim(step.actor) {
+        let wanted: Vec<Move> = self.plans.wanted.values().cloned().collect();
+        for step in wanted {
+            let Some(row) = control.assignments.get(&step.actor).copied() else { continue };
+            if step.to.tail.is_some() || self.backing_off.get(&step.actor).is_some_and(|(until, _)| *until > now) {
                 continue;
             }
             let node = node.clone();
             let lives = sight.up_since.contains_key(&row.node);
-            if lives && !crate::stages::is_stranded(view, &sight.reports, &row) {
-                let (machine, asks) = Migration::begin(&row, step.to.head);
-                self.tasks.spawn(async move { carry(&node, machine, asks, step.reason.to_string()).await });
+            if lives && !crate::stages::is_stranded(control, &sight.reports, &row) {
+                self.start(step.actor, async move {
+                    let (machine, asks) = Migration::begin(&row, step.to.head);
+                    carry(&node, machine, asks, step.reason.to_string()).await
+                });
             } else {
-                self.tasks.spawn(async move { take_over(&node, row, step.to.head, step.reason).await });
+                self.start(step.actor, async move { take_over(&node, row, step.to.head, step.reason).await });
             }
         }
     }
 
-    fn claim(&mut self, actor: ActorId) -> bool {
-        self.under_way.insert(actor)
+    /// Has an actor's fate in hand, unless somebody has it, or too many are.
+    fn start(&mut self, actor: ActorId, work: impl Future<Output = Ended> + Send + 'static) {
+        if self.under_way.len() < MOVES_MAX && !self.under_way.contains_key(&actor) {
+            let task = self.tasks.spawn(work).id();
+            self.under_way.insert(actor, task);
+        }
     }
 
     /// Every tenant has a chain for every ingress; it begins there.
@@ -119,11 +143,11 @@ impl Driver {
         let hosts = view.nodes.values().filter(|info| info.kind == NodeKind::Host);
         for (tenant, host) in hosts.flat_map(|info| view.tenants.keys().map(|tenant| (*tenant, info.id))) {
             let actor = ActorId::data(tenant, host);
-            if view.assignments.contains_key(&actor) || self.under_way.len() >= MOVES_MAX || !self.claim(actor) {
+            if view.assignments.contains_key(&actor) {
                 continue;
             }
             let node = node.clone();
-            self.tasks.spawn(async move {
+            self.start(actor, async move {
                 let row = Assignment::new(actor, host, Epoch(1));
                 let failed = match node.propose(GroupId::CONTROL, Command::Assign(row)).await {
                     Ok(_) => false,
@@ -137,17 +161,21 @@ impl Driver {
         }
     }
 
-    fn ended(&mut self, node: &Arc<Inner>, ended: Result<Ended, tokio::task::JoinError>) {
-        let Ok(Ended { actor, moved, failed }) = ended else {
-            // It panicked: that is logged where it happened, and the group knows how far it came.
-            tracing::error!("a move's task ended without saying how");
-            self.under_way.clear();
-            return;
+    fn ended(&mut self, node: &Arc<Inner>, ended: Result<(task::Id, Ended), task::JoinError>) {
+        node.replan.notify_one();
+        let Ended { actor, moved, failed } = match ended {
+            Ok((_, ended)) => ended,
+            // It panicked, which is logged where it happened. The group knows how far it came.
+            Err(error) => {
+                tracing::error!(%error, "a move's task ended without saying how");
+                self.under_way.retain(|_, task| *task != error.id());
+                return;
+            }
         };
         self.under_way.remove(&actor);
         let now = node.env.clock.now();
         if moved {
-            self.moved_at.insert(actor, now);
+            lock(&node.record).moved_at.insert(actor, now);
         }
         if failed {
             let times = self.backing_off.get(&actor).map_or(0, |(_, times)| *times);
@@ -156,53 +184,40 @@ impl Driver {
         } else {
             self.backing_off.remove(&actor);
         }
-        node.replan.notify_one();
-    }
-
-    fn sight(&mut self, node: &Arc<Inner>) -> Sight {
-        let now = node.env.clock.now();
-        let reports = node.reports();
-        self.meter.read(&reports, now);
-        let up_since = node.up_since().into_iter().chain([(node.id, Instant::default())]).collect();
-        Sight { reports, up_since, loads: self.meter.loads.clone(), moved_at: self.moved_at.clone(), now }
     }
 }
 
-/// Rates from counters.
+/// What the engine wants, kept up to date by what has changed.
 #[derive(Default)]
-struct Meter {
-    last: BTreeMap<ActorId, (Epoch, u64, u64)>,
-    read_at: Option<Instant>,
-    loads: BTreeMap<ActorId, Load>,
+struct Plans {
+    planner: Option<Planner>,
+    wanted: BTreeMap<ActorId, Move>,
+    looked_at: Option<Instant>,
 }
 
-impl Meter {
-    fn read(&mut self, reports: &BTreeMap<NodeId, Arc<mesh_core::op::NodeReport>>, now: Instant) {
-        let span = self.read_at.map(|at| now.since(at));
-        if span.is_some_and(|span| span < METER_MIN) {
-            return;
-        }
-        let mut last = BTreeMap::new();
-        for actor in reports.values().flat_map(|report| &report.actors) {
-            let known = last.entry(actor.actor).or_insert((actor.epoch, actor.requests, actor.traffic_bytes));
-            if actor.epoch > known.0 {
-                *known = (actor.epoch, actor.requests, actor.traffic_bytes);
+impl Plans {
+    /// Whether to look although nobody has said that anything is new: loads change without a word, and some things are
+    /// wanted once time has passed.
+    fn is_due(&self, now: Instant) -> bool {
+        let again_at_ms = self.planner.as_ref().and_then(Planner::again_at_ms);
+        again_at_ms.is_some_and(|at_ms| at_ms <= now.0 / 1_000_000)
+            || self.looked_at.is_none_or(|at| now.since(at) >= LOOK_INTERVAL)
+    }
+
+    fn look(&mut self, view: View, now: Instant) {
+        self.looked_at = Some(now);
+        let plan = match &mut self.planner {
+            Some(planner) => planner.update(view),
+            None => {
+                let (planner, plan) = Planner::new(view);
+                self.planner = Some(planner);
+                plan
             }
-        }
-        if let Some(millis) = span.map(|span| span.as_millis().max(1)) {
-            let rate = |before: u64, after: u64| {
-                u64::try_from(u128::from(after.saturating_sub(before)) * 1000 / millis).unwrap_or(u64::MAX)
-            };
-            // Who has just moved keeps its rate: its counters begin anew.
-            let rates = last.iter().filter_map(|(actor, after)| {
-                let before = self.last.get(actor).filter(|before| before.0 == after.0)?;
-                Some((*actor, Load { requests_per_s: rate(before.1, after.1), bytes_per_s: rate(before.2, after.2) }))
-            });
-            self.loads.extend(rates.collect::<Vec<_>>());
-            self.loads.retain(|actor, _| last.contains_key(actor));
-        }
-        self.last = last;
-        self.read_at = Some(now);
+        };
+        let known =
+            |actor: &ActorId| self.planner.as_ref().is_some_and(|planner| planner.view().actors.contains_key(actor));
+        self.wanted.retain(|actor, _| !plan.decisions.contains_key(actor) && known(actor));
+        self.wanted.extend(plan.moves.into_iter().map(|step| (step.actor, step)));
     }
 }
 
@@ -352,103 +367,14 @@ fn settle_frozen(node: &Arc<Inner>) {
     }
 }
 
-/// Answers an administrator.
-pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant) -> Outcome {
-    if !node.metadata.is_leader(GroupId::CONTROL) {
-        let groups = node.metadata.status();
-        let leader =
-            groups.into_iter().find(|(group, ..)| *group == GroupId::CONTROL).and_then(|(_, leader, _)| leader);
-        let leader = leader.filter(|leader| *leader != node.id).ok_or_else(|| {
-            Error::new(ErrorKind::NotLeader, "the control group has no leader at the moment; try again")
-        })?;
-        if deadline <= node.env.clock.now() {
-            return Err(Error::new(ErrorKind::Timeout, "the leader of the control group was not asked in time"));
-        }
-        let left = deadline.after(node.env.clock.now());
-        return ask_node(node, leader, Op::Node(Box::new(NodeOp::Admin(Box::new(op)))), left).await;
-    }
-    let control = node.metadata.control();
-    let told = |lines: Vec<String>, next| Ok(Answer::Told { lines, next }.into());
-    match op {
-        AdminOp::Events { after } => {
-            let (lines, next) = node.events.after(after);
-            told(lines, next)
-        }
-        AdminOp::Plan { with_dpus, without } => {
-            let mut view = view::of(&control, &Driver::default().sight(node));
-            for (host, profile) in with_dpus {
-                view = view.with_dpu(host, &profile)?;
-            }
-            for lost in without {
-                view = view.without(lost)?;
-            }
-            told(format!("{:#}", mesh_placement::plan(&view)).lines().map(str::to_owned).collect(), 0)
-        }
-        AdminOp::Wish { scope, wish } => {
-            let mut wanted = (*control).clone();
-            match wish {
-                Some(wish) => drop(wanted.wishes.insert(scope, wish)),
-                None => drop(wanted.wishes.remove(&scope)),
-            }
-            let plan = mesh_placement::plan(&view::of(&wanted, &Driver::default().sight(node)));
-            if let (mesh_core::assignment::Scope::Actor(actor), Some(pin)) = (scope, wish.and_then(|wish| wish.pin)) {
-                if !control.assignments.contains_key(&actor) {
-                    return Err(Error::new(ErrorKind::NotFound, "no such actor; `mesh actors` lists them"));
-                }
-                refuse_elsewhere(&plan, actor, pin)?;
-            }
-            node.propose(GroupId::CONTROL, Command::SetWish { scope, wish }).await?;
-            told(said(&plan), 0)
-        }
-        AdminOp::Drain { node: drained, draining } => {
-            let mut wanted = (*control).clone();
-            let info = wanted.nodes.get_mut(&drained).ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, "no node of this number is a member of the mesh").with("node", drained)
-            })?;
-            info.draining = draining;
-            let plan = mesh_placement::plan(&view::of(&wanted, &Driver::default().sight(node)));
-            if draining && let Some((actor, reason)) = plan.refused.first() {
-                return Err(Error::new(ErrorKind::Conflict, "the node cannot be emptied: an actor has nowhere to go")
-                    .with("actor", Name(*actor))
-                    .with("why", reason));
-            }
-            node.propose(GroupId::CONTROL, Command::Drain { node: drained, draining }).await?;
-            told(said(&plan), 0)
-        }
-        AdminOp::Stages { scope, stages } => {
-            crate::stages::check(node, &control, scope, &stages)?;
-            node.propose(GroupId::CONTROL, Command::SetStages { scope, stages }).await?;
-            told(crate::stages::said(&node.metadata.control(), scope), 0)
-        }
-    }
-}
-
-/// The lines of what will move.
-fn said(plan: &Plan) -> Vec<String> {
-    plan.moves.iter().map(ToString::to_string).collect()
-}
-
-fn refuse_elsewhere(plan: &Plan, actor: ActorId, pin: NodeId) -> Result<(), Error> {
-    let Some(decision) = plan.decisions.get(&actor) else {
-        return Err(Error::new(ErrorKind::NotFound, "no such actor; `mesh actors` lists them"));
-    };
-    if decision.spot == Some(Spot::whole(pin)) {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Conflict, "the actor cannot run there")
-        .with("actor", Name(actor))
-        .with("node", pin)
-        .with("why", &decision.reason))
-}
-
 const TICK: Duration = Duration::from_millis(100);
+/// Between two looks at the whole mesh without news.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Moves and first places at once.
 const MOVES_MAX: usize = 16;
 /// A move that failed is tried again after this, and after twice as long each time, up to four times: what is wanted is
 /// there a few seconds after it can be.
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
-/// Between two readings of rates.
-const METER_MIN: Duration = Duration::from_secs(1);
 /// One step at a node: longest, to carry over a large state while the actor goes on.
 const STEP_BUDGET: Duration = Duration::from_secs(120);
 /// An actor that is frozen for longer than a move takes has been left alone.

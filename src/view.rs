@@ -5,11 +5,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use mesh_core::{
     assignment::{Assignment, Preference, Scope, Wish},
     id::{ActorId, NodeId, TenantId},
+    limits::{STREAM_STRIPES, STRIPE_BYTES_MAX},
     meta::ControlView,
     op::NodeReport,
     time::Instant,
+    topology::NodeState,
 };
 use mesh_placement::{ActorView, Cost, Load, NodeView, Spot, Stage, View};
+
+use crate::node::{Inner, lock};
 
 /// What a data chain begins and ends with; between them are the embedding program's own functions.
 const DATA_CHAIN: (&str, [&str; 2]) = ("policy", ["encrypt", "erasure"]);
@@ -17,6 +21,9 @@ const DATA_CHAIN: (&str, [&str; 2]) = ("policy", ["encrypt", "erasure"]);
 const MILLIWATTS_HOST: u32 = 6000;
 /// See [`MILLIWATTS_HOST`].
 const MILLIWATTS_DPU: u32 = 2500;
+
+/// What a chain holds when it is busy: the stripes of one stream.
+const WORKING_BYTES: u64 = (STREAM_STRIPES * STRIPE_BYTES_MAX) as u64;
 
 /// What is known of the nodes now.
 pub(crate) struct Sight {
@@ -32,6 +39,19 @@ pub(crate) struct Sight {
     pub(crate) now: Instant,
 }
 
+/// What a node knows now.
+pub(crate) fn sight(node: &Inner) -> Sight {
+    let now = node.env.clock.now();
+    let reports = node.reports();
+    let (loads, moved_at) = {
+        let mut record = lock(&node.record);
+        record.meter.read(&reports, now);
+        (record.meter.loads.clone(), record.moved_at.clone())
+    };
+    let up_since = node.up_since().into_iter().chain([(node.id, Instant::default())]).collect();
+    Sight { reports, up_since, loads, moved_at, now }
+}
+
 /// Puts it together.
 pub(crate) fn of(control: &ControlView, sight: &Sight) -> View {
     let mut view = View { now_ms: millis(sight.now), ..View::default() };
@@ -42,7 +62,7 @@ pub(crate) fn of(control: &ControlView, sight: &Sight) -> View {
         let mut node = info.attached_to.map_or_else(|| NodeView::host(info.id), NodeView::dpu);
         node.emulated = info.emulated.is_some();
         node.up = up_since.is_some();
-        node.draining = info.draining;
+        node.draining = info.draining || report.is_some_and(|report| report.state == NodeState::Draining);
         node.up_since_ms = up_since.map_or(0, |at| millis(*at));
         node.milliwatts_per_core = if info.attached_to.is_some() { MILLIWATTS_DPU } else { MILLIWATTS_HOST };
         if let Some(ability) = ability {
@@ -78,6 +98,7 @@ fn actor(control: &ControlView, sight: &Sight, row: &Assignment, tenant: TenantI
         pin: wish.pin,
         at: Some(Spot::whole(row.node)),
         moving: row.moving.map(Spot::whole),
+        needs_memory_bytes: WORKING_BYTES,
         moved_at_ms: sight.moved_at.get(&row.actor).map(|at| millis(*at)),
         ..ActorView::chain(stages, ingress)
     }

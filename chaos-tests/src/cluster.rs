@@ -273,7 +273,10 @@ impl Cluster {
             return;
         }
         let boot = world.boot(node);
-        self.agents.insert(node, Agent { boot, since: world.now().0, ..Agent::default() });
+        let before = self.agents.insert(node, Agent { boot, since: world.now().0, ..Agent::default() });
+        if let (Some(Bug::OldReplica), Some(before)) = (self.bug, before) {
+            self.mover(node).rows = before.mover.rows;
+        }
         for drive in self.swarm.drives_at(node) {
             if self.blank.remove(&drive)
                 && let Some(disk) = world.disks.get_mut(&drive)
@@ -451,7 +454,11 @@ impl Cluster {
         (chain, Setting { next, disk: None }, specs)
     }
 
+    /// A node that has just started has made itself known to the group, and has heard what was so by then.
     fn catch_up_at_start(&mut self, world: &mut World, node: NodeId) {
+        if self.bug == Some(Bug::OldReplica) && !self.mover(node).rows.is_empty() {
+            return self.follow(world, node);
+        }
         let rows: Vec<Assignment> = world.rows().values().copied().collect();
         if let Some(agent) = self.agents.get_mut(&node) {
             agent.mover.rows = rows.iter().map(|row| (row.actor, *row)).collect();

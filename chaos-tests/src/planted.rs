@@ -62,6 +62,8 @@ pub enum Bug {
     OldNews,
     /// A source that was started anew in the middle of a move runs at once.
     RunsOnReturn,
+    /// A node that was started anew goes by what its replica held before.
+    OldReplica,
 }
 
 impl Bug {
@@ -86,6 +88,7 @@ impl Bug {
         ("warms-again", Self::WarmsAgain),
         ("old-news", Self::OldNews),
         ("runs-on-return", Self::RunsOnReturn),
+        ("old-replica", Self::OldReplica),
     ];
 
     /// The bug of a name.

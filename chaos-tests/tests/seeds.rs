@@ -135,6 +135,11 @@ fn news_from_before_a_move_is_found() {
 }
 
 #[test]
+fn a_replica_from_before_a_start_is_found() {
+    assert!(found_at("old-replica", 0..100) < 100);
+}
+
+#[test]
 fn requests_that_a_source_forgets_are_found() {
     assert!(found_at("retire-forgets", 0..10) < 10);
 }

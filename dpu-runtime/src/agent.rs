@@ -77,9 +77,9 @@ impl Agent {
     ///
     /// # Errors
     /// `NoSuchActor` if the actor is not here as the step has it; `Corrupt` for a page whose digest is wrong;
-    /// `Conflict` for a page out of order, and for a step of a move that is over because a later one has begun; `Timeout` if the actor does not come to rest; what its function says of a
-    /// page; what the link to the target says. Unless the step was done, nothing has changed but that an actor may be
-    /// frozen: then it waits for the end of its move.
+    /// `Conflict` for a page out of order, and for a step of a move that is over because a later one has begun; `Timeout`
+    /// if the actor does not come to rest; what its function says of a page; what the link to the target says. Unless the
+    /// step was done, nothing has changed but that an actor may be frozen: then it waits for the end of its move.
     pub async fn carry_out(&self, step: MoveStep, payload: Buf) -> Result<Moved, Error> {
         let host = &self.0.host;
         let MoveStep { actor, epoch, id, what } = step;
@@ -222,13 +222,20 @@ impl Agent {
     async fn pre_copy(&self, step: MoveStep, to: NodeId) -> Result<Moved, Error> {
         let mut transfer = Transfer { id: step.id, epoch: step.epoch, ..Transfer::default() };
         let began = self.0.host.ports().clock.now();
+        // Each round carries what has changed in the one before.
+        let (mut last, mut before) = (u64::MAX, 0);
         for _ in 0..PAGES_MAX {
             let page = self.0.host.snapshot(step.actor, step.epoch, transfer.mark).await?;
-            let (more, entries) = (page.more, page.len());
+            let more = page.more;
             transfer.send(&self.0.host, step, to, page, Lane::Bulk).await?;
-            if !more && entries <= SMALL {
+            if more {
+                continue;
+            }
+            let round = transfer.entries - before;
+            if round <= SMALL || round >= last {
                 break;
             }
+            (last, before) = (round, transfer.entries);
         }
         let moved = transfer.moved_since(began, self.0.host.ports().clock.now());
         self.lock().leaving.insert(step.actor, transfer);
@@ -309,8 +316,8 @@ fn not_moving(actor: ActorId, id: MoveId) -> Error {
 }
 
 /// Entries that are few enough to be carried over while requests wait.
-const SMALL: usize = 64;
-/// Pages of one pre-copy at most: of a state that changes faster than it is carried, the rest goes when it is frozen.
+const SMALL: u64 = 64;
+/// Pages of one pre-copy at most, for a state that grows as fast as it is carried: the rest goes when it is frozen.
 const PAGES_MAX: u32 = 65_536;
 /// An actor comes to rest within this, or does not move now.
 const SETTLE_MAX: Duration = Duration::from_millis(1000);

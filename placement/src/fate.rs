@@ -35,15 +35,26 @@ pub enum Fate {
     Alone,
 }
 
-/// What `node` does about the actor of `row`, of which it hosts `hosted`. `heard` is the latest epoch of the actor that
-/// the node has heard of from anybody, and `on` the last move that it has taken a step of.
+/// What a node knows besides of an actor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The latest epoch of the actor that it has heard of from anybody.
+    pub heard: Epoch,
+    /// The last move that it has taken a step of.
+    pub on: Option<MoveId>,
+    /// It has heard from the group what was so after its own start. What it kept from before may be long over: an actor
+    /// that ran here then may have been given to somebody else.
+    pub caught_up: bool,
+}
+
+/// What `node` does about the actor of `row`, of which it hosts `hosted`.
 #[must_use]
-pub fn fate(node: NodeId, row: &Assignment, hosted: Option<Hosted>, heard: Epoch, on: Option<MoveId>) -> Fate {
+pub fn fate(node: NodeId, row: &Assignment, hosted: Option<Hosted>, known: Known) -> Fate {
     let here = row.node == node;
-    let is_old = row.epoch < heard || on.is_some_and(|on| row.moves < on);
+    let is_old = row.epoch < known.heard || known.on.is_some_and(|on| row.moves < on);
     let Some(Hosted { epoch, phase }) = hosted else {
         return match row.move_under_way() {
-            _ if !here || is_old => Fate::Alone,
+            _ if !here || is_old || !known.caught_up => Fate::Alone,
             Some((id, _)) => Fate::TakeBack(id),
             None => Fate::Host,
         };
@@ -80,6 +91,10 @@ mod tests {
         Some(Hosted { epoch: Epoch(epoch), phase })
     }
 
+    fn known(heard: u64, on: Option<u64>) -> Known {
+        Known { heard: Epoch(heard), on: on.map(MoveId), caught_up: true }
+    }
+
     #[test]
     fn the_group_decides_what_is_hosted() {
         use Phase::{Frozen, Running, Warming};
@@ -104,25 +119,32 @@ mod tests {
             (row(AWAY, 7, 3, None), hosted(6, Warming), Fate::Discard),
         ];
         for (row, hosted, expected) in table {
-            assert_eq!(fate(HERE, &row, hosted, Epoch(0), Some(MoveId(3))), expected, "{row:?} with {hosted:?}");
+            assert_eq!(fate(HERE, &row, hosted, known(0, Some(3))), expected, "{row:?} with {hosted:?}");
         }
     }
 
     #[test]
     fn a_row_from_before_a_move_neither_thaws_nor_discards_what_is_on_it() {
-        let on = Some(MoveId(4));
-        assert_eq!(fate(HERE, &row(HERE, 5, 3, None), hosted(5, Phase::Frozen), Epoch(0), on), Fate::Alone);
-        assert_eq!(fate(HERE, &row(AWAY, 5, 3, None), hosted(6, Phase::Warming), Epoch(0), on), Fate::Alone);
+        let known = known(0, Some(4));
+        assert_eq!(fate(HERE, &row(HERE, 5, 3, None), hosted(5, Phase::Frozen), known), Fate::Alone);
+        assert_eq!(fate(HERE, &row(AWAY, 5, 3, None), hosted(6, Phase::Warming), known), Fate::Alone);
     }
 
     #[test]
     fn what_has_left_does_not_begin_again_by_a_row_from_before_it_left() {
-        assert_eq!(fate(HERE, &row(HERE, 5, 3, None), None, Epoch(6), None), Fate::Alone);
-        assert_eq!(fate(HERE, &row(HERE, 5, 4, Some(AWAY)), None, Epoch(6), None), Fate::Alone);
+        assert_eq!(fate(HERE, &row(HERE, 5, 3, None), None, known(6, None)), Fate::Alone);
+        assert_eq!(fate(HERE, &row(HERE, 5, 4, Some(AWAY)), None, known(6, None)), Fate::Alone);
     }
 
     #[test]
     fn a_source_that_began_anew_takes_its_move_back_before_it_runs() {
-        assert_eq!(fate(HERE, &row(HERE, 5, 4, Some(AWAY)), None, Epoch(5), None), Fate::TakeBack(MoveId(4)));
+        assert_eq!(fate(HERE, &row(HERE, 5, 4, Some(AWAY)), None, known(5, None)), Fate::TakeBack(MoveId(4)));
+    }
+
+    #[test]
+    fn what_was_kept_from_before_a_start_begins_nothing() {
+        let stale = Known { caught_up: false, ..known(0, None) };
+        assert_eq!(fate(HERE, &row(HERE, 5, 3, None), None, stale), Fate::Alone);
+        assert_eq!(fate(HERE, &row(HERE, 5, 4, Some(AWAY)), None, stale), Fate::Alone);
     }
 }

@@ -90,6 +90,25 @@ impl Planner {
         self.keep(solved)
     }
 
+    /// Takes over a whole view, and decides anew what its differences from the last one can have a bearing on.
+    pub fn update(&mut self, view: View) -> Plan {
+        if view.rules != self.view.rules {
+            let (planner, plan) = Self::new(view);
+            *self = planner;
+            return plan;
+        }
+        let gone_nodes = self.view.nodes.keys().filter(|id| !view.nodes.contains_key(id));
+        let gone_actors = self.view.actors.keys().filter(|id| !view.actors.contains_key(id));
+        let mut changes = vec![Change::Now(view.now_ms)];
+        changes.extend(gone_nodes.map(|id| Change::Node(*id, None)));
+        changes.extend(gone_actors.map(|id| Change::Actor(*id, None)));
+        let nodes = view.nodes.into_iter().filter(|(id, node)| self.view.nodes.get(id) != Some(node));
+        changes.extend(nodes.map(|(id, node)| Change::Node(id, Some(node))));
+        let actors = view.actors.into_iter().filter(|(id, actor)| self.view.actors.get(id) != Some(actor));
+        changes.extend(actors.map(|(id, actor)| Change::Actor(id, Some(actor))));
+        self.changes(changes)
+    }
+
     /// Changes the view, and notes what is to be looked at again: what the changed is tied to now will be found later,
     /// what it was tied to is noted here.
     fn take_in(&mut self, change: Change, open: &mut Component) {

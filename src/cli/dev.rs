@@ -103,13 +103,14 @@ impl Dev {
             outcome = told_to_stop() => outcome,
         };
         remove(&told)?;
+        // First: what runs there moves to the hosts, which answer what they have after that.
+        let emptied = match dpus {
+            Some(dpus) => dpus.stop().await,
+            None => Ok(()),
+        };
         let stopping = nodes.iter().map(|node| node.shutdown(STOP_MAX));
         futures_util::future::join_all(stopping).await;
-        // Last: until their hosts had answered what they had, chains on the DPUs were needed.
-        if let Some(dpus) = dpus {
-            dpus.stop().await?;
-        }
-        outcome
+        outcome.and(emptied)
     }
 
     async fn node(&self, provision: &Provision, data: &Path, number: u64) -> Result<Node, Error> {

@@ -73,6 +73,14 @@ impl Command {
             _ => "warn,openraft=off,s3s=off",
         }
     }
+
+    /// Keeps to the cores that the command is to run on.
+    pub(crate) fn pin(&self) -> Result<(), Error> {
+        match self {
+            Self::Serve(command) => command.pin(),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Cli {

@@ -33,7 +33,7 @@ pub(super) fn of(config: &Config, env: &Env, registry: &Registry) -> Result<Abil
     Ok(Ability {
         functions: kinds.map(|kind| (kind.to_owned(), cost(kind))).collect(),
         millicores: millicores(config),
-        memory_bytes: memory_bytes(),
+        memory_bytes: config.memory.map_or_else(|| memory_bytes(config), |memory| memory.0),
     })
 }
 
@@ -90,11 +90,10 @@ impl mesh_core::Entropy for Silence {
     }
 }
 
-/// What the process may use of the CPU: of an emulated DPU its share, else all.
+/// What the process may use of the CPU: of an emulated DPU its share, else all that it is not kept from.
 fn millicores(config: &Config) -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let emulated = config.dpu.as_ref().and_then(|dpu| dpu.emulated.as_ref()?.parse::<Generation>().ok());
-    let thousandths = match emulated {
+    let thousandths = match emulated(config) {
         Some(generation) => {
             let quota = generation.profile().cpu_quota(cores);
             quota.quota_us * 1000 / quota.period_us.max(1)
@@ -104,12 +103,19 @@ fn millicores(config: &Config) -> u32 {
     u32::try_from(thousandths).unwrap_or(u32::MAX)
 }
 
-/// What the machine has, for actors: half of its memory. Unknown: 1 GiB.
-fn memory_bytes() -> u64 {
+/// Half of what the machine has, and of an emulated DPU no more than half of what such a one has; the other half is for
+/// everybody else. Unknown: 1 GiB.
+fn memory_bytes(config: &Config) -> u64 {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let total = total.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    total.map_or(1 << 30, |kib| kib * 1024 / 2)
+    let present = total.map_or(2 << 30, |kib| kib * 1024);
+    let stood_for = emulated(config).map_or(u64::MAX, |generation| generation.profile().memory_bytes);
+    present.min(stood_for) / 2
+}
+
+fn emulated(config: &Config) -> Option<Generation> {
+    config.dpu.as_ref()?.emulated.as_ref()?.parse().ok()
 }
 
 /// What the process has used, and its functions.

@@ -23,14 +23,20 @@ use mesh_core::{
 };
 
 use mesh_dpu_runtime::agent::Setups;
-use mesh_placement::fate::{Fate, Hosted, fate};
+use mesh_placement::fate::{Fate, Hosted, Known, fate};
+
+use tokio::task::AbortHandle;
 
 use super::Inner;
 
 /// What each actor was last configured with, and under which epoch: an actor that has been away meanwhile has not been
 /// configured, whether or not anybody looked while it was away.
 #[derive(Default)]
-struct Configured(BTreeMap<ActorId, (Epoch, Arc<FunctionSpec>)>);
+struct Configured {
+    specs: BTreeMap<ActorId, (Epoch, Arc<FunctionSpec>)>,
+    /// Actors whose moves of before this start are being aborted.
+    taking_back: BTreeMap<ActorId, (MoveId, AbortHandle)>,
+}
 
 /// Keeps actors configured until the node stops.
 pub(super) async fn run(node: Arc<Inner>) {
@@ -74,7 +80,8 @@ impl Configured {
             let ingress = ActorId::ingress(node.id);
             wanted.insert(ingress);
             let epoch = Epoch(node.incarnation.0);
-            self.put(node, ingress, epoch, object(node, view), Onward::DataChain(node.id)).await?;
+            let hosted = node.host.hosts(ingress);
+            self.put(node, ingress, epoch, object(node, view), Onward::DataChain(node.id), hosted).await?;
         }
         let hosted: BTreeMap<ActorId, Hosted> = node
             .host
@@ -82,21 +89,24 @@ impl Configured {
             .into_iter()
             .map(|actor| (actor.id, Hosted { epoch: actor.epoch, phase: actor.phase }))
             .collect();
+        let caught_up = view.nodes.get(&node.id).is_some_and(|info| info.incarnation == node.incarnation);
         let heard = node.host.directory();
         for row in view.assignments.values().filter(|row| row.actor.as_data().is_some()) {
             let heard = heard.actors.get(&row.actor).map_or(Epoch(0), |place| place.epoch);
-            match fate(node.id, row, hosted.get(&row.actor).copied(), heard, node.agent.on(row.actor)) {
-                Fate::TakeBack(id) => take_back(node, row, id),
+            let known = Known { heard, on: node.agent.on(row.actor), caught_up };
+            match fate(node.id, row, hosted.get(&row.actor).copied(), known) {
+                Fate::TakeBack(id) => self.take_back(node, row, id),
                 Fate::Host => {
+                    self.taking_back.remove(&row.actor);
                     wanted.insert(row.actor);
                     // One actor's trouble is not the others'.
                     if let Err(error) = self.host(node, view, row, hosted.get(&row.actor).copied()).await {
                         tracing::error!(node = %node.id, actor = %row.actor, %error, "an actor cannot be hosted");
-                        self.0.remove(&row.actor);
+                        self.specs.remove(&row.actor);
                     }
                 }
                 Fate::Leave => {
-                    self.0.remove(&row.actor);
+                    self.specs.remove(&row.actor);
                     node.agent.forget(row.actor);
                     let to = Place { node: row.node, epoch: row.epoch };
                     node.host.retire(row.actor, row.epoch, to, mesh_core::limits::BUDGET_DEFAULT);
@@ -110,9 +120,9 @@ impl Configured {
                 }
             }
         }
-        let gone: Vec<ActorId> = self.0.keys().copied().filter(|actor| !wanted.contains(actor)).collect();
+        let gone: Vec<ActorId> = self.specs.keys().copied().filter(|actor| !wanted.contains(actor)).collect();
         for actor in gone {
-            self.0.remove(&actor);
+            self.specs.remove(&actor);
             if !hosted.contains_key(&actor) {
                 continue;
             }
@@ -146,14 +156,14 @@ impl Configured {
             }
             // It was thought lost, or is a leftover: it begins anew under its new epoch.
             Some((epoch, _)) if epoch != row.epoch => {
-                self.0.remove(&row.actor);
+                self.specs.remove(&row.actor);
                 node.agent.forget(row.actor);
                 node.host.evict(row.actor);
             }
             _ => {}
         }
         let spec = data_chain(node, view, row.actor)?;
-        self.put(node, row.actor, row.epoch, spec, Onward::End).await
+        self.put(node, row.actor, row.epoch, spec, Onward::End, node.host.hosts(row.actor)).await
     }
 
     async fn put(
@@ -163,28 +173,45 @@ impl Configured {
         epoch: Epoch,
         spec: FunctionSpec,
         onward: Onward,
+        hosted: bool,
     ) -> Result<(), Error> {
-        let hosted = node.host.actors().iter().any(|hosted| hosted.id == actor);
         match self.next(actor, epoch, &spec, hosted) {
             Deed::Nothing => {}
             Deed::Configure => {
                 let spec = Arc::new(spec);
                 node.host.configure(actor, spec.clone())?;
-                self.0.insert(actor, (epoch, spec));
+                self.specs.insert(actor, (epoch, spec));
             }
             Deed::Start => {
                 let setup = setup(node, actor, epoch, spec, onward);
                 let spec = setup.spec.clone();
                 node.host.start(setup).await?;
-                self.0.insert(actor, (epoch, spec));
+                self.specs.insert(actor, (epoch, spec));
             }
         }
         Ok(())
     }
 
+    /// An actor of this node, which has begun anew, is on a move of before: that is aborted, and then it runs here.
+    fn take_back(&mut self, node: &Arc<Inner>, row: &Assignment, id: MoveId) {
+        let Assignment { actor, epoch, .. } = *row;
+        if self.taking_back.get(&actor).is_some_and(|(one, task)| *one == id && !task.is_finished()) {
+            return;
+        }
+        let taking = node.clone();
+        let task = node.spawn(async move {
+            // What the group says of it, however this ended, is looked at when it comes, and after a failure at once.
+            if let Err(error) = taking.propose(GroupId::CONTROL, Command::AbortMove { actor, epoch, id }).await {
+                tracing::debug!(%actor, %id, %error, "a move of before this start was not taken back");
+                taking.reconfigure();
+            }
+        });
+        self.taking_back.insert(actor, (id, task));
+    }
+
     /// What an actor that runs here needs.
     fn next(&self, actor: ActorId, epoch: Epoch, spec: &FunctionSpec, hosted: bool) -> Deed {
-        match self.0.get(&actor).filter(|(under, _)| *under == epoch) {
+        match self.specs.get(&actor).filter(|(under, _)| *under == epoch) {
             // Not hosted any more, it was given up after panics: a person must look.
             Some((_, before)) if **before == *spec => Deed::Nothing,
             Some(_) => Deed::Configure,
@@ -200,18 +227,6 @@ enum Deed {
     Nothing,
     Configure,
     Start,
-}
-
-/// An actor of this node, which has begun anew, is on a move of before: that is aborted, and then it runs here.
-fn take_back(node: &Arc<Inner>, row: &Assignment, id: MoveId) {
-    let Assignment { actor, epoch, .. } = *row;
-    let taking = node.clone();
-    node.spawn(async move {
-        // What the group says of it, however this ended, is looked at when it comes.
-        if let Err(error) = taking.propose(GroupId::CONTROL, Command::AbortMove { actor, epoch, id }).await {
-            tracing::debug!(%actor, %id, %error, "a move of before this start was not taken back");
-        }
-    });
 }
 
 fn setup(node: &Arc<Inner>, id: ActorId, epoch: Epoch, spec: FunctionSpec, onward: Onward) -> ActorSetup {
@@ -320,7 +335,7 @@ mod tests {
         let other = FunctionSpec::Chain(vec![spec.clone()]);
         let mut configured = Configured::default();
         assert_eq!(configured.next(actor, Epoch(1), &spec, false), Deed::Start);
-        configured.0.insert(actor, (Epoch(1), Arc::new(spec.clone())));
+        configured.specs.insert(actor, (Epoch(1), Arc::new(spec.clone())));
         assert_eq!(configured.next(actor, Epoch(1), &spec, true), Deed::Nothing);
         assert_eq!(configured.next(actor, Epoch(1), &other, true), Deed::Configure);
         // It was away, and the node it was on is lost: nobody brings it.

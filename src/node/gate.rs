@@ -84,7 +84,7 @@ impl Inbound for Gate {
                         return CallGuard::none();
                     }
                     let task = tokio::spawn(async move {
-                        done(crate::moves::administer(&node, *op, deadline).await);
+                        done(crate::admin::administer(&node, *op, deadline).await);
                     });
                     CallGuard::new(move || task.abort())
                 }

@@ -18,7 +18,10 @@ use core::time::Duration;
 use std::{
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use mesh_actors::{
@@ -28,6 +31,7 @@ use mesh_actors::{
 };
 use mesh_core::{
     Error, ErrorKind, Outcome, Pool, Request, StorageFunction,
+    assignment::Assignment,
     id::{ActorId, GroupId, Incarnation, NodeId},
     meta::{Command, ControlView, MetaAnswer},
     op::{Ability, NodeReport},
@@ -42,7 +46,7 @@ use mesh_dpu_runtime::{
 use mesh_transport::identity::Identity;
 use tokio::{
     sync::{Notify, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
 };
 
 use self::{gate::Gate, media::Media, peers::Peers};
@@ -74,6 +78,8 @@ pub(crate) struct Inner {
     pub(crate) pool: Pool,
     /// What has happened to actors and nodes, as the controller saw it.
     pub(crate) events: crate::events::Events,
+    /// What the placement engine remembers.
+    pub(crate) record: Mutex<crate::record::Record>,
     peers: Mutex<Peers>,
     media: Mutex<Media>,
     s3: Mutex<Option<SocketAddr>>,
@@ -85,6 +91,8 @@ pub(crate) struct Inner {
     pub(crate) replan: Notify,
     /// Held while a drive's number is chosen.
     numbers: Mutex<()>,
+    /// It has been told to stop.
+    leaving: AtomicBool,
     stopping: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -245,6 +253,7 @@ impl Builder {
             registry,
             pool,
             events: crate::events::Events::default(),
+            record: Mutex::default(),
             peers: Mutex::default(),
             media: Mutex::default(),
             s3: Mutex::default(),
@@ -252,6 +261,7 @@ impl Builder {
             hurry: Notify::new(),
             replan: Notify::new(),
             numbers: Mutex::default(),
+            leaving: AtomicBool::new(false),
             stopping: watch::channel(false).0,
             tasks: Mutex::default(),
         });
@@ -355,12 +365,16 @@ impl Node {
         &self.0.config.data
     }
 
-    /// Stops: takes no more requests, answers those in flight (at most for `patience`), closes drives, links and the
-    /// metadata store.
+    /// Stops: a DPU lets its actors move to its host first; then it takes no more requests, answers those in flight (at
+    /// most for `patience`), closes drives, links and the metadata store.
     pub async fn shutdown(&self, patience: Duration) {
-        if self.0.stopping.send_replace(true) {
+        if self.0.leaving.swap(true, Ordering::AcqRel) {
             return;
         }
+        if self.0.kind() == NodeKind::Dpu {
+            self.0.leave(patience.min(LEAVE_MAX)).await;
+        }
+        self.0.stopping.send_replace(true);
         let tasks = core::mem::take(&mut *lock(&self.0.tasks));
         front::wait(tasks, patience).await;
         self.0.host.shutdown(patience).await;
@@ -372,11 +386,11 @@ impl Node {
 
 impl Inner {
     /// Runs `task` until the node stops.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         let mut tasks = lock(&self.tasks);
         // What has ended is forgotten, so that the set does not grow.
         while tasks.try_join_next().is_some() {}
-        tasks.spawn(task);
+        tasks.spawn(task)
     }
 
     /// Ends when the node is told to stop.
@@ -396,6 +410,25 @@ impl Inner {
         let deadline = self.env.clock.now() + PROPOSE_BUDGET;
         self.metadata.propose(group, Arc::new(command), deadline, Box::new(move |outcome| drop(answer.send(outcome))));
         outcome.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Restarted, "metadata ended unasked")))
+    }
+
+    /// Whether it has been told to stop.
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// Says that this node is about to go, and waits until nothing runs here any more.
+    async fn leave(&self, patience: Duration) {
+        if self.alive().len() < 2 {
+            return;
+        }
+        self.hurry.notify_one();
+        let here = |row: &Assignment| row.node == self.id || row.moving == Some(self.id);
+        let mut control = self.metadata.watch_control();
+        let empty = control.wait_for(|view| !view.assignments.values().any(here));
+        if tokio::time::timeout(patience, empty).await.is_err() {
+            tracing::warn!(node = %self.id, "stopping with actors that nobody took over yet: they run elsewhere once this node is missed");
+        }
     }
 
     /// Has actors looked at again.
@@ -448,10 +481,13 @@ impl Inner {
         if view.tenants.is_empty() {
             return missing("there is no tenant yet");
         }
-        let own =
-            |row: &mesh_core::assignment::Assignment| row.actor.as_data().is_some_and(|(_, node)| node == self.id);
+        let own = |row: &Assignment| row.actor.as_data().is_some_and(|(_, node)| node == self.id);
         if self.has_namespaces() && view.assignments.values().filter(|row| own(row)).count() < view.tenants.len() {
             return missing("not every data chain of this node has a place yet");
+        }
+        let waits = |row: &Assignment| row.node == self.id && !self.host.hosts(row.actor);
+        if view.assignments.values().any(waits) {
+            return missing("a data chain of this node does not run yet");
         }
         let newest = view.layouts.values().next_back();
         let laid_out = |drive: &mesh_core::id::DriveId| newest.is_some_and(|layout| layout.domains.contains_key(drive));
@@ -485,5 +521,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Actors that a stopping DPU has are elsewhere within this, or run there once it is missed.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
 const READY_POLL: Duration = Duration::from_millis(10);
 const PROPOSE_BUDGET: Duration = Duration::from_secs(10);

@@ -116,8 +116,11 @@ impl Inner {
             peers.seen.insert(report.node, seen);
             before.filter(|_| was_up)
         };
-        if before.is_none_or(|seen| seen.report.drives != report.drives) {
+        if before.as_ref().is_none_or(|seen| seen.report.drives != report.drives) {
             self.reconfigure.notify_one();
+        }
+        if before.is_none_or(|seen| seen.report.state != report.state) {
+            self.replan.notify_one();
         }
     }
 
@@ -238,7 +241,8 @@ impl Inner {
             nodes.insert(report.node, (**report).clone());
         }
         for report in nodes.values_mut() {
-            let draining = view.nodes.get(&report.node).is_some_and(|info| info.draining);
+            let emptied = view.nodes.get(&report.node).is_some_and(|info| info.draining);
+            let draining = emptied || report.state == NodeState::Draining;
             report.state = match (alive.contains(&report.node), draining) {
                 (false, _) => NodeState::Down,
                 (true, true) => NodeState::Draining,
@@ -280,7 +284,7 @@ impl Inner {
             kind: info.kind,
             address: info.address,
             pid: info.pid,
-            state: NodeState::Up,
+            state: if self.is_leaving() { NodeState::Draining } else { NodeState::Up },
             drives,
             groups: self.metadata.status(),
             sees,

@@ -226,7 +226,7 @@ impl Host {
 
     pub(super) async fn launch(&self, setup: ActorSetup, gate: Gate) -> Result<(), Error> {
         let id = setup.id;
-        if self.read(|table| table.contains_key(&id)) {
+        if self.hosts(id) {
             return Err(Error::new(ErrorKind::Conflict, "the actor is hosted here already").with("actor", id));
         }
         let (answer, started) = oneshot::channel();
@@ -309,6 +309,12 @@ impl Host {
         self.0.directory.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
+    /// Whether an actor is hosted here, in whatever phase.
+    #[must_use]
+    pub fn hosts(&self, actor: ActorId) -> bool {
+        self.read(|table| table.contains_key(&actor))
+    }
+
     /// The actors hosted here.
     #[must_use]
     pub fn actors(&self) -> Vec<ActorStats> {
@@ -344,7 +350,7 @@ impl Host {
     }
 
     fn ask_within(&self, hops: u32, actor: ActorId, request: Request, done: Completion<Outcome>) -> CallGuard {
-        if self.read(|table| table.contains_key(&actor)) {
+        if self.hosts(actor) {
             self.take(actor, Epoch(0), request, done, false);
             return CallGuard::none();
         }
@@ -357,7 +363,8 @@ impl Host {
             done(Err(Error::new(ErrorKind::Timeout, "the deadline passed before the request was sent")));
             return CallGuard::none();
         }
-        let again = (hops > 0).then(|| request.clone());
+        // Only data chains move.
+        let again = (hops > 0 && actor.as_data().is_some()).then(|| request.clone());
         let Request { op, payload, principal, lane, .. } = request;
         let envelope = Envelope::request(actor, place.epoch, op, payload, principal, lane, budget);
         let host = self.downgrade();

@@ -27,6 +27,8 @@ struct Ledger {
     changed: BTreeMap<u64, u8>,
     clock: u64,
     version: u16,
+    /// A hundred keys change before the first page, and whenever the last one has been read.
+    restless: bool,
 }
 
 impl Ledger {
@@ -53,12 +55,19 @@ impl StorageFunction for Ledger {
     }
 
     fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
+        if self.restless && since.is_none() {
+            (100..200).for_each(|key| self.add(key));
+        }
         let from = since.map_or(0, |mark| mark.0);
         let page: Vec<(u64, u8)> = self.changed.range(from + 1..).take(2).map(|(at, key)| (*at, *key)).collect();
         let mark = Mark(page.last().map_or(from, |(at, _)| *at));
-        let entries = page.iter().map(|(_, key)| (vec![*key], Some(self.numbers[key].to_le_bytes().to_vec())));
+        let entries =
+            page.iter().map(|(_, key)| (vec![*key], Some(self.numbers[key].to_le_bytes().to_vec()))).collect();
         let more = self.changed.range(mark.0 + 1..).next().is_some();
-        Snapshot { version: self.version, mark, since, more, entries: entries.collect(), ..Snapshot::default() }
+        if self.restless && !more {
+            (100..200).for_each(|key| self.add(key));
+        }
+        Snapshot { version: self.version, mark, since, more, entries, ..Snapshot::default() }
     }
 
     fn restore(&mut self, page: &Snapshot) -> Result<(), Error> {
@@ -92,6 +101,8 @@ enum Harm {
     Skip,
     /// Sends every page twice.
     Twice,
+    /// None on the way, but the actor changes as fast as it is carried.
+    Restless,
 }
 
 impl Clock for World {
@@ -178,7 +189,7 @@ async fn agent(node: u64, harm: Harm, version: u16) -> (Agent, Arc<World>) {
     let host = Host::new(NodeId(node), ports).await.unwrap();
     let setups: Setups = Arc::new(move |id, epoch| {
         let build = move |_: &FunctionSpec| -> Result<Box<dyn StorageFunction>, Error> {
-            Ok(Box::new(Ledger { version, ..Ledger::default() }))
+            Ok(Box::new(Ledger { version, restless: harm == Harm::Restless, ..Ledger::default() }))
         };
         let spec = Arc::new(FunctionSpec::Encrypt(EncryptSpec::default()));
         Ok(ActorSetup { id, epoch, spec, build: Arc::new(build), disk: None, onward: Onward::End })
@@ -269,6 +280,45 @@ async fn steps_of_a_move_that_is_not_under_way_change_nothing() {
     step(&to, MoveOp::Warm).await.unwrap();
     let late = MoveStep { actor: ACTOR, epoch: EPOCH, id: MoveId(2), what: MoveOp::Install { page: 0, digest: 0 } };
     assert_eq!(to.carry_out(late, Buf::empty()).await.map_err(|error| error.kind()), Err(ErrorKind::Conflict));
+}
+
+#[tokio::test]
+async fn steps_of_a_move_that_is_over_do_not_meet_a_later_one() {
+    let (from, to) = pair(Harm::None, 0).await;
+    let late = |what| MoveStep { actor: ACTOR, epoch: EPOCH, id: MoveId(ID.0 - 1), what };
+    step(&to, MoveOp::Warm).await.unwrap();
+    step(&from, MoveOp::PreCopy { to: TO }).await.unwrap();
+    step(&from, MoveOp::Freeze { to: TO }).await.unwrap();
+    for (agent, what) in [(&from, MoveOp::Thaw), (&from, MoveOp::PreCopy { to: TO }), (&to, MoveOp::Discard)] {
+        let refused = agent.carry_out(late(what), Buf::empty()).await.map_err(|error| error.kind());
+        assert_eq!(refused, Err(ErrorKind::Conflict));
+    }
+    assert_eq!(from.frozen_since(Instant::NEVER), [(ACTOR, EPOCH, ID)]);
+    step(&to, MoveOp::Activate).await.unwrap();
+    step(&from, MoveOp::Retire { to: TO }).await.unwrap();
+    assert_eq!(ask(&to).await, Ok(13));
+}
+
+#[tokio::test]
+async fn a_second_controller_does_not_begin_the_same_move_anew() {
+    let (from, to) = pair(Harm::None, 0).await;
+    step(&to, MoveOp::Warm).await.unwrap();
+    step(&from, MoveOp::PreCopy { to: TO }).await.unwrap();
+    assert_eq!(step(&to, MoveOp::Warm).await, Err(ErrorKind::Conflict));
+    // What the first has brought over is still there.
+    step(&from, MoveOp::Freeze { to: TO }).await.unwrap();
+    step(&to, MoveOp::Activate).await.unwrap();
+    step(&from, MoveOp::Retire { to: TO }).await.unwrap();
+    assert_eq!(ask(&to).await, Ok(13));
+}
+
+#[tokio::test]
+async fn a_state_that_changes_as_fast_as_it_is_carried_is_not_carried_for_ever() {
+    let (from, to) = pair(Harm::Restless, 0).await;
+    step(&to, MoveOp::Warm).await.unwrap();
+    let copied = step(&from, MoveOp::PreCopy { to: TO }).await.unwrap();
+    // Of three rounds, the third was no smaller than the second.
+    assert_eq!(copied.entries, 105 + 100 + 100);
 }
 
 #[tokio::test]

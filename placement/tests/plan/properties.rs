@@ -279,6 +279,24 @@ proptest! {
     }
 
     #[test]
+    fn a_whole_new_view_is_the_same_as_its_differences(views in prop::collection::vec(view(), 2..5)) {
+        let (mut planner, _) = Planner::new(views[0].clone());
+        let mut now_ms = 0;
+        for mut view in views {
+            // Time goes forward.
+            now_ms = view.now_ms.max(now_ms);
+            view.now_ms = now_ms;
+            let told = planner.update(view.clone());
+            let whole = plan(&view);
+            prop_assert_eq!(planner.view(), &view);
+            prop_assert_eq!(planner.decisions(), &whole.decisions);
+            prop_assert_eq!(planner.again_at_ms(), whole.again_at_ms);
+            let untold = whole.moves.iter().filter(|step| !told.decisions.contains_key(&step.actor)).count();
+            prop_assert_eq!(told.moves.len() + untold, whole.moves.len());
+        }
+    }
+
+    #[test]
     fn where_nothing_is_wrong_and_no_gain_is_large_nothing_moves(view in view(), swing in 900..1100_u64) {
         let mut view = view;
         for node in view.nodes.values_mut() {
