@@ -255,7 +255,10 @@ async fn carry(node: &Arc<Inner>, mut machine: Migration, asks: Vec<Ask>, why: S
     }
     let now = clock.now();
     let millis = |span: Duration| format!("{:.2} ms", span.as_secs_f64() * 1000.0);
-    let waited = stopped.map_or(Duration::ZERO, |at| now.since(at));
+    let waited = match machine.carried().waited_us {
+        0 => stopped.map_or(Duration::ZERO, |at| now.since(at)),
+        waited_us => Duration::from_micros(waited_us),
+    };
     match machine.end() {
         Some(End::Arrived(epoch)) => {
             let carried = machine.carried();

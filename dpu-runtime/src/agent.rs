@@ -56,6 +56,8 @@ struct Transfer {
     pages: u32,
     digest: u64,
     entries: u64,
+    /// The last page had no entries, and the target has it: it has all that there was.
+    confirmed: bool,
     /// Since when it takes no requests.
     frozen: Option<Instant>,
 }
@@ -107,9 +109,14 @@ impl Agent {
                 Ok(Moved::default())
             }
             MoveOp::Retire { to } => {
-                self.lock().leaving.remove(&actor);
+                let frozen = self.lock().leaving.remove(&actor).and_then(|transfer| transfer.frozen);
                 let parked = host.retire(actor, epoch, Place { node: to, epoch: next }, LINGER_MAX);
-                Ok(Moved { entries: parked as u64, ..Moved::default() })
+                let now = host.ports().clock.now();
+                Ok(Moved {
+                    entries: parked as u64,
+                    took_us: frozen.map_or(0, |at| micros(at, now)),
+                    ..Moved::default()
+                })
             }
             MoveOp::Thaw => {
                 self.lock().leaving.remove(&actor);
@@ -218,11 +225,11 @@ impl Agent {
         Ok(transfer.moved())
     }
 
-    /// Sends the state while the actor goes on, until what is left is small, or does not get smaller.
+    /// Sends the state while the actor goes on, in rounds: each carries what has changed in the one before, until nothing
+    /// has, or the rounds do not get smaller.
     async fn pre_copy(&self, step: MoveStep, to: NodeId) -> Result<Moved, Error> {
         let mut transfer = Transfer { id: step.id, epoch: step.epoch, ..Transfer::default() };
         let began = self.0.host.ports().clock.now();
-        // Each round carries what has changed in the one before.
         let (mut last, mut before) = (u64::MAX, 0);
         for _ in 0..PAGES_MAX {
             let page = self.0.host.snapshot(step.actor, step.epoch, transfer.mark).await?;
@@ -232,7 +239,7 @@ impl Agent {
                 continue;
             }
             let round = transfer.entries - before;
-            if round <= SMALL || round >= last {
+            if round == 0 || round >= last {
                 break;
             }
             (last, before) = (round, transfer.entries);
@@ -242,8 +249,8 @@ impl Agent {
         Ok(moved)
     }
 
-    /// Lets requests wait, and sends the rest. The last page goes also when it is empty: so the target has confirmed that
-    /// it has all.
+    /// Lets requests wait, and sends the rest. An empty last page goes too, so that the target has confirmed that it has
+    /// all, unless it has done so already and nothing has changed since.
     async fn freeze(&self, step: MoveStep, to: NodeId) -> Result<Moved, Error> {
         let began = self.0.host.ports().clock.now();
         let known = self.lock().leaving.get(&step.actor).copied().filter(|transfer| transfer.id == step.id);
@@ -259,7 +266,9 @@ impl Agent {
         loop {
             let page = self.0.host.snapshot(step.actor, step.epoch, transfer.mark).await?;
             let more = page.more;
-            transfer.send(&self.0.host, step, to, page, Lane::Control).await?;
+            if more || !page.is_empty() || !transfer.confirmed {
+                transfer.send(&self.0.host, step, to, page, Lane::Control).await?;
+            }
             if !more {
                 break;
             }
@@ -299,6 +308,7 @@ impl Transfer {
         self.pages += 1;
         self.digest = digest;
         self.entries += entries;
+        self.confirmed = entries == 0;
         Ok(())
     }
 
@@ -307,16 +317,18 @@ impl Transfer {
     }
 
     fn moved_since(&self, began: Instant, now: Instant) -> Moved {
-        Moved { took_us: u64::try_from(now.since(began).as_micros()).unwrap_or(u64::MAX), ..self.moved() }
+        Moved { took_us: micros(began, now), ..self.moved() }
     }
+}
+
+fn micros(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.since(from).as_micros()).unwrap_or(u64::MAX)
 }
 
 fn not_moving(actor: ActorId, id: MoveId) -> Error {
     Error::new(ErrorKind::NoSuchActor, "the actor is not on this move here").with("actor", actor).with("move", id)
 }
 
-/// Entries that are few enough to be carried over while requests wait.
-const SMALL: u64 = 64;
 /// Pages of one pre-copy at most, for a state that grows as fast as it is carried: the rest goes when it is frozen.
 const PAGES_MAX: u32 = 65_536;
 /// An actor comes to rest within this, or does not move now.

@@ -86,6 +86,9 @@ pub struct Carried {
     pub frozen: u64,
     /// How long the source took from the freeze to the target's acknowledgement, in microseconds.
     pub frozen_us: u64,
+    /// How long requests waited at the source, from the freeze until they were sent on, in microseconds, on the source's
+    /// own clock. Zero: it found out by itself that the actor had moved, and did not say.
+    pub waited_us: u64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -258,6 +261,9 @@ impl Migration {
             }
             (Stage::Warming | Stage::Copying | Stage::Freezing, Err(error)) => self.go(Stage::Aborting(error)),
             (Stage::Arriving { target, source } | Stage::Undoing { target, source, .. }, outcome) => {
+                if let (false, Ok(moved)) = (is_target, &outcome) {
+                    self.carried.waited_us = moved.took_us;
+                }
                 // Whoever cannot be told finds out from the group: it says who runs the actor.
                 let told = self.tries >= STEPS_MAX || !outcome.is_err_and(|error| is_passing(&error));
                 let waits_for = if is_target { &mut *target } else { &mut *source };

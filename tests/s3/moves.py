@@ -2,7 +2,7 @@
 """Moves chains to an emulated DPU and back, again and again, under the load of a real S3 client.
 
     source DIR/dev.env          # of `mesh dev --dpus 1`
-    moves.py --cycles 100 [--clients 4] [--bytes 65536] [--mesh target/release/mesh]
+    moves.py --cycles 100 [--clients 4] [--bytes 65536] [--pause 20] [--mesh target/release/mesh]
 
 One cycle: the chain of the front end's node runs on the DPU; the DPU's process is killed (SIGKILL), the chain runs on
 the host again; `mesh dev` starts the process again after two seconds, and the chain moves to the DPU, live. All the time
@@ -63,6 +63,8 @@ class Client(threading.Thread):
             turn += 1
             # A few hundred names: also objects of long ago are read again.
             key = f"moves/{self.number}/{turn % 97}"
+            if self.stop.wait(self.args.pause / 1e3):
+                break
             body = hashlib.sha256(f"{self.number}.{turn}".encode()).digest() * (self.args.bytes // 32)
             try:
                 self.timed("PUT", lambda: self.s3.put_object(Bucket=bucket, Key=key, Body=body))
@@ -105,6 +107,7 @@ def main():
     parser.add_argument("--cycles", type=int, default=100)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--bytes", type=int, default=65536)
+    parser.add_argument("--pause", type=float, default=0, metavar="MS", help="of each client between two objects")
     parser.add_argument("--chain", default="chain-1-1")
     parser.add_argument("--mesh", default="mesh")
     parser.add_argument("--planned", action="store_true", help="no losses: move it to and fro with `mesh move`")

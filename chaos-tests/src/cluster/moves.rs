@@ -48,6 +48,10 @@ struct Transfer {
     pages: u32,
     digest: u64,
     entries: u64,
+    /// Entries of the rounds before, and of the last one.
+    rounds: (u64, Option<u64>),
+    /// The target has all that there was.
+    confirmed: bool,
     /// Since when it takes no requests, on the world's clock.
     frozen: Option<u64>,
 }
@@ -322,6 +326,10 @@ impl Cluster {
             Ok(encoded) => encoded,
             Err(error) => return self.sent(world, node, number, Err(error)),
         };
+        if sending.freezes && entries == 0 && !more && transfer.confirmed {
+            let moved = transfer.moved();
+            return self.sent(world, node, number, Ok(moved));
+        }
         let digest = snapshot::digest(transfer.digest, &bytes);
         sending.page = (mark, digest, entries, more);
         let what = MoveOp::Install { page: transfer.pages, digest };
@@ -345,7 +353,13 @@ impl Cluster {
         (transfer.mark, transfer.digest) = (Some(mark), digest);
         transfer.pages += 1;
         transfer.entries += entries;
-        let enough = !more && (sending.freezes || entries <= SMALL);
+        transfer.confirmed = entries == 0;
+        let (before, last) = transfer.rounds;
+        let round = transfer.entries - before;
+        let enough = !more && (sending.freezes || round == 0 || last.is_some_and(|last| round >= last));
+        if !more {
+            transfer.rounds = (transfer.entries, Some(round));
+        }
         if enough || transfer.pages >= PAGES_MAX {
             let moved = transfer.moved();
             self.sent(world, node, number, Ok(moved));
@@ -450,8 +464,6 @@ fn not_moving(actor: ActorId, id: MoveId) -> Error {
 
 /// Between two looks whether a move is over.
 pub(super) const TAKE_BACK_PAUSE: Duration = Duration::from_millis(50);
-/// Entries that are few enough to be carried over while requests wait: a chain's ledger always says its birth.
-const SMALL: u64 = 3;
 /// Pages of one pre-copy at most.
 const PAGES_MAX: u32 = 1000;
 /// An actor comes to rest within this, or does not move now.

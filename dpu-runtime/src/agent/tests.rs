@@ -227,16 +227,29 @@ async fn the_state_arrives_whole_however_it_changes_on_the_way() {
         let (from, to) = pair(harm, 0).await;
         step(&to, MoveOp::Warm).await.unwrap();
         let copied = step(&from, MoveOp::PreCopy { to: TO }).await.unwrap();
-        assert_eq!((copied.entries, copied.pages), (5, 3));
+        // Three pages, and an empty one.
+        assert_eq!((copied.entries, copied.pages), (5, 4));
         assert_eq!((ask(&from).await, ask(&from).await), (Ok(13), Ok(14)));
         let rest = step(&from, MoveOp::Freeze { to: TO }).await.unwrap();
-        assert_eq!((rest.entries, rest.pages), (2, 4));
+        assert_eq!((rest.entries, rest.pages), (2, 5));
         step(&to, MoveOp::Activate).await.unwrap();
         step(&from, MoveOp::Retire { to: TO }).await.unwrap();
         assert_eq!(ask(&to).await, Ok(15));
         assert!(from.0.host.actors().is_empty());
         assert_eq!(from.frozen_since(Instant::NEVER), []);
     }
+}
+
+#[tokio::test]
+async fn nothing_is_sent_while_requests_wait_if_the_target_has_all() {
+    let (from, to) = pair(Harm::None, 0).await;
+    step(&to, MoveOp::Warm).await.unwrap();
+    let copied = step(&from, MoveOp::PreCopy { to: TO }).await.unwrap();
+    let rest = step(&from, MoveOp::Freeze { to: TO }).await.unwrap();
+    assert_eq!((rest.entries, rest.pages, rest.digest), (0, copied.pages, copied.digest));
+    step(&to, MoveOp::Activate).await.unwrap();
+    step(&from, MoveOp::Retire { to: TO }).await.unwrap();
+    assert_eq!(ask(&to).await, Ok(13));
 }
 
 #[tokio::test]
