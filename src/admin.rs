@@ -1,10 +1,11 @@
 //! What administrators ask of the placement engine, answered by the leader of the control group: the plan, also of a mesh
 //! that is not, wishes, drains, stages of chains, and what has happened.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
     Answer, Error, ErrorKind, Op, Outcome,
+    assignment::Assignment,
     id::{ActorId, GroupId, NodeId},
     meta::Command,
     op::{AdminOp, NodeOp},
@@ -68,8 +69,15 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
                 Error::new(ErrorKind::NotFound, "no node of this number is a member of the mesh").with("node", drained)
             })?;
             info.draining = draining;
-            let plan = mesh_placement::plan(&view::of(&wanted, &view::sight(node)));
-            if draining && let Some((actor, reason)) = plan.refused.first() {
+            let sight = view::sight(node);
+            let plan = mesh_placement::plan(&view::of(&wanted, &sight));
+            // Who has nowhere to go already, somewhere else, is no reason against it.
+            let now = mesh_placement::plan(&view::of(&control, &sight));
+            let stuck: BTreeSet<ActorId> = now.refused.iter().map(|(actor, _)| *actor).collect();
+            let is_there = |row: &Assignment| row.node == drained || row.moving == Some(drained);
+            let hinders =
+                |actor: &ActorId| !stuck.contains(actor) || control.assignments.get(actor).is_some_and(is_there);
+            if draining && let Some((actor, reason)) = plan.refused.iter().find(|(actor, _)| hinders(actor)) {
                 return Err(Error::new(ErrorKind::Conflict, "the node cannot be emptied: an actor has nowhere to go")
                     .with("actor", Name(*actor))
                     .with("why", reason));
