@@ -417,17 +417,18 @@ fn a_dpu_under_a_host_that_nobody_knows_is_refused_and_joins_under_one_that_is_a
     let provision = Provision::open(dev.path()).unwrap();
     let data = dev.path().join("stranger");
     provision.equip(NodeId(21), &data).unwrap();
-    let first = dev.node("node-1").unwrap();
-    let address = first["address"].as_str().unwrap().parse().unwrap();
     let mut config = Config::new(number, "127.0.0.1:0".parse().unwrap(), data.clone());
-    config.peers = vec![PeerConfig { node: NodeNumber(1), address }];
+    for host in 1..=3 {
+        let known = dev.node(&format!("node-{host}")).unwrap();
+        let address = known["address"].as_str().unwrap().parse().unwrap();
+        config.peers.push(PeerConfig { node: NodeNumber(host), address });
+    }
     let serve = |config: &Config, told: &'static str| {
         let file = data.join("mesh.toml");
         std::fs::write(&file, config.to_text().unwrap()).unwrap();
         let mut child = Command::new(MESH)
             .args(["serve", "--config"])
             .arg(&file)
-            .env("MESH_LOG", "info,mesh::controller=debug,openraft=off")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -438,13 +439,17 @@ fn a_dpu_under_a_host_that_nobody_knows_is_refused_and_joins_under_one_that_is_a
     };
 
     config.dpu = Some(DpuConfig { attached_to: NodeNumber(9), emulated: Some("bf3".into()) });
-    let (refused, line) = serve(&config, "a DPU's host must be a member first");
-    let line = line.recv_timeout(PATIENCE).unwrap();
-    assert!(line.contains("dpu=node-21 host=node-9"), "{line}");
+    let (refused, lines) = serve(&config, "a DPU's host must be a member first [dpu=node-21 host=node-9]");
+    let line = lines.recv_timeout(PATIENCE).unwrap();
+    assert!(line.contains("WARN the mesh does not take this node in"), "{line}");
+    assert_eq!(dev.node("node-21"), None, "it is no member");
     dev.refused(REFUSED, &["plan", "--without", "node-21"], &["no such node", "node-21"]);
     dev.refused(REFUSED, &["move", "chain-1-1", "node-21"], &["cannot run there"]);
     dev.refused(REFUSED, &["drain", "node-21"], &["no node of this number is a member"]);
     dev.stores_and_fetches();
+    // Said once, and then only as what it waits for.
+    let line = lines.recv_timeout(PATIENCE).unwrap();
+    assert!(line.contains("INFO waiting"), "{line}");
     drop(refused);
 
     // It was refused for that alone.
