@@ -139,9 +139,7 @@ impl Dev {
     fn planned(&self, host: &str, what_if: &[&str]) -> String {
         let plan = self.done(&[&["plan"], what_if].concat());
         let chain = format!("chain-1-{}", host.strip_prefix("node-").unwrap());
-        let words = format!("chain of tenant-1 at {host}");
-        let line =
-            plan.lines().find(|line| line.contains(&format!("{chain}: ")) || line.contains(&format!("{words}: ")));
+        let line = plan.lines().find(|line| line.contains(&format!(" {chain}: ")));
         line.unwrap_or_else(|| panic!("nothing about {chain}: {plan}")).to_owned()
     }
 

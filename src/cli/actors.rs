@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn a_reason_is_found_by_the_actors_name() {
-        let lines = ["stay  chain of tenant-1 at node-1: node-1: nothing is better".to_owned()];
-        assert_eq!(reason(&lines, "chain of tenant-1 at node-1").as_deref(), Some("node-1: nothing is better"));
-        assert_eq!(reason(&lines, "chain of tenant-1 at node-11"), None);
+        let lines = ["stay  chain-1-1: node-1: nothing is better".to_owned()];
+        assert_eq!(reason(&lines, "chain-1-1").as_deref(), Some("node-1: nothing is better"));
+        assert_eq!(reason(&lines, "chain-1-11"), None);
     }
 }
