@@ -247,8 +247,10 @@ fn a_plan_shows_what_would_happen_and_does_nothing(dev: &Dev) {
             "{line}"
         );
     }
-    let line = dev.planned("node-1", &["--without", "node-11"]);
-    assert!(line.starts_with("move") && line.ends_with("node-11 -> node-1: node-11 is down"), "{line}");
+    for spelling in ["node-11", "dpu-11", "dpu-1"] {
+        let line = dev.planned("node-1", &["--without", spelling]);
+        assert!(line.starts_with("move") && line.ends_with("node-11 -> node-1: node-11 is down"), "{line}");
+    }
     for host in ["node-1", "node-2", "node-3"] {
         let line = dev.planned(host, &[]);
         assert!(line.starts_with("stay"), "{line}");
@@ -256,6 +258,8 @@ fn a_plan_shows_what_would_happen_and_does_nothing(dev: &Dev) {
     dev.refused(REFUSED, &["plan", "--without", "node-77"], &["no such node", "node-77"]);
     dev.refused(REFUSED, &["plan", "--with-dpu", "host-3=bf9"], &["bf2, bf3 and bf4", "bf9"]);
     dev.refused(REFUSED, &["plan", "--with-dpu", "node-11=bf3"], &["attached to a host, not to a DPU"]);
+    dev.refused(REFUSED, &["plan", "--without", "dpu-3"], &["no DPU is attached", "node-3"]);
+    dev.refused(REFUSED, &["plan", "--without", "host-11"], &["a DPU, no host", "node-11"]);
     dev.refused(MISUNDERSTOOD, &["plan", "--with-dpu", "host-3"], &["host-3=bf3"]);
     let place = |actors: &Value| -> Vec<(Value, Value, Value)> {
         let all = actors.as_array().unwrap().iter();
@@ -271,18 +275,19 @@ fn a_move_is_done_or_refused(dev: &Dev) {
     dev.runs("chain-1-1", "node-1");
     dev.stores_and_fetches();
     // Also to a host that is not the one whose requests it serves, and on to another host's DPU.
-    for node in ["node-3", "node-12"] {
-        dev.done(&["move", "chain-1-1", node]);
+    for (name, node) in [("host-3", "node-3"), ("dpu-2", "node-12")] {
+        dev.done(&["move", "chain-1-1", name]);
         dev.runs("chain-1-1", node);
         dev.stores_and_fetches();
     }
     let place = dev.runs("chain-1-1", "node-12");
-    dev.refused(REFUSED, &["move", "chain-1-1", "node-77"], &["cannot run there", "node-77"]);
+    dev.refused(REFUSED, &["move", "chain-1-1", "node-77"], &["cannot run there", "there is no node-77"]);
     dev.refused(REFUSED, &["move", "chain-1-9", "node-1"], &["no such actor"]);
     dev.refused(REFUSED, &["move", "chain-9-1", "node-1"], &["no such actor"]);
     // Its medium is in another machine.
-    dev.refused(REFUSED, &["move", "drive-1001", "node-2"], &[]);
-    dev.refused(REFUSED, &["move", "ingress-1", "node-2"], &[]);
+    dev.refused(REFUSED, &["move", "drive-1001", "node-2"], &["its medium is not visible from node-2"]);
+    dev.refused(REFUSED, &["move", "ingress-1", "node-2"], &["a part of its node"]);
+    dev.refused(REFUSED, &["move", "chain-1-9", "anywhere"], &["no such actor"]);
     dev.refused(MISUNDERSTOOD, &["move", "somebody", "node-1"], &["chain-TENANT-NODE"]);
     dev.refused(MISUNDERSTOOD, &["move", "chain-1-1", "somewhere"], &["`somewhere` is no node"]);
     let user = dev.path().join("client.pem");
@@ -313,6 +318,11 @@ fn the_narrower_preference_counts(dev: &Dev) {
     assert!(line.ends_with("no DPU is attached to node-3"), "{line}");
     dev.runs("chain-1-3", "node-3");
     dev.stores_and_fetches();
+    // That it has no place concerns no other node.
+    dev.done(&["drain", "dpu-2"]);
+    dev.done(&["drain", "dpu-2", "--undo"]);
+    dev.refused(REFUSED, &["prefer", "host-only", "--tenant", "9"], &["no such tenant"]);
+    dev.refused(REFUSED, &["prefer", "host-only", "--actor", "chain-1-9"], &["no such actor"]);
     dev.refused(MISUNDERSTOOD, &["prefer", "sometimes"], &["auto, prefer-dpu, host-only or dpu-only"]);
     dev.done(&["prefer", "auto", "--actor", "chain-1-2"]);
     dev.runs("chain-1-2", "node-12");
