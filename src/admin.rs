@@ -1,16 +1,17 @@
 //! What administrators ask of the placement engine, answered by the leader of the control group: the plan, also of a mesh
 //! that is not, wishes, drains, stages of chains, and what has happened.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
     Answer, Error, ErrorKind, Op, Outcome,
+    assignment::{Assignment, Scope, Wish},
     id::{ActorId, GroupId, NodeId},
-    meta::Command,
+    meta::{Command, ControlView},
     op::{AdminOp, NodeOp},
     time::Instant,
 };
-use mesh_placement::{Name, Plan, Spot};
+use mesh_placement::{Name, Plan, Reason, Spot, View};
 
 use crate::{controller::ask_node, node::Inner, view};
 
@@ -47,17 +48,16 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
             told(format!("{:#}", mesh_placement::plan(&view)).lines().map(str::to_owned).collect(), 0)
         }
         AdminOp::Wish { scope, wish } => {
+            expect_movable(&control, scope, wish)?;
             let mut wanted = (*control).clone();
             match wish {
                 Some(wish) => drop(wanted.wishes.insert(scope, wish)),
                 None => drop(wanted.wishes.remove(&scope)),
             }
-            let plan = mesh_placement::plan(&view::of(&wanted, &view::sight(node)));
-            if let (mesh_core::assignment::Scope::Actor(actor), Some(pin)) = (scope, wish.and_then(|wish| wish.pin)) {
-                if !control.assignments.contains_key(&actor) {
-                    return Err(Error::new(ErrorKind::NotFound, "no such actor; `mesh actors` lists them"));
-                }
-                refuse_elsewhere(&plan, actor, pin)?;
+            let view = view::of(&wanted, &view::sight(node));
+            let plan = mesh_placement::plan(&view);
+            if let (Scope::Actor(actor), Some(pin)) = (scope, wish.and_then(|wish| wish.pin)) {
+                refuse_elsewhere(view, actor, pin)?;
             }
             node.propose(GroupId::CONTROL, Command::SetWish { scope, wish }).await?;
             told(said(&plan), 0)
@@ -68,8 +68,15 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
                 Error::new(ErrorKind::NotFound, "no node of this number is a member of the mesh").with("node", drained)
             })?;
             info.draining = draining;
-            let plan = mesh_placement::plan(&view::of(&wanted, &view::sight(node)));
-            if draining && let Some((actor, reason)) = plan.refused.first() {
+            let sight = view::sight(node);
+            let plan = mesh_placement::plan(&view::of(&wanted, &sight));
+            // Who has nowhere to go already, somewhere else, is no reason against it.
+            let now = mesh_placement::plan(&view::of(&control, &sight));
+            let stuck: BTreeSet<ActorId> = now.refused.iter().map(|(actor, _)| *actor).collect();
+            let is_there = |row: &Assignment| row.node == drained || row.moving == Some(drained);
+            let hinders =
+                |actor: &ActorId| !stuck.contains(actor) || control.assignments.get(actor).is_some_and(is_there);
+            if draining && let Some((actor, reason)) = plan.refused.iter().find(|(actor, _)| hinders(actor)) {
                 return Err(Error::new(ErrorKind::Conflict, "the node cannot be emptied: an actor has nowhere to go")
                     .with("actor", Name(*actor))
                     .with("why", reason));
@@ -90,7 +97,39 @@ fn said(plan: &Plan) -> Vec<String> {
     plan.moves.iter().map(ToString::to_string).collect()
 }
 
-fn refuse_elsewhere(plan: &Plan, actor: ActorId, pin: NodeId) -> Result<(), Error> {
+/// A wish is of something that there is, and that placement has a say in. One of what is gone can be taken back.
+fn expect_movable(control: &ControlView, scope: Scope, wish: Option<Wish>) -> Result<(), Error> {
+    let none = |what| Err(Error::new(ErrorKind::NotFound, what));
+    let is_there = match scope {
+        Scope::Mesh => true,
+        Scope::Tenant(tenant) => control.tenants.contains_key(&tenant),
+        Scope::Actor(actor) => control.assignments.contains_key(&actor),
+    };
+    match scope {
+        _ if is_there || (wish.is_none() && control.wishes.contains_key(&scope)) => Ok(()),
+        Scope::Actor(actor) if let Some(drive) = actor.as_drive().and_then(|drive| control.drives.get(&drive)) => {
+            let error = Error::new(ErrorKind::Conflict, "a drive's actor runs where the drive is, and moves nowhere")
+                .with("actor", Name(actor))
+                .with("at", drive.node);
+            let pin = wish.and_then(|wish| wish.pin).filter(|pin| *pin != drive.node);
+            Err(pin.into_iter().fold(error, |error, pin| error.with("why", Reason::NotVisible(pin))))
+        }
+        Scope::Actor(actor) if actor.as_ingress().is_some_and(|node| control.nodes.contains_key(&node)) => {
+            Err(Error::new(ErrorKind::Conflict, "an ingress is a part of its node, and moves nowhere")
+                .with("actor", Name(actor)))
+        }
+        Scope::Actor(_) => none("no such actor; `mesh actors` lists them"),
+        Scope::Mesh | Scope::Tenant(_) => none("no such tenant"),
+    }
+}
+
+/// Refuses a pin to a node that cannot run the actor, for the reason that there would be if it could go nowhere else. That
+/// it moves just now, or that the node came up just now, is none: it goes there next.
+fn refuse_elsewhere(mut view: View, actor: ActorId, pin: NodeId) -> Result<(), Error> {
+    if let Some(pinned) = view.actors.get_mut(&actor) {
+        (pinned.ingress, pinned.at, pinned.moving) = (None, None, None);
+    }
+    let plan = mesh_placement::plan(&view);
     let Some(decision) = plan.decisions.get(&actor) else {
         return Err(Error::new(ErrorKind::NotFound, "no such actor; `mesh actors` lists them"));
     };

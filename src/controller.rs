@@ -16,7 +16,7 @@ use mesh_core::{
     topology::NodeKind,
 };
 
-use crate::node::Inner;
+use crate::node::{Inner, lock};
 
 /// Works until the node stops.
 pub(crate) async fn run(node: Arc<Inner>) {
@@ -59,7 +59,7 @@ impl State {
             node.metadata.ensure_group(GroupId(group)).await?;
         }
         // Each for itself: what fails for one group must not hold up the others.
-        bounded(node, "an announcement", announce(node, view)).await;
+        bounded(node, "an announcement", make_known(node, view)).await;
         for (group, leader, _) in node.metadata.status() {
             if leader == Some(node.id) {
                 bounded(node, "a new member", take_in(node, view, group)).await;
@@ -125,6 +125,28 @@ fn everybody_has_drives(view: &ControlView) -> bool {
     hosts.into_iter().all(|info| view.drives.values().any(|drive| drive.node == info.id))
 }
 
+/// Makes this node known, and keeps and tells why the mesh does not take it in, if it has judged so: only a person can
+/// change that, and until then it is tried again.
+async fn make_known(node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
+    let refused = match announce(node, view).await {
+        Ok(()) => None,
+        Err(error) if is_judged(&error) => Some(error),
+        Err(error) => return Err(error),
+    };
+    let text = |error: &Option<Error>| error.as_ref().map(ToString::to_string);
+    let mut known = lock(&node.refused);
+    if let Some(error) = refused.as_ref().filter(|_| text(&refused) != text(&known)) {
+        tracing::warn!(node = %node.id, %error, "the mesh does not take this node in");
+    }
+    *known = refused;
+    Ok(())
+}
+
+/// The group has looked at it, and whoever asks again will be told the same.
+fn is_judged(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Denied | ErrorKind::Conflict | ErrorKind::QuotaExceeded)
+}
+
 /// Makes this node known to the control group, through any member that answers.
 async fn announce(node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
     let info = node.info();
@@ -151,6 +173,8 @@ async fn announce(node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
         match outcome.map(|response| response.answer) {
             Ok(Answer::Meta(_)) => return Ok(()),
             Ok(_) => return Err(Error::bug("an announcement was answered with something else")),
+            // No other member would say anything else; the next one would only say that it does not lead.
+            Err(error) if is_judged(&error) => return Err(error),
             Err(error) => {
                 members
                     .extend(error.redirect().and_then(|redirect| redirect.node).filter(|next| !asked.contains(next)));

@@ -33,7 +33,7 @@
 //! assert_eq!(plan.decisions[&actor].spot, Some(Spot::whole(dpu)));
 //! assert_eq!(
 //!     plan.moves[0].to_string(),
-//!     "move  chain of tenant-7 at node-1: node-1 -> node-4: node-4 is a DPU of its ingress host node-1 and is preferred"
+//!     "move  chain-7-1: node-1 -> node-4: node-4 is a DPU of its ingress host node-1 and is preferred"
 //! );
 //! ```
 //!

@@ -3,7 +3,7 @@
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_core::id::{ActorId, NodeId};
+use mesh_core::id::{ActorId, ActorName, NodeId};
 
 use crate::{
     index::Index,
@@ -167,20 +167,12 @@ impl fmt::Display for Plan {
     }
 }
 
-/// An actor as people know it.
+/// An actor as people call it, wherever they say or read of one: `chain-1-3` and the like, see [`ActorName`].
 #[derive(Clone, Copy, Debug)]
 pub struct Name(pub ActorId);
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(drive) = self.0.as_drive() {
-            write!(f, "{drive}")
-        } else if let Some(node) = self.0.as_ingress() {
-            write!(f, "ingress of {node}")
-        } else if let Some((tenant, ingress)) = self.0.as_data() {
-            write!(f, "chain of {tenant} at {ingress}")
-        } else {
-            write!(f, "{}", self.0)
-        }
+        ActorName(self.0).fmt(f)
     }
 }

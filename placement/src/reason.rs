@@ -176,7 +176,7 @@ impl fmt::Display for Reason {
             Self::Gain { what, permille } => write!(f, "gain of {} % in {what}", Percent(*permille)),
             Self::Apart { domain } => write!(f, "another of its group is in the failure domain of {domain}"),
             Self::MadeRoom { actor, node } => {
-                write!(f, "it makes room for the {} on {node}", crate::plan::Name(*actor))
+                write!(f, "it makes room for {} on {node}", crate::plan::Name(*actor))
             }
             Self::NoCapability { kind, node: Some(node) } => write!(f, "{node} lacks the capability `{kind}`"),
             Self::NoCapability { kind, node: None } => {

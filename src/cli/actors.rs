@@ -1,11 +1,11 @@
 //! `mesh actors`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use clap::Args;
 use mesh_core::{
     Error,
-    id::ActorName,
+    id::{ActorId, ActorName, Epoch},
     op::{ActorReport, NodeReport, Phase},
     topology::NodeState,
 };
@@ -72,7 +72,16 @@ impl Actors {
 }
 
 fn shown(reports: &[Arc<NodeReport>], reasons: &[String]) -> Vec<Shown> {
-    let up = reports.iter().filter(|report| report.state != NodeState::Down);
+    let up = || reports.iter().filter(|report| report.state != NodeState::Down);
+    // Nodes report at different moments: where an actor ran before it moved may be told beside where it runs since.
+    let mut newest: BTreeMap<ActorId, Epoch> = BTreeMap::new();
+    for actor in up().flat_map(|report| &report.actors).filter(|actor| actor.phase == Phase::Running) {
+        let epoch = newest.entry(actor.actor).or_default();
+        *epoch = actor.epoch.max(*epoch);
+    }
+    let is_over = |actor: &ActorReport| {
+        actor.phase == Phase::Running && newest.get(&actor.actor).is_some_and(|epoch| actor.epoch < *epoch)
+    };
     let of = |report: &NodeReport, actor: &ActorReport| Shown {
         id: ActorName(actor.actor).to_string(),
         functions: actor.functions.clone(),
@@ -85,7 +94,9 @@ fn shown(reports: &[Arc<NodeReport>], reasons: &[String]) -> Vec<Shown> {
         restarts: actor.restarts,
         reason: reason(reasons, &mesh_placement::Name(actor.actor).to_string()),
     };
-    let mut all: Vec<Shown> = up.flat_map(|report| report.actors.iter().map(move |actor| of(report, actor))).collect();
+    let told = up().flat_map(|report| report.actors.iter().map(move |actor| (report, actor)));
+    let mut all: Vec<Shown> =
+        told.filter(|(_, actor)| !is_over(actor)).map(|(report, actor)| of(report, actor)).collect();
     all.sort_by(|a, b| (&a.id, a.epoch).cmp(&(&b.id, b.epoch)));
     all
 }
@@ -99,12 +110,41 @@ fn reason(lines: &[String], name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::id::NodeId;
+
     use super::*;
 
     #[test]
+    fn an_actor_is_shown_where_it_runs_by_the_newest_epoch_and_what_it_leaves_or_enters_besides() {
+        let chain = ActorId::data(mesh_core::id::TenantId(1), NodeId(1));
+        let report = |node, state, epoch, phase| {
+            let actor = ActorReport {
+                actor: chain,
+                functions: Vec::new(),
+                epoch: Epoch(epoch),
+                phase,
+                jobs: 0,
+                bytes: 0,
+                requests: 0,
+                traffic_bytes: 0,
+                restarts: 0,
+            };
+            Arc::new(NodeReport { node: NodeId(node), state, actors: vec![actor], ..NodeReport::default() })
+        };
+        let reports = [
+            report(1, NodeState::Up, 4, Phase::Running),
+            report(2, NodeState::Down, 9, Phase::Running),
+            report(11, NodeState::Up, 5, Phase::Running),
+            report(12, NodeState::Draining, 6, Phase::Warming),
+        ];
+        let shown: Vec<(String, u64)> = shown(&reports, &[]).into_iter().map(|one| (one.node, one.epoch)).collect();
+        assert_eq!(shown, [("node-11".to_owned(), 5), ("node-12".to_owned(), 6)]);
+    }
+
+    #[test]
     fn a_reason_is_found_by_the_actors_name() {
-        let lines = ["stay  chain of tenant-1 at node-1: node-1: nothing is better".to_owned()];
-        assert_eq!(reason(&lines, "chain of tenant-1 at node-1").as_deref(), Some("node-1: nothing is better"));
-        assert_eq!(reason(&lines, "chain of tenant-1 at node-11"), None);
+        let lines = ["stay  chain-1-1: node-1: nothing is better".to_owned()];
+        assert_eq!(reason(&lines, "chain-1-1").as_deref(), Some("node-1: nothing is better"));
+        assert_eq!(reason(&lines, "chain-1-11"), None);
     }
 }

@@ -16,7 +16,7 @@ use std::{io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
 use mesh::{Client, env::Env};
-use mesh_core::{Error, id::NodeId};
+use mesh_core::{Error, ErrorKind, id::NodeId, op::NodeReport, topology::NodeKind};
 
 /// One pool out of the drives inside your servers: S3 objects, encrypted and erasure-coded in line.
 #[derive(Debug, Parser)]
@@ -146,19 +146,64 @@ impl AdminConnect {
     }
 }
 
-/// A node as it is written on the command line: `node-3`, `3`, `host-3` or `dpu-11`.
+/// A node as it is written on the command line: `node-3` or `3`; `host-3`, which must be a host; `dpu-3`, the DPU of
+/// host 3 (or node 3, if that is a DPU).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NodeName(pub(crate) NodeId);
+pub(crate) struct NodeName {
+    number: NodeId,
+    kind: Option<NodeKind>,
+}
+
+impl NodeName {
+    /// The node that is meant.
+    pub(crate) async fn of(self, client: &Client) -> Result<NodeId, Error> {
+        match self.kind {
+            None => Ok(self.number),
+            Some(_) => self.among(&client.status().await?),
+        }
+    }
+
+    fn among(self, nodes: &[Arc<NodeReport>]) -> Result<NodeId, Error> {
+        let number = self.number;
+        let is_dpu = nodes.iter().any(|node| node.node == number && node.kind == NodeKind::Dpu);
+        match self.kind {
+            Some(NodeKind::Host) if is_dpu => Err(Error::invalid("this node is a DPU, no host").with("node", number)),
+            Some(NodeKind::Dpu) if !is_dpu => {
+                let mut dpus = nodes.iter().filter(|node| node.attached_to == Some(number)).map(|node| node.node);
+                match (dpus.next(), dpus.next()) {
+                    (Some(dpu), None) => Ok(dpu),
+                    (Some(one), Some(other)) => {
+                        Err(Error::invalid("the host has several DPUs: name the node of the one that is meant")
+                            .with("host", number)
+                            .with("one", one)
+                            .with("another", other))
+                    }
+                    (None, _) => Err(Error::new(
+                        ErrorKind::NotFound,
+                        "no DPU is attached to a host of this number; `mesh status` lists them",
+                    )
+                    .with("host", number)),
+                }
+            }
+            _ => Ok(number),
+        }
+    }
+}
 
 impl core::str::FromStr for NodeName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = ["node-", "host-", "dpu-"].iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
+        let prefixes = [("node-", None), ("host-", Some(NodeKind::Host)), ("dpu-", Some(NodeKind::Dpu))];
+        let found = prefixes.iter().find_map(|(prefix, kind)| Some((text.strip_prefix(prefix)?, *kind)));
+        let (number, kind) = found.unwrap_or((text, None));
         let number = number.parse().ok().filter(|number| (1..=65_535).contains(number));
-        number
-            .map(|number| Self(NodeId(number)))
-            .ok_or_else(|| format!("`{text}` is no node: write node-3, or its number alone; `mesh status` lists them"))
+        number.map(|number| Self { number: NodeId(number), kind }).ok_or_else(|| {
+            format!(
+                "`{text}` is no node: write node-3, its number alone, or dpu-3 for the DPU of host 3; `mesh status` \
+                 lists them"
+            )
+        })
     }
 }
 
@@ -188,9 +233,7 @@ pub(crate) fn exports(variables: &[(&str, String)]) -> String {
 /// Writes a file that only its owner may read, whole or not at all.
 pub(crate) fn write_private(path: &std::path::Path, text: &str) -> Result<(), Error> {
     mesh::files::replace(path, text.as_bytes(), 0o600).map_err(|error| {
-        Error::new(mesh_core::ErrorKind::DriveFailed, "a file cannot be written")
-            .with("file", path.display())
-            .caused_by(error)
+        Error::new(ErrorKind::DriveFailed, "a file cannot be written").with("file", path.display()).caused_by(error)
     })
 }
 
@@ -201,9 +244,7 @@ pub(crate) fn say(lines: &[impl AsRef<str>]) -> Result<(), Error> {
         match writeln!(out, "{}", line.as_ref()) {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
             Err(error) => {
-                return Err(
-                    Error::new(mesh_core::ErrorKind::DriveFailed, "the output cannot be written").caused_by(error)
-                );
+                return Err(Error::new(ErrorKind::DriveFailed, "the output cannot be written").caused_by(error));
             }
             Ok(()) => {}
         }
@@ -239,6 +280,24 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_dpu_is_named_after_its_host_and_never_taken_for_it() {
+        let node = |id, attached_to: Option<u64>| {
+            let kind = if attached_to.is_some() { NodeKind::Dpu } else { NodeKind::Host };
+            let (node, attached_to) = (NodeId(id), attached_to.map(NodeId));
+            Arc::new(NodeReport { node, kind, attached_to, ..NodeReport::default() })
+        };
+        let nodes =
+            [node(1, None), node(2, None), node(3, None), node(11, Some(1)), node(12, Some(2)), node(14, Some(2))];
+        let named = |text: &str| text.parse::<NodeName>().unwrap().among(&nodes);
+        let found = ["node-1", "1", "host-1", "dpu-1", "dpu-11", "node-11", "11"].map(|text| named(text).unwrap().0);
+        assert_eq!(found, [1, 1, 1, 11, 11, 11, 11]);
+        assert_eq!(named("dpu-3").unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(named("dpu-2").unwrap_err().to_string().contains("[host=node-2 one=node-12 another=node-14]"));
+        assert_eq!(named("host-11").unwrap_err().kind(), ErrorKind::Invalid);
+        assert!("somewhere".parse::<NodeName>().is_err());
     }
 
     #[test]

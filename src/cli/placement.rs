@@ -9,7 +9,7 @@ use mesh::Client;
 use mesh_core::{
     Error, ErrorKind,
     assignment::{Preference, Scope, Wish},
-    id::{ActorId, ActorName, NodeId, TenantId},
+    id::{ActorId, ActorName, TenantId},
     op::{AdminOp, NodeReport},
     topology::NodeState,
 };
@@ -25,28 +25,34 @@ pub(crate) struct Plan {
     /// As if a host had a DPU of a generation, such as host-3=bf3. May be repeated.
     #[arg(long, value_name = "NODE=KIND")]
     with_dpu: Vec<WithDpu>,
-    /// As if a node were down. May be repeated.
+    /// As if a node were down, such as node-3 or dpu-1 (the DPU of host 1). May be repeated.
     #[arg(long, value_name = "NODE")]
     without: Vec<NodeName>,
 }
 
 #[derive(Clone, Debug)]
-struct WithDpu(NodeId, String);
+struct WithDpu(NodeName, String);
 
 impl FromStr for WithDpu {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (node, kind) = text.split_once('=').ok_or("write NODE=KIND, such as host-3=bf3")?;
-        Ok(Self(node.parse::<NodeName>()?.0, kind.to_owned()))
+        Ok(Self(node.parse()?, kind.to_owned()))
     }
 }
 
 impl Plan {
     pub(crate) async fn run(self) -> Result<(), Error> {
-        let with_dpus = self.with_dpu.into_iter().map(|WithDpu(node, kind)| (node, kind)).collect();
-        let without = self.without.into_iter().map(|name| name.0).collect();
-        let (lines, _) = self.connect.client().await?.administer(AdminOp::Plan { with_dpus, without }).await?;
+        let client = self.connect.client().await?;
+        let (mut with_dpus, mut without) = (Vec::new(), Vec::new());
+        for WithDpu(host, kind) in self.with_dpu {
+            with_dpus.push((host.of(&client).await?, kind));
+        }
+        for node in self.without {
+            without.push(node.of(&client).await?);
+        }
+        let (lines, _) = client.administer(AdminOp::Plan { with_dpus, without }).await?;
         say(&lines)
     }
 }
@@ -60,7 +66,7 @@ pub(crate) struct Move {
     connect: AdminConnect,
     /// The actor, as `mesh actors` calls it, such as chain-1-1.
     actor: ActorName,
-    /// The node, such as node-3; or `anywhere`.
+    /// The node, such as node-3 or dpu-1 (the DPU of host 1); or `anywhere`.
     node: Where,
     /// Wait at most so many seconds.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
@@ -70,14 +76,14 @@ pub(crate) struct Move {
 #[derive(Clone, Copy, Debug)]
 enum Where {
     Anywhere,
-    Node(NodeId),
+    Node(NodeName),
 }
 
 impl FromStr for Where {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == "anywhere" { Ok(Self::Anywhere) } else { Ok(Self::Node(text.parse::<NodeName>()?.0)) }
+        if text == "anywhere" { Ok(Self::Anywhere) } else { Ok(Self::Node(text.parse()?)) }
     }
 }
 
@@ -85,13 +91,14 @@ impl Move {
     pub(crate) async fn run(self) -> Result<(), Error> {
         let client = self.connect.client().await?;
         let actor = self.actor.0;
-        let wish = match self.node {
+        let node = match self.node {
             Where::Anywhere => None,
-            Where::Node(node) => Some(Wish { preference: Preference::Auto, pin: Some(node) }),
+            Where::Node(node) => Some(node.of(&client).await?),
         };
+        let wish = node.map(|node| Wish { preference: Preference::Auto, pin: Some(node) });
         let (lines, _) = client.administer(AdminOp::Wish { scope: Scope::Actor(actor), wish }).await?;
         say(&lines)?;
-        let Where::Node(node) = self.node else { return Ok(()) };
+        let Some(node) = node else { return Ok(()) };
         let arrived = |reports: &[std::sync::Arc<NodeReport>]| {
             reports.iter().any(|report| report.node == node && runs(report, actor)).then_some(())
         };
@@ -143,7 +150,7 @@ impl Prefer {
 pub(crate) struct Drain {
     #[command(flatten)]
     connect: AdminConnect,
-    /// The node.
+    /// The node, such as node-3 or dpu-1 (the DPU of host 1).
     node: NodeName,
     /// Take it back: the node takes actors again.
     #[arg(long)]
@@ -156,7 +163,7 @@ pub(crate) struct Drain {
 impl Drain {
     pub(crate) async fn run(self) -> Result<(), Error> {
         let client = self.connect.client().await?;
-        let node = self.node.0;
+        let node = self.node.of(&client).await?;
         let (lines, _) = client.administer(AdminOp::Drain { node, draining: !self.undo }).await?;
         say(&lines)?;
         if self.undo {

@@ -89,6 +89,8 @@ pub(crate) struct Inner {
     hurry: Notify,
     /// Something that placement depends on has changed.
     pub(crate) replan: Notify,
+    /// Why the mesh does not take this node in.
+    pub(crate) refused: Mutex<Option<Error>>,
     /// Held while a drive's number is chosen.
     numbers: Mutex<()>,
     /// It has been told to stop.
@@ -260,6 +262,7 @@ impl Builder {
             reconfigure: Notify::new(),
             hurry: Notify::new(),
             replan: Notify::new(),
+            refused: Mutex::default(),
             numbers: Mutex::default(),
             leaving: AtomicBool::new(false),
             stopping: watch::channel(false).0,
@@ -463,6 +466,9 @@ impl Inner {
     /// What this node still waits for before it takes data.
     fn readiness(&self) -> Result<(), Error> {
         let missing = |what: &'static str| Err(Error::new(ErrorKind::Draining, what));
+        if let Some(refused) = &*lock(&self.refused) {
+            return Err(refused.clone());
+        }
         let view = self.metadata.control();
         let (Some(code), false) = (view.code, view.layouts.is_empty()) else {
             return missing("there is no layout yet: too few drives are registered");

@@ -104,6 +104,7 @@ impl Inner {
         let timing = &self.config.timing;
         // To whom else it beats only now and then, its silence says nothing so soon.
         let beats_briskly = report.kind == NodeKind::Dpu
+            && self.metadata.control().nodes.contains_key(&report.node)
             && (report.attached_to == Some(self.id) || self.metadata.is_leader(GroupId::CONTROL));
         let before = {
             let mut peers = lock(&self.peers);
@@ -237,7 +238,9 @@ impl Inner {
                 },
             );
         }
-        for report in peers.seen.values().map(|seen| &seen.report).chain([&peers.own]) {
+        // Who is no member may beat to this node all the same: it has been refused, or is about to be taken in.
+        let is_member = |report: &&Arc<NodeReport>| view.nodes.is_empty() || view.nodes.contains_key(&report.node);
+        for report in peers.seen.values().map(|seen| &seen.report).filter(is_member).chain([&peers.own]) {
             nodes.insert(report.node, (**report).clone());
         }
         for report in nodes.values_mut() {

@@ -311,7 +311,7 @@ fn auto_makes_room_on_a_dpu_for_those_who_were_promised_it() {
     let mut view = view([on(DPU, chain(1, Preference::Auto)), chain(2, Preference::PreferDpu)]);
     view.nodes.get_mut(&DPU).unwrap().memory_free_bytes = 15;
     let room = Reason::MadeRoom { actor: id(2), node: DPU };
-    assert_eq!(room.to_string(), "it makes room for the chain of tenant-2 at node-1 on node-4");
+    assert_eq!(room.to_string(), "it makes room for chain-2-1 on node-4");
     assert_eq!(moves(&view), [(1, Spot::whole(HOST), room), (2, Spot::whole(DPU), preferred())]);
 
     // Nobody is driven out who has nowhere to go.
@@ -338,11 +338,11 @@ fn prints_a_reason_for_everybody() {
     view.nodes.get_mut(&HOST).unwrap().milliwatts_per_core = 5000;
     assert_eq!(
         format!("{:#}", plan(&view)),
-        "move  chain of tenant-1 at node-1: node-1 -> node-4: \
+        "move  chain-1-1: node-1 -> node-4: \
             node-4 is a DPU of its ingress host node-1 and is preferred\n\
-         start chain of tenant-3 at node-1: node-1: it runs nowhere yet\n\
-         stuck chain of tenant-4 at node-1: its medium is not visible from node-4\n\
-         stay  chain of tenant-2 at node-1: node-4: node-4 is a DPU of its ingress host node-1 and is preferred\n\
+         start chain-3-1: node-1: it runs nowhere yet\n\
+         stuck chain-4-1: its medium is not visible from node-4\n\
+         stay  chain-2-1: node-4: node-4 is a DPU of its ingress host node-1 and is preferred\n\
          2 to move, 1 stuck, 1 left alone\n\
          now:   host CPU 0.03 cores, crossing 0.00 MB/s, power 0.15 W, 2 unsafe\n\
          after: host CPU 0.03 cores, crossing 0.00 MB/s, power 0.15 W, 1 unsafe"
