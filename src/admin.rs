@@ -73,7 +73,10 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
             // Who has nowhere to go already, somewhere else, is no reason against it.
             let now = mesh_placement::plan(&view::of(&control, &sight));
             let stuck: BTreeSet<ActorId> = now.refused.iter().map(|(actor, _)| *actor).collect();
-            let is_there = |row: &Assignment| row.node == drained || row.moving == Some(drained);
+            let is_there = |row: &Assignment| {
+                let tail = control.tails.get(&row.actor).map(|tail| tail.node);
+                [Some(row.node), row.moving, tail].contains(&Some(drained))
+            };
             let hinders =
                 |actor: &ActorId| !stuck.contains(actor) || control.assignments.get(actor).is_some_and(is_there);
             if draining && let Some((actor, reason)) = plan.refused.iter().find(|(actor, _)| hinders(actor)) {

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Op, Outcome,
-    assignment::Assignment,
+    assignment::{Assignment, Tail},
     id::{ActorId, Epoch, GroupId, NodeId},
     meta::{Command, ControlView},
     op::{MoveStep, Moved, NodeOp},
@@ -114,12 +114,15 @@ impl Driver {
         let wanted: Vec<Move> = self.plans.wanted.values().cloned().collect();
         for step in wanted {
             let Some(row) = control.assignments.get(&step.actor).copied() else { continue };
-            if step.to.tail.is_some() || self.backing_off.get(&step.actor).is_some_and(|(until, _)| *until > now) {
+            if self.backing_off.get(&step.actor).is_some_and(|(until, _)| *until > now) {
                 continue;
             }
             let node = node.clone();
             let lives = sight.up_since.contains_key(&row.node);
-            if lives && !crate::stages::is_stranded(control, &sight.reports, &row) {
+            if lives && step.to.head == row.node {
+                let tail = step.to.tail.map(|(cut, node)| Tail { cut: cut as u8, node });
+                self.start(step.actor, async move { set_tail(&node, row, tail, step.reason).await });
+            } else if lives && !crate::stages::is_stranded(control, &sight.reports, &row) {
                 self.start(step.actor, async move {
                     let (machine, asks) = Migration::begin(&row, step.to.head);
                     carry(&node, machine, asks, step.reason.to_string()).await
@@ -341,6 +344,24 @@ async fn take_over(node: &Arc<Inner>, row: Assignment, to: NodeId, why: Reason) 
             row.node
         ),
         Err(error) => format!("{} was not taken over by {to}: {error}", Name(actor)),
+    };
+    node.events.note(node.env.clock.wall(), &what);
+    Ended { actor, moved: !failed, failed }
+}
+
+/// Has the last stages of a chain run elsewhere, or where the rest runs: nothing is carried over, for they hold no state.
+/// A chain that is to be elsewhere and split moves first, and is split there.
+async fn set_tail(node: &Arc<Inner>, row: Assignment, tail: Option<Tail>, why: Reason) -> Ended {
+    let (actor, epoch) = (row.actor, row.epoch);
+    let set = node.propose(GroupId::CONTROL, Command::SetTail { actor, epoch, tail }).await;
+    let failed = set.is_err();
+    let name = Name(actor);
+    let what = match (set, tail) {
+        (Ok(_), Some(Tail { cut, node })) => {
+            format!("{name} runs on {} and from stage {} on on {node}: {why}", row.node, cut + 1)
+        }
+        (Ok(_), None) => format!("{name} runs on {} as a whole: {why}", row.node),
+        (Err(error), _) => format!("{name} was not split or joined: {error}"),
     };
     node.events.note(node.env.clock.wall(), &what);
     Ended { actor, moved: !failed, failed }

@@ -90,17 +90,28 @@ fn actor(control: &ControlView, sight: &Sight, row: &Assignment, tenant: TenantI
     let wish = wish(control, row.actor, tenant);
     let (first, last) = DATA_CHAIN;
     let own = control.stages_of(tenant).map(|stage| Stage::new(stage.kind.clone()));
+    let cut_min = 1 + control.stages_of(tenant).count();
     let stages: Vec<Stage> = [Stage::new(first)].into_iter().chain(own).chain(last.map(Stage::new)).collect();
     ActorView {
         tenant: Some(tenant),
         load: sight.loads.get(&row.actor).copied().unwrap_or_default(),
         preference: wish.preference,
         pin: wish.pin,
-        at: Some(Spot::whole(row.node)),
+        // What comes before may hold state.
+        cut_min,
+        at: Some(spot(control, row)),
         moving: row.moving.map(Spot::whole),
         needs_memory_bytes: WORKING_BYTES,
         moved_at_ms: sight.moved_at.get(&row.actor).map(|at| millis(*at)),
         ..ActorView::chain(stages, ingress)
+    }
+}
+
+/// Where an actor runs.
+pub(crate) fn spot(control: &ControlView, row: &Assignment) -> Spot {
+    match control.tails.get(&row.actor) {
+        Some(tail) => Spot::split(row.node, usize::from(tail.cut), tail.node),
+        None => Spot::whole(row.node),
     }
 }
 

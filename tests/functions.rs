@@ -16,13 +16,14 @@ use mesh::{
 };
 use mesh_core::{
     Buf, Error, ErrorKind, Lane, Op, Outcome, Pool, Principal,
-    assignment::{Assignment, MoveId, Preference, Scope, Wish},
+    assignment::{Assignment, MoveId, Preference, Scope, Tail, Wish},
     envelope::Envelope,
     id::{ActorId, Epoch, Incarnation, NodeId},
     limits::HEARTBEAT_SILENCE_MAX,
     op::{AdminOp, MoveOp, MoveStep, NodeOp, Phase},
     port::{CallGuard, Completion, Inbound, Role},
     spec::CustomSpec,
+    topology::NodeState,
 };
 
 const BUCKET: &str = "films";
@@ -44,7 +45,10 @@ fn config(folder: &Path, number: u64) -> Config {
 }
 
 async fn join(folder: &Path, provision: &Provision, number: u64, knows: bool, nodes: &mut Vec<Node>) {
-    let config = config(folder, number);
+    enter(config(folder, number), provision, knows, nodes).await;
+}
+
+async fn enter(config: Config, provision: &Provision, knows: bool, nodes: &mut Vec<Node>) {
     provision.equip(config.node.id(), &config.data).unwrap();
     let mut builder = Node::builder(config);
     if knows {
@@ -171,6 +175,66 @@ async fn a_declared_function_works_in_every_chain_until_it_is_taken_back_and_a_n
     client.set_stages(own, Vec::new()).await.unwrap();
     until("the filter is gone", || functions(&nodes[0]).len() == 3).await;
     client.put_bytes(BUCKET, "two", b"harmless").await.unwrap();
+    stop(nodes).await;
+}
+
+/// A DPU that may not judge: the policy stays on the host, and the rest of the chain runs on the DPU.
+fn deft(folder: &Path) -> Config {
+    Config { functions: Some(vec!["encrypt".into(), "erasure".into()]), ..config(folder, DPU) }
+}
+
+/// Requests that the tail of the chain has had on the DPU, if it runs there.
+fn tail_requests(node: &Node) -> Option<u64> {
+    let tail = ActorId::tail(FIRST_TENANT, NodeId(1));
+    let reports = node.status();
+    let report = reports.iter().find(|report| report.node == NodeId(DPU) && report.state == NodeState::Up)?;
+    report.actors.iter().find(|one| one.actor == tail).map(|one| one.requests)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_stages_of_a_chain_run_on_a_dpu_that_lacks_the_first_and_on_the_host_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let provision = Provision::create(folder.path(), BUCKET).unwrap();
+    let mut nodes = hosts(folder.path(), &provision, [false; 3]).await;
+    enter(deft(folder.path()), &provision, false, &mut nodes).await;
+    let client = nodes[0].client(somebody());
+    let wish = Some(Wish { preference: Preference::PreferDpu, pin: None });
+    client.administer(AdminOp::Wish { scope: Scope::Mesh, wish }).await.unwrap();
+    let split = |node: &Node| functions(node) == ["policy"] && tail_requests(node).is_some();
+    until("the chain is split", || split(&nodes[0])).await;
+    let tail = nodes[0].control().tails.get(&CHAIN).copied();
+    assert_eq!(tail, Some(Tail { cut: 1, node: NodeId(DPU) }));
+    assert_eq!(row(&nodes[0]).unwrap().node, NodeId(1));
+
+    let body: Vec<u8> = (0..3_000_000_u32).map(|at| (at * 7 % 251) as u8).collect();
+    client.put_bytes(BUCKET, "split", &body).await.unwrap();
+    assert_eq!(client.get_bytes(BUCKET, "split").await.unwrap(), body);
+    until("the DPU has worked", || tail_requests(&nodes[0]).is_some_and(|requests| requests > 1)).await;
+
+    // Under load it goes and comes back; nobody notices.
+    let stopping = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (busy, told, expected) = (nodes[0].client(somebody()), stopping.clone(), body.clone());
+    let load = tokio::spawn(async move {
+        let mut count = 0;
+        while !told.load(std::sync::atomic::Ordering::Acquire) {
+            let key = format!("load-{}", count % 7);
+            busy.put_bytes(BUCKET, &key, &expected).await.unwrap();
+            assert!(busy.get_bytes(BUCKET, &key).await.unwrap() == expected, "{key}");
+            count += 1;
+        }
+        count
+    });
+    for _ in 0..3 {
+        let dpu = nodes.pop().unwrap();
+        dpu.shutdown(Duration::from_secs(5)).await;
+        drop(dpu);
+        until("the chain is whole", || functions(&nodes[0]).len() == 3).await;
+        enter(deft(folder.path()), &provision, false, &mut nodes).await;
+        until("the chain is split again", || split(&nodes[0])).await;
+    }
+    stopping.store(true, std::sync::atomic::Ordering::Release);
+    assert!(load.await.unwrap() > 3);
+    assert_eq!(client.get_bytes(BUCKET, "split").await.unwrap(), body);
     stop(nodes).await;
 }
 

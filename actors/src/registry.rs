@@ -75,14 +75,15 @@ impl Registry {
     /// drive without a medium: the spec is wrong. What a registered kind says of its settings.
     pub fn build(&self, spec: &FunctionSpec, parts: &Parts) -> Result<Box<dyn StorageFunction>, Error> {
         match spec {
-            FunctionSpec::Chain(stages) => {
+            FunctionSpec::Chain(stages) | FunctionSpec::Split(stages, _) => {
                 if stages.is_empty() || stages.len() > mesh_core::limits::CHAIN_STAGES_MAX {
                     return Err(Error::invalid("a chain has between one stage and the limit")
                         .with("stages", stages.len())
                         .with("limit", mesh_core::limits::CHAIN_STAGES_MAX));
                 }
                 let stages = stages.iter().map(|stage| self.build(stage, parts)).collect::<Result<_, _>>()?;
-                Ok(Box::new(Chain::new(stages)))
+                let chain = Chain::new(stages);
+                Ok(Box::new(if let FunctionSpec::Split(_, cut) = spec { chain.split(*cut) } else { chain }))
             }
             FunctionSpec::Policy(spec) => Ok(Box::new(Policy::new(spec.clone()))),
             FunctionSpec::Object(spec) => Ok(Box::new(Object::new(spec.clone()))),

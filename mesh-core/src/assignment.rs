@@ -56,6 +56,16 @@ impl Assignment {
     }
 }
 
+/// The last stages of a chain, where they run apart from its head. They hold no state: the head keeps functions of its
+/// own for them, and goes on by itself where the tail's node does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tail {
+    /// The first of them, counted from 0: at least 1.
+    pub cut: u8,
+    /// Where they run.
+    pub node: NodeId,
+}
+
 /// Where a chain's user wants it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

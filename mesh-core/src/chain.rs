@@ -15,12 +15,15 @@ use crate::{
     id::Token,
     limits::CHAIN_STAGES_MAX,
     snapshot::{Mark, Snapshot},
+    spec::FunctionSpec,
     time::Instant,
 };
 
 /// Functions one after another. See the module's page.
 pub struct Chain {
     stages: Vec<Box<dyn StorageFunction>>,
+    /// The stages from this one on get no new calls: they run elsewhere. The number of stages: none does.
+    cut: u8,
     /// Which stage waits for a completion from outside.
     owner: TokenMap,
     /// Which stage waits for a reply of the stage after it.
@@ -46,8 +49,11 @@ impl Chain {
     #[must_use]
     pub fn new(stages: Vec<Box<dyn StorageFunction>>) -> Self {
         assert!((1..=CHAIN_STAGES_MAX).contains(&stages.len()), "a chain of {} stages", stages.len());
+        // At most CHAIN_STAGES_MAX stages.
+        let cut = stages.len() as u8;
         Self {
             stages,
+            cut,
             owner: TokenMap::default(),
             upstream: TokenMap::default(),
             queue: VecDeque::new(),
@@ -55,6 +61,18 @@ impl Chain {
             snapshots: 0,
             marks: VecDeque::new(),
         }
+    }
+
+    /// Has the stages from `cut` on run elsewhere from now on; what they have here ends here. A chain begins with all of
+    /// its stages. The first stage is always here, and a cut behind the last one makes the chain whole.
+    #[must_use]
+    pub fn split(mut self, cut: u8) -> Self {
+        self.cut_at(cut);
+        self
+    }
+
+    fn cut_at(&mut self, cut: u8) {
+        self.cut = cut.clamp(1, self.last() + 1);
     }
 
     fn last(&self) -> u8 {
@@ -92,7 +110,7 @@ impl Chain {
     #[inline(always)]
     fn sort(&mut self, stage: u8, effect: Effect, cx: &mut Cx<'_>) -> Option<(u8, Event)> {
         match effect {
-            Effect::Call { to: Target::Next, call, request } if stage < self.last() => {
+            Effect::Call { to: Target::Next, call, request } if stage < self.last() && stage + 1 != self.cut => {
                 self.upstream.insert(call, stage);
                 Some((stage + 1, Event::Request { id: call, request }))
             }
@@ -129,6 +147,10 @@ impl StorageFunction for Chain {
                 }
             }
             Event::Configure(spec) => {
+                match &*spec {
+                    FunctionSpec::Split(_, cut) => self.cut_at(*cut),
+                    _ => self.cut_at(u8::MAX),
+                }
                 for at in 0..=self.last() {
                     self.queue.push_back((at, Event::Configure(spec.clone())));
                 }

@@ -88,6 +88,7 @@ impl ActorId {
     const DRIVE: u64 = 1 << 62;
     const INGRESS: u64 = 1 << 61;
     const DATA: u64 = 1 << 60;
+    const TAIL: u64 = 1 << 63;
 
     /// The actor that owns a drive.
     #[must_use]
@@ -105,6 +106,12 @@ impl ActorId {
     #[must_use]
     pub const fn data(tenant: TenantId, ingress: NodeId) -> Self {
         Self(Self::DATA | (tenant.0 << 32) | ingress.0)
+    }
+
+    /// The last stages of that data chain, where they run apart from its head.
+    #[must_use]
+    pub const fn tail(tenant: TenantId, ingress: NodeId) -> Self {
+        Self(Self::TAIL | (tenant.0 << 32) | ingress.0)
     }
 
     /// The drive behind this actor, if it is a drive's.
@@ -132,20 +139,31 @@ impl ActorId {
             None
         }
     }
+
+    /// The (tenant, ingress) behind this actor, if it is the tail of a data chain.
+    #[must_use]
+    pub const fn as_tail(self) -> Option<(TenantId, NodeId)> {
+        if self.0 >> 60 == 8 {
+            Some((TenantId((self.0 & !Self::TAIL) >> 32), NodeId(self.0 & 0xffff_ffff)))
+        } else {
+            None
+        }
+    }
 }
 
 /// The name by which people and scripts call an actor: `chain-T-N` for the data chain of tenant T for ingress node N,
-/// `ingress-N`, `drive-D`, `actor-A` for any other.
+/// `tail-T-N` for those of its stages that run apart from it, `ingress-N`, `drive-D`, `actor-A` for any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActorName(pub ActorId);
 
 impl fmt::Display for ActorName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let actor = self.0;
-        match (actor.as_drive(), actor.as_ingress(), actor.as_data()) {
+        match (actor.as_drive(), actor.as_ingress(), actor.as_data(), actor.as_tail()) {
             (Some(drive), ..) => write!(f, "drive-{}", drive.0),
-            (_, Some(node), _) => write!(f, "ingress-{}", node.0),
-            (.., Some((tenant, node))) => write!(f, "chain-{}-{}", tenant.0, node.0),
+            (_, Some(node), ..) => write!(f, "ingress-{}", node.0),
+            (_, _, Some((tenant, node)), _) => write!(f, "chain-{}-{}", tenant.0, node.0),
+            (.., Some((tenant, node))) => write!(f, "tail-{}-{}", tenant.0, node.0),
             _ => write!(f, "actor-{}", actor.0),
         }
     }
@@ -155,16 +173,20 @@ impl core::str::FromStr for ActorName {
     type Err = crate::Error;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid =
-            || crate::Error::invalid("an actor is called chain-TENANT-NODE, ingress-NODE, drive-N or actor-N");
+        let invalid = || {
+            crate::Error::invalid(
+                "an actor is called chain-TENANT-NODE, tail-TENANT-NODE, ingress-NODE, drive-N or actor-N",
+            )
+        };
         let (kind, numbers) = text.split_once('-').ok_or_else(invalid)?;
         let number = |text: &str, below: u64| text.parse().ok().filter(|number| *number < below).ok_or_else(invalid);
         Ok(Self(match kind {
             "drive" => ActorId::drive(DriveId(number(numbers, 1 << 60)?)),
             "ingress" => ActorId::ingress(NodeId(number(numbers, 1 << 32)?)),
-            "chain" => {
+            "chain" | "tail" => {
                 let (tenant, node) = numbers.split_once('-').ok_or_else(invalid)?;
-                ActorId::data(TenantId(number(tenant, 1 << 28)?), NodeId(number(node, 1 << 32)?))
+                let of = if kind == "chain" { ActorId::data } else { ActorId::tail };
+                of(TenantId(number(tenant, 1 << 28)?), NodeId(number(node, 1 << 32)?))
             }
             "actor" => ActorId(number(numbers, u64::MAX)?),
             _ => return Err(invalid()),

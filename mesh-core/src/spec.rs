@@ -29,22 +29,30 @@ pub enum FunctionSpec {
     Drive(DriveSpec),
     /// A function that the embedding program brings.
     Custom(CustomSpec),
+    /// Functions one after another, of which those from this one on (counted from 0) run elsewhere just now.
+    Split(Vec<Self>, u8),
 }
 
 impl FunctionSpec {
     /// The spec itself, or those of a chain's stages: what a function looks through for its own kind.
     pub fn parts(&self) -> impl Iterator<Item = &Self> {
         match self {
-            Self::Chain(stages) => stages.iter(),
+            Self::Chain(stages) | Self::Split(stages, _) => stages.iter(),
             single => core::slice::from_ref(single).iter(),
         }
+    }
+
+    /// The functions that work here: not those of a chain's that run elsewhere.
+    pub fn present(&self) -> impl Iterator<Item = &Self> {
+        let count = if let Self::Split(_, cut) = self { usize::from(*cut) } else { usize::MAX };
+        self.parts().take(count)
     }
 
     /// The function's name, as `mesh actors` shows it.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
-            Self::Chain(_) => "chain",
+            Self::Chain(_) | Self::Split(..) => "chain",
             Self::Policy(_) => "policy",
             Self::Object(_) => "object",
             Self::Encrypt(_) => "encrypt",

@@ -72,7 +72,8 @@ impl Candidates {
                     for dpu in index.dpus(home) {
                         try_other(Spot::whole(dpu));
                         if actor.preference != Preference::HostOnly && actor.preference != Preference::DpuOnly {
-                            (1..actor.stages.len()).for_each(|cut| try_other(Spot::split(home, cut, dpu)));
+                            (actor.cut_min.max(1)..actor.stages.len())
+                                .for_each(|cut| try_other(Spot::split(home, cut, dpu)));
                         }
                     }
                     if let Some(host) = view.nodes.get(&home).and_then(|node| node.attached_to) {

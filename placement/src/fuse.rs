@@ -56,7 +56,9 @@ pub fn ways(actor: &ActorView, home: (NodeId, &NodeView), dpus: &[(NodeId, &Node
     for &(dpu, view) in dpus {
         let spot = Spot::whole(dpu);
         ways.push(Way { spot, price: price(actor, spot, view, None, Some(home.1), rules) });
-        ways.extend((1..actor.stages.len()).map(|cut| way(Spot::split(home.0, cut, dpu), Some(view))));
+        ways.extend(
+            (actor.cut_min.max(1)..actor.stages.len()).map(|cut| way(Spot::split(home.0, cut, dpu), Some(view))),
+        );
     }
     ways
 }

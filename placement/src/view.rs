@@ -70,6 +70,8 @@ pub struct ActorView {
     pub stages: Arc<[Stage]>,
     /// Whose data it handles.
     pub tenant: Option<TenantId>,
+    /// The first stage, counted from 0, that may begin a part which runs apart: those before it stay together. At least 1.
+    pub cut_min: usize,
     /// The node whose requests it serves.
     pub ingress: Option<NodeId>,
     /// The nodes from which its medium is visible, if it has one: it runs on one of these.
@@ -282,6 +284,7 @@ impl ActorView {
         Self {
             stages: stages.into(),
             tenant: None,
+            cut_min: 1,
             ingress: Some(ingress),
             media: None,
             needs_memory_bytes: 0,

@@ -279,9 +279,7 @@ impl Slot {
 
     fn holds_actors(&self) -> bool {
         let control = self.setup.nodes.first().map(Node::control);
-        control.is_some_and(|view| {
-            view.assignments.values().any(|row| row.node == self.node || row.moving == Some(self.node))
-        })
+        control.is_some_and(|view| view.occupied().contains(&self.node))
     }
 
     /// Waits until the hosts see it so.

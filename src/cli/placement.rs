@@ -10,7 +10,7 @@ use mesh_core::{
     Error, ErrorKind,
     assignment::{Preference, Scope, Wish},
     id::{ActorId, ActorName, TenantId},
-    op::{AdminOp, NodeReport},
+    op::{ActorReport, AdminOp, NodeReport},
     topology::NodeState,
 };
 
@@ -171,7 +171,8 @@ impl Drain {
         }
         let left = |reports: &[std::sync::Arc<NodeReport>]| {
             let report = reports.iter().find(|report| report.node == node && report.state != NodeState::Down);
-            report.map_or(0, |report| report.actors.iter().filter(|one| one.actor.as_data().is_some()).count())
+            let leaves = |one: &&ActorReport| one.actor.as_data().or(one.actor.as_tail()).is_some();
+            report.map_or(0, |report| report.actors.iter().filter(leaves).count())
         };
         let all = left(&client.status().await?);
         let bar = super::progress(Some(all as u64), all == 0);

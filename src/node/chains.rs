@@ -13,7 +13,7 @@ use mesh_actors::{
 };
 use mesh_core::{
     Error, ErrorKind,
-    assignment::{Assignment, MoveId},
+    assignment::{Assignment, MoveId, Tail},
     id::{ActorId, Epoch, GroupId, TenantId},
     limits::STRIPE_BYTES_MAX,
     meta::{Command, ControlView, TenantRow},
@@ -120,10 +120,21 @@ impl Configured {
                 }
             }
         }
+        for (row, tail) in tails(view).filter(|(_, tail)| caught_up && tail.node == node.id) {
+            wanted.insert(tail_of(row.actor)?);
+            if let Err(error) = self.host_tail(node, view, row, tail.cut).await {
+                tracing::error!(node = %node.id, actor = %row.actor, %error, "the tail of a chain cannot be hosted");
+            }
+        }
         let gone: Vec<ActorId> = self.specs.keys().copied().filter(|actor| !wanted.contains(actor)).collect();
         for actor in gone {
             self.specs.remove(&actor);
             if !hosted.contains_key(&actor) {
+                continue;
+            }
+            if actor.as_tail().is_some() {
+                // Its head may not have heard yet: it is told `NoSuchActor`, and sends again.
+                node.host.evict(actor);
                 continue;
             }
             let stopping = node.clone();
@@ -162,8 +173,31 @@ impl Configured {
             }
             _ => {}
         }
-        let spec = data_chain(node, view, row.actor)?;
-        self.put(node, row.actor, row.epoch, spec, Onward::End, node.host.hosts(row.actor)).await
+        let stages = data_chain(node, view, row.actor)?;
+        let spec = match tail(node, view, row) {
+            Some(tail) => FunctionSpec::Split(stages, tail.cut),
+            None => FunctionSpec::Chain(stages),
+        };
+        self.put(node, row.actor, row.epoch, spec, onward(row.actor), node.host.hosts(row.actor)).await
+    }
+
+    /// Runs the last stages of a chain whose head is elsewhere.
+    async fn host_tail(
+        &mut self,
+        node: &Arc<Inner>,
+        view: &ControlView,
+        row: &Assignment,
+        cut: u8,
+    ) -> Result<(), Error> {
+        let actor = tail_of(row.actor)?;
+        let stages = data_chain(node, view, row.actor)?.split_off(usize::from(cut));
+        let present = node.host.actors().into_iter().find(|hosted| hosted.id == actor);
+        if present.is_some_and(|hosted| hosted.epoch != row.epoch) {
+            self.specs.remove(&actor);
+            node.host.evict(actor);
+        }
+        let hosted = node.host.hosts(actor);
+        self.put(node, actor, row.epoch, FunctionSpec::Chain(stages), Onward::End, hosted).await
     }
 
     async fn put(
@@ -251,7 +285,7 @@ pub(super) fn setups(node: Weak<Inner>) -> Setups {
                 .with("knows", known)
                 .with("asked", epoch));
         }
-        let spec = data_chain(&node, &view, actor)?;
+        let spec = FunctionSpec::Chain(data_chain(&node, &view, actor)?);
         for part in spec.parts() {
             if !node.ability.functions.contains_key(part.name()) {
                 return Err(Error::new(ErrorKind::Unsupported, "this node does not run such functions")
@@ -259,8 +293,31 @@ pub(super) fn setups(node: Weak<Inner>) -> Setups {
                     .with("function", part.name()));
             }
         }
-        Ok(setup(&node, actor, epoch, spec, Onward::End))
+        Ok(setup(&node, actor, epoch, spec, onward(actor)))
     })
+}
+
+/// Where the calls of a data chain's head go: to its tail, if it is split.
+fn onward(chain: ActorId) -> Onward {
+    tail_of(chain).map_or(Onward::End, Onward::Actor)
+}
+
+fn tail_of(chain: ActorId) -> Result<ActorId, Error> {
+    let (tenant, ingress) = chain.as_data().ok_or_else(|| Error::bug("only data chains are split"))?;
+    Ok(ActorId::tail(tenant, ingress))
+}
+
+/// Chains that are split, with their tails.
+fn tails(view: &ControlView) -> impl Iterator<Item = (&Assignment, &Tail)> {
+    view.tails.iter().filter_map(|(actor, tail)| Some((view.assignments.get(actor)?, tail)))
+}
+
+/// The tail that a chain of this node goes on to: one that says itself that it runs. Without it the chain is whole, at
+/// once and without anybody's leave.
+fn tail<'a>(node: &Inner, view: &'a ControlView, row: &Assignment) -> Option<&'a Tail> {
+    let tail = view.tails.get(&row.actor)?;
+    let actor = tail_of(row.actor).ok()?;
+    node.runs_at(tail.node, actor, row.epoch).then_some(tail)
 }
 
 /// Waits until this node has heard from the group of the epoch that an actor leaves when it moves here: a follower may be
@@ -273,8 +330,8 @@ pub(super) async fn hear_of(node: &Inner, step: MoveStep) {
     }
 }
 
-/// The data chain of a tenant for one ingress, as this node sees the drives.
-fn data_chain(node: &Inner, view: &ControlView, actor: ActorId) -> Result<FunctionSpec, Error> {
+/// The stages of the data chain of a tenant for one ingress, as this node sees the drives.
+fn data_chain(node: &Inner, view: &ControlView, actor: ActorId) -> Result<Vec<FunctionSpec>, Error> {
     let tenant = actor.as_data().and_then(|(tenant, _)| view.tenants.get(&tenant)).ok_or_else(|| {
         Error::new(ErrorKind::NotFound, "the actor's tenant is not known on this node yet; try again")
             .with("actor", actor)
@@ -285,13 +342,15 @@ fn data_chain(node: &Inner, view: &ControlView, actor: ActorId) -> Result<Functi
     let mut stages = vec![FunctionSpec::Policy(policy(tenant, view))];
     stages.extend(own);
     stages.extend([FunctionSpec::Encrypt(EncryptSpec::default()), FunctionSpec::Erasure(erasure)]);
-    Ok(FunctionSpec::Chain(stages))
+    Ok(stages)
 }
 
 fn directory(view: &ControlView) -> Directory {
     let drives = view.drives.values().map(|drive| (drive.id, Place { node: drive.node, epoch: drive.epoch }));
     let actors = view.assignments.values().map(|at| (at.actor, Place { node: at.node, epoch: at.epoch }));
-    Directory { drives: drives.collect(), actors: actors.collect() }
+    let tails = tails(view)
+        .filter_map(|(row, tail)| Some((tail_of(row.actor).ok()?, Place { node: tail.node, epoch: row.epoch })));
+    Directory { drives: drives.collect(), actors: actors.chain(tails).collect() }
 }
 
 fn object(node: &Inner, view: &ControlView) -> FunctionSpec {

@@ -426,9 +426,8 @@ impl Inner {
             return;
         }
         self.hurry.notify_one();
-        let here = |row: &Assignment| row.node == self.id || row.moving == Some(self.id);
         let mut control = self.metadata.watch_control();
-        let empty = control.wait_for(|view| !view.assignments.values().any(here));
+        let empty = control.wait_for(|view| !view.occupied().contains(&self.id));
         if tokio::time::timeout(patience, empty).await.is_err() {
             tracing::warn!(node = %self.id, "stopping with actors that nobody took over yet: they run elsewhere once this node is missed");
         }

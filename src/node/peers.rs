@@ -11,7 +11,7 @@ use mesh_core::{
     envelope::Envelope,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
     limits::{DPU_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL},
-    op::{ActorReport, NodeOp, NodeReport},
+    op::{ActorReport, NodeOp, NodeReport, Phase},
     port::Role,
     spec::FunctionSpec,
     time::Instant,
@@ -117,7 +117,8 @@ impl Inner {
             peers.seen.insert(report.node, seen);
             before.filter(|_| was_up)
         };
-        if before.as_ref().is_none_or(|seen| seen.report.drives != report.drives) {
+        let news = |before: &Seen| before.report.drives != report.drives || tails(&before.report).ne(tails(&report));
+        if before.as_ref().is_none_or(news) {
             self.reconfigure.notify_one();
         }
         if before.is_none_or(|seen| seen.report.state != report.state) {
@@ -148,6 +149,15 @@ impl Inner {
         others.filter(|node| peers.is_alive(*node, now, &self.config.timing)).chain([self.id]).collect()
     }
 
+    /// Whether a node that answers says that it runs an actor under an epoch.
+    pub(super) fn runs_at(&self, node: NodeId, actor: ActorId, epoch: Epoch) -> bool {
+        let runs = |report: &NodeReport| {
+            let is_it = |one: &ActorReport| (one.actor, one.epoch, one.phase) == (actor, epoch, Phase::Running);
+            report.actors.iter().any(is_it)
+        };
+        self.alive().contains(&node) && lock(&self.peers).seen.get(&node).is_some_and(|seen| runs(&seen.report))
+    }
+
     /// Since when each other node that answers is up.
     pub(crate) fn up_since(&self) -> BTreeMap<NodeId, Instant> {
         let alive = self.alive();
@@ -166,7 +176,7 @@ impl Inner {
     fn actor_reports(&self) -> Vec<ActorReport> {
         let report = |(stats, spec): (ActorStats, Arc<FunctionSpec>)| ActorReport {
             actor: stats.id,
-            functions: spec.parts().map(|part| part.name().to_owned()).collect(),
+            functions: spec.present().map(|part| part.name().to_owned()).collect(),
             epoch: stats.epoch,
             phase: stats.phase,
             jobs: stats.jobs as u64,
@@ -345,6 +355,12 @@ impl Inner {
             self.link.send(node, envelope, done).forget();
         }
     }
+}
+
+/// The tails of chains that a node runs.
+fn tails(report: &NodeReport) -> impl Iterator<Item = (ActorId, Epoch)> {
+    let tails = report.actors.iter().filter(|one| one.actor.as_tail().is_some() && one.phase == Phase::Running);
+    tails.map(|one| (one.actor, one.epoch))
 }
 
 /// Beats until the node stops.

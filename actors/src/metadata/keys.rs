@@ -59,6 +59,7 @@ pub(super) const BUCKET_OWNER: u8 = b'o';
 pub(super) const ASSIGNMENT: u8 = b'a';
 pub(super) const WISH: u8 = b'w';
 pub(super) const STAGES: u8 = b's';
+pub(super) const TAIL: u8 = b'h';
 
 pub(super) const FENCE: u8 = b'F';
 pub(super) const SESSIONS: u8 = b'S';
@@ -145,6 +146,10 @@ pub(super) fn bucket_owner(tenant: TenantId, name: &str) -> Vec<u8> {
 
 pub(super) fn assignment(actor: ActorId) -> Vec<u8> {
     key(ASSIGNMENT, &[&actor.0.to_be_bytes()])
+}
+
+pub(super) fn tail(actor: ActorId) -> Vec<u8> {
+    key(TAIL, &[&actor.0.to_be_bytes()])
 }
 
 pub(super) fn wish(scope: Scope) -> Vec<u8> {

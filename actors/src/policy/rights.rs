@@ -195,6 +195,7 @@ fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> 
         | Command::SetWish { .. }
         | Command::Drain { .. }
         | Command::SetStages { .. }
+        | Command::SetTail { .. }
         | Command::Fence { .. }
         | Command::OpenBlock { .. }
         | Command::CloseBlock { .. }

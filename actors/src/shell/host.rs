@@ -459,7 +459,7 @@ impl Host {
     /// Stops every actor: ingresses, then data chains, then drives, each kind at once and each for at most `patience`.
     pub async fn shutdown(&self, patience: core::time::Duration) {
         let ids: Vec<ActorId> = self.actors().iter().map(|actor| actor.id).collect();
-        let rank = |id: &ActorId| (id.as_drive().is_some(), id.as_data().is_some());
+        let rank = |id: &ActorId| (id.as_drive().is_some(), id.as_data().or(id.as_tail()).is_some());
         for kind in [(false, false), (false, true), (true, false)] {
             let stops = ids.iter().copied().filter(|id| rank(id) == kind).map(|id| async move {
                 if let Err(error) = self.stop(id, patience).await {

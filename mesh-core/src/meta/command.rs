@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{AccessKeyRow, BucketRef, ObjectRow, PartRow, PrincipalRow, TenantLimits, TenantRow, UploadRow};
 use crate::{
-    assignment::{Assignment, MoveId, Scope, Wish},
+    assignment::{Assignment, MoveId, Scope, Tail, Wish},
     id::{ActorId, BucketId, ClusterId, DriveId, Epoch, NodeId, TenantId, WriteId},
     spec::CustomSpec,
     time::UnixMillis,
@@ -285,5 +285,15 @@ pub enum Command {
         scope: Scope,
         /// At most `CUSTOM_STAGES_MAX`, in order; none: takes the declaration back.
         stages: Vec<CustomSpec>,
+    },
+    /// Has the last stages of a chain run apart from its head; `None` makes it whole. A change of the chain's owner does
+    /// that too. The same again: no effect. `Conflict` if the chain is under another epoch or on its way.
+    SetTail {
+        /// The chain.
+        actor: ActorId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Which stages, and where.
+        tail: Option<Tail>,
     },
 }

@@ -4,12 +4,15 @@
 //! Nodes, drives and layouts are in [`crate::topology`], places of actors in [`crate::assignment`]; the view only names
 //! them. Secrets stand here only under a wrapping key, never open.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    assignment::{Assignment, Scope, Wish},
+    assignment::{Assignment, Scope, Tail, Wish},
     id::{ActorId, BucketId, ClusterId, DriveId, GroupId, KeyId, LayoutId, NodeId, TenantId},
     spec::CustomSpec,
     time::UnixMillis,
@@ -164,9 +167,18 @@ pub struct ControlView {
     pub wishes: BTreeMap<Scope, Wish>,
     /// Functions of the embedding program in data chains, by what they were declared for.
     pub stages: BTreeMap<Scope, Arc<[CustomSpec]>>,
+    /// Chains whose last stages run apart, by the chain's actor.
+    pub tails: BTreeMap<ActorId, Tail>,
 }
 
 impl ControlView {
+    /// The nodes on which an actor runs, or a part of one, or to which one is on its way.
+    #[must_use]
+    pub fn occupied(&self) -> BTreeSet<NodeId> {
+        let rows = self.assignments.values().flat_map(|row| [Some(row.node), row.moving]);
+        rows.flatten().chain(self.tails.values().map(|tail| tail.node)).collect()
+    }
+
     /// The functions of the embedding program in a tenant's data chains, in order: the mesh's, then the tenant's own.
     pub fn stages_of(&self, tenant: TenantId) -> impl Iterator<Item = &CustomSpec> {
         let scopes = [Scope::Mesh, Scope::Tenant(tenant)];

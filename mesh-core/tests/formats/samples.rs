@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Lane, Op, Principal, Redirect,
-    assignment::{Assignment, MoveId, Preference, Scope, Wish},
+    assignment::{Assignment, MoveId, Preference, Scope, Tail, Wish},
     envelope::{Body, Envelope, Hello, Region, Welcome},
     id::{
         ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, ShardId, StripeId,
@@ -43,7 +43,7 @@ variants!(COMMANDS, command_name, Command:
     Form PutNode PutDrive PutLayout CreateTenant PutPrincipal PutAccessKey DropAccessKey CreateBucket MarkBucket
     RemoveBucket Assign Fence OpenBlock CloseBlock PutObject DeleteObject CreateUpload PutPart CompleteUpload
     AbortUpload DropGarbage SealBucket UnsealBucket SetLimits SweptBlock BeginMove CommitMove
-    AbortMove SetWish Drain SetStages);
+    AbortMove SetWish Drain SetStages SetTail);
 
 variants!(QUERIES, query_name, Query:
     Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced ClosedBlocks);
@@ -245,6 +245,7 @@ fn control_view() -> ControlView {
         access_keys: [("AKMESH0000000001".to_owned(), Arc::new(access_key_row()))].into(),
         assignments: [(assignment().actor, assignment())].into(),
         wishes: [(Scope::Mesh, wish()), (Scope::Tenant(TenantId(41)), Wish::default())].into(),
+        tails: [(ActorId(1), Tail { cut: 2, node: NodeId(3) })].into(),
         stages: [(Scope::Mesh, stages().into())].into(),
     }
 }
@@ -386,6 +387,7 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::SetWish { scope: Scope::Actor(ActorId(1)), wish: Some(wish()) },
         Command::Drain { node: NodeId(1), draining: true },
         Command::SetStages { scope: Scope::Tenant(TenantId(1)), stages: stages() },
+        Command::SetTail { actor: ActorId(1), epoch: Epoch(2), tail: Some(Tail { cut: 1, node: NodeId(4) }) },
     ]
 }
 

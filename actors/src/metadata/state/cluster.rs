@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
 use mesh_core::{
     Error, ErrorKind,
-    assignment::{Assignment, Scope, Wish},
-    id::{ClusterId, DriveId, Epoch, LayoutId, NodeId},
+    assignment::{Assignment, Scope, Tail, Wish},
+    id::{ActorId, ClusterId, DriveId, Epoch, LayoutId, NodeId},
     limits::{GROUP_DRIVES_MAX, LAYOUT_GROUPS_MAX},
     meta::{AccessKeyRow, ControlView, MetaAnswer, PrincipalRow, TenantRow},
     spec::CustomSpec,
@@ -178,6 +178,9 @@ pub(super) fn view(rows: &Rows<'_>) -> Result<ControlView, Error> {
     })?;
     each(rows, keys::WISH, |(scope, wish): (Scope, Wish)| {
         view.wishes.insert(scope, wish);
+    })?;
+    each(rows, keys::TAIL, |(actor, tail): (ActorId, Tail)| {
+        view.tails.insert(actor, tail);
     })?;
     each(rows, keys::STAGES, |(scope, stages): (Scope, Vec<CustomSpec>)| {
         view.stages.insert(scope, stages.into());

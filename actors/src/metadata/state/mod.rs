@@ -95,6 +95,7 @@ fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
         Command::BeginMove { actor, epoch, id, to } => placement::begin(rows, *actor, *epoch, *id, *to),
         Command::CommitMove { actor, epoch, id } => placement::commit(rows, *actor, *epoch, *id),
         Command::AbortMove { actor, epoch, id } => placement::abort(rows, *actor, *epoch, *id),
+        Command::SetTail { actor, epoch, tail } => placement::set_tail(rows, *actor, *epoch, *tail),
         Command::SetWish { scope, wish } => placement::set_wish(rows, *scope, *wish),
         Command::Drain { node, draining } => placement::drain(rows, *node, *draining),
         Command::SetStages { scope, stages } => stages::set(rows, *scope, stages),
@@ -147,6 +148,7 @@ fn is_control(command: &Command) -> bool {
         | Command::SetWish { .. }
         | Command::Drain { .. }
         | Command::SetStages { .. }
+        | Command::SetTail { .. }
         | Command::CreateTenant(_)
         | Command::SetLimits { .. }
         | Command::PutPrincipal(_)

@@ -4,8 +4,9 @@
 
 use mesh_core::{
     Error, ErrorKind, Redirect,
-    assignment::{Assignment, MoveId, Scope, Wish},
+    assignment::{Assignment, MoveId, Scope, Tail, Wish},
     id::{ActorId, Epoch, NodeId},
+    limits::CHAIN_STAGES_MAX,
     meta::MetaAnswer,
     topology::NodeInfo,
 };
@@ -41,6 +42,7 @@ pub(super) fn assign(rows: &mut Rows<'_>, wanted: Assignment) -> Result<MetaAnsw
     // Counted like a move, so that the commit of one that it ended is not taken for its own.
     let moves = present.map_or(MoveId(0), |present| MoveId(present.moves.0 + 1));
     rows.put(key, &Assignment { moves, ..Assignment::new(wanted.actor, wanted.node, wanted.epoch) })?;
+    rows.remove(keys::tail(wanted.actor));
     Ok(MetaAnswer::Epoch(wanted.epoch))
 }
 
@@ -80,6 +82,7 @@ pub(super) fn commit(rows: &mut Rows<'_>, actor: ActorId, epoch: Epoch, id: Move
             row.epoch = next;
             row.moving = None;
             rows.put(keys::assignment(actor), &row)?;
+            rows.remove(keys::tail(actor));
             Ok(MetaAnswer::Epoch(next))
         }
         // Once more.
@@ -96,6 +99,34 @@ pub(super) fn abort(rows: &mut Rows<'_>, actor: ActorId, epoch: Epoch, id: MoveI
     if row.moving.take().is_some() {
         rows.put(keys::assignment(actor), &row)?;
     }
+    Ok(MetaAnswer::Done)
+}
+
+pub(super) fn set_tail(
+    rows: &mut Rows<'_>,
+    actor: ActorId,
+    epoch: Epoch,
+    tail: Option<Tail>,
+) -> Result<MetaAnswer, Error> {
+    let row = find(rows, actor)?;
+    if row.epoch != epoch || row.moving.is_some() {
+        return Err(Error::new(ErrorKind::Conflict, "the chain is elsewhere or on its way already: look, plan again")
+            .with("actor", actor)
+            .redirect_to(place_of(&row)));
+    }
+    let key = keys::tail(actor);
+    let Some(tail) = tail else {
+        rows.remove(key);
+        return Ok(MetaAnswer::Done);
+    };
+    if tail.cut == 0 || usize::from(tail.cut) >= CHAIN_STAGES_MAX || tail.node == row.node {
+        return Err(Error::invalid("a chain is cut behind its first stage, and its tail runs on another node")
+            .with("actor", actor)
+            .with("cut", tail.cut)
+            .with("node", tail.node));
+    }
+    expect_known(rows, tail.node)?;
+    rows.put(key, &(actor, tail))?;
     Ok(MetaAnswer::Done)
 }
 

@@ -1,5 +1,5 @@
 use mesh_core::{
-    assignment::{Assignment, MoveId, Preference, Scope, Wish},
+    assignment::{Assignment, MoveId, Preference, Scope, Tail, Wish},
     id::NodeId,
     topology::{NodeInfo, NodeKind},
 };
@@ -88,6 +88,44 @@ fn an_owner_that_is_lost_ends_its_move() {
     assert_eq!(place(&group), (3, 2, 2, None));
     assert_eq!(group.apply(&commit(1, 1)), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&abort(1, 1)), Err(ErrorKind::Conflict));
+}
+
+#[test]
+fn a_tail_is_kept_until_it_is_taken_back_or_the_chain_has_another_owner() {
+    let mut group = furnished();
+    let tails = |group: &Group| match group.query(&Query::Control) {
+        Ok(MetaAnswer::Control(view)) => view.tails.get(&ACTOR).map(|tail| (tail.cut, tail.node.0)),
+        other => panic!("{other:?}"),
+    };
+    let set = |epoch, tail: Option<(u8, u64)>| {
+        let tail = tail.map(|(cut, node)| Tail { cut, node: NodeId(node) });
+        Command::SetTail { actor: ACTOR, epoch: Epoch(epoch), tail }
+    };
+    assert_eq!(group.apply(&set(1, Some((1, 2)))), Err(ErrorKind::NotFound));
+    assert_eq!(group.apply(&assign(1, 1)), Ok(MetaAnswer::Epoch(Epoch(1))));
+    for (refused, kind) in [
+        (set(1, Some((0, 2))), ErrorKind::Invalid),
+        (set(1, Some((1, 1))), ErrorKind::Invalid),
+        (set(1, Some((1, 9))), ErrorKind::NotFound),
+        (set(2, Some((1, 2))), ErrorKind::Conflict),
+    ] {
+        assert_eq!((group.apply(&refused), tails(&group)), (Err(kind), None), "{refused:?}");
+    }
+    assert_eq!(group.apply(&set(1, Some((1, 2)))), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&set(1, Some((2, 3)))), Ok(MetaAnswer::Done));
+    assert_eq!(tails(&group), Some((2, 3)));
+    assert_eq!(group.apply(&set(1, None)), Ok(MetaAnswer::Done));
+    assert_eq!(tails(&group), None);
+    // A move, and a new owner, make the chain whole; while it moves it is left alone.
+    assert_eq!(group.apply(&set(1, Some((1, 2)))), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&begin(1, 1, 2)), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&set(1, None)), Err(ErrorKind::Conflict));
+    assert_eq!(tails(&group), Some((1, 2)));
+    assert_eq!(group.apply(&commit(1, 1)), Ok(MetaAnswer::Epoch(Epoch(2))));
+    assert_eq!(tails(&group), None);
+    assert_eq!(group.apply(&set(2, Some((1, 3)))), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&assign(3, 3)), Ok(MetaAnswer::Epoch(Epoch(3))));
+    assert_eq!(tails(&group), None);
 }
 
 #[test]
