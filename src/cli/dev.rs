@@ -54,6 +54,10 @@ pub(crate) struct Dev {
     /// What the emulated DPUs stand for: bf1, bf2, bf3 or bf4.
     #[arg(long, default_value = "bf3", value_name = "KIND")]
     dpu_kind: mesh_dpu_runtime::profile::Generation,
+    /// The kinds of function that they run, such as encrypt,erasure: what comes before those stays on their hosts. All of
+    /// them without it.
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    dpu_functions: Option<Vec<String>>,
 }
 
 impl Dev {
@@ -162,6 +166,7 @@ impl Dev {
     fn dpu_setup(&self, data: &Path, nodes: &[Node]) -> dpus::Setup {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let template = Config {
+            functions: self.dpu_functions.clone(),
             timing: TimingConfig { reclaim_grace: self.reclaim_grace, ..TimingConfig::default() },
             ..Config::new(NodeNumber(1), address, data.to_owned())
         };

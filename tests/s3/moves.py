@@ -83,10 +83,10 @@ class Mesh:
         return subprocess.run([self.program, *args], check=True, capture_output=True, text=True).stdout
 
     def chain_at(self, chain):
-        for actor in json.loads(self.ask("actors", "--json")):
-            if actor["id"] == chain and actor["phase"] == "running":
-                return actor["node"]
-        return None
+        """Where a chain runs; where its last stages run, if it is split."""
+        running = json.loads(self.ask("actors", "--json"))
+        at = {actor["id"]: actor["node"] for actor in running if actor["phase"] == "running"}
+        return at.get(chain.replace("chain", "tail", 1), at.get(chain))
 
     def dpu(self):
         found = re.search(r"(node-\d+) of .* pid (\d+)", self.ask("dpu", "list"))
