@@ -60,6 +60,7 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
                 refuse_elsewhere(view, actor, pin)?;
             }
             node.propose(GroupId::CONTROL, Command::SetWish { scope, wish }).await?;
+            node.events.note(node.env.clock.wall(), &asked(scope, wish));
             told(said(&plan), 0)
         }
         AdminOp::Drain { node: drained, draining } => {
@@ -85,6 +86,8 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
                     .with("why", reason));
             }
             node.propose(GroupId::CONTROL, Command::Drain { node: drained, draining }).await?;
+            let what = if draining { "is to be emptied" } else { "takes actors again" };
+            node.events.note(node.env.clock.wall(), &format!("{drained} {what}"));
             told(said(&plan), 0)
         }
         AdminOp::Stages { scope, stages } => {
@@ -92,6 +95,20 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
             node.propose(GroupId::CONTROL, Command::SetStages { scope, stages }).await?;
             told(crate::stages::said(&node.metadata.control(), scope), 0)
         }
+    }
+}
+
+/// A wish, for who watches.
+fn asked(scope: Scope, wish: Option<Wish>) -> String {
+    let of = match scope {
+        Scope::Mesh => "every chain".to_owned(),
+        Scope::Tenant(tenant) => format!("every chain of {tenant}"),
+        Scope::Actor(actor) => Name(actor).to_string(),
+    };
+    match wish {
+        Some(Wish { pin: Some(node), .. }) => format!("{of} is to run on {node}"),
+        Some(Wish { preference, pin: None }) => format!("{of} is to run {preference}"),
+        None => format!("{of} is to run where placement says"),
     }
 }
 

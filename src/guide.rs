@@ -53,7 +53,8 @@
 //! 1. **Register** the kind with every node that may run it: [`Builder::function`] gives a name and how it is made from its
 //!    settings, which are bytes in your own encoding. Refuse settings that make no sense: they are tried before they are
 //!    declared. A node announces its kinds; one without the kind is never given such a chain, and one that is told to
-//!    take it refuses (`Unsupported`, with the node and the kind).
+//!    take it refuses (`Unsupported`, with the node and the kind). A DPU without it may still run what comes behind your
+//!    function, encryption and coding, apart from the rest.
 //! 2. **Declare** where it stands: [`Client::set_stages`] puts kinds with their settings between policy and encryption, into
 //!    every tenant's data chains or one tenant's. The declaration is a row of the control group and so the same on every
 //!    node, host or DPU. Other settings for the same kinds are told to the running function; other kinds, or another

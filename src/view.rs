@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
-    assignment::{Assignment, Preference, Scope, Wish},
+    assignment::{Assignment, Scope, Wish},
     id::{ActorId, NodeId, TenantId},
     limits::{STREAM_STRIPES, STRIPE_BYTES_MAX},
     meta::ControlView,
@@ -115,11 +115,12 @@ pub(crate) fn spot(control: &ControlView, row: &Assignment) -> Spot {
     }
 }
 
-/// What a user has asked for an actor: of itself, else of its tenant, else of all.
+/// What a user has asked for an actor: of itself, else of its tenant, else of all. Where a pin gives way, because its node
+/// is down, the wider preference counts.
 pub(crate) fn wish(control: &ControlView, actor: ActorId, tenant: TenantId) -> Wish {
     let scopes = [Scope::Actor(actor), Scope::Tenant(tenant), Scope::Mesh];
     let wish = |scope: &Scope| control.wishes.get(scope).copied();
-    let preference = scopes.iter().filter_map(wish).map(|wish| wish.preference).find(|one| *one != Preference::Auto);
+    let preference = scopes.iter().filter_map(wish).find(|wish| wish.pin.is_none()).map(|wish| wish.preference);
     Wish { preference: preference.unwrap_or_default(), pin: wish(&scopes[0]).and_then(|wish| wish.pin) }
 }
 

@@ -327,9 +327,9 @@ fn the_narrower_preference_counts(dev: &Dev) {
     dev.refused(REFUSED, &["prefer", "host-only", "--tenant", "9"], &["no such tenant"]);
     dev.refused(REFUSED, &["prefer", "host-only", "--actor", "chain-1-9"], &["no such actor"]);
     dev.refused(MISUNDERSTOOD, &["prefer", "sometimes"], &["auto, prefer-dpu, host-only or dpu-only"]);
-    dev.done(&["prefer", "auto", "--actor", "chain-1-2"]);
+    dev.done(&["prefer", "--undo", "--actor", "chain-1-2"]);
     dev.runs("chain-1-2", "node-12");
-    dev.done(&["prefer", "auto", "--tenant", "1"]);
+    dev.done(&["prefer", "--undo", "--tenant", "1"]);
     dev.runs("chain-1-1", "node-1");
     dev.done(&["prefer", "prefer-dpu"]);
     dev.runs("chain-1-1", "node-11");
@@ -360,7 +360,7 @@ fn what_is_detached_stays_away_until_it_is_attached(dev: &Dev) {
     dev.done(&["prefer", "dpu-only", "--actor", "chain-1-1"]);
     dev.refused(REFUSED, &["dpu", "detach", "1"], &["cannot be emptied", "node-11 is being drained"]);
     assert!(dev.pid().is_some(), "it runs on");
-    dev.done(&["prefer", "auto", "--actor", "chain-1-1"]);
+    dev.done(&["prefer", "--undo", "--actor", "chain-1-1"]);
 
     let said = dev.done(&["dpu", "detach", "1"]);
     assert!(said.ends_with("detached\n"), "{said}");
@@ -384,7 +384,7 @@ fn what_is_detached_stays_away_until_it_is_attached(dev: &Dev) {
     assert!(dev.pid().is_some());
     dev.runs("chain-1-1", "node-11");
     dev.stores_and_fetches();
-    dev.done(&["prefer", "auto", "--actor", "chain-1-1"]);
+    dev.done(&["prefer", "--undo", "--actor", "chain-1-1"]);
     dev.runs("chain-1-1", "node-11");
 }
 

@@ -6,6 +6,8 @@
 //!  node n:   Object ──► Policy ─► Encrypt ─► Erasure ──► drives of all nodes      (one chain)
 //!  split:    Object ──► Policy ─► Encrypt ──link──► Erasure on node n+1 ──► drives of all nodes
 //! ```
+//!
+//! A chain that is split is so for a while and whole for a while, under load, and whole whenever its tail is not heard of.
 
 use core::time::Duration;
 use std::{
@@ -63,6 +65,8 @@ const CLUSTER: ClusterId = ClusterId(*b"simulated world!");
 const BEAT: Duration = Duration::from_millis(500);
 /// The same once everything works: then most of the time is waiting.
 const CALM_BEAT: Duration = Duration::from_secs(3);
+/// A chain is split or whole for a multiple of this, in nanoseconds.
+const CUT_SPAN: u64 = 1_700_000_000;
 /// Where the second half of a split chain is: one for each ingress.
 const ERASURE: u64 = 1000;
 
@@ -415,6 +419,11 @@ impl Cluster {
         }
     }
 
+    /// Where the second half of a node's chain runs.
+    const fn behind(&self, node: NodeId) -> NodeId {
+        NodeId(1 + node.0 % self.swarm.nodes)
+    }
+
     const fn before(&self, node: NodeId) -> NodeId {
         NodeId(1 + (node.0 + self.swarm.nodes - 2) % self.swarm.nodes)
     }
@@ -443,13 +452,10 @@ impl Cluster {
             specs.push(FunctionSpec::Encrypt(EncryptSpec::default()));
         }
         let erasure = self.erasure_spec(node);
-        let mut next = None;
-        if self.swarm.split {
-            next = actor.as_data().map(|(_, ingress)| ActorId(ERASURE + ingress.0));
-        } else {
-            stages.push(Box::new(Erasure::new(erasure.clone())));
-            specs.push(FunctionSpec::Erasure(erasure));
-        }
+        stages.push(Box::new(Erasure::new(erasure.clone())));
+        specs.push(FunctionSpec::Erasure(erasure));
+        let tail = actor.as_data().filter(|_| self.swarm.split);
+        let next = tail.map(|(_, ingress)| ActorId(ERASURE + ingress.0));
         let chain = around_chain(self.bug, Box::new(Chain::new(stages)));
         (chain, Setting { next, disk: None }, specs)
     }
@@ -469,6 +475,26 @@ impl Cluster {
         self.follow(world, node);
     }
 
+    /// Chains go on to their tails for a while and do all of it themselves for a while, and whenever the tail's node is
+    /// not heard of.
+    fn recut(&self, world: &mut World, node: NodeId) {
+        let Some(agent) = self.agents.get(&node).filter(|agent| agent.ready && self.swarm.split) else { return };
+        let (now, silence) = (world.now().0, self.silence_ns());
+        let hears = |other: NodeId| {
+            other == node || agent.heard.get(&other).is_some_and(|(at, _)| now.saturating_sub(*at) < silence)
+        };
+        let erasure = u8::from(self.swarm.moves_per_mille > 0) + 1 + u8::from(self.swarm.encrypted);
+        for ingress in self.swarm.node_ids() {
+            let actor = ActorId::data(self.tenant, ingress);
+            if world.phase(node, actor).is_none() {
+                continue;
+            }
+            let apart = hears(self.behind(ingress)) && !(now / CUT_SPAN + ingress.0).is_multiple_of(3);
+            let cut = if apart { erasure } else { u8::MAX };
+            world.configure(node, actor, Arc::new(FunctionSpec::Split(Vec::new(), cut)));
+        }
+    }
+
     fn erasure_spec(&self, node: NodeId) -> ErasureSpec {
         let drives = self.agents.get(&node).map(|agent| agent.view.clone()).unwrap_or_default();
         ErasureSpec { layouts: core::iter::once((self.layout.id, self.layout.clone())).collect(), drives }
@@ -480,8 +506,7 @@ impl Cluster {
             for drive in self.swarm.drives_at(node) {
                 world.publish(ActorId::drive(drive), node);
             }
-            let behind = NodeId(1 + node.0 % self.swarm.nodes);
-            world.publish(ActorId(ERASURE + node.0), behind);
+            world.publish(ActorId(ERASURE + node.0), self.behind(node));
         }
     }
 
@@ -500,6 +525,7 @@ impl Cluster {
         }
         self.look(world, node);
         self.catch_up(world, node);
+        self.recut(world, node);
         self.settle_frozen(world, node);
         let number = self.number(Errand::Beat(node));
         world.timer(self.beat, number);

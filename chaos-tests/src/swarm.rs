@@ -33,7 +33,7 @@ pub struct Swarm {
     pub failover_per_mille: u32,
     /// How long until a node hears what the control group has decided.
     pub news: core::ops::Range<Duration>,
-    /// Whether Erasure runs on another node than Policy and Encrypt.
+    /// Whether chains are split, now and then: Erasure runs on another node than Policy and Encrypt.
     pub split: bool,
     /// Plaintext bytes of a stripe.
     pub stripe_bytes: u32,

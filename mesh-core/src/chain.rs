@@ -149,7 +149,9 @@ impl StorageFunction for Chain {
             Event::Configure(spec) => {
                 match &*spec {
                     FunctionSpec::Split(_, cut) => self.cut_at(*cut),
-                    _ => self.cut_at(u8::MAX),
+                    FunctionSpec::Chain(_) => self.cut_at(u8::MAX),
+                    // Of a single stage.
+                    _ => {}
                 }
                 for at in 0..=self.last() {
                     self.queue.push_back((at, Event::Configure(spec.clone())));

@@ -28,7 +28,15 @@ pub struct Profile {
 }
 
 /// The generations that can be planned with.
-pub const PROFILES: [Profile; 3] = [
+pub const PROFILES: [Profile; 4] = [
+    Profile {
+        name: "bf1",
+        cores_kind: "16 Cortex-A72",
+        millicores: 16_000,
+        memory_bytes: 8 << 30,
+        cost_permille: 5_000,
+        milliwatts_per_core: 2_500,
+    },
     Profile {
         name: "bf2",
         cores_kind: "8 Cortex-A72",
@@ -69,7 +77,7 @@ impl View {
         let profile = PROFILES
             .iter()
             .find(|known| known.name == profile)
-            .ok_or_else(|| Error::invalid("the profiles are bf2, bf3 and bf4").with("profile", profile))?;
+            .ok_or_else(|| Error::invalid("the profiles are bf1, bf2, bf3 and bf4").with("profile", profile))?;
         let scaled = |cost: u64| u64::try_from(u128::from(cost) * u128::from(profile.cost_permille) / 1000);
         let scaled = |cost: u64| scaled(cost).unwrap_or(u64::MAX);
         let costs = node.costs.iter().map(|(kind, cost)| {

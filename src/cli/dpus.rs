@@ -177,6 +177,8 @@ struct Slot {
     /// It was emptied when it was detached.
     drained: bool,
     child: Option<Child>,
+    /// When to start it again.
+    due: Option<tokio::time::Instant>,
 }
 
 impl Slot {
@@ -188,7 +190,7 @@ impl Slot {
         let folder = setup.data.join(format!("dpu-{number}"));
         provision.equip(node, &folder.join("data"))?;
         let cgroup = share(&setup, number);
-        Ok(Self { setup, number, node, host, folder, cgroup, attached: false, drained: false, child: None })
+        Ok(Self { setup, number, node, host, folder, cgroup, attached: false, drained: false, child: None, due: None })
     }
 
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
@@ -199,18 +201,30 @@ impl Slot {
                     None => core::future::pending().await,
                 }
             };
+            let due = self.due;
+            let again = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => core::future::pending().await,
+                }
+            };
             let given = tokio::select! {
                 given = orders.recv() => given,
+                () = again => {
+                    self.due = None;
+                    if self.attached && self.child.is_none() && let Err(error) = self.launch() {
+                        tracing::error!(node = %self.node, %error, "an emulated DPU cannot be started again yet");
+                        self.due = Some(tokio::time::Instant::now() + RESTART_AFTER);
+                    }
+                    continue;
+                }
                 status = ended => {
                     self.child = None;
                     match status {
                         Ok(status) => tracing::warn!(node = %self.node, %status, "an emulated DPU has ended"),
                         Err(error) => tracing::warn!(node = %self.node, %error, "an emulated DPU is lost"),
                     }
-                    tokio::time::sleep(RESTART_AFTER).await;
-                    if self.attached && let Err(error) = self.launch() {
-                        tracing::error!(node = %self.node, %error, "an emulated DPU cannot be started again");
-                    }
+                    self.due = Some(tokio::time::Instant::now() + RESTART_AFTER);
                     continue;
                 }
             };

@@ -114,13 +114,18 @@ fn runs(report: &NodeReport, actor: ActorId) -> bool {
     report.actors.iter().any(|one| one.actor == actor && one.phase == mesh_core::op::Phase::Running)
 }
 
-/// Say where chains should run: of all tenants, of one (--tenant), or one chain alone (--actor). The narrower wish counts.
+/// Say where chains should run: of all tenants, of one (--tenant), or one chain alone (--actor). The narrower wish counts,
+/// and of one chain the last word: `mesh move` replaces a wish, and a wish replaces a move.
 #[derive(Debug, Args)]
 pub(crate) struct Prefer {
     #[command(flatten)]
     connect: AdminConnect,
     /// auto: where it costs least; prefer-dpu: on a DPU while there is one; host-only; dpu-only.
-    preference: Preference,
+    #[arg(required_unless_present = "undo")]
+    preference: Option<Preference>,
+    /// Take back what was said of this scope: the wider one counts again.
+    #[arg(long, conflicts_with = "preference")]
+    undo: bool,
     /// Of this tenant, by its number.
     #[arg(long, value_name = "N", conflicts_with = "actor")]
     tenant: Option<u64>,
@@ -136,7 +141,7 @@ impl Prefer {
             (_, Some(actor)) => Scope::Actor(actor.0),
             _ => Scope::Mesh,
         };
-        let wish = (self.preference != Preference::Auto).then_some(Wish { preference: self.preference, pin: None });
+        let wish = self.preference.map(|preference| Wish { preference, pin: None });
         let (lines, _) = self.connect.client().await?.administer(AdminOp::Wish { scope, wish }).await?;
         say(&lines)
     }

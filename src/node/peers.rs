@@ -386,11 +386,13 @@ pub(super) async fn run(node: Arc<Inner>) {
         let alive = node.alive();
         for peer in known.difference(&alive) {
             tracing::warn!(node = %node.id, %peer, "a peer is down");
+            node.events.note(node.env.clock.wall(), &format!("{peer} is down"));
             node.host.abandon(*peer);
             // So that another can lead at once what it led.
             node.metadata.peer_is_down(*peer).await;
         }
         for peer in alive.difference(&known) {
+            node.events.note(node.env.clock.wall(), &format!("{peer} is up"));
             node.host.resume(*peer);
             node.metadata.peer_is_up(*peer).await;
         }

@@ -75,7 +75,7 @@ fn a_move_goes_through_its_stages_in_order() {
     assert_eq!(machine.end(), None);
     assert_eq!(machine.hear(done(TO)), []);
     assert_eq!(machine.end(), Some(&End::Arrived(Epoch(6))));
-    assert_eq!(machine.carried(), Carried { before: 10, frozen: 10, frozen_us: 99 });
+    assert_eq!(machine.carried(), Carried { before: 10, frozen: 10, frozen_us: 99, waited_us: 99 });
 }
 
 #[test]

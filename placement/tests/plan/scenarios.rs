@@ -376,7 +376,7 @@ fn asks_what_a_dpu_more_or_a_node_less_would_change() {
         [
             "a DPU is attached to a host, not to a DPU [node=node-4]",
             "there is no such node: `mesh status` lists them [node=node-9]",
-            "the profiles are bf2, bf3 and bf4 [profile=bf9]"
+            "the profiles are bf1, bf2, bf3 and bf4 [profile=bf9]"
         ]
     );
     assert!(view.without(NodeId(9)).is_err());
