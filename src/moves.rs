@@ -50,6 +50,7 @@ pub(crate) async fn run(node: Arc<Inner>) {
             changed = control.changed() => if changed.is_err() { return },
             Some(ended) = driver.tasks.join_next_with_id() => driver.ended(&node, ended),
         }
+        news |= control.has_changed().unwrap_or(false);
         let view = control.borrow_and_update().clone();
         if node.metadata.is_leader(GroupId::CONTROL) {
             driver.step(&node, &view, news);
@@ -165,14 +166,14 @@ impl Driver {
     }
 
     fn ended(&mut self, node: &Arc<Inner>, ended: Result<(task::Id, Ended), task::JoinError>) {
-        node.replan.notify_one();
         let Ended { actor, moved, failed } = match ended {
             Ok((_, ended)) => ended,
             // It panicked, which is logged where it happened. The group knows how far it came.
             Err(error) => {
                 tracing::error!(%error, "a move's task ended without saying how");
-                self.under_way.retain(|_, task| *task != error.id());
-                return;
+                let whose = self.under_way.iter().find(|(_, task)| **task == error.id());
+                let Some(actor) = whose.map(|(actor, _)| *actor) else { return };
+                Ended { actor, moved: false, failed: true }
             }
         };
         self.under_way.remove(&actor);

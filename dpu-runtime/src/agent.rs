@@ -56,7 +56,7 @@ struct Transfer {
     pages: u32,
     digest: u64,
     entries: u64,
-    /// The last page had no entries, and the target has it: it has all that there was.
+    /// The last page said nothing, and the target has it: it has all that there was.
     confirmed: bool,
     /// Since when it takes no requests.
     frozen: Option<Instant>,
@@ -249,12 +249,15 @@ impl Agent {
         Ok(moved)
     }
 
-    /// Lets requests wait, and sends the rest. An empty last page goes too, so that the target has confirmed that it has
-    /// all, unless it has done so already and nothing has changed since.
+    /// Has the target confirm once more that it is there and has all, then lets requests wait and sends the rest: a page
+    /// at least, also an empty one, unless nothing has changed since that word.
     async fn freeze(&self, step: MoveStep, to: NodeId) -> Result<Moved, Error> {
-        let began = self.0.host.ports().clock.now();
         let known = self.lock().leaving.get(&step.actor).copied().filter(|transfer| transfer.id == step.id);
         let mut transfer = known.ok_or_else(|| not_moving(step.actor, step.id))?;
+        let before = transfer.entries;
+        let page = self.0.host.snapshot(step.actor, step.epoch, transfer.mark).await?;
+        transfer.send(&self.0.host, step, to, page, Lane::Control).await?;
+        let began = self.0.host.ports().clock.now();
         transfer.frozen = Some(began);
         self.lock().leaving.insert(step.actor, transfer);
         let settled = tokio::time::timeout(SETTLE_MAX, self.0.host.freeze(step.actor, step.epoch)).await;
@@ -262,11 +265,10 @@ impl Agent {
             Error::new(ErrorKind::Timeout, "the actor does not come to rest: what it has under way takes too long")
                 .with("actor", step.actor)
         })??;
-        let before = transfer.entries;
         loop {
             let page = self.0.host.snapshot(step.actor, step.epoch, transfer.mark).await?;
             let more = page.more;
-            if more || !page.is_empty() || !transfer.confirmed {
+            if more || !page.says_nothing() || !transfer.confirmed {
                 transfer.send(&self.0.host, step, to, page, Lane::Control).await?;
             }
             if !more {
@@ -287,6 +289,7 @@ impl Transfer {
     /// Sends a page to the target, and waits until it has it.
     async fn send(&mut self, host: &Host, step: MoveStep, to: NodeId, page: Snapshot, lane: Lane) -> Result<(), Error> {
         let (mark, entries, bytes) = (page.mark, page.len() as u64, page.encode()?);
+        let confirms = page.says_nothing() && !page.more;
         let digest = snapshot::digest(self.digest, &bytes);
         let what = MoveOp::Install { page: self.pages, digest };
         let op = Op::Node(Box::new(NodeOp::Move(MoveStep { what, ..step })));
@@ -308,7 +311,7 @@ impl Transfer {
         self.pages += 1;
         self.digest = digest;
         self.entries += entries;
-        self.confirmed = entries == 0;
+        self.confirmed = confirms;
         Ok(())
     }
 

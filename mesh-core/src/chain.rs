@@ -65,6 +65,7 @@ impl Chain {
 
     /// Has the stages from `cut` on run elsewhere from now on; what they have here ends here. A chain begins with all of
     /// its stages. The first stage is always here, and a cut behind the last one makes the chain whole.
+    /// Not for a chain inside another one, which would take the outer one's cut for its own.
     #[must_use]
     pub fn split(mut self, cut: u8) -> Self {
         self.cut_at(cut);

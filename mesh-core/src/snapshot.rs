@@ -46,10 +46,17 @@ struct Section {
 }
 
 impl Snapshot {
-    /// Whether there is nothing to carry over.
+    /// Whether there are no entries to carry over.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.stages.iter().all(Self::is_empty)
+    }
+
+    /// Whether whoever has restored what came before has all of it: there are no entries, and nothing begins anew, which
+    /// would take away what there was.
+    #[must_use]
+    pub fn says_nothing(&self) -> bool {
+        self.since.is_some() && self.entries.is_empty() && self.stages.iter().all(Self::says_nothing)
     }
 
     /// Entries in all.
@@ -150,6 +157,18 @@ mod tests {
         let tree = Snapshot { stages: vec![leaf(2), inner, leaf(3)], ..Snapshot::default() };
         assert_eq!(tree.encode().and_then(|bytes| Snapshot::decode(&bytes)), Ok(tree.clone()));
         assert_eq!((tree.len(), tree.is_empty()), (6, false));
+    }
+
+    #[test]
+    fn a_page_says_nothing_only_if_all_of_it_goes_on_from_before() {
+        let (plain, since) = (Snapshot::default(), Some(Mark(3)));
+        let on = Snapshot { since, ..plain.clone() };
+        let chain = |stages: Vec<Snapshot>| Snapshot { stages, ..on.clone() };
+        assert!(on.says_nothing() && chain(vec![on.clone(), on.clone()]).says_nothing());
+        // It begins anew, with nothing: that takes away what there was.
+        assert!(plain.is_empty() && !plain.says_nothing());
+        assert!(!chain(vec![on.clone(), plain]).says_nothing());
+        assert!(!chain(vec![leaf(2)]).says_nothing());
     }
 
     #[test]

@@ -155,7 +155,7 @@ impl Asker<'_> {
         let stages = self.actor.stages.len();
         let Some((cut, tail)) = spot.tail else { return self.part_blocked(spot.head, 0..stages) };
         let node_and_dpu = self.home == Some(spot.head) && self.actor.pin != Some(spot.head);
-        if cut == 0 || cut >= stages || !node_and_dpu || tail == spot.head {
+        if cut < self.actor.cut_min.max(1) || cut >= stages || !node_and_dpu || tail == spot.head {
             return Some(Reason::BadCut);
         }
         self.part_blocked(spot.head, 0..cut).or_else(|| self.part_blocked(tail, cut..stages))

@@ -4,7 +4,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use mesh_actors::{
@@ -25,8 +28,6 @@ use mesh_core::{
 use mesh_dpu_runtime::agent::Setups;
 use mesh_placement::fate::{Fate, Hosted, Known, fate};
 
-use tokio::task::AbortHandle;
-
 use super::Inner;
 
 /// What each actor was last configured with, and under which epoch: an actor that has been away meanwhile has not been
@@ -34,8 +35,8 @@ use super::Inner;
 #[derive(Default)]
 struct Configured {
     specs: BTreeMap<ActorId, (Epoch, Arc<FunctionSpec>)>,
-    /// Actors whose moves of before this start are being aborted.
-    taking_back: BTreeMap<ActorId, (MoveId, AbortHandle)>,
+    /// Actors whose moves of before this start are being aborted, and whether that has failed.
+    taking_back: BTreeMap<ActorId, (MoveId, Arc<AtomicBool>)>,
 }
 
 /// Keeps actors configured until the node stops.
@@ -133,7 +134,7 @@ impl Configured {
                 continue;
             }
             if actor.as_tail().is_some() {
-                // Its head may not have heard yet: it is told `NoSuchActor`, and sends again.
+                // Its head may not have heard yet: it is told `NoSuchActor`, and the ingress sends again.
                 node.host.evict(actor);
                 continue;
             }
@@ -190,7 +191,12 @@ impl Configured {
         cut: u8,
     ) -> Result<(), Error> {
         let actor = tail_of(row.actor)?;
-        let stages = data_chain(node, view, row.actor)?.split_off(usize::from(cut));
+        let mut stages = data_chain(node, view, row.actor)?;
+        if usize::from(cut) >= stages.len() {
+            return Err(Error::bug("a chain is shorter than its head").with("actor", row.actor).with("cut", cut));
+        }
+        let stages = stages.split_off(usize::from(cut));
+        runs_here(node, &stages)?;
         let present = node.host.actors().into_iter().find(|hosted| hosted.id == actor);
         if present.is_some_and(|hosted| hosted.epoch != row.epoch) {
             self.specs.remove(&actor);
@@ -229,18 +235,19 @@ impl Configured {
     /// An actor of this node, which has begun anew, is on a move of before: that is aborted, and then it runs here.
     fn take_back(&mut self, node: &Arc<Inner>, row: &Assignment, id: MoveId) {
         let Assignment { actor, epoch, .. } = *row;
-        if self.taking_back.get(&actor).is_some_and(|(one, task)| *one == id && !task.is_finished()) {
+        if self.taking_back.get(&actor).is_some_and(|(one, failed)| *one == id && !failed.load(Ordering::Acquire)) {
             return;
         }
-        let taking = node.clone();
-        let task = node.spawn(async move {
+        let (taking, failed) = (node.clone(), Arc::<AtomicBool>::default());
+        self.taking_back.insert(actor, (id, failed.clone()));
+        node.spawn(async move {
             // What the group says of it, however this ended, is looked at when it comes, and after a failure at once.
             if let Err(error) = taking.propose(GroupId::CONTROL, Command::AbortMove { actor, epoch, id }).await {
                 tracing::debug!(%actor, %id, %error, "a move of before this start was not taken back");
+                failed.store(true, Ordering::Release);
                 taking.reconfigure();
             }
         });
-        self.taking_back.insert(actor, (id, task));
     }
 
     /// What an actor that runs here needs.
@@ -285,16 +292,20 @@ pub(super) fn setups(node: Weak<Inner>) -> Setups {
                 .with("knows", known)
                 .with("asked", epoch));
         }
-        let spec = FunctionSpec::Chain(data_chain(&node, &view, actor)?);
-        for part in spec.parts() {
-            if !node.ability.functions.contains_key(part.name()) {
-                return Err(Error::new(ErrorKind::Unsupported, "this node does not run such functions")
-                    .with("node", node.id)
-                    .with("function", part.name()));
-            }
-        }
-        Ok(setup(&node, actor, epoch, spec, onward(actor)))
+        let stages = data_chain(&node, &view, actor)?;
+        runs_here(&node, &stages)?;
+        Ok(setup(&node, actor, epoch, FunctionSpec::Chain(stages), onward(actor)))
     })
+}
+
+/// Refuses functions that this node was not told to run.
+fn runs_here(node: &Inner, stages: &[FunctionSpec]) -> Result<(), Error> {
+    match stages.iter().find(|stage| !node.ability.functions.contains_key(stage.name())) {
+        None => Ok(()),
+        Some(stage) => Err(Error::new(ErrorKind::Unsupported, "this node does not run such functions")
+            .with("node", node.id)
+            .with("function", stage.name())),
+    }
 }
 
 /// Where the calls of a data chain's head go: to its tail, if it is split.
@@ -317,7 +328,8 @@ fn tails(view: &ControlView) -> impl Iterator<Item = (&Assignment, &Tail)> {
 fn tail<'a>(node: &Inner, view: &'a ControlView, row: &Assignment) -> Option<&'a Tail> {
     let tail = view.tails.get(&row.actor)?;
     let actor = tail_of(row.actor).ok()?;
-    node.runs_at(tail.node, actor, row.epoch).then_some(tail)
+    let answers = !node.host.is_abandoned(tail.node) && node.runs_at(tail.node, actor, row.epoch);
+    answers.then_some(tail)
 }
 
 /// Waits until this node has heard from the group of the epoch that an actor leaves when it moves here: a follower may be

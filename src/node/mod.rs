@@ -166,6 +166,13 @@ impl Builder {
         for (kind, make) in self.functions {
             registry.register(&kind, make)?;
         }
+        let unknown = |kind: &&String| !registry.kinds().any(|known| known == kind.as_str());
+        if let Some(kind) = config.functions.iter().flatten().find(unknown) {
+            let known: Vec<&str> = registry.kinds().collect();
+            return Err(Error::invalid("the configuration allows a kind of function that this program does not have")
+                .with("kind", kind)
+                .with("known", known.join(", ")));
+        }
         let env = match self.env {
             Some(env) => env,
             None => Env::real()?,
@@ -371,13 +378,13 @@ impl Node {
     /// Stops: a DPU lets its actors move to its host first; then it takes no more requests, answers those in flight (at
     /// most for `patience`), closes drives, links and the metadata store.
     pub async fn shutdown(&self, patience: Duration) {
-        if self.0.leaving.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        if self.0.kind() == NodeKind::Dpu {
+        // Not again: whoever gave up waiting before it was stopped may go on.
+        if !self.0.leaving.swap(true, Ordering::AcqRel) && self.0.kind() == NodeKind::Dpu {
             self.0.leave(patience.min(LEAVE_MAX)).await;
         }
-        self.0.stopping.send_replace(true);
+        if self.0.stopping.send_replace(true) {
+            return;
+        }
         let tasks = core::mem::take(&mut *lock(&self.0.tasks));
         front::wait(tasks, patience).await;
         self.0.host.shutdown(patience).await;
@@ -415,9 +422,9 @@ impl Inner {
         outcome.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Restarted, "metadata ended unasked")))
     }
 
-    /// Whether it has been told to stop.
+    /// Whether it has been told to stop and its actors are to go elsewhere: a host's have nowhere to go.
     fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Acquire)
+        self.leaving.load(Ordering::Acquire) && self.kind() == NodeKind::Dpu
     }
 
     /// Says that this node is about to go, and waits until nothing runs here any more.
@@ -429,7 +436,7 @@ impl Inner {
         let mut control = self.metadata.watch_control();
         let empty = control.wait_for(|view| !view.occupied().contains(&self.id));
         if tokio::time::timeout(patience, empty).await.is_err() {
-            tracing::warn!(node = %self.id, "stopping with actors that nobody took over yet: they run elsewhere once this node is missed");
+            tracing::warn!(node = %self.id, "stopping with actors that nobody took over yet: those that may run elsewhere do once this node is missed");
         }
     }
 
@@ -490,9 +497,10 @@ impl Inner {
         if self.has_namespaces() && view.assignments.values().filter(|row| own(row)).count() < view.tenants.len() {
             return missing("not every data chain of this node has a place yet");
         }
-        let waits = |row: &Assignment| row.node == self.id && !self.host.hosts(row.actor);
+        let waits =
+            |row: &Assignment| row.node == self.id && row.actor.as_data().is_some() && !self.host.hosts(row.actor);
         if view.assignments.values().any(waits) {
-            return missing("a data chain of this node does not run yet");
+            return missing("a data chain of this node does not run: not yet, or it was given up, which the log says");
         }
         let newest = view.layouts.values().next_back();
         let laid_out = |drive: &mesh_core::id::DriveId| newest.is_some_and(|layout| layout.domains.contains_key(drive));

@@ -388,19 +388,23 @@ pub(super) async fn run(node: Arc<Inner>) {
             tracing::warn!(node = %node.id, %peer, "a peer is down");
             node.events.note(node.env.clock.wall(), &format!("{peer} is down"));
             node.host.abandon(*peer);
-            // So that another can lead at once what it led.
-            node.metadata.peer_is_down(*peer).await;
         }
         for peer in alive.difference(&known) {
             node.events.note(node.env.clock.wall(), &format!("{peer} is up"));
             node.host.resume(*peer);
-            node.metadata.peer_is_up(*peer).await;
         }
         if alive != known {
             node.reconfigure.notify_one();
             node.replan.notify_one();
-            known = alive;
         }
+        // So that another can lead at once what one led that is down.
+        for peer in known.difference(&alive) {
+            node.metadata.peer_is_down(*peer).await;
+        }
+        for peer in alive.difference(&known) {
+            node.metadata.peer_is_up(*peer).await;
+        }
+        known = alive;
         if only.as_ref().is_none_or(|only| !only.is_empty()) {
             node.beat(only).await;
         }

@@ -289,6 +289,12 @@ impl Host {
         }
     }
 
+    /// Whether a node is lost: see [`Self::abandon`].
+    #[must_use]
+    pub fn is_abandoned(&self, node: NodeId) -> bool {
+        self.0.calls.is_lost(node)
+    }
+
     /// A node is there again.
     pub fn resume(&self, node: NodeId) {
         self.0.calls.resume(node);

@@ -50,8 +50,6 @@ struct Transfer {
     entries: u64,
     /// Entries of the rounds before, and of the last one.
     rounds: (u64, Option<u64>),
-    /// The target has all that there was.
-    confirmed: bool,
     /// Since when it takes no requests, on the world's clock.
     frozen: Option<u64>,
 }
@@ -326,10 +324,6 @@ impl Cluster {
             Ok(encoded) => encoded,
             Err(error) => return self.sent(world, node, number, Err(error)),
         };
-        if sending.freezes && entries == 0 && !more && transfer.confirmed {
-            let moved = transfer.moved();
-            return self.sent(world, node, number, Ok(moved));
-        }
         let digest = snapshot::digest(transfer.digest, &bytes);
         sending.page = (mark, digest, entries, more);
         let what = MoveOp::Install { page: transfer.pages, digest };
@@ -353,7 +347,6 @@ impl Cluster {
         (transfer.mark, transfer.digest) = (Some(mark), digest);
         transfer.pages += 1;
         transfer.entries += entries;
-        transfer.confirmed = entries == 0;
         let (before, last) = transfer.rounds;
         let round = transfer.entries - before;
         let enough = !more && (sending.freezes || round == 0 || last.is_some_and(|last| round >= last));

@@ -231,7 +231,8 @@ async fn the_state_arrives_whole_however_it_changes_on_the_way() {
         assert_eq!((copied.entries, copied.pages), (5, 4));
         assert_eq!((ask(&from).await, ask(&from).await), (Ok(13), Ok(14)));
         let rest = step(&from, MoveOp::Freeze { to: TO }).await.unwrap();
-        assert_eq!((rest.entries, rest.pages), (2, 5));
+        // A page before requests wait, and one when they do.
+        assert_eq!((rest.entries, rest.pages), (2, 6));
         step(&to, MoveOp::Activate).await.unwrap();
         step(&from, MoveOp::Retire { to: TO }).await.unwrap();
         assert_eq!(ask(&to).await, Ok(15));
@@ -246,10 +247,23 @@ async fn nothing_is_sent_while_requests_wait_if_the_target_has_all() {
     step(&to, MoveOp::Warm).await.unwrap();
     let copied = step(&from, MoveOp::PreCopy { to: TO }).await.unwrap();
     let rest = step(&from, MoveOp::Freeze { to: TO }).await.unwrap();
-    assert_eq!((rest.entries, rest.pages, rest.digest), (0, copied.pages, copied.digest));
+    // Asked once more before requests wait, and not while they do.
+    assert_eq!((rest.entries, rest.pages), (0, copied.pages + 1));
     step(&to, MoveOp::Activate).await.unwrap();
     step(&from, MoveOp::Retire { to: TO }).await.unwrap();
     assert_eq!(ask(&to).await, Ok(13));
+}
+
+#[tokio::test]
+async fn a_target_that_began_anew_after_it_had_all_is_found_before_requests_wait() {
+    let (from, to) = pair(Harm::None, 0).await;
+    step(&to, MoveOp::Warm).await.unwrap();
+    step(&from, MoveOp::PreCopy { to: TO }).await.unwrap();
+    to.forget(ACTOR);
+    to.0.host.discard(ACTOR);
+    assert_eq!(step(&from, MoveOp::Freeze { to: TO }).await, Err(ErrorKind::NoSuchActor));
+    assert_eq!(from.frozen_since(Instant::NEVER), []);
+    assert_eq!(ask(&from).await, Ok(13));
 }
 
 #[tokio::test]

@@ -49,7 +49,15 @@ pub(super) fn put_node(rows: &mut Rows<'_>, node: &NodeInfo) -> Result<MetaAnswe
     }
     let key = keys::node(node.id);
     let draining = match rows.find::<NodeInfo>(&key)? {
-        Some(known) if known.incarnation > node.incarnation => return Ok(MetaAnswer::Done),
+        Some(known) if known.incarnation > node.incarnation => {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "a later start of this node is known: set its clock, or give it back the file `incarnation` of its data folder",
+            )
+            .with("node", node.id)
+            .with("known", known.incarnation)
+            .with("asked", node.incarnation));
+        }
         Some(known) => known.draining,
         None => {
             rows.expect_room(&keys::all(keys::NODE), NODES_MAX, "nodes")?;

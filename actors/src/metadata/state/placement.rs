@@ -119,8 +119,9 @@ pub(super) fn set_tail(
         rows.remove(key);
         return Ok(MetaAnswer::Done);
     };
-    if tail.cut == 0 || usize::from(tail.cut) >= CHAIN_STAGES_MAX || tail.node == row.node {
-        return Err(Error::invalid("a chain is cut behind its first stage, and its tail runs on another node")
+    if actor.as_data().is_none() || tail.cut == 0 || usize::from(tail.cut) >= CHAIN_STAGES_MAX || tail.node == row.node
+    {
+        return Err(Error::invalid("a data chain is cut behind its first stage, and its tail runs on another node")
             .with("actor", actor)
             .with("cut", tail.cut)
             .with("node", tail.node));

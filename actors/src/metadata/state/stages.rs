@@ -96,6 +96,8 @@ fn begin_anew(rows: &mut Rows<'_>, concerned: Option<TenantId>) -> Result<(), Er
     for row in chains {
         let anew = Assignment { epoch: Epoch(row.epoch.0 + 1), moves: MoveId(row.moves.0 + 1), moving: None, ..row };
         rows.put(keys::assignment(row.actor), &anew)?;
+        // It was cut between other functions.
+        rows.remove(keys::tail(row.actor));
     }
     Ok(())
 }

@@ -100,7 +100,7 @@ fn refuses_a_cluster_without_namespaces_or_with_a_bad_code() {
 fn keeps_the_latest_incarnation_of_a_node() {
     let mut group = formed();
     assert_eq!(group.apply(&Command::PutNode(node(3, 5))), Ok(MetaAnswer::Done));
-    assert_eq!(group.apply(&Command::PutNode(node(3, 4))), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&Command::PutNode(node(3, 4))), Err(ErrorKind::Conflict));
     assert_eq!(control_view(&group).nodes, BTreeMap::from([(NodeId(3), node(3, 5))]));
     let elsewhere = NodeInfo { address: "127.0.0.1:99".into(), ..node(3, 5) };
     assert_eq!(group.apply(&Command::PutNode(elsewhere.clone())), Ok(MetaAnswer::Done));

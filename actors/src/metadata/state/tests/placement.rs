@@ -1,6 +1,7 @@
 use mesh_core::{
     assignment::{Assignment, MoveId, Preference, Scope, Tail, Wish},
     id::NodeId,
+    spec::CustomSpec,
     topology::{NodeInfo, NodeKind},
 };
 
@@ -92,17 +93,22 @@ fn an_owner_that_is_lost_ends_its_move() {
 
 #[test]
 fn a_tail_is_kept_until_it_is_taken_back_or_the_chain_has_another_owner() {
+    const CHAIN: ActorId = ActorId::data(TENANT, NodeId(1));
+    let own = |node, epoch| Command::Assign(Assignment::new(CHAIN, NodeId(node), Epoch(epoch)));
     let mut group = furnished();
+    let other = Command::SetTail { actor: ACTOR, epoch: Epoch(1), tail: Some(Tail { cut: 1, node: NodeId(2) }) };
+    assert_eq!(group.apply(&assign(1, 1)), Ok(MetaAnswer::Epoch(Epoch(1))));
+    assert_eq!(group.apply(&other), Err(ErrorKind::Invalid), "no data chain");
     let tails = |group: &Group| match group.query(&Query::Control) {
-        Ok(MetaAnswer::Control(view)) => view.tails.get(&ACTOR).map(|tail| (tail.cut, tail.node.0)),
+        Ok(MetaAnswer::Control(view)) => view.tails.get(&CHAIN).map(|tail| (tail.cut, tail.node.0)),
         other => panic!("{other:?}"),
     };
     let set = |epoch, tail: Option<(u8, u64)>| {
         let tail = tail.map(|(cut, node)| Tail { cut, node: NodeId(node) });
-        Command::SetTail { actor: ACTOR, epoch: Epoch(epoch), tail }
+        Command::SetTail { actor: CHAIN, epoch: Epoch(epoch), tail }
     };
     assert_eq!(group.apply(&set(1, Some((1, 2)))), Err(ErrorKind::NotFound));
-    assert_eq!(group.apply(&assign(1, 1)), Ok(MetaAnswer::Epoch(Epoch(1))));
+    assert_eq!(group.apply(&own(1, 1)), Ok(MetaAnswer::Epoch(Epoch(1))));
     for (refused, kind) in [
         (set(1, Some((0, 2))), ErrorKind::Invalid),
         (set(1, Some((1, 1))), ErrorKind::Invalid),
@@ -118,13 +124,24 @@ fn a_tail_is_kept_until_it_is_taken_back_or_the_chain_has_another_owner() {
     assert_eq!(tails(&group), None);
     // A move, and a new owner, make the chain whole; while it moves it is left alone.
     assert_eq!(group.apply(&set(1, Some((1, 2)))), Ok(MetaAnswer::Done));
-    assert_eq!(group.apply(&begin(1, 1, 2)), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&Command::BeginMove { actor: CHAIN, epoch: Epoch(1), id: MoveId(1), to: NodeId(2) }),
+        Ok(MetaAnswer::Done)
+    );
     assert_eq!(group.apply(&set(1, None)), Err(ErrorKind::Conflict));
     assert_eq!(tails(&group), Some((1, 2)));
-    assert_eq!(group.apply(&commit(1, 1)), Ok(MetaAnswer::Epoch(Epoch(2))));
+    assert_eq!(
+        group.apply(&Command::CommitMove { actor: CHAIN, epoch: Epoch(1), id: MoveId(1) }),
+        Ok(MetaAnswer::Epoch(Epoch(2)))
+    );
     assert_eq!(tails(&group), None);
     assert_eq!(group.apply(&set(2, Some((1, 3)))), Ok(MetaAnswer::Done));
-    assert_eq!(group.apply(&assign(3, 3)), Ok(MetaAnswer::Epoch(Epoch(3))));
+    assert_eq!(group.apply(&own(3, 3)), Ok(MetaAnswer::Epoch(Epoch(3))));
+    assert_eq!(tails(&group), None);
+    // Other functions are cut elsewhere.
+    assert_eq!(group.apply(&set(3, Some((1, 2)))), Ok(MetaAnswer::Done));
+    let stages = vec![CustomSpec::new("filter", Vec::new())];
+    assert_eq!(group.apply(&Command::SetStages { scope: Scope::Mesh, stages }), Ok(MetaAnswer::Done));
     assert_eq!(tails(&group), None);
 }
 
