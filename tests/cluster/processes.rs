@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::{SocketAddr, UdpSocket},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -23,10 +23,7 @@ impl Cluster {
     /// Founds a cluster of three nodes of two drives and waits until everything is up.
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Held together, so that they differ; then free for the nodes.
-        let sockets: Vec<UdpSocket> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
-        let addresses: Vec<SocketAddr> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
-        drop(sockets);
+        let addresses = crate::ports::free(3);
         let mut cluster = Self { folder, addresses, children: vec![None, None, None] };
         for node in 1..=3 {
             let dir = cluster.dir(node);

@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../ports/mod.rs"]
+mod ports;
 mod processes;
 
 use std::{

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     fs::{self, File},
-    net::{SocketAddr, UdpSocket},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -71,11 +71,8 @@ impl Mixed {
     /// Founds the cluster and joins its members on disk. Each node's files are made by the program that will run it.
     pub(crate) fn found(foreign: PathBuf) -> Self {
         assert_eq!(machine(&foreign), MACHINE_AARCH64, "MESH_AARCH64 is a program for aarch64");
-        // Held together, so that they differ; then free for the nodes.
-        let free = |node| (node, UdpSocket::bind("127.0.0.1:0").unwrap());
-        let sockets: Vec<(u64, UdpSocket)> = (1..=HOSTS).chain([DPU]).map(free).collect();
-        let addresses = sockets.iter().map(|(node, socket)| (*node, socket.local_addr().unwrap())).collect();
-        drop(sockets);
+        let nodes = (1..=HOSTS).chain([DPU]);
+        let addresses = nodes.clone().zip(crate::ports::free(nodes.count())).collect();
         let folder = tempfile::tempdir().unwrap();
         let mixed = Self { folder, foreign, addresses, children: BTreeMap::new() };
         for node in mixed.addresses.keys() {
