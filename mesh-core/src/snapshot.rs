@@ -28,7 +28,7 @@ pub struct Snapshot {
     /// There is more already.
     pub more: bool,
     /// Entries, in the function's own encoding: a later snapshot's entry replaces an earlier one's of the same key.
-    pub entries: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    pub entries: Entries,
     /// The stages of a chain.
     pub stages: Vec<Self>,
 }
@@ -36,14 +36,17 @@ pub struct Snapshot {
 /// One snapshot without its stages, and how many those are: a tree in the order of its branches, so that reading it
 /// needs no recursion that the bytes decide on.
 #[derive(Serialize, Deserialize)]
-struct Section {
+struct Section<Entries> {
     version: u16,
     mark: Mark,
     since: Option<Mark>,
     more: bool,
-    entries: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    entries: Entries,
     stages: u8,
 }
+
+/// Keys with what they have now: `None`, they are gone.
+pub type Entries = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 impl Snapshot {
     /// Whether there are no entries to carry over.
@@ -79,7 +82,7 @@ impl Snapshot {
         Ok(bytes)
     }
 
-    fn flatten(&self, sections: &mut Vec<Section>, depth: usize) -> Result<(), Error> {
+    fn flatten<'a>(&'a self, sections: &mut Vec<Section<&'a Entries>>, depth: usize) -> Result<(), Error> {
         if depth >= SNAPSHOT_DEPTH_MAX || self.stages.len() > CHAIN_STAGES_MAX {
             return Err(too_large().with("depth", depth).with("stages", self.stages.len()));
         }
@@ -88,7 +91,7 @@ impl Snapshot {
             mark: self.mark,
             since: self.since,
             more: self.more,
-            entries: self.entries.clone(),
+            entries: &self.entries,
             // At most CHAIN_STAGES_MAX.
             stages: self.stages.len() as u8,
         });
@@ -103,7 +106,7 @@ impl Snapshot {
         if bytes.len() > SNAPSHOT_PAGE_BYTES_MAX {
             return Err(too_large().with("bytes", bytes.len()).with("limit", SNAPSHOT_PAGE_BYTES_MAX));
         }
-        let sections: Vec<Section> = meta::decode(bytes)?;
+        let sections: Vec<Section<Entries>> = meta::decode(bytes)?;
         let mut sections = sections.into_iter();
         let snapshot = Self::grow(&mut sections, 0)?;
         match sections.next() {
@@ -112,7 +115,7 @@ impl Snapshot {
         }
     }
 
-    fn grow(sections: &mut impl Iterator<Item = Section>, depth: usize) -> Result<Self, Error> {
+    fn grow(sections: &mut impl Iterator<Item = Section<Entries>>, depth: usize) -> Result<Self, Error> {
         let section = sections.next().filter(|_| depth < SNAPSHOT_DEPTH_MAX).ok_or_else(damaged)?;
         if usize::from(section.stages) > CHAIN_STAGES_MAX {
             return Err(damaged());
