@@ -303,7 +303,7 @@ async fn fulfil(node: &Arc<Inner>, ask: Ask) -> Heard {
             tokio::time::sleep(pause).await;
             Heard::Due
         }
-        Ask::Step(at, step) if at == node.id => Heard::Stepped(at, node.agent.carry_out(step, Buf::empty()).await),
+        Ask::Step(at, step) if at == node.id => Heard::Stepped(at, node.carry_out(step, Buf::empty()).await),
         Ask::Step(at, step) => {
             let asked = ask_node(node, at, Op::Node(Box::new(NodeOp::Move(step))), STEP_BUDGET);
             let outcome = tokio::select! {

@@ -178,6 +178,29 @@ async fn a_declared_function_works_in_every_chain_until_it_is_taken_back_and_a_n
     stop(nodes).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_does_not_move_to_a_node_without_memory_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let provision = Provision::create(folder.path(), BUCKET).unwrap();
+    let mut nodes = hosts(folder.path(), &provision, [false; 3]).await;
+    let small = Config { memory: Some(Size(1 << 20)), ..config(folder.path(), DPU) };
+    enter(small, &provision, false, &mut nodes).await;
+    let reported =
+        |node: &Node| node.status().iter().any(|one| one.node == NodeId(DPU) && !one.ability.functions.is_empty());
+    until("the DPU is known", || reported(&nodes[0]) && row(&nodes[0]).is_some()).await;
+    let client = nodes[0].client(somebody());
+    let pin = Some(Wish { preference: Preference::Auto, pin: Some(NodeId(DPU)) });
+    let error = client.administer(AdminOp::Wish { scope: Scope::Actor(CHAIN), wish: pin }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(error.to_string().contains("memory"), "{error}");
+    // To prefer it moves nothing there either.
+    let wish = Some(Wish { preference: Preference::PreferDpu, pin: None });
+    let (moves, _) = client.administer(AdminOp::Wish { scope: Scope::Mesh, wish }).await.unwrap();
+    assert_eq!(moves, Vec::<String>::new());
+    client.put_bytes(BUCKET, "here", b"here").await.unwrap();
+    stop(nodes).await;
+}
+
 /// A DPU that may not judge: the policy stays on the host, and the rest of the chain runs on the DPU.
 fn deft(folder: &Path) -> Config {
     Config { functions: Some(vec!["encrypt".into(), "erasure".into()]), ..config(folder, DPU) }

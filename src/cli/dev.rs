@@ -13,6 +13,7 @@ use mesh::{
     node::Node,
     provision::{FIRST_TENANT, Provision},
 };
+use mesh_actors::registry::Registry;
 use mesh_core::{
     Error, ErrorKind, Principal,
     assignment::{Preference, Scope, Wish},
@@ -62,6 +63,14 @@ pub(crate) struct Dev {
 
 impl Dev {
     pub(crate) async fn run(self) -> Result<(), Error> {
+        let known = Registry::default();
+        let unknown = |kind: &&String| !known.kinds().any(|one| one == kind.as_str());
+        if let Some(kind) = self.dpu_functions.iter().flatten().find(unknown) {
+            let known: Vec<&str> = known.kinds().collect();
+            return Err(Error::invalid("there is no such kind of function")
+                .with("kind", kind)
+                .with("known", known.join(", ")));
+        }
         let data = match &self.data {
             Some(data) => data.clone(),
             None => default_folder()?,

@@ -15,12 +15,12 @@ use mesh_actors::{
     shell::{ActorSetup, Directory, Onward, Place},
 };
 use mesh_core::{
-    Error, ErrorKind,
+    Buf, Error, ErrorKind,
     assignment::{Assignment, MoveId, Tail},
     id::{ActorId, Epoch, GroupId, TenantId},
     limits::STRIPE_BYTES_MAX,
     meta::{Command, ControlView, TenantRow},
-    op::{MoveOp, MoveStep, Phase},
+    op::{MoveOp, MoveStep, Moved, Phase},
     spec::{EncryptSpec, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
     topology::NodeInfo,
 };
@@ -332,9 +332,21 @@ fn tail<'a>(node: &Inner, view: &'a ControlView, row: &Assignment) -> Option<&'a
     answers.then_some(tail)
 }
 
+impl Inner {
+    /// Carries out a step of a move, and tells the others at once where the actor runs now.
+    pub(crate) async fn carry_out(&self, step: MoveStep, payload: Buf) -> Result<Moved, Error> {
+        hear_of(self, step).await;
+        let moved = self.agent.carry_out(step, payload).await;
+        if matches!(step.what, MoveOp::Activate | MoveOp::Retire { .. }) {
+            self.hurry.notify_one();
+        }
+        moved
+    }
+}
+
 /// Waits until this node has heard from the group of the epoch that an actor leaves when it moves here: a follower may be
 /// a little behind.
-pub(super) async fn hear_of(node: &Inner, step: MoveStep) {
+async fn hear_of(node: &Inner, step: MoveStep) {
     let heard = |view: &Arc<ControlView>| view.assignments.get(&step.actor).is_some_and(|row| row.epoch >= step.epoch);
     let mut control = node.metadata.watch_control();
     if step.what == MoveOp::Warm && tokio::time::timeout(HEAR_MAX, control.wait_for(heard)).await.is_err() {

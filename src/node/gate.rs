@@ -69,8 +69,7 @@ impl Inbound for Gate {
                     }
                     // A step that has begun is carried out, whether or not the sender still waits.
                     tokio::spawn(async move {
-                        super::chains::hear_of(&node, step).await;
-                        let moved = node.agent.carry_out(step, payload).await;
+                        let moved = node.carry_out(step, payload).await;
                         done(moved.map(|moved| Answer::Moved(moved).into()));
                     });
                     CallGuard::none()
