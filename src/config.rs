@@ -39,7 +39,8 @@ pub struct Config {
     /// The kinds of function that may run here, such as `["policy", "encrypt"]`; none: all that this build has.
     #[serde(default)]
     pub functions: Option<Vec<String>>,
-    /// The memory that actors may use here; none: half of the machine's. A chain is reckoned with 16 MiB.
+    /// The memory that chains may use on a DPU; none: half of the machine's. A chain is reckoned with 16 MiB. A host takes its
+    /// own chains back whatever it has.
     #[serde(default)]
     pub memory: Option<Size>,
     /// The cores that `mesh serve` runs on, as Linux writes them (`0-3,8`); none: all that it is not kept from.

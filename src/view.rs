@@ -9,7 +9,7 @@ use mesh_core::{
     meta::ControlView,
     op::NodeReport,
     time::Instant,
-    topology::NodeState,
+    topology::{NodeKind, NodeState},
 };
 use mesh_placement::{ActorView, Cost, Load, NodeView, Spot, Stage, View};
 
@@ -66,7 +66,8 @@ pub(crate) fn of(control: &ControlView, sight: &Sight) -> View {
         node.up_since_ms = up_since.map_or(0, |at| millis(*at));
         node.milliwatts_per_core = if info.attached_to.is_some() { MILLIWATTS_DPU } else { MILLIWATTS_HOST };
         if let Some(ability) = ability {
-            node.memory_free_bytes = ability.memory_bytes;
+            // A host takes its own chains back whatever it has: that they wait for memory is better than that nobody serves.
+            node.memory_free_bytes = if node.kind == NodeKind::Dpu { ability.memory_bytes } else { u64::MAX };
             node.millicores = ability.millicores;
             node.capabilities = ability.functions.keys().map(|kind| Arc::from(kind.as_str())).collect();
             let measured = ability.functions.iter().filter(|(_, cost)| **cost != (0, 0));
