@@ -122,8 +122,9 @@ impl Configured {
             }
         }
         for (row, tail) in tails(view).filter(|(_, tail)| caught_up && tail.node == node.id) {
-            wanted.insert(tail_of(row.actor)?);
-            if let Err(error) = self.host_tail(node, view, row, tail.cut).await {
+            let actor = tail_of(row.actor)?;
+            wanted.insert(actor);
+            if let Err(error) = self.host_tail(node, view, row, tail.cut, hosted.get(&actor).copied()).await {
                 tracing::error!(node = %node.id, actor = %row.actor, %error, "the tail of a chain cannot be hosted");
             }
         }
@@ -189,6 +190,7 @@ impl Configured {
         view: &ControlView,
         row: &Assignment,
         cut: u8,
+        present: Option<Hosted>,
     ) -> Result<(), Error> {
         let actor = tail_of(row.actor)?;
         let mut stages = data_chain(node, view, row.actor)?;
@@ -197,7 +199,6 @@ impl Configured {
         }
         let stages = stages.split_off(usize::from(cut));
         runs_here(node, &stages)?;
-        let present = node.host.actors().into_iter().find(|hosted| hosted.id == actor);
         if present.is_some_and(|hosted| hosted.epoch != row.epoch) {
             self.specs.remove(&actor);
             node.host.evict(actor);
