@@ -18,7 +18,7 @@ use mesh_core::{
     envelope::Envelope,
     id::{ActorId, Epoch, NodeId},
     op::{MoveOp, MoveStep, Moved, NodeOp},
-    snapshot::{self, Mark, Snapshot},
+    snapshot::{self, Mark, Rounds, Snapshot},
     time::Instant,
 };
 use tokio::sync::oneshot;
@@ -225,24 +225,18 @@ impl Agent {
         Ok(transfer.moved())
     }
 
-    /// Sends the state while the actor goes on, in rounds: each carries what has changed in the one before, until nothing
-    /// has, or the rounds do not get smaller.
+    /// Sends the state while the actor goes on, in [`Rounds`].
     async fn pre_copy(&self, step: MoveStep, to: NodeId) -> Result<Moved, Error> {
         let mut transfer = Transfer { id: step.id, epoch: step.epoch, ..Transfer::default() };
         let began = self.0.host.ports().clock.now();
-        let (mut last, mut before) = (u64::MAX, 0);
+        let mut rounds = Rounds::default();
         for _ in 0..PAGES_MAX {
             let page = self.0.host.snapshot(step.actor, step.epoch, transfer.mark).await?;
             let more = page.more;
             transfer.send(&self.0.host, step, to, page, Lane::Bulk).await?;
-            if more {
-                continue;
-            }
-            let round = transfer.entries - before;
-            if round == 0 || round >= last {
+            if !more && rounds.end(transfer.entries) {
                 break;
             }
-            (last, before) = (round, transfer.entries);
         }
         let moved = transfer.moved_since(began, self.0.host.ports().clock.now());
         self.lock().leaving.insert(step.actor, transfer);

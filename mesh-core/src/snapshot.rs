@@ -126,6 +126,27 @@ impl Snapshot {
     }
 }
 
+/// When to stop carrying a state over while its function goes on. Each round brings what has changed in the one before:
+/// another one is worth it as long as they get smaller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rounds {
+    /// Entries of all rounds but the present one.
+    before: u64,
+    /// Entries of the last round.
+    last: Option<u64>,
+}
+
+impl Rounds {
+    /// A round has ended, after so many entries in all. Whether it was the last: it brought nothing, or no less than the one
+    /// before.
+    pub fn end(&mut self, entries: u64) -> bool {
+        let round = entries - self.before;
+        let enough = round == 0 || self.last.is_some_and(|last| round >= last);
+        (self.before, self.last) = (entries, Some(round));
+        enough
+    }
+}
+
 /// The checksum over the pages of one transfer, in order: CRC-64/NVME of the last one's and the page.
 #[must_use]
 pub fn digest(before: u64, page: &[u8]) -> u64 {
@@ -180,6 +201,17 @@ mod tests {
         assert_eq!(deep.encode().map_err(|error| error.kind()), Err(crate::ErrorKind::TooLarge));
         let large = Snapshot { entries: vec![(vec![0; SNAPSHOT_PAGE_BYTES_MAX], None)], ..Snapshot::default() };
         assert_eq!(large.encode().map_err(|error| error.kind()), Err(crate::ErrorKind::TooLarge));
+    }
+
+    #[test]
+    fn rounds_go_on_while_they_get_smaller() {
+        let ends = |totals: &[u64]| {
+            let mut rounds = Rounds::default();
+            totals.iter().map(|total| rounds.end(*total)).collect::<Vec<_>>()
+        };
+        assert_eq!(ends(&[0]), [true]);
+        assert_eq!(ends(&[100, 110, 113, 113]), [false, false, false, true]);
+        assert_eq!(ends(&[100, 110, 120]), [false, false, true]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use mesh_core::{
     id::{ActorId, Epoch, GroupId, NodeId},
     meta::{Command, MetaAnswer},
     op::{MoveOp, MoveStep, Moved, Phase},
-    snapshot::{self, Mark, Snapshot},
+    snapshot::{self, Mark, Rounds, Snapshot},
     spec::FunctionSpec,
 };
 use mesh_placement::fate::{Fate, Hosted, Known, fate};
@@ -48,8 +48,7 @@ struct Transfer {
     pages: u32,
     digest: u64,
     entries: u64,
-    /// Entries of the rounds before, and of the last one.
-    rounds: (u64, Option<u64>),
+    rounds: Rounds,
     /// Since when it takes no requests, on the world's clock.
     frozen: Option<u64>,
 }
@@ -347,12 +346,7 @@ impl Cluster {
         (transfer.mark, transfer.digest) = (Some(mark), digest);
         transfer.pages += 1;
         transfer.entries += entries;
-        let (before, last) = transfer.rounds;
-        let round = transfer.entries - before;
-        let enough = !more && (sending.freezes || round == 0 || last.is_some_and(|last| round >= last));
-        if !more {
-            transfer.rounds = (transfer.entries, Some(round));
-        }
+        let enough = !more && (sending.freezes || transfer.rounds.end(transfer.entries));
         if enough || transfer.pages >= PAGES_MAX {
             let moved = transfer.moved();
             self.sent(world, node, number, Ok(moved));
