@@ -19,8 +19,7 @@ use crate::{controller::ask_node, node::Inner, view};
 pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant) -> Outcome {
     if !node.metadata.is_leader(GroupId::CONTROL) {
         let groups = node.metadata.status();
-        let leader =
-            groups.into_iter().find(|(group, ..)| *group == GroupId::CONTROL).and_then(|(_, leader, _)| leader);
+        let leader = groups.into_iter().find(|one| one.group == GroupId::CONTROL).and_then(|one| one.leader);
         let leader = leader.filter(|leader| *leader != node.id).ok_or_else(|| {
             Error::new(ErrorKind::NotLeader, "the control group has no leader at the moment; try again")
         })?;
@@ -89,6 +88,11 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
             let what = if draining { "is to be emptied" } else { "takes actors again" };
             node.events.note(node.env.clock.wall(), &format!("{drained} {what}"));
             told(said(&plan), 0)
+        }
+        AdminOp::Invite { node: invited, invitation } => {
+            node.propose(GroupId::CONTROL, Command::Invite { node: invited, invitation }).await?;
+            node.events.note(node.env.clock.wall(), &format!("{invited} is invited"));
+            told(Vec::new(), 0)
         }
         AdminOp::Stages { scope, stages } => {
             crate::stages::check(node, &control, scope, &stages)?;

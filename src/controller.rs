@@ -12,9 +12,11 @@ use mesh_core::{
     envelope::Envelope,
     id::{ActorId, DriveId, Epoch, GroupId, LayoutId, NodeId},
     meta::{Command, ControlView},
+    op::GroupReport,
     time::Instant,
-    topology::NodeKind,
+    topology::{NodeInfo, NodeKind},
 };
+use mesh_placement::members::{Members, Step, Wanted};
 
 use crate::node::{Inner, lock};
 
@@ -60,7 +62,8 @@ impl State {
         }
         // Each for itself: what fails for one group must not hold up the others.
         bounded(node, "an announcement", make_known(node, view)).await;
-        for (group, leader, _) in node.metadata.status() {
+        bounded(node, "a damaged replica", rebuild(node)).await;
+        for GroupReport { group, leader, .. } in node.metadata.status() {
             if leader == Some(node.id) {
                 bounded(node, "a new member", take_in(node, view, group)).await;
             }
@@ -158,7 +161,8 @@ async fn announce(node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
         return Ok(());
     }
     let command = Arc::new(Command::PutNode(info));
-    if node.metadata.voters(GroupId::CONTROL).contains(&node.id) {
+    let own = node.metadata.replica_id(GroupId::CONTROL);
+    if own.is_some_and(|own| node.metadata.members(GroupId::CONTROL).0.contains(&own)) {
         return node.propose(GroupId::CONTROL, (*command).clone()).await.map(drop);
     }
     let mut members: Vec<NodeId> = node.alive().into_iter().filter(|member| *member != node.id).collect();
@@ -195,39 +199,84 @@ pub(crate) async fn ask_node(node: &Arc<Inner>, to: NodeId, op: Op, budget: Dura
     outcome
 }
 
-/// Takes living hosts into a group that this node leads: first as learners, then as voters, up to [`VOTERS_MAX`].
-/// DPU nodes never vote.
+/// Sees to the members of a group that this node leads: living hosts follow, then vote; DPU nodes never vote, and follow
+/// the control group alone, to know who runs what.
 async fn take_in(node: &Arc<Inner>, view: &ControlView, group: GroupId) -> Result<(), Error> {
-    let voters = node.metadata.voters(group);
-    let alive = node.alive();
-    let hosts = view.nodes.values().filter(|info| info.kind == NodeKind::Host && !info.draining);
-    let hosts = hosts.map(|info| (info.id, true));
-    // A DPU follows the control group, to know who runs what; it never votes.
-    let dpus = view.nodes.values().filter(|info| info.kind == NodeKind::Dpu && group == GroupId::CONTROL);
-    let dpus = dpus.map(|info| (info.id, false));
-    let learners = node.metadata.learners(group);
-    let wanted = hosts
-        .chain(dpus)
-        .filter(|(id, votes)| alive.contains(id) && !voters.contains(id) && (*votes || !learners.contains(id)));
-    let mut room = VOTERS_MAX.saturating_sub(voters.len());
-    for (member, votes) in wanted.collect::<Vec<_>>() {
-        if !node.metadata.learners(group).contains(&member) {
-            node.metadata.add_learner(group, member).await?;
-        }
-        if votes && room > 0 {
-            room -= 1;
-            let mut voters = node.metadata.voters(group);
-            voters.insert(member);
-            node.metadata.change_membership(group, &voters).await?;
-            tracing::info!(%group, %member, "a member votes now");
-        }
+    for _ in 0..STEPS_MAX {
+        let Some(step) = members(node, view, group).step() else { break };
+        change(node, group, step).await?;
     }
     Ok(())
+}
+
+/// What this node, which leads the group, sees of its members.
+fn members(node: &Inner, view: &ControlView, group: GroupId) -> Members {
+    let alive = node.alive();
+    let reports = node.reports();
+    let is_wanted = |info: &&NodeInfo| match info.kind {
+        NodeKind::Host => !info.draining,
+        NodeKind::Dpu => group == GroupId::CONTROL,
+    };
+    let wanted = view.nodes.values().filter(|info| alive.contains(&info.id)).filter(is_wanted);
+    let nodes = wanted.filter_map(|info| {
+        // What an earlier start of it said may be of files that are no more.
+        let report = reports.get(&info.id).filter(|report| report.incarnation == info.incarnation)?;
+        let said = report.groups.iter().find(|said| said.group == group && said.trouble.is_none());
+        Some((info.id, Wanted { votes: info.kind == NodeKind::Host, replica: said.map(|said| said.replica) }))
+    });
+    let (voters, learners) = node.metadata.members(group);
+    Members { voters, learners, caught_up: node.metadata.caught_up(group), nodes: nodes.collect() }
+}
+
+async fn change(node: &Inner, group: GroupId, step: Step) -> Result<(), Error> {
+    match step {
+        Step::Follow(replica) => {
+            tracing::info!(%group, %replica, "a replica follows now");
+            node.metadata.add_learner(group, replica).await
+        }
+        Step::Vote(voters) => {
+            node.metadata.change_voters(group, &voters).await?;
+            let said: Vec<String> = voters.iter().map(ToString::to_string).collect();
+            tracing::info!(%group, voters = said.join(" "), "the voters of a metadata group changed");
+            Ok(())
+        }
+        Step::Forget(replica) => {
+            tracing::info!(%group, %replica, "a replica that is no more is forgotten");
+            node.metadata.remove_learner(group, replica).await
+        }
+    }
+}
+
+/// Sets damaged replicas aside and begins new ones, once somebody else leads each of their groups: who leads has what was
+/// acknowledged, and a new replica learns it from there.
+async fn rebuild(node: &Arc<Inner>) -> Result<(), Error> {
+    let damaged = node.metadata.damaged();
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    let alive = node.alive();
+    let reports = node.reports();
+    let others = || reports.values().filter(|report| report.node != node.id && alive.contains(&report.node));
+    let led = |group: &GroupId| {
+        let leads = |said: &GroupReport, by| said.group == *group && said.leader == Some(by);
+        others().any(|report| report.groups.iter().any(|said| leads(said, report.node)))
+    };
+    if let Some(group) = damaged.iter().find(|group| !led(group)) {
+        return Err(Error::new(
+            ErrorKind::NotLeader,
+            "a damaged replica is kept as it is: no other replica leads its group. Start the other nodes; if there is \
+             none that has it, restore this node's metadata folder from a copy",
+        )
+        .with("group", group));
+    }
+    tracing::warn!(node = %node.id, groups = damaged.len(), "damaged metadata are set aside and rebuilt from the others");
+    node.metadata.renew().await
 }
 
 const TICK: Duration = Duration::from_millis(100);
 const SETTLE: Duration = Duration::from_millis(300);
 const SETTLE_FIRST: Duration = Duration::from_millis(3000);
+/// Changes of one group's members at one look.
+const STEPS_MAX: usize = 16;
 const STEP_MAX: Duration = Duration::from_secs(10);
 const ASK_BUDGET: Duration = Duration::from_secs(5);
-const VOTERS_MAX: usize = 5;

@@ -4,14 +4,12 @@
 //! A loop of its own: what the controller does next may need the very leader that is missing.
 
 use core::time::Duration;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
     Error,
-    id::{GroupId, NodeId},
+    id::{GroupId, ReplicaId},
+    op::GroupReport,
     time::Instant,
 };
 
@@ -53,7 +51,7 @@ impl Elections {
     async fn look(&mut self, node: &Arc<Inner>) -> Result<(), Error> {
         let now = node.env.clock.now();
         let alive = node.alive();
-        for (group, leader, term) in node.metadata.status() {
+        for GroupReport { group, leader, term, trouble, .. } in node.metadata.status() {
             if leader.is_some_and(|leader| alive.contains(&leader) && node.is_in_office(leader, group, term)) {
                 self.0.remove(&group);
                 continue;
@@ -62,9 +60,10 @@ impl Elections {
             if vacancy.stood.is_some_and(|at| now.since(at) < STAND_PAUSE) {
                 continue;
             }
-            let voters = node.metadata.voters(group);
-            let living: BTreeSet<NodeId> = voters.intersection(&alive).copied().collect();
-            let Some(turn) = living.iter().position(|voter| *voter == node.id) else { continue };
+            let (voters, _) = node.metadata.members(group);
+            let own = node.metadata.replica_id(group).filter(|_| trouble.is_none());
+            let living: Vec<ReplicaId> = voters.iter().copied().filter(|voter| alive.contains(&voter.node())).collect();
+            let Some(turn) = living.iter().position(|voter| Some(*voter) == own) else { continue };
             if 2 * living.len() > voters.len() && now.since(vacancy.since) >= STAND_TURN * turn as u32 {
                 vacancy.stood = Some(now);
                 tracing::info!(node = %node.id, %group, "no leader answers; calling an election");

@@ -32,11 +32,11 @@ pub struct Founding {
 
 /// Makes what is not there yet. Every step may be repeated: a founding that was cut short is finished by the next.
 pub(crate) async fn found(node: &Inner, founding: &Founding) -> Result<(), Error> {
-    let alone = BTreeSet::from([node.id]);
     let cluster = &node.config.cluster;
-    for group in 0..=u64::from(cluster.namespaces.0) {
-        node.metadata.ensure_group(GroupId(group)).await?;
-        node.metadata.initialize(GroupId(group), &alone).await?;
+    for group in (0..=u64::from(cluster.namespaces.0)).map(GroupId) {
+        node.metadata.ensure_group(group).await?;
+        let alone = BTreeSet::from_iter(node.metadata.replica_id(group));
+        node.metadata.initialize(group, &alone).await?;
     }
     let form =
         Command::Form { cluster: node.keyring.cluster(), code: cluster.code.0, namespaces: cluster.namespaces.0 };

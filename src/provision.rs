@@ -161,14 +161,16 @@ impl Provision {
         Ok(())
     }
 
-    /// Everything that a new node needs, in one file to be carried over a safe channel: it holds the cluster key.
+    /// Everything that a new node needs, in one file to be carried over a safe channel: it holds the cluster key. The
+    /// mesh must have given out the node's number to the invitation of this `number`: [`new_invitation`].
     ///
     /// # Errors
     /// What making a certificate says.
-    pub fn invite(&self, node: NodeNumber, peers: Vec<PeerConfig>) -> Result<Invitation, Error> {
+    pub fn invite(&self, node: NodeNumber, number: u64, peers: Vec<PeerConfig>) -> Result<Invitation, Error> {
         let keyring = fs::read_to_string(self.folder.join(KEYRING))
             .map_err(|error| Error::new(ErrorKind::NotFound, "the keyring cannot be read").caused_by(error))?;
-        Ok(Invitation { node, identity: self.node_identity(node.id())?.to_pem().to_owned(), keyring, peers })
+        let identity = self.node_identity(node.id())?.to_pem().to_owned();
+        Ok(Invitation { node, number: format!("{number:016x}"), identity, keyring, peers })
     }
 }
 
@@ -178,6 +180,8 @@ impl Provision {
 pub struct Invitation {
     /// Its number.
     pub node: NodeNumber,
+    /// The number of this invitation, in hexadecimal: a later one for the same node makes it void.
+    pub number: String,
     /// Its certificate, its key and the authority's certificate.
     pub identity: String,
     /// The cluster's keyring.
@@ -225,12 +229,36 @@ impl Invitation {
     /// `Conflict` if the folder is another node's; `DriveFailed`.
     pub fn unpack(&self, data: &Path) -> Result<(), Error> {
         make_folder(data)?;
-        let files = [(data.join(IDENTITY), &self.identity), (data.join(KEYRING), &self.keyring)];
+        let files = [
+            (data.join(IDENTITY), &self.identity),
+            (data.join(KEYRING), &self.keyring),
+            (data.join(INVITATION), &self.number),
+        ];
         if let Some((path, _)) = files.iter().find(|(path, _)| path.exists()) {
             return Err(Error::new(ErrorKind::Conflict, "the folder is a node's already; nothing was changed")
                 .with("file", path.display()));
         }
         files.iter().try_for_each(|(path, contents)| write(path, contents))
+    }
+}
+
+/// A number for an invitation.
+#[must_use]
+pub fn new_invitation() -> u64 {
+    let mut number = [0; 8];
+    mesh_core::Entropy::fill(&mut SystemEntropy, &mut number);
+    u64::from_be_bytes(number).max(1)
+}
+
+/// The number of the invitation that a data folder was made from; 0: none.
+pub(crate) fn invitation(data: &Path) -> Result<u64, Error> {
+    let path = data.join(INVITATION);
+    let failed = |what: &'static str| Error::new(ErrorKind::Invalid, what).with("file", path.display());
+    match fs::read_to_string(&path) {
+        Ok(text) => u64::from_str_radix(text.trim(), 16)
+            .map_err(|error| failed("the number of the invitation is damaged").caused_by(error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(failed("the number of the invitation cannot be read").caused_by(error)),
     }
 }
 
@@ -302,6 +330,7 @@ pub const IDENTITY: &str = "identity.pem";
 pub const KEYRING: &str = "keyring.toml";
 /// The name of the founding file.
 pub const FOUNDING: &str = "founding.toml";
+const INVITATION: &str = "invitation";
 const FOUNDED: &str = "founded";
 const AUTHORITY: &str = "ca";
 const NODE_LIFETIME: Duration = Duration::from_secs(5 * 365 * 24 * 3600);

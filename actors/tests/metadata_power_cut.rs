@@ -56,7 +56,8 @@ async fn open(dir: &Path) -> (Arc<RaftMetadata>, Arc<TokioClock>) {
         ..RaftConfig::new(NodeId(1), dir.join("meta"))
     };
     let metadata = RaftMetadata::start(config, Arc::new(Alone), clock.clone()).await.expect("opened");
-    metadata.initialize(GroupId(1), &BTreeSet::from([NodeId(1)])).await.expect("initialized");
+    let alone = BTreeSet::from_iter(metadata.replica_id(GroupId(1)));
+    metadata.initialize(GroupId(1), &alone).await.expect("initialized");
     metadata.elect(GroupId(1)).await.expect("asked");
     until("it leads", || metadata.is_leader(GroupId(1))).await;
     (metadata, clock)

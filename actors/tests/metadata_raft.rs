@@ -15,7 +15,7 @@ use std::{
 use mesh_actors::metadata::Timing;
 use mesh_core::{
     ErrorKind, Op,
-    id::{ClusterId, GroupId, Incarnation, NodeId, WriteId},
+    id::{ClusterId, GroupId, Incarnation, NodeId, ReplicaId, WriteId},
     meta::{Command, MetaAnswer, PartRow, Query, UploadRow},
     time::{Instant, UnixMillis},
     topology::{Code, NodeInfo, NodeKind},
@@ -40,6 +40,8 @@ fn node_info(id: u64, address: &str) -> Command {
         draining: false,
         attached_to: None,
         emulated: None,
+        life: 1,
+        invitation: 0,
     })
 }
 
@@ -291,20 +293,74 @@ async fn members_are_added_and_removed_while_it_runs() {
     let mut changes = fourth.watch_control();
     let leader = cluster.node(cluster.leader(0));
     let follower = cluster.nodes().into_iter().find(|node| !node.is_leader(GroupId::CONTROL)).expect("a follower");
-    let refused = follower.add_learner(GroupId::CONTROL, NodeId(4)).await.expect_err("it does not lead");
+    let refused = follower.add_learner(GroupId::CONTROL, cluster.replica(4, 0)).await.expect_err("it does not lead");
     assert_eq!(refused.kind(), ErrorKind::NotLeader);
-    leader.add_learner(GroupId::CONTROL, NodeId(4)).await.expect("added");
+    leader.add_learner(GroupId::CONTROL, cluster.replica(4, 0)).await.expect("added");
     tokio::time::timeout(BUDGET, changes.wait_for(|view| view.cluster.is_some()))
         .await
         .expect("in time")
         .expect("told");
-    leader.promote(GroupId::CONTROL, NodeId(4)).await.expect("promoted");
     let removed = cluster.leader(0) % 3 + 1;
-    let voters: BTreeSet<NodeId> = (1..=4).filter(|node| *node != removed).map(NodeId).collect();
-    leader.change_membership(GroupId::CONTROL, &voters).await.expect("changed");
+    let remaining = (1..=4).filter(|node| *node != removed);
+    let voters: BTreeSet<ReplicaId> = remaining.map(|node| cluster.replica(node, 0)).collect();
+    leader.change_voters(GroupId::CONTROL, &voters).await.expect("changed");
     cluster.close(removed).await;
     assert!(propose(&fourth, clock, 0, node_info(1, "here:1"), BUDGET).await.is_ok());
     until("the new member has it", || fourth.control().nodes.len() == 1).await;
+}
+
+/// Two acknowledge what the third does not have, and one of the two loses its files: what it has forgotten must not be
+/// outvoted. It follows as another replica, and takes the old one's place once it has caught up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_replica_never_votes_as_what_it_was() {
+    let cluster = Cluster::start(3, &[1], QUICK, 5000).await;
+    let clock = &*cluster.clock;
+    let leader = cluster.leader(1);
+    let (behind, emptied) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let old = cluster.replica(emptied, 1);
+    cluster.close(behind).await;
+    let node = cluster.node(leader);
+    let first = first_of(&propose(&node, clock, 1, open_block(1, 1, 0), BUDGET).await);
+    for count in 1..=20 {
+        let put = put_object(1, 1, &format!("key-{count}"), WriteId(first.0 + count), count);
+        assert!(propose(&node, clock, 1, put, BUDGET).await.is_ok());
+    }
+    cluster.close(leader).await;
+    cluster.close(emptied).await;
+    cluster.empty(emptied);
+    for node in [behind, emptied] {
+        cluster.open(node, cluster.config.groups.clone()).await;
+    }
+    let new = cluster.replica(emptied, 1);
+    assert_ne!(new, old);
+    // As often as it may be asked: they are no majority of those who know.
+    for _ in 0..20 {
+        for node in [behind, emptied] {
+            cluster.node(node).elect(GroupId(1)).await.expect("asked");
+        }
+        tokio::time::sleep(QUICK.heartbeat).await;
+        assert!(cluster.nodes().iter().all(|node| !node.is_leader(GroupId(1))), "who forgot has voted");
+    }
+    cluster.open(leader, cluster.config.groups.clone()).await;
+    let known = async || {
+        for count in 1..=20 {
+            let found = query(&cluster.node(behind), clock, 1, get_object(1, &format!("key-{count}")), BUDGET).await;
+            assert_eq!(len_of(&found), Some(count));
+        }
+    };
+    known().await;
+    let leading = cluster.node(cluster.leader(1));
+    leading.add_learner(GroupId(1), new).await.expect("added");
+    until("it has caught up", || leading.caught_up(GroupId(1)).contains(&new)).await;
+    let mut voters = leading.members(GroupId(1)).0;
+    assert!(voters.remove(&old) && voters.insert(new));
+    leading.change_voters(GroupId(1), &voters).await.expect("changed");
+    until("it votes", || cluster.node(emptied).members(GroupId(1)).0 == voters).await;
+    cluster.close(leader).await;
+    for node in [behind, emptied] {
+        cluster.node(node).elect(GroupId(1)).await.expect("asked");
+    }
+    known().await;
 }
 
 /// The largest command there is: every part of the largest upload gets a new row in one batch.

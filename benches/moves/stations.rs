@@ -1,7 +1,7 @@
 //! Three nodes less everything that a move does not need, and the moves between them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
@@ -106,7 +106,8 @@ impl Stations {
     /// Makes the metadata group, and says in it where the chain is.
     async fn form(&self, row: Assignment) -> Result<(), Error> {
         let first = self.at(NodeId(3));
-        let members: BTreeSet<NodeId> = self.stations.iter().map(|station| station.id).collect();
+        let own = |station: &Arc<Station>| station.metadata.replica_id(GroupId::CONTROL);
+        let members = self.stations.iter().filter_map(own).collect();
         first.metadata.initialize(GroupId::CONTROL, &members).await?;
         let code = Code { data: 2, parity: 1 };
         let form = Command::Form { cluster: mesh_core::id::ClusterId([7; 16]), code, namespaces: 1 };
@@ -189,6 +190,8 @@ impl Station {
             draining: false,
             attached_to: None,
             emulated: None,
+            life: 1,
+            invitation: 0,
         }
     }
 

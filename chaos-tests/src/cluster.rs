@@ -214,6 +214,8 @@ impl Cluster {
                     draining: false,
                     attached_to: (!host).then_some(NodeId(1)),
                     emulated: None,
+                    life: 1,
+                    invitation: 0,
                 }),
             )?;
         }

@@ -39,6 +39,11 @@ pub struct NodeInfo {
     pub attached_to: Option<NodeId>,
     /// A process that stands for a DPU of this kind (`bf3`): for development.
     pub emulated: Option<String>,
+    /// Random, made with the node's data folder: a machine that was emptied, or another one, has another. A number
+    /// stays with the life that took it.
+    pub life: u64,
+    /// The invitation that it joined by; 0: none.
+    pub invitation: u64,
 }
 
 /// A drive, as the control group knows it.

@@ -7,6 +7,7 @@
 //!   [cut](fuse) between its host and a DPU, what has to move, and the [`Reason`] for every actor, moved or not.
 //! - [`Planner`] does the same change by change (or many at once), looking only at what the change can have a bearing on.
 //! - [`migration`] is one live move, as a machine.
+//! - [`members`] says who is to follow and to vote in a metadata group.
 //! - [`View::with_dpu`] and [`View::without`] ask what would happen.
 //!
 //! ```
@@ -68,6 +69,7 @@ mod what_if;
 pub mod fate;
 pub mod fuse;
 pub mod layout;
+pub mod members;
 pub mod migration;
 
 pub use plan::{Decision, Move, Name, Plan, plan};

@@ -88,7 +88,7 @@ impl Cli {
         match self.command {
             Command::Dev(command) => command.run().await,
             Command::Init(command) => command.run(),
-            Command::Invite(command) => command.run(),
+            Command::Invite(command) => command.run().await,
             Command::Join(command) => command.run(),
             Command::Serve(command) => command.run().await,
             Command::Status(command) => command.run().await,

@@ -19,7 +19,8 @@ use super::{Connect, human, say};
 /// `down`, `draining`), `attached_to` (of a DPU: the host's `id`, or null), `emulated` (what a DPU that is none stands
 /// for, such as `bf3`, or null); `drives`, an array with `id`, `node`, `state` (`up`, `full`, `down`), `capacity_bytes`,
 /// `free_bytes`, `shards`, `corrupt` (records found damaged since its node started) and `reason` (why it is not up, or
-/// null); `groups`, an array with `id`, `leader` (a node's id, or null) and `term`.
+/// null); `groups`, an array with `id`, `leader` (a node's id, or null), `term`, and `troubles`, an array with `node` and
+/// `why`, of the replicas that neither vote nor serve.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     #[command(flatten)]
@@ -64,6 +65,13 @@ struct ShownGroup {
     id: String,
     leader: Option<String>,
     term: u64,
+    troubles: Vec<ShownTrouble>,
+}
+
+#[derive(Serialize)]
+struct ShownTrouble {
+    node: String,
+    why: String,
 }
 
 impl Status {
@@ -104,19 +112,22 @@ fn shown(reports: &[Arc<NodeReport>]) -> Shown {
         })
     });
     // The newest term that a living member knows, and its leader.
-    let mut groups: BTreeMap<GroupId, (u64, Option<NodeId>)> = BTreeMap::new();
+    let mut groups: BTreeMap<GroupId, (u64, Option<NodeId>, Vec<ShownTrouble>)> = BTreeMap::new();
     for report in reports.iter().filter(|report| report.state != NodeState::Down) {
-        for (group, leader, term) in &report.groups {
-            let known = groups.entry(*group).or_insert((*term, *leader));
-            if *term > known.0 || (*term == known.0 && known.1.is_none()) {
-                *known = (*term, *leader);
+        for said in &report.groups {
+            let known = groups.entry(said.group).or_default();
+            if said.term > known.0 || (said.term == known.0 && known.1.is_none()) {
+                (known.0, known.1) = (said.term, said.leader);
             }
+            let trouble = |why: &String| ShownTrouble { node: report.node.to_string(), why: why.clone() };
+            known.2.extend(said.trouble.as_ref().map(trouble));
         }
     }
-    let groups = groups.into_iter().map(|(group, (term, leader))| ShownGroup {
+    let groups = groups.into_iter().map(|(group, (term, leader, troubles))| ShownGroup {
         id: group.to_string(),
         leader: leader.map(|node| node.to_string()),
         term,
+        troubles,
     });
     Shown { nodes: nodes.collect(), drives: drives.collect(), groups: groups.collect() }
 }
@@ -159,6 +170,8 @@ fn lines(shown: &Shown) -> Vec<String> {
             group.leader.as_deref().unwrap_or("none"),
             group.term
         ));
+        let trouble = |trouble: &ShownTrouble| format!("{:<10} {}: {}", "", trouble.node, trouble.why);
+        lines.extend(group.troubles.iter().map(trouble));
     }
     lines
 }

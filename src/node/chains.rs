@@ -379,14 +379,14 @@ fn directory(view: &ControlView) -> Directory {
 }
 
 fn object(node: &Inner, view: &ControlView) -> FunctionSpec {
-    let leads = node.metadata.status().into_iter().filter(|(_, leader, _)| *leader == Some(node.id));
+    let leads = node.metadata.status().into_iter().filter(|one| one.leader == Some(node.id));
     FunctionSpec::Object(ObjectSpec {
         node: node.id,
         epoch: Epoch(node.incarnation.0),
         layout: view.layouts.keys().next_back().copied(),
         stripe_bytes: STRIPE_BYTES_MAX as u32,
         keys: view.tenants.values().map(|tenant| (tenant.id, tenant.key)).collect(),
-        reclaims: leads.map(|(group, ..)| group).filter(|group| *group != GroupId::CONTROL).collect(),
+        reclaims: leads.map(|one| one.group).filter(|group| *group != GroupId::CONTROL).collect(),
         reclaim_grace_ms: u64::try_from(node.config.timing.reclaim_grace.0.as_millis()).unwrap_or(u64::MAX),
         drives: view.drives.keys().copied().collect(),
     })

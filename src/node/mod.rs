@@ -64,6 +64,10 @@ pub struct Node(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) id: NodeId,
     pub(crate) incarnation: Incarnation,
+    /// Of its data folder; see [`NodeInfo::life`].
+    life: u64,
+    /// See [`NodeInfo::invitation`].
+    invitation: u64,
     pub(crate) config: Config,
     pub(crate) env: Env,
     pub(crate) keyring: SharedKeyring,
@@ -193,6 +197,8 @@ impl Builder {
         let id = config.node.id();
         let pool = Pool::default();
         let incarnation = next_incarnation(&config.data, &env)?;
+        let life = life(&config.data, &env)?;
+        let invitation = crate::provision::invitation(&config.data)?;
         let gate = Arc::new(Gate::default());
         let setup = LinkSetup {
             address: config.address,
@@ -217,21 +223,7 @@ impl Builder {
             ..RaftConfig::new(id, config.data.join("metadata"))
         };
         let outbound: Arc<dyn mesh_core::port::Outbound> = link.clone();
-        let made = config.data.join("metadata.made");
-        if made.exists() && !config.data.join("metadata").exists() {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                "this node's metadata are gone, and a voter that has forgotten its vote is a danger to all: restore them, \
-                 or let this machine join again under a new number",
-            )
-            .with("folder", config.data.join("metadata").display()));
-        }
         let metadata = RaftMetadata::start(raft, outbound.clone(), env.clock.clone()).await?;
-        crate::files::replace(&made, b"", 0o600).map_err(|error| {
-            Error::new(ErrorKind::DriveFailed, "the data folder cannot be written")
-                .with("file", made.display())
-                .caused_by(error)
-        })?;
         keyring.learn(&metadata.control());
         let load = Arc::new(Load::default());
         let software: Arc<dyn Compute> = Arc::new(Software::new(keyring.clone(), pool.clone()));
@@ -250,6 +242,8 @@ impl Builder {
         let inner = Arc::new_cyclic(|me| Inner {
             id,
             incarnation,
+            life,
+            invitation,
             config,
             env,
             keyring,
@@ -466,6 +460,8 @@ impl Inner {
             draining: false,
             attached_to: self.config.dpu.as_ref().map(|dpu| dpu.attached_to.id()),
             emulated: self.config.dpu.as_ref().and_then(|dpu| dpu.emulated.clone()),
+            life: self.life,
+            invitation: self.invitation,
         }
     }
 
@@ -483,8 +479,13 @@ impl Inner {
         if self.has_namespaces() && groups.len() <= usize::from(view.namespaces) {
             return missing("not every metadata group is here yet");
         }
-        if groups.iter().any(|(_, leader, _)| leader.is_none()) {
-            return missing("a metadata group has no leader");
+        if let Some((group, trouble)) = groups.iter().find_map(|one| Some((one.group, one.trouble.as_ref()?))) {
+            return Err(Error::new(ErrorKind::Draining, "a metadata group does not work here")
+                .with("group", group)
+                .with("why", trouble));
+        }
+        if let Some(group) = groups.iter().find(|one| one.leader.is_none()).map(|one| one.group) {
+            return Err(Error::new(ErrorKind::Draining, "a metadata group has no leader").with("group", group));
         }
         let up = self.drive_states().values().filter(|state| **state == mesh_core::topology::DriveState::Up).count();
         if up < code.shards() {
@@ -527,6 +528,25 @@ fn next_incarnation(data: &Path, env: &Env) -> Result<Incarnation, Error> {
     let next = (last + 1).max(env.clock.wall().0);
     crate::files::replace(&path, next.to_string().as_bytes(), 0o644).map_err(failed)?;
     Ok(Incarnation(next))
+}
+
+/// The life of a data folder: made with it, and gone with it.
+fn life(data: &Path, env: &Env) -> Result<u64, Error> {
+    let path = data.join("life");
+    let failed = |what: &'static str| Error::new(ErrorKind::DriveFailed, what).with("file", path.display());
+    match std::fs::read_to_string(&path) {
+        Ok(text) => u64::from_str_radix(text.trim(), 16)
+            .map_err(|error| failed("the file that says which life this folder is of is damaged").caused_by(error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let mut life = [0; 8];
+            (env.entropy)().fill(&mut life);
+            let life = u64::from_be_bytes(life);
+            crate::files::replace(&path, format!("{life:016x}").as_bytes(), 0o600)
+                .map_err(|error| failed("the data folder cannot be written").caused_by(error))?;
+            Ok(life)
+        }
+        Err(error) => Err(failed("the data folder cannot be read").caused_by(error)),
+    }
 }
 
 /// A lock whose holder panicked still guards whole values: each is replaced in one step.

@@ -191,8 +191,8 @@ impl Inner {
     /// Whom a DPU beats to at its short interval: its host, and who leads the control group.
     fn brisk_to(&self) -> BTreeSet<NodeId> {
         let Some(dpu) = &self.config.dpu else { return BTreeSet::new() };
-        let leads = self.metadata.status().into_iter().find(|(group, ..)| *group == GroupId::CONTROL);
-        leads.and_then(|(_, leader, _)| leader).into_iter().chain([dpu.attached_to.id()]).collect()
+        let leads = self.metadata.status().into_iter().find(|one| one.group == GroupId::CONTROL);
+        leads.and_then(|one| one.leader).into_iter().chain([dpu.attached_to.id()]).collect()
     }
 
     /// Whether a node that is believed to lead a group in `term` says so itself. After a restart a replica remembers
@@ -203,9 +203,9 @@ impl Inner {
         }
         let peers = lock(&self.peers);
         let said = peers.seen.get(&leader).map(|seen| &seen.report.groups);
-        let said = said.and_then(|groups| groups.iter().find(|(known, ..)| *known == group));
+        let said = said.and_then(|groups| groups.iter().find(|known| known.group == group));
         // What it said in an earlier term it said of another time.
-        said.is_none_or(|(_, leads, at)| *leads == Some(leader) || *at < term)
+        said.is_none_or(|said| said.leader == Some(leader) || said.term < term)
     }
 
     /// What this node sees of every registered drive.

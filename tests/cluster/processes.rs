@@ -38,6 +38,7 @@ impl Cluster {
             }
             if node == 1 {
                 mesh("init", &arguments);
+                cluster.serve(1);
             } else {
                 let invitation = cluster.folder.path().join(format!("node-{node}.invitation"));
                 let first = cluster.dir(1).display().to_string();
@@ -50,7 +51,7 @@ impl Cluster {
                 mesh("join", &arguments);
             }
         }
-        for node in 1..=3 {
+        for node in 2..=3 {
             cluster.serve(node);
         }
         let client = cluster.client(&[1, 2, 3]).await;
@@ -120,7 +121,7 @@ impl Cluster {
             let status = client.status().await?;
             let up =
                 status.iter().flat_map(|report| &report.drives).filter(|drive| drive.state == DriveState::Up).count();
-            let led = status.iter().flat_map(|report| &report.groups).filter(|group| group.1.is_some()).count();
+            let led = status.iter().flat_map(|report| &report.groups).filter(|group| group.leader.is_some()).count();
             if up == drives && led >= 2 { Ok(()) } else { Err(Error::invalid(format!("{up} drives up: {status:?}"))) }
         })
         .await;
@@ -133,9 +134,9 @@ impl Cluster {
             let leader = status
                 .iter()
                 .flat_map(|report| &report.groups)
-                .filter(|(id, ..)| id.to_string() == group)
-                .max_by_key(|(_, _, term)| *term)
-                .and_then(|(_, leader, _)| *leader);
+                .filter(|known| known.group.to_string() == group)
+                .max_by_key(|known| known.term)
+                .and_then(|known| known.leader);
             leader.map(|node| node.0).ok_or_else(|| Error::invalid("no leader"))
         })
         .await

@@ -68,15 +68,19 @@ struct NodeShown {
 }
 
 impl Mixed {
-    /// Founds the cluster and joins its members on disk. Each node's files are made by the program that will run it.
+    /// Founds the cluster, starts its first node, which gives out the numbers of the others, and joins those on disk. Each
+    /// node's files are made by the program that will run it.
     pub(crate) fn found(foreign: PathBuf) -> Self {
         assert_eq!(machine(&foreign), MACHINE_AARCH64, "MESH_AARCH64 is a program for aarch64");
         let nodes = (1..=HOSTS).chain([DPU]);
         let addresses = nodes.clone().zip(crate::ports::free(nodes.count())).collect();
         let folder = tempfile::tempdir().unwrap();
-        let mixed = Self { folder, foreign, addresses, children: BTreeMap::new() };
-        for node in mixed.addresses.keys() {
-            mixed.make(*node);
+        let mut mixed = Self { folder, foreign, addresses, children: BTreeMap::new() };
+        for node in mixed.addresses.keys().copied().collect::<Vec<_>>() {
+            mixed.make(node);
+            if node == 1 {
+                mixed.serve(node);
+            }
         }
         mixed
     }

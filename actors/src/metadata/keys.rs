@@ -8,6 +8,7 @@
 //!   'C'                             Formed: cluster, code, how many namespaces
 //!   'c' what:1                      the last number given out ('t' tenants, 'b' buckets)
 //!   'n' node:8                      NodeInfo
+//!   'i' node:8                      the invitation by which nobody has joined yet
 //!   'd' drive:8                     DriveInfo
 //!   'l' layout:8                    Layout
 //!   't' tenant:8                    TenantRow
@@ -47,6 +48,7 @@ use mesh_core::time::UnixMillis;
 pub(super) const FORMED: u8 = b'C';
 pub(super) const COUNTER: u8 = b'c';
 pub(super) const NODE: u8 = b'n';
+pub(super) const INVITATION: u8 = b'i';
 pub(super) const DRIVE: u8 = b'd';
 pub(super) const LAYOUT: u8 = b'l';
 pub(super) const TENANT: u8 = b't';
@@ -106,6 +108,10 @@ pub(super) fn counter(which: Counter) -> Vec<u8> {
 
 pub(super) fn node(id: NodeId) -> Vec<u8> {
     key(NODE, &[&id.0.to_be_bytes()])
+}
+
+pub(super) fn invitation(id: NodeId) -> Vec<u8> {
+    key(INVITATION, &[&id.0.to_be_bytes()])
 }
 
 pub(super) fn drive(id: DriveId) -> Vec<u8> {

@@ -182,6 +182,7 @@ fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> 
         }
         Command::Form { .. }
         | Command::PutNode(_)
+        | Command::Invite { .. }
         | Command::PutDrive { .. }
         | Command::PutLayout(_)
         | Command::CreateTenant(_)

@@ -12,7 +12,7 @@ use mesh_actors::metadata::{RaftConfig, RaftMetadata, Timing};
 use mesh_core::{
     Error, ErrorKind, Op, Outcome,
     envelope::{Body, Envelope},
-    id::{ActorId, BucketId, Epoch, GroupId, LayoutId, NodeId, TenantId, WriteId},
+    id::{ActorId, BucketId, Epoch, GroupId, LayoutId, NodeId, ReplicaId, TenantId, WriteId},
     meta::{
         Attributes, Body as ObjectBody, BucketRef, Command, Extent, MetaAnswer, ObjectRow, Precondition, Proposer,
         Query,
@@ -128,9 +128,9 @@ impl Cluster {
         for node in 1..=nodes {
             cluster.open(node, cluster.config.groups.clone()).await;
         }
-        let members: BTreeSet<NodeId> = (1..=nodes).map(NodeId).collect();
         for (at, group) in cluster.config.groups.iter().enumerate() {
             let node = 1 + at as u64 % nodes;
+            let members = (1..=nodes).filter_map(|node| cluster.node(node).replica_id(*group)).collect();
             cluster.node(node).initialize(*group, &members).await.expect("initialized");
         }
         cluster.settle().await;
@@ -150,6 +150,16 @@ impl Cluster {
         let opened = RaftMetadata::start(config, Arc::new(link), Arc::clone(&self.clock)).await.expect("opened");
         lock(&self.wires).nodes.insert(id, Arc::clone(&opened));
         opened
+    }
+
+    /// Removes the files of a node that is away.
+    pub(crate) fn empty(&self, node: u64) {
+        std::fs::remove_dir_all(self.dir.path().join(node.to_string())).expect("removed");
+    }
+
+    /// The replica of a group that a node has.
+    pub(crate) fn replica(&self, node: u64, group: u64) -> ReplicaId {
+        self.node(node).replica_id(GroupId(group)).expect("a replica")
     }
 
     /// Takes a node away, cleanly.
@@ -188,7 +198,10 @@ impl Cluster {
     /// Waits until every group has one leader that all nodes know.
     pub(crate) async fn settle(&self) {
         until("every node knows the leaders", || {
-            let told: Vec<_> = self.nodes().iter().map(|node| node.status()).collect();
+            let leaders = |node: &Arc<RaftMetadata>| {
+                node.status().into_iter().map(|one| (one.group, one.leader, one.term)).collect::<Vec<_>>()
+            };
+            let told: Vec<_> = self.nodes().iter().map(leaders).collect();
             let known = |status: &Vec<(GroupId, Option<NodeId>, u64)>| status.iter().all(|group| group.1.is_some());
             told.iter().all(known) && told.windows(2).all(|pair| pair[0] == pair[1])
         })

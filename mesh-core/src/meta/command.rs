@@ -47,7 +47,8 @@ pub enum Command {
         /// How many namespace groups there are, numbered from 1.
         namespaces: u16,
     },
-    /// A node has started or changed. Replaces what was known of it, unless that is of a later incarnation.
+    /// A node has started or changed. Replaces what was known of it, unless that is of a later incarnation. `Conflict` if
+    /// the number is another life's, or was given out by another invitation.
     PutNode(NodeInfo),
     /// A drive is to be used. Gives `Epoch`: one more than the last owner's.
     PutDrive {
@@ -295,5 +296,13 @@ pub enum Command {
         epoch: Epoch,
         /// Which stages, and where.
         tail: Option<Tail>,
+    },
+    /// Gives out a node's number (control group): only who has `invitation` may take it. In place of an older invitation
+    /// by which nobody has joined. The same again: no effect. `Conflict` for a number that a node has, or had.
+    Invite {
+        /// The number.
+        node: NodeId,
+        /// Random, not 0.
+        invitation: u64,
     },
 }

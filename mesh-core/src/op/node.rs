@@ -134,4 +134,11 @@ pub enum AdminOp {
         /// Which, in order; none: takes them out.
         stages: Vec<CustomSpec>,
     },
+    /// Gives out a node's number: [`Command::Invite`].
+    Invite {
+        /// The number.
+        node: NodeId,
+        /// Random, not 0.
+        invitation: u64,
+    },
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
+    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
     topology::{DriveState, NodeKind, NodeState},
 };
 
@@ -29,8 +29,8 @@ pub struct NodeReport {
     pub state: NodeState,
     /// Its drives, with what they are like.
     pub drives: Vec<DriveReport>,
-    /// The groups it has a replica of: group, leader, term.
-    pub groups: Vec<(GroupId, Option<NodeId>, u64)>,
+    /// The groups it has a replica of.
+    pub groups: Vec<GroupReport>,
     /// Peers that it has a working link to, itself included.
     pub sees: Vec<NodeId>,
     /// The host that it is plugged into, if it is a DPU.
@@ -43,6 +43,21 @@ pub struct NodeReport {
     pub ability: Arc<Ability>,
     /// What it has used.
     pub load: NodeLoad,
+}
+
+/// How a node's replica of a metadata group is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupReport {
+    /// The group.
+    pub group: GroupId,
+    /// Which replica of it.
+    pub replica: ReplicaId,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// The newest term that it knows.
+    pub term: u64,
+    /// Why it neither votes nor serves, for people.
+    pub trouble: Option<String>,
 }
 
 /// What a node can run.

@@ -8,8 +8,8 @@ use mesh_core::{
     assignment::{Assignment, MoveId, Preference, Scope, Tail, Wish},
     envelope::{Body, Envelope, Hello, Region, Welcome},
     id::{
-        ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, ShardId, StripeId,
-        TenantId, WriteId,
+        ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, ReplicaId,
+        ShardId, StripeId, TenantId, WriteId,
     },
     meta::{
         AccessKeyRow, Attributes, BucketRef, BucketRow, Command, ControlView, Extent, Garbage, Grant, ListEntry,
@@ -17,8 +17,8 @@ use mesh_core::{
         TenantRow, UploadRow, WrappedKey,
     },
     op::{
-        Ability, ActorReport, AdminOp, Binding, Destination, DriveReport, MoveOp, MoveStep, Moved, NodeLoad, NodeOp,
-        NodeReport, ObjectOp, Phase, Piece, ShardOp, StripeOp, StripeTarget,
+        Ability, ActorReport, AdminOp, Binding, Destination, DriveReport, GroupReport, MoveOp, MoveStep, Moved,
+        NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece, ShardOp, StripeOp, StripeTarget,
     },
     spec::CustomSpec,
     time::UnixMillis,
@@ -43,7 +43,7 @@ variants!(COMMANDS, command_name, Command:
     Form PutNode PutDrive PutLayout CreateTenant PutPrincipal PutAccessKey DropAccessKey CreateBucket MarkBucket
     RemoveBucket Assign Fence OpenBlock CloseBlock PutObject DeleteObject CreateUpload PutPart CompleteUpload
     AbortUpload DropGarbage SealBucket UnsealBucket SetLimits SweptBlock BeginMove CommitMove
-    AbortMove SetWish Drain SetStages SetTail);
+    AbortMove SetWish Drain SetStages SetTail Invite);
 
 variants!(QUERIES, query_name, Query:
     Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced ClosedBlocks);
@@ -199,6 +199,8 @@ fn node_info() -> NodeInfo {
         draining: true,
         attached_to: Some(NodeId(54)),
         emulated: Some("bf3".into()),
+        life: 55,
+        invitation: 56,
     }
 }
 
@@ -262,6 +264,16 @@ fn proposer() -> Proposer {
     Proposer { actor: ActorId::ingress(NodeId(51)), epoch: Epoch(101) }
 }
 
+fn group_report(group: GroupId, leader: Option<NodeId>, trouble: Option<&str>) -> GroupReport {
+    GroupReport {
+        group,
+        replica: ReplicaId::new(NodeId(115), 0x1234_5678_9abc),
+        leader,
+        term: 119,
+        trouble: trouble.map(Into::into),
+    }
+}
+
 fn node_report() -> NodeReport {
     let drive = |drive, state, reason: Option<&str>| DriveReport {
         drive: DriveId(drive),
@@ -284,7 +296,10 @@ fn node_report() -> NodeReport {
             drive(2, DriveState::Full, Some("at its reserve")),
             drive(3, DriveState::Down, Some("another cluster's")),
         ],
-        groups: vec![(GroupId(0), Some(NodeId(118)), 119), (GroupId(1), None, 120)],
+        groups: vec![
+            group_report(GroupId(0), Some(NodeId(118)), None),
+            group_report(GroupId(1), None, Some("its vote is lost")),
+        ],
         sees: vec![NodeId(115), NodeId(121)],
         attached_to: Some(NodeId(122)),
         emulated: Some("bf2".into()),
@@ -388,6 +403,7 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::Drain { node: NodeId(1), draining: true },
         Command::SetStages { scope: Scope::Tenant(TenantId(1)), stages: stages() },
         Command::SetTail { actor: ActorId(1), epoch: Epoch(2), tail: Some(Tail { cut: 1, node: NodeId(4) }) },
+        Command::Invite { node: NodeId(7), invitation: 8 },
     ]
 }
 
@@ -544,6 +560,7 @@ fn node_ops() -> Vec<NodeOp> {
         NodeOp::Admin(Box::new(AdminOp::Wish { scope: Scope::Mesh, wish: None })),
         NodeOp::Admin(Box::new(AdminOp::Drain { node: NodeId(1), draining: false })),
         NodeOp::Admin(Box::new(AdminOp::Events { after: 7 })),
+        NodeOp::Admin(Box::new(AdminOp::Invite { node: NodeId(8), invitation: 9 })),
         NodeOp::Admin(Box::new(AdminOp::Stages { scope: Scope::Mesh, stages: stages() })),
     ]
 }

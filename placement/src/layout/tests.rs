@@ -24,6 +24,8 @@ fn node(id: u64, draining: bool) -> NodeInfo {
         draining,
         attached_to: None,
         emulated: None,
+        life: 1,
+        invitation: 0,
     }
 }
 

@@ -25,20 +25,21 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Op, Outcome, Response,
-    id::{GroupId, NodeId},
+    id::{GroupId, NodeId, ReplicaId},
     limits::HEARTBEAT_INTERVAL,
     meta::ControlView,
+    op::GroupReport,
     port::{Clock, Outbound},
     time::Instant,
 };
 use openraft::{
-    SnapshotPolicy,
+    ChangeMembers, SnapshotPolicy,
     errors::{ClientWriteError, InitializeError, RaftError},
 };
 use tokio::sync::{Semaphore, watch};
@@ -49,7 +50,7 @@ use self::{
     network::{Message, Router},
     replica::{Raft, Replica, no_such_group},
     route::{Ask, REQUESTS_MAX},
-    store::Store,
+    store::{Health, Store},
 };
 
 /// How long [`RaftMetadata::shutdown`] waits for the last user of the store.
@@ -118,6 +119,8 @@ pub struct RaftMetadata {
     runtime: tokio::runtime::Handle,
     permits: Arc<Semaphore>,
     groups: RwLock<BTreeMap<GroupId, Arc<Replica>>>,
+    /// Groups whose replica here is damaged: it neither votes nor serves.
+    damaged: Mutex<BTreeMap<GroupId, (ReplicaId, Error)>>,
     opening: tokio::sync::Mutex<()>,
     control: watch::Sender<Arc<ControlView>>,
 }
@@ -154,6 +157,7 @@ impl RaftMetadata {
             runtime: tokio::runtime::Handle::current(),
             permits: Arc::new(Semaphore::new(REQUESTS_MAX)),
             groups: RwLock::default(),
+            damaged: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             control: watch::Sender::default(),
         });
@@ -164,14 +168,34 @@ impl RaftMetadata {
     }
 
     /// Opens a replica of a group, if there is none here yet. A new one waits for [`Self::initialize`] or to be added
-    /// by the group's leader.
+    /// by the group's leader. One that lacks something of what it has promised, or holds something else, stays closed:
+    /// its group says so in [`Self::status`], and [`Self::renew`] puts a new one in its place.
     ///
     /// # Errors
-    /// `DriveFailed` or `Corrupt`: the store cannot be read.
+    /// `DriveFailed`: the store cannot be read or written.
     pub async fn ensure_group(&self, group: GroupId) -> Result<(), Error> {
         let _one_at_a_time = self.opening.lock().await;
-        if self.replica(group).is_ok() {
+        if self.replica(group).is_ok() || self.damage(group).is_some() {
             return Ok(());
+        }
+        match self.open(group).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                tracing::error!(
+                    node = %self.node, %group, %error,
+                    "this node's replica of a metadata group is damaged: it neither votes nor serves; its files are \
+                     kept, and it is rebuilt once another replica leads"
+                );
+                let replica = self.store.replica(group).unwrap_or(ReplicaId::new(self.node, 0));
+                lock(&self.damaged).insert(group, (replica, error));
+                Ok(())
+            }
+            opened => opened,
+        }
+    }
+
+    async fn open(&self, group: GroupId) -> Result<(), Error> {
+        if let Health::Damaged(error) = self.store.health(group) {
+            return Err(error);
         }
         let failed = |error: std::io::Error| {
             let kind = match error.kind() {
@@ -182,12 +206,13 @@ impl RaftMetadata {
                 .with("group", group)
                 .caused_by(error)
         };
+        let id = self.store.replica(group).map_err(failed)?;
         let log = LogStore::open(Arc::clone(&self.store), group).map_err(failed)?;
         let control = (group == GroupId::CONTROL).then(|| self.control.clone());
         let state = GroupState::open(Arc::clone(&self.store), group, control).map_err(failed)?;
         let machine = Machine(Arc::clone(&state));
         let network = self.router.for_group(group);
-        let raft = Raft::new(self.node.0, Arc::clone(&self.raft_config), network, log, machine)
+        let raft = Raft::new(id.0, Arc::clone(&self.raft_config), network, log, machine)
             .await
             .map_err(|error| failed(std::io::Error::other(error)))?;
         let replica = Arc::new(Replica::new(raft, state, self.timing.election_max));
@@ -195,12 +220,48 @@ impl RaftMetadata {
         Ok(())
     }
 
-    /// Makes these nodes the group's first voters. To be called on one of them; again: no effect.
+    /// Which replica of a group this node has, sound or not.
+    #[must_use]
+    pub fn replica_id(&self, group: GroupId) -> Option<ReplicaId> {
+        let open = self.replica(group).ok().map(|replica| replica.id());
+        open.or_else(|| self.damage(group).map(|(replica, _)| replica))
+    }
+
+    /// The groups whose replica here is damaged.
+    #[must_use]
+    pub fn damaged(&self) -> BTreeSet<GroupId> {
+        lock(&self.damaged).keys().copied().collect()
+    }
+
+    fn damage(&self, group: GroupId) -> Option<(ReplicaId, Error)> {
+        lock(&self.damaged).get(&group).cloned()
+    }
+
+    /// Puts new, empty replicas in the place of the damaged ones; what was there is kept beside, under another name. To
+    /// be called once another replica leads each of their groups: from it the new ones learn, as learners at first.
     ///
     /// # Errors
-    /// `Unreachable` without a replica here, `Invalid` if this node is not among the members.
-    pub async fn initialize(&self, group: GroupId, members: &BTreeSet<NodeId>) -> Result<(), Error> {
-        let members: BTreeSet<u64> = members.iter().map(|node| node.0).collect();
+    /// `DriveFailed`.
+    pub async fn renew(&self) -> Result<(), Error> {
+        let damaged: Vec<GroupId> = lock(&self.damaged).keys().copied().collect();
+        for group in damaged {
+            self.store.renew(group).map_err(|error| {
+                Error::new(ErrorKind::DriveFailed, "a damaged replica cannot be set aside")
+                    .with("group", group)
+                    .caused_by(error)
+            })?;
+            lock(&self.damaged).remove(&group);
+            self.ensure_group(group).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes these replicas the group's first voters. To be called on one of them; again: no effect.
+    ///
+    /// # Errors
+    /// `Unreachable` without a replica here, `Invalid` if this node's is not among the members.
+    pub async fn initialize(&self, group: GroupId, members: &BTreeSet<ReplicaId>) -> Result<(), Error> {
+        let members: BTreeSet<u64> = members.iter().map(|member| member.0).collect();
         match self.replica(group)?.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(Error::invalid("the group cannot be initialized so").with("why", error)),
@@ -211,47 +272,74 @@ impl RaftMetadata {
     ///
     /// # Errors
     /// `NotLeader`, `Conflict` while another change is under way.
-    pub async fn add_learner(&self, group: GroupId, node: NodeId) -> Result<(), Error> {
-        let changed = self.replica(group)?.raft.add_learner(node.0, (), false).await;
+    pub async fn add_learner(&self, group: GroupId, member: ReplicaId) -> Result<(), Error> {
+        let changed = self.replica(group)?.raft.add_learner(member.0, (), false).await;
         changed.map(|_| ()).map_err(not_changed)
     }
 
-    /// Makes exactly these nodes the voters; new ones must be learners. On the leader.
+    /// Makes exactly these replicas the voters, in one joint change; new ones must be learners. On the leader.
     ///
     /// # Errors
     /// As [`Self::add_learner`].
-    pub async fn change_membership(&self, group: GroupId, voters: &BTreeSet<NodeId>) -> Result<(), Error> {
-        let voters: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
+    pub async fn change_voters(&self, group: GroupId, voters: &BTreeSet<ReplicaId>) -> Result<(), Error> {
+        let voters: BTreeSet<u64> = voters.iter().map(|member| member.0).collect();
         let changed = self.replica(group)?.raft.change_membership(voters, false).await;
         changed.map(|_| ()).map_err(not_changed)
     }
 
-    /// Makes a learner a voter. On the leader.
+    /// Forgets a replica that does not vote. On the leader.
     ///
     /// # Errors
     /// As [`Self::add_learner`].
-    pub async fn promote(&self, group: GroupId, node: NodeId) -> Result<(), Error> {
-        let voters = self.replica(group)?.voters().into_iter().chain([node]).collect();
-        self.change_membership(group, &voters).await
+    pub async fn remove_learner(&self, group: GroupId, member: ReplicaId) -> Result<(), Error> {
+        let gone = ChangeMembers::RemoveNodes(BTreeSet::from([member.0]));
+        let changed = self.replica(group)?.raft.change_membership(gone, false).await;
+        changed.map(|_| ()).map_err(not_changed)
     }
 
-    /// The voters of a group, as far as this node knows; none without a replica here.
+    /// The replicas of a group that vote and those that follow, as far as this node knows; none without a replica here.
     #[must_use]
-    pub fn voters(&self, group: GroupId) -> BTreeSet<NodeId> {
-        self.replica(group).map_or_else(|_| BTreeSet::new(), |replica| replica.voters().into_iter().collect())
+    pub fn members(&self, group: GroupId) -> (BTreeSet<ReplicaId>, BTreeSet<ReplicaId>) {
+        self.replica(group).map_or_else(|_| Default::default(), |replica| replica.members())
     }
 
-    /// The members of a group that follow and do not vote, as far as this node knows.
+    /// The members that have what this leader of the group has, or nearly; none on anybody else.
     #[must_use]
-    pub fn learners(&self, group: GroupId) -> BTreeSet<NodeId> {
-        self.replica(group).map_or_else(|_| BTreeSet::new(), |replica| replica.learners().into_iter().collect())
+    pub fn caught_up(&self, group: GroupId) -> BTreeSet<ReplicaId> {
+        self.replica(group).map_or_else(|_| BTreeSet::new(), |replica| replica.caught_up())
     }
 
-    /// The groups that this node has a replica of, with the leader as it knows and the term.
+    /// How this node's replicas are.
     #[must_use]
-    pub fn status(&self) -> Vec<(GroupId, Option<NodeId>, u64)> {
+    pub fn status(&self) -> Vec<GroupReport> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        groups.iter().map(|(group, replica)| (*group, replica.leader(), replica.term())).collect()
+        let open = groups.iter().map(|(group, replica)| {
+            let trouble = self.trouble(*group, replica);
+            GroupReport {
+                group: *group,
+                replica: replica.id(),
+                leader: replica.leader().filter(|leader| trouble.is_none() || *leader != self.node),
+                term: replica.term(),
+                trouble: trouble.map(|error| error.to_string()),
+            }
+        });
+        let damaged = lock(&self.damaged);
+        let closed = damaged.iter().map(|(group, (replica, error))| GroupReport {
+            group: *group,
+            replica: *replica,
+            leader: None,
+            term: 0,
+            trouble: Some(error.to_string()),
+        });
+        open.chain(closed).collect()
+    }
+
+    /// Why an open replica does not work.
+    fn trouble(&self, group: GroupId, replica: &Replica) -> Option<Error> {
+        match self.store.health(group) {
+            Health::Damaged(error) => Some(error),
+            Health::Sound | Health::New => replica.trouble(),
+        }
     }
 
     /// Whether this node leads a group, as far as it knows.
@@ -274,7 +362,11 @@ impl RaftMetadata {
     /// # Errors
     /// As [`Self::elect`].
     pub async fn transfer_leader(&self, group: GroupId, to: NodeId) -> Result<(), Error> {
-        self.replica(group)?.raft.trigger().transfer_leader(to.0).await.map_err(|error| has_stopped(group, &error))
+        let replica = self.replica(group)?;
+        let to = replica.members().0.into_iter().find(|voter| voter.node() == to).ok_or_else(|| {
+            Error::invalid("only a voter of the metadata group can lead it").with("group", group).with("node", to)
+        })?;
+        replica.raft.trigger().transfer_leader(to.0).await.map_err(|error| has_stopped(group, &error))
     }
 
     /// A peer cannot be reached. If it leads a group, this node no longer holds others back from being elected there:
@@ -290,7 +382,10 @@ impl RaftMetadata {
     /// A peer can be reached again: replication to it goes on at once.
     pub async fn peer_is_up(&self, peer: NodeId) {
         for replica in self.replicas() {
-            if let Err(error) = replica.raft.trigger().reset_backoff([peer.0]).await {
+            let (voters, learners) = replica.members();
+            let there =
+                voters.into_iter().chain(learners).filter(|member| member.node() == peer).map(|member| member.0);
+            if let Err(error) = replica.raft.trigger().reset_backoff(there.collect::<Vec<_>>()).await {
                 tracing::debug!(group = %replica.state.group(), %error, "a stopped replica takes no hints");
             }
         }
@@ -357,6 +452,11 @@ impl RaftMetadata {
     fn replicas(&self) -> Vec<Arc<Replica>> {
         self.groups.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
+}
+
+/// No code that holds one of these locks can leave its value half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn raft_config(config: &RaftConfig) -> Result<openraft::Config, Error> {

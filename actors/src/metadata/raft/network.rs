@@ -1,7 +1,12 @@
 //! Raft's messages to other nodes, over the node's links.
 //!
-//! Every message is one request [`NodeOp::Raft`] whose payload, and whose answer's payload, is a Raft value (see
-//! [`super::types`]). The numbers of the messages are part of the protocol.
+//! Every message is one request [`NodeOp::Raft`]; the numbers of the messages are part of the protocol. Its payload is
+//!
+//! ```text
+//! to:8 (big-endian; the replica that is meant)   the message: a Raft value, see super::types
+//! ```
+//!
+//! and the answer's payload is a Raft value.
 
 use std::{
     io,
@@ -15,7 +20,7 @@ use std::{
 use mesh_core::{
     Buf, Error, ErrorKind, Lane, Op, Outcome, Principal,
     envelope::Envelope,
-    id::{ActorId, Epoch, GroupId, NodeId},
+    id::{ActorId, Epoch, GroupId, NodeId, ReplicaId},
     limits::{COMMAND_BYTES_MAX, PAYLOAD_BYTES_MAX},
     op::NodeOp,
     port::Outbound,
@@ -38,7 +43,7 @@ use super::{
     log::READ_BYTES_MAX,
     machine::SnapshotData,
     staging::Chunk,
-    types::{Types, Vote, decode, encode},
+    types::{Types, Vote, decode, encode_onto},
 };
 
 /// Rows of a snapshot in one message, about.
@@ -115,21 +120,11 @@ impl Router {
         request: &impl Serialize,
         budget: Duration,
     ) -> Result<R, RPCError<Types>> {
-        let payload = encode(request).map_err(failed)?;
-        self.call_encoded(to, group, message, &payload, budget).await
-    }
-
-    async fn call_encoded<R: DeserializeOwned>(
-        &self,
-        to: u64,
-        group: u64,
-        message: Message,
-        payload: &[u8],
-        budget: Duration,
-    ) -> Result<R, RPCError<Types>> {
+        let mut payload = to.to_be_bytes().to_vec();
+        encode_onto(&mut payload, request).map_err(failed)?;
         let op = Op::Node(Box::new(NodeOp::Raft { group: GroupId(group), rpc: message as u32 }));
         let lane = if message == Message::Snapshot { Lane::Bulk } else { Lane::Control };
-        match self.send(NodeId(to), op, Buf::copy_of(payload), lane, budget).await {
+        match self.send(ReplicaId(to).node(), op, Buf::copy_of(&payload), lane, budget).await {
             Ok(response) => decode(&response.payload).map_err(failed),
             // It was never sent: Raft waits a while before it tries again.
             Err(error) if error.kind() == ErrorKind::Unreachable => {
@@ -138,6 +133,13 @@ impl Router {
             Err(error) => Err(RPCError::Network(NetworkError::new(&error))),
         }
     }
+}
+
+/// Whom a message is for, and the message.
+pub(super) fn addressee(payload: &[u8]) -> Result<(ReplicaId, &[u8]), Error> {
+    let (to, message) =
+        payload.split_first_chunk::<8>().ok_or_else(|| Error::invalid("a Raft message names no replica"))?;
+    Ok((ReplicaId(u64::from_be_bytes(*to)), message))
 }
 
 fn failed(error: io::Error) -> RPCError<Types> {
@@ -232,11 +234,8 @@ impl Router {
             let next = if rows.is_empty() { Vec::new() } else { read()? };
             let last = next.is_empty();
             let chunk = Chunk { vote, transfer, number, meta: snapshot.meta.clone(), rows, last };
-            let payload = encode(&chunk).map_err(failed).map_err(streaming)?;
-            let answer: Option<SnapshotResponse<Types>> = self
-                .call_encoded(target, group, Message::Snapshot, &payload, SNAPSHOT_CHUNK_BUDGET)
-                .await
-                .map_err(streaming)?;
+            let answer: Option<SnapshotResponse<Types>> =
+                self.call(target, group, Message::Snapshot, &chunk, SNAPSHOT_CHUNK_BUDGET).await.map_err(streaming)?;
             if let Some(response) = answer {
                 return Ok(response);
             }

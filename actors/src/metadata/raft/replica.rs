@@ -1,6 +1,7 @@
 //! One group on this node: its Raft, its state, and what others ask of them.
 
 use std::{
+    collections::BTreeSet,
     io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -8,7 +9,7 @@ use std::{
 
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Outcome, Redirect, Response,
-    id::{GroupId, NodeId},
+    id::{GroupId, NodeId, ReplicaId},
     meta::{Command, MetaAnswer, Query},
 };
 use openraft::{
@@ -23,9 +24,9 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::{
     machine::{GroupState, Machine, SnapshotData},
-    network::Message,
+    network::{self, Message},
     staging::{Arrival, Chunk},
-    types::{Applied, Proposal, Types, decode, encode},
+    types::{Applied, LogId, Proposal, Types, decode, encode},
 };
 
 /// Reads that wait for a barrier at most.
@@ -33,6 +34,8 @@ const READS_MAX: usize = 16_384;
 /// Proposals that Raft has at once; others wait their turn. So a burst waits here, where waiting costs nothing, and
 /// what Raft has is done soon.
 const PROPOSALS_MAX: usize = 1024;
+/// A member that lacks no more entries than this has caught up.
+const LAG_MAX: u64 = 256;
 
 pub(super) type Raft = openraft::Raft<Types, Machine>;
 
@@ -61,11 +64,36 @@ impl Replica {
         Self { raft, state, patience, proposals, barrier: Mutex::default(), arrival: tokio::sync::Mutex::default() }
     }
 
-    /// Who leads the group, as far as is known here.
+    /// Which replica this is.
+    pub(super) fn id(&self) -> ReplicaId {
+        ReplicaId(*self.raft.node_id())
+    }
+
+    /// Who leads the group, as far as is known here. A past life of this node's leads nothing.
     pub(super) fn leader(&self) -> Option<NodeId> {
         let metrics = self.raft.server_metrics();
-        let leader = metrics.borrow_watched().current_leader;
-        leader.map(NodeId)
+        let leader = metrics.borrow_watched().current_leader.map(ReplicaId)?;
+        (leader == self.id() || leader.node() != self.id().node()).then(|| leader.node())
+    }
+
+    /// Why it has stopped, if it has: then it neither votes nor serves until the node is started again.
+    pub(super) fn trouble(&self) -> Option<Error> {
+        let metrics = self.raft.metrics();
+        let running = metrics.borrow_watched().running_state.clone();
+        running.err().map(|fatal| {
+            let what = "this replica has stopped; once its medium takes writes again, restart the node";
+            Error::new(ErrorKind::DriveFailed, what).with("why", fatal)
+        })
+    }
+
+    /// The members that have what this leader has, or nearly; none unless it leads.
+    pub(super) fn caught_up(&self) -> BTreeSet<ReplicaId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let near = |matched: &Option<LogId>| matched.is_some_and(|matched| matched.index + LAG_MAX >= last);
+        let replication = metrics.replication.iter().flatten();
+        replication.filter(|(_, matched)| near(matched)).map(|(id, _)| ReplicaId(*id)).collect()
     }
 
     pub(super) fn term(&self) -> u64 {
@@ -81,20 +109,22 @@ impl Replica {
             let metrics = metrics.borrow_watched();
             (metrics.current_leader, metrics.vote)
         };
-        if leader != Some(peer.0) || *self.raft.node_id() == peer.0 {
+        let Some(leader) = leader.filter(|leader| ReplicaId(*leader).node() == peer && self.id().node() != peer) else {
             return Ok(());
-        }
+        };
         // What a leader says when it hands over, to a third: "wait for me no longer".
-        let release = TransferLeaderRequest::new(vote, peer.0, None);
+        let release = TransferLeaderRequest::new(vote, leader, None);
         self.raft.handle_transfer_leader(release).await.map(|_| ()).map_err(|error| stopped(&error))
     }
 
+    /// The nodes whose replicas vote.
     pub(super) fn voters(&self) -> Vec<NodeId> {
-        self.raft.voter_ids().map(NodeId).collect()
+        self.raft.voter_ids().map(|id| ReplicaId(id).node()).collect()
     }
 
-    pub(super) fn learners(&self) -> Vec<NodeId> {
-        self.raft.learner_ids().map(NodeId).collect()
+    /// Those who vote, and those who follow.
+    pub(super) fn members(&self) -> (BTreeSet<ReplicaId>, BTreeSet<ReplicaId>) {
+        (self.raft.voter_ids().map(ReplicaId).collect(), self.raft.learner_ids().map(ReplicaId).collect())
     }
 
     /// Proposes a command and waits until it is applied here.
@@ -129,7 +159,12 @@ impl Replica {
             Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
                 Err(Error::new(ErrorKind::LinkLost, "another leader took over while the command was under way"))
             }
-            Err(error) => Err(stopped(&error)),
+            // It may have stopped with the command in its log.
+            Err(error) => Err(Error::new(
+                ErrorKind::LinkLost,
+                "this replica of the metadata group stopped while the command was under way",
+            )
+            .with("why", error)),
         }
     }
 
@@ -192,8 +227,15 @@ impl Replica {
     /// Answers another replica's Raft message.
     ///
     /// # Errors
-    /// `Invalid` for a message that cannot be read; `Unreachable` if this replica has stopped.
+    /// `Invalid` for a message that cannot be read; `Unreachable` if this replica has stopped, or is not the one that is
+    /// meant: who follows in an earlier one's place must never answer for it.
     pub(super) async fn receive(&self, message: Message, payload: &[u8]) -> Outcome {
+        let (to, payload) = network::addressee(payload)?;
+        if to != self.id() {
+            return Err(Error::new(ErrorKind::Unreachable, "this replica of the metadata group is no more")
+                .with("asked", to)
+                .with("here", self.id()));
+        }
         match message {
             Message::Append => answer(self.raft.append_entries(read(payload)?).await),
             Message::Vote => answer(self.raft.vote(read(payload)?).await),
@@ -243,7 +285,7 @@ pub(super) fn no_such_group(group: GroupId) -> Error {
 }
 
 fn not_leader(forward: &ForwardToLeader<Types>) -> Error {
-    not_led_here(forward.leader_id.map(NodeId))
+    not_led_here(forward.leader_id.map(|leader| ReplicaId(leader).node()))
 }
 
 fn not_led_here(leader: Option<NodeId>) -> Error {

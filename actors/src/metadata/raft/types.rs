@@ -84,7 +84,16 @@ mod refusal {
 const FORMAT: u8 = 1;
 
 pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
-    postcard::to_extend(value, vec![FORMAT]).map_err(io::Error::other)
+    let mut bytes = Vec::new();
+    encode_onto(&mut bytes, value)?;
+    Ok(bytes)
+}
+
+/// Puts a value behind what is there.
+pub(super) fn encode_onto<T: Serialize>(bytes: &mut Vec<u8>, value: &T) -> io::Result<()> {
+    bytes.push(FORMAT);
+    *bytes = postcard::to_extend(value, core::mem::take(bytes)).map_err(io::Error::other)?;
+    Ok(())
 }
 
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {

@@ -58,9 +58,26 @@ pub(super) fn put_node(rows: &mut Rows<'_>, node: &NodeInfo) -> Result<MetaAnswe
             .with("known", known.incarnation)
             .with("asked", node.incarnation));
         }
+        Some(known) if known.life != node.life => {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "this number is a node's whose data folder was another: the folder was emptied, or another machine has \
+                 the number. What that node had is not here: invite this machine under a number of its own",
+            )
+            .with("node", node.id));
+        }
         Some(known) => known.draining,
         None => {
             rows.expect_room(&keys::all(keys::NODE), NODES_MAX, "nodes")?;
+            let invitation = keys::invitation(node.id);
+            if rows.find::<u64>(&invitation)?.is_some_and(|invited| invited != node.invitation) {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "a later invitation gave this number to somebody else: invite this machine anew",
+                )
+                .with("node", node.id));
+            }
+            rows.remove(invitation);
             false
         }
     };
@@ -70,6 +87,25 @@ pub(super) fn put_node(rows: &mut Rows<'_>, node: &NodeInfo) -> Result<MetaAnswe
         return Err(Error::invalid("a DPU's host must be a member first").with("dpu", node.id).with("host", host));
     }
     rows.put(key, &NodeInfo { draining, ..node.clone() })?;
+    Ok(MetaAnswer::Done)
+}
+
+pub(super) fn invite(rows: &mut Rows<'_>, node: NodeId, invitation: u64) -> Result<MetaAnswer, Error> {
+    if node == NodeId(0) || invitation == 0 {
+        return Err(Error::invalid("nodes and invitations are not numbered 0"));
+    }
+    if rows.has(&keys::node(node))? {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            "a node has or had this number, and numbers are used once: choose one that no node has had",
+        )
+        .with("node", node));
+    }
+    let key = keys::invitation(node);
+    if !rows.has(&key)? {
+        rows.expect_room(&keys::all(keys::INVITATION), NODES_MAX, "open invitations")?;
+    }
+    rows.put(key, &invitation)?;
     Ok(MetaAnswer::Done)
 }
 

@@ -89,6 +89,7 @@ fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
     match command {
         Command::Form { cluster, code, namespaces } => cluster::form(rows, *cluster, *code, *namespaces),
         Command::PutNode(node) => cluster::put_node(rows, node),
+        Command::Invite { node, invitation } => cluster::invite(rows, *node, *invitation),
         Command::PutDrive { drive, node, capacity_bytes } => cluster::put_drive(rows, *drive, *node, *capacity_bytes),
         Command::PutLayout(layout) => cluster::put_layout(rows, layout),
         Command::Assign(assignment) => placement::assign(rows, *assignment),
@@ -139,6 +140,7 @@ fn is_control(command: &Command) -> bool {
     match command {
         Command::Form { .. }
         | Command::PutNode(_)
+        | Command::Invite { .. }
         | Command::PutDrive { .. }
         | Command::PutLayout(_)
         | Command::Assign(_)

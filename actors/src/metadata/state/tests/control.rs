@@ -34,6 +34,8 @@ pub(super) fn node(id: u64, incarnation: u64) -> NodeInfo {
         draining: false,
         attached_to: None,
         emulated: None,
+        life: 1,
+        invitation: 0,
     }
 }
 
@@ -108,6 +110,33 @@ fn keeps_the_latest_incarnation_of_a_node() {
     assert_eq!(group.apply(&Command::PutNode(node(0, 1))), Err(ErrorKind::Invalid));
     let nowhere = NodeInfo { address: String::new(), ..node(4, 1) };
     assert_eq!(group.apply(&Command::PutNode(nowhere)), Err(ErrorKind::Invalid));
+}
+
+#[test]
+fn a_number_stays_with_the_life_that_took_it() {
+    let mut group = formed();
+    assert_eq!(group.apply(&Command::PutNode(node(3, 5))), Ok(MetaAnswer::Done));
+    let emptied = NodeInfo { life: 2, ..node(3, 9) };
+    assert_eq!(group.apply(&Command::PutNode(emptied)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&Command::Invite { node: NodeId(3), invitation: 7 }), Err(ErrorKind::Conflict));
+    assert_eq!(control_view(&group).nodes, BTreeMap::from([(NodeId(3), node(3, 5))]));
+}
+
+#[test]
+fn a_number_is_taken_by_who_was_invited_last() {
+    let mut group = formed();
+    let with = |invitation| Command::PutNode(NodeInfo { invitation, ..node(3, 5) });
+    assert_eq!(group.apply(&Command::Invite { node: NodeId(3), invitation: 7 }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&Command::Invite { node: NodeId(3), invitation: 8 }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&with(7)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&with(0)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&with(8)), Ok(MetaAnswer::Done));
+    // It is told again, and whoever comes late with another invitation is another life.
+    assert_eq!(group.apply(&with(8)), Ok(MetaAnswer::Done));
+    let late = NodeInfo { invitation: 7, life: 2, ..node(3, 6) };
+    assert_eq!(group.apply(&Command::PutNode(late)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&Command::Invite { node: NodeId(0), invitation: 7 }), Err(ErrorKind::Invalid));
+    assert_eq!(group.apply(&Command::Invite { node: NodeId(4), invitation: 0 }), Err(ErrorKind::Invalid));
 }
 
 #[test]

@@ -1,0 +1,222 @@
+//! Who is a member of a metadata group, as its leader sees to it: one step at a time, from what is to what should be.
+//!
+//! A node's replica of a group has many lives ([`ReplicaId`]): one that lost what it had promised is a member of the past,
+//! and what its node has now is a new replica, which first follows, then has caught up, and then takes the old one's place
+//! among the voters in one joint change. So no quorum ever grows by what is lost, and none rests on who has forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_core::id::{NodeId, ReplicaId};
+
+/// Voters of a group at most.
+pub const VOTERS_MAX: usize = 5;
+
+/// What the leader of a group sees of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Who votes, as far as was agreed.
+    pub voters: BTreeSet<ReplicaId>,
+    /// Who follows.
+    pub learners: BTreeSet<ReplicaId>,
+    /// Those who have what the leader has, or nearly.
+    pub caught_up: BTreeSet<ReplicaId>,
+    /// The nodes that are to have a replica and that answer.
+    pub nodes: BTreeMap<NodeId, Wanted>,
+}
+
+/// A node that is to have a replica of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Whether it may vote.
+    pub votes: bool,
+    /// Which replica it says it has; `None`: none that is sound.
+    pub replica: Option<ReplicaId>,
+}
+
+/// One change of a group's members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// This replica follows from now on.
+    Follow(ReplicaId),
+    /// These vote from now on, and nobody else: one joint change.
+    Vote(BTreeSet<ReplicaId>),
+    /// This replica, which does not vote, is no member any more.
+    Forget(ReplicaId),
+}
+
+impl Members {
+    /// The next change, if anything is to be changed.
+    #[must_use]
+    pub fn step(&self) -> Option<Step> {
+        self.follow().or_else(|| self.replace()).or_else(|| self.promote()).or_else(|| self.forget())
+    }
+
+    /// What nodes say they have now, with their wishes to vote.
+    fn present(&self) -> impl Iterator<Item = (ReplicaId, bool)> {
+        self.nodes.values().filter_map(|wanted| Some((wanted.replica?, wanted.votes)))
+    }
+
+    /// Whether a node has another replica now than this one.
+    fn is_past(&self, replica: ReplicaId) -> bool {
+        let now = self.nodes.get(&replica.node()).and_then(|wanted| wanted.replica);
+        now.is_some_and(|now| now != replica)
+    }
+
+    fn follow(&self) -> Option<Step> {
+        let is_new = |replica: &ReplicaId| !self.voters.contains(replica) && !self.learners.contains(replica);
+        self.present().map(|(replica, _)| replica).find(is_new).map(Step::Follow)
+    }
+
+    /// Replicas that follow, have caught up and may vote.
+    fn candidates(&self) -> impl Iterator<Item = ReplicaId> {
+        let may_vote = |replica: &ReplicaId| self.learners.contains(replica) && self.caught_up.contains(replica);
+        self.present().filter(|(_, votes)| *votes).map(|(replica, _)| replica).filter(move |replica| may_vote(replica))
+    }
+
+    fn replace(&self) -> Option<Step> {
+        self.candidates().find_map(|new| {
+            let old = self.voters.iter().find(|old| old.node() == new.node() && self.is_past(**old))?;
+            let mut voters = self.voters.clone();
+            voters.remove(old);
+            voters.insert(new);
+            Some(Step::Vote(voters))
+        })
+    }
+
+    fn promote(&self) -> Option<Step> {
+        if self.voters.len() >= VOTERS_MAX {
+            return None;
+        }
+        let new = self.candidates().next()?;
+        Some(Step::Vote(self.voters.iter().copied().chain([new]).collect()))
+    }
+
+    fn forget(&self) -> Option<Step> {
+        self.learners.iter().copied().find(|learner| self.is_past(*learner)).map(Step::Forget)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn replica(node: u64, life: u64) -> ReplicaId {
+        ReplicaId::new(NodeId(node), life)
+    }
+
+    fn set(replicas: &[(u64, u64)]) -> BTreeSet<ReplicaId> {
+        replicas.iter().map(|(node, life)| replica(*node, *life)).collect()
+    }
+
+    fn nodes(replicas: &[(u64, u64)]) -> BTreeMap<NodeId, Wanted> {
+        let wanted = |(node, life): &(u64, u64)| {
+            (NodeId(*node), Wanted { votes: true, replica: (*life > 0).then(|| replica(*node, *life)) })
+        };
+        replicas.iter().map(wanted).collect()
+    }
+
+    #[test]
+    fn a_new_node_follows_and_votes_once_it_has_caught_up() {
+        let mut group = Members { voters: set(&[(1, 1)]), nodes: nodes(&[(1, 1), (2, 1)]), ..Members::default() };
+        assert_eq!(group.step(), Some(Step::Follow(replica(2, 1))));
+        group.learners = set(&[(2, 1)]);
+        assert_eq!(group.step(), None);
+        group.caught_up = set(&[(1, 1), (2, 1)]);
+        assert_eq!(group.step(), Some(Step::Vote(set(&[(1, 1), (2, 1)]))));
+    }
+
+    #[test]
+    fn a_replica_that_lost_its_files_is_replaced_in_one_step_once_the_new_one_has_caught_up() {
+        let voters = set(&[(1, 1), (2, 1), (3, 1)]);
+        let nodes = nodes(&[(1, 1), (2, 1), (3, 2)]);
+        let mut group = Members { voters: voters.clone(), nodes, ..Members::default() };
+        assert_eq!(group.step(), Some(Step::Follow(replica(3, 2))));
+        group.learners = set(&[(3, 2)]);
+        assert_eq!(group.step(), None, "it has not caught up");
+        group.caught_up = set(&[(1, 1), (2, 1), (3, 2)]);
+        assert_eq!(group.step(), Some(Step::Vote(set(&[(1, 1), (2, 1), (3, 2)]))));
+        group = Members { voters: set(&[(1, 1), (2, 1), (3, 2)]), learners: BTreeSet::new(), ..group };
+        assert_eq!(group.step(), None);
+    }
+
+    #[test]
+    fn a_damaged_replica_stays_a_member_until_its_node_has_another() {
+        let voters = set(&[(1, 1), (2, 1), (3, 1)]);
+        let nodes = nodes(&[(1, 1), (2, 1), (3, 0)]);
+        assert_eq!(Members { voters, nodes, ..Members::default() }.step(), None);
+    }
+
+    #[test]
+    fn who_may_not_vote_follows_for_good() {
+        let dpu = Wanted { votes: false, replica: Some(replica(9, 1)) };
+        let nodes = BTreeMap::from([(NodeId(9), dpu)]);
+        let learners = set(&[(9, 1)]);
+        let group = Members { voters: set(&[(1, 1)]), caught_up: learners.clone(), learners, nodes };
+        assert_eq!(group.step(), None);
+    }
+
+    #[test]
+    fn past_lives_that_only_followed_are_forgotten() {
+        let group = Members {
+            voters: set(&[(1, 1)]),
+            learners: set(&[(2, 1), (2, 2), (3, 1)]),
+            nodes: nodes(&[(1, 1), (2, 2)]),
+            ..Members::default()
+        };
+        assert_eq!(group.step(), Some(Step::Forget(replica(2, 1))), "what is known of node 3 says nothing");
+    }
+
+    #[test]
+    fn no_more_vote_than_may() {
+        let voters = set(&[(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)]);
+        let learners = set(&[(6, 1)]);
+        let group = Members { voters, caught_up: learners.clone(), learners, nodes: nodes(&[(6, 1)]) };
+        assert_eq!(group.step(), None);
+    }
+
+    fn arbitrary() -> impl Strategy<Value = Members> {
+        let some = || proptest::collection::btree_set((1_u64..7, 1_u64..4), 0..7);
+        let one_a_node = |set: BTreeSet<(u64, u64)>| -> Vec<(u64, u64)> {
+            set.into_iter().collect::<BTreeMap<u64, u64>>().into_iter().collect()
+        };
+        (some(), some(), some(), some()).prop_map(move |(voters, learners, caught_up, now)| {
+            let voters: BTreeSet<ReplicaId> = set(&one_a_node(voters));
+            let learners: Vec<(u64, u64)> = learners.into_iter().collect();
+            let learners = set(&learners).difference(&voters).copied().collect();
+            let caught_up: Vec<(u64, u64)> = caught_up.into_iter().collect();
+            Members { voters, learners, caught_up: set(&caught_up), nodes: nodes(&one_a_node(now)) }
+        })
+    }
+
+    proptest! {
+        /// Whatever a leader sees: a step changes one member, no sound voter is voted out, a quorum grows only by nodes
+        /// that did not vote before, and no node votes twice. Steps come to an end.
+        #[test]
+        fn steps_are_small_and_end(group in arbitrary()) {
+            let mut group = group;
+            for _ in 0..64 {
+                let Some(step) = group.step() else { return Ok(()) };
+                match step {
+                    Step::Follow(new) => prop_assert!(group.learners.insert(new)),
+                    Step::Forget(old) => prop_assert!(group.learners.remove(&old)),
+                    Step::Vote(voters) => {
+                        let out: Vec<_> = group.voters.difference(&voters).copied().collect();
+                        let new: Vec<_> = voters.difference(&group.voters).copied().collect();
+                        prop_assert_eq!(new.len(), 1);
+                        prop_assert!(group.learners.remove(&new[0]) && group.caught_up.contains(&new[0]));
+                        for old in out {
+                            prop_assert!(group.is_past(old) && old.node() == new[0].node());
+                        }
+                        let nodes: BTreeSet<_> = voters.iter().map(|voter| voter.node()).collect();
+                        prop_assert_eq!(nodes.len(), voters.len());
+                        prop_assert!(voters.len() <= VOTERS_MAX.max(group.voters.len()));
+                        group.voters = voters;
+                    }
+                }
+            }
+            prop_assert!(false, "it never ends");
+        }
+    }
+}
