@@ -227,6 +227,50 @@ impl core::str::FromStr for ActorName {
     }
 }
 
+/// One life of a node's replica of a metadata group: Raft's number for it. A replica that was emptied, damaged or
+/// forgotten never comes back under its number, so that nobody takes the new one for one that still knows what the
+/// old one promised. Written `node-3/1f2e00c0ffee`.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ReplicaId(pub u64);
+
+impl ReplicaId {
+    /// Nodes that can have replicas are numbered below this.
+    pub const NODES: u64 = 1 << 16;
+    /// Lives are numbered below this.
+    pub const LIVES: u64 = 1 << 48;
+
+    /// A life on a node: the high 48 bits are the life, the low 16 the node.
+    #[must_use]
+    pub const fn new(node: NodeId, life: u64) -> Self {
+        Self((life << 16) | (node.0 & (Self::NODES - 1)))
+    }
+
+    /// The node that it is, or was, on.
+    #[must_use]
+    pub const fn node(self) -> NodeId {
+        NodeId(self.0 & (Self::NODES - 1))
+    }
+
+    /// Which life.
+    #[must_use]
+    pub const fn life(self) -> u64 {
+        self.0 >> 16
+    }
+}
+
+impl fmt::Display for ReplicaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{:012x}", self.node(), self.life())
+    }
+}
+
+impl fmt::Debug for ReplicaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
 impl WriteId {
     /// The `count`-th write granted by `group`.
     #[must_use]
@@ -319,6 +363,13 @@ impl fmt::Debug for ShardId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_replica_has_a_node_and_a_life() {
+        let replica = ReplicaId::new(NodeId(3), 0x1f2e_00c0_ffee);
+        assert_eq!((replica.node(), replica.life()), (NodeId(3), 0x1f2e_00c0_ffee));
+        assert_eq!(replica.to_string(), "node-3/1f2e00c0ffee");
+    }
 
     #[test]
     fn actors_are_called_by_names_that_are_read_back() {

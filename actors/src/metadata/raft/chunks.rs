@@ -37,6 +37,11 @@ pub(super) fn pieces_behind(head: &[u8]) -> io::Result<u16> {
     Ok(parse(head)?.0)
 }
 
+/// The first piece, which is in the head.
+pub(super) fn first_piece(head: &[u8]) -> io::Result<&[u8]> {
+    Ok(parse(head)?.1)
+}
+
 /// Joins a value; `piece` gives the pieces behind the head by number.
 pub(super) fn join(head: &[u8], mut piece: impl FnMut(u16) -> io::Result<Option<sled::IVec>>) -> io::Result<Vec<u8>> {
     let (count, first) = parse(head)?;

@@ -10,7 +10,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{machine::GroupState, rows::SledTable};
+use super::{
+    machine::{GroupState, into_io},
+    rows::SledTable,
+};
 use crate::metadata::table::{Change, Table, View};
 
 /// Old values that one image puts aside at most.
@@ -37,7 +40,7 @@ impl Aside {
             if self.broken || change.key < self.cursor || self.old.contains_key(&change.key) {
                 continue;
             }
-            let old = table.get(&change.key).map_err(io::Error::other)?;
+            let old = table.get(&change.key).map_err(into_io)?;
             self.bytes += change.key.len() + old.as_ref().map_or(0, Vec::len);
             self.old.insert(change.key.clone(), old);
             if self.bytes > ASIDE_BYTES_MAX {
@@ -87,7 +90,7 @@ impl Image {
             };
             aside.old = view.into_overlay().split_off(&aside.cursor);
             aside.bytes = aside.old.iter().map(|(key, old)| key.len() + old.as_ref().map_or(0, Vec::len)).sum();
-            scanned.map_err(io::Error::other)?;
+            scanned.map_err(into_io)?;
             Ok(rows)
         })
     }

@@ -1,17 +1,17 @@
 //! Raft's log and vote.
 //!
 //! Owns the order of things that Raft relies on: a vote is durable when [`RaftLogStorage::save_vote`] returns; an
-//! append says so only once it is, and in order; a purge writes its watermark before it removes anything. What keeps
-//! the entries stands behind [`Log`].
+//! append says so only once it is, and in order; a purge writes its watermark before it removes anything, and a
+//! truncation lowers the mark before. What keeps the entries stands behind [`Log`].
 
 use std::{
     fmt::Debug,
     io,
     ops::{Bound, RangeBounds},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
 };
 
-use mesh_core::id::GroupId;
+use mesh_core::{id::GroupId, wire::crc32c};
 use openraft::{
     LogState, OptionalSend, RaftLogReader,
     entry::RaftEntry,
@@ -20,6 +20,7 @@ use openraft::{
 
 use super::{
     chunks,
+    flush::guarded,
     store::{Slot, Store},
     types::{Entry, LogId, Types, Vote, decode, encode},
 };
@@ -27,14 +28,19 @@ use super::{
 /// Entries that are read for one append message, together; at least one is read, however large.
 pub(super) const READ_BYTES_MAX: usize = 1 << 20;
 
-/// Keeps numbered entries. What it was told is durable with the store's next flush.
+/// Keeps numbered entries without gaps. What it was told is durable with the store's next flush.
 pub(super) trait Log: Send + Sync + 'static {
-    /// Keeps entries behind the last.
-    fn append(&self, entries: Vec<(u64, Vec<u8>)>) -> io::Result<()>;
-    /// Entries `from <= index < to`, ascending; ends early once they take `bytes_max` together.
+    /// Keeps entries behind the last. Gives the checksum of the last of them, which covers all before it.
+    fn append(&self, entries: Vec<(u64, Vec<u8>)>) -> io::Result<u32>;
+    /// Entries `from <= index < to` that are kept, ascending; ends early once they take `bytes_max` together.
+    ///
+    /// # Errors
+    /// `InvalidData` if one of them is missing, damaged, or not the one that was kept.
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Vec<u8>>>;
-    /// The last entry.
-    fn last(&self) -> io::Result<Option<Vec<u8>>>;
+    /// The number of the last entry.
+    fn last(&self) -> Option<u64>;
+    /// The checksum of an entry, if it is kept.
+    fn checksum(&self, index: u64) -> io::Result<Option<u32>>;
     /// Removes all entries from `from` on.
     fn cut(&self, from: u64) -> io::Result<()>;
     /// Removes all entries up to and including `to`.
@@ -46,8 +52,37 @@ pub(super) trait Log: Send + Sync + 'static {
 /// ```text
 /// index:8 0:2            the head of an entry, see super::chunks
 /// index:8 1 + piece:2    its further pieces
+/// an entry               crc:4 before:4 bytes
+///                        before: the crc of the entry before it, 0 if there was none when this one was appended
+///                        crc: CRC-32C of index, before and bytes
 /// ```
-struct SledLog(sled::Tree);
+///
+/// So the checksum of one entry tells the whole log before it: an older entry that came back in its place, with a
+/// checksum that is right in itself, does not fit.
+pub(super) struct SledLog {
+    tree: sled::Tree,
+    /// Held while entries are removed, and shared while they are read.
+    kept: RwLock<Kept>,
+}
+
+/// Which entries must be there.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    /// All before this are purged.
+    first: u64,
+    /// The last, and its checksum.
+    last: Option<(u64, u32)>,
+}
+
+/// The name of a group's tree.
+pub(super) fn tree_name(group: GroupId) -> String {
+    format!("log/{:016x}", group.0)
+}
+
+/// The group whose tree has this name.
+pub(super) fn group_of(name: &str) -> Option<GroupId> {
+    u64::from_str_radix(name.strip_prefix("log/")?, 16).ok().map(GroupId)
+}
 
 fn entry_key(index: u64, piece: u16) -> [u8; 10] {
     let mut key = [0; 10];
@@ -56,70 +91,194 @@ fn entry_key(index: u64, piece: u16) -> [u8; 10] {
     key
 }
 
-impl SledLog {
-    fn remove(&self, range: impl RangeBounds<[u8; 10]>) -> io::Result<()> {
-        let mut batch = sled::Batch::default();
-        for key in self.0.range(range).keys() {
-            batch.remove(key?);
-        }
-        Ok(self.0.apply_batch(batch)?)
+fn parse_key(key: &[u8]) -> Option<(u64, u16)> {
+    let (index, piece) = key.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*index), u16::from_be_bytes(piece.try_into().ok()?)))
+}
+
+fn checksum(index: u64, before: u32, bytes: &[u8]) -> u32 {
+    let mut covered = Vec::with_capacity(bytes.len() + 12);
+    covered.extend_from_slice(&index.to_le_bytes());
+    covered.extend_from_slice(&before.to_le_bytes());
+    covered.extend_from_slice(bytes);
+    crc32c(&covered)
+}
+
+/// An entry as it is kept.
+struct Sealed {
+    crc: u32,
+    before: u32,
+    bytes: Vec<u8>,
+}
+
+impl Sealed {
+    fn seal(index: u64, before: u32, bytes: &[u8]) -> (u32, Vec<u8>) {
+        let crc = checksum(index, before, bytes);
+        (crc, [&crc.to_le_bytes(), &before.to_le_bytes(), bytes].concat())
     }
 
-    fn join(&self, key: &[u8], head: &[u8]) -> io::Result<Vec<u8>> {
-        let Some(index) = key.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes)) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a log key is damaged"));
-        };
-        chunks::join(head, |piece| Ok(self.0.get(entry_key(index, piece + 1))?))
+    fn open(index: u64, mut sealed: Vec<u8>) -> io::Result<Self> {
+        let word = |at: usize| sealed.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+        let (Some(crc), Some(before)) = (word(0), word(4)) else { return Err(damaged(index, "is cut short")) };
+        sealed.drain(..8);
+        if crc == checksum(index, before, &sealed) {
+            Ok(Self { crc, before, bytes: sealed })
+        } else {
+            Err(damaged(index, "fails its checksum"))
+        }
     }
 }
 
+fn damaged(index: u64, what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("entry {index} of the log {what}"))
+}
+
+impl SledLog {
+    /// Opens a log that is purged up to an entry, and reads all of it.
+    ///
+    /// # Errors
+    /// `InvalidData` if an entry behind the purged ones is missing, damaged, or not the one that was kept.
+    pub(super) fn open(tree: sled::Tree, purged: Option<LogId>) -> io::Result<Self> {
+        let mut kept = Kept { first: purged.map_or(0, |purged| purged.index + 1), last: None };
+        let first = kept.first;
+        guarded(|| {
+            for key in tree.range(entry_key(first, 0)..).keys() {
+                let key = key?;
+                let Some((index, piece)) = parse_key(&key) else { return Err(damaged(first, "has a damaged key")) };
+                if piece != 0 {
+                    match kept.last {
+                        Some((last, _)) if last == index => continue,
+                        _ => return Err(damaged(index, "has lost its head")),
+                    }
+                }
+                let entry = entry_at(&tree, index)?.ok_or_else(|| damaged(index, "is missing"))?;
+                match kept.last {
+                    Some((last, _)) if index != last + 1 => return Err(damaged(last + 1, "is missing")),
+                    Some((_, crc)) if crc != entry.before => {
+                        return Err(damaged(index, "does not follow the one before"));
+                    }
+                    // A log of which nothing was purged may begin anywhere.
+                    None if index != first && (purged.is_some() || entry.before != 0) => {
+                        return Err(damaged(first, "is missing"));
+                    }
+                    None => kept.first = index,
+                    Some(_) => {}
+                }
+                if decode::<Entry>(&entry.bytes)?.index() != index {
+                    return Err(damaged(index, "stands in another's place"));
+                }
+                kept.last = Some((index, entry.crc));
+            }
+            Ok(())
+        })?;
+        Ok(Self { tree, kept: RwLock::new(kept) })
+    }
+
+    fn kept(&self) -> Kept {
+        *self.kept.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remove(&self, range: impl RangeBounds<[u8; 10]>) -> io::Result<()> {
+        guarded(|| {
+            let mut batch = sled::Batch::default();
+            for key in self.tree.range(range).keys() {
+                batch.remove(key?);
+            }
+            Ok(self.tree.apply_batch(batch)?)
+        })
+    }
+}
+
+/// Reads one entry.
+fn entry_at(tree: &sled::Tree, index: u64) -> io::Result<Option<Sealed>> {
+    let Some(head) = tree.get(entry_key(index, 0))? else { return Ok(None) };
+    let joined = chunks::join(&head, |piece| Ok(tree.get(entry_key(index, piece + 1))?));
+    Sealed::open(
+        index,
+        joined.map_err(|error| io::Error::new(error.kind(), format!("entry {index} of the log: {error}")))?,
+    )
+    .map(Some)
+}
+
 impl Log for SledLog {
-    fn append(&self, entries: Vec<(u64, Vec<u8>)>) -> io::Result<()> {
+    fn append(&self, entries: Vec<(u64, Vec<u8>)>) -> io::Result<u32> {
+        let Kept { mut first, mut last } = self.kept();
         let mut batch = sled::Batch::default();
-        for (index, value) in entries {
-            let (head, pieces) = chunks::cut(&value)?;
+        for (index, bytes) in entries {
+            match last {
+                // It begins where it was purged, or anywhere.
+                None if first == 0 || index == first => first = index,
+                Some((last, _)) if index == last + 1 => {}
+                _ => {
+                    let gap = format!("entry {index} does not follow the last of the log, {last:?}");
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, gap));
+                }
+            }
+            let (crc, sealed) = Sealed::seal(index, last.map_or(0, |(_, crc)| crc), &bytes);
+            let (head, pieces) = chunks::cut(&sealed)?;
             batch.insert(&entry_key(index, 0), head);
             for (piece, bytes) in (1..).zip(pieces) {
                 batch.insert(&entry_key(index, piece), bytes);
             }
+            last = Some((index, crc));
         }
-        Ok(self.0.apply_batch(batch)?)
+        guarded(|| Ok(self.tree.apply_batch(batch)?))?;
+        *self.kept.write().unwrap_or_else(PoisonError::into_inner) = Kept { first, last };
+        Ok(last.map_or(0, |(_, crc)| crc))
     }
 
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Vec<u8>>> {
-        let (mut found, mut bytes) = (Vec::new(), 0);
-        for row in self.0.range(entry_key(from, 0)..entry_key(to, 0)) {
-            let (key, head) = row?;
-            if !key.ends_with(&[0, 0]) {
-                continue;
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+        let Some((last, _)) = kept.last else { return Ok(Vec::new()) };
+        let (mut found, mut bytes, mut before) = (Vec::new(), 0, None);
+        for index in from.max(kept.first)..to.min(last + 1) {
+            let Some(entry) = guarded(|| entry_at(&self.tree, index))? else {
+                return Err(damaged(index, "is missing"));
+            };
+            if before.is_some_and(|before| before != entry.before) {
+                return Err(damaged(index, "does not follow the one before it"));
             }
-            let value = self.join(&key, &head)?;
-            bytes += value.len();
+            bytes += entry.bytes.len();
             if bytes > bytes_max && !found.is_empty() {
                 break;
             }
-            found.push(value);
+            before = Some(entry.crc);
+            found.push(entry.bytes);
         }
         Ok(found)
     }
 
-    fn last(&self) -> io::Result<Option<Vec<u8>>> {
-        let Some((key, _)) = self.0.last()? else { return Ok(None) };
-        let Some(index) = key.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes)) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a log key is damaged"));
-        };
-        let head_key = entry_key(index, 0);
-        match self.0.get(head_key)? {
-            Some(head) => self.join(&head_key, &head).map(Some),
-            None => Err(io::Error::new(io::ErrorKind::InvalidData, "the head of the last log entry is missing")),
+    fn last(&self) -> Option<u64> {
+        self.kept().last.map(|(index, _)| index)
+    }
+
+    fn checksum(&self, index: u64) -> io::Result<Option<u32>> {
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+        if index < kept.first || kept.last.is_none_or(|(last, _)| index > last) {
+            return Ok(None);
         }
+        Ok(guarded(|| entry_at(&self.tree, index))?.map(|entry| entry.crc))
     }
 
     fn cut(&self, from: u64) -> io::Result<()> {
-        self.remove(entry_key(from, 0)..)
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        let last = match from.checked_sub(1) {
+            Some(last) if last >= kept.first => guarded(|| entry_at(&self.tree, last))?.map(|entry| (last, entry.crc)),
+            _ => None,
+        };
+        self.remove(entry_key(from, 0)..)?;
+        if kept.last.is_some_and(|(last, _)| last >= from) {
+            kept.last = last;
+        }
+        Ok(())
     }
 
     fn forget(&self, to: u64) -> io::Result<()> {
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        kept.first = kept.first.max(to + 1);
+        if kept.last.is_some_and(|(last, _)| last <= to) {
+            kept.last = None;
+        }
         self.remove(..=entry_key(to, u16::MAX))
     }
 }
@@ -133,14 +292,19 @@ pub(in crate::metadata) struct LogStore {
 }
 
 impl LogStore {
-    /// Opens a group's log. What an interrupted purge left is removed.
+    /// Opens a group's log. What an interrupted purge left is removed. The group gets its number, if it has none.
+    ///
+    /// # Errors
+    /// `InvalidData` if the group is damaged.
     pub(super) fn open(store: Arc<Store>, group: GroupId) -> io::Result<Self> {
-        let log = Arc::new(SledLog(store.tree(&format!("log/{:016x}", group.0))?));
-        let opened = Self { group, log, store };
-        if let Some(purged) = opened.purged()? {
-            opened.log.forget(purged.index)?;
+        store.sound(group)?;
+        store.replica(group)?;
+        let purged: Option<LogId> = store.read(group, Slot::Purged)?;
+        let log = store.heed(group, SledLog::open(store.tree(&tree_name(group))?, purged))?;
+        if let Some(purged) = purged {
+            log.forget(purged.index)?;
         }
-        Ok(opened)
+        Ok(Self { group, log: Arc::new(log), store })
     }
 
     fn purged(&self) -> io::Result<Option<LogId>> {
@@ -148,7 +312,9 @@ impl LogStore {
     }
 
     fn entries(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        self.log.read(from, to, bytes_max)?.iter().map(|bytes| decode(bytes)).collect()
+        self.store.sound(self.group)?;
+        let read = || self.log.read(from, to, bytes_max)?.iter().map(|bytes| decode(bytes)).collect();
+        self.store.heed(self.group, read())
     }
 }
 
@@ -184,8 +350,8 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
         let purged = self.purged()?;
-        let last = match self.log.last()? {
-            Some(bytes) => Some(decode::<Entry>(&bytes)?.log_id()),
+        let last = match self.log.last() {
+            Some(last) => self.entries(last, last + 1, usize::MAX)?.first().map(RaftEntry::log_id),
             None => purged,
         };
         Ok(LogState { last_purged_log_id: purged, last_log_id: last })
@@ -197,6 +363,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         self.store.write(self.group, Slot::Vote, vote)?;
+        self.store.claim(self.group, |claim| claim.vote = Some(*vote));
         self.store.sync().await
     }
 
@@ -205,22 +372,47 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let encoded = entries.into_iter().map(|entry| Ok((entry.index(), encode(&entry)?)));
-        self.log.append(encoded.collect::<io::Result<_>>()?)?;
+        self.store.sound(self.group)?;
+        let mut last = None;
+        let encoded = entries.into_iter().map(|entry| {
+            last = Some(entry.log_id());
+            Ok((entry.index(), encode(&entry)?))
+        });
+        let encoded = encoded.collect::<io::Result<Vec<_>>>()?;
+        if let Some(last) = last {
+            let crc = self.store.heed(self.group, self.log.append(encoded))?;
+            self.store.claim(self.group, |claim| claim.last = Some((last, crc)));
+        }
         self.store.notify_when_durable(callback);
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        self.log.cut(last.map_or(0, |last| last.index + 1))?;
+        self.store.sound(self.group)?;
+        let end = match last {
+            Some(last) => self.store.heed(self.group, self.log.checksum(last.index))?.map(|crc| (last, crc)),
+            None => None,
+        };
+        // The mark first: a log that has less than it claims would be damaged.
+        self.store.claim(self.group, |claim| {
+            if claim.last.is_some_and(|(claimed, _)| last.is_none_or(|last| claimed.index > last.index)) {
+                claim.last = end;
+            }
+        });
+        self.store.sync().await?;
+        self.store.heed(self.group, self.log.cut(last.map_or(0, |last| last.index + 1)))?;
         self.store.sync().await
     }
 
     async fn purge(&mut self, to: LogId) -> Result<(), io::Error> {
         // The watermark first: a log that lacks entries it does not know to be purged would be damaged.
         self.store.write(self.group, Slot::Purged, &to)?;
+        self.store.claim(self.group, |claim| {
+            claim.purged = Some(to);
+            claim.last = claim.last.filter(|(last, _)| last.index > to.index);
+        });
         self.store.sync().await?;
-        self.log.forget(to.index)?;
+        self.store.heed(self.group, self.log.forget(to.index))?;
         self.store.sync().await
     }
 }

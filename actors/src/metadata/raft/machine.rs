@@ -59,11 +59,15 @@ struct Current {
 
 impl GroupState {
     /// Opens a group's state; what an interrupted snapshot left is dropped.
+    ///
+    /// # Errors
+    /// `InvalidData` if the group is damaged.
     pub(super) fn open(
         store: Arc<Store>,
         group: GroupId,
         control: Option<watch::Sender<Arc<ControlView>>>,
     ) -> io::Result<Arc<Self>> {
+        store.sound(group)?;
         let generation: u64 = store.read(group, Slot::Generation)?.unwrap_or(0);
         let name = tree_name(group, generation);
         for other in store.trees_under(&tree_prefix(group)) {
@@ -72,7 +76,7 @@ impl GroupState {
             }
         }
         let table = SledTable::new(store.tree(&name)?);
-        let (applied, membership) = table.applied()?;
+        let (applied, membership) = store.heed(group, table.applied())?;
         let current = RwLock::new(Current { generation, table, applied, membership, images: Vec::new() });
         let state = Self { group, store, current, control };
         state.publish()?;
@@ -85,7 +89,14 @@ impl GroupState {
 
     /// Answers from what is applied now. Whether that is fresh enough is the caller's to know.
     pub(super) fn query(&self, query: &Query) -> Result<MetaAnswer, Error> {
-        self.with_table(|table| state::query(table, self.group, query))
+        self.store.sound(self.group).map_err(stopped)?;
+        let answer = self.with_table(|table| state::query(table, self.group, query));
+        if let Err(error) = &answer
+            && error.kind() == ErrorKind::Corrupt
+        {
+            self.store.note(self.group, &error.to_string());
+        }
+        answer
     }
 
     /// Looks at the table; nothing changes meanwhile.
@@ -118,6 +129,11 @@ impl GroupState {
 
     /// Applies entries in one batch, then tells who proposed them.
     fn apply(&self, entries: Vec<EntryResponder<Types>>) -> io::Result<()> {
+        self.store.sound(self.group)?;
+        self.store.heed(self.group, self.apply_sound(entries))
+    }
+
+    fn apply_sound(&self, entries: Vec<EntryResponder<Types>>) -> io::Result<()> {
         let (mut applied, mut membership) = self.position();
         let mut told: Vec<(ApplyResponder<Types>, Applied)> = Vec::new();
         let table = self.with_table(SledTable::clone);
@@ -150,7 +166,7 @@ impl GroupState {
             Ok(answer) => Ok(Applied::Answer(Arc::new(answer))),
             // The table could not be read: other replicas may decide otherwise, so this one must stop.
             Err(error) if matches!(error.kind(), ErrorKind::DriveFailed | ErrorKind::Corrupt | ErrorKind::Bug) => {
-                Err(io::Error::other(error))
+                Err(into_io(error))
             }
             Err(error) => Ok(Applied::Refused(error)),
         }
@@ -165,6 +181,7 @@ impl GroupState {
         current.table.commit(changes, Some((&applied, &membership)))?;
         current.applied = applied;
         current.membership = membership;
+        self.store.claim(self.group, |claim| claim.applied = applied);
         Ok(())
     }
 
@@ -174,6 +191,10 @@ impl GroupState {
         table.commit(&[], Some((&meta.last_log_id, &meta.last_membership)))?;
         self.store.sync().await?;
         self.store.write(self.group, Slot::Generation, &generation)?;
+        self.store.claim(self.group, |claim| {
+            claim.generation = generation;
+            claim.applied = meta.last_log_id;
+        });
         self.store.sync().await?;
         let old = {
             let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -190,7 +211,7 @@ impl GroupState {
     /// Tells who watches the control group.
     fn publish(&self) -> io::Result<()> {
         if let Some(control) = &self.control {
-            let view = self.with_table(|table| state::control_view(table)).map_err(io::Error::other)?;
+            let view = self.with_table(|table| state::control_view(table)).map_err(into_io)?;
             control.send_replace(Arc::new(view));
         }
         Ok(())
@@ -273,10 +294,29 @@ impl RaftStateMachine<Types> for Machine {
     }
 }
 
+/// As Raft's storage wants errors: damage stays damage.
+pub(super) fn into_io(error: Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::Corrupt => io::Error::new(io::ErrorKind::InvalidData, error),
+        _ => io::Error::other(error),
+    }
+}
+
+fn stopped(error: io::Error) -> Error {
+    Error::new(ErrorKind::Corrupt, "this replica's metadata store is damaged; ask another").caused_by(error)
+}
+
 fn tree_prefix(group: GroupId) -> String {
     format!("state/{:016x}/", group.0)
 }
 
-fn tree_name(group: GroupId, generation: u64) -> String {
+/// The name of a group's tree.
+pub(super) fn tree_name(group: GroupId, generation: u64) -> String {
     format!("{}{generation:016x}", tree_prefix(group))
+}
+
+/// The group whose tree has this name.
+pub(super) fn group_of(name: &str) -> Option<GroupId> {
+    let (group, _) = name.strip_prefix("state/")?.split_once('/')?;
+    u64::from_str_radix(group, 16).ok().map(GroupId)
 }

@@ -8,9 +8,12 @@
 //! * `network` carries Raft's messages, `replica` joins the above, `route` finds the leader.
 
 mod chunks;
+mod flush;
 mod image;
+mod judge;
 mod log;
 mod machine;
+mod mark;
 mod network;
 mod replica;
 mod route;

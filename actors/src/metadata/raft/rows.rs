@@ -1,28 +1,73 @@
 //! A group's state in a sled tree.
 //!
 //! ```text
-//! 'a'                            what was applied: log id and membership, encoded
+//! 'a'                            rows:8 sum:16  what was applied: log id and membership, encoded;  crc:8
 //! 'r' key                        the head of a row, see super::chunks
 //! 'x' key_len:2 key piece:2      its further pieces
+//! a row                          crc:8 value
 //! ```
 //!
-//! Rows and 'a' change in one batch, which sled recovers whole or not at all.
+//! Rows and 'a' change in one batch, which sled recovers whole or not at all. A row's checksum is the CRC-64/NVME of
+//! key and value, checked whenever it is read; that of 'a' covers the tree's name too. `rows` counts the rows, and
+//! `sum` adds up a number for each, which its checksum decides: so rows that vanish or come back are seen too, when
+//! the table is [verified](SledTable::verify).
 
 use std::io;
 
 use mesh_core::{Error, ErrorKind};
+use serde::{Deserialize, Serialize};
 
 use super::{
     chunks,
+    flush::guarded,
     types::{LogId, Membership, decode, encode},
 };
 use crate::metadata::table::{Change, Table, Visit};
 
 const APPLIED: &[u8] = b"a";
+const CRC_BYTES: usize = 8;
 
 /// The table of one group.
 #[derive(Clone)]
 pub(super) struct SledTable(sled::Tree);
+
+/// All rows in one number, whatever their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Digest {
+    rows: u64,
+    sum: u128,
+}
+
+impl Digest {
+    fn add(&mut self, crc: u64) {
+        self.rows = self.rows.wrapping_add(1);
+        self.sum = self.sum.wrapping_add(spread(crc));
+    }
+
+    fn take(&mut self, crc: u64) {
+        self.rows = self.rows.wrapping_sub(1);
+        self.sum = self.sum.wrapping_sub(spread(crc));
+    }
+}
+
+/// A checksum as a number of 128 bits, of which sums tell little: checksums alone are linear.
+fn spread(crc: u64) -> u128 {
+    let mixed = |seed: u64| {
+        let mut word = crc ^ seed;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        u128::from(word ^ (word >> 31))
+    };
+    mixed(0x9e37_79b9_7f4a_7c15) << 64 | mixed(0x3c6e_f372_fe94_f82a)
+}
+
+/// What stands beside the rows.
+#[derive(Clone, Debug, Default)]
+struct Head {
+    digest: Digest,
+    applied: Option<LogId>,
+    membership: Membership,
+}
 
 impl SledTable {
     pub(super) const fn new(tree: sled::Tree) -> Self {
@@ -31,59 +76,151 @@ impl SledTable {
 
     /// What was applied last.
     pub(super) fn applied(&self) -> io::Result<(Option<LogId>, Membership)> {
-        Ok(self.0.get(APPLIED)?.map(|value| decode(&value)).transpose()?.unwrap_or_default())
+        let head = self.head()?.unwrap_or_default();
+        Ok((head.applied, head.membership))
     }
 
-    /// Makes changes in one batch; together with what was applied, if that is given. A key may change once.
-    pub(super) fn commit(&self, changes: &[Change], applied: Option<(&Option<LogId>, &Membership)>) -> io::Result<()> {
-        let mut batch = sled::Batch::default();
-        for change in changes {
-            let key = row_key(&change.key);
-            let old = match self.0.get(&key)? {
-                Some(head) => chunks::pieces_behind(&head)?,
-                None => 0,
-            };
-            let mut kept = 0;
-            match &change.value {
-                Some(value) => {
-                    let (head, pieces) = chunks::cut(value)?;
-                    for piece in pieces {
-                        batch.insert(piece_key(&change.key, kept), piece);
-                        kept += 1;
+    /// All rows in one number.
+    pub(super) fn digest(&self) -> io::Result<Digest> {
+        Ok(self.head()?.unwrap_or_default().digest)
+    }
+
+    /// Reads every row and checks that they are the ones that were written. What was applied last.
+    ///
+    /// # Errors
+    /// `InvalidData` if they are not.
+    pub(super) fn verify(&self) -> io::Result<Option<LogId>> {
+        let head = self.head()?;
+        let (mut digest, mut pieces, mut wanted) = (Digest::default(), 0_u64, 0_u64);
+        guarded(|| {
+            for row in &self.0 {
+                let (key, value) = row?;
+                match key.split_first() {
+                    Some((b'r', key)) => {
+                        wanted += u64::from(chunks::pieces_behind(&value)?);
+                        digest.add(self.join(key, &value)?.0);
                     }
-                    batch.insert(key, head);
+                    Some((b'x', _)) => pieces += 1,
+                    _ if key == APPLIED => {}
+                    _ => return Err(damaged("a row of the state has a damaged key")),
                 }
-                None => batch.remove(key),
             }
-            (kept..old).for_each(|piece| batch.remove(piece_key(&change.key, piece)));
+            Ok(())
+        })?;
+        if head.as_ref().is_none_or(|head| head.digest != digest) && (head.is_some() || digest.rows > 0)
+            || pieces != wanted
+        {
+            let rows = head.as_ref().map_or(0, |head| head.digest.rows);
+            let said = format!(
+                "the state is not what was written: of {rows} rows and {wanted} further pieces there are \
+                {} and {pieces}, or others",
+                digest.rows
+            );
+            return Err(damaged(said));
         }
-        if let Some(applied) = applied {
-            batch.insert(APPLIED, encode(&applied)?);
-        }
-        Ok(self.0.apply_batch(batch)?)
+        Ok(head.and_then(|head| head.applied))
     }
 
-    fn join(&self, key: &[u8], head: &[u8]) -> Result<Vec<u8>, Error> {
-        chunks::join(head, |piece| Ok(self.0.get(piece_key(key, piece))?)).map_err(unreadable)
+    /// Makes changes in one batch; together with what was applied, if that is given. A key may change once. One at a
+    /// time.
+    pub(super) fn commit(&self, changes: &[Change], applied: Option<(&Option<LogId>, &Membership)>) -> io::Result<()> {
+        let mut head = self.head()?.unwrap_or_default();
+        guarded(|| {
+            let mut batch = sled::Batch::default();
+            for change in changes {
+                let key = row_key(&change.key);
+                let old = match self.0.get(&key)? {
+                    Some(old) => {
+                        head.digest.take(crc_of(chunks::first_piece(&old)?)?);
+                        chunks::pieces_behind(&old)?
+                    }
+                    None => 0,
+                };
+                let mut kept = 0;
+                match &change.value {
+                    Some(value) => {
+                        let crc = checksum(&change.key, value);
+                        head.digest.add(crc);
+                        let sealed = [&crc.to_le_bytes(), value.as_slice()].concat();
+                        let (row, pieces) = chunks::cut(&sealed)?;
+                        for piece in pieces {
+                            batch.insert(piece_key(&change.key, kept), piece);
+                            kept += 1;
+                        }
+                        batch.insert(key, row);
+                    }
+                    None => batch.remove(key),
+                }
+                (kept..old).for_each(|piece| batch.remove(piece_key(&change.key, piece)));
+            }
+            if let Some((applied, membership)) = applied {
+                head.applied = *applied;
+                head.membership = membership.clone();
+            }
+            batch.insert(APPLIED, self.draw(&head)?);
+            Ok(self.0.apply_batch(batch)?)
+        })
+    }
+
+    fn head(&self) -> io::Result<Option<Head>> {
+        let Some(bytes) = guarded(|| Ok(self.0.get(APPLIED)?))? else { return Ok(None) };
+        let parse = || {
+            let (sealed, crc) = bytes.split_last_chunk::<CRC_BYTES>()?;
+            let (rows, rest) = sealed.split_first_chunk::<8>()?;
+            let (sum, rest) = rest.split_first_chunk::<16>()?;
+            let digest = Digest { rows: u64::from_le_bytes(*rows), sum: u128::from_le_bytes(*sum) };
+            (u64::from_le_bytes(*crc) == checksum(&self.0.name(), sealed)).then_some((digest, rest))
+        };
+        let (digest, rest) = parse().ok_or_else(|| damaged("the head of the state fails its checksum"))?;
+        let (applied, membership) = decode(rest)?;
+        Ok(Some(Head { digest, applied, membership }))
+    }
+
+    fn draw(&self, head: &Head) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&head.digest.rows.to_le_bytes());
+        bytes.extend_from_slice(&head.digest.sum.to_le_bytes());
+        bytes.extend_from_slice(&encode(&(&head.applied, &head.membership))?);
+        let crc = checksum(&self.0.name(), &bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        Ok(bytes)
+    }
+
+    /// A row's checksum and value.
+    fn join(&self, key: &[u8], head: &[u8]) -> io::Result<(u64, Vec<u8>)> {
+        let mut value = chunks::join(head, |piece| Ok(self.0.get(piece_key(key, piece))?))?;
+        let crc = crc_of(&value)?;
+        value.drain(..CRC_BYTES);
+        if crc == checksum(key, &value) {
+            Ok((crc, value))
+        } else {
+            Err(damaged("a row of the state fails its checksum"))
+        }
     }
 }
 
 impl Table for SledTable {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        match self.0.get(row_key(key)).map_err(|error| unreadable(error.into()))? {
-            Some(head) => self.join(key, &head).map(Some),
+        let row = guarded(|| match self.0.get(row_key(key))? {
+            Some(head) => self.join(key, &head).map(|(_, value)| Some(value)),
             None => Ok(None),
-        }
+        });
+        row.map_err(unreadable)
     }
 
     fn scan(&self, from: &[u8], to: &[u8], visit: Visit<'_>) -> Result<(), Error> {
         if from >= to {
             return Ok(());
         }
-        for row in self.0.range(row_key(from)..row_key(to)) {
-            let (key, head) = row.map_err(|error| unreadable(error.into()))?;
-            let key = &key[1..];
-            if visit(key, &self.join(key, &head)?)?.is_break() {
+        let mut rows = self.0.range(row_key(from)..row_key(to));
+        let mut next = || {
+            guarded(|| match rows.next().transpose()? {
+                Some((key, head)) => self.join(&key[1..], &head).map(|(_, value)| Some((key, value))),
+                None => Ok(None),
+            })
+        };
+        while let Some((key, value)) = next().map_err(unreadable)? {
+            if visit(&key[1..], &value)?.is_break() {
                 break;
             }
         }
@@ -94,6 +231,23 @@ impl Table for SledTable {
 fn unreadable(error: io::Error) -> Error {
     let kind = if error.kind() == io::ErrorKind::InvalidData { ErrorKind::Corrupt } else { ErrorKind::DriveFailed };
     Error::new(kind, "the metadata store cannot be read; this replica stops").caused_by(error)
+}
+
+fn damaged(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.into())
+}
+
+fn checksum(key: &[u8], value: &[u8]) -> u64 {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
+    digest.update(&(key.len() as u64).to_le_bytes());
+    digest.update(key);
+    digest.update(value);
+    digest.finalize()
+}
+
+fn crc_of(row: &[u8]) -> io::Result<u64> {
+    let crc = row.first_chunk().ok_or_else(|| damaged("a row of the state is cut short"))?;
+    Ok(u64::from_le_bytes(*crc))
 }
 
 fn row_key(key: &[u8]) -> Vec<u8> {
@@ -159,7 +313,7 @@ mod tests {
                 prop_assert_eq!(rows(&table), rows(&model));
             }
             let pieces = table.0.iter().keys().filter(|key| key.as_ref().unwrap()[0] == b'x').count();
-            let wanted: usize = model.rows().map(|(_, value)| value.len().saturating_sub(1).max(1) / chunks::CHUNK_BYTES).sum();
+            let wanted: usize = model.rows().map(|(_, value)| (value.len() + CRC_BYTES).saturating_sub(1) / chunks::CHUNK_BYTES).sum();
             prop_assert_eq!(pieces, wanted, "no piece is left behind");
         }
     }

@@ -1,51 +1,59 @@
-//! The one database of a node, and the one thread that makes it durable for all groups.
+//! The one database of a node, what it promises, and whether it still holds that.
 //!
-//! Owns the files under `<dir>/db`. sled's own flush leaves data in the drive's cache and the file's length in the
-//! kernel; so durability here is sled's flush, then `fsync` of the database's file through a descriptor of our own.
-//! The directories are synced once, when the files are made. Small values only: see [`super::chunks`].
+//! Owns the files under `<dir>`. sled's own flush leaves data in the drive's cache and the file's length in the
+//! kernel; so durability here is sled's flush, then `fsync` of the database's file through a descriptor of our own,
+//! then the mark (see [`super::mark`], [`super::flush`]). The directories are synced once, when the files are made.
+//! Small values only: see [`super::chunks`].
 //!
 //! ```text
+//! <dir>/mark             see super::mark
 //! <dir>/db/              sled's files
 //!   tree "meta"          'n'                      the node whose files these are
 //!                        'g' group:8 'v'          Raft's vote
 //!                        'g' group:8 'p'          the log is purged up to here
 //!                        'g' group:8 's'          the generation of the state tree in use
+//!                                                 each: value, encoded; crc:4, CRC-32C of key and value
 //!   tree "log/<group>"   see super::log
 //!   tree "state/<group>/<generation>"             see super::rows
+//! <dir>/db.damaged-<n>, <dir>/mark.damaged-<n>    set aside by [`Store::renew_all`], n from 1 to SET_ASIDE_MAX
 //! ```
+//!
+//! When it is opened, each group is judged against the mark (see [`super::judge`]). Damage does not keep the store
+//! from opening: groups that are sound go on, and [`Store::health`] names the others, which neither vote nor serve.
+//! Nothing of a damaged store is deleted, and its mark claims on what it did: it stays damaged until it is renewed.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
-    panic::AssertUnwindSafe,
-    path::Path,
-    sync::{
-        Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread::JoinHandle,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use mesh_core::{
     Error, ErrorKind,
-    id::{GroupId, NodeId},
+    id::{GroupId, NodeId, ReplicaId},
+    wire::crc32c,
 };
 use openraft::storage::IOFlushed;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::oneshot;
 
-use super::types::{Types, decode, encode};
+use super::{
+    flush::{Durable, Flusher, guarded, lock},
+    judge,
+    mark::{self, Claim, Claims, Found, GROUPS_MAX, Mark},
+    types::{Types, decode, encode},
+};
 
-/// Requests that wait for the flusher at most; one more waits at the door.
-const WAITERS_MAX: usize = 4096;
-/// Requests that share one flush at most.
-const FLUSH_BATCH_MAX: usize = 4096;
 /// The tree of votes, watermarks and generations.
-const META: &str = "meta";
+pub(super) const META: &str = "meta";
 /// The key in it under which the store's owner stands.
 const OWNER: &[u8] = b"n";
 /// Memory for cached pages.
 const CACHE_BYTES: u64 = 64 << 20;
+/// Damaged stores that are kept at most. Whoever has so many needs another drive.
+const SET_ASIDE_MAX: u32 = 4;
 
 /// Which value of a group stands in the `meta` tree.
 #[derive(Clone, Copy, Debug)]
@@ -56,126 +64,346 @@ pub(super) enum Slot {
     Generation = b's',
 }
 
-/// Somebody who wants what was written before to be durable.
-enum Waiter {
-    Raft(IOFlushed<Types>),
-    Task(oneshot::Sender<io::Result<()>>),
+/// What is known of a group's files.
+#[derive(Clone, Debug)]
+pub(super) enum Health {
+    /// They hold what was promised.
+    Sound,
+    /// Nothing was ever kept there.
+    New,
+    /// They hold less, or something else; `Corrupt`, and what is missing.
+    Damaged(Error),
 }
 
 /// A node's metadata on its drive.
 pub(super) struct Store {
+    dir: PathBuf,
+    node: NodeId,
+    /// None if it cannot be used.
+    database: RwLock<Option<Database>>,
+    claims: Arc<Mutex<Claims>>,
+    damage: Mutex<Damage>,
+    flusher: Flusher,
+}
+
+#[derive(Clone)]
+struct Database {
     db: sled::Db,
     meta: sled::Tree,
-    flusher: Mutex<Option<(SyncSender<Waiter>, JoinHandle<()>)>>,
+}
+
+#[derive(Default)]
+struct Damage {
+    /// Of everything.
+    whole: Option<Error>,
+    groups: BTreeMap<GroupId, Error>,
+}
+
+/// The real steps to durability.
+struct Files {
+    db: sled::Db,
+    file: File,
+    mark: Mutex<Mark>,
+}
+
+impl Durable for Files {
+    fn flush(&self) -> io::Result<()> {
+        self.db.flush()?;
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    fn mark(&self, claims: &Claims) -> io::Result<()> {
+        lock(&self.mark).write(claims)
+    }
 }
 
 impl Store {
-    /// Opens a node's files under `<dir>/db`, or makes them.
+    /// Opens a node's files, or makes them, and judges them. Damage is no error: see [`Store::health`].
     ///
     /// # Errors
-    /// `DriveFailed` or `Corrupt` if they cannot be opened (nothing is deleted), `Conflict` if they are another node's.
+    /// `DriveFailed` if they cannot be used now (another process has them, no permission, no space), `Conflict` if
+    /// they are another node's. Nothing is deleted.
     pub(super) fn open(dir: &Path, node: NodeId) -> Result<Self, Error> {
+        Self::open_over(dir, node, |files| files)
+    }
+
+    /// As [`Store::open`], with something put between the store and its files.
+    pub(super) fn open_over(
+        dir: &Path,
+        node: NodeId,
+        over: impl FnOnce(Arc<dyn Durable>) -> Arc<dyn Durable>,
+    ) -> Result<Self, Error> {
         let path = dir.join("db");
-        let failed = |error: io::Error| cannot_open(ErrorKind::DriveFailed, &path).caused_by(error);
+        let failed = |error: io::Error| cannot_use(&path).caused_by(error);
         std::fs::create_dir_all(dir).map_err(failed)?;
-        if !path.exists() {
-            make(dir, &path, node)?;
+        let there = path.try_exists().map_err(failed)?;
+        let (mark, claims) = match Mark::read(dir).map_err(failed)? {
+            Found::Whole(mark, claims) => (mark, claims),
+            Found::Nothing if !there => {
+                let claims = Claims { node, groups: BTreeMap::new() };
+                (Mark::make(dir, &claims).map_err(failed)?, claims)
+            }
+            Found::Nothing => {
+                let why = "there is a database, but no mark of what it promised beside it";
+                return Ok(Self::unusable(dir, Claims { node, ..Claims::default() }, damaged(why)));
+            }
+            Found::Damaged(why) => {
+                return Ok(Self::unusable(dir, Claims { node, ..Claims::default() }, damaged(why)));
+            }
+        };
+        if claims.node != node {
+            return Err(Error::new(ErrorKind::Conflict, "these metadata files are another node's")
+                .with("path", path.display())
+                .with("owner", claims.node)
+                .with("node", node));
         }
-        let db = open_database(&path)?;
-        let meta = db.open_tree(META).map_err(|error| failed(error.into()))?;
-        let opened = Self { meta, flusher: Mutex::new(None), db };
-        opened.expect_owner(node).map_err(|error| error.with("path", path.display()))?;
-        // Recovery may have written.
-        opened.db.flush().map_err(|error| failed(error.into()))?;
-        sync_files(&path).map_err(failed)?;
+        if !there {
+            // A store that is made has its mark first; then nothing is claimed yet.
+            if !claims.groups.values().all(Claim::is_empty) {
+                return Ok(Self::unusable(
+                    dir,
+                    claims,
+                    damaged("the database is missing").with("path", path.display()),
+                ));
+            }
+            make(dir, &path, node).map_err(failed)?;
+        }
+        let database = match open_database(&path, node) {
+            Ok(database) => database,
+            Err(error) if cannot_be_used_now(&error) => return Err(failed(error)),
+            Err(error) => {
+                let why = damaged("the database cannot be read").with("path", path.display()).caused_by(error);
+                return Ok(Self::unusable(dir, claims, why));
+            }
+        };
+        let groups = judge::groups(&database.db, &claims);
+        let flushed = guarded(|| {
+            // Recovery may have written.
+            database.db.flush()?;
+            sync_files(&path)
+        });
+        flushed.map_err(failed)?;
         let file = File::open(path.join("db")).map_err(failed)?;
-        let (sender, receiver) = sync_channel(WAITERS_MAX);
-        let db = opened.db.clone();
-        let thread = std::thread::Builder::new()
-            .name("metadata-flush".into())
-            .spawn(move || flush_forever(&db, &file, &receiver))
-            .map_err(failed)?;
-        *opened.flusher.lock().unwrap_or_else(PoisonError::into_inner) = Some((sender, thread));
+        let files = over(Arc::new(Files { db: database.db.clone(), file, mark: Mutex::new(mark) }));
+        let claims = Arc::new(Mutex::new(claims));
+        let flusher = Flusher::start(files, Arc::clone(&claims)).map_err(failed)?;
+        let opened = Self {
+            dir: dir.to_owned(),
+            node,
+            database: RwLock::new(Some(database)),
+            claims,
+            damage: Mutex::default(),
+            flusher,
+        };
+        for (group, why) in groups {
+            opened.note(group, &why);
+        }
         Ok(opened)
     }
 
-    fn expect_owner(&self, node: NodeId) -> Result<(), Error> {
-        let owner = self.meta.get(OWNER).map_err(|error| {
-            Error::new(ErrorKind::DriveFailed, "the metadata store cannot be read").caused_by(error)
-        })?;
-        match owner.as_deref().map(<[u8; 8]>::try_from) {
-            Some(Ok(owner)) if owner == node.0.to_be_bytes() => Ok(()),
-            Some(Ok(owner)) => Err(Error::new(ErrorKind::Conflict, "these metadata files are another node's")
-                .with("owner", NodeId(u64::from_be_bytes(owner)))
-                .with("node", node)),
-            // Every store has an owner before it has its name.
-            Some(Err(_)) | None => Err(Error::new(
-                ErrorKind::Corrupt,
-                "the metadata store has lost its contents; no file was removed. Move the files away and let this node \
-                 join again under a new number",
-            )),
+    /// A store of which nothing can be used.
+    fn unusable(dir: &Path, claims: Claims, why: Error) -> Self {
+        tracing::error!(path = %dir.display(), error = %why, "{IS_DAMAGED}");
+        Self {
+            dir: dir.to_owned(),
+            node: claims.node,
+            database: RwLock::new(None),
+            claims: Arc::new(Mutex::new(claims)),
+            damage: Mutex::new(Damage { whole: Some(why), groups: BTreeMap::new() }),
+            flusher: Flusher::closed(),
         }
     }
 
+    /// What is known of a group's files. Sound ones may turn out damaged later.
+    pub(super) fn health(&self, group: GroupId) -> Health {
+        let damage = lock(&self.damage);
+        match damage.whole.as_ref().or_else(|| damage.groups.get(&group)) {
+            Some(why) => Health::Damaged(why.clone()),
+            None if lock(&self.claims).groups.get(&group).is_none_or(Claim::is_empty) => Health::New,
+            None => Health::Sound,
+        }
+    }
+
+    /// The groups that this store keeps, or kept, a replica of, with their numbers; as far as it is known.
+    pub(super) fn replicas(&self) -> BTreeMap<GroupId, ReplicaId> {
+        lock(&self.claims).groups.iter().map(|(group, claim)| (*group, claim.replica)).collect()
+    }
+
+    /// The number of this node's replica of a group. Made at random, and durable, when it is first asked for. Blocks.
+    ///
+    /// # Errors
+    /// `InvalidData` if the store is damaged and the number is not known; `InvalidInput` for a node whose number is
+    /// too large, or too many groups.
+    pub(super) fn replica(&self, group: GroupId) -> io::Result<ReplicaId> {
+        if let Some(claim) = lock(&self.claims).groups.get(&group) {
+            return Ok(claim.replica);
+        }
+        self.sound(group)?;
+        let replica = mint(self.node)?;
+        let minted = {
+            let mut claims = lock(&self.claims);
+            if claims.groups.len() >= GROUPS_MAX {
+                let many = "this node has replicas of too many metadata groups";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, many));
+            }
+            claims.groups.entry(group).or_insert_with(|| Claim { replica, ..Claim::default() }).replica
+        };
+        // Into both halves of the mark: if one is damaged, the other still knows the number.
+        self.sync_blocking()?;
+        self.sync_blocking()?;
+        Ok(minted)
+    }
+
+    /// Forgets this store for good: its files are set aside under other names, and a new store is made in its place in
+    /// which every group has a new number and is [`Health::New`]. All groups at once: a database that lost one thing
+    /// is not trusted with another.
+    ///
+    /// For whoever knows that another replica leads each of [`Store::replicas`]: what was only here is lost. The groups
+    /// must have been shut down; this waits a little for their last user. This store is closed, whatever comes of it.
+    ///
+    /// # Errors
+    /// `Conflict` if somebody still uses it, or if too many damaged stores are kept already; `DriveFailed`. Nothing is
+    /// deleted; it may be tried again by opening the store anew.
+    pub(super) fn renew_all(&self) -> Result<Self, Error> {
+        let path = self.dir.join("db");
+        let failed = |error: io::Error| cannot_use(&path).caused_by(error);
+        self.close();
+        let taken = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        guarded(|| {
+            drop(taken);
+            Ok(())
+        })
+        .map_err(failed)?;
+        wait_for_last_user(&path.join("db"))?;
+        let names = |n: u32| (self.dir.join(format!("db.damaged-{n}")), self.dir.join(format!("mark.damaged-{n}")));
+        let free = (1..=SET_ASIDE_MAX).map(names).find(|(db, mark)| !db.exists() && !mark.exists());
+        let Some((db_aside, mark_aside)) = free else {
+            let many =
+                "too many damaged metadata stores are kept beside this one: replace the drive, or move them away";
+            return Err(Error::new(ErrorKind::Conflict, many).with("path", self.dir.display()));
+        };
+        let mut groups = BTreeMap::new();
+        for group in lock(&self.claims).groups.keys() {
+            groups.insert(*group, Claim { replica: mint(self.node).map_err(failed)?, ..Claim::default() });
+        }
+        let set_aside = || {
+            let mark = mark::path(&self.dir);
+            if mark.try_exists()? {
+                std::fs::hard_link(&mark, &mark_aside)?;
+            }
+            if path.try_exists()? {
+                std::fs::rename(&path, &db_aside)?;
+            }
+            // The new mark claims nothing: it must not come to stand beside the old database.
+            File::open(&self.dir)?.sync_all()?;
+            Mark::make(&self.dir, &Claims { node: self.node, groups })
+        };
+        drop(set_aside().map_err(failed)?);
+        tracing::warn!(aside = %db_aside.display(), "a damaged metadata store was set aside; a new one takes its place");
+        Self::open(&self.dir, self.node)
+    }
+
+    /// Refuses a group that is damaged.
+    ///
+    /// # Errors
+    /// `InvalidData`, with what is known of the damage.
+    pub(super) fn sound(&self, group: GroupId) -> io::Result<()> {
+        match self.health(group) {
+            Health::Damaged(why) => Err(io::Error::new(io::ErrorKind::InvalidData, why)),
+            Health::Sound | Health::New => Ok(()),
+        }
+    }
+
+    /// Passes an outcome on; if it tells of damage, the group is damaged from now on.
+    pub(super) fn heed<T>(&self, group: GroupId, outcome: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &outcome
+            && error.kind() == io::ErrorKind::InvalidData
+        {
+            self.note(group, &error.to_string());
+        }
+        outcome
+    }
+
+    /// A group is damaged: it stops, and says so once.
+    pub(super) fn note(&self, group: GroupId, why: &str) {
+        let mut damage = lock(&self.damage);
+        if damage.whole.is_some() || damage.groups.contains_key(&group) {
+            return;
+        }
+        tracing::error!(%group, path = %self.dir.display(), why, "{IS_DAMAGED}");
+        damage.groups.insert(group, damaged(why.to_owned()).with("group", group));
+    }
+
+    /// Changes what is claimed of a group. To be called after what it claims was written; it reaches the mark with the
+    /// next flush.
+    pub(super) fn claim(&self, group: GroupId, change: impl FnOnce(&mut Claim)) {
+        if let Some(claim) = lock(&self.claims).groups.get_mut(&group) {
+            change(claim);
+        }
+    }
+
+    fn database(&self) -> io::Result<Database> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        database.clone().ok_or_else(|| io::Error::new(io::ErrorKind::BrokenPipe, "the metadata store is closed"))
+    }
+
     pub(super) fn tree(&self, name: &str) -> io::Result<sled::Tree> {
-        Ok(self.db.open_tree(name)?)
+        let database = self.database()?;
+        guarded(|| Ok(database.db.open_tree(name)?))
     }
 
     pub(super) fn drop_tree(&self, name: &str) -> io::Result<()> {
-        self.db.drop_tree(name)?;
-        Ok(())
+        let database = self.database()?;
+        guarded(|| database.db.drop_tree(name).map(|_| ()).map_err(io::Error::from))
     }
 
     /// The names of all trees that begin so.
     pub(super) fn trees_under(&self, prefix: &str) -> Vec<String> {
-        let names = self.db.tree_names().into_iter().filter_map(|name| String::from_utf8(name.to_vec()).ok());
-        names.filter(|name| name.starts_with(prefix)).collect()
+        let names = self.database().map(|database| judge::trees(&database.db)).unwrap_or_default();
+        names.into_iter().filter(|name| name.starts_with(prefix)).collect()
     }
 
     pub(super) fn read<T: DeserializeOwned>(&self, group: GroupId, slot: Slot) -> io::Result<Option<T>> {
-        self.meta.get(slot_key(group, slot))?.map(|value| decode(&value)).transpose()
+        self.sound(group)?;
+        let database = self.database()?;
+        self.heed(group, read_slot(&database.meta, group, slot))
     }
 
     /// Writes a value; durable with the next flush.
     pub(super) fn write<T: Serialize>(&self, group: GroupId, slot: Slot, value: &T) -> io::Result<()> {
-        self.meta.insert(slot_key(group, slot), encode(value)?)?;
-        Ok(())
+        self.sound(group)?;
+        let (database, key) = (self.database()?, slot_key(group, slot));
+        let mut bytes = encode(value)?;
+        bytes.extend_from_slice(&slot_crc(&key, &bytes).to_le_bytes());
+        guarded(|| database.meta.insert(key, bytes).map(|_| ()).map_err(io::Error::from))
     }
 
-    /// Comes back once everything written before is durable.
+    /// Comes back once everything written and claimed before is durable.
     pub(super) async fn sync(&self) -> io::Result<()> {
         let (done, flushed) = oneshot::channel();
-        self.enqueue(Waiter::Task(done)).map_err(|(error, _)| error)?;
-        flushed.await.map_err(|_| closed())?
+        // Who asked may have gone; then nobody wants to know.
+        self.flusher.tell(Box::new(move |outcome| drop(done.send(outcome))));
+        flushed.await.map_err(|_| gone())?
     }
 
-    /// Tells Raft once everything written before is durable. Calls are answered in order.
+    fn sync_blocking(&self) -> io::Result<()> {
+        let (done, flushed) = std::sync::mpsc::sync_channel(1);
+        self.flusher.tell(Box::new(move |outcome| drop(done.send(outcome))));
+        flushed.recv().map_err(|_| gone())?
+    }
+
+    /// Tells Raft once everything written and claimed before is durable. Calls are answered in order.
     pub(super) fn notify_when_durable(&self, callback: IOFlushed<Types>) {
-        if let Err((error, Waiter::Raft(callback))) = self.enqueue(Waiter::Raft(callback)) {
-            callback.io_completed(Err(error));
-        }
-    }
-
-    fn enqueue(&self, waiter: Waiter) -> Result<(), (io::Error, Waiter)> {
-        let sender = {
-            let flusher = self.flusher.lock().unwrap_or_else(PoisonError::into_inner);
-            flusher.as_ref().map(|(sender, _)| sender.clone())
-        };
-        match sender {
-            Some(sender) => sender.send(waiter).map_err(|refused| (closed(), refused.0)),
-            None => Err((closed(), waiter)),
-        }
+        self.flusher.tell(Box::new(move |outcome| callback.io_completed(outcome)));
     }
 
     /// Flushes what is waiting and ends the flusher. Nothing becomes durable afterwards.
     pub(super) fn close(&self) {
-        let flusher = self.flusher.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((sender, thread)) = flusher {
-            drop(sender);
-            if thread.join().is_err() {
-                tracing::error!("the metadata flusher panicked");
-            }
-        }
+        self.flusher.close();
     }
 }
 
@@ -185,65 +413,119 @@ impl Drop for Store {
     }
 }
 
+const IS_DAMAGED: &str = "the metadata store is damaged: this replica neither votes nor serves until it is rebuilt \
+                          from the others; no file was removed";
+
+/// Damage, in words.
+fn damaged(why: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::Corrupt, why)
+}
+
+/// A number that no replica had before.
+fn mint(node: NodeId) -> io::Result<ReplicaId> {
+    if node.0 >= ReplicaId::NODES {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a node of so large a number cannot have replicas"));
+    }
+    let mut bytes = [0; 8];
+    while u64::from_le_bytes(bytes) == 0 {
+        rustix::rand::getrandom(&mut bytes[..6], rustix::rand::GetRandomFlags::empty())?;
+    }
+    Ok(ReplicaId::new(node, u64::from_le_bytes(bytes)))
+}
+
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(25);
+/// For the last user of a store that is renewed: [`LOCK_PAUSE`] each.
+const LAST_USER_TRIES: u32 = 200;
 
-fn open_database(path: &Path) -> Result<sled::Db, Error> {
+fn open_database(path: &Path, node: NodeId) -> io::Result<Database> {
     let config = sled::Config::new()
         .path(path)
         .mode(sled::Mode::HighThroughput)
         .cache_capacity(CACHE_BYTES)
         .flush_every_ms(None);
-    // sled panics on some damage. Nothing of it outlives the panic.
-    let mut opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
+    let open = || guarded(|| Ok(config.open()?));
+    let mut opened = open();
     // A process that is just ending, or one that forks at this moment, may hold the lock a little longer than it means to.
     for _ in 0..LOCK_TRIES {
-        let Ok(Err(sled::Error::Io(error))) = &opened else { break };
-        if error.kind() != io::ErrorKind::WouldBlock && !error.to_string().contains("WouldBlock") {
+        if !opened.as_ref().is_err_and(is_locked) {
             break;
         }
         std::thread::sleep(LOCK_PAUSE);
-        opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
+        opened = open();
     }
-    match opened {
-        Ok(Ok(db)) => Ok(db),
-        Ok(Err(error @ sled::Error::Corruption { .. })) => Err(cannot_open(ErrorKind::Corrupt, path).caused_by(error)),
-        Ok(Err(error)) => Err(cannot_open(ErrorKind::DriveFailed, path).caused_by(error)),
-        Err(_) => Err(cannot_open(ErrorKind::Corrupt, path)),
-    }
-}
-
-fn cannot_open(kind: ErrorKind, path: &Path) -> Error {
-    let what = "the metadata store cannot be opened; no file was removed. If another process has it, stop that one; if \
-                it is damaged, move the files away and let this node join again under a new number";
-    Error::new(kind, what).with("path", path.display())
-}
-
-/// Makes a node's files: under another name first, so that what has the name is whole.
-fn make(dir: &Path, path: &Path, node: NodeId) -> Result<(), Error> {
-    let failed = |error: io::Error| cannot_open(ErrorKind::DriveFailed, path).caused_by(error);
-    let unfinished = dir.join("db.new");
-    if unfinished.exists() {
-        std::fs::remove_dir_all(&unfinished).map_err(failed)?;
-    }
-    let db = open_database(&unfinished)?;
-    let claim = || {
-        db.open_tree(META)?.insert(OWNER, &node.0.to_be_bytes())?;
-        db.flush()
-    };
-    claim().map_err(|error| failed(error.into()))?;
-    drop(db);
-    let publish = || {
-        sync_files(&unfinished)?;
-        std::fs::rename(&unfinished, path)?;
-        for directory in [Some(dir), dir.parent()].into_iter().flatten() {
-            if !directory.as_os_str().is_empty() {
-                File::open(directory)?.sync_all()?;
-            }
+    let db = opened?;
+    guarded(|| {
+        let meta = db.open_tree(META)?;
+        let owner = meta.get(OWNER)?;
+        if owner.as_deref() != Some(node.0.to_be_bytes().as_slice()) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it does not know whose it is: its contents are gone",
+            ));
         }
-        Ok(())
-    };
-    publish().map_err(failed)
+        Ok(Database { meta, db: db.clone() })
+    })
+}
+
+fn is_locked(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("WouldBlock")
+}
+
+/// What says nothing about the contents.
+fn cannot_be_used_now(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    let of_the_process = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+    is_locked(error)
+        || matches!(
+            error.kind(),
+            Kind::PermissionDenied | Kind::StorageFull | Kind::OutOfMemory | Kind::ReadOnlyFilesystem
+        )
+        || of_the_process.contains(&error.raw_os_error())
+}
+
+fn cannot_use(path: &Path) -> Error {
+    let what = "the metadata store cannot be used; no file was removed. If another process has it, stop that one";
+    Error::new(ErrorKind::DriveFailed, what).with("path", path.display())
+}
+
+/// Waits until nobody has a database open.
+fn wait_for_last_user(file: &Path) -> Result<(), Error> {
+    let Ok(file) = File::open(file) else { return Ok(()) };
+    for _ in 0..LAST_USER_TRIES {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(error) => {
+                return Err(Error::new(ErrorKind::DriveFailed, "the metadata store cannot be locked").caused_by(error));
+            }
+            Ok(()) => return Ok(()),
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Conflict,
+        "the metadata store is still in use; shut its groups down before it is renewed",
+    ))
+}
+
+/// Makes a node's database: under another name first, so that what has the name is whole.
+fn make(dir: &Path, path: &Path, node: NodeId) -> io::Result<()> {
+    let unfinished = dir.join("db.new");
+    if unfinished.try_exists()? {
+        std::fs::remove_dir_all(&unfinished)?;
+    }
+    let config = sled::Config::new().path(&unfinished).flush_every_ms(None);
+    let db = guarded(|| Ok(config.open()?))?;
+    db.open_tree(META)?.insert(OWNER, &node.0.to_be_bytes())?;
+    db.flush()?;
+    drop(db);
+    sync_files(&unfinished)?;
+    std::fs::rename(&unfinished, path)?;
+    for directory in [Some(dir), dir.parent()].into_iter().flatten() {
+        if !directory.as_os_str().is_empty() {
+            File::open(directory)?.sync_all()?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the database's files durable, and their names.
@@ -254,32 +536,7 @@ fn sync_files(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Flushes once for all who wait, again and again, until nobody can ask any more.
-fn flush_forever(db: &sled::Db, file: &File, waiters: &Receiver<Waiter>) {
-    let mut failure: Option<String> = None;
-    while let Ok(first) = waiters.recv() {
-        let mut waiting = vec![first];
-        waiting.extend(waiters.try_iter().take(FLUSH_BATCH_MAX - 1));
-        if failure.is_none() {
-            let flushed = db.flush().map_err(io::Error::from).and_then(|_| file.sync_all());
-            // After a failed fsync nobody knows what is on the drive: nothing is promised any more.
-            failure = flushed.err().map(|error| error.to_string());
-            if let Some(error) = &failure {
-                tracing::error!(error, "the metadata store cannot be made durable; its groups stop");
-            }
-        }
-        let outcome = || failure.as_ref().map_or(Ok(()), |error| Err(io::Error::other(error.clone())));
-        for waiter in waiting {
-            match waiter {
-                Waiter::Raft(callback) => callback.io_completed(outcome()),
-                // Who asked may have gone; then nobody wants to know.
-                Waiter::Task(done) => drop(done.send(outcome())),
-            }
-        }
-    }
-}
-
-fn closed() -> io::Error {
+fn gone() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the metadata store is closed")
 }
 
@@ -289,4 +546,18 @@ fn slot_key(group: GroupId, slot: Slot) -> [u8; 10] {
     key[1..9].copy_from_slice(&group.0.to_be_bytes());
     key[9] = slot as u8;
     key
+}
+
+fn slot_crc(key: &[u8; 10], value: &[u8]) -> u32 {
+    crc32c(&[key, value].concat())
+}
+
+/// Reads a value of a group.
+pub(super) fn read_slot<T: DeserializeOwned>(meta: &sled::Tree, group: GroupId, slot: Slot) -> io::Result<Option<T>> {
+    let key = slot_key(group, slot);
+    let Some(bytes) = guarded(|| Ok(meta.get(key)?))? else { return Ok(None) };
+    match bytes.split_last_chunk::<4>() {
+        Some((value, crc)) if u32::from_le_bytes(*crc) == slot_crc(&key, value) => decode(value).map(Some),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("the {slot:?} row fails its checksum"))),
+    }
 }

@@ -1,0 +1,97 @@
+//! Whether a group's files still hold what the mark says that they do.
+//!
+//! Reads everything of a group once, and changes nothing. What is found wanting is said in words.
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+use mesh_core::id::GroupId;
+
+use super::{
+    flush::guarded,
+    log::{self, Log, SledLog},
+    machine,
+    mark::{Claim, Claims},
+    rows::SledTable,
+    store::{META, Slot, read_slot},
+    types::{LogId, Vote},
+};
+
+/// The groups that are damaged, and why.
+pub(super) fn groups(db: &sled::Db, claims: &Claims) -> BTreeMap<GroupId, String> {
+    let names: BTreeSet<String> = trees(db).into_iter().collect();
+    let mut found = BTreeMap::new();
+    for (group, claim) in &claims.groups {
+        if let Err(error) = judge(db, &names, *group, claim) {
+            found.insert(*group, error.to_string());
+        }
+    }
+    // A replica gets its number before it keeps anything.
+    for group in names.iter().filter_map(|name| log::group_of(name).or_else(|| machine::group_of(name))) {
+        if !claims.groups.contains_key(&group) {
+            found.insert(group, "the mark does not know this replica: its number and its promises are lost".into());
+        }
+    }
+    found
+}
+
+/// The names of all trees.
+pub(super) fn trees(db: &sled::Db) -> Vec<String> {
+    db.tree_names().into_iter().filter_map(|name| String::from_utf8(name.to_vec()).ok()).collect()
+}
+
+fn judge(db: &sled::Db, names: &BTreeSet<String>, group: GroupId, claim: &Claim) -> io::Result<()> {
+    let tree = |name: &str| guarded(|| Ok(db.open_tree(name)?));
+    let meta = tree(META)?;
+    let vote: Option<Vote> = read_slot(&meta, group, Slot::Vote)?;
+    if claim.vote.is_some() && !matches!(vote.partial_cmp(&claim.vote), Some(Ordering::Equal | Ordering::Greater)) {
+        return Err(missing("the vote", &claim.vote, &vote));
+    }
+    let purged: Option<LogId> = read_slot(&meta, group, Slot::Purged)?;
+    if purged < claim.purged {
+        return Err(missing("the log's purge watermark", &claim.purged, &purged));
+    }
+    let generation = read_slot::<u64>(&meta, group, Slot::Generation)?.unwrap_or(0);
+    if generation < claim.generation {
+        return Err(missing("the state's generation", &claim.generation, &generation));
+    }
+    // Only trees that are there are opened: opening makes them.
+    let name = log::tree_name(group);
+    let log = if names.contains(&name) { Some(SledLog::open(tree(&name)?, purged)?) } else { None };
+    let name = machine::tree_name(group, generation);
+    let state = if names.contains(&name) { Some(SledTable::new(tree(&name)?)) } else { None };
+    let applied = match &state {
+        Some(table) => table.verify()?,
+        None => None,
+    };
+    judge_log(log.as_ref(), purged, claim)?;
+    let index = |log_id: Option<LogId>| log_id.map(|log_id| log_id.index);
+    if index(applied) < index(claim.applied) {
+        return Err(missing("the state", &claim.applied, &applied));
+    }
+    if index(applied) < index(purged) {
+        return Err(missing("the state behind the purged log", &purged, &applied));
+    }
+    Ok(())
+}
+
+/// The log reaches to the mark, and is the one that was marked.
+fn judge_log(log: Option<&SledLog>, purged: Option<LogId>, claim: &Claim) -> io::Result<()> {
+    let Some((last, crc)) = claim.last else { return Ok(()) };
+    if purged.is_some_and(|purged| purged.index >= last.index) {
+        return Ok(());
+    }
+    let found = match log {
+        Some(log) => log.checksum(last.index)?,
+        None => None,
+    };
+    if found == Some(crc) { Ok(()) } else { Err(missing("the log's entry", &Some(last), &log.and_then(SledLog::last))) }
+}
+
+fn missing(what: &str, claimed: &impl core::fmt::Debug, found: &impl core::fmt::Debug) -> io::Error {
+    let said = format!("{what} is older than what was promised: {claimed:?} was marked, {found:?} is there");
+    io::Error::new(io::ErrorKind::InvalidData, said)
+}
