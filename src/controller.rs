@@ -247,30 +247,41 @@ async fn change(node: &Inner, group: GroupId, step: Step) -> Result<(), Error> {
     }
 }
 
-/// Sets damaged replicas aside and begins new ones, once somebody else leads each of their groups: who leads has what was
-/// acknowledged, and a new replica learns it from there.
+/// Sets damaged metadata aside and begins new replicas, once somebody else leads each of their groups: who leads has what
+/// was acknowledged, and a new replica learns it from there.
 async fn rebuild(node: &Arc<Inner>) -> Result<(), Error> {
-    let damaged = node.metadata.damaged();
-    if damaged.is_empty() {
+    if !node.metadata.is_damaged() {
         return Ok(());
     }
     let alive = node.alive();
     let reports = node.reports();
     let others = || reports.values().filter(|report| report.node != node.id && alive.contains(&report.node));
-    let led = |group: &GroupId| {
-        let leads = |said: &GroupReport, by| said.group == *group && said.leader == Some(by);
-        others().any(|report| report.groups.iter().any(|said| leads(said, report.node)))
-    };
-    if let Some(group) = damaged.iter().find(|group| !led(group)) {
-        return Err(Error::new(
-            ErrorKind::NotLeader,
-            "a damaged replica is kept as it is: no other replica leads its group. Start the other nodes; if there is \
-             none that has it, restore this node's metadata folder from a copy",
-        )
-        .with("group", group));
+    for group in node.metadata.kept() {
+        if node.metadata.is_leader(group) {
+            let caught_up = node.metadata.caught_up(group);
+            let voters = node.metadata.members(group).0;
+            let next =
+                voters.intersection(&caught_up).find(|voter| alive.contains(&voter.node()) && voter.node() != node.id);
+            let next = next.ok_or_else(|| kept_as_it_is(group))?.node();
+            node.metadata.transfer_leader(group, next).await?;
+            return Ok(());
+        }
+        let leads = |said: &GroupReport, by| said.group == group && said.leader == Some(by);
+        if !others().any(|report| report.groups.iter().any(|said| leads(said, report.node))) {
+            return Err(kept_as_it_is(group));
+        }
     }
-    tracing::warn!(node = %node.id, groups = damaged.len(), "damaged metadata are set aside and rebuilt from the others");
+    tracing::warn!(node = %node.id, "damaged metadata are set aside and rebuilt from the other nodes'");
     node.metadata.renew().await
+}
+
+fn kept_as_it_is(group: GroupId) -> Error {
+    Error::new(
+        ErrorKind::NotLeader,
+        "this node's metadata are damaged, and stay as they are: no other replica leads this group. Start the other \
+         nodes; if none has it, restore this node's metadata folder from a copy",
+    )
+    .with("group", group)
 }
 
 const TICK: Duration = Duration::from_millis(100);

@@ -325,6 +325,7 @@ async fn an_emptied_replica_never_votes_as_what_it_was() {
         let put = put_object(1, 1, &format!("key-{count}"), WriteId(first.0 + count), count);
         assert!(propose(&node, clock, 1, put, BUDGET).await.is_ok());
     }
+    drop(node);
     cluster.close(leader).await;
     cluster.close(emptied).await;
     cluster.empty(emptied);
@@ -356,6 +357,7 @@ async fn an_emptied_replica_never_votes_as_what_it_was() {
     assert!(voters.remove(&old) && voters.insert(new));
     leading.change_voters(GroupId(1), &voters).await.expect("changed");
     until("it votes", || cluster.node(emptied).members(GroupId(1)).0 == voters).await;
+    drop(leading);
     cluster.close(leader).await;
     for node in [behind, emptied] {
         cluster.node(node).elect(GroupId(1)).await.expect("asked");

@@ -76,39 +76,6 @@ number!(
     Incarnation, "i"
 );
 
-/// One life of a node's replica of a metadata group, as Raft counts members: the high 48 bits are random and minted when
-/// the replica's files are made, the low 16 bits are the node. A replica that has lost what it promised goes on under
-/// another one, so that what it is now can never vote as what it was.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ReplicaId(pub u64);
-
-impl ReplicaId {
-    /// A life of a node's replica. Nodes are numbered below 2^16; of `life` the low 48 bits count.
-    #[must_use]
-    pub const fn new(node: NodeId, life: u64) -> Self {
-        Self((life << 16) | (node.0 & 0xffff))
-    }
-
-    /// The node that has it.
-    #[must_use]
-    pub const fn node(self) -> NodeId {
-        NodeId(self.0 & 0xffff)
-    }
-}
-
-impl fmt::Debug for ReplicaId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl fmt::Display for ReplicaId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{:x}", self.node(), self.0 >> 16)
-    }
-}
-
 impl GroupId {
     /// The group that holds nodes, drives, layouts, tenants, keys, buckets and assignments.
     pub const CONTROL: Self = Self(0);

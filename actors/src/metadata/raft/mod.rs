@@ -116,7 +116,8 @@ pub struct RaftMetadata {
     peers: Vec<NodeId>,
     timing: Timing,
     raft_config: Arc<openraft::Config>,
-    store: Arc<Store>,
+    /// Another one after [`Self::renew`].
+    store: RwLock<Arc<Store>>,
     router: Router,
     clock: Arc<dyn Clock>,
     runtime: tokio::runtime::Handle,
@@ -146,7 +147,7 @@ impl RaftMetadata {
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, Error> {
         let raft_config = Arc::new(raft_config(&config)?);
-        let store = Arc::new(Store::open(&config.dir, config.node)?);
+        let store = RwLock::new(Arc::new(Store::open(&config.dir, config.node)?));
         let metadata = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             node: config.node,
@@ -188,7 +189,7 @@ impl RaftMetadata {
                     "this node's replica of a metadata group is damaged: it neither votes nor serves; its files are \
                      kept, and it is rebuilt once another replica leads"
                 );
-                let replica = self.store.replica(group).unwrap_or(ReplicaId::new(self.node, 0));
+                let replica = self.store().replica(group).unwrap_or(ReplicaId::new(self.node, 0));
                 lock(&self.damaged).insert(group, (replica, error));
                 Ok(())
             }
@@ -197,22 +198,24 @@ impl RaftMetadata {
     }
 
     async fn open(&self, group: GroupId) -> Result<(), Error> {
-        if let Health::Damaged(error) = self.store.health(group) {
-            return Err(error);
+        let store = self.store();
+        let opened = self.open_in(&store, group).await;
+        match store.health(group) {
+            Health::Damaged(error) => Err(error),
+            Health::Sound | Health::New => opened,
         }
+    }
+
+    async fn open_in(&self, store: &Arc<Store>, group: GroupId) -> Result<(), Error> {
         let failed = |error: std::io::Error| {
-            let kind = match error.kind() {
-                std::io::ErrorKind::InvalidData => ErrorKind::Corrupt,
-                _ => ErrorKind::DriveFailed,
-            };
-            Error::new(kind, "a metadata group cannot be opened; its files are kept")
+            Error::new(ErrorKind::DriveFailed, "a metadata group cannot be opened; its files are kept")
                 .with("group", group)
                 .caused_by(error)
         };
-        let id = self.store.replica(group).map_err(failed)?;
-        let log = LogStore::open(Arc::clone(&self.store), group).map_err(failed)?;
+        let id = store.replica(group).map_err(failed)?;
+        let log = LogStore::open(Arc::clone(store), group).map_err(failed)?;
         let control = (group == GroupId::CONTROL).then(|| self.control.clone());
-        let state = GroupState::open(Arc::clone(&self.store), group, control).map_err(failed)?;
+        let state = GroupState::open(Arc::clone(store), group, control).map_err(failed)?;
         let machine = Machine(Arc::clone(&state));
         let network = self.router.for_group(group);
         let raft = Raft::new(id.0, Arc::clone(&self.raft_config), network, log, machine)
@@ -230,36 +233,54 @@ impl RaftMetadata {
         open.or_else(|| self.damage(group).map(|(replica, _)| replica))
     }
 
-    /// The groups whose replica here is damaged.
+    /// Whether something of what this node's replicas promised is lost: then they are to be renewed.
     #[must_use]
-    pub fn damaged(&self) -> BTreeSet<GroupId> {
-        lock(&self.damaged).keys().copied().collect()
+    pub fn is_damaged(&self) -> bool {
+        let store = self.store();
+        let open = self.replicas();
+        let turned = |replica: &Arc<Replica>| matches!(store.health(replica.state.group()), Health::Damaged(_));
+        !lock(&self.damaged).is_empty() || open.iter().any(turned)
+    }
+
+    /// The groups that this node has a replica of, sound or not.
+    #[must_use]
+    pub fn kept(&self) -> BTreeSet<GroupId> {
+        let mut kept: BTreeSet<GroupId> = self.store().replicas().into_keys().collect();
+        kept.extend(lock(&self.damaged).keys());
+        kept
+    }
+
+    fn store(&self) -> Arc<Store> {
+        Arc::clone(&self.store.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn damage(&self, group: GroupId) -> Option<(ReplicaId, Error)> {
         lock(&self.damaged).get(&group).cloned()
     }
 
-    /// Puts new, empty replicas in the place of the damaged ones; what was there is kept beside, under another name. To
-    /// be called once another replica leads each of their groups: from it the new ones learn, as learners at first.
+    /// Sets the node's damaged metadata aside, under other names beside the new ones, and begins with new, empty replicas
+    /// of all its groups: a store that lost one thing is not trusted with another. To be called once another replica
+    /// leads each of [`Self::kept`]: from it the new ones learn, as learners at first.
     ///
     /// # Errors
-    /// `DriveFailed`.
+    /// `DriveFailed`, `Conflict`: nothing is deleted, and the node is to be started again.
     pub async fn renew(&self) -> Result<(), Error> {
-        let damaged: Vec<GroupId> = lock(&self.damaged).keys().copied().collect();
-        for group in damaged {
-            self.store.renew(group).map_err(|error| {
-                Error::new(ErrorKind::DriveFailed, "a damaged replica cannot be set aside")
-                    .with("group", group)
-                    .caused_by(error)
-            })?;
-            lock(&self.damaged).remove(&group);
-            self.ensure_group(group).await?;
+        let _one_at_a_time = self.opening.lock().await;
+        let kept = self.kept();
+        let states = self.close_groups().await;
+        self.wait_for(&states).await;
+        let old = self.store();
+        let new = tokio::task::spawn_blocking(move || old.renew_all()).await;
+        let new = new.map_err(|error| Error::bug("a store's renewal failed").with("why", error))??;
+        *self.store.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        lock(&self.damaged).clear();
+        for group in kept {
+            self.open(group).await?;
         }
         Ok(())
     }
 
-    /// Makes these replicas the group's first voters. To be called on one of them; again: no effect.
+    // Makes these replicas the group's first voters. To be called on one of them; again: no effect.
     ///
     /// # Errors
     /// `Unreachable` without a replica here, `Invalid` if this node's is not among the members.
@@ -339,7 +360,7 @@ impl RaftMetadata {
 
     /// Why an open replica does not work.
     fn trouble(&self, group: GroupId, replica: &Replica) -> Option<Error> {
-        match self.store.health(group) {
+        match self.store().health(group) {
             Health::Damaged(error) => Some(error),
             Health::Sound | Health::New => replica.trouble(),
         }
@@ -428,6 +449,18 @@ impl RaftMetadata {
 
     /// Stops every group, makes durable what is written, and closes the files.
     pub async fn shutdown(&self) {
+        let _one_at_a_time = self.opening.lock().await;
+        let states = self.close_groups().await;
+        let store = self.store();
+        if let Err(error) = store.sync().await {
+            tracing::warn!(%error, "the metadata store was not flushed at the end");
+        }
+        store.close();
+        self.wait_for(&states).await;
+    }
+
+    /// Stops every group.
+    async fn close_groups(&self) -> Vec<Weak<GroupState>> {
         let replicas = core::mem::take(&mut *self.groups.write().unwrap_or_else(PoisonError::into_inner));
         let states: Vec<_> = replicas.values().map(|replica| Arc::downgrade(&replica.state)).collect();
         for replica in replicas.values() {
@@ -435,12 +468,11 @@ impl RaftMetadata {
                 tracing::warn!(group = %replica.state.group(), %error, "a metadata group did not stop cleanly");
             }
         }
-        drop(replicas);
-        if let Err(error) = self.store.sync().await {
-            tracing::warn!(%error, "the metadata store was not flushed at the end");
-        }
-        self.store.close();
-        // Raft's tasks let go of the store a little after it says that it is down.
+        states
+    }
+
+    /// Raft's tasks let go of the store a little after it says that it is down.
+    async fn wait_for(&self, states: &[Weak<GroupState>]) {
         let until = tokio::time::Instant::now() + SHUTDOWN_MAX;
         while states.iter().any(|state| state.strong_count() > 0) && tokio::time::Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(1)).await;
