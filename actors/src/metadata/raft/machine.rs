@@ -24,7 +24,8 @@ use openraft::{
 use tokio::sync::watch;
 
 use super::{
-    image::{self, Aside, Image},
+    flush::lock,
+    image::{self, Aside, Image, Sending},
     rows::SledTable,
     staging::Staged,
     store::{Slot, Store},
@@ -45,6 +46,7 @@ pub(in crate::metadata) struct GroupState {
     group: GroupId,
     store: Arc<Store>,
     current: RwLock<Current>,
+    sending: Arc<Sending>,
     /// The control group's contents, for whoever wants to know.
     control: Option<watch::Sender<Arc<ControlView>>>,
 }
@@ -55,6 +57,8 @@ struct Current {
     applied: Option<LogId>,
     membership: Membership,
     images: Vec<Weak<Mutex<Aside>>>,
+    /// Of the next image.
+    image: u64,
 }
 
 impl GroupState {
@@ -70,15 +74,16 @@ impl GroupState {
         store.sound(group)?;
         let generation: u64 = store.read(group, Slot::Generation)?.unwrap_or(0);
         let name = tree_name(group, generation);
-        for other in store.trees_under(&tree_prefix(group)) {
+        for other in [tree_prefix(group), image::tree_prefix(group)].iter().flat_map(|prefix| store.trees_under(prefix))
+        {
             if other != name {
                 store.drop_tree(&other)?;
             }
         }
         let table = SledTable::new(store.tree(&name)?);
         let (applied, membership) = store.heed(group, table.applied())?;
-        let current = RwLock::new(Current { generation, table, applied, membership, images: Vec::new() });
-        let state = Self { group, store, current, control };
+        let current = RwLock::new(Current { generation, table, applied, membership, images: Vec::new(), image: 0 });
+        let state = Self { group, store, current, sending: Arc::default(), control };
         state.publish()?;
         Ok(Arc::new(state))
     }
@@ -118,13 +123,23 @@ impl GroupState {
     }
 
     /// The state as it is now, to be read later.
-    pub(super) fn image(self: &Arc<Self>) -> SnapshotOf<Types, SnapshotData> {
+    pub(super) fn image(self: &Arc<Self>) -> io::Result<SnapshotOf<Types, SnapshotData>> {
+        self.store.sound(self.group)?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let aside = Arc::new(Mutex::new(Aside::default()));
+        let digest = self.store.heed(self.group, current.table.digest())?;
+        let name = format!("{}{:016x}", image::tree_prefix(self.group), current.image);
+        current.image += 1;
+        let aside = Aside::new(Arc::clone(&self.store), name, Arc::clone(&self.sending));
+        let aside = Arc::new(Mutex::new(aside));
         current.images.retain(|image| image.strong_count() > 0);
         current.images.push(Arc::downgrade(&aside));
         let meta = SnapshotMeta { last_log_id: current.applied, last_membership: current.membership.clone() };
-        Snapshot { meta, snapshot: SnapshotData::Image(Image::new(Arc::clone(self), aside)) }
+        Ok(Snapshot { meta, snapshot: SnapshotData::Image(Image::new(Arc::clone(self), aside, digest)) })
+    }
+
+    /// Passes on what was read; if it tells of damage, the group is damaged from now on.
+    pub(super) fn heed<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
+        self.store.heed(self.group, outcome)
     }
 
     /// Applies entries in one batch, then tells who proposed them.
@@ -176,7 +191,7 @@ impl GroupState {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         current.images.retain(|image| image.strong_count() > 0);
         for aside in current.images.iter().filter_map(Weak::upgrade) {
-            image::lock(&aside).keep(&current.table, changes)?;
+            lock(&aside).keep(&current.table, changes)?;
         }
         current.table.commit(changes, Some((&applied, &membership)))?;
         current.applied = applied;
@@ -198,7 +213,7 @@ impl GroupState {
         self.store.sync().await?;
         let old = {
             let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-            current.images.drain(..).filter_map(|image| image.upgrade()).for_each(|aside| image::lock(&aside).spoil());
+            current.images.drain(..).filter_map(|image| image.upgrade()).for_each(|aside| lock(&aside).spoil());
             current.applied = meta.last_log_id;
             current.membership = meta.last_membership.clone();
             current.table = table;
@@ -234,7 +249,7 @@ impl RaftSnapshotBuilder<Types> for Machine {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, SnapshotData>, io::Error> {
-        let snapshot = self.0.image();
+        let snapshot = self.0.image()?;
         // Raft purges the log behind a snapshot: the state must be durable first.
         self.0.store.sync().await?;
         Ok(snapshot)
@@ -267,6 +282,12 @@ impl RaftStateMachine<Types> for Machine {
         }
     }
 
+    /// Refused while somebody needs the log: with a snapshot Raft purges it, and who just got an image would need
+    /// another one at once, for ever.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Self> {
+        (force || !self.0.sending.needs_log(tokio::time::Instant::now())).then(|| self.clone())
+    }
+
     async fn get_snapshot_builder(&mut self) -> Self {
         self.clone()
     }
@@ -279,7 +300,7 @@ impl RaftStateMachine<Types> for Machine {
                 loop {
                     let rows = image.next_rows(COPY_BYTES)?;
                     if rows.is_empty() {
-                        break staged;
+                        break staged.expect(image.digest())?;
                     }
                     staged.take(rows)?;
                 }
@@ -290,7 +311,7 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, SnapshotData>>, io::Error> {
         let (applied, _) = self.0.position();
-        Ok(applied.map(|_| self.0.image()))
+        applied.map(|_| self.0.image()).transpose()
     }
 }
 

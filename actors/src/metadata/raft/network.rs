@@ -50,6 +50,10 @@ use super::{
 const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 /// How long one chunk of a snapshot may take.
 const SNAPSHOT_CHUNK_BUDGET: Duration = Duration::from_secs(10);
+/// How often it is sent, with a pause between: a link that breaks does not cost what has arrived.
+const SNAPSHOT_CHUNK_TRIES: u32 = 5;
+/// See [`SNAPSHOT_CHUNK_TRIES`].
+const SNAPSHOT_CHUNK_PAUSE: Duration = Duration::from_secs(1);
 
 const _: () = assert!(READ_BYTES_MAX + COMMAND_BYTES_MAX + 4096 <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(SNAPSHOT_CHUNK_BYTES + COMMAND_BYTES_MAX + 4096 <= PAYLOAD_BYTES_MAX);
@@ -232,16 +236,32 @@ impl Router {
         let mut rows = read()?;
         for number in 0.. {
             let next = if rows.is_empty() { Vec::new() } else { read()? };
-            let last = next.is_empty();
-            let chunk = Chunk { vote, transfer, number, meta: snapshot.meta.clone(), rows, last };
-            let answer: Option<SnapshotResponse<Types>> =
-                self.call(target, group, Message::Snapshot, &chunk, SNAPSHOT_CHUNK_BUDGET).await.map_err(streaming)?;
+            let end = next.is_empty().then(|| image.digest());
+            let chunk = Chunk { vote, transfer, number, meta: snapshot.meta.clone(), rows, end };
+            let answer = self.send_chunk(target, group, &chunk).await.map_err(streaming)?;
             if let Some(response) = answer {
                 return Ok(response);
             }
             rows = next;
         }
         Err(streaming(failed(io::Error::other("a snapshot has too many chunks"))))
+    }
+
+    /// Sends a chunk until it is answered. The last one only once: what it began may be done.
+    async fn send_chunk(
+        &self,
+        target: u64,
+        group: u64,
+        chunk: &Chunk,
+    ) -> Result<Option<SnapshotResponse<Types>>, RPCError<Types>> {
+        for _ in 1..SNAPSHOT_CHUNK_TRIES {
+            let sent = self.call(target, group, Message::Snapshot, chunk, SNAPSHOT_CHUNK_BUDGET).await;
+            if chunk.end.is_some() || sent.is_ok() {
+                return sent;
+            }
+            tokio::time::sleep(SNAPSHOT_CHUNK_PAUSE).await;
+        }
+        self.call(target, group, Message::Snapshot, chunk, SNAPSHOT_CHUNK_BUDGET).await
     }
 }
 

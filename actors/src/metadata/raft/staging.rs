@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     image::Row,
-    rows::SledTable,
+    rows::{Digest, SledTable},
     types::{SnapshotMeta, Vote},
 };
 use crate::metadata::table::Change;
@@ -24,8 +24,8 @@ pub(super) struct Chunk {
     pub(super) meta: SnapshotMeta,
     /// Rows, ascending.
     pub(super) rows: Vec<Row>,
-    /// There are no more.
-    pub(super) last: bool,
+    /// There are no more; all of them in one number.
+    pub(super) end: Option<Digest>,
 }
 
 /// A state tree that is not in use yet.
@@ -40,6 +40,15 @@ impl Staged {
         let changes: Vec<Change> = rows.into_iter().map(|(key, value)| Change { key, value: Some(value) }).collect();
         self.table.commit(&changes, None)
     }
+
+    /// Refuses what is not what was sent.
+    pub(super) fn expect(self, digest: Digest) -> io::Result<Self> {
+        if self.table.digest()? == digest {
+            Ok(self)
+        } else {
+            Err(io::Error::other("the rows of a snapshot are not the ones that were sent"))
+        }
+    }
 }
 
 /// A transfer under way to this node.
@@ -51,7 +60,8 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
-    /// Takes a chunk of the transfer under way, or begins another one. `Some` with the last chunk: what arrived.
+    /// Takes a chunk of the transfer under way, or begins another one. `Some` with the last chunk: what arrived. The
+    /// chunk before may come again: its answer may be lost.
     ///
     /// # Errors
     /// `InvalidData` for a chunk out of order: the sender begins again.
@@ -61,6 +71,12 @@ impl Arrival {
         stage: impl FnOnce() -> io::Result<Staged>,
     ) -> io::Result<Option<Staged>> {
         let out_of_order = || io::Error::new(io::ErrorKind::InvalidData, "a chunk of a snapshot came out of order");
+        let again = |under_way: &Self| {
+            (under_way.vote, under_way.transfer) == (chunk.vote, chunk.transfer) && under_way.next == chunk.number + 1
+        };
+        if arrival.as_ref().is_some_and(again) {
+            return Ok(None);
+        }
         if chunk.number == 0 {
             if arrival.as_ref().is_some_and(|under_way| under_way.vote > chunk.vote) {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a later leader sends a snapshot already"));
@@ -73,6 +89,7 @@ impl Arrival {
         }
         under_way.next += 1;
         under_way.staged.take(chunk.rows)?;
-        Ok(if chunk.last { arrival.take().map(|arrived| arrived.staged) } else { None })
+        let Some(digest) = chunk.end else { return Ok(None) };
+        arrival.take().map(|arrived| arrived.staged.expect(digest)).transpose()
     }
 }

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::super::{
     network::Message,
+    rows::Digest,
     staging::Chunk,
     types::{Proposal, SnapshotMeta, Types, Vote, decode, encode},
 };
@@ -33,7 +34,8 @@ fn append() -> Vec<u8> {
 fn chunk() -> Vec<u8> {
     let rows = vec![(b"key".to_vec(), vec![7; 30])];
     let vote = Vote::new_committed(1, 2);
-    encode(&Chunk { vote, transfer: 1, number: 0, meta: SnapshotMeta::default(), rows, last: true }).unwrap()
+    encode(&Chunk { vote, transfer: 1, number: 0, meta: SnapshotMeta::default(), rows, end: Some(Digest::default()) })
+        .unwrap()
 }
 
 /// Reads bytes as every message there is; which of them could be read.

@@ -1,13 +1,11 @@
 //! The store by openraft's own suite, images under change, foreign files, damaged messages.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod damage;
 mod decoders;
+mod durability;
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use mesh_core::{
     ErrorKind,
@@ -22,7 +20,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{
-    image::{Aside, Image, Row},
+    image::{Image, Row},
     log::LogStore,
     machine::{GroupState, Machine, SnapshotData},
     staging::{Arrival, Chunk},
@@ -118,18 +116,45 @@ proptest! {
     }
 }
 
+/// More is overwritten while it is read than was ever in memory; and everything twice.
 #[test]
-fn an_image_that_puts_too_much_aside_breaks() {
+fn an_image_comes_to_its_end_however_much_changes() {
     let dir = tempfile::tempdir().unwrap();
-    let (_store, _log, machine) = open(dir.path());
-    let big = |key: u32, byte: u8| Change { key: format!("K{key}").into_bytes(), value: Some(vec![byte; 1 << 20]) };
-    let mut aside = Aside::default();
-    for key in 0..65 {
-        machine.0.commit_for_test(&[big(key, 1)], log_id(1, 1)).unwrap();
-        machine.0.with_table(|table| aside.keep(table, &[big(key, 2)])).unwrap();
+    let (store, _log, machine) = open(dir.path());
+    let big = |key: u32, byte: u8| Change { key: format!("K{key:03}").into_bytes(), value: Some(vec![byte; 1 << 20]) };
+    (0..70).for_each(|key| machine.0.commit_for_test(&[big(key, 1)], log_id(1, 1)).unwrap());
+    let image = machine.0.image_for_test();
+    assert_eq!(image.next_rows(1).unwrap().len(), 1);
+    for byte in 2..4 {
+        (0..70).for_each(|key| machine.0.commit_for_test(&[big(key, byte)], log_id(1, u64::from(byte))).unwrap());
     }
-    let image = Image::new(Arc::clone(&machine.0), Arc::new(Mutex::new(aside)));
-    assert!(image.next_rows(1).is_err());
+    let mut rows = 1;
+    loop {
+        let some = image.next_rows(4 << 20).unwrap();
+        assert!(some.iter().all(|(_, value)| value.iter().all(|byte| *byte == 1)), "as it was");
+        rows += some.len();
+        if some.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(rows, 70);
+    assert_eq!(store.trees_under("aside/").len(), 1);
+    drop(image);
+    assert!(store.trees_under("aside/").is_empty(), "what was put aside goes with the image");
+}
+
+#[tokio::test]
+async fn the_log_is_kept_for_whoever_gets_an_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, _log, mut machine) = open(dir.path());
+    machine.0.commit_for_test(&[put(1, 1), put(2, 2)], log_id(1, 1)).unwrap();
+    let image = machine.0.image_for_test();
+    assert!(machine.try_create_snapshot_builder(false).await.is_some(), "nobody reads it yet");
+    assert_eq!(image.next_rows(1).unwrap().len(), 1);
+    assert!(machine.try_create_snapshot_builder(false).await.is_none());
+    assert!(machine.try_create_snapshot_builder(true).await.is_some(), "Raft may insist");
+    drop(image);
+    assert!(machine.try_create_snapshot_builder(false).await.is_none(), "who got it catches up");
 }
 
 #[tokio::test]
@@ -159,13 +184,16 @@ async fn installing_a_snapshot_replaces_everything_and_survives_reopening() {
 fn a_snapshot_arrives_in_order_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let (_store, _log, machine) = open(dir.path());
-    let chunk = |term, transfer, number, last| Chunk {
+    let sent = machine.0.stage().unwrap();
+    sent.take(vec![(b"K0".to_vec(), vec![0]), (b"K1".to_vec(), vec![1])]).unwrap();
+    let digest = sent.table.digest().unwrap();
+    let chunk = |term, transfer, number, last: bool| Chunk {
         vote: Vote::new_committed(term, 2),
         transfer,
         number,
         meta: SnapshotMeta::default(),
         rows: vec![(format!("K{number}").into_bytes(), vec![number as u8])],
-        last,
+        end: last.then_some(digest),
     };
     let mut arrival = None;
     let mut accept = |chunk| {
@@ -179,8 +207,12 @@ fn a_snapshot_arrives_in_order_or_not_at_all() {
     assert_eq!(accept(chunk(1, 2, 1, false)), refused, "another transfer's");
     assert_eq!(accept(chunk(2, 1, 0, false)), Ok(false), "a later leader begins");
     assert_eq!(accept(chunk(1, 1, 0, false)), refused, "an earlier one may not");
-    assert_eq!(accept(chunk(2, 1, 1, true)), Ok(true));
-    assert_eq!(accept(chunk(2, 1, 2, true)), refused, "it is over");
+    assert_eq!(accept(chunk(2, 1, 0, false)), Ok(false), "once more: its answer was lost");
+    assert_eq!(accept(chunk(2, 1, 1, false)), Ok(false));
+    assert_eq!(accept(chunk(2, 1, 2, true)), Err(std::io::ErrorKind::Other), "a row too many");
+    assert_eq!(accept(chunk(2, 2, 0, false)), Ok(false), "it begins again");
+    assert_eq!(accept(chunk(2, 2, 1, true)), Ok(true));
+    assert_eq!(accept(chunk(2, 2, 2, true)), refused, "it is over");
 }
 
 #[test]
@@ -220,12 +252,13 @@ fn a_store_that_was_not_finished_is_made_anew() {
 async fn an_interrupted_purge_is_finished_when_the_log_is_opened() {
     let dir = tempfile::tempdir().unwrap();
     {
-        let (store, mut log, _machine) = open(dir.path());
+        let (store, mut log, machine) = open(dir.path());
         let entries = (0..10).map(|index| {
             use openraft::entry::RaftEntry;
             openraft::alias::EntryOf::<Types>::new_blank(log_id(1, index))
         });
         log.append(entries, openraft::storage::IOFlushed::noop()).await.unwrap();
+        machine.0.commit_for_test(&[put(1, 1)], log_id(1, 8)).unwrap();
         store.write(GROUP, Slot::Purged, &log_id(1, 6)).unwrap();
         store.sync().await.unwrap();
     }
@@ -265,7 +298,7 @@ async fn an_entry_as_large_as_a_command_may_be_comes_back_whole() {
 
 impl GroupState {
     fn image_for_test(self: &Arc<Self>) -> Image {
-        match self.image().snapshot {
+        match self.image().unwrap().snapshot {
             SnapshotData::Image(image) => image,
             SnapshotData::Staged(_) => unreachable!("what is here is an image"),
         }
