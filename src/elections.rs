@@ -51,6 +51,7 @@ impl Elections {
     async fn look(&mut self, node: &Arc<Inner>) -> Result<(), Error> {
         let now = node.env.clock.now();
         let alive = node.alive();
+        let reports = node.reports();
         for GroupReport { group, leader, term, trouble, .. } in node.metadata.status() {
             if leader.is_some_and(|leader| alive.contains(&leader) && node.is_in_office(leader, group, term)) {
                 self.0.remove(&group);
@@ -62,7 +63,14 @@ impl Elections {
             }
             let (voters, _) = node.metadata.members(group);
             let own = node.metadata.replica_id(group).filter(|_| trouble.is_none());
-            let living: Vec<ReplicaId> = voters.iter().copied().filter(|voter| alive.contains(&voter.node())).collect();
+            // A voter that is damaged, or that its node has lost, answers nothing.
+            let sound = |voter: &ReplicaId| {
+                let said =
+                    reports.get(&voter.node()).and_then(|report| report.groups.iter().find(|one| one.group == group));
+                said.is_none_or(|said| said.replica == *voter && said.trouble.is_none())
+            };
+            let living: Vec<ReplicaId> =
+                voters.iter().copied().filter(|voter| alive.contains(&voter.node()) && sound(voter)).collect();
             let Some(turn) = living.iter().position(|voter| Some(*voter) == own) else { continue };
             if 2 * living.len() > voters.len() && now.since(vacancy.since) >= STAND_TURN * turn as u32 {
                 vacancy.stood = Some(now);

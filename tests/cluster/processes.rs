@@ -25,31 +25,13 @@ impl Cluster {
         let folder = tempfile::tempdir().unwrap();
         let addresses = crate::ports::free(3);
         let mut cluster = Self { folder, addresses, children: vec![None, None, None] };
-        for node in 1..=3 {
-            let dir = cluster.dir(node);
-            let mut arguments = vec![
-                "--dir".into(),
-                dir.display().to_string(),
-                "--address".into(),
-                cluster.addresses[node as usize - 1].to_string(),
-            ];
-            for drive in ['a', 'b'] {
-                arguments.extend(["--drive".into(), format!("{}:2GiB", cluster.drive(node, drive).display())]);
-            }
-            if node == 1 {
-                mesh("init", &arguments);
-                cluster.serve(1);
-            } else {
-                let invitation = cluster.folder.path().join(format!("node-{node}.invitation"));
-                let first = cluster.dir(1).display().to_string();
-                let file = invitation.display().to_string();
-                mesh(
-                    "invite",
-                    &["--dir".into(), first, "--node".into(), node.to_string(), "--out".into(), file.clone()],
-                );
-                arguments.extend(["--invitation".into(), file]);
-                mesh("join", &arguments);
-            }
+        let mut arguments = vec!["--dir".into(), cluster.dir(1).display().to_string()];
+        arguments.extend(cluster.machine(1));
+        mesh("init", &arguments).unwrap();
+        cluster.serve(1);
+        for node in 2..=3 {
+            cluster.invite(node).unwrap();
+            cluster.join(node);
         }
         for node in 2..=3 {
             cluster.serve(node);
@@ -61,8 +43,53 @@ impl Cluster {
         cluster
     }
 
-    fn dir(&self, node: u64) -> PathBuf {
+    /// What a machine is given when it becomes a node.
+    fn machine(&self, node: u64) -> Vec<String> {
+        let address = self.addresses[node as usize - 1].to_string();
+        let drive = |name| ["--drive".into(), format!("{}:2GiB", self.drive(node, name).display())];
+        ["--address".into(), address].into_iter().chain(['a', 'b'].into_iter().flat_map(drive)).collect()
+    }
+
+    fn invitation(&self, node: u64) -> String {
+        self.folder.path().join(format!("node-{node}.invitation")).display().to_string()
+    }
+
+    /// Has the mesh give out a number; what it says if it does not.
+    pub(crate) fn invite(&self, node: u64) -> Result<(), String> {
+        let (first, number) = (self.dir(1).display().to_string(), node.to_string());
+        mesh("invite", &["--dir".into(), first, "--node".into(), number, "--out".into(), self.invitation(node)])
+    }
+
+    /// Makes a machine a node by the last invitation for its number.
+    pub(crate) fn join(&self, node: u64) {
+        let mut arguments = vec!["--dir".into(), self.dir(node).display().to_string()];
+        arguments.extend(["--invitation".into(), self.invitation(node)]);
+        arguments.extend(self.machine(node));
+        mesh("join", &arguments).unwrap();
+    }
+
+    pub(crate) fn dir(&self, node: u64) -> PathBuf {
         self.folder.path().join(format!("machine-{node}"))
+    }
+
+    /// The folder of a node's metadata.
+    pub(crate) fn metadata(&self, node: u64) -> PathBuf {
+        self.dir(node).join(format!("node-{node}")).join("metadata")
+    }
+
+    /// Whether a node that leads nothing can take over what others lead: its replicas have caught up and vote.
+    pub(crate) async fn votes(&self, client: &Client, node: u64) -> Result<(), Error> {
+        let status = client.status().await?;
+        let replicas: Vec<_> =
+            status.iter().filter(|report| report.node.0 == node).flat_map(|report| &report.groups).collect();
+        let logs: String = (1..=3).map(|node| self.log(node)).collect();
+        let votes = |group: &&mesh_core::op::GroupReport| {
+            logs.lines().any(|line| line.contains("the voters of") && line.contains(&group.replica.to_string()))
+        };
+        if replicas.len() >= 2 && replicas.iter().all(votes) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("not every replica votes: {replicas:?}")))
     }
 
     /// The folder of a drive.
@@ -142,7 +169,8 @@ impl Cluster {
         .await
     }
 
-    fn log(&self, node: u64) -> String {
+    /// What a node has logged.
+    pub(crate) fn log(&self, node: u64) -> String {
         fs::read_to_string(self.folder.path().join(format!("node-{node}.log"))).unwrap_or_default()
     }
 
@@ -185,10 +213,10 @@ impl Drop for Cluster {
     }
 }
 
-/// Runs a `mesh` command that must succeed.
-fn mesh(command: &str, arguments: &[String]) {
+/// Runs a `mesh` command; what it says if it fails.
+fn mesh(command: &str, arguments: &[String]) -> Result<(), String> {
     let output = Command::new(env!("CARGO_BIN_EXE_mesh")).arg(command).args(arguments).output().unwrap();
-    assert!(output.status.success(), "mesh {command} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
 /// Asks until it is answered well, or the time is up.

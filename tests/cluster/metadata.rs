@@ -1,0 +1,136 @@
+//! What becomes of a node whose metadata are not what they were: it forgets nothing in silence.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    path::Path,
+    time::Duration,
+};
+
+use mesh::Client;
+use mesh_core::{Error, ErrorKind};
+
+use crate::{
+    BUCKET,
+    processes::{Cluster, bytes_of, until},
+};
+
+const OBJECTS: u64 = 24;
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// One node is away while objects are stored, and then the other two have to say what there is: one of them whose newest
+/// bytes of metadata are damaged. What it lacks it says; the objects are there as soon as somebody who has them is.
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_metadata_lose_nothing_and_are_rebuilt() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client(&[1, 2, 3]).await;
+    cluster.terminate(3);
+    store(&cluster.client(&[1, 2]).await).await;
+    cluster.kill(1);
+    cluster.kill(2);
+    flip_in_the_newest(&cluster.metadata(2).join("db").join("db"));
+    cluster.serve(2);
+    cluster.serve(3);
+    let trouble = until("the damage is named", PATIENCE, async || {
+        let of_two = cluster.client(&[2]).await;
+        let report = of_two.status().await?.into_iter().find(|report| report.node.0 == 2);
+        let trouble = report.and_then(|report| report.groups.iter().find_map(|group| group.trouble.clone()));
+        trouble.ok_or_else(|| Error::invalid("no trouble is shown"))
+    })
+    .await;
+    println!("node-2 says: {trouble}");
+    let refused = cluster.client(&[2, 3]).await.get_bytes(BUCKET, "object-0").await;
+    assert!(refused.as_ref().is_err_and(|error| error.kind() != ErrorKind::NotFound), "{refused:?}");
+
+    cluster.serve(1);
+    cluster.all_up(&client, 6).await;
+    until("nothing is in trouble", PATIENCE, async || {
+        let status = client.status().await?;
+        let troubled = status.iter().any(|report| report.groups.iter().any(|group| group.trouble.is_some()));
+        let complete = status.iter().all(|report| report.groups.len() >= 2);
+        if complete && !troubled { Ok(()) } else { Err(Error::invalid(format!("{status:?}"))) }
+    })
+    .await;
+    assert!(cluster.metadata(2).join("db.damaged-1").exists(), "what was there is kept");
+    present(&client, "with all three").await;
+    // The rebuilt one counts: without the one that had everything, the others have it.
+    until("it votes again", PATIENCE, async || cluster.votes(&client, 2).await).await;
+    cluster.kill(1);
+    let others = cluster.client(&[2, 3]).await;
+    let listing = until("a listing", PATIENCE, async || others.list(BUCKET, "object-", None, "").await).await;
+    assert_eq!(listing.entries.len() as u64, OBJECTS, "the rebuilt node and the one that was behind know them all");
+}
+
+/// A machine whose folders were emptied and that comes back by its old invitation is told that it is another.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_machine_is_refused_under_its_old_number() {
+    let mut cluster = Cluster::start().await;
+    store(&cluster.client(&[1, 2, 3]).await).await;
+    let again = cluster.invite(3);
+    assert!(again.is_err_and(|said| said.contains("numbers are used once")), "an invitation for a number in use");
+    cluster.kill(3);
+    let again = cluster.invite(3);
+    assert!(
+        again.is_err_and(|said| said.contains("numbers are used once")),
+        "an invitation for a number that was used"
+    );
+    fs::remove_dir_all(cluster.dir(3)).unwrap();
+    for drive in ['a', 'b'] {
+        fs::remove_dir_all(cluster.drive(3, drive)).unwrap();
+    }
+    cluster.join(3);
+    cluster.serve(3);
+    until("it is refused in words", PATIENCE, async || {
+        let log = cluster.log(3);
+        if log.contains("the folder was emptied") { Ok(()) } else { Err(Error::invalid(log)) }
+    })
+    .await;
+    // Nor does it take part in anything with what it has forgotten.
+    cluster.kill(1);
+    let client = cluster.client(&[2, 3]).await;
+    let answer = client.get_bytes(BUCKET, "object-0").await;
+    assert!(answer.as_ref().is_err_and(|error| error.kind() != ErrorKind::NotFound), "{answer:?}");
+    cluster.serve(1);
+    present(&cluster.client(&[1, 2]).await, "after the emptied machine was refused").await;
+
+    // Nobody is invited whom the mesh was not asked about.
+    for node in [1, 2] {
+        cluster.kill(node);
+    }
+    let unasked = cluster.invite(4);
+    assert!(unasked.is_err_and(|said| said.contains("cannot be asked")), "an invitation without a mesh");
+}
+
+async fn store(client: &Client) {
+    for count in 0..OBJECTS {
+        let put = async || client.put_bytes(BUCKET, &format!("object-{count}"), &bytes_of(count, 3000)).await;
+        until("a put", PATIENCE, put).await;
+    }
+}
+
+async fn present(client: &Client, when: &str) {
+    for count in 0..OBJECTS {
+        let key = format!("object-{count}");
+        let read = until(&format!("{key} {when}"), PATIENCE, async || match client.get_bytes(BUCKET, &key).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => panic!("{key} is lost {when}: {error}"),
+            other => other,
+        })
+        .await;
+        assert!(read == bytes_of(count, 3000), "{key} has other bytes {when}");
+    }
+}
+
+/// Flips a bit in the middle of what was written last.
+fn flip_in_the_newest(path: &Path) {
+    let mut file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).unwrap();
+    // The last object's key stands in the newest rows and entries.
+    let key = format!("object-{}", OBJECTS - 1);
+    let places: Vec<usize> =
+        bytes.windows(key.len()).enumerate().filter(|(_, part)| *part == key.as_bytes()).map(|(at, _)| at).collect();
+    let at = *places.last().expect("the newest entry is in the file") as u64;
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&[bytes[at as usize] ^ 1]).unwrap();
+    file.sync_all().unwrap();
+}
