@@ -12,7 +12,7 @@ use std::{
 use mesh_core::{
     Error, ErrorKind, Op,
     limits::PAYLOAD_BYTES_MAX,
-    op::{ObjectOp, ShardOp, StripeOp},
+    op::{NodeOp, ObjectOp, ShardOp, StripeOp},
     port::Role,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -150,6 +150,7 @@ const fn answer_bytes_max(op: &Op) -> usize {
         Op::Object(op) if matches!(**op, ObjectOp::Read { .. }) => PAYLOAD_BYTES_MAX,
         // Rows and names: a page of them at most, and mostly far less.
         Op::Shard(_) | Op::Object(_) | Op::Query { .. } => PAGE_BYTES,
+        Op::Node(op) if matches!(**op, NodeOp::RelayQuery { .. }) => PAGE_BYTES,
         // Short words, which must never wait: heartbeats, Raft's answers, steps of a move.
         Op::Stripe(_) | Op::Propose { .. } | Op::Node(_) => 0,
     }
@@ -188,7 +189,6 @@ mod tests {
     use mesh_core::{
         Principal,
         id::{NodeId, ShardId, StripeId, TenantId, WriteId},
-        op::NodeOp,
     };
 
     use super::*;
