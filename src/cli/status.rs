@@ -194,7 +194,13 @@ fn lines(shown: &Shown) -> Vec<String> {
         ));
     }
     lines.push(String::new());
-    lines.push(match &shown.survival {
+    lines.push(survives(shown.survival.as_ref()));
+    lines
+}
+
+/// What the loss of a node costs, in a line.
+pub(super) fn survives(survival: Option<&Survival>) -> String {
+    match survival {
         None => "there is no layout yet: nothing can be stored".to_owned(),
         Some(Survival { reads: true, writes: true, .. }) => {
             "any one node may be lost: reads and writes go on".to_owned()
@@ -203,8 +209,7 @@ fn lines(shown: &Shown) -> Vec<String> {
             let reads = if *reads { "reads go on" } else { "reads fail" };
             format!("NOT SAFE against the loss of a node: {reads}, writes fail: {reason}")
         }
-    });
-    lines
+    }
 }
 
 fn word(value: &impl core::fmt::Debug) -> String {
