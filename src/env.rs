@@ -115,6 +115,10 @@ pub trait Link: Outbound {
     fn set_peer(&self, node: NodeId, address: SocketAddr);
     /// Peers with a working connection.
     fn peers_up(&self) -> BTreeSet<NodeId>;
+    /// What stands between this node and the others, if it is a clock or the dates of a certificate.
+    fn complaint(&self) -> Option<Error> {
+        None
+    }
     /// Ends every connection once what is in flight has ended, within a bound.
     fn close(&self) -> BoxFuture<'static, ()>;
 }

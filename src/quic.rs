@@ -2,18 +2,20 @@
 
 use core::time::Duration;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use mesh_core::{
     Error, ErrorKind, Outcome, Pool,
     envelope::Envelope,
     id::{Incarnation, NodeId},
     limits::HEARTBEAT_SILENCE_MAX,
+    op::NodeReport,
     port::{CallGuard, Completion, Inbound, Outbound},
+    topology::{NodeKind, NodeState},
 };
 use mesh_transport::{
     identity::Identity,
@@ -80,14 +82,18 @@ impl Link for Quic {
         self.link.up().borrow().clone()
     }
 
+    fn complaint(&self) -> Option<Error> {
+        self.link.complaint()
+    }
+
     fn close(&self) -> BoxFuture<'static, ()> {
         let link = self.link.clone();
         async move { link.close(CLOSE_MAX).await }.boxed()
     }
 }
 
-/// A client over QUIC, as whoever the identity's certificate names. Addresses are tried in order; one node that answers
-/// is enough, and further ones are for when it goes.
+/// A client over QUIC, as whoever the identity's certificate names. One node that answers is enough: it says where the
+/// others are, so that the client goes on when it goes.
 ///
 /// # Errors
 /// `Unreachable` if no node answers; `Denied` if they refuse the certificate.
@@ -106,19 +112,54 @@ pub async fn connect(addresses: &[SocketAddr], identity: Identity, env: &Env) ->
         idle_timeout: HEARTBEAT_SILENCE_MAX,
     };
     let link = QuicLink::bind(config, None)?;
-    let met = futures_util::future::join_all(addresses.iter().map(|address| link.meet(*address))).await;
-    let mut nodes = Vec::new();
+    let meet = async |(at, address)| (at, link.meet(address).await);
+    let mut meeting: FuturesUnordered<_> = addresses.iter().copied().enumerate().map(meet).collect();
+    let mut met = BTreeMap::new();
     let mut refused = None;
-    for outcome in met {
-        match outcome {
-            Ok(node) => nodes.push(node),
-            Err(error) => refused = Some(error),
+    loop {
+        // Once one has answered the others have a moment: what is down must not hold up what is not.
+        let patience = if met.is_empty() { MEET_MAX } else { OTHERS_MAX };
+        match tokio::time::timeout(patience, meeting.next()).await {
+            Ok(Some((at, Ok(node)))) => drop(met.insert(at, node)),
+            Ok(Some((_, Err(error)))) => refused = Some(error),
+            Ok(None) | Err(_) => break,
         }
     }
+    drop(meeting);
+    let mut nodes: Vec<NodeId> = met.into_values().collect();
     if nodes.is_empty() {
         return Err(refused.unwrap_or_else(|| Error::new(ErrorKind::Unreachable, "no address of a node is given")));
+    }
+    let known = Client::over(link.clone(), nodes.clone());
+    let others = tokio::time::timeout(MEET_MAX, hosts(&known)).await.unwrap_or_default();
+    for host in others {
+        if !nodes.contains(&host.0) {
+            link.set_peer(host.0, host.1);
+            nodes.push(host.0);
+        }
     }
     Ok(Client::over(link, nodes))
 }
 
+/// The mesh's hosts and where they are, those that are up first; as far as anybody says.
+async fn hosts(client: &Client) -> Vec<(NodeId, SocketAddr)> {
+    let mut reports = match client.status().await {
+        Ok(reports) => reports,
+        Err(error) => {
+            tracing::debug!(%error, "nobody says where the other nodes are");
+            return Vec::new();
+        }
+    };
+    reports.retain(|report| report.kind == NodeKind::Host);
+    reports.sort_by_key(|report| (report.state == NodeState::Down, report.node));
+    let place = |report: &Arc<NodeReport>| Some((report.node, report.address.parse().ok()?));
+    reports.iter().filter_map(place).take(HOSTS_MAX).collect()
+}
+
+/// A node that has not answered for so long is not there.
+const MEET_MAX: Duration = Duration::from_secs(5);
+/// How much longer a client waits for further nodes once it has one.
+const OTHERS_MAX: Duration = Duration::from_secs(1);
+/// Nodes that a client remembers at most.
+const HOSTS_MAX: usize = 64;
 const CLOSE_MAX: Duration = Duration::from_secs(5);

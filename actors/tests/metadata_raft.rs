@@ -17,6 +17,7 @@ use mesh_core::{
     ErrorKind, Op,
     id::{ClusterId, GroupId, Incarnation, NodeId, ReplicaId, WriteId},
     meta::{Command, MetaAnswer, PartRow, Query, UploadRow},
+    op::NodeOp,
     time::{Instant, UnixMillis},
     topology::{Code, NodeInfo, NodeKind},
 };
@@ -429,4 +430,70 @@ async fn the_largest_upload_completes_in_one_command() {
     let question = Query::Extents { bucket: bucket(1), upload, offset: (9_999 * 5) << 20, limit: 10 };
     let found = query(&cluster.node(1), clock, 1, question, BUDGET).await.expect("extents");
     assert!(matches!(&*found, MetaAnswer::Parts(parts, false) if parts.len() == 1 && parts[0].number == 10_000));
+}
+
+/// One node that does not lead, and who leads; a group of three.
+async fn follower_and_leader() -> (Cluster, u64, u64) {
+    let cluster = Cluster::start(3, &[0], QUICK, 5000).await;
+    propose(&cluster.node(1), &*cluster.clock, 0, form(), BUDGET).await.expect("formed");
+    let leader = cluster.leader(0);
+    (cluster, 1 + leader % 3, leader)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_cut_from_the_leader_goes_by_a_third() {
+    for silently in [false, true] {
+        let (cluster, follower, leader) = follower_and_leader().await;
+        // One way only: the leader's heartbeats go on, so nobody looks for another leader.
+        if silently {
+            cluster.swallow(follower, leader)
+        } else {
+            cluster.cut(follower, leader)
+        }
+        let began = std::time::Instant::now();
+        let put = propose(&cluster.node(follower), &*cluster.clock, 0, node_info(9, "nine"), BUDGET).await;
+        assert_eq!(put, Ok(Arc::new(MetaAnswer::Done)));
+        let seen = query(&cluster.node(follower), &*cluster.clock, 0, Query::Control, BUDGET).await.expect("an answer");
+        assert!(matches!(&*seen, MetaAnswer::Control(view) if view.nodes.contains_key(&NodeId(9))));
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?} for two requests", began.elapsed());
+        assert!(cluster.carried("relayed") >= 2, "by way of the third node");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_relayed_is_not_relayed_again() {
+    let (cluster, follower, leader) = follower_and_leader().await;
+    let third = 6 - follower - leader;
+    cluster.cut(follower, leader);
+    cluster.cut(third, leader);
+    let before = cluster.carried("relayed");
+    let relayed = NodeOp::RelayQuery { group: GroupId(0), query: Query::Control.into() };
+    let deadline = cluster.clock.now() + Duration::from_secs(1);
+    let refused = cluster.node(third).relay(relayed, deadline).await.expect_err("it cannot reach the leader either");
+    assert_eq!(refused.kind(), ErrorKind::Unreachable, "{refused}");
+    assert_eq!(cluster.carried("relayed"), before, "it asked nobody else to");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_a_majority_says_so_in_seconds() {
+    let (cluster, _, leader) = follower_and_leader().await;
+    for other in (1..=3).filter(|node| *node != leader) {
+        for (from, to) in [(leader, other), (other, leader)] {
+            cluster.swallow(from, to);
+        }
+        // Nor may the others make a leader of their own.
+        for to in (1..=3).filter(|node| *node != other) {
+            cluster.swallow(other, to);
+        }
+    }
+    let (node, clock) = (cluster.node(leader), &*cluster.clock);
+    let began = std::time::Instant::now();
+    let (written, read) = tokio::join!(
+        propose(&node, clock, 0, node_info(9, "nine"), Duration::from_secs(30)),
+        query(&node, clock, 0, Query::Control, Duration::from_secs(30)),
+    );
+    for error in [written.expect_err("no majority"), read.expect_err("no majority")] {
+        assert!(error.kind() == ErrorKind::Timeout && error.to_string().contains("majority"), "{error}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }

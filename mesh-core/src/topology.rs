@@ -175,6 +175,17 @@ impl Layout {
     }
 }
 
+/// What goes on when any one node is lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Survival {
+    /// What is stored can be read.
+    pub reads: bool,
+    /// New data are taken.
+    pub writes: bool,
+    /// Why not, and what helps; empty if all goes on.
+    pub reason: String,
+}
+
 /// SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014): part of the format, for it decides groups.
 #[must_use]
 pub const fn mix(number: u64) -> u64 {

@@ -347,6 +347,12 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                 NodeOp::Status => B::Status(proto::Done {}),
                 NodeOp::Move(step) => B::Move(meta::encode(step)?.into()),
                 NodeOp::Admin(op) => B::Admin(meta::encode(&**op)?.into()),
+                NodeOp::RelayQuery { group, query } => {
+                    B::RelayQuery(proto::Metadata { group: group.0, value: meta::encode(&**query)?.into() })
+                }
+                NodeOp::RelayPropose { group, command } => {
+                    B::RelayPropose(proto::Metadata { group: group.0, value: meta::encode(&**command)?.into() })
+                }
             },
         },
         Body::Answer(answer) => match answer {
@@ -474,6 +480,14 @@ fn decode_body(body: proto::header::Body) -> Result<Body, Error> {
         B::Status(_) => Op::Node(Box::new(NodeOp::Status)),
         B::Move(bytes) => Op::Node(Box::new(NodeOp::Move(meta::decode(&bytes)?))),
         B::Admin(bytes) => Op::Node(Box::new(NodeOp::Admin(Box::new(meta::decode(&bytes)?)))),
+        B::RelayQuery(message) => {
+            let (group, query) = (GroupId(message.group), Arc::new(meta::decode(&message.value)?));
+            Op::Node(Box::new(NodeOp::RelayQuery { group, query }))
+        }
+        B::RelayPropose(message) => {
+            let (group, command) = (GroupId(message.group), Arc::new(meta::decode(&message.value)?));
+            Op::Node(Box::new(NodeOp::RelayPropose { group, command }))
+        }
 
         answer => return decode_answer(answer).map(Body::Answer),
     };

@@ -18,11 +18,12 @@ use mesh_core::{
     Error, ErrorKind, Principal,
     assignment::{Preference, Scope, Wish},
     op::AdminOp,
+    topology::Survival,
 };
 
 use super::{
     dpus::{self, Dpus},
-    exports, quoted, told_to_stop, write_private,
+    exports, quoted, status, told_to_stop, write_private,
 };
 
 /// Run a whole mesh of three nodes in this process, with two drives each, over QUIC on loopback.
@@ -107,7 +108,8 @@ impl Dev {
                 variables.push(("MESH_DEV_SOCKET", started.socket.display().to_string()));
             }
             write_private(&told, &exports(&variables))?;
-            self.print_lines(&told, &variables, began.elapsed());
+            let survival = first.status().iter().find_map(|report| report.survival.clone());
+            self.print_lines(&told, &variables, began.elapsed(), survival.as_ref());
             told_to_stop().await
         };
         // Told to stop while it starts, it stops as well.
@@ -144,7 +146,7 @@ impl Dev {
         Node::builder(config).start().await
     }
 
-    fn print_lines(&self, told: &Path, variables: &[(&str, String)], took: Duration) {
+    fn print_lines(&self, told: &Path, variables: &[(&str, String)], took: Duration, survival: Option<&Survival>) {
         let endpoint = variables.iter().find(|(name, _)| *name == "AWS_ENDPOINT_URL").map_or("", |(_, value)| value);
         let dpus = match self.dpus {
             0 => String::new(),
@@ -155,6 +157,9 @@ impl Dev {
             "The mesh is ready, after {:.1} s: three nodes, six drives{dpus}, S3 on {endpoint}",
             took.as_secs_f64()
         );
+        if survival.is_none_or(|survival| !survival.writes) {
+            println!("{}", status::survives(survival));
+        }
         println!();
         println!("In another shell:");
         println!();

@@ -7,7 +7,8 @@ use mesh::{
     config::{ClusterConfig, CodeText, Config, DriveConfig, Namespaces, NodeNumber, S3Config, Size},
     provision::{FIRST_TENANT, Provision, dialable},
 };
-use mesh_core::Error;
+use mesh_core::{Error, topology::Code};
+use mesh_placement::{HOSTS_MIN, drives_each};
 
 use super::{exports, write_private};
 
@@ -94,8 +95,11 @@ impl Init {
         write_private(&file, &config.to_text()?)?;
         println!("A new cluster, {}, in {}", provision.keyring.cluster(), dir.display());
         println!();
+        println!("{}", needs(self.code.0));
+        println!();
         println!("  mesh serve --config {}", file.display());
         println!("  mesh invite --dir {} --node 2 --out node-2.invitation", dir.display());
+        println!("  mesh env --dir {}    once they have joined", dir.display());
         println!("  source {}", told.display());
         println!();
         println!(
@@ -108,6 +112,19 @@ impl Init {
             dir.display()
         );
         Ok(())
+    }
+}
+
+/// What a mesh of this code needs so that the loss of a node costs nothing.
+fn needs(code: Code) -> String {
+    let hosts = HOSTS_MIN.max(code.shards().div_ceil(usize::from(code.parity).max(1)));
+    match code.parity {
+        0 => format!("The code {code} has no parity: the loss of any drive loses data."),
+        _ => format!(
+            "With the code {code} any one node may be lost, and reads and writes go on, once there are {hosts} nodes with \
+             {} drives each, or more; `mesh status` says whether it is so.",
+            drives_each(code, hosts)
+        ),
     }
 }
 
@@ -131,12 +148,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_a_code_needs_is_said_at_once() {
+        let said = |data, parity| needs(Code { data, parity });
+        assert!(said(2, 1).contains("3 nodes with 2 drives each"), "{}", said(2, 1));
+        assert!(said(4, 2).contains("3 nodes with 3 drives each"), "{}", said(4, 2));
+        assert!(said(4, 1).contains("5 nodes with 2 drives each"), "{}", said(4, 1));
+        assert!(said(2, 0).contains("no parity"));
+    }
+
+    #[test]
     fn a_new_cluster_has_an_identity_for_data_and_one_for_administration() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("cluster");
         let address = SocketAddr::from(([127, 0, 0, 1], 7000));
         let node = NodeArgs { address, s3: None, drives: Vec::new() };
-        let code = CodeText(mesh_core::topology::Code { data: 1, parity: 0 });
+        let code = CodeText(Code { data: 1, parity: 0 });
         Init { dir: dir.clone(), node, code, namespaces: 1, bucket: "main".into() }.run().unwrap();
 
         let told = std::fs::read_to_string(dir.join("client.env")).unwrap();

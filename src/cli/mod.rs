@@ -4,6 +4,7 @@ mod actors;
 mod dev;
 mod dpu;
 mod dpus;
+mod env;
 mod init;
 mod join;
 mod object;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Serve(serve::Serve),
     /// Show the nodes, drives and metadata groups of a mesh.
     Status(status::Status),
+    /// Name all nodes of the mesh in the `client.env` that `mesh init` wrote.
+    Env(env::Env),
     /// Show where each actor runs, and why.
     Actors(actors::Actors),
     /// Show what the placement engine would move now, or in another situation, without doing it.
@@ -92,6 +95,7 @@ impl Cli {
             Command::Join(command) => command.run(),
             Command::Serve(command) => command.run().await,
             Command::Status(command) => command.run().await,
+            Command::Env(command) => command.run().await,
             Command::Actors(command) => command.run().await,
             Command::Plan(command) => command.run().await,
             Command::Move(command) => command.run().await,

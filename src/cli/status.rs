@@ -1,13 +1,14 @@
 //! `mesh status`.
 
+use core::time::Duration;
 use std::{collections::BTreeMap, sync::Arc};
 
 use clap::Args;
 use mesh_core::{
-    Error,
+    Error, ErrorKind,
     id::{GroupId, NodeId},
     op::NodeReport,
-    topology::{DriveState, NodeKind, NodeState},
+    topology::{DriveState, NodeKind, NodeState, Survival},
 };
 use serde::Serialize;
 
@@ -17,10 +18,13 @@ use super::{Connect, human, say};
 ///
 /// With --json, one object: `nodes`, an array with `id`, `kind` (`host`, `dpu`), `pid`, `address`, `state` (`up`,
 /// `down`, `draining`), `attached_to` (of a DPU: the host's `id`, or null), `emulated` (what a DPU that is none stands
-/// for, such as `bf3`, or null); `drives`, an array with `id`, `node`, `state` (`up`, `full`, `down`), `capacity_bytes`,
+/// for, such as `bf3`, or null), `missing` (why it does not take data, or null); `drives`, an array with `id`, `node`, `state` (`up`, `full`, `down`), `capacity_bytes`,
 /// `free_bytes`, `shards`, `corrupt` (records found damaged since its node started) and `reason` (why it is not up, or
 /// null); `groups`, an array with `id`, `leader` (a node's id, or null), `term`, and `troubles`, an array with `node` and
-/// `why`, of the replicas that neither vote nor serve.
+/// `why`, of the replicas that neither vote nor serve; `survival`, what goes on when any one node is lost: `reads`,
+/// `writes`, and `reason` why not and what helps; null while there is no layout.
+///
+/// Fails if the node that answers does not take data, with what it waits for.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     #[command(flatten)]
@@ -35,6 +39,7 @@ struct Shown {
     nodes: Vec<ShownNode>,
     drives: Vec<ShownDrive>,
     groups: Vec<ShownGroup>,
+    survival: Option<Survival>,
 }
 
 #[derive(Serialize)]
@@ -46,6 +51,7 @@ struct ShownNode {
     state: NodeState,
     attached_to: Option<String>,
     emulated: Option<String>,
+    missing: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -76,7 +82,16 @@ struct ShownTrouble {
 
 impl Status {
     pub(crate) async fn run(self) -> Result<(), Error> {
-        let reports = self.connect.client().await?.status().await?;
+        let client = self.connect.client().await?;
+        let mut reports = client.status().await?;
+        // A chain that moves is missing for a moment.
+        for _ in 0..LOOKS_MAX {
+            if missing(&reports).is_none() {
+                break;
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+            reports = client.status().await?;
+        }
         let shown = shown(&reports);
         if self.json {
             let text = serde_json::to_string_pretty(&shown)
@@ -85,7 +100,19 @@ impl Status {
         } else {
             say(&lines(&shown))?;
         }
-        Ok(())
+        match missing(&reports) {
+            Some(missing) => Err(Error::new(ErrorKind::Draining, format!("the node does not take data: {missing}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the node that answered waits for. It alone says what the mesh survives; without a layout nobody does.
+fn missing(reports: &[Arc<NodeReport>]) -> Option<&str> {
+    let answered = reports.iter().find(|report| report.survival.is_some());
+    match answered {
+        Some(report) => report.missing.as_deref(),
+        None => reports.iter().find_map(|report| report.missing.as_deref()),
     }
 }
 
@@ -98,6 +125,7 @@ fn shown(reports: &[Arc<NodeReport>]) -> Shown {
         state: report.state,
         attached_to: report.attached_to.map(|host| host.to_string()),
         emulated: report.emulated.clone(),
+        missing: report.missing.clone(),
     });
     let drives = reports.iter().flat_map(|report| {
         report.drives.iter().map(|drive| ShownDrive {
@@ -129,7 +157,9 @@ fn shown(reports: &[Arc<NodeReport>]) -> Shown {
         term,
         troubles,
     });
-    Shown { nodes: nodes.collect(), drives: drives.collect(), groups: groups.collect() }
+    // Only the one who answers says it.
+    let survival = reports.iter().find_map(|report| report.survival.clone());
+    Shown { nodes: nodes.collect(), drives: drives.collect(), groups: groups.collect(), survival }
 }
 
 fn lines(shown: &Shown) -> Vec<String> {
@@ -145,6 +175,9 @@ fn lines(shown: &Shown) -> Vec<String> {
             node.attached_to.as_ref().map_or(String::new(), |host| format!(", DPU of {host}")),
             node.emulated.as_ref().map_or(String::new(), |kind| format!(", emulated {kind}"))
         ));
+        if let Some(missing) = &node.missing {
+            lines.push(format!("{:<10} not ready: {missing}", ""));
+        }
     }
     lines.push(String::new());
     for drive in &shown.drives {
@@ -173,9 +206,54 @@ fn lines(shown: &Shown) -> Vec<String> {
         let trouble = |trouble: &ShownTrouble| format!("{:<10} {}: {}", "", trouble.node, trouble.why);
         lines.extend(group.troubles.iter().map(trouble));
     }
+    lines.push(String::new());
+    lines.push(survives(shown.survival.as_ref()));
     lines
+}
+
+/// What the loss of a node costs, in a line.
+pub(super) fn survives(survival: Option<&Survival>) -> String {
+    match survival {
+        None => "there is no layout yet: nothing can be stored".to_owned(),
+        Some(Survival { reads: true, writes: true, .. }) => {
+            "any one node may be lost: reads and writes go on".to_owned()
+        }
+        Some(Survival { reads, reason, .. }) => {
+            let reads = if *reads { "reads go on" } else { "reads fail" };
+            format!("NOT SAFE against the loss of a node: {reads}, writes fail: {reason}")
+        }
+    }
 }
 
 fn word(value: &impl core::fmt::Debug) -> String {
     format!("{value:?}").to_lowercase()
+}
+
+/// How often it looks again before it says that a node is not ready.
+const LOOKS_MAX: u32 = 5;
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_waits_says_what_for_and_what_a_loss_would_cost_is_said_at_once() {
+        let survival = Survival { reads: true, writes: false, reason: "add 1 to other nodes".into() };
+        let answering = NodeReport { node: NodeId(1), survival: Some(survival), ..NodeReport::default() };
+        let waiting = NodeReport {
+            node: NodeId(2),
+            missing: Some("a metadata group has no leader".into()),
+            ..NodeReport::default()
+        };
+        let both = [Arc::new(answering), Arc::new(waiting.clone())];
+        assert_eq!(missing(&both), None, "another's trouble is shown, and is not that of who answers");
+        let text = lines(&shown(&both)).join("\n");
+        assert!(text.contains("not ready: a metadata group has no leader"), "{text}");
+        let warning = "NOT SAFE against the loss of a node: reads go on, writes fail: add 1 to other nodes";
+        assert!(text.contains(warning), "{text}");
+        let alone = [Arc::new(waiting)];
+        assert_eq!(missing(&alone), Some("a metadata group has no leader"));
+        assert!(lines(&shown(&alone)).join("\n").contains("there is no layout yet"));
+    }
 }

@@ -74,6 +74,10 @@ impl Inbound for Gate {
                     });
                     CallGuard::none()
                 }
+                ask @ (NodeOp::RelayQuery { .. } | NodeOp::RelayPropose { .. }) => {
+                    let task = tokio::spawn(async move { done(node.metadata.relay(ask, deadline).await) });
+                    CallGuard::new(move || task.abort())
+                }
                 NodeOp::Admin(op) => {
                     if !matches!(from, Role::Node(_) | Role::Client(Principal::Admin { .. })) {
                         done(Err(Error::new(

@@ -466,14 +466,26 @@ impl Inner {
     }
 
     /// What this node still waits for before it takes data.
-    fn readiness(&self) -> Result<(), Error> {
+    pub(crate) fn readiness(&self) -> Result<(), Error> {
+        self.what_is_missing().map_err(|missing| match self.link.complaint() {
+            // Whatever is missing, it does not come while nobody talks with this node.
+            Some(complaint) => complaint.with("missing", missing.message()),
+            None => missing,
+        })
+    }
+
+    fn what_is_missing(&self) -> Result<(), Error> {
         let missing = |what: &'static str| Err(Error::new(ErrorKind::Draining, what));
         if let Some(refused) = &*lock(&self.refused) {
             return Err(refused.clone());
         }
         let view = self.metadata.control();
         let (Some(code), false) = (view.code, view.layouts.is_empty()) else {
-            return missing("there is no layout yet: too few drives are registered");
+            return missing(if view.cluster.is_some() {
+                "there is no layout yet: too few drives are registered"
+            } else {
+                "this node knows nothing of the mesh yet: it waits for a member to take it in, or for the founding"
+            });
         };
         let groups = self.metadata.status();
         if self.has_namespaces() && groups.len() <= usize::from(view.namespaces) {

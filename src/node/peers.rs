@@ -230,7 +230,11 @@ impl Inner {
     /// How the nodes of the mesh are, this one first asked of itself.
     pub(crate) fn status(&self) -> Vec<Arc<NodeReport>> {
         let alive = self.alive();
+        let missing = self.readiness().err().map(|error| error.to_string());
         let view = self.metadata.control();
+        let hosts = view.nodes.values().filter(|node| node.kind == NodeKind::Host).count();
+        let newest = view.layouts.values().next_back();
+        let survival = newest.map(|layout| mesh_placement::survival(layout, hosts));
         let peers = lock(&self.peers);
         let mut nodes: BTreeMap<NodeId, NodeReport> = BTreeMap::new();
         for info in view.nodes.values() {
@@ -253,6 +257,9 @@ impl Inner {
         for report in peers.seen.values().map(|seen| &seen.report).filter(is_member).chain([&peers.own]) {
             nodes.insert(report.node, (**report).clone());
         }
+        if let Some(own) = nodes.get_mut(&self.id) {
+            (own.missing, own.survival) = (missing, survival);
+        }
         for report in nodes.values_mut() {
             let emptied = view.nodes.get(&report.node).is_some_and(|info| info.draining);
             let draining = emptied || report.state == NodeState::Draining;
@@ -263,6 +270,7 @@ impl Inner {
             };
             if report.state == NodeState::Down {
                 report.actors.clear();
+                report.missing = None;
                 for drive in &mut report.drives {
                     drive.state = DriveState::Down;
                     drive.reason.get_or_insert_with(|| "its node is down".to_owned());
@@ -306,6 +314,8 @@ impl Inner {
             actors: self.actor_reports(),
             ability: self.ability.clone(),
             load: ability::load(&self.load),
+            missing: self.readiness().err().map(|error| error.to_string()),
+            survival: None,
         });
         let changed = {
             let mut peers = lock(&self.peers);

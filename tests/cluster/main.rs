@@ -88,6 +88,10 @@ async fn nothing_acknowledged_is_lost() {
     let victim = cluster.leader(&client, "group-1").await;
     let others: Vec<u64> = (1..=3).filter(|node| *node != victim).collect();
     let through_others = cluster.client(&others).await;
+    // Told of this node alone, a client learns of the others.
+    let told_of_one = cluster.client(&[victim]).await;
+    let survival = told_of_one.status().await.unwrap().iter().find_map(|report| report.survival.clone());
+    assert!(survival.as_ref().is_some_and(|survival| survival.reads && survival.writes), "{survival:?}");
     let streams: Vec<_> = ["a", "b"]
         .map(|name| {
             let (client, acknowledged, stop) = (through_others.clone(), acknowledged.clone(), stop.clone());
@@ -106,6 +110,10 @@ async fn nothing_acknowledged_is_lost() {
     }
     println!("node-{victim} killed after {at_the_kill} puts; {} in all; {failures} puts were sent again", count());
     read_all(&through_others, &acknowledged, "with one node gone").await;
+    let read = until("the client goes to another node", Duration::from_secs(30), async || {
+        told_of_one.get_bytes(BUCKET, "marked").await
+    });
+    assert_eq!(read.await, MARKER);
     let status = through_others.status().await.unwrap();
     assert!(status.iter().any(|report| report.node.0 == victim && report.state == NodeState::Down), "{status:?}");
 

@@ -33,6 +33,7 @@ pub fn admit(role: &Role, envelope: &mut Envelope) -> Result<(), Error> {
             NodeOp::Status => true,
             NodeOp::Admin(_) => matches!(principal, Principal::Admin { .. }),
             NodeOp::Raft { .. } | NodeOp::Heartbeat(_) | NodeOp::Move(_) => false,
+            NodeOp::RelayQuery { .. } | NodeOp::RelayPropose { .. } => false,
         },
         Op::Node(_) => false,
         Op::Stripe(_) | Op::Shard(_) | Op::Query { .. } | Op::Propose { .. } => false,

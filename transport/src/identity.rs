@@ -32,7 +32,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime, pem::PemObject as _};
 use webpki::EndEntityCert;
 
 /// The certificate authority of one cluster. Whoever has its key can be everybody.
@@ -226,6 +226,43 @@ impl Identity {
         Self::from_pem(&read_file(path)?)
     }
 
+    /// Whether the certificate is valid by a clock. The authority's own has no dates to speak of.
+    ///
+    /// # Errors
+    /// `Denied` in words, with both times: nobody will take this certificate.
+    pub fn check_dates(&self, now: UnixMillis) -> Result<(), Error> {
+        let parsed = EndEntityCert::try_from(&self.certificate)
+            .map_err(|error| Error::invalid("a certificate that cannot be read").caused_by(error))?;
+        let roots = [webpki::anchor_from_trusted_cert(&self.authority)
+            .map_err(|error| Error::invalid("the authority's certificate cannot be read").caused_by(error))?];
+        let verified = parsed.verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &roots,
+            &[],
+            UnixTime::since_unix_epoch(Duration::from_millis(now.0)),
+            webpki::KeyUsage::client_auth(),
+            None,
+            None,
+        );
+        let date = |time: UnixTime| date(UnixMillis(time.as_secs().saturating_mul(1000)));
+        match verified {
+            Err(webpki::Error::CertNotValidYet { time, not_before }) => Err(Error::new(
+                ErrorKind::Denied,
+                "this machine's clock is before the beginning of its own certificate: set the clock",
+            )
+            .with("clock", date(time))
+            .with("begins", date(not_before))),
+            Err(webpki::Error::CertExpired { time, not_after }) => Err(Error::new(
+                ErrorKind::Denied,
+                "this machine's clock is behind the end of its own certificate: set the clock, or issue another",
+            )
+            .with("clock", date(time))
+            .with("ends", date(not_after))),
+            // Whatever else is wrong, who is at the other end says.
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![self.certificate.clone()]
     }
@@ -257,6 +294,23 @@ pub fn role_of(certificate: &CertificateDer<'_>, cluster: ClusterId) -> Result<R
 #[must_use]
 pub fn server_name(node: NodeId, cluster: ClusterId) -> String {
     format!("{node}.{cluster}.mesh")
+}
+
+/// A time as people write it, in UTC.
+pub(crate) fn date(time: UnixMillis) -> String {
+    let seconds = time.0 / 1000;
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Years begin in March, so that the day that some have more is their last; eras are 400 years, all alike.
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = 400 * era + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
 fn parse_role(text: &str) -> Option<Role> {

@@ -3,7 +3,8 @@
 //! Three rules keep deleted shards deleted:
 //! - of two records of one shard the one with the greater write number counts; a tombstone deletes every record of its
 //!   shard up to its number, wherever it stands. So the order in which records are found does not matter;
-//! - a tombstone is needed as long as some slot holds a record that it deletes (`copies` counts them);
+//! - a tombstone is needed as long as some other slot holds a record that it deletes (`copies` counts them): those in its
+//!   own slot go when it goes;
 //! - a slot may be reused only when it holds neither a record that counts nor a tombstone that is needed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,6 +48,21 @@ struct Entry {
     grave: Option<Grave>,
     /// Records of this shard on the drive, whether they count or not.
     copies: u32,
+    /// Of those, in the slot of the tombstone. Fewer than there are: the tombstone is kept for nothing, and no more.
+    beside: u32,
+}
+
+impl Entry {
+    /// The slot that may not be reused because of the tombstone.
+    fn held(&self) -> Option<u32> {
+        self.grave.filter(|_| self.copies > self.beside).map(|grave| grave.slot)
+    }
+
+    /// One more record, in this slot.
+    fn add_copy(&mut self, slot: u32) {
+        self.copies += 1;
+        self.beside += u32::from(self.grave.is_some_and(|grave| grave.slot == slot));
+    }
 }
 
 /// What a slot is used for.
@@ -160,8 +176,8 @@ impl Catalog {
 
     /// The write number of a shard's tombstone, if that is needed and stands in this slot.
     pub(super) fn tombstone_in(&self, id: ShardId, slot: u32) -> Option<Tombstone> {
-        let grave = self.entries.get(&id)?.grave?;
-        (grave.slot == slot).then_some(Tombstone { id, lsn: grave.lsn })
+        let entry = self.entries.get(&id).filter(|entry| entry.held() == Some(slot))?;
+        entry.grave.map(|grave| Tombstone { id, lsn: grave.lsn })
     }
 
     /// Shards behind `after`, ascending, with the lengths of their payloads.
@@ -205,14 +221,23 @@ impl Catalog {
     /// Ends the start: drops tombstones that delete nothing, and counts.
     pub(super) fn settle(&mut self) {
         self.entries.retain(|_, entry| entry.copies > 0);
+        for (slot, place) in (0u32..).zip(&self.slots) {
+            for (id, _) in &place.records {
+                if let Some(entry) = self.entries.get_mut(id)
+                    && entry.grave.is_some_and(|grave| grave.slot == slot)
+                {
+                    entry.beside += 1;
+                }
+            }
+        }
         for entry in self.entries.values() {
             if let Some(live) = entry.live {
                 self.shards += 1;
                 self.live_bytes += u64::from(span(live.len));
                 self.slots[live.slot as usize].live_bytes += u64::from(span(live.len));
             }
-            if let Some(grave) = entry.grave {
-                self.slots[grave.slot as usize].graves += 1;
+            if let Some(slot) = entry.held() {
+                self.slots[slot as usize].graves += 1;
             }
         }
         for slot in 0..self.slots.len() as u32 {
@@ -225,9 +250,10 @@ impl Catalog {
     /// A shard was stored; it replaces a damaged record.
     pub(super) fn store(&mut self, id: ShardId, live: Live) {
         self.slot_mut(live.slot).records.push((id, live.block));
-        let entry = self.entries.entry(id).or_default();
-        entry.copies += 1;
-        let old = entry.live.replace(live);
+        let old = self.change(id, |entry| {
+            entry.add_copy(live.slot);
+            entry.live.replace(live)
+        });
         self.grow(live);
         match old {
             Some(old) => self.shrink(old),
@@ -238,11 +264,16 @@ impl Catalog {
     /// A copy of the record at `source` was stored. If that record no longer counts, neither does the copy.
     pub(super) fn store_copy(&mut self, id: ShardId, live: Live, source: (u32, u32)) {
         self.slot_mut(live.slot).records.push((id, live.block));
-        let entry = self.entries.entry(id).or_default();
-        entry.copies += 1;
-        let counts = entry.live.is_some_and(|old| old.is_at(source.0, source.1) && old.lsn == live.lsn);
-        if let Some(old) = entry.live.filter(|_| counts) {
-            entry.live = Some(live);
+        let old = self.change(id, |entry| {
+            entry.add_copy(live.slot);
+            let counts = |old: &Live| old.is_at(source.0, source.1) && old.lsn == live.lsn;
+            let old = entry.live.filter(counts);
+            if old.is_some() {
+                entry.live = Some(live);
+            }
+            old
+        });
+        if let Some(old) = old {
             self.grow(live);
             self.shrink(old);
         }
@@ -253,20 +284,20 @@ impl Catalog {
     pub(super) fn bury(&mut self, tombstone: Tombstone, slot: u32, source: Option<u32>) {
         let Tombstone { id, lsn } = tombstone;
         self.slot_mut(slot).tombstones.push(id);
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let Some(entry) = self.entries.get(&id) else { return };
         if source.is_some_and(|source| entry.grave != Some(Grave { slot: source, lsn })) {
             return;
         }
-        let dead = entry.live.filter(|live| live.lsn <= lsn);
-        if dead.is_some() {
-            entry.live = None;
-        }
-        let old = entry.grave.replace(Grave { slot, lsn });
-        self.slot_mut(slot).graves += 1;
-        if let Some(old) = old {
-            self.slot_mut(old.slot).graves -= 1;
-            self.note_vacancy(old.slot);
-        }
+        let dead = self.change(id, |entry| {
+            let dead = entry.live.filter(|live| live.lsn <= lsn);
+            if dead.is_some() {
+                entry.live = None;
+            }
+            entry.grave = Some(Grave { slot, lsn });
+            // Where others are is not looked for: to count too few is safe.
+            entry.beside = u32::from(dead.is_some_and(|dead| dead.slot == slot));
+            dead
+        });
         if let Some(dead) = dead {
             self.shards -= 1;
             self.shrink(dead);
@@ -279,17 +310,35 @@ impl Catalog {
         let records = core::mem::take(&mut place.records);
         *place = Slot { usage: place.usage, ..Slot::default() };
         for (id, _) in records {
-            let Some(entry) = self.entries.get_mut(&id) else { continue };
-            entry.copies -= 1;
-            if entry.copies == 0 {
-                let grave = entry.grave;
-                self.entries.remove(&id);
-                if let Some(grave) = grave {
-                    self.slot_mut(grave.slot).graves -= 1;
-                    self.note_vacancy(grave.slot);
+            let left = self.change(id, |entry| {
+                entry.copies -= 1;
+                if entry.grave.is_some_and(|grave| grave.slot == slot) {
+                    entry.beside = entry.beside.saturating_sub(1);
                 }
+                entry.copies
+            });
+            if left == 0 {
+                self.entries.remove(&id);
             }
         }
+    }
+
+    /// Changes what is known of a shard, and with it which slot its tombstone holds.
+    fn change<R>(&mut self, id: ShardId, change: impl FnOnce(&mut Entry) -> R) -> R {
+        let entry = self.entries.entry(id).or_default();
+        let before = entry.held();
+        let changed = change(entry);
+        let after = entry.held();
+        if before != after {
+            if let Some(slot) = after {
+                self.slot_mut(slot).graves += 1;
+            }
+            if let Some(slot) = before {
+                self.slot_mut(slot).graves -= 1;
+                self.note_vacancy(slot);
+            }
+        }
+        changed
     }
 
     /// The slot takes no more records.
@@ -363,8 +412,12 @@ impl Catalog {
                 assert!(entry.grave.is_none_or(|grave| grave.lsn < live.lsn), "{id:?} is deleted and counts");
                 assert!(self.slot(live.slot).records.contains(&(*id, live.block)), "{id:?} is not where it should be");
             }
+            if let Some(slot) = entry.held() {
+                graves[slot as usize] += 1;
+            }
             if let Some(grave) = entry.grave {
-                graves[grave.slot as usize] += 1;
+                let beside = self.slot(grave.slot).records.iter().filter(|(other, _)| other == id).count();
+                assert!(entry.beside as usize <= beside, "{id:?} would be found again");
             }
         }
         assert_eq!(copies.len(), self.entries.len());

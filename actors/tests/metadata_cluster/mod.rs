@@ -54,6 +54,7 @@ impl Clock for TokioClock {
 struct Wires {
     nodes: BTreeMap<NodeId, Arc<RaftMetadata>>,
     cut: BTreeSet<(NodeId, NodeId)>,
+    swallowed: BTreeSet<(NodeId, NodeId)>,
     /// Requests that were carried, by kind.
     carried: BTreeMap<&'static str, u64>,
 }
@@ -76,6 +77,7 @@ impl Outbound for Link {
         let target = {
             let mut wires = lock(&wires);
             let kind = match &envelope.header.body {
+                Body::Request(Op::Node(op)) if !matches!(**op, NodeOp::Raft { .. }) => "relayed",
                 Body::Request(Op::Node(_)) => "raft",
                 Body::Request(_) => "forwarded",
                 _ => "other",
@@ -83,6 +85,15 @@ impl Outbound for Link {
             *wires.carried.entry(kind).or_default() += 1;
             if wires.cut.contains(&(from, to)) { None } else { wires.nodes.get(&to).cloned() }
         };
+        if lock(&wires).swallowed.contains(&(from, to)) {
+            // Completed when the sender gives up, as a link does it.
+            let (budget, done) = (Duration::from_micros(envelope.header.budget_us), done);
+            let task = tokio::spawn(async move {
+                tokio::time::sleep(budget).await;
+                done(Err(Error::new(ErrorKind::Timeout, "nothing came back")));
+            });
+            return CallGuard::new(move || task.abort());
+        }
         let Some(target) = target else {
             done(Err(Error::new(ErrorKind::Unreachable, "the link is down")));
             return CallGuard::none();
@@ -91,6 +102,7 @@ impl Outbound for Link {
             let outcome = match envelope.header.body {
                 Body::Request(Op::Node(op)) => match *op {
                     NodeOp::Raft { group, rpc } => target.handle_raft(group, rpc, envelope.payload).await,
+                    op @ (NodeOp::RelayQuery { .. } | NodeOp::RelayPropose { .. }) => target.relay(op, deadline).await,
                     _ => Err(Error::invalid("not here")),
                 },
                 Body::Request(op) => target.serve(op, deadline).await,
@@ -189,6 +201,16 @@ impl Cluster {
             wires.cut.insert((NodeId(node), other));
             wires.cut.insert((other, NodeId(node)));
         }
+    }
+
+    /// Cuts what one node sends to another; the other way stays.
+    pub(crate) fn cut(&self, from: u64, to: u64) {
+        lock(&self.wires).cut.insert((NodeId(from), NodeId(to)));
+    }
+
+    /// What one node sends to another is lost without a word.
+    pub(crate) fn swallow(&self, from: u64, to: u64) {
+        lock(&self.wires).swallowed.insert((NodeId(from), NodeId(to)));
     }
 
     pub(crate) fn heal(&self) {

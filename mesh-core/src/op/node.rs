@@ -7,13 +7,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::NodeReport;
+#[cfg(doc)]
+use crate::op::Answer;
 use crate::{
     assignment::{MoveId, Scope, Wish},
     id::{ActorId, Epoch, GroupId, NodeId},
+    meta::{Command, Query},
     spec::CustomSpec,
 };
-#[cfg(doc)]
-use crate::{meta::Command, op::Answer};
 
 /// What one node asks of another, beside the actors.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +34,21 @@ pub enum NodeOp {
     Move(MoveStep),
     /// What an administrator asks of placement: [`Answer::Told`].
     Admin(Box<AdminOp>),
+    /// A read of metadata, from a node that is cut off from whoever leads: to be asked of the leader, one hop and no
+    /// further. Answered as [`Op::Query`](super::Op::Query).
+    RelayQuery {
+        /// The group.
+        group: GroupId,
+        /// The question.
+        query: Arc<Query>,
+    },
+    /// A write of metadata, likewise.
+    RelayPropose {
+        /// The group.
+        group: GroupId,
+        /// The change.
+        command: Arc<Command>,
+    },
 }
 
 /// One step of a move, at one of its two nodes. A step that is asked for again has no further effect.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
-    topology::{DriveState, NodeKind, NodeState},
+    topology::{DriveState, NodeKind, NodeState, Survival},
 };
 
 /// How a node is, as it says itself.
@@ -43,6 +43,10 @@ pub struct NodeReport {
     pub ability: Arc<Ability>,
     /// What it has used.
     pub load: NodeLoad,
+    /// Why it does not take data, for people; `None`: it does.
+    pub missing: Option<String>,
+    /// What goes on when a node is lost, as the one who tells it works it out; of nobody else.
+    pub survival: Option<Survival>,
 }
 
 /// How a node's replica of a metadata group is.

@@ -22,7 +22,7 @@ use mesh_core::{
     },
     spec::CustomSpec,
     time::UnixMillis,
-    topology::{Code, DriveInfo, DriveState, Layout, NodeInfo, NodeKind, NodeState},
+    topology::{Code, DriveInfo, DriveState, Layout, NodeInfo, NodeKind, NodeState, Survival},
     wire::crc32c,
 };
 
@@ -60,7 +60,7 @@ variants!(STRIPE_OPS, stripe_op_name, StripeOp: Write Read Delete);
 
 variants!(SHARD_OPS, shard_op_name, ShardOp: Write Read Delete List Stat);
 
-variants!(NODE_OPS, node_op_name, NodeOp: Raft Heartbeat Status Move Admin);
+variants!(NODE_OPS, node_op_name, NodeOp: Raft Heartbeat Status Move Admin RelayQuery RelayPropose);
 
 variants!(ANSWERS, answer_name, Answer:
     Done Meta Placed Shard Shards Drive Begun Committed Bucket Buckets Object Pieces Listing Upload Uploads Parts
@@ -314,6 +314,8 @@ fn node_report() -> NodeReport {
             resident_bytes: 128,
             functions: [("erasure".to_owned(), [129, 130, 131, 132])].into(),
         },
+        missing: Some("a metadata group has no leader".into()),
+        survival: Some(Survival { reads: true, writes: false, reason: "add a drive".into() }),
     }
 }
 
@@ -562,6 +564,8 @@ fn node_ops() -> Vec<NodeOp> {
         NodeOp::Admin(Box::new(AdminOp::Events { after: 7 })),
         NodeOp::Admin(Box::new(AdminOp::Invite { node: NodeId(8), invitation: 9 })),
         NodeOp::Admin(Box::new(AdminOp::Stages { scope: Scope::Mesh, stages: stages() })),
+        NodeOp::RelayQuery { group: GroupId(2), query: Arc::new(Query::Control) },
+        NodeOp::RelayPropose { group: GroupId(2), command: Arc::new(Command::SealBucket { bucket: BucketId(3) }) },
     ]
 }
 

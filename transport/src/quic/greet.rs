@@ -9,8 +9,9 @@ use mesh_core::{
 };
 
 use super::{
-    REFUSED, Shared,
+    REFUSED, Shared, dates,
     frame::{Stream, Trouble, WriteFailure, read_preamble, read_rest},
+    guests::{Guests, Stay},
     tls,
 };
 use crate::{
@@ -25,6 +26,13 @@ pub(super) struct Greeted {
     pub(super) terms: Terms,
 }
 
+/// Whom a connection is from, and its place here.
+pub(super) struct Greeting {
+    pub(super) role: Role,
+    pub(super) hello: Hello,
+    pub(super) stay: Stay,
+}
+
 impl Shared {
     /// Dials and greets.
     pub(super) async fn dial(
@@ -34,9 +42,13 @@ impl Shared {
         lane: Lane,
     ) -> Result<Greeted, Error> {
         let limit = self.idle_timeout;
-        tokio::time::timeout(limit, self.dial_unbounded(address, expected, lane))
+        let dialled = tokio::time::timeout(limit, self.dial_unbounded(address, expected, lane))
             .await
-            .unwrap_or_else(|_| Err(unreachable("no answer to the greeting").with("waited", format!("{limit:?}"))))
+            .unwrap_or_else(|_| Err(unreachable("no answer to the greeting").with("waited", format!("{limit:?}"))));
+        if dialled.is_ok() {
+            self.complaints().settled(address);
+        }
+        dialled
     }
 
     async fn dial_unbounded(
@@ -54,7 +66,7 @@ impl Shared {
             .endpoint
             .connect_with(config.clone(), address, &name)
             .map_err(|error| unreachable("this address cannot be dialled").caused_by(error))?;
-        let connection = connecting.await.map_err(|error| unreachable("no connection").caused_by(error))?;
+        let connection = connecting.await.map_err(|error| self.lost(address, "no connection", error))?;
         let role = tls::role(&connection, self.local.cluster)?;
         let hello = handshake::hello(&self.local, lane);
         match self.say_hello(&connection, hello, lane).await {
@@ -66,19 +78,25 @@ impl Shared {
                 }
             },
             Err(error) => {
+                // The other end's own words, if it closed the connection, say more. Looked at before it is closed here.
+                let error = match connection.close_reason() {
+                    Some(reason) => self.lost(address, "the peer refused the connection", reason),
+                    None => error,
+                };
                 connection.close(REFUSED, error.message().as_bytes());
-                // The other end's own words, if it closed the connection, say more.
-                Err(connection.close_reason().map_or_else(
-                    || error.clone(),
-                    |reason| {
-                        if matches!(reason, quinn::ConnectionError::LocallyClosed) {
-                            error.clone()
-                        } else {
-                            unreachable("the peer refused the connection").caused_by(reason)
-                        }
-                    },
-                ))
+                Err(error)
             }
+        }
+    }
+
+    /// A connection that did not come to be. If it is for a date, that is said in words.
+    fn lost(&self, address: SocketAddr, what: &'static str, reason: quinn::ConnectionError) -> Error {
+        match dates::fault(&reason, self.clock.wall()) {
+            Some(error) => {
+                self.complaints().add(address, &error);
+                error
+            }
+            None => unreachable(what).caused_by(reason),
         }
     }
 
@@ -94,20 +112,25 @@ impl Shared {
     }
 
     /// The acceptor's side: whom the connection is from, once it may ask.
-    pub(super) async fn welcome(&self, connection: &quinn::Connection) -> Result<(Role, Hello), Error> {
+    pub(super) async fn welcome(
+        &self,
+        connection: &quinn::Connection,
+        guests: &Arc<Guests>,
+    ) -> Result<Greeting, Error> {
         let role = tls::role(connection, self.local.cluster)?;
         let streams = connection.accept_bi().await.map_err(|error| unreachable("no first stream").caused_by(error))?;
         let mut stream = Stream::new(streams, Lane::Control);
         let first = self.read_greeting(&mut stream).await;
         let verdict = match first {
-            Ok(envelope) => handshake::answer(&self.local, &role, &envelope.header.body),
+            Ok(envelope) => handshake::answer(&self.local, &role, &envelope.header.body)
+                .and_then(|(hello, welcome)| Ok((hello, welcome, guests.enter(&role)?))),
             Err(Trouble::Bad(error)) => Err(error),
             Err(Trouble::Gone(reason)) => return Err(unreachable("gone before the greeting").with("reason", reason)),
         };
         match verdict {
-            Ok((hello, welcome)) => {
+            Ok((hello, welcome, stay)) => {
                 write(&mut stream, Envelope::of(0, hello.lane, Body::Welcome(welcome), Buf::empty())).await?;
-                Ok((role, hello))
+                Ok(Greeting { role, hello, stay })
             }
             Err(error) => {
                 write(&mut stream, Envelope::of(0, Lane::Control, Body::Failure(error.clone()), Buf::empty())).await?;

@@ -13,8 +13,11 @@
 //! Only the side that dialled asks; to ask back, the other dials too. A frame that breaks the rules closes its
 //! connection with code 2 and a reason, and nothing else.
 
+mod dates;
+mod door;
 mod frame;
 mod greet;
+mod guests;
 mod peer;
 mod serve;
 mod slot;
@@ -133,6 +136,8 @@ struct Shared {
     peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     up: watch::Sender<BTreeSet<NodeId>>,
     counters: Counters,
+    identity: Identity,
+    complaints: Mutex<dates::Complaints>,
     /// Those whose bad frames were logged.
     warned: Mutex<BTreeSet<String>>,
     /// Others' new requests are refused.
@@ -189,6 +194,11 @@ impl QuicLink {
                 let crypto = Arc::new(tls::server(&config.identity)?);
                 let mut server = quinn::ServerConfig::with_crypto(crypto);
                 server.transport_config(socket::connection(config.idle_timeout, true)?);
+                // Packets of those that were not yet looked at, which happens at once.
+                server
+                    .max_incoming(INCOMING_MAX)
+                    .incoming_buffer_size(INCOMING_BYTES_MAX)
+                    .incoming_buffer_size_total(INCOMING_TOTAL_BYTES_MAX);
                 Some(server)
             }
             None => None,
@@ -227,12 +237,17 @@ impl QuicLink {
             peers: Mutex::new(BTreeMap::new()),
             up: watch::Sender::new(BTreeSet::new()),
             counters: Counters::default(),
+            complaints: Mutex::default(),
+            identity: config.identity,
             warned: Mutex::new(BTreeSet::new()),
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             serving: AtomicUsize::new(0),
             idle: Notify::new(),
         });
+        if let Err(error) = shared.identity.check_dates(shared.clock.wall()) {
+            tracing::warn!(%error, "nobody will talk with this node until that is mended");
+        }
         if let Some(inbound) = inbound {
             shared.runtime.spawn(serve::accept(shared.clone(), inbound));
         }
@@ -323,6 +338,17 @@ impl QuicLink {
         self.shared.counters.snapshot()
     }
 
+    /// What is wrong with a clock or a certificate's dates, if anything is: this node's own first, then what stands
+    /// between it and a peer.
+    #[must_use]
+    pub fn complaint(&self) -> Option<Error> {
+        if let Err(error) = self.shared.identity.check_dates(self.shared.clock.wall()) {
+            return Some(error);
+        }
+        let peers = self.peers();
+        self.shared.complaints().about(peers.values().filter(|peer| !peer.up).map(|peer| peer.address))
+    }
+
     /// Goes politely. First others' new requests are refused (`Draining`) until those in flight have ended, which may
     /// need calls of ours; then our own (`Unreachable`), until those in flight have ended; then the connections are
     /// closed. All that takes `within` at most and a moment for the closing itself.
@@ -378,6 +404,10 @@ impl Shared {
 
     fn peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<Peer>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn complaints(&self) -> MutexGuard<'_, dates::Complaints> {
+        self.complaints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn heard(&self, node: NodeId, incarnation: Incarnation) {
@@ -473,6 +503,14 @@ const GONE: VarInt = VarInt::from_u32(0);
 const REFUSED: VarInt = VarInt::from_u32(1);
 /// A frame broke the rules.
 const BAD_FRAME: VarInt = VarInt::from_u32(2);
+/// Answers were not taken.
+const SILENT: VarInt = VarInt::from_u32(3);
+/// Connections that were not yet looked at; more are dropped unread.
+const INCOMING_MAX: usize = 1024;
+/// Early packets of one of them at most.
+const INCOMING_BYTES_MAX: u64 = 64 << 10;
+/// Early packets of all of them at most.
+const INCOMING_TOTAL_BYTES_MAX: u64 = 8 << 20;
 /// Peers whose bad frames are logged at most.
 const WARNED_MAX: usize = 256;
 /// How often a closing link looks whether its own calls have ended.

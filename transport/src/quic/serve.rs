@@ -1,13 +1,13 @@
 //! The answering side: accepts connections, reads requests, and sends what [`Inbound`] says.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use mesh_core::{
     Error, ErrorKind, Lane, Outcome,
-    envelope::{Envelope, Hello},
+    envelope::{Body, Envelope},
     limits::BUDGET_DEFAULT,
     port::{Inbound, Role},
     wire::Preamble,
@@ -15,8 +15,11 @@ use mesh_core::{
 use tokio::sync::oneshot;
 
 use super::{
-    REFUSED, Shared, bad_frame,
+    REFUSED, SILENT, Shared, bad_frame,
+    door::{Door, Verdict},
     frame::{Stream, Trouble, WriteFailure, read_preamble, read_rest},
+    greet::Greeting,
+    guests::{Guests, Room, Stay},
 };
 use crate::{
     gate, handshake,
@@ -26,45 +29,96 @@ use crate::{
 
 /// Accepts until the endpoint is closed.
 pub(super) async fn accept(shared: Arc<Shared>, inbound: Arc<dyn Inbound>) {
+    let door = Arc::new(Mutex::new(Door::default()));
+    let guests = Arc::new(Guests::default());
     while let Some(incoming) = shared.endpoint.accept().await {
-        if shared.is_draining() || shared.endpoint.open_connections() > CONNECTIONS_MAX {
+        if shared.is_draining() {
             count(&shared.counters.handshake_refusals);
             incoming.refuse();
             continue;
         }
-        let (shared, inbound) = (shared.clone(), inbound.clone());
-        tokio::spawn(async move {
-            // Dropping the attempt after its time closes the connection.
-            let greeted = tokio::time::timeout(shared.idle_timeout, greet(&shared, incoming)).await;
-            match greeted {
-                Ok(Ok((connection, role, hello))) => {
-                    count(&shared.counters.handshakes);
-                    if let Role::Node(node) = role {
-                        shared.heard(node, hello.incarnation);
-                    }
-                    Served::new(shared, inbound, connection, role, hello.lane).run().await;
+        let (closer, closed) = oneshot::channel();
+        let (from, proven) = (incoming.remote_address().ip(), incoming.remote_address_validated());
+        let verdict = lock(&door).knock(shared.clock.now(), from, proven, closer);
+        let unfinished = match verdict {
+            Verdict::Admit { number, gives_way } => {
+                // Whoever holds the other end closes the handshake.
+                drop(gives_way);
+                Unfinished { door: door.clone(), number }
+            }
+            Verdict::Retry => {
+                if let Err(error) = incoming.retry() {
+                    error.into_incoming().ignore();
                 }
-                Ok(Err(error)) => tracing::debug!(%error, "a connection was refused"),
-                Err(_) => count(&shared.counters.handshake_refusals),
+                continue;
+            }
+            Verdict::Ignore => {
+                count(&shared.counters.handshake_refusals);
+                incoming.ignore();
+                continue;
+            }
+        };
+        let (shared, inbound, guests) = (shared.clone(), inbound.clone(), guests.clone());
+        tokio::spawn(async move {
+            let within = shared.idle_timeout.min(HANDSHAKE_MAX);
+            // Dropping the attempt closes the connection.
+            let greeted = tokio::select! {
+                greeted = tokio::time::timeout(within, greet(&shared, &guests, incoming)) => greeted.ok(),
+                _ = closed => None,
+            };
+            drop(unfinished);
+            match greeted {
+                Some(Ok((connection, greeting))) => {
+                    count(&shared.counters.handshakes);
+                    if let Role::Node(node) = greeting.role {
+                        shared.heard(node, greeting.hello.incarnation);
+                    }
+                    Served::new(shared, inbound, connection, greeting).run().await;
+                }
+                Some(Err(error)) => tracing::debug!(%error, "a connection was refused"),
+                None => count(&shared.counters.handshake_refusals),
             }
         });
     }
 }
 
 /// Makes a connection and greets it, or refuses it with the reason.
-async fn greet(shared: &Arc<Shared>, incoming: quinn::Incoming) -> Result<(quinn::Connection, Role, Hello), Error> {
+async fn greet(
+    shared: &Arc<Shared>,
+    guests: &Arc<Guests>,
+    incoming: quinn::Incoming,
+) -> Result<(quinn::Connection, Greeting), Error> {
     let connection = incoming.await.map_err(|error| {
         count(&shared.counters.handshake_refusals);
         Error::new(ErrorKind::Denied, "no connection came of a handshake").caused_by(error)
     })?;
-    match shared.welcome(&connection).await {
-        Ok((role, hello)) => Ok((connection, role, hello)),
+    match shared.welcome(&connection, guests).await {
+        Ok(greeting) => Ok((connection, greeting)),
         Err(error) => {
             count(&shared.counters.handshake_refusals);
             connection.close(REFUSED, error.to_string().as_bytes());
             Err(error)
         }
     }
+}
+
+type Closer = oneshot::Sender<()>;
+
+/// A handshake's place at the door, until it is dropped.
+struct Unfinished {
+    door: Arc<Mutex<Door<Closer>>>,
+    number: u64,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        lock(&self.door).ended(self.number);
+    }
+}
+
+fn lock(door: &Mutex<Door<Closer>>) -> MutexGuard<'_, Door<Closer>> {
+    // No code that can panic runs under this lock; were it to, the table is still whole.
+    door.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One connection that asks.
@@ -75,6 +129,7 @@ struct Served {
     role: Role,
     lane: Lane,
     serving: Mutex<Serving>,
+    stay: Stay,
 }
 
 impl Served {
@@ -82,14 +137,14 @@ impl Served {
         shared: Arc<Shared>,
         inbound: Arc<dyn Inbound>,
         connection: quinn::Connection,
-        role: Role,
-        lane: Lane,
+        Greeting { role, hello, stay }: Greeting,
     ) -> Arc<Self> {
         // The other end has credit back the moment it gives up a request, and we hear of it a little later: so what is
         // enforced is twice what was granted. Streams are bounded by QUIC itself.
         let Terms { jobs_max, bytes_max } = handshake::terms(&role);
         let terms = Terms { jobs_max: 2 * jobs_max, bytes_max: 2 * bytes_max };
-        Arc::new(Self { shared, inbound, connection, role, lane, serving: Mutex::new(Serving::new(terms)) })
+        let serving = Mutex::new(Serving::new(terms));
+        Arc::new(Self { shared, inbound, connection, role, lane: hello.lane, serving, stay })
     }
 
     async fn run(self: Arc<Self>) {
@@ -114,10 +169,11 @@ impl Served {
             }
         };
         let (id, lane) = (envelope.header.id, envelope.header.lane);
-        if let Some(outcome) = self.serve(envelope, &stream).await {
-            // Before the answer: the other end takes its credit back when it has it.
+        if let Some((outcome, room)) = self.serve(envelope, &stream).await {
+            // Before the answer: the other end takes its credit back when it has it. The answer has room of its own.
             drop(credit);
             self.reply(&mut stream, id, lane, outcome).await;
+            drop(room);
         }
     }
 
@@ -143,24 +199,40 @@ impl Served {
         Ok(Some((envelope, credit)))
     }
 
-    /// Has a request done. `None` if nobody waits for its answer any more.
-    async fn serve(&self, mut envelope: Envelope, stream: &Stream) -> Option<Outcome> {
+    /// Has a request done. `None` if nobody waits for its answer any more; else the answer, with the room that it
+    /// holds until the other end has it.
+    async fn serve(&self, mut envelope: Envelope, stream: &Stream) -> Option<(Outcome, Room)> {
         if let Err(error) = gate::admit(&self.role, &mut envelope) {
             if error.kind() == ErrorKind::Invalid {
                 bad_frame(&self.shared, &self.connection, &error);
                 return None;
             }
             count(&self.shared.counters.denials);
-            return Some(Err(error));
+            return Some((Err(error), Room::none()));
         }
         if self.shared.is_draining() {
-            return Some(Err(Error::new(ErrorKind::Draining, "this node is going: ask another")));
+            return Some((Err(Error::new(ErrorKind::Draining, "this node is going: ask another")), Room::none()));
         }
         count(&self.shared.counters.requests_served);
         let budget = match envelope.header.budget_us {
             0 => BUDGET_DEFAULT,
             micros => Duration::from_micros(micros),
         };
+        let late = tokio::time::sleep(budget);
+        tokio::pin!(late);
+        let mut room = Room::none();
+        if let Body::Request(op) = &envelope.header.body {
+            tokio::select! {
+                biased;
+                got = self.stay.room(op) => room = got,
+                () = stream.stopped() => return None,
+                () = &mut late => {
+                    count(&self.shared.counters.overloads);
+                    let error = "answers wait for this identity to take them: read them, or ask for less at once";
+                    return Some((Err(Error::new(ErrorKind::Overloaded, error)), room));
+                }
+            }
+        }
         let (answer, mut answered) = oneshot::channel();
         let guard = self.inbound.deliver(
             &self.role,
@@ -176,16 +248,28 @@ impl Served {
             outcome = &mut answered => outcome,
             () = stream.stopped() => return None,
             // Dropping the guard tells who serves; the answer, whoever may still wait a moment longer than we.
-            () = tokio::time::sleep(budget) => {
-                return Some(Err(Error::new(ErrorKind::Timeout, "the budget ran out before the work was done")));
+            () = &mut late => {
+                return Some((Err(Error::new(ErrorKind::Timeout, "the budget ran out before the work was done")), room));
             }
         };
         // The call is over: there is nothing left to cancel.
         guard.forget();
-        Some(outcome.unwrap_or_else(|_| Err(Error::new(ErrorKind::Restarted, "the request was dropped unanswered"))))
+        let outcome =
+            outcome.unwrap_or_else(|_| Err(Error::new(ErrorKind::Restarted, "the request was dropped unanswered")));
+        room.shrink(outcome.as_ref().map_or(0, |response| response.payload.len()));
+        Some((outcome, room))
     }
 
+    /// Sends an answer and waits until the other end has it. One that does not take it in time is cut off, so that what
+    /// is held for it comes back.
     async fn reply(&self, stream: &mut Stream, id: u64, lane: Lane, outcome: Outcome) {
+        if tokio::time::timeout(ANSWER_TAKEN_MAX, self.hand_over(stream, id, lane, outcome)).await.is_err() {
+            tracing::info!(who = ?self.role, "a peer takes no answers: its connection is closed");
+            self.connection.close(SILENT, b"answers were not taken in time");
+        }
+    }
+
+    async fn hand_over(&self, stream: &mut Stream, id: u64, lane: Lane, outcome: Outcome) {
         let mut written = stream.write(Envelope::answer(id, lane, outcome)).await;
         if let Err(WriteFailure::Unencodable(error)) = written {
             written = stream.write(Envelope::answer(id, lane, Err(error))).await;
@@ -203,7 +287,7 @@ impl Served {
         Ok(Credit { served: self, reservation: Some(reservation) })
     }
 
-    fn serving(&self) -> std::sync::MutexGuard<'_, Serving> {
+    fn serving(&self) -> MutexGuard<'_, Serving> {
         self.serving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -222,7 +306,9 @@ impl Drop for Credit<'_> {
     }
 }
 
-/// Connections of one endpoint at most, both ways.
-const CONNECTIONS_MAX: usize = 4096;
+/// A handshake, up to the greeting, at most.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// How long a request may take to come in.
 const REQUEST_READ_MAX: Duration = Duration::from_secs(30);
+/// How long the other end may take to have an answer: whoever asked has long given up by then.
+const ANSWER_TAKEN_MAX: Duration = BUDGET_DEFAULT;

@@ -90,6 +90,33 @@ fn a_drive_that_is_always_nearly_full_lives_on() {
     }
 }
 
+/// Slots that hold a segment.
+fn slots_used(world: &World) -> usize {
+    let Phase::Serving(serving) = &world.drive.phase else { panic!("{:?}", world.drive.phase) };
+    serving.catalog.slots().filter(|(_, slot)| matches!(slot.usage, Use::Open | Use::Sealed)).count()
+}
+
+#[test]
+fn what_is_stored_and_deleted_leaves_no_segment_behind_nor_does_a_restart() {
+    let mut world = World::new(64, 16);
+    for round in 0..20 {
+        for n in 0..3 {
+            // Most die in the segment that they were written to, and their tombstones are there, too.
+            let id = shard(round * 3 + n);
+            world.put(id, &bytes(n, 2 * BLOCK)).unwrap();
+            world.delete(&[id]).unwrap();
+        }
+        world.settle();
+        assert!(slots_used(&world) <= 2, "{} segments hold nothing, round {round}", slots_used(&world));
+        world.restart();
+        world.settle();
+        assert!(slots_used(&world) <= 1, "{} segments hold nothing after restart {round}", slots_used(&world));
+        for n in 0..round * 3 + 3 {
+            assert_eq!(world.get(shard(n)), Err(ErrorKind::NotFound));
+        }
+    }
+}
+
 #[test]
 fn a_slot_is_not_erased_under_a_read() {
     let mut world = World::new(8, 16);

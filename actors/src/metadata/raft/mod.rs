@@ -37,7 +37,7 @@ use mesh_core::{
     id::{GroupId, NodeId, ReplicaId},
     limits::HEARTBEAT_INTERVAL,
     meta::ControlView,
-    op::GroupReport,
+    op::{GroupReport, NodeOp},
     port::{Clock, Outbound},
     time::Instant,
 };
@@ -439,7 +439,19 @@ impl RaftMetadata {
         Ok(Response::new(Answer::Meta(answer)))
     }
 
-    /// Answers another node's [`mesh_core::op::NodeOp::Raft`].
+    /// Asks the leader for another node that cannot: [`NodeOp::RelayQuery`] or [`NodeOp::RelayPropose`].
+    pub async fn relay(&self, op: NodeOp, deadline: Instant) -> Outcome {
+        let (group, ask) = match op {
+            NodeOp::RelayQuery { group, query } => (group, Ask::Query(query)),
+            NodeOp::RelayPropose { group, command } => (group, Ask::Propose(command)),
+            _ => return Err(Error::invalid("only queries and proposals are relayed")),
+        };
+        let budget = deadline.after(self.clock.now());
+        let answer = self.pass_on(group, &ask, budget).await?;
+        Ok(Response::new(Answer::Meta(answer)))
+    }
+
+    /// Answers another node's [`NodeOp::Raft`].
     pub async fn handle_raft(&self, group: GroupId, rpc: u32, payload: Buf) -> Outcome {
         let Some(message) = Message::from_number(rpc) else {
             return Err(Error::new(ErrorKind::Unsupported, "an unknown Raft message").with("number", rpc));

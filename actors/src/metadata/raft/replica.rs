@@ -214,7 +214,8 @@ impl Replica {
                     Err(not_leader(&forward))
                 }
                 Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => {
-                    Err(Error::new(ErrorKind::NotLeader, "this replica cannot confirm that it leads"))
+                    // Who leads may be another by now; who asks looks for it for a while.
+                    Err(timeout())
                 }
                 Ok(Err(error)) => Err(stopped(&error)),
                 Err(_) => Err(timeout()),
@@ -297,7 +298,7 @@ fn not_led_here(leader: Option<NodeId>) -> Error {
 }
 
 fn timeout() -> Error {
-    Error::new(ErrorKind::Timeout, "the metadata group did not answer in time")
+    Error::new(ErrorKind::Timeout, "no majority of the metadata group answered in time")
 }
 
 fn stopped(error: &impl std::error::Error) -> Error {

@@ -1,6 +1,12 @@
 //! Requests on their way to whoever leads: here, or forwarded once over a link, and again until the deadline.
 //!
-//! Every command may be sent twice, so an attempt of which nothing is known is simply made again.
+//! ```text
+//!   this node ──────────── leads? ──► leader          a cut between the two, or silence for a second:
+//!       └──► a third node ─ relays ──────┘            one hop more, and no further
+//! ```
+//!
+//! Every command may be sent twice, so an attempt of which nothing is known is simply made again, and a second one may
+//! go out before the first has ended.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,6 +14,7 @@ use mesh_core::{
     Answer, Buf, Error, ErrorKind, Lane, Op,
     id::{GroupId, NodeId},
     meta::{Command, MetaAnswer, Query},
+    op::NodeOp,
     port::{Completion, Metadata},
     time::Instant,
 };
@@ -15,6 +22,10 @@ use tokio::sync::Semaphore;
 
 use super::RaftMetadata;
 
+/// A leader that says nothing for so long may be cut off from here only: a third node is asked to ask it.
+const SILENCE: Duration = Duration::from_secs(1);
+/// A leader that does not answer for so long is told of: whoever waits may do something better.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Between attempts at first.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Between attempts at most.
@@ -37,6 +48,14 @@ impl Ask {
             Self::Query(query) => Op::Query { group, query: Arc::clone(query) },
             Self::Propose(command) => Op::Propose { group, command: Arc::clone(command) },
         }
+    }
+
+    /// The same, to be asked of the leader by a third node.
+    fn relayed(&self, group: GroupId) -> Op {
+        Op::Node(Box::new(match self {
+            Self::Query(query) => NodeOp::RelayQuery { group, query: Arc::clone(query) },
+            Self::Propose(command) => NodeOp::RelayPropose { group, command: Arc::clone(command) },
+        }))
     }
 }
 
@@ -79,16 +98,21 @@ impl RaftMetadata {
         });
     }
 
-    /// Asks whoever leads, until there is an answer or the deadline passes.
+    /// Asks whoever leads, until there is an answer or the deadline passes; or until whoever leads has been silent for
+    /// [`PATIENCE`], directly and by way of another, or cannot reach a majority.
     pub(super) async fn ask(&self, group: GroupId, ask: Ask, deadline: Instant) -> Result<Arc<MetaAnswer>, Error> {
+        let silent_at = deadline.min(self.clock.now() + PATIENCE);
         let mut pause = PAUSE_MIN;
         let mut redirects = 0;
         let mut attempts = 0;
         let mut hint: Option<NodeId> = None;
         let mut failed: Option<(NodeId, Error)> = None;
         loop {
-            let left = deadline.after(self.clock.now());
-            if left.is_zero() {
+            let now = self.clock.now();
+            let left = deadline.after(now);
+            let is_silent =
+                now >= silent_at && failed.as_ref().is_some_and(|(_, error)| error.kind() == ErrorKind::Timeout);
+            if left.is_zero() || is_silent {
                 return Err(late(group, failed.map(|(_, error)| error)));
             }
             let tried = failed.as_ref().map(|(node, _)| *node);
@@ -96,8 +120,8 @@ impl RaftMetadata {
             attempts += 1;
             // Raft says by itself when leadership is lost; a node may just be gone.
             let outcome = match at {
-                Some(node) if node == self.node => self.answer_here(group, &ask, left).await,
-                Some(node) => self.forward(node, group, &ask, left.min(2 * self.timing.election_max)).await,
+                Some(node) if node == self.node => self.answer_here(group, &ask, left.min(PATIENCE)).await,
+                Some(node) => self.reach(node, group, &ask, left.min(PATIENCE), attempts).await,
                 None => Err(Error::new(ErrorKind::Unreachable, "nobody is known who has this metadata group")),
             };
             let error = match outcome {
@@ -149,8 +173,67 @@ impl RaftMetadata {
         }
     }
 
-    async fn forward(&self, to: NodeId, group: GroupId, ask: &Ask, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
-        let response = self.router.send(to, ask.op(group), Buf::empty(), Lane::Interactive, budget).await?;
+    /// Asks a node, and if it cannot be reached or is silent, by way of a third one. Gives what came first of what is of
+    /// use.
+    async fn reach(
+        &self,
+        to: NodeId,
+        group: GroupId,
+        ask: &Ask,
+        budget: Duration,
+        attempt: usize,
+    ) -> Result<Arc<MetaAnswer>, Error> {
+        let mut direct = core::pin::pin!(self.forward(to, ask.op(group), budget));
+        let early = tokio::time::timeout(SILENCE, &mut direct).await;
+        let cut = match early {
+            Ok(Err(error)) if is_cut(error.kind()) => Some(error),
+            Ok(answered) => return answered,
+            Err(_) => None,
+        };
+        let Some(third) = self.third(to, group, attempt) else {
+            return match cut {
+                Some(error) => Err(error),
+                None => direct.await,
+            };
+        };
+        tracing::debug!(%group, leader = %to, %third, "a leader is asked by way of another node");
+        let rest = if cut.is_some() { budget } else { budget.saturating_sub(SILENCE) };
+        let mut relayed = core::pin::pin!(self.forward(third, ask.relayed(group), rest));
+        if let Some(error) = cut {
+            // Where the third node knows better who leads, it says so.
+            return relayed.await.map_err(|later| if later.redirect().is_some() { later } else { error });
+        }
+        tokio::select! {
+            answered = &mut direct => match answered {
+                Err(error) if is_cut(error.kind()) => relayed.await.map_err(|_| error),
+                answered => answered,
+            },
+            answered = &mut relayed => match answered {
+                Err(error) if may_go_better(error.kind()) => direct.await,
+                answered => answered,
+            },
+        }
+    }
+
+    /// Who may ask a leader for this node: another member, not always the same.
+    fn third(&self, leader: NodeId, group: GroupId, attempt: usize) -> Option<NodeId> {
+        let mut others = self.replica(group).map(|replica| replica.voters()).unwrap_or_default();
+        others.extend(self.peers.iter().copied().filter(|peer| !others.contains(peer)).collect::<Vec<_>>());
+        others.retain(|node| *node != leader && *node != self.node);
+        others.get(attempt % others.len().max(1)).copied()
+    }
+
+    /// Asks the leader in the name of a node that is cut off from it. What is sent from here is never relayed again.
+    pub(super) async fn pass_on(&self, group: GroupId, ask: &Ask, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
+        match self.replica(group)?.leader() {
+            Some(leader) if leader == self.node => self.answer_here(group, ask, budget).await,
+            Some(leader) => self.forward(leader, ask.op(group), budget).await,
+            None => Err(Error::new(ErrorKind::NotLeader, "nobody is known here who leads this metadata group")),
+        }
+    }
+
+    async fn forward(&self, to: NodeId, op: Op, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
+        let response = self.router.send(to, op, Buf::empty(), Lane::Interactive, budget).await?;
         match response.answer {
             Answer::Meta(answer) => Ok(answer),
             _ => Err(Error::bug("a node answered a metadata request with something else").with("node", to)),
@@ -174,8 +257,17 @@ const fn may_go_better(kind: ErrorKind) -> bool {
     )
 }
 
+/// Whether a node that said so was not reached, or has not answered.
+const fn is_cut(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unreachable | ErrorKind::LinkLost | ErrorKind::Timeout)
+}
+
 fn late(group: GroupId, last: Option<Error>) -> Error {
-    let error = Error::new(ErrorKind::Timeout, "no leader of the metadata group answered in time").with("group", group);
+    let error = Error::new(
+        ErrorKind::Timeout,
+        "no leader of the metadata group answered in time: is a majority of its nodes up?",
+    )
+    .with("group", group);
     match last {
         Some(last) => error.caused_by(last),
         None => error,

@@ -2,6 +2,7 @@
 
 mod calls;
 mod faults;
+mod floods;
 mod refusals;
 
 use std::{future::Future, sync::Arc, time::Duration};
