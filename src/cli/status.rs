@@ -17,7 +17,7 @@ use super::{Connect, human, say};
 ///
 /// With --json, one object: `nodes`, an array with `id`, `kind` (`host`, `dpu`), `pid`, `address`, `state` (`up`,
 /// `down`, `draining`), `attached_to` (of a DPU: the host's `id`, or null), `emulated` (what a DPU that is none stands
-/// for, such as `bf3`, or null); `drives`, an array with `id`, `node`, `state` (`up`, `full`, `down`), `capacity_bytes`,
+/// for, such as `bf3`, or null), `lost` (reads through it that found lost data since its start); `drives`, an array with `id`, `node`, `state` (`up`, `full`, `down`), `capacity_bytes`,
 /// `free_bytes`, `shards`, `corrupt` (records found damaged since its node started) and `reason` (why it is not up, or
 /// null); `groups`, an array with `id`, `leader` (a node's id, or null) and `term`.
 #[derive(Debug, Args)]
@@ -45,6 +45,7 @@ struct ShownNode {
     state: NodeState,
     attached_to: Option<String>,
     emulated: Option<String>,
+    lost: u64,
 }
 
 #[derive(Serialize)]
@@ -90,6 +91,7 @@ fn shown(reports: &[Arc<NodeReport>]) -> Shown {
         state: report.state,
         attached_to: report.attached_to.map(|host| host.to_string()),
         emulated: report.emulated.clone(),
+        lost: report.lost,
     });
     let drives = reports.iter().flat_map(|report| {
         report.drives.iter().map(|drive| ShownDrive {
@@ -134,6 +136,12 @@ fn lines(shown: &Shown) -> Vec<String> {
             node.attached_to.as_ref().map_or(String::new(), |host| format!(", DPU of {host}")),
             node.emulated.as_ref().map_or(String::new(), |kind| format!(", emulated {kind}"))
         ));
+        if node.lost > 0 {
+            lines.push(format!(
+                "{:<10} DATA LOST: {} reads since its start met objects that cannot be read any more; its log names them",
+                "", node.lost
+            ));
+        }
     }
     lines.push(String::new());
     for drive in &shown.drives {

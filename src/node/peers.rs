@@ -306,6 +306,7 @@ impl Inner {
             actors: self.actor_reports(),
             ability: self.ability.clone(),
             load: ability::load(&self.load),
+            lost: self.losses.count(),
         });
         let changed = {
             let mut peers = lock(&self.peers);

@@ -2,12 +2,20 @@
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use bytes::Bytes;
+use futures_util::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use hyper::{
     HeaderMap,
     header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue},
 };
-use mesh_core::{id::WriteId, meta::Body};
+use mesh_core::{
+    Error, ErrorKind,
+    id::WriteId,
+    meta::{Body, ObjectRow},
+};
 use s3s::{
     S3Request, S3Result,
     dto::{
@@ -37,11 +45,8 @@ pub(super) async fn get_object(
     only_version(input.version_id.as_deref())?;
     let reading = extensions.remove().unwrap_or_default();
     let wanted = Wanted { reading, part: input.part_number, checksums: input.checksum_mode };
-    let (source, seen) = see(&caller, &input.bucket, &input.key, &wanted).await?;
-    let (object, len) = (source.object.clone(), source.len);
-    let mut pieces = outflow::read(caller, source);
-    // An object that cannot be read should be a proper error, so the response waits for its first piece.
-    let first = if len == 0 { None } else { pieces.try_next().await.map_err(|error| to_s3(&error))? };
+    let (object, seen, first, pieces) = begin(&caller, &input.bucket, &input.key, &wanted).await?;
+    let len = seen.len;
     let body = Outflow::new(stream::iter(first.map(Ok)).chain(pieces).boxed(), len, gateway.counters().clone());
     let given = Given::of(&object.attributes);
     let output = GetObjectOutput {
@@ -67,6 +72,30 @@ pub(super) async fn get_object(
         ..Default::default()
     };
     Ok((output, given.metadata.into_headers()))
+}
+
+/// An object whose first piece is there: one that cannot be read should be a proper error, so the response waits for it.
+/// A reader that is overtaken by another write before that begins anew, with the object that is there now.
+async fn begin(
+    caller: &Caller,
+    bucket: &str,
+    key: &str,
+    wanted: &Wanted,
+) -> S3Result<(Arc<ObjectRow>, Seen, Option<Bytes>, BoxStream<'static, Result<Bytes, Error>>)> {
+    for _ in 0..OVERTAKEN_MAX {
+        let (source, seen) = see(caller, bucket, key, wanted).await?;
+        let object = source.object.clone();
+        let mut pieces = outflow::read(caller.clone(), source);
+        if seen.len == 0 {
+            return Ok((object, seen, None, pieces));
+        }
+        match pieces.try_next().await {
+            Ok(first) => return Ok((object, seen, first, pieces)),
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            Err(error) => return Err(to_s3(&error)),
+        }
+    }
+    Err(s3_error!(ServiceUnavailable, "the object is being replaced faster than it can be read; send again"))
 }
 
 pub(super) async fn head_object(
@@ -115,6 +144,8 @@ struct Wanted {
 
 /// What a response says of that part.
 struct Seen {
+    /// Bytes.
+    len: u64,
     content_range: Option<String>,
     parts_count: Option<i32>,
     sums: Checksum,
@@ -147,7 +178,8 @@ async fn see(caller: &Caller, bucket: &str, key: &str, wanted: &Wanted) -> S3Res
     let sums =
         if enabled && source.len == whole { to_dto(&source.object.attributes.checksums) } else { Checksum::default() };
     let parts_count = parts_count.filter(|_| matches!(source.object.body, Body::Parts { .. }));
-    Ok((source, Seen { content_range, parts_count, sums }))
+    let len = source.len;
+    Ok((source, Seen { len, content_range, parts_count, sums }))
 }
 
 /// Offset and length of a range.
@@ -203,3 +235,6 @@ async fn bounds(caller: &Caller, source: &Source, part: u32) -> S3Result<(u64, u
     // What is left is a last part without bytes.
     Ok((whole, 0))
 }
+
+/// So often a reader begins anew.
+const OVERTAKEN_MAX: u32 = 3;

@@ -43,6 +43,8 @@ pub struct NodeReport {
     pub ability: Arc<Ability>,
     /// What it has used.
     pub load: NodeLoad,
+    /// Reads through it that found lost data since it started.
+    pub lost: u64,
 }
 
 /// What a node can run.

@@ -299,6 +299,7 @@ fn node_report() -> NodeReport {
             resident_bytes: 128,
             functions: [("erasure".to_owned(), [129, 130, 131, 132])].into(),
         },
+        lost: 133,
     }
 }
 
