@@ -195,7 +195,7 @@ impl Client {
     /// Writes an object's bytes to `target`. `progress` is told the bytes written so far.
     ///
     /// # Errors
-    /// `NotFound`, `NoSuchBucket`, `Denied`, `TooFewShards`; then `target` may have got a part of the bytes.
+    /// `NotFound`, `NoSuchBucket`, `Denied`, `TooFewShards`, `Lost`; `Conflict` if it was replaced meanwhile; then `target` may have got a part of the bytes.
     pub async fn get(
         &self,
         bucket: &str,

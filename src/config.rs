@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use mesh_actors::s3::check_domain;
 use mesh_core::{Error, id::NodeId, topology::Code};
 use mesh_dpu_runtime::pin::Cores;
 use serde::{Deserialize, Serialize};
@@ -82,6 +83,10 @@ pub struct DpuConfig {
 pub struct S3Config {
     /// Where it listens: HTTP.
     pub address: SocketAddr,
+    /// The domain that it goes by: `bucket.s3.example.com` is a bucket of `s3.example.com`. `bucket.localhost` and
+    /// `bucket.s3.localhost` always are; path style works under any name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
 }
 
 /// One drive.
@@ -218,6 +223,9 @@ impl Config {
             if dpu.emulated.as_ref().is_some_and(|kind| kind.is_empty() || kind.len() > 16) {
                 return Err(Error::invalid("dpu.emulated is bf1, bf2, bf3 or bf4"));
             }
+        }
+        if let Some(domain) = self.s3.as_ref().and_then(|s3| s3.domain.as_deref()) {
+            check_domain(domain)?;
         }
         if let Some(cores) = &self.cores {
             cores.parse::<Cores>().map_err(|error| Error::invalid(format!("cores: {error}")))?;
@@ -459,6 +467,7 @@ address = "127.0.0.1:7101"
 
 [s3]
 address = "127.0.0.1:9002"
+domain = "s3.example.com"
 
 [[drive]]
 path = "drive-a"

@@ -404,7 +404,7 @@ proptest! {
             prop_assert_eq!(&world.replies[&removed], &Ok(Answer::Done.into()));
             let read = world.ask(0, stripe.read(), Buf::empty());
             world.run();
-            prop_assert_eq!(world.replies[&read].as_ref().map_err(Error::kind), Err(ErrorKind::NotFound));
+            prop_assert_eq!(world.replies[&read].as_ref().map_err(Error::kind), Err(ErrorKind::Lost));
         }
     }
 }

@@ -30,7 +30,7 @@ use mesh_core::{
     meta::{Command, Grant, MetaAnswer, Proposer, Query, TenantLimits, TenantRow, WrappedKey},
     op::{DriveReport, NodeReport, Phase, ShardOp},
     port::Keys,
-    spec::{DriveSpec, EncryptSpec, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
+    spec::{DriveSpec, EncryptSpec, Encryption, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
     topology::{DriveState, Layout, NodeInfo, NodeKind},
 };
 
@@ -399,7 +399,7 @@ impl Cluster {
             epoch: Epoch(boot),
             layout: Some(self.layout.id),
             stripe_bytes: self.swarm.stripe_bytes,
-            keys: core::iter::once((self.tenant, self.key)).collect(),
+            keys: core::iter::once((self.tenant, Encryption::Key(self.key))).collect(),
             reclaims: vec![NAMESPACE],
             reclaim_grace_ms: GRACE_MS,
             drives: self.swarm.drive_ids().filter(|_| self.bug != Some(Bug::NoSweep)).collect(),

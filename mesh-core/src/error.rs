@@ -124,6 +124,8 @@ kinds! {
     DriveFailed = 303, MaybeProcessed;
     /// A newer owner has fenced this one.
     Fenced = 304, NotProcessed;
+    /// Every drive that could help has answered, and too few shards are left: no waiting brings the data back.
+    Lost = 305, NotProcessed;
 
     // 4xx world
     /// The budget ran out before an answer came.

@@ -130,6 +130,15 @@ pub struct PolicySpec {
     pub limits: TenantLimits,
 }
 
+/// How a tenant's data are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encryption {
+    /// Sealed, under data keys that this wrapping key wraps.
+    Key(KeyId),
+    /// In plain, because somebody chose so.
+    None,
+}
+
 /// Settings of Object: one ingress node's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectSpec {
@@ -141,8 +150,8 @@ pub struct ObjectSpec {
     pub layout: Option<LayoutId>,
     /// Plaintext bytes of a stripe, at most `STRIPE_BYTES_MAX`.
     pub stripe_bytes: u32,
-    /// Each tenant's wrapping key. A tenant without one is not encrypted.
-    pub keys: BTreeMap<TenantId, KeyId>,
+    /// How each tenant's data are stored. A tenant that is not named here is refused: nobody knows its key yet.
+    pub keys: BTreeMap<TenantId, Encryption>,
     /// Namespace groups whose garbage this ingress reclaims.
     pub reclaims: Vec<GroupId>,
     /// Garbage is kept for so long, in milliseconds: longer than the longest GET.

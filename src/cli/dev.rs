@@ -132,7 +132,8 @@ impl Dev {
         let folder = data.join(format!("node-{number}"));
         let id = NodeNumber(number);
         provision.equip(id.id(), &folder)?;
-        let s3 = (number == 1).then(|| S3Config { address: SocketAddr::from(([127, 0, 0, 1], self.s3_port)) });
+        let s3 =
+            (number == 1).then(|| S3Config { address: SocketAddr::from(([127, 0, 0, 1], self.s3_port)), domain: None });
         let drives =
             ["drive-a", "drive-b"].map(|name| DriveConfig { path: folder.join(name), capacity: Some(self.drive_size) });
         let config = Config {

@@ -51,7 +51,7 @@ pub(crate) struct NodeArgs {
 impl NodeArgs {
     pub(crate) fn config(self, node: NodeNumber, data: PathBuf) -> Result<Config, Error> {
         Ok(Config {
-            s3: self.s3.map(|address| S3Config { address }),
+            s3: self.s3.map(|address| S3Config { address, domain: None }),
             drives: self.drives,
             ..Config::new(node, dialable(self.address)?, data)
         })

@@ -18,7 +18,8 @@ use super::{Connect, human, say};
 ///
 /// With --json, one object: `nodes`, an array with `id`, `kind` (`host`, `dpu`), `pid`, `address`, `state` (`up`,
 /// `down`, `draining`), `attached_to` (of a DPU: the host's `id`, or null), `emulated` (what a DPU that is none stands
-/// for, such as `bf3`, or null), `missing` (why it does not take data, or null); `drives`, an array with `id`, `node`, `state` (`up`, `full`, `down`), `capacity_bytes`,
+/// for, such as `bf3`, or null), `missing` (why it does not take data, or null), `lost` (reads through it that found lost
+/// data since its start); `drives`, an array with `id`, `node`, `state` (`up`, `full`, `down`), `capacity_bytes`,
 /// `free_bytes`, `shards`, `corrupt` (records found damaged since its node started) and `reason` (why it is not up, or
 /// null); `groups`, an array with `id`, `leader` (a node's id, or null), `term`, and `troubles`, an array with `node` and
 /// `why`, of the replicas that neither vote nor serve; `survival`, what goes on when any one node is lost: `reads`,
@@ -52,6 +53,7 @@ struct ShownNode {
     attached_to: Option<String>,
     emulated: Option<String>,
     missing: Option<String>,
+    lost: u64,
 }
 
 #[derive(Serialize)]
@@ -126,6 +128,7 @@ fn shown(reports: &[Arc<NodeReport>]) -> Shown {
         attached_to: report.attached_to.map(|host| host.to_string()),
         emulated: report.emulated.clone(),
         missing: report.missing.clone(),
+        lost: report.lost,
     });
     let drives = reports.iter().flat_map(|report| {
         report.drives.iter().map(|drive| ShownDrive {
@@ -177,6 +180,12 @@ fn lines(shown: &Shown) -> Vec<String> {
         ));
         if let Some(missing) = &node.missing {
             lines.push(format!("{:<10} not ready: {missing}", ""));
+        }
+        if node.lost > 0 {
+            lines.push(format!(
+                "{:<10} DATA LOST: {} reads since its start met objects that cannot be read any more; its log names them",
+                "", node.lost
+            ));
         }
     }
     lines.push(String::new());

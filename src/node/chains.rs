@@ -21,7 +21,7 @@ use mesh_core::{
     limits::STRIPE_BYTES_MAX,
     meta::{Command, ControlView, TenantRow},
     op::{MoveOp, MoveStep, Moved, Phase},
-    spec::{EncryptSpec, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
+    spec::{EncryptSpec, Encryption, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
     topology::NodeInfo,
 };
 
@@ -74,8 +74,7 @@ impl Configured {
                 node.locate_peer(info.id, address, info.incarnation);
             }
         }
-        // The ingress first: a tenant's chain must not exist before the ingress knows the tenant's key, or what is written
-        // in between would be stored in the clear.
+        // The ingress first: it refuses a tenant whose key it does not know, and need not for long.
         let mut wanted = BTreeSet::new();
         if node.has_namespaces() {
             let ingress = ActorId::ingress(node.id);
@@ -358,7 +357,7 @@ async fn hear_of(node: &Inner, step: MoveStep) {
 /// The stages of the data chain of a tenant for one ingress, as this node sees the drives.
 fn data_chain(node: &Inner, view: &ControlView, actor: ActorId) -> Result<Vec<FunctionSpec>, Error> {
     let tenant = actor.as_data().and_then(|(tenant, _)| view.tenants.get(&tenant)).ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, "the actor's tenant is not known on this node yet; try again")
+        Error::new(ErrorKind::Unreachable, "the actor's tenant is not known on this node yet; try again")
             .with("actor", actor)
             .with("node", node.id)
     })?;
@@ -385,7 +384,7 @@ fn object(node: &Inner, view: &ControlView) -> FunctionSpec {
         epoch: Epoch(node.incarnation.0),
         layout: view.layouts.keys().next_back().copied(),
         stripe_bytes: STRIPE_BYTES_MAX as u32,
-        keys: view.tenants.values().map(|tenant| (tenant.id, tenant.key)).collect(),
+        keys: view.tenants.values().map(|tenant| (tenant.id, Encryption::Key(tenant.key))).collect(),
         reclaims: leads.map(|one| one.group).filter(|group| *group != GroupId::CONTROL).collect(),
         reclaim_grace_ms: u64::try_from(node.config.timing.reclaim_grace.0.as_millis()).unwrap_or(u64::MAX),
         drives: view.drives.keys().copied().collect(),

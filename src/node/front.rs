@@ -8,7 +8,7 @@ use mesh_actors::s3::{self, AccessKey, AccessKeys, Gateway, GatewayOptions, Ingr
 use mesh_core::{Error, ErrorKind, Outcome, Request, id::ActorId};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::{Inner, lock};
+use super::{Inner, lock, losses};
 use crate::keyring::access_label;
 
 /// The gateway's way to Object, and its access keys. Weak: the node owns the front end, not the other way round.
@@ -17,7 +17,13 @@ struct Front(Weak<Inner>);
 impl Ingress for Front {
     fn ask(&self, request: Request) -> BoxFuture<'static, Outcome> {
         match self.0.upgrade() {
-            Some(node) => node.host.request(ActorId::ingress(node.id), request).boxed(),
+            Some(node) => async move {
+                let subject = losses::subject(&request.op);
+                let outcome = node.host.request(ActorId::ingress(node.id), request).await;
+                node.losses.see(subject.as_deref(), &outcome, node.env.clock.now());
+                outcome
+            }
+            .boxed(),
             None => core::future::ready(Err(Error::new(ErrorKind::Draining, "the node is stopping"))).boxed(),
         }
     }
@@ -49,8 +55,8 @@ pub(super) async fn serve(node: &Arc<Inner>) -> Result<(), Error> {
     let listener = TcpListener::bind(config.address).await.map_err(refused)?;
     *lock(&node.s3) = Some(listener.local_addr().map_err(refused)?);
     let front = Arc::new(Front(Arc::downgrade(node)));
-    let gateway =
-        Gateway::new(front.clone(), front, node.env.clock.clone(), node.pool.clone(), GatewayOptions::default());
+    let options = GatewayOptions { domain: config.domain.clone(), ..GatewayOptions::default() };
+    let gateway = Gateway::new(front.clone(), front, node.env.clock.clone(), node.pool.clone(), options);
     node.spawn(s3::serve(listener, gateway, ServeOptions::default(), node.stopped()));
     Ok(())
 }

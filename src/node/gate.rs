@@ -10,7 +10,7 @@ use mesh_core::{
     port::{CallGuard, Completion, Inbound, Role},
 };
 
-use super::Inner;
+use super::{Inner, losses};
 
 /// Stands between the link, which must exist first, and the node, which is built on it.
 #[derive(Default)]
@@ -42,7 +42,19 @@ impl Inbound for Gate {
         };
         let deadline = node.env.clock.now() + budget;
         if header.actor != ActorId::NODE {
+            // What a client of the mesh itself reads.
+            let subject = losses::subject(&op).filter(|_| header.actor == ActorId::ingress(node.id));
             let request = Request { op, payload, principal: header.principal, deadline, lane: header.lane };
+            let done: Completion<Outcome> = match subject {
+                None => done,
+                Some(subject) => {
+                    let seen = node.clone();
+                    Box::new(move |outcome| {
+                        seen.losses.see(Some(&subject), &outcome, seen.env.clock.now());
+                        done(outcome);
+                    })
+                }
+            };
             node.host.ask_local(header.actor, header.epoch, request, done);
             return CallGuard::none();
         }

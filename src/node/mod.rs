@@ -11,6 +11,7 @@ mod ability;
 mod chains;
 mod front;
 mod gate;
+mod losses;
 mod media;
 mod peers;
 
@@ -87,6 +88,7 @@ pub(crate) struct Inner {
     peers: Mutex<Peers>,
     media: Mutex<Media>,
     s3: Mutex<Option<SocketAddr>>,
+    losses: losses::Losses,
     /// Something that actors are configured from has changed.
     reconfigure: Notify,
     /// Something that peers should know has changed.
@@ -260,6 +262,7 @@ impl Builder {
             peers: Mutex::default(),
             media: Mutex::default(),
             s3: Mutex::default(),
+            losses: losses::Losses::default(),
             reconfigure: Notify::new(),
             hurry: Notify::new(),
             replan: Notify::new(),

@@ -316,6 +316,7 @@ impl Inner {
             load: ability::load(&self.load),
             missing: self.readiness().err().map(|error| error.to_string()),
             survival: None,
+            lost: self.losses.count(),
         });
         let changed = {
             let mut peers = lock(&self.peers);

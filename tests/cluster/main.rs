@@ -63,7 +63,7 @@ async fn read_all(client: &Client, acknowledged: &Acknowledged, when: &str) {
             match client.get_bytes(BUCKET, key).await {
                 Ok(bytes) => Ok(bytes),
                 // What is gone or wrong stays so: only what may heal is asked again.
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Lost) => {
                     panic!("{key} is lost {when}: {error}")
                 }
                 Err(error) => Err(error),

@@ -116,7 +116,8 @@ impl Read {
         })
     }
 
-    /// Decodes if k shards agree; else sees to it that k still can; else gives up.
+    /// Decodes if k shards agree; else sees to it that k still can; else gives up, which is final only if no drive that
+    /// has not answered could help.
     fn advance(&mut self, drives: &mut Drives, cx: &mut Cx<'_>) -> Step {
         let wanted = usize::from(self.code.data);
         let complete = self.found.iter().find(|(_, shards)| shards.len() >= wanted).map(|(key, _)| *key);
@@ -136,15 +137,10 @@ impl Read {
         if self.queue.is_empty() {
             self.disarm(drives);
         }
-        if most + self.outstanding >= wanted || (self.outstanding > 0 && self.is_perhaps_absent()) {
+        if most + self.outstanding >= wanted {
             return None;
         }
         Some(Err(self.hopeless(most)))
-    }
-
-    /// Whether nobody has said yet that there is, or may be, such a stripe: then the last drive's word counts too.
-    fn is_perhaps_absent(&self) -> bool {
-        self.found.is_empty() && self.missing.corrupt + self.missing.unreachable == 0
     }
 
     /// Asks for the next shard, if there is one.
@@ -183,8 +179,16 @@ impl Read {
 
     fn hopeless(&self, found: usize) -> Error {
         let Missing { not_found, corrupt, unreachable } = self.missing;
-        if not_found == self.drives.len() {
-            return Error::new(ErrorKind::NotFound, "no drive has a shard of this stripe");
+        // Drives that have not answered may yet have what they were given.
+        if found + unreachable + self.outstanding < usize::from(self.code.data) {
+            return Error::new(ErrorKind::Lost, "too few shards of the stripe are left: its data are lost")
+                .with("write", self.stripe.write)
+                .with("stripe", self.stripe.stripe)
+                .with("needed", self.code.data)
+                .with("found", found)
+                .with("not_there", not_found)
+                .with("damaged", corrupt)
+                .with("unread", unreachable);
         }
         let text = format!(
             "{found} shards of the stripe were found that agree, and {} needs {}; {not_found} are not there, \

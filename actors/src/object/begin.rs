@@ -9,6 +9,7 @@ use mesh_core::{
     meta::{MetaAnswer, Query, WrappedKey},
     op::Destination,
     port::{ComputeJob, WorkOutput},
+    spec::Encryption,
 };
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
     writes::NewWrite,
 };
 
-/// bucket → (for a part) its upload → write id → (for a tenant with a key) data key → open.
+/// bucket → (for a part) its upload → write id → (unless the tenant chose plain) data key → open.
 pub(super) struct Begin {
     place: Place,
     key: Arc<str>,
@@ -64,12 +65,12 @@ impl Begin {
 
     fn granted(&mut self, write: WriteId, scene: &mut Scene<'_, '_>) -> Result<Step, Error> {
         self.write = Some(write);
-        match scene.desk.spec.keys.get(&scene.caller.tenant) {
-            Some(&key) => {
+        match scene.desk.encryption(scene.caller.tenant)? {
+            Encryption::Key(key) => {
                 let entropy = scene.cx.random::<44>().to_vec();
                 Ok(Step::Compute(ComputeJob::WrapKey { key, entropy }))
             }
-            None => self.open(None, scene),
+            Encryption::None => self.open(None, scene),
         }
     }
 
@@ -96,7 +97,11 @@ impl Task for Begin {
     fn hear(&mut self, heard: Heard, scene: &mut Scene<'_, '_>) -> Step {
         let step = match heard {
             Heard::Begin if scene.desk.spec.layout.is_none() => Err(no_layout()),
-            Heard::Begin => scene.desk.writes.admit().map(|()| self.place.find()),
+            Heard::Begin => scene
+                .desk
+                .encryption(scene.caller.tenant)
+                .and_then(|_| scene.desk.writes.admit())
+                .map(|()| self.place.find()),
             Heard::Bucket(row) => self.found(row),
             Heard::Answer(Ok(response)) => task::meta(response).and_then(|answer| self.uploaded(&answer)),
             Heard::Answer(Err(failure)) => {
@@ -105,7 +110,7 @@ impl Task for Begin {
             Heard::Granted(granted) => granted.and_then(|write| self.granted(write, scene)),
             Heard::Computed(Ok(WorkOutput::Key(data_key))) => self.open(Some(data_key), scene),
             Heard::Computed(Ok(_)) => Err(Error::bug("a data key was asked for, and something else was made")),
-            Heard::Computed(Err(error)) => Err(error),
+            Heard::Computed(Err(error)) => Err(task::below(error)),
             Heard::Due => Ok(Step::astray()),
         };
         step.unwrap_or_else(Step::fail)

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Response,
-    id::StripeId,
+    id::{StripeId, WriteId},
+    limits::LIST_KEYS_MAX,
     meta::{Body, BucketRef, Extent, MetaAnswer, ObjectRow, PartRow, Query},
     op::{Binding, Piece, StripeOp, StripeTarget},
+    spec::Encryption,
 };
 
 use super::{
@@ -129,11 +131,20 @@ impl Task for Plan {
     }
 }
 
-/// The bytes of one piece.
+/// The bytes of one piece. If they are lost, the manifest is asked once more: a reader may have been overtaken by a
+/// delete or another write, and then nothing is lost.
 pub(super) struct Read {
     place: Place,
     key: Arc<str>,
     piece: Piece,
+    doubt: Option<Doubt>,
+}
+
+/// A stripe that is lost, unless nothing refers to it any more.
+struct Doubt {
+    lost: Error,
+    /// The upload whose parts are being looked through, and from which byte of the object on.
+    parts: Option<(WriteId, u64)>,
 }
 
 impl Read {
@@ -146,12 +157,12 @@ impl Read {
                 .with("len", piece.len)
                 .with("stripe_len", inside));
         }
-        Ok(Self { place: Place::new(bucket), key, piece })
+        Ok(Self { place: Place::new(bucket), key, piece, doubt: None })
     }
 
     fn question(&self, bucket: BucketRef, scene: &Scene<'_, '_>) -> Result<Step, Error> {
         let extent = &self.piece.extent;
-        if extent.key.is_none() && scene.desk.spec.keys.contains_key(&bucket.tenant) {
+        if extent.key.is_none() && scene.desk.encryption(bucket.tenant)? != Encryption::None {
             // A piece comes from the caller. With a key, what opens is the tenant's own; without one, nothing is
             // checked below this line.
             return Err(Error::new(ErrorKind::Denied, "the data of this tenant are encrypted, the piece is not")
@@ -173,6 +184,43 @@ impl Read {
         };
         let avoid = run.map_or_else(Vec::new, |run| run.avoid.clone());
         Ok(Step::Ask(Question::stripe(StripeOp::Read { target, avoid }, Buf::empty(), Retry::Patient)))
+    }
+
+    /// Asks whether the object still is what the piece is of.
+    fn doubt(&mut self, lost: Error) -> Result<Step, Error> {
+        let bucket = self.place.bucket()?.clone();
+        self.doubt = Some(Doubt { lost, parts: None });
+        Ok(Step::Ask(Question::query(bucket.group, Query::Object { bucket, key: self.key.clone() })))
+    }
+
+    /// Goes on looking for the piece's extent in what refers to it.
+    fn look(&mut self, answer: &MetaAnswer) -> Result<Step, Error> {
+        let write = self.piece.extent.write;
+        let bucket = self.place.bucket()?.clone();
+        let doubt = self.doubt.as_mut().ok_or_else(|| Error::bug("metadata came to a read that asked for none"))?;
+        let (holds, next) = match answer {
+            MetaAnswer::Object(row) => match row.body {
+                Body::Whole(ref extent) => (extent.write == write, None),
+                Body::Parts { upload, .. } => (false, Some((upload, 0))),
+            },
+            MetaAnswer::Parts(parts, more) => {
+                let holds = parts.iter().any(|part| part.extent.write == write);
+                let end = parts.last().filter(|_| *more).map(|part| part.offset.saturating_add(part.extent.len));
+                let next = doubt.parts.and_then(|(upload, at)| Some((upload, end.filter(|end| *end > at)?)));
+                (holds, next)
+            }
+            other => return Err(task::unexpected("an object", other)),
+        };
+        match next {
+            _ if holds => Err(doubt.lost.clone()),
+            Some((upload, offset)) => {
+                doubt.parts = Some((upload, offset));
+                let query = Query::Extents { bucket: bucket.clone(), upload, offset, limit: LIST_KEYS_MAX as u32 };
+                Ok(Step::Ask(Question::query(bucket.group, query)))
+            }
+            None => Err(Error::new(ErrorKind::Conflict, "the object was replaced while it was read; read it again")
+                .with("bucket", &bucket.name)),
+        }
     }
 
     fn bytes(&self, response: &Response) -> Result<Response, Error> {
@@ -197,8 +245,15 @@ impl Task for Read {
             Heard::Bucket(row) => {
                 self.place.found(row).and_then(|bucket| self.question(bucket, scene)).unwrap_or_else(Step::fail)
             }
+            Heard::Answer(Ok(response)) if self.doubt.is_some() => {
+                task::meta(response).and_then(|answer| self.look(&answer)).unwrap_or_else(Step::fail)
+            }
             Heard::Answer(Ok(response)) => Step::Reply(self.bytes(&response)),
-            Heard::Answer(Err(failure)) => Step::fail(failure),
+            Heard::Answer(Err(failure)) if self.doubt.is_some() => Step::fail(failure),
+            Heard::Answer(Err(failure)) if failure.is(ErrorKind::Lost) => {
+                self.doubt(failure.error).unwrap_or_else(Step::fail)
+            }
+            Heard::Answer(Err(failure)) => Step::fail(task::below(failure.error)),
             Heard::Computed(_) | Heard::Due | Heard::Granted(_) => Step::astray(),
         }
     }

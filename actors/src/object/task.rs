@@ -9,7 +9,7 @@ use mesh_core::{
     meta::{BucketRef, BucketRow, Command, MetaAnswer, Proposer, Query},
     op::{ShardOp, StripeOp},
     port::ComputeJob,
-    spec::ObjectSpec,
+    spec::{Encryption, ObjectSpec},
     time::Instant,
 };
 
@@ -238,6 +238,18 @@ impl Desk {
         Proposer { actor: ActorId::ingress(self.spec.node), epoch: self.spec.epoch }
     }
 
+    /// How a tenant's data are stored.
+    ///
+    /// # Errors
+    /// `Unreachable` while nobody has told: a tenant may be newer than what this ingress knows. Its data are not stored
+    /// in plain for that.
+    pub(super) fn encryption(&self, tenant: TenantId) -> Result<Encryption, Error> {
+        self.spec.keys.get(&tenant).copied().ok_or_else(|| {
+            Error::new(ErrorKind::Unreachable, "this node does not know the tenant's key yet; send again in a moment")
+                .with("tenant", tenant)
+        })
+    }
+
     /// Drops writes that nobody touched for too long, with their stripes.
     pub(super) fn drop_idle_writes(&mut self, now: Instant) {
         while let Some(write) = self.writes.pop_idle(now) {
@@ -299,6 +311,16 @@ pub(super) fn meta(response: Response) -> Result<Arc<MetaAnswer>, Error> {
         Answer::Meta(answer) => Ok(answer),
         _ => Err(Error::bug("a metadata group was asked, and something else answered")),
     }
+}
+
+/// An error from below the manifests as whoever asked for an object may see it. What is missing there (a key that this
+/// node's keyring lacks) says nothing about whether the object exists.
+pub(super) fn below(error: Error) -> Error {
+    if error.kind() != ErrorKind::NotFound {
+        return error;
+    }
+    Error::new(ErrorKind::Unreachable, "something that the object's data need is not on this node yet; send again")
+        .caused_by(error)
 }
 
 /// For an answer of the wrong kind.

@@ -17,7 +17,6 @@ use hyper::{
 };
 use s3s::{
     S3ErrorCode, S3Result,
-    access::{S3Access, S3AccessContext},
     auth::{S3Auth, SecretKey},
     s3_error,
 };
@@ -38,36 +37,21 @@ impl S3Auth for Gateway {
 pub(super) struct Verified(Arc<AtomicBool>);
 
 impl Verified {
+    /// It held.
+    pub(super) fn hold(&self) {
+        self.0.store(true, Relaxed);
+    }
+
     /// Whether it held.
     pub(super) fn held(&self) -> bool {
         self.0.load(Relaxed)
     }
 }
 
-#[async_trait::async_trait]
-impl S3Access for Gateway {
-    /// s3s asks this after it has verified the signature, if there was one.
-    async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
-        if cx.credentials().is_none() {
-            return Err(s3_error!(AccessDenied, "Anonymous access is forbidden for this operation"));
-        }
-        if let Some(name) = unsigned(cx.headers(), cx.uri().query().unwrap_or_default()) {
-            return Err(s3_error!(
-                AccessDenied,
-                "There were headers present in the request which were not signed: {name}"
-            ));
-        }
-        if let Some(verified) = cx.extensions_mut().get::<Verified>() {
-            verified.0.store(true, Relaxed);
-        }
-        Ok(())
-    }
-}
-
 /// A header that means something to S3 and that the signature does not cover: anybody on the way could have added it.
 /// s3s verifies what the signature names, and leaves to us whether it names enough. The hash of the payload is an
 /// exception, for it is compared with the payload.
-fn unsigned<'a>(headers: &'a HeaderMap, query: &str) -> Option<&'a str> {
+pub(super) fn unsigned<'a>(headers: &'a HeaderMap, query: &str) -> Option<&'a str> {
     let signed = match headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()) {
         Some(value) => {
             value.split_once("SignedHeaders=").map(|(_, rest)| rest.split([',', ' ']).next().unwrap_or_default())

@@ -7,13 +7,12 @@ use s3s::{
     S3Request, S3Result,
     dto::{
         Bucket, BucketLocationConstraint, CreateBucketInput, CreateBucketOutput, DeleteBucketInput, DeleteBucketOutput,
-        GetBucketLocationInput, GetBucketLocationOutput, HeadBucketInput, HeadBucketOutput, ListBucketsInput,
-        ListBucketsOutput,
+        GetBucketLocationInput, GetBucketLocationOutput, GetBucketVersioningInput, GetBucketVersioningOutput,
+        HeadBucketInput, HeadBucketOutput, ListBucketsInput, ListBucketsOutput,
     },
-    s3_error,
 };
 
-use super::{attributes::refuse_unsupported, error::strange, gateway::Gateway, list::page_size, text::timestamp};
+use super::{error::strange, gateway::Gateway, list::page_size, text::timestamp};
 
 pub(super) async fn list_buckets(
     gateway: &Gateway,
@@ -51,10 +50,6 @@ pub(super) async fn create_bucket(
     request: S3Request<CreateBucketInput>,
 ) -> S3Result<CreateBucketOutput> {
     let caller = gateway.caller(request.credentials.as_ref(), &request.headers)?;
-    refuse_unsupported(&request.headers)?;
-    if request.input.object_lock_enabled_for_bucket == Some(true) {
-        return Err(s3_error!(NotImplemented, "object lock is not offered"));
-    }
     let bucket: Arc<str> = request.input.bucket.as_str().into();
     caller.done(ObjectOp::CreateBucket { bucket }).await?;
     Ok(CreateBucketOutput { location: Some(format!("/{}", request.input.bucket)) })
@@ -86,6 +81,16 @@ pub(super) async fn get_bucket_location(
     Ok(GetBucketLocationOutput {
         location_constraint: region.map(|region| BucketLocationConstraint::from(region.clone())),
     })
+}
+
+/// Buckets have no versions and never had: what S3 says of such a bucket is an empty configuration.
+pub(super) async fn get_bucket_versioning(
+    gateway: &Gateway,
+    request: S3Request<GetBucketVersioningInput>,
+) -> S3Result<GetBucketVersioningOutput> {
+    let caller = gateway.caller(request.credentials.as_ref(), &request.headers)?;
+    caller.bucket(&request.input.bucket.as_str().into()).await?;
+    Ok(GetBucketVersioningOutput::default())
 }
 
 const BUCKETS_PAGE_MAX: usize = 10_000;

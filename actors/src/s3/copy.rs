@@ -17,26 +17,25 @@ use s3s::{
 };
 
 use super::{
-    attributes::{given, refuse_unsupported},
+    attributes::given,
     caller::Caller,
     conditions::Conditions,
     digest::{Algorithm, Digests, to_dto},
     error::to_s3,
-    gateway::{Gateway, key_of, only_version},
+    gateway::{Gateway, key_of, new_key_of, only_version},
     intake::{Incoming, Stored, store},
     outflow::{self, Source},
     text::timestamp,
 };
 
 pub(super) async fn copy_object(gateway: &Gateway, request: S3Request<CopyObjectInput>) -> S3Result<CopyObjectOutput> {
-    let S3Request { mut input, headers, credentials, .. } = request;
+    let S3Request { mut input, headers, credentials, mut extensions, .. } = request;
     let caller = gateway.caller(credentials.as_ref(), &headers)?;
-    refuse_unsupported(&headers)?;
-    refuse_target_conditions(&headers)?;
-    let (bucket, key): (Arc<str>, _) = (input.bucket.as_str().into(), key_of(&input.key)?);
+    refuse_what_copies_do_not_take(&headers)?;
+    let (bucket, key): (Arc<str>, _) = (input.bucket.as_str().into(), new_key_of(&input.key)?);
     let conditions = Conditions {
-        if_match: input.copy_source_if_match.take(),
-        if_none_match: input.copy_source_if_none_match.take(),
+        if_match: input.copy_source_if_match.take().map(Into::into),
+        if_none_match: input.copy_source_if_none_match.take().map(Into::into),
         if_modified_since: input.copy_source_if_modified_since.take(),
         if_unmodified_since: input.copy_source_if_unmodified_since.take(),
     };
@@ -59,7 +58,8 @@ pub(super) async fn copy_object(gateway: &Gateway, request: S3Request<CopyObject
              object's metadata."
         ));
     }
-    let mut attributes = if replace { given!(input).into_attributes()? } else { source.object.attributes.clone() };
+    let mut attributes =
+        if replace { given!(input, extensions).into_attributes()? } else { source.object.attributes.clone() };
     attributes.checksums.clear();
     let algorithms = match &input.checksum_algorithm {
         Some(algorithm) => [Algorithm::from_name(algorithm.as_str())?].into(),
@@ -124,9 +124,12 @@ fn kept_algorithms(object: &ObjectRow) -> BTreeSet<Algorithm> {
 }
 
 /// s3s does not read the target's own conditions of a copy, so honouring them is not possible, and ignoring them wrong.
-fn refuse_target_conditions(headers: &HeaderMap) -> S3Result<()> {
+fn refuse_what_copies_do_not_take(headers: &HeaderMap) -> S3Result<()> {
     if headers.contains_key("if-match") || headers.contains_key("if-none-match") {
         return Err(s3_error!(NotImplemented, "a copy takes conditions on its source only"));
+    }
+    if headers.contains_key("x-amz-copy-source-range") {
+        return Err(s3_error!(NotImplemented, "a copy takes the whole of its source; a range is for parts"));
     }
     Ok(())
 }

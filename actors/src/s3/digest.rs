@@ -212,12 +212,7 @@ impl Declared {
     /// # Errors
     /// `InvalidDigest`, or `InvalidRequest` for values of the wrong form and unknown algorithms.
     pub(super) fn read(headers: &HeaderMap) -> S3Result<Self> {
-        let mut declared = Self::default();
-        if let Some(md5) = header(headers, "content-md5")? {
-            let md5 = from_base64(md5).and_then(|md5| md5.try_into().ok());
-            declared.md5 =
-                Some(md5.ok_or_else(|| s3_error!(InvalidDigest, "The Content-MD5 you specified was invalid."))?);
-        }
+        let mut declared = Self::md5_only(headers)?;
         for one in Algorithm::ALL {
             if let Some(value) = header(headers, one.header())? {
                 declared.sums.insert(one, well_formed(one, value)?.to_owned());
@@ -238,6 +233,23 @@ impl Declared {
             return Err(s3_error!(InvalidRequest, "Expecting a single x-amz-checksum- header or trailer"));
         }
         Ok(declared)
+    }
+
+    /// Reads no more than `Content-MD5`.
+    ///
+    /// # Errors
+    /// `InvalidDigest`.
+    pub(super) fn md5_only(headers: &HeaderMap) -> S3Result<Self> {
+        let md5 = header(headers, "content-md5")?.map(|md5| {
+            let md5 = from_base64(md5).and_then(|md5| md5.try_into().ok());
+            md5.ok_or_else(|| s3_error!(InvalidDigest, "The Content-MD5 you specified was invalid."))
+        });
+        Ok(Self { md5: md5.transpose()?, ..Self::default() })
+    }
+
+    /// Whether there is anything to compare with.
+    pub(super) fn says_something(&self) -> bool {
+        self.md5.is_some() || !self.sums.is_empty() || !self.trailing.is_empty()
     }
 
     /// What must be computed while the body passes by: what was declared, or else S3's default.

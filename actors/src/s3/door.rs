@@ -1,24 +1,21 @@
 //! What every request passes on its way to s3s and back: numbering, refusal of what is no longer offered, re-framing,
 //! and the counting of those who were refused.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use hyper::{
     HeaderMap, Method, Request, Version,
     body::Incoming,
     header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue},
 };
-use s3s::{
-    Body, HttpError, HttpResponse, S3Error, S3ErrorCode,
-    config::{S3Config, StaticConfigProvider},
-    s3_error,
-    service::{S3Service, S3ServiceBuilder},
-};
+use s3s::{Body, HttpError, HttpResponse, S3Error, S3ErrorCode, s3_error, service::S3Service};
 
 use super::{
     auth::{Refusal, Verified},
     gateway::Gateway,
+    presigned,
     reframe::reframed,
+    signed,
 };
 
 /// The way through the gateway for HTTP requests.
@@ -30,13 +27,8 @@ pub(super) struct Door {
 
 impl Door {
     pub(super) fn new(gateway: Gateway) -> Self {
-        let mut builder = S3ServiceBuilder::new(gateway.clone());
-        builder.set_auth(gateway.clone());
-        builder.set_access(gateway.clone());
-        let mut config = S3Config::default();
-        config.xml_max_body_size = XML_BYTES_MAX;
-        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
-        Self { gateway, service: builder.build() }
+        let service = signed::service(&gateway);
+        Self { gateway, service }
     }
 
     /// Serves one request.
@@ -46,7 +38,12 @@ impl Door {
         let verified = Verified::default();
         let holds_back = request.version() < Version::HTTP_2 && request.headers().contains_key(EXPECT);
         let empty = hyper::body::Body::is_end_stream(request.body());
-        let mut response = match unsupported(&request) {
+        let mut request = request;
+        let refused = unsupported(&request).or_else(|| {
+            let now = self.gateway.clock().wall();
+            presigned::admit(&mut request, self.gateway.keys(), self.gateway.domains(), now).err()
+        });
+        let mut response = match refused {
             Some(error) => error.to_http_response().map_err(|error| HttpError::new(Box::new(error)))?,
             None => {
                 let chunked = is_aws_chunked(request.headers());
@@ -79,12 +76,11 @@ impl Door {
     }
 }
 
-/// What s3s knows and we do not offer. Signature version 2 rests on SHA-1 and does not cover the time of a request; forms
-/// of browsers have their signature in the body, which would have to be read from anybody first.
+/// What s3s knows and we do not offer. Signature version 2 in a header rests on SHA-1 and does not cover the time of a
+/// request; presigned URLs of it have an end, and are offered, for SDKs still make them. Forms of browsers have their signature in the body, which would have to be read from anybody first.
 fn unsupported<B>(request: &Request<B>) -> Option<S3Error> {
     let header = request.headers().get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"AWS "));
-    let query = request.uri().query().unwrap_or_default().split('&').any(|pair| pair.starts_with("AWSAccessKeyId="));
-    if header || query {
+    if header {
         return Some(s3_error!(
             InvalidRequest,
             "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
@@ -110,15 +106,13 @@ fn code_in(body: &Body) -> S3ErrorCode {
 }
 
 const FORM: &[u8] = b"multipart/form-data";
-/// A request's XML at most: 10,000 parts with their checksums, or 1,000 keys with every byte escaped.
-const XML_BYTES_MAX: usize = 8 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn signature_version_2_is_not_offered() {
+    fn signature_version_2_is_not_offered_in_a_header() {
         let request = |uri: &str, authorization: Option<&str>| {
             let mut request = Request::builder().uri(uri);
             if let Some(value) = authorization {
@@ -127,7 +121,7 @@ mod tests {
             unsupported(&request.body(()).expect("a request")).is_some()
         };
         assert!(request("/b/k", Some("AWS key:signature")));
-        assert!(request("/b/k?AWSAccessKeyId=key&Signature=s&Expires=1", None));
+        assert!(!request("/b/k?AWSAccessKeyId=key&Signature=s&Expires=1", None));
         assert!(!request("/b/k?X-Amz-Signature=s", None));
         assert!(!request("/b/k", Some("AWS4-HMAC-SHA256 Credential=…")));
     }

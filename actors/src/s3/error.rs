@@ -43,7 +43,8 @@ pub(super) const fn code_of(kind: ErrorKind) -> (&'static str, StatusCode) {
         ErrorKind::BucketExists => ("BucketAlreadyOwnedByYou", StatusCode::CONFLICT),
         ErrorKind::BucketTaken => ("BucketAlreadyExists", StatusCode::CONFLICT),
         ErrorKind::KeyTooLong => ("KeyTooLongError", StatusCode::BAD_REQUEST),
-        ErrorKind::Corrupt | ErrorKind::Bug => ("InternalError", StatusCode::INTERNAL_SERVER_ERROR),
+        // Never NoSuchKey: a mirror or a cache would take the object for deleted, and delete its copy.
+        ErrorKind::Corrupt | ErrorKind::Lost | ErrorKind::Bug => ("InternalError", StatusCode::INTERNAL_SERVER_ERROR),
         // 507: sending again cannot help before somebody deletes something or adds a drive.
         ErrorKind::NoSpace => ("InsufficientStorage", StatusCode::INSUFFICIENT_STORAGE),
     }

@@ -16,8 +16,11 @@ use super::{
     buckets,
     caller::{Caller, account},
     copy, delete, get,
+    host::Domains,
     ingress::{AccessKeys, Ingress},
     list, multipart, parts, put,
+    signed::Signer,
+    xml::can_carry,
 };
 
 /// Settings of a gateway.
@@ -30,6 +33,8 @@ pub struct GatewayOptions {
     /// Payload bytes of all streams together that are on their way to Object at most. Half of its mailbox, so that
     /// other traffic finds room too.
     pub inflight_bytes_max: usize,
+    /// The domain that it goes by: `bucket.domain` is a bucket. Path style works under any name.
+    pub domain: Option<String>,
 }
 
 impl Default for GatewayOptions {
@@ -38,6 +43,7 @@ impl Default for GatewayOptions {
             region: "us-east-1".to_owned(),
             body_idle_max: Duration::from_secs(60),
             inflight_bytes_max: MAILBOX_BYTES_MAX / 2,
+            domain: None,
         }
     }
 }
@@ -52,6 +58,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     pool: Pool,
     options: GatewayOptions,
+    domains: Domains,
     credit: Arc<Semaphore>,
     counters: Arc<Counters>,
 }
@@ -74,7 +81,8 @@ impl Gateway {
     ) -> Self {
         let credit = options.inflight_bytes_max.max(STRIPE_BYTES_MAX) / CREDIT_BYTES;
         let credit = Arc::new(Semaphore::new(credit.min(Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Shared { ingress, keys, clock, pool, options, credit, counters: Arc::default() }))
+        let domains = Domains::new(options.domain.as_deref());
+        Self(Arc::new(Shared { ingress, keys, clock, pool, options, domains, credit, counters: Arc::default() }))
     }
 
     /// What it has done since its start.
@@ -103,6 +111,10 @@ impl Gateway {
         &self.0.options
     }
 
+    pub(super) fn domains(&self) -> &Domains {
+        &self.0.domains
+    }
+
     /// The credit that all stripes on their way to Object share.
     pub(super) fn stripe_credit(&self) -> Arc<Semaphore> {
         self.0.credit.clone()
@@ -124,7 +136,10 @@ impl Gateway {
         if key.secret != credentials.secret_key.expose() {
             return Err(S3ErrorCode::InvalidAccessKeyId.into());
         }
-        if headers.get("x-amz-expected-bucket-owner").is_some_and(|owner| owner != account(key.tenant).as_str()) {
+        // A source that is another tenant's is nobody's to copy.
+        let mut expected = ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"].into_iter();
+        let account = account(key.tenant);
+        if expected.any(|name| headers.get_all(name).iter().any(|owner| owner != account.as_str())) {
             return Err(s3_error!(AccessDenied, "the bucket's owner is not the expected one"));
         }
         Ok(Caller {
@@ -148,6 +163,21 @@ pub(super) fn key_of(key: &str) -> S3Result<Arc<str>> {
     }
 }
 
+/// The key of an object that is to be. Keys that XML cannot carry are refused here: one of them in a bucket, and no
+/// parser reads the bucket's listing any more.
+///
+/// # Errors
+/// Those of [`key_of`]; `InvalidArgument`.
+pub(super) fn new_key_of(key: &str) -> S3Result<Arc<str>> {
+    if !can_carry(key) {
+        return Err(s3_error!(
+            InvalidArgument,
+            "The key has control characters that XML, and so a listing, cannot have"
+        ));
+    }
+    key_of(key)
+}
+
 /// Objects have one version, which S3 calls `null`.
 ///
 /// # Errors
@@ -162,36 +192,49 @@ pub(super) fn only_version(version: Option<&str>) -> S3Result<()> {
 /// Credit is counted in these.
 const CREDIT_BYTES: usize = 4096;
 
+/// What [`signed`](super::signed) found out about a request goes where operations look for it.
+fn signed<T>(mut request: S3Request<T>) -> S3Request<T> {
+    request.credentials = request.extensions.remove::<Signer>().map(|Signer(credentials)| credentials);
+    request.trailing_headers = request.extensions.remove();
+    request
+}
+
+/// Each operation is a function of its module, that gives its output, or (`with`) output and headers.
 macro_rules! operations {
-    ($($name:ident($input:ident) -> $output:ident by $module:ident;)*) => {
+    ($($name:ident($input:ident) -> $output:ident by $module:ident with $response:path;)*) => {
         #[async_trait::async_trait]
         impl S3 for Gateway {
             $(async fn $name(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
-                $module::$name(self, request).await.map(S3Response::new)
+                $module::$name(self, signed(request)).await.map($response)
             })*
         }
     };
 }
 
+fn whole<T>((output, headers): (T, HeaderMap)) -> S3Response<T> {
+    S3Response::with_headers(output, headers)
+}
+
 operations! {
-    list_buckets(ListBucketsInput) -> ListBucketsOutput by buckets;
-    create_bucket(CreateBucketInput) -> CreateBucketOutput by buckets;
-    delete_bucket(DeleteBucketInput) -> DeleteBucketOutput by buckets;
-    head_bucket(HeadBucketInput) -> HeadBucketOutput by buckets;
-    get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput by buckets;
-    put_object(PutObjectInput) -> PutObjectOutput by put;
-    get_object(GetObjectInput) -> GetObjectOutput by get;
-    head_object(HeadObjectInput) -> HeadObjectOutput by get;
-    delete_object(DeleteObjectInput) -> DeleteObjectOutput by delete;
-    delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput by delete;
-    copy_object(CopyObjectInput) -> CopyObjectOutput by copy;
-    list_objects(ListObjectsInput) -> ListObjectsOutput by list;
-    list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output by list;
-    create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput by multipart;
-    complete_multipart_upload(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput by multipart;
-    abort_multipart_upload(AbortMultipartUploadInput) -> AbortMultipartUploadOutput by multipart;
-    list_multipart_uploads(ListMultipartUploadsInput) -> ListMultipartUploadsOutput by multipart;
-    upload_part(UploadPartInput) -> UploadPartOutput by parts;
-    upload_part_copy(UploadPartCopyInput) -> UploadPartCopyOutput by parts;
-    list_parts(ListPartsInput) -> ListPartsOutput by parts;
+    list_buckets(ListBucketsInput) -> ListBucketsOutput by buckets with S3Response::new;
+    create_bucket(CreateBucketInput) -> CreateBucketOutput by buckets with S3Response::new;
+    delete_bucket(DeleteBucketInput) -> DeleteBucketOutput by buckets with S3Response::new;
+    head_bucket(HeadBucketInput) -> HeadBucketOutput by buckets with S3Response::new;
+    get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput by buckets with S3Response::new;
+    get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput by buckets with S3Response::new;
+    put_object(PutObjectInput) -> PutObjectOutput by put with S3Response::new;
+    get_object(GetObjectInput) -> GetObjectOutput by get with whole;
+    head_object(HeadObjectInput) -> HeadObjectOutput by get with whole;
+    delete_object(DeleteObjectInput) -> DeleteObjectOutput by delete with S3Response::new;
+    delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput by delete with S3Response::new;
+    copy_object(CopyObjectInput) -> CopyObjectOutput by copy with S3Response::new;
+    list_objects(ListObjectsInput) -> ListObjectsOutput by list with S3Response::new;
+    list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output by list with S3Response::new;
+    create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput by multipart with S3Response::new;
+    complete_multipart_upload(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput by multipart with S3Response::new;
+    abort_multipart_upload(AbortMultipartUploadInput) -> AbortMultipartUploadOutput by multipart with S3Response::new;
+    list_multipart_uploads(ListMultipartUploadsInput) -> ListMultipartUploadsOutput by multipart with S3Response::new;
+    upload_part(UploadPartInput) -> UploadPartOutput by parts with S3Response::new;
+    upload_part_copy(UploadPartCopyInput) -> UploadPartCopyOutput by parts with S3Response::new;
+    list_parts(ListPartsInput) -> ListPartsOutput by parts with S3Response::new;
 }

@@ -2,8 +2,20 @@
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
-use mesh_core::{id::WriteId, meta::Body};
+use bytes::Bytes;
+use futures_util::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use hyper::{
+    HeaderMap,
+    header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue},
+};
+use mesh_core::{
+    Error, ErrorKind,
+    id::WriteId,
+    meta::{Body, ObjectRow},
+};
 use s3s::{
     S3Request, S3Result,
     dto::{
@@ -16,7 +28,7 @@ use s3s::{
 use super::{
     attributes::Given,
     caller::Caller,
-    conditions::Conditions,
+    conditions::Reading,
     digest::to_dto,
     error::to_s3,
     gateway::{Gateway, key_of, only_version},
@@ -24,25 +36,20 @@ use super::{
     text::timestamp,
 };
 
-pub(super) async fn get_object(gateway: &Gateway, request: S3Request<GetObjectInput>) -> S3Result<GetObjectOutput> {
-    let S3Request { input, headers, credentials, .. } = request;
+pub(super) async fn get_object(
+    gateway: &Gateway,
+    request: S3Request<GetObjectInput>,
+) -> S3Result<(GetObjectOutput, HeaderMap)> {
+    let S3Request { input, headers, credentials, mut extensions, .. } = request;
     let caller = gateway.caller(credentials.as_ref(), &headers)?;
-    let conditions = Conditions {
-        if_match: input.if_match,
-        if_none_match: input.if_none_match,
-        if_modified_since: input.if_modified_since,
-        if_unmodified_since: input.if_unmodified_since,
-    };
     only_version(input.version_id.as_deref())?;
-    let wanted = Wanted { range: input.range, part: input.part_number, checksums: input.checksum_mode };
-    let (source, seen) = see(&caller, &input.bucket, &input.key, &conditions, &wanted).await?;
-    let (object, len) = (source.object.clone(), source.len);
-    let mut pieces = outflow::read(caller, source);
-    // An object that cannot be read should be a proper error, so the response waits for its first piece.
-    let first = if len == 0 { None } else { pieces.try_next().await.map_err(|error| to_s3(&error))? };
+    let reading = extensions.remove().unwrap_or_default();
+    let wanted = Wanted { reading, part: input.part_number, checksums: input.checksum_mode };
+    let (object, seen, first, pieces) = begin(&caller, &input.bucket, &input.key, &wanted).await?;
+    let len = seen.len;
     let body = Outflow::new(stream::iter(first.map(Ok)).chain(pieces).boxed(), len, gateway.counters().clone());
     let given = Given::of(&object.attributes);
-    Ok(GetObjectOutput {
+    let output = GetObjectOutput {
         accept_ranges: Some("bytes".into()),
         body: Some(StreamingBlob::new(body)),
         cache_control: given.cache_control,
@@ -61,28 +68,50 @@ pub(super) async fn get_object(gateway: &Gateway, request: S3Request<GetObjectIn
         e_tag: Some(ETag::Strong(object.etag.clone())),
         expires: given.expires,
         last_modified: Some(timestamp(object.modified)),
-        metadata: given.metadata,
         parts_count: seen.parts_count,
         ..Default::default()
-    })
+    };
+    Ok((output, given.metadata.into_headers()))
 }
 
-pub(super) async fn head_object(gateway: &Gateway, request: S3Request<HeadObjectInput>) -> S3Result<HeadObjectOutput> {
-    let S3Request { input, headers, credentials, .. } = request;
+/// An object whose first piece is there: one that cannot be read should be a proper error, so the response waits for it.
+/// A reader that is overtaken by another write before that begins anew, with the object that is there now.
+async fn begin(
+    caller: &Caller,
+    bucket: &str,
+    key: &str,
+    wanted: &Wanted,
+) -> S3Result<(Arc<ObjectRow>, Seen, Option<Bytes>, BoxStream<'static, Result<Bytes, Error>>)> {
+    for _ in 0..OVERTAKEN_MAX {
+        let (source, seen) = see(caller, bucket, key, wanted).await?;
+        let object = source.object.clone();
+        let mut pieces = outflow::read(caller.clone(), source);
+        if seen.len == 0 {
+            return Ok((object, seen, None, pieces));
+        }
+        match pieces.try_next().await {
+            Ok(first) => return Ok((object, seen, first, pieces)),
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            Err(error) => return Err(to_s3(&error)),
+        }
+    }
+    Err(s3_error!(ServiceUnavailable, "the object is being replaced faster than it can be read; send again"))
+}
+
+pub(super) async fn head_object(
+    gateway: &Gateway,
+    request: S3Request<HeadObjectInput>,
+) -> S3Result<(HeadObjectOutput, HeaderMap)> {
+    let S3Request { input, headers, credentials, mut extensions, .. } = request;
     let caller = gateway.caller(credentials.as_ref(), &headers)?;
-    let conditions = Conditions {
-        if_match: input.if_match,
-        if_none_match: input.if_none_match,
-        if_modified_since: input.if_modified_since,
-        if_unmodified_since: input.if_unmodified_since,
-    };
     only_version(input.version_id.as_deref())?;
-    let wanted = Wanted { range: input.range, part: input.part_number, checksums: input.checksum_mode };
-    let (source, seen) = see(&caller, &input.bucket, &input.key, &conditions, &wanted).await?;
+    let reading = extensions.remove().unwrap_or_default();
+    let wanted = Wanted { reading, part: input.part_number, checksums: input.checksum_mode };
+    let (source, seen) = see(&caller, &input.bucket, &input.key, &wanted).await?;
     let object = source.object;
     let given = Given::of(&object.attributes);
     // GetObject's overrides s3s applies itself.
-    Ok(HeadObjectOutput {
+    let output = HeadObjectOutput {
         accept_ranges: Some("bytes".into()),
         cache_control: input.response_cache_control.or(given.cache_control),
         checksum_crc32: seen.sums.checksum_crc32,
@@ -100,39 +129,36 @@ pub(super) async fn head_object(gateway: &Gateway, request: S3Request<HeadObject
         e_tag: Some(ETag::Strong(object.etag.clone())),
         expires: input.response_expires.or(given.expires),
         last_modified: Some(timestamp(object.modified)),
-        metadata: given.metadata,
         parts_count: seen.parts_count,
         ..Default::default()
-    })
+    };
+    Ok((output, given.metadata.into_headers()))
 }
 
 /// Which part of an object a reader wants, and whether with checksums.
 struct Wanted {
-    range: Option<Range>,
+    reading: Reading,
     part: Option<i32>,
     checksums: Option<ChecksumMode>,
 }
 
 /// What a response says of that part.
 struct Seen {
+    /// Bytes.
+    len: u64,
     content_range: Option<String>,
     parts_count: Option<i32>,
     sums: Checksum,
 }
 
-async fn see(
-    caller: &Caller,
-    bucket: &str,
-    key: &str,
-    conditions: &Conditions,
-    wanted: &Wanted,
-) -> S3Result<(Source, Seen)> {
+async fn see(caller: &Caller, bucket: &str, key: &str, wanted: &Wanted) -> S3Result<(Source, Seen)> {
     let (bucket, key): (Arc<str>, Arc<str>) = (bucket.into(), key_of(key)?);
     let object = caller.object(&bucket, &key).await?;
-    conditions.check_read(&object)?;
+    wanted.reading.conditions.check_read(&object)?;
+    let range = wanted.reading.range(&object);
     let mut source = Source { bucket, key, len: object.len, object, offset: 0 };
     let whole = source.object.len;
-    let parts_count = match (wanted.part, wanted.range) {
+    let parts_count = match (wanted.part, range) {
         (Some(_), Some(_)) => {
             return Err(s3_error!(InvalidRequest, "Cannot specify both Range header and partNumber query parameter"));
         }
@@ -143,7 +169,8 @@ async fn see(
         }
         (None, None) => None,
     };
-    let narrowed = wanted.range.is_some() || (wanted.part.is_some() && source.len > 0);
+    // The end of nothing is nothing, and no range of bytes.
+    let narrowed = (range.is_some() && whole > 0) || (wanted.part.is_some() && source.len > 0);
     let content_range =
         narrowed.then(|| format!("bytes {}-{}/{whole}", source.offset, source.offset + source.len.saturating_sub(1)));
     // A checksum of the whole says nothing about a part: an SDK would find the part damaged.
@@ -151,18 +178,23 @@ async fn see(
     let sums =
         if enabled && source.len == whole { to_dto(&source.object.attributes.checksums) } else { Checksum::default() };
     let parts_count = parts_count.filter(|_| matches!(source.object.body, Body::Parts { .. }));
-    Ok((source, Seen { content_range, parts_count, sums }))
+    let len = source.len;
+    Ok((source, Seen { len, content_range, parts_count, sums }))
 }
 
 /// Offset and length of a range.
 ///
 /// # Errors
-/// `InvalidRange`, also for a suffix of nothing.
-pub(super) fn resolve(range: Range, whole: u64) -> S3Result<(u64, u64)> {
-    match range.check(whole) {
-        Ok(bytes) if bytes.start < bytes.end => Ok((bytes.start, bytes.end - bytes.start)),
-        _ => Err(s3_error!(InvalidRange, "The requested range is not satisfiable: the object has {whole} bytes")),
-    }
+/// `InvalidRange`, with the length that the object has.
+fn resolve(range: Range, whole: u64) -> S3Result<(u64, u64)> {
+    range.check(whole).map(|bytes| (bytes.start, bytes.end - bytes.start)).map_err(|_| {
+        let mut error = s3_error!(InvalidRange, "The requested range is not satisfiable: the object has {whole} bytes");
+        if let Ok(value) = HeaderValue::try_from(format!("bytes */{whole}")) {
+            let xml = HeaderValue::from_static("application/xml");
+            error.set_headers(HeaderMap::from_iter([(CONTENT_RANGE, value), (CONTENT_TYPE, xml)]));
+        }
+        error
+    })
 }
 
 /// Narrows to the `part`-th part and gives how many there are. Part 1 of what was put whole is all of it.
@@ -203,3 +235,6 @@ async fn bounds(caller: &Caller, source: &Source, part: u32) -> S3Result<(u64, u
     // What is left is a last part without bytes.
     Ok((whole, 0))
 }
+
+/// So often a reader begins anew.
+const OVERTAKEN_MAX: u32 = 3;

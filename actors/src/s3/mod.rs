@@ -6,12 +6,14 @@
 //! group holds, and it keeps nothing between two requests.
 //!
 //! ```text
-//!  TCP ──► server ──► door ──► s3s (signature, XML) ──► Gateway (this) ──► Ingress ──► Object
-//!           limits,    refusals,                          put · get · copy · list · multipart
-//!           drain      re-framing
+//!  TCP ──► server ──► door ──► s3s: signature ──► signed ──► s3s: operation ──► Gateway (this) ──► Ingress ──► Object
+//!           limits,    refusals,                  what is                      put · get · copy · list · multipart
+//!           drain      re-framing,                offered,
+//!                      presigned URLs             digests, XML
 //! ```
 //!
 //! - Start with [`Gateway`] and [`serve`].
+//! - `offered` is the table of what a request may carry: whatever is not in it is refused.
 //! - `intake` is the way of a body in (one copy, into pooled stripes), `outflow` the way out (no copy).
 //! - `digest` has everything about MD5 and checksums, `error` the one table from mesh errors to S3 codes.
 
@@ -27,20 +29,26 @@ mod door;
 mod error;
 mod gateway;
 mod get;
+mod host;
 mod ingress;
 mod intake;
 mod list;
 mod multipart;
+mod offered;
 mod outflow;
 mod parts;
+mod presigned;
 mod put;
 mod reframe;
 mod server;
+mod signed;
 mod socket;
 mod text;
+mod xml;
 
 pub use auth::Stats;
 pub use gateway::{Gateway, GatewayOptions};
+pub use host::check_domain;
 pub use ingress::{AccessKey, AccessKeys, Ingress};
 pub use server::{ServeOptions, serve};
 

@@ -23,12 +23,12 @@ use s3s::{
 };
 
 use super::{
-    attributes::{given, refuse_unsupported},
+    attributes::given,
     caller::Caller,
     conditions,
     digest::{Algorithm, Scope, to_dto, whole},
     error::strange,
-    gateway::{Gateway, key_of},
+    gateway::{Gateway, key_of, new_key_of},
     list::{Spelling, page_size, prefixes},
     parts::{part_number, upload_of},
     text::{timestamp, upload_from_text, upload_text},
@@ -84,15 +84,14 @@ pub(super) async fn create_multipart_upload(
     gateway: &Gateway,
     request: S3Request<CreateMultipartUploadInput>,
 ) -> S3Result<CreateMultipartUploadOutput> {
-    let S3Request { mut input, headers, credentials, .. } = request;
+    let S3Request { mut input, headers, credentials, mut extensions, .. } = request;
     let caller = gateway.caller(credentials.as_ref(), &headers)?;
-    refuse_unsupported(&headers)?;
     let plan = Plan::read(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
-    let mut attributes = given!(input).into_attributes()?;
+    let mut attributes = given!(input, extensions).into_attributes()?;
     if let Some(plan) = plan {
         plan.keep(&mut attributes);
     }
-    let (bucket, key) = (input.bucket.as_str().into(), key_of(&input.key)?);
+    let (bucket, key) = (input.bucket.as_str().into(), new_key_of(&input.key)?);
     let Answer::Upload(row) = caller.answer(ObjectOp::CreateUpload { bucket, key, attributes }).await? else {
         return Err(strange("CreateUpload"));
     };

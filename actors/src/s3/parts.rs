@@ -19,12 +19,10 @@ use s3s::{
 };
 
 use super::{
-    attributes::refuse_unsupported,
     conditions::Conditions,
     copy,
     digest::{Algorithm, Declared, Digests, to_dto},
     gateway::{Gateway, key_of},
-    get::resolve,
     intake::{Incoming, store},
     list::page_size,
     multipart::Plan,
@@ -35,7 +33,6 @@ use super::{
 pub(super) async fn upload_part(gateway: &Gateway, request: S3Request<UploadPartInput>) -> S3Result<UploadPartOutput> {
     let S3Request { input, headers, credentials, trailing_headers, .. } = request;
     let caller = gateway.caller(credentials.as_ref(), &headers)?;
-    refuse_unsupported(&headers)?;
     let destination =
         Destination::Part { upload: upload_of(&input.upload_id)?, number: part_number(input.part_number)? };
     let declared = Declared::read(&headers)?;
@@ -71,21 +68,18 @@ pub(super) async fn upload_part_copy(
 ) -> S3Result<UploadPartCopyOutput> {
     let S3Request { input, headers, credentials, .. } = request;
     let caller = gateway.caller(credentials.as_ref(), &headers)?;
-    refuse_unsupported(&headers)?;
     let (bucket, key): (Arc<str>, _) = (input.bucket.as_str().into(), key_of(&input.key)?);
     let (upload, number) = (upload_of(&input.upload_id)?, part_number(input.part_number)?);
     let plan = Plan::of(&caller.upload(&bucket, &key, upload).await?.attributes);
     let conditions = Conditions {
-        if_match: input.copy_source_if_match,
-        if_none_match: input.copy_source_if_none_match,
+        if_match: input.copy_source_if_match.map(Into::into),
+        if_none_match: input.copy_source_if_none_match.map(Into::into),
         if_modified_since: input.copy_source_if_modified_since,
         if_unmodified_since: input.copy_source_if_unmodified_since,
     };
     let mut source = copy::open(&caller, &input.copy_source, &conditions).await?;
     if let Some(range) = input.copy_source_range {
-        let range = Range::parse(&range)
-            .map_err(|_| s3_error!(InvalidArgument, "x-amz-copy-source-range has the form bytes=first-last"))?;
-        (source.offset, source.len) = resolve(range, source.object.len)?;
+        (source.offset, source.len) = exact_range(&range, source.object.len)?;
     }
     if source.len > PART_BYTES_MAX {
         return Err(s3_error!(EntityTooLarge, "a part has at most {PART_BYTES_MAX} bytes"));
@@ -153,6 +147,21 @@ pub(super) async fn list_parts(gateway: &Gateway, request: S3Request<ListPartsIn
         upload_id: Some(upload_text(upload)),
         ..Default::default()
     })
+}
+
+/// The range of a part's source, which must lie inside the source: a part that is shorter than its sender thinks makes an
+/// object with a hole.
+///
+/// # Errors
+/// `InvalidArgument`, `InvalidRange`.
+fn exact_range(text: &str, whole: u64) -> S3Result<(u64, u64)> {
+    let Ok(Range::Int { first, last: Some(last) }) = Range::parse(text) else {
+        return Err(s3_error!(InvalidArgument, "x-amz-copy-source-range has the form bytes=first-last"));
+    };
+    if last >= whole {
+        return Err(s3_error!(InvalidRange, "The range specified is not valid for a source object of {whole} bytes"));
+    }
+    Ok((first, last - first + 1))
 }
 
 /// An upload by its text.

@@ -11,21 +11,20 @@ use s3s::{
 };
 
 use super::{
-    attributes::{given, refuse_unsupported},
+    attributes::given,
     conditions,
     digest::{Declared, Digests, to_dto},
     error::refusal,
-    gateway::{Gateway, key_of},
+    gateway::{Gateway, new_key_of},
     intake::{Incoming, store},
 };
 
 pub(super) async fn put_object(gateway: &Gateway, request: S3Request<PutObjectInput>) -> S3Result<PutObjectOutput> {
-    let S3Request { mut input, headers, credentials, trailing_headers, .. } = request;
+    let S3Request { mut input, headers, credentials, trailing_headers, mut extensions, .. } = request;
     let caller = gateway.caller(credentials.as_ref(), &headers)?;
-    refuse_unsupported(&headers)?;
-    let (bucket, key) = (input.bucket.as_str().into(), key_of(&input.key)?);
+    let (bucket, key) = (input.bucket.as_str().into(), new_key_of(&input.key)?);
     let declared = Declared::read(&headers)?;
-    let attributes = given!(input).into_attributes()?;
+    let attributes = given!(input, extensions).into_attributes()?;
     let (len, body) = body_of(input.content_length, input.body, OBJECT_PUT_BYTES_MAX)?;
     let precondition =
         conditions::for_write(&caller, &bucket, &key, input.if_match.as_ref(), input.if_none_match.as_ref()).await?;

@@ -84,6 +84,27 @@ pub(super) fn percent(text: &str) -> String {
     encoded
 }
 
+/// Undoes percent-encoding; `None` for a `%` that two digits do not follow.
+pub(super) fn from_percent(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+        let (high, low) = (digit(rest.next())?, digit(rest.next())?);
+        bytes.push((high << 4 | low) as u8);
+    }
+    Some(bytes)
+}
+
+/// The value of a query parameter, where a plus stands for a space too.
+pub(super) fn from_form(value: &str) -> Option<String> {
+    String::from_utf8(from_percent(&value.replace('+', " "))?).ok()
+}
+
 /// An upload's number as clients see it.
 pub(super) fn upload_text(upload: WriteId) -> String {
     format!("{:016x}", upload.0)
@@ -130,6 +151,16 @@ mod tests {
     }
 
     #[test]
+    fn percent_encoding_is_undone_and_half_of_it_is_refused() {
+        assert_eq!(from_percent("a%2Fb%c3%A9+").as_deref(), Some("a/bé+".as_bytes()));
+        for bad in ["%", "%2", "a%2", "%zz", "%+1"] {
+            assert_eq!(from_percent(bad), None, "{bad}");
+        }
+        assert_eq!(from_form("a+b%2B").as_deref(), Some("a b+"));
+        assert_eq!(from_form("%ff"), None);
+    }
+
+    #[test]
     fn upload_ids_survive_and_nothing_else_is_one() {
         let id = WriteId(0x0001_0000_0000_abcd);
         assert_eq!(upload_from_text(&upload_text(id)), Some(id));
@@ -139,6 +170,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn percent_encoding_survives(text in "\\PC{0,40}") {
+            prop_assert_eq!(from_percent(&percent(&text)), Some(text.into_bytes()));
+        }
+
         #[test]
         fn base64_survives(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             prop_assert_eq!(from_base64(&base64(&bytes)), Some(bytes));

@@ -19,7 +19,7 @@ use mesh_core::{
     meta::{Attributes, Grant, Precondition, TenantLimits, WrappedKey},
     op::{Binding, Destination, ObjectOp, Piece, ShardOp, StripeOp},
     port::{ComputeJob, WorkOutput},
-    spec::{ObjectSpec, PolicySpec},
+    spec::{Encryption, ObjectSpec, PolicySpec},
     time::{Instant, UnixMillis},
 };
 
@@ -142,7 +142,7 @@ impl Host {
             epoch: Epoch(1),
             layout: Some(LAYOUT),
             stripe_bytes,
-            keys: BTreeMap::from([(TENANT, KeyId(2))]),
+            keys: BTreeMap::from([(TENANT, Encryption::Key(KeyId(2)))]),
             reclaims: vec![GROUP],
             reclaim_grace_ms: GRACE.as_millis() as u64,
             drives: DRIVES.filter(|_| sweeps).map(DriveId).collect(),

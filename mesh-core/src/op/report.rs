@@ -47,6 +47,8 @@ pub struct NodeReport {
     pub missing: Option<String>,
     /// What goes on when a node is lost, as the one who tells it works it out; of nobody else.
     pub survival: Option<Survival>,
+    /// Reads through it that found lost data since it started.
+    pub lost: u64,
 }
 
 /// How a node's replica of a metadata group is.

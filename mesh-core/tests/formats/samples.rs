@@ -316,6 +316,7 @@ fn node_report() -> NodeReport {
         },
         missing: Some("a metadata group has no leader".into()),
         survival: Some(Survival { reads: true, writes: false, reason: "add a drive".into() }),
+        lost: 133,
     }
 }
 

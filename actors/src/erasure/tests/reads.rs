@@ -100,7 +100,7 @@ fn decodes_the_first_k_shards_that_agree() {
     bench.answer(1, brings_of(0, CODE, 5));
     bench.answer(2, brings(1));
     let refused = bench.answer(3, brings_of(2, CODE, 7));
-    assert_refused(&refused, ErrorKind::TooFewShards, "1 shards of the stripe were found that agree, and 2+1 needs 2");
+    assert_refused(&refused, ErrorKind::Lost, "too few shards of the stripe are left");
 }
 
 #[test]
@@ -116,23 +116,25 @@ fn says_what_is_missing_when_too_few_shards_are_left() {
     bench.ask(read(&[]), b"");
     assert_eq!(bench.answer(1, fails(ErrorKind::NotFound)), [get(3, 5, 2, 1000)]);
     let refused = bench.answer(3, fails(ErrorKind::Corrupt));
-    assert_refused(&refused, ErrorKind::TooFewShards, "1 are not there, 1 are damaged, 0 could not be read");
+    assert_refused(&refused, ErrorKind::Lost, "too few shards of the stripe are left");
     assert_eq!(bench.answer(2, brings(1)), []);
     assert_eq!((bench.erasure.in_flight(), bench.erasure.wake_at()), (0, None));
 }
 
 #[test]
-fn a_stripe_that_no_drive_has_is_not_found() {
+fn a_stripe_is_lost_once_no_drive_that_is_silent_could_save_it_and_before_that_it_is_not() {
     let mut bench = Bench::whole();
     bench.ask(read(&[]), b"");
     assert_eq!(bench.answer(1, fails(ErrorKind::NotFound)), [get(3, 5, 2, 1000)]);
-    assert_eq!(bench.answer(2, fails(ErrorKind::NotFound)), [], "hopeless, but the last drive has not spoken");
-    assert_refused(&bench.answer(3, fails(ErrorKind::NotFound)), ErrorKind::NotFound, "no drive has");
+    let lost = bench.answer(2, fails(ErrorKind::NotFound));
+    assert_refused(&lost, ErrorKind::Lost, "too few shards of the stripe are left");
+    assert_eq!(bench.answer(3, brings(2)), []);
 
     bench.ask(read(&[]), b"");
     bench.answer(4, fails(ErrorKind::NotFound));
-    bench.answer(5, fails(ErrorKind::NotFound));
-    assert_refused(&bench.answer(6, fails(ErrorKind::Timeout)), ErrorKind::TooFewShards, "2 are not there");
+    bench.answer(5, fails(ErrorKind::Timeout));
+    let away = bench.answer(6, brings(2));
+    assert_refused(&away, ErrorKind::TooFewShards, "1 are not there, 0 are damaged, 1 could not be read");
 }
 
 #[test]

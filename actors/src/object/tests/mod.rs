@@ -18,7 +18,7 @@ use mesh_core::{
     meta::{Attributes, BucketRef, BucketRow, Command, Extent, MetaAnswer, Precondition, Proposer, Query, WrappedKey},
     op::{Binding, Destination, ObjectOp, StripeOp, StripeTarget},
     port::WorkOutput,
-    spec::ObjectSpec,
+    spec::{Encryption, ObjectSpec},
     time::{Instant, UnixMillis},
 };
 
@@ -53,7 +53,7 @@ fn spec() -> ObjectSpec {
         epoch: Epoch(9),
         layout: Some(LAYOUT),
         stripe_bytes: STRIPE,
-        keys: BTreeMap::new(),
+        keys: BTreeMap::from([(TENANT, Encryption::None)]),
         reclaims: Vec::new(),
         reclaim_grace_ms: 60_000,
         drives: Vec::new(),

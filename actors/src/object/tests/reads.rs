@@ -172,11 +172,20 @@ fn a_read_goes_again_until_the_deadline() {
 
 #[test]
 fn a_piece_without_a_key_is_refused_where_the_tenant_s_data_are_encrypted() {
-    let mut bench = Bench::new(ObjectSpec { keys: BTreeMap::from([(TENANT, KeyId(2))]), ..spec() });
+    let mut bench = Bench::new(ObjectSpec { keys: BTreeMap::from([(TENANT, Encryption::Key(KeyId(2)))]), ..spec() });
     bench.know_the_bucket();
     let piece = Piece { extent: Arc::new(extent(WriteId(50), 5)), stripe: 0, start: 0, len: 5 };
     let (_, effects) = bench.ask(ObjectOp::Read { bucket: "photos".into(), key: "cat".into(), piece });
     assert_eq!(refused(&effects), ErrorKind::Denied);
+}
+
+#[test]
+fn a_piece_without_a_key_is_refused_while_nobody_says_how_the_tenant_s_data_are_stored() {
+    let mut bench = Bench::new(ObjectSpec { keys: BTreeMap::new(), ..spec() });
+    bench.know_the_bucket();
+    let piece = Piece { extent: Arc::new(extent(WriteId(50), 5)), stripe: 0, start: 0, len: 5 };
+    let (_, effects) = bench.ask(ObjectOp::Read { bucket: "photos".into(), key: "cat".into(), piece });
+    assert_eq!(refused(&effects), ErrorKind::Unreachable);
 }
 
 #[test]
@@ -202,4 +211,78 @@ fn lists_clamp_their_limit() {
     let call = bench.last();
     let effects = bench.reply(call, meta(MetaAnswer::Listing(listing.clone())));
     assert_eq!(effects, [replied(id, Answer::Listing(listing))]);
+}
+
+/// A read whose stripe is lost, and the question that it asks then.
+fn lost(bench: &mut Bench) -> (Token, Token) {
+    bench.know_the_bucket();
+    let piece = Piece { extent: Arc::new(extent(WriteId(50), 5)), stripe: 0, start: 0, len: 5 };
+    let (id, effects) = bench.ask(ObjectOp::Read { bucket: "photos".into(), key: "cat".into(), piece });
+    let (call, _) = stripe_op(&effects);
+    let effects = bench.reply(call, failure(ErrorKind::Lost));
+    let query = bench.query(GROUP, Query::Object { bucket: bucket(), key: "cat".into() });
+    assert_eq!(effects, [next(bench.last(), query)]);
+    (id, bench.last())
+}
+
+#[test]
+fn data_are_lost_if_the_manifest_still_refers_to_them() {
+    let mut bench = Bench::new(spec());
+    let (id, call) = lost(&mut bench);
+    let row = object(5, Body::Whole(extent(WriteId(50), 5)));
+    let effects = bench.reply(call, meta(MetaAnswer::Object(row)));
+    assert_eq!(effects, [Effect::Reply { id, outcome: failure(ErrorKind::Lost) }]);
+}
+
+#[test]
+fn a_reader_that_was_overtaken_has_lost_nothing() {
+    let mut bench = Bench::new(spec());
+    let (id, call) = lost(&mut bench);
+    let effects = bench.reply(call, failure(ErrorKind::NotFound));
+    assert_eq!(effects, [Effect::Reply { id, outcome: failure(ErrorKind::NotFound) }]);
+
+    let mut bench = Bench::new(spec());
+    let (_, call) = lost(&mut bench);
+    let effects = bench.reply(call, meta(MetaAnswer::Object(object(5, Body::Whole(extent(WriteId(51), 5))))));
+    assert_eq!(refused(&effects), ErrorKind::Conflict);
+}
+
+#[test]
+fn the_parts_of_an_object_are_looked_through_to_their_end() {
+    let part = |write: u64, offset: u64| {
+        let extent = extent(WriteId(write), 5);
+        Arc::new(PartRow {
+            number: 1,
+            etag: "e".into(),
+            modified: UnixMillis(1),
+            checksums: BTreeMap::new(),
+            offset,
+            extent,
+        })
+    };
+    for (last, kind) in [(50, ErrorKind::Lost), (49, ErrorKind::Conflict)] {
+        let mut bench = Bench::new(spec());
+        let (_, call) = lost(&mut bench);
+        let row = object(10, Body::Parts { upload: WriteId(7), count: 2 });
+        bench.reply(call, meta(MetaAnswer::Object(row)));
+        let extents =
+            |offset| Query::Extents { bucket: bucket(), upload: WriteId(7), offset, limit: LIST_KEYS_MAX as u32 };
+        let call = bench.last();
+        let effects = bench.reply(call, meta(MetaAnswer::Parts(vec![part(48, 0)], true)));
+        assert_eq!(effects, [next(bench.last(), bench.query(GROUP, extents(5)))]);
+        let call = bench.last();
+        let effects = bench.reply(call, meta(MetaAnswer::Parts(vec![part(last, 5)], false)));
+        assert_eq!(refused(&effects), kind);
+    }
+}
+
+#[test]
+fn what_the_node_lacks_is_not_an_object_that_is_not_there() {
+    let mut bench = Bench::new(spec());
+    bench.know_the_bucket();
+    let piece = Piece { extent: Arc::new(extent(WriteId(50), 5)), stripe: 0, start: 0, len: 5 };
+    let (_, effects) = bench.ask(ObjectOp::Read { bucket: "photos".into(), key: "cat".into(), piece });
+    let (call, _) = stripe_op(&effects);
+    let effects = bench.reply(call, failure(ErrorKind::NotFound));
+    assert_eq!(refused(&effects), ErrorKind::Unreachable);
 }

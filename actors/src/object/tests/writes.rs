@@ -15,7 +15,7 @@ fn begin_op() -> ObjectOp {
 
 #[test]
 fn begin_looks_up_the_bucket_asks_for_a_block_of_ids_wraps_a_key_and_opens() {
-    let mut bench = Bench::new(ObjectSpec { keys: BTreeMap::from([(TENANT, KeyId(2))]), ..spec() });
+    let mut bench = Bench::new(ObjectSpec { keys: BTreeMap::from([(TENANT, Encryption::Key(KeyId(2)))]), ..spec() });
     let (id, effects) = bench.ask(begin_op());
     let lookup = bench.query(GroupId::CONTROL, Query::Bucket { name: "photos".into() });
     assert_eq!(effects, [next(Token(1), lookup)]);
@@ -437,4 +437,25 @@ fn open_writes_are_bounded() {
         bench.ask(begin_op());
     }
     assert_eq!(refused(&bench.ask(begin_op()).1), ErrorKind::Overloaded);
+}
+
+#[test]
+fn a_tenant_whose_key_is_not_known_is_refused_and_never_stored_in_plain() {
+    let mut bench = Bench::new(ObjectSpec { keys: BTreeMap::new(), ..spec() });
+    let (_, effects) = bench.ask(begin_op());
+    assert_eq!(refused(&effects), ErrorKind::Unreachable);
+    assert_eq!((effects.len(), bench.object.in_flight()), (1, 0), "nothing was asked or begun");
+}
+
+#[test]
+fn a_key_that_the_keyring_lacks_is_no_missing_object() {
+    let mut bench = Bench::new(ObjectSpec { keys: BTreeMap::from([(TENANT, Encryption::Key(KeyId(2)))]), ..spec() });
+    bench.know_the_bucket();
+    let (_, effects) = bench.ask(begin_op());
+    let block = Arc::new(MetaAnswer::Block { first: WriteId(100), count: 4096 });
+    let work = only_work(&effects);
+    let effects = bench.event(Event::Done { work, outcome: Ok(WorkOutput::Meta(block)) });
+    let work = only_work(&effects);
+    let effects = bench.event(Event::Done { work, outcome: Err(Error::new(ErrorKind::NotFound, "no such key")) });
+    assert_eq!(refused(&effects), ErrorKind::Unreachable);
 }

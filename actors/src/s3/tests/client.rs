@@ -8,7 +8,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::s3::text::hex;
+use crate::s3::{
+    presigned::hmac_sha1,
+    text::{base64, hex},
+};
 
 /// Signs and sends.
 #[derive(Clone)]
@@ -16,6 +19,8 @@ pub(super) struct Client {
     address: SocketAddr,
     access: &'static str,
     secret: &'static str,
+    /// What its requests name as their host, if that is not the address.
+    host: Option<&'static str>,
 }
 
 /// What came back.
@@ -56,7 +61,34 @@ pub(super) enum Framing<'a> {
 
 impl Client {
     pub(super) fn new(address: SocketAddr, access: &'static str, secret: &'static str) -> Self {
-        Self { address, access, secret }
+        Self { address, access, secret, host: None }
+    }
+
+    /// The same, with requests that name another host.
+    pub(super) fn at(self, host: &'static str) -> Self {
+        Self { host: Some(host), ..self }
+    }
+
+    /// A URL's path and query, signed by version 2 and good for so many seconds from now.
+    pub(super) fn presigned_v2(&self, method: &str, path: &str, ahead_s: i64) -> String {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+        let expires = now.saturating_add_signed(ahead_s);
+        let text = format!("{method}\n\n\n{expires}\n{path}");
+        let signature = base64(&hmac_sha1(self.secret.as_bytes(), text.as_bytes()));
+        let signature = signature.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+        format!("{path}?AWSAccessKeyId={}&Signature={signature}&Expires={expires}", self.access)
+    }
+
+    /// Sends without a signature of its own.
+    pub(super) async fn unsigned(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        let mut head = format!("{method} {target} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", self.address);
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+        let mut stream = TcpStream::connect(self.address).await.expect("listening");
+        stream.write_all(&[head.as_bytes(), body].concat()).await.expect("taken");
+        reply(&mut stream, method).await
     }
 
     /// With a signed payload and no more headers than it takes.
@@ -103,7 +135,7 @@ impl Client {
         };
         let mut all: BTreeMap<String, String> =
             headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), (*value).to_owned())).collect();
-        all.insert("host".into(), self.address.to_string());
+        all.insert("host".into(), self.host.map_or_else(|| self.address.to_string(), str::to_owned));
         all.insert("x-amz-date".into(), time.clone());
         all.insert("x-amz-content-sha256".into(), payload.clone());
         if matches!(framing, Framing::Chunked(..) | Framing::Signed(_)) {

@@ -5,6 +5,7 @@ mod model;
 mod objects;
 mod refusals;
 mod server;
+mod signed;
 
 use std::{sync::Arc, time::Duration};
 
