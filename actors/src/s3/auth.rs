@@ -12,8 +12,8 @@ use std::{
 };
 
 use hyper::{
-    HeaderMap,
-    header::{AUTHORIZATION, HOST, HeaderName},
+    HeaderMap, Method,
+    header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderName},
 };
 use s3s::{
     S3ErrorCode, S3Result,
@@ -22,13 +22,22 @@ use s3s::{
     s3_error,
 };
 
-use super::gateway::Gateway;
+use super::{
+    door::DOCUMENT_BYTES_MAX,
+    error::{not_ready, to_s3},
+    gateway::Gateway,
+    via::Via,
+};
 
 #[async_trait::async_trait]
 impl S3Auth for Gateway {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        self.keys().lookup(access_key).map(|key| SecretKey::from(key.secret)).ok_or_else(|| {
-            s3_error!(InvalidAccessKeyId, "The AWS Access Key Id you provided does not exist in our records.")
+        self.keys().lookup(access_key).map(|key| SecretKey::from(key.secret)).ok_or_else(|| match self.keys().ready() {
+            Ok(()) => {
+                s3_error!(InvalidAccessKeyId, "The AWS Access Key Id you provided does not exist in our records.")
+            }
+            // It may be one that this node has not heard of yet.
+            Err(why) => not_ready(&why),
         })
     }
 }
@@ -41,6 +50,11 @@ impl Verified {
     /// Whether it held.
     pub(super) fn held(&self) -> bool {
         self.0.load(Relaxed)
+    }
+
+    /// It does.
+    pub(super) fn hold(&self) {
+        self.0.store(true, Relaxed);
     }
 }
 
@@ -58,10 +72,25 @@ impl S3Access for Gateway {
             ));
         }
         if let Some(verified) = cx.extensions_mut().get::<Verified>() {
-            verified.0.store(true, Relaxed);
+            verified.hold();
         }
-        Ok(())
+        hold_document(self, cx).await
     }
+}
+
+/// Takes credit for a body that s3s reads whole, before it does: documents, all but the bytes of objects.
+async fn hold_document(gateway: &Gateway, cx: &S3AccessContext<'_>) -> S3Result<()> {
+    let streams = matches!(cx.s3_op().name(), "PutObject" | "UploadPart");
+    let len = cx.headers().get(CONTENT_LENGTH).and_then(|len| len.to_str().ok()).and_then(|len| len.parse().ok());
+    let unknown = if matches!(*cx.method(), Method::POST | Method::PUT) { DOCUMENT_BYTES_MAX } else { 0 };
+    let len = len.unwrap_or(unknown).min(DOCUMENT_BYTES_MAX);
+    let key = cx.credentials().and_then(|credentials| gateway.keys().lookup(&credentials.access_key));
+    let (false, 1.., Some(key)) = (streams, len, key) else { return Ok(()) };
+    let via = Via::here();
+    // As it came, and as it is understood.
+    let purse = gateway.credit().admit(key.tenant, 2 * len, via.link.clone()).await.map_err(|error| to_s3(&error))?;
+    via.hold(purse);
+    Ok(())
 }
 
 /// A header that means something to S3 and that the signature does not cover: anybody on the way could have added it.
