@@ -87,6 +87,23 @@ pub struct S3Config {
     /// `bucket.s3.localhost` always are; path style works under any name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
+    /// What requests may hold of this node's memory, all together: bodies on their way in, answers on their way out, and
+    /// what lies ready for the next. A tenant alone has three quarters of it at most. Requests that find no room wait for
+    /// some seconds and are then told `SlowDown`; clients that take nothing meanwhile lose their connection.
+    #[serde(default = "S3Config::default_memory")]
+    pub memory: Size,
+}
+
+impl S3Config {
+    /// A front end with the defaults.
+    #[must_use]
+    pub const fn new(address: SocketAddr) -> Self {
+        Self { address, domain: None, memory: Self::default_memory() }
+    }
+
+    const fn default_memory() -> Size {
+        Size(512 << 20)
+    }
 }
 
 /// One drive.
@@ -227,6 +244,11 @@ impl Config {
         if let Some(domain) = self.s3.as_ref().and_then(|s3| s3.domain.as_deref()) {
             check_domain(domain)?;
         }
+        if let Some(s3) = &self.s3
+            && !(S3_MEMORY_MIN..=S3_MEMORY_MAX).contains(&s3.memory.0)
+        {
+            return Err(Error::invalid("s3.memory must be 64MiB to 1TiB").with("memory", s3.memory));
+        }
         if let Some(cores) = &self.cores {
             cores.parse::<Cores>().map_err(|error| Error::invalid(format!("cores: {error}")))?;
         }
@@ -267,6 +289,9 @@ impl Config {
 
 const RECLAIM_GRACE_MIN: Duration = Duration::from_secs(1);
 const CAPACITY_MIN: u64 = 256 << 20;
+/// Any request fits, beside those of other tenants.
+const S3_MEMORY_MIN: u64 = 64 << 20;
+const S3_MEMORY_MAX: u64 = 1 << 40;
 
 /// Drives of one node at most: their numbers are `node * 1000 + n`.
 pub const DRIVES_MAX: usize = 64;
@@ -490,6 +515,7 @@ reclaim_grace = "30s"
         assert_eq!(config.cluster.code.0, Code { data: 4, parity: 2 });
         assert_eq!(config.drives[0].capacity, Some(Size(64 << 30)));
         assert_eq!(config.timing.reclaim_grace.0, Duration::from_secs(30));
+        assert_eq!(config.s3.as_ref().unwrap().memory, Size(512 << 20));
         assert_eq!(config.timing.election_min, TimingConfig::default().election_min);
         assert_eq!(Config::parse(&config.to_text().unwrap()).unwrap(), config);
     }
@@ -507,6 +533,8 @@ reclaim_grace = "30s"
         assert!(node.contains("line 2") && node.contains("1 to 65535"), "{node}");
         let span = refused("30s", "0s");
         assert!(span.contains("1ms to 168h"), "{span}");
+        let memory = refused("9002\"", "9002\"\nmemory = \"32MiB\"");
+        assert!(memory.contains("64MiB to 1TiB"), "{memory}");
         let twins = refused("/dev/nvme0n1", "drive-a");
         assert!(twins.contains("same path"), "{twins}");
     }

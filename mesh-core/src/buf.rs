@@ -208,9 +208,25 @@ struct Shelves(Mutex<Idle>);
 
 #[derive(Default)]
 struct Idle {
-    /// Class (log2 of its size) and memory. Few classes: a linear look is cheap.
-    memory: std::collections::BTreeMap<u32, Vec<Vec<u8>>>,
+    /// By class: log2 of its size.
+    classes: std::collections::BTreeMap<u32, Shelf>,
     bytes: usize,
+}
+
+/// What lies idle of one class.
+#[derive(Default)]
+struct Shelf {
+    memory: Vec<Vec<u8>>,
+    /// The fewest that lay here since the last trim: so many nobody has needed.
+    fewest: usize,
+}
+
+impl Shelf {
+    fn take(&mut self) -> Option<Vec<u8>> {
+        let memory = self.memory.pop();
+        self.fewest = self.fewest.min(self.memory.len());
+        memory
+    }
 }
 
 impl Shelves {
@@ -222,7 +238,7 @@ impl Shelves {
         let Ok(mut idle) = self.0.lock() else { return };
         if idle.bytes + size <= POOL_IDLE_BYTES_MAX {
             idle.bytes += size;
-            idle.memory.entry(size.trailing_zeros()).or_default().push(memory);
+            idle.classes.entry(size.trailing_zeros()).or_default().memory.push(memory);
         }
     }
 }
@@ -238,12 +254,44 @@ impl Pool {
             return Buf { slab: Some(Arc::new(slab)), start: 0, len };
         }
         let idle = self.0.0.lock().ok().and_then(|mut idle| {
-            let memory = idle.memory.get_mut(&size.trailing_zeros())?.pop()?;
+            let memory = idle.classes.get_mut(&size.trailing_zeros())?.take()?;
             idle.bytes -= size;
             Some(memory)
         });
         let memory = idle.unwrap_or_else(|| vec![0; size + ALIGNMENT_BYTES]);
         Buf { slab: Some(Arc::new(Slab::new(memory, Arc::downgrade(&self.0)))), start: 0, len }
+    }
+
+    /// Gives half of what nobody has needed since the last trim back to the allocator. Called every now and then, an idle
+    /// pool becomes empty.
+    pub fn trim(&self) {
+        self.give_up(|shelf, _| {
+            let unneeded = shelf.fewest.div_ceil(2).min(shelf.memory.len());
+            shelf.fewest = shelf.memory.len() - unneeded;
+            unneeded
+        });
+    }
+
+    /// Keeps at most so many bytes for now, and gives the rest back to the allocator.
+    pub fn keep(&self, bytes: usize) {
+        if self.idle_bytes() > bytes {
+            self.give_up(|shelf, (size, idle)| idle.saturating_sub(bytes).div_ceil(size).min(shelf.memory.len()));
+        }
+    }
+
+    /// Takes as many as `count` says from every class, the largest first, given the class's size and what lies idle.
+    fn give_up(&self, count: impl Fn(&mut Shelf, (usize, usize)) -> usize) {
+        // Freed once the lock is.
+        let mut given_up = Vec::new();
+        let Ok(mut idle) = self.0.0.lock() else { return };
+        let idle = &mut *idle;
+        for (class, shelf) in idle.classes.iter_mut().rev() {
+            let size = 1 << class;
+            let count = count(shelf, (size, idle.bytes));
+            given_up.extend(shelf.memory.drain(shelf.memory.len() - count..));
+            shelf.fewest = shelf.fewest.min(shelf.memory.len());
+            idle.bytes -= count * size;
+        }
     }
 
     /// How many bytes lie idle in the pool.
@@ -285,6 +333,42 @@ mod tests {
         let again = pool.take(131_072, 0);
         assert_eq!(pool.idle_bytes(), 0);
         assert_eq!(again.len(), 131_072);
+    }
+
+    #[test]
+    fn what_nobody_needs_is_given_up_and_what_is_used_stays() {
+        let pool = Pool::default();
+        drop((0..8).map(|_| pool.take(4096, 0)).collect::<Vec<_>>());
+        pool.trim();
+        assert_eq!(pool.idle_bytes(), 8 * 4096, "all were in use until now");
+        // Three at a time are in use between any two trims.
+        let left: Vec<usize> = (0..6)
+            .map(|_| {
+                drop((0..3).map(|_| pool.take(4096, 0)).collect::<Vec<_>>());
+                pool.trim();
+                pool.idle_bytes() / 4096
+            })
+            .collect();
+        assert_eq!(left, [5, 4, 3, 3, 3, 3]);
+        let idle: Vec<usize> = (0..4)
+            .map(|_| {
+                pool.trim();
+                pool.idle_bytes() / 4096
+            })
+            .collect();
+        assert_eq!(idle, [1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_pool_keeps_as_much_as_it_is_told() {
+        let pool = Pool::default();
+        drop((pool.take(4096, 0), pool.take(8192, 0), pool.take(8192, 0)));
+        pool.keep(usize::MAX);
+        assert_eq!(pool.idle_bytes(), 5 * 4096);
+        pool.keep(3 * 4096);
+        assert_eq!(pool.idle_bytes(), 3 * 4096);
+        pool.keep(1);
+        assert_eq!(pool.idle_bytes(), 0);
     }
 
     #[test]

@@ -118,7 +118,9 @@ impl Dev {
             outcome = told_to_stop() => outcome,
         };
         remove(&told)?;
-        // First: what runs there moves to the hosts, which answer what they have after that.
+        // First: requests under way need all the nodes.
+        futures_util::future::join_all(nodes.iter().map(Node::close_front)).await;
+        // What runs there moves to the hosts, which answer what they have after that.
         let emptied = match dpus {
             Some(dpus) => dpus.stop().await,
             None => Ok(()),
@@ -132,8 +134,7 @@ impl Dev {
         let folder = data.join(format!("node-{number}"));
         let id = NodeNumber(number);
         provision.equip(id.id(), &folder)?;
-        let s3 =
-            (number == 1).then(|| S3Config { address: SocketAddr::from(([127, 0, 0, 1], self.s3_port)), domain: None });
+        let s3 = (number == 1).then(|| S3Config::new(SocketAddr::from(([127, 0, 0, 1], self.s3_port))));
         let drives =
             ["drive-a", "drive-b"].map(|name| DriveConfig { path: folder.join(name), capacity: Some(self.drive_size) });
         let config = Config {

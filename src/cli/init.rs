@@ -51,7 +51,7 @@ pub(crate) struct NodeArgs {
 impl NodeArgs {
     pub(crate) fn config(self, node: NodeNumber, data: PathBuf) -> Result<Config, Error> {
         Ok(Config {
-            s3: self.s3.map(|address| S3Config { address, domain: None }),
+            s3: self.s3.map(S3Config::new),
             drives: self.drives,
             ..Config::new(node, dialable(self.address)?, data)
         })

@@ -1,22 +1,33 @@
 //! The S3 front end of a node: the gateway, given its way to Object and the cluster's access keys.
 
 use core::time::Duration;
-use std::sync::{Arc, Weak};
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use mesh_actors::s3::{self, AccessKey, AccessKeys, Gateway, GatewayOptions, Ingress, ServeOptions};
 use mesh_core::{Error, ErrorKind, Outcome, Request, id::ActorId};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::oneshot,
+    task::{JoinHandle, JoinSet},
+};
 
 use super::{Inner, lock, losses};
 use crate::keyring::access_label;
 
 /// The gateway's way to Object, and its access keys. Weak: the node owns the front end, not the other way round.
-struct Front(Weak<Inner>);
+struct Front {
+    node: Weak<Inner>,
+    /// The node was ready once.
+    ready: AtomicBool,
+}
 
 impl Ingress for Front {
     fn ask(&self, request: Request) -> BoxFuture<'static, Outcome> {
-        match self.0.upgrade() {
+        match self.node.upgrade() {
             Some(node) => async move {
                 let subject = losses::subject(&request.op);
                 let outcome = node.host.request(ActorId::ingress(node.id), request).await;
@@ -31,7 +42,7 @@ impl Ingress for Front {
 
 impl AccessKeys for Front {
     fn lookup(&self, access: &str) -> Option<AccessKey> {
-        let node = self.0.upgrade()?;
+        let node = self.node.upgrade()?;
         let row = node.metadata.control().access_keys.get(access)?.clone();
         let secret = match node.keyring.unwrap(&row.secret, &access_label(access)) {
             Ok(secret) => String::from_utf8(secret).ok()?,
@@ -41,6 +52,17 @@ impl AccessKeys for Front {
             }
         };
         Some(AccessKey { secret, tenant: row.tenant, principal: Arc::from(row.principal.as_str()) })
+    }
+
+    fn ready(&self) -> Result<(), Error> {
+        if self.ready.load(Relaxed) {
+            return Ok(());
+        }
+        if let Some(node) = self.node.upgrade() {
+            node.readiness()?;
+            self.ready.store(true, Relaxed);
+        }
+        Ok(())
     }
 }
 
@@ -54,11 +76,34 @@ pub(super) async fn serve(node: &Arc<Inner>) -> Result<(), Error> {
     };
     let listener = TcpListener::bind(config.address).await.map_err(refused)?;
     *lock(&node.s3) = Some(listener.local_addr().map_err(refused)?);
-    let front = Arc::new(Front(Arc::downgrade(node)));
-    let options = GatewayOptions { domain: config.domain.clone(), ..GatewayOptions::default() };
+    let front = Arc::new(Front { node: Arc::downgrade(node), ready: AtomicBool::new(false) });
+    let memory_bytes_max = usize::try_from(config.memory.0).unwrap_or(usize::MAX);
+    let options = GatewayOptions { memory_bytes_max, domain: config.domain.clone(), ..GatewayOptions::default() };
     let gateway = Gateway::new(front.clone(), front, node.env.clock.clone(), node.pool.clone(), options);
-    node.spawn(s3::serve(listener, gateway, ServeOptions::default(), node.stopped()));
+    let (stop, told) = oneshot::channel::<()>();
+    let told = async move {
+        // Told, or the node is gone.
+        told.await.unwrap_or_default();
+    };
+    let served = tokio::spawn(s3::serve(listener, gateway, ServeOptions::default(), told));
+    *lock(&node.front) = Some(Serving { stop, served });
     Ok(())
+}
+
+/// A front end that serves.
+pub(super) struct Serving {
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+impl Serving {
+    /// Lets requests under way come to their end, for a bounded time, and takes no further ones.
+    pub(super) async fn close(self) {
+        drop(self.stop);
+        if let Err(error) = self.served.await {
+            tracing::error!(%error, "the S3 front end ended badly");
+        }
+    }
 }
 
 /// Waits for a node's tasks, and ends those that do not end themselves.

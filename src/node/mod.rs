@@ -89,6 +89,7 @@ pub(crate) struct Inner {
     media: Mutex<Media>,
     s3: Mutex<Option<SocketAddr>>,
     losses: losses::Losses,
+    front: Mutex<Option<front::Serving>>,
     /// Something that actors are configured from has changed.
     reconfigure: Notify,
     /// Something that peers should know has changed.
@@ -263,6 +264,7 @@ impl Builder {
             media: Mutex::default(),
             s3: Mutex::default(),
             losses: losses::Losses::default(),
+            front: Mutex::default(),
             reconfigure: Notify::new(),
             hurry: Notify::new(),
             replan: Notify::new(),
@@ -372,9 +374,20 @@ impl Node {
         &self.0.config.data
     }
 
-    /// Stops: a DPU lets its actors move to its host first; then it takes no more requests, answers those in flight (at
-    /// most for `patience`), closes drives, links and the metadata store.
+    /// Lets the S3 requests under way come to their end, for a bounded time, and takes no further ones. The rest of the
+    /// node goes on: who stops several nodes at once does this on all of them first.
+    pub async fn close_front(&self) {
+        let front = lock(&self.0.front).take();
+        if let Some(front) = front {
+            front.close().await;
+        }
+    }
+
+    /// Stops: S3 requests come to their end, see [`Self::close_front`]; a DPU lets its actors move to its host; then it
+    /// takes no more requests, answers those in flight (at most for `patience`), closes drives, links and the metadata
+    /// store.
     pub async fn shutdown(&self, patience: Duration) {
+        self.close_front().await;
         // Not again: whoever gave up waiting before it was stopped may go on.
         if !self.0.leaving.swap(true, Ordering::AcqRel) && self.0.kind() == NodeKind::Dpu {
             self.0.leave(patience.min(LEAVE_MAX)).await;

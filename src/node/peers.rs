@@ -389,7 +389,10 @@ pub(super) async fn run(node: Arc<Inner>) {
     loop {
         let only = tokio::select! {
             () = &mut stopped => return,
-            _ = beats.tick() => None,
+            _ = beats.tick() => {
+                node.pool.trim();
+                None
+            }
             // What changed here is told at once.
             () = node.hurry.notified() => None,
             _ = brisk.tick() => Some(node.brisk_to()),

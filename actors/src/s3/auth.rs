@@ -21,13 +21,17 @@ use s3s::{
     s3_error,
 };
 
-use super::gateway::Gateway;
+use super::{error::not_ready, gateway::Gateway};
 
 #[async_trait::async_trait]
 impl S3Auth for Gateway {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        self.keys().lookup(access_key).map(|key| SecretKey::from(key.secret)).ok_or_else(|| {
-            s3_error!(InvalidAccessKeyId, "The AWS Access Key Id you provided does not exist in our records.")
+        self.keys().lookup(access_key).map(|key| SecretKey::from(key.secret)).ok_or_else(|| match self.keys().ready() {
+            Ok(()) => {
+                s3_error!(InvalidAccessKeyId, "The AWS Access Key Id you provided does not exist in our records.")
+            }
+            // It may be one that this node has not heard of yet.
+            Err(why) => not_ready(&why),
         })
     }
 }

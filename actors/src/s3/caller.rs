@@ -17,13 +17,17 @@ use s3s::{
 };
 
 use super::{
+    credit::{Credit, Purse},
     error::{strange, to_s3},
     ingress::Ingress,
+    via::Via,
 };
 
 /// Who asks, and the way to Object. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Caller {
+    pub(super) via: Arc<Via>,
+    pub(super) credit: Credit,
     pub(super) ingress: Arc<dyn Ingress>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) tenant: TenantId,
@@ -31,6 +35,14 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// Takes what the request needs to get through.
+    ///
+    /// # Errors
+    /// `Overloaded`.
+    pub(super) async fn admit(&self, bytes: usize) -> Result<Purse, mesh_core::Error> {
+        self.credit.admit(self.tenant, bytes, self.via.link.clone()).await
+    }
+
     /// Asks Object. Each operation, and each stripe, has the default budget of its own.
     pub(super) fn ask(&self, op: ObjectOp, payload: Buf, lane: Lane) -> BoxFuture<'static, Outcome> {
         self.ingress.ask(Request {

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use futures_util::TryStreamExt;
 use hyper::HeaderMap;
 use mesh_core::{
-    limits::OBJECT_PUT_BYTES_MAX,
+    limits::{OBJECT_PUT_BYTES_MAX, STRIPE_BYTES_MAX},
     meta::{ObjectRow, Precondition},
     op::Destination,
     time::UnixMillis,
@@ -23,7 +23,7 @@ use super::{
     digest::{Algorithm, Digests, to_dto},
     error::to_s3,
     gateway::{Gateway, key_of, new_key_of, only_version},
-    intake::{Incoming, Stored, store},
+    intake::{Incoming, Stored, store_with},
     outflow::{self, Source},
     text::timestamp,
 };
@@ -105,15 +105,18 @@ pub(super) async fn pipe(
     destination: Destination,
     algorithms: BTreeSet<Algorithm>,
 ) -> S3Result<Stored> {
+    let stripe = usize::try_from(source.len).map_or(STRIPE_BYTES_MAX, |len| len.min(STRIPE_BYTES_MAX));
+    // For a stripe that is read and one that is written, at once: who has one must not wait for the other.
+    let purse = caller.admit(2 * stripe).await.map_err(|error| to_s3(&error))?;
     let incoming = Incoming {
         bucket,
         key,
         destination,
         len: source.len,
-        body: outflow::read(caller.clone(), source).map_err(|error| to_s3(&error)),
+        body: outflow::read_within(caller.clone(), source, purse.beside(stripe)).map_err(|error| to_s3(&error)),
         digests: Digests::new(&algorithms),
     };
-    store(gateway, caller, incoming, |_| Ok(())).await
+    store_with(gateway, caller, purse.beside(stripe), incoming, |_| Ok(())).await
 }
 
 /// The algorithms that an object's checksums have; S3's default if it has none.

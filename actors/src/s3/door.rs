@@ -1,21 +1,35 @@
 //! What every request passes on its way to s3s and back: numbering, refusal of what is no longer offered, re-framing,
-//! and the counting of those who were refused.
+//! the limits of its body and of its answer, and the counting of those who were refused.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
+use bytes::Bytes;
 use hyper::{
-    HeaderMap, Method, Request, Version,
-    body::Incoming,
+    HeaderMap, Method, Request, Response, StatusCode, Version,
+    body::{Body as HttpBody, Frame, Incoming, SizeHint},
     header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue},
 };
-use s3s::{Body, HttpError, HttpResponse, S3Error, S3ErrorCode, s3_error, service::S3Service};
+use mesh_core::{Error, ErrorKind};
+use s3s::{Body, HttpError, HttpResponse, S3Error, S3ErrorCode, StdError, s3_error, service::S3Service};
+
+use tokio::sync::watch;
 
 use super::{
     auth::{Refusal, Verified},
+    error::{not_ready, to_s3},
     gateway::Gateway,
+    outflow::staked,
     presigned,
-    reframe::reframed,
+    reframe::{SIGNED_CHUNK_BYTES_MAX, reframed},
+    roster::{Link, Underway},
+    server::HTTP1_BUFFER_BYTES,
     signed,
+    steady::{Stalled, steady},
+    via::Via,
 };
 
 /// The way through the gateway for HTTP requests.
@@ -23,43 +37,78 @@ use super::{
 pub(super) struct Door {
     gateway: Gateway,
     service: S3Service,
+    stage: watch::Receiver<Stage>,
+}
+
+/// How far the end of a server is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    /// It serves.
+    #[default]
+    Open,
+    /// What comes is served, and told to go elsewhere after that.
+    Leaving,
+    /// What has no answer yet is answered now.
+    Closing,
 }
 
 impl Door {
-    pub(super) fn new(gateway: Gateway) -> Self {
+    pub(super) fn new(gateway: Gateway, stage: watch::Receiver<Stage>) -> Self {
         let service = signed::service(&gateway);
-        Self { gateway, service }
+        Self { gateway, service, stage }
     }
 
-    /// Serves one request.
-    pub(super) async fn pass(self, peer: IpAddr, request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
+    /// Serves one request that came by `link`.
+    pub(super) async fn pass(
+        self,
+        link: Link,
+        peer: IpAddr,
+        request: Request<Incoming>,
+    ) -> Result<Response<Answering>, HttpError> {
         let counters = self.gateway.counters().clone();
         let number = counters.request();
         let verified = Verified::default();
+        let underway = link.begins(verified.clone());
         let holds_back = request.version() < Version::HTTP_2 && request.headers().contains_key(EXPECT);
-        let empty = hyper::body::Body::is_end_stream(request.body());
         let mut request = request;
         let refused = unsupported(&request).or_else(|| {
             let now = self.gateway.clock().wall();
             presigned::admit(&mut request, self.gateway.keys(), self.gateway.domains(), now).err()
         });
+        let empty = HttpBody::is_end_stream(request.body());
+        let stalled = Stalled::default();
+        let via = Via::new(link, frame_bytes(request.headers()));
         let mut response = match refused {
-            Some(error) => error.to_http_response().map_err(|error| HttpError::new(Box::new(error)))?,
+            Some(error) => told(error)?,
             None => {
-                let chunked = is_aws_chunked(request.headers());
-                let mut request = request.map(Body::from);
-                if chunked {
-                    request = request.map(reframed);
+                let request = self.prepared(request, &via, &verified, &stalled);
+                let mut stage = self.stage.clone();
+                let call = via.clone().scope(self.service.call(request));
+                tokio::select! {
+                    biased;
+                    response = Box::pin(call) => response?,
+                    _ = stage.wait_for(|stage| *stage == Stage::Closing) => told(going_down())?,
                 }
-                request.extensions_mut().insert(verified.clone());
-                self.service.call(request).await?
             }
         };
+        if stalled.is_set() {
+            response = told(s3_error!(
+                RequestTimeout,
+                "Your socket connection to the server was not read from or written to within the timeout period."
+            ))?;
+        }
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE
+            && let Err(why) = self.gateway.keys().ready()
+        {
+            response = told(not_ready(&why))?;
+        }
+        response = self.charged(&via, response).await?;
         let status = response.status();
         if status.is_server_error() {
             counters.failed();
         }
-        if holds_back && (empty || !status.is_success()) {
+        if stalled.is_set() || (holds_back && (empty || !status.is_success())) || *self.stage.borrow() >= Stage::Leaving
+        {
             // A client that was refused may keep back its body, or may have sent it. Nobody can tell what the next
             // bytes of this connection are, so there are none. And botocore, which expects to be told to continue even
             // where there is no body, reads the answer to its next request wrongly if it is not.
@@ -72,8 +121,83 @@ impl Door {
         if let Ok(id) = HeaderValue::from_str(&format!("{number:016X}")) {
             response.headers_mut().insert("x-amz-request-id", id);
         }
+        Ok(response.map(|body| Answering { body, _underway: underway }))
+    }
+
+    /// A request as s3s takes it.
+    fn prepared(&self, request: Request<Incoming>, via: &Via, verified: &Verified, stalled: &Stalled) -> Request<Body> {
+        let chunked = is_aws_chunked(request.headers());
+        let empty = HttpBody::is_end_stream(request.body());
+        let mut request = request.map(Body::from);
+        if !empty {
+            let idle_max = self.gateway.options().body_idle_max;
+            request = request.map(|body| steady(body, idle_max, stalled.clone(), via.link.clone()));
+        }
+        if chunked {
+            request = request.map(reframed);
+        }
+        request.extensions_mut().insert(verified.clone());
+        request
+    }
+
+    /// An answer that is ready, charged to whom it is for until the connection has sent it.
+    async fn charged(&self, via: &Via, mut response: HttpResponse) -> Result<HttpResponse, HttpError> {
+        let (Some(bytes), Some(tenant)) = (response.body().bytes(), via.tenant()) else { return Ok(response) };
+        if bytes.len() <= FREE_BYTES_MAX {
+            return Ok(response);
+        }
+        let purse = match self.gateway.credit().admit(tenant, bytes.len(), via.link.clone()).await {
+            Ok(purse) => purse,
+            Err(error) => return told(to_s3(&error)),
+        };
+        let Some(stake) = purse.at_once(bytes.len()) else { return Ok(response) };
+        purse.waits_for_client();
+        *response.body_mut() = Body::from(staked(bytes, stake));
         Ok(response)
     }
+}
+
+/// The body of an answer; its request is under way until it is dropped.
+pub(super) struct Answering {
+    body: Body,
+    _underway: Underway,
+}
+
+impl HttpBody for Answering {
+    type Data = Bytes;
+    type Error = StdError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An error as an answer.
+fn told(error: S3Error) -> Result<HttpResponse, HttpError> {
+    error.to_http_response().map_err(|error| HttpError::new(Box::new(error)))
+}
+
+fn going_down() -> S3Error {
+    to_s3(&Error::new(ErrorKind::Draining, "this node is going down; send again, to another"))
+}
+
+/// What a frame of a body with this head may have.
+fn frame_bytes(headers: &HeaderMap) -> usize {
+    let signed =
+        headers.get("x-amz-content-sha256").is_some_and(|value| value.as_bytes().starts_with(b"STREAMING-AWS4"));
+    // s3s holds a chunk whole until its signature is verified.
+    if signed { HTTP1_BUFFER_BYTES + SIGNED_CHUNK_BYTES_MAX as usize } else { HTTP1_BUFFER_BYTES }
 }
 
 /// What s3s knows and we do not offer. Signature version 2 in a header rests on SHA-1 and does not cover the time of a
@@ -106,6 +230,8 @@ fn code_in(body: &Body) -> S3ErrorCode {
 }
 
 const FORM: &[u8] = b"multipart/form-data";
+/// An answer that is ready is charged if it has more than this: listings, above all.
+const FREE_BYTES_MAX: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests {

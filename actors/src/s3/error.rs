@@ -72,6 +72,12 @@ pub(super) fn refusal(code: &str, status: StatusCode, message: String) -> S3Erro
     refusal
 }
 
+/// A node that cannot know yet.
+pub(super) fn not_ready(why: &Error) -> S3Error {
+    let message = format!("not ready yet: {}; send again in a moment", why.message());
+    refusal("ServiceUnavailable", StatusCode::SERVICE_UNAVAILABLE, message)
+}
+
 /// An answer that its question does not have.
 pub(super) fn strange(question: &'static str) -> S3Error {
     to_s3(&Error::bug("Object gave an answer that its question does not have").with("question", question))

@@ -15,11 +15,14 @@ use super::{
     auth::{Counters, Stats},
     buckets,
     caller::{Caller, account},
-    copy, delete, get,
+    copy,
+    credit::Credit,
+    delete, get,
     host::Domains,
     ingress::{AccessKeys, Ingress},
     list, multipart, parts, put,
     signed::Signer,
+    via::Via,
     xml::can_carry,
 };
 
@@ -30,6 +33,9 @@ pub struct GatewayOptions {
     pub region: String,
     /// A body of which nothing came for so long is given up.
     pub body_idle_max: Duration,
+    /// What requests may hold of this node's memory at most, with the pool's idle memory: bodies on their way in and
+    /// answers on their way out. At least 64 MiB.
+    pub memory_bytes_max: usize,
     /// Payload bytes of all streams together that are on their way to Object at most. Half of its mailbox, so that
     /// other traffic finds room too.
     pub inflight_bytes_max: usize,
@@ -41,7 +47,8 @@ impl Default for GatewayOptions {
     fn default() -> Self {
         Self {
             region: "us-east-1".to_owned(),
-            body_idle_max: Duration::from_secs(60),
+            body_idle_max: Duration::from_secs(20),
+            memory_bytes_max: MEMORY_BYTES_DEFAULT,
             inflight_bytes_max: MAILBOX_BYTES_MAX / 2,
             domain: None,
         }
@@ -60,6 +67,7 @@ struct Shared {
     options: GatewayOptions,
     domains: Domains,
     credit: Arc<Semaphore>,
+    memory: Credit,
     counters: Arc<Counters>,
 }
 
@@ -82,13 +90,26 @@ impl Gateway {
         let credit = options.inflight_bytes_max.max(STRIPE_BYTES_MAX) / CREDIT_BYTES;
         let credit = Arc::new(Semaphore::new(credit.min(Semaphore::MAX_PERMITS)));
         let domains = Domains::new(options.domain.as_deref());
-        Self(Arc::new(Shared { ingress, keys, clock, pool, options, domains, credit, counters: Arc::default() }))
+        let memory = Credit::new(options.memory_bytes_max, pool.clone());
+        let counters = Arc::default();
+        Self(Arc::new(Shared { ingress, keys, clock, pool, options, domains, credit, memory, counters }))
     }
 
     /// What it has done since its start.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.0.counters.stats()
+    }
+
+    /// Bytes that requests hold now, and that they may.
+    #[must_use]
+    pub fn memory(&self) -> (usize, usize) {
+        self.0.memory.held()
+    }
+
+    /// The credit that all requests share.
+    pub(super) fn credit(&self) -> &Credit {
+        &self.0.memory
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
@@ -142,7 +163,11 @@ impl Gateway {
         if expected.any(|name| headers.get_all(name).iter().any(|owner| owner != account.as_str())) {
             return Err(s3_error!(AccessDenied, "the bucket's owner is not the expected one"));
         }
+        let via = Via::here();
+        via.is_of(key.tenant);
         Ok(Caller {
+            via,
+            credit: self.0.memory.clone(),
             ingress: self.0.ingress.clone(),
             clock: self.0.clock.clone(),
             tenant: key.tenant,
@@ -189,6 +214,8 @@ pub(super) fn only_version(version: Option<&str>) -> S3Result<()> {
     }
 }
 
+/// What requests may hold unless somebody says otherwise.
+const MEMORY_BYTES_DEFAULT: usize = 512 << 20;
 /// Credit is counted in these.
 const CREDIT_BYTES: usize = 4096;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use mesh_core::{Outcome, Request, id::TenantId};
+use mesh_core::{Error, Outcome, Request, id::TenantId};
 
 /// The way to the Object function of this node.
 pub trait Ingress: Send + Sync {
@@ -33,4 +33,13 @@ impl core::fmt::Debug for AccessKey {
 pub trait AccessKeys: Send + Sync {
     /// The key whose public half is `access`. Must not block: it answers from what the node already knows.
     fn lookup(&self, access: &str) -> Option<AccessKey>;
+
+    /// Whether what this node knows can be relied on: a key that it does not know may be one that it has not heard of
+    /// yet. Once ready, always ready.
+    ///
+    /// # Errors
+    /// What it still waits for, in words.
+    fn ready(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }

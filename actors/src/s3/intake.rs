@@ -2,12 +2,13 @@
 //! next one fills.
 //!
 //! ```text
-//!   frame ──► digests ──► stripe being filled ──► one that waits for credit ──► at most STREAM_STRIPES in flight
+//!   frame ──► digests ──► stripe being filled ──► one that waits for room ──► at most STREAM_STRIPES in flight
 //! ```
 //!
-//! So a stream holds a bounded number of stripes however fast its client is, and the credit, which all streams of the
-//! gateway share, keeps them together below what Object's mailbox takes. A write that does not come to its end, for
-//! whatever reason, is aborted.
+//! So a stream holds a bounded number of stripes however fast its client is. Each has a stake in the node's memory before
+//! a byte for it is read, which goes with it until Object has answered; the room, which all streams of the gateway share,
+//! keeps them together below what Object's mailbox takes. A write that does not come to its end, for whatever reason, is
+//! aborted.
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
@@ -24,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     caller::{Caller, lane_of},
+    credit::{PROGRESS_BYTES, Purse, Stake},
     digest::{Digested, Digests},
     error::{strange, to_s3},
     gateway::Gateway,
@@ -54,13 +56,35 @@ pub(super) struct Stored {
     pub(super) digested: Digested,
 }
 
-/// Stores a body. `check` sees the digests before anything becomes visible, and may refuse.
+/// Stores what a client sends. `check` sees the digests before anything becomes visible, and may refuse.
 ///
 /// # Errors
-/// Of the body, of `check`, and of Object; nothing is visible then, unless the error says that it may be.
+/// `SlowDown` before a byte is read; of the body, of `check`, and of Object. Nothing is visible then, unless the error
+/// says that it may be.
 pub(super) async fn store<B>(
     gateway: &Gateway,
     caller: &Caller,
+    incoming: Incoming<B>,
+    check: impl FnOnce(&Digested) -> S3Result<()> + Send,
+) -> S3Result<Stored>
+where
+    B: Stream<Item = S3Result<Bytes>> + Send + Unpin,
+{
+    let len = usize::try_from(incoming.len).unwrap_or(usize::MAX);
+    let bytes = len.min(STRIPE_BYTES_MAX) + len.min(caller.via.frame_bytes);
+    let purse = caller.admit(bytes).await.map_err(|error| to_s3(&error))?;
+    store_with(gateway, caller, purse, incoming, check).await
+}
+
+/// As [`store`], for a body that is this node's own or somebody else's: `purse` has room for a stripe, and for what the
+/// body itself holds.
+///
+/// # Errors
+/// As [`store`].
+pub(super) async fn store_with<B>(
+    gateway: &Gateway,
+    caller: &Caller,
+    purse: Purse,
     incoming: Incoming<B>,
     check: impl FnOnce(&Digested) -> S3Result<()> + Send,
 ) -> S3Result<Stored>
@@ -81,7 +105,10 @@ where
         caller,
         write,
         lane: lane_of(len),
-        credit: gateway.stripe_credit(),
+        room: gateway.stripe_credit(),
+        purse,
+        stake: None,
+        came: 0,
         filling: Filling { pool: gateway.pool().clone(), stripe_bytes, left: len, stripe: Buf::empty(), filled: 0 },
         rest: Bytes::new(),
         waiting: None,
@@ -142,10 +169,20 @@ struct Filling {
 }
 
 impl Filling {
+    /// Whether a stripe has been made for every byte.
+    const fn is_done(&self) -> bool {
+        self.left == 0 && self.stripe.is_empty()
+    }
+
+    /// How long the next stripe is.
+    fn next_bytes(&self) -> usize {
+        usize::try_from(self.left).map_or(self.stripe_bytes, |left| left.min(self.stripe_bytes))
+    }
+
     /// Takes from `rest` what fits; gives the stripe once it is full.
     fn fill(&mut self, rest: &mut Bytes) -> Option<Buf> {
         if self.stripe.is_empty() {
-            let len = usize::try_from(self.left).map_or(self.stripe_bytes, |left| left.min(self.stripe_bytes));
+            let len = self.next_bytes();
             self.stripe = self.pool.take(len, STRIPE_SPARE_BYTES);
             self.left -= len as u64;
             self.filled = 0;
@@ -158,10 +195,11 @@ impl Filling {
     }
 }
 
-/// A full stripe, and the credit it waits for.
+/// A full stripe, its stake, and the room at Object that it waits for.
 struct Waiting {
     stripe: Buf,
-    credit: Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>,
+    stake: Option<Stake>,
+    room: Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>,
 }
 
 /// One body being cut into stripes.
@@ -169,7 +207,12 @@ struct Pour<'a> {
     caller: &'a Caller,
     write: WriteId,
     lane: Lane,
-    credit: Arc<Semaphore>,
+    room: Arc<Semaphore>,
+    purse: Purse,
+    /// Of the stripe that is being filled, or will be next.
+    stake: Option<Stake>,
+    /// Bytes since the client was last seen to move.
+    came: usize,
     filling: Filling,
     rest: Bytes,
     waiting: Option<Waiting>,
@@ -180,9 +223,9 @@ struct Pour<'a> {
 /// What happened to a pour.
 enum Turn {
     Landed(Outcome),
-    Credit(Option<OwnedSemaphorePermit>),
+    Room(Option<OwnedSemaphorePermit>),
+    Stake(Stake),
     Frame(Option<S3Result<Bytes>>),
-    Idle,
 }
 
 impl Pour<'_> {
@@ -197,14 +240,19 @@ impl Pour<'_> {
             if ended && self.waiting.is_none() && self.in_flight.is_empty() {
                 return Ok(digests.finish());
             }
-            match self.turn(gateway, &mut body, !ended).await {
+            match self.turn(&mut body, !ended).await {
                 Turn::Landed(outcome) => match outcome.map_err(|error| to_s3(&error))?.answer {
                     Answer::Done => {}
                     _ => return Err(strange("Append")),
                 },
-                Turn::Credit(permit) => self.send(permit)?,
+                Turn::Room(permit) => self.send(permit)?,
+                Turn::Stake(stake) => self.stake = Some(stake),
                 Turn::Frame(Some(frame)) => {
                     let frame = frame?;
+                    self.came += frame.len();
+                    if self.came >= PROGRESS_BYTES {
+                        self.client_moved();
+                    }
                     received += frame.len() as u64;
                     if received > len {
                         return Err(s3_error!(IncompleteBody, "more bytes came than Content-Length declared"));
@@ -220,64 +268,90 @@ impl Pour<'_> {
                     ));
                 }
                 Turn::Frame(None) => ended = true,
-                Turn::Idle => {
-                    return Err(s3_error!(
-                        RequestTimeout,
-                        "Your socket connection to the server was not read from or written to within the timeout period."
-                    ));
-                }
             }
         }
     }
 
-    /// Fills stripes from what has come, until one waits.
+    fn client_moved(&mut self) {
+        self.came = 0;
+        self.purse.moves();
+    }
+
+    /// Fills stripes from what has come, until one waits or has no stake yet.
     fn move_on(&mut self) {
-        while self.waiting.is_none() && !self.rest.is_empty() {
+        while self.waiting.is_none() && !self.rest.is_empty() && self.has_stake() {
             let Some(stripe) = self.filling.fill(&mut self.rest) else { continue };
             let units = Gateway::credit_of(stripe.len());
-            let credit = self.credit.clone();
-            let credit = Box::pin(async move { credit.acquire_many_owned(units).await.ok() });
-            self.waiting = Some(Waiting { stripe, credit });
+            let room = self.room.clone();
+            let room = Box::pin(async move { room.acquire_many_owned(units).await.ok() });
+            self.waiting = Some(Waiting { stripe, stake: self.stake.take(), room });
         }
     }
 
+    /// Whether what comes next may be held: there is a stake for it, if any is to be had without waiting.
+    fn has_stake(&mut self) -> bool {
+        if self.stake.is_none() && !self.filling.is_done() {
+            self.stake = self.purse.at_once(self.filling.next_bytes());
+        }
+        self.stake.is_some() || self.filling.is_done()
+    }
+
     /// Waits for the next thing to happen. Answers come first: they free memory.
-    async fn turn<B>(&mut self, gateway: &Gateway, body: &mut B, more: bool) -> Turn
+    async fn turn<B>(&mut self, body: &mut B, more: bool) -> Turn
     where
         B: Stream<Item = S3Result<Bytes>> + Send + Unpin,
     {
         let room = self.in_flight.len() < STREAM_STRIPES;
+        let staked = self.has_stake();
         let waits = self.waiting.is_some();
+        let reads = more && staked && !waits && self.rest.is_empty();
+        if reads {
+            self.purse.waits_for_client();
+        } else {
+            self.client_moved();
+        }
         let waiting = &mut self.waiting;
-        let credit = async {
+        let permit = async {
             match waiting {
-                Some(waiting) => waiting.credit.as_mut().await,
+                Some(waiting) => waiting.room.as_mut().await,
                 None => core::future::pending().await,
             }
         };
         tokio::select! {
             biased;
             Some(outcome) = self.in_flight.next(), if !self.in_flight.is_empty() => Turn::Landed(outcome),
-            permit = credit, if waits && room => Turn::Credit(permit),
-            frame = tokio::time::timeout(gateway.options().body_idle_max, body.next()), if more && !waits =>
-                frame.map_or(Turn::Idle, Turn::Frame),
+            permit = permit, if waits && room => Turn::Room(permit),
+            stake = self.purse.base(), if !staked => Turn::Stake(stake),
+            frame = body.next(), if reads => Turn::Frame(frame),
         }
     }
 
-    /// Sends the stripe that waited; the permit rides with it.
+    /// Sends the stripe that waited; its permits ride with it.
     fn send(&mut self, permit: Option<OwnedSemaphorePermit>) -> S3Result<()> {
         let (Some(permit), Some(waiting)) = (permit, self.waiting.take()) else {
             return Err(s3_error!(ServiceUnavailable, "this node is going down"));
         };
         let append = ObjectOp::Append { write: self.write, stripe: self.next };
         self.next += 1;
-        let outcome = self.caller.ask(append, waiting.stripe, self.lane);
+        let Waiting { stripe, stake, .. } = waiting;
+        let outcome = self.caller.ask(append, stripe, self.lane);
         self.in_flight.push(Box::pin(async move {
             let outcome = outcome.await;
-            drop(permit);
+            drop((permit, stake));
             outcome
         }));
         Ok(())
+    }
+}
+
+impl Drop for Pour<'_> {
+    /// What was sent is held below until it is answered, whoever waits for it.
+    fn drop(&mut self) {
+        let mut in_flight = core::mem::take(&mut self.in_flight);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if !in_flight.is_empty() {
+            runtime.spawn(async move { while in_flight.next().await.is_some() {} });
+        }
     }
 }
 

@@ -15,14 +15,18 @@
 //! - Start with [`Gateway`] and [`serve`].
 //! - `offered` is the table of what a request may carry: whatever is not in it is refused.
 //! - `intake` is the way of a body in (one copy, into pooled stripes), `outflow` the way out (no copy).
+//! - `account` decides how much of the node's memory requests may hold, `credit` waits for it; `roster` decides which
+//!   connections stay.
 //! - `digest` has everything about MD5 and checksums, `error` the one table from mesh errors to S3 codes.
 
+mod account;
 mod attributes;
 mod auth;
 mod buckets;
 mod caller;
 mod conditions;
 mod copy;
+mod credit;
 mod delete;
 mod digest;
 mod door;
@@ -40,10 +44,13 @@ mod parts;
 mod presigned;
 mod put;
 mod reframe;
+mod roster;
 mod server;
 mod signed;
 mod socket;
+mod steady;
 mod text;
+mod via;
 mod xml;
 
 pub use auth::Stats;

@@ -1,9 +1,14 @@
-//! The way of a body out: plan a page of pieces, read a few of them ahead, hand each to the connection as it is.
+//! The way of a body out: plan a page of pieces, read a few of them ahead, hand each to the connection without a copy, a
+//! frame at a time.
+//!
+//! Every piece has a stake in the node's memory before it is asked for, which goes with its bytes until the connection
+//! has sent them. One piece's worth the request has from its start to its end; more only while there is more.
 //!
 //! A body is exactly as long as its `Content-Length` or it is an error, which breaks the connection: a client can never
 //! mistake a part of an object for the object.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
@@ -11,12 +16,13 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{
-    Stream, StreamExt, TryStreamExt,
-    stream::{self, BoxStream},
+    Stream, StreamExt, TryFutureExt, TryStreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream, FuturesOrdered},
 };
 use mesh_core::{
     Answer, Buf, Error,
-    limits::STREAM_STRIPES,
+    limits::{STREAM_STRIPES, STRIPE_BYTES_MAX},
     meta::ObjectRow,
     op::{ObjectOp, Piece},
 };
@@ -28,6 +34,7 @@ use s3s::{
 use super::{
     auth::Counters,
     caller::{Caller, lane_of},
+    credit::{PROGRESS_BYTES, Purse, Stake},
 };
 
 /// A range of an object.
@@ -45,12 +52,151 @@ pub(super) struct Source {
     pub(super) len: u64,
 }
 
-/// The bytes of a range, in order, up to [`STREAM_STRIPES`] pieces ahead of whoever takes them.
+/// The bytes of a range, in order and in frames, for a client: up to [`STREAM_STRIPES`] pieces ahead of it if there is
+/// memory for them, and one at a time if there is not.
 pub(super) fn read(caller: Caller, source: Source) -> BoxStream<'static, Result<Bytes, Error>> {
-    let lane = lane_of(source.len);
-    let (planner, planned) = (caller.clone(), source.clone());
+    let first = usize::try_from(source.len).map_or(STRIPE_BYTES_MAX, |len| len.min(STRIPE_BYTES_MAX));
+    let asked = caller.clone();
+    let admitted = async move { asked.admit(first).await };
+    let reading = admitted.map_ok(move |purse| Reading::begin(caller, source, purse, true).frames());
+    reading.try_flatten_stream().boxed()
+}
+
+/// The bytes of a range, in order and in pieces, for this node itself: within `purse`, which has room for one of them.
+pub(super) fn read_within(caller: Caller, source: Source, purse: Purse) -> BoxStream<'static, Result<Bytes, Error>> {
+    Reading::begin(caller, source, purse, false).frames().boxed()
+}
+
+/// A range that is being read.
+struct Reading {
+    caller: Caller,
+    source: Source,
+    purse: Purse,
+    pages: BoxStream<'static, Result<Vec<Piece>, Error>>,
+    /// There is no further page.
+    planned_all: bool,
+    planned: VecDeque<Piece>,
+    under_way: FuturesOrdered<BoxFuture<'static, Result<Bytes, Error>>>,
+    /// Of the piece at hand.
+    rest: Bytes,
+    /// A client takes the frames, and is watched: one that stops gives way to others.
+    client: bool,
+}
+
+/// What happened to a reading.
+enum Turn {
+    Read(Result<Bytes, Error>),
+    Page(Option<Vec<Piece>>),
+    Stake(Stake),
+}
+
+impl Reading {
+    fn begin(caller: Caller, source: Source, purse: Purse, client: bool) -> Self {
+        let pages = pages(caller.clone(), source.clone());
+        let (planned, under_way) = (VecDeque::new(), FuturesOrdered::new());
+        Self { caller, source, purse, pages, planned_all: false, planned, under_way, rest: Bytes::new(), client }
+    }
+
+    fn frames(self) -> impl Stream<Item = Result<Bytes, Error>> + Send {
+        stream::try_unfold(self, |mut reading| async move {
+            reading.clients_turn(false);
+            let frame = reading.next().await?;
+            reading.clients_turn(true);
+            Ok(frame.map(|frame| (frame, reading)))
+        })
+    }
+
+    /// Whose turn it is to do something.
+    fn clients_turn(&self, yes: bool) {
+        match (self.client, yes) {
+            (true, true) => self.purse.waits_for_client(),
+            (true, false) => self.purse.moves(),
+            (false, _) => {}
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            if !self.rest.is_empty() {
+                let frame_bytes = if self.client { FRAME_BYTES } else { STRIPE_BYTES_MAX };
+                return Ok(Some(self.rest.split_to(self.rest.len().min(frame_bytes))));
+            }
+            self.read_ahead();
+            match self.turn().await? {
+                Some(Turn::Read(read)) => self.rest = read?,
+                Some(Turn::Page(Some(page))) => self.planned.extend(page),
+                Some(Turn::Page(None)) => self.planned_all = true,
+                Some(Turn::Stake(stake)) => {
+                    self.clients_turn(false);
+                    self.send(stake);
+                }
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Waits for the next thing to happen; none: it is over.
+    async fn turn(&mut self) -> Result<Option<Turn>, Error> {
+        let reads = !self.under_way.is_empty();
+        let plans = self.planned.is_empty() && !self.planned_all;
+        let waits = !reads && !self.planned.is_empty();
+        if waits {
+            // The piece before must go first.
+            self.clients_turn(true);
+        }
+        let turn = tokio::select! {
+            biased;
+            Some(read) = self.under_way.next(), if reads => Turn::Read(read),
+            page = self.pages.try_next(), if plans => Turn::Page(page?),
+            stake = self.purse.base(), if waits => Turn::Stake(stake),
+            else => return Ok(None),
+        };
+        Ok(Some(turn))
+    }
+
+    /// Sends for pieces that there is memory for now.
+    fn read_ahead(&mut self) {
+        while self.under_way.len() < STREAM_STRIPES
+            && let Some(piece) = self.planned.front()
+        {
+            let Some(stake) = self.purse.at_once(piece.len as usize) else { return };
+            self.send(stake);
+        }
+    }
+
+    fn send(&mut self, stake: Stake) {
+        let Some(piece) = self.planned.pop_front() else { return };
+        let want = piece.len as usize;
+        let Source { bucket, key, .. } = &self.source;
+        let op = ObjectOp::Read { bucket: bucket.clone(), key: key.clone(), piece };
+        let outcome = self.caller.ask(op, Buf::empty(), lane_of(self.source.len));
+        self.under_way.push_back(Box::pin(async move {
+            let response = outcome.await?;
+            if response.answer != Answer::Done || response.payload.len() != want {
+                return Err(Error::bug("a piece is not what was planned")
+                    .with("want", want)
+                    .with("got", response.payload.len()));
+            }
+            Ok(staked(response.payload.into_bytes(), stake))
+        }));
+    }
+}
+
+impl Drop for Reading {
+    /// What was sent for is held below until it comes, whoever waits for it.
+    fn drop(&mut self) {
+        let mut under_way = core::mem::take(&mut self.under_way);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if !under_way.is_empty() {
+            runtime.spawn(async move { while under_way.next().await.is_some() {} });
+        }
+    }
+}
+
+/// The plan of a range, page by page.
+fn pages(caller: Caller, source: Source) -> BoxStream<'static, Result<Vec<Piece>, Error>> {
     let pages = stream::try_unfold(0_u64, move |done| {
-        let (caller, source) = (planner.clone(), planned.clone());
+        let (caller, source) = (caller.clone(), source.clone());
         async move {
             if done == source.len {
                 return Ok(None);
@@ -58,27 +204,24 @@ pub(super) fn read(caller: Caller, source: Source) -> BoxStream<'static, Result<
             let offset = source.offset + done;
             let page = caller.plan(&source.bucket, &source.key, &source.object, offset, source.len - done).await?;
             let covered: u64 = page.iter().map(|piece| u64::from(piece.len)).sum();
-            Ok::<_, Error>(Some((stream::iter(page.into_iter().map(Ok)), done + covered)))
+            Ok::<_, Error>(Some((page, done + covered)))
         }
     });
-    pages
-        .try_flatten()
-        .map_ok(move |piece: Piece| {
-            let want = piece.len as usize;
-            let op = ObjectOp::Read { bucket: source.bucket.clone(), key: source.key.clone(), piece };
-            let outcome = caller.ask(op, Buf::empty(), lane);
-            async move {
-                let response = outcome.await?;
-                if response.answer != Answer::Done || response.payload.len() != want {
-                    return Err(Error::bug("a piece is not what was planned")
-                        .with("want", want)
-                        .with("got", response.payload.len()));
-                }
-                Ok(response.payload.into_bytes())
-            }
-        })
-        .try_buffered(STREAM_STRIPES)
-        .boxed()
+    pages.boxed()
+}
+
+/// Bytes, and the permission to hold them, which goes when the last view of them does.
+pub(super) fn staked(bytes: Bytes, stake: Stake) -> Bytes {
+    struct Staked {
+        bytes: Bytes,
+        _stake: Stake,
+    }
+    impl AsRef<[u8]> for Staked {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+    Bytes::from_owner(Staked { bytes, _stake: stake })
 }
 
 /// A response's body of known length.
@@ -140,3 +283,6 @@ impl ByteStream for Outflow {
         usize::try_from(self.left).map_or_else(|_| RemainingLength::unknown(), RemainingLength::new_exact)
     }
 }
+
+/// What is handed to a connection at once: who takes one has moved.
+const FRAME_BYTES: usize = PROGRESS_BYTES;

@@ -175,7 +175,7 @@ impl Framer {
 /// A chunk's header at most, as s3s has it.
 const HEADER_BYTES_MAX: usize = 1024;
 /// A signed chunk at most: s3s holds it whole until its signature is verified. SDKs send 64 KiB to 1 MiB.
-const SIGNED_CHUNK_BYTES_MAX: u64 = 16 << 20;
+pub(super) const SIGNED_CHUNK_BYTES_MAX: u64 = 2 << 20;
 
 #[cfg(test)]
 mod tests {

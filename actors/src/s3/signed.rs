@@ -32,11 +32,13 @@ use super::{
     auth::{Verified, unsigned},
     conditions::Reading,
     digest::{Declared, Digests},
+    error::to_s3,
     gateway::Gateway,
     offered::{Document, Level, offer},
     presigned::{Presigned, host_of, without_signature},
     put::broken,
     text::from_percent,
+    via::Via,
     xml,
 };
 
@@ -108,6 +110,7 @@ impl S3Route for Signed {
         let offer = offer(&method, Level::of(&path, in_host), uri.query().unwrap_or_default())?;
         offer.check(&headers)?;
         if let Some(document) = offer.document {
+            self.hold_document(&headers, credentials.as_ref()).await?;
             let bytes = self.document(document, body, &headers, trailing_headers.as_ref()).await?;
             headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
             headers.remove(TRANSFER_ENCODING);
@@ -134,6 +137,19 @@ impl S3Route for Signed {
 }
 
 impl Signed {
+    /// Takes credit for a body that is read whole, before it is.
+    async fn hold_document(&self, headers: &HeaderMap, credentials: Option<&Credentials>) -> S3Result<()> {
+        let len = headers.get(CONTENT_LENGTH).and_then(|len| len.to_str().ok()).and_then(|len| len.parse().ok());
+        let len = len.unwrap_or(XML_BYTES_MAX).min(XML_BYTES_MAX);
+        let key = credentials.and_then(|credentials| self.gateway.keys().lookup(&credentials.access_key));
+        let (1.., Some(key)) = (len, key) else { return Ok(()) };
+        let via = Via::here();
+        // As it came, and as it is understood.
+        let purse = self.gateway.credit().admit(key.tenant, 2 * len, via.link.clone()).await;
+        via.hold(purse.map_err(|error| to_s3(&error))?);
+        Ok(())
+    }
+
     /// The whole of an XML body, in the form that s3s reads, once its digests are known to hold.
     async fn document(
         &self,

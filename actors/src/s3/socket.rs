@@ -1,4 +1,4 @@
-//! A socket that does not wait forever for a peer that has stopped reading.
+//! A socket that does not wait forever for a peer that has stopped reading, and says what it hears.
 
 use std::{
     io,
@@ -13,6 +13,8 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
+use super::roster::Link;
+
 /// A connection whose writes fail once the peer has taken nothing for too long. Reads wait: what bounds them is known
 /// further up (a request's head, a body).
 pub(super) struct Socket {
@@ -21,11 +23,21 @@ pub(super) struct Socket {
     /// Runs while a write waits.
     stalled: Pin<Box<Sleep>>,
     waits: bool,
+    /// Its end has begun: what still comes is thrown away.
+    lingers: bool,
+    link: Link,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, stall_max: Duration) -> Self {
-        Self { stream, stall_max, stalled: Box::pin(sleep(stall_max)), waits: false }
+    /// # Errors
+    /// What the system says: the peer is gone already.
+    pub(super) fn new(stream: TcpStream, stall_max: Duration, link: Link) -> io::Result<Self> {
+        // Without it, small answers wait for the peer's delayed acknowledgement: 40 ms each.
+        stream.set_nodelay(true)?;
+        // What a peer does not take should not pile up in the kernel, where nobody counts it; and it shows here sooner
+        // that a peer takes something.
+        socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+        Ok(Self { stream, stall_max, stalled: Box::pin(sleep(stall_max)), waits: false, lingers: false, link })
     }
 
     /// What a write came to, or that it has waited for too long.
@@ -44,9 +56,25 @@ impl Socket {
     }
 }
 
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.link.cut_off().is_some_and(|cut| cut.at_once)
+            && let Err(error) = self.stream.set_zero_linger()
+        {
+            tracing::debug!(%error, "a connection that is cut stays in the kernel until its peer takes the rest");
+        }
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        match buf.filled().get(before..) {
+            Some(come) if !come.is_empty() => self.link.heard(come),
+            _ => {}
+        }
+        read
     }
 }
 
@@ -73,7 +101,34 @@ impl AsyncWrite for Socket {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
+    /// A peer that was answered before it had sent everything would lose the answer if the connection were closed now:
+    /// it has a moment to read it, and to stop sending.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if !self.lingers {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            if !self.link.has_unread() {
+                return Poll::Ready(Ok(()));
+            }
+            self.lingers = true;
+            let deadline = Instant::now() + LINGER_MAX;
+            self.stalled.as_mut().reset(deadline);
+        }
+        let mut thrown_away = [0; 16 << 10];
+        loop {
+            if self.stalled.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut buf = ReadBuf::new(&mut thrown_away);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {}
+                // It has closed its end, or is gone.
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
+
+/// What the kernel keeps of an answer that it has not sent at most.
+const UNSENT_BYTES_MAX: u32 = 256 << 10;
+/// A peer that was answered early has so long to read the answer.
+const LINGER_MAX: Duration = Duration::from_secs(2);

@@ -1,16 +1,23 @@
 //! Tests of the gateway through real HTTP on loopback, with signed requests, against a reference model of Object.
 
 mod client;
+mod limits;
 mod model;
 mod objects;
 mod refusals;
 mod server;
 mod signed;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use mesh_core::{
-    Pool,
+    Error, ErrorKind, Pool,
     id::TenantId,
     port::Clock,
     time::{Instant, UnixMillis},
@@ -35,7 +42,11 @@ impl Clock for Clocks {
 }
 
 /// Two tenants: `access` and `other`, each with the secret `secret`.
-struct TwoKeys;
+#[derive(Default)]
+struct TwoKeys {
+    /// It has not heard of all keys yet.
+    behind: AtomicBool,
+}
 
 impl AccessKeys for TwoKeys {
     fn lookup(&self, access: &str) -> Option<AccessKey> {
@@ -46,12 +57,20 @@ impl AccessKeys for TwoKeys {
         };
         Some(AccessKey { secret: "secret".into(), tenant, principal: access.into() })
     }
+
+    fn ready(&self) -> Result<(), Error> {
+        match self.behind.load(Relaxed) {
+            false => Ok(()),
+            true => Err(Error::new(ErrorKind::Draining, "a metadata group has no leader")),
+        }
+    }
 }
 
 /// A gateway that is being served, in front of a model.
 struct Node {
     model: Arc<Model>,
     gateway: Gateway,
+    keys: Arc<TwoKeys>,
     address: std::net::SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     served: JoinHandle<()>,
@@ -64,8 +83,9 @@ impl Node {
 
     async fn start_with(stripe_bytes: u32, address: &str, gateway: GatewayOptions, options: ServeOptions) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(Clocks(std::time::Instant::now()));
+        let keys = Arc::new(TwoKeys::default());
         let model = Arc::new(Model::new(stripe_bytes, clock.clone()));
-        let gateway = Gateway::new(model.clone(), Arc::new(TwoKeys), clock, Pool::default(), gateway);
+        let gateway = Gateway::new(model.clone(), keys.clone(), clock, Pool::default(), gateway);
         let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel();
@@ -73,7 +93,7 @@ impl Node {
             // Dropped or told: either way it is over.
             stopped.await.unwrap_or_default();
         }));
-        Self { model, gateway, address, stop: Some(stop), served }
+        Self { model, gateway, keys, address, stop: Some(stop), served }
     }
 
     fn client(&self) -> Client {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::oneshot,
 };
 
 use super::{
@@ -83,21 +82,38 @@ async fn who_stops_reading_is_cut_off() {
 }
 
 #[tokio::test]
-async fn connections_over_the_limit_wait_for_a_slot() {
-    let options = ServeOptions { connections_max: 1, ..ServeOptions::default() };
-    let node = Node::start_with(4096, "127.0.0.1:0", GatewayOptions::default(), options).await;
-    let held = TcpStream::connect(node.address).await.expect("listening");
-    let (sent, mut answered) = oneshot::channel();
-    let client = node.client();
-    let second = tokio::spawn(async move { sent.send(client.send("PUT", "/bucket", b"").await.status) });
-    // The first connection is idle and keeps the only slot. Give the second every chance to be served.
-    for _ in 0..1000 {
+async fn what_has_no_answer_when_draining_ends_is_told_so() {
+    let options = ServeOptions { drain_time_max: Duration::from_millis(50), ..ServeOptions::default() };
+    let mut node = Node::start_with(4096, "127.0.0.1:0", GatewayOptions::default(), options).await;
+    let client = node.with_bucket().await;
+    let (head, _) = client.request("PUT", "/bucket/key", &[], &bytes(50_000, 1), &Framing::Unsigned);
+    let mut stream = TcpStream::connect(node.address).await.expect("listening");
+    stream.write_all(head.as_bytes()).await.expect("taken");
+    while node.model.count("Begin") == 0 {
         tokio::task::yield_now().await;
     }
-    assert!(answered.try_recv().is_err());
-    drop(held);
-    assert_eq!(answered.await, Ok(200));
-    second.await.expect("no panic").expect("the test listens");
+    drop(node.stop.take());
+    let told = reply(&mut stream, "PUT").await;
+    assert_eq!(told.verdict(), (503, "ServiceUnavailable".into()));
+    assert_eq!(told.headers["connection"], "close");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_was_on_its_way_when_the_server_was_told_to_end_is_served() {
+    let mut node = Node::start(4096).await;
+    let client = node.with_bucket().await;
+    let mut stream = TcpStream::connect(node.address).await.expect("listening");
+    let (head, _) = client.request("HEAD", "/bucket", &[], b"", &Framing::Whole);
+    let (first, rest) = head.split_at(10);
+    stream.write_all(first.as_bytes()).await.expect("taken");
+    drop(node.stop.take());
+    while TcpStream::connect(node.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    stream.write_all(rest.as_bytes()).await.expect("taken");
+    let answer = reply(&mut stream, "HEAD").await;
+    assert_eq!((answer.status, answer.headers["connection"].as_str()), (200, "close"));
     node.stop().await;
 }
 
