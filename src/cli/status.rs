@@ -17,8 +17,8 @@ use super::{Connect, human, say};
 ///
 /// With --json, one object: `nodes`, an array with `id`, `kind` (`host`, `dpu`), `pid`, `address`, `state` (`up`,
 /// `down`, `draining`), `attached_to` (of a DPU: the host's `id`, or null), `emulated` (what a DPU that is none stands
-/// for, such as `bf3`, or null); `drives`, an array with `id`, `node`, `state` (`up`, `full`, `down`), `capacity_bytes`,
-/// `free_bytes`, `shards`, `corrupt` (records found damaged since its node started) and `reason` (why it is not up, or
+/// for, such as `bf3`, or null); `drives`, an array with `id`, `node`, `state` (`up`, `full`, `down`, `lost`),
+/// `capacity_bytes`, `free_bytes`, `shards`, `corrupt` (records found damaged since its node started) and `reason` (why it is not up, or
 /// null); `groups`, an array with `id`, `leader` (a node's id, or null) and `term`.
 #[derive(Debug, Args)]
 pub(crate) struct Status {

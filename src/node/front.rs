@@ -49,8 +49,8 @@ pub(super) async fn serve(node: &Arc<Inner>) -> Result<(), Error> {
     let listener = TcpListener::bind(config.address).await.map_err(refused)?;
     *lock(&node.s3) = Some(listener.local_addr().map_err(refused)?);
     let front = Arc::new(Front(Arc::downgrade(node)));
-    let gateway =
-        Gateway::new(front.clone(), front, node.env.clock.clone(), node.pool.clone(), GatewayOptions::default());
+    let options = GatewayOptions { reclaim_grace: node.config.timing.reclaim_grace.0, ..GatewayOptions::default() };
+    let gateway = Gateway::new(front.clone(), front, node.env.clock.clone(), node.pool.clone(), options);
     node.spawn(s3::serve(listener, gateway, ServeOptions::default(), node.stopped()));
     Ok(())
 }

@@ -22,6 +22,11 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Founds a cluster of three nodes of two drives and waits until everything is up.
     pub(crate) async fn start() -> Self {
+        Self::start_with(str::to_owned).await
+    }
+
+    /// The same with every node's configuration changed.
+    pub(crate) async fn start_with(change: impl Fn(&str) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let addresses = crate::ports::free(3);
         let mut cluster = Self { folder, addresses, children: vec![None, None, None] };
@@ -51,6 +56,9 @@ impl Cluster {
             }
         }
         for node in 1..=3 {
+            let path = cluster.dir(node).join("mesh.toml");
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(&path, change(&text)).unwrap();
             cluster.serve(node);
         }
         let client = cluster.client(&[1, 2, 3]).await;
@@ -141,7 +149,27 @@ impl Cluster {
         .await
     }
 
-    fn log(&self, node: u64) -> String {
+    /// Runs a command of administrators that reads this from its standard input: whether it went well, and what it said.
+    pub(crate) fn administer(&self, arguments: &[&str], typed: &str) -> (bool, String) {
+        use std::io::Write as _;
+        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mesh"))
+            .args(arguments)
+            .env("MESH_CONNECT", addresses.join(","))
+            .env("MESH_ADMIN_IDENTITY", self.dir(1).join("admin.pem"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Whoever does not ask has ended already.
+        child.stdin.take().unwrap().write_all(typed.as_bytes()).ok();
+        let output = child.wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (output.status.success(), said)
+    }
+
+    pub(crate) fn log(&self, node: u64) -> String {
         fs::read_to_string(self.folder.path().join(format!("node-{node}.log"))).unwrap_or_default()
     }
 

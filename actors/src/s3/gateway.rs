@@ -30,6 +30,8 @@ pub struct GatewayOptions {
     /// Payload bytes of all streams together that are on their way to Object at most. Half of its mailbox, so that
     /// other traffic finds room too.
     pub inflight_bytes_max: usize,
+    /// Bytes of what is deleted or replaced are kept for so long: a response reads them no longer.
+    pub reclaim_grace: Duration,
 }
 
 impl Default for GatewayOptions {
@@ -38,6 +40,7 @@ impl Default for GatewayOptions {
             region: "us-east-1".to_owned(),
             body_idle_max: Duration::from_secs(60),
             inflight_bytes_max: MAILBOX_BYTES_MAX / 2,
+            reclaim_grace: Duration::from_secs(900),
         }
     }
 }
@@ -132,6 +135,7 @@ impl Gateway {
             clock: self.0.clock.clone(),
             tenant: key.tenant,
             name: key.principal,
+            grace: self.0.options.reclaim_grace,
         })
     }
 }

@@ -128,9 +128,10 @@ async fn see(
     wanted: &Wanted,
 ) -> S3Result<(Source, Seen)> {
     let (bucket, key): (Arc<str>, Arc<str>) = (bucket.into(), key_of(key)?);
+    let asked = caller.clock.now();
     let object = caller.object(&bucket, &key).await?;
     conditions.check_read(&object)?;
-    let mut source = Source { bucket, key, len: object.len, object, offset: 0 };
+    let mut source = Source { bucket, key, len: object.len, object, offset: 0, asked };
     let whole = source.object.len;
     let parts_count = match (wanted.part, wanted.range) {
         (Some(_), Some(_)) => {

@@ -29,6 +29,7 @@ mod gateway;
 mod get;
 mod ingress;
 mod intake;
+mod lease;
 mod list;
 mod multipart;
 mod outflow;

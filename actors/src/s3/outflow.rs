@@ -19,6 +19,7 @@ use mesh_core::{
     limits::STREAM_STRIPES,
     meta::ObjectRow,
     op::{ObjectOp, Piece},
+    time::Instant,
 };
 use s3s::{
     StdError,
@@ -28,6 +29,7 @@ use s3s::{
 use super::{
     auth::Counters,
     caller::{Caller, lane_of},
+    lease::Lease,
 };
 
 /// A range of an object.
@@ -43,6 +45,8 @@ pub(super) struct Source {
     pub(super) offset: u64,
     /// So many, inside the object.
     pub(super) len: u64,
+    /// When `Head` was asked.
+    pub(super) asked: Instant,
 }
 
 /// The bytes of a range, in order, up to [`STREAM_STRIPES`] pieces ahead of whoever takes them.
@@ -58,11 +62,20 @@ pub(super) fn read(caller: Caller, source: Source) -> BoxStream<'static, Result<
             let offset = source.offset + done;
             let page = caller.plan(&source.bucket, &source.key, &source.object, offset, source.len - done).await?;
             let covered: u64 = page.iter().map(|piece| u64::from(piece.len)).sum();
-            Ok::<_, Error>(Some((stream::iter(page.into_iter().map(Ok)), done + covered)))
+            Ok::<_, Error>(Some((stream::iter(page.into_iter().map(Ok::<_, Error>)), done + covered)))
         }
     });
-    pages
-        .try_flatten()
+    let lease = Lease::new(caller.grace, source.asked);
+    let (holder, held) = (caller.clone(), source.clone());
+    let pieces = stream::try_unfold((pages.try_flatten().boxed(), lease), move |(mut pieces, mut lease)| {
+        let (caller, source) = (holder.clone(), held.clone());
+        async move {
+            let Some(piece) = pieces.try_next().await? else { return Ok(None) };
+            lease.hold(&caller, &source).await?;
+            Ok::<_, Error>(Some((piece, (pieces, lease))))
+        }
+    });
+    pieces
         .map_ok(move |piece: Piece| {
             let want = piece.len as usize;
             let op = ObjectOp::Read { bucket: source.bucket.clone(), key: source.key.clone(), piece };

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::NodeReport;
 use crate::{
     assignment::{MoveId, Scope, Wish},
-    id::{ActorId, Epoch, GroupId, NodeId},
+    id::{ActorId, DriveId, Epoch, GroupId, NodeId},
     spec::CustomSpec,
 };
 #[cfg(doc)]
@@ -133,5 +133,10 @@ pub enum AdminOp {
         scope: Scope,
         /// Which, in order; none: takes them out.
         stages: Vec<CustomSpec>,
+    },
+    /// Declares a drive lost for good: [`Command::LoseDrive`]. `Conflict` while it is up.
+    LoseDrive {
+        /// Which.
+        drive: DriveId,
     },
 }
