@@ -1,5 +1,5 @@
 //! What administrators ask of the placement engine, answered by the leader of the control group: the plan, also of a mesh
-//! that is not, wishes, drains, stages of chains, and what has happened.
+//! that is not, wishes, drains, stages of chains, lost drives, and what has happened.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -94,6 +94,7 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
             node.events.note(node.env.clock.wall(), &format!("{invited} is invited"));
             told(Vec::new(), 0)
         }
+        AdminOp::LoseDrive { drive } => told(crate::drives::lose(node, &control, drive).await?, 0),
         AdminOp::Stages { scope, stages } => {
             crate::stages::check(node, &control, scope, &stages)?;
             node.propose(GroupId::CONTROL, Command::SetStages { scope, stages }).await?;

@@ -147,7 +147,8 @@ pub struct TimingConfig {
     pub silence: Span,
     /// A DPU that its host and the controller have not heard of for so long is down: its actors run elsewhere.
     pub dpu_silence: Span,
-    /// Deleted data are kept for so long: longer than the longest GET.
+    /// Deleted and replaced data are kept for so long, by the clock of whoever reclaims them. A GET of what is deleted
+    /// meanwhile may run for seven eighths of it and is broken off then; one of what is there still, as long as it takes.
     pub reclaim_grace: Span,
 }
 
@@ -253,7 +254,9 @@ impl Config {
             cores.parse::<Cores>().map_err(|error| Error::invalid(format!("cores: {error}")))?;
         }
         if self.timing.reclaim_grace.0 < RECLAIM_GRACE_MIN {
-            return Err(Error::invalid("timing.reclaim_grace must be at least 1s, and longer than your longest GET"));
+            return Err(Error::invalid(
+                "timing.reclaim_grace must be at least 1s: a GET of what is deleted meanwhile is broken off after seven eighths of it",
+            ));
         }
         if let Some(drive) = self.drives.iter().find(|drive| drive.capacity.is_some_and(|size| size.0 < CAPACITY_MIN)) {
             return Err(Error::invalid("a drive has at least 256MiB").with("path", drive.path.display()));

@@ -78,7 +78,11 @@ impl State {
     async fn lay_out(&mut self, node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
         let Some(code) = view.code else { return Ok(()) };
         let newest = view.layouts.values().next_back();
-        let drives: Vec<DriveId> = view.drives.keys().copied().collect();
+        let (infos, nodes): (Vec<_>, Vec<_>) =
+            (view.drives.values().cloned().collect(), view.nodes.values().cloned().collect());
+        // What a layout would leave out must not make one look outdated: it would be made anew for ever.
+        let usable = mesh_placement::layout::usable(&infos, &nodes);
+        let drives: Vec<DriveId> = usable.into_iter().map(|drive| drive.id).collect();
         let laid_out = newest.is_some_and(|layout| {
             drives.iter().all(|drive| layout.domains.contains_key(drive)) && layout.domains.len() == drives.len()
         });
@@ -101,9 +105,7 @@ impl State {
             }
         }
         let id = LayoutId(newest.map_or(1, |layout| layout.id.0 + 1));
-        let drives: Vec<_> = view.drives.values().cloned().collect();
-        let nodes: Vec<_> = view.nodes.values().cloned().collect();
-        let layout = mesh_placement::layout::build(id, code, &drives, &nodes)?;
+        let layout = mesh_placement::layout::build(id, code, &infos, &nodes)?;
         match node.propose(GroupId::CONTROL, Command::PutLayout(Arc::new(layout))).await {
             Err(error) if error.kind() != ErrorKind::Conflict => Err(error),
             _ => {

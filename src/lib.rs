@@ -24,6 +24,7 @@ pub mod admin;
 mod client;
 pub mod config;
 mod controller;
+mod drives;
 mod elections;
 pub mod env;
 mod events;

@@ -403,6 +403,7 @@ impl Cluster {
             reclaims: vec![NAMESPACE],
             reclaim_grace_ms: GRACE_MS,
             drives: self.swarm.drive_ids().filter(|_| self.bug != Some(Bug::NoSweep)).collect(),
+            lost: Vec::new(),
         };
         let next = Some(ActorId::data(self.tenant, node));
         let actor = ActorId::ingress(node);
@@ -637,6 +638,12 @@ impl Cluster {
         if let Some(agent) = self.agents.get_mut(&node) {
             agent.local.remove(&drive);
         }
+    }
+
+    /// Whether a drive is gone for good.
+    #[must_use]
+    pub fn is_buried(&self, drive: DriveId) -> bool {
+        self.dead.contains(&drive)
     }
 
     /// Nodes that run, but with a drive that does not work.

@@ -23,7 +23,8 @@ use crate::{
     content::Contents,
     disk::{Crash, Disk, DiskWeather},
     invariants::{
-        Admission, Answers, Ciphertext, Invariant, Invariants, Ownership, Placement, SoftState, garbage, unfinished,
+        Admission, Answers, Ciphertext, Invariant, Invariants, Ownership, Placement, SoftState, garbage, owing,
+        unfinished,
     },
     metadata::{Groups, MetadataWeather, Quorum},
     network::{Network, NetworkWeather},
@@ -518,13 +519,20 @@ impl Room {
         }
         self.run_until(Duration::from_millis(GRACE_MS), |_| false);
         for _ in 0..20 {
-            if self.is_wrong() || garbage(&mut self.world).is_empty() {
+            let left = (garbage(&mut self.world), self.owing());
+            if self.is_wrong() || (left.0.is_empty() && left.1.is_empty()) {
                 return;
             }
             self.run_until(Duration::from_secs(10), |_| false);
         }
-        let left = garbage(&mut self.world);
-        self.world.violate(|| format!("garbage is never reclaimed: {left:?}"));
+        let (left, owing) = (garbage(&mut self.world), self.owing());
+        self.world.violate(|| format!("garbage is never reclaimed: {left:?}; owed by drives that work: {owing:?}"));
+    }
+
+    /// Drives that work, and are owed deletions all the same.
+    fn owing(&mut self) -> Vec<DriveId> {
+        let owing = owing(&mut self.world);
+        owing.into_iter().filter(|drive| !self.cluster.is_buried(*drive)).collect()
     }
 
     /// Nothing is left unfinished.

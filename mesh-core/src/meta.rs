@@ -18,5 +18,5 @@ pub use command::{Command, Precondition, Proposer};
 pub use control::{
     AccessKeyRow, BucketRef, BucketRow, ControlView, Grant, PrincipalRow, TenantLimits, TenantRow, WrappedKey,
 };
-pub use object::{Attributes, Body, Extent, Garbage, ObjectRow, PartRow, Run, UploadRow};
+pub use object::{Attributes, Body, Extent, Garbage, GarbageMark, GarbagePage, ObjectRow, PartRow, Run, UploadRow};
 pub use query::Query;

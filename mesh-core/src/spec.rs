@@ -154,10 +154,12 @@ pub struct ObjectSpec {
     pub keys: BTreeMap<TenantId, Encryption>,
     /// Namespace groups whose garbage this ingress reclaims.
     pub reclaims: Vec<GroupId>,
-    /// Garbage is kept for so long, in milliseconds: longer than the longest GET.
+    /// Garbage is kept for so long at least after this ingress has seen it, in milliseconds.
     pub reclaim_grace_ms: u64,
     /// Every registered drive, of every layout: where shards of writes that came to nothing may lie.
     pub drives: Vec<DriveId>,
+    /// Drives that were declared lost: what they are owed is let go.
+    pub lost: Vec<DriveId>,
 }
 
 /// Settings of Encrypt.

@@ -69,6 +69,8 @@ pub enum DriveState {
     Full,
     /// Not reachable, missing, or failed.
     Down,
+    /// Declared lost for good by an administrator: never used again, whatever becomes of it.
+    Lost,
 }
 
 /// How a node is.

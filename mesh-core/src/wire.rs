@@ -380,6 +380,7 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
             Answer::Report(reports) => B::Report(meta::encode(reports)?.into()),
             Answer::Moved(moved) => B::Moved(meta::encode(moved)?.into()),
             Answer::Told { lines, next } => B::Told(meta::encode(&(lines, next))?.into()),
+            Answer::Left(drives) => B::Left(proto::Left { drives: numbers(drives) }),
             Answer::Begun { write, stripe_bytes } => {
                 object(ObjectAnswer::Begun { write: *write, stripe_bytes: *stripe_bytes })?
             }
@@ -526,6 +527,7 @@ fn decode_answer(body: proto::header::Body) -> Result<Answer, Error> {
             let (lines, next) = meta::decode(&bytes)?;
             Answer::Told { lines, next }
         }
+        B::Left(left) => Answer::Left(left.drives.into_iter().map(DriveId).collect()),
         B::ObjectAnswer(bytes) => match meta::decode(&bytes)? {
             ObjectAnswer::Begun { write, stripe_bytes } => Answer::Begun { write, stripe_bytes },
             ObjectAnswer::Committed { version, etag } => Answer::Committed { version, etag },

@@ -34,10 +34,7 @@ pub fn build(id: LayoutId, code: Code, drives: &[DriveInfo], nodes: &[NodeInfo])
     if !code.is_valid() {
         return Err(Error::invalid("a code over the limits: 1 to 16 data shards, up to 8 parity shards"));
     }
-    let draining = |node: NodeId| nodes.iter().any(|info| info.id == node && info.draining);
-    let mut usable: Vec<&DriveInfo> =
-        drives.iter().filter(|drive| drive.capacity_bytes > 0 && !draining(drive.node)).collect();
-    usable.sort_by_key(|drive| drive.id);
+    let usable = usable(drives, nodes);
     if let Some(pair) = usable.windows(2).find(|pair| pair[0].id == pair[1].id) {
         return Err(Error::invalid("a drive is given twice").with("drive", pair[0].id));
     }
@@ -56,6 +53,16 @@ pub fn build(id: LayoutId, code: Code, drives: &[DriveInfo], nodes: &[NodeInfo])
         groups: (0..group_count(usable.len())).map(|group| ranked(group, &usable, length)).collect(),
         domains: usable.iter().map(|drive| (drive.id, drive.node)).collect(),
     })
+}
+
+/// The drives of which a layout would be made, by their numbers.
+#[must_use]
+pub fn usable<'d>(drives: &'d [DriveInfo], nodes: &[NodeInfo]) -> Vec<&'d DriveInfo> {
+    let draining = |node: NodeId| nodes.iter().any(|info| info.id == node && info.draining);
+    let mut usable: Vec<&DriveInfo> =
+        drives.iter().filter(|drive| drive.capacity_bytes > 0 && !draining(drive.node)).collect();
+    usable.sort_by_key(|drive| drive.id);
+    usable
 }
 
 /// Groups of a layout of so many drives: a power of two, about 32 a drive, so that chance evens out; at most

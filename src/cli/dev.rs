@@ -46,7 +46,7 @@ pub(crate) struct Dev {
     /// How much each of the six drives may hold; space is taken as it is used.
     #[arg(long, default_value = "16GiB", value_name = "SIZE")]
     drive_size: Size,
-    /// Deleted data are kept for so long: longer than your longest GET.
+    /// Deleted data are kept for so long: a GET of what is deleted meanwhile may run for seven eighths of it.
     #[arg(long, default_value = "60s", value_name = "TIME")]
     reclaim_grace: Span,
     /// Emulated DPUs: processes of their own, with a DPU's share of the CPU, plugged into nodes 1, 2, 3, 1, ... in turn.

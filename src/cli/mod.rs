@@ -4,6 +4,7 @@ mod actors;
 mod dev;
 mod dpu;
 mod dpus;
+mod drive;
 mod env;
 mod init;
 mod join;
@@ -53,6 +54,8 @@ pub(crate) enum Command {
     Prefer(placement::Prefer),
     /// Empty a node of the actors that can leave it, or take that back.
     Drain(placement::Drain),
+    /// Declare a drive lost for good.
+    Drive(drive::Drive),
     /// Follow what happens to actors and nodes.
     Watch(placement::Watch),
     /// Show what this machine is, host or DPU, which cards are in it, and how that is known.
@@ -101,6 +104,7 @@ impl Cli {
             Command::Move(command) => command.run().await,
             Command::Prefer(command) => command.run().await,
             Command::Drain(command) => command.run().await,
+            Command::Drive(command) => command.run().await,
             Command::Watch(command) => command.run().await,
             Command::Probe(command) => command.run(),
             Command::Dpu(command) => command.run(),

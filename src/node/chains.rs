@@ -388,6 +388,7 @@ fn object(node: &Inner, view: &ControlView) -> FunctionSpec {
         reclaims: leads.map(|one| one.group).filter(|group| *group != GroupId::CONTROL).collect(),
         reclaim_grace_ms: u64::try_from(node.config.timing.reclaim_grace.0.as_millis()).unwrap_or(u64::MAX),
         drives: view.drives.keys().copied().collect(),
+        lost: view.lost.keys().copied().collect(),
     })
 }
 

@@ -78,7 +78,12 @@ pub(super) async fn serve(node: &Arc<Inner>) -> Result<(), Error> {
     *lock(&node.s3) = Some(listener.local_addr().map_err(refused)?);
     let front = Arc::new(Front { node: Arc::downgrade(node), ready: AtomicBool::new(false) });
     let memory_bytes_max = usize::try_from(config.memory.0).unwrap_or(usize::MAX);
-    let options = GatewayOptions { memory_bytes_max, domain: config.domain.clone(), ..GatewayOptions::default() };
+    let options = GatewayOptions {
+        memory_bytes_max,
+        domain: config.domain.clone(),
+        reclaim_grace: node.config.timing.reclaim_grace.0,
+        ..GatewayOptions::default()
+    };
     let gateway = Gateway::new(front.clone(), front, node.env.clock.clone(), node.pool.clone(), options);
     let (stop, told) = oneshot::channel::<()>();
     let told = async move {

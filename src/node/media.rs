@@ -140,7 +140,7 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
         slot.capacity_bytes = capacity_bytes;
         slot.reason = Some("it waits to be registered with the control group".to_owned());
     });
-    let epoch = register(node, drive, capacity_bytes).await;
+    let epoch = register(node, drive, capacity_bytes).await?;
     let spec = DriveSpec { cluster, drive, epoch, capacity_bytes, segment_bytes: segment_bytes(capacity_bytes) };
     if blank {
         io(&*disk, DiskJob::Write { at: 0, bufs: vec![drive::superblock(&spec)] }).await?;
@@ -167,7 +167,10 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
 }
 
 /// Registers a drive, however long the control group takes to be there.
-async fn register(node: &Arc<Inner>, drive: DriveId, capacity_bytes: u64) -> Epoch {
+///
+/// # Errors
+/// `Conflict` if it was declared lost: it stays as it is.
+async fn register(node: &Arc<Inner>, drive: DriveId, capacity_bytes: u64) -> Result<Epoch, Error> {
     let mut said = false;
     let mut control = node.metadata.watch_control();
     // The control group knows no drives of a node that it does not know.
@@ -177,8 +180,9 @@ async fn register(node: &Arc<Inner>, drive: DriveId, capacity_bytes: u64) -> Epo
     loop {
         let command = Command::PutDrive { drive, node: node.id, capacity_bytes };
         match node.propose(GroupId::CONTROL, command).await.as_deref() {
-            Ok(MetaAnswer::Epoch(epoch)) => return *epoch,
+            Ok(MetaAnswer::Epoch(epoch)) => return Ok(*epoch),
             Ok(answer) => tracing::error!(%drive, ?answer, "a drive's registration was answered with something else"),
+            Err(error) if error.kind() == ErrorKind::Conflict => return Err(error.clone()),
             Err(error) if !said => {
                 said = true;
                 tracing::debug!(%drive, %error, "a drive waits to be registered");
@@ -208,6 +212,10 @@ pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
             corrupt: 0,
             reason: Some(reason),
         };
+        if node.metadata.control().lost.contains_key(&drive) {
+            // It may be up all the same: the nodes that declared it lost did not see this one.
+            return DriveReport { state: DriveState::Lost, ..down(LOST.to_owned()) };
+        }
         if !node.env.disks.is_present(&path) {
             return down("the drive is missing".to_owned());
         }
@@ -325,7 +333,11 @@ impl Numbers {
         let first = node.id.0 * 1000 + 1;
         let drive = (first..first + 999)
             .map(DriveId)
-            .find(|drive| !known.0.values().any(|(other, _)| other == drive) && !view.drives.contains_key(drive))
+            .find(|drive| {
+                !known.0.values().any(|(other, _)| other == drive)
+                    && !view.drives.contains_key(drive)
+                    && !view.lost.contains_key(drive)
+            })
             .ok_or_else(|| Error::invalid("the node has had 999 drives and has no number left"))?;
         known.0.insert(Self::key(config), (drive, false));
         known.save(node)?;
@@ -353,6 +365,8 @@ impl Numbers {
     }
 }
 
+/// What is said of a drive that is lost.
+pub(super) const LOST: &str = "it was declared lost and is never used again";
 const BLANK_BYTES: u64 = 1 << 20;
 const REGISTER_PAUSE: Duration = Duration::from_millis(50);
 const STAT_BUDGET: Duration = Duration::from_millis(300);

@@ -11,11 +11,11 @@ use mesh_core::{
     envelope::Envelope,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
     limits::{DPU_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL},
-    op::{ActorReport, NodeOp, NodeReport, Phase},
+    op::{ActorReport, DriveReport, NodeOp, NodeReport, Phase},
     port::Role,
     spec::FunctionSpec,
     time::Instant,
-    topology::{DriveState, NodeKind, NodeState},
+    topology::{DriveInfo, DriveState, NodeKind, NodeState},
 };
 
 use mesh_actors::shell::ActorStats;
@@ -208,7 +208,7 @@ impl Inner {
         said.is_none_or(|said| said.leader == Some(leader) || said.term < term)
     }
 
-    /// What this node sees of every registered drive.
+    /// What this node sees of every registered drive, and of those that are lost.
     pub(crate) fn drive_states(&self) -> BTreeMap<DriveId, DriveState> {
         let alive = self.alive();
         let peers = lock(&self.peers);
@@ -224,6 +224,7 @@ impl Inner {
                 let said = report.and_then(|report| report.drives.iter().find(|said| said.drive == drive.id));
                 (drive.id, said.map_or(DriveState::Down, |said| said.state))
             })
+            .chain(view.lost.keys().map(|drive| (*drive, DriveState::Lost)))
             .collect()
     }
 
@@ -277,18 +278,24 @@ impl Inner {
                 }
             }
             // A drive that its node does not speak of is known to the control group all the same.
+            let unsaid = |drive: &DriveInfo, state, reason: &str| DriveReport {
+                drive: drive.id,
+                state,
+                capacity_bytes: drive.capacity_bytes,
+                free_bytes: 0,
+                shards: 0,
+                corrupt: 0,
+                reason: Some(reason.to_owned()),
+            };
             for drive in view.drives.values().filter(|drive| drive.node == report.node) {
                 if !report.drives.iter().any(|said| said.drive == drive.id) {
-                    report.drives.push(mesh_core::op::DriveReport {
-                        drive: drive.id,
-                        state: DriveState::Down,
-                        capacity_bytes: drive.capacity_bytes,
-                        free_bytes: 0,
-                        shards: 0,
-                        corrupt: 0,
-                        reason: Some("its node does not have it".to_owned()),
-                    });
+                    report.drives.push(unsaid(drive, DriveState::Down, "its node does not have it"));
                 }
+            }
+            // And of a drive that is lost, whatever its node says of it.
+            for drive in view.lost.values().filter(|drive| drive.node == report.node) {
+                report.drives.retain(|said| said.drive != drive.id);
+                report.drives.push(unsaid(drive, DriveState::Lost, media::LOST));
             }
         }
         nodes.into_values().filter(|report| report.node != NodeId(0)).map(Arc::new).collect()

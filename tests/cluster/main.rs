@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod drives;
 mod metadata;
 #[path = "../ports/mod.rs"]
 mod ports;

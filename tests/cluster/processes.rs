@@ -22,18 +22,25 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Founds a cluster of three nodes of two drives and waits until everything is up.
     pub(crate) async fn start() -> Self {
+        Self::start_with(str::to_owned).await
+    }
+
+    /// The same with every node's configuration changed.
+    pub(crate) async fn start_with(change: impl Fn(&str) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let addresses = crate::ports::free(3);
         let mut cluster = Self { folder, addresses, children: vec![None, None, None] };
         let mut arguments = vec!["--dir".into(), cluster.dir(1).display().to_string()];
         arguments.extend(cluster.machine(1));
         mesh("init", &arguments).unwrap();
+        cluster.configure(1, &change);
         cluster.serve(1);
         for node in 2..=3 {
             cluster.invite(node).unwrap();
             cluster.join(node);
         }
         for node in 2..=3 {
+            cluster.configure(node, &change);
             cluster.serve(node);
         }
         let client = cluster.client(&[1, 2, 3]).await;
@@ -41,6 +48,12 @@ impl Cluster {
         until("the first put", Duration::from_secs(60), async || client.put_bytes("main", "first", b"first").await)
             .await;
         cluster
+    }
+
+    fn configure(&self, node: u64, change: &impl Fn(&str) -> String) {
+        let path = self.dir(node).join("mesh.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, change(&text)).unwrap();
     }
 
     /// What a machine is given when it becomes a node.
@@ -167,6 +180,26 @@ impl Cluster {
             leader.map(|node| node.0).ok_or_else(|| Error::invalid("no leader"))
         })
         .await
+    }
+
+    /// Runs a command of administrators that reads this from its standard input: whether it went well, and what it said.
+    pub(crate) fn administer(&self, arguments: &[&str], typed: &str) -> (bool, String) {
+        use std::io::Write as _;
+        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mesh"))
+            .args(arguments)
+            .env("MESH_CONNECT", addresses.join(","))
+            .env("MESH_ADMIN_IDENTITY", self.dir(1).join("admin.pem"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Whoever does not ask has ended already.
+        child.stdin.take().unwrap().write_all(typed.as_bytes()).ok();
+        let output = child.wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (output.status.success(), said)
     }
 
     /// What a node has logged.

@@ -3,6 +3,10 @@
 //! Where no drive had to be avoided, those are the drives of its placement, a shard each. Else some drive was found
 //! wanting while the stripe was written, perhaps after it had taken a shard, and what is placed anew moves shards to
 //! other places: then every drive of the group may have any of them.
+//!
+//! A drive that is down or failed a moment ago is not waited for: the answer names it as one that may have something
+//! left, like those that fail. Where none is better off they are all asked, and if none of them deletes its part, that is
+//! an error. Of drives that are lost nothing is asked and nothing expected.
 
 use core::time::Duration;
 
@@ -12,50 +16,77 @@ use mesh_core::{
     op::{ShardOp, StripeTarget},
 };
 
-use super::{Caller, Drives, Step, read::no_placement};
+use super::{Caller, Drives, Step, drives::Rank, read::no_placement};
 
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Delete {
     outstanding: usize,
+    deleted: bool,
+    left: Vec<DriveId>,
     first_error: Option<Error>,
 }
 
 impl Delete {
+    /// `None`: there is nobody to ask any more.
     pub(super) fn begin(
         caller: Caller,
         target: &StripeTarget,
         avoid: &[DriveId],
         drives: &mut Drives,
         cx: &mut Cx<'_>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Option<Self>, Error> {
         let layout = drives.layout(target.layout)?;
         let placement = layout.place(target.id, avoid).ok_or_else(no_placement)?;
         let exceptional = !avoid.is_empty();
         let holders = if exceptional { layout.group_of(target.id) } else { &placement.drives[..] };
-        for (place, drive) in (0..).zip(holders) {
+        let holders: Vec<(u8, DriveId)> = (0..)
+            .zip(holders)
+            .map(|(place, drive)| (place, *drive))
+            .filter(|(_, drive)| !drives.is_lost(*drive))
+            .collect();
+        let now = cx.now();
+        let is_sound = |drives: &Drives, drive| drives.rank(drive, now) == Rank::Sound;
+        let ask_all = !holders.iter().any(|(_, drive)| is_sound(drives, *drive));
+        let mut delete = Self { outstanding: 0, deleted: false, left: Vec::new(), first_error: None };
+        for &(place, drive) in &holders {
+            if !ask_all && !is_sound(drives, drive) {
+                delete.left.push(drive);
+                continue;
+            }
             let ids = if exceptional {
                 (0..).take(layout.code.shards()).map(|shard| target.id.shard(shard)).collect()
             } else {
                 vec![target.id.shard(place)]
             };
-            drives.ask(&caller, (place, *drive), ShardOp::Delete { ids }, Buf::empty(), PATIENCE, cx);
+            drives.ask(&caller, (place, drive), ShardOp::Delete { ids }, Buf::empty(), PATIENCE, cx);
+            delete.outstanding += 1;
         }
-        Ok(Self { outstanding: holders.len(), first_error: None })
+        Ok((delete.outstanding > 0).then_some(delete))
     }
 
-    /// The answer comes once every drive has answered: a deletion that is still under way is not over.
-    pub(super) fn on_shard(&mut self, outcome: Outcome) -> Step {
+    /// The answer comes once every drive that was asked has answered: a deletion that is still under way is not over.
+    pub(super) fn on_shard(&mut self, drive: DriveId, outcome: Outcome) -> Step {
         self.outstanding -= 1;
-        if let Err(error) = outcome {
-            self.first_error.get_or_insert(error);
+        match outcome {
+            Ok(_) => self.deleted = true,
+            Err(error) => {
+                self.left.push(drive);
+                self.first_error.get_or_insert(error);
+            }
         }
         if self.outstanding > 0 {
             return None;
         }
-        Some(self.first_error.take().map_or_else(|| Ok(Answer::Done.into()), Err))
+        let mut left = core::mem::take(&mut self.left);
+        left.sort_unstable();
+        Some(match self.first_error.take() {
+            Some(error) if !self.deleted => Err(error),
+            _ if left.is_empty() => Ok(Answer::Done.into()),
+            _ => Ok(Answer::Left(left).into()),
+        })
     }
 }
 
-/// A drive that has not answered within this is given up; the deletion is to be sent again.
+/// A drive that has not answered within this is given up.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -101,12 +101,17 @@ impl Drives {
         self.suspects.get(&drive).is_some_and(|until| now < *until)
     }
 
+    /// Whether a drive is lost for good.
+    pub(super) fn is_lost(&self, drive: DriveId) -> bool {
+        self.spec.drives.get(&drive) == Some(&DriveState::Lost)
+    }
+
     /// How willingly a drive is asked for a shard.
     pub(super) fn rank(&self, drive: DriveId, now: Instant) -> Rank {
         match self.spec.drives.get(&drive) {
             Some(DriveState::Up | DriveState::Full) if self.is_suspected(drive, now) => Rank::Suspected,
             Some(DriveState::Up | DriveState::Full) => Rank::Sound,
-            Some(DriveState::Down) | None => Rank::Down,
+            Some(DriveState::Down | DriveState::Lost) | None => Rank::Down,
         }
     }
 

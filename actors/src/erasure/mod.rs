@@ -11,7 +11,7 @@
 //!                               one fails: avoid its drive, place again, write what is new
 //!  Read    k x ShardOp::Read -> k there -> Decode -> Done
 //!             slow or failed: ask one more
-//!  Delete  k+m x ShardOp::Delete -> Done, or the first error
+//!  Delete  k+m x ShardOp::Delete -> Done, or Left: the drives that may have something left
 //! ```
 
 mod delete;
@@ -22,7 +22,7 @@ mod write;
 use std::collections::BTreeMap;
 
 use mesh_core::{
-    Buf, Cx, Error, ErrorKind, Event, Lane, Op, Outcome, Principal, Request, StorageFunction, WorkOutcome,
+    Answer, Buf, Cx, Error, ErrorKind, Event, Lane, Op, Outcome, Principal, Request, StorageFunction, WorkOutcome,
     id::Token,
     op::{ShardOp, StripeOp},
     snapshot::{Mark, Snapshot},
@@ -91,9 +91,11 @@ impl Erasure {
             StripeOp::Read { target, avoid } => {
                 Read::begin(caller, &target, &avoid, &mut self.drives, cx).map(|read| Job::Read(Box::new(read)))
             }
-            StripeOp::Delete { target, avoid } => {
-                Delete::begin(caller, &target, &avoid, &mut self.drives, cx).map(Job::Delete)
-            }
+            StripeOp::Delete { target, avoid } => match Delete::begin(caller, &target, &avoid, &mut self.drives, cx) {
+                Ok(Some(delete)) => Ok(Job::Delete(delete)),
+                Ok(None) => return cx.reply(id, Ok(Answer::Done.into())),
+                Err(error) => Err(error),
+            },
         };
         match begun {
             Ok(job) => {
@@ -113,7 +115,7 @@ impl Erasure {
                 let step = match job {
                     Job::Write(write) => write.on_shard(shard, drive, outcome, &mut self.drives, cx),
                     Job::Read(read) => read.on_shard(shard, outcome, &mut self.drives, cx),
-                    Job::Delete(delete) => delete.on_shard(outcome),
+                    Job::Delete(delete) => delete.on_shard(drive, outcome),
                 };
                 self.settle(wait.job, step, cx);
             }

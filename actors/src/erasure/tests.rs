@@ -231,9 +231,16 @@ fn refuses_what_makes_no_sense() {
     assert_refused(&Bench::new(no_groups).ask(read(&[]), b""), ErrorKind::Invalid, "no groups");
 }
 
+fn remove() -> StripeOp {
+    StripeOp::Delete { target: target(), avoid: vec![] }
+}
+
+fn left(drives: &[u64]) -> Effect {
+    reply(Ok(Answer::Left(drives.iter().copied().map(DriveId).collect()).into()))
+}
+
 #[test]
-fn deletes_at_every_drive_of_the_placement_and_reports_the_first_error_at_the_end() {
-    let remove = || StripeOp::Delete { target: target(), avoid: vec![] };
+fn deletes_at_every_drive_of_the_placement_and_names_those_that_may_have_something_left() {
     let mut bench = Bench::whole();
     assert_eq!(bench.ask(remove(), b""), [delete(1, 1, 0, 1000), delete(2, 3, 1, 1000), delete(3, 5, 2, 1000)]);
     assert_eq!(bench.answer(1, ok()), []);
@@ -241,10 +248,46 @@ fn deletes_at_every_drive_of_the_placement_and_reports_the_first_error_at_the_en
     assert_eq!(bench.answer(3, ok()), [reply(ok())]);
 
     bench.ask(remove(), b"");
-    assert_eq!(bench.answer(5, fails(ErrorKind::Unreachable)), []);
-    assert_eq!(bench.answer(4, fails(ErrorKind::DriveFailed)), []);
-    assert_eq!(bench.answer(6, ok()), [reply(fails(ErrorKind::Unreachable))]);
+    assert_eq!(bench.answer(5, fails(ErrorKind::Overloaded)), []);
+    assert_eq!(bench.answer(4, fails(ErrorKind::Draining)), []);
+    assert_eq!(bench.answer(6, ok()), [left(&[1, 3])]);
+
+    bench.ask(remove(), b"");
+    assert_eq!(bench.answer(8, fails(ErrorKind::Unreachable)), []);
+    assert_eq!(bench.answer(7, fails(ErrorKind::DriveFailed)), []);
+    assert_eq!(bench.answer(9, fails(ErrorKind::Timeout)), [reply(fails(ErrorKind::Unreachable))]);
     assert_eq!(bench.erasure.in_flight(), 0);
+}
+
+#[test]
+fn deletes_without_waiting_for_drives_that_are_down_or_failed_a_moment_ago() {
+    let mut bench = Bench::new(spec(&[3]));
+    assert_eq!(bench.ask(remove(), b""), [delete(1, 1, 0, 1000), delete(2, 5, 2, 1000)]);
+    assert_eq!(bench.answer(1, ok()), []);
+    assert_eq!(bench.answer(2, fails(ErrorKind::Unreachable)), [left(&[3, 5])]);
+    assert_eq!(bench.ask(remove(), b""), [delete(3, 1, 0, 1000)]);
+    assert_eq!(bench.answer(3, ok()), [left(&[3, 5])]);
+    // Where none is better off, all are asked.
+    let mut bench = Bench::new(spec(&[1, 3, 5]));
+    assert_eq!(bench.ask(remove(), b"").len(), 3);
+    for call in 1..=2 {
+        assert_eq!(bench.answer(call, fails(ErrorKind::Unreachable)), []);
+    }
+    assert_eq!(bench.answer(3, fails(ErrorKind::Timeout)), [reply(fails(ErrorKind::Unreachable))]);
+}
+
+#[test]
+fn expects_nothing_of_lost_drives() {
+    let mut lost = spec(&[]);
+    lost.drives.insert(DriveId(3), DriveState::Lost);
+    let mut bench = Bench::new(lost.clone());
+    assert_eq!(bench.ask(remove(), b""), [delete(1, 1, 0, 1000), delete(2, 5, 2, 1000)]);
+    assert_eq!(bench.answer(1, ok()), []);
+    assert_eq!(bench.answer(2, ok()), [reply(ok())]);
+    for drive in [1, 5] {
+        lost.drives.insert(DriveId(drive), DriveState::Lost);
+    }
+    assert_eq!(Bench::new(lost).ask(remove(), b""), [reply(ok())]);
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //!   'n' node:8                      NodeInfo
 //!   'i' node:8                      the invitation by which nobody has joined yet
 //!   'd' drive:8                     DriveInfo
+//!   'x' drive:8                     (empty) the drive was declared lost
 //!   'l' layout:8                    Layout
 //!   't' tenant:8                    TenantRow
 //!   'T' name                        the tenant's number
@@ -34,7 +35,10 @@
 //!   'U' upload:8                    Upload: an upload that is not completed
 //!   'V' bucket:8 key' upload:8      (empty) uploads by key; key' is the key, escaped, with an end mark
 //!   'P' upload:8 number:4           PartRow of an upload, or of the object it became
-//!   'G' since:8 write:8             Waste: garbage by age
+//!   'G' since:8 write:8             Waste: garbage by its stamps
+//!   'g'                             the last stamp that garbage was given
+//!   'E' drive:8 write:8             (empty) the drive is owed the deletion of what it holds of a forgotten write
+//!   'e' drive:8                     how many such rows the drive has
 //!   'Q' tenant:8                    Usage
 //!   'X' bucket:8                    (empty) the bucket is sealed
 //!
@@ -50,6 +54,7 @@ pub(super) const COUNTER: u8 = b'c';
 pub(super) const NODE: u8 = b'n';
 pub(super) const INVITATION: u8 = b'i';
 pub(super) const DRIVE: u8 = b'd';
+pub(super) const LOST: u8 = b'x';
 pub(super) const LAYOUT: u8 = b'l';
 pub(super) const TENANT: u8 = b't';
 pub(super) const TENANT_NAME: u8 = b'T';
@@ -75,6 +80,9 @@ pub(super) const UPLOAD: u8 = b'U';
 pub(super) const UPLOAD_KEY: u8 = b'V';
 pub(super) const PART: u8 = b'P';
 pub(super) const WASTE: u8 = b'G';
+pub(super) const STAMP: u8 = b'g';
+pub(super) const OWED: u8 = b'E';
+pub(super) const OWING: u8 = b'e';
 pub(super) const USAGE: u8 = b'Q';
 pub(super) const SEALED: u8 = b'X';
 
@@ -116,6 +124,15 @@ pub(super) fn invitation(id: NodeId) -> Vec<u8> {
 
 pub(super) fn drive(id: DriveId) -> Vec<u8> {
     key(DRIVE, &[&id.0.to_be_bytes()])
+}
+
+pub(super) fn lost(id: DriveId) -> Vec<u8> {
+    key(LOST, &[&id.0.to_be_bytes()])
+}
+
+/// The drive inside a table key of [`lost`].
+pub(super) fn lost_drive(key: &[u8]) -> Option<DriveId> {
+    key.last_chunk::<8>().map(|bytes| DriveId(u64::from_be_bytes(*bytes)))
 }
 
 pub(super) fn layout(id: LayoutId) -> Vec<u8> {
@@ -260,6 +277,33 @@ pub(super) fn waste_write(key: &[u8]) -> Option<WriteId> {
 /// The time inside a table key of [`waste`].
 pub(super) fn waste_since(key: &[u8]) -> Option<UnixMillis> {
     key.get(1..9)?.first_chunk::<8>().map(|bytes| UnixMillis(u64::from_be_bytes(*bytes)))
+}
+
+pub(super) fn stamp() -> Vec<u8> {
+    key(STAMP, &[])
+}
+
+/// All that a drive is owed.
+pub(super) fn owed_by(drive: DriveId) -> Vec<u8> {
+    key(OWED, &[&drive.0.to_be_bytes()])
+}
+
+pub(super) fn owed(drive: DriveId, write: WriteId) -> Vec<u8> {
+    key(OWED, &[&drive.0.to_be_bytes(), &write.0.to_be_bytes()])
+}
+
+/// The write inside a table key of [`owed`].
+pub(super) fn owed_write(key: &[u8]) -> Option<WriteId> {
+    key.last_chunk::<8>().map(|bytes| WriteId(u64::from_be_bytes(*bytes)))
+}
+
+pub(super) fn owing(drive: DriveId) -> Vec<u8> {
+    key(OWING, &[&drive.0.to_be_bytes()])
+}
+
+/// The drive inside a table key of [`owing`].
+pub(super) fn owing_drive(key: &[u8]) -> Option<DriveId> {
+    key.last_chunk::<8>().map(|bytes| DriveId(u64::from_be_bytes(*bytes)))
 }
 
 pub(super) fn usage(tenant: TenantId) -> Vec<u8> {

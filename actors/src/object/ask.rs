@@ -11,7 +11,7 @@ use mesh_core::{
 };
 
 use super::{
-    reclaim, sweep,
+    owed, reclaim, sweep,
     task::{Caller, Failure, Question, Retry},
 };
 
@@ -33,6 +33,7 @@ pub(super) enum Owner {
     Task(Token),
     Block(GroupId),
     Reclaim(reclaim::Errand),
+    Owed(owed::Errand),
     Sweep(sweep::Errand),
     /// A block of write ids is to be closed.
     Retire(GroupId, WriteId),

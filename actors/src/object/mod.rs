@@ -7,8 +7,8 @@
 //! A request is a `Task` (`task.rs`): a small machine that hears one thing and says what it wants next, a `Step`.
 //! This file turns steps into effects and events into what tasks hear; it knows nothing of objects. One file a family:
 //! `begin`, `append`, `finish`, `read`, `lookup`, `upload`, `bucket`. Behind them the function's own work: `reclaim`
-//! (garbage), `retire` (ends blocks of write ids), `sweep` (what failed writes left on drives). Beside them, what they
-//! share: `ask` (resends and their pauses), `blocks` (write ids), `writes` (open writes), `buckets` (the cache).
+//! (garbage; `ages` says how old it is), `owed` (what drives that were away have left of it), `retire` (ends blocks of
+//! write ids), `sweep` (what failed writes left on drives). Beside them, what they share: `ask` (resends and their pauses), `blocks` (write ids), `writes` (open writes), `buckets` (the cache).
 //!
 //! ```text
 //! Begin ── bucket ── write id ── data key ──> open      (every arrow may be lost and goes again
@@ -16,6 +16,7 @@
 //! Finish ── PutObject | PutPart ──> visible, acknowledged
 //! ```
 
+mod ages;
 mod append;
 mod ask;
 mod begin;
@@ -25,6 +26,7 @@ mod buckets;
 mod check;
 mod finish;
 mod lookup;
+mod owed;
 mod read;
 mod reclaim;
 mod retire;
@@ -254,7 +256,8 @@ impl Object {
                 self.run(id, heard, cx);
             }
             Owner::Block(group) => self.granted(group, result, cx),
-            Owner::Reclaim(errand) => self.desk.reclaim.hear(errand, result, cx),
+            Owner::Reclaim(errand) => self.desk.reclaimed(errand, result, cx.now()),
+            Owner::Owed(errand) => self.desk.owed.hear(errand, result, cx.now()),
             Owner::Sweep(errand) => self.desk.swept(errand, result, cx.now()),
             Owner::Retire(group, first) => self.desk.blocks.retire.heard((group, first), result.is_ok(), cx.now()),
         }
@@ -317,8 +320,11 @@ impl Object {
     /// Sends what the function has to do for itself now.
     fn work(&mut self, cx: &mut Cx<'_>) {
         let now = cx.now();
-        while let Some((errand, question)) = self.desk.next_reclaim(cx) {
+        while let Some((errand, question)) = self.desk.next_reclaim(now) {
             self.send(Ask::background(Owner::Reclaim(errand), question, now), cx);
+        }
+        while let Some((errand, question)) = self.desk.next_owed(now) {
+            self.send(Ask::background(Owner::Owed(errand), question, now), cx);
         }
         while let Some((errand, question)) = self.desk.next_sweep(now) {
             self.send(Ask::background(Owner::Sweep(errand), question, now), cx);
@@ -362,9 +368,9 @@ impl StorageFunction for Object {
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        let Desk { blocks, writes, reclaim, sweep, .. } = &self.desk;
+        let Desk { blocks, writes, reclaim, owed, sweep, .. } = &self.desk;
         let blocks = [blocks.next_expiry(self.desk.block_age_max()), blocks.retire.next_at()];
-        let others = [self.timers.next(), writes.next_expiry(), reclaim.next_at(), sweep.next_at()];
+        let others = [self.timers.next(), writes.next_expiry(), reclaim.next_at(), owed.next_at(), sweep.next_at()];
         blocks.into_iter().chain(others).flatten().min()
     }
 

@@ -3,10 +3,15 @@
 //! Two sources: *litter* (stripes of attempts and writes that failed here; best effort, for the closing of their block
 //! of write ids catches what is missed) and *garbage* (rows in the groups that this ingress reclaims; each is dropped
 //! only after every one of its stripes is deleted, so nothing is missed). It deletes as the mesh itself, a bounded
-//! number at a time, and backs off where deleting fails.
+//! number at a time.
+//!
+//! It waits for no drive: what some drives of a stripe did not delete is owed by them, in rows that `owed` works off,
+//! and the garbage row is done with. What fails altogether (no drive of a stripe answers, or no chain) stays and is
+//! passed over: a pass goes through all rows by a cursor, whatever becomes of the earlier ones, and the next pass comes
+//! the later the more often passes met with failures. What is old enough, `ages` says.
 //!
 //! ```text
-//! a group:  Idle -(time)-> Asking -(rows)-> Deleting -(some gone)-> Settled -> Dropping -> Idle
+//! a group:  Idle -(time)-> Asking -(a page)-> Deleting -> Closing (forgets what is gone) -> Idle
 //! ```
 
 use core::time::Duration;
@@ -16,14 +21,15 @@ use std::{
 };
 
 use mesh_core::{
-    Buf, Cx, Response,
+    Answer, Buf, Error, Response,
     id::{DriveId, GroupId, StripeId, WriteId},
-    meta::{Command, Garbage, MetaAnswer, Query},
+    meta::{Command, Garbage, GarbageMark, MetaAnswer, Query},
     op::{StripeOp, StripeTarget},
-    time::{Instant, UnixMillis},
+    time::Instant,
 };
 
 use super::{
+    ages::Ages,
     task::{self, Failure, Question, Retry},
     writes::binding_of_nobody,
 };
@@ -56,7 +62,7 @@ pub(super) enum Errand {
     /// A stripe of a garbage row.
     Stripe(GroupId, WriteId),
     /// Garbage rows that are done with.
-    Drop(GroupId),
+    Close(GroupId),
 }
 
 /// See the module's page.
@@ -73,22 +79,24 @@ pub(super) struct Reclaim {
 struct Group {
     assigned: bool,
     state: State,
+    ages: Ages,
+    /// Where the pass goes on; `None`: at the oldest row.
+    after: Option<GarbageMark>,
+    /// Something failed in this pass.
+    failed: bool,
+    /// Passes in a row in which something failed.
+    setbacks: u32,
     /// When to ask again, once idle.
     next_at: Instant,
-    /// Something will be garbage at this time.
-    hurry: Option<Instant>,
-    /// Rounds in a row in which something failed.
-    setbacks: u32,
-    /// Rows that could not be reclaimed in the last round: the page grows by them, lest they hide the rest.
-    stuck: usize,
+    /// Something became garbage since the last look.
+    hurry: bool,
 }
 
 enum State {
     Idle,
     Asking,
     Deleting(Round),
-    Settled(Round),
-    Dropping { more: bool },
+    Closing(Close),
 }
 
 /// One page of garbage.
@@ -99,10 +107,11 @@ struct Round {
     cursor: u32,
     /// Rows with deletions out.
     open: BTreeMap<WriteId, Progress>,
-    done: Vec<WriteId>,
-    failed: usize,
-    /// There may be more rows.
-    full: bool,
+    /// Rows of which nothing is left.
+    gone: Vec<WriteId>,
+    /// Rows of which some drives have something left.
+    owed: BTreeMap<DriveId, Vec<WriteId>>,
+    failed: bool,
 }
 
 #[derive(Default)]
@@ -110,6 +119,17 @@ struct Progress {
     out: u32,
     sent: bool,
     failed: bool,
+    /// Drives that did not delete.
+    left: BTreeSet<DriveId>,
+}
+
+/// What remains to be told to the group after a page.
+struct Close {
+    /// The last comes first.
+    commands: Vec<Command>,
+    out: bool,
+    /// Nothing of the page is done with.
+    in_vain: bool,
 }
 
 impl Round {
@@ -137,27 +157,35 @@ impl Round {
             let write = extent.write;
             self.rows.pop_front();
             self.cursor = 0;
-            self.close(write);
+            self.end(write);
         }
     }
 
-    fn heard(&mut self, write: WriteId, deleted: bool) {
+    /// A stripe is deleted but for these drives, or not at all.
+    fn heard(&mut self, write: WriteId, left: Option<Vec<DriveId>>) {
         if let Some(progress) = self.open.get_mut(&write) {
             progress.out -= 1;
-            progress.failed |= !deleted;
+            match left {
+                Some(drives) => progress.left.extend(drives),
+                None => progress.failed = true,
+            }
         }
-        self.close(write);
+        self.end(write);
     }
 
-    fn close(&mut self, write: WriteId) {
+    fn end(&mut self, write: WriteId) {
         let Some(progress) = self.open.get(&write) else { return };
         if !progress.sent || progress.out > 0 {
             return;
         }
         if progress.failed {
-            self.failed += 1;
+            self.failed = true;
+        } else if progress.left.is_empty() {
+            self.gone.push(write);
         } else {
-            self.done.push(write);
+            for drive in &progress.left {
+                self.owed.entry(*drive).or_default().push(write);
+            }
         }
         self.open.remove(&write);
     }
@@ -165,27 +193,104 @@ impl Round {
     fn is_over(&self) -> bool {
         self.rows.is_empty() && self.open.is_empty()
     }
+
+    /// What the group is to be told.
+    fn close(self) -> Close {
+        let owe = Command::OweGarbage { owed: self.owed.into_iter().collect() };
+        let drop = Command::DropGarbage { writes: self.gone };
+        let commands: Vec<Command> = [owe, drop]
+            .into_iter()
+            .filter(|command| match command {
+                Command::OweGarbage { owed } => !owed.is_empty(),
+                Command::DropGarbage { writes } => !writes.is_empty(),
+                _ => true,
+            })
+            .collect();
+        Close { in_vain: commands.is_empty() && self.failed, commands, out: false }
+    }
 }
 
 impl Group {
-    fn rest(&mut self, more: bool, now: Instant) {
-        self.state = State::Idle;
-        let pause = match (self.setbacks, more) {
-            (0, true) => Duration::ZERO,
-            (0, false) => PERIOD,
-            (setbacks, _) => PERIOD.saturating_mul(1 << setbacks.min(8)).min(PERIOD_MAX),
-        };
-        self.next_at = now + pause;
-        if let Some(hurry) = self.hurry.take()
-            && self.setbacks == 0
-        {
-            self.next_at = self.next_at.min(hurry);
+    fn new(now: Instant) -> Self {
+        Self {
+            assigned: true,
+            state: State::Idle,
+            ages: Ages::default(),
+            after: None,
+            failed: false,
+            setbacks: 0,
+            next_at: now,
+            hurry: false,
         }
     }
 
+    /// The next thing to do now.
+    fn next(&mut self, id: GroupId, deleting: &mut usize, grace: Duration, now: Instant) -> Option<(Errand, Question)> {
+        loop {
+            match &mut self.state {
+                State::Idle if self.assigned && self.next_at <= now => {
+                    self.state = State::Asking;
+                    let query =
+                        Query::Garbage { before: self.ages.ripe(grace, now), after: self.after, limit: GARBAGE_PAGE };
+                    return Some((Errand::Garbage(id), Question::query_directly(id, query)));
+                }
+                State::Deleting(round) => {
+                    if *deleting < DELETES_MAX
+                        && let Some(doomed) = round.next_stripe()
+                    {
+                        *deleting += 1;
+                        return Some((Errand::Stripe(id, doomed.target.id.write), doomed.question()));
+                    }
+                    if !round.is_over() {
+                        return None;
+                    }
+                    let round = core::mem::take(round);
+                    self.failed |= round.failed;
+                    self.state = State::Closing(round.close());
+                }
+                State::Closing(close) if !close.out => {
+                    if let Some(command) = close.commands.pop() {
+                        close.out = true;
+                        return Some((Errand::Close(id), Question::propose_directly(id, command)));
+                    }
+                    let in_vain = close.in_vain;
+                    self.rest(in_vain, grace, now);
+                }
+                State::Idle | State::Asking | State::Closing(_) => return None,
+            }
+        }
+    }
+
+    /// A page is done with: goes on with the next, or begins anew later.
+    fn rest(&mut self, in_vain: bool, grace: Duration, now: Instant) {
+        self.state = State::Idle;
+        if self.after.is_some() {
+            // Where nothing goes well it would be for nothing to hurry on.
+            self.next_at = if in_vain { now + PERIOD } else { now };
+            return;
+        }
+        self.setbacks = if core::mem::take(&mut self.failed) { self.setbacks.saturating_add(1) } else { 0 };
+        self.next_at = now + pause(self.setbacks);
+        if self.setbacks == 0 {
+            if let Some(ripe) = self.ages.next_ripe(grace) {
+                self.next_at = self.next_at.min(ripe);
+            }
+            if core::mem::take(&mut self.hurry) {
+                self.look_soon(grace, now);
+            }
+        }
+    }
+
+    /// The group could not be asked.
     fn setback(&mut self, now: Instant) {
+        self.state = State::Idle;
         self.setbacks = self.setbacks.saturating_add(1);
-        self.rest(false, now);
+        self.next_at = now + pause(self.setbacks);
+    }
+
+    /// Looks as soon as a look is worth it.
+    fn look_soon(&mut self, grace: Duration, now: Instant) {
+        self.next_at = self.next_at.min(self.ages.next_look(grace).map_or(now, |at| at.max(now)));
     }
 }
 
@@ -197,24 +302,17 @@ impl Reclaim {
         }
         self.groups.retain(|_, group| group.assigned || !matches!(group.state, State::Idle));
         for group in groups {
-            self.groups.entry(*group).or_insert_with(|| Group {
-                assigned: true,
-                state: State::Idle,
-                next_at: now,
-                hurry: None,
-                setbacks: 0,
-                stuck: 0,
-            });
+            self.groups.entry(*group).or_insert_with(|| Group::new(now));
         }
     }
 
-    /// Asks a group for garbage sooner than it would be.
-    pub(super) fn hurry(&mut self, group: GroupId, at: Instant) {
+    /// Something has become garbage: the group is looked at soon, for its grace counts from the look.
+    pub(super) fn hurry(&mut self, group: GroupId, grace: Duration, now: Instant) {
         let Some(group) = self.groups.get_mut(&group) else { return };
         match group.state {
-            State::Idle if group.setbacks == 0 => group.next_at = group.next_at.min(at),
+            State::Idle if group.setbacks == 0 => group.look_soon(grace, now),
             State::Idle => {}
-            _ => group.hurry = Some(group.hurry.map_or(at, |earlier| earlier.min(at))),
+            _ => group.hurry = true,
         }
     }
 
@@ -240,8 +338,7 @@ impl Reclaim {
     }
 
     /// The next thing to do now.
-    pub(super) fn next_errand(&mut self, grace_ms: u64, cx: &Cx<'_>) -> Option<(Errand, Question)> {
-        let now = cx.now();
+    pub(super) fn next_errand(&mut self, grace: Duration, now: Instant) -> Option<(Errand, Question)> {
         if self.deleting < DELETES_MAX
             && let Some(doomed) = self.due_litter(now)
         {
@@ -249,33 +346,12 @@ impl Reclaim {
             let question = doomed.question();
             return Some((Errand::Litter(doomed.into()), question));
         }
-        for (&id, group) in &mut self.groups {
-            match &mut group.state {
-                State::Idle if group.assigned && group.next_at <= now => {
-                    group.state = State::Asking;
-                    let limit = (GARBAGE_PAGE + group.stuck).min(GARBAGE_PAGE_MAX) as u32;
-                    let before = UnixMillis(cx.wall().0.saturating_sub(grace_ms));
-                    return Some((Errand::Garbage(id), Question::query_directly(id, Query::Garbage { before, limit })));
-                }
-                State::Deleting(round) if self.deleting < DELETES_MAX => {
-                    if let Some(doomed) = round.next_stripe() {
-                        self.deleting += 1;
-                        return Some((Errand::Stripe(id, doomed.target.id.write), doomed.question()));
-                    }
-                    if round.is_over() {
-                        group.state = State::Settled(core::mem::take(round));
-                    }
-                }
-                _ => {}
-            }
-            if let State::Settled(round) = &mut group.state {
-                let round = core::mem::take(round);
-                if let Some(question) = group.settle(id, round, now) {
-                    return Some((Errand::Drop(id), question));
-                }
-            }
+        let deleting = &mut self.deleting;
+        let errand = self.groups.iter_mut().find_map(|(&id, group)| group.next(id, deleting, grace, now));
+        if errand.is_none() {
+            self.groups.retain(|_, group| group.assigned || !matches!(group.state, State::Idle));
         }
-        None
+        errand
     }
 
     fn due_litter(&mut self, now: Instant) -> Option<Doomed> {
@@ -283,71 +359,81 @@ impl Reclaim {
         if first.key().0 <= now { Some(first.remove()) } else { None }
     }
 
-    pub(super) fn hear(&mut self, errand: Errand, result: Result<Response, Failure>, cx: &Cx<'_>) {
-        let now = cx.now();
+    /// Takes what came. Gives the drives that a group says are owed something.
+    pub(super) fn hear(
+        &mut self,
+        errand: Errand,
+        result: Result<Response, Failure>,
+        grace: Duration,
+        now: Instant,
+    ) -> Option<(GroupId, Vec<DriveId>)> {
         match errand {
             Errand::Litter(mut doomed) => {
                 self.deleting -= 1;
                 doomed.tries += 1;
-                if result.is_err() && doomed.tries < LITTER_TRIES {
+                let gone = left_of(result).is_some_and(|left| left.is_empty());
+                if !gone && doomed.tries < LITTER_TRIES {
                     let due = now + LITTER_DELAY.saturating_mul(1 << doomed.tries.min(8));
                     self.put(*doomed, due);
                 }
+                None
             }
             Errand::Garbage(id) => {
-                let Some(group) = self.groups.get_mut(&id) else { return };
-                let limit = (GARBAGE_PAGE + group.stuck).min(GARBAGE_PAGE_MAX);
-                match result.map_err(mesh_core::Error::from).and_then(task::meta) {
-                    Ok(answer) => match Arc::unwrap_or_clone(answer) {
-                        MetaAnswer::Garbage(rows) => {
-                            let full = rows.len() >= limit;
-                            group.state = State::Deleting(Round { rows: rows.into(), full, ..Round::default() });
-                        }
-                        _ => group.setback(now),
-                    },
-                    Err(_) => group.setback(now),
-                }
+                let group = self.groups.get_mut(&id)?;
+                let answer = result.map_err(Error::from).and_then(task::meta).map(Arc::unwrap_or_clone);
+                let Ok(MetaAnswer::Garbage(page)) = answer else {
+                    group.setback(now);
+                    return None;
+                };
+                group.ages.saw(page.newest, grace, now);
+                group.after = page.next;
+                group.state = State::Deleting(Round { rows: page.rows.into(), ..Round::default() });
+                Some((id, page.owing))
             }
             Errand::Stripe(id, write) => {
                 self.deleting -= 1;
                 if let Some(Group { state: State::Deleting(round), .. }) = self.groups.get_mut(&id) {
-                    round.heard(write, result.is_ok());
+                    round.heard(write, left_of(result));
                 }
+                None
             }
-            Errand::Drop(id) => {
-                let Some(group) = self.groups.get_mut(&id) else { return };
-                match (result, &group.state) {
-                    (Ok(_), &State::Dropping { more }) => group.rest(more, now),
-                    _ => group.setback(now),
+            Errand::Close(id) => {
+                let group = self.groups.get_mut(&id)?;
+                if let State::Closing(close) = &mut group.state {
+                    close.out = false;
                 }
+                // Writes that could not be left to their drives, which are owed too much already, stay garbage.
+                let closed = result.map_err(Error::from).and_then(task::meta).is_ok_and(|answer| match &*answer {
+                    MetaAnswer::Writes(kept) => kept.is_empty(),
+                    _ => true,
+                });
+                group.failed |= !closed;
+                None
             }
         }
-        self.groups.retain(|_, group| group.assigned || !matches!(group.state, State::Idle));
     }
 }
 
-impl Group {
-    /// After a round: drops the rows that are done with, if there are any.
-    fn settle(&mut self, id: GroupId, round: Round, now: Instant) -> Option<Question> {
-        self.stuck = round.failed;
-        self.setbacks = if round.failed == 0 { 0 } else { self.setbacks.saturating_add(1) };
-        if round.done.is_empty() {
-            self.rest(false, now);
-            return None;
-        }
-        self.state = State::Dropping { more: round.full };
-        Some(Question::propose_directly(id, Command::DropGarbage { writes: round.done }))
+/// The drives that did not delete their part of a stripe; `None`: it is not known of any that it did.
+fn left_of(result: Result<Response, Failure>) -> Option<Vec<DriveId>> {
+    match result.ok()?.answer {
+        Answer::Done => Some(Vec::new()),
+        Answer::Left(drives) => Some(drives),
+        _ => None,
     }
+}
+
+/// How long to wait after passes in a row that met with failures.
+fn pause(setbacks: u32) -> Duration {
+    PERIOD.saturating_mul(1 << setbacks.min(8)).min(PERIOD_MAX)
 }
 
 /// Between two looks for garbage.
 const PERIOD: Duration = Duration::from_secs(2);
 /// Between two looks at most, after failures.
 const PERIOD_MAX: Duration = Duration::from_secs(60);
-/// Rows of garbage a round, and at most when rows are stuck.
-const GARBAGE_PAGE: usize = 64;
-/// See [`GARBAGE_PAGE`].
-const GARBAGE_PAGE_MAX: usize = 1024;
+/// Rows of garbage a page at most.
+const GARBAGE_PAGE: u32 = 64;
 /// Deletions out at a time at most.
 const DELETES_MAX: usize = 16;
 /// Litter waits so long before it is deleted, and longer after each failure.

@@ -98,7 +98,7 @@ enum State {
 
 /// The walks over the drives for one block.
 #[derive(Default)]
-struct Round {
+pub(super) struct Round {
     /// Writes that nobody refers to.
     doomed: BTreeSet<WriteId>,
     todo: VecDeque<DriveId>,
@@ -308,8 +308,18 @@ impl Group {
 }
 
 impl Round {
+    /// A walk over one drive alone, for writes that nobody refers to.
+    pub(super) fn of(doomed: BTreeSet<WriteId>, drive: DriveId) -> Self {
+        Self { doomed, todo: VecDeque::from([drive]), ..Self::default() }
+    }
+
+    /// Whether a drive holds nothing of them any more.
+    pub(super) fn covers(&self, drive: DriveId) -> bool {
+        self.covered.contains(&drive)
+    }
+
     /// The next thing to send to a drive.
-    fn next(&mut self) -> Option<(DriveId, ShardOp)> {
+    pub(super) fn next(&mut self) -> Option<(DriveId, ShardOp)> {
         if let Some(&first) = self.doomed.first()
             && self.walks.len() < WALKS_MAX
             && let Some(drive) = self.todo.pop_front()
@@ -319,12 +329,12 @@ impl Round {
         self.walks.iter_mut().find_map(|(drive, walk)| Some((*drive, walk.send()?)))
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.todo.is_empty() && self.walks.is_empty()
     }
 
     /// A drive has answered. Its walk goes on, has come to its end, or is given up for this time.
-    fn heard(&mut self, drive: DriveId, result: Result<Response, Error>) {
+    pub(super) fn heard(&mut self, drive: DriveId, result: Result<Response, Error>) {
         let Some(walk) = self.walks.remove(&drive) else { return };
         let Ok(Response { answer, .. }) = result else { return };
         let (doomed, then) = match (walk, answer) {

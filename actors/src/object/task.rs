@@ -17,6 +17,7 @@ use super::{
     ask::Way,
     blocks::Blocks,
     buckets::Buckets,
+    owed::{self, Owed},
     reclaim::{self, Reclaim},
     retire,
     sweep::{self, Sweep},
@@ -216,20 +217,23 @@ pub(super) struct Desk {
     pub(super) blocks: Blocks,
     pub(super) writes: Writes,
     pub(super) reclaim: Reclaim,
+    pub(super) owed: Owed,
     pub(super) sweep: Sweep,
 }
 
 impl Desk {
     pub(super) fn new(spec: ObjectSpec) -> Self {
-        let (mut reclaim, mut sweep) = (Reclaim::default(), Sweep::default());
+        let (mut reclaim, mut owed, mut sweep) = (Reclaim::default(), Owed::default(), Sweep::default());
+        owed.assign(&groups(&spec), &spec.lost);
         reclaim.assign(&groups(&spec), Instant::default());
         sweep.assign(&swept_groups(&spec), Instant::default());
         let (buckets, blocks, writes) = (Buckets::default(), Blocks::default(), Writes::default());
-        Self { spec, buckets, blocks, writes, reclaim, sweep }
+        Self { spec, buckets, blocks, writes, reclaim, owed, sweep }
     }
 
     pub(super) fn configure(&mut self, spec: ObjectSpec, now: Instant) {
         self.reclaim.assign(&groups(&spec), now);
+        self.owed.assign(&groups(&spec), &spec.lost);
         self.sweep.assign(&swept_groups(&spec), now);
         self.spec = spec;
     }
@@ -257,9 +261,9 @@ impl Desk {
         }
     }
 
-    /// Something in a group became garbage: it can be reclaimed after the grace.
+    /// Something in a group became garbage.
     pub(super) fn expect_garbage(&mut self, group: GroupId, now: Instant) {
-        self.reclaim.hurry(group, now + self.grace());
+        self.reclaim.hurry(group, self.grace(), now);
     }
 
     /// What to tell about a change under a write id that was certainly refused. A closed block's ids are given out no
@@ -274,8 +278,18 @@ impl Desk {
             .caused_by(error)
     }
 
-    pub(super) fn next_reclaim(&mut self, cx: &Cx<'_>) -> Option<(reclaim::Errand, Question)> {
-        self.reclaim.next_errand(self.spec.reclaim_grace_ms, cx)
+    pub(super) fn next_reclaim(&mut self, now: Instant) -> Option<(reclaim::Errand, Question)> {
+        self.reclaim.next_errand(self.grace(), now)
+    }
+
+    pub(super) fn reclaimed(&mut self, errand: reclaim::Errand, result: Result<Response, Failure>, now: Instant) {
+        if let Some((group, owing)) = self.reclaim.hear(errand, result, self.grace(), now) {
+            self.owed.told(group, &owing, now);
+        }
+    }
+
+    pub(super) fn next_owed(&mut self, now: Instant) -> Option<(owed::Errand, Question)> {
+        self.owed.next_errand(now)
     }
 
     pub(super) fn next_sweep(&mut self, now: Instant) -> Option<(sweep::Errand, Question)> {

@@ -159,7 +159,8 @@ fn of_query<'a>(spec: &PolicySpec, query: &'a Query) -> Option<Subject<'a>> {
         | Query::Garbage { .. }
         | Query::Usage { .. }
         | Query::Referenced { .. }
-        | Query::ClosedBlocks { .. } => return None,
+        | Query::ClosedBlocks { .. }
+        | Query::Owed { .. } => return None,
     })
 }
 
@@ -202,6 +203,9 @@ fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> 
         | Command::CloseBlock { .. }
         | Command::SweptBlock { .. }
         | Command::DropGarbage { .. }
-        | Command::SetLimits { .. } => return None,
+        | Command::SetLimits { .. }
+        | Command::OweGarbage { .. }
+        | Command::PayOwed { .. }
+        | Command::LoseDrive { .. } => return None,
     })
 }

@@ -262,7 +262,7 @@ fn nobody_may_touch_another_tenant_s_bucket_and_no_other_tenant_s_principal_this
 fn what_belongs_to_the_mesh_itself_is_for_the_mesh_itself() {
     let only_system = [
         query(CONTROL, Query::Control),
-        query(GROUP, Query::Garbage { before: UnixMillis(0), limit: 1 }),
+        query(GROUP, Query::Garbage { before: UnixMillis(0), after: None, limit: 1 }),
         query(GROUP, Query::Usage { tenant: TENANT }),
         query(GROUP, Query::Referenced { writes: vec![] }),
         query(GROUP, Query::ClosedBlocks { after: None, limit: 1 }),

@@ -1,5 +1,6 @@
 //! One request's way to Object: who asks, until when, and typed answers.
 
+use core::time::Duration;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -32,6 +33,8 @@ pub(super) struct Caller {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) tenant: TenantId,
     pub(super) name: Arc<str>,
+    /// Bytes of what is deleted are kept for so long.
+    pub(super) grace: Duration,
 }
 
 impl Caller {

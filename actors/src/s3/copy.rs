@@ -90,9 +90,10 @@ pub(super) async fn open(caller: &Caller, source: &CopySource, conditions: &Cond
     };
     only_version(version_id.as_deref())?;
     let (bucket, key): (Arc<str>, Arc<str>) = ((&**bucket).into(), key_of(key)?);
+    let asked = caller.clock.now();
     let object = caller.object(&bucket, &key).await?;
     conditions.check_source(&object)?;
-    Ok(Source { bucket, key, len: object.len, object, offset: 0 })
+    Ok(Source { bucket, key, len: object.len, object, offset: 0, asked })
 }
 
 /// Reads a source and stores it.

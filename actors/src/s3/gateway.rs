@@ -41,6 +41,8 @@ pub struct GatewayOptions {
     pub inflight_bytes_max: usize,
     /// The domain that it goes by: `bucket.domain` is a bucket. Path style works under any name.
     pub domain: Option<String>,
+    /// Bytes of what is deleted or replaced are kept for so long: a response reads them no longer.
+    pub reclaim_grace: Duration,
 }
 
 impl Default for GatewayOptions {
@@ -51,6 +53,7 @@ impl Default for GatewayOptions {
             memory_bytes_max: MEMORY_BYTES_DEFAULT,
             inflight_bytes_max: MAILBOX_BYTES_MAX / 2,
             domain: None,
+            reclaim_grace: Duration::from_secs(900),
         }
     }
 }
@@ -172,6 +175,7 @@ impl Gateway {
             clock: self.0.clock.clone(),
             tenant: key.tenant,
             name: key.principal,
+            grace: self.0.options.reclaim_grace,
         })
     }
 }

@@ -153,10 +153,11 @@ struct Seen {
 
 async fn see(caller: &Caller, bucket: &str, key: &str, wanted: &Wanted) -> S3Result<(Source, Seen)> {
     let (bucket, key): (Arc<str>, Arc<str>) = (bucket.into(), key_of(key)?);
+    let asked = caller.clock.now();
     let object = caller.object(&bucket, &key).await?;
     wanted.reading.conditions.check_read(&object)?;
     let range = wanted.reading.range(&object);
-    let mut source = Source { bucket, key, len: object.len, object, offset: 0 };
+    let mut source = Source { bucket, key, len: object.len, object, offset: 0, asked };
     let whole = source.object.len;
     let parts_count = match (wanted.part, range) {
         (Some(_), Some(_)) => {

@@ -36,6 +36,7 @@ mod get;
 mod host;
 mod ingress;
 mod intake;
+mod lease;
 mod list;
 mod multipart;
 mod offered;

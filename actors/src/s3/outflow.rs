@@ -25,6 +25,7 @@ use mesh_core::{
     limits::{STREAM_STRIPES, STRIPE_BYTES_MAX},
     meta::ObjectRow,
     op::{ObjectOp, Piece},
+    time::Instant,
 };
 use s3s::{
     StdError,
@@ -35,6 +36,7 @@ use super::{
     auth::Counters,
     caller::{Caller, lane_of},
     credit::{PROGRESS_BYTES, Purse, Stake},
+    lease::Lease,
 };
 
 /// A range of an object.
@@ -50,6 +52,8 @@ pub(super) struct Source {
     pub(super) offset: u64,
     /// So many, inside the object.
     pub(super) len: u64,
+    /// When `Head` was asked.
+    pub(super) asked: Instant,
 }
 
 /// The bytes of a range, in order and in frames, for a client: up to [`STREAM_STRIPES`] pieces ahead of it if there is
@@ -72,6 +76,8 @@ struct Reading {
     caller: Caller,
     source: Source,
     purse: Purse,
+    /// Its bytes are there still.
+    lease: Lease,
     pages: BoxStream<'static, Result<Vec<Piece>, Error>>,
     /// There is no further page.
     planned_all: bool,
@@ -92,9 +98,10 @@ enum Turn {
 
 impl Reading {
     fn begin(caller: Caller, source: Source, purse: Purse, client: bool) -> Self {
+        let lease = Lease::new(caller.grace, source.asked);
         let pages = pages(caller.clone(), source.clone());
         let (planned, under_way) = (VecDeque::new(), FuturesOrdered::new());
-        Self { caller, source, purse, pages, planned_all: false, planned, under_way, rest: Bytes::new(), client }
+        Self { caller, source, purse, lease, pages, planned_all: false, planned, under_way, rest: Bytes::new(), client }
     }
 
     fn frames(self) -> impl Stream<Item = Result<Bytes, Error>> + Send {
@@ -121,6 +128,9 @@ impl Reading {
                 let frame_bytes = if self.client { FRAME_BYTES } else { STRIPE_BYTES_MAX };
                 return Ok(Some(self.rest.split_to(self.rest.len().min(frame_bytes))));
             }
+            if !self.planned.is_empty() {
+                self.lease.hold(&self.caller, &self.source).await?;
+            }
             self.read_ahead();
             match self.turn().await? {
                 Some(Turn::Read(read)) => self.rest = read?,
@@ -128,6 +138,8 @@ impl Reading {
                 Some(Turn::Page(None)) => self.planned_all = true,
                 Some(Turn::Stake(stake)) => {
                     self.clients_turn(false);
+                    // It may have waited long for its turn.
+                    self.lease.hold(&self.caller, &self.source).await?;
                     self.send(stake);
                 }
                 None => return Ok(None),

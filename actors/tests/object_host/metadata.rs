@@ -7,10 +7,10 @@ use std::{
 
 use mesh_core::{
     Error, ErrorKind,
-    id::{BucketId, GroupId, StripeId, WriteId},
+    id::{BucketId, DriveId, GroupId, StripeId, WriteId},
     meta::{
-        Body, BucketRef, BucketRow, Command, Extent, Garbage, ListEntry, Listing, MetaAnswer, ObjectRow, PartRow,
-        Precondition, Query, UploadRow,
+        Body, BucketRef, BucketRow, Command, Extent, Garbage, GarbageMark, GarbagePage, ListEntry, Listing, MetaAnswer,
+        ObjectRow, PartRow, Precondition, Query, UploadRow,
     },
     time::UnixMillis,
 };
@@ -27,6 +27,9 @@ pub struct Metadata {
     /// Parts of completed uploads, by offset.
     extents: BTreeMap<WriteId, Vec<Arc<PartRow>>>,
     pub garbage: BTreeMap<WriteId, Garbage>,
+    stamp: u64,
+    /// Deletions that drives are owed.
+    pub owed: BTreeSet<(DriveId, WriteId)>,
     /// Writes that took effect once: the same again has none.
     seen: BTreeSet<WriteId>,
     sealed: BTreeSet<BucketId>,
@@ -93,7 +96,8 @@ impl Metadata {
     }
 
     fn discard(&mut self, extent: Extent, since: UnixMillis) {
-        self.garbage.insert(extent.write, Garbage { tenant: TENANT, since, extent });
+        self.stamp = since.0.max(self.stamp + 1);
+        self.garbage.insert(extent.write, Garbage { tenant: TENANT, since: UnixMillis(self.stamp), extent });
     }
 
     fn remove_object(&mut self, bucket: BucketId, key: &Arc<str>, at: UnixMillis) -> bool {
@@ -191,6 +195,21 @@ impl Metadata {
             Command::DropGarbage { writes } => {
                 for write in writes {
                     self.garbage.remove(write);
+                }
+                Ok(MetaAnswer::Done)
+            }
+            Command::OweGarbage { owed } => {
+                let all = owed.iter().flat_map(|(drive, writes)| writes.iter().map(|write| (*drive, *write)));
+                let of_garbage: Vec<_> = all.filter(|(_, write)| self.garbage.contains_key(write)).collect();
+                for (_, write) in &of_garbage {
+                    self.garbage.remove(write);
+                }
+                self.owed.extend(of_garbage);
+                Ok(MetaAnswer::Writes(vec![]))
+            }
+            Command::PayOwed { drive, writes } => {
+                for write in writes {
+                    self.owed.remove(&(*drive, *write));
                 }
                 Ok(MetaAnswer::Done)
             }
@@ -349,9 +368,24 @@ impl Metadata {
                 rows.truncate(*limit as usize);
                 Ok(MetaAnswer::Parts(rows, more))
             }
-            Query::Garbage { before, limit } => {
-                let rows = self.garbage.values().filter(|row| row.since < *before);
-                Ok(MetaAnswer::Garbage(rows.take(*limit as usize).cloned().collect()))
+            Query::Garbage { before, after, limit } => {
+                let mark = |row: &Garbage| GarbageMark { since: row.since, write: row.extent.write, part: 0 };
+                let behind = |row: &&Garbage| row.since < *before && after.is_none_or(|after| mark(row) > after);
+                let mut rows: Vec<Garbage> = self.garbage.values().filter(behind).cloned().collect();
+                rows.sort_by_key(|row| row.since);
+                let more = rows.len() > *limit as usize;
+                rows.truncate(*limit as usize);
+                let owing: BTreeSet<DriveId> = self.owed.iter().map(|(drive, _)| *drive).collect();
+                Ok(MetaAnswer::Garbage(GarbagePage {
+                    next: rows.last().map(mark).filter(|_| more),
+                    rows,
+                    newest: UnixMillis(self.stamp),
+                    owing: owing.into_iter().collect(),
+                }))
+            }
+            Query::Owed { drive, limit } => {
+                let writes = self.owed.range((*drive, WriteId(0))..=(*drive, WriteId(u64::MAX)));
+                Ok(MetaAnswer::Writes(writes.take(*limit as usize).map(|(_, write)| *write).collect()))
             }
             Query::Referenced { writes } => {
                 Ok(MetaAnswer::Referenced(writes.iter().map(|write| self.is_referenced(*write)).collect()))

@@ -19,7 +19,7 @@ use mesh_core::{
     meta::{Attributes, Grant, Precondition, TenantLimits, WrappedKey},
     op::{Binding, Destination, ObjectOp, Piece, ShardOp, StripeOp},
     port::{ComputeJob, WorkOutput},
-    spec::{Encryption, ObjectSpec, PolicySpec},
+    spec::{Encryption, FunctionSpec, ObjectSpec, PolicySpec},
     time::{Instant, UnixMillis},
 };
 
@@ -81,6 +81,8 @@ pub struct Host {
     pub shards: BTreeMap<DriveId, BTreeSet<ShardId>>,
     stripe_bytes: u32,
     sweeps: bool,
+    /// Drives that do not answer.
+    pub down: BTreeSet<DriveId>,
     /// Planted failures, taken from the front; none when empty.
     pub faults: std::collections::VecDeque<Fault>,
     owed: BTreeSet<Token>,
@@ -125,6 +127,7 @@ impl Host {
             shards: BTreeMap::new(),
             stripe_bytes,
             sweeps,
+            down: BTreeSet::new(),
             faults: Default::default(),
             owed: BTreeSet::new(),
             answers: BTreeMap::new(),
@@ -136,8 +139,8 @@ impl Host {
         host
     }
 
-    fn chain(stripe_bytes: u32, sweeps: bool) -> Chain {
-        let object = ObjectSpec {
+    fn object(stripe_bytes: u32, sweeps: bool, lost: Vec<DriveId>) -> ObjectSpec {
+        ObjectSpec {
             node: NodeId(4),
             epoch: Epoch(1),
             layout: Some(LAYOUT),
@@ -146,13 +149,24 @@ impl Host {
             reclaims: vec![GROUP],
             reclaim_grace_ms: GRACE.as_millis() as u64,
             drives: DRIVES.filter(|_| sweeps).map(DriveId).collect(),
-        };
+            lost,
+        }
+    }
+
+    fn chain(stripe_bytes: u32, sweeps: bool) -> Chain {
+        let object = Self::object(stripe_bytes, sweeps, Vec::new());
         let policy = PolicySpec {
             tenant: TENANT,
             principals: BTreeMap::from([("ann".into(), vec![Grant::all()])]),
             limits: TenantLimits::default(),
         };
         Chain::new(vec![Box::new(Object::new(object)), Box::new(Policy::new(policy))])
+    }
+
+    /// A drive is declared lost.
+    pub fn lose(&mut self, drive: DriveId) {
+        let object = Self::object(self.stripe_bytes, self.sweeps, vec![drive]);
+        self.step(Event::Configure(Arc::new(FunctionSpec::Object(object))));
     }
 
     /// The process dies and starts again: what it knew and what it was owed is gone. What is under way elsewhere is not.
@@ -328,7 +342,11 @@ impl Host {
     }
 
     fn shard(&mut self, actor: ActorId, op: ShardOp) -> Outcome {
-        let held = self.shards.entry(actor.as_drive().expect("a drive")).or_default();
+        let drive = actor.as_drive().expect("a drive");
+        if self.down.contains(&drive) {
+            return Err(Error::new(ErrorKind::Unreachable, "the drive does not answer"));
+        }
+        let held = self.shards.entry(drive).or_default();
         match op {
             ShardOp::List { after: Some(after), limit } => {
                 assert!(limit as usize >= PAGE);
@@ -374,9 +392,16 @@ impl Host {
             StripeOp::Delete { target, .. } => {
                 self.stripes.remove(&target.id);
                 for (drive, held) in &mut self.shards {
-                    held.remove(&target.id.shard(drive.0 as u8));
+                    if !self.down.contains(drive) {
+                        held.remove(&target.id.shard(drive.0 as u8));
+                    }
                 }
-                Ok(Answer::Done.into())
+                let left: Vec<DriveId> = DRIVES.map(DriveId).filter(|drive| self.down.contains(drive)).collect();
+                match left.len() {
+                    0 => Ok(Answer::Done.into()),
+                    all if all == DRIVES.count() => Err(Error::new(ErrorKind::Unreachable, "no drive answers")),
+                    _ => Ok(Answer::Left(left).into()),
+                }
             }
         }
     }

@@ -24,7 +24,7 @@ pub use ciphertext::{Ciphertext, MARKER};
 pub use ownership::Ownership;
 pub use parked::parked_since;
 pub use placement::Placement;
-pub use reclaim::garbage;
+pub use reclaim::{garbage, owing};
 pub use rest::unfinished;
 pub use soft_state::{SoftState, kept};
 

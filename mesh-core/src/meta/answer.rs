@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BucketRow, ControlView, Garbage, ObjectRow, PartRow, TenantRow, UploadRow};
+use super::{BucketRow, ControlView, GarbagePage, ObjectRow, PartRow, TenantRow, UploadRow};
 use crate::{
     id::{Epoch, WriteId},
     time::UnixMillis,
@@ -80,8 +80,8 @@ pub enum MetaAnswer {
     Uploads(Vec<Arc<UploadRow>>, bool),
     /// Parts, and whether there are more.
     Parts(Vec<Arc<PartRow>>, bool),
-    /// Garbage.
-    Garbage(Vec<Garbage>),
+    /// A page of garbage.
+    Garbage(GarbagePage),
     /// Bytes and objects of a tenant.
     Usage {
         /// As the user counts them.
@@ -93,4 +93,6 @@ pub enum MetaAnswer {
     Referenced(Vec<bool>),
     /// Closed blocks: the first write of each, and how many it has.
     ClosedBlocks(Vec<(WriteId, u64)>),
+    /// Writes, ascending: what a drive is owed, or what stays garbage.
+    Writes(Vec<WriteId>),
 }

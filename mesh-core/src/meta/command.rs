@@ -50,7 +50,7 @@ pub enum Command {
     /// A node has started or changed. Replaces what was known of it, unless that is of a later incarnation. `Conflict` if
     /// the number is another life's, or was given out by another invitation.
     PutNode(NodeInfo),
-    /// A drive is to be used. Gives `Epoch`: one more than the last owner's.
+    /// A drive is to be used. Gives `Epoch`: one more than the last owner's. `Conflict` if it was declared lost.
     PutDrive {
         /// The drive.
         drive: DriveId,
@@ -304,5 +304,26 @@ pub enum Command {
         node: NodeId,
         /// Random, not 0.
         invitation: u64,
+    },
+    /// Forgets garbage whose shards are deleted but for those on drives that did not answer (namespace group): each of
+    /// them is owed the deletion from now on, in a row of its own. Gives `Writes`: those that stay garbage, because a
+    /// drive is owed as much as may be already. What is no garbage any more: no effect.
+    OweGarbage {
+        /// What each drive still has to delete.
+        owed: Vec<(DriveId, Vec<WriteId>)>,
+    },
+    /// A drive has deleted what it held of these writes, or is lost (namespace group): it is not owed that any more. The
+    /// same again: no effect.
+    PayOwed {
+        /// The drive.
+        drive: DriveId,
+        /// Of what it was owed.
+        writes: Vec<WriteId>,
+    },
+    /// Declares a drive lost for good (control group): it is of no layout to come, and `PutDrive` of its number is
+    /// `Conflict` from now on. The same again: no effect. `NotFound` if it is not known.
+    LoseDrive {
+        /// Which.
+        drive: DriveId,
     },
 }

@@ -151,7 +151,7 @@ pub struct ControlView {
     pub namespaces: u16,
     /// Nodes by number.
     pub nodes: BTreeMap<NodeId, NodeInfo>,
-    /// Drives by number.
+    /// Drives by number, but for those that are lost.
     pub drives: BTreeMap<DriveId, DriveInfo>,
     /// Layouts by number.
     pub layouts: BTreeMap<LayoutId, Arc<Layout>>,
@@ -169,6 +169,8 @@ pub struct ControlView {
     pub stages: BTreeMap<Scope, Arc<[CustomSpec]>>,
     /// Chains whose last stages run apart, by the chain's actor.
     pub tails: BTreeMap<ActorId, Tail>,
+    /// Drives that were declared lost, as they were known; `drives` does not have them.
+    pub lost: BTreeMap<DriveId, DriveInfo>,
 }
 
 impl ControlView {

@@ -141,8 +141,33 @@ pub struct UploadRow {
 pub struct Garbage {
     /// Whose it was.
     pub tenant: TenantId,
-    /// Since when.
+    /// The group's stamp: about when it became garbage, by the clock of whoever caused that, and in any case later than
+    /// the stamps of all that was garbage before.
     pub since: UnixMillis,
     /// What to delete.
     pub extent: Extent,
+}
+
+/// A place in a group's garbage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct GarbageMark {
+    /// The stamp.
+    pub since: UnixMillis,
+    /// The object, upload or part that became garbage.
+    pub write: WriteId,
+    /// The part's number, of what has parts; else 0.
+    pub part: u32,
+}
+
+/// A page of a group's garbage.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GarbagePage {
+    /// By their stamps.
+    pub rows: Vec<Garbage>,
+    /// There are more: `after` of the next page.
+    pub next: Option<GarbageMark>,
+    /// The newest stamp that the group has given: everything that becomes garbage from now on bears a later one.
+    pub newest: UnixMillis,
+    /// Drives that are owed deletions, ascending.
+    pub owing: Vec<DriveId>,
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::BucketRef;
+use super::{BucketRef, GarbageMark};
 use crate::{
-    id::{TenantId, WriteId},
+    id::{DriveId, TenantId, WriteId},
     time::UnixMillis,
 };
 
@@ -85,11 +85,13 @@ pub enum Query {
         /// At most so many.
         limit: u32,
     },
-    /// Namespace: garbage that is older than a time. `Garbage`.
+    /// Namespace: garbage by its stamps. `Garbage`; a page is cut off well below the limit of an answer's bytes too.
     Garbage {
-        /// Only what became garbage before.
+        /// Only what bears an earlier stamp.
         before: UnixMillis,
-        /// At most so many.
+        /// Only what comes behind this.
+        after: Option<GarbageMark>,
+        /// At most so many rows.
         limit: u32,
     },
     /// Namespace: what a tenant uses. `Usage`.
@@ -107,6 +109,13 @@ pub enum Query {
     ClosedBlocks {
         /// Only those behind this one.
         after: Option<WriteId>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Namespace: the first writes, ascending, of which a drive is owed the deletion. `Writes`.
+    Owed {
+        /// Which drive.
+        drive: DriveId,
         /// At most so many.
         limit: u32,
     },

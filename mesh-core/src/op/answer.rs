@@ -88,4 +88,6 @@ pub enum Answer {
         /// The last event's number.
         next: u64,
     },
+    /// A stripe is deleted, but for what these drives may still have of it, ascending.
+    Left(Vec<DriveId>),
 }

@@ -11,7 +11,7 @@ use super::NodeReport;
 use crate::op::Answer;
 use crate::{
     assignment::{MoveId, Scope, Wish},
-    id::{ActorId, Epoch, GroupId, NodeId},
+    id::{ActorId, DriveId, Epoch, GroupId, NodeId},
     meta::{Command, Query},
     spec::CustomSpec,
 };
@@ -156,5 +156,10 @@ pub enum AdminOp {
         node: NodeId,
         /// Random, not 0.
         invitation: u64,
+    },
+    /// Declares a drive lost for good: [`Command::LoseDrive`]. `Conflict` while it is up.
+    LoseDrive {
+        /// Which.
+        drive: DriveId,
     },
 }

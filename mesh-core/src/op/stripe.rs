@@ -53,7 +53,8 @@ pub enum StripeOp {
         /// As [`Answer::Placed`] said.
         avoid: Vec<DriveId>,
     },
-    /// Deletes the shards. [`Answer::Done`] only when every drive that may have one said so.
+    /// Deletes the shards. [`Answer::Done`] only when every drive that may have one, and is not lost, said so;
+    /// [`Answer::Left`] when some did.
     Delete {
         /// Which.
         target: StripeTarget,

@@ -12,9 +12,9 @@ use mesh_core::{
         ShardId, StripeId, TenantId, WriteId,
     },
     meta::{
-        AccessKeyRow, Attributes, BucketRef, BucketRow, Command, ControlView, Extent, Garbage, Grant, ListEntry,
-        Listing, MetaAnswer, ObjectRow, PartRow, Precondition, PrincipalRow, Proposer, Query, Run, TenantLimits,
-        TenantRow, UploadRow, WrappedKey,
+        AccessKeyRow, Attributes, BucketRef, BucketRow, Command, ControlView, Extent, Garbage, GarbageMark,
+        GarbagePage, Grant, ListEntry, Listing, MetaAnswer, ObjectRow, PartRow, Precondition, PrincipalRow, Proposer,
+        Query, Run, TenantLimits, TenantRow, UploadRow, WrappedKey,
     },
     op::{
         Ability, ActorReport, AdminOp, Binding, Destination, DriveReport, GroupReport, MoveOp, MoveStep, Moved,
@@ -43,14 +43,15 @@ variants!(COMMANDS, command_name, Command:
     Form PutNode PutDrive PutLayout CreateTenant PutPrincipal PutAccessKey DropAccessKey CreateBucket MarkBucket
     RemoveBucket Assign Fence OpenBlock CloseBlock PutObject DeleteObject CreateUpload PutPart CompleteUpload
     AbortUpload DropGarbage SealBucket UnsealBucket SetLimits SweptBlock BeginMove CommitMove
-    AbortMove SetWish Drain SetStages SetTail Invite);
+    AbortMove SetWish Drain SetStages SetTail Invite OweGarbage PayOwed LoseDrive);
 
 variants!(QUERIES, query_name, Query:
-    Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced ClosedBlocks);
+    Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced ClosedBlocks
+    Owed);
 
 variants!(META_ANSWERS, meta_answer_name, MetaAnswer:
     Done Epoch Tenant Bucket Buckets Control Block Committed Deleted Object Listing Upload Uploads Parts Garbage Usage
-    Referenced ClosedBlocks);
+    Referenced ClosedBlocks Writes);
 
 variants!(OBJECT_OPS, object_op_name, ObjectOp:
     CreateBucket DeleteBucket HeadBucket ListBuckets Begin Append Finish Abort Head Plan Read Delete List CreateUpload
@@ -64,7 +65,7 @@ variants!(NODE_OPS, node_op_name, NodeOp: Raft Heartbeat Status Move Admin Relay
 
 variants!(ANSWERS, answer_name, Answer:
     Done Meta Placed Shard Shards Drive Begun Committed Bucket Buckets Object Pieces Listing Upload Uploads Parts
-    Report Moved Told);
+    Report Moved Told Left);
 
 // --- values that others are made of ---
 
@@ -249,7 +250,12 @@ fn control_view() -> ControlView {
         wishes: [(Scope::Mesh, wish()), (Scope::Tenant(TenantId(41)), Wish::default())].into(),
         tails: [(ActorId(1), Tail { cut: 2, node: NodeId(3) })].into(),
         stages: [(Scope::Mesh, stages().into())].into(),
+        lost: [(DriveId(62), DriveInfo { id: DriveId(62), ..drive_info() })].into(),
     }
+}
+
+fn garbage_mark() -> GarbageMark {
+    GarbageMark { since: UnixMillis(1), write: WriteId(2), part: 3 }
 }
 
 fn binding() -> Binding {
@@ -295,6 +301,7 @@ fn node_report() -> NodeReport {
             drive(1, DriveState::Up, None),
             drive(2, DriveState::Full, Some("at its reserve")),
             drive(3, DriveState::Down, Some("another cluster's")),
+            drive(4, DriveState::Lost, None),
         ],
         groups: vec![
             group_report(GroupId(0), Some(NodeId(118)), None),
@@ -407,6 +414,9 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::SetStages { scope: Scope::Tenant(TenantId(1)), stages: stages() },
         Command::SetTail { actor: ActorId(1), epoch: Epoch(2), tail: Some(Tail { cut: 1, node: NodeId(4) }) },
         Command::Invite { node: NodeId(7), invitation: 8 },
+        Command::OweGarbage { owed: vec![(DriveId(1), vec![WriteId(2), WriteId(3)]), (DriveId(4), vec![WriteId(2)])] },
+        Command::PayOwed { drive: DriveId(1), writes: vec![WriteId(2)] },
+        Command::LoseDrive { drive: DriveId(1) },
     ]
 }
 
@@ -430,10 +440,11 @@ pub(crate) fn queries() -> Vec<Query> {
         Query::Uploads { bucket: bucket(), prefix: "p".into(), after: after(), limit: 2 },
         Query::Parts { bucket: bucket(), upload: WriteId(1), after: 2, limit: 3 },
         Query::Extents { bucket: bucket(), upload: WriteId(1), offset: 2 << 32, limit: 3 },
-        Query::Garbage { before: UnixMillis(1), limit: 2 },
+        Query::Garbage { before: UnixMillis(1), after: Some(garbage_mark()), limit: 2 },
         Query::Usage { tenant: TenantId(1) },
         Query::Referenced { writes: vec![WriteId(1), WriteId(2)] },
         Query::ClosedBlocks { after: Some(WriteId(3)), limit: 4 },
+        Query::Owed { drive: DriveId(1), limit: 2 },
     ]
 }
 
@@ -454,10 +465,16 @@ pub(crate) fn meta_answers() -> Vec<MetaAnswer> {
         MetaAnswer::Upload(Arc::new(upload_row())),
         MetaAnswer::Uploads(vec![Arc::new(upload_row())], true),
         MetaAnswer::Parts(vec![Arc::new(part_row())], false),
-        MetaAnswer::Garbage(vec![garbage()]),
+        MetaAnswer::Garbage(GarbagePage {
+            rows: vec![garbage()],
+            next: Some(garbage_mark()),
+            newest: UnixMillis(4),
+            owing: vec![DriveId(5), DriveId(1 << 40)],
+        }),
         MetaAnswer::Usage { bytes: 1, objects: 2 },
         MetaAnswer::Referenced(vec![true, false]),
         MetaAnswer::ClosedBlocks(vec![(WriteId(5), 6), (WriteId::new(GroupId(1), 8192), 4096)]),
+        MetaAnswer::Writes(vec![WriteId(5), WriteId::new(GroupId(1), 8192)]),
     ]
 }
 
@@ -591,6 +608,7 @@ fn answers() -> Vec<Answer> {
         Answer::Report(vec![Arc::new(node_report()), Arc::new(NodeReport::default())]),
         Answer::Moved(Moved { entries: 1, pages: 2, digest: 3, took_us: 4 }),
         Answer::Told { lines: vec!["one".into(), "two".into()], next: 5 },
+        Answer::Left(vec![DriveId(3), DriveId(1 << 40)]),
     ]
 }
 

@@ -118,6 +118,13 @@ pub(super) fn put_drive(
     if !rows.has(&keys::node(node))? {
         return Err(Error::invalid("a drive's node must be known first").with("drive", drive).with("node", node));
     }
+    if rows.has(&keys::lost(drive))? {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            "the drive was declared lost and is never used again; wipe it, and it is taken in under a new number",
+        )
+        .with("drive", drive));
+    }
     let key = keys::drive(drive);
     let last = match rows.find::<DriveInfo>(&key)? {
         Some(known) => known.epoch,
@@ -129,6 +136,18 @@ pub(super) fn put_drive(
     let epoch = Epoch(last.0 + 1);
     rows.put(key, &DriveInfo { id: drive, node, capacity_bytes, epoch })?;
     Ok(MetaAnswer::Epoch(epoch))
+}
+
+pub(super) fn lose_drive(rows: &mut Rows<'_>, drive: DriveId) -> Result<MetaAnswer, Error> {
+    if !rows.has(&keys::drive(drive))? {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            "no drive of this number was ever registered; `mesh status` lists them",
+        )
+        .with("drive", drive));
+    }
+    rows.put(keys::lost(drive), &())?;
+    Ok(MetaAnswer::Done)
 }
 
 pub(super) fn put_layout(rows: &mut Rows<'_>, layout: &Layout) -> Result<MetaAnswer, Error> {
@@ -186,6 +205,9 @@ fn expect_sound(rows: &Rows<'_>, layout: &Layout) -> Result<(), Error> {
             if known.insert(drive) && !rows.has(&keys::drive(drive))? {
                 return invalid("a placement group lists a drive that is not known");
             }
+            if rows.has(&keys::lost(drive))? {
+                return invalid("a placement group lists a drive that is lost");
+            }
             if !layout.domains.contains_key(&drive) {
                 return invalid("a layout does not name the failure domain of one of its drives");
             }
@@ -206,6 +228,12 @@ pub(super) fn view(rows: &Rows<'_>) -> Result<ControlView, Error> {
     })?;
     each(rows, keys::DRIVE, |drive: DriveInfo| {
         view.drives.insert(drive.id, drive);
+    })?;
+    let all = keys::all(keys::LOST);
+    rows.scan(&all, &keys::behind(&all), |key, ()| {
+        let lost = keys::lost_drive(key).and_then(|drive| view.drives.remove(&drive));
+        view.lost.extend(lost.map(|info| (info.id, info)));
+        Ok(ControlFlow::Continue(()))
     })?;
     each(rows, keys::LAYOUT, |layout: Layout| {
         view.layouts.insert(layout.id, Arc::new(layout));

@@ -5,13 +5,14 @@
 //! that [`mesh_core::meta::Command`] names (`PutDrive` gives a new epoch each time).
 //!
 //! One file a family of commands: [`cluster`], [`tenants`], [`buckets`], [`placement`], [`stages`] in the control group;
-//! [`blocks`], [`objects`], [`uploads`], [`waste`] in namespace groups; [`listing`] answers pages.
+//! [`blocks`], [`objects`], [`uploads`], [`waste`], [`owed`] in namespace groups; [`listing`] answers pages.
 
 mod blocks;
 mod buckets;
 mod cluster;
 mod listing;
 mod objects;
+mod owed;
 mod placement;
 mod rows;
 mod stages;
@@ -66,13 +67,14 @@ pub fn query(table: &dyn Table, group: GroupId, query: &Query) -> Result<MetaAns
         }
         Query::Parts { bucket, upload, after, limit } => listing::parts(&rows, bucket, *upload, *after, *limit),
         Query::Extents { bucket, upload, offset, limit } => listing::extents(&rows, bucket, *upload, *offset, *limit),
-        Query::Garbage { before, limit } => waste::older_than(&rows, *before, *limit),
+        Query::Garbage { before, after, limit } => waste::older_than(&rows, *before, *after, *limit),
         Query::Usage { tenant } => {
             let usage = rows.usage(*tenant)?;
             Ok(MetaAnswer::Usage { bytes: usage.bytes, objects: usage.objects })
         }
         Query::Referenced { writes } => waste::referenced(&rows, writes),
         Query::ClosedBlocks { after, limit } => blocks::closed(&rows, *after, *limit),
+        Query::Owed { drive, limit } => owed::page(&rows, *drive, *limit),
     }
 }
 
@@ -91,6 +93,7 @@ fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
         Command::PutNode(node) => cluster::put_node(rows, node),
         Command::Invite { node, invitation } => cluster::invite(rows, *node, *invitation),
         Command::PutDrive { drive, node, capacity_bytes } => cluster::put_drive(rows, *drive, *node, *capacity_bytes),
+        Command::LoseDrive { drive } => cluster::lose_drive(rows, *drive),
         Command::PutLayout(layout) => cluster::put_layout(rows, layout),
         Command::Assign(assignment) => placement::assign(rows, *assignment),
         Command::BeginMove { actor, epoch, id, to } => placement::begin(rows, *actor, *epoch, *id, *to),
@@ -132,6 +135,8 @@ fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
         }
         Command::AbortUpload { proposer, bucket, upload, at } => uploads::abort(rows, *proposer, bucket, *upload, *at),
         Command::DropGarbage { writes } => waste::drop_garbage(rows, writes),
+        Command::OweGarbage { owed } => owed::owe(rows, owed),
+        Command::PayOwed { drive, writes } => owed::pay(rows, *drive, writes),
     }
 }
 
@@ -142,6 +147,7 @@ fn is_control(command: &Command) -> bool {
         | Command::PutNode(_)
         | Command::Invite { .. }
         | Command::PutDrive { .. }
+        | Command::LoseDrive { .. }
         | Command::PutLayout(_)
         | Command::Assign(_)
         | Command::BeginMove { .. }
@@ -170,6 +176,8 @@ fn is_control(command: &Command) -> bool {
         | Command::CompleteUpload { .. }
         | Command::AbortUpload { .. }
         | Command::DropGarbage { .. }
+        | Command::OweGarbage { .. }
+        | Command::PayOwed { .. }
         | Command::SealBucket { .. }
         | Command::UnsealBucket { .. } => false,
     }

@@ -79,7 +79,7 @@ pub(super) fn delete(
     expect_key(key)?;
     let at_key = keys::object(bucket.id, key);
     let old = rows.find::<ObjectRow>(&at_key)?;
-    let deleted = Deleted { actor: proposer.actor, bucket: bucket.id, key: key.to_owned() };
+    let deleted = Deleted { actor: proposer.actor, bucket: bucket.id, key: key.to_owned(), at };
     // Sent again, it must not remove what was put since.
     if old.as_ref().is_none_or(|old| old.modified > at) && waste::was_deleted(rows, at, &deleted)? {
         return Ok(MetaAnswer::Deleted { existed: true });

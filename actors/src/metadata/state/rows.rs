@@ -65,6 +65,7 @@ pub(super) struct Deleted {
     pub(super) actor: ActorId,
     pub(super) bucket: BucketId,
     pub(super) key: String,
+    pub(super) at: UnixMillis,
 }
 
 /// What a tenant uses in this group.

@@ -209,6 +209,7 @@ pub(super) fn abort(
     objects::charge(rows, state.tenant, 0, state.bytes, None)?;
     rows.remove(keys::upload(upload));
     rows.remove(keys::upload_key(bucket.id, &state.row.key, upload));
+    let at = waste::stamp(rows, at)?;
     rows.put(keys::waste(at, upload), &Waste { tenant: state.tenant, extent: None, deleted: None })?;
     rows.set_use(upload, &Use::Garbage { bucket: bucket.id, since: at, aborted: true })?;
     Ok(MetaAnswer::Done)

@@ -8,20 +8,22 @@ use std::ops::ControlFlow;
 use mesh_core::{
     Error, ErrorKind,
     id::{BucketId, LayoutId, TenantId, WriteId},
-    limits::LIST_KEYS_MAX,
-    meta::{Body, Extent, Garbage, MetaAnswer, ObjectRow, PartRow},
+    limits::{COMMAND_BYTES_MAX, LIST_KEYS_MAX},
+    meta::{self, Body, Extent, Garbage, GarbageMark, GarbagePage, MetaAnswer, ObjectRow, PartRow},
     time::UnixMillis,
 };
 
 use super::{
-    blocks,
+    blocks, owed,
     rows::{Deleted, Rows, Use, Waste},
 };
 use crate::metadata::keys;
 
-/// Writes that one `DropGarbage` or `Referenced` names at most.
+/// Writes that one `DropGarbage`, `OweGarbage`, `PayOwed` or `Referenced` names at most.
 const WRITES_MAX: usize = 16_384;
-/// Garbage of one millisecond that is searched for an earlier delete at most.
+/// Bytes of the rows of one page at most, encoded, unless it is one row alone.
+const PAGE_BYTES_MAX: usize = COMMAND_BYTES_MAX / 2;
+/// Garbage since a time that is searched for an earlier delete at most.
 const SAME_TIME_MAX: usize = 1024;
 
 /// Makes an object's bytes garbage. The object's row is the caller's.
@@ -36,6 +38,7 @@ pub(super) fn discard_object(
         Body::Whole(extent) => Some(extent),
         Body::Parts { .. } => None,
     };
+    let since = stamp(rows, since)?;
     rows.put(keys::waste(since, row.version), &Waste { tenant, extent, deleted })?;
     rows.set_use(row.version, &Use::Garbage { bucket, since, aborted: false })
 }
@@ -48,16 +51,28 @@ pub(super) fn discard_part(
     since: UnixMillis,
 ) -> Result<(), Error> {
     let write = part.extent.write;
+    let since = stamp(rows, since)?;
     rows.put(keys::waste(since, write), &Waste { tenant, extent: Some(part.extent), deleted: None })?;
     rows.set_use(write, &Use::GarbagePart { since })
+}
+
+/// The stamp of what becomes garbage now, at this time by the clock of whoever causes it. Stamps only grow, in the order
+/// in which things become garbage: so whoever has seen one knows what was garbage by then, whatever clocks say.
+pub(super) fn stamp(rows: &mut Rows<'_>, at: UnixMillis) -> Result<UnixMillis, Error> {
+    let stamp = UnixMillis(at.0.max(newest_stamp(rows)?.0.saturating_add(1)));
+    rows.put(keys::stamp(), &stamp)?;
+    Ok(stamp)
+}
+
+fn newest_stamp(rows: &Rows<'_>) -> Result<UnixMillis, Error> {
+    Ok(rows.find(&keys::stamp())?.unwrap_or(UnixMillis(0)))
 }
 
 /// Whether a delete was applied before, and what it deleted is garbage still.
 pub(super) fn was_deleted(rows: &Rows<'_>, at: UnixMillis, deleted: &Deleted) -> Result<bool, Error> {
     let mut found = false;
     let mut left = SAME_TIME_MAX;
-    let from = keys::waste_from(at);
-    rows.scan(&from, &keys::behind(&from), |_, waste: Waste| {
+    rows.scan(&keys::waste_from(at), &keys::behind(&keys::all(keys::WASTE)), |_, waste: Waste| {
         found = waste.deleted.as_ref() == Some(deleted);
         left -= 1;
         Ok(if found || left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
@@ -66,7 +81,7 @@ pub(super) fn was_deleted(rows: &Rows<'_>, at: UnixMillis, deleted: &Deleted) ->
 }
 
 pub(super) fn drop_garbage(rows: &mut Rows<'_>, writes: &[WriteId]) -> Result<MetaAnswer, Error> {
-    expect_few(writes)?;
+    expect_few(writes.len())?;
     for &write in writes {
         match rows.use_of(write)? {
             Some(Use::GarbagePart { since }) => {
@@ -88,6 +103,15 @@ pub(super) fn drop_garbage(rows: &mut Rows<'_>, writes: &[WriteId]) -> Result<Me
     Ok(MetaAnswer::Done)
 }
 
+/// Whether a write is garbage that was not dropped: an object, a part of one, or a part alone.
+pub(super) fn is_garbage(rows: &Rows<'_>, write: WriteId) -> Result<bool, Error> {
+    Ok(match rows.use_of(write)? {
+        Some(Use::Garbage { .. } | Use::GarbagePart { .. }) => true,
+        Some(Use::Part { upload, .. }) => matches!(rows.use_of(upload)?, Some(Use::Garbage { .. })),
+        Some(Use::Object { .. } | Use::Upload) | None => false,
+    })
+}
+
 /// Drops the garbage row of an object or upload, unless it has parts left.
 fn drop_whole(rows: &mut Rows<'_>, write: WriteId, since: UnixMillis) -> Result<(), Error> {
     if rows.any(&keys::parts(write))? {
@@ -97,42 +121,79 @@ fn drop_whole(rows: &mut Rows<'_>, write: WriteId, since: UnixMillis) -> Result<
     blocks::forget(rows, write)
 }
 
-pub(super) fn older_than(rows: &Rows<'_>, before: UnixMillis, limit: u32) -> Result<MetaAnswer, Error> {
+/// A page of garbage. It is cut off by bytes too: rows differ in size, and an answer is bounded.
+pub(super) fn older_than(
+    rows: &Rows<'_>,
+    before: UnixMillis,
+    after: Option<GarbageMark>,
+    limit: u32,
+) -> Result<MetaAnswer, Error> {
     let limit = (limit as usize).min(LIST_KEYS_MAX);
-    let mut found: Vec<Garbage> = Vec::new();
+    let mut page = Page { answer: GarbagePage::default(), last: None, bytes: 0, limit };
+    page.answer.newest = newest_stamp(rows)?;
+    page.answer.owing = owed::drives(rows)?;
     if limit == 0 {
-        return Ok(MetaAnswer::Garbage(found));
+        return Ok(MetaAnswer::Garbage(page.answer));
     }
-    let flow = |found: &Vec<Garbage>| {
-        if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    };
-    rows.scan(&keys::all(keys::WASTE), &keys::waste_from(before), |key, waste: Waste| {
+    let from = after.map_or_else(|| keys::all(keys::WASTE), |after| keys::waste(after.since, after.write));
+    rows.scan(&from, &keys::waste_from(before), |key, waste: Waste| {
         let (Some(since), Some(write)) = (keys::waste_since(key), keys::waste_write(key)) else {
             return Err(Error::new(ErrorKind::Corrupt, "a garbage row's key is damaged"));
         };
         let tenant = waste.tenant;
+        // The number of its part with which the last page ended, if it ended in this row.
+        let ended = after.filter(|after| (after.since, after.write) == (since, write)).map(|after| after.part);
         if let Some(extent) = waste.extent {
-            found.push(Garbage { tenant, since, extent });
-            return Ok(flow(&found));
+            if ended.is_some() {
+                return Ok(ControlFlow::Continue(()));
+            }
+            return page.take(GarbageMark { since, write, part: 0 }, Garbage { tenant, since, extent });
         }
-        let seen = found.len();
         let parts = keys::parts(write);
-        rows.scan(&parts, &keys::behind(&parts), |_, part: PartRow| {
-            found.push(Garbage { tenant, since, extent: part.extent });
-            Ok(flow(&found))
+        let mut any = ended.is_some();
+        let mut flow = ControlFlow::Continue(());
+        rows.scan(&keys::part(write, ended.map_or(0, |part| part + 1)), &keys::behind(&parts), |_, part: PartRow| {
+            any = true;
+            let mark = GarbageMark { since, write, part: part.number };
+            flow = page.take(mark, Garbage { tenant, since, extent: part.extent })?;
+            Ok(flow)
         })?;
-        if found.len() == seen {
+        if !any {
             // An upload without parts: an extent without bytes, so that its number is dropped like any other.
             let extent = Extent { write, len: 0, stripe_bytes: 0, layout: LayoutId(0), key: None, runs: Vec::new() };
-            found.push(Garbage { tenant, since, extent });
+            flow = page.take(GarbageMark { since, write, part: 0 }, Garbage { tenant, since, extent })?;
         }
-        Ok(flow(&found))
+        Ok(flow)
     })?;
-    Ok(MetaAnswer::Garbage(found))
+    Ok(MetaAnswer::Garbage(page.answer))
+}
+
+/// A page of garbage in the making.
+struct Page {
+    answer: GarbagePage,
+    /// The last row that was taken.
+    last: Option<GarbageMark>,
+    bytes: usize,
+    limit: usize,
+}
+
+impl Page {
+    /// Takes a row in, or ends the page before it.
+    fn take(&mut self, mark: GarbageMark, garbage: Garbage) -> Result<ControlFlow<()>, Error> {
+        let bytes = self.bytes + meta::encode(&garbage)?.len();
+        let rows = &mut self.answer.rows;
+        if rows.len() >= self.limit || (bytes > PAGE_BYTES_MAX && !rows.is_empty()) {
+            self.answer.next = self.last;
+            return Ok(ControlFlow::Break(()));
+        }
+        rows.push(garbage);
+        (self.bytes, self.last) = (bytes, Some(mark));
+        Ok(ControlFlow::Continue(()))
+    }
 }
 
 pub(super) fn referenced(rows: &Rows<'_>, writes: &[WriteId]) -> Result<MetaAnswer, Error> {
-    expect_few(writes)?;
+    expect_few(writes.len())?;
     let mut used = Vec::with_capacity(writes.len());
     for &write in writes {
         if write.group() != rows.group() {
@@ -143,8 +204,8 @@ pub(super) fn referenced(rows: &Rows<'_>, writes: &[WriteId]) -> Result<MetaAnsw
     Ok(MetaAnswer::Referenced(used))
 }
 
-fn expect_few(writes: &[WriteId]) -> Result<(), Error> {
-    if writes.len() <= WRITES_MAX {
+pub(super) fn expect_few(writes: usize) -> Result<(), Error> {
+    if writes <= WRITES_MAX {
         return Ok(());
     }
     Err(Error::new(ErrorKind::TooLarge, "too many writes in one request").with("limit", WRITES_MAX))

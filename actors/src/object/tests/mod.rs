@@ -57,6 +57,7 @@ fn spec() -> ObjectSpec {
         reclaims: Vec::new(),
         reclaim_grace_ms: 60_000,
         drives: Vec::new(),
+        lost: Vec::new(),
     }
 }
 

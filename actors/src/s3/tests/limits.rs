@@ -205,8 +205,9 @@ async fn a_document_that_stalls_is_given_up() {
     let gateway = GatewayOptions { body_idle_max: Duration::from_millis(50), ..GatewayOptions::default() };
     let node = Node::start_with(4096, "127.0.0.1:0", gateway, ServeOptions::default()).await;
     let client = node.with_bucket().await;
-    let document = format!("<Delete>{}</Delete>", "<Object><Key>k</Key></Object>".repeat(100));
-    let mut stream = stopped(&node, &client, "POST", "/bucket?delete", document.as_bytes()).await;
+    let part = "<Part><PartNumber>1</PartNumber><ETag>e</ETag></Part>";
+    let document = format!("<CompleteMultipartUpload>{}</CompleteMultipartUpload>", part.repeat(100));
+    let mut stream = stopped(&node, &client, "POST", "/bucket/key?uploadId=1", document.as_bytes()).await;
     assert_eq!(reply(&mut stream, "POST").await.verdict(), (400, "RequestTimeout".into()));
     everything_comes_back(&node).await;
     node.stop().await;

@@ -1,6 +1,7 @@
 //! Tests of the gateway through real HTTP on loopback, with signed requests, against a reference model of Object.
 
 mod client;
+mod lease;
 mod limits;
 mod model;
 mod objects;

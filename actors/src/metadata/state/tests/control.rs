@@ -151,6 +151,21 @@ fn raises_a_drives_epoch_with_every_owner() {
 }
 
 #[test]
+fn a_lost_drive_is_of_no_layout_and_never_registered_again() {
+    let mut group = furnished();
+    let lose = |drive| Command::LoseDrive { drive: DriveId(drive) };
+    assert_eq!(group.apply(&lose(9)), Err(ErrorKind::NotFound));
+    assert_eq!(group.apply(&lose(2)), Ok(MetaAnswer::Done));
+    let view = control_view(&group);
+    assert_eq!(view.drives.keys().map(|drive| drive.0).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(view.lost.values().map(|drive| (drive.id.0, drive.node.0)).collect::<Vec<_>>(), [(2, 2)]);
+    let again = Command::PutDrive { drive: DriveId(2), node: NodeId(2), capacity_bytes: 10 };
+    assert_eq!(group.apply(&again), Err(ErrorKind::Conflict));
+    let newest = view.layouts.keys().next_back().map_or(0, |id| id.0);
+    assert_eq!(group.apply(&Command::PutLayout(layout(newest + 1).into())), Err(ErrorKind::Invalid));
+}
+
+#[test]
 fn numbers_layouts_without_gaps() {
     let mut group = furnished();
     assert_eq!(group.apply(&Command::PutLayout(layout(2).into())), Err(ErrorKind::Conflict));

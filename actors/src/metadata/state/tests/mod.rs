@@ -4,6 +4,7 @@
 mod control;
 mod listing;
 mod namespace;
+mod owed;
 mod placement;
 mod stages;
 mod twice;
@@ -80,8 +81,8 @@ impl Group {
 
     /// Writes that are garbage, oldest first.
     fn garbage(&self) -> Vec<(u64, WriteId)> {
-        match self.query(&Query::Garbage { before: UnixMillis(u64::MAX), limit: 1000 }) {
-            Ok(MetaAnswer::Garbage(found)) => found.iter().map(|row| (row.since.0, row.extent.write)).collect(),
+        match self.query(&Query::Garbage { before: UnixMillis(u64::MAX), after: None, limit: 1000 }) {
+            Ok(MetaAnswer::Garbage(page)) => page.rows.iter().map(|row| (row.since.0, row.extent.write)).collect(),
             other => panic!("no garbage: {other:?}"),
         }
     }

@@ -204,8 +204,8 @@ fn names_garbage_by_age_in_pages() {
     for at in 0..4 {
         assert!(group.apply(&put("a", object(after(first, at), 1, 10 + at))).is_ok());
     }
-    let page = |before, limit| match group.query(&Query::Garbage { before: UnixMillis(before), limit }) {
-        Ok(MetaAnswer::Garbage(rows)) => rows.iter().map(|row| row.extent.write.0 - first.0).collect::<Vec<_>>(),
+    let page = |before, limit| match group.query(&Query::Garbage { before: UnixMillis(before), after: None, limit }) {
+        Ok(MetaAnswer::Garbage(page)) => page.rows.iter().map(|row| row.extent.write.0 - first.0).collect::<Vec<_>>(),
         other => panic!("{other:?}"),
     };
     assert_eq!(page(13, 10), [0, 1]);

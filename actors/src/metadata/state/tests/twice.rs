@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mesh_core::id::DriveId;
 use proptest::prelude::*;
 
 use super::*;
@@ -21,6 +22,8 @@ enum Step {
     Complete { key: u8, upload: u64, parts: BTreeSet<(u32, u64)> },
     Abort { upload: u64, at: u64 },
     Drop { writes: Vec<u64> },
+    Owe { drive: u64, writes: Vec<u64> },
+    Pay { drive: u64, writes: Vec<u64> },
     Seal(bool),
 }
 
@@ -45,6 +48,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(key, upload, parts)| Step::Complete { key, upload, parts }),
         2 => (write(), 0_u64..20).prop_map(|(upload, at)| Step::Abort { upload, at }),
         2 => proptest::collection::vec(write(), 0..12).prop_map(|writes| Step::Drop { writes }),
+        2 => (1_u64..3, proptest::collection::vec(write(), 0..12)).prop_map(|(drive, writes)| Step::Owe { drive, writes }),
+        1 => (1_u64..3, proptest::collection::vec(write(), 0..12)).prop_map(|(drive, writes)| Step::Pay { drive, writes }),
         1 => any::<bool>().prop_map(Step::Seal),
     ]
 }
@@ -83,6 +88,12 @@ fn command(step: &Step, clock: u64) -> Command {
             Command::AbortUpload { proposer: proposer(1), bucket: bucket(), upload: id(*upload), at: UnixMillis(*at) }
         }
         Step::Drop { writes } => Command::DropGarbage { writes: writes.iter().copied().map(id).collect() },
+        Step::Owe { drive, writes } => {
+            Command::OweGarbage { owed: vec![(DriveId(*drive), writes.iter().copied().map(id).collect())] }
+        }
+        Step::Pay { drive, writes } => {
+            Command::PayOwed { drive: DriveId(*drive), writes: writes.iter().copied().map(id).collect() }
+        }
         Step::Seal(true) => Command::SealBucket { bucket: bucket().id },
         Step::Seal(false) => Command::UnsealBucket { bucket: bucket().id },
     }
@@ -165,7 +176,11 @@ proptest! {
             let closed = group.apply(&Command::CloseBlock { first: after(first, block * 4096) });
             prop_assert!(matches!(closed, Ok(MetaAnswer::Done) | Err(ErrorKind::Invalid)));
         }
-        prop_assert!(group.table.rows().all(|(key, _)| !b"WZPGUVK".contains(&key[0])), "{:?}", group.table);
+        for drive in [1, 2].map(DriveId) {
+            let Ok(MetaAnswer::Writes(writes)) = group.query(&Query::Owed { drive, limit: 1000 }) else { panic!("not told") };
+            prop_assert_eq!(group.apply(&Command::PayOwed { drive, writes }), Ok(MetaAnswer::Done));
+        }
+        prop_assert!(group.table.rows().all(|(key, _)| !b"WZPGUVKEe".contains(&key[0])), "{:?}", group.table);
         prop_assert_eq!(group.usage(), (0, 0));
     }
 }

@@ -101,7 +101,7 @@ fn completes_an_upload_and_finds_its_extents_by_offset() {
 fn parts_that_are_not_named_become_garbage() {
     let (mut group, upload) = uploaded();
     assert_eq!(group.apply(&complete(upload, "film", &[(9, after(upload, 3))])), committed(upload));
-    assert_eq!((group.usage(), group.garbage()), ((MIB, 1), vec![(9, after(upload, 1)), (9, after(upload, 2))]));
+    assert_eq!((group.usage(), group.garbage()), ((MIB, 1), vec![(9, after(upload, 1)), (10, after(upload, 2))]));
     assert_eq!(extents(&group, upload, 0, 10), [(9, 0)]);
 }
 

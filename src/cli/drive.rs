@@ -1,0 +1,93 @@
+//! `mesh drive`.
+
+use std::io::Write as _;
+
+use clap::{Args, Subcommand};
+use mesh_core::{Error, ErrorKind, id::DriveId, op::AdminOp};
+
+use super::{AdminConnect, say};
+
+/// Say what has become of a drive.
+#[derive(Debug, Args)]
+pub(crate) struct Drive {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Take a drive out of the mesh.
+    Remove(Remove),
+}
+
+/// Take a drive out of the mesh that does not come back: broken, stolen, or on a machine that is gone.
+///
+/// It is refused while the drive is up. There is no way back: the drive's number is never used again, and if the medium
+/// does come back, its node says so in the log and in `mesh status` and leaves it alone; wiped, it is taken in under a new
+/// number. What the drive was to delete is let go, and new objects are laid out over the drives that are left, if they
+/// are enough for the code. Objects of which it had a part can spare one less from then on.
+#[derive(Debug, Args)]
+struct Remove {
+    #[command(flatten)]
+    connect: AdminConnect,
+    /// The drive, by its number in `mesh status`, such as 1001 or drive-1001.
+    drive: DriveName,
+    /// The drive is lost for good. The only way to remove one so far.
+    #[arg(long, required = true)]
+    lost: bool,
+    /// Do not ask for the number again.
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct DriveName(DriveId);
+
+impl core::str::FromStr for DriveName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_prefix("drive-").unwrap_or(text).parse().ok();
+        number
+            .map(|number| Self(DriveId(number)))
+            .ok_or_else(|| format!("`{text}` is no drive: write its number, such as 1001; `mesh status` lists them"))
+    }
+}
+
+impl Drive {
+    pub(crate) async fn run(self) -> Result<(), Error> {
+        let Verb::Remove(Remove { connect, drive: DriveName(drive), lost: _, yes }) = self.verb;
+        if !yes {
+            confirm(drive)?;
+        }
+        let (lines, _) = connect.client().await?.administer(AdminOp::LoseDrive { drive }).await?;
+        say(&lines)
+    }
+}
+
+/// Has the drive's number typed again.
+fn confirm(drive: DriveId) -> Result<(), Error> {
+    let failed = |error| Error::new(ErrorKind::DriveFailed, "the terminal cannot be used").caused_by(error);
+    let mut out = std::io::stderr().lock();
+    write!(out, "{drive} will never be used again. Type its number to go on: ")
+        .and_then(|()| out.flush())
+        .map_err(failed)?;
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(failed)?;
+    match line.trim().parse::<DriveName>() {
+        Ok(DriveName(typed)) if typed == drive => Ok(()),
+        _ => Err(Error::invalid("that is not the drive's number: nothing was changed").with("drive", drive)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drive_is_named_by_its_number() {
+        let named = |text: &str| text.parse::<DriveName>().map(|name| name.0.0);
+        assert_eq!((named("1001"), named("drive-1001")), (Ok(1001), Ok(1001)));
+        assert!(named("node-1").is_err() && named("").is_err() && named("drive-").is_err());
+    }
+}

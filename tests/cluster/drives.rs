@@ -1,0 +1,104 @@
+//! Drives that are away: what is deleted meanwhile, and how one is declared lost.
+
+use std::time::Duration;
+
+use mesh::Client;
+use mesh_core::{
+    Error,
+    op::DriveReport,
+    topology::{DriveState, NodeState},
+};
+
+use crate::{
+    BUCKET,
+    processes::{Cluster, until},
+};
+
+const OBJECTS: usize = 500;
+
+async fn drives(client: &Client) -> Result<Vec<DriveReport>, Error> {
+    Ok(client.status().await?.iter().flat_map(|report| report.drives.clone()).collect())
+}
+
+/// Waits until the drives of some nodes hold no more shards than an object has.
+async fn emptied(client: &Client, nodes: &[u64], patience: Duration) {
+    until(&format!("the drives of {nodes:?} are empty"), patience, async || {
+        let mut drives = drives(client).await?;
+        drives.retain(|drive| nodes.contains(&(drive.drive.0 / 1000)));
+        let held: u64 = drives.iter().map(|drive| drive.shards).sum();
+        let up = drives.iter().all(|drive| drive.state == DriveState::Up);
+        // The first object of the cluster stays.
+        if up && held <= 3 { Ok(()) } else { Err(Error::invalid(format!("{held} shards: {drives:?}"))) }
+    })
+    .await;
+}
+
+fn with_a_short_grace(configuration: &str) -> String {
+    let line = configuration.lines().find(|line| line.starts_with("reclaim_grace")).unwrap();
+    configuration.replace(line, "reclaim_grace = \"1s\"")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_node_holds_up_no_reclaim_and_its_drive_can_be_declared_lost() {
+    let mut cluster = Cluster::start_with(with_a_short_grace).await;
+    let client = cluster.client(&[1, 2]).await;
+    for number in 0..OBJECTS {
+        client.put_bytes(BUCKET, &format!("k{number}"), &[7; 4096]).await.unwrap();
+    }
+    cluster.kill(3);
+    for number in 0..OBJECTS {
+        let key = format!("k{number}");
+        until("a delete", Duration::from_secs(60), async || client.remove(BUCKET, &key).await).await;
+    }
+    emptied(&client, &[1, 2], Duration::from_secs(30)).await;
+
+    // It returns, and deletes what it was owed.
+    cluster.serve(3);
+    cluster.all_up(&client, 6).await;
+    emptied(&client, &[1, 2, 3], Duration::from_secs(60)).await;
+
+    // While it is up it is not lost, whoever says so.
+    let remove =
+        |arguments: &[&str], typed: &str| cluster.administer(&[&["drive", "remove"], arguments].concat(), typed);
+    let (good, said) = remove(&["3001", "--lost", "--yes"], "");
+    assert!(!good && said.contains("the drive is in use") && said.contains("drive=drive-3001"), "{said}");
+    let (good, said) = remove(&["3001"], "3001\n");
+    assert!(!good && said.contains("--lost"), "{said}");
+
+    cluster.kill(3);
+    until("node 3 is missed", Duration::from_secs(60), async || {
+        let status = client.status().await?;
+        let is_down = status.iter().any(|report| report.node.0 == 3 && report.state == NodeState::Down);
+        if is_down { Ok(()) } else { Err(Error::invalid(format!("{status:?}"))) }
+    })
+    .await;
+    let remove =
+        |arguments: &[&str], typed: &str| cluster.administer(&[&["drive", "remove"], arguments].concat(), typed);
+    let (good, said) = remove(&["3001", "--lost"], "3002\n");
+    assert!(!good && said.contains("nothing was changed"), "{said}");
+    let (good, said) = remove(&["3001", "--lost"], "3001\n");
+    assert!(good && said.contains("new objects go to the 5 drives that are left"), "{said}");
+    let (good, said) = remove(&["drive-3001", "--lost", "--yes"], "");
+    assert!(good && said.contains("was declared lost before"), "{said}");
+    let (good, said) = remove(&["3009", "--lost", "--yes"], "");
+    assert!(!good && said.contains("no drive of this number"), "{said}");
+    let state =
+        |drives: Vec<DriveReport>| drives.into_iter().find(|drive| drive.drive.0 == 3001).map(|drive| drive.state);
+    until("it is shown as lost", Duration::from_secs(30), async || match state(drives(&client).await?) {
+        Some(DriveState::Lost) => Ok(()),
+        other => Err(Error::invalid(format!("{other:?}"))),
+    })
+    .await;
+    until("a put", Duration::from_secs(30), async || client.put_bytes(BUCKET, "after", b"after").await).await;
+
+    // It comes back after all: it is left alone, and the other drive of its node works.
+    cluster.serve(3);
+    cluster.all_up(&client, 5).await;
+    assert_eq!(state(drives(&client).await.unwrap()), Some(DriveState::Lost));
+    until("its node says why", Duration::from_secs(30), async || {
+        let log = cluster.log(3);
+        if log.contains("was declared lost") { Ok(()) } else { Err(Error::invalid(log)) }
+    })
+    .await;
+    assert_eq!(client.get_bytes(BUCKET, "after").await.unwrap(), b"after");
+}
