@@ -165,12 +165,15 @@ fn damage(dir: &Path, dice: &mut Dice) -> String {
     }
 }
 
+/// All rows of all trees.
+type Dump = BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>>;
+
 /// What sled says of a directory by itself: whether it opens, with other contents than these.
-fn changes_silently(dir: &Path, wanted: &BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>>) -> bool {
-    super::super::flush::guarded(|| Ok(dump(dir)?)).is_ok_and(|found| found != *wanted)
+fn changes_silently(dir: &Path, wanted: &Dump) -> bool {
+    super::super::flush::guarded(|| dump(dir)).is_ok_and(|found| found != *wanted)
 }
 
-fn dump(dir: &Path) -> std::io::Result<BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>>> {
+fn dump(dir: &Path) -> std::io::Result<Dump> {
     let db = sled::Config::new().path(dir.join("db")).flush_every_ms(None).open()?;
     let mut trees = BTreeMap::new();
     for name in db.tree_names() {
