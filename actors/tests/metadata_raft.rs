@@ -250,6 +250,71 @@ async fn a_member_that_lags_is_brought_up_by_a_snapshot() {
     assert!(matches!(&*listing, MetaAnswer::Listing(listing) if listing.entries.len() == 200));
 }
 
+/// The state travels slowly, and in the meantime it is rewritten, and more entries are written than are kept behind a
+/// snapshot. Still the first snapshot is enough, or the second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_far_behind_catches_up_while_everything_is_rewritten() {
+    const KEYS: u64 = 1500;
+    const WRITERS: u64 = 8;
+    /// No chunk for so long: the last one was sent.
+    const SILENCE: Duration = Duration::from_secs(3);
+    let cluster = Arc::new(Cluster::start(3, &[1], QUICK, 50).await);
+    let leader = cluster.leader(1);
+    let lagging = 1 + leader % 3;
+    cluster.isolate(lagging);
+    cluster.slow_snapshots(Duration::from_millis(700));
+    let (written, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let mut tasks = Vec::new();
+    for actor in 1..=WRITERS {
+        let (cluster, written, over) = (Arc::clone(&cluster), Arc::clone(&written), Arc::clone(&over));
+        tasks.push(tokio::spawn(async move {
+            let via = cluster.node(leader);
+            let open = open_block(actor, 1, 0);
+            let first = first_of(&propose(&via, &*cluster.clock, 1, open, BUDGET).await);
+            for count in 0..4096 {
+                if over.load(Ordering::SeqCst) {
+                    return;
+                }
+                let key = format!("{:04}{}", (count * WRITERS + actor) % KEYS, "k".repeat(900));
+                let put = put_object(actor, 1, &key, WriteId(first.0 + count), count);
+                propose(&via, &*cluster.clock, 1, put, BUDGET).await.expect("committed");
+                written.fetch_add(1, Ordering::SeqCst);
+            }
+        }));
+    }
+    until("everything is written once", || written.load(Ordering::SeqCst) >= KEYS).await;
+    let in_vain = cluster.carried("snapshot");
+    cluster.heal();
+    let before = written.load(Ordering::SeqCst);
+    let last = std::cell::Cell::new((0, tokio::time::Instant::now()));
+    until("the last chunk was sent", || {
+        let chunks = cluster.carried("snapshot") - in_vain;
+        if chunks != last.get().0 {
+            last.set((chunks, tokio::time::Instant::now()));
+        }
+        chunks > 0 && last.get().1.elapsed() > SILENCE
+    })
+    .await;
+    let (chunks, meanwhile) = (cluster.carried("snapshot") - in_vain, written.load(Ordering::SeqCst) - before);
+    println!("{meanwhile} written meanwhile, {chunks} chunks");
+    over.store(true, Ordering::SeqCst);
+    for task in tasks {
+        task.await.expect("a writer");
+    }
+    assert!(meanwhile > 62, "more than is kept behind a snapshot: {meanwhile}");
+    assert!((2..=8).contains(&chunks), "{chunks} chunks");
+    // It has everything: it can lead.
+    until("it leads", || {
+        if let Some(leader) = cluster.nodes().into_iter().find(|node| node.is_leader(GroupId(1))) {
+            let asked = leader.transfer_leader(GroupId(1), NodeId(lagging));
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(asked)).expect("asked");
+        }
+        cluster.node(lagging).is_leader(GroupId(1))
+    })
+    .await;
+    assert_eq!(cluster.carried("snapshot") - in_vain, chunks, "the log was enough");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_nodes_restart_from_their_files() {
     let cluster = Cluster::start(3, &[0, 1], QUICK, 50).await;

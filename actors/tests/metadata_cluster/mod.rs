@@ -55,6 +55,8 @@ struct Wires {
     nodes: BTreeMap<NodeId, Arc<RaftMetadata>>,
     cut: BTreeSet<(NodeId, NodeId)>,
     swallowed: BTreeSet<(NodeId, NodeId)>,
+    /// How long every chunk of a snapshot takes.
+    snapshot_delay: Duration,
     /// Requests that were carried, by kind.
     carried: BTreeMap<&'static str, u64>,
 }
@@ -74,16 +76,18 @@ impl Outbound for Link {
     fn send(&self, to: NodeId, envelope: Envelope, done: Completion<Outcome>) -> CallGuard {
         let (from, wires) = (self.from, Arc::clone(&self.wires));
         let deadline = self.clock.now() + Duration::from_micros(envelope.header.budget_us);
-        let target = {
+        let (target, delay) = {
             let mut wires = lock(&wires);
             let kind = match &envelope.header.body {
                 Body::Request(Op::Node(op)) if !matches!(**op, NodeOp::Raft { .. }) => "relayed",
+                Body::Request(Op::Node(op)) if matches!(**op, NodeOp::Raft { rpc: 4, .. }) => "snapshot",
                 Body::Request(Op::Node(_)) => "raft",
                 Body::Request(_) => "forwarded",
                 _ => "other",
             };
             *wires.carried.entry(kind).or_default() += 1;
-            if wires.cut.contains(&(from, to)) { None } else { wires.nodes.get(&to).cloned() }
+            let delay = if kind == "snapshot" { wires.snapshot_delay } else { Duration::ZERO };
+            (if wires.cut.contains(&(from, to)) { None } else { wires.nodes.get(&to).cloned() }, delay)
         };
         if lock(&wires).swallowed.contains(&(from, to)) {
             // Completed when the sender gives up, as a link does it.
@@ -99,6 +103,7 @@ impl Outbound for Link {
             return CallGuard::none();
         };
         let task = tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
             let outcome = match envelope.header.body {
                 Body::Request(Op::Node(op)) => match *op {
                     NodeOp::Raft { group, rpc } => target.handle_raft(group, rpc, envelope.payload).await,
@@ -191,6 +196,11 @@ impl Cluster {
     /// How many requests of a kind the links carried.
     pub(crate) fn carried(&self, kind: &str) -> u64 {
         lock(&self.wires).carried.get(kind).copied().unwrap_or(0)
+    }
+
+    /// Makes every chunk of a snapshot take so long.
+    pub(crate) fn slow_snapshots(&self, delay: Duration) {
+        lock(&self.wires).snapshot_delay = delay;
     }
 
     /// Cuts every link of a node, both ways.

@@ -32,6 +32,9 @@ const END: &[u8] = &[0xff];
 /// A key and its value.
 pub(super) type Row = (Vec<u8>, Vec<u8>);
 
+/// Rows as they were, by key; none if there was no such row.
+type Overlay = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
 /// What an image has read, and what changed before it was read.
 pub(super) struct Aside {
     store: Arc<Store>,
@@ -122,8 +125,8 @@ impl Aside {
     }
 
     /// The next rows as they were, and the key that everything before is read up to.
-    fn overlay(&self, bytes_max: usize) -> io::Result<(BTreeMap<Vec<u8>, Option<Vec<u8>>>, Vec<u8>)> {
-        let (mut rows, mut bytes) = (BTreeMap::new(), 0);
+    fn overlay(&self, bytes_max: usize) -> io::Result<(Overlay, Vec<u8>)> {
+        let (mut rows, mut bytes) = (Overlay::new(), 0);
         let Some(old) = &self.old else { return Ok((rows, END.to_vec())) };
         let scanned = old.scan(&self.cursor, END, &mut |key, value| {
             bytes += key.len() + value.len();

@@ -124,6 +124,10 @@ impl SledTable {
     /// Makes changes in one batch; together with what was applied, if that is given. A key may change once. One at a
     /// time.
     pub(super) fn commit(&self, changes: &[Change], applied: Option<(&Option<LogId>, &Membership)>) -> io::Result<()> {
+        debug_assert!(
+            changes.iter().map(|change| &change.key).collect::<std::collections::BTreeSet<_>>().len() == changes.len(),
+            "a key changes twice, and the digest would be wrong"
+        );
         let mut head = self.head()?.unwrap_or_default();
         guarded(|| {
             let mut batch = sled::Batch::default();

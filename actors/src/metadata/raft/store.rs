@@ -15,6 +15,7 @@
 //!                                                 each: value, encoded; crc:4, CRC-32C of key and value
 //!   tree "log/<group>"   see super::log
 //!   tree "state/<group>/<generation>"             see super::rows
+//!   tree "aside/<group>/<number>"                 see super::image
 //! <dir>/db.damaged-<n>, <dir>/mark.damaged-<n>    set aside by [`Store::renew_all`], n from 1 to SET_ASIDE_MAX
 //! ```
 //!
@@ -229,6 +230,7 @@ impl Store {
     }
 
     /// The groups that this store keeps, or kept, a replica of, with their numbers; as far as it is known.
+    #[allow(dead_code, reason = "who rebuilds a node's replicas asks it")]
     pub(super) fn replicas(&self) -> BTreeMap<GroupId, ReplicaId> {
         lock(&self.claims).groups.iter().map(|(group, claim)| (*group, claim.replica)).collect()
     }
@@ -268,6 +270,7 @@ impl Store {
     /// # Errors
     /// `Conflict` if somebody still uses it, or if too many damaged stores are kept already; `DriveFailed`. Nothing is
     /// deleted; it may be tried again by opening the store anew.
+    #[allow(dead_code, reason = "who rebuilds a node's replicas calls it")]
     pub(super) fn renew_all(&self) -> Result<Self, Error> {
         let path = self.dir.join("db");
         let failed = |error: io::Error| cannot_use(&path).caused_by(error);

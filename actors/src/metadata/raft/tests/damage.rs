@@ -29,11 +29,11 @@ struct Contents {
     rows: Vec<Row>,
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-fn blank(term: u64, index: u64) -> openraft::alias::EntryOf<Types> {
+pub(super) fn blank(term: u64, index: u64) -> openraft::alias::EntryOf<Types> {
     let command = mesh_core::meta::Command::DropAccessKey { access: format!("{index}").repeat(1 + index as usize % 9) };
     openraft::alias::EntryOf::<Types>::new_normal(log_id(term, index), super::super::types::Proposal(Arc::new(command)))
 }
@@ -102,7 +102,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
@@ -165,12 +165,15 @@ fn damage(dir: &Path, dice: &mut Dice) -> String {
     }
 }
 
+/// All rows of all trees.
+type Dump = BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>>;
+
 /// What sled says of a directory by itself: whether it opens, with other contents than these.
-fn changes_silently(dir: &Path, wanted: &BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>>) -> bool {
-    super::super::flush::guarded(|| Ok(dump(dir)?)).is_ok_and(|found| found != *wanted)
+fn changes_silently(dir: &Path, wanted: &Dump) -> bool {
+    super::super::flush::guarded(|| dump(dir)).is_ok_and(|found| found != *wanted)
 }
 
-fn dump(dir: &Path) -> std::io::Result<BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>>> {
+fn dump(dir: &Path) -> std::io::Result<Dump> {
     let db = sled::Config::new().path(dir.join("db")).flush_every_ms(None).open()?;
     let mut trees = BTreeMap::new();
     for name in db.tree_names() {
@@ -378,7 +381,7 @@ fn an_entry_that_was_taken_back_does_not_come_back() {
     let tree = store.tree(&super::super::log::tree_name(GROUP)).unwrap();
     let old: Vec<_> = tree.iter().skip(2).map(|row| row.unwrap()).collect();
     runtime.block_on(log.truncate_after(Some(log_id(1, 1)))).unwrap();
-    runtime.block_on(log.append((2..6).map(|index| blank(1, index + 0)), IOFlushed::noop())).unwrap();
+    runtime.block_on(log.append((2..6).map(|index| blank(1, index)), IOFlushed::noop())).unwrap();
     runtime.block_on(log.truncate_after(Some(log_id(1, 1)))).unwrap();
     runtime.block_on(log.append((2..6).map(|index| blank(3, index)), IOFlushed::noop())).unwrap();
     for (key, value) in &old[..1] {
