@@ -27,7 +27,6 @@ mod controller;
 mod elections;
 pub mod env;
 mod events;
-pub mod files;
 pub mod founding;
 pub mod guide;
 pub mod keyring;
@@ -38,6 +37,8 @@ pub mod quic;
 mod record;
 mod stages;
 mod view;
+
+pub use mesh_transport::files;
 
 pub use client::Client;
 pub use node::Node;
