@@ -183,6 +183,7 @@ fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> 
         Command::Form { .. }
         | Command::PutNode(_)
         | Command::PutDrive { .. }
+        | Command::TakeDrive { .. }
         | Command::PutLayout(_)
         | Command::CreateTenant(_)
         | Command::PutPrincipal(_)
