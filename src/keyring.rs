@@ -3,8 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -17,6 +15,8 @@ use mesh_core::{
     port::Keys,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::files;
 
 /// The id of the cluster key, under which tenants' keys and access keys' secrets are wrapped.
 pub const CLUSTER_KEY: KeyId = KeyId(0);
@@ -82,8 +82,7 @@ impl Keyring {
             };
             Error::new(kind, "the keyring cannot be written").with("file", path.display()).caused_by(error)
         };
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+        files::create(path, text.as_bytes(), 0o600).map_err(failed)
     }
 
     /// The cluster.

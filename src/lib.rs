@@ -28,7 +28,6 @@ mod drives;
 mod elections;
 pub mod env;
 mod events;
-pub mod files;
 pub mod founding;
 pub mod guide;
 pub mod keyring;
@@ -39,6 +38,8 @@ pub mod quic;
 mod record;
 mod stages;
 mod view;
+
+pub use mesh_transport::files;
 
 pub use client::Client;
 pub use node::Node;

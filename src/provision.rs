@@ -308,7 +308,7 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
 /// # Errors
 /// `DriveFailed`.
 pub fn make_folder(path: &Path) -> Result<(), Error> {
-    fs::create_dir_all(path).map_err(|error| {
+    files::folder(path).map_err(|error| {
         Error::new(ErrorKind::DriveFailed, "a folder cannot be made").with("folder", path.display()).caused_by(error)
     })
 }

@@ -1,6 +1,7 @@
-//! What format version 1 looks like on a medium, byte for byte: it must be written so, and must always be readable.
+//! What the format's versions look like on a medium, byte for byte: the newest must be written so, and all must always be
+//! readable.
 //!
-//! `MESH_BLESS=1` writes the fixture anew. That is right only for a new version, beside the old one.
+//! `MESH_BLESS=1` writes the newest fixture anew. That is right only for a new version, beside the old ones.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
@@ -11,7 +12,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 use drive_support::{Bench, format, run, shard, spec};
 use mesh_actors::{
     disk::MemoryDisk,
-    drive::{INSPECT_BYTES, Medium, inspect},
+    drive::{FORMAT_VERSION, INSPECT_BYTES, Medium, inspect},
 };
 use mesh_core::{
     Buf, ErrorKind,
@@ -23,8 +24,8 @@ const SEGMENT_BYTES: u32 = 64 << 10;
 const CAPACITY_BYTES: u64 = (64 << 10) + 12 * SEGMENT_BYTES as u64;
 const LINE: usize = 32;
 
-fn fixture() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/drive-v1/medium.hex")
+fn fixture(version: u16) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/drive-v{version}/medium.hex"))
 }
 
 /// Mostly zeros, so that the fixture stays small.
@@ -81,26 +82,35 @@ fn load(text: &str) -> Arc<MemoryDisk> {
 }
 
 #[test]
-fn version_1_is_written_as_it_always_was() {
+fn the_newest_version_is_written_as_it_always_was() {
     let made = dump(&made());
+    let path = fixture(FORMAT_VERSION);
     if std::env::var_os("MESH_BLESS").is_some() {
-        fs::write(fixture(), &made).unwrap();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, &made).unwrap();
     }
-    let kept = fs::read_to_string(fixture()).expect("the fixture is there");
-    assert!(made == kept, "the format of version 1 has changed; made now:\n{made}");
+    let kept = fs::read_to_string(path).expect("the fixture is there");
+    assert!(made == kept, "the format of version {FORMAT_VERSION} has changed; made now:\n{made}");
 }
 
 #[test]
-fn version_1_is_still_read() {
-    let disk = load(&fs::read_to_string(fixture()).expect("the fixture is there"));
-    let Ok(WorkOutput::Bytes(first)) = run(&*disk, DiskJob::Read { at: 0, len: INSPECT_BYTES }) else { panic!() };
-    let ours =
-        Medium::Ours { drive: DriveId(7), epoch: Epoch(3), born: Epoch(3), segment_bytes: SEGMENT_BYTES, segments: 12 };
-    assert_eq!(inspect(&first, ClusterId([0xc1; 16])), ours);
-    let mut bench = Bench::start(disk, &spec(SEGMENT_BYTES));
-    assert_eq!(bench.shards(), [shard(1), shard(2), shard(4)]);
-    assert_eq!(bench.get(shard(1)), Ok(b"inline".to_vec()));
-    assert_eq!(bench.get(shard(2)), Ok(large()));
-    assert_eq!(bench.get(shard(3)), Err(ErrorKind::NotFound));
-    assert_eq!(bench.get(shard(4)), Ok(b"in a segment that is not closed".to_vec()));
+fn every_version_is_still_read() {
+    for version in 1..=FORMAT_VERSION {
+        let disk = load(&fs::read_to_string(fixture(version)).expect("the fixture is there"));
+        let Ok(WorkOutput::Bytes(first)) = run(&*disk, DiskJob::Read { at: 0, len: INSPECT_BYTES }) else { panic!() };
+        let ours = Medium::Ours {
+            drive: DriveId(7),
+            epoch: Epoch(3),
+            born: Epoch(3),
+            segment_bytes: SEGMENT_BYTES,
+            segments: 12,
+        };
+        assert_eq!(inspect(&first, ClusterId([0xc1; 16])), ours);
+        let mut bench = Bench::start(disk, &spec(SEGMENT_BYTES));
+        assert_eq!(bench.shards(), [shard(1), shard(2), shard(4)]);
+        assert_eq!(bench.get(shard(1)), Ok(b"inline".to_vec()));
+        assert_eq!(bench.get(shard(2)), Ok(large()));
+        assert_eq!(bench.get(shard(3)), Err(ErrorKind::NotFound));
+        assert_eq!(bench.get(shard(4)), Ok(b"in a segment that is not closed".to_vec()));
+    }
 }

@@ -35,6 +35,9 @@ pub struct DiskWeather {
     pub error_per_mille: u32,
     /// Whether a sync ends without making anything durable: a planted bug.
     pub lying_sync: bool,
+    /// Whether writes mark the medium as they begin, and a sync that finds no mark does nothing: a planted bug. A sync
+    /// that runs while a write is under way takes the write's mark, and the one that owes the cover finds none.
+    pub uncovered_sync: bool,
 }
 
 impl DiskWeather {
@@ -46,6 +49,7 @@ impl DiskWeather {
             sync: Duration::from_micros(200)..Duration::from_millis(1),
             error_per_mille: 0,
             lying_sync: false,
+            uncovered_sync: false,
         }
     }
 }
@@ -76,6 +80,8 @@ pub struct Disk {
     running: BTreeMap<u64, Running>,
     ended: u64,
     next: u64,
+    /// A write has begun since the last sync did: what [`DiskWeather::uncovered_sync`] goes by.
+    marked: bool,
     /// Until when no job ends.
     stalled: u64,
     /// Until when writes fail for want of space.
@@ -120,6 +126,7 @@ impl Disk {
             running: BTreeMap::new(),
             ended: 0,
             next: 0,
+            marked: true,
             stalled: 0,
             full: 0,
             slow: 1,
@@ -165,7 +172,11 @@ impl Disk {
         let fails = self.stream.chance(self.weather.error_per_mille).then_some(ErrorKind::DriveFailed);
         let no_space = (now < self.full && matches!(job, DiskJob::Write { .. })).then_some(ErrorKind::NoSpace);
         let wait = Duration::from_nanos(self.stalled.saturating_sub(now));
-        self.running.insert(self.next, Running { job, place, covers: self.ended, fails: no_space.or(fails) });
+        let marked = self.marked || matches!(job, DiskJob::Write { .. });
+        self.marked = marked && !syncs;
+        let bare = syncs && !marked && self.weather.uncovered_sync;
+        let covers = if bare { 0 } else { self.ended };
+        self.running.insert(self.next, Running { job, place, covers, fails: no_space.or(fails) });
         (self.next, span + wait)
     }
 
@@ -285,6 +296,7 @@ impl Disk {
 
     /// The machine stops: running jobs are gone, and what is not durable is lost as the crash has it.
     pub fn crash(&mut self, crash: Crash) {
+        self.marked = true;
         for (_, running) in core::mem::take(&mut self.running) {
             if let DiskJob::Write { at, bufs } = running.job
                 && self.check(at, bufs.iter().map(|buf| buf.len() as u64).sum()).is_ok()
@@ -405,6 +417,19 @@ mod tests {
         assert_eq!(first_byte(&mut disk), 2);
         assert_eq!(disk.durable[&0][0], 1);
         assert_eq!(disk.cached.len(), 2);
+    }
+
+    #[test]
+    fn a_write_that_takes_longer_than_a_sync_is_left_bare_by_the_planted_bug_alone() {
+        for uncovered_sync in [false, true] {
+            let mut disk = disk();
+            disk.set_weather(DiskWeather { uncovered_sync, ..DiskWeather::calm() });
+            let (write, _) = disk.start(0, full_of(1), Place::default());
+            assert_eq!(run(&mut disk, DiskJob::Sync), Ok(WorkOutput::Done));
+            assert!(disk.end(write).is_some());
+            assert_eq!(run(&mut disk, DiskJob::Sync), Ok(WorkOutput::Done));
+            assert_eq!(disk.durable.is_empty(), uncovered_sync);
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ use crate::metadata::Groups;
 pub enum Bug {
     /// A medium ends a sync without making anything durable: what is acknowledged is lost with the power.
     AckBeforeFlush,
+    /// A sync covers nothing if the one before has taken the mark of a write that was still under way.
+    UncoveredSync,
     /// A read of a stripe gives the one before it.
     WrongStripe,
     /// A drive returns what has rotted as if it were good.
@@ -70,6 +72,7 @@ impl Bug {
     /// Every bug with its name.
     pub const ALL: &'static [(&'static str, Self)] = &[
         ("ack-before-flush", Self::AckBeforeFlush),
+        ("uncovered-sync", Self::UncoveredSync),
         ("wrong-stripe", Self::WrongStripe),
         ("skip-crc", Self::SkipCrc),
         ("lost-reply", Self::LostReply),

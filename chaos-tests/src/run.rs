@@ -554,5 +554,9 @@ impl Room {
 
 /// The weather of media, with the bug that sits in them.
 fn weather_of(weather: DiskWeather, bug: Option<Bug>) -> DiskWeather {
-    DiskWeather { lying_sync: bug == Some(Bug::AckBeforeFlush), ..weather }
+    DiskWeather {
+        lying_sync: bug == Some(Bug::AckBeforeFlush),
+        uncovered_sync: bug == Some(Bug::UncoveredSync),
+        ..weather
+    }
 }

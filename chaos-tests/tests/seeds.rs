@@ -90,6 +90,11 @@ fn acknowledging_before_the_flush_is_found() {
 }
 
 #[test]
+fn a_sync_that_covers_too_little_is_found() {
+    assert!(found_at("uncovered-sync", 0..200) < 200);
+}
+
+#[test]
 fn the_wrong_stripe_is_found() {
     assert!(found_at("wrong-stripe", 0..10) < 10);
 }

@@ -370,12 +370,13 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                 lengths: shards.iter().map(|(_, len)| *len).collect(),
                 more: *more,
             }),
-            Answer::Drive { capacity_bytes, free_bytes, shards, corrupt, full } => B::Drive(proto::Drive {
+            Answer::Drive { capacity_bytes, free_bytes, shards, corrupt, full, gone } => B::Drive(proto::Drive {
                 capacity_bytes: *capacity_bytes,
                 free_bytes: *free_bytes,
                 shards: *shards,
                 corrupt: *corrupt,
                 full: *full,
+                gone: *gone,
             }),
             Answer::Report(reports) => B::Report(meta::encode(reports)?.into()),
             Answer::Moved(moved) => B::Moved(meta::encode(moved)?.into()),
@@ -520,6 +521,7 @@ fn decode_answer(body: proto::header::Body) -> Result<Answer, Error> {
             shards: drive.shards,
             corrupt: drive.corrupt,
             full: drive.full,
+            gone: drive.gone,
         },
         B::Report(bytes) => Answer::Report(meta::decode(&bytes)?),
         B::Moved(bytes) => Answer::Moved(meta::decode(&bytes)?),

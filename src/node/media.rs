@@ -13,9 +13,9 @@ use mesh_actors::{
 use mesh_core::{
     Answer, Error, ErrorKind, Request, WorkOutcome,
     id::{ActorId, DriveId, Epoch, GroupId},
-    meta::{Command, MetaAnswer},
+    meta::{Command, MetaAnswer, Query},
     op::{DriveReport, ShardOp},
-    port::{Disk, DiskJob, WorkOutput},
+    port::{Disk, DiskJob, Metadata as _, WorkOutput},
     spec::{DriveSpec, FunctionSpec},
     topology::DriveState,
 };
@@ -36,12 +36,29 @@ struct Slot {
     started: bool,
     /// Why it is not up.
     reason: Option<String>,
+    /// What was last said of it.
+    said: Said,
+}
+
+/// What the log has heard of a drive: what changes is said once.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Said {
+    state: Option<DriveState>,
+    corrupt: u64,
+    gone: u32,
 }
 
 /// Brings up every configured drive, each on its own.
 pub(super) fn begin(node: &Arc<Inner>) {
     for (at, config) in node.config.drives.iter().enumerate() {
-        let slot = Slot { path: config.path.clone(), drive: None, capacity_bytes: 0, started: false, reason: None };
+        let slot = Slot {
+            path: config.path.clone(),
+            drive: None,
+            capacity_bytes: 0,
+            started: false,
+            reason: None,
+            said: Said::default(),
+        };
         lock(&node.media).0.insert(at, slot);
         let (node, config) = (node.clone(), config.clone());
         let task = node.clone();
@@ -177,12 +194,27 @@ async fn register(node: &Arc<Inner>, drive: DriveId, capacity_bytes: u64) -> Res
     if control.wait_for(|view| view.nodes.contains_key(&node.id)).await.is_err() {
         tracing::debug!(%drive, "metadata ended before a drive was registered");
     }
+    // The same command until it is answered: one that is late, or comes twice, gives the same epoch.
+    let mut after = None;
     loop {
-        let command = Command::PutDrive { drive, node: node.id, capacity_bytes };
+        if after.is_none() {
+            after = last_epoch(node, drive).await;
+        }
+        let Some(known) = after else {
+            tokio::time::sleep(REGISTER_PAUSE).await;
+            continue;
+        };
+        let command = Command::TakeDrive { drive, node: node.id, capacity_bytes, after: known };
         match node.propose(GroupId::CONTROL, command).await.as_deref() {
             Ok(MetaAnswer::Epoch(epoch)) => return Ok(*epoch),
             Ok(answer) => tracing::error!(%drive, ?answer, "a drive's registration was answered with something else"),
-            Err(error) if error.kind() == ErrorKind::Conflict => return Err(error.clone()),
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                if node.metadata.control().lost.contains_key(&drive) {
+                    return Err(error.clone());
+                }
+                after = None;
+                tokio::time::sleep(REGISTER_PAUSE).await;
+            }
             Err(error) if !said => {
                 said = true;
                 tracing::debug!(%drive, %error, "a drive waits to be registered");
@@ -193,16 +225,28 @@ async fn register(node: &Arc<Inner>, drive: DriveId, capacity_bytes: u64) -> Res
     }
 }
 
+/// The epoch of a drive's last owner, as the control group has it now and not as this node may remember it.
+async fn last_epoch(node: &Inner, drive: DriveId) -> Option<Epoch> {
+    let (answer, outcome) = tokio::sync::oneshot::channel();
+    let deadline = node.env.clock.now() + REGISTER_BUDGET;
+    let done = Box::new(move |outcome| drop(answer.send(outcome)));
+    node.metadata.query(GroupId::CONTROL, Arc::new(Query::Control), deadline, done);
+    match outcome.await.ok()?.as_deref() {
+        Ok(MetaAnswer::Control(view)) => Some(view.drives.get(&drive).map_or(Epoch(0), |info| info.epoch)),
+        _ => None,
+    }
+}
+
 /// How the drives are now.
 pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
-    let slots: Vec<(DriveId, PathBuf, u64, bool, Option<String>)> = lock(&node.media)
+    let slots: Vec<(usize, DriveId, PathBuf, u64, bool, Option<String>)> = lock(&node.media)
         .0
-        .values()
-        .filter_map(|slot| {
-            Some((slot.drive?, slot.path.clone(), slot.capacity_bytes, slot.started, slot.reason.clone()))
+        .iter()
+        .filter_map(|(at, slot)| {
+            Some((*at, slot.drive?, slot.path.clone(), slot.capacity_bytes, slot.started, slot.reason.clone()))
         })
         .collect();
-    let asked = slots.into_iter().map(|(drive, path, capacity_bytes, started, reason)| async move {
+    let asked = slots.into_iter().map(|(at, drive, path, capacity_bytes, started, reason)| async move {
         let down = |reason: String| DriveReport {
             drive,
             state: DriveState::Down,
@@ -225,22 +269,62 @@ pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
         let request = Request::system(ShardOp::Stat, node.env.clock.now() + STAT_BUDGET);
         let answer = tokio::time::timeout(STAT_BUDGET, node.host.request(ActorId::drive(drive), request)).await;
         match answer.map(|outcome| outcome.map(|response| response.answer)) {
-            Ok(Ok(Answer::Drive { capacity_bytes, free_bytes, shards, corrupt, full })) => DriveReport {
-                drive,
-                state: if full { DriveState::Full } else { DriveState::Up },
-                capacity_bytes,
-                free_bytes,
-                shards,
-                corrupt,
-                reason: full.then(|| "it is full".to_owned()),
-            },
+            Ok(Ok(Answer::Drive { capacity_bytes, free_bytes, shards, corrupt, full, gone })) => {
+                let state = if full { DriveState::Full } else { DriveState::Up };
+                say(node, at, drive, Said { state: Some(state), corrupt, gone });
+                let reason = how_it_is(full, corrupt, gone);
+                DriveReport { drive, state, capacity_bytes, free_bytes, shards, corrupt, reason }
+            }
             Ok(Ok(_)) => down("it answered with something else".to_owned()),
+            Ok(Err(error)) if error.kind() == ErrorKind::DriveFailed => {
+                let said = lock(&node.media).0.get(&at).map(|slot| slot.said).unwrap_or_default();
+                if said.state != Some(DriveState::Down) {
+                    tracing::error!(node = %node.id, %drive, %error, "a drive has failed");
+                }
+                slot_of(node, at, |slot| slot.said.state = Some(DriveState::Down));
+                down(error.to_string())
+            }
             Ok(Err(error)) => down(error.to_string()),
             Err(_) => down("it does not answer, or is being recovered".to_owned()),
         }
     });
     // At once, so that one slow drive does not hold up the node's heartbeat.
     futures_util::future::join_all(asked).await
+}
+
+/// Says what has become of a drive since the last time, if it is news.
+fn say(node: &Inner, at: usize, drive: DriveId, now: Said) {
+    let mut before = now;
+    slot_of(node, at, |slot| before = core::mem::replace(&mut slot.said, now));
+    let Said { corrupt, gone, .. } = now;
+    if gone > before.gone {
+        tracing::error!(node = %node.id, %drive, gone, "segments that a drive had are gone: it was emptied or shortened");
+    }
+    if corrupt > before.corrupt {
+        let new = corrupt - before.corrupt;
+        tracing::warn!(node = %node.id, %drive, new, corrupt, "damage was found on a drive: what it holds there is read from others");
+    }
+    match (before.state, now.state) {
+        (Some(DriveState::Full), Some(DriveState::Up)) => {
+            tracing::info!(node = %node.id, %drive, "a drive has room again");
+        }
+        (Some(DriveState::Full), _) => {}
+        (_, Some(DriveState::Full)) => {
+            tracing::warn!(node = %node.id, %drive, "a drive is full: it takes no shards until there is room");
+        }
+        _ => {}
+    }
+}
+
+/// What is to be known of a drive that serves, in words.
+fn how_it_is(full: bool, corrupt: u64, gone: u32) -> Option<String> {
+    let words = [
+        full.then(|| "it is full".to_owned()),
+        (gone > 0).then(|| format!("{gone} of its segments are gone: it was emptied or shortened")),
+        (corrupt > 0).then(|| format!("{corrupt} damaged places were found")),
+    ];
+    let words: Vec<String> = words.into_iter().flatten().collect();
+    (!words.is_empty()).then(|| words.join("; "))
 }
 
 /// Whether a medium holds nothing of others: their formats begin behind our superblocks (btrfs: at 64 KiB) or at the
@@ -368,6 +452,8 @@ impl Numbers {
 /// What is said of a drive that is lost.
 pub(super) const LOST: &str = "it was declared lost and is never used again";
 const BLANK_BYTES: u64 = 1 << 20;
+/// For one question to the control group.
+const REGISTER_BUDGET: Duration = Duration::from_secs(5);
 const REGISTER_PAUSE: Duration = Duration::from_millis(50);
 const STAT_BUDGET: Duration = Duration::from_millis(300);
 const SEGMENT_BYTES_MIN: u64 = 32 << 20;

@@ -184,7 +184,7 @@ impl Builder {
             Some(env) => env,
             None => Env::real()?,
         };
-        std::fs::create_dir_all(&config.data).map_err(|error| {
+        crate::files::folder(&config.data).map_err(|error| {
             Error::new(ErrorKind::DriveFailed, "the data folder cannot be made")
                 .with("folder", config.data.display())
                 .caused_by(error)

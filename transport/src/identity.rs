@@ -15,9 +15,7 @@
 //! This module never decides what a role may do; see [`crate::gate`].
 
 use std::{
-    fs,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -34,6 +32,8 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime, pem::PemObject as _};
 use webpki::EndEntityCert;
+
+use crate::files;
 
 /// The certificate authority of one cluster. Whoever has its key can be everybody.
 pub struct Authority {
@@ -106,7 +106,7 @@ impl Authority {
     /// # Errors
     /// `Conflict` if there is an authority already, which is then left as it is; `Invalid` if files cannot be written.
     pub fn save(&self, dir: &Path) -> Result<(), Error> {
-        fs::create_dir_all(dir).map_err(|error| file_error("create", dir, error))?;
+        files::folder(dir).map_err(|error| file_error("create", dir, error))?;
         create_file(&dir.join(KEY_FILE), &self.key.serialize_pem(), 0o600)?;
         create_file(&dir.join(CERTIFICATE_FILE), &self.certificate_pem, 0o644)
     }
@@ -207,15 +207,7 @@ impl Identity {
     /// # Errors
     /// `Invalid` if it cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
-        let mut new = path.as_os_str().to_owned();
-        new.push(".new");
-        let new = Path::new(&new);
-        match fs::remove_file(new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(file_error("replace", new, error)),
-            _ => {}
-        }
-        create_file(new, &self.pem, 0o600)?;
-        fs::rename(new, path).map_err(|error| file_error("rename", path, error))
+        files::replace(path, self.pem.as_bytes(), 0o600).map_err(|error| file_error("replace", path, error))
     }
 
     /// Reads what [`Self::save`] wrote.
@@ -399,13 +391,7 @@ fn distinguished_name(common: &str) -> DistinguishedName {
 }
 
 fn create_file(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .map_err(|error| file_error("create", path, error))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|error| file_error("write", path, error))
+    files::create(path, text.as_bytes(), mode).map_err(|error| file_error("create", path, error))
 }
 
 fn read_file(path: &Path) -> Result<String, Error> {

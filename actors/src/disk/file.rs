@@ -9,6 +9,7 @@
 //!
 //! Owns the exclusive lock on the medium: two processes, or two `FileDisk`s of one process, never write the same one.
 
+mod calls;
 mod extents;
 mod workers;
 
@@ -30,6 +31,8 @@ use rustix::{
     io::Errno,
 };
 
+pub(super) use calls::Calls;
+use calls::Kernel;
 use extents::Extents;
 use workers::Workers;
 
@@ -90,11 +93,16 @@ impl FileDisk {
     /// `DriveFailed`, naming the path: it is missing, may not be written, is in use by another process, or is not a
     /// medium; `NoSpace`: a new directory medium does not fit.
     pub fn open(path: &Path, options: FileOptions) -> Result<Arc<Self>, Error> {
+        Self::open_with(path, options, Arc::new(Kernel))
+    }
+
+    /// Opens a medium whose writes and syncs go through these calls.
+    pub(super) fn open_with(path: &Path, options: FileOptions, calls: Arc<dyn Calls>) -> Result<Arc<Self>, Error> {
         let kind = fs::metadata(path).map_err(|error| failed("the medium cannot be found", path, &error))?.file_type();
         let extents = if kind.is_dir() {
-            open_directory(path, &options)?
+            open_directory(path, &options, calls)?
         } else if kind.is_file() || kind.is_block_device() {
-            open_single(path, kind.is_block_device(), &options)?
+            open_single(path, kind.is_block_device(), &options, calls)?
         } else {
             let error = Error::new(ErrorKind::DriveFailed, "a medium is a directory, a file or a block device");
             return Err(error.with("path", path.display()));
@@ -177,7 +185,7 @@ fn can_go_direct(path: &Path) -> bool {
     buf.as_mut().is_some_and(|bytes| rustix::io::pread(&file, bytes, 0).is_ok())
 }
 
-fn open_single(path: &Path, device: bool, options: &FileOptions) -> Result<Extents, Error> {
+fn open_single(path: &Path, device: bool, options: &FileOptions, calls: Arc<dyn Calls>) -> Result<Extents, Error> {
     // The kernel refuses O_EXCL on a device that is mounted or otherwise claimed.
     let flags = if device { OFlags::EXCL } else { OFlags::empty() };
     let denied = |error: io::Error| failed("the medium cannot be opened for reading and writing", path, &error);
@@ -190,10 +198,10 @@ fn open_single(path: &Path, device: bool, options: &FileOptions) -> Result<Exten
     } else {
         file.try_clone().map_err(denied)?
     };
-    Ok(Extents::single(path.to_path_buf(), file, data, len - len % ALIGNMENT_BYTES as u64, direct))
+    Ok(Extents::single(path.to_path_buf(), file, data, len - len % ALIGNMENT_BYTES as u64, direct, calls))
 }
 
-fn open_directory(path: &Path, options: &FileOptions) -> Result<Extents, Error> {
+fn open_directory(path: &Path, options: &FileOptions, calls: Arc<dyn Calls>) -> Result<Extents, Error> {
     let directory = File::open(path).map_err(|error| failed("the medium cannot be opened", path, &error))?;
     lock(&directory, path)?;
     let file = path.join(MEDIUM);
@@ -223,7 +231,7 @@ fn open_directory(path: &Path, options: &FileOptions) -> Result<Extents, Error> 
         Err(error) => return Err(failed("the medium's description cannot be read", &file, &error)),
     };
     let direct = options.direct && can_go_direct(&file);
-    Extents::directory(path.to_path_buf(), directory, layout.capacity_bytes, layout.extent_bytes, direct)
+    Extents::directory(path.to_path_buf(), directory, layout.capacity_bytes, layout.extent_bytes, direct, calls)
 }
 
 fn aligned(bytes: u64) -> u64 {

@@ -4,6 +4,8 @@
 //! - [`FileDisk`]: a directory of extent files, a single file, or a block device
 //! - [`FailingDisk`]: fails the I/O of your choice of another disk; for tests
 
+#[cfg(test)]
+mod conformance;
 mod failing;
 mod file;
 mod memory;

@@ -112,7 +112,7 @@ impl Serving {
                         self.place(append, cx);
                     } else {
                         let error = Error::new(ErrorKind::NoSpace, "the drive is at its reserve: delete something");
-                        self.refuse(append, &error.with("drive", self.identity.drive), cx);
+                        self.refuse(append, &error.with("drive", self.drive()), cx);
                     }
                 }
             }
@@ -151,8 +151,14 @@ impl Serving {
         self.next_seq += 1;
         let place = self.catalog.slot_mut(slot);
         (place.usage, place.seq) = (Use::Open, seq);
-        let header =
-            SegmentHeader { identity: self.identity, epoch: self.epoch, seq, salt, segment_bytes: self.segment_bytes };
+        let header = SegmentHeader {
+            identity: self.superblock.identity,
+            epoch: self.superblock.epoch,
+            seq,
+            salt,
+            segment_bytes: self.segment_bytes,
+            before: self.sealed,
+        };
         let bytes = block(&self.pool, |bytes| header.encode(bytes));
         let mut open = Open::new(slot, seq, salt, self.segment_bytes);
         let at = open.place(BLOCK, Commit::Header);
@@ -294,7 +300,7 @@ impl Serving {
         // What lies behind a gap cannot count, so it is given up with it.
         let lost = open.cut();
         let error = Error::new(ErrorKind::NoSpace, "the drive's medium is full: delete something");
-        let error = error.with("drive", self.identity.drive);
+        let error = error.with("drive", self.drive());
         for commit in lost {
             match commit {
                 Commit::Header => {}
@@ -315,13 +321,17 @@ impl Serving {
     /// Begins a sync if none is under way and there is something to make durable.
     pub(super) fn begin_sync(&mut self, cx: &mut Cx<'_>) {
         let pending = self.open.as_ref().filter(|open| open.written() > open.durable());
-        if self.syncing || (pending.is_none() && self.housekeeping.erased.is_empty()) {
+        let census = self.census.is_written();
+        if self.syncing || (pending.is_none() && self.housekeeping.erased.is_empty() && !census) {
             return;
         }
         let (seq, upto) = pending.map_or((0, 0), |open| (open.seq, open.written()));
         let erased = core::mem::take(&mut self.housekeeping.erased);
+        if census {
+            self.census.syncing();
+        }
         self.syncing = true;
-        self.begin(Work::Sync { seq, upto, erased }, DiskJob::Sync, cx);
+        self.begin(Work::Sync { seq, upto, erased, census }, DiskJob::Sync, cx);
     }
 
     /// A sync has ended well.
@@ -374,6 +384,7 @@ impl Serving {
             return;
         }
         self.catalog.seal(slot, end);
+        self.sealed = (open.seq, end);
         if open.is_broken() {
             self.housekeeping.starved.insert(slot);
         } else {

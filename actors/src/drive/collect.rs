@@ -1,8 +1,8 @@
 //! Housekeeping: prepares slots before they are opened, erases those that hold nothing any more, and empties the ones
 //! that hold little when space runs short.
 //!
-//! A slot is erased by zeros over its first block, and counts as free only when those are durable: a tombstone may be
-//! forgotten only after the record it deletes can never be found again. A slot that no owner has used is erased too
+//! A slot is erased by free marks over its first two blocks, and counts as free only when those are durable: a tombstone
+//! may be forgotten only after the record it deletes can never be found again. A slot that no owner has used is erased too
 //! before it is opened: so a file system that gives space late gives it for the reserve before shards may use it up.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use mesh_core::{
 use super::{
     append::{Append, RESERVE_SLOTS},
     catalog::{Catalog, Live, Use},
-    format::{BLOCK, GRAVES_MAX, block, slot_at},
+    format::{BLOCK, GRAVES_MAX, block, encode_free, slot_at},
     serve::{Serving, Work},
 };
 
@@ -37,10 +37,13 @@ pub(super) struct Housekeeping {
     /// Slots that nobody has used.
     virgin: BTreeSet<u32>,
     erasing: BTreeMap<u32, Erasing>,
-    /// Slots whose zeros are written and not yet covered by a sync.
+    /// Slots whose marks are written and not yet covered by a sync.
     pub(super) erased: Vec<u32>,
-    /// The medium had no room for the zeros of a virgin slot: no more until something is freed.
+    /// The medium had no room for the marks of a virgin slot: no more until something is freed, or the medium has shown
+    /// that it has room.
     pub(super) blocked: bool,
+    /// The slot whose erasing is to show that.
+    probe: Option<u32>,
     /// Slots whose segment ended where the medium had no more room. They count as virgin once they are erased.
     pub(super) starved: BTreeSet<u32>,
     compaction: Option<Compaction>,
@@ -78,6 +81,7 @@ impl Housekeeping {
             erasing: BTreeMap::new(),
             erased: Vec::new(),
             blocked: false,
+            probe: None,
             starved: BTreeSet::new(),
             compaction: None,
             idle: false,
@@ -86,11 +90,16 @@ impl Housekeeping {
 
     /// Slots without a segment, ready or not.
     pub(super) fn spare(&self) -> usize {
-        self.free.len() + self.erasing.len() + if self.blocked { 0 } else { self.virgin.len() }
+        self.free.len() + self.collecting() + if self.blocked { 0 } else { self.virgin.len() }
     }
 
     pub(super) fn is_erasing(&self) -> bool {
-        !self.erasing.is_empty()
+        self.collecting() > 0
+    }
+
+    /// Slots being erased, but for the one that only asks for room.
+    fn collecting(&self) -> usize {
+        self.erasing.len() - usize::from(self.probe.is_some())
     }
 
     /// Something has changed: there may be something to win again.
@@ -139,17 +148,48 @@ impl Serving {
     fn erase(&mut self, slot: u32, was_sealed: bool, cx: &mut Cx<'_>) {
         self.catalog.slot_mut(slot).usage = Use::Erasing;
         let at = slot_at(slot, self.segment_bytes);
-        // The last block too, so that a medium made of files has all of the slot's.
-        let last = (!was_sealed).then(|| at + u64::from(self.segment_bytes - BLOCK));
-        let writes_left = 1 + u8::from(last.is_some());
+        let mark = block(&self.pool, |bytes| encode_free(&self.superblock.identity, bytes));
+        let mut writes: Vec<(u64, Vec<Buf>)> = vec![(at, vec![mark.clone(), mark])];
+        if !was_sealed {
+            // The last block too, so that a medium made of files has all of the slot's.
+            writes.push((at + u64::from(self.segment_bytes - BLOCK), vec![block(&self.pool, |_| {})]));
+        }
+        let writes_left = writes.len() as u8;
         self.housekeeping.erasing.insert(slot, Erasing { writes_left, failed: false, was_sealed });
-        for at in [Some(at), last].into_iter().flatten() {
-            let zeros: Buf = block(&self.pool, |_| {});
-            self.begin(Work::Erase { slot }, DiskJob::Write { at, bufs: vec![zeros] }, cx);
+        for (at, bufs) in writes {
+            self.begin(Work::Erase { slot }, DiskJob::Write { at, bufs }, cx);
         }
     }
 
-    /// Zeros are written, or there was no room for them.
+    /// Tries whether a medium that was full has room again: by erasing a slot that nobody has used, whose space it may
+    /// have to give first, or else one that is free.
+    pub(super) fn look_for_room(&mut self, cx: &mut Cx<'_>) {
+        let housekeeping = &mut self.housekeeping;
+        if housekeeping.probe.is_some() {
+            return;
+        }
+        let slot = housekeeping.virgin.pop_first().or_else(|| housekeeping.free.pop_last());
+        let Some(slot) = slot else {
+            // All slots have their space: only a write can tell.
+            self.found_room();
+            return;
+        };
+        housekeeping.probe = Some(slot);
+        self.erase(slot, false, cx);
+    }
+
+    /// The medium has room.
+    fn found_room(&mut self) {
+        self.medium_full = false;
+        self.housekeeping.blocked = false;
+        self.housekeeping.stir();
+        // What could not even be erased can be now.
+        for slot in 0..self.catalog.slot_count() {
+            self.catalog.note_vacancy(slot);
+        }
+    }
+
+    /// Marks are written, or there was no room for them.
     pub(super) fn on_erased(&mut self, slot: u32, outcome: WorkOutcome) -> Result<(), Error> {
         let erasing = self.housekeeping.erasing.get_mut(&slot).expect("a slot is being erased until its writes end");
         erasing.writes_left -= 1;
@@ -169,16 +209,21 @@ impl Serving {
             }
             Erasing { was_sealed: false, .. } => {
                 self.housekeeping.erasing.remove(&slot);
+                self.housekeeping.probe.take_if(|probe| *probe == slot);
                 self.housekeeping.return_unused(&mut self.catalog, slot);
             }
         }
         Ok(())
     }
 
-    /// The zeros of these slots are durable.
+    /// The marks of these slots are durable.
     pub(super) fn settle_erased(&mut self, slots: Vec<u32>, cx: &mut Cx<'_>) {
         for slot in slots {
             self.catalog.erase(slot);
+            self.census.reached(slot);
+            if self.housekeeping.probe.take_if(|probe| *probe == slot).is_some() {
+                self.found_room();
+            }
             if self.housekeeping.starved.remove(&slot) {
                 // It gave nothing back that the medium lacks.
                 self.housekeeping.erasing.remove(&slot);
@@ -186,7 +231,9 @@ impl Serving {
             } else if self.housekeeping.erasing.get(&slot).is_some_and(|erasing| erasing.was_sealed) {
                 self.medium_full = false;
                 self.housekeeping.blocked = false;
+                // But for the marks, which are to be found again.
                 let (at, len) = (slot_at(slot, self.segment_bytes), u64::from(self.segment_bytes));
+                let (at, len) = (at + u64::from(2 * BLOCK), len - u64::from(2 * BLOCK));
                 self.begin(Work::Discard { slot }, DiskJob::Discard { at, len }, cx);
             } else {
                 self.on_discarded(slot);
@@ -194,7 +241,7 @@ impl Serving {
         }
     }
 
-    /// A slot may be opened. A discard that failed took nothing away: the slot's first block is zeros either way.
+    /// A slot may be opened. A discard that failed took nothing away: the slot's marks stand either way.
     pub(super) fn on_discarded(&mut self, slot: u32) {
         self.housekeeping.erasing.remove(&slot);
         self.catalog.slot_mut(slot).usage = Use::Free;

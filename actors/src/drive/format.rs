@@ -17,7 +17,9 @@
 //! +----------------+--------+---------+-----------+-----+------+----+
 //! ```
 //!
-//! A slot whose first 4 KiB are zeros holds no segment. Records lie one behind the other without gaps. A segment that
+//! A slot that holds no segment has been written never, and is zeros, or has been erased, and has a free mark in its first
+//! two blocks. So what was emptied behind the drive's back is not taken for what the drive has erased, and one rotten
+//! block does not bring an erased segment back. Records lie one behind the other without gaps. A segment that
 //! was closed ends with an END record, and everything before that is durable. Numbers are little-endian. Bytes that a
 //! drawing does not name are zero.
 //!
@@ -33,7 +35,13 @@
 //! 48  8  epoch of the owner that formatted the medium: segments of older ones are remains of a former life
 //! 56  4  segment bytes
 //! 60  4  slots in use; 0: no owner has laid them out yet
+//! 64  4  slots reached: every slot below this one has been written durably, and is never zeros again; 0: not known
+//! 68  4  segments that were found gone since the medium was formatted
+//! 72  8  sequence number of a segment of which something is vouched for; 0: of none
+//! 80  4  that segment is durable up to this offset at least: damage below is not a torn write
 //! ```
+//!
+//! The last four are the census. It says less than is true at every moment: it is written after what it counts.
 //!
 //! # Segment header, 4 KiB
 //!
@@ -48,6 +56,19 @@
 //! 56  8  sequence number: grows with every segment opened
 //! 64  8  salt, random: no payload can pass for a record, and no remains of the slot's former segment can
 //! 72  4  segment bytes
+//! 76  4  the segment before was durable up to this offset and ended there; 0: not known
+//! 80  8  sequence number of the segment before
+//! ```
+//!
+//! # Free mark, 4 KiB, in the first two blocks of a slot
+//!
+//! ```text
+//!  0  8  magic "MESHFREE"
+//!  8  4  CRC-32C of bytes 12..128
+//! 12  2  format version
+//! 16 16  cluster
+//! 32  8  drive
+//! 48  8  epoch of the owner that formatted the medium
 //! ```
 //!
 //! # Record, 128 bytes at the start of a 4 KiB block
@@ -81,7 +102,10 @@
 //!
 //! | version | since | what changed |
 //! |---|---|---|
-//! | 1 | 0.1.0 | the first |
+//! | 1 | 0.1.0 | the first; an erased slot's first block is zeros |
+//! | 2 | 0.1.0 | free marks, the census and what a segment says of the one before: so emptied and shortened media are recognised |
+//!
+//! A medium of version 1 is read, and is of version 2 from its next owner on.
 
 use mesh_core::{
     Buf, Pool,
@@ -92,7 +116,9 @@ use mesh_core::{
 };
 
 /// The format version that this build writes, and the newest that it reads.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
+/// The oldest version that this build reads.
+const FORMAT_VERSION_MIN: u16 = 1;
 
 /// The unit of everything on the medium.
 pub(super) const BLOCK: u32 = ALIGNMENT_BYTES as u32;
@@ -113,6 +139,7 @@ const PAYLOAD_MAX: u32 = 1 << 30;
 
 const SUPERBLOCK_MAGIC: &[u8; 8] = b"MESHDRV1";
 const SEGMENT_MAGIC: &[u8; 8] = b"MESHSEG1";
+const FREE_MAGIC: &[u8; 8] = b"MESHFREE";
 const RECORD_MAGIC: &[u8; 4] = b"MREC";
 const SUPERBLOCK_SUM: core::ops::Range<usize> = 12..512;
 const SEGMENT_SUM: core::ops::Range<usize> = 12..128;
@@ -159,6 +186,27 @@ pub(super) struct Superblock {
     pub(super) epoch: Epoch,
     pub(super) segment_bytes: u32,
     pub(super) slots: u32,
+    pub(super) census: Census,
+}
+
+/// What is known to have been on the medium. Of two the greater is the newer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Census {
+    /// Segments found gone. First, for with it `reached` may fall.
+    pub(super) gone: u32,
+    /// The sequence number of a segment, or 0.
+    pub(super) seq: u64,
+    /// How far that segment is durable.
+    pub(super) durable: u32,
+    /// Every slot below has been written.
+    pub(super) reached: u32,
+}
+
+impl Census {
+    /// How far it says that a segment is durable.
+    pub(super) fn vouches(&self, seq: u64) -> u32 {
+        if self.seq == seq { self.durable } else { 0 }
+    }
 }
 
 /// What one copy of the superblock says.
@@ -181,6 +229,10 @@ impl Superblock {
         put(block, 48, &self.identity.born.0.to_le_bytes());
         put(block, 56, &self.segment_bytes.to_le_bytes());
         put(block, 60, &self.slots.to_le_bytes());
+        put(block, 64, &self.census.reached.to_le_bytes());
+        put(block, 68, &self.census.gone.to_le_bytes());
+        put(block, 72, &self.census.seq.to_le_bytes());
+        put(block, 80, &self.census.durable.to_le_bytes());
         let sum = crc32c(&block[SUPERBLOCK_SUM]);
         put(block, 8, &sum.to_le_bytes());
     }
@@ -200,7 +252,7 @@ impl Superblock {
             return Copy::Damaged("its superblock fails its checksum");
         }
         match u16_at(block, 12) {
-            FORMAT_VERSION => {}
+            FORMAT_VERSION_MIN..=FORMAT_VERSION => {}
             0 => return Copy::Damaged("its superblock has version 0"),
             version => return Copy::Newer(version),
         }
@@ -213,6 +265,12 @@ impl Superblock {
             epoch: Epoch(u64_at(block, 40)),
             segment_bytes: u32_at(block, 56),
             slots: u32_at(block, 60),
+            census: Census {
+                gone: u32_at(block, 68),
+                seq: u64_at(block, 72),
+                durable: u32_at(block, 80),
+                reached: u32_at(block, 64),
+            },
         };
         if !superblock.segment_bytes.is_multiple_of(BLOCK) || superblock.segment_bytes < 4 * BLOCK {
             return Copy::Damaged("its superblock names an impossible segment size");
@@ -234,6 +292,9 @@ pub(super) struct SegmentHeader {
     pub(super) seq: u64,
     pub(super) salt: u64,
     pub(super) segment_bytes: u32,
+    /// The segment before, which was wholly durable when this one was opened: its sequence number and its end. Zeros:
+    /// not known.
+    pub(super) before: (u64, u32),
 }
 
 impl SegmentHeader {
@@ -248,6 +309,8 @@ impl SegmentHeader {
         put(block, 56, &self.seq.to_le_bytes());
         put(block, 64, &self.salt.to_le_bytes());
         put(block, 72, &self.segment_bytes.to_le_bytes());
+        put(block, 76, &self.before.1.to_le_bytes());
+        put(block, 80, &self.before.0.to_le_bytes());
         let sum = crc32c(&block[SEGMENT_SUM]);
         put(block, 8, &sum.to_le_bytes());
     }
@@ -257,7 +320,7 @@ impl SegmentHeader {
         if block.len() < SEGMENT_SUM.end
             || &block[..8] != SEGMENT_MAGIC
             || u32_at(block, 8) != crc32c(&block[SEGMENT_SUM])
-            || u16_at(block, 12) != FORMAT_VERSION
+            || !is_readable(u16_at(block, 12))
         {
             return None;
         }
@@ -271,8 +334,35 @@ impl SegmentHeader {
             seq: u64_at(block, 56),
             salt: u64_at(block, 64),
             segment_bytes: u32_at(block, 72),
+            before: (u64_at(block, 80), u32_at(block, 76)),
         })
     }
+}
+
+fn is_readable(version: u16) -> bool {
+    (FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version)
+}
+
+/// Writes a free mark into a block of zeros.
+pub(super) fn encode_free(identity: &Identity, block: &mut [u8]) {
+    put(block, 0, FREE_MAGIC);
+    put(block, 12, &FORMAT_VERSION.to_le_bytes());
+    put(block, 16, &identity.cluster.0);
+    put(block, 32, &identity.drive.0.to_le_bytes());
+    put(block, 48, &identity.born.0.to_le_bytes());
+    let sum = crc32c(&block[SEGMENT_SUM]);
+    put(block, 8, &sum.to_le_bytes());
+}
+
+/// Whether a block is a free mark of this drive.
+pub(super) fn is_free(identity: &Identity, block: &[u8]) -> bool {
+    block.len() >= SEGMENT_SUM.end
+        && &block[..8] == FREE_MAGIC
+        && u32_at(block, 8) == crc32c(&block[SEGMENT_SUM])
+        && is_readable(u16_at(block, 12))
+        && word(block, 16) == identity.cluster.0
+        && u64_at(block, 32) == identity.drive.0
+        && u64_at(block, 48) == identity.born.0
 }
 
 /// What a record holds.
@@ -356,7 +446,7 @@ impl Record {
         if block.len() < RECORD_BYTES as usize
             || &block[..4] != RECORD_MAGIC
             || u32_at(block, 4) != crc32c(&block[RECORD_SUM])
-            || u16_at(block, 14) != FORMAT_VERSION
+            || !is_readable(u16_at(block, 14))
         {
             return None;
         }

@@ -6,7 +6,7 @@ use mesh_core::{
     spec::DriveSpec,
 };
 
-use super::format::{BLOCK, Copy, Identity, SLOTS_START, SUPERBLOCK_B, Superblock};
+use super::format::{BLOCK, Census, Copy, Identity, SLOTS_START, SUPERBLOCK_B, Superblock};
 
 /// How many bytes from offset 0 on [`inspect`] wants to see.
 pub const INSPECT_BYTES: u32 = SLOTS_START as u32;
@@ -50,7 +50,7 @@ pub enum Medium {
 #[must_use]
 pub fn inspect(first_bytes: &[u8], cluster: ClusterId) -> Medium {
     match examine(first_bytes, cluster) {
-        Ok(Found { superblock: Superblock { identity, epoch, segment_bytes, slots }, .. }) => {
+        Ok(Found { superblock: Superblock { identity, epoch, segment_bytes, slots, .. }, .. }) => {
             Medium::Ours { drive: identity.drive, epoch, born: identity.born, segment_bytes, segments: slots }
         }
         Err(medium) => medium,
@@ -66,6 +66,7 @@ pub fn superblock(spec: &DriveSpec) -> Buf {
         epoch: spec.epoch,
         segment_bytes: spec.segment_bytes,
         slots: 0,
+        census: Census::default(),
     };
     let mut area = Buf::zeroed(SLOTS_START as usize);
     let bytes = area.make_mut();
@@ -102,7 +103,7 @@ pub(super) fn examine(first_bytes: &[u8], cluster: ClusterId) -> Result<Found, M
             if a.identity != b.identity || a.segment_bytes != b.segment_bytes {
                 return Err(damaged("its two superblocks contradict each other"));
             }
-            let copy = usize::from((b.epoch, b.slots) > (a.epoch, a.slots));
+            let copy = usize::from((b.epoch, b.slots, b.census) > (a.epoch, a.slots, a.census));
             Found { superblock: [a, b][copy], copy, whole: a == b }
         }
         [Copy::Good(superblock), _] => Found { superblock, copy: 0, whole: false },

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! - `format`: what stands on the medium; `medium`: whether a medium may be used
-//! - `recover`, `scan`: a start; `catalog`: what counts
+//! - `recover`, `scan`: a start; `catalog`: what counts; `census`: what tells an emptied medium from a blank one
 //! - `serve`: requests; `append`, `open`: the log and its group commit; `collect`: space
 //!
 //! What [`Drive`] promises: a write or delete that it answered survives power loss; bytes that fail their checksum are
@@ -18,6 +18,7 @@
 
 mod append;
 mod catalog;
+mod census;
 mod collect;
 mod format;
 mod medium;
@@ -35,6 +36,7 @@ use mesh_core::{
     port::Geometry,
     snapshot::{Mark, Snapshot},
     spec::{DriveSpec, FunctionSpec},
+    time::Instant,
 };
 
 pub use format::FORMAT_VERSION;
@@ -150,8 +152,20 @@ impl StorageFunction for Drive {
             Event::Configure(spec) => self.configure(&spec, cx),
             Event::Request { id, request } => self.on_request(id, request, cx),
             Event::Done { work, outcome } => self.on_done(work, outcome, cx),
-            // It calls nobody and asks for no wake.
-            Event::Reply { .. } | Event::Wake => {}
+            Event::Wake => {
+                if let Phase::Serving(serving) = &mut self.phase {
+                    serving.on_wake(cx);
+                }
+            }
+            // It calls nobody.
+            Event::Reply { .. } => {}
+        }
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Serving(serving) => serving.wake_at(),
+            _ => None,
         }
     }
 

@@ -5,7 +5,7 @@
 //! anything is said about it; an END record behind the last good record of every segment that has none, so that what
 //! was cut off stays cut off without being looked at again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mesh_core::{
     Buf, Cx, Error, ErrorKind, Job, Pool, WorkOutcome,
@@ -17,9 +17,9 @@ use mesh_core::{
 
 use super::{
     catalog::Catalog,
-    format::{Kind, Record, SLOTS_START, Shard, Superblock, block, slot_at},
-    medium::{COPIES, Found, INSPECT_BYTES, Medium, examine},
-    scan::{Scan, Segment, Step},
+    format::{Census, Kind, Record, SLOTS_START, Shard, Superblock, block, slot_at},
+    medium::{self, COPIES, INSPECT_BYTES, Medium, examine},
+    scan::{Found, Scan, Segment, Step},
 };
 
 /// Slots scanned at once.
@@ -61,6 +61,13 @@ struct Scanning {
     seq_max: u64,
     lsn_max: u64,
     corrupt: u64,
+    /// Slots that are zeros.
+    blank: BTreeSet<u32>,
+    /// Slots among them that had been written.
+    gone: u32,
+    /// Where segments ended, by sequence number: as found, and as the next one said.
+    ends: BTreeMap<u64, u32>,
+    said: BTreeMap<u64, u32>,
 }
 
 #[derive(Debug)]
@@ -84,6 +91,10 @@ pub(super) struct Recovered {
     pub(super) next_lsn: u64,
     /// Damaged places found.
     pub(super) corrupt: u64,
+    /// Slots that are zeros.
+    pub(super) blank: BTreeSet<u32>,
+    /// Segments found gone, in this start and before.
+    pub(super) gone: u32,
 }
 
 impl Recovery {
@@ -154,7 +165,7 @@ impl Recovery {
     }
 
     /// Whether the medium may be served by this owner.
-    fn admit(&self, area: &[u8]) -> Result<Found, Error> {
+    fn admit(&self, area: &[u8]) -> Result<medium::Found, Error> {
         let refuse = |message: &'static str| Error::new(ErrorKind::DriveFailed, message).with("drive", self.spec.drive);
         let found = examine(area, self.spec.cluster).map_err(|medium| match medium {
             Medium::Blank => refuse("the medium is blank: format it before it is served"),
@@ -169,7 +180,7 @@ impl Recovery {
             }
             Medium::Ours { .. } => Error::bug("a readable superblock is not an obstacle"),
         })?;
-        let Superblock { identity, epoch, segment_bytes, slots } = found.superblock;
+        let Superblock { identity, epoch, segment_bytes, slots, .. } = found.superblock;
         if identity.drive != self.spec.drive {
             return Err(refuse("the medium is another drive; it was not touched").with("found", identity.drive));
         }
@@ -199,7 +210,7 @@ impl Recovery {
     }
 
     /// Makes this owner's epoch durable, if it is not.
-    fn fence(&mut self, found: Found, cx: &mut Cx<'_>) {
+    fn fence(&mut self, found: medium::Found, cx: &mut Cx<'_>) {
         let old = found.superblock;
         let fit =
             |bytes: u64| (bytes.saturating_sub(SLOTS_START) / u64::from(old.segment_bytes)).min(u64::from(u32::MAX));
@@ -230,6 +241,10 @@ impl Recovery {
             seq_max: 0,
             lsn_max: 0,
             corrupt: 0,
+            blank: BTreeSet::new(),
+            gone: 0,
+            ends: BTreeMap::new(),
+            said: BTreeMap::new(),
         }));
     }
 
@@ -262,7 +277,8 @@ impl Recovery {
             }
             let slot = scanning.next_slot;
             scanning.next_slot += 1;
-            let (scan, step) = Scan::start(scanning.superblock.identity, scanning.superblock.segment_bytes);
+            let Superblock { identity, segment_bytes, census, .. } = scanning.superblock;
+            let (scan, step) = Scan::start(identity, segment_bytes, census, slot);
             self.step(slot, Box::new(scan), step, cx);
         }
     }
@@ -274,8 +290,12 @@ impl Recovery {
                 let at = slot_at(slot, scanning.superblock.segment_bytes) + u64::from(at);
                 self.begin(Work::Scan { slot, scan }, DiskJob::Read { at, len }, cx);
             }
-            Step::Ended(None) => {}
-            Step::Ended(Some(segment)) => scanning.find(slot, *segment),
+            Step::Ended(Found::Nothing) => {}
+            Step::Ended(Found::Segment(segment)) => scanning.find(slot, *segment),
+            Step::Ended(found @ (Found::Blank | Found::Gone)) => {
+                scanning.gone += u32::from(found == Found::Gone);
+                scanning.blank.insert(slot);
+            }
         }
     }
 
@@ -297,6 +317,10 @@ impl Scanning {
             self.unclosed.push_back((slot, segment.seq, segment.salt, segment.end));
         }
         self.seq_max = self.seq_max.max(segment.seq);
+        self.ends.insert(segment.seq, segment.end);
+        if segment.before != (0, 0) {
+            self.said.insert(segment.before.0, segment.before.1);
+        }
         let shards = segment.shards.iter().map(|sighting| sighting.lsn);
         let tombstones = segment.tombstones.iter().map(|tombstone| tombstone.lsn);
         self.lsn_max = shards.chain(tombstones).fold(self.lsn_max, u64::max);
@@ -305,9 +329,22 @@ impl Scanning {
     }
 
     fn finish(self) -> Recovered {
-        let Self { superblock, mut catalog, seq_max, lsn_max, corrupt, .. } = self;
+        let Self { superblock, mut catalog, seq_max, lsn_max, corrupt, blank, gone, ends, said, .. } = self;
         catalog.settle();
-        Recovered { superblock, catalog, next_seq: seq_max + 1, next_lsn: lsn_max + 1, corrupt }
+        // A segment that ends before the offset up to which it is known to have been durable was shortened.
+        let Census { seq, durable, .. } = superblock.census;
+        let vouched = said.into_iter().chain((seq != 0).then_some((seq, durable)));
+        let short: BTreeSet<u64> =
+            vouched.filter(|(seq, end)| ends.get(seq).is_some_and(|found| found < end)).map(|(seq, _)| seq).collect();
+        Recovered {
+            superblock,
+            catalog,
+            next_seq: seq_max.max(seq) + 1,
+            next_lsn: lsn_max + 1,
+            corrupt: corrupt + short.len() as u64,
+            blank,
+            gone: superblock.census.gone.saturating_add(gone),
+        }
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! A segment closed by an END record is trusted by its headers, so only they are read. Any other is read whole, its
 //! payloads checked: what a power cut left at its end is cut off, what rotted inside it is kept and reported. The two
-//! are told apart by what later records say was durable: damage below that offset cannot be a torn write.
+//! are told apart by what later records and the superblock's census say was durable: damage below that offset cannot be
+//! a torn write. A slot that was written once and is zeros now was emptied by somebody else.
 
 use crc_fast::{CrcAlgorithm, Digest};
 use mesh_core::id::ShardId;
 
 use super::format::{
-    BLOCK, Identity, Kind, Record, SegmentHeader, Shard, Tombstone, data_offset, decode_tombstones, span,
+    BLOCK, Census, Identity, Kind, Record, SegmentHeader, Shard, Tombstone, data_offset, decode_tombstones, is_free,
+    span,
 };
 
 /// Bytes of one read that hops from header to header.
@@ -42,6 +44,8 @@ pub(super) struct Segment {
     pub(super) tombstones: Vec<Tombstone>,
     /// Damaged places that are not torn writes.
     pub(super) corrupt: u64,
+    /// The segment opened before this one, and where that ended; zeros: not known.
+    pub(super) before: (u64, u32),
 }
 
 /// What to do next.
@@ -49,8 +53,20 @@ pub(super) struct Segment {
 pub(super) enum Step {
     /// Read this part of the slot and hand it to [`Scan::read`].
     Read { at: u32, len: u32 },
-    /// The slot is known. `None`: it holds no segment of ours.
-    Ended(Option<Box<Segment>>),
+    /// The slot is known.
+    Ended(Found),
+}
+
+/// What a slot turned out to hold.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Segment(Box<Segment>),
+    /// It was erased, or is of another drive, or of this one before it was formatted.
+    Nothing,
+    /// Zeros: it was never written.
+    Blank,
+    /// Zeros, though it was written once.
+    Gone,
 }
 
 /// The scan of one slot.
@@ -58,6 +74,9 @@ pub(super) enum Step {
 pub(super) struct Scan {
     identity: Identity,
     segment_bytes: u32,
+    census: Census,
+    /// The census says that the slot has been written.
+    reached: bool,
     /// Offset of the read under way.
     window: u32,
     mode: Mode,
@@ -71,8 +90,9 @@ enum Mode {
 }
 
 impl Scan {
-    pub(super) fn start(identity: Identity, segment_bytes: u32) -> (Self, Step) {
-        let mut scan = Self { identity, segment_bytes, window: 0, mode: Mode::Header };
+    pub(super) fn start(identity: Identity, segment_bytes: u32, census: Census, slot: u32) -> (Self, Step) {
+        let reached = slot < census.reached;
+        let mut scan = Self { identity, segment_bytes, census, reached, window: 0, mode: Mode::Header };
         let step = scan.window_at(0, WINDOW_BYTES);
         (scan, step)
     }
@@ -83,39 +103,62 @@ impl Scan {
     }
 
     fn whole(&mut self, known: Option<(u64, u64)>) -> Step {
-        self.mode = Mode::Whole(Box::new(Whole::new(known, self.segment_bytes)));
+        let before = match &self.mode {
+            Mode::Hop { segment, .. } => segment.before,
+            _ => (0, 0),
+        };
+        self.mode = Mode::Whole(Box::new(Whole { before, ..Whole::new(known, self.segment_bytes) }));
         self.window_at(BLOCK, CHUNK_BYTES)
     }
 
     /// Takes the bytes that the last step asked for.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Step {
         match &mut self.mode {
-            Mode::Header => {
-                let first = &bytes[..BLOCK as usize];
-                match SegmentHeader::decode(first) {
-                    Some(header) if header.identity == self.identity && header.segment_bytes == self.segment_bytes => {
-                        let segment = Segment { seq: header.seq, salt: header.salt, ..Segment::default() };
-                        self.mode = Mode::Hop { at: BLOCK, segment: Box::new(segment) };
-                        self.hop(bytes)
-                    }
-                    // Of another drive, or of this one before it was formatted.
-                    Some(_) => Step::Ended(None),
-                    None if *first == [0; BLOCK as usize] => Step::Ended(None),
-                    // The header rotted, or this never was a segment: its records can tell.
-                    None => self.whole(None),
-                }
-            }
+            Mode::Header => self.header(bytes),
             Mode::Hop { .. } => self.hop(bytes),
             Mode::Whole(whole) => {
                 if whole.take(bytes) {
                     let Mode::Whole(whole) = core::mem::replace(&mut self.mode, Mode::Header) else {
                         unreachable!("the mode was matched above")
                     };
-                    return Step::Ended(whole.finish().map(Box::new));
+                    let segment = whole.finish(&self.census).map(Box::new);
+                    return Step::Ended(segment.map_or(Found::Nothing, Found::Segment));
                 }
                 let next = whole.at;
                 self.window_at(next, CHUNK_BYTES)
             }
+        }
+    }
+
+    /// Looks at the first two blocks.
+    fn header(&mut self, bytes: &[u8]) -> Step {
+        let (first, rest) = bytes.split_at(BLOCK as usize);
+        let second = &rest[..BLOCK as usize];
+        let header = SegmentHeader::decode(first);
+        if let Some(header) = header {
+            if header.identity != self.identity || header.segment_bytes != self.segment_bytes {
+                // Of another drive, or of this one before it was formatted.
+                return Step::Ended(Found::Nothing);
+            }
+            if is_free(&self.identity, second) {
+                // It had just been opened, or was being erased: nothing in it counts.
+                return Step::Ended(Found::Nothing);
+            }
+            let (seq, salt, before) = (header.seq, header.salt, header.before);
+            let segment = Segment { seq, salt, before, ..Segment::default() };
+            self.mode = Mode::Hop { at: BLOCK, segment: Box::new(segment) };
+            return self.hop(bytes);
+        }
+        let is_zero = |block: &[u8]| *block == [0; BLOCK as usize];
+        if is_free(&self.identity, first) || is_free(&self.identity, second) {
+            // One of the two marks may have rotted.
+            return Step::Ended(Found::Nothing);
+        }
+        match (is_zero(first), self.reached) {
+            (true, false) => Step::Ended(Found::Blank),
+            (true, true) if is_zero(second) => Step::Ended(Found::Gone),
+            // The header rotted, or this never was a segment: its records can tell.
+            _ => self.whole(None),
         }
     }
 
@@ -146,7 +189,7 @@ impl Scan {
                 }
                 Some(_) => {
                     (segment.end, segment.closed) = (*at, true);
-                    return Step::Ended(Some(core::mem::take(segment)));
+                    return Step::Ended(Found::Segment(core::mem::take(segment)));
                 }
                 None => return self.whole(Some(known)),
             }
@@ -179,6 +222,8 @@ struct Whole {
     /// Durable up to here, as some record says.
     durable: u32,
     closed: Option<u32>,
+    /// See [`Segment::before`].
+    before: (u64, u32),
 }
 
 #[derive(Debug)]
@@ -215,6 +260,7 @@ impl Whole {
             body: None,
             durable: 0,
             closed: None,
+            before: (0, 0),
         }
     }
 
@@ -297,23 +343,31 @@ impl Whole {
     }
 
     /// Cuts off what is torn, and keeps what is rotten.
-    fn finish(self) -> Option<Segment> {
+    fn finish(self, census: &Census) -> Option<Segment> {
         let (seq, salt) = self.known?;
+        let durable = self.durable.max(census.vouches(seq));
         let mut segment = Segment {
             seq,
             salt,
             closed: self.closed.is_some(),
             corrupt: u64::from(!self.certain),
+            before: self.before,
             ..Segment::default()
         };
         segment.end = self.closed.unwrap_or(self.segment_bytes - BLOCK);
+        if self.closed.is_none()
+            && let Some(Item::Gap { at }) = self.items.last()
+        {
+            // It goes on to the end of the slot, but only what was durable once is damage.
+            segment.end = durable.max(*at);
+        }
         for item in self.items {
             let (at, bad) = match &item {
                 Item::Shard { record, corrupt } => (record.offset, *corrupt),
                 Item::Tombstones { at, .. } => (*at, false),
                 Item::Gap { at } => (*at, true),
             };
-            if bad && at >= self.durable && self.closed.is_none() {
+            if bad && at >= durable && self.closed.is_none() {
                 segment.end = at;
                 break;
             }

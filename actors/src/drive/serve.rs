@@ -1,35 +1,39 @@
 //! A drive that serves: takes requests, and owns what the log, the reads and the housekeeping share.
 
+use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
 use mesh_core::{
     Answer, Buf, Cx, Error, ErrorKind, Job, Op, Outcome, Pool, Request, Response, WorkOutcome,
-    id::{DriveId, Epoch, ShardId, Token},
+    id::{DriveId, ShardId, Token},
     limits::{MAILBOX_BYTES_MAX, MAILBOX_JOBS_MAX, PAYLOAD_BYTES_MAX, SHARD_BATCH_MAX},
     op::ShardOp,
     port::{DiskJob, WorkOutput},
+    time::Instant,
     wire::crc32c,
 };
 
 use super::{
     append::{Append, Commit, RESERVE_SLOTS},
     catalog::{Catalog, Live},
+    census::Counting,
     collect::Housekeeping,
-    format::{BLOCK, GRAVES_MAX, Identity, Kind, Record, Shard, Tombstone, data_offset, slot_at, span},
+    format::{BLOCK, GRAVES_MAX, Kind, Record, Shard, Superblock, Tombstone, data_offset, slot_at, span},
     open::Open,
     recover::Recovered,
 };
 
 /// Reads under way at once, those of compaction apart.
 const READS_MAX: usize = 32;
+/// How long after the medium refused a write for want of space it is looked at again.
+const ROOM_PAUSE: Duration = Duration::from_secs(3);
 
 /// A drive that serves.
 #[derive(Debug)]
 pub(super) struct Serving {
-    pub(super) identity: Identity,
-    pub(super) epoch: Epoch,
+    /// As it is on the medium, or is being written.
+    pub(super) superblock: Superblock,
     pub(super) segment_bytes: u32,
-    slots: u32,
     pub(super) pool: Pool,
     pub(super) catalog: Catalog,
     pub(super) next_seq: u64,
@@ -45,7 +49,7 @@ pub(super) struct Serving {
     busy: BTreeMap<ShardId, Vec<(Token, Request)>>,
     /// Records of tombstones that a delete still waits for.
     pub(super) deletes: BTreeMap<Token, Deleting>,
-    reads: VecDeque<(Token, ShardId)>,
+    reads: VecDeque<(Token, ShardId, Instant)>,
     reading: usize,
 
     // --- the log, see `append` ---
@@ -55,8 +59,14 @@ pub(super) struct Serving {
     pub(super) writes: VecDeque<Append>,
     pub(super) writing: usize,
     pub(super) syncing: bool,
-    /// The medium refused a write for want of space; no new shards until a segment has been freed.
+    /// The segment that was sealed last: its sequence number and where it ended. Zeros: none since the start.
+    pub(super) sealed: (u64, u32),
+    /// The medium refused a write for want of space; no new shards until a segment has been freed, or the medium has
+    /// shown that it has room.
     pub(super) medium_full: bool,
+    /// When it is asked again.
+    room_at: Option<Instant>,
+    pub(super) census: Counting,
 
     // --- space, see `collect` ---
     pub(super) housekeeping: Housekeeping,
@@ -80,14 +90,17 @@ pub(super) enum Work {
     Append { at: u32 },
     /// The END of a sealed segment.
     End { slot: u32 },
-    /// Covers the open segment (by sequence number) up to an offset, and slots whose erasing had been written.
-    Sync { seq: u64, upto: u32, erased: Vec<u32> },
+    /// Covers the open segment (by sequence number) up to an offset, slots whose erasing had been written, and perhaps
+    /// the census.
+    Sync { seq: u64, upto: u32, erased: Vec<u32>, census: bool },
     /// A read somebody waits for.
     Read { request: Token, id: ShardId, live: Live },
     /// A read of compaction.
     CopyRead { id: ShardId, live: Live },
-    /// Zeros over a slot's first or last block.
+    /// Free marks over a slot's first blocks, or zeros over its last.
     Erase { slot: u32 },
+    /// A copy of the superblock, with a new census.
+    Census,
     /// Giving a slot's space back to the medium.
     Discard { slot: u32 },
 }
@@ -95,13 +108,11 @@ pub(super) enum Work {
 impl Serving {
     /// Begins to serve what a start found.
     pub(super) fn new(recovered: Recovered, pool: Pool, cx: &mut Cx<'_>) -> Self {
-        let Recovered { superblock, catalog, next_seq, next_lsn, corrupt } = recovered;
+        let Recovered { superblock, catalog, next_seq, next_lsn, corrupt, blank, gone } = recovered;
         let housekeeping = Housekeeping::new(&catalog);
         let mut serving = Self {
-            identity: superblock.identity,
-            epoch: superblock.epoch,
+            superblock,
             segment_bytes: superblock.segment_bytes,
-            slots: superblock.slots,
             pool,
             catalog,
             next_seq,
@@ -118,7 +129,10 @@ impl Serving {
             writes: VecDeque::new(),
             writing: 0,
             syncing: false,
+            sealed: (0, 0),
             medium_full: false,
+            room_at: None,
+            census: Counting::new(blank, gone),
             housekeeping,
             works: BTreeMap::new(),
         };
@@ -126,8 +140,22 @@ impl Serving {
         serving
     }
 
-    fn drive(&self) -> DriveId {
-        self.identity.drive
+    pub(super) fn drive(&self) -> DriveId {
+        self.superblock.identity.drive
+    }
+
+    /// When it wants to be woken.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.room_at.into_iter().chain(self.census.due()).min()
+    }
+
+    /// The time it asked for has come.
+    pub(super) fn on_wake(&mut self, cx: &mut Cx<'_>) {
+        if self.room_at.is_some_and(|at| at <= cx.now()) {
+            self.room_at = None;
+            self.look_for_room(cx);
+        }
+        self.turn(cx);
     }
 
     /// Requests without an answer and jobs under way.
@@ -172,11 +200,15 @@ impl Serving {
                     return Err(error);
                 }
             }
-            Work::Sync { seq, upto, erased } => {
+            Work::Sync { seq, upto, erased, census } => {
                 self.syncing = false;
                 outcome?;
+                if census {
+                    self.census.synced();
+                }
                 self.on_synced(seq, upto, erased, cx);
             }
+            Work::Census => self.on_census(outcome)?,
             Work::Read { request, id, live } => {
                 self.reading -= 1;
                 self.release(live.slot);
@@ -206,8 +238,14 @@ impl Serving {
         self.seal_finished(cx);
         self.collect(cx);
         self.pump(cx);
+        self.count(cx);
         self.begin_sync(cx);
         self.begin_reads(cx);
+        if !self.medium_full && !self.housekeeping.blocked {
+            self.room_at = None;
+        } else if self.room_at.is_none() {
+            self.room_at = Some(cx.now() + ROOM_PAUSE);
+        }
     }
 
     pub(super) fn begin(&mut self, work: Work, job: DiskJob, cx: &mut Cx<'_>) {
@@ -243,7 +281,7 @@ impl Serving {
             ShardOp::Delete { .. } => self.delete(id, request, cx),
             ShardOp::Read { id: shard } => match self.busy.get_mut(shard) {
                 Some(waiting) => waiting.push((id, request)),
-                None => self.reads.push_back((id, *shard)),
+                None => self.reads.push_back((id, *shard, request.deadline)),
             },
             ShardOp::List { after, limit } => {
                 let outcome = self.list(*after, *limit);
@@ -332,7 +370,12 @@ impl Serving {
 
     fn begin_reads(&mut self, cx: &mut Cx<'_>) {
         while self.reading < READS_MAX {
-            let Some((request, id)) = self.reads.pop_front() else { return };
+            let Some((request, id, deadline)) = self.reads.pop_front() else { return };
+            if cx.now() > deadline {
+                // Nobody waits for it any more: the medium is for those who do.
+                self.reply(request, Err(Error::new(ErrorKind::Timeout, "the drive did not come to it in time")), cx);
+                continue;
+            }
             let Some(live) = self.catalog.live(id) else {
                 let error = Error::new(ErrorKind::NotFound, "the drive does not hold this shard");
                 self.reply(request, Err(error.with("shard", format_args!("{id:?}")).with("drive", self.drive())), cx);
@@ -399,13 +442,15 @@ impl Serving {
     fn stat(&self) -> Answer {
         let full = self.medium_full || (self.spare_slots() <= RESERVE_SLOTS && !self.is_collecting());
         let usable = u64::from(self.segment_bytes - 2 * BLOCK);
-        let room = u64::from(self.slots.saturating_sub(RESERVE_SLOTS)) * usable;
+        let slots = self.superblock.slots;
+        let room = u64::from(slots.saturating_sub(RESERVE_SLOTS)) * usable;
         Answer::Drive {
-            capacity_bytes: u64::from(self.slots) * u64::from(self.segment_bytes),
+            capacity_bytes: u64::from(slots) * u64::from(self.segment_bytes),
             free_bytes: if full { 0 } else { room.saturating_sub(self.catalog.live_bytes()) },
             shards: self.catalog.shards(),
             corrupt: self.corrupt,
             full,
+            gone: self.census.gone(),
         }
     }
 

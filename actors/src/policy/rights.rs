@@ -185,6 +185,7 @@ fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> 
         | Command::PutNode(_)
         | Command::Invite { .. }
         | Command::PutDrive { .. }
+        | Command::TakeDrive { .. }
         | Command::PutLayout(_)
         | Command::CreateTenant(_)
         | Command::PutPrincipal(_)

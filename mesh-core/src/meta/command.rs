@@ -50,7 +50,8 @@ pub enum Command {
     /// A node has started or changed. Replaces what was known of it, unless that is of a later incarnation. `Conflict` if
     /// the number is another life's, or was given out by another invitation.
     PutNode(NodeInfo),
-    /// A drive is to be used. Gives `Epoch`: one more than the last owner's. `Conflict` if it was declared lost.
+    /// A drive is to be used. Gives `Epoch`: one more than the last owner's, every time: see [`Self::TakeDrive`], which
+    /// nodes use. `Conflict` if it was declared lost.
     PutDrive {
         /// The drive.
         drive: DriveId,
@@ -325,5 +326,17 @@ pub enum Command {
     LoseDrive {
         /// Which.
         drive: DriveId,
+    },
+    /// A drive is to be used by whoever knew this epoch of it (control group). Gives `Epoch`: the one after. The same
+    /// again, whenever it comes: the same answer and no effect, or `Conflict` if there was another owner since.
+    TakeDrive {
+        /// The drive.
+        drive: DriveId,
+        /// The node that has it.
+        node: NodeId,
+        /// Its size.
+        capacity_bytes: u64,
+        /// The epoch of its last owner; 0: it had none.
+        after: Epoch,
     },
 }

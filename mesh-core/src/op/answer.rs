@@ -46,6 +46,8 @@ pub enum Answer {
         corrupt: u64,
         /// At its reserve.
         full: bool,
+        /// Segments that it had and that were found gone, since it was formatted.
+        gone: u32,
     },
     /// A write is open.
     Begun {

@@ -152,6 +152,6 @@ pub struct DriveReport {
     pub shards: u64,
     /// Records found damaged since the start.
     pub corrupt: u64,
-    /// Why it is not up, for people.
+    /// Why it is not up, or how it is damaged, for people.
     pub reason: Option<String>,
 }

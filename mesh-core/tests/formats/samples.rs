@@ -43,7 +43,7 @@ variants!(COMMANDS, command_name, Command:
     Form PutNode PutDrive PutLayout CreateTenant PutPrincipal PutAccessKey DropAccessKey CreateBucket MarkBucket
     RemoveBucket Assign Fence OpenBlock CloseBlock PutObject DeleteObject CreateUpload PutPart CompleteUpload
     AbortUpload DropGarbage SealBucket UnsealBucket SetLimits SweptBlock BeginMove CommitMove
-    AbortMove SetWish Drain SetStages SetTail Invite OweGarbage PayOwed LoseDrive);
+    AbortMove SetWish Drain SetStages SetTail Invite OweGarbage PayOwed LoseDrive TakeDrive);
 
 variants!(QUERIES, query_name, Query:
     Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced ClosedBlocks
@@ -417,6 +417,7 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::OweGarbage { owed: vec![(DriveId(1), vec![WriteId(2), WriteId(3)]), (DriveId(4), vec![WriteId(2)])] },
         Command::PayOwed { drive: DriveId(1), writes: vec![WriteId(2)] },
         Command::LoseDrive { drive: DriveId(1) },
+        Command::TakeDrive { drive: DriveId(1), node: NodeId(2), capacity_bytes: 3 << 40, after: Epoch(4) },
     ]
 }
 
@@ -594,7 +595,7 @@ fn answers() -> Vec<Answer> {
         Answer::Placed { avoid: vec![DriveId(1), DriveId(2)], shared: true },
         Answer::Shard { code: Code { data: 4, parity: 2 }, sealed_len: 1, crc: crc32c(PAYLOAD) },
         Answer::Shards(vec![(shard_id(1), 4096), (shard_id(2), 8192)], true),
-        Answer::Drive { capacity_bytes: 1, free_bytes: 2, shards: 3, corrupt: 4, full: true },
+        Answer::Drive { capacity_bytes: 1, free_bytes: 2, shards: 3, corrupt: 4, full: true, gone: 0 },
         Answer::Begun { write: WriteId(1), stripe_bytes: 4 << 20 },
         Answer::Committed { version: WriteId(1), etag: "e1".into() },
         Answer::Bucket(Arc::new(bucket_row())),

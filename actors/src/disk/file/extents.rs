@@ -14,10 +14,13 @@ use mesh_core::{
 };
 use rustix::{
     fs::{FallocateFlags, OFlags, fallocate, fstatvfs, ftruncate},
-    io::{Errno, pread, pwritev},
+    io::{Errno, pread},
 };
 
-use super::{failed, open_file};
+use super::{
+    calls::{Calls, retried},
+    failed, open_file,
+};
 
 /// An extent leaves so much of the file system free, or one part in [`FREE_SHARE_MIN`] of a small one.
 const FREE_BYTES_MIN: u64 = 1 << 30;
@@ -36,11 +39,13 @@ pub(super) struct Extents {
     capacity_bytes: u64,
     extent_bytes: u64,
     direct: bool,
+    calls: Arc<dyn Calls>,
     /// Open extents; `None` if it was never written.
     files: RwLock<Vec<Option<Arc<File>>>>,
     /// Only one thread at a time makes an extent.
     making: Mutex<()>,
-    /// Extents with writes that no sync covered.
+    /// Extents with writes that have ended and that no sync has begun to cover. A mark is made when its write has
+    /// ended and not before: a sync that runs meanwhile would take it away from the next one, which owes the cover.
     dirty: Mutex<BTreeSet<usize>>,
     /// Held during a sync, so that none ends before an earlier one whose files it takes for clean. After a failed one
     /// nothing is known of what the medium kept: all later ones fail too.
@@ -59,9 +64,16 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Extents {
     /// One file, opened twice: `handle` has the lock, `data` does the I/O.
-    pub(super) fn single(path: PathBuf, handle: File, data: File, capacity_bytes: u64, direct: bool) -> Self {
+    pub(super) fn single(
+        path: PathBuf,
+        handle: File,
+        data: File,
+        capacity_bytes: u64,
+        direct: bool,
+        calls: Arc<dyn Calls>,
+    ) -> Self {
         let files = vec![Some(Arc::new(data))];
-        Self::new(path, handle, true, capacity_bytes, capacity_bytes.max(1), direct, files)
+        Self::new(path, handle, true, capacity_bytes, capacity_bytes.max(1), direct, calls, files)
     }
 
     /// A directory; opens the extents that exist.
@@ -71,7 +83,10 @@ impl Extents {
         capacity_bytes: u64,
         extent_bytes: u64,
         direct: bool,
+        calls: Arc<dyn Calls>,
     ) -> Result<Self, Error> {
+        // A process that ended between making an extent and syncing the directory left one that may yet vanish.
+        handle.sync_all().map_err(|error| failed("the medium's directory cannot be synced", &path, &error))?;
         let mut files = Vec::new();
         for extent in 0..capacity_bytes.div_ceil(extent_bytes) as usize {
             let file = path.join(name(extent));
@@ -83,9 +98,12 @@ impl Extents {
                 }
             }
         }
-        Ok(Self::new(path, handle, false, capacity_bytes, extent_bytes, direct, files))
+        let extents = Self::new(path, handle, false, capacity_bytes, extent_bytes, direct, calls, files);
+        extents.name_short_ones();
+        Ok(extents)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the two constructors above name them")]
     fn new(
         path: PathBuf,
         handle: File,
@@ -93,6 +111,7 @@ impl Extents {
         capacity_bytes: u64,
         extent_bytes: u64,
         direct: bool,
+        calls: Arc<dyn Calls>,
         files: Vec<Option<Arc<File>>>,
     ) -> Self {
         // What an earlier process wrote and did not sync is to be covered by the first sync of this one.
@@ -104,6 +123,7 @@ impl Extents {
             capacity_bytes,
             extent_bytes,
             direct,
+            calls,
             files: RwLock::new(files),
             making: Mutex::new(()),
             dirty: Mutex::new(dirty),
@@ -163,11 +183,24 @@ impl Extents {
                 }
             }
             let file = self.make(extent)?;
-            // Before the write: whoever syncs from now on covers it or is not obliged to.
+            let outcome = self.write_all(&file, &mut part, offset);
+            // Also after a write that failed: it may have done a part.
             held(&self.dirty).insert(extent);
-            write_all(&file, &mut part, offset)
+            outcome
                 .map_err(|error| failed("the medium failed a write", &self.name_of(extent), &error).with("at", at))?;
             at += len;
+        }
+        Ok(())
+    }
+
+    fn write_all(&self, file: &File, mut slices: &mut [IoSlice<'_>], mut at: u64) -> io::Result<()> {
+        while !slices.is_empty() {
+            let written = self.calls.write(file, slices, at)?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            at += written as u64;
+            IoSlice::advance_slices(&mut slices, written);
         }
         Ok(())
     }
@@ -200,7 +233,7 @@ impl Extents {
         let dirty = core::mem::take(&mut *held(&self.dirty));
         for extent in dirty {
             let Some(file) = self.file(extent) else { continue };
-            if let Err(error) = retried(|| rustix::fs::fdatasync(&file)) {
+            if let Err(error) = self.calls.sync(&file) {
                 let error = failed("the medium failed a sync", &self.name_of(extent), &error);
                 *broken = Some(error.clone());
                 return Err(error);
@@ -236,6 +269,18 @@ impl Extents {
         self.single || file.metadata().is_ok_and(|metadata| metadata.len() >= self.len(extent))
     }
 
+    /// Says which extents are shorter than they are to be. What is missing reads as zeros: whether anything was there, the
+    /// drive knows.
+    fn name_short_ones(&self) {
+        for extent in 0..self.capacity_bytes.div_ceil(self.extent_bytes) as usize {
+            if let Some(file) = self.file(extent).filter(|file| !self.is_whole(file, extent)) {
+                let (bytes, expected) = (file.metadata().map_or(0, |metadata| metadata.len()), self.len(extent));
+                let path = self.name_of(extent);
+                tracing::warn!(path = %path.display(), bytes, expected, "an extent is short: the medium has grown, its process ended while it made it, or somebody has cut it");
+            }
+        }
+    }
+
     fn allocate(&self, extent: usize, path: &Path) -> io::Result<File> {
         let file = open_file(path, true, self.direct, OFlags::empty())?;
         let len = self.len(extent);
@@ -252,31 +297,13 @@ impl Extents {
             }
             Err(error) => return Err(error),
         }
-        file.sync_all()?;
-        self.handle.sync_all()?;
+        if let Err(error) = file.sync_all().and_then(|()| self.handle.sync_all()) {
+            // The system says it once: the same sync made again would report success without having kept anything.
+            *held(&self.syncing) = Some(failed("the medium failed the sync of a new extent", path, &error));
+            return Err(error);
+        }
         Ok(file)
     }
-}
-
-fn retried<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            outcome => return outcome.map_err(io::Error::from),
-        }
-    }
-}
-
-fn write_all(file: &File, mut slices: &mut [IoSlice<'_>], mut at: u64) -> io::Result<()> {
-    while !slices.is_empty() {
-        let written = retried(|| pwritev(file, slices, at))?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        at += written as u64;
-        IoSlice::advance_slices(&mut slices, written);
-    }
-    Ok(())
 }
 
 /// Fills `bytes`; behind the end of a file there are zeros.

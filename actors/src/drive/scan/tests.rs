@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::drive::{
-    format::{GRAVE_BYTES, encode_tombstones},
+    format::{GRAVE_BYTES, encode_free, encode_tombstones},
     recover::{empty, end_record},
 };
 
@@ -21,7 +21,8 @@ fn id(n: u64) -> ShardId {
 /// A segment with shards of these lengths and one record of tombstones; END if it is closed.
 fn image(lens: &[u32], closed: bool) -> (Vec<u8>, u32) {
     let mut image = vec![0; SEGMENT as usize];
-    let header = SegmentHeader { identity: IDENTITY, epoch: Epoch(4), seq: 5, salt: 6, segment_bytes: SEGMENT };
+    let header =
+        SegmentHeader { identity: IDENTITY, epoch: Epoch(4), seq: 5, salt: 6, segment_bytes: SEGMENT, before: (0, 0) };
     header.encode(&mut image[..BLOCK as usize]);
     let mut at = BLOCK;
     for (n, &len) in (0..).zip(lens) {
@@ -54,14 +55,23 @@ fn image(lens: &[u32], closed: bool) -> (Vec<u8>, u32) {
 
 /// Scans an image; panics if the scan asks for something it may not or does not end.
 fn scan(image: &[u8]) -> Option<Segment> {
-    let (mut scan, mut step) = Scan::start(IDENTITY, image.len() as u32);
+    match look(image, Census::default()) {
+        Found::Segment(segment) => Some(*segment),
+        Found::Nothing | Found::Blank => None,
+        Found::Gone => panic!("nothing was counted here"),
+    }
+}
+
+/// Scans an image of slot 0, of which the superblock says this.
+fn look(image: &[u8], census: Census) -> Found {
+    let (mut scan, mut step) = Scan::start(IDENTITY, image.len() as u32, census, 0);
     for _ in 0..1000 {
         match step {
             Step::Read { at, len } => {
                 assert!(len > 0 && len <= 1 << 20 && at.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK));
                 step = scan.read(&image[at as usize..][..len as usize]);
             }
-            Step::Ended(segment) => return segment.map(|segment| *segment),
+            Step::Ended(found) => return found,
         }
     }
     panic!("the scan does not end")
@@ -89,6 +99,7 @@ fn zeros_and_the_segments_of_others_are_no_segment() {
         seq: 1,
         salt: 1,
         segment_bytes: SEGMENT,
+        before: (0, 0),
     };
     other[..BLOCK as usize].fill(0);
     header.encode(&mut other[..BLOCK as usize]);
@@ -99,7 +110,8 @@ fn zeros_and_the_segments_of_others_are_no_segment() {
 #[test]
 fn records_of_a_slots_former_segment_are_not_its_own() {
     let (mut image, _) = image(&[100, 4096], true);
-    let header = SegmentHeader { identity: IDENTITY, epoch: Epoch(4), seq: 9, salt: 9, segment_bytes: SEGMENT };
+    let header =
+        SegmentHeader { identity: IDENTITY, epoch: Epoch(4), seq: 9, salt: 9, segment_bytes: SEGMENT, before: (0, 0) };
     image[..BLOCK as usize].fill(0);
     header.encode(&mut image[..BLOCK as usize]);
     let found = scan(&image).unwrap();
@@ -145,5 +157,52 @@ proptest! {
             let from = (sighting.block * BLOCK + data_offset(sighting.len)) as usize;
             prop_assert_eq!(crc32c(&image[from..][..sighting.len as usize]), sighting.crc);
         }
+    }
+}
+
+#[test]
+fn rot_in_the_last_record_is_told_from_a_torn_tail_by_the_census() {
+    for in_header in [true, false] {
+        let (mut image, end) = image(&[100, 9000], false);
+        // The record of tombstones is the last.
+        let last = (end - BLOCK) as usize;
+        image[if in_header { last + 20 } else { last + 130 }] ^= 1;
+        let torn = scan(&image).unwrap();
+        assert_eq!((torn.end, torn.corrupt, torn.shards.len()), (end - BLOCK, 0, 2), "nothing vouches for it");
+        let census = Census { seq: 5, durable: end, ..Census::default() };
+        let Found::Segment(rotten) = look(&image, census) else { panic!("there is a segment") };
+        assert_eq!((rotten.end, rotten.corrupt, rotten.shards.len()), (end, 1, 2), "it was durable once");
+        let of_another = Census { seq: 4, durable: end, ..Census::default() };
+        assert_eq!(look(&image, of_another), Found::Segment(Box::new(torn)));
+    }
+}
+
+#[test]
+fn a_slot_that_was_reached_and_is_zeros_is_gone() {
+    let zeros = vec![0; SEGMENT as usize];
+    let reached = Census { reached: 1, ..Census::default() };
+    assert_eq!(look(&zeros, Census::default()), Found::Blank);
+    assert_eq!(look(&zeros, reached), Found::Gone);
+    // Only its header: the records tell.
+    let (mut image, _) = image(&[100, 9000], true);
+    image[..BLOCK as usize].fill(0);
+    assert_eq!(look(&image, Census::default()), Found::Blank);
+    let Found::Segment(segment) = look(&image, reached) else { panic!("the records are there") };
+    assert_eq!((segment.shards.len(), segment.corrupt), (2, 1));
+}
+
+#[test]
+fn an_erased_segment_does_not_come_back_when_a_mark_rots() {
+    let (mut image, _) = image(&[100, 9000], true);
+    for at in [0, BLOCK] {
+        let mark = &mut image[at as usize..][..BLOCK as usize];
+        mark.fill(0);
+        encode_free(&IDENTITY, mark);
+    }
+    assert_eq!(scan(&image), None);
+    for at in [9, BLOCK as usize + 9] {
+        let mut rotten = image.clone();
+        rotten[at] ^= 1;
+        assert_eq!(scan(&rotten), None, "a rotten bit at {at}");
     }
 }

@@ -118,7 +118,7 @@ fn never_writes_a_medium_that_is_not_its_own() {
         world.platter.write(0, &area);
     });
     assert_eq!(refusal.0, ErrorKind::DriveFailed);
-    assert!(refusal.1.contains("newer format") && refusal.1.contains("version=2"), "{}", refusal.1);
+    assert!(refusal.1.contains("newer format") && refusal.1.contains("version=3"), "{}", refusal.1);
 
     let refusal = refused(|world| world.platter.write(0, &vec![0; INSPECT_BYTES as usize]));
     assert_eq!(refusal.0, ErrorKind::DriveFailed);

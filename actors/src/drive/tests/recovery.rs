@@ -303,3 +303,108 @@ fn ends_of_jobs_nobody_knows_are_ignored() {
     world.event(mesh_core::Event::Wake);
     assert_eq!(world.put(shard(1), b"x"), Ok(()));
 }
+
+/// A drive with three segments and something in each, at rest.
+fn three_segments() -> World {
+    let mut world = World::new(12, 16);
+    for n in 0..9 {
+        world.put(shard(n), &bytes(n, 3 * BLOCK)).unwrap();
+    }
+    world.rest();
+    assert_eq!((world.stat().2, world.gone()), (0, 0));
+    world.power_cut(|| false);
+    assert_eq!((world.stat().2, world.gone(), world.list().len()), (0, 0, 9), "whole after a power cut");
+    world
+}
+
+/// Zeros from one block of a slot to the end of another.
+fn empty(world: &mut World, from: (u32, u64), to: u32) {
+    let (start, end) = (block_at(world, from.0, from.1), block_at(world, to + 1, 0));
+    world.platter.write(start, &vec![0; (end - start) as usize]);
+    world.platter.power_cut(|| true);
+}
+
+#[test]
+fn an_emptied_medium_is_recognised_and_said_ever_after() {
+    let mut world = three_segments();
+    empty(&mut world, (0, 0), 11);
+    for _ in 0..3 {
+        world.restart();
+        let gone = world.gone();
+        assert!(gone >= 3, "three segments and the slots made ready are gone: {gone}");
+        world.rest();
+    }
+    assert_eq!(world.get(shard(0)), Err(ErrorKind::NotFound));
+    world.put(shard(100), b"it works on").unwrap();
+    let gone = world.gone();
+    world.rest();
+    world.restart();
+    assert_eq!((world.gone(), world.get(shard(100))), (gone, Ok(b"it works on".to_vec())));
+}
+
+#[test]
+fn a_medium_with_fewer_segments_than_it_had_is_recognised() {
+    let mut world = three_segments();
+    empty(&mut world, (1, 0), 1);
+    world.restart();
+    assert_eq!((world.gone(), world.list().len()), (1, 6));
+}
+
+#[test]
+fn a_segment_that_was_shortened_is_recognised_by_the_one_after() {
+    for slot in [0, 1] {
+        let mut world = three_segments();
+        // Its first shard is left, the others and END are not.
+        empty(&mut world, (slot, 5), slot);
+        for _ in 0..2 {
+            world.restart();
+            assert_eq!((world.list().len(), world.stat().2 > 0), (7, true), "slot {slot}");
+        }
+    }
+}
+
+#[test]
+fn rot_in_the_last_record_is_reported_once_the_drive_was_at_rest() {
+    let mut world = World::new(8, 64);
+    world.put(shard(1), &bytes(1, 2 * BLOCK)).unwrap();
+    world.put(shard(2), &bytes(2, 2 * BLOCK)).unwrap();
+    world.rest();
+    // The payload of the last record.
+    let rotten = block_at(&world, 0, 5);
+    world.platter.rot(rotten);
+    world.restart();
+    assert_eq!(world.stat().2, 1);
+    assert_eq!(world.get(shard(2)), Err(ErrorKind::Corrupt), "it was answered, so it is not cut off in silence");
+    assert_eq!(world.get(shard(1)), Ok(bytes(1, 2 * BLOCK)));
+}
+
+#[test]
+fn a_drive_at_rest_writes_nothing_more() {
+    let mut world = World::new(8, 64);
+    world.put(shard(1), &bytes(1, 2 * BLOCK)).unwrap();
+    world.rest();
+    let writes = world.writes;
+    world.event(mesh_core::Event::Wake);
+    world.settle();
+    assert_eq!((world.writes, world.drive.wake_at()), (writes, None));
+}
+
+#[test]
+fn a_rotten_header_in_a_used_slot_brings_no_deleted_shard_back() {
+    let mut world = World::new(8, 16);
+    for n in 0..3 {
+        world.put(shard(n), &bytes(n, 3 * BLOCK)).unwrap();
+    }
+    // The segment is closed by what comes next, dies, and its slot is erased.
+    world.put(shard(9), &bytes(9, 3 * BLOCK)).unwrap();
+    world.delete(&[shard(0), shard(1), shard(2)]).unwrap();
+    let Phase::Serving(serving) = &world.drive.phase else { panic!("{:?}", world.drive.phase) };
+    assert_eq!(serving.catalog.slot(0).usage, Use::Free);
+    let first = block_at(&world, 0, 0);
+    world.platter.rot(first + 8);
+    world.restart();
+    for n in 0..3 {
+        assert_eq!(world.get(shard(n)), Err(ErrorKind::NotFound), "{n}");
+    }
+    assert_eq!(world.get(shard(9)), Ok(bytes(9, 3 * BLOCK)));
+}

@@ -342,3 +342,16 @@ fn reads_give_the_payload_where_it_was_read_to() {
     assert_eq!((response.payload.as_ptr() as usize, response.payload.is_aligned()), (memory + BLOCK, true));
     assert_eq!(crc32c(&response.payload), crc32c(&payload));
 }
+
+#[test]
+fn a_read_that_nobody_waits_for_any_more_does_not_use_the_medium() {
+    let mut world = World::new(8, 64);
+    world.put(shard(1), b"there").unwrap();
+    let id = Token(77);
+    world.asked.insert(id);
+    let op = Op::from(ShardOp::Read { id: shard(1) });
+    world.now = Instant(1_000);
+    let request = Request { payload: Buf::empty(), ..Request::system(op, Instant(999)) };
+    let effects = world.event(Event::Request { id, request });
+    assert!(matches!(&effects[..], [Effect::Reply { outcome: Err(error), .. }] if error.kind() == ErrorKind::Timeout));
+}

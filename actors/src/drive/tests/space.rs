@@ -283,3 +283,34 @@ fn opens_a_segment_only_when_the_one_before_is_durable() {
     world.settle();
     assert_eq!(world.get(shard(9)), Ok(bytes(9, 3 * BLOCK)));
 }
+
+#[test]
+fn a_drive_that_was_full_takes_shards_again_once_its_medium_has_room() {
+    for failed_in_a_record in [false, true] {
+        let mut world = World::new(24, 16);
+        world.put(shard(0), b"opens a segment").unwrap();
+        if failed_in_a_record {
+            let put = world.ask(write(shard(1), &bytes(1, BLOCK)), Buf::copy_of(&bytes(1, BLOCK)));
+            world.end_with(0, Err(mesh_core::Error::new(ErrorKind::NoSpace, "ENOSPC")));
+            world.settle();
+            assert_eq!(world.replies[&put].as_ref().unwrap_err().kind(), ErrorKind::NoSpace);
+        } else {
+            world.room_extents = Some(10);
+            fill(&mut world, 1, 3 * BLOCK);
+        }
+        assert!(world.stat().3, "it says that it is full");
+        if !failed_in_a_record {
+            for _ in 0..5 {
+                world.wake();
+                assert!(world.stat().3, "there is no room yet");
+                assert_eq!(world.put(shard(1000), &bytes(1000, 3 * BLOCK)), Err(ErrorKind::NoSpace));
+            }
+        }
+        // Others have made room in the file system; nothing on this drive was deleted.
+        world.room_extents = None;
+        world.rest();
+        assert!(!world.stat().3, "it is not full any more");
+        assert_eq!(world.put(shard(1000), &bytes(1000, 3 * BLOCK)), Ok(()));
+        assert!(fill(&mut world, 2000, 3 * BLOCK) > 20, "and takes as much as it has room for");
+    }
+}

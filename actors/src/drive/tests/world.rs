@@ -316,6 +316,34 @@ impl World {
         }
     }
 
+    /// Lets the time come for which the drive has asked, and everything that follows from it end.
+    pub(super) fn wake(&mut self) {
+        let at = self.drive.wake_at().expect("the drive wants to be woken");
+        assert!(at >= self.now, "a drive that is woken for nothing");
+        self.now = at;
+        self.event(Event::Wake);
+        self.settle();
+    }
+
+    /// Lets time go by until the drive wants nothing more.
+    pub(super) fn rest(&mut self) {
+        for _ in 0..100 {
+            if self.drive.wake_at().is_none() {
+                return;
+            }
+            self.wake();
+        }
+        panic!("the drive never comes to rest");
+    }
+
+    /// Segments found gone.
+    pub(super) fn gone(&mut self) -> u32 {
+        match self.call(ShardOp::Stat, Buf::empty()).map(|response| response.answer) {
+            Ok(Answer::Drive { gone, .. }) => gone,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Free bytes, shards, corrupt, full.
     pub(super) fn stat(&mut self) -> (u64, u64, u64, bool) {
         match self.call(ShardOp::Stat, Buf::empty()).map(|response| response.answer) {

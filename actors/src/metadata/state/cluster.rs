@@ -114,6 +114,7 @@ pub(super) fn put_drive(
     drive: DriveId,
     node: NodeId,
     capacity_bytes: u64,
+    after: Option<Epoch>,
 ) -> Result<MetaAnswer, Error> {
     if !rows.has(&keys::node(node))? {
         return Err(Error::invalid("a drive's node must be known first").with("drive", drive).with("node", node));
@@ -126,7 +127,18 @@ pub(super) fn put_drive(
         .with("drive", drive));
     }
     let key = keys::drive(drive);
-    let last = match rows.find::<DriveInfo>(&key)? {
+    let known = rows.find::<DriveInfo>(&key)?;
+    let now = known.as_ref().map_or(Epoch(0), |known| known.epoch);
+    if let Some(after) = after.filter(|after| *after != now) {
+        // The owner's own command again must not make it a stranger to its drive.
+        return match known {
+            Some(known) if (known.node, now.0) == (node, after.0 + 1) => Ok(MetaAnswer::Epoch(now)),
+            _ => Err(Error::new(ErrorKind::Conflict, "the drive had another owner since: look again")
+                .with("drive", drive)
+                .with("epoch", now)),
+        };
+    }
+    let last = match known {
         Some(known) => known.epoch,
         None => {
             rows.expect_room(&keys::all(keys::DRIVE), DRIVES_MAX, "drives")?;

@@ -92,8 +92,13 @@ fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
         Command::Form { cluster, code, namespaces } => cluster::form(rows, *cluster, *code, *namespaces),
         Command::PutNode(node) => cluster::put_node(rows, node),
         Command::Invite { node, invitation } => cluster::invite(rows, *node, *invitation),
-        Command::PutDrive { drive, node, capacity_bytes } => cluster::put_drive(rows, *drive, *node, *capacity_bytes),
         Command::LoseDrive { drive } => cluster::lose_drive(rows, *drive),
+        Command::PutDrive { drive, node, capacity_bytes } => {
+            cluster::put_drive(rows, *drive, *node, *capacity_bytes, None)
+        }
+        Command::TakeDrive { drive, node, capacity_bytes, after } => {
+            cluster::put_drive(rows, *drive, *node, *capacity_bytes, Some(*after))
+        }
         Command::PutLayout(layout) => cluster::put_layout(rows, layout),
         Command::Assign(assignment) => placement::assign(rows, *assignment),
         Command::BeginMove { actor, epoch, id, to } => placement::begin(rows, *actor, *epoch, *id, *to),
@@ -148,6 +153,7 @@ fn is_control(command: &Command) -> bool {
         | Command::Invite { .. }
         | Command::PutDrive { .. }
         | Command::LoseDrive { .. }
+        | Command::TakeDrive { .. }
         | Command::PutLayout(_)
         | Command::Assign(_)
         | Command::BeginMove { .. }

@@ -166,6 +166,30 @@ fn a_lost_drive_is_of_no_layout_and_never_registered_again() {
 }
 
 #[test]
+fn gives_the_taker_of_a_drive_the_same_epoch_however_often_it_asks() {
+    let mut group = furnished();
+    let take = |node, after| Command::TakeDrive {
+        drive: DriveId(1),
+        node: NodeId(node),
+        capacity_bytes: 20,
+        after: Epoch(after),
+    };
+    for _ in 0..3 {
+        assert_eq!(group.once(&take(2, 1)), Ok(MetaAnswer::Epoch(Epoch(2))));
+    }
+    assert_eq!(group.once(&take(1, 1)), Err(ErrorKind::Conflict), "another node has taken it");
+    assert_eq!(group.once(&take(1, 2)), Ok(MetaAnswer::Epoch(Epoch(3))));
+    // A late copy of the former owner's takes nothing away.
+    assert_eq!(group.once(&take(2, 1)), Err(ErrorKind::Conflict));
+    let drive = &control_view(&group).drives[&DriveId(1)];
+    assert_eq!((drive.node, drive.epoch), (NodeId(1), Epoch(3)));
+    assert_eq!(
+        group.once(&Command::TakeDrive { drive: DriveId(9), node: NodeId(9), capacity_bytes: 20, after: Epoch(0) }),
+        Err(ErrorKind::Invalid)
+    );
+}
+
+#[test]
 fn numbers_layouts_without_gaps() {
     let mut group = furnished();
     assert_eq!(group.apply(&Command::PutLayout(layout(2).into())), Err(ErrorKind::Conflict));
