@@ -323,7 +323,8 @@ fn begin(disk: &dyn Disk, gates: Option<&Arc<Gates>>, jobs: &[Job], job: usize, 
         let bare = owed.iter().find(|(_, fill)| outcome.is_ok() && !gates.keeps(*fill));
         let mut ended = ended.lock().unwrap();
         if let Some((write, _)) = bare {
-            ended.broken.get_or_insert(format!("sync {job} ended well and does not cover write {write}"));
+            let why = || format!("sync {job} ended well and does not cover write {write}");
+            ended.broken.get_or_insert_with(why);
         }
         assert_eq!(ended.jobs.insert(job, outcome.is_ok()), None, "job {job} ended twice");
         drop(ended);

@@ -101,7 +101,7 @@ impl Serving {
             self.census.due = None;
             return;
         }
-        let due = *self.census.due.get_or_insert(cx.now() + PAUSE);
+        let due = *self.census.due.get_or_insert_with(|| cx.now() + PAUSE);
         if cx.now() < due {
             return;
         }
