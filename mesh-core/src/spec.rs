@@ -149,6 +149,10 @@ pub struct ObjectSpec {
     pub reclaim_grace_ms: u64,
     /// Every registered drive, of every layout: where shards of writes that came to nothing may lie.
     pub drives: Vec<DriveId>,
+    /// Every layout that a manifest may name: where shards of the others belong.
+    pub layouts: BTreeMap<LayoutId, Arc<Layout>>,
+    /// Namespace groups are numbered 1 to this; in each, and in the control group, it begins its life of itself.
+    pub namespaces: u16,
 }
 
 /// Settings of Encrypt.

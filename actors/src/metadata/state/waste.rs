@@ -9,20 +9,20 @@ use mesh_core::{
     Error, ErrorKind,
     id::{BucketId, LayoutId, TenantId, WriteId},
     limits::LIST_KEYS_MAX,
-    meta::{Body, Extent, Garbage, MetaAnswer, ObjectRow, PartRow},
+    meta::{Body, Extent, Garbage, MetaAnswer, ObjectRow, PartRow, Reference, Shape},
     time::UnixMillis,
 };
 
 use super::{
     blocks,
-    rows::{Deleted, Rows, Use, Waste},
+    rows::{Rows, Use, Waste},
 };
 use crate::metadata::keys;
 
 /// Writes that one `DropGarbage` or `Referenced` names at most.
 const WRITES_MAX: usize = 16_384;
-/// Garbage of one millisecond that is searched for an earlier delete at most.
-const SAME_TIME_MAX: usize = 1024;
+/// Exceptions of placement, and drives in them, after which one answer about references names no more writes.
+const RUNS_MAX: usize = 16_384;
 
 /// Makes an object's bytes garbage. The object's row is the caller's.
 pub(super) fn discard_object(
@@ -30,13 +30,12 @@ pub(super) fn discard_object(
     (bucket, tenant): (BucketId, TenantId),
     row: ObjectRow,
     since: UnixMillis,
-    deleted: Option<Deleted>,
 ) -> Result<(), Error> {
     let extent = match row.body {
         Body::Whole(extent) => Some(extent),
         Body::Parts { .. } => None,
     };
-    rows.put(keys::waste(since, row.version), &Waste { tenant, extent, deleted })?;
+    rows.put(keys::waste(since, row.version), &Waste { tenant, extent })?;
     rows.set_use(row.version, &Use::Garbage { bucket, since, aborted: false })
 }
 
@@ -48,21 +47,8 @@ pub(super) fn discard_part(
     since: UnixMillis,
 ) -> Result<(), Error> {
     let write = part.extent.write;
-    rows.put(keys::waste(since, write), &Waste { tenant, extent: Some(part.extent), deleted: None })?;
+    rows.put(keys::waste(since, write), &Waste { tenant, extent: Some(part.extent) })?;
     rows.set_use(write, &Use::GarbagePart { since })
-}
-
-/// Whether a delete was applied before, and what it deleted is garbage still.
-pub(super) fn was_deleted(rows: &Rows<'_>, at: UnixMillis, deleted: &Deleted) -> Result<bool, Error> {
-    let mut found = false;
-    let mut left = SAME_TIME_MAX;
-    let from = keys::waste_from(at);
-    rows.scan(&from, &keys::behind(&from), |_, waste: Waste| {
-        found = waste.deleted.as_ref() == Some(deleted);
-        left -= 1;
-        Ok(if found || left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    })?;
-    Ok(found)
 }
 
 pub(super) fn drop_garbage(rows: &mut Rows<'_>, writes: &[WriteId]) -> Result<MetaAnswer, Error> {
@@ -71,14 +57,14 @@ pub(super) fn drop_garbage(rows: &mut Rows<'_>, writes: &[WriteId]) -> Result<Me
         match rows.use_of(write)? {
             Some(Use::GarbagePart { since }) => {
                 rows.remove(keys::waste(since, write));
-                blocks::forget(rows, write)?;
+                blocks::forget(rows, write);
             }
             Some(Use::Garbage { since, .. }) => drop_whole(rows, write, since)?,
             Some(Use::Part { upload, number }) => {
                 // Only of an object or upload that is garbage: what is visible is never dropped.
                 if let Some(Use::Garbage { since, .. }) = rows.use_of(upload)? {
                     rows.remove(keys::part(upload, number));
-                    blocks::forget(rows, write)?;
+                    blocks::forget(rows, write);
                     drop_whole(rows, upload, since)?;
                 }
             }
@@ -94,7 +80,8 @@ fn drop_whole(rows: &mut Rows<'_>, write: WriteId, since: UnixMillis) -> Result<
         return Ok(());
     }
     rows.remove(keys::waste(since, write));
-    blocks::forget(rows, write)
+    blocks::forget(rows, write);
+    Ok(())
 }
 
 pub(super) fn older_than(rows: &Rows<'_>, before: UnixMillis, limit: u32) -> Result<MetaAnswer, Error> {
@@ -133,14 +120,43 @@ pub(super) fn older_than(rows: &Rows<'_>, before: UnixMillis, limit: u32) -> Res
 
 pub(super) fn referenced(rows: &Rows<'_>, writes: &[WriteId]) -> Result<MetaAnswer, Error> {
     expect_few(writes)?;
-    let mut used = Vec::with_capacity(writes.len());
+    let mut references = Vec::with_capacity(writes.len());
+    let mut runs = 0;
     for &write in writes {
         if write.group() != rows.group() {
             return Err(Error::invalid("another group granted this write: ask that one").with("write", write));
         }
-        used.push(rows.has(&keys::write_use(write))? || blocks::may_be_used(rows, write)?);
+        let reference = reference(rows, write)?;
+        if let Reference::Used(Some(shape)) = &reference {
+            runs += shape.runs.iter().map(|run| 1 + run.avoid.len()).sum::<usize>();
+        }
+        references.push(reference);
+        if runs >= RUNS_MAX {
+            break;
+        }
     }
-    Ok(MetaAnswer::Referenced(used))
+    Ok(MetaAnswer::Referenced(references))
+}
+
+fn reference(rows: &Rows<'_>, write: WriteId) -> Result<Reference, Error> {
+    if blocks::may_be_used(rows, write)? {
+        return Ok(Reference::Open);
+    }
+    let extent = match rows.use_of(write)? {
+        None => return Ok(Reference::Nobody),
+        Some(Use::Upload) => return Ok(Reference::Used(None)),
+        Some(Use::Object { shape, .. }) => return Ok(Reference::Used(shape)),
+        Some(Use::Part { upload, number }) => {
+            rows.find::<PartRow>(&keys::part(upload, number))?.map(|part| Some(part.extent))
+        }
+        Some(Use::Garbage { since, .. } | Use::GarbagePart { since }) => {
+            rows.find::<Waste>(&keys::waste(since, write))?.map(|waste| waste.extent)
+        }
+    };
+    let extent = extent.ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, "a write is in use, and the row that uses it is not there").with("write", write)
+    })?;
+    Ok(Reference::Used(extent.as_ref().map(Shape::of)))
 }
 
 fn expect_few(writes: &[WriteId]) -> Result<(), Error> {
