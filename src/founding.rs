@@ -52,8 +52,12 @@ pub(crate) async fn found(node: &Inner, founding: &Founding) -> Result<(), Error
         principal: founding.principal.clone(),
     };
     node.propose(GroupId::CONTROL, Command::PutAccessKey(key)).await?;
-    let bucket =
-        Command::CreateBucket { name: Arc::from(founding.bucket.as_str()), tenant, created: node.env.clock.wall() };
+    let bucket = Command::CreateBucket {
+        proposer: None,
+        name: Arc::from(founding.bucket.as_str()),
+        tenant,
+        created: node.env.clock.wall(),
+    };
     match node.propose(GroupId::CONTROL, bucket).await {
         Err(error) if error.kind() != ErrorKind::BucketExists => Err(error),
         _ => Ok(()),

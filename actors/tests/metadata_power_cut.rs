@@ -23,7 +23,7 @@ use mesh_core::{
     port::{CallGuard, Completion, Outbound},
 };
 use metadata_cluster::{
-    QUICK, TokioClock, first_of, get_object, len_of, open_block, propose, put_object, query, until,
+    QUICK, TokioClock, first_of, get_object, len_of, open_session, propose, proposer, put_as, query, until,
 };
 
 const DIR: &str = "MESH_POWER_CUT_DIR";
@@ -68,11 +68,12 @@ async fn open(dir: &Path) -> (Arc<RaftMetadata>, Arc<TokioClock>) {
 async fn child_that_proposes() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let (metadata, clock) = open(Path::new(&dir)).await;
-    let life = std::process::id();
+    let life = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as u64;
     let mut tasks = Vec::new();
     for actor in 1..=PROPOSERS {
         let (metadata, clock) = (Arc::clone(&metadata), Arc::clone(&clock));
         tasks.push(tokio::spawn(async move {
+            propose(&metadata, &*clock, 1, open_session(actor, life), BUDGET).await.expect("a later life");
             let mut first = WriteId(0);
             // Numbers go on where the last life ended: the largest object says where that was.
             let mut last = 0;
@@ -82,12 +83,13 @@ async fn child_that_proposes() {
             }
             for count in 0.. {
                 if count % 4096 == 0 {
-                    let open = open_block(actor, u64::from(life), (count / 4096) as u32);
+                    let open = mesh_core::meta::Command::OpenBlock { proposer: proposer(actor, life, 2 * count) };
                     first = first_of(&propose(&metadata, &*clock, 1, open, BUDGET).await);
                 }
                 let number = last + 1 + count;
                 let key = format!("{actor}/{}", number % KEYS);
-                let put = put_object(actor, 1, &key, WriteId(first.0 + count % 4096), number);
+                let version = WriteId(first.0 + count % 4096);
+                let put = put_as(proposer(actor, life, 2 * count + 1), 1, &key, version, number);
                 propose(&metadata, &*clock, 1, put, BUDGET).await.expect("committed");
                 println!("acknowledged {actor} {number}");
             }

@@ -22,7 +22,8 @@ use mesh_core::{
     topology::{Code, NodeInfo, NodeKind},
 };
 use metadata_cluster::{
-    Cluster, QUICK, bucket, first_of, get_object, len_of, open_block, propose, put_object, query, until,
+    Cluster, QUICK, bucket, first_of, get_object, len_of, open_block, open_session, propose, proposer, put_object,
+    query, until,
 };
 
 const BUDGET: Duration = Duration::from_secs(20);
@@ -54,6 +55,7 @@ async fn every_node_answers_for_every_group() {
     assert_eq!(formed, Ok(Arc::new(MetaAnswer::Done)));
     for at in 1..=3 {
         for group in 1..=2 {
+            assert!(propose(&cluster.node(at), clock, group, open_session(at, 1), BUDGET).await.is_ok());
             let block = propose(&cluster.node(at), clock, group, open_block(at, 1, 0), BUDGET).await;
             let put = put_object(at, group, &format!("key-{at}"), first_of(&block), at);
             assert!(propose(&cluster.node(at), clock, group, put, BUDGET).await.is_ok());
@@ -108,6 +110,7 @@ async fn a_lost_leader_is_replaced_and_nothing_is_lost() {
     let clock = &*cluster.clock;
     let leader = cluster.leader(1);
     let (other, third) = (1 + leader % 3, 1 + (leader + 1) % 3);
+    assert!(propose(&cluster.node(other), clock, 1, open_session(1, 1), BUDGET).await.is_ok());
     let first = first_of(&propose(&cluster.node(other), clock, 1, open_block(1, 1, 0), BUDGET).await);
     let put = put_object(1, 1, "before", first, 10);
     assert!(propose(&cluster.node(other), clock, 1, put, BUDGET).await.is_ok());
@@ -155,6 +158,7 @@ async fn a_leader_that_everybody_lost_is_replaced_at_once() {
 async fn reads_are_never_stale_while_leaders_come_and_go() {
     let cluster = Arc::new(Cluster::start(3, &[1], QUICK, 5000).await);
     let clock = Arc::clone(&cluster.clock);
+    assert!(propose(&cluster.node(1), &*clock, 1, open_session(1, 1), BUDGET).await.is_ok());
     let first = first_of(&propose(&cluster.node(1), &*clock, 1, open_block(1, 1, 0), BUDGET).await);
     let written = Arc::new(AtomicU64::new(0));
     let over = Arc::new(AtomicBool::new(false));
@@ -222,6 +226,7 @@ async fn a_member_that_lags_is_brought_up_by_a_snapshot() {
     let clock = &*cluster.clock;
     let lagging = (1..=3).find(|node| [0, 1].iter().all(|group| cluster.leader(*group) != *node)).expect("a follower");
     let writer = cluster.node(cluster.leader(1));
+    assert!(propose(&writer, clock, 1, open_session(1, 1), BUDGET).await.is_ok());
     let first = first_of(&propose(&writer, clock, 1, open_block(1, 1, 0), BUDGET).await);
     cluster.isolate(lagging);
     // Long addresses: rows of several pieces, and a snapshot of several chunks.
@@ -320,6 +325,7 @@ async fn all_nodes_restart_from_their_files() {
     let cluster = Cluster::start(3, &[0, 1], QUICK, 50).await;
     let clock = &*cluster.clock;
     assert!(propose(&cluster.node(1), clock, 0, form(), BUDGET).await.is_ok());
+    assert!(propose(&cluster.node(1), clock, 1, open_session(1, 1), BUDGET).await.is_ok());
     let first = first_of(&propose(&cluster.node(1), clock, 1, open_block(1, 1, 0), BUDGET).await);
     for count in 1..=120 {
         let put = put_object(1, 1, &format!("key-{}", count % 7), WriteId(first.0 + count), count);
@@ -437,12 +443,13 @@ async fn the_largest_upload_completes_in_one_command() {
     let cluster = Cluster::start(1, &[1], QUICK, 5000).await;
     let clock = &*cluster.clock;
     let node = cluster.node(cluster.leader(1));
+    assert!(propose(&node, clock, 1, open_session(1, 1), BUDGET).await.is_ok());
     let mut blocks = Vec::new();
     for request in 0..3 {
         blocks.push(first_of(&propose(&node, clock, 1, open_block(1, 1, request), BUDGET).await));
     }
     let write = |count: u64| WriteId(blocks[(count / 4096) as usize].0 + count % 4096);
-    let proposer = mesh_core::meta::Proposer { actor: mesh_core::id::ActorId(1), epoch: mesh_core::id::Epoch(1) };
+    let numbered = |request| proposer(1, 1, request);
     let upload = write(0);
     let row = UploadRow {
         upload,
@@ -451,7 +458,7 @@ async fn the_largest_upload_completes_in_one_command() {
         created: UnixMillis(1),
         principal: "ann".into(),
     };
-    let create = Command::CreateUpload { proposer, bucket: bucket(1), row: row.into() };
+    let create = Command::CreateUpload { proposer: numbered(10), bucket: bucket(1), row: row.into() };
     assert!(propose(&node, clock, 1, create, BUDGET).await.is_ok());
     let etag = |number: u32| format!("{number:032x}");
     let mut waiting = Vec::new();
@@ -468,6 +475,7 @@ async fn the_largest_upload_completes_in_one_command() {
             modified: UnixMillis(2),
             extent: extent.clone(),
         };
+        let proposer = numbered(100 + u64::from(number));
         let command = Command::PutPart { proposer, bucket: bucket(1), upload, part: part.into(), quota_bytes: None };
         let (node, clock) = (Arc::clone(&node), Arc::clone(&cluster.clock));
         waiting.push(tokio::spawn(async move { propose(&node, &*clock, 1, command, BUDGET).await }));
@@ -478,7 +486,7 @@ async fn the_largest_upload_completes_in_one_command() {
     }
     println!("10000 parts stored in {} ms", begun.elapsed().as_millis());
     let complete = Command::CompleteUpload {
-        proposer,
+        proposer: numbered(11_000),
         bucket: bucket(1),
         key: "film".into(),
         upload,

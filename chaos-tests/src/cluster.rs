@@ -27,7 +27,7 @@ use mesh_core::{
     Answer, Chain, Error, Outcome, Pool, Request, Response, StorageFunction,
     assignment::{Assignment, MoveId},
     id::{ActorId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, TenantId},
-    meta::{Command, Grant, MetaAnswer, Proposer, Query, TenantLimits, TenantRow, WrappedKey},
+    meta::{Command, Grant, MetaAnswer, Query, TenantLimits, TenantRow, WrappedKey},
     op::{DriveReport, NodeReport, Phase, ShardOp},
     port::Keys,
     spec::{DriveSpec, EncryptSpec, Encryption, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
@@ -99,8 +99,6 @@ pub enum Errand {
     Stat(DriveId),
     /// A drive is to be taken.
     Take(NodeId, DriveId),
-    /// A node's epochs are to be fenced.
-    Fence(NodeId),
     /// A node speaks to the others.
     Beat(NodeId),
     /// A node hears, in this life, what the control group says of an actor.
@@ -232,7 +230,7 @@ impl Cluster {
             other => return Err(Error::bug("a tenant was made").with("answer", format!("{other:?}"))),
         };
         let created = mesh_core::time::UnixMillis(0);
-        establish(GroupId::CONTROL, Command::CreateBucket { name: BUCKET.into(), tenant, created })?;
+        establish(GroupId::CONTROL, Command::CreateBucket { proposer: None, name: BUCKET.into(), tenant, created })?;
         for node in swarm.node_ids() {
             let actor = ActorId::data(tenant, node);
             establish(GroupId::CONTROL, Command::Assign(Assignment::new(actor, node, Epoch(1))))?;
@@ -293,7 +291,7 @@ impl Cluster {
                 self.take(world, node, drive);
             }
         }
-        self.fence_if_taken(world, node);
+        self.host_if_taken(world, node);
     }
 
     fn take(&mut self, world: &mut World, node: NodeId, drive: DriveId) {
@@ -302,22 +300,13 @@ impl Cluster {
         world.propose(node, GroupId::CONTROL, Command::PutDrive { drive, node, capacity_bytes }, number);
     }
 
-    fn fence_if_taken(&mut self, world: &mut World, node: NodeId) {
+    /// Hosts what a node runs, once its drives are its own.
+    fn host_if_taken(&mut self, world: &mut World, node: NodeId) {
         let Some(agent) = self.agents.get(&node) else { return };
-        if agent.ready
-            || self.swarm.drives_at(node).any(|drive| !self.dead.contains(&drive) && !agent.epochs.contains_key(&drive))
-        {
-            return;
+        let mut drives = self.swarm.drives_at(node).filter(|drive| !self.dead.contains(drive));
+        if !agent.ready && drives.all(|drive| agent.epochs.contains_key(&drive)) {
+            self.host(world, node);
         }
-        if !self.swarm.is_host(node) {
-            return self.host(world, node);
-        }
-        let command = Command::Fence {
-            actors: vec![Proposer { actor: ActorId::ingress(node), epoch: Epoch(agent.boot) }],
-            drives: agent.epochs.iter().map(|(drive, epoch)| (*drive, *epoch)).collect(),
-        };
-        let number = self.number(Errand::Fence(node));
-        world.propose(node, NAMESPACE, command, number);
     }
 
     /// A node's proposal is answered.
@@ -328,9 +317,8 @@ impl Cluster {
                 if let Some(agent) = self.agents.get_mut(&node) {
                     agent.epochs.insert(drive, epoch);
                 }
-                self.fence_if_taken(world, node);
+                self.host_if_taken(world, node);
             }
-            (Errand::Fence(node), Ok(_)) => self.host(world, node),
             (Errand::Decided(number, actor), outcome) => {
                 self.machine_hears(world, number, actor, Heard::Proposed(outcome));
             }
@@ -357,7 +345,6 @@ impl Cluster {
     pub fn timer(&mut self, world: &mut World, number: u64) {
         match self.errands.remove(&number) {
             Some(Errand::Take(node, drive)) if world.is_up(node) => self.take(world, node, drive),
-            Some(Errand::Fence(node)) if world.is_up(node) => self.fence_if_taken(world, node),
             Some(Errand::Beat(node)) if world.is_up(node) => self.beat(world, node),
             Some(Errand::News(node, boot, row)) => self.news(world, node, boot, row),
             Some(Errand::TookBack(node, actor)) => self.took_back(world, node, actor),
@@ -404,6 +391,8 @@ impl Cluster {
             reclaim_grace_ms: GRACE_MS,
             drives: self.swarm.drive_ids().filter(|_| self.bug != Some(Bug::NoSweep)).collect(),
             lost: Vec::new(),
+            layouts: core::iter::once((self.layout.id, self.layout.clone())).collect(),
+            namespaces: 1,
         };
         let next = Some(ActorId::data(self.tenant, node));
         let actor = ActorId::ingress(node);

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
     Error, ErrorKind,
-    id::{GroupId, NodeId},
-    meta::{Command, MetaAnswer, Query},
+    id::{ActorId, GroupId, NodeId},
+    meta::{Command, MetaAnswer, Query, Session},
 };
 
 use crate::{random::Stream, world::Asker};
@@ -104,6 +104,10 @@ pub struct Quorum {
     next: u64,
     /// Until when no group has a leader.
     away: u64,
+    /// What each numbered command came to first.
+    said: BTreeMap<(GroupId, ActorId, Session, u64), Result<MetaAnswer, ErrorKind>>,
+    /// Two copies of one command that came to different things.
+    contradiction: Option<String>,
     /// For the planted bug: what each question was answered first.
     memory: BTreeMap<Vec<u8>, Result<MetaAnswer, Error>>,
 }
@@ -127,6 +131,8 @@ impl Quorum {
             last: None,
             next: 0,
             away: 0,
+            said: BTreeMap::new(),
+            contradiction: None,
             memory: BTreeMap::new(),
         }
     }
@@ -238,6 +244,8 @@ impl Quorum {
             return Course { applied: vec![first, first + second], answered: (first + second + third, None) };
         }
         if copied && command {
+            // So late, often, that whoever sent it has gone, and a later life is there; or that its bucket is.
+            let late = if hidden { late * 8 } else { late };
             return Course { applied: vec![first, first + second + late], answered: (first + second, None) };
         }
         Course { applied: vec![first], answered: (first + second, None) }
@@ -254,6 +262,21 @@ impl Quorum {
             }
             Matter::Query(query) => self.store.query(running.group, query),
         };
+        if let Matter::Command(command) = &running.matter
+            && let Some(proposer) = command.proposer()
+        {
+            let told = result.clone().map_err(|error| error.kind());
+            let key = (running.group, proposer.actor, proposer.session, proposer.request);
+            let first = self.said.entry(key).or_insert_with(|| told.clone());
+            // What comes of a session that is over, or from below its floor, is refused whatever it came to before; and what
+            // was refused so was not decided on.
+            let undecided = [Err(ErrorKind::Fenced), Err(ErrorKind::Overloaded)];
+            if undecided.contains(first) {
+                first.clone_from(&told);
+            } else if *first != told && !undecided.contains(&told) {
+                self.contradiction.get_or_insert_with(|| format!("{command:?} came to {first:?}, and now to {told:?}"));
+            }
+        }
         running.applications = running.applications.saturating_sub(1);
         running.result = Some(result);
         if running.answered && running.applications == 0 {
@@ -263,6 +286,11 @@ impl Quorum {
         }
         let running = self.running.get(&number)?;
         Some((running.group, &running.matter, running.result.as_ref()?))
+    }
+
+    /// A command that came to two different things, if there was one.
+    pub const fn contradiction(&mut self) -> Option<String> {
+        self.contradiction.take()
     }
 
     /// It is answered. `None` if there is no such matter.
@@ -328,6 +356,34 @@ mod tests {
         assert!(matches!(quorum.answer(number), Some((_, Ok(MetaAnswer::Done)))));
         assert!(quorum.running.is_empty());
         assert_eq!(count(&mut quorum), 1);
+    }
+
+    #[test]
+    fn a_command_that_comes_to_two_things_is_seen() {
+        struct Forgetful(u64);
+        impl Groups for Forgetful {
+            fn propose(&mut self, _: GroupId, _: &Command) -> Result<MetaAnswer, Error> {
+                self.0 += 1;
+                Ok(MetaAnswer::Deleted { existed: self.0 == 1 })
+            }
+
+            fn query(&mut self, _: GroupId, _: &Query) -> Result<MetaAnswer, Error> {
+                Ok(MetaAnswer::Done)
+            }
+        }
+        let weather = MetadataWeather { twice_per_mille: 1000, ..MetadataWeather::calm() };
+        let mut quorum = Quorum::new(1, Box::new(Forgetful(0)), weather);
+        let session = Session { epoch: mesh_core::id::Epoch(1), life: 1 };
+        let proposer = mesh_core::meta::Proposer { actor: ActorId(1), session, request: 1, done_below: 1 };
+        let command = Command::SealBucket { proposer, bucket: mesh_core::id::BucketId(1) };
+        let asker = Asker::Node { node: NodeId(1), boot: 1, ticket: 0 };
+        let matter = Matter::Command(Arc::new(command));
+        let (number, course) = quorum.start(0, Duration::from_secs(5), GroupId(1), matter, asker);
+        assert_eq!(course.applied.len(), 2);
+        assert!(quorum.apply(number).is_some());
+        assert_eq!(quorum.contradiction(), None);
+        assert!(quorum.apply(number).is_some());
+        assert!(quorum.contradiction().is_some());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use mesh_core::{
     Answer, Cx, Effect, Error, ErrorKind, Event, Op, Outcome, Request, Response, StorageFunction, Target,
     assignment::MoveId,
     id::{ActorId, GroupId, NodeId, ShardId, Token},
-    meta::{Command, MetaAnswer, Query},
+    meta::{Command, MetaAnswer, Proposer, Query},
     op::{ShardOp, StripeOp},
     snapshot::{Mark, Snapshot},
     time::Instant,
@@ -66,6 +66,8 @@ pub enum Bug {
     RunsOnReturn,
     /// A node that was started anew goes by what its replica held before.
     OldReplica,
+    /// The metadata groups forget which deletes they have seen.
+    ForgottenDeletes,
 }
 
 impl Bug {
@@ -92,6 +94,7 @@ impl Bug {
         ("old-news", Self::OldNews),
         ("runs-on-return", Self::RunsOnReturn),
         ("old-replica", Self::OldReplica),
+        ("forgotten-deletes", Self::ForgottenDeletes),
     ];
 
     /// The bug of a name.
@@ -237,6 +240,37 @@ impl Groups for Unchecked {
             _ => {}
         }
         answer
+    }
+
+    fn query(&mut self, group: GroupId, query: &Query) -> Result<MetaAnswer, Error> {
+        self.store.query(group, query)
+    }
+}
+
+/// Groups that take every copy of a delete for another delete.
+#[derive(Debug)]
+pub struct Forgetful {
+    store: MemoryMetadata,
+    count: u64,
+}
+
+impl Forgetful {
+    /// Over this store.
+    #[must_use]
+    pub const fn new(store: MemoryMetadata) -> Self {
+        Self { store, count: 0 }
+    }
+}
+
+impl Groups for Forgetful {
+    fn propose(&mut self, group: GroupId, command: &Command) -> Result<MetaAnswer, Error> {
+        let Command::DeleteObject { proposer, bucket, key, at, precondition } = command.clone() else {
+            return self.store.propose(group, command);
+        };
+        // A number that nobody else has, above all that are in use.
+        self.count += 1;
+        let proposer = Proposer { request: proposer.done_below + 8192 + self.count, ..proposer };
+        self.store.propose(group, &Command::DeleteObject { proposer, bucket, key, at, precondition })
     }
 
     fn query(&mut self, group: GroupId, query: &Query) -> Result<MetaAnswer, Error> {

@@ -29,7 +29,7 @@ use crate::{
     metadata::{Groups, MetadataWeather, Quorum},
     network::{Network, NetworkWeather},
     oracle::Oracle,
-    planted::{Bug, Unchecked},
+    planted::{Bug, Forgetful, Unchecked},
     random::Stream,
     swarm::{Fault, Swarm, node_of},
     trace::Trace,
@@ -206,6 +206,7 @@ impl Room {
         }
         let store: Box<dyn Groups> = match bug {
             Some(Bug::CommitUnchecked) => Box::new(Unchecked::new(MemoryMetadata::new(1))),
+            Some(Bug::ForgottenDeletes) => Box::new(Forgetful::new(MemoryMetadata::new(1))),
             _ => Box::new(MemoryMetadata::new(1)),
         };
         let metadata = Quorum::new(seed, store, MetadataWeather::calm());

@@ -354,7 +354,8 @@ impl Swarm {
     }
 }
 
-const LATE_COPIES_PER_MILLE: u32 = 0;
+/// Of a thousand swarms, those in which copies of commands arrive late.
+const LATE_COPIES_PER_MILLE: u32 = 500;
 /// Of a thousand random runs, those in which chains move.
 const MOVES_PER_MILLE: u32 = 600;
 const KINDS: u64 = 12;

@@ -16,16 +16,26 @@ use crate::{
     swarm::Swarm,
 };
 
+mod bucket;
 mod get;
 mod put;
 mod upload;
 
+pub use bucket::Bucket;
 pub use get::Get;
 pub use put::{Delete, Put};
 pub use upload::Upload;
 
-/// The bucket of all keys.
+/// The bucket that is always there.
 pub const BUCKET: &str = "bucket";
+/// Buckets that come and go, each with one key.
+pub const FLEETING: [&str; 3] = ["fleeting-1", "fleeting-2", "fleeting-3"];
+
+/// The bucket of a key: a fleeting one's only key has its name.
+#[must_use]
+pub fn bucket_of(key: &str) -> Arc<str> {
+    FLEETING.iter().find(|bucket| **bucket == key).copied().unwrap_or(BUCKET).into()
+}
 
 /// What a task works with.
 pub struct Desk<'a> {
@@ -142,6 +152,11 @@ impl Client {
 
     /// Something to do.
     pub fn choose(&mut self, swarm: &Swarm, desk: &mut Desk<'_>) -> Box<dyn Task> {
+        if self.stream.chance(FLEETING_PER_MILLE)
+            && let Some(task) = self.choose_fleeting(swarm, desk)
+        {
+            return task;
+        }
         let key = self.key(swarm, desk.oracle);
         let dice = self.stream.below(100);
         let window = 1 + self.stream.below(4) as usize;
@@ -164,6 +179,27 @@ impl Client {
                 Box::new(Upload::new(key, parts, window, self.stream.chance(200)))
             }
         }
+    }
+}
+
+impl Client {
+    /// Something to do with a bucket that comes and goes.
+    fn choose_fleeting(&mut self, swarm: &Swarm, desk: &mut Desk<'_>) -> Option<Box<dyn Task>> {
+        let key: Arc<str> = (*self.stream.pick(&FLEETING)?).into();
+        let dice = self.stream.below(100);
+        if desk.oracle.operations(&key) >= HISTORY_MAX {
+            return None;
+        }
+        Some(match dice {
+            0..25 => Box::new(Bucket::new(key, false)),
+            25..55 => Box::new(Bucket::new(key, true)),
+            55..75 => {
+                let content = self.content(swarm, desk.contents);
+                Box::new(Put::object(key, content, 1, self.stream.bits()))
+            }
+            75..85 => Box::new(Get::new(key, None, 1)),
+            _ => Box::new(Delete::new(key)),
+        })
     }
 }
 
@@ -192,5 +228,7 @@ fn senseless(what: &str, version: Option<WriteId>, outcome: &Outcome) -> String 
     format!("{what} of {version:?} was answered by {outcome:?}")
 }
 
+/// Of a thousand things that a client does, those about buckets that come and go.
+const FLEETING_PER_MILLE: u32 = 150;
 /// Operations on one key after which another takes its place.
 const HISTORY_MAX: usize = 40;

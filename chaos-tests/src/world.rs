@@ -541,6 +541,9 @@ impl World {
                         self.look_at(actor, commits);
                     }
                 }
+                if let Some(why) = self.metadata.contradiction() {
+                    self.violate(|| why);
+                }
             }
             Happening::MetadataAnswer { number } => self.answer_metadata(number),
             Happening::Timer { number } => {

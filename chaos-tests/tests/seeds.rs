@@ -153,3 +153,8 @@ fn requests_that_a_source_forgets_are_found() {
 fn shards_that_nobody_sweeps_are_found() {
     assert!(found_at("no-sweep", 0..20) < 20);
 }
+
+#[test]
+fn a_delete_that_is_made_twice_is_found() {
+    assert!(found_at("forgotten-deletes", 0..20) < 20);
+}

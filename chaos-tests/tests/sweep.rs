@@ -63,17 +63,17 @@ fn a_page_that_is_acknowledged_and_lost_is_found() {
 
 #[test]
 fn a_target_that_begins_anew_for_a_second_controller_is_found() {
-    assert!(finds("warms-again", 1, 4, &[Victim::Twin]));
+    assert!(finds("warms-again", 3, 5, &[Victim::Twin]));
 }
 
 #[test]
 fn steps_of_a_move_that_is_over_are_found() {
-    assert!(finds("old-steps", 1, 4, &[Victim::Rival]));
+    assert!(finds("old-steps", 5, 4, &[Victim::Rival]));
 }
 
 #[test]
 fn a_source_that_begins_anew_and_runs_in_the_middle_of_its_move_is_found() {
-    assert!(finds("runs-on-return", 6, 4, &[Victim::SourceAndGroup]));
+    assert!(finds("runs-on-return", 2, 5, &[Victim::SourceAndGroup]));
 }
 
 /// Every so manieth event: the runner takes all.

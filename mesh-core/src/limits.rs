@@ -76,6 +76,9 @@ pub const GROUP_DRIVES_MAX: usize = 32;
 pub const LAYOUT_GROUPS_MAX: usize = 4096;
 /// Writes granted in one block.
 pub const WRITE_BLOCK: u64 = 4096;
+/// Commands of one session in one group between the lowest number that is waited for and the highest: so many answers
+/// are kept at most.
+pub const SESSION_REQUESTS_MAX: u64 = 16_384;
 /// Attempts at storing one stripe before its write fails.
 pub const STRIPE_ATTEMPTS_MAX: u8 = 16;
 /// Writes (objects or parts) open in one ingress at most.
@@ -105,6 +108,7 @@ const _: () = {
     assert!(PAYLOAD_BYTES_MAX <= MAILBOX_BYTES_MAX && PAYLOAD_BYTES_MAX <= LINK_BYTES_MAX);
     assert!(STREAM_STRIPES * STRIPE_BYTES_MAX <= MAILBOX_BYTES_MAX);
     assert!(COMMAND_BYTES_MAX < HEADER_BYTES_MAX);
+    assert!(SESSION_REQUESTS_MAX > MAILBOX_JOBS_MAX as u64);
     assert!(SNAPSHOT_PAGE_BYTES_MAX <= COMMAND_BYTES_MAX && SNAPSHOT_PAGE_BYTES_MAX <= PAYLOAD_BYTES_MAX);
     assert!(2 * CUSTOM_STAGES_MAX + 3 <= CHAIN_STAGES_MAX);
     assert!(4 * CARRIED_ENTRY_BYTES_MAX <= SNAPSHOT_PAGE_BYTES_MAX);

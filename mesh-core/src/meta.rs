@@ -14,9 +14,11 @@ mod query;
 
 pub use answer::{ListEntry, Listing, MetaAnswer};
 pub use codec::{FEATURE_LEVEL, decode, encode};
-pub use command::{Command, Precondition, Proposer};
+pub use command::{Command, Precondition, Proposer, Session};
 pub use control::{
     AccessKeyRow, BucketRef, BucketRow, ControlView, Grant, PrincipalRow, TenantLimits, TenantRow, WrappedKey,
 };
-pub use object::{Attributes, Body, Extent, Garbage, GarbageMark, GarbagePage, ObjectRow, PartRow, Run, UploadRow};
+pub use object::{
+    Attributes, Body, Extent, Garbage, GarbageMark, GarbagePage, ObjectRow, PartRow, Reference, Run, Shape, UploadRow,
+};
 pub use query::Query;

@@ -160,6 +160,10 @@ pub struct ObjectSpec {
     pub drives: Vec<DriveId>,
     /// Drives that were declared lost: what they are owed is let go.
     pub lost: Vec<DriveId>,
+    /// Every layout that a manifest may name: where shards of the others belong.
+    pub layouts: BTreeMap<LayoutId, Arc<Layout>>,
+    /// Namespace groups are numbered 1 to this; in each, and in the control group, it begins its life of itself.
+    pub namespaces: u16,
 }
 
 /// Settings of Encrypt.

@@ -24,6 +24,9 @@ pub struct Hosted {
 pub enum Fate {
     /// It runs here.
     Host,
+    /// It runs here, under the epoch under which it was to arrive by a move that did not come to its end: what is here of it
+    /// is no state, and it begins anew.
+    Anew,
     /// It runs here, but is on a move of which this node knows nothing: it has begun anew since. The move is to be
     /// aborted first, or what it takes in from now on would be left behind by the commit.
     TakeBack(MoveId),
@@ -66,6 +69,8 @@ pub fn fate(node: NodeId, row: &Assignment, hosted: Option<Hosted>, known: Known
         Phase::Warming if epoch.0 == row.epoch.0 + 1 => Fate::Discard,
         // Of a later epoch than this node has heard of: it has arrived.
         _ if epoch > row.epoch => Fate::Alone,
+        // Given to this node by itself, not by the move for which it warms: of the state it may have a part, or an old one.
+        Phase::Warming if here && epoch == row.epoch && known.on.is_some_and(|on| on < row.moves) => Fate::Anew,
         // Frozen for a move that is still under way: only its end thaws it.
         Phase::Frozen if here && epoch == row.epoch && row.moving.is_some() => Fate::Alone,
         _ if here => Fate::Host,
@@ -121,6 +126,14 @@ mod tests {
         for (row, hosted, expected) in table {
             assert_eq!(fate(HERE, &row, hosted, known(0, Some(3))), expected, "{row:?} with {hosted:?}");
         }
+    }
+
+    #[test]
+    fn what_warmed_for_a_move_that_did_not_end_is_no_state_of_an_actor_that_is_given_to_the_node() {
+        let given = row(HERE, 6, 5, None);
+        assert_eq!(fate(HERE, &given, hosted(6, Phase::Warming), known(0, Some(4))), Fate::Anew);
+        assert_eq!(fate(HERE, &given, hosted(6, Phase::Warming), known(0, Some(5))), Fate::Host);
+        assert_eq!(fate(HERE, &given, hosted(6, Phase::Running), known(0, Some(4))), Fate::Host);
     }
 
     #[test]

@@ -240,8 +240,9 @@ impl Migration {
             Stage::Committing if place == Some((Some(self.from), Some(self.epoch))) => {
                 self.go(Stage::Undoing { why: error, source: true, target: true })
             }
-            // Committed after all, before the abort came.
-            Stage::Aborting(_) if place == Some(moved) => self.go(Stage::Arriving { target: true, source: true }),
+            // Committed after all, before the abort came; or the source seemed lost, and the actor was given to that very
+            // node, which then must not run what it has of this move. Only the commit is told which it was.
+            Stage::Aborting(_) if place == Some(moved) => self.go(Stage::Committing),
             _ => self.over(End::Elsewhere(error)),
         }
     }

@@ -96,11 +96,18 @@ impl Configured {
             let known = Known { heard, on: node.agent.on(row.actor), caught_up };
             match fate(node.id, row, hosted.get(&row.actor).copied(), known) {
                 Fate::TakeBack(id) => self.take_back(node, row, id),
-                Fate::Host => {
+                fate @ (Fate::Host | Fate::Anew) => {
                     self.taking_back.remove(&row.actor);
                     wanted.insert(row.actor);
+                    let mut present = hosted.get(&row.actor).copied();
+                    if fate == Fate::Anew {
+                        self.specs.remove(&row.actor);
+                        node.agent.forget(row.actor);
+                        node.host.evict(row.actor);
+                        present = None;
+                    }
                     // One actor's trouble is not the others'.
-                    if let Err(error) = self.host(node, view, row, hosted.get(&row.actor).copied()).await {
+                    if let Err(error) = self.host(node, view, row, present).await {
                         tracing::error!(node = %node.id, actor = %row.actor, %error, "an actor cannot be hosted");
                         self.specs.remove(&row.actor);
                     }
@@ -389,6 +396,8 @@ fn object(node: &Inner, view: &ControlView) -> FunctionSpec {
         reclaim_grace_ms: u64::try_from(node.config.timing.reclaim_grace.0.as_millis()).unwrap_or(u64::MAX),
         drives: view.drives.keys().copied().collect(),
         lost: view.lost.keys().copied().collect(),
+        layouts: view.layouts.clone(),
+        namespaces: view.namespaces,
     })
 }
 

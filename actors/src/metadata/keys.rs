@@ -4,6 +4,11 @@
 //! as the numbers do. Object keys stand raw at the end of a table key, in UTF-8 byte order, as S3 lists them.
 //!
 //! ```text
+//! every group
+//!   'S' actor:8                     Life: the actor's present session
+//!   'A' actor:8 session:16 request:8
+//!                                   Said: what a command was answered (a session is an epoch:8 and a life:8)
+//!
 //! control group
 //!   'C'                             Formed: cluster, code, how many namespaces
 //!   'c' what:1                      the last number given out ('t' tenants, 'b' buckets)
@@ -24,13 +29,11 @@
 //!   's' scope, encoded              CustomSpecs of data chains, with their Scope
 //!
 //! namespace groups
-//!   'F' actor:8                     the actor's least epoch
-//!   'S' actor:8                     Sessions: its lives and its open blocks
+//!   'H' actor:8                     the first writes of the open blocks that the actor holds, oldest first
 //!   'N'                             how many blocks were granted
 //!   'O' first:8                     the actor that holds this open block
 //!   'D' first:8                     (empty) a closed block, until it is swept
 //!   'W' write:8                     Use: what a write is used for (the live index)
-//!   'Z' write:8                     a write that was used, is no more, and whose block is open still
 //!   'K' bucket:8 key                ObjectRow
 //!   'U' upload:8                    Upload: an upload that is not completed
 //!   'V' bucket:8 key' upload:8      (empty) uploads by key; key' is the key, escaped, with an end mark
@@ -40,13 +43,14 @@
 //!   'E' drive:8 write:8             (empty) the drive is owed the deletion of what it holds of a forgotten write
 //!   'e' drive:8                     how many such rows the drive has
 //!   'Q' tenant:8                    Usage
-//!   'X' bucket:8                    (empty) the bucket is sealed
+//!   'X' bucket:8                    (empty) the bucket is sealed, for good
 //!
 //! key' in 'V':  every 0x00 becomes 0x00 0xff; the end mark is 0x00 0x01. So "a" comes before "a\0" and "ab".
 //! ```
 
 use mesh_core::assignment::Scope;
 use mesh_core::id::{ActorId, BucketId, DriveId, LayoutId, NodeId, TenantId, WriteId};
+use mesh_core::meta::Session;
 use mesh_core::time::UnixMillis;
 
 pub(super) const FORMED: u8 = b'C';
@@ -68,13 +72,13 @@ pub(super) const WISH: u8 = b'w';
 pub(super) const STAGES: u8 = b's';
 pub(super) const TAIL: u8 = b'h';
 
-pub(super) const FENCE: u8 = b'F';
-pub(super) const SESSIONS: u8 = b'S';
+pub(super) const SESSION: u8 = b'S';
+pub(super) const ANSWER: u8 = b'A';
+pub(super) const HELD: u8 = b'H';
 pub(super) const GRANTED: u8 = b'N';
 pub(super) const BLOCK: u8 = b'O';
 pub(super) const CLOSED: u8 = b'D';
 pub(super) const USE: u8 = b'W';
-pub(super) const SPENT: u8 = b'Z';
 pub(super) const OBJECT: u8 = b'K';
 pub(super) const UPLOAD: u8 = b'U';
 pub(super) const UPLOAD_KEY: u8 = b'V';
@@ -191,12 +195,23 @@ fn scoped(kind: u8, scope: Scope) -> Vec<u8> {
     }
 }
 
-pub(super) fn fence(actor: ActorId) -> Vec<u8> {
-    key(FENCE, &[&actor.0.to_be_bytes()])
+pub(super) fn session(actor: ActorId) -> Vec<u8> {
+    key(SESSION, &[&actor.0.to_be_bytes()])
 }
 
-pub(super) fn sessions(actor: ActorId) -> Vec<u8> {
-    key(SESSIONS, &[&actor.0.to_be_bytes()])
+/// What all sessions of an actor were answered: earlier sessions, and then lower numbers, come first.
+pub(super) fn answers(actor: ActorId) -> Vec<u8> {
+    key(ANSWER, &[&actor.0.to_be_bytes()])
+}
+
+pub(super) fn answer(actor: ActorId, session: Session, request: u64) -> Vec<u8> {
+    let Session { epoch, life } = session;
+    let pieces = [actor.0, epoch.0, life, request].map(u64::to_be_bytes);
+    key(ANSWER, &pieces.each_ref().map(|piece| &piece[..]))
+}
+
+pub(super) fn held(actor: ActorId) -> Vec<u8> {
+    key(HELD, &[&actor.0.to_be_bytes()])
 }
 
 pub(super) fn granted() -> Vec<u8> {
@@ -219,10 +234,6 @@ pub(super) fn closed_block(key: &[u8]) -> Option<WriteId> {
 
 pub(super) fn write_use(write: WriteId) -> Vec<u8> {
     key(USE, &[&write.0.to_be_bytes()])
-}
-
-pub(super) fn spent(write: WriteId) -> Vec<u8> {
-    key(SPENT, &[&write.0.to_be_bytes()])
 }
 
 pub(super) fn object(bucket: BucketId, name: &str) -> Vec<u8> {

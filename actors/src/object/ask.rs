@@ -4,9 +4,10 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use mesh_core::{
-    Certainty, Error, ErrorKind, Request,
-    id::{ActorId, GroupId, Token, WriteId},
+    Certainty, Error, ErrorKind, Op, Request,
+    id::{ActorId, BucketId, GroupId, Token, WriteId},
     limits::BUDGET_DEFAULT,
+    meta::{Proposer, Session},
     time::Instant,
 };
 
@@ -32,6 +33,10 @@ pub(super) enum Way {
 pub(super) enum Owner {
     Task(Token),
     Block(GroupId),
+    /// A session is to be opened.
+    Session(GroupId, Session),
+    /// A bucket that is sealed is to be removed.
+    Deletion(BucketId),
     Reclaim(reclaim::Errand),
     Owed(owed::Errand),
     Sweep(sweep::Errand),
@@ -43,6 +48,11 @@ impl Owner {
     pub(super) const fn is_task(&self) -> bool {
         matches!(self, Self::Task(_))
     }
+
+    /// Whether it is somebody's request, or works for one: what needs a session.
+    const fn is_for_somebody(&self) -> bool {
+        matches!(self, Self::Task(_) | Self::Block(_))
+    }
 }
 
 /// A call that is out, or waits to go out again.
@@ -51,10 +61,14 @@ pub(super) struct Ask {
     pub(super) way: Way,
     /// The answer is the row of this bucket, for the cache.
     pub(super) bucket: Option<Arc<str>>,
+    /// The metadata group whose session must be open before this is sent.
+    pub(super) session: Option<GroupId>,
+    /// Its number there, if it is a command that has one.
+    pub(super) number: Option<Proposer>,
     /// What to send (again). Empty while it is out and may not be repeated.
     request: Option<Request>,
     retry: Retry,
-    deadline: Instant,
+    pub(super) deadline: Instant,
     tries: u32,
     /// A sending may have taken effect.
     maybe: bool,
@@ -86,14 +100,21 @@ impl Ask {
 
     fn of(owner: Owner, way: Way, request: Request, retry: Retry) -> Self {
         let deadline = request.deadline;
-        Self { owner, way, bucket: None, request: Some(request), retry, deadline, tries: 0, maybe: false }
+        let (session, number) = match &request.op {
+            Op::Query { group, .. } => (Some(*group), None),
+            Op::Propose { group, command } => (Some(*group), command.proposer().copied()),
+            _ => (None, None),
+        };
+        let session = session.filter(|_| owner.is_for_somebody());
+        let request = Some(request);
+        Self { owner, way, bucket: None, session, number, request, retry, deadline, tries: 0, maybe: false }
     }
 
     /// What to send now; keeps a copy if it may be sent again.
     pub(super) fn take_request(&mut self) -> Request {
         let request = match self.retry {
             Retry::Never => self.request.take(),
-            Retry::Certain | Retry::Transport | Retry::Patient => self.request.clone(),
+            Retry::Transport | Retry::Patient => self.request.clone(),
         };
         request.expect("a call without repetitions is sent once")
     }
@@ -102,12 +123,17 @@ impl Ask {
     pub(super) fn judge(&mut self, error: Error, now: Instant) -> Verdict {
         let again = match self.retry {
             Retry::Never => false,
-            Retry::Certain => is_retryable(error.kind()) && error.certainty() == Certainty::NotProcessed,
             Retry::Transport => is_retryable(error.kind()),
             Retry::Patient => is_retryable(error.kind()) || error.kind() == ErrorKind::RateLimited,
         };
         let at = now + pause(self.tries, error.certainty());
-        self.maybe |= error.certainty() == Certainty::MaybeProcessed;
+        self.maybe = match error.kind() {
+            // What was sent before may have taken effect before the session was over.
+            ErrorKind::Fenced if self.number.is_some() => true,
+            // The group's answer to this number, whichever sending it came to.
+            kind if self.number.is_some() && is_decision(kind) => false,
+            kind => self.maybe || kind.certainty() == Certainty::MaybeProcessed,
+        };
         if again && at < self.deadline {
             self.tries += 1;
             Verdict::Again(at)
@@ -115,6 +141,23 @@ impl Ask {
             Verdict::Final(Failure { error, maybe: self.maybe })
         }
     }
+}
+
+/// Whether only the metadata group itself refuses a command so.
+const fn is_decision(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Conflict
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::Precondition
+            | ErrorKind::NoSuchBucket
+            | ErrorKind::NoSuchUpload
+            | ErrorKind::InvalidPart
+            | ErrorKind::PartTooSmall
+            | ErrorKind::BucketNotEmpty
+            | ErrorKind::BucketExists
+            | ErrorKind::BucketTaken
+    )
 }
 
 /// Whether the same request may go well a little later, without anybody changing anything.

@@ -4,10 +4,10 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
 use mesh_core::{
-    Cx, Error, ErrorKind, Response,
+    Error, ErrorKind, Response,
     id::{GroupId, Token, WriteId},
     limits::WRITE_BLOCK,
-    meta::{Command, MetaAnswer, Proposer},
+    meta::MetaAnswer,
     time::Instant,
 };
 
@@ -29,9 +29,6 @@ pub(super) struct Blocks {
 struct Block {
     /// Ids not yet given out, in the order granted. At most two: a refill is asked for only while the rest is low.
     ranges: VecDeque<Range>,
-    /// This life of the ingress, drawn when the first block is asked for.
-    session: Option<u64>,
-    request: u32,
     asking: bool,
     parked: VecDeque<Waiter>,
 }
@@ -97,15 +94,24 @@ impl Blocks {
         }
     }
 
-    /// The command that asks for another block, if the group's ids run low and none is asked for already.
-    pub(super) fn wanted(&mut self, group: GroupId, proposer: Proposer, cx: &mut Cx<'_>) -> Option<Command> {
-        let block = self.groups.entry(group).or_default();
-        if block.asking || block.ranges.len() >= RANGES_MAX || block.left() > REFILL_BELOW {
-            return None;
+    /// Whether another block is to be asked for: the group's ids run low, and none is asked for already.
+    pub(super) fn wants(&self, group: GroupId) -> bool {
+        self.groups
+            .get(&group)
+            .is_none_or(|block| !block.asking && block.ranges.len() < RANGES_MAX && block.left() <= REFILL_BELOW)
+    }
+
+    /// Another block is asked for.
+    pub(super) fn asked(&mut self, group: GroupId) {
+        self.groups.entry(group).or_default().asking = true;
+    }
+
+    /// The session under which a group's blocks were granted is over, and so are they.
+    pub(super) fn forget(&mut self, group: GroupId) {
+        if let Some(block) = self.groups.get_mut(&group) {
+            block.ranges.clear();
         }
-        block.asking = true;
-        let session = *block.session.get_or_insert_with(|| u64::from_le_bytes(cx.random()));
-        Some(Command::OpenBlock { proposer, session, request: block.request })
+        self.retire.forget(|spent| spent.group == group);
     }
 
     /// Takes in a block, or gives back who waited for it in vain.
@@ -124,19 +130,10 @@ impl Blocks {
         });
         match granted {
             Ok(range) => {
-                // The next request is another one; a failed one keeps its number, so that it is not granted twice.
-                block.request = block.request.wrapping_add(1);
                 block.ranges.push_back(range);
                 Ok(())
             }
             Err(error) => {
-                if error.kind() == ErrorKind::Conflict {
-                    // Another life of this ingress came later, or something an earlier one sent did: this one begins
-                    // anew, for its blocks are closed.
-                    block.ranges.clear();
-                    (block.session, block.request) = (None, 0);
-                    self.retire.forget(|spent| spent.group == group);
-                }
                 let parked = core::mem::take(&mut block.parked);
                 self.parked -= parked.len();
                 Err((none_yet().caused_by(error), parked))

@@ -32,15 +32,17 @@ impl Task for Create {
                     return Step::fail(error);
                 }
                 let (tenant, created) = (scene.caller.tenant, scene.cx.wall());
-                let command = Command::CreateBucket { name: self.name.clone(), tenant, created };
-                Step::Ask(Question::propose(GroupId::CONTROL, command))
+                match scene.desk.proposer(GroupId::CONTROL, scene.cx.now()) {
+                    Ok(proposer) => {
+                        let (proposer, name) = (Some(proposer), self.name.clone());
+                        let command = Command::CreateBucket { proposer, name, tenant, created };
+                        Step::Ask(Question::propose(GroupId::CONTROL, command))
+                    }
+                    Err(error) => Step::fail(error),
+                }
             }
             Heard::Answer(Ok(_)) => {
                 scene.desk.buckets.forget(&self.name);
-                Step::answer(Answer::Done)
-            }
-            // An earlier sending may have made it; it is the caller's, which is what was wanted.
-            Heard::Answer(Err(failure)) if failure.maybe && failure.is(ErrorKind::BucketExists) => {
                 Step::answer(Answer::Done)
             }
             Heard::Answer(Err(failure)) => Step::fail(failure.of_change()),
@@ -95,67 +97,53 @@ impl Task for List {
 /// Deletes a bucket if it is empty:
 ///
 /// ```text
-/// find -> mark (control) -> seal (group) -> remove (control) -> Done
-///                             | not empty
-///                             v
-///                           unseal (group) -> unmark (control) -> BucketNotEmpty
+/// find -> seal (group): from here on it is deleted -> remove (control): its name is gone -> Done
+///           | not empty
+///           v
+///         BucketNotEmpty
 /// ```
 ///
-/// A delete that stops in between (its node is lost, its deadline passes) leaves the bucket marked, or sealed: the
-/// seal, not the mark, keeps writes out. Deleting it again goes on from there, for every step may be repeated.
+/// A delete that stops in between (its node is lost, its deadline passes) leaves a bucket that takes nothing and has its
+/// name still: whoever deletes it again, or finds it so, goes on from there.
 pub(super) struct Delete {
     name: Arc<str>,
     row: Option<Arc<BucketRow>>,
-    stage: Stage,
-    not_empty: Option<Error>,
-}
-
-#[derive(Clone, Copy)]
-enum Stage {
-    Mark,
-    Seal,
-    Remove,
-    Unseal,
-    Unmark,
+    sealed: bool,
 }
 
 impl Delete {
     pub(super) const fn new(name: Arc<str>) -> Self {
-        Self { name, row: None, stage: Stage::Mark, not_empty: None }
+        Self { name, row: None, sealed: false }
     }
 
-    fn go(&mut self, stage: Stage) -> Step {
-        let Some(row) = &self.row else { return Step::astray() };
-        self.stage = stage;
+    fn seal(&mut self, row: Arc<BucketRow>, scene: &mut Scene<'_, '_>) -> Result<Step, Error> {
         let (bucket, group) = (row.bucket.id, row.bucket.group);
-        let (group, command) = match stage {
-            Stage::Mark => (GroupId::CONTROL, Command::MarkBucket { bucket, deleting: true }),
-            Stage::Seal => (group, Command::SealBucket { bucket }),
-            Stage::Remove => (GroupId::CONTROL, Command::RemoveBucket { bucket }),
-            Stage::Unseal => (group, Command::UnsealBucket { bucket }),
-            Stage::Unmark => (GroupId::CONTROL, Command::MarkBucket { bucket, deleting: false }),
-        };
+        self.row = Some(row);
+        let proposer = scene.desk.proposer(group, scene.cx.now())?;
+        Ok(Step::Ask(Question::propose(group, Command::SealBucket { proposer, bucket })))
+    }
+
+    fn remove(&mut self, scene: &mut Scene<'_, '_>) -> Step {
+        let Some(row) = &self.row else { return Step::astray() };
+        self.sealed = true;
+        scene.desk.buckets.forget(&self.name);
+        let command = Command::RemoveBucket { bucket: row.bucket.id };
         // Once begun it is brought to its end, also against the tenant's rate.
-        Step::Ask(Question::propose(group, command).patiently())
+        Step::Ask(Question::propose(GroupId::CONTROL, command).patiently())
     }
 
-    fn failed(&mut self, failure: Failure) -> Step {
-        match self.stage {
-            Stage::Seal if failure.is(ErrorKind::BucketNotEmpty) => {
-                self.not_empty = Some(failure.error);
-                self.go(Stage::Unseal)
+    /// Once it is sealed it is deleted, whatever becomes of its name.
+    fn failed(&self, failure: Failure, scene: &mut Scene<'_, '_>) -> Step {
+        match &self.row {
+            Some(row) if self.sealed => {
+                scene.desk.found_sealed(row.bucket.id);
+                Step::fail(
+                    Error::new(ErrorKind::Timeout, "the bucket is deleted, and its name is not free yet")
+                        .caused_by(failure.error),
+                )
             }
-            // An earlier sending removed it.
-            Stage::Remove if failure.maybe && failure.is(ErrorKind::NoSuchBucket) => Step::answer(Answer::Done),
-            // Whether or not it could be taken back, the bucket is not empty; a later delete cleans up.
-            Stage::Unseal => self.go(Stage::Unmark),
-            Stage::Unmark => self.refuse(),
-            Stage::Mark | Stage::Seal | Stage::Remove => Step::fail(failure.of_change()),
+            _ => Step::fail(failure.of_change()),
         }
-    }
-
-    fn refuse(&mut self) -> Step {
-        self.not_empty.take().map_or_else(Step::astray, Step::fail)
     }
 }
 
@@ -163,22 +151,11 @@ impl Task for Delete {
     fn hear(&mut self, heard: Heard, scene: &mut Scene<'_, '_>) -> Step {
         match heard {
             Heard::Begin => Step::Bucket { name: self.name.clone(), fresh: true },
-            Heard::Bucket(Ok(row)) => {
-                self.row = Some(row);
-                self.go(Stage::Mark)
-            }
+            Heard::Bucket(Ok(row)) => self.seal(row, scene).unwrap_or_else(Step::fail),
             Heard::Bucket(Err(failure)) => Step::fail(failure),
-            Heard::Answer(Ok(_)) => match self.stage {
-                Stage::Mark => self.go(Stage::Seal),
-                Stage::Seal => {
-                    scene.desk.buckets.forget(&self.name);
-                    self.go(Stage::Remove)
-                }
-                Stage::Remove => Step::answer(Answer::Done),
-                Stage::Unseal => self.go(Stage::Unmark),
-                Stage::Unmark => self.refuse(),
-            },
-            Heard::Answer(Err(failure)) => self.failed(failure),
+            Heard::Answer(Ok(_)) if self.sealed => Step::answer(Answer::Done),
+            Heard::Answer(Ok(_)) => self.remove(scene),
+            Heard::Answer(Err(failure)) => self.failed(failure, scene),
             Heard::Computed(_) | Heard::Due | Heard::Granted(_) => Step::astray(),
         }
     }

@@ -54,7 +54,7 @@ mod tests {
     fn row(number: u64) -> Arc<BucketRow> {
         let name = format!("b{number}").into();
         let bucket = BucketRef { id: BucketId(number), name, tenant: TenantId(1), group: GroupId(1) };
-        Arc::new(BucketRow { bucket, created: UnixMillis(0), deleting: false })
+        Arc::new(BucketRow { bucket, created: UnixMillis(0) })
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use mesh_core::{
     Answer, Error, ErrorKind,
     id::WriteId,
-    meta::{Body, Command, Extent, MetaAnswer, ObjectRow, PartRow},
+    meta::{Body, Command, Extent, MetaAnswer, ObjectRow, PartRow, Proposer},
     op::Destination,
 };
 
@@ -44,7 +44,14 @@ impl Finish {
         match open.extent(self.len) {
             Ok(extent) => {
                 let group = open.bucket.group;
-                let command = self.command(&open, extent, scene);
+                let proposer = match scene.desk.proposer(group, now) {
+                    Ok(proposer) => proposer,
+                    Err(error) => {
+                        scene.desk.reclaim.discard(open.doomed(), now);
+                        return Err(error);
+                    }
+                };
+                let command = self.command(&open, extent, proposer, scene);
                 self.open = Some(open);
                 Ok(Step::Ask(Question::propose(group, command).patiently()))
             }
@@ -55,8 +62,7 @@ impl Finish {
         }
     }
 
-    fn command(&self, open: &OpenWrite, extent: Extent, scene: &Scene<'_, '_>) -> Command {
-        let proposer = scene.desk.proposer();
+    fn command(&self, open: &OpenWrite, extent: Extent, proposer: Proposer, scene: &Scene<'_, '_>) -> Command {
         let bucket = open.bucket.clone();
         let modified = scene.cx.wall();
         let etag = self.etag.clone();
@@ -101,6 +107,7 @@ impl Finish {
         }
         scene.desk.reclaim.discard(open.doomed(), scene.cx.now());
         if failure.is(ErrorKind::NoSuchBucket) {
+            scene.desk.found_sealed(open.bucket.id);
             self.refused = Some(failure.error);
             let name = open.bucket.name.clone();
             self.open = Some(open);

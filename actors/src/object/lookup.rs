@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mesh_core::{
-    Answer, Error, ErrorKind,
+    Answer, Error,
     limits::LIST_KEYS_MAX,
     meta::{BucketRef, Command, MetaAnswer, Query},
     op::ObjectOp,
@@ -31,9 +31,8 @@ impl Lookup {
         Ok(Self { place: Place::new(bucket.clone()), op })
     }
 
-    fn question(&self, bucket: BucketRef, scene: &Scene<'_, '_>) -> Result<Question, Error> {
+    fn question(&self, bucket: BucketRef, scene: &mut Scene<'_, '_>) -> Result<Question, Error> {
         let group = bucket.group;
-        let proposer = scene.desk.proposer();
         let at = scene.cx.wall();
         let query = match self.op.clone() {
             ObjectOp::Head { key, .. } => Query::Object { bucket, key },
@@ -49,11 +48,12 @@ impl Lookup {
             }
             ObjectOp::Delete { key, mut precondition, .. } => {
                 check::precondition(&mut precondition);
-                // A delete has no name of its own by which a late copy of it could be told from a new one.
+                let proposer = scene.desk.proposer(group, scene.cx.now())?;
                 let command = Command::DeleteObject { proposer, bucket, key, at, precondition };
-                return Ok(Question::propose(group, command).once());
+                return Ok(Question::propose(group, command));
             }
             ObjectOp::AbortUpload { upload, .. } => {
+                let proposer = scene.desk.proposer(group, scene.cx.now())?;
                 return Ok(Question::propose(group, Command::AbortUpload { proposer, bucket, upload, at }));
             }
             _ => return Err(Error::bug("an operation of many steps was taken for a lookup")),
@@ -66,10 +66,6 @@ impl Lookup {
     }
 
     fn failed(&mut self, failure: Failure, scene: &mut Scene<'_, '_>) -> Step {
-        // An abort that was sent twice finds nothing the second time: it is what was wanted.
-        if failure.maybe && failure.is(ErrorKind::NoSuchUpload) && self.is_change() {
-            return Step::answer(Answer::Done);
-        }
         if let Some(step) = self.place.look_again(&failure, scene.desk) {
             return step;
         }

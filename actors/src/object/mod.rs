@@ -8,7 +8,8 @@
 //! This file turns steps into effects and events into what tasks hear; it knows nothing of objects. One file a family:
 //! `begin`, `append`, `finish`, `read`, `lookup`, `upload`, `bucket`. Behind them the function's own work: `reclaim`
 //! (garbage; `ages` says how old it is), `owed` (what drives that were away have left of it), `retire` (ends blocks of
-//! write ids), `sweep` (what failed writes left on drives). Beside them, what they share: `ask` (resends and their pauses), `blocks` (write ids), `writes` (open writes), `buckets` (the cache).
+//! write ids), `sweep` (what failed writes left on drives). Beside them, what they share: `ask` (resends and their pauses),
+//! `sessions` (this life in each group), `blocks` (write ids), `writes` (open writes), `buckets` (the cache).
 //!
 //! ```text
 //! Begin ── bucket ── write id ── data key ──> open      (every arrow may be lost and goes again
@@ -30,6 +31,7 @@ mod owed;
 mod read;
 mod reclaim;
 mod retire;
+mod sessions;
 mod sweep;
 mod task;
 #[cfg(test)]
@@ -44,7 +46,7 @@ use mesh_core::{
     Answer, Cx, Error, ErrorKind, Event, Job, Op, Outcome, Request, Response, StorageFunction, Target, WorkOutcome,
     id::{GroupId, Token},
     limits::{MAILBOX_JOBS_MAX, STRIPE_BYTES_MAX},
-    meta::{Command, MetaAnswer, Query},
+    meta::{Command, MetaAnswer, Query, Session},
     op::ObjectOp,
     port::WorkOutput,
     snapshot::{Mark, Snapshot},
@@ -65,6 +67,8 @@ pub struct Object {
     timers: Timers,
     /// Calls of the function's own work that are out.
     background: usize,
+    /// A bucket is being removed.
+    removing: bool,
 }
 
 /// A request under way.
@@ -96,6 +100,7 @@ impl Object {
             calls: BTreeMap::new(),
             timers: Timers::default(),
             background: 0,
+            removing: false,
         }
     }
 
@@ -206,14 +211,63 @@ impl Object {
 
     /// Asks for a block of write ids when a group's run low.
     fn refill(&mut self, group: GroupId, cx: &mut Cx<'_>) {
-        let proposer = self.desk.proposer();
-        if let Some(command) = self.desk.blocks.wanted(group, proposer, cx) {
-            let ask = Ask::background(Owner::Block(group), Question::propose_directly(group, command), cx.now());
-            self.send(ask, cx);
+        if !self.desk.blocks.wants(group) {
+            return;
+        }
+        // Without a number there is no block now: whoever wants a write next asks again.
+        if let Ok(proposer) = self.desk.proposer(group, cx.now()) {
+            self.desk.blocks.asked(group);
+            let question = Question::propose_directly(group, Command::OpenBlock { proposer });
+            self.send(Ask::background(Owner::Block(group), question, cx.now()), cx);
         }
     }
 
-    fn send(&mut self, mut ask: Ask, cx: &mut Cx<'_>) {
+    /// Sends a call, once the session that it needs is open.
+    fn send(&mut self, ask: Ask, cx: &mut Cx<'_>) {
+        let Some(group) = ask.session.filter(|group| !self.desk.sessions.is_open(*group)) else {
+            return self.emit(ask, cx);
+        };
+        let Self { desk, timers, .. } = self;
+        let deadline = ask.deadline;
+        desk.sessions.park((group, desk.spec.epoch), ask, cx.now(), |parked| {
+            timers.set(deadline, Timer::Unopened(group, parked))
+        });
+        self.open_session(group, cx);
+    }
+
+    fn open_session(&mut self, group: GroupId, cx: &mut Cx<'_>) {
+        let actor = self.desk.actor();
+        if let Some((session, command)) = self.desk.sessions.wanted(group, actor) {
+            let question = Question::propose_directly(group, command);
+            self.emit(Ask::background(Owner::Session(group, session), question, cx.now()), cx);
+        }
+    }
+
+    /// A session was opened or refused: those who wait for it go on.
+    fn session(&mut self, group: GroupId, session: Session, result: Result<Response, Failure>, cx: &mut Cx<'_>) {
+        match result {
+            Ok(_) => {
+                for parked in self.desk.sessions.opened(group, session) {
+                    self.timers.cancel(parked.timer);
+                    self.emit(parked.ask, cx);
+                }
+            }
+            Err(failure) => self.lose_session(group, session, &failure.error, cx),
+        }
+    }
+
+    /// A session is over, or never was: what was granted under it is too, and the next request begins another.
+    fn lose_session(&mut self, group: GroupId, session: Session, why: &Error, cx: &mut Cx<'_>) {
+        let Some(waiting) = self.desk.sessions.lose(group, session, cx.now()) else { return };
+        self.desk.blocks.forget(group);
+        for parked in waiting {
+            self.timers.cancel(parked.timer);
+            let error = sessions::not_opened(group).caused_by(why.clone());
+            self.ended(parked.ask, Err(Failure { error, maybe: false }), cx);
+        }
+    }
+
+    fn emit(&mut self, mut ask: Ask, cx: &mut Cx<'_>) {
         let request = ask.take_request();
         if !ask.owner.is_task() {
             self.background += 1;
@@ -240,13 +294,27 @@ impl Object {
             Ok(response) => Ok(response),
             Err(error) => match ask.judge(error, cx.now()) {
                 Verdict::Final(failure) => Err(failure),
-                Verdict::Again(at) if at <= cx.now() => return self.send(ask, cx),
+                Verdict::Again(at) if at <= cx.now() => return self.emit(ask, cx),
                 Verdict::Again(at) => {
                     self.timers.set(at, Timer::Resend(ask));
                     return;
                 }
             },
         };
+        self.ended(ask, result, cx);
+    }
+
+    /// A call has come to its end.
+    fn ended(&mut self, ask: Ask, result: Result<Response, Failure>, cx: &mut Cx<'_>) {
+        if let (Some(number), Some(group)) = (&ask.number, ask.session) {
+            self.desk.sessions.ended(group, number);
+            if let Err(failure) = &result
+                && failure.is(ErrorKind::Fenced)
+            {
+                let why = failure.error.clone();
+                self.lose_session(group, number.session, &why, cx);
+            }
+        }
         match ask.owner {
             Owner::Task(id) => {
                 let heard = match ask.bucket {
@@ -256,6 +324,12 @@ impl Object {
                 self.run(id, heard, cx);
             }
             Owner::Block(group) => self.granted(group, result, cx),
+            Owner::Session(group, session) => self.session(group, session, result, cx),
+            // Whatever came of it: who finds the bucket sealed once more says so.
+            Owner::Deletion(bucket) => {
+                self.desk.sealed.remove(&bucket);
+                self.removing = false;
+            }
             Owner::Reclaim(errand) => self.desk.reclaimed(errand, result, cx.now()),
             Owner::Owed(errand) => self.desk.owed.hear(errand, result, cx.now()),
             Owner::Sweep(errand) => self.desk.swept(errand, result, cx.now()),
@@ -305,7 +379,13 @@ impl Object {
     fn wake(&mut self, cx: &mut Cx<'_>) {
         while let Some(timer) = self.timers.due(cx.now()) {
             match timer {
-                Timer::Resend(ask) => self.send(ask, cx),
+                Timer::Resend(ask) => self.emit(ask, cx),
+                Timer::Unopened(group, parked) => {
+                    if let Some(ask) = self.desk.sessions.unpark(group, parked) {
+                        let failure = Failure { error: sessions::not_opened(group), maybe: false };
+                        self.ended(ask, Err(failure), cx);
+                    }
+                }
                 Timer::Due(id) => self.run(id, Heard::Due, cx),
                 Timer::Ungranted(id, group) => {
                     self.desk.blocks.unpark(group, id);
@@ -320,6 +400,9 @@ impl Object {
     /// Sends what the function has to do for itself now.
     fn work(&mut self, cx: &mut Cx<'_>) {
         let now = cx.now();
+        while let Some(group) = self.desk.sessions.next_due(self.desk.spec.epoch, now) {
+            self.open_session(group, cx);
+        }
         while let Some((errand, question)) = self.desk.next_reclaim(now) {
             self.send(Ask::background(Owner::Reclaim(errand), question, now), cx);
         }
@@ -328,6 +411,13 @@ impl Object {
         }
         while let Some((errand, question)) = self.desk.next_sweep(now) {
             self.send(Ask::background(Owner::Sweep(errand), question, now), cx);
+        }
+        if let Some(&bucket) = self.desk.sealed.first()
+            && !self.removing
+        {
+            self.removing = true;
+            let question = Question::propose_directly(GroupId::CONTROL, Command::RemoveBucket { bucket });
+            self.send(Ask::background(Owner::Deletion(bucket), question, now), cx);
         }
         let Desk { blocks, writes, .. } = &mut self.desk;
         let is_held = |spent: &Spent| {
@@ -368,9 +458,10 @@ impl StorageFunction for Object {
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        let Desk { blocks, writes, reclaim, owed, sweep, .. } = &self.desk;
+        let Desk { blocks, writes, reclaim, owed, sweep, sessions, .. } = &self.desk;
         let blocks = [blocks.next_expiry(self.desk.block_age_max()), blocks.retire.next_at()];
-        let others = [self.timers.next(), writes.next_expiry(), reclaim.next_at(), owed.next_at(), sweep.next_at()];
+        let background = [reclaim.next_at(), owed.next_at(), sweep.next_at(), sessions.next_at()];
+        let others = [self.timers.next(), writes.next_expiry()].into_iter().chain(background);
         blocks.into_iter().chain(others).flatten().min()
     }
 

@@ -125,7 +125,8 @@ impl Owed {
                 }
                 _ => debt.setback(now),
             },
-            State::Walking(_, round) => round.heard(drive, result),
+            // Nobody refers to them: no layout has a say.
+            State::Walking(_, round) => round.heard(drive, result, &BTreeMap::new()),
             State::Settling if result.is_ok() => {
                 *debt = Debt { state: State::Idle, due: now, setbacks: 0 };
             }

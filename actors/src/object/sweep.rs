@@ -2,14 +2,15 @@
 //! whose end nobody learnt), whose ids nobody remembers: by looking at what lies on the drives.
 //!
 //! It works on closed blocks of write ids. What a closed block's write is not referred to now, it is never again: no
-//! manifest of it is taken any more. Shards of *referenced* writes are left alone, even those of attempts and on drives
-//! that their extent does not name. It owns which closed blocks it has seen, and what remains to be done for the one
-//! in hand; it never closes a block (see `retire`), and never touches a block before it has itself seen it closed for
-//! the grace, so that what may still be on its way to a drive has ended.
+//! manifest of it is taken any more. Of a write that is referred to only those shards are its own that its extent names:
+//! of the attempt that was stored, on the drives that took it; others were left by attempts that somebody gave up, and on
+//! drives that wrote after all what another wrote in their place. It owns which closed blocks it has seen, and what remains
+//! to be done for the one in hand; it never closes a block (see `retire`), and never touches a block before it has itself
+//! seen it closed for the grace, so that what may still be on its way to a drive has ended.
 //!
 //! ```text
 //! a group:  Idle -(period)-> Looking -(closed blocks)-> Idle
-//!           Idle -(a block's time has come)-> Asking -(which writes are referred to)-> Walking -> Settling -> Idle
+//!           Idle -(a block's time has come)-> Asking -(what refers to its writes)-> Walking -> Settling -> Idle
 //! a drive:  List -> Delete -> List -> … until it is through with the block's range of ids
 //! ```
 //!
@@ -25,11 +26,13 @@ use std::{
 
 use mesh_core::{
     Answer, Error, Response,
-    id::{DriveId, GroupId, ShardId, StripeId, WriteId},
+    id::{DriveId, GroupId, LayoutId, ShardId, StripeId, WriteId},
     limits::SHARD_BATCH_MAX,
-    meta::{Command, MetaAnswer, Query},
+    meta::{Command, MetaAnswer, Query, Reference, Shape},
     op::ShardOp,
+    spec::ObjectSpec,
     time::Instant,
+    topology::Layout,
 };
 
 use super::task::{self, Failure, Question};
@@ -46,7 +49,7 @@ pub(super) struct Errand {
 enum What {
     /// Closed blocks.
     Look,
-    /// Which writes of a block are referred to.
+    /// What refers to the writes of a block.
     Ask,
     /// A step of the walk over a drive.
     Walk(DriveId),
@@ -91,7 +94,9 @@ struct Closed {
 enum State {
     Idle,
     Looking,
-    Asking(WriteId),
+    /// With what is known of its first writes; to be sent.
+    AskDue(WriteId, Vec<Reference>),
+    Asking(WriteId, Vec<Reference>),
     Walking(WriteId, Round),
     Settling(WriteId),
 }
@@ -99,8 +104,8 @@ enum State {
 /// The walks over the drives for one block.
 #[derive(Default)]
 pub(super) struct Round {
-    /// Writes that nobody refers to.
-    doomed: BTreeSet<WriteId>,
+    /// The block's writes, with the shards that are theirs. None are: nobody refers to it.
+    writes: BTreeMap<WriteId, Option<Shape>>,
     todo: VecDeque<DriveId>,
     walks: BTreeMap<DriveId, Walk>,
     covered: BTreeSet<DriveId>,
@@ -146,7 +151,7 @@ impl Sweep {
         errand: Errand,
         result: Result<Response, Failure>,
         grace: Duration,
-        drives: &[DriveId],
+        spec: &ObjectSpec,
         now: Instant,
     ) {
         let Errand { group, term, what } = errand;
@@ -154,10 +159,10 @@ impl Sweep {
         let result = result.map_err(Error::from);
         match what {
             What::Look => group.looked(result, grace, now),
-            What::Ask => group.asked(result, drives, now),
+            What::Ask => group.asked(result, spec, now),
             What::Walk(drive) => {
                 if let State::Walking(_, round) = &mut group.state {
-                    round.heard(drive, result);
+                    round.heard(drive, result, &spec.layouts);
                 }
             }
             What::Settle => group.settled(result.is_ok(), now),
@@ -196,10 +201,8 @@ impl Group {
                     && due <= now
                 {
                     self.queue.pop_first();
-                    let count = self.window.get(&first)?.count;
-                    self.state = State::Asking(first);
-                    let writes = (first.0..first.0 + count).map(WriteId).collect();
-                    return Some((What::Ask, Question::query_directly(id, Query::Referenced { writes })));
+                    self.state = State::AskDue(first, Vec::new());
+                    return self.next(id, drives, now);
                 }
                 if self.look_at > now {
                     return None;
@@ -209,6 +212,13 @@ impl Group {
                 let query = Query::ClosedBlocks { after: self.after, limit: WINDOW as u32 };
                 Some((What::Look, Question::query_directly(id, query)))
             }
+            State::AskDue(first, known) => {
+                let (first, known) = (*first, core::mem::take(known));
+                let count = self.window.get(&first)?.count;
+                let writes = (first.0 + known.len() as u64..first.0 + count).map(WriteId).collect();
+                self.state = State::Asking(first, known);
+                Some((What::Ask, Question::query_directly(id, Query::Referenced { writes })))
+            }
             State::Walking(first, round) => {
                 if let Some((drive, op)) = round.next() {
                     return Some((What::Walk(drive), Question::shard(drive, op)));
@@ -217,17 +227,17 @@ impl Group {
                     return None;
                 }
                 let first = *first;
-                let Round { doomed, covered, .. } = core::mem::take(round);
+                let Round { covered, .. } = core::mem::take(round);
                 let closed = self.window.get_mut(&first)?;
                 closed.covered.extend(covered);
-                if !doomed.is_empty() && !drives.iter().all(|drive| closed.covered.contains(drive)) {
+                if !drives.iter().all(|drive| closed.covered.contains(drive)) {
                     self.put_off(first, now);
                     return None;
                 }
                 self.state = State::Settling(first);
                 Some((What::Settle, Question::propose_directly(id, Command::SweptBlock { first })))
             }
-            State::Looking | State::Asking(_) | State::Settling(_) => None,
+            State::Looking | State::Asking(..) | State::Settling(_) => None,
         }
     }
 
@@ -266,20 +276,28 @@ impl Group {
         }
     }
 
-    fn asked(&mut self, result: Result<Response, Error>, drives: &[DriveId], now: Instant) {
-        let State::Asking(first) = self.state else { return };
+    fn asked(&mut self, result: Result<Response, Error>, spec: &ObjectSpec, now: Instant) {
+        let State::Asking(first, known) = &mut self.state else { return };
+        let (first, mut known) = (*first, core::mem::take(known));
         let Some(closed) = self.window.get(&first) else { return self.rest(now) };
-        match result.and_then(task::meta).as_deref() {
-            Ok(MetaAnswer::Referenced(used)) if used.len() as u64 == closed.count => {
-                let doomed: BTreeSet<WriteId> =
-                    (first.0..).map(WriteId).zip(used).filter(|(_, used)| !**used).map(|(write, _)| write).collect();
-                // Where everything is referred to there is nothing to look for.
-                let todo = drives.iter().filter(|drive| !doomed.is_empty() && !closed.covered.contains(drive));
-                let todo = todo.copied().collect();
-                self.state = State::Walking(first, Round { doomed, todo, ..Round::default() });
-            }
-            Ok(_) | Err(_) => self.put_off(first, now),
+        let answer = result.and_then(task::meta).map(Arc::unwrap_or_clone);
+        let Ok(MetaAnswer::Referenced(more)) = answer else { return self.put_off(first, now) };
+        let is_known = !more.is_empty() && more.iter().all(|reference| is_comparable(reference, spec));
+        known.extend(more);
+        if !is_known || known.len() as u64 > closed.count {
+            return self.put_off(first, now);
         }
+        if (known.len() as u64) < closed.count {
+            self.state = State::AskDue(first, known);
+            return;
+        }
+        let shape = |reference| match reference {
+            Reference::Used(shape) => shape,
+            Reference::Nobody | Reference::Open => None,
+        };
+        let writes = (first.0..).map(WriteId).zip(known.into_iter().map(shape)).collect();
+        let todo = spec.drives.iter().filter(|drive| !closed.covered.contains(drive)).copied().collect();
+        self.state = State::Walking(first, Round { writes, todo, ..Round::default() });
     }
 
     fn settled(&mut self, forgotten: bool, now: Instant) {
@@ -310,7 +328,8 @@ impl Group {
 impl Round {
     /// A walk over one drive alone, for writes that nobody refers to.
     pub(super) fn of(doomed: BTreeSet<WriteId>, drive: DriveId) -> Self {
-        Self { doomed, todo: VecDeque::from([drive]), ..Self::default() }
+        let writes = doomed.into_iter().map(|write| (write, None)).collect();
+        Self { writes, todo: VecDeque::from([drive]), ..Self::default() }
     }
 
     /// Whether a drive holds nothing of them any more.
@@ -320,7 +339,7 @@ impl Round {
 
     /// The next thing to send to a drive.
     pub(super) fn next(&mut self) -> Option<(DriveId, ShardOp)> {
-        if let Some(&first) = self.doomed.first()
+        if let Some((&first, _)) = self.writes.first_key_value()
             && self.walks.len() < WALKS_MAX
             && let Some(drive) = self.todo.pop_front()
         {
@@ -334,7 +353,12 @@ impl Round {
     }
 
     /// A drive has answered. Its walk goes on, has come to its end, or is given up for this time.
-    pub(super) fn heard(&mut self, drive: DriveId, result: Result<Response, Error>) {
+    pub(super) fn heard(
+        &mut self,
+        drive: DriveId,
+        result: Result<Response, Error>,
+        layouts: &BTreeMap<LayoutId, Arc<Layout>>,
+    ) {
         let Some(walk) = self.walks.remove(&drive) else { return };
         let Ok(Response { answer, .. }) = result else { return };
         let (doomed, then) = match (walk, answer) {
@@ -345,8 +369,8 @@ impl Round {
                     return;
                 }
                 let last = page.last().map(|(id, _)| *id).filter(|_| more);
-                let doomed = page.into_iter().map(|(id, _)| id).filter(|id| self.doomed.contains(&id.stripe.write));
-                (doomed.collect(), last.and_then(|last| self.onwards(last)))
+                let doomed = page.into_iter().map(|(id, _)| id).filter(|id| self.is_astray(drive, *id, layouts));
+                (doomed.collect(), last.filter(|last| self.is_within(*last)))
             }
             (Walk::Deleting(then), Answer::Done) => (Vec::new(), then),
             _ => return,
@@ -358,11 +382,18 @@ impl Round {
         }
     }
 
-    /// Where to list from behind a shard: there, or just before the next write that nobody refers to. `None`: there is
-    /// no other.
-    fn onwards(&self, last: ShardId) -> Option<ShardId> {
-        let next = *self.doomed.range(last.stripe.write..).next()?;
-        Some(if next == last.stripe.write { last } else { below(next) })
+    /// Whether a shard of the block lies where nobody looks for it.
+    fn is_astray(&self, drive: DriveId, id: ShardId, layouts: &BTreeMap<LayoutId, Arc<Layout>>) -> bool {
+        match self.writes.get(&id.stripe.write) {
+            Some(Some(shape)) => layouts.get(&shape.layout).is_some_and(|layout| !shape.owns(layout, drive, id)),
+            Some(None) => true,
+            None => false,
+        }
+    }
+
+    /// Whether there may be shards of the block behind this one.
+    fn is_within(&self, last: ShardId) -> bool {
+        self.writes.last_key_value().is_some_and(|(write, _)| last.stripe.write <= *write)
     }
 }
 
@@ -378,6 +409,16 @@ impl Walk {
         };
         *self = out;
         Some(op)
+    }
+}
+
+/// Whether it can be told which shards are a write's own. Of a closed block no write is open; what is said otherwise is
+/// from before.
+fn is_comparable(reference: &Reference, spec: &ObjectSpec) -> bool {
+    match reference {
+        Reference::Open => false,
+        Reference::Used(Some(shape)) => spec.layouts.contains_key(&shape.layout),
+        Reference::Nobody | Reference::Used(None) => true,
     }
 }
 

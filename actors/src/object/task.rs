@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
     Answer, Buf, Certainty, Cx, Error, ErrorKind, Lane, Op, Outcome, Principal, Request, Response, WorkOutcome,
-    id::{ActorId, DriveId, GroupId, TenantId, WriteId},
+    id::{ActorId, BucketId, DriveId, GroupId, TenantId, WriteId},
     meta::{BucketRef, BucketRow, Command, MetaAnswer, Proposer, Query},
     op::{ShardOp, StripeOp},
     port::ComputeJob,
@@ -20,6 +20,7 @@ use super::{
     owed::{self, Owed},
     reclaim::{self, Reclaim},
     retire,
+    sessions::Sessions,
     sweep::{self, Sweep},
     writes::Writes,
 };
@@ -95,9 +96,6 @@ pub(super) struct Question {
 pub(super) enum Retry {
     /// None: the task decides itself.
     Never,
-    /// Those of the way after which it certainly did not happen: what was sent twice must not happen twice, for the
-    /// second time may be long after the answer and undo what others have done since.
-    Certain,
     /// Those of the way: routing, links, leaders.
     Transport,
     /// And being over the rate, for work that has begun: a stream slows down instead of breaking.
@@ -130,11 +128,6 @@ impl Question {
     /// A stripe, down the chain.
     pub(super) fn stripe(op: StripeOp, payload: Buf, retry: Retry) -> Self {
         Self { way: Way::Next, op: op.into(), payload, retry }
-    }
-
-    /// Only sent again while no sending can have taken effect.
-    pub(super) fn once(self) -> Self {
-        Self { retry: Retry::Certain, ..self }
     }
 
     /// Shards, at a drive, as the mesh itself.
@@ -214,6 +207,9 @@ pub(super) struct Scene<'a, 'c> {
 pub(super) struct Desk {
     pub(super) spec: ObjectSpec,
     pub(super) buckets: Buckets,
+    /// Buckets that were found sealed, to be removed: somebody's deletion of them may have stopped half-way.
+    pub(super) sealed: BTreeSet<BucketId>,
+    pub(super) sessions: Sessions,
     pub(super) blocks: Blocks,
     pub(super) writes: Writes,
     pub(super) reclaim: Reclaim,
@@ -228,18 +224,36 @@ impl Desk {
         reclaim.assign(&groups(&spec), Instant::default());
         sweep.assign(&swept_groups(&spec), Instant::default());
         let (buckets, blocks, writes) = (Buckets::default(), Blocks::default(), Writes::default());
-        Self { spec, buckets, blocks, writes, reclaim, owed, sweep }
+        let (sealed, mut sessions) = (BTreeSet::new(), Sessions::default());
+        sessions.assign(spec.namespaces, Instant::default());
+        Self { spec, buckets, sealed, sessions, blocks, writes, reclaim, owed, sweep }
     }
 
     pub(super) fn configure(&mut self, spec: ObjectSpec, now: Instant) {
         self.reclaim.assign(&groups(&spec), now);
         self.owed.assign(&groups(&spec), &spec.lost);
         self.sweep.assign(&swept_groups(&spec), now);
+        self.sessions.assign(spec.namespaces, now);
         self.spec = spec;
     }
 
-    pub(super) fn proposer(&self) -> Proposer {
-        Proposer { actor: ActorId::ingress(self.spec.node), epoch: self.spec.epoch }
+    pub(super) const fn actor(&self) -> ActorId {
+        ActorId::ingress(self.spec.node)
+    }
+
+    /// The name under which a command goes to a group: another for each, and the same however often it goes.
+    ///
+    /// # Errors
+    /// `Overloaded`.
+    pub(super) fn proposer(&mut self, group: GroupId, now: Instant) -> Result<Proposer, Error> {
+        self.sessions.number((group, self.actor()), self.spec.epoch, now)
+    }
+
+    /// A bucket's group says that it is deleted: its name goes too, if whoever deleted it has not come to that.
+    pub(super) fn found_sealed(&mut self, bucket: BucketId) {
+        if self.sealed.len() < SEALED_MAX {
+            self.sealed.insert(bucket);
+        }
     }
 
     /// How a tenant's data are stored.
@@ -297,7 +311,7 @@ impl Desk {
     }
 
     pub(super) fn swept(&mut self, errand: sweep::Errand, result: Result<Response, Failure>, now: Instant) {
-        self.sweep.hear(errand, result, self.grace(), &self.spec.drives, now);
+        self.sweep.hear(errand, result, self.grace(), &self.spec, now);
     }
 
     fn grace(&self) -> Duration {
@@ -379,6 +393,9 @@ impl Place {
             return None;
         }
         desk.buckets.forget(&self.name);
+        if let Some(bucket) = self.bucket.as_ref().filter(|_| failure.is(ErrorKind::NoSuchBucket)) {
+            desk.found_sealed(bucket.id);
+        }
         if self.asked_again {
             return None;
         }
@@ -390,3 +407,6 @@ impl Place {
         self.bucket.as_ref().ok_or_else(|| Error::bug("a request went on before its bucket was found"))
     }
 }
+
+/// Buckets that are to be removed at most: one that is not remembered is found again.
+const SEALED_MAX: usize = 64;

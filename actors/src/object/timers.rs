@@ -17,6 +17,8 @@ pub(super) enum Timer {
     Due(Token),
     /// A task waited for a write id until its deadline.
     Ungranted(Token, GroupId),
+    /// A call waited for a group's session until its deadline.
+    Unopened(GroupId, u64),
 }
 
 /// Names a timer: when, and the how-manieth, so that equal moments keep their order.

@@ -31,7 +31,7 @@ impl Create {
         Ok(Self { place: Place::new(bucket), key, attributes, row: None })
     }
 
-    fn propose(&mut self, upload: WriteId, scene: &Scene<'_, '_>) -> Result<Step, Error> {
+    fn propose(&mut self, upload: WriteId, scene: &mut Scene<'_, '_>) -> Result<Step, Error> {
         let bucket = self.place.bucket()?.clone();
         let row = Arc::new(UploadRow {
             upload,
@@ -42,7 +42,8 @@ impl Create {
         });
         self.row = Some(row.clone());
         let group = bucket.group;
-        Ok(Step::Ask(Question::propose(group, Command::CreateUpload { proposer: scene.desk.proposer(), bucket, row })))
+        let proposer = scene.desk.proposer(group, scene.cx.now())?;
+        Ok(Step::Ask(Question::propose(group, Command::CreateUpload { proposer, bucket, row })))
     }
 }
 
@@ -197,12 +198,12 @@ impl Complete {
         Ok(())
     }
 
-    fn propose(&mut self, scene: &Scene<'_, '_>) -> Result<Step, Error> {
+    fn propose(&mut self, scene: &mut Scene<'_, '_>) -> Result<Step, Error> {
         self.stage = Stage::Propose;
         let bucket = self.place.bucket()?.clone();
         let etag = format!("{}-{}", hex(&self.digest.clone().finalize()), self.parts.len());
         let command = Command::CompleteUpload {
-            proposer: scene.desk.proposer(),
+            proposer: scene.desk.proposer(bucket.group, scene.cx.now())?,
             key: self.key.clone(),
             upload: self.upload,
             parts: self.parts.clone(),

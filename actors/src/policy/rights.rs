@@ -9,7 +9,7 @@
 //! Query::Bucket                                             any          the name asked for
 //! Query::Buckets of the own tenant                          any          any bucket
 //! Command::{Put, Delete}Object, PutPart, …Upload            write        the bucket's name
-//! Command::{Create, Mark, Remove, Seal, Unseal}Bucket       admin        the name (looked up here before)
+//! Command::{Create, Remove, Seal}Bucket                     admin        the name (looked up here before)
 //! all else                                                  System only
 //! ```
 //!
@@ -137,7 +137,7 @@ const fn is_of_control(query: &Query) -> bool {
 }
 
 const fn changes_control(command: &Command) -> bool {
-    matches!(command, Command::CreateBucket { .. } | Command::MarkBucket { .. } | Command::RemoveBucket { .. })
+    matches!(command, Command::CreateBucket { .. } | Command::RemoveBucket { .. })
 }
 
 fn in_bucket(need: Need, bucket: &BucketRef) -> Subject<'_> {
@@ -174,10 +174,7 @@ fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> 
         | Command::CompleteUpload { bucket, .. }
         | Command::AbortUpload { bucket, .. } => in_bucket(Need::One(Permission::Write), bucket),
         Command::CreateBucket { name, tenant, .. } => Subject { need: admin, bucket: Some(name), tenant: *tenant },
-        Command::MarkBucket { bucket, .. }
-        | Command::RemoveBucket { bucket }
-        | Command::SealBucket { bucket }
-        | Command::UnsealBucket { bucket } => {
+        Command::RemoveBucket { bucket } | Command::SealBucket { bucket, .. } => {
             // Only this tenant's buckets are remembered.
             Subject { need: admin, bucket: Some(names.find(*bucket)?), tenant: spec.tenant }
         }
@@ -199,7 +196,7 @@ fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> 
         | Command::Drain { .. }
         | Command::SetStages { .. }
         | Command::SetTail { .. }
-        | Command::Fence { .. }
+        | Command::OpenSession { .. }
         | Command::OpenBlock { .. }
         | Command::CloseBlock { .. }
         | Command::SweptBlock { .. }

@@ -5,7 +5,7 @@ use mesh_core::{
     Buf, Effect, Entropy, Lane, Response, Tokens,
     id::{ActorId, BucketId, Epoch, LayoutId, NodeId, StripeId, TenantId, WriteId},
     meta::{
-        Attributes, Body, BucketRef, BucketRow, Extent, Grant, ObjectRow, PartRow, Precondition, Proposer,
+        Attributes, Body, BucketRef, BucketRow, Extent, Grant, ObjectRow, PartRow, Precondition, Proposer, Session,
         TenantLimits, UploadRow,
     },
     op::{Binding, StripeTarget},
@@ -85,7 +85,8 @@ fn propose(group: GroupId, command: Command) -> Op {
 }
 
 fn proposer() -> Proposer {
-    Proposer { actor: ActorId::ingress(NodeId(1)), epoch: Epoch(1) }
+    let session = Session { epoch: Epoch(1), life: 1 };
+    Proposer { actor: ActorId::ingress(NodeId(1)), session, request: 1, done_below: 1 }
 }
 
 fn extent() -> Extent {
@@ -148,7 +149,10 @@ fn operations(tenant: TenantId) -> Vec<(&'static str, Op)> {
         ("uploads", query(GROUP, Query::Upload { bucket: bucket(), upload })),
         ("uploads", query(GROUP, Query::Uploads { bucket: bucket(), prefix: "".into(), after: None, limit: 1 })),
         ("uploads", query(GROUP, Query::Parts { bucket: bucket(), upload, after: 0, limit: 1 })),
-        ("admin", propose(CONTROL, Command::CreateBucket { name: "photos".into(), tenant, created: at })),
+        (
+            "admin",
+            propose(CONTROL, Command::CreateBucket { proposer: None, name: "photos".into(), tenant, created: at }),
+        ),
     ]
 }
 
@@ -158,10 +162,8 @@ fn operations_of_own() -> Vec<(&'static str, Op)> {
     vec![
         ("lookup", query(CONTROL, Query::Bucket { name: "photos".into() })),
         ("list", query(CONTROL, Query::Buckets { tenant: TENANT })),
-        ("admin", propose(CONTROL, Command::MarkBucket { bucket, deleting: true })),
         ("admin", propose(CONTROL, Command::RemoveBucket { bucket })),
-        ("admin", propose(GROUP, Command::SealBucket { bucket })),
-        ("admin", propose(GROUP, Command::UnsealBucket { bucket })),
+        ("admin", propose(GROUP, Command::SealBucket { proposer: proposer(), bucket })),
     ]
 }
 
@@ -196,7 +198,7 @@ impl Bench {
     fn look_up(&mut self) {
         let effects = self.ask(user("owner"), query(CONTROL, Query::Bucket { name: "photos".into() }), Buf::empty());
         let [Effect::Call { call, .. }] = effects[..] else { panic!("not passed on: {effects:?}") };
-        let row = BucketRow { bucket: bucket(TENANT), created: UnixMillis(0), deleting: false };
+        let row = BucketRow { bucket: bucket(TENANT), created: UnixMillis(0) };
         let outcome = Ok(Answer::Meta(Arc::new(MetaAnswer::Bucket(Arc::new(row)))).into());
         assert_eq!(
             self.event(Event::Reply { call, outcome: Outcome::clone(&outcome) }),
@@ -268,8 +270,8 @@ fn what_belongs_to_the_mesh_itself_is_for_the_mesh_itself() {
         query(GROUP, Query::ClosedBlocks { after: None, limit: 1 }),
         propose(GROUP, Command::DropGarbage { writes: vec![] }),
         propose(GROUP, Command::SweptBlock { first: WriteId(0) }),
-        propose(GROUP, Command::OpenBlock { proposer: proposer(), session: 0, request: 0 }),
-        propose(GROUP, Command::Fence { actors: vec![], drives: vec![] }),
+        propose(GROUP, Command::OpenBlock { proposer: proposer() }),
+        propose(GROUP, Command::OpenSession { actor: proposer().actor, session: proposer().session }),
         propose(CONTROL, Command::SetLimits { tenant: TENANT, limits: TenantLimits::default() }),
         // A bucket that nobody looked up here.
         propose(CONTROL, Command::RemoveBucket { bucket: BucketId(3) }),
@@ -407,8 +409,8 @@ fn its_levels_and_names_move_with_it() {
     let limited = moved.refusal(user("owner"), list_buckets()).map(|error| error.kind());
     assert_eq!(limited, Some(ErrorKind::RateLimited));
     moved.now = moved.now + Duration::from_secs(1);
-    let mark = Command::MarkBucket { bucket: BucketId(3), deleting: true };
-    assert_eq!(moved.refusal(user("owner"), propose(CONTROL, mark)), None);
+    let remove = Command::RemoveBucket { bucket: BucketId(3) };
+    assert_eq!(moved.refusal(user("owner"), propose(CONTROL, remove)), None);
 }
 
 #[test]

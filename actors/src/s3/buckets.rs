@@ -27,7 +27,7 @@ pub(super) async fn list_buckets(
     let prefix = input.prefix.as_deref().unwrap_or_default();
     let after = input.continuation_token.as_deref().unwrap_or_default();
     let limit = page_size(input.max_buckets, BUCKETS_PAGE_MAX)?;
-    rows.retain(|row| !row.deleting && row.bucket.name.starts_with(prefix) && &*row.bucket.name > after);
+    rows.retain(|row| row.bucket.name.starts_with(prefix) && &*row.bucket.name > after);
     let more = rows.len() > limit;
     rows.truncate(limit);
     let last = rows.last().filter(|_| more).map(|row| row.bucket.name.to_string());

@@ -15,7 +15,7 @@ use mesh_core::{
     id::{ActorId, BucketId, Epoch, GroupId, LayoutId, NodeId, ReplicaId, TenantId, WriteId},
     meta::{
         Attributes, Body as ObjectBody, BucketRef, Command, Extent, MetaAnswer, ObjectRow, Precondition, Proposer,
-        Query,
+        Query, Session,
     },
     op::NodeOp,
     port::{CallGuard, Clock, Completion, Metadata, Outbound},
@@ -288,13 +288,29 @@ pub(crate) fn bucket(group: u64) -> BucketRef {
     BucketRef { id: BucketId(1), name: "bucket".into(), tenant: TenantId(1), group: GroupId(group) }
 }
 
-pub(crate) fn open_block(actor: u64, session: u64, request: u32) -> Command {
-    let proposer = Proposer { actor: ActorId(actor), epoch: Epoch(1) };
-    Command::OpenBlock { proposer, session, request }
+const fn session(life: u64) -> Session {
+    Session { epoch: Epoch(1), life }
 }
 
-/// An object whose length tells it from others.
+pub(crate) fn open_session(actor: u64, life: u64) -> Command {
+    Command::OpenSession { actor: ActorId(actor), session: session(life) }
+}
+
+/// The command of a number of an actor's life; all before it are waited for still.
+pub(crate) const fn proposer(actor: u64, life: u64, request: u64) -> Proposer {
+    Proposer { actor: ActorId(actor), session: session(life), request, done_below: request.saturating_sub(12_000) }
+}
+
+pub(crate) fn open_block(actor: u64, life: u64, request: u32) -> Command {
+    Command::OpenBlock { proposer: proposer(actor, life, request as u64) }
+}
+
+/// An object whose length tells it from others. The number of its write is the number of its command.
 pub(crate) fn put_object(actor: u64, group: u64, key: &str, version: WriteId, len: u64) -> Command {
+    put_as(proposer(actor, 1, 100 + (version.0 & 0xffff_ffff)), group, key, version, len)
+}
+
+pub(crate) fn put_as(proposer: Proposer, group: u64, key: &str, version: WriteId, len: u64) -> Command {
     let extent =
         Extent { write: version, len, stripe_bytes: 1 << 20, layout: LayoutId(1), key: None, runs: Vec::new() };
     let row = ObjectRow {
@@ -306,7 +322,7 @@ pub(crate) fn put_object(actor: u64, group: u64, key: &str, version: WriteId, le
         body: ObjectBody::Whole(extent),
     };
     Command::PutObject {
-        proposer: Proposer { actor: ActorId(actor), epoch: Epoch(1) },
+        proposer,
         bucket: bucket(group),
         key: key.into(),
         row: row.into(),

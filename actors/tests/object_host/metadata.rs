@@ -10,7 +10,7 @@ use mesh_core::{
     id::{BucketId, DriveId, GroupId, StripeId, WriteId},
     meta::{
         Body, BucketRef, BucketRow, Command, Extent, Garbage, GarbageMark, GarbagePage, ListEntry, Listing, MetaAnswer,
-        ObjectRow, PartRow, Precondition, Query, UploadRow,
+        ObjectRow, PartRow, Precondition, Query, Reference, Session, Shape, UploadRow,
     },
     time::UnixMillis,
 };
@@ -30,12 +30,13 @@ pub struct Metadata {
     stamp: u64,
     /// Deletions that drives are owed.
     pub owed: BTreeSet<(DriveId, WriteId)>,
-    /// Writes that took effect once: the same again has none.
+    /// Writes that took effect once: none may again.
     seen: BTreeSet<WriteId>,
     sealed: BTreeSet<BucketId>,
-    /// By session and request.
-    blocks: BTreeMap<(u64, u32), WriteId>,
-    sessions: Vec<u64>,
+    blocks: Vec<WriteId>,
+    sessions: BTreeMap<GroupId, Session>,
+    /// What was said to each command.
+    said: BTreeMap<(GroupId, Session, u64), Answered>,
     closed: BTreeSet<WriteId>,
     swept: BTreeSet<WriteId>,
 }
@@ -78,21 +79,30 @@ impl Metadata {
     }
 
     fn is_open(&self, write: WriteId) -> bool {
-        self.blocks.values().any(|first| (first.0..first.0 + BLOCK).contains(&write.0) && !self.closed.contains(first))
+        self.blocks.iter().any(|first| (first.0..first.0 + BLOCK).contains(&write.0) && !self.closed.contains(first))
     }
 
-    /// Refuses a write that takes effect for the first time behind the end of its block.
-    fn admit(&self, write: WriteId) -> Result<(), Error> {
-        if self.is_open(write) { Ok(()) } else { fail(ErrorKind::Conflict) }
+    /// Refuses a write that takes effect behind the end of its block, or twice.
+    fn admit(&mut self, write: WriteId) -> Result<(), Error> {
+        if self.is_open(write) && self.seen.insert(write) { Ok(()) } else { fail(ErrorKind::Conflict) }
     }
 
-    fn is_referenced(&self, write: WriteId) -> bool {
-        let versions = self.objects.values().map(|row| row.version);
-        let parts = self.parts.values().chain(self.extents.values().flatten()).map(|part| part.extent.write);
-        self.uploads.contains_key(&write)
-            || self.garbage.contains_key(&write)
-            || versions.chain(parts).any(|one| one == write)
-            || self.is_open(write)
+    fn reference(&self, write: WriteId) -> Reference {
+        if self.is_open(write) {
+            return Reference::Open;
+        }
+        let whole = self.objects.values().filter_map(|row| match &row.body {
+            Body::Whole(extent) => Some(extent),
+            Body::Parts { .. } => None,
+        });
+        let parts = self.parts.values().chain(self.extents.values().flatten()).map(|part| &part.extent);
+        let mut all = whole.chain(parts).chain(self.garbage.values().map(|row| &row.extent));
+        let named = self.uploads.contains_key(&write) || self.objects.values().any(|row| row.version == write);
+        match all.find(|extent| extent.write == write) {
+            Some(extent) => Reference::Used(Some(Shape::of(extent))),
+            None if named => Reference::Used(None),
+            None => Reference::Nobody,
+        }
     }
 
     fn discard(&mut self, extent: Extent, since: UnixMillis) {
@@ -126,9 +136,34 @@ impl Metadata {
         if good { Ok(()) } else { fail(ErrorKind::Precondition) }
     }
 
-    pub fn apply(&mut self, group: GroupId, command: &Command, _now: UnixMillis) -> Answered {
+    pub fn apply(&mut self, group: GroupId, command: &Command, now: UnixMillis) -> Answered {
+        let Some(proposer) = command.proposer() else { return self.decide(group, command, now) };
+        if self.sessions.get(&group) != Some(&proposer.session) {
+            return fail(ErrorKind::Fenced);
+        }
+        let key = (group, proposer.session, proposer.request);
+        if !self.said.contains_key(&key) {
+            let answer = self.decide(group, command, now);
+            self.said.insert(key, answer);
+        }
+        self.said[&key].clone()
+    }
+
+    fn decide(&mut self, group: GroupId, command: &Command, _now: UnixMillis) -> Answered {
         match command {
-            Command::CreateBucket { name, tenant, created } => {
+            Command::OpenSession { session, .. } => {
+                match self.sessions.get(&group) {
+                    Some(present) if present > session => return fail(ErrorKind::Fenced),
+                    Some(present) if present == session => return Ok(MetaAnswer::Done),
+                    _ => {}
+                }
+                self.sessions.insert(group, *session);
+                if group != GroupId::CONTROL {
+                    self.closed.extend(&self.blocks);
+                }
+                Ok(MetaAnswer::Done)
+            }
+            Command::CreateBucket { name, tenant, created, .. } => {
                 assert_eq!(group, GroupId::CONTROL);
                 if self.buckets.contains_key(name) {
                     return fail(ErrorKind::BucketExists);
@@ -136,28 +171,16 @@ impl Metadata {
                 self.buckets_made += 1;
                 let id = BucketId(self.buckets_made);
                 let bucket = BucketRef { id, name: name.clone(), tenant: *tenant, group: GROUP };
-                let row = Arc::new(BucketRow { bucket, created: *created, deleting: false });
+                let row = Arc::new(BucketRow { bucket, created: *created });
                 self.buckets.insert(name.clone(), row.clone());
                 Ok(MetaAnswer::Bucket(row))
             }
-            Command::MarkBucket { bucket, deleting } => {
-                let Some(row) = self.buckets.values_mut().find(|row| row.bucket.id == *bucket) else {
-                    return fail(ErrorKind::NoSuchBucket);
-                };
-                Arc::make_mut(row).deleting = *deleting;
-                Ok(MetaAnswer::Done)
-            }
             Command::RemoveBucket { bucket } => {
-                let Some(row) = self.buckets.values().find(|row| row.bucket.id == *bucket).cloned() else {
-                    return fail(ErrorKind::NoSuchBucket);
-                };
-                if !row.deleting {
-                    return fail(ErrorKind::Conflict);
-                }
-                self.buckets.remove(&row.bucket.name);
+                assert!(self.sealed.contains(bucket), "removed before it is sealed: {bucket}");
+                self.buckets.retain(|_, row| row.bucket.id != *bucket);
                 Ok(MetaAnswer::Done)
             }
-            Command::SealBucket { bucket } => {
+            Command::SealBucket { bucket, .. } => {
                 let used = self.objects.keys().any(|(id, _)| id == bucket)
                     || self.uploads.values().any(|(id, _)| id == bucket);
                 if used {
@@ -166,24 +189,13 @@ impl Metadata {
                 self.sealed.insert(*bucket);
                 Ok(MetaAnswer::Done)
             }
-            Command::UnsealBucket { bucket } => {
-                self.sealed.remove(bucket);
-                Ok(MetaAnswer::Done)
-            }
-            Command::OpenBlock { session, request, .. } => {
-                if self.sessions.last() != Some(session) {
-                    if self.sessions.contains(session) {
-                        return fail(ErrorKind::Conflict);
-                    }
-                    self.sessions.push(*session);
-                    self.closed.extend(self.blocks.values());
-                }
-                let next = WriteId::new(group, self.blocks.len() as u64 * BLOCK + 1);
-                let first = *self.blocks.entry((*session, *request)).or_insert(next);
+            Command::OpenBlock { .. } => {
+                let first = WriteId::new(group, self.blocks.len() as u64 * BLOCK + 1);
+                self.blocks.push(first);
                 Ok(MetaAnswer::Block { first, count: BLOCK })
             }
             Command::CloseBlock { first } => {
-                assert!(self.blocks.values().any(|block| block == first), "no such block: {first}");
+                assert!(self.blocks.iter().any(|block| block == first), "no such block: {first}");
                 self.closed.insert(*first);
                 Ok(MetaAnswer::Done)
             }
@@ -221,13 +233,9 @@ impl Metadata {
         match command {
             Command::PutObject { bucket, key, row, precondition, .. } => {
                 let committed = MetaAnswer::Committed { version: row.version, etag: row.etag.clone() };
-                if self.seen.contains(&row.version) {
-                    return Ok(committed);
-                }
                 self.admit(row.version)?;
                 self.known(bucket)?;
                 self.holds(bucket.id, key, precondition)?;
-                self.seen.insert(row.version);
                 self.remove_object(bucket.id, key, row.modified);
                 self.objects.insert((bucket.id, key.clone()), row.clone());
                 Ok(committed)
@@ -238,24 +246,16 @@ impl Metadata {
                 Ok(MetaAnswer::Deleted { existed: self.remove_object(bucket.id, key, *at) })
             }
             Command::CreateUpload { bucket, row, .. } => {
-                if !self.seen.contains(&row.upload) {
-                    self.admit(row.upload)?;
-                }
+                self.admit(row.upload)?;
                 self.known(bucket)?;
-                if self.seen.insert(row.upload) {
-                    self.uploads.insert(row.upload, (bucket.id, row.clone()));
-                }
+                self.uploads.insert(row.upload, (bucket.id, row.clone()));
                 Ok(MetaAnswer::Done)
             }
             Command::PutPart { upload, part, .. } => {
-                if self.seen.contains(&part.extent.write) {
-                    return Ok(MetaAnswer::Done);
-                }
                 self.admit(part.extent.write)?;
                 if !self.uploads.contains_key(upload) {
                     return fail(ErrorKind::NoSuchUpload);
                 }
-                self.seen.insert(part.extent.write);
                 if let Some(before) = self.parts.insert((*upload, part.number), part.clone()) {
                     self.discard(before.extent.clone(), part.modified);
                 }
@@ -388,7 +388,8 @@ impl Metadata {
                 Ok(MetaAnswer::Writes(writes.take(*limit as usize).map(|(_, write)| *write).collect()))
             }
             Query::Referenced { writes } => {
-                Ok(MetaAnswer::Referenced(writes.iter().map(|write| self.is_referenced(*write)).collect()))
+                // A few at a time.
+                Ok(MetaAnswer::Referenced(writes.iter().take(5).map(|write| self.reference(*write)).collect()))
             }
             Query::ClosedBlocks { after, limit } => {
                 let behind = |first: &WriteId| after.is_none_or(|after| *first > after);

@@ -21,6 +21,7 @@ use mesh_core::{
     port::{ComputeJob, WorkOutput},
     spec::{Encryption, FunctionSpec, ObjectSpec, PolicySpec},
     time::{Instant, UnixMillis},
+    topology::{Code, Layout},
 };
 
 use metadata::Metadata;
@@ -33,6 +34,13 @@ pub const GRACE: Duration = Duration::from_secs(60);
 const DRIVES: core::ops::RangeInclusive<u64> = 1..=3;
 /// Shards on a page of a list: few, so that there are many pages.
 const PAGE: usize = 3;
+
+/// The shard of a number lies on the drive of that number; that of the number 0 on one that is not there.
+fn layout() -> Layout {
+    let drives: Vec<DriveId> = (0..=*DRIVES.end()).map(DriveId).collect();
+    let domains = drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect();
+    Layout { id: LAYOUT, code: Code { data: 3, parity: 1 }, groups: vec![drives], domains }
+}
 
 /// A failure to plant, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +158,8 @@ impl Host {
             reclaim_grace_ms: GRACE.as_millis() as u64,
             drives: DRIVES.filter(|_| sweeps).map(DriveId).collect(),
             lost,
+            layouts: BTreeMap::from([(LAYOUT, Arc::new(layout()))]),
+            namespaces: 1,
         }
     }
 
@@ -380,7 +390,9 @@ impl Host {
                 let before = self.stripes.insert(target.id, stored);
                 self.place(target.id, DRIVES.count() as u64);
                 assert!(before.is_none(), "{:?} was stored twice", target.id);
-                let avoid = if let Fault::Avoiding(drive) = fault { vec![DriveId(u64::from(drive))] } else { vec![] };
+                // One that no stripe is on.
+                let avoid =
+                    if let Fault::Avoiding(drive) = fault { vec![DriveId(100 + u64::from(drive))] } else { vec![] };
                 Ok(Answer::Placed { avoid, shared: fault == Fault::Shared }.into())
             }
             StripeOp::Read { target, .. } => {
@@ -484,11 +496,11 @@ impl Host {
         assert!(left.is_empty(), "left over: {left:?}; closed blocks {:?}", self.metadata.closed_blocks());
     }
 
-    /// Shards of writes that nobody refers to.
+    /// Shards of stripes that nobody refers to.
     pub fn left_over(&self) -> Vec<(DriveId, ShardId)> {
-        let writes: BTreeSet<WriteId> = self.metadata.stripes(false).into_iter().map(|id| id.write).collect();
+        let stripes: BTreeSet<StripeId> = self.metadata.stripes(false).into_iter().collect();
         let all = self.shards.iter().flat_map(|(drive, held)| held.iter().map(|id| (*drive, *id)));
-        all.filter(|(_, id)| !writes.contains(&id.stripe.write)).collect()
+        all.filter(|(_, id)| !stripes.contains(&id.stripe)).collect()
     }
 
     /// Nothing is under way, once what is out in the background has come back.

@@ -148,6 +148,11 @@ impl Cluster {
                     world.propose(node, GroupId::CONTROL, command, number);
                 }
                 Fate::Host | Fate::TakeBack(_) => self.run_here(world, node, &row, hosted),
+                Fate::Anew => {
+                    self.forget(node, actor);
+                    world.evict(node, actor);
+                    self.run_here(world, node, &row, None);
+                }
                 Fate::Leave => {
                     self.forget(node, actor);
                     world.retire(node, actor, row.epoch, (row.node, row.epoch));

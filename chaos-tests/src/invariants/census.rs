@@ -3,12 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
+    ErrorKind,
     id::{DriveId, GroupId, ShardId, StripeId},
     meta::{Body, BucketRef, Extent, MetaAnswer, Query},
     topology::Layout,
 };
 
-use crate::{cluster::NAMESPACE, workload::BUCKET, world::World};
+use crate::{
+    cluster::NAMESPACE,
+    workload::{BUCKET, FLEETING},
+    world::World,
+};
 
 /// Rows that one question asks for.
 const PAGE: u32 = 1000;
@@ -21,18 +26,32 @@ fn ask(world: &mut World, group: GroupId, query: &Query) -> MetaAnswer {
 /// The extents of all objects and of all parts of open uploads.
 #[must_use]
 pub fn visible(world: &mut World) -> Vec<Extent> {
-    let bucket = match ask(world, GroupId::CONTROL, &Query::Bucket { name: BUCKET.into() }) {
-        MetaAnswer::Bucket(row) => row.bucket.clone(),
-        other => panic!("no bucket: {other:?}"),
-    };
+    let mut extents = Vec::new();
+    for name in core::iter::once(BUCKET).chain(FLEETING) {
+        match world.metadata.peek(GroupId::CONTROL, &Query::Bucket { name: name.into() }) {
+            Ok(MetaAnswer::Bucket(row)) => extents.extend(in_bucket(world, &row.bucket)),
+            Err(error) if error.kind() == ErrorKind::NoSuchBucket && name != BUCKET => {}
+            other => panic!("the groups answer {other:?} when asked for {name}"),
+        }
+    }
+    extents
+}
+
+fn in_bucket(world: &mut World, bucket: &BucketRef) -> Vec<Extent> {
+    // A deletion that stopped half-way has left it sealed; then it is empty.
+    let list =
+        |after| Query::List { bucket: bucket.clone(), prefix: String::new(), delimiter: None, after, limit: PAGE };
+    if let Err(error) = world.metadata.peek(NAMESPACE, &list(String::new()))
+        && error.kind() == ErrorKind::NoSuchBucket
+    {
+        return Vec::new();
+    }
     let mut extents = Vec::new();
     let mut after = String::new();
     loop {
-        let (prefix, delimiter) = (String::new(), None);
-        let query = Query::List { bucket: bucket.clone(), prefix, delimiter, after, limit: PAGE };
-        let MetaAnswer::Listing(page) = ask(world, NAMESPACE, &query) else { panic!("no listing") };
+        let MetaAnswer::Listing(page) = ask(world, NAMESPACE, &list(after)) else { panic!("no listing") };
         for entry in &page.entries {
-            extents.extend(of_object(world, &bucket, &entry.key));
+            extents.extend(of_object(world, bucket, &entry.key));
         }
         match &page.next {
             Some(next) => after = next.clone(),

@@ -8,7 +8,7 @@ use mesh_core::{
     op::{ObjectOp, Piece},
 };
 
-use super::{BUCKET, Desk, Progress, Task, bytes_of, etag, senseless};
+use super::{Desk, Progress, Task, bucket_of, bytes_of, etag, senseless};
 use crate::oracle::{Deed, End, Ticket};
 
 const HEAD: u32 = u32::MAX;
@@ -66,7 +66,10 @@ impl Get {
                 desk.violate(senseless("Head", None, &outcome));
                 (End::Nothing, Some(Ok(())))
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => (End::Did(Deed::Read(None)), Some(Ok(()))),
+            // A bucket that is gone was empty.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NoSuchBucket) => {
+                (End::Did(Deed::Read(None)), Some(Ok(())))
+            }
             Err(error) => (End::Nothing, Some(Err(error.clone()))),
         };
         if let Some(entry) = self.entry {
@@ -102,14 +105,14 @@ impl Get {
         while self.failed.is_none() && self.open < self.window {
             let Some((start, piece)) = self.pieces.pop_front() else { break };
             self.asked.push((start, piece.len));
-            let op = ObjectOp::Read { bucket: BUCKET.into(), key: self.key.clone(), piece };
+            let op = ObjectOp::Read { bucket: bucket_of(&self.key), key: self.key.clone(), piece };
             desk.ask(self.asked.len() as u32 - 1, op);
             self.open += 1;
         }
         if self.failed.is_none() && self.pieces.is_empty() && self.planned < self.len && !self.planning {
             self.planning = true;
             let (offset, len) = (self.offset + self.planned, self.len - self.planned);
-            let op = ObjectOp::Plan { bucket: BUCKET.into(), key: self.key.clone(), object: row, offset, len };
+            let op = ObjectOp::Plan { bucket: bucket_of(&self.key), key: self.key.clone(), object: row, offset, len };
             desk.ask(PLAN, op);
         }
         if self.open == 0 && !self.planning {
@@ -162,7 +165,7 @@ impl Get {
 impl Task for Get {
     fn begin(&mut self, desk: &mut Desk<'_>) {
         self.entry = Some(desk.oracle.begin(&self.key, Deed::Read(None), desk.now));
-        desk.ask(HEAD, ObjectOp::Head { bucket: BUCKET.into(), key: self.key.clone() });
+        desk.ask(HEAD, ObjectOp::Head { bucket: bucket_of(&self.key), key: self.key.clone() });
     }
 
     fn hear(&mut self, tag: u32, outcome: Outcome, desk: &mut Desk<'_>) -> Progress {

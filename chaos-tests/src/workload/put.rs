@@ -9,7 +9,7 @@ use mesh_core::{
     op::{Destination, ObjectOp},
 };
 
-use super::{BUCKET, Desk, Progress, Task, etag, senseless};
+use super::{Desk, Progress, Task, bucket_of, etag, senseless};
 use crate::{
     content::Content,
     oracle::{Deed, End, Ticket},
@@ -153,7 +153,7 @@ impl Task for Put {
                 precondition: Precondition { absent: self.conditional, etag: None },
             },
         };
-        desk.ask(BEGIN, ObjectOp::Begin { bucket: BUCKET.into(), key: self.key.clone(), destination });
+        desk.ask(BEGIN, ObjectOp::Begin { bucket: bucket_of(&self.key), key: self.key.clone(), destination });
     }
 
     fn hear(&mut self, tag: u32, outcome: Outcome, desk: &mut Desk<'_>) -> Progress {
@@ -206,7 +206,7 @@ impl Task for Delete {
     fn begin(&mut self, desk: &mut Desk<'_>) {
         self.entry = Some(desk.oracle.begin(&self.key, Deed::Write(None), desk.now));
         let precondition = Precondition::default();
-        desk.ask(0, ObjectOp::Delete { bucket: BUCKET.into(), key: self.key.clone(), precondition });
+        desk.ask(0, ObjectOp::Delete { bucket: bucket_of(&self.key), key: self.key.clone(), precondition });
     }
 
     fn hear(&mut self, _tag: u32, outcome: Outcome, desk: &mut Desk<'_>) -> Progress {

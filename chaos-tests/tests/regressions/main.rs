@@ -2,8 +2,11 @@
 //! dice by now; a swarm that has little else than the fault in question finds it again within a few seeds.
 
 mod failed_sync;
+mod given_to_the_target;
+mod late_copies;
 mod late_delete;
 mod power_cuts;
+mod stray_attempts;
 
 use mesh_chaos_tests::{
     disk::DiskWeather,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BucketRow, ControlView, GarbagePage, ObjectRow, PartRow, TenantRow, UploadRow};
+use super::{BucketRow, ControlView, GarbagePage, ObjectRow, PartRow, Reference, TenantRow, UploadRow};
 use crate::{
     id::{Epoch, WriteId},
     time::UnixMillis,
@@ -89,8 +89,8 @@ pub enum MetaAnswer {
         /// Visible objects.
         objects: u64,
     },
-    /// Which of the writes asked about are in use (or may still become so), in the order asked.
-    Referenced(Vec<bool>),
+    /// What the writes asked about are used for, in the order asked: of the first ones at least, if that is much.
+    Referenced(Vec<Reference>),
     /// Closed blocks: the first write of each, and how many it has.
     ClosedBlocks(Vec<(WriteId, u64)>),
     /// Writes, ascending: what a drive is owed, or what stays garbage.

@@ -25,16 +25,31 @@ pub struct Precondition {
     pub etag: Option<String>,
 }
 
-/// Who proposes: checked against the group's fence table.
+/// One life of an actor in a group. Of two, the greater one is the later one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Session {
+    /// The actor's epoch.
+    pub epoch: Epoch,
+    /// Grows from one life under an epoch to the next.
+    pub life: u64,
+}
+
+/// Who proposes, and under which number. A group takes commands of an actor's latest session only, each number once: the
+/// same number again gets the same answer and has no further effect, however late it comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposer {
     /// The actor.
     pub actor: ActorId,
-    /// Its epoch.
-    pub epoch: Epoch,
+    /// Its life, which [`Command::OpenSession`] has begun in this group.
+    pub session: Session,
+    /// The command's number in the session and group, less than `SESSION_REQUESTS_MAX` above `done_below`.
+    pub request: u64,
+    /// The lowest number that the actor waits for still: what was said to those below is asked for no more.
+    pub done_below: u64,
 }
 
-/// One change of a metadata group. Applying is deterministic, and every command may be sent twice.
+/// One change of a metadata group. Applying is deterministic, and every command may be sent twice. Those that carry a
+/// [`Proposer`] fail with `Fenced` if its session is not the actor's latest one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     // --- control group ---
@@ -76,6 +91,8 @@ pub enum Command {
     },
     /// A bucket. Gives `Bucket`. `BucketExists`, `BucketTaken`.
     CreateBucket {
+        /// Who; `None`: the founding of the cluster, for which the same name and time are the same bucket.
+        proposer: Option<Proposer>,
         /// The name.
         name: Arc<str>,
         /// Whose.
@@ -83,14 +100,8 @@ pub enum Command {
         /// When.
         created: UnixMillis,
     },
-    /// The first step of deleting a bucket (then [`Self::SealBucket`], then [`Self::RemoveBucket`]).
-    MarkBucket {
-        /// The incarnation.
-        bucket: BucketId,
-        /// `true` marks, `false` takes it back.
-        deleting: bool,
-    },
-    /// The last step: removes a marked bucket.
+    /// The second step of deleting a bucket: takes its name away. Only of one that its namespace group has sealed, which
+    /// nothing undoes; so whoever finds a sealed bucket may send this. Sent again: no effect.
     RemoveBucket {
         /// The incarnation.
         bucket: BucketId,
@@ -145,29 +156,26 @@ pub enum Command {
     },
 
     // --- namespace groups ---
-    /// Refuses what older owners propose from now on, and closes the blocks that they held.
-    Fence {
-        /// Actors and their least epochs.
-        actors: Vec<Proposer>,
-        /// Drives and their least epochs.
-        drives: Vec<(DriveId, Epoch)>,
+    /// Begins a life of an actor in this group, of either kind: what its earlier ones propose is refused from now on, and
+    /// the blocks that they held are closed. The same again: no effect. `Fenced` if a later one has begun.
+    OpenSession {
+        /// The actor.
+        actor: ActorId,
+        /// Its life.
+        session: Session,
     },
-    /// Asks for a block of write ids. Closes the blocks of other sessions of the same actor. Gives `Block`.
+    /// Asks for a block of write ids. Gives `Block`.
     OpenBlock {
         /// Who.
         proposer: Proposer,
-        /// One life of that actor: random.
-        session: u64,
-        /// The number of this request inside the session: the same again gives the same block.
-        request: u32,
     },
     /// Refuses later manifests of a block.
     CloseBlock {
         /// The block's first write.
         first: WriteId,
     },
-    /// Makes an object visible; what it replaces becomes garbage. The same `row.version` again: no effect. Gives
-    /// `Committed`. `Precondition`, `QuotaExceeded`, `Fenced`, `NoSuchBucket` (sealed), `Conflict` (block closed).
+    /// Makes an object visible; what it replaces becomes garbage. Gives `Committed`. `Precondition`, `QuotaExceeded`,
+    /// `NoSuchBucket` (sealed), `Conflict` (block closed, or `row.version` in use).
     PutObject {
         /// Who.
         proposer: Proposer,
@@ -218,7 +226,7 @@ pub enum Command {
         quota_bytes: Option<u64>,
     },
     /// Makes an object of parts, in this order; parts not named become garbage. `NoSuchUpload`, `InvalidPart`,
-    /// `Precondition`. The same again: no effect. Gives `Committed`.
+    /// `Precondition`. An upload that was completed gives its object again. Gives `Committed`.
     CompleteUpload {
         /// Who.
         proposer: Proposer,
@@ -255,13 +263,11 @@ pub enum Command {
         /// The writes.
         writes: Vec<WriteId>,
     },
-    /// Seals a bucket's range if it has neither objects nor uploads; else `BucketNotEmpty`.
+    /// Deletes a bucket, if it has neither objects nor uploads (else `BucketNotEmpty`): it takes nothing any more, for
+    /// good. [`Self::RemoveBucket`] then takes its name away.
     SealBucket {
-        /// The incarnation.
-        bucket: BucketId,
-    },
-    /// Takes a seal back.
-    UnsealBucket {
+        /// Who.
+        proposer: Proposer,
         /// The incarnation.
         bucket: BucketId,
     },
@@ -339,4 +345,23 @@ pub enum Command {
         /// The epoch of its last owner; 0: it had none.
         after: Epoch,
     },
+}
+
+impl Command {
+    /// Who proposes it, if it is one that takes effect once by its number; the others may be repeated as they are.
+    #[must_use]
+    pub const fn proposer(&self) -> Option<&Proposer> {
+        match self {
+            Self::CreateBucket { proposer, .. } => proposer.as_ref(),
+            Self::OpenBlock { proposer }
+            | Self::PutObject { proposer, .. }
+            | Self::DeleteObject { proposer, .. }
+            | Self::CreateUpload { proposer, .. }
+            | Self::PutPart { proposer, .. }
+            | Self::CompleteUpload { proposer, .. }
+            | Self::AbortUpload { proposer, .. }
+            | Self::SealBucket { proposer, .. } => Some(proposer),
+            _ => None,
+        }
+    }
 }

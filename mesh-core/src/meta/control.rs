@@ -56,8 +56,6 @@ pub struct BucketRow {
     pub bucket: BucketRef,
     /// When it was made.
     pub created: UnixMillis,
-    /// Marked for deletion: takes no new work.
-    pub deleting: bool,
 }
 
 /// A tenant, in the control group.

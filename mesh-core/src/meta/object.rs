@@ -8,11 +8,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::WrappedKey;
-#[cfg(doc)]
-use crate::topology::Layout;
 use crate::{
-    id::{DriveId, LayoutId, TenantId, WriteId},
+    id::{DriveId, LayoutId, ShardId, TenantId, WriteId},
     time::UnixMillis,
+    topology::Layout,
 };
 
 /// Stripes of one write that differ from the nominal: attempt 0, no drive avoided.
@@ -57,8 +56,55 @@ impl Extent {
     /// The exception that covers a stripe.
     #[must_use]
     pub fn run_of(&self, stripe: u32) -> Option<&Run> {
-        self.runs.iter().find(|run| (run.first..run.first.saturating_add(run.count)).contains(&stripe))
+        run_of(&self.runs, stripe)
     }
+}
+
+fn run_of(runs: &[Run], stripe: u32) -> Option<&Run> {
+    runs.iter().find(|run| (run.first..run.first.saturating_add(run.count)).contains(&stripe))
+}
+
+/// Which shards are a write's own: what its extent says of them, and nothing else of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// The table that names groups and drives.
+    pub layout: LayoutId,
+    /// How many stripes there are.
+    pub stripes: u32,
+    /// Exceptions, as in the extent.
+    pub runs: Vec<Run>,
+}
+
+impl Shape {
+    /// Of an extent.
+    #[must_use]
+    pub fn of(extent: &Extent) -> Self {
+        Self { layout: extent.layout, stripes: extent.stripes(), runs: extent.runs.clone() }
+    }
+
+    /// Whether a shard of the write is its own on that drive: of the attempt that was stored, and where that put it.
+    /// `layout` is the one that is named.
+    #[must_use]
+    pub fn owns(&self, layout: &Layout, drive: DriveId, id: ShardId) -> bool {
+        let stripe = id.stripe;
+        let run = run_of(&self.runs, stripe.stripe);
+        if stripe.stripe >= self.stripes || stripe.attempt != run.map_or(0, |run| run.attempt) {
+            return false;
+        }
+        let placement = layout.place(stripe, run.map_or(&[], |run| &run.avoid));
+        placement.is_some_and(|placement| placement.drives.get(usize::from(id.shard)) == Some(&drive))
+    }
+}
+
+/// What a group says of a write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reference {
+    /// Nobody refers to it, and nobody ever will.
+    Nobody,
+    /// It may be used yet: of a block that is open, or not granted.
+    Open,
+    /// It is in use, or garbage, with these shards; `None`: it has none of its own.
+    Used(Option<Shape>),
 }
 
 /// What a user gave with an object.

@@ -99,8 +99,8 @@ pub enum Query {
         /// Whose.
         tenant: TenantId,
     },
-    /// Namespace: which of these writes an object, upload, part or garbage row refers to, or may yet: those of blocks
-    /// that are open or not granted. What is not referred to once, is never again. `Referenced`.
+    /// Namespace: what refers to these writes: an object, upload, part or garbage row, or something yet to come, while
+    /// their blocks are open or not granted. What is not referred to once, is never again. `Referenced`.
     Referenced {
         /// The writes.
         writes: Vec<WriteId>,

@@ -14,7 +14,7 @@ use mesh_core::{
     meta::{
         AccessKeyRow, Attributes, BucketRef, BucketRow, Command, ControlView, Extent, Garbage, GarbageMark,
         GarbagePage, Grant, ListEntry, Listing, MetaAnswer, ObjectRow, PartRow, Precondition, PrincipalRow, Proposer,
-        Query, Run, TenantLimits, TenantRow, UploadRow, WrappedKey,
+        Query, Reference, Run, Session, Shape, TenantLimits, TenantRow, UploadRow, WrappedKey,
     },
     op::{
         Ability, ActorReport, AdminOp, Binding, Destination, DriveReport, GroupReport, MoveOp, MoveStep, Moved,
@@ -40,9 +40,9 @@ macro_rules! variants {
 }
 
 variants!(COMMANDS, command_name, Command:
-    Form PutNode PutDrive PutLayout CreateTenant PutPrincipal PutAccessKey DropAccessKey CreateBucket MarkBucket
-    RemoveBucket Assign Fence OpenBlock CloseBlock PutObject DeleteObject CreateUpload PutPart CompleteUpload
-    AbortUpload DropGarbage SealBucket UnsealBucket SetLimits SweptBlock BeginMove CommitMove
+    Form PutNode PutDrive PutLayout CreateTenant PutPrincipal PutAccessKey DropAccessKey CreateBucket
+    RemoveBucket Assign OpenSession OpenBlock CloseBlock PutObject DeleteObject CreateUpload PutPart CompleteUpload
+    AbortUpload DropGarbage SealBucket SetLimits SweptBlock BeginMove CommitMove
     AbortMove SetWish Drain SetStages SetTail Invite OweGarbage PayOwed LoseDrive TakeDrive);
 
 variants!(QUERIES, query_name, Query:
@@ -156,7 +156,7 @@ fn bucket_ref() -> BucketRef {
 }
 
 fn bucket_row() -> BucketRow {
-    BucketRow { bucket: bucket_ref(), created: UnixMillis(24), deleting: true }
+    BucketRow { bucket: bucket_ref(), created: UnixMillis(24) }
 }
 
 fn limits() -> TenantLimits {
@@ -266,8 +266,12 @@ fn precondition() -> Precondition {
     Precondition { absent: true, etag: Some("e2".into()) }
 }
 
+fn session() -> Session {
+    Session { epoch: Epoch(101), life: u64::MAX }
+}
+
 fn proposer() -> Proposer {
-    Proposer { actor: ActorId::ingress(NodeId(51)), epoch: Epoch(101) }
+    Proposer { actor: ActorId::ingress(NodeId(51)), session: session(), request: 300, done_below: 299 }
 }
 
 fn group_report(group: GroupId, leader: Option<NodeId>, trouble: Option<&str>) -> GroupReport {
@@ -359,12 +363,16 @@ pub(crate) fn commands() -> Vec<Command> {
         Command::PutPrincipal(principal_row()),
         Command::PutAccessKey(access_key_row()),
         Command::DropAccessKey { access: "AKMESH0000000001".into() },
-        Command::CreateBucket { name: "photos".into(), tenant: TenantId(1), created: UnixMillis(2) },
-        Command::MarkBucket { bucket: BucketId(1), deleting: true },
+        Command::CreateBucket {
+            proposer: Some(proposer()),
+            name: "photos".into(),
+            tenant: TenantId(1),
+            created: UnixMillis(2),
+        },
         Command::RemoveBucket { bucket: BucketId(2) },
         Command::Assign(assignment()),
-        Command::Fence { actors: vec![proposer()], drives: vec![(DriveId(1), Epoch(2))] },
-        Command::OpenBlock { proposer: proposer(), session: u64::MAX, request: 3 },
+        Command::OpenSession { actor: ActorId::ingress(NodeId(51)), session: session() },
+        Command::OpenBlock { proposer: proposer() },
         Command::CloseBlock { first: WriteId::new(GroupId(1), 4096) },
         Command::PutObject {
             proposer: proposer(),
@@ -402,8 +410,7 @@ pub(crate) fn commands() -> Vec<Command> {
         },
         Command::AbortUpload { proposer: proposer(), bucket, upload: WriteId(1), at: UnixMillis(2) },
         Command::DropGarbage { writes: vec![WriteId(1), WriteId::new(GroupId(65_535), 2)] },
-        Command::SealBucket { bucket: BucketId(3) },
-        Command::UnsealBucket { bucket: BucketId(4) },
+        Command::SealBucket { proposer: proposer(), bucket: BucketId(3) },
         Command::SetLimits { tenant: TenantId(5), limits: limits() },
         Command::SweptBlock { first: WriteId::new(GroupId(2), 8192) },
         Command::BeginMove { actor: ActorId(1), epoch: Epoch(2), id: MoveId(3), to: NodeId(4) },
@@ -473,7 +480,12 @@ pub(crate) fn meta_answers() -> Vec<MetaAnswer> {
             owing: vec![DriveId(5), DriveId(1 << 40)],
         }),
         MetaAnswer::Usage { bytes: 1, objects: 2 },
-        MetaAnswer::Referenced(vec![true, false]),
+        MetaAnswer::Referenced(vec![
+            Reference::Nobody,
+            Reference::Open,
+            Reference::Used(None),
+            Reference::Used(Some(Shape::of(&extent()))),
+        ]),
         MetaAnswer::ClosedBlocks(vec![(WriteId(5), 6), (WriteId::new(GroupId(1), 8192), 4096)]),
         MetaAnswer::Writes(vec![WriteId(5), WriteId::new(GroupId(1), 8192)]),
     ]
@@ -584,7 +596,10 @@ fn node_ops() -> Vec<NodeOp> {
         NodeOp::Admin(Box::new(AdminOp::Invite { node: NodeId(8), invitation: 9 })),
         NodeOp::Admin(Box::new(AdminOp::Stages { scope: Scope::Mesh, stages: stages() })),
         NodeOp::RelayQuery { group: GroupId(2), query: Arc::new(Query::Control) },
-        NodeOp::RelayPropose { group: GroupId(2), command: Arc::new(Command::SealBucket { bucket: BucketId(3) }) },
+        NodeOp::RelayPropose {
+            group: GroupId(2),
+            command: Arc::new(Command::SealBucket { proposer: proposer(), bucket: BucketId(3) }),
+        },
     ]
 }
 
@@ -679,7 +694,7 @@ pub(crate) fn envelopes() -> Vec<(String, Envelope)> {
     }
     add("shard.List.first".into(), asked(ShardOp::List { after: None, limit: 0 }, b""));
     add("query".into(), asked(Op::Query { group: GroupId(2), query: Arc::new(Query::Control) }, b""));
-    let command = Command::SealBucket { bucket: BucketId(3) };
+    let command = Command::RemoveBucket { bucket: BucketId(3) };
     add("propose".into(), asked(Op::Propose { group: GroupId(2), command: Arc::new(command) }, b""));
     for op in node_ops() {
         let payload = if matches!(op, NodeOp::Raft { .. }) { PAYLOAD } else { b"" };

@@ -126,8 +126,13 @@ fn an_abort_that_came_after_the_commit_ends_as_a_move() {
     let (mut machine, asks) =
         Migration::clear(&Assignment { moves: MoveId(3), moving: Some(TO), ..at_rest() }).expect("a move is under way");
     assert_eq!(asks, [abort()]);
+    // Committed, or given to that node as if it had been: the commit finds out.
+    assert_eq!(machine.hear(Heard::Proposed(Err(conflict(TO, 6)))), [commit()]);
+    let mut given = machine.clone();
     let arriving = [step(TO, MoveOp::Activate), step(FROM, MoveOp::Retire { to: TO })];
-    assert_eq!(machine.hear(Heard::Proposed(Err(conflict(TO, 6)))), arriving);
+    assert_eq!(machine.hear(Heard::Proposed(Ok(MetaAnswer::Epoch(Epoch(6))))), arriving);
+    assert_eq!(given.hear(Heard::Proposed(Err(conflict(TO, 6)))), []);
+    assert_eq!(given.end(), Some(&End::Elsewhere(conflict(TO, 6))));
     assert!(Migration::clear(&at_rest()).is_none());
 }
 

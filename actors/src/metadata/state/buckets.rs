@@ -1,8 +1,9 @@
 //! Buckets: their rows in the control group, their seals in namespace groups.
 //!
-//! A bucket is deleted in three steps, each of which may be sent again: the control group marks it, every namespace
-//! group seals its range if that is empty, the control group removes it. If a range is not empty, the seals and the
-//! mark are taken back.
+//! A bucket is deleted in two steps: the namespace group that owns its keys seals it, if it is empty, and the control
+//! group removes its name. The seal decides, and nothing takes it back: so whoever deletes it too, or finds it sealed by
+//! somebody who has vanished, goes on from there, and no write gets into a bucket whose name is about to go. The row of the
+//! seal stays: writes that know the bucket from before may come at any time, and its number is never given out again.
 
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ pub(super) fn create(
         if known.bucket.tenant != tenant {
             return Err(Error::new(ErrorKind::BucketTaken, "another tenant has a bucket of this name"));
         }
-        if known.created == created && !known.deleting {
+        if known.created == created {
             return Ok(MetaAnswer::Bucket(known.into()));
         }
         return Err(Error::new(ErrorKind::BucketExists, "there is this bucket already").with("bucket", name));
@@ -49,17 +50,11 @@ pub(super) fn create(
     rows.expect_room(&keys::bucket_owner(tenant, ""), BUCKETS_MAX, "buckets")?;
     let id = BucketId(rows.count(Counter::Buckets)?);
     let group = GroupId(1 + id.0 % u64::from(formed.namespaces));
-    let row = BucketRow { bucket: BucketRef { id, name: Arc::clone(name), tenant, group }, created, deleting: false };
+    let row = BucketRow { bucket: BucketRef { id, name: Arc::clone(name), tenant, group }, created };
     rows.put(by_name, &id)?;
     rows.put(keys::bucket_owner(tenant, name), &id)?;
     rows.put(keys::bucket(id), &row)?;
     Ok(MetaAnswer::Bucket(row.into()))
-}
-
-pub(super) fn mark(rows: &mut Rows<'_>, id: BucketId, deleting: bool) -> Result<MetaAnswer, Error> {
-    let row = BucketRow { deleting, ..bucket(rows, id)? };
-    rows.put(keys::bucket(id), &row)?;
-    Ok(MetaAnswer::Done)
 }
 
 pub(super) fn remove(rows: &mut Rows<'_>, id: BucketId) -> Result<MetaAnswer, Error> {
@@ -68,9 +63,6 @@ pub(super) fn remove(rows: &mut Rows<'_>, id: BucketId) -> Result<MetaAnswer, Er
         // Every number that was given out and has no row was removed: by this command, sent before.
         return if (1..=given).contains(&id.0) { Ok(MetaAnswer::Done) } else { Err(no_such_bucket("")) };
     };
-    if !row.deleting {
-        return Err(Error::new(ErrorKind::Conflict, "a bucket must be marked before it is removed").with("bucket", id));
-    }
     rows.remove(keys::bucket(id));
     rows.remove(keys::bucket_name(&row.bucket.name));
     rows.remove(keys::bucket_owner(row.bucket.tenant, &row.bucket.name));
@@ -99,14 +91,6 @@ pub(super) fn seal(rows: &mut Rows<'_>, id: BucketId) -> Result<MetaAnswer, Erro
         return Err(Error::new(ErrorKind::BucketNotEmpty, "the bucket holds objects or uploads; delete them first"));
     }
     rows.put(key, &())?;
-    Ok(MetaAnswer::Done)
-}
-
-pub(super) fn unseal(rows: &mut Rows<'_>, id: BucketId) -> Result<MetaAnswer, Error> {
-    let key = keys::sealed(id);
-    if rows.has(&key)? {
-        rows.remove(key);
-    }
     Ok(MetaAnswer::Done)
 }
 

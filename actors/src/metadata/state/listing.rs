@@ -181,7 +181,7 @@ pub(super) fn extents(
     rows.expect_readable(bucket)?;
     match rows.use_of(upload)? {
         // Garbage too: a reader may be under way while the object is replaced.
-        Some(Use::Object { bucket: of } | Use::Garbage { bucket: of, aborted: false, .. }) if of == bucket.id => {}
+        Some(Use::Object { bucket: of, .. } | Use::Garbage { bucket: of, aborted: false, .. }) if of == bucket.id => {}
         _ => return Err(Error::new(ErrorKind::NotFound, "there is no such object of parts").with("upload", upload)),
     }
     // Offsets ascend with numbers: the last number whose part begins at or before `offset`, by halving.

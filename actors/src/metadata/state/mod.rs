@@ -1,11 +1,12 @@
 //! The state machine of a metadata group: a pure function from a table and a command to changes and an answer.
 //!
 //! Deterministic: it reads no clock, draws no random number, and touches nothing but the table it is given. A command
-//! that fails changes nothing. A command that is sent twice has the effect and the answer of one, with the exceptions
-//! that [`mesh_core::meta::Command`] names (`PutDrive` gives a new epoch each time).
+//! that fails changes nothing but the memory that it failed. A command that is sent twice has the effect and the answer of
+//! one, with the exceptions that [`mesh_core::meta::Command`] names (`PutDrive` gives a new epoch each time).
 //!
 //! One file a family of commands: [`cluster`], [`tenants`], [`buckets`], [`placement`], [`stages`] in the control group;
-//! [`blocks`], [`objects`], [`uploads`], [`waste`], [`owed`] in namespace groups; [`listing`] answers pages.
+//! [`blocks`], [`objects`], [`uploads`], [`waste`], [`owed`] in namespace groups; [`sessions`] in both; [`listing`]
+//! answers pages.
 
 mod blocks;
 mod buckets;
@@ -15,6 +16,7 @@ mod objects;
 mod owed;
 mod placement;
 mod rows;
+mod sessions;
 mod stages;
 mod tenants;
 mod uploads;
@@ -32,16 +34,18 @@ use mesh_core::{
 use self::rows::Rows;
 use super::table::{Change, Table};
 
-/// Applies one command: the changes to make to the table, together, and what to answer. On an error there are none.
+/// Applies one command: the changes to make to the table, together, and what to answer. On an error there are none, but
+/// for the memory of what was said to a numbered command.
 ///
 /// An error of kind `DriveFailed`, `Corrupt` or `Bug` says that the table could not be read: then nothing was decided,
 /// and the replica must stop. Every other error is part of the state machine: all replicas say the same.
 pub fn apply(table: &dyn Table, group: GroupId, command: &Command) -> (Vec<Change>, Result<MetaAnswer, Error>) {
     let mut rows = Rows::new(table, group);
-    match decide(&mut rows, command) {
-        Ok(answer) => (rows.into_changes(), Ok(answer)),
-        Err(error) => (Vec::new(), Err(error)),
-    }
+    let outcome = match command.proposer() {
+        Some(proposer) => sessions::once(&mut rows, *proposer, |rows| decide(rows, command)),
+        None => decide(&mut rows, command).inspect_err(|_| rows.undo()),
+    };
+    (rows.into_changes(), outcome)
 }
 
 /// Answers a question from the table as it is.
@@ -87,8 +91,11 @@ pub fn control_view(table: &dyn Table) -> Result<mesh_core::meta::ControlView, E
 }
 
 fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
-    rows.expect_kind(is_control(command))?;
+    if !matches!(command, Command::OpenSession { .. }) {
+        rows.expect_kind(is_control(command))?;
+    }
     match command {
+        Command::OpenSession { actor, session } => sessions::open(rows, *actor, *session),
         Command::Form { cluster, code, namespaces } => cluster::form(rows, *cluster, *code, *namespaces),
         Command::PutNode(node) => cluster::put_node(rows, node),
         Command::Invite { node, invitation } => cluster::invite(rows, *node, *invitation),
@@ -113,39 +120,35 @@ fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
         Command::PutPrincipal(row) => tenants::put_principal(rows, row),
         Command::PutAccessKey(row) => tenants::put_access_key(rows, row),
         Command::DropAccessKey { access } => tenants::drop_access_key(rows, access),
-        Command::CreateBucket { name, tenant, created } => buckets::create(rows, name, *tenant, *created),
-        Command::MarkBucket { bucket, deleting } => buckets::mark(rows, *bucket, *deleting),
+        Command::CreateBucket { name, tenant, created, .. } => buckets::create(rows, name, *tenant, *created),
         Command::RemoveBucket { bucket } => buckets::remove(rows, *bucket),
-        Command::SealBucket { bucket } => buckets::seal(rows, *bucket),
-        Command::UnsealBucket { bucket } => buckets::unseal(rows, *bucket),
-        Command::Fence { actors, drives } => blocks::fence(rows, actors, drives),
-        Command::OpenBlock { proposer, session, request } => blocks::open(rows, *proposer, *session, *request),
+        Command::SealBucket { bucket, .. } => buckets::seal(rows, *bucket),
+        Command::OpenBlock { proposer } => blocks::open(rows, proposer.actor),
         Command::CloseBlock { first } => blocks::close(rows, *first),
         Command::SweptBlock { first } => blocks::swept(rows, *first),
         Command::PutObject { proposer, bucket, key, row, precondition, quota_bytes } => {
-            let place = objects::Place { proposer: *proposer, bucket, key };
+            let place = objects::Place { actor: proposer.actor, bucket, key };
             objects::put(rows, place, row, precondition, *quota_bytes)
         }
-        Command::DeleteObject { proposer, bucket, key, at, precondition } => {
-            objects::delete(rows, objects::Place { proposer: *proposer, bucket, key }, *at, precondition)
+        Command::DeleteObject { bucket, key, at, precondition, .. } => {
+            objects::delete(rows, bucket, key, *at, precondition)
         }
-        Command::CreateUpload { proposer, bucket, row } => uploads::create(rows, *proposer, bucket, row),
+        Command::CreateUpload { proposer, bucket, row } => uploads::create(rows, proposer.actor, bucket, row),
         Command::PutPart { proposer, bucket, upload, part, quota_bytes } => {
-            uploads::put_part(rows, *proposer, bucket, *upload, part, *quota_bytes)
+            uploads::put_part(rows, proposer.actor, bucket, *upload, part, *quota_bytes)
         }
-        Command::CompleteUpload { proposer, bucket, key, upload, parts, etag, checksums, at, precondition } => {
-            let place = objects::Place { proposer: *proposer, bucket, key };
+        Command::CompleteUpload { bucket, key, upload, parts, etag, checksums, at, precondition, .. } => {
             let end = uploads::Completion { upload: *upload, parts, etag, checksums, at: *at };
-            uploads::complete(rows, place, &end, precondition)
+            uploads::complete(rows, (bucket, key), &end, precondition)
         }
-        Command::AbortUpload { proposer, bucket, upload, at } => uploads::abort(rows, *proposer, bucket, *upload, *at),
+        Command::AbortUpload { bucket, upload, at, .. } => uploads::abort(rows, bucket, *upload, *at),
         Command::DropGarbage { writes } => waste::drop_garbage(rows, writes),
         Command::OweGarbage { owed } => owed::owe(rows, owed),
         Command::PayOwed { drive, writes } => owed::pay(rows, *drive, writes),
     }
 }
 
-/// Whether a command is for the control group; the others are for namespace groups.
+/// Whether a command is for the control group; the others are for namespace groups (`OpenSession` for both).
 fn is_control(command: &Command) -> bool {
     match command {
         Command::Form { .. }
@@ -169,9 +172,8 @@ fn is_control(command: &Command) -> bool {
         | Command::PutAccessKey(_)
         | Command::DropAccessKey { .. }
         | Command::CreateBucket { .. }
-        | Command::MarkBucket { .. }
         | Command::RemoveBucket { .. } => true,
-        Command::Fence { .. }
+        Command::OpenSession { .. }
         | Command::OpenBlock { .. }
         | Command::CloseBlock { .. }
         | Command::SweptBlock { .. }
@@ -184,7 +186,6 @@ fn is_control(command: &Command) -> bool {
         | Command::DropGarbage { .. }
         | Command::OweGarbage { .. }
         | Command::PayOwed { .. }
-        | Command::SealBucket { .. }
-        | Command::UnsealBucket { .. } => false,
+        | Command::SealBucket { .. } => false,
     }
 }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use mesh_core::{
     Error, ErrorKind,
-    id::{TenantId, WriteId},
+    id::{ActorId, TenantId},
     limits::{KEY_BYTES_MAX, MANIFEST_RUNS_MAX, USER_METADATA_BYTES_MAX},
-    meta::{Attributes, Body, BucketRef, Extent, MetaAnswer, ObjectRow, Precondition, Proposer},
+    meta::{Attributes, Body, BucketRef, Extent, MetaAnswer, ObjectRow, Precondition, Shape},
     time::UnixMillis,
 };
 
 use super::{
-    blocks::{self, Admission},
-    rows::{Deleted, Rows, Use},
+    blocks,
+    rows::{Rows, Use},
     waste,
 };
 use crate::metadata::keys;
@@ -25,7 +25,7 @@ const ETAG_BYTES_MAX: usize = 128;
 /// Who proposes, and about what.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'c> {
-    pub(super) proposer: Proposer,
+    pub(super) actor: ActorId,
     pub(super) bucket: &'c BucketRef,
     pub(super) key: &'c str,
 }
@@ -37,7 +37,7 @@ pub(super) fn put(
     precondition: &Precondition,
     quota_bytes: Option<u64>,
 ) -> Result<MetaAnswer, Error> {
-    let Place { proposer, bucket, key } = place;
+    let Place { actor, bucket, key } = place;
     rows.expect_owned(bucket)?;
     expect_key(key)?;
     let Body::Whole(extent) = &row.body else {
@@ -51,40 +51,27 @@ pub(super) fn put(
     expect_extent(extent)?;
     expect_attributes(&row.attributes)?;
     expect_etag(&row.etag)?;
-    let committed = MetaAnswer::Committed { version: row.version, etag: row.etag.clone() };
-    match blocks::admit(rows, proposer, row.version)? {
-        Admission::Fresh => {}
-        Admission::Used(Use::Object { .. } | Use::Garbage { aborted: false, .. }) | Admission::Spent => {
-            return Ok(committed);
-        }
-        Admission::Used(_) => return Err(used_otherwise(row.version)),
-    }
+    blocks::expect_fresh(rows, actor, row.version)?;
     rows.expect_unsealed(bucket)?;
     let old = rows.find::<ObjectRow>(&keys::object(bucket.id, key))?;
     expect_precondition(old.as_ref(), precondition)?;
     let freed = old.as_ref().map_or(0, |old| old.len);
     charge(rows, bucket.tenant, row.len, freed, quota_bytes)?;
     show(rows, bucket, key, row, old)?;
-    Ok(committed)
+    Ok(MetaAnswer::Committed { version: row.version, etag: row.etag.clone() })
 }
 
 pub(super) fn delete(
     rows: &mut Rows<'_>,
-    place: Place<'_>,
+    bucket: &BucketRef,
+    key: &str,
     at: UnixMillis,
     precondition: &Precondition,
 ) -> Result<MetaAnswer, Error> {
-    let Place { proposer, bucket, key } = place;
     rows.expect_owned(bucket)?;
     expect_key(key)?;
     let at_key = keys::object(bucket.id, key);
     let old = rows.find::<ObjectRow>(&at_key)?;
-    let deleted = Deleted { actor: proposer.actor, bucket: bucket.id, key: key.to_owned(), at };
-    // Sent again, it must not remove what was put since.
-    if old.as_ref().is_none_or(|old| old.modified > at) && waste::was_deleted(rows, at, &deleted)? {
-        return Ok(MetaAnswer::Deleted { existed: true });
-    }
-    rows.expect_unfenced(proposer)?;
     rows.expect_unsealed(bucket)?;
     expect_precondition(old.as_ref(), precondition)?;
     let Some(old) = old else {
@@ -95,7 +82,7 @@ pub(super) fn delete(
     usage.objects = usage.objects.saturating_sub(1);
     rows.put(keys::usage(bucket.tenant), &usage)?;
     rows.remove(at_key);
-    waste::discard_object(rows, (bucket.id, bucket.tenant), old, at, Some(deleted))?;
+    waste::discard_object(rows, (bucket.id, bucket.tenant), old, at)?;
     Ok(MetaAnswer::Deleted { existed: true })
 }
 
@@ -116,7 +103,7 @@ pub(super) fn show(
     old: Option<ObjectRow>,
 ) -> Result<(), Error> {
     match old {
-        Some(old) => waste::discard_object(rows, (bucket.id, bucket.tenant), old, row.modified, None)?,
+        Some(old) => waste::discard_object(rows, (bucket.id, bucket.tenant), old, row.modified)?,
         None => {
             let mut usage = rows.usage(bucket.tenant)?;
             usage.objects += 1;
@@ -124,7 +111,11 @@ pub(super) fn show(
         }
     }
     rows.put(keys::object(bucket.id, key), row)?;
-    rows.set_use(row.version, &Use::Object { bucket: bucket.id })
+    let shape = match &row.body {
+        Body::Whole(extent) => Some(Shape::of(extent)),
+        Body::Parts { .. } => None,
+    };
+    rows.set_use(row.version, &Use::Object { bucket: bucket.id, shape })
 }
 
 /// Counts `added` bytes and takes `freed` off, unless that goes over the quota. What frees more than it adds is always
@@ -208,9 +199,4 @@ pub(super) fn expect_attributes(attributes: &Attributes) -> Result<(), Error> {
             .with("limit", HEADER_BYTES_MAX));
     }
     Ok(())
-}
-
-pub(super) fn used_otherwise(write: WriteId) -> Error {
-    Error::new(ErrorKind::Conflict, "this write id is used for something else: write again under a new id")
-        .with("write", write)
 }

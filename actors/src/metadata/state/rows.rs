@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use mesh_core::{
     Error, ErrorKind, Redirect,
-    id::{ActorId, BucketId, ClusterId, Epoch, GroupId, TenantId, WriteId},
-    meta::{self, BucketRef, Extent, Proposer, UploadRow},
+    id::{BucketId, ClusterId, GroupId, TenantId, WriteId},
+    meta::{self, BucketRef, Extent, Shape, UploadRow},
     time::UnixMillis,
     topology::Code,
 };
@@ -27,8 +27,8 @@ pub(super) struct Formed {
 /// What a write is used for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Use {
-    /// It is the version of a visible object.
-    Object { bucket: BucketId },
+    /// It is the version of a visible object, whose bytes are these shards (`None`: those of its parts).
+    Object { bucket: BucketId, shape: Option<Shape> },
     /// It is the number of an upload that is not completed.
     Upload,
     /// It is the bytes of a part: of an upload, of the object that became of it, or of their garbage.
@@ -55,17 +55,6 @@ pub(super) struct Waste {
     pub(super) tenant: TenantId,
     /// `None`: the bytes are the part rows under this write.
     pub(super) extent: Option<Extent>,
-    /// The delete that caused it, by which that delete is known if it is sent again.
-    pub(super) deleted: Option<Deleted>,
-}
-
-/// Which delete.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Deleted {
-    pub(super) actor: ActorId,
-    pub(super) bucket: BucketId,
-    pub(super) key: String,
-    pub(super) at: UnixMillis,
 }
 
 /// What a tenant uses in this group.
@@ -77,17 +66,23 @@ pub(super) struct Usage {
 
 /// The rows of one group, for one command or query.
 pub(super) struct Rows<'t> {
+    table: &'t dyn Table,
     view: View<'t>,
     group: GroupId,
 }
 
 impl<'t> Rows<'t> {
     pub(super) fn new(table: &'t dyn Table, group: GroupId) -> Self {
-        Self { view: View::new(table), group }
+        Self { table, view: View::new(table), group }
     }
 
     pub(super) fn into_changes(self) -> Vec<Change> {
         self.view.into_changes()
+    }
+
+    /// Takes back what was written so far.
+    pub(super) fn undo(&mut self) {
+        self.view = View::new(self.table);
     }
 
     pub(super) const fn group(&self) -> GroupId {
@@ -190,19 +185,6 @@ impl<'t> Rows<'t> {
 
     pub(super) fn set_use(&mut self, write: WriteId, used: &Use) -> Result<(), Error> {
         self.put(keys::write_use(write), used)
-    }
-
-    /// Refuses an actor's older epochs.
-    pub(super) fn expect_unfenced(&self, proposer: Proposer) -> Result<(), Error> {
-        let least = self.find::<Epoch>(&keys::fence(proposer.actor))?.unwrap_or_default();
-        if proposer.epoch >= least {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::Fenced, "a newer owner of this actor has fenced this one")
-            .with("actor", proposer.actor)
-            .with("epoch", proposer.epoch)
-            .with("least", least)
-            .redirect_to(Redirect { actor: Some(proposer.actor), epoch: Some(least), ..Redirect::default() }))
     }
 
     /// Refuses buckets of other groups.

@@ -10,15 +10,14 @@ use std::{
 
 use mesh_core::{
     Error, ErrorKind,
-    id::{BucketId, WriteId},
+    id::{ActorId, BucketId, WriteId},
     limits::{PART_BYTES_MAX, PART_BYTES_MIN, PARTS_MAX},
-    meta::{Body, BucketRef, MetaAnswer, ObjectRow, PartRow, Precondition, Proposer, UploadRow},
+    meta::{Body, BucketRef, MetaAnswer, ObjectRow, PartRow, Precondition, UploadRow},
     time::UnixMillis,
 };
 
 use super::{
-    blocks::{self, Admission},
-    objects::{self, Place},
+    blocks, objects,
     rows::{Rows, Upload, Use, Waste, no_such_upload},
     waste,
 };
@@ -36,21 +35,14 @@ pub(super) struct Completion<'c> {
 
 pub(super) fn create(
     rows: &mut Rows<'_>,
-    proposer: Proposer,
+    actor: ActorId,
     bucket: &BucketRef,
     row: &Arc<UploadRow>,
 ) -> Result<MetaAnswer, Error> {
     rows.expect_owned(bucket)?;
     objects::expect_key(&row.key)?;
     objects::expect_attributes(&row.attributes)?;
-    match blocks::admit(rows, proposer, row.upload)? {
-        Admission::Fresh => {}
-        // Also when it was completed or aborted since: it was begun.
-        Admission::Used(Use::Upload | Use::Object { .. } | Use::Garbage { .. }) | Admission::Spent => {
-            return Ok(MetaAnswer::Done);
-        }
-        Admission::Used(_) => return Err(objects::used_otherwise(row.upload)),
-    }
+    blocks::expect_fresh(rows, actor, row.upload)?;
     rows.expect_unsealed(bucket)?;
     let upload = Upload { row: UploadRow::clone(row), bucket: bucket.id, tenant: bucket.tenant, bytes: 0 };
     rows.put(keys::upload(row.upload), &upload)?;
@@ -61,7 +53,7 @@ pub(super) fn create(
 
 pub(super) fn put_part(
     rows: &mut Rows<'_>,
-    proposer: Proposer,
+    actor: ActorId,
     bucket: &BucketRef,
     upload: WriteId,
     part: &Arc<PartRow>,
@@ -77,11 +69,7 @@ pub(super) fn put_part(
     objects::expect_extent(&part.extent)?;
     objects::expect_etag(&part.etag)?;
     let write = part.extent.write;
-    match blocks::admit(rows, proposer, write)? {
-        Admission::Fresh => {}
-        Admission::Used(Use::Part { .. } | Use::GarbagePart { .. }) | Admission::Spent => return Ok(MetaAnswer::Done),
-        Admission::Used(_) => return Err(objects::used_otherwise(write)),
-    }
+    blocks::expect_fresh(rows, actor, write)?;
     rows.expect_unsealed(bucket)?;
     let mut state = open_upload(rows, bucket.id, upload)?;
     let at = keys::part(upload, part.number);
@@ -100,19 +88,19 @@ pub(super) fn put_part(
 
 pub(super) fn complete(
     rows: &mut Rows<'_>,
-    place: Place<'_>,
+    (bucket, key): (&BucketRef, &str),
     end: &Completion<'_>,
     precondition: &Precondition,
 ) -> Result<MetaAnswer, Error> {
-    let Place { proposer, bucket, key } = place;
     let upload = end.upload;
     rows.expect_owned(bucket)?;
     objects::expect_etag(end.etag)?;
     let committed = MetaAnswer::Committed { version: upload, etag: end.etag.to_owned() };
-    if let Some(Use::Object { bucket: of } | Use::Garbage { bucket: of, aborted: false, .. }) = rows.use_of(upload)? {
+    if let Some(Use::Object { bucket: of, .. } | Use::Garbage { bucket: of, aborted: false, .. }) =
+        rows.use_of(upload)?
+    {
         return if of == bucket.id { Ok(committed) } else { Err(no_such_upload(upload)) };
     }
-    rows.expect_unfenced(proposer)?;
     rows.expect_unsealed(bucket)?;
     let state = open_upload(rows, bucket.id, upload)?;
     if state.row.key != key {
@@ -192,25 +180,18 @@ fn leave_out(rows: &mut Rows<'_>, state: &Upload, end: &Completion<'_>) -> Resul
 
 pub(super) fn abort(
     rows: &mut Rows<'_>,
-    proposer: Proposer,
     bucket: &BucketRef,
     upload: WriteId,
     at: UnixMillis,
 ) -> Result<MetaAnswer, Error> {
     rows.expect_owned(bucket)?;
-    if let Some(Use::Garbage { bucket: of, aborted: true, .. }) = rows.use_of(upload)?
-        && of == bucket.id
-    {
-        return Ok(MetaAnswer::Done);
-    }
-    rows.expect_unfenced(proposer)?;
     rows.expect_unsealed(bucket)?;
     let state = open_upload(rows, bucket.id, upload)?;
     objects::charge(rows, state.tenant, 0, state.bytes, None)?;
     rows.remove(keys::upload(upload));
     rows.remove(keys::upload_key(bucket.id, &state.row.key, upload));
     let at = waste::stamp(rows, at)?;
-    rows.put(keys::waste(at, upload), &Waste { tenant: state.tenant, extent: None, deleted: None })?;
+    rows.put(keys::waste(at, upload), &Waste { tenant: state.tenant, extent: None })?;
     rows.set_use(upload, &Use::Garbage { bucket: bucket.id, since: at, aborted: true })?;
     Ok(MetaAnswer::Done)
 }

@@ -9,13 +9,13 @@ use mesh_core::{
     Error, ErrorKind,
     id::{BucketId, LayoutId, TenantId, WriteId},
     limits::{COMMAND_BYTES_MAX, LIST_KEYS_MAX},
-    meta::{self, Body, Extent, Garbage, GarbageMark, GarbagePage, MetaAnswer, ObjectRow, PartRow},
+    meta::{self, Body, Extent, Garbage, GarbageMark, GarbagePage, MetaAnswer, ObjectRow, PartRow, Reference, Shape},
     time::UnixMillis,
 };
 
 use super::{
     blocks, owed,
-    rows::{Deleted, Rows, Use, Waste},
+    rows::{Rows, Use, Waste},
 };
 use crate::metadata::keys;
 
@@ -23,8 +23,8 @@ use crate::metadata::keys;
 const WRITES_MAX: usize = 16_384;
 /// Bytes of the rows of one page at most, encoded, unless it is one row alone.
 const PAGE_BYTES_MAX: usize = COMMAND_BYTES_MAX / 2;
-/// Garbage since a time that is searched for an earlier delete at most.
-const SAME_TIME_MAX: usize = 1024;
+/// Exceptions of placement, and drives in them, after which one answer about references names no more writes.
+const RUNS_MAX: usize = 16_384;
 
 /// Makes an object's bytes garbage. The object's row is the caller's.
 pub(super) fn discard_object(
@@ -32,14 +32,13 @@ pub(super) fn discard_object(
     (bucket, tenant): (BucketId, TenantId),
     row: ObjectRow,
     since: UnixMillis,
-    deleted: Option<Deleted>,
 ) -> Result<(), Error> {
     let extent = match row.body {
         Body::Whole(extent) => Some(extent),
         Body::Parts { .. } => None,
     };
     let since = stamp(rows, since)?;
-    rows.put(keys::waste(since, row.version), &Waste { tenant, extent, deleted })?;
+    rows.put(keys::waste(since, row.version), &Waste { tenant, extent })?;
     rows.set_use(row.version, &Use::Garbage { bucket, since, aborted: false })
 }
 
@@ -52,7 +51,7 @@ pub(super) fn discard_part(
 ) -> Result<(), Error> {
     let write = part.extent.write;
     let since = stamp(rows, since)?;
-    rows.put(keys::waste(since, write), &Waste { tenant, extent: Some(part.extent), deleted: None })?;
+    rows.put(keys::waste(since, write), &Waste { tenant, extent: Some(part.extent) })?;
     rows.set_use(write, &Use::GarbagePart { since })
 }
 
@@ -68,32 +67,20 @@ fn newest_stamp(rows: &Rows<'_>) -> Result<UnixMillis, Error> {
     Ok(rows.find(&keys::stamp())?.unwrap_or(UnixMillis(0)))
 }
 
-/// Whether a delete was applied before, and what it deleted is garbage still.
-pub(super) fn was_deleted(rows: &Rows<'_>, at: UnixMillis, deleted: &Deleted) -> Result<bool, Error> {
-    let mut found = false;
-    let mut left = SAME_TIME_MAX;
-    rows.scan(&keys::waste_from(at), &keys::behind(&keys::all(keys::WASTE)), |_, waste: Waste| {
-        found = waste.deleted.as_ref() == Some(deleted);
-        left -= 1;
-        Ok(if found || left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    })?;
-    Ok(found)
-}
-
 pub(super) fn drop_garbage(rows: &mut Rows<'_>, writes: &[WriteId]) -> Result<MetaAnswer, Error> {
     expect_few(writes.len())?;
     for &write in writes {
         match rows.use_of(write)? {
             Some(Use::GarbagePart { since }) => {
                 rows.remove(keys::waste(since, write));
-                blocks::forget(rows, write)?;
+                blocks::forget(rows, write);
             }
             Some(Use::Garbage { since, .. }) => drop_whole(rows, write, since)?,
             Some(Use::Part { upload, number }) => {
                 // Only of an object or upload that is garbage: what is visible is never dropped.
                 if let Some(Use::Garbage { since, .. }) = rows.use_of(upload)? {
                     rows.remove(keys::part(upload, number));
-                    blocks::forget(rows, write)?;
+                    blocks::forget(rows, write);
                     drop_whole(rows, upload, since)?;
                 }
             }
@@ -118,7 +105,8 @@ fn drop_whole(rows: &mut Rows<'_>, write: WriteId, since: UnixMillis) -> Result<
         return Ok(());
     }
     rows.remove(keys::waste(since, write));
-    blocks::forget(rows, write)
+    blocks::forget(rows, write);
+    Ok(())
 }
 
 /// A page of garbage. It is cut off by bytes too: rows differ in size, and an answer is bounded.
@@ -194,14 +182,43 @@ impl Page {
 
 pub(super) fn referenced(rows: &Rows<'_>, writes: &[WriteId]) -> Result<MetaAnswer, Error> {
     expect_few(writes.len())?;
-    let mut used = Vec::with_capacity(writes.len());
+    let mut references = Vec::with_capacity(writes.len());
+    let mut runs = 0;
     for &write in writes {
         if write.group() != rows.group() {
             return Err(Error::invalid("another group granted this write: ask that one").with("write", write));
         }
-        used.push(rows.has(&keys::write_use(write))? || blocks::may_be_used(rows, write)?);
+        let reference = reference(rows, write)?;
+        if let Reference::Used(Some(shape)) = &reference {
+            runs += shape.runs.iter().map(|run| 1 + run.avoid.len()).sum::<usize>();
+        }
+        references.push(reference);
+        if runs >= RUNS_MAX {
+            break;
+        }
     }
-    Ok(MetaAnswer::Referenced(used))
+    Ok(MetaAnswer::Referenced(references))
+}
+
+fn reference(rows: &Rows<'_>, write: WriteId) -> Result<Reference, Error> {
+    if blocks::may_be_used(rows, write)? {
+        return Ok(Reference::Open);
+    }
+    let extent = match rows.use_of(write)? {
+        None => return Ok(Reference::Nobody),
+        Some(Use::Upload) => return Ok(Reference::Used(None)),
+        Some(Use::Object { shape, .. }) => return Ok(Reference::Used(shape)),
+        Some(Use::Part { upload, number }) => {
+            rows.find::<PartRow>(&keys::part(upload, number))?.map(|part| Some(part.extent))
+        }
+        Some(Use::Garbage { since, .. } | Use::GarbagePart { since }) => {
+            rows.find::<Waste>(&keys::waste(since, write))?.map(|waste| waste.extent)
+        }
+    };
+    let extent = extent.ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, "a write is in use, and the row that uses it is not there").with("write", write)
+    })?;
+    Ok(Reference::Used(extent.as_ref().map(Shape::of)))
 }
 
 pub(super) fn expect_few(writes: usize) -> Result<(), Error> {

@@ -334,7 +334,7 @@ fn looks_at_once_after_a_delete_and_again_when_its_grace_is_over() {
     let (id, effects) = bench.ask(ObjectOp::Delete { bucket: "photos".into(), key: "cat".into(), precondition });
     let precondition = Precondition { absent: false, etag: Some("e".into()) };
     let delete =
-        Command::DeleteObject { proposer: proposer(), bucket: bucket(), key: "cat".into(), at: WALL, precondition };
+        Command::DeleteObject { proposer: proposer(0), bucket: bucket(), key: "cat".into(), at: WALL, precondition };
     assert_eq!(effects, [next(bench.last(), bench.proposal(GROUP, delete))]);
     let call = bench.last();
     let effects = bench.reply(call, meta(MetaAnswer::Deleted { existed: true }));
@@ -345,15 +345,15 @@ fn looks_at_once_after_a_delete_and_again_when_its_grace_is_over() {
 }
 
 #[test]
-fn sends_a_delete_again_only_while_it_certainly_did_not_happen() {
+fn sends_a_delete_again_under_the_number_that_it_had() {
     let mut bench = Bench::new(spec());
     bench.know_the_bucket();
     let precondition = Precondition::default();
     let (id, effects) = bench.ask(ObjectOp::Delete { bucket: "photos".into(), key: "cat".into(), precondition });
-    assert_eq!(bench.reply(only_call(&effects), failure(ErrorKind::NotLeader)), []);
-    let again = bench.object.wake_at().expect("the delete is sent again");
-    let effects = bench.wake(again);
-    // A copy that takes effect late would delete what others have put since.
-    let effects = bench.reply(only_call(&effects), failure(ErrorKind::LinkLost));
-    assert_eq!(effects, [Effect::Reply { id, outcome: failure(ErrorKind::LinkLost) }]);
+    let (call, _, delete) = command(&effects);
+    assert_eq!(delete.proposer(), Some(&proposer(0)));
+    let effects = bench.reply(call, failure(ErrorKind::LinkLost));
+    let (call, _, again) = command(&effects);
+    assert_eq!(again, delete);
+    assert_eq!(bench.reply(call, meta(MetaAnswer::Deleted { existed: false })), [replied(id, Answer::Done)]);
 }

@@ -19,29 +19,13 @@ fn expect(bench: &mut Bench, effects: &[Effect], group: GroupId, wanted: &Comman
 fn a_bucket_is_made_in_the_control_group_under_a_name_that_is_no_pattern() {
     let mut bench = Bench::new(spec());
     let (id, effects) = bench.ask(ObjectOp::CreateBucket { bucket: "photos".into() });
-    let create = Command::CreateBucket { name: "photos".into(), tenant: TENANT, created: WALL };
+    let create =
+        Command::CreateBucket { proposer: Some(proposer(0)), name: "photos".into(), tenant: TENANT, created: WALL };
     let made = meta(row(bucket()));
     assert_eq!(expect(&mut bench, &effects, CONTROL, &create, made), [replied(id, Answer::Done)]);
     for name in ["ab", "Photos", "photos*", "-ab", "ab.", "a..b", &"a".repeat(64)] {
         let (_, effects) = bench.ask(ObjectOp::CreateBucket { bucket: name.into() });
         assert_eq!(refused(&effects), ErrorKind::Invalid, "{name}");
-    }
-}
-
-#[test]
-fn a_bucket_that_exists_after_a_lost_answer_was_made() {
-    for (first, told) in [(ErrorKind::LinkLost, None), (ErrorKind::NotLeader, Some(ErrorKind::BucketExists))] {
-        let mut bench = Bench::new(spec());
-        let (id, effects) = bench.ask(ObjectOp::CreateBucket { bucket: "photos".into() });
-        let mut effects = bench.reply(only_call(&effects), failure(first));
-        if effects.is_empty() {
-            effects = bench.wake(bench.now + Duration::from_millis(10));
-        }
-        let effects = bench.reply(only_call(&effects), failure(ErrorKind::BucketExists));
-        match told {
-            None => assert_eq!(effects, [replied(id, Answer::Done)]),
-            Some(kind) => assert_eq!(refused(&effects), kind),
-        }
     }
 }
 
@@ -64,9 +48,14 @@ fn a_bucket_that_its_group_does_not_know_is_looked_up_once_more() {
     let call = only_call(&effects);
     let effects = bench.reply(call, failure(ErrorKind::NoSuchBucket));
     let lookup = bench.query(CONTROL, Query::Bucket { name: "photos".into() });
-    assert_eq!(effects, [next(bench.last(), lookup)]);
+    // Its name goes too, if whoever deleted it did not come to that.
+    let [looked, Effect::Start { work: _, job: Job::Propose { group: CONTROL, command, .. } }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(**command, Command::RemoveBucket { bucket: BucketId(21) });
+    let Effect::Call { call, .. } = *looked else { panic!("{effects:?}") };
+    assert_eq!(*looked, next(call, lookup));
     let anew = BucketRef { id: BucketId(22), group: GroupId(2), ..bucket() };
-    let call = bench.last();
     let effects = bench.reply(call, meta(row(anew.clone())));
     let query = bench.query(GroupId(2), Query::Object { bucket: anew, key: "cat".into() });
     assert_eq!(effects, [next(bench.last(), query)]);
@@ -81,7 +70,7 @@ fn a_bucket_that_is_the_same_when_looked_up_again_is_gone() {
     bench.know_the_bucket();
     let (_, effects) = bench.ask(head());
     let effects = bench.reply(only_call(&effects), failure(ErrorKind::NoSuchBucket));
-    let effects = bench.reply(only_call(&effects), meta(row(bucket())));
+    let effects = bench.reply(only_call(&effects[..1]), meta(row(bucket())));
     assert_eq!(refused(&effects), ErrorKind::NoSuchBucket);
 }
 
@@ -98,37 +87,46 @@ fn head_bucket_always_asks_and_list_asks_for_the_tenant_s_own() {
 }
 
 #[test]
-fn deleting_a_bucket_marks_seals_and_removes_it() {
+fn deleting_a_bucket_seals_and_removes_it() {
     let mut bench = Bench::new(spec());
     let id = BucketId(21);
     let (request, effects) = bench.ask(ObjectOp::DeleteBucket { bucket: "photos".into() });
     let effects = bench.reply(only_call(&effects), meta(row(bucket())));
-    let mark = Command::MarkBucket { bucket: id, deleting: true };
-    let effects = expect(&mut bench, &effects, CONTROL, &mark, meta(MetaAnswer::Done));
-    let seal = Command::SealBucket { bucket: id };
+    let seal = Command::SealBucket { proposer: proposer(0), bucket: id };
     // Lost on its way: the same again.
     let effects = expect(&mut bench, &effects, GROUP, &seal, failure(ErrorKind::LinkLost));
     let effects = expect(&mut bench, &effects, GROUP, &seal, meta(MetaAnswer::Done));
     let remove = Command::RemoveBucket { bucket: id };
     let effects = expect(&mut bench, &effects, CONTROL, &remove, failure(ErrorKind::LinkLost));
-    // The lost one had removed it.
-    let effects = expect(&mut bench, &effects, CONTROL, &remove, failure(ErrorKind::NoSuchBucket));
+    let effects = expect(&mut bench, &effects, CONTROL, &remove, meta(MetaAnswer::Done));
     assert_eq!(effects, [replied(request, Answer::Done)]);
 }
 
 #[test]
-fn deleting_a_bucket_that_is_not_empty_takes_everything_back() {
+fn a_bucket_that_is_not_empty_stays_as_it_is() {
     let mut bench = Bench::new(spec());
-    let id = BucketId(21);
     let (request, effects) = bench.ask(ObjectOp::DeleteBucket { bucket: "photos".into() });
     let effects = bench.reply(only_call(&effects), meta(row(bucket())));
-    let mark = Command::MarkBucket { bucket: id, deleting: true };
-    let effects = expect(&mut bench, &effects, CONTROL, &mark, meta(MetaAnswer::Done));
-    let seal = Command::SealBucket { bucket: id };
+    let seal = Command::SealBucket { proposer: proposer(0), bucket: BucketId(21) };
+    let effects = expect(&mut bench, &effects, GROUP, &seal, failure(ErrorKind::LinkLost));
     let effects = expect(&mut bench, &effects, GROUP, &seal, failure(ErrorKind::BucketNotEmpty));
-    let unseal = Command::UnsealBucket { bucket: id };
-    let effects = expect(&mut bench, &effects, GROUP, &unseal, meta(MetaAnswer::Done));
-    let unmark = Command::MarkBucket { bucket: id, deleting: false };
-    let effects = expect(&mut bench, &effects, CONTROL, &unmark, meta(MetaAnswer::Done));
     assert_eq!(effects, [Effect::Reply { id: request, outcome: failure(ErrorKind::BucketNotEmpty) }]);
+}
+
+#[test]
+fn a_deletion_that_does_not_get_to_the_name_is_finished_behind_its_answer() {
+    let mut bench = Bench::new(spec());
+    let (_, effects) = bench.ask(ObjectOp::DeleteBucket { bucket: "photos".into() });
+    let effects = bench.reply(only_call(&effects), meta(row(bucket())));
+    let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Done));
+    let remove = Command::RemoveBucket { bucket: BucketId(21) };
+    let effects = expect(&mut bench, &effects, CONTROL, &remove, failure(ErrorKind::Denied));
+    assert_eq!(refused(&effects[..1]), ErrorKind::Timeout);
+    let [_, Effect::Start { work, job: Job::Propose { group: CONTROL, command, .. } }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(**command, remove);
+    let done = Ok(WorkOutput::Meta(Arc::new(MetaAnswer::Done)));
+    assert_eq!(bench.event(Event::Done { work: *work, outcome: done }), []);
+    assert_eq!(bench.object.in_flight(), 0);
 }

@@ -4,6 +4,7 @@ mod background;
 mod buckets;
 mod reads;
 mod retire;
+mod sessions;
 mod sweep;
 mod uploads;
 mod writes;
@@ -15,7 +16,10 @@ use mesh_core::{
     Answer, Buf, Cx, Effect, Entropy, Error, ErrorKind, Event, Job, Lane, Op, Outcome, Principal, Request, Response,
     StorageFunction, Target, Tokens,
     id::{ActorId, BucketId, DriveId, Epoch, GroupId, KeyId, LayoutId, NodeId, StripeId, TenantId, Token, WriteId},
-    meta::{Attributes, BucketRef, BucketRow, Command, Extent, MetaAnswer, Precondition, Proposer, Query, WrappedKey},
+    meta::{
+        Attributes, BucketRef, BucketRow, Command, Extent, MetaAnswer, Precondition, Proposer, Query, Session,
+        WrappedKey,
+    },
     op::{Binding, Destination, ObjectOp, StripeOp, StripeTarget},
     port::WorkOutput,
     spec::{Encryption, ObjectSpec},
@@ -29,6 +33,7 @@ const GROUP: GroupId = GroupId(1);
 const LAYOUT: LayoutId = LayoutId(3);
 const STRIPE: u32 = 10;
 const WALL: UnixMillis = UnixMillis(1_000_000);
+const SESSION: Session = Session { epoch: Epoch(9), life: 1 };
 
 /// Random bytes that are all the same.
 struct Sevens;
@@ -58,6 +63,8 @@ fn spec() -> ObjectSpec {
         reclaim_grace_ms: 60_000,
         drives: Vec::new(),
         lost: Vec::new(),
+        layouts: BTreeMap::new(),
+        namespaces: 0,
     }
 }
 
@@ -74,7 +81,7 @@ fn bucket() -> BucketRef {
 }
 
 fn row(bucket: BucketRef) -> MetaAnswer {
-    MetaAnswer::Bucket(Arc::new(BucketRow { bucket, created: UnixMillis(5), deleting: false }))
+    MetaAnswer::Bucket(Arc::new(BucketRow { bucket, created: UnixMillis(5) }))
 }
 
 fn meta(answer: MetaAnswer) -> Outcome {
@@ -85,8 +92,9 @@ fn failure(kind: ErrorKind) -> Outcome {
     Err(Error::new(kind, "planted"))
 }
 
-fn proposer() -> Proposer {
-    Proposer { actor: ActorId::ingress(NodeId(4)), epoch: Epoch(9) }
+/// Who proposes the command of this number in a group, when all before it have ended.
+fn proposer(request: u64) -> Proposer {
+    Proposer { actor: ActorId::ingress(NodeId(4)), session: SESSION, request, done_below: request }
 }
 
 fn whole() -> Destination {
@@ -113,6 +121,15 @@ fn extent(write: WriteId, len: u64) -> Extent {
 
 impl Bench {
     fn new(spec: ObjectSpec) -> Self {
+        let mut bench = Self::unopened(spec);
+        for group in [GroupId::CONTROL, GROUP, GroupId(2)] {
+            bench.object.desk.sessions.assume_open(group, SESSION);
+        }
+        bench
+    }
+
+    /// Without sessions in any group.
+    fn unopened(spec: ObjectSpec) -> Self {
         Self { object: Object::new(spec), now: Instant(1), tokens: Tokens::default(), requests: 0 }
     }
 

@@ -88,7 +88,7 @@ fn ids_of_an_old_block_are_given_out_no_more() {
     assert_eq!(effects, [close(&bench, 100)]);
     assert_eq!(bench.event(Event::Done { work: only_work(&effects), outcome: done() }), []);
     let (_, effects) = bench.ask(begin());
-    let open = Command::OpenBlock { proposer: proposer(), session: u64::from_le_bytes([7; 8]), request: 1 };
+    let open = Command::OpenBlock { proposer: proposer(1) };
     let deadline = bench.now + BUDGET_DEFAULT;
     assert_eq!(effects, [job(bench.last(), Job::Propose { group: GROUP, command: Arc::new(open), deadline })]);
 }

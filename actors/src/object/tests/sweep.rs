@@ -3,8 +3,10 @@
 use mesh_core::{
     id::ShardId,
     limits::{BUDGET_DEFAULT, SHARD_BATCH_MAX},
+    meta::{Reference, Run, Shape},
     op::ShardOp,
     spec::FunctionSpec,
+    topology::{Code, Layout},
 };
 
 use super::*;
@@ -12,10 +14,26 @@ use super::*;
 /// A function that reclaims a group over two drives, a moment before its first look for closed blocks. Its question
 /// for garbage stays without an answer.
 fn sweeping() -> Bench {
-    let drives = vec![DriveId(1), DriveId(2)];
-    let mut bench = Bench::new(ObjectSpec { reclaims: vec![GROUP], drives, ..spec() });
+    let mut bench = Bench::new(over(2));
     assert_eq!(bench.wake(Instant(0)).len(), 1);
     bench
+}
+
+fn over(drives: u64) -> ObjectSpec {
+    let layouts = BTreeMap::from([(LAYOUT, Arc::new(layout()))]);
+    ObjectSpec { reclaims: vec![GROUP], drives: (1..=drives).map(DriveId).collect(), layouts, ..spec() }
+}
+
+/// Of two shards the first lies on drive 1, the second on drive 2; without one of these on drive 3.
+fn layout() -> Layout {
+    let drives: Vec<DriveId> = (1..=3).map(DriveId).collect();
+    let domains = drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect();
+    Layout { id: LAYOUT, code: Code { data: 1, parity: 1 }, groups: vec![drives], domains }
+}
+
+/// A write of one stripe.
+fn used(runs: Vec<Run>) -> Reference {
+    Reference::Used(Some(Shape { layout: LAYOUT, stripes: 1, runs }))
 }
 
 fn seconds(count: u64) -> Instant {
@@ -79,15 +97,14 @@ fn list(after: ShardId) -> ShardOp {
 }
 
 /// A block, 100 to 103, in hand: the lists of both drives are out.
-fn walking(used: [bool; 4]) -> (Bench, Token, Token) {
+fn walking(references: [Reference; 4]) -> (Bench, Token, Token) {
     let mut bench = sweeping();
     let effects = ripen(&mut bench, &[100]);
     let writes = (100..104).map(WriteId).collect();
     assert_eq!(effects, [asked(&bench, bench.last(), Query::Referenced { writes })]);
-    let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Referenced(used.to_vec())));
-    let first = 100 + used.iter().position(|used| !used).expect("one that nobody refers to") as u64;
+    let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Referenced(references.to_vec())));
     let [(one, 1, ref ask), (two, 2, ref same)] = drives(&bench, &effects)[..] else { panic!("{effects:?}") };
-    assert_eq!((ask, same), (&list(end_of(first - 1)), ask));
+    assert_eq!((ask, same), (&list(end_of(99)), ask));
     (bench, one, two)
 }
 
@@ -98,9 +115,9 @@ fn swept(bench: &Bench, first: u64) -> Effect {
 
 #[test]
 fn shards_of_writes_that_nobody_refers_to_are_deleted_and_then_the_block_is_forgotten() {
-    let (mut bench, one, two) = walking([true, false, true, false]);
+    let (mut bench, one, two) = walking([used(vec![]), Reference::Nobody, used(vec![]), Reference::Nobody]);
     assert_eq!(bench.object.in_flight(), 3);
-    let found = [id(101, 0, 1), id(101, 7, 1), id(102, 0, 1), id(103, 0, 1), id(104, 0, 1)];
+    let found = [id(100, 0, 0), id(101, 0, 1), id(101, 7, 1), id(102, 0, 0), id(103, 0, 1), id(104, 0, 1)];
     let effects = bench.reply(one, shards(&found, false));
     let [(call, 1, ShardOp::Delete { ids })] = &drives(&bench, &effects)[..] else { panic!("{effects:?}") };
     assert_eq!(ids, &[id(101, 0, 1), id(101, 7, 1), id(103, 0, 1)]);
@@ -115,8 +132,48 @@ fn shards_of_writes_that_nobody_refers_to_are_deleted_and_then_the_block_is_forg
 }
 
 #[test]
-fn a_walk_goes_on_behind_a_page_and_jumps_over_what_is_referred_to() {
-    let (mut bench, one, _) = walking([false, true, true, false]);
+fn of_a_write_that_is_referred_to_only_its_own_shards_are_left() {
+    let run = Run { first: 0, count: 1, attempt: 1, avoid: vec![DriveId(1)], shared: false };
+    let (mut bench, one, two) = walking([used(vec![]), used(vec![run]), Reference::Used(None), Reference::Nobody]);
+    let attempt = |write, attempt, shard| StripeId { write: WriteId(write), stripe: 0, attempt }.shard(shard);
+    // Its own, one of an attempt that was given up, one of another drive, and one behind the end.
+    let found = [id(100, 0, 0), id(100, 0, 1), attempt(100, 1, 0), id(100, 1, 0), attempt(101, 1, 0)];
+    let effects = bench.reply(one, shards(&found, false));
+    let [(call, 1, ShardOp::Delete { ids })] = &drives(&bench, &effects)[..] else { panic!("{effects:?}") };
+    // What drive 1 took after all of the second write is another drive's.
+    assert_eq!(ids, &found[1..]);
+    assert_eq!(bench.reply(*call, Ok(Answer::Done.into())), []);
+    let found = [id(100, 0, 1), id(101, 0, 0), attempt(101, 1, 0), id(102, 0, 0)];
+    let effects = bench.reply(two, shards(&found, false));
+    let [(_, 2, ShardOp::Delete { ids })] = &drives(&bench, &effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(ids, &[id(101, 0, 0), id(102, 0, 0)]);
+}
+
+#[test]
+fn what_refers_to_a_block_is_told_a_part_at_a_time() {
+    let mut bench = sweeping();
+    let effects = ripen(&mut bench, &[100]);
+    let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Referenced(vec![Reference::Nobody; 3])));
+    let rest = Query::Referenced { writes: vec![WriteId(103)] };
+    assert_eq!(effects, [asked(&bench, bench.last(), rest)]);
+    let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Referenced(vec![Reference::Nobody])));
+    assert_eq!(drives(&bench, &effects).len(), 2);
+}
+
+#[test]
+fn a_block_is_put_off_while_it_cannot_be_told_what_is_a_write_s_own() {
+    let elsewhere = Reference::Used(Some(Shape { layout: LayoutId(99), stripes: 1, runs: vec![] }));
+    for strange in [vec![Reference::Open], vec![elsewhere], vec![], vec![Reference::Nobody; 5]] {
+        let mut bench = sweeping();
+        let effects = ripen(&mut bench, &[100]);
+        assert_eq!(bench.reply(only_call(&effects), meta(MetaAnswer::Referenced(strange))), []);
+        assert_eq!(bench.object.in_flight(), 1);
+    }
+}
+
+#[test]
+fn a_walk_goes_on_behind_a_page_to_the_end_of_the_block() {
+    let (mut bench, one, _) = walking([Reference::Nobody, used(vec![]), used(vec![]), Reference::Nobody]);
     let effects = bench.reply(one, shards(&[id(100, 0, 0), id(100, 1, 0)], true));
     let [(call, 1, ShardOp::Delete { .. })] = drives(&bench, &effects)[..] else { panic!("{effects:?}") };
     let effects = bench.reply(call, Ok(Answer::Done.into()));
@@ -124,22 +181,14 @@ fn a_walk_goes_on_behind_a_page_and_jumps_over_what_is_referred_to() {
     assert_eq!(*op, list(id(100, 1, 0)));
     let effects = bench.reply(call, shards(&[id(101, 0, 0)], true));
     let [(call, 1, ref op)] = drives(&bench, &effects)[..] else { panic!("{effects:?}") };
-    assert_eq!(*op, list(end_of(102)));
+    assert_eq!(*op, list(id(101, 0, 0)));
     assert_eq!(bench.reply(call, shards(&[id(104, 0, 0)], true)), [], "behind the block: this drive is done");
     assert_eq!(bench.object.in_flight(), 2);
 }
 
 #[test]
-fn a_block_whose_writes_are_all_referred_to_is_forgotten_without_a_walk() {
-    let mut bench = sweeping();
-    let effects = ripen(&mut bench, &[100]);
-    let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Referenced(vec![true; 4])));
-    assert_eq!(effects, [swept(&bench, 100)]);
-}
-
-#[test]
 fn a_drive_that_does_not_answer_puts_its_block_off_and_the_rest_is_not_done_again() {
-    let (mut bench, one, two) = walking([false; 4]);
+    let (mut bench, one, two) = walking([const { Reference::Nobody }; 4]);
     assert_eq!(bench.reply(one, shards(&[], false)), []);
     assert_eq!(bench.reply(two, failure(ErrorKind::Unreachable)), []);
     assert_eq!(bench.object.in_flight(), 1);
@@ -147,7 +196,7 @@ fn a_drive_that_does_not_answer_puts_its_block_off_and_the_rest_is_not_done_agai
     assert_eq!(looking, [look(&bench, None)]);
     assert_eq!(bench.reply(only_call(&looking), closed([100])), []);
     let effects = bench.wake(seconds(80));
-    let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Referenced(vec![false; 4])));
+    let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Referenced(vec![Reference::Nobody; 4])));
     let [(call, 2, ShardOp::List { .. })] = drives(&bench, &effects)[..] else { panic!("{effects:?}") };
     assert_eq!(bench.reply(call, shards(&[], false)), [swept(&bench, 100)]);
 }
@@ -161,7 +210,7 @@ fn nonsense_from_a_drive_is_a_failure_of_that_drive() {
         Ok(Answer::Done.into()),
     ];
     for outcome in nonsense {
-        let (mut bench, one, two) = walking([false; 4]);
+        let (mut bench, one, two) = walking([const { Reference::Nobody }; 4]);
         assert_eq!(bench.reply(one, outcome), []);
         assert_eq!(bench.reply(two, shards(&[], false)), [], "the block is not forgotten");
         assert_eq!(bench.object.in_flight(), 1);
@@ -212,11 +261,10 @@ fn blocks_that_cannot_be_swept_do_not_hide_those_behind_them() {
 
 #[test]
 fn a_group_that_is_taken_away_is_let_go_of_at_once() {
-    let (mut bench, one, two) = walking([false; 4]);
+    let (mut bench, one, two) = walking([const { Reference::Nobody }; 4]);
     let other = FunctionSpec::Chain(vec![FunctionSpec::Object(spec())]);
     assert_eq!(bench.event(Event::Configure(Arc::new(other))), []);
-    let back = ObjectSpec { reclaims: vec![GROUP], drives: vec![DriveId(1), DriveId(2)], ..spec() };
-    assert_eq!(bench.event(Event::Configure(Arc::new(FunctionSpec::Object(back)))), []);
+    assert_eq!(bench.event(Event::Configure(Arc::new(FunctionSpec::Object(over(2))))), []);
     assert_eq!(bench.reply(one, shards(&[], false)), []);
     assert_eq!(bench.reply(two, shards(&[], false)), [], "this was for an earlier term");
     assert_eq!(bench.object.in_flight(), 1);
@@ -225,10 +273,8 @@ fn a_group_that_is_taken_away_is_let_go_of_at_once() {
 
 #[test]
 fn a_drive_that_is_registered_meanwhile_is_walked_over_too() {
-    let (mut bench, one, two) = walking([false; 4]);
-    let drives = (1..=3).map(DriveId).collect();
-    let more = ObjectSpec { reclaims: vec![GROUP], drives, ..spec() };
-    assert_eq!(bench.event(Event::Configure(Arc::new(FunctionSpec::Object(more)))), []);
+    let (mut bench, one, two) = walking([const { Reference::Nobody }; 4]);
+    assert_eq!(bench.event(Event::Configure(Arc::new(FunctionSpec::Object(over(3))))), []);
     assert_eq!(bench.reply(one, shards(&[], false)), []);
     assert_eq!(bench.reply(two, shards(&[], false)), [], "not done before the third");
 }

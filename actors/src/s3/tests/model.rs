@@ -183,7 +183,7 @@ impl State {
                 }
                 let reference =
                     BucketRef { id: BucketId(self.id().0), name: bucket.clone(), tenant, group: GroupId(1) };
-                let row = Arc::new(BucketRow { bucket: reference, created: at, deleting: false });
+                let row = Arc::new(BucketRow { bucket: reference, created: at });
                 self.buckets.insert(bucket, Bucket { row, objects: BTreeMap::new(), uploads: BTreeMap::new() });
                 Ok(Answer::Done.into())
             }

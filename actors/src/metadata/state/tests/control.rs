@@ -44,7 +44,8 @@ fn form() -> Command {
 }
 
 fn bucket_named(name: &str, tenant: u64, created: u64) -> Command {
-    Command::CreateBucket { name: name.into(), tenant: TenantId(tenant), created: UnixMillis(created) }
+    let (proposer, name) = (Some(proposer(1)), name.into());
+    Command::CreateBucket { proposer, name, tenant: TenantId(tenant), created: UnixMillis(created) }
 }
 
 fn formed() -> Group {
@@ -295,18 +296,29 @@ fn holds_bucket_names_to_the_rules_of_s3() {
 }
 
 #[test]
-fn removes_only_marked_buckets_and_gives_a_new_one_another_number() {
+fn removes_buckets_and_gives_a_new_one_another_number() {
     let mut group = furnished();
-    let id = made(group.apply(&bucket_named("photos", 1, 10))).bucket.id;
-    assert_eq!(group.apply(&Command::RemoveBucket { bucket: id }), Err(ErrorKind::Conflict));
-    assert_eq!(group.apply(&Command::MarkBucket { bucket: id, deleting: true }), Ok(MetaAnswer::Done));
-    assert!(made(group.query(&Query::Bucket { name: "photos".into() })).deleting);
-    assert_eq!(group.apply(&bucket_named("photos", 1, 10)), Err(ErrorKind::BucketExists));
+    let make = bucket_named("photos", 1, 10);
+    let row = made(group.apply(&make));
+    let id = row.bucket.id;
     assert_eq!(group.apply(&Command::RemoveBucket { bucket: id }), Ok(MetaAnswer::Done));
     assert_eq!(group.query(&Query::Bucket { name: "photos".into() }), Err(ErrorKind::NoSuchBucket));
-    assert_eq!(group.apply(&Command::MarkBucket { bucket: id, deleting: true }), Err(ErrorKind::NoSuchBucket));
+    assert_eq!(made(group.apply(&make)), row, "delivered late, it makes nothing");
+    assert_eq!(group.query(&Query::Bucket { name: "photos".into() }), Err(ErrorKind::NoSuchBucket));
     assert_eq!(group.apply(&Command::RemoveBucket { bucket: BucketId(99) }), Err(ErrorKind::NoSuchBucket));
     assert_eq!(made(group.apply(&bucket_named("photos", 1, 11))).bucket.id, BucketId(2));
+    assert_eq!(group.apply(&Command::RemoveBucket { bucket: id }), Ok(MetaAnswer::Done), "the first one, once more");
+    assert_eq!(made(group.query(&Query::Bucket { name: "photos".into() })).bucket.id, BucketId(2));
+}
+
+#[test]
+fn the_founding_makes_its_bucket_once() {
+    let mut group = furnished();
+    let command =
+        Command::CreateBucket { proposer: None, name: "photos".into(), tenant: TENANT, created: UnixMillis(10) };
+    let row = made(group.apply(&command));
+    assert_eq!(made(group.apply(&command)), row);
+    assert_eq!(group.apply(&bucket_named("photos", 1, 11)), Err(ErrorKind::BucketExists));
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn reference(
 
 fn filled(keys: &BTreeSet<String>) -> Group {
     let mut group = Group::namespace();
-    let first = group.open_block(proposer(1), 11, 0);
+    let first = group.open_block(1);
     for (count, key) in keys.iter().enumerate() {
         assert!(group.once(&put(key, object(after(first, count as u64), 1, 1))).is_ok());
     }

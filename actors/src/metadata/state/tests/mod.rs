@@ -1,23 +1,25 @@
 //! Every command, its errors, and its repetition. [`Group::apply`] applies each command twice and demands the table and
-//! the answer of once; so every test here is one of repetition too.
+//! the answer of once; so every test here is one of repetition too. Each command that is made has a number of its own.
 
 mod control;
+mod deletion;
 mod listing;
 mod namespace;
 mod owed;
 mod placement;
+mod sessions;
 mod stages;
 mod twice;
 mod uploads;
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use mesh_core::{
     ErrorKind,
     id::{ActorId, BucketId, Epoch, GroupId, LayoutId, TenantId, WriteId},
     meta::{
         Attributes, Body, BucketRef, Command, Extent, MetaAnswer, ObjectRow, PartRow, Precondition, Proposer, Query,
-        UploadRow,
+        Reference, Session, UploadRow,
     },
     time::UnixMillis,
 };
@@ -38,16 +40,24 @@ struct Group {
 
 impl Group {
     fn control() -> Self {
-        Self { table: MemoryTable::default(), id: GroupId::CONTROL }
+        Self { table: MemoryTable::default(), id: GroupId::CONTROL }.with_sessions()
     }
 
     fn namespace() -> Self {
-        Self { table: MemoryTable::default(), id: NAMESPACE }
+        Self { table: MemoryTable::default(), id: NAMESPACE }.with_sessions()
+    }
+
+    fn with_sessions(mut self) -> Self {
+        for actor in [1, 2].map(ActorId) {
+            assert_eq!(self.apply(&Command::OpenSession { actor, session: session(1) }), Ok(MetaAnswer::Done));
+        }
+        self
     }
 
     fn once(&mut self, command: &Command) -> Result<MetaAnswer, ErrorKind> {
         let (changes, answer) = apply(&self.table, self.id, command);
-        assert!(answer.is_ok() || changes.is_empty(), "{command:?} failed and changed {changes:?}");
+        let memory = changes.iter().all(|change| b"AS".contains(&change.key[0]));
+        assert!(answer.is_ok() || memory, "{command:?} failed and changed {changes:?}");
         self.table.commit(changes);
         answer.map_err(|error| error.kind())
     }
@@ -65,8 +75,8 @@ impl Group {
         query(&self.table, self.id, question).map_err(|error| error.kind())
     }
 
-    fn open_block(&mut self, proposer: Proposer, session: u64, request: u32) -> WriteId {
-        match self.apply(&Command::OpenBlock { proposer, session, request }) {
+    fn open_block(&mut self, actor: u64) -> WriteId {
+        match self.apply(&Command::OpenBlock { proposer: proposer(actor) }) {
             Ok(MetaAnswer::Block { first, .. }) => first,
             other => panic!("no block: {other:?}"),
         }
@@ -100,14 +110,24 @@ impl Group {
 
     fn referenced(&self, writes: &[WriteId]) -> Vec<bool> {
         match self.query(&Query::Referenced { writes: writes.to_vec() }) {
-            Ok(MetaAnswer::Referenced(used)) => used,
+            Ok(MetaAnswer::Referenced(all)) => all.iter().map(|reference| *reference != Reference::Nobody).collect(),
             other => panic!("not told: {other:?}"),
         }
     }
 }
 
+fn session(life: u64) -> Session {
+    Session { epoch: Epoch(1), life }
+}
+
+thread_local! {
+    static NUMBER: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The next command of an actor's first life; some of those before it are waited for still.
 fn proposer(actor: u64) -> Proposer {
-    Proposer { actor: ActorId(actor), epoch: Epoch(1) }
+    let request = NUMBER.replace(NUMBER.get() + 1);
+    Proposer { actor: ActorId(actor), session: session(1), request, done_below: request.saturating_sub(1000) }
 }
 
 fn bucket() -> BucketRef {

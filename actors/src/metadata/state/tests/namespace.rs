@@ -1,11 +1,25 @@
-use mesh_core::{id::DriveId, limits::WRITE_BLOCK};
+use mesh_core::{id::DriveId, limits::WRITE_BLOCK, meta::Shape};
 
 use super::*;
 
 fn with_block() -> (Group, WriteId) {
     let mut group = Group::namespace();
-    let first = group.open_block(proposer(1), 11, 0);
+    let first = group.open_block(1);
     (group, first)
+}
+
+/// The same command, proposed by another life of its actor.
+fn in_life(life: u64, command: Command) -> Command {
+    match command {
+        Command::OpenBlock { proposer } => {
+            Command::OpenBlock { proposer: Proposer { session: session(life), ..proposer } }
+        }
+        Command::PutObject { proposer, bucket, key, row, precondition, quota_bytes } => {
+            let proposer = Proposer { session: session(life), ..proposer };
+            Command::PutObject { proposer, bucket, key, row, precondition, quota_bytes }
+        }
+        other => panic!("not for this test: {other:?}"),
+    }
 }
 
 fn read(group: &Group, key: &str) -> Result<WriteId, ErrorKind> {
@@ -18,31 +32,42 @@ fn read(group: &Group, key: &str) -> Result<WriteId, ErrorKind> {
 #[test]
 fn grants_blocks_that_do_not_overlap_and_the_same_one_again() {
     let mut group = Group::namespace();
-    let blocks: Vec<u64> = [(1, 11, 0), (1, 11, 1), (2, 22, 0), (1, 11, 0)]
-        .map(|(actor, session, request)| group.open_block(proposer(actor), session, request).0)
-        .to_vec();
+    let again = Command::OpenBlock { proposer: proposer(1) };
+    let first = group.apply(&again);
+    let blocks: Vec<u64> = [1, 2].map(|actor| group.open_block(actor).0).to_vec();
     let base = WriteId::new(NAMESPACE, 0).0;
-    assert_eq!(blocks, [base, base + WRITE_BLOCK, base + 2 * WRITE_BLOCK, base]);
+    assert_eq!(first, Ok(MetaAnswer::Block { first: WriteId(base), count: WRITE_BLOCK }));
+    assert_eq!(blocks, [base + WRITE_BLOCK, base + 2 * WRITE_BLOCK]);
+    assert_eq!(group.apply(&again), first);
 }
 
 #[test]
 fn a_new_session_closes_the_blocks_of_the_old_one_for_good() {
     let (mut group, old) = with_block();
-    let other = group.open_block(proposer(2), 5, 0);
-    let new = group.open_block(proposer(1), 12, 0);
-    assert_eq!(group.apply(&put("a", object(old, 1, 1))), Err(ErrorKind::Conflict));
-    assert_eq!(group.apply(&put("a", object(new, 1, 1))), committed(new));
+    let other = group.open_block(2);
+    let early = put("a", object(old, 1, 1));
+    let open = Command::OpenSession { actor: ActorId(1), session: session(2) };
+    assert_eq!(group.apply(&open), Ok(MetaAnswer::Done));
+    assert_eq!(group.closed(None, 10), [old]);
+    let of_new = |command| in_life(2, command);
+    let Ok(MetaAnswer::Block { first: new, .. }) = group.apply(&of_new(Command::OpenBlock { proposer: proposer(1) }))
+    else {
+        panic!("no block")
+    };
+    assert_eq!(group.apply(&early), Err(ErrorKind::Fenced));
+    assert_eq!(group.apply(&of_new(put("a", object(old, 1, 1)))), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&of_new(put("a", object(new, 1, 1)))), committed(new));
     assert_eq!(group.referenced(&[old, after(new, 9), other]), [false, true, true]);
-    let late = Command::OpenBlock { proposer: proposer(1), session: 11, request: 1 };
-    assert_eq!(group.apply(&late), Err(ErrorKind::Conflict));
-    assert_eq!(group.open_block(proposer(1), 12, 0), new);
+    assert_eq!(group.apply(&Command::OpenBlock { proposer: proposer(1) }), Err(ErrorKind::Fenced));
+    assert_eq!(group.apply(&open), Ok(MetaAnswer::Done), "the same life: its blocks stay open");
+    assert_eq!(group.referenced(&[after(new, 9)]), [true]);
 }
 
 #[test]
 fn closes_the_oldest_block_of_a_session_that_hoards() {
     let (mut group, first) = with_block();
-    for request in 1..=64 {
-        group.open_block(proposer(1), 11, request);
+    for _ in 1..=64 {
+        group.open_block(1);
     }
     assert_eq!(group.referenced(&[first, after(first, WRITE_BLOCK)]), [false, true]);
 }
@@ -50,13 +75,14 @@ fn closes_the_oldest_block_of_a_session_that_hoards() {
 #[test]
 fn refuses_manifests_of_closed_and_foreign_blocks() {
     let (mut group, first) = with_block();
-    let foreign = group.open_block(proposer(2), 5, 0);
+    let foreign = group.open_block(2);
     assert_eq!(group.apply(&put("a", object(foreign, 1, 1))), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&put("a", object(after(first, 1 << 30), 1, 1))), Err(ErrorKind::Conflict));
-    assert_eq!(group.apply(&put("a", object(first, 1, 1))), committed(first));
+    let early = put("a", object(first, 1, 1));
+    assert_eq!(group.apply(&early), committed(first));
     assert_eq!(group.apply(&Command::CloseBlock { first }), Ok(MetaAnswer::Done));
     assert_eq!(group.apply(&put("b", object(after(first, 1), 1, 1))), Err(ErrorKind::Conflict));
-    assert_eq!(group.apply(&put("a", object(first, 1, 1))), committed(first), "sent again after the close");
+    assert_eq!(group.apply(&early), committed(first), "sent again after the close");
     assert_eq!(group.referenced(&[first, after(first, 1)]), [true, false]);
     assert_eq!(group.apply(&Command::CloseBlock { first: after(first, 1) }), Err(ErrorKind::Invalid));
     assert_eq!(group.apply(&Command::CloseBlock { first: after(first, 1 << 30) }), Err(ErrorKind::Invalid));
@@ -66,14 +92,15 @@ fn refuses_manifests_of_closed_and_foreign_blocks() {
 fn remembers_closed_blocks_until_they_are_swept() {
     let (mut group, first) = with_block();
     let blocks = [first, after(first, WRITE_BLOCK), after(first, 2 * WRITE_BLOCK)];
-    group.open_block(proposer(1), 11, 1);
-    group.open_block(proposer(2), 5, 0);
+    group.open_block(1);
+    group.open_block(2);
     assert_eq!(group.closed(None, 10), []);
     let swept = |first| Command::SweptBlock { first };
     assert_eq!(group.apply(&swept(first)), Err(ErrorKind::Conflict), "it is open");
     // One is closed by its holder, one by a later session.
     assert_eq!(group.apply(&Command::CloseBlock { first: blocks[1] }), Ok(MetaAnswer::Done));
-    group.open_block(proposer(1), 12, 0);
+    let later = Command::OpenSession { actor: ActorId(1), session: session(2) };
+    assert_eq!(group.apply(&later), Ok(MetaAnswer::Done));
     assert_eq!(group.closed(None, 10), blocks[..2]);
     assert_eq!(group.closed(None, 1), blocks[..1]);
     assert_eq!(group.closed(Some(blocks[0]), 10), blocks[1..2]);
@@ -82,7 +109,7 @@ fn remembers_closed_blocks_until_they_are_swept() {
     assert_eq!(group.closed(None, 10), blocks[1..2]);
     assert_eq!(group.apply(&Command::CloseBlock { first }), Ok(MetaAnswer::Done), "closed before, and swept");
     assert_eq!(group.closed(None, 10), blocks[1..2], "what was swept does not come back");
-    assert_eq!(group.apply(&put("a", object(first, 1, 1))), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&in_life(2, put("a", object(first, 1, 1)))), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&swept(after(blocks[1], 1))), Err(ErrorKind::Invalid));
     assert_eq!(group.apply(&swept(after(first, 1 << 30))), Err(ErrorKind::Invalid));
 }
@@ -92,47 +119,9 @@ fn what_is_not_granted_may_yet_be_referred_to() {
     let (mut group, first) = with_block();
     let next = after(first, WRITE_BLOCK);
     assert_eq!(group.referenced(&[next]), [true]);
-    assert_eq!(group.open_block(proposer(1), 11, 1), next);
+    assert_eq!(group.open_block(1), next);
     assert_eq!(group.apply(&Command::CloseBlock { first: next }), Ok(MetaAnswer::Done));
     assert_eq!(group.referenced(&[next]), [false]);
-}
-
-#[test]
-fn a_fence_closes_the_blocks_of_those_it_shuts_out() {
-    let (mut group, first) = with_block();
-    let other = group.open_block(proposer(2), 5, 0);
-    let fence = Command::Fence { actors: vec![Proposer { actor: ActorId(1), epoch: Epoch(2) }], drives: Vec::new() };
-    assert_eq!(group.apply(&fence), Ok(MetaAnswer::Done));
-    assert_eq!(group.closed(None, 10), [first]);
-    assert_eq!(group.referenced(&[first, other]), [false, true]);
-    // The new owner's block stays open when the fence comes once more.
-    let new = group.open_block(Proposer { actor: ActorId(1), epoch: Epoch(2) }, 12, 0);
-    assert_eq!(group.apply(&fence), Ok(MetaAnswer::Done));
-    assert_eq!(group.closed(None, 10), [first]);
-    assert_eq!(group.referenced(&[new]), [true]);
-}
-
-#[test]
-fn fences_older_epochs_of_actors_and_drives() {
-    let (mut group, first) = with_block();
-    let fence = |epoch| Command::Fence {
-        actors: vec![Proposer { actor: ActorId(1), epoch: Epoch(epoch) }],
-        drives: vec![(DriveId(3), Epoch(epoch))],
-    };
-    assert_eq!(group.apply(&put("a", object(first, 1, 1))), committed(first));
-    assert_eq!(group.apply(&fence(2)), Ok(MetaAnswer::Done));
-    assert_eq!(group.apply(&fence(1)), Ok(MetaAnswer::Done));
-    let second = after(first, 1);
-    assert_eq!(group.apply(&put("b", object(second, 1, 1))), Err(ErrorKind::Fenced));
-    assert_eq!(group.apply(&delete("a", 1)), Err(ErrorKind::Fenced));
-    assert_eq!(group.apply(&create_upload(second, "c")), Err(ErrorKind::Fenced));
-    let drive = Proposer { actor: ActorId::drive(DriveId(3)), epoch: Epoch(1) };
-    for proposer in [proposer(1), drive] {
-        let open = Command::OpenBlock { proposer, session: 1, request: 0 };
-        assert_eq!(group.apply(&open), Err(ErrorKind::Fenced));
-    }
-    assert_eq!(group.apply(&put("a", object(first, 1, 1))), committed(first), "it was committed before the fence");
-    assert_eq!(read(&group, "a"), Ok(first));
 }
 
 #[test]
@@ -140,48 +129,54 @@ fn makes_objects_visible_and_what_they_replace_garbage() {
     let (mut group, first) = with_block();
     let second = after(first, 1);
     assert_eq!(read(&group, "a"), Err(ErrorKind::NotFound));
-    assert_eq!(group.apply(&put("a", object(first, 100, 1))), committed(first));
+    let early = put("a", object(first, 100, 1));
+    assert_eq!(group.apply(&early), committed(first));
     assert_eq!((read(&group, "a"), group.usage()), (Ok(first), (100, 1)));
     assert_eq!(group.apply(&put("a", object(second, 30, 2))), committed(second));
     assert_eq!((read(&group, "a"), group.usage()), (Ok(second), (30, 1)));
     assert_eq!(group.garbage(), [(2, first)]);
     // The first one, delivered once more, does not come back.
-    assert_eq!(group.apply(&put("a", object(first, 100, 1))), committed(first));
+    assert_eq!(group.apply(&early), committed(first));
     assert_eq!((read(&group, "a"), group.usage()), (Ok(second), (30, 1)));
 }
 
 #[test]
 fn deletes_once_even_if_told_twice() {
     let (mut group, first) = with_block();
-    assert_eq!(group.apply(&delete("a", 1)), Ok(MetaAnswer::Deleted { existed: false }));
+    let in_vain = delete("a", 1);
+    assert_eq!(group.apply(&in_vain), Ok(MetaAnswer::Deleted { existed: false }));
     assert_eq!(group.apply(&put("a", object(first, 100, 1))), committed(first));
-    assert_eq!(group.apply(&delete("a", 2)), Ok(MetaAnswer::Deleted { existed: true }));
+    assert_eq!(group.apply(&in_vain), Ok(MetaAnswer::Deleted { existed: false }), "it found nothing, once and for all");
+    assert_eq!(read(&group, "a"), Ok(first));
+    let early = delete("a", 2);
+    assert_eq!(group.apply(&early), Ok(MetaAnswer::Deleted { existed: true }));
     assert_eq!(
         (read(&group, "a"), group.usage(), group.garbage()),
         (Err(ErrorKind::NotFound), (0, 0), vec![(2, first)])
     );
     let second = after(first, 1);
-    assert_eq!(group.apply(&put("a", object(second, 7, 3))), committed(second));
-    assert_eq!(group.apply(&delete("a", 2)), Ok(MetaAnswer::Deleted { existed: true }), "the first delete, late");
+    assert_eq!(group.apply(&Command::DropGarbage { writes: vec![first] }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&put("a", object(second, 7, 1))), committed(second));
+    assert_eq!(group.apply(&early), Ok(MetaAnswer::Deleted { existed: true }), "the first delete, late");
     assert_eq!(read(&group, "a"), Ok(second));
-    assert_eq!(group.apply(&delete("a", 3)), Ok(MetaAnswer::Deleted { existed: true }));
+    assert_eq!(group.apply(&delete("a", 2)), Ok(MetaAnswer::Deleted { existed: true }), "another delete of that time");
     assert_eq!(read(&group, "a"), Err(ErrorKind::NotFound));
 }
 
 #[test]
-fn a_dropped_write_does_not_come_back_while_its_block_is_open() {
+fn a_dropped_write_does_not_come_back() {
     let (mut group, first) = with_block();
-    let second = after(first, 1);
-    assert_eq!(group.apply(&put("a", object(first, 100, 1))), committed(first));
+    let early = put("a", object(first, 100, 1));
+    assert_eq!(group.apply(&early), committed(first));
     assert_eq!(group.apply(&delete("a", 2)), Ok(MetaAnswer::Deleted { existed: true }));
-    assert_eq!(group.apply(&Command::DropGarbage { writes: vec![first, second] }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&Command::DropGarbage { writes: vec![first, after(first, 1)] }), Ok(MetaAnswer::Done));
     assert_eq!(group.garbage(), []);
-    assert_eq!(group.apply(&put("a", object(first, 100, 1))), committed(first));
+    assert_eq!(group.apply(&early), committed(first));
     assert_eq!(read(&group, "a"), Err(ErrorKind::NotFound));
     assert_eq!(group.apply(&Command::CloseBlock { first }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&early), committed(first));
     assert_eq!(group.apply(&put("a", object(first, 100, 1))), Err(ErrorKind::Conflict));
     assert_eq!(group.referenced(&[first]), [false]);
-    assert!(group.table.rows().all(|(key, _)| key[0] != b'Z'), "a closed block leaves nothing");
 }
 
 #[test]
@@ -272,23 +267,27 @@ fn keeps_the_quota_exactly() {
 #[test]
 fn seals_empty_buckets_only() {
     let (mut group, first) = with_block();
-    let seal = Command::SealBucket { bucket: bucket().id };
+    let seal = || Command::SealBucket { proposer: proposer(1), bucket: bucket().id };
+    let early = seal();
     assert!(group.apply(&put("a", object(first, 1, 1))).is_ok());
-    assert_eq!(group.apply(&seal), Err(ErrorKind::BucketNotEmpty));
+    assert_eq!(group.apply(&early), Err(ErrorKind::BucketNotEmpty));
     assert!(group.apply(&delete("a", 2)).is_ok());
     assert!(group.apply(&create_upload(after(first, 1), "b")).is_ok());
-    assert_eq!(group.apply(&seal), Err(ErrorKind::BucketNotEmpty));
+    assert_eq!(group.apply(&seal()), Err(ErrorKind::BucketNotEmpty));
     let abort =
         Command::AbortUpload { proposer: proposer(1), bucket: bucket(), upload: after(first, 1), at: UnixMillis(3) };
     assert_eq!(group.apply(&abort), Ok(MetaAnswer::Done));
-    assert_eq!(group.apply(&seal), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&early), Err(ErrorKind::BucketNotEmpty), "it was not, when this came first");
     let second = after(first, 2);
+    assert_eq!(group.apply(&put("a", object(second, 1, 1))), committed(second), "nothing is sealed");
+    assert!(group.apply(&delete("a", 4)).is_ok());
+    assert_eq!(group.apply(&seal()), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&seal()), Ok(MetaAnswer::Done), "somebody else deletes it too");
+    let second = after(first, 3);
     assert_eq!(group.apply(&put("a", object(second, 1, 1))), Err(ErrorKind::NoSuchBucket));
     assert_eq!(group.apply(&create_upload(second, "b")), Err(ErrorKind::NoSuchBucket));
     assert_eq!(group.apply(&delete("z", 1)), Err(ErrorKind::NoSuchBucket));
     assert_eq!(read(&group, "a"), Err(ErrorKind::NoSuchBucket));
-    assert_eq!(group.apply(&Command::UnsealBucket { bucket: bucket().id }), Ok(MetaAnswer::Done));
-    assert_eq!(group.apply(&put("a", object(second, 1, 1))), committed(second));
 }
 
 #[test]
@@ -355,4 +354,34 @@ fn a_damaged_row_stops_the_replica_and_decides_nothing() {
     group.table.commit(damaged);
     assert_eq!(group.apply(&delete("a", 5)), Err(ErrorKind::Corrupt));
     assert_eq!(read(&group, "a"), Err(ErrorKind::Corrupt));
+}
+
+#[test]
+fn says_which_shards_are_a_write_s_own_whatever_it_is_used_for() {
+    let (mut group, first) = with_block();
+    let run = mesh_core::meta::Run { first: 0, count: 1, attempt: 3, avoid: vec![DriveId(9)], shared: true };
+    let of = |write| Extent { runs: vec![run.clone()], ..extent(write, 10) };
+    let shape = |write| Reference::Used(Some(Shape::of(&of(write))));
+    let row = |write| ObjectRow { body: Body::Whole(of(write)), ..object(write, 10, 1) };
+    let [one, two, three, four] = [1, 2, 3, 4].map(|count| after(first, count));
+    assert_eq!(group.apply(&put("a", row(one))), committed(one));
+    assert_eq!(group.apply(&put("b", row(two))), committed(two));
+    assert_eq!(group.apply(&create_upload(first, "c")), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&put_part(first, PartRow { extent: of(three), ..part(1, three, 10) })),
+        Ok(MetaAnswer::Done)
+    );
+    assert_eq!(group.apply(&delete("b", 2)), Ok(MetaAnswer::Deleted { existed: true }));
+    let ask = |group: &Group| match group.query(&Query::Referenced { writes: vec![first, one, two, three, four] }) {
+        Ok(MetaAnswer::Referenced(all)) => all,
+        other => panic!("not told: {other:?}"),
+    };
+    assert_eq!(ask(&group), vec![Reference::Open; 5]);
+    assert_eq!(group.apply(&Command::CloseBlock { first }), Ok(MetaAnswer::Done));
+    let used = vec![Reference::Used(None), shape(one), shape(two), shape(three), Reference::Nobody];
+    assert_eq!(ask(&group), used);
+    assert_eq!(group.apply(&complete(first, "c", &[(1, three)])), committed(first));
+    assert_eq!(ask(&group), used);
+    assert_eq!(group.apply(&delete("c", 3)), Ok(MetaAnswer::Deleted { existed: true }));
+    assert_eq!(ask(&group), used);
 }

@@ -12,7 +12,7 @@ use crate::metadata::{keys, state::owed::OWED_MAX, table::Change};
 /// A group whose first writes are the versions of objects that were deleted.
 fn deleted(count: u64) -> (Group, WriteId) {
     let mut group = Group::namespace();
-    let first = group.open_block(proposer(1), 11, 0);
+    let first = group.open_block(1);
     for number in 0..count {
         let key = format!("k{number}");
         assert!(group.apply(&put(&key, object(after(first, number), 1, 10))).is_ok());
@@ -70,7 +70,7 @@ fn what_a_drive_is_owed_outlives_the_garbage_until_it_is_paid() {
 #[test]
 fn owes_parts_one_by_one_and_nothing_that_is_visible() {
     let mut group = Group::namespace();
-    let upload = group.open_block(proposer(1), 11, 0);
+    let upload = group.open_block(1);
     assert!(group.apply(&create_upload(upload, "film")).is_ok());
     let [one, two] = [1, 2].map(|count| after(upload, count));
     for (number, write) in [(1, one), (2, two)] {
@@ -106,7 +106,7 @@ fn keeps_as_garbage_what_a_drive_may_not_be_owed_any_more() {
 #[test]
 fn stamps_grow_in_the_order_of_deletes_whatever_the_clocks_say() {
     let mut group = Group::namespace();
-    let first = group.open_block(proposer(1), 11, 0);
+    let first = group.open_block(1);
     let mut stamps = Vec::new();
     // The second one's clock is a day ahead, the third one's an hour behind.
     for (count, at) in [(0, 4_000_000), (1, 90_000_000), (2, 400_000), (3, 4_000_100)] {
@@ -159,7 +159,7 @@ fn pages_go_on_behind_what_was_named_and_in_the_middle_of_an_object() {
 #[test]
 fn a_page_of_large_rows_fits_into_an_answer() {
     let mut group = Group::namespace();
-    let first = group.open_block(proposer(1), 11, 0);
+    let first = group.open_block(1);
     let avoid: Vec<DriveId> = (0..16).map(|drive| DriveId(u64::MAX - drive)).collect();
     let runs: Vec<Run> = (0..MANIFEST_RUNS_MAX as u32)
         .map(|at| Run { first: at * 2, count: 1, attempt: 3, avoid: avoid.clone(), shared: true })

@@ -1,5 +1,5 @@
-//! Random histories: each command, applied twice in a row, leaves the table and the answer of once; and the books
-//! always balance.
+//! Random histories: each command, applied twice in a row, leaves the table and the answer of once; a copy that comes at
+//! any later time gets the first answer or is refused, and has no effect; and the books always balance.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,20 +11,63 @@ use super::*;
 /// A command in small numbers: `write` counts from a block's first.
 #[derive(Clone, Debug)]
 enum Step {
-    Open { actor: u64, session: u64, request: u32 },
-    Close { block: u64 },
-    Swept { block: u64 },
-    Fence { epoch: u64 },
-    Put { key: u8, write: u64, len: u64, absent: bool },
-    Delete { key: u8, at: u64 },
-    Create { key: u8, write: u64 },
-    Part { upload: u64, number: u32, write: u64, len: u64 },
-    Complete { key: u8, upload: u64, parts: BTreeSet<(u32, u64)> },
-    Abort { upload: u64, at: u64 },
-    Drop { writes: Vec<u64> },
-    Owe { drive: u64, writes: Vec<u64> },
-    Pay { drive: u64, writes: Vec<u64> },
-    Seal(bool),
+    Session {
+        actor: u64,
+        life: u64,
+    },
+    Open {
+        actor: u64,
+        life: u64,
+    },
+    /// A copy of what was sent before, so many commands ago.
+    Late(usize),
+    Close {
+        block: u64,
+    },
+    Swept {
+        block: u64,
+    },
+    Put {
+        key: u8,
+        write: u64,
+        len: u64,
+        absent: bool,
+    },
+    Delete {
+        key: u8,
+        at: u64,
+    },
+    Create {
+        key: u8,
+        write: u64,
+    },
+    Part {
+        upload: u64,
+        number: u32,
+        write: u64,
+        len: u64,
+    },
+    Complete {
+        key: u8,
+        upload: u64,
+        parts: BTreeSet<(u32, u64)>,
+    },
+    Abort {
+        upload: u64,
+        at: u64,
+    },
+    Drop {
+        writes: Vec<u64>,
+    },
+    Owe {
+        drive: u64,
+        writes: Vec<u64>,
+    },
+    Pay {
+        drive: u64,
+        writes: Vec<u64>,
+    },
+    Seal,
 }
 
 fn write() -> impl Strategy<Value = u64> {
@@ -34,10 +77,11 @@ fn write() -> impl Strategy<Value = u64> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        1 => (1_u64..3, 0_u64..3, 0_u32..2).prop_map(|(actor, session, request)| Step::Open { actor, session, request }),
+        1 => (1_u64..3, 0_u64..4).prop_map(|(actor, life)| Step::Session { actor, life }),
+        2 => (1_u64..3, 1_u64..4).prop_map(|(actor, life)| Step::Open { actor, life }),
+        8 => (0_usize..60).prop_map(Step::Late),
         1 => (0_u64..3).prop_map(|block| Step::Close { block }),
         1 => (0_u64..3).prop_map(|block| Step::Swept { block }),
-        1 => (0_u64..2).prop_map(|epoch| Step::Fence { epoch }),
         6 => (0_u8..3, write(), 0_u64..9, any::<bool>())
             .prop_map(|(key, write, len, absent)| Step::Put { key, write, len, absent: absent && len == 0 }),
         4 => (0_u8..3, 0_u64..20).prop_map(|(key, at)| Step::Delete { key, at }),
@@ -50,7 +94,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => proptest::collection::vec(write(), 0..12).prop_map(|writes| Step::Drop { writes }),
         2 => (1_u64..3, proptest::collection::vec(write(), 0..12)).prop_map(|(drive, writes)| Step::Owe { drive, writes }),
         1 => (1_u64..3, proptest::collection::vec(write(), 0..12)).prop_map(|(drive, writes)| Step::Pay { drive, writes }),
-        1 => any::<bool>().prop_map(Step::Seal),
+        1 => Just(Step::Seal),
     ]
 }
 
@@ -59,14 +103,13 @@ fn command(step: &Step, clock: u64) -> Command {
     let id = |count: u64| after(base, count);
     let name = |key: u8| format!("key-{key}");
     match step {
-        Step::Open { actor, session, request } => {
-            Command::OpenBlock { proposer: proposer(*actor), session: *session, request: *request }
+        Step::Session { actor, life } => Command::OpenSession { actor: ActorId(*actor), session: session(*life) },
+        Step::Open { actor, life } => {
+            Command::OpenBlock { proposer: Proposer { session: session(*life), ..proposer(*actor) } }
         }
+        Step::Late(_) => unreachable!("a copy is made of a command"),
         Step::Close { block } => Command::CloseBlock { first: id(block * 4096) },
         Step::Swept { block } => Command::SweptBlock { first: id(block * 4096) },
-        Step::Fence { epoch } => {
-            Command::Fence { actors: vec![Proposer { actor: ActorId(2), epoch: Epoch(*epoch) }], drives: Vec::new() }
-        }
         Step::Put { key, write, len, absent } => {
             let Command::PutObject { proposer, bucket, key, row, quota_bytes, .. } =
                 put(&name(*key), object(id(*write), *len, clock))
@@ -94,15 +137,19 @@ fn command(step: &Step, clock: u64) -> Command {
         Step::Pay { drive, writes } => {
             Command::PayOwed { drive: DriveId(*drive), writes: writes.iter().copied().map(id).collect() }
         }
-        Step::Seal(true) => Command::SealBucket { bucket: bucket().id },
-        Step::Seal(false) => Command::UnsealBucket { bucket: bucket().id },
+        Step::Seal => Command::SealBucket { proposer: proposer(1), bucket: bucket().id },
     }
+}
+
+/// Behind the group's back.
+fn unseal() -> crate::metadata::Change {
+    crate::metadata::Change { key: crate::metadata::keys::sealed(bucket().id), value: None }
 }
 
 /// What the table says a tenant uses, added up from its rows.
 fn added_up(group: &Group) -> (u64, u64) {
     let mut unsealed = group.clone();
-    assert!(unsealed.once(&Command::UnsealBucket { bucket: bucket().id }).is_ok());
+    unsealed.table.commit(vec![unseal()]);
     let (mut bytes, mut objects) = (0, 0);
     for key in (0..3).map(|key| format!("key-{key}")) {
         if let Ok(MetaAnswer::Object(row)) =
@@ -134,12 +181,25 @@ proptest! {
     #[test]
     fn each_command_twice_is_each_command_once(steps in proptest::collection::vec(step(), 1..60)) {
         let mut group = Group::namespace();
-        group.open_block(proposer(1), 0, 0);
-        group.open_block(proposer(1), 0, 1);
+        group.open_block(1);
+        group.open_block(1);
         let mut gone = BTreeSet::new();
+        let mut sent: Vec<(Command, Result<MetaAnswer, ErrorKind>)> = Vec::new();
         for (clock, step) in steps.iter().enumerate() {
+            if let Step::Late(ago) = step {
+                let Some((copy, first)) = sent.len().checked_sub(1 + ago).map(|at| sent[at].clone()) else { continue };
+                let table = group.table.clone();
+                let answer = group.once(&copy);
+                if copy.proposer().is_some() {
+                    prop_assert!(answer == first || answer == Err(ErrorKind::Fenced), "{:?}: {:?}", copy, answer);
+                    prop_assert_eq!(&group.table, &table, "a copy of {:?} has an effect", copy);
+                }
+                continue;
+            }
             // `apply` sends each command twice and compares.
-            let answer = group.apply(&command(step, clock as u64));
+            let command = command(step, clock as u64);
+            let answer = group.apply(&command);
+            sent.push((command, answer.clone()));
             prop_assert!(!matches!(answer, Err(ErrorKind::Bug | ErrorKind::Corrupt)), "{:?}: {:?}", step, answer);
             prop_assert_eq!(group.usage(), added_up(&group), "after {:?}", step);
             // What is not referred to once, is never again: the sweep deletes it.
@@ -154,17 +214,27 @@ proptest! {
         }
         // Everything deleted, aborted and dropped leaves no row of any write.
         let first = WriteId::new(NAMESPACE, 0);
-        let unseal = Command::UnsealBucket { bucket: bucket().id };
-        prop_assert_eq!(group.once(&unseal), Ok(MetaAnswer::Done));
+        group.table.commit(vec![unseal()]);
+        let last = Session { epoch: Epoch(2), life: 0 };
+        let open = Command::OpenSession { actor: ActorId(1), session: last };
+        prop_assert_eq!(group.once(&open), Ok(MetaAnswer::Done));
+        let proposer = || Proposer { session: last, ..proposer(1) };
         for key in 0..3 {
-            let gone = group.apply(&delete(&format!("key-{key}"), 1000));
+            let delete = Command::DeleteObject {
+                proposer: proposer(),
+                bucket: bucket(),
+                key: format!("key-{key}").into(),
+                at: UnixMillis(1000),
+                precondition: Precondition::default(),
+            };
+            let gone = group.apply(&delete);
             prop_assert!(gone.is_ok());
         }
         let question = Query::Uploads { bucket: bucket(), prefix: String::new(), after: None, limit: 1000 };
         let Ok(MetaAnswer::Uploads(uploads, _)) = group.query(&question) else { panic!("no uploads") };
         for upload in uploads {
             let abort = Command::AbortUpload {
-                proposer: proposer(1), bucket: bucket(), upload: upload.upload, at: UnixMillis(1000),
+                proposer: proposer(), bucket: bucket(), upload: upload.upload, at: UnixMillis(1000),
             };
             prop_assert!(group.apply(&abort).is_ok());
         }

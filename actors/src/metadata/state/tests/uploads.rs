@@ -3,7 +3,7 @@ use super::*;
 /// A group with an open upload, and the write behind its number.
 fn begun() -> (Group, WriteId) {
     let mut group = Group::namespace();
-    let upload = group.open_block(proposer(1), 11, 0);
+    let upload = group.open_block(1);
     assert_eq!(group.apply(&create_upload(upload, "film")), Ok(MetaAnswer::Done));
     (group, upload)
 }
@@ -43,10 +43,14 @@ fn counts_parts_and_lists_them_by_number() {
     assert_eq!(page(2, 1), (vec![(5, 0)], true));
     assert_eq!(page(9, 10), (vec![], false));
     // A part again under another write: the first one is garbage.
-    assert_eq!(group.apply(&put_part(upload, part(5, after(upload, 4), MIB))), Ok(MetaAnswer::Done));
+    let again = put_part(upload, part(5, after(upload, 4), MIB));
+    assert_eq!(group.apply(&again), Ok(MetaAnswer::Done));
     assert_eq!((group.usage(), group.garbage()), ((7 * MIB, 0), vec![(6, after(upload, 2))]));
-    assert_eq!(group.apply(&put_part(upload, part(5, after(upload, 2), 6 * MIB))), Ok(MetaAnswer::Done));
-    assert_eq!(group.usage(), (7 * MIB, 0), "the replaced part, delivered late, has no effect");
+    assert_eq!(group.apply(&put_part(upload, part(5, after(upload, 5), 6 * MIB))), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&again), Ok(MetaAnswer::Done));
+    assert_eq!(group.usage(), (12 * MIB, 0), "the replaced part, delivered late, has no effect");
+    let used = put_part(upload, part(5, after(upload, 2), 6 * MIB));
+    assert_eq!(group.apply(&used), Err(ErrorKind::Conflict), "another command with the same write");
 }
 
 #[test]
@@ -92,7 +96,7 @@ fn completes_an_upload_and_finds_its_extents_by_offset() {
     let gone = Query::Upload { bucket: bucket(), upload };
     assert_eq!(group.query(&gone), Err(ErrorKind::NoSuchUpload));
     assert_eq!(group.apply(&abort(upload, 9)), Err(ErrorKind::NoSuchUpload));
-    assert_eq!(group.apply(&create_upload(upload, "film")), Ok(MetaAnswer::Done), "delivered late");
+    assert_eq!(group.apply(&create_upload(upload, "film")), Err(ErrorKind::Conflict));
     assert_eq!(group.query(&gone), Err(ErrorKind::NoSuchUpload));
     assert_eq!(group.referenced(&writes), [true; 3]);
 }
@@ -162,7 +166,7 @@ fn an_upload_outlives_its_block() {
     let (mut group, upload) = begun();
     let early = after(upload, 1);
     assert_eq!(group.apply(&put_part(upload, part(1, early, 5 * MIB))), Ok(MetaAnswer::Done));
-    let late = group.open_block(proposer(1), 11, 1);
+    let late = group.open_block(1);
     assert_eq!(group.apply(&Command::CloseBlock { first: upload }), Ok(MetaAnswer::Done));
     assert_eq!(group.apply(&Command::SweptBlock { first: upload }), Ok(MetaAnswer::Done));
     // Its own number and its parts are kept; what is new must be of an open block.

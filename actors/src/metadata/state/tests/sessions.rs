@@ -1,0 +1,114 @@
+//! One life of an actor at a time, each of its commands once, and bounded memory of both.
+
+use mesh_core::limits::SESSION_REQUESTS_MAX;
+
+use super::*;
+
+fn open(actor: u64, epoch: u64, life: u64) -> Command {
+    Command::OpenSession { actor: ActorId(actor), session: Session { epoch: Epoch(epoch), life } }
+}
+
+/// A delete of the actor 1 in its first life.
+fn numbered(request: u64, done_below: u64) -> Command {
+    let proposer = Proposer { actor: ActorId(1), session: session(1), request, done_below };
+    let (key, at, precondition) = ("a".into(), UnixMillis(1), Precondition::default());
+    Command::DeleteObject { proposer, bucket: bucket(), key, at, precondition }
+}
+
+fn answers(group: &Group) -> usize {
+    group.table.rows().filter(|(key, _)| key[0] == b'A').count()
+}
+
+const NOTHING: Result<MetaAnswer, ErrorKind> = Ok(MetaAnswer::Deleted { existed: false });
+
+#[test]
+fn a_later_life_shuts_out_the_earlier_ones_and_an_earlier_one_no_later() {
+    for mut group in [Group::namespace(), Group::control()] {
+        assert_eq!(group.apply(&open(1, 1, 3)), Ok(MetaAnswer::Done));
+        assert_eq!(group.apply(&open(1, 1, 2)), Err(ErrorKind::Fenced));
+        assert_eq!(group.apply(&open(1, 2, 1)), Ok(MetaAnswer::Done), "a later epoch comes first");
+        assert_eq!(group.apply(&open(1, 1, 3)), Err(ErrorKind::Fenced));
+        assert_eq!(group.apply(&open(1, 1, 9)), Err(ErrorKind::Fenced));
+    }
+    let mut group = Group::namespace();
+    let first = group.open_block(1);
+    let (early, late) = (put("a", object(first, 1, 1)), delete("a", 2));
+    assert_eq!(group.apply(&early), committed(first));
+    assert_eq!(group.apply(&open(1, 2, 1)), Ok(MetaAnswer::Done));
+    for command in [early, late, create_upload(after(first, 1), "b"), Command::OpenBlock { proposer: proposer(1) }] {
+        assert_eq!(group.apply(&command), Err(ErrorKind::Fenced));
+    }
+    assert!(group.query(&Query::Object { bucket: bucket(), key: "a".into() }).is_ok());
+    assert_eq!(group.apply(&Command::OpenBlock { proposer: proposer(7) }), Err(ErrorKind::Fenced), "it has none");
+}
+
+#[test]
+fn a_number_is_answered_as_it_was_first_also_with_a_refusal() {
+    let mut group = Group::namespace();
+    let first = group.open_block(1);
+    let absent = Command::DeleteObject {
+        proposer: proposer(1),
+        bucket: bucket(),
+        key: "a".into(),
+        at: UnixMillis(1),
+        precondition: Precondition { absent: false, etag: Some(format!("etag-{first}")) },
+    };
+    assert_eq!(group.apply(&absent), Err(ErrorKind::Precondition));
+    assert_eq!(group.apply(&put("a", object(first, 1, 1))), committed(first));
+    assert_eq!(group.apply(&absent), Err(ErrorKind::Precondition), "by now it would hold");
+    assert!(group.query(&Query::Object { bucket: bucket(), key: "a".into() }).is_ok());
+}
+
+#[test]
+fn what_is_waited_for_no_more_is_forgotten_and_refused() {
+    let mut group = Group::namespace();
+    let before = answers(&group);
+    for request in 0..200 {
+        assert_eq!(group.apply(&numbered(request, request)), NOTHING);
+        assert!(answers(&group) - before <= 65, "{request}: {}", answers(&group));
+    }
+    assert_eq!(group.apply(&numbered(3, 3)), Err(ErrorKind::Fenced));
+    assert_eq!(group.apply(&numbered(199, 199)), NOTHING);
+    assert_eq!(group.apply(&numbered(300, 301)), Err(ErrorKind::Invalid));
+    assert_eq!(group.apply(&numbered(300, 300)), NOTHING, "numbers may be left out");
+}
+
+#[test]
+fn one_that_hangs_holds_up_the_others_only_after_many() {
+    let mut group = Group::namespace();
+    let last = SESSION_REQUESTS_MAX - 1;
+    assert_eq!(group.apply(&numbered(last, 0)), NOTHING);
+    assert_eq!(group.apply(&numbered(last + 1, 0)), Err(ErrorKind::Overloaded));
+    assert_eq!(group.apply(&numbered(last + 1, 1)), NOTHING, "it was not decided on before");
+    assert_eq!(group.apply(&numbered(0, 0)), NOTHING);
+}
+
+#[test]
+fn a_session_that_is_over_is_forgotten_a_part_at_a_time() {
+    let mut group = Group::namespace();
+    for request in 0..1000 {
+        assert_eq!(group.apply(&numbered(request, 0)), NOTHING);
+    }
+    assert_eq!(group.apply(&open(1, 2, 5)), Ok(MetaAnswer::Done));
+    assert_eq!(answers(&group), 1000 - 256);
+    let session = Session { epoch: Epoch(2), life: 5 };
+    for request in 0..64 * 8 {
+        let proposer = Proposer { actor: ActorId(1), session, request, done_below: request };
+        let (key, at, precondition) = ("a".into(), UnixMillis(1), Precondition::default());
+        let command = Command::DeleteObject { proposer, bucket: bucket(), key, at, precondition };
+        assert_eq!(group.apply(&command), NOTHING);
+    }
+    assert!(answers(&group) <= 65 + 64, "{}", answers(&group));
+}
+
+#[test]
+fn what_cannot_be_read_is_not_remembered() {
+    let mut group = Group::namespace();
+    let command = numbered(0, 0);
+    let broken = crate::metadata::Change { key: crate::metadata::keys::object(bucket().id, "a"), value: Some(vec![9]) };
+    group.table.commit(vec![broken.clone()]);
+    assert_eq!(group.apply(&command), Err(ErrorKind::Corrupt));
+    assert_eq!(answers(&group), 0);
+    group.table.commit(vec![crate::metadata::Change { value: None, ..broken }]);
+    assert_eq!(group.apply(&command), NOTHING);
+}
