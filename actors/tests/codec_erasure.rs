@@ -396,7 +396,9 @@ proptest! {
                 world.moods.values_mut().for_each(|mood| *mood = Mood::Well);
             }
         }
-        // And it can be deleted: then nobody has it, and nothing of it is left where it was placed.
+        // And it can be deleted, once no drive is suspected any more: then nobody has it, and nothing of it is left where
+        // it was placed.
+        world.now = world.now + Duration::from_secs(10);
         for stripe in &acked {
             let remove = StripeOp::Delete { target: target(stripe.id), avoid: stripe.avoid.clone() };
             let removed = world.ask(0, remove, Buf::empty());

@@ -1,8 +1,10 @@
 //! One stripe on its way out: every drive that may have a shard of it forgets it.
 //!
-//! Where no drive had to be avoided, those are the drives of its placement, a shard each. Else some drive was found
-//! wanting while the stripe was written, perhaps after it had taken a shard, and what is placed anew moves shards to
-//! other places: then every drive of the group may have any of them.
+//! Where the first attempt went well on the first choice of drives, those are the drives of its placement, a shard each.
+//! Else a drive was found wanting while the stripe was written, perhaps after it had taken a shard, or an attempt came to
+//! nothing, of which any drive may have kept something; and what is placed anew moves shards to other places. Then every
+//! drive of the group may have any shard of this attempt and those before it, which nobody else would ever delete while
+//! the write was referred to: all of them go.
 //!
 //! A drive that is down or failed a moment ago is not waited for: the answer names it as one that may have something
 //! left, like those that fail. Where none is better off they are all asked, and if none of them deletes its part, that is
@@ -12,7 +14,8 @@ use core::time::Duration;
 
 use mesh_core::{
     Answer, Buf, Cx, Error, Outcome,
-    id::DriveId,
+    id::{DriveId, StripeId},
+    limits::{DATA_SHARDS_MAX, PARITY_SHARDS_MAX, SHARD_BATCH_MAX, STRIPE_ATTEMPTS_MAX},
     op::{ShardOp, StripeTarget},
 };
 
@@ -38,7 +41,7 @@ impl Delete {
     ) -> Result<Option<Self>, Error> {
         let layout = drives.layout(target.layout)?;
         let placement = layout.place(target.id, avoid).ok_or_else(no_placement)?;
-        let exceptional = !avoid.is_empty();
+        let exceptional = !avoid.is_empty() || target.id.attempt > 0;
         let holders = if exceptional { layout.group_of(target.id) } else { &placement.drives[..] };
         let holders: Vec<(u8, DriveId)> = (0..)
             .zip(holders)
@@ -55,7 +58,9 @@ impl Delete {
                 continue;
             }
             let ids = if exceptional {
-                (0..).take(layout.code.shards()).map(|shard| target.id.shard(shard)).collect()
+                let attempts = (0..=target.id.attempt).map(|attempt| StripeId { attempt, ..target.id });
+                let shards = |id: StripeId| (0..).take(layout.code.shards()).map(move |shard| id.shard(shard));
+                attempts.flat_map(shards).collect()
             } else {
                 vec![target.id.shard(place)]
             };
@@ -90,3 +95,5 @@ impl Delete {
 
 /// A drive that has not answered within this is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+const _: () = assert!(STRIPE_ATTEMPTS_MAX as usize * (DATA_SHARDS_MAX + PARITY_SHARDS_MAX) <= SHARD_BATCH_MAX);

@@ -94,6 +94,10 @@ fn stripe() -> StripeId {
     StripeId { write: WriteId(9), stripe: 4, attempt: 1 }
 }
 
+fn first_attempt() -> StripeId {
+    StripeId { attempt: 0, ..stripe() }
+}
+
 fn target() -> StripeTarget {
     let binding = Binding { tenant: TenantId(7), bucket: BucketId(2), bucket_name: "b".into(), object: "o".into() };
     StripeTarget { id: stripe(), layout: LayoutId(1), binding: Arc::new(binding), key: None }
@@ -146,7 +150,8 @@ fn get(token: u64, drive: u64, place: u8, at_ms: u64) -> Effect {
 }
 
 fn delete(token: u64, drive: u64, place: u8, at_ms: u64) -> Effect {
-    to_drive(token, drive, ShardOp::Delete { ids: vec![shard(place)] }, Buf::empty(), at_ms + 10_000)
+    let ids = vec![first_attempt().shard(place)];
+    to_drive(token, drive, ShardOp::Delete { ids }, Buf::empty(), at_ms + 10_000)
 }
 
 fn sweep(token: u64, drive: u64, place: u8, at_ms: u64) -> Effect {
@@ -232,7 +237,7 @@ fn refuses_what_makes_no_sense() {
 }
 
 fn remove() -> StripeOp {
-    StripeOp::Delete { target: target(), avoid: vec![] }
+    StripeOp::Delete { target: StripeTarget { id: first_attempt(), ..target() }, avoid: vec![] }
 }
 
 fn left(drives: &[u64]) -> Effect {
@@ -291,11 +296,13 @@ fn expects_nothing_of_lost_drives() {
 }
 
 #[test]
-fn deletes_every_shard_at_every_drive_of_the_group_where_a_drive_was_avoided() {
-    // Drive 1 may have taken a shard before it was found wanting, and drive 3 another than it has now.
+fn deletes_every_shard_of_every_attempt_at_every_drive_of_the_group_where_not_all_went_well_at_once() {
+    // Drive 1 may have taken a shard before it was found wanting, drive 3 another than it has now, and any drive one of
+    // the attempt before.
     let mut bench = Bench::whole();
     let every = |token, drive| {
-        let ids = (0..3).map(shard).collect();
+        let ids =
+            [first_attempt(), stripe()].into_iter().flat_map(|id| (0..3).map(move |place| id.shard(place))).collect();
         to_drive(token, drive, ShardOp::Delete { ids }, Buf::empty(), 11_000)
     };
     let effects = bench.ask(StripeOp::Delete { target: target(), avoid: vec![DriveId(1)] }, b"");
@@ -305,6 +312,9 @@ fn deletes_every_shard_at_every_drive_of_the_group_where_a_drive_was_avoided() {
     }
     assert_eq!(bench.answer(6, ok()), [reply(ok())]);
     assert_eq!(bench.erasure.in_flight(), 0);
+    // So also where no drive was avoided, but an attempt before came to nothing.
+    let effects = bench.ask(StripeOp::Delete { target: target(), avoid: vec![] }, b"");
+    assert_eq!(effects, [every(7, 1), every(8, 3), every(9, 5), every(10, 2), every(11, 4), every(12, 6)]);
 }
 
 #[test]
