@@ -50,14 +50,16 @@ impl Dev {
         child
     }
 
-    /// Runs a script with the variables of `dev.env`, as a shell gets them.
+    /// A command with the variables of `dev.env`, as a shell gets them.
+    fn shell(&self, command: &[&str]) -> Command {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", ". \"$0\" && exec \"$@\""]).arg(self.folder.path().join("dev.env")).args(command);
+        shell
+    }
+
+    /// Runs it to its end.
     fn sourced(&self, command: &[&str]) -> std::process::Output {
-        Command::new("sh")
-            .args(["-c", ". \"$0\" && exec \"$@\""])
-            .arg(self.folder.path().join("dev.env"))
-            .args(command)
-            .output()
-            .unwrap()
+        self.shell(command).output().unwrap()
     }
 
     fn stop(&mut self) {
@@ -114,6 +116,29 @@ fn boto3_reads_back_a_data_set() {
     let mut dev = Dev::start();
     passed(&dev.sourced(&[&python, script("dataset.py").to_str().unwrap(), "--bytes", "100000000"]));
     dev.stop();
+}
+
+#[test]
+fn clients_that_stop_reading_cost_only_themselves() {
+    let Some(python) = python() else { return };
+    let mut dev = Dev::start();
+    let pid = dev.child.id().to_string();
+    passed(&dev.sourced(&[&python, script("limits.py").to_str().unwrap(), "readers", &pid]));
+    dev.stop();
+}
+
+#[test]
+fn a_mesh_that_is_told_to_stop_lets_requests_end() {
+    let Some(python) = python() else { return };
+    let mut dev = Dev::start();
+    let limits = script("limits.py");
+    let mut client =
+        dev.shell(&[&python, limits.to_str().unwrap(), "stopping"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(client.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "begun\n");
+    dev.stop();
+    assert!(client.wait().unwrap().success());
 }
 
 #[test]

@@ -199,7 +199,8 @@ impl From<&[u8]> for Buf {
     }
 }
 
-/// A pool of aligned memory in classes of powers of two. Clones share one pool.
+/// A pool of aligned memory in classes, eight between two powers of two, so that a class is at most an eighth larger than
+/// what is asked of it: memory that was used is touched to its end. Clones share one pool.
 #[derive(Clone, Default)]
 pub struct Pool(Arc<Shelves>);
 
@@ -208,8 +209,8 @@ struct Shelves(Mutex<Idle>);
 
 #[derive(Default)]
 struct Idle {
-    /// By class: log2 of its size.
-    classes: std::collections::BTreeMap<u32, Shelf>,
+    /// By the size of the class.
+    classes: std::collections::BTreeMap<usize, Shelf>,
     bytes: usize,
 }
 
@@ -232,13 +233,13 @@ impl Shelf {
 impl Shelves {
     fn put(&self, memory: Vec<u8>) {
         let size = memory.len().saturating_sub(ALIGNMENT_BYTES);
-        if !size.is_power_of_two() || !(POOL_CLASS_BYTES_MIN..=POOL_CLASS_BYTES_MAX).contains(&size) {
+        if class(size) != size || !(POOL_CLASS_BYTES_MIN..=POOL_CLASS_BYTES_MAX).contains(&size) {
             return;
         }
         let Ok(mut idle) = self.0.lock() else { return };
         if idle.bytes + size <= POOL_IDLE_BYTES_MAX {
             idle.bytes += size;
-            idle.classes.entry(size.trailing_zeros()).or_default().memory.push(memory);
+            idle.classes.entry(size).or_default().memory.push(memory);
         }
     }
 }
@@ -248,13 +249,13 @@ impl Pool {
     /// may be those of an earlier, unrelated payload): the taker must write every byte.
     #[must_use]
     pub fn take(&self, len: usize, spare: usize) -> Buf {
-        let size = (len + spare).next_power_of_two().max(POOL_CLASS_BYTES_MIN);
+        let size = class(len + spare);
         if size > POOL_CLASS_BYTES_MAX {
             let slab = Slab::new(vec![0; len + spare + ALIGNMENT_BYTES], Weak::new());
             return Buf { slab: Some(Arc::new(slab)), start: 0, len };
         }
         let idle = self.0.0.lock().ok().and_then(|mut idle| {
-            let memory = idle.classes.get_mut(&size.trailing_zeros())?.take()?;
+            let memory = idle.classes.get_mut(&size)?.take()?;
             idle.bytes -= size;
             Some(memory)
         });
@@ -285,8 +286,7 @@ impl Pool {
         let mut given_up = Vec::new();
         let Ok(mut idle) = self.0.0.lock() else { return };
         let idle = &mut *idle;
-        for (class, shelf) in idle.classes.iter_mut().rev() {
-            let size = 1 << class;
+        for (&size, shelf) in idle.classes.iter_mut().rev() {
             let count = count(shelf, (size, idle.bytes));
             given_up.extend(shelf.memory.drain(shelf.memory.len() - count..));
             shelf.fewest = shelf.fewest.min(shelf.memory.len());
@@ -299,6 +299,15 @@ impl Pool {
     pub fn idle_bytes(&self) -> usize {
         self.0.0.lock().map_or(0, |idle| idle.bytes)
     }
+}
+
+/// The smallest class that has room for so many bytes.
+const fn class(bytes: usize) -> usize {
+    if bytes <= POOL_CLASS_BYTES_MIN {
+        return POOL_CLASS_BYTES_MIN;
+    }
+    let step = bytes.next_power_of_two() / 16;
+    bytes.next_multiple_of(if step > ALIGNMENT_BYTES { step } else { ALIGNMENT_BYTES })
 }
 
 impl fmt::Debug for Pool {
@@ -329,10 +338,20 @@ mod tests {
         assert!(buf.room() >= 104_096);
         assert_eq!((buf.as_ptr() as usize) % ALIGNMENT_BYTES, 0);
         drop(buf);
-        assert_eq!(pool.idle_bytes(), 131_072);
-        let again = pool.take(131_072, 0);
+        assert_eq!(pool.idle_bytes(), 106_496);
+        let again = pool.take(106_496, 0);
         assert_eq!(pool.idle_bytes(), 0);
-        assert_eq!(again.len(), 131_072);
+        assert_eq!(again.len(), 106_496);
+    }
+
+    #[test]
+    fn a_class_is_at_most_an_eighth_larger_than_what_is_asked_of_it() {
+        assert_eq!([0, 1, 4096, 4097, 65_537].map(class), [4096, 4096, 4096, 8192, 73_728]);
+        for bytes in (32_768..=POOL_CLASS_BYTES_MAX).step_by(4093) {
+            let size = class(bytes);
+            assert!(size >= bytes && (size - bytes) * 8 <= bytes && class(size) == size, "{bytes}: {size}");
+        }
+        assert_eq!(class(POOL_CLASS_BYTES_MAX), POOL_CLASS_BYTES_MAX);
     }
 
     #[test]

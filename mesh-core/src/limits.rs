@@ -21,7 +21,7 @@ pub const POOL_CLASS_BYTES_MIN: usize = 4096;
 /// See [`POOL_CLASS_BYTES_MIN`].
 pub const POOL_CLASS_BYTES_MAX: usize = 8 << 20;
 /// Idle memory that a pool keeps at most.
-pub const POOL_IDLE_BYTES_MAX: usize = 256 << 20;
+pub const POOL_IDLE_BYTES_MAX: usize = 64 << 20;
 
 /// An envelope's encoded header at most (payload excluded).
 pub const HEADER_BYTES_MAX: usize = 2 << 20;

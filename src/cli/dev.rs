@@ -134,7 +134,10 @@ impl Dev {
         let folder = data.join(format!("node-{number}"));
         let id = NodeNumber(number);
         provision.equip(id.id(), &folder)?;
-        let s3 = (number == 1).then(|| S3Config::new(SocketAddr::from(([127, 0, 0, 1], self.s3_port))));
+        let s3 = (number == 1).then(|| S3Config {
+            memory: Size(S3_MEMORY),
+            ..S3Config::new(SocketAddr::from(([127, 0, 0, 1], self.s3_port)))
+        });
         let drives =
             ["drive-a", "drive-b"].map(|name| DriveConfig { path: folder.join(name), capacity: Some(self.drive_size) });
         let config = Config {
@@ -272,5 +275,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
 
 const NODES: u64 = 3;
 const BUCKET: &str = "dev";
+/// What S3 requests may hold: three nodes in one process, on a machine that has other things to do.
+const S3_MEMORY: u64 = 256 << 20;
 const READY_MAX: Duration = Duration::from_secs(60);
 const STOP_MAX: Duration = Duration::from_secs(10);

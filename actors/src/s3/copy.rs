@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use futures_util::TryStreamExt;
 use hyper::HeaderMap;
 use mesh_core::{
-    limits::{OBJECT_PUT_BYTES_MAX, STRIPE_BYTES_MAX},
+    limits::OBJECT_PUT_BYTES_MAX,
     meta::{ObjectRow, Precondition},
     op::Destination,
     time::UnixMillis,
@@ -106,7 +106,7 @@ pub(super) async fn pipe(
     destination: Destination,
     algorithms: BTreeSet<Algorithm>,
 ) -> S3Result<Stored> {
-    let stripe = usize::try_from(source.len).map_or(STRIPE_BYTES_MAX, |len| len.min(STRIPE_BYTES_MAX));
+    let stripe = source.stripe_bytes();
     // For a stripe that is read and one that is written, at once: who has one must not wait for the other.
     let purse = caller.admit(2 * stripe).await.map_err(|error| to_s3(&error))?;
     let incoming = Incoming {

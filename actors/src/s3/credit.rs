@@ -24,6 +24,8 @@ pub(super) struct Credit(Arc<Shared>);
 
 struct Shared {
     pool: Pool,
+    /// What large reads may have under way, so that small ones are not behind all of them.
+    reads: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -39,13 +41,21 @@ impl Credit {
     /// A credit of so many bytes; what lies idle in `pool` counts, and gives way to whoever asks.
     pub(super) fn new(limit: usize, pool: Pool) -> Self {
         let state = State { account: Account::new(limit), waiting: BTreeMap::new(), links: BTreeMap::new() };
-        Self(Arc::new(Shared { pool, state: Mutex::new(state) }))
+        let reads = Arc::new(Semaphore::new(READS_BYTES_MAX / READ_UNIT_BYTES));
+        Self(Arc::new(Shared { pool, reads, state: Mutex::new(state) }))
     }
 
     /// Bytes held, and bytes that may be.
     pub(super) fn held(&self) -> (usize, usize) {
         let state = self.lock();
         (state.account.held(), state.account.limit())
+    }
+
+    /// The turn of a large read of so many bytes. Reads have what they hold already, and end by themselves.
+    pub(super) async fn turn_to_read(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let units = bytes.div_ceil(READ_UNIT_BYTES).min(READS_BYTES_MAX / READ_UNIT_BYTES);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        self.0.reads.clone().acquire_many_owned(units).await.expect("the semaphore is never closed")
     }
 
     /// Takes what a request needs to get through, waiting for a bounded time.
@@ -210,6 +220,9 @@ impl Purse {
     }
 }
 
+/// Bytes of large reads under way at most.
+const READS_BYTES_MAX: usize = 64 << 20;
+const READ_UNIT_BYTES: usize = 4096;
 /// A request waits for its credit at most so long.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 /// While one waits, it is looked so often who has stopped.

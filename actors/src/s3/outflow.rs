@@ -17,11 +17,10 @@ use std::{
 use bytes::Bytes;
 use futures_util::{
     Stream, StreamExt, TryFutureExt, TryStreamExt,
-    future::BoxFuture,
     stream::{self, BoxStream, FuturesOrdered},
 };
 use mesh_core::{
-    Answer, Buf, Error,
+    Answer, Buf, Error, Lane,
     limits::{STREAM_STRIPES, STRIPE_BYTES_MAX},
     meta::ObjectRow,
     op::{ObjectOp, Piece},
@@ -31,6 +30,8 @@ use s3s::{
     StdError,
     stream::{ByteStream, RemainingLength},
 };
+
+use tokio::sync::oneshot;
 
 use super::{
     auth::Counters,
@@ -56,12 +57,25 @@ pub(super) struct Source {
     pub(super) asked: Instant,
 }
 
+impl Source {
+    /// A stripe of it at most: what one piece takes while it is read, however little of it is wanted.
+    pub(super) fn stripe_bytes(&self) -> usize {
+        usize::try_from(self.object.len).map_or(STRIPE_BYTES_MAX, |len| len.min(STRIPE_BYTES_MAX))
+    }
+}
+
+/// What a piece takes while it is read, and until it has gone: its whole stripe.
+fn held_by(piece: &Piece) -> usize {
+    let before = u64::from(piece.stripe) * u64::from(piece.extent.stripe_bytes);
+    let stripe = piece.extent.len.saturating_sub(before).min(u64::from(piece.extent.stripe_bytes));
+    usize::try_from(stripe).unwrap_or(usize::MAX)
+}
+
 /// The bytes of a range, in order and in frames, for a client: up to [`STREAM_STRIPES`] pieces ahead of it if there is
 /// memory for them, and one at a time if there is not.
 pub(super) fn read(caller: Caller, source: Source) -> BoxStream<'static, Result<Bytes, Error>> {
-    let first = usize::try_from(source.len).map_or(STRIPE_BYTES_MAX, |len| len.min(STRIPE_BYTES_MAX));
-    let asked = caller.clone();
-    let admitted = async move { asked.admit(first).await };
+    let (asked, bytes) = (caller.clone(), source.stripe_bytes());
+    let admitted = async move { asked.admit(bytes).await };
     let reading = admitted.map_ok(move |purse| Reading::begin(caller, source, purse, true).frames());
     reading.try_flatten_stream().boxed()
 }
@@ -82,11 +96,13 @@ struct Reading {
     /// There is no further page.
     planned_all: bool,
     planned: VecDeque<Piece>,
-    under_way: FuturesOrdered<BoxFuture<'static, Result<Bytes, Error>>>,
+    under_way: FuturesOrdered<oneshot::Receiver<Result<Bytes, Error>>>,
     /// Of the piece at hand.
     rest: Bytes,
     /// A client takes the frames, and is watched: one that stops gives way to others.
     client: bool,
+    /// Bytes that were taken.
+    taken: usize,
 }
 
 /// What happened to a reading.
@@ -101,7 +117,19 @@ impl Reading {
         let lease = Lease::new(caller.grace, source.asked);
         let pages = pages(caller.clone(), source.clone());
         let (planned, under_way) = (VecDeque::new(), FuturesOrdered::new());
-        Self { caller, source, purse, lease, pages, planned_all: false, planned, under_way, rest: Bytes::new(), client }
+        Self {
+            caller,
+            source,
+            purse,
+            lease,
+            pages,
+            planned_all: false,
+            planned,
+            under_way,
+            rest: Bytes::new(),
+            client,
+            taken: 0,
+        }
     }
 
     fn frames(self) -> impl Stream<Item = Result<Bytes, Error>> + Send {
@@ -124,14 +152,16 @@ impl Reading {
 
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            if !self.rest.is_empty() {
-                let frame_bytes = if self.client { FRAME_BYTES } else { STRIPE_BYTES_MAX };
-                return Ok(Some(self.rest.split_to(self.rest.len().min(frame_bytes))));
-            }
             if !self.planned.is_empty() {
                 self.lease.hold(&self.caller, &self.source).await?;
             }
             self.read_ahead();
+            if !self.rest.is_empty() {
+                let frame_bytes = if self.client { FRAME_BYTES } else { STRIPE_BYTES_MAX };
+                let frame = self.rest.split_to(self.rest.len().min(frame_bytes));
+                self.taken = self.taken.saturating_add(frame.len());
+                return Ok(Some(frame));
+            }
             match self.turn().await? {
                 Some(Turn::Read(read)) => self.rest = read?,
                 Some(Turn::Page(Some(page))) => self.planned.extend(page),
@@ -158,7 +188,9 @@ impl Reading {
         }
         let turn = tokio::select! {
             biased;
-            Some(read) = self.under_way.next(), if reads => Turn::Read(read),
+            Some(read) = self.under_way.next(), if reads => {
+                Turn::Read(read.unwrap_or_else(|_| Err(Error::bug("a read ended without an outcome"))))
+            }
             page = self.pages.try_next(), if plans => Turn::Page(page?),
             stake = self.purse.base(), if waits => Turn::Stake(stake),
             else => return Ok(None),
@@ -166,12 +198,14 @@ impl Reading {
         Ok(Some(turn))
     }
 
-    /// Sends for pieces that there is memory for now.
+    /// Sends for pieces that there is memory for now: one, until its client is seen to take what it asked for.
     fn read_ahead(&mut self) {
-        while self.under_way.len() < STREAM_STRIPES
+        let first = self.client && self.taken < TAKEN_BYTES_MIN;
+        let ahead = if first { usize::from(self.rest.is_empty()) } else { STREAM_STRIPES };
+        while self.under_way.len() < ahead
             && let Some(piece) = self.planned.front()
         {
-            let Some(stake) = self.purse.at_once(piece.len as usize) else { return };
+            let Some(stake) = self.purse.at_once(held_by(piece)) else { return };
             self.send(stake);
         }
     }
@@ -180,28 +214,32 @@ impl Reading {
         let Some(piece) = self.planned.pop_front() else { return };
         let want = piece.len as usize;
         let Source { bucket, key, .. } = &self.source;
+        let (caller, held, lane) = (self.caller.clone(), held_by(&piece), lane_of(self.source.len));
         let op = ObjectOp::Read { bucket: bucket.clone(), key: key.clone(), piece };
-        let outcome = self.caller.ask(op, Buf::empty(), lane_of(self.source.len));
-        self.under_way.push_back(Box::pin(async move {
-            let response = outcome.await?;
-            if response.answer != Answer::Done || response.payload.len() != want {
-                return Err(Error::bug("a piece is not what was planned")
-                    .with("want", want)
-                    .with("got", response.payload.len()));
+        let (told, read) = oneshot::channel();
+        // A task of its own: it must come to its end, and give its turn back, whether or not anybody waits for it; below,
+        // what was asked for is held until then.
+        tokio::spawn(async move {
+            let turn = match lane {
+                Lane::Bulk => Some(caller.credit.turn_to_read(held).await),
+                _ => None,
+            };
+            if told.is_closed() {
+                return;
             }
-            Ok(staked(response.payload.into_bytes(), stake))
-        }));
-    }
-}
-
-impl Drop for Reading {
-    /// What was sent for is held below until it comes, whoever waits for it.
-    fn drop(&mut self) {
-        let mut under_way = core::mem::take(&mut self.under_way);
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if !under_way.is_empty() {
-            runtime.spawn(async move { while under_way.next().await.is_some() {} });
-        }
+            let outcome = caller.ask(op, Buf::empty(), lane).await;
+            drop(turn);
+            let read = outcome.and_then(|response| match response.payload.len() == want {
+                true if response.answer == Answer::Done => Ok(staked(response.payload.into_bytes(), stake)),
+                _ => Err(Error::bug("a piece is not what was planned")
+                    .with("want", want)
+                    .with("got", response.payload.len())),
+            });
+            if told.send(read).is_err() {
+                tracing::trace!("nobody waits for a piece any more");
+            }
+        });
+        self.under_way.push_back(read);
     }
 }
 
@@ -296,5 +334,7 @@ impl ByteStream for Outflow {
     }
 }
 
+/// A client that took more than a connection's buffers hold does read.
+const TAKEN_BYTES_MIN: usize = 1 << 20;
 /// What is handed to a connection at once: who takes one has moved.
 const FRAME_BYTES: usize = PROGRESS_BYTES;
