@@ -274,6 +274,8 @@ async fn a_member_that_is_far_behind_catches_up_while_everything_is_rewritten() 
         let (cluster, written, over) = (Arc::clone(&cluster), Arc::clone(&written), Arc::clone(&over));
         tasks.push(tokio::spawn(async move {
             let via = cluster.node(leader);
+            let session = open_session(actor, 1);
+            assert!(propose(&via, &*cluster.clock, 1, session, BUDGET).await.is_ok());
             let open = open_block(actor, 1, 0);
             let first = first_of(&propose(&via, &*cluster.clock, 1, open, BUDGET).await);
             for count in 0..4096 {
@@ -392,6 +394,7 @@ async fn an_emptied_replica_never_votes_as_what_it_was() {
     let old = cluster.replica(emptied, 1);
     cluster.close(behind).await;
     let node = cluster.node(leader);
+    assert!(propose(&node, clock, 1, open_session(1, 1), BUDGET).await.is_ok());
     let first = first_of(&propose(&node, clock, 1, open_block(1, 1, 0), BUDGET).await);
     for count in 1..=20 {
         let put = put_object(1, 1, &format!("key-{count}"), WriteId(first.0 + count), count);

@@ -370,7 +370,7 @@ impl Round {
                 }
                 let last = page.last().map(|(id, _)| *id).filter(|_| more);
                 let doomed = page.into_iter().map(|(id, _)| id).filter(|id| self.is_astray(drive, *id, layouts));
-                (doomed.collect(), last.filter(|last| self.is_within(*last)))
+                (doomed.collect(), last.and_then(|last| self.onwards(last)))
             }
             (Walk::Deleting(then), Answer::Done) => (Vec::new(), then),
             _ => return,
@@ -391,9 +391,11 @@ impl Round {
         }
     }
 
-    /// Whether there may be shards of the block behind this one.
-    fn is_within(&self, last: ShardId) -> bool {
-        self.writes.last_key_value().is_some_and(|(write, _)| last.stripe.write <= *write)
+    /// Where to list from behind a shard: there, or just before the next write that is looked for. `None`: there is no
+    /// other.
+    fn onwards(&self, last: ShardId) -> Option<ShardId> {
+        let (&next, _) = self.writes.range(last.stripe.write..).next()?;
+        Some(if next == last.stripe.write { last } else { below(next) })
     }
 }
 

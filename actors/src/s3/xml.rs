@@ -29,6 +29,9 @@ pub(super) fn plain(document: &[u8]) -> S3Result<Bytes> {
             return Err(malformed("it declares a document type"));
         } else {
             let (tag, behind) = behind(markup, ">")?;
+            if tag.rfind('<') != Some(0) {
+                return Err(malformed("a tag is cut"));
+            }
             if tag.starts_with("</") {
                 depth = depth.saturating_sub(1);
             } else if !tag.ends_with('/') {

@@ -147,7 +147,10 @@ impl Client {
             all.entry("x-amz-trailer".into()).or_insert_with(|| names.join(","));
         }
         let names = all.keys().cloned().collect::<Vec<_>>().join(";");
-        let canonical: String = all.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+        let canonical: String = all
+            .iter()
+            .map(|(name, value)| format!("{name}:{}\n", value.split_whitespace().collect::<Vec<_>>().join(" ")))
+            .collect();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let mut query: Vec<String> = query
             .split('&')

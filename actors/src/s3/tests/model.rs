@@ -146,6 +146,12 @@ fn name_of(op: &ObjectOp) -> &'static str {
         ObjectOp::Head { .. } => "Head",
         ObjectOp::Plan { .. } => "Plan",
         ObjectOp::Read { .. } => "Read",
+        ObjectOp::Delete { .. } => "Delete",
+        ObjectOp::CreateBucket { .. } => "CreateBucket",
+        ObjectOp::DeleteBucket { .. } => "DeleteBucket",
+        ObjectOp::CreateUpload { .. } => "CreateUpload",
+        ObjectOp::CompleteUpload { .. } => "CompleteUpload",
+        ObjectOp::AbortUpload { .. } => "AbortUpload",
         _ => "other",
     }
 }

@@ -1,6 +1,8 @@
 //! What happens between a signature and an operation: whatever is not offered is refused and changes nothing, and the
 //! forms that clients choose are read.
 
+use mesh_core::{Error, ErrorKind, op::ObjectOp};
+
 use super::{
     Node,
     client::{Client, Framing, Reply},
@@ -274,5 +276,30 @@ async fn urls_signed_by_version_2_read_and_write_and_cover_what_they_carry() {
     let streaming = [("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER")];
     refused("PUT", &url("PUT", "/bucket/key", 60), &streaming, "NotImplemented").await;
     assert_eq!((node.model.count("Begin"), node.model.count("Delete")), (begins, 0));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn lost_data_are_an_error_of_the_server_and_a_reader_that_is_overtaken_reads_what_is_there_now() {
+    let node = Node::start(4096).await;
+    let client = node.with_bucket().await;
+    assert_eq!(client.send("PUT", "/bucket/key", b"hello").await.status, 200);
+    let fail = |kind: ErrorKind, times: usize| {
+        let mut left = times;
+        node.model.fail(move |op| {
+            let hit = matches!(op, ObjectOp::Read { .. }) && left > 0;
+            left -= usize::from(hit);
+            hit.then(|| Error::new(kind, "as the test wants it"))
+        });
+    };
+    fail(ErrorKind::Lost, 1);
+    assert_eq!(client.send("GET", "/bucket/key", b"").await.verdict(), (500, "InternalError".to_owned()));
+    fail(ErrorKind::Lost, 1);
+    let copy = [("x-amz-copy-source", "/bucket/key")];
+    assert_eq!(with(&client, "PUT", "/bucket/copy", &copy, b"").await.verdict(), (500, "InternalError".to_owned()));
+    fail(ErrorKind::Conflict, 2);
+    assert_eq!(client.send("GET", "/bucket/key", b"").await.body, b"hello");
+    fail(ErrorKind::Conflict, 3);
+    assert_eq!(client.send("GET", "/bucket/key", b"").await.verdict(), (503, "ServiceUnavailable".to_owned()));
     node.stop().await;
 }
