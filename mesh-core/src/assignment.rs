@@ -40,13 +40,15 @@ pub struct Assignment {
     pub moves: MoveId,
     /// Where the move that is under way goes.
     pub moving: Option<NodeId>,
+    /// The number of the move, or of the loss, by which it came under its epoch.
+    pub since: MoveId,
 }
 
 impl Assignment {
     /// An actor at rest that has never moved.
     #[must_use]
     pub const fn new(actor: ActorId, node: NodeId, epoch: Epoch) -> Self {
-        Self { actor, node, epoch, moves: MoveId(0), moving: None }
+        Self { actor, node, epoch, moves: MoveId(0), moving: None, since: MoveId(0) }
     }
 
     /// The move that is under way.

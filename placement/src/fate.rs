@@ -70,7 +70,7 @@ pub fn fate(node: NodeId, row: &Assignment, hosted: Option<Hosted>, known: Known
         // Of a later epoch than this node has heard of: it has arrived.
         _ if epoch > row.epoch => Fate::Alone,
         // Given to this node by itself, not by the move for which it warms: of the state it may have a part, or an old one.
-        Phase::Warming if here && epoch == row.epoch && known.on.is_some_and(|on| on < row.moves) => Fate::Anew,
+        Phase::Warming if here && epoch == row.epoch && known.on.is_some_and(|on| on < row.since) => Fate::Anew,
         // Frozen for a move that is still under way: only its end thaws it.
         Phase::Frozen if here && epoch == row.epoch && row.moving.is_some() => Fate::Alone,
         _ if here => Fate::Host,
@@ -130,10 +130,13 @@ mod tests {
 
     #[test]
     fn what_warmed_for_a_move_that_did_not_end_is_no_state_of_an_actor_that_is_given_to_the_node() {
-        let given = row(HERE, 6, 5, None);
+        let given = Assignment { since: MoveId(5), ..row(HERE, 6, 5, None) };
         assert_eq!(fate(HERE, &given, hosted(6, Phase::Warming), known(0, Some(4))), Fate::Anew);
         assert_eq!(fate(HERE, &given, hosted(6, Phase::Warming), known(0, Some(5))), Fate::Host);
         assert_eq!(fate(HERE, &given, hosted(6, Phase::Running), known(0, Some(4))), Fate::Host);
+        // It has arrived, and is to go on already.
+        let arrived = Assignment { since: MoveId(5), ..row(HERE, 6, 6, Some(AWAY)) };
+        assert_eq!(fate(HERE, &arrived, hosted(6, Phase::Warming), known(0, Some(5))), Fate::Host);
     }
 
     #[test]

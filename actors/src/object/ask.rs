@@ -64,7 +64,7 @@ pub(super) struct Ask {
     /// The metadata group whose session must be open before this is sent.
     pub(super) session: Option<GroupId>,
     /// Its number there, if it is a command that has one.
-    pub(super) number: Option<Proposer>,
+    pub(super) number: Option<Box<Proposer>>,
     /// What to send (again). Empty while it is out and may not be repeated.
     request: Option<Request>,
     retry: Retry,
@@ -102,7 +102,7 @@ impl Ask {
         let deadline = request.deadline;
         let (session, number) = match &request.op {
             Op::Query { group, .. } => (Some(*group), None),
-            Op::Propose { group, command } => (Some(*group), command.proposer().copied()),
+            Op::Propose { group, command } => (Some(*group), command.proposer().copied().map(Box::new)),
             _ => (None, None),
         };
         let session = session.filter(|_| owner.is_for_somebody());

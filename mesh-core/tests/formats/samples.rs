@@ -211,7 +211,8 @@ fn drive_info() -> DriveInfo {
 
 fn assignment() -> Assignment {
     let actor = ActorId::data(TenantId(41), NodeId(51));
-    Assignment { moves: MoveId(73), moving: Some(NodeId(74)), ..Assignment::new(actor, NodeId(71), Epoch(72)) }
+    let (moves, moving, since) = (MoveId(73), Some(NodeId(74)), MoveId(70));
+    Assignment { moves, moving, since, ..Assignment::new(actor, NodeId(71), Epoch(72)) }
 }
 
 fn wish() -> Wish {

@@ -41,7 +41,7 @@ pub(super) fn assign(rows: &mut Rows<'_>, wanted: Assignment) -> Result<MetaAnsw
     expect_known(rows, wanted.node)?;
     // Counted like a move, so that the commit of one that it ended is not taken for its own.
     let moves = present.map_or(MoveId(0), |present| MoveId(present.moves.0 + 1));
-    rows.put(key, &Assignment { moves, ..Assignment::new(wanted.actor, wanted.node, wanted.epoch) })?;
+    rows.put(key, &Assignment { moves, since: moves, ..Assignment::new(wanted.actor, wanted.node, wanted.epoch) })?;
     rows.remove(keys::tail(wanted.actor));
     Ok(MetaAnswer::Epoch(wanted.epoch))
 }
@@ -81,6 +81,7 @@ pub(super) fn commit(rows: &mut Rows<'_>, actor: ActorId, epoch: Epoch, id: Move
             row.node = to;
             row.epoch = next;
             row.moving = None;
+            row.since = id;
             rows.put(keys::assignment(actor), &row)?;
             rows.remove(keys::tail(actor));
             Ok(MetaAnswer::Epoch(next))

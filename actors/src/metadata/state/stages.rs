@@ -94,7 +94,8 @@ fn begin_anew(rows: &mut Rows<'_>, concerned: Option<TenantId>) -> Result<(), Er
         Ok(ControlFlow::Continue(()))
     })?;
     for row in chains {
-        let anew = Assignment { epoch: Epoch(row.epoch.0 + 1), moves: MoveId(row.moves.0 + 1), moving: None, ..row };
+        let moves = MoveId(row.moves.0 + 1);
+        let anew = Assignment { epoch: Epoch(row.epoch.0 + 1), moves, moving: None, since: moves, ..row };
         rows.put(keys::assignment(row.actor), &anew)?;
         // It was cut between other functions.
         rows.remove(keys::tail(row.actor));

@@ -185,3 +185,21 @@ fn a_dpu_joins_only_under_a_host_that_is_known() {
     assert_eq!(group.apply(&Command::PutNode(dpu(9))), Err(ErrorKind::Invalid));
     assert_eq!(group.apply(&Command::PutNode(dpu(1))), Ok(MetaAnswer::Done));
 }
+
+#[test]
+fn a_row_says_by_which_move_or_loss_the_actor_came_under_its_epoch() {
+    let mut group = furnished();
+    let since = |group: &Group| match group.query(&Query::Control) {
+        Ok(MetaAnswer::Control(view)) => (view.assignments[&ACTOR].since.0, view.assignments[&ACTOR].moves.0),
+        other => panic!("no view: {other:?}"),
+    };
+    assert!(group.apply(&assign(1, 1)).is_ok());
+    assert!(group.apply(&begin(1, 1, 2)).is_ok());
+    assert_eq!(since(&group), (0, 1));
+    assert!(group.apply(&commit(1, 1)).is_ok());
+    assert!(group.apply(&begin(2, 2, 3)).is_ok());
+    assert_eq!(since(&group), (1, 2), "it is under way again");
+    // Given to the very target of its move, under the very epoch.
+    assert!(group.apply(&assign(3, 3)).is_ok());
+    assert_eq!(since(&group), (3, 3));
+}
