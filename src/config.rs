@@ -529,9 +529,9 @@ reclaim_grace = "30s"
         let unknown = refused("bootstrap = false", "boostrap = false");
         assert!(unknown.contains("line 5") && unknown.contains("`bootstrap`"), "{unknown}");
         let size = refused("64GiB", "64 gigs");
-        assert!(size.contains("line 16") && size.contains("TiB"), "{size}");
+        assert!(size.contains("line 17") && size.contains("TiB"), "{size}");
         let code = refused("4+2", "40+2");
-        assert!(code.contains("line 22") && code.contains("1 to 16"), "{code}");
+        assert!(code.contains("line 23") && code.contains("1 to 16"), "{code}");
         let node = refused("node = 2", "node = 0");
         assert!(node.contains("line 2") && node.contains("1 to 65535"), "{node}");
         let span = refused("30s", "0s");

@@ -189,7 +189,7 @@ impl RaftMetadata {
                     "this node's replica of a metadata group is damaged: it neither votes nor serves; its files are \
                      kept, and it is rebuilt once another replica leads"
                 );
-                let replica = self.store().replica(group).unwrap_or(ReplicaId::new(self.node, 0));
+                let replica = self.store().replica(group).unwrap_or_else(|_| ReplicaId::new(self.node, 0));
                 lock(&self.damaged).insert(group, (replica, error));
                 Ok(())
             }

@@ -230,7 +230,6 @@ impl Store {
     }
 
     /// The groups that this store keeps, or kept, a replica of, with their numbers; as far as it is known.
-    #[allow(dead_code, reason = "who rebuilds a node's replicas asks it")]
     pub(super) fn replicas(&self) -> BTreeMap<GroupId, ReplicaId> {
         lock(&self.claims).groups.iter().map(|(group, claim)| (*group, claim.replica)).collect()
     }
@@ -270,7 +269,6 @@ impl Store {
     /// # Errors
     /// `Conflict` if somebody still uses it, or if too many damaged stores are kept already; `DriveFailed`. Nothing is
     /// deleted; it may be tried again by opening the store anew.
-    #[allow(dead_code, reason = "who rebuilds a node's replicas calls it")]
     pub(super) fn renew_all(&self) -> Result<Self, Error> {
         let path = self.dir.join("db");
         let failed = |error: io::Error| cannot_use(&path).caused_by(error);
