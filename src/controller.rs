@@ -10,9 +10,9 @@ use std::{collections::BTreeSet, sync::Arc};
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Lane, Op, Outcome, Principal,
     envelope::Envelope,
-    id::{ActorId, DriveId, Epoch, GroupId, LayoutId, NodeId},
+    id::{ActorId, DriveId, Epoch, GroupId, LayoutId, NodeId, ReplicaId},
     meta::{Command, ControlView},
-    op::GroupReport,
+    op::{GroupReport, NodeReport},
     time::Instant,
     topology::{NodeInfo, NodeKind},
 };
@@ -52,17 +52,54 @@ pub(crate) async fn run(node: Arc<Inner>) {
 struct State {
     /// The drives that a new layout would be made of, and since when it is these.
     settling: Option<(Vec<DriveId>, Instant)>,
+    /// The renewal of damaged metadata that is under way.
+    renewing: Option<tokio::task::JoinHandle<Result<(), Error>>>,
+    /// Why damaged metadata are not rebuilt, as it was said last.
+    said: Option<String>,
 }
 
 impl State {
+    /// Has damaged metadata rebuilt, and says once why they are not.
+    async fn see_to_damage(&mut self, node: &Arc<Inner>) {
+        if self.renewing.as_ref().is_some_and(|renewing| !renewing.is_finished()) {
+            return;
+        }
+        let renewed = match self.renewing.take() {
+            Some(renewing) => {
+                renewing.await.unwrap_or_else(|error| Err(Error::bug("a renewal's task failed").with("why", error)))
+            }
+            None => Ok(()),
+        };
+        let looked = match renewed {
+            Ok(()) => tokio::time::timeout(STEP_MAX, may_renew(node)).await.unwrap_or(Ok(false)),
+            Err(error) => Err(error),
+        };
+        match looked {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::warn!(node = %node.id, "damaged metadata are set aside and rebuilt from the other nodes'");
+                let metadata = node.metadata.clone();
+                // It is not to be cut short: a store that is half renewed serves nobody.
+                self.renewing = Some(tokio::spawn(async move { metadata.renew().await }));
+            }
+            Err(error) => {
+                let said = error.to_string();
+                if self.said.as_ref() != Some(&said) {
+                    tracing::error!(node = %node.id, %error, "this node's metadata are damaged, and are not rebuilt");
+                    self.said = Some(said);
+                }
+            }
+        }
+    }
+
     async fn step(&mut self, node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
         let namespaces = if node.has_namespaces() { view.namespaces } else { 0 };
         for group in 1..=u64::from(namespaces) {
-            node.metadata.ensure_group(GroupId(group)).await?;
+            bounded(node, "a metadata group", node.metadata.ensure_group(GroupId(group))).await;
         }
         // Each for itself: what fails for one group must not hold up the others.
         bounded(node, "an announcement", make_known(node, view)).await;
-        bounded(node, "a damaged replica", rebuild(node)).await;
+        self.see_to_damage(node).await;
         for GroupReport { group, leader, .. } in node.metadata.status() {
             if leader == Some(node.id) {
                 bounded(node, "a new member", take_in(node, view, group)).await;
@@ -215,8 +252,10 @@ async fn take_in(node: &Arc<Inner>, view: &ControlView, group: GroupId) -> Resul
 fn members(node: &Inner, view: &ControlView, group: GroupId) -> Members {
     let alive = node.alive();
     let reports = node.reports();
+    let (voters, learners) = node.metadata.members(group);
     let is_wanted = |info: &&NodeInfo| match info.kind {
-        NodeKind::Host => !info.draining,
+        // Who votes is replaced also while it is emptied, if it has lost what it had.
+        NodeKind::Host => !info.draining || voters.iter().any(|voter| voter.node() == info.id),
         NodeKind::Dpu => group == GroupId::CONTROL,
     };
     let wanted = view.nodes.values().filter(|info| alive.contains(&info.id)).filter(is_wanted);
@@ -226,8 +265,8 @@ fn members(node: &Inner, view: &ControlView, group: GroupId) -> Members {
         let said = report.groups.iter().find(|said| said.group == group && said.trouble.is_none());
         Some((info.id, Wanted { votes: info.kind == NodeKind::Host, replica: said.map(|said| said.replica) }))
     });
-    let (voters, learners) = node.metadata.members(group);
-    Members { voters, learners, caught_up: node.metadata.caught_up(group), nodes: nodes.collect() }
+    let nodes = nodes.collect();
+    Members { voters, learners, caught_up: node.metadata.caught_up(group), nodes }
 }
 
 async fn change(node: &Inner, group: GroupId, step: Step) -> Result<(), Error> {
@@ -249,39 +288,51 @@ async fn change(node: &Inner, group: GroupId, step: Step) -> Result<(), Error> {
     }
 }
 
-/// Sets damaged metadata aside and begins new replicas, once somebody else leads each of their groups: who leads has what
-/// was acknowledged, and a new replica learns it from there.
-async fn rebuild(node: &Arc<Inner>) -> Result<(), Error> {
+/// Whether damaged metadata may be set aside: once a majority of each group's voters, without this node's, is there and
+/// follows a leader among them. They have what was acknowledged, a new replica learns it from them, and they can take it
+/// in. What this node leads itself it hands over first.
+async fn may_renew(node: &Arc<Inner>) -> Result<bool, Error> {
     if !node.metadata.is_damaged() {
-        return Ok(());
+        return Ok(false);
     }
     let alive = node.alive();
     let reports = node.reports();
-    let others = || reports.values().filter(|report| report.node != node.id && alive.contains(&report.node));
-    for group in node.metadata.kept() {
+    let others: Vec<_> =
+        reports.values().filter(|report| report.node != node.id && alive.contains(&report.node)).collect();
+    // A store that has lost its mark does not know what it kept.
+    let mut groups = node.metadata.kept();
+    groups.extend(others.iter().flat_map(|report| report.groups.iter().map(|said| said.group)));
+    for group in groups {
         if node.metadata.is_leader(group) {
             let caught_up = node.metadata.caught_up(group);
             let voters = node.metadata.members(group).0;
-            let next =
-                voters.intersection(&caught_up).find(|voter| alive.contains(&voter.node()) && voter.node() != node.id);
-            let next = next.ok_or_else(|| kept_as_it_is(group))?.node();
+            let follows = |voter: &&ReplicaId| voter.node() != node.id && alive.contains(&voter.node());
+            let next = voters.intersection(&caught_up).find(follows).ok_or_else(|| kept_as_it_is(group))?.node();
             node.metadata.transfer_leader(group, next).await?;
-            return Ok(());
+            return Ok(false);
         }
-        let leads = |said: &GroupReport, by| said.group == group && said.leader == Some(by);
-        if !others().any(|report| report.groups.iter().any(|said| leads(said, report.node))) {
+        let said = |report: &NodeReport| report.groups.iter().find(|said| said.group == group).cloned();
+        let leader = others.iter().find_map(|report| said(report).filter(|said| said.leader == Some(report.node)));
+        let leader = leader.ok_or_else(|| kept_as_it_is(group))?;
+        let is_sound = |voter: &&ReplicaId| {
+            let report = others.iter().find(|report| report.node == voter.node());
+            report.and_then(|report| said(report)).is_some_and(|said| {
+                let follows = said.leader == leader.leader && said.term == leader.term;
+                said.replica == **voter && said.trouble.is_none() && follows
+            })
+        };
+        if 2 * leader.voters.iter().filter(is_sound).count() <= leader.voters.len() {
             return Err(kept_as_it_is(group));
         }
     }
-    tracing::warn!(node = %node.id, "damaged metadata are set aside and rebuilt from the other nodes'");
-    node.metadata.renew().await
+    Ok(true)
 }
 
 fn kept_as_it_is(group: GroupId) -> Error {
     Error::new(
         ErrorKind::NotLeader,
-        "this node's metadata are damaged, and stay as they are: no other replica leads this group. Start the other \
-         nodes; if none has it, restore this node's metadata folder from a copy",
+        "this node's metadata are damaged, and stay as they are: without them no majority of this group's voters is \
+         there. Start the other nodes; if none has it, restore this node's metadata folder from a copy",
     )
     .with("group", group)
 }

@@ -242,12 +242,13 @@ impl Invitation {
     }
 }
 
-/// A number for an invitation.
+/// A number for an invitation: the wall clock's milliseconds, and 20 random bits. The later one is the greater one, so
+/// that a late copy of an older one gives nothing back to it.
 #[must_use]
 pub fn new_invitation() -> u64 {
-    let mut number = [0; 8];
-    mesh_core::Entropy::fill(&mut SystemEntropy, &mut number);
-    u64::from_be_bytes(number).max(1)
+    let mut random = [0; 4];
+    mesh_core::Entropy::fill(&mut SystemEntropy, &mut random);
+    (SystemClock::default().wall().0 << 20) | u64::from(u32::from_be_bytes(random) >> 12)
 }
 
 /// The number of the invitation that a data folder was made from; 0: none.

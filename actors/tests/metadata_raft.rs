@@ -531,8 +531,12 @@ async fn a_node_that_is_cut_from_the_leader_goes_by_a_third() {
         assert_eq!(put, Ok(Arc::new(MetaAnswer::Done)));
         let seen = query(&cluster.node(follower), &*cluster.clock, 0, Query::Control, BUDGET).await.expect("an answer");
         assert!(matches!(&*seen, MetaAnswer::Control(view) if view.nodes.contains_key(&NodeId(9))));
-        assert!(began.elapsed() < Duration::from_secs(8), "{:?} for two requests", began.elapsed());
-        assert!(cluster.carried("relayed") >= 2, "by way of the third node");
+        // What the group refuses is refused, and not asked again until the time is up.
+        let none = Query::Bucket { name: "none".into() };
+        let refused = query(&cluster.node(follower), &*cluster.clock, 0, none, BUDGET).await.expect_err("no bucket");
+        assert_eq!(refused.kind(), ErrorKind::NoSuchBucket, "{refused}");
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?} for three requests", began.elapsed());
+        assert!(cluster.carried("relayed") >= 3, "by way of the third node");
     }
 }
 

@@ -306,14 +306,12 @@ impl Catalog {
 
     /// The slot was erased, durably: its records are gone, and so is the need for tombstones that only deleted them.
     pub(super) fn erase(&mut self, slot: u32) {
-        let place = self.slot_mut(slot);
-        let records = core::mem::take(&mut place.records);
-        *place = Slot { usage: place.usage, ..Slot::default() };
-        for (id, _) in records {
+        for (id, _) in core::mem::take(&mut self.slot_mut(slot).records) {
             let left = self.change(id, |entry| {
                 entry.copies -= 1;
+                // A shard that was stored anew while its slot was being erased is newer than the tombstone.
                 if entry.grave.is_some_and(|grave| grave.slot == slot) {
-                    entry.beside = entry.beside.saturating_sub(1);
+                    (entry.grave, entry.beside) = (None, 0);
                 }
                 entry.copies
             });
@@ -321,6 +319,8 @@ impl Catalog {
                 self.entries.remove(&id);
             }
         }
+        let place = self.slot_mut(slot);
+        *place = Slot { usage: place.usage, ..Slot::default() };
     }
 
     /// Changes what is known of a shard, and with it which slot its tombstone holds.
@@ -426,5 +426,30 @@ impl Catalog {
         for (at, slot) in self.slots.iter().enumerate() {
             assert_eq!((slot.live_bytes, slot.graves), (live_bytes[at], graves[at]), "slot {at}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::id::{StripeId, WriteId};
+
+    use super::*;
+
+    /// The slot of a tombstone that holds nothing is being erased, and meanwhile the shard is stored anew elsewhere.
+    #[test]
+    fn a_tombstone_goes_with_its_slot_whatever_was_stored_since() {
+        let mut catalog = Catalog::new(3);
+        let id = StripeId { write: WriteId(9), stripe: 0, attempt: 0 }.shard(1);
+        let live = |slot, lsn| Live { slot, block: 1, lsn, len: 4096, crc: 0, corrupt: false };
+        catalog.store(id, live(0, 1));
+        catalog.bury(Tombstone { id, lsn: 2 }, 0, None);
+        catalog.seal(0, 1 << 20);
+        assert_eq!(catalog.take_vacant(), Some(0));
+        catalog.slot_mut(0).usage = Use::Erasing;
+        catalog.store(id, live(1, 3));
+        catalog.erase(0);
+        catalog.check();
+        assert_eq!(catalog.live(id), Some(live(1, 3)));
+        assert_eq!(catalog.tombstone_in(id, 0), None);
     }
 }

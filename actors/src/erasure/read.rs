@@ -59,6 +59,10 @@ impl Read {
         let placement = layout.place(target.id, avoid).ok_or_else(no_placement)?;
         let mut queue: Vec<u8> = (0..).take(placement.drives.len()).collect();
         queue.sort_by_key(|shard| (drives.rank(placement.drives[usize::from(*shard)], cx.now()), *shard));
+        // What lay on a drive that is lost does not come back.
+        let placed = queue.len();
+        queue.retain(|shard| !drives.is_lost(placement.drives[usize::from(*shard)]));
+        let missing = Missing { not_found: placed - queue.len(), ..Missing::default() };
         let mut read = Self {
             caller,
             stripe: target.id,
@@ -69,8 +73,11 @@ impl Read {
             found: BTreeMap::new(),
             hedge_at: None,
             decoding: false,
-            missing: Missing::default(),
+            missing,
         };
+        if read.queue.len() < usize::from(read.code.data) {
+            return Err(read.hopeless(0));
+        }
         (0..read.code.data).for_each(|_| read.ask(drives, cx));
         read.arm(drives, cx);
         Ok(read)

@@ -16,23 +16,27 @@ use hyper::{
     header::{AUTHORIZATION, HOST, HeaderName},
 };
 use s3s::{
-    S3ErrorCode, S3Result,
+    S3Error, S3ErrorCode, S3Result,
     auth::{S3Auth, SecretKey},
     s3_error,
 };
 
-use super::{error::not_ready, gateway::Gateway};
+use super::{error::not_ready, gateway::Gateway, ingress::AccessKeys};
 
 #[async_trait::async_trait]
 impl S3Auth for Gateway {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        self.keys().lookup(access_key).map(|key| SecretKey::from(key.secret)).ok_or_else(|| match self.keys().ready() {
-            Ok(()) => {
-                s3_error!(InvalidAccessKeyId, "The AWS Access Key Id you provided does not exist in our records.")
-            }
-            // It may be one that this node has not heard of yet.
-            Err(why) => not_ready(&why),
-        })
+        let key = self.keys().lookup(access_key).map(|key| SecretKey::from(key.secret));
+        key.ok_or_else(|| unknown_key(self.keys()))
+    }
+}
+
+/// What is said to whoever has an access key that is not known here.
+pub(super) fn unknown_key(keys: &dyn AccessKeys) -> S3Error {
+    match keys.ready() {
+        Ok(()) => s3_error!(InvalidAccessKeyId, "The AWS Access Key Id you provided does not exist in our records."),
+        // It may be one that this node has not heard of yet.
+        Err(why) => not_ready(&why),
     }
 }
 

@@ -79,7 +79,12 @@ impl Door {
         let stalled = Stalled::default();
         let via = Via::new(link, frame_bytes(request.headers()));
         let mut response = match refused {
-            Some(error) => told(error)?,
+            Some(error) => {
+                if !empty {
+                    via.link.leaves_unread();
+                }
+                told(error)?
+            }
             None => {
                 let request = self.prepared(request, &via, &verified, &stalled);
                 let mut stage = self.stage.clone();
@@ -102,6 +107,8 @@ impl Door {
         {
             response = told(not_ready(&why))?;
         }
+        // What was held to understand the request is done with: nobody waits for more while holding something.
+        via.let_go();
         response = self.charged(&via, response).await?;
         let status = response.status();
         if status.is_server_error() {

@@ -73,11 +73,11 @@ where
     let len = usize::try_from(incoming.len).unwrap_or(usize::MAX);
     let bytes = len.min(STRIPE_BYTES_MAX) + len.min(caller.via.frame_bytes);
     let purse = caller.admit(bytes).await.map_err(|error| to_s3(&error))?;
-    store_with(gateway, caller, purse, incoming, check).await
+    pour(gateway, caller, (purse, true), incoming, check).await
 }
 
-/// As [`store`], for a body that is this node's own or somebody else's: `purse` has room for a stripe, and for what the
-/// body itself holds.
+/// As [`store`], for a body that this node reads itself: `purse` has room for a stripe, and for what the body itself
+/// holds. No client is waited for.
 ///
 /// # Errors
 /// As [`store`].
@@ -85,6 +85,19 @@ pub(super) async fn store_with<B>(
     gateway: &Gateway,
     caller: &Caller,
     purse: Purse,
+    incoming: Incoming<B>,
+    check: impl FnOnce(&Digested) -> S3Result<()> + Send,
+) -> S3Result<Stored>
+where
+    B: Stream<Item = S3Result<Bytes>> + Send + Unpin,
+{
+    pour(gateway, caller, (purse, false), incoming, check).await
+}
+
+async fn pour<B>(
+    gateway: &Gateway,
+    caller: &Caller,
+    (purse, client): (Purse, bool),
     incoming: Incoming<B>,
     check: impl FnOnce(&Digested) -> S3Result<()> + Send,
 ) -> S3Result<Stored>
@@ -107,6 +120,7 @@ where
         lane: lane_of(len),
         room: gateway.stripe_credit(),
         purse,
+        client,
         stake: None,
         came: 0,
         filling: Filling { pool: gateway.pool().clone(), stripe_bytes, left: len, stripe: Buf::empty(), filled: 0 },
@@ -209,6 +223,8 @@ struct Pour<'a> {
     lane: Lane,
     room: Arc<Semaphore>,
     purse: Purse,
+    /// The body comes from a client, which is watched.
+    client: bool,
     /// Of the stripe that is being filled, or will be next.
     stake: Option<Stake>,
     /// Bytes since the client was last seen to move.
@@ -305,7 +321,7 @@ impl Pour<'_> {
         let staked = self.has_stake();
         let waits = self.waiting.is_some();
         let reads = more && staked && !waits && self.rest.is_empty();
-        if reads {
+        if reads && self.client {
             self.purse.waits_for_client();
         } else {
             self.client_moved();

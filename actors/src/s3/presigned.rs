@@ -24,6 +24,7 @@ use s3s::{
 };
 
 use super::{
+    auth::unknown_key,
     error::refusal,
     host::Domains,
     ingress::AccessKeys,
@@ -139,9 +140,7 @@ impl Claim {
         if both || headers.contains_key(AUTHORIZATION) {
             return Err(s3_error!(InvalidArgument, "Only one auth mechanism allowed"));
         }
-        let unknown =
-            || s3_error!(InvalidAccessKeyId, "The AWS Access Key Id you provided does not exist in our records.");
-        let key = keys.lookup(&self.access).ok_or_else(unknown)?;
+        let key = keys.lookup(&self.access).ok_or_else(|| unknown_key(keys))?;
         let bucket = host_of(headers, uri).and_then(|host| domains.bucket(host)).map(|(bucket, _)| bucket);
         let text = to_sign(request.method(), bucket.as_deref(), uri, headers, &self.expires)?;
         let expected = base64(&hmac_sha1(key.secret.as_bytes(), text.as_bytes()));

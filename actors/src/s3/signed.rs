@@ -31,6 +31,7 @@ use super::{
     attributes::UserMetadata,
     auth::{Verified, unsigned},
     conditions::Reading,
+    credit::Purse,
     digest::{Declared, Digests},
     error::to_s3,
     gateway::Gateway,
@@ -110,8 +111,15 @@ impl S3Route for Signed {
         let offer = offer(&method, Level::of(&path, in_host), uri.query().unwrap_or_default())?;
         offer.check(&headers)?;
         if let Some(document) = offer.document {
-            self.hold_document(&headers, credentials.as_ref()).await?;
+            let declared =
+                headers.get(CONTENT_LENGTH).and_then(|len| len.to_str().ok()).and_then(|len| len.parse().ok());
+            let unknown = if hyper::body::Body::is_end_stream(&body) { 0 } else { XML_BYTES_MAX };
+            let purse = self.hold_document(declared.unwrap_or(unknown), credentials.as_ref()).await?;
             let bytes = self.document(document, body, &headers, trailing_headers.as_ref()).await?;
+            if let Some(purse) = purse {
+                purse.moves();
+                Via::here().hold(purse);
+            }
             headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
             headers.remove(TRANSFER_ENCODING);
             body = Body::from(bytes);
@@ -137,17 +145,17 @@ impl S3Route for Signed {
 }
 
 impl Signed {
-    /// Takes credit for a body that is read whole, before it is.
-    async fn hold_document(&self, headers: &HeaderMap, credentials: Option<&Credentials>) -> S3Result<()> {
-        let len = headers.get(CONTENT_LENGTH).and_then(|len| len.to_str().ok()).and_then(|len| len.parse().ok());
-        let len = len.unwrap_or(XML_BYTES_MAX).min(XML_BYTES_MAX);
+    /// Takes credit for a body of this length that is read whole, before it is.
+    async fn hold_document(&self, len: usize, credentials: Option<&Credentials>) -> S3Result<Option<Purse>> {
         let key = credentials.and_then(|credentials| self.gateway.keys().lookup(&credentials.access_key));
-        let (1.., Some(key)) = (len, key) else { return Ok(()) };
-        let via = Via::here();
+        let (1.., Some(key)) = (len, key) else { return Ok(None) };
         // As it came, and as it is understood.
-        let purse = self.gateway.credit().admit(key.tenant, 2 * len, via.link.clone()).await;
-        via.hold(purse.map_err(|error| to_s3(&error))?);
-        Ok(())
+        let bytes = 2 * len.min(XML_BYTES_MAX);
+        let purse = self.gateway.credit().admit(key.tenant, bytes, Via::here().link.clone()).await;
+        let purse = purse.map_err(|error| to_s3(&error))?;
+        // Whoever stops in the middle of it gives way to others.
+        purse.waits_for_client();
+        Ok(Some(purse))
     }
 
     /// The whole of an XML body, in the form that s3s reads, once its digests are known to hold.

@@ -49,7 +49,12 @@ impl Via {
         self.tenant.get().copied()
     }
 
-    /// Keeps `purse` until the request is answered.
+    /// Lets go of what was held.
+    pub(super) fn let_go(&self) {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Keeps `purse` until the request has been worked on.
     pub(super) fn hold(&self, purse: Purse) {
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).push(purse);
     }

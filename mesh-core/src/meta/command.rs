@@ -305,11 +305,11 @@ pub enum Command {
         tail: Option<Tail>,
     },
     /// Gives out a node's number (control group): only who has `invitation` may take it. In place of an older invitation
-    /// by which nobody has joined. The same again: no effect. `Conflict` for a number that a node has, or had.
+    /// by which nobody has joined. The same again: no effect. `Conflict` for a number that a node has, or had, and for a late copy.
     Invite {
         /// The number.
         node: NodeId,
-        /// Random, not 0.
+        /// Greater than that of an older invitation, not 0.
         invitation: u64,
     },
     /// Forgets garbage whose shards are deleted but for those on drives that did not answer (namespace group): each of

@@ -154,7 +154,7 @@ pub enum AdminOp {
     Invite {
         /// The number.
         node: NodeId,
-        /// Random, not 0.
+        /// Greater than that of an older invitation, not 0.
         invitation: u64,
     },
     /// Declares a drive lost for good: [`Command::LoseDrive`]. `Conflict` while it is up.

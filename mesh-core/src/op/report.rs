@@ -64,6 +64,8 @@ pub struct GroupReport {
     pub term: u64,
     /// Why it neither votes nor serves, for people.
     pub trouble: Option<String>,
+    /// Who votes, as the leader says; of nobody else.
+    pub voters: Vec<ReplicaId>,
 }
 
 /// What a node can run.

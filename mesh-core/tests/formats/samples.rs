@@ -282,6 +282,7 @@ fn group_report(group: GroupId, leader: Option<NodeId>, trouble: Option<&str>) -
         leader,
         term: 119,
         trouble: trouble.map(Into::into),
+        voters: vec![ReplicaId::new(NodeId(115), 1), ReplicaId::new(NodeId(116), 2)],
     }
 }
 

@@ -138,6 +138,16 @@ fn a_stripe_is_lost_once_no_drive_that_is_silent_could_save_it_and_before_that_i
 }
 
 #[test]
+fn what_lay_on_drives_that_were_declared_lost_does_not_come_back() {
+    let mut lost = spec(&[]);
+    for drive in [1, 3] {
+        lost.drives.insert(DriveId(drive), DriveState::Lost);
+    }
+    let mut bench = Bench::new(lost);
+    assert_refused(&bench.ask(read(&[]), b""), ErrorKind::Lost, "too few shards of the stripe are left");
+}
+
+#[test]
 fn reports_shards_that_do_not_decode_as_corruption() {
     let mut bench = Bench::whole();
     bench.ask(read(&[]), b"");

@@ -47,8 +47,8 @@ pub(in crate::metadata) struct GroupState {
     store: Arc<Store>,
     current: RwLock<Current>,
     sending: Arc<Sending>,
-    /// The control group's contents, for whoever wants to know.
-    control: Option<watch::Sender<Arc<ControlView>>>,
+    /// The control group's contents, for whoever wants to know, from this entry on.
+    control: Option<(watch::Sender<Arc<ControlView>>, u64)>,
 }
 
 struct Current {
@@ -69,7 +69,7 @@ impl GroupState {
     pub(super) fn open(
         store: Arc<Store>,
         group: GroupId,
-        control: Option<watch::Sender<Arc<ControlView>>>,
+        control: Option<(watch::Sender<Arc<ControlView>>, u64)>,
     ) -> io::Result<Arc<Self>> {
         store.sound(group)?;
         let generation: u64 = store.read(group, Slot::Generation)?.unwrap_or(0);
@@ -223,9 +223,16 @@ impl GroupState {
         self.store.drop_tree(&tree_name(self.group, old))
     }
 
+    /// The last entry that was applied.
+    pub(super) fn applied_index(&self) -> Option<u64> {
+        self.position().0.map(|applied| applied.index)
+    }
+
     /// Tells who watches the control group.
     fn publish(&self) -> io::Result<()> {
-        if let Some(control) = &self.control {
+        if let Some((control, from)) = &self.control
+            && self.applied_index().unwrap_or(0) >= *from
+        {
             let view = self.with_table(|table| state::control_view(table)).map_err(into_io)?;
             control.send_replace(Arc::new(view));
         }

@@ -28,7 +28,10 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -127,6 +130,8 @@ pub struct RaftMetadata {
     damaged: Mutex<BTreeMap<GroupId, (ReplicaId, Error)>>,
     opening: tokio::sync::Mutex<()>,
     control: watch::Sender<Arc<ControlView>>,
+    /// The control group is told of from this entry on: see [`Self::renew`].
+    publish_from: AtomicU64,
 }
 
 impl core::fmt::Debug for RaftMetadata {
@@ -164,6 +169,7 @@ impl RaftMetadata {
             damaged: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             control: watch::Sender::default(),
+            publish_from: AtomicU64::new(0),
         });
         for group in config.groups {
             metadata.ensure_group(group).await?;
@@ -214,7 +220,8 @@ impl RaftMetadata {
         };
         let id = store.replica(group).map_err(failed)?;
         let log = LogStore::open(Arc::clone(store), group).map_err(failed)?;
-        let control = (group == GroupId::CONTROL).then(|| self.control.clone());
+        let from = self.publish_from.load(Ordering::Acquire);
+        let control = (group == GroupId::CONTROL).then(|| (self.control.clone(), from));
         let state = GroupState::open(Arc::clone(store), group, control).map_err(failed)?;
         let machine = Machine(Arc::clone(&state));
         let network = self.router.for_group(group);
@@ -266,21 +273,40 @@ impl RaftMetadata {
     /// `DriveFailed`, `Conflict`: nothing is deleted, and the node is to be started again.
     pub async fn renew(&self) -> Result<(), Error> {
         let _one_at_a_time = self.opening.lock().await;
+        if !self.is_damaged() {
+            return Ok(());
+        }
+        let old = self.store();
+        // Nothing is closed for a renewal that cannot be.
+        old.expect_room_aside()?;
         let kept = self.kept();
+        let control = self.replica(GroupId::CONTROL).ok().and_then(|replica| replica.state.applied_index());
         let states = self.close_groups().await;
         self.wait_for(&states).await;
-        let old = self.store();
-        let new = tokio::task::spawn_blocking(move || old.renew_all()).await;
-        let new = new.map_err(|error| Error::bug("a store's renewal failed").with("why", error))??;
-        *self.store.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        let renewed = tokio::task::spawn_blocking(move || old.renew_all()).await;
+        let renewed = renewed.map_err(|error| Error::bug("a store's renewal failed").with("why", error));
+        match renewed.and_then(|renewed| renewed) {
+            Ok(new) => *self.store.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new),
+            Err(error) => {
+                // Everything is closed now: it is said of every group, and tried again.
+                let mut damaged = lock(&self.damaged);
+                for group in kept {
+                    let replica = self.store().replica(group).unwrap_or_else(|_| ReplicaId::new(self.node, 0));
+                    damaged.entry(group).or_insert((replica, error.clone()));
+                }
+                return Err(error);
+            }
+        }
         lock(&self.damaged).clear();
+        // What was known of the mesh is better than its history from the beginning.
+        self.publish_from.store(control.unwrap_or(0), Ordering::Release);
         for group in kept {
             self.open(group).await?;
         }
         Ok(())
     }
 
-    // Makes these replicas the group's first voters. To be called on one of them; again: no effect.
+    /// Makes these replicas the group's first voters. To be called on one of them; again: no effect.
     ///
     /// # Errors
     /// `Unreachable` without a replica here, `Invalid` if this node's is not among the members.
@@ -345,6 +371,7 @@ impl RaftMetadata {
                 leader: replica.leader().filter(|leader| trouble.is_none() || *leader != self.node),
                 term: replica.term(),
                 trouble: trouble.map(|error| error.to_string()),
+                voters: if replica.raft.is_leader() { replica.members().0.into_iter().collect() } else { Vec::new() },
             }
         });
         let damaged = lock(&self.damaged);
@@ -354,6 +381,7 @@ impl RaftMetadata {
             leader: None,
             term: 0,
             trouble: Some(error.to_string()),
+            voters: Vec::new(),
         });
         open.chain(closed).collect()
     }

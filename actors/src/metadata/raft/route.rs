@@ -199,13 +199,16 @@ impl RaftMetadata {
         tracing::debug!(%group, leader = %to, %third, "a leader is asked by way of another node");
         let rest = if cut.is_some() { budget } else { budget.saturating_sub(SILENCE) };
         let mut relayed = core::pin::pin!(self.forward(third, ask.relayed(group), rest));
+        // What the group refuses it refuses by whatever way; and where the third node knows better who leads, it says so.
+        let of_use = |later: Error, cut: Error| {
+            if may_go_better(later.kind()) && later.redirect().is_none() { cut } else { later }
+        };
         if let Some(error) = cut {
-            // Where the third node knows better who leads, it says so.
-            return relayed.await.map_err(|later| if later.redirect().is_some() { later } else { error });
+            return relayed.await.map_err(|later| of_use(later, error));
         }
         tokio::select! {
             answered = &mut direct => match answered {
-                Err(error) if is_cut(error.kind()) => relayed.await.map_err(|_| error),
+                Err(error) if is_cut(error.kind()) => relayed.await.map_err(|later| of_use(later, error)),
                 answered => answered,
             },
             answered = &mut relayed => match answered {

@@ -259,6 +259,24 @@ impl Store {
         Ok(minted)
     }
 
+    /// Whether there is a name left under which this store could be set aside.
+    ///
+    /// # Errors
+    /// `Conflict` if too many damaged stores are kept already.
+    pub(super) fn expect_room_aside(&self) -> Result<(), Error> {
+        self.aside().map(drop)
+    }
+
+    fn aside(&self) -> Result<(PathBuf, PathBuf), Error> {
+        let names = |n: u32| (self.dir.join(format!("db.damaged-{n}")), self.dir.join(format!("mark.damaged-{n}")));
+        let free = (1..=SET_ASIDE_MAX).map(names).find(|(db, mark)| !db.exists() && !mark.exists());
+        free.ok_or_else(|| {
+            let many =
+                "too many damaged metadata stores are kept beside this one: replace the drive, or move them away";
+            Error::new(ErrorKind::Conflict, many).with("path", self.dir.display())
+        })
+    }
+
     /// Forgets this store for good: its files are set aside under other names, and a new store is made in its place in
     /// which every group has a new number and is [`Health::New`]. All groups at once: a database that lost one thing
     /// is not trusted with another.
@@ -280,13 +298,7 @@ impl Store {
         })
         .map_err(failed)?;
         wait_for_last_user(&path.join("db"))?;
-        let names = |n: u32| (self.dir.join(format!("db.damaged-{n}")), self.dir.join(format!("mark.damaged-{n}")));
-        let free = (1..=SET_ASIDE_MAX).map(names).find(|(db, mark)| !db.exists() && !mark.exists());
-        let Some((db_aside, mark_aside)) = free else {
-            let many =
-                "too many damaged metadata stores are kept beside this one: replace the drive, or move them away";
-            return Err(Error::new(ErrorKind::Conflict, many).with("path", self.dir.display()));
-        };
+        let (db_aside, mark_aside) = self.aside()?;
         let mut groups = BTreeMap::new();
         for group in lock(&self.claims).groups.keys() {
             groups.insert(*group, Claim { replica: mint(self.node).map_err(failed)?, ..Claim::default() });

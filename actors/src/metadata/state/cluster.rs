@@ -102,8 +102,12 @@ pub(super) fn invite(rows: &mut Rows<'_>, node: NodeId, invitation: u64) -> Resu
         .with("node", node));
     }
     let key = keys::invitation(node);
-    if !rows.has(&key)? {
-        rows.expect_room(&keys::all(keys::INVITATION), NODES_MAX, "open invitations")?;
+    match rows.find::<u64>(&key)? {
+        Some(known) if known > invitation => {
+            return Err(Error::new(ErrorKind::Conflict, "a later invitation has this number").with("node", node));
+        }
+        Some(_) => {}
+        None => rows.expect_room(&keys::all(keys::INVITATION), NODES_MAX, "open invitations")?,
     }
     rows.put(key, &invitation)?;
     Ok(MetaAnswer::Done)

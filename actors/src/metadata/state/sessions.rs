@@ -146,11 +146,11 @@ fn remember(
 ) -> Result<(), Error> {
     let Proposer { actor, session, done_below, .. } = proposer;
     rows.put(key, &Said::of(outcome))?;
-    if done_below < life.floor.saturating_add(STRIDE) {
-        return Ok(());
+    if done_below > life.floor {
+        // At once: what its sender has given up must not take effect behind this one.
+        rows.put(keys::session(actor), &Life { floor: done_below, ..life })?;
     }
-    rows.put(keys::session(actor), &Life { floor: done_below, ..life })?;
-    forget(rows, actor, session, done_below)
+    if done_below / STRIDE > life.floor / STRIDE { forget(rows, actor, session, done_below) } else { Ok(()) }
 }
 
 /// Forgets what was said to earlier sessions, and to this one's numbers below the floor: the oldest rows of it.
@@ -164,7 +164,7 @@ fn forget(rows: &mut Rows<'_>, actor: ActorId, session: Session, floor: u64) -> 
     Ok(())
 }
 
-/// Ended numbers by which the floor rises at once: so a command writes hardly more than the row of its own answer.
+/// Answers are forgotten so many numbers at a time.
 const STRIDE: u64 = 64;
 /// Answers that one command forgets at most: more than come in between, so that what is left of a crowd goes soon.
 const FORGOTTEN_MAX: usize = 256;

@@ -129,6 +129,8 @@ fn a_number_is_taken_by_who_was_invited_last() {
     let with = |invitation| Command::PutNode(NodeInfo { invitation, ..node(3, 5) });
     assert_eq!(group.apply(&Command::Invite { node: NodeId(3), invitation: 7 }), Ok(MetaAnswer::Done));
     assert_eq!(group.apply(&Command::Invite { node: NodeId(3), invitation: 8 }), Ok(MetaAnswer::Done));
+    // A late copy takes nothing back.
+    assert_eq!(group.apply(&Command::Invite { node: NodeId(3), invitation: 7 }), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&with(7)), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&with(0)), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&with(8)), Ok(MetaAnswer::Done));

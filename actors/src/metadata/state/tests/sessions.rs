@@ -80,7 +80,7 @@ fn one_that_hangs_holds_up_the_others_only_after_many() {
     assert_eq!(group.apply(&numbered(last, 0)), NOTHING);
     assert_eq!(group.apply(&numbered(last + 1, 0)), Err(ErrorKind::Overloaded));
     assert_eq!(group.apply(&numbered(last + 1, 1)), NOTHING, "it was not decided on before");
-    assert_eq!(group.apply(&numbered(0, 0)), NOTHING);
+    assert_eq!(group.apply(&numbered(0, 0)), Err(ErrorKind::Fenced), "its sender has given it up");
 }
 
 #[test]
@@ -111,4 +111,13 @@ fn what_cannot_be_read_is_not_remembered() {
     assert_eq!(answers(&group), 0);
     group.table.commit(vec![crate::metadata::Change { value: None, ..broken }]);
     assert_eq!(group.apply(&command), NOTHING);
+}
+
+#[test]
+fn what_its_sender_has_given_up_comes_too_late_from_the_next_command_on() {
+    let mut group = Group::namespace();
+    assert_eq!(group.apply(&open(1, 1, 1)), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&numbered(5, 5)), NOTHING);
+    // The only copy of an earlier one: nobody waits for it any more, and what was acknowledged since stays.
+    assert_eq!(group.apply(&numbered(4, 0)), Err(ErrorKind::Fenced));
 }
