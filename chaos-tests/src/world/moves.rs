@@ -16,7 +16,7 @@ use mesh_core::{
 
 use super::{
     Happening, Notice, Place, Setting, World,
-    host::{Hosted, Origin},
+    host::{Hosted, Node, Origin},
 };
 use crate::{metadata::Matter, random::Stream};
 
@@ -150,7 +150,7 @@ impl World {
     /// Where and how an actor is hosted.
     #[must_use]
     pub fn hosts_of(&self, actor: ActorId) -> Vec<(NodeId, Epoch, Phase)> {
-        let hosted = |node: &super::Node| {
+        let hosted = |node: &Node| {
             let hosted = node.actors.get(&actor)?;
             Some((node.id, hosted.epoch, hosted.gate.phase()))
         };
@@ -398,15 +398,16 @@ impl World {
             if !matches!(origin, Origin::Link { .. }) {
                 return self.ask(node, origin, actor, request);
             }
-            let error = match host.places.get(&actor).copied().filter(|(at, _)| *at != node) {
-                Some(place) => stale(actor, place),
-                None => no_such_actor(actor),
-            };
+            let error = elsewhere(host, node, actor);
             return self.settle(node, origin, Err(error));
         };
         if epoch != Epoch(0) && epoch != hosted.epoch {
-            let place = (node, hosted.epoch);
-            return self.settle(node, origin, Err(stale(actor, place)));
+            let error = match hosted.gate.phase() {
+                // Whether it arrives is not decided yet: nobody must be told that it is here.
+                Phase::Warming => elsewhere(host, node, actor),
+                _ => stale(actor, (node, hosted.epoch)),
+            };
+            return self.settle(node, origin, Err(error));
         }
         match &mut hosted.gate {
             Gate::Open => self.let_in(node, actor, origin, request),
@@ -500,6 +501,14 @@ fn redirected(outcome: &Outcome) -> Option<(NodeId, Epoch)> {
     let error = outcome.as_ref().err().filter(|error| error.kind() == ErrorKind::StaleEpoch)?;
     let redirect = error.redirect()?;
     Some((redirect.node?, redirect.epoch?))
+}
+
+/// What is said of an actor that is not here.
+fn elsewhere(host: &Node, node: NodeId, actor: ActorId) -> Error {
+    match host.places.get(&actor).copied().filter(|(at, _)| *at != node) {
+        Some(place) => stale(actor, place),
+        None => no_such_actor(actor),
+    }
 }
 
 fn stale(actor: ActorId, (node, epoch): (NodeId, Epoch)) -> Error {

@@ -7,6 +7,7 @@ mod late_copies;
 mod late_delete;
 mod power_cuts;
 mod stray_attempts;
+mod told_too_early;
 
 use mesh_chaos_tests::{
     disk::DiskWeather,

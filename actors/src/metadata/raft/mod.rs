@@ -292,7 +292,7 @@ impl RaftMetadata {
                 let mut damaged = lock(&self.damaged);
                 for group in kept {
                     let replica = self.store().replica(group).unwrap_or_else(|_| ReplicaId::new(self.node, 0));
-                    damaged.entry(group).or_insert((replica, error.clone()));
+                    damaged.entry(group).or_insert_with(|| (replica, error.clone()));
                 }
                 return Err(error);
             }
