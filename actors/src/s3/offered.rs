@@ -174,7 +174,7 @@ pub(super) fn offer(method: &Method, level: Level, query: &str) -> S3Result<&'st
     let offer = OFFERS.iter().find(of_kind);
     let offer = offer.ok_or_else(|| s3_error!(NotImplemented, "requests of this kind are not offered: {method}"))?;
     for (at, name) in names.iter().enumerate() {
-        let known = offer.selector == Some(name) || offer.parameters.contains(name) || HARMLESS.contains(name);
+        let known = offer.selector == Some(name) || offer.parameters.contains(name) || is_harmless(name);
         if !known {
             return Err(not_implemented("query parameter", name));
         }
@@ -274,9 +274,13 @@ const CONDITIONS: [&str; 8] = [
     "x-amz-if-match-size",
     "x-amz-if-match-initiated-time",
 ];
-/// Parameters that any request may carry: signatures, and what SDKs add that changes nothing.
-const HARMLESS: [&str; 12] = [
-    "x-id",
+/// Whether any request may carry a parameter: it is part of a signature, or changes nothing.
+fn is_harmless(name: &str) -> bool {
+    HARMLESS.contains(&name) || SIGNATURE.contains(&name)
+}
+
+/// The parameters of signature version 4.
+pub(super) const SIGNATURE: [&str; 8] = [
     "X-Amz-Algorithm",
     "X-Amz-Content-Sha256",
     "X-Amz-Credential",
@@ -285,10 +289,9 @@ const HARMLESS: [&str; 12] = [
     "X-Amz-Security-Token",
     "X-Amz-Signature",
     "X-Amz-SignedHeaders",
-    "x-amz-checksum-mode",
-    "x-amz-sdk-checksum-algorithm",
-    "x-amz-user-agent",
 ];
+/// Parameters that any request may carry besides: what SDKs add that changes nothing.
+const HARMLESS: [&str; 4] = ["x-id", "x-amz-checksum-mode", "x-amz-sdk-checksum-algorithm", "x-amz-user-agent"];
 /// Headers of S3's own that are honoured, or that change nothing.
 const HEADERS: [&str; 32] = [
     "x-amz-bypass-governance-retention",

@@ -35,7 +35,7 @@ use super::{
     digest::{Declared, Digests},
     error::to_s3,
     gateway::Gateway,
-    offered::{Document, Level, offer},
+    offered::{Document, Level, SIGNATURE, offer},
     presigned::{Presigned, host_of, without_signature},
     put::broken,
     text::from_percent,
@@ -216,14 +216,3 @@ fn finished(response: HttpResponse, method: &Method) -> S3Response<Body> {
 
 /// A request's XML at most: 10,000 parts with their checksums, or 1,000 keys with every byte escaped.
 const XML_BYTES_MAX: usize = 8 << 20;
-/// The parameters of signature version 4.
-const SIGNATURE: [&str; 8] = [
-    "X-Amz-Algorithm",
-    "X-Amz-Content-Sha256",
-    "X-Amz-Credential",
-    "X-Amz-Date",
-    "X-Amz-Expires",
-    "X-Amz-Security-Token",
-    "X-Amz-Signature",
-    "X-Amz-SignedHeaders",
-];
