@@ -132,6 +132,10 @@ impl Cluster {
         let rows: Vec<(Assignment, Option<MoveId>)> =
             agent.mover.rows.values().map(|row| (*row, agent.mover.on.get(&row.actor).copied())).collect();
         for (row, on) in rows {
+            // What it let go on may have been the moment of its crash.
+            if !world.is_up(node) {
+                return;
+            }
             let actor = row.actor;
             let hosted = world.phase(node, actor).map(|(epoch, phase)| Hosted { epoch, phase });
             let (heard, on) = match self.bug {

@@ -34,7 +34,8 @@ fn an_actor_whose_move_is_taken_back_runs_at_its_source_whatever_was_heard_meanw
 /// The seeds that found it, as they are now.
 #[test]
 fn the_seeds_that_left_an_actor_nowhere_leave_none() {
-    for seed in [100_130, 401_947] {
+    // In the latter two a node crashed while it looked at one actor, and went on to the next.
+    for seed in [100_130, 401_947, 501_369, 511_396] {
         assert_eq!(run(seed, None, false).violation, None, "seed {seed}");
     }
 }
