@@ -54,6 +54,8 @@ struct State {
     settling: Option<(Vec<DriveId>, Instant)>,
     /// The renewal of damaged metadata that is under way.
     renewing: Option<tokio::task::JoinHandle<Result<(), Error>>>,
+    /// When a renewal that failed is tried again.
+    renew_at: Option<Instant>,
     /// Why damaged metadata are not rebuilt, as it was said last.
     said: Option<String>,
 }
@@ -70,9 +72,14 @@ impl State {
             }
             None => Ok(()),
         };
+        let now = node.env.clock.now();
         let looked = match renewed {
+            Ok(()) if self.renew_at.is_some_and(|at| now < at) => return,
             Ok(()) => tokio::time::timeout(STEP_MAX, may_renew(node)).await.unwrap_or(Ok(false)),
-            Err(error) => Err(error),
+            Err(error) => {
+                self.renew_at = Some(now + RENEW_PAUSE);
+                Err(error)
+            }
         };
         match looked {
             Ok(false) => {}
@@ -342,5 +349,7 @@ const SETTLE: Duration = Duration::from_millis(300);
 const SETTLE_FIRST: Duration = Duration::from_millis(3000);
 /// Changes of one group's members at one look.
 const STEPS_MAX: usize = 16;
+/// Before a renewal that failed is tried again: what hinders it, a person has to see to.
+const RENEW_PAUSE: Duration = Duration::from_secs(30);
 const STEP_MAX: Duration = Duration::from_secs(10);
 const ASK_BUDGET: Duration = Duration::from_secs(5);

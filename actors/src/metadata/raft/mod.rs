@@ -193,7 +193,7 @@ impl RaftMetadata {
                 tracing::error!(
                     node = %self.node, %group, %error,
                     "this node's replica of a metadata group is damaged: it neither votes nor serves; its files are \
-                     kept, and it is rebuilt once another replica leads"
+                     kept, and it is rebuilt once a majority of the others is there"
                 );
                 let replica = self.store().replica(group).unwrap_or_else(|_| ReplicaId::new(self.node, 0));
                 lock(&self.damaged).insert(group, (replica, error));
@@ -266,11 +266,12 @@ impl RaftMetadata {
     }
 
     /// Sets the node's damaged metadata aside, under other names beside the new ones, and begins with new, empty replicas
-    /// of all its groups: a store that lost one thing is not trusted with another. To be called once another replica
-    /// leads each of [`Self::kept`]: from it the new ones learn, as learners at first.
+    /// of all its groups: a store that lost one thing is not trusted with another. To be called once a
+    /// majority of the voters of each of [`Self::kept`] is there without this node's: from them the new ones learn, as
+    /// learners at first, and only they can take them in.
     ///
     /// # Errors
-    /// `DriveFailed`, `Conflict`: nothing is deleted, and the node is to be started again.
+    /// `DriveFailed`, `Conflict`: nothing is deleted, [`Self::status`] says it of every group, and it may be tried again.
     pub async fn renew(&self) -> Result<(), Error> {
         let _one_at_a_time = self.opening.lock().await;
         if !self.is_damaged() {
