@@ -69,6 +69,27 @@ fn what_was_signed_cannot_be_changed() {
 }
 
 #[test]
+fn a_bucket_is_signed_as_a_folder_and_asked_for_without_the_slash() {
+    let signed = |path: &str| {
+        let text = to_sign(&Method::GET, None, path, None, &HeaderMap::new(), "9").expect("text");
+        let signature = base64(&hmac_sha1(b"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", text.as_bytes()));
+        signature.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D")
+    };
+    let ask = |path: &str, signature: &str| {
+        let uri = format!("{path}?list-type=2&AWSAccessKeyId=AKIAIOSFODNN7EXAMPLE&Signature={signature}&Expires=9");
+        admitted(&mut request("GET", &uri, &[]), 8)
+    };
+    assert!(ask("/bucket", &signed("/bucket/")).is_ok(), "as botocore does");
+    assert!(ask("/bucket", &signed("/bucket")).is_ok());
+    assert!(ask("/bucket/", &signed("/bucket/")).is_ok());
+    // What has a slash is another resource.
+    for (path, resource) in [("/bucket/", "/bucket"), ("/bucket/key", "/bucket/key/"), ("/bucket/key/", "/bucket/key")]
+    {
+        assert_eq!(ask(path, &signed(resource)), Err(S3ErrorCode::SignatureDoesNotMatch), "{path}");
+    }
+}
+
+#[test]
 fn promises_about_the_payload_are_refused_with_version_2() {
     let uri = EXAMPLE.replace("/photos", "/johnsmith/photos");
     let mut streaming = request("PUT", &uri, &[("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER")]);
@@ -114,7 +135,7 @@ fn sub_resources_are_signed_decoded_and_in_order() {
     headers.append("x-amz-meta-b", "three".parse().expect("a value"));
     headers.append("x-amz-acl", "private".parse().expect("a value"));
     headers.append("content-type", "a/b".parse().expect("a value"));
-    let text = to_sign(&Method::PUT, None, &uri, &headers, "7").expect("text");
+    let text = to_sign(&Method::PUT, None, uri.path(), uri.query(), &headers, "7").expect("text");
     let resources = "/b/k?response-content-type=text/x y&uploads&versionId=null";
     assert_eq!(text, format!("PUT\n\na/b\n7\nx-amz-acl:private\nx-amz-meta-b:two,three\n{resources}"));
 }
