@@ -9,7 +9,7 @@ use std::{
 };
 
 use mesh_core::{
-    Buf, Error, Pool, WorkOutcome,
+    Buf, Error, ErrorKind, Pool, WorkOutcome,
     port::{DiskJob, WorkOutput},
 };
 use rustix::{
@@ -55,6 +55,12 @@ pub(super) struct Extents {
 /// The name of an extent's file.
 pub(super) fn name(extent: usize) -> String {
     format!("extent-{extent:06}")
+}
+
+/// Whether a file was deleted. Of a device's node that says nothing: the device is still there.
+fn is_nameless(file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 0)
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -235,6 +241,13 @@ impl Extents {
             let Some(file) = self.file(extent) else { continue };
             if let Err(error) = self.calls.sync(&file) {
                 let error = failed("the medium failed a sync", &self.name_of(extent), &error);
+                *broken = Some(error.clone());
+                return Err(error);
+            }
+            // What has no name any more is gone with this process, synced or not.
+            if is_nameless(&file) {
+                let error = Error::new(ErrorKind::DriveFailed, "a file of the medium was deleted while it was in use")
+                    .with("path", self.name_of(extent).display());
                 *broken = Some(error.clone());
                 return Err(error);
             }

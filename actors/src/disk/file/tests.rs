@@ -69,6 +69,25 @@ fn a_file_is_a_medium_of_its_own_size() {
 }
 
 #[test]
+fn what_was_deleted_is_not_synced() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = FileDisk::open(directory.path(), options(4 * MIB)).unwrap();
+    let write = |at| DiskJob::Write { at, bufs: vec![filled(4096, |_| 7)] };
+    wait(&disk, write(0)).unwrap();
+    wait(&disk, write(MIB)).unwrap();
+    wait(&disk, DiskJob::Sync).unwrap();
+    for entry in fs::read_dir(directory.path()).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    wait(&disk, write(MIB)).unwrap();
+    for _ in 0..2 {
+        let error = wait(&disk, DiskJob::Sync).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DriveFailed);
+        assert!(error.to_string().contains("deleted while it was in use"), "{error}");
+    }
+}
+
+#[test]
 fn a_second_opener_is_refused_until_the_first_is_gone() {
     let directory = tempfile::tempdir().unwrap();
     let first = FileDisk::open(directory.path(), options(MIB)).unwrap();
