@@ -117,10 +117,15 @@ impl Slot {
     pub(super) fn reclaimable_bytes(&self, segment_bytes: u32) -> u64 {
         let graves = u64::from(self.graves.div_ceil(super::format::GRAVES_MAX as u32)) * u64::from(BLOCK);
         let tail = segment_bytes.saturating_sub(self.end);
-        let used = if tail >= segment_bytes / 2 { segment_bytes } else { self.end };
+        // What a record of the largest did not fit into is ordinary.
+        let early = tail >= (segment_bytes / 2).min(RECORD_BYTES_LARGEST);
+        let used = if early { segment_bytes } else { self.end };
         u64::from(used.saturating_sub(BLOCK)).saturating_sub(self.live_bytes + graves)
     }
 }
+
+/// What the largest record takes.
+const RECORD_BYTES_LARGEST: u32 = span(mesh_core::limits::PAYLOAD_BYTES_MAX as u32);
 
 /// The index and the slots.
 #[derive(Debug)]
@@ -434,6 +439,19 @@ mod tests {
     use mesh_core::id::{StripeId, WriteId};
 
     use super::*;
+
+    #[test]
+    fn the_end_that_an_early_close_left_unused_is_room_and_that_of_a_full_segment_is_not() {
+        let segment = 32 << 20;
+        let full = |tail: u32| {
+            let end = segment - tail;
+            Slot { end, live_bytes: u64::from(end - BLOCK), ..Slot::default() }.reclaimable_bytes(segment)
+        };
+        assert_eq!(full(RECORD_BYTES_LARGEST - BLOCK), 0, "the next record did not fit");
+        assert_eq!(full(RECORD_BYTES_LARGEST), u64::from(RECORD_BYTES_LARGEST));
+        // Closed by restarts, a little above the half.
+        assert_eq!(full(14 << 20), 14 << 20);
+    }
 
     /// The slot of a tombstone that holds nothing is being erased, and meanwhile the shard is stored anew elsewhere.
     #[test]
