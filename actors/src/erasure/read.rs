@@ -198,9 +198,12 @@ impl Read {
                 .with("unread", unreachable);
         }
         let text = format!(
-            "{found} shards of the stripe were found that agree, and {} needs {}; {not_found} are not there, \
-             {corrupt} are damaged, {unreachable} could not be read: try again when drives return",
-            self.code, self.code.data
+            "a stripe cannot be read now: it needs {} of its {} shards; {found} were read, {unreachable} are on drives \
+             that cannot be reached, {} had not come yet, {not_found} are not there, {corrupt} are damaged: try again \
+             when drives return",
+            self.code.data,
+            self.code.shards(),
+            self.outstanding
         );
         Error::new(ErrorKind::TooFewShards, text)
     }

@@ -133,7 +133,11 @@ fn a_stripe_is_lost_once_no_drive_that_is_silent_could_save_it_and_before_that_i
     bench.ask(read(&[]), b"");
     bench.answer(4, fails(ErrorKind::NotFound));
     let away = bench.answer(5, fails(ErrorKind::Timeout));
-    assert_refused(&away, ErrorKind::TooFewShards, "1 are not there, 0 are damaged, 1 could not be read");
+    assert_refused(
+        &away,
+        ErrorKind::TooFewShards,
+        "it needs 2 of its 3 shards; 0 were read, 1 are on drives that cannot be reached, 1 had not come yet, 1 are not there",
+    );
     assert_eq!(bench.answer(6, brings(2)), []);
 }
 
