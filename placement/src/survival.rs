@@ -1,28 +1,66 @@
 //! What a mesh keeps doing when it loses any one node: worked out from its layout, so that it can be said beforehand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
     id::{DriveId, LayoutId, NodeId, StripeId, WriteId},
-    topology::{Code, Layout, Survival},
+    topology::{Code, DriveState, Layout, Survival},
 };
 
-/// What is left to a mesh of `hosts` nodes with this newest layout when any one of its nodes is gone. A layout that
+/// What is not as it should be already: the next loss comes on top of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outage {
+    /// Hosts that do not answer.
+    pub hosts: BTreeSet<NodeId>,
+    /// Drives that are not up, and how they are.
+    pub drives: BTreeMap<DriveId, DriveState>,
+}
+
+impl Outage {
+    fn is_unread(&self, drive: &DriveId) -> bool {
+        matches!(self.drives.get(drive), Some(DriveState::Down | DriveState::Lost))
+    }
+
+    /// What is out, for people.
+    fn said(&self) -> String {
+        let hosts = self.hosts.iter().map(|host| format!("{host} is down"));
+        let drives = self.drives.iter().map(|(drive, state)| format!("{drive} is {state:?}").to_lowercase());
+        let mut said: Vec<String> = hosts.chain(drives).collect();
+        let more = said.len().saturating_sub(SAID_MAX);
+        said.truncate(SAID_MAX);
+        if more > 0 {
+            said.push(format!("{more} more are out"));
+        }
+        if said.is_empty() { String::new() } else { format!("{}: ", said.join(", ")) }
+    }
+}
+
+/// What is left to a mesh of `hosts` nodes with this newest layout when any one more of its nodes is gone. A layout that
 /// drives are missing from, or that has none, survives nothing.
 #[must_use]
-pub fn survival(layout: &Layout, hosts: usize) -> Survival {
-    let lost = |reads, reason: String| Survival { reads, writes: false, reason };
+pub fn survival(layout: &Layout, hosts: usize, out: &Outage) -> Survival {
+    let lost = |reads, reason: String| Survival { reads, writes: false, reason: format!("{}{reason}", out.said()) };
     if hosts < HOSTS_MIN {
         let reason = format!("metadata need a majority of the nodes, and there are {hosts}: join more, to {HOSTS_MIN}");
         return lost(false, reason);
     }
+    if 2 * hosts.saturating_sub(out.hosts.len() + 1) <= hosts {
+        let up = hosts.saturating_sub(out.hosts.len());
+        return lost(false, format!("metadata need a majority of the {hosts} nodes, and {up} answer"));
+    }
     let code = layout.code;
     let mut fewest: Option<(usize, NodeId)> = None;
     for group in &layout.groups {
-        if let Some((node, shards)) = crowded(layout, group) {
+        if let Some((node, shards, unread)) = crowded(layout, group, out) {
             let nodes = code.shards().div_ceil(usize::from(code.parity).max(1));
             let reason = if code.parity == 0 {
                 format!("the code {code} has no parity: make the mesh with another")
+            } else if unread > 0 {
+                format!(
+                    "a stripe has {unread} of its shards on drives that do not answer and {shards} on {node}, and only {} \
+                     may be lost: bring the drives back",
+                    code.parity
+                )
             } else {
                 format!(
                     "a stripe has {shards} of its shards on {node}, and only {} may be lost: spread the drives over at \
@@ -32,8 +70,9 @@ pub fn survival(layout: &Layout, hosts: usize) -> Survival {
             };
             return lost(false, reason);
         }
+        let takes = |drive: &&DriveId| !out.drives.contains_key(drive);
         for node in group.iter().filter_map(|drive| layout.domains.get(drive)) {
-            let left = group.iter().filter(|drive| layout.domains.get(drive) != Some(node)).count();
+            let left = group.iter().filter(takes).filter(|drive| layout.domains.get(drive) != Some(node)).count();
             if fewest.is_none_or(|(fewest, _)| left < fewest) {
                 fewest = Some((left, *node));
             }
@@ -60,19 +99,24 @@ pub const fn drives_each(code: Code, hosts: usize) -> usize {
     if hosts < 2 { 0 } else { code.shards().div_ceil(hosts - 1) }
 }
 
-/// A node that has more shards of the group's stripes than may be lost, and how many.
-fn crowded(layout: &Layout, group: &[DriveId]) -> Option<(NodeId, usize)> {
+/// A node without which more of the group's stripes' shards are away than may be lost: how many it has that answer, and
+/// how many do not answer anyway.
+fn crowded(layout: &Layout, group: &[DriveId], out: &Outage) -> Option<(NodeId, usize, usize)> {
     // Every stripe of a group goes to the same drives; where, only the layout says.
     let alone =
         Layout { id: LayoutId(0), code: layout.code, groups: vec![group.to_vec()], domains: layout.domains.clone() };
     let placement = alone.place(StripeId { write: WriteId(0), stripe: 0, attempt: 0 }, &[])?;
+    let (unread, read): (Vec<_>, Vec<_>) = placement.drives.iter().partition(|drive| out.is_unread(drive));
     let mut shards: BTreeMap<NodeId, usize> = BTreeMap::new();
-    for node in placement.drives.iter().filter_map(|drive| layout.domains.get(drive)) {
+    for node in read.into_iter().filter_map(|drive| layout.domains.get(drive)) {
         *shards.entry(*node).or_default() += 1;
     }
-    shards.into_iter().find(|(_, count)| *count > usize::from(layout.code.parity))
+    let worst = shards.into_iter().find(|(_, count)| unread.len() + count > usize::from(layout.code.parity));
+    worst.map(|(node, count)| (node, count, unread.len()))
 }
 
+/// What is out is named up to here.
+const SAID_MAX: usize = 4;
 /// Fewer have no majority once one is gone.
 pub const HOSTS_MIN: usize = 3;
 
@@ -96,7 +140,7 @@ mod tests {
     }
 
     fn of(data: u8, parity: u8, nodes: &[usize]) -> (bool, bool, String) {
-        let survival = survival(&layout(data, parity, nodes), nodes.len());
+        let survival = survival(&layout(data, parity, nodes), nodes.len(), &Outage::default());
         (survival.reads, survival.writes, survival.reason)
     }
 
@@ -105,6 +149,29 @@ mod tests {
         assert_eq!(of(2, 1, &[2, 2, 2]), (true, true, String::new()));
         assert_eq!(of(1, 1, &[1, 1, 1]), (true, true, String::new()));
         assert_eq!(of(2, 1, &[1, 1, 1, 1]), (true, true, String::new()));
+    }
+
+    #[test]
+    fn what_is_out_already_counts() {
+        let with = |hosts: &[u64], drives: &[(u64, DriveState)]| {
+            let out = Outage {
+                hosts: hosts.iter().map(|host| NodeId(*host)).collect(),
+                drives: drives.iter().map(|(drive, state)| (DriveId(*drive), *state)).collect(),
+            };
+            let survival = survival(&layout(2, 1, &[2, 2, 2]), 3, &out);
+            (survival.reads, survival.writes, survival.reason)
+        };
+        let (down, full) = (DriveState::Down, DriveState::Full);
+        let (reads, writes, reason) = with(&[2], &[(3, down), (4, down)]);
+        assert!(!reads && !writes);
+        let wanted =
+            "node-2 is down, drive-3 is down, drive-4 is down: metadata need a majority of the 3 nodes, and 2 answer";
+        assert_eq!(reason, wanted);
+        // Full drives are read, and take nothing.
+        let (reads, writes, reason) = with(&[], &[(3, full), (4, full)]);
+        assert!(reads && !writes && reason.contains("2 drives to go to"), "{reason}");
+        let (reads, writes, reason) = with(&[], &[(3, down)]);
+        assert!(!reads && !writes && reason.contains("bring the drives back"), "{reason}");
     }
 
     #[test]
