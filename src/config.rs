@@ -291,7 +291,8 @@ impl Config {
 }
 
 const RECLAIM_GRACE_MIN: Duration = Duration::from_secs(1);
-const CAPACITY_MIN: u64 = 256 << 20;
+/// Bytes that a drive has at least.
+pub const CAPACITY_MIN: u64 = 256 << 20;
 /// Any request fits, beside those of other tenants.
 const S3_MEMORY_MIN: u64 = 64 << 20;
 const S3_MEMORY_MAX: u64 = 1 << 40;

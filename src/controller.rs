@@ -5,14 +5,14 @@
 //! do no harm.
 
 use core::time::Duration;
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Lane, Op, Outcome, Principal,
     envelope::Envelope,
     id::{ActorId, DriveId, Epoch, GroupId, LayoutId, NodeId, ReplicaId},
     meta::{Command, ControlView},
-    op::{GroupReport, NodeReport},
+    op::{GroupReport, NodeOp, NodeReport},
     time::Instant,
     topology::{NodeInfo, NodeKind},
 };
@@ -56,8 +56,6 @@ struct State {
     renewing: Option<tokio::task::JoinHandle<Result<(), Error>>>,
     /// When a renewal that failed is tried again.
     renew_at: Option<Instant>,
-    /// Why damaged metadata are not rebuilt, as it was said last.
-    said: Option<String>,
 }
 
 impl State {
@@ -82,7 +80,11 @@ impl State {
             }
         };
         match looked {
-            Ok(false) => {}
+            Ok(false) => {
+                if !node.metadata.is_damaged() {
+                    *lock(&node.unrenewed) = None;
+                }
+            }
             Ok(true) => {
                 tracing::warn!(node = %node.id, "damaged metadata are set aside and rebuilt from the other nodes'");
                 let metadata = node.metadata.clone();
@@ -90,11 +92,11 @@ impl State {
                 self.renewing = Some(tokio::spawn(async move { metadata.renew().await }));
             }
             Err(error) => {
-                let said = error.to_string();
-                if self.said.as_ref() != Some(&said) {
+                let mut known = lock(&node.unrenewed);
+                if known.as_ref().map(ToString::to_string) != Some(error.to_string()) {
                     tracing::error!(node = %node.id, %error, "this node's metadata are damaged, and are not rebuilt");
-                    self.said = Some(said);
                 }
+                *known = Some(error);
             }
         }
     }
@@ -211,25 +213,17 @@ async fn announce(node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
     if own.is_some_and(|own| node.metadata.members(GroupId::CONTROL).0.contains(&own)) {
         return node.propose(GroupId::CONTROL, (*command).clone()).await.map(drop);
     }
-    let mut members: Vec<NodeId> = node.alive().into_iter().filter(|member| *member != node.id).collect();
+    // Who is no member yet may know one of them only: that one asks whoever leads.
     let mut refused = None;
-    let mut asked = BTreeSet::new();
-    while let Some(member) = members.pop() {
-        if !asked.insert(member) {
-            continue;
-        }
-        let op = Op::Propose { group: GroupId::CONTROL, command: command.clone() };
-        let outcome = ask_node(node, member, op, ASK_BUDGET).await;
+    for member in node.alive().into_iter().filter(|member| *member != node.id) {
+        let relayed = NodeOp::RelayPropose { group: GroupId::CONTROL, command: command.clone() };
+        let outcome = ask_node(node, member, Op::Node(Box::new(relayed)), ASK_BUDGET).await;
         match outcome.map(|response| response.answer) {
             Ok(Answer::Meta(_)) => return Ok(()),
             Ok(_) => return Err(Error::bug("an announcement was answered with something else")),
-            // No other member would say anything else; the next one would only say that it does not lead.
+            // No other member would say anything else.
             Err(error) if is_judged(&error) => return Err(error),
-            Err(error) => {
-                members
-                    .extend(error.redirect().and_then(|redirect| redirect.node).filter(|next| !asked.contains(next)));
-                refused = Some(error);
-            }
+            Err(error) => refused = Some(error),
         }
     }
     Err(refused.unwrap_or_else(|| Error::new(ErrorKind::Unreachable, "no member of the mesh answers yet")))
@@ -302,6 +296,7 @@ async fn may_renew(node: &Arc<Inner>) -> Result<bool, Error> {
     if !node.metadata.is_damaged() {
         return Ok(false);
     }
+    node.metadata.expect_room_aside()?;
     let alive = node.alive();
     let reports = node.reports();
     let others: Vec<_> =
@@ -339,7 +334,8 @@ fn kept_as_it_is(group: GroupId) -> Error {
     Error::new(
         ErrorKind::NotLeader,
         "this node's metadata are damaged, and stay as they are: without them no majority of this group's voters is \
-         there. Start the other nodes; if none has it, restore this node's metadata folder from a copy",
+         there. Start the other nodes. A copy of this node's metadata folder that is older than what it has promised \
+         does not help: what was acknowledged since would be lost",
     )
     .with("group", group)
 }

@@ -32,6 +32,14 @@ pub struct Founding {
 
 /// Makes what is not there yet. Every step may be repeated: a founding that was cut short is finished by the next.
 pub(crate) async fn found(node: &Inner, founding: &Founding) -> Result<(), Error> {
+    let is_new = node.metadata.members(GroupId::CONTROL).0.is_empty() && !node.metadata.is_damaged();
+    if is_new && node.has_drives_of_ours().await {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            "the drives of this machine are of this mesh, and its data folder is from before the founding: put back the \
+             folder as it was last. A mesh is founded once",
+        ));
+    }
     let cluster = &node.config.cluster;
     for group in (0..=u64::from(cluster.namespaces.0)).map(GroupId) {
         node.metadata.ensure_group(group).await?;

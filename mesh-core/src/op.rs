@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub use answer::Answer;
 pub use node::{AdminOp, MoveOp, MoveStep, Moved, NodeOp};
 pub use object::{Destination, ObjectOp, Piece};
-pub use report::{Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Phase};
+pub use report::{Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Phase, STARTS_MAX, Witness};
 pub use stripe::{Binding, ShardOp, StripeOp, StripeTarget};
 
 use crate::{

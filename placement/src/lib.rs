@@ -8,6 +8,7 @@
 //! - [`Planner`] does the same change by change (or many at once), looking only at what the change can have a bearing on.
 //! - [`migration`] is one live move, as a machine.
 //! - [`members`] says who is to follow and to vote in a metadata group.
+//! - [`witness`] judges whether a node that speaks is the one that is known, with all that it had promised.
 //! - [`survival()`] says what goes on when a node is lost.
 //! - [`View::with_dpu`] and [`View::without`] ask what would happen.
 //!
@@ -73,11 +74,12 @@ pub mod fuse;
 pub mod layout;
 pub mod members;
 pub mod migration;
+pub mod witness;
 
 pub use plan::{Decision, Move, Name, Plan, plan};
 pub use planner::{Change, Planner};
 pub use reason::{Objective, Reason};
 pub use score::Score;
-pub use survival::{HOSTS_MIN, drives_each, survival};
+pub use survival::{HOSTS_MIN, Outage, drives_each, survival};
 pub use view::{ActorView, Cost, Load, NodeView, Policies, Preference, Rules, Spot, Stage, View};
 pub use what_if::{PROFILES, Profile};

@@ -39,7 +39,10 @@ struct Which {
 impl Dpu {
     pub(crate) fn run(self) -> Result<(), Error> {
         let socket = self.socket.ok_or_else(|| {
-            Error::invalid("which `mesh dev`? source its dev.env, or say where its socket is with --socket")
+            Error::invalid(
+                "which `mesh dev`? source the dev.env of one that was started with --dpus, or say where its socket is with \
+                 --socket",
+            )
         })?;
         let command = match self.what {
             What::Attach(which) => format!("attach {}", which.dpu),

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use mesh::{
-    config::{ClusterConfig, CodeText, Config, DriveConfig, Namespaces, NodeNumber, S3Config, Size},
+    config::{CAPACITY_MIN, ClusterConfig, CodeText, Config, DriveConfig, Namespaces, NodeNumber, S3Config, Size},
     provision::{FIRST_TENANT, Provision, dialable},
 };
 use mesh_core::{Error, topology::Code};
@@ -43,7 +43,7 @@ pub(crate) struct NodeArgs {
     /// Where to serve S3; none: not on this node.
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) s3: Option<SocketAddr>,
-    /// A drive: a folder and its size, or a block device. Once for each drive.
+    /// A drive: a folder and its size (256MiB or more), or a block device. Once for each drive.
     #[arg(long = "drive", value_name = "PATH[:SIZE]", value_parser = drive)]
     pub(crate) drives: Vec<DriveConfig>,
 }
@@ -134,6 +134,9 @@ fn drive(text: &str) -> Result<DriveConfig, String> {
         Some((path, size)) => (path, Some(size.parse::<Size>()?)),
         None => (text, None),
     };
+    if capacity.is_some_and(|size| size.0 < CAPACITY_MIN) {
+        return Err(format!("a drive has at least {}MiB", CAPACITY_MIN >> 20));
+    }
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
     Ok(DriveConfig { path, capacity })
 }

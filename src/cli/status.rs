@@ -223,9 +223,9 @@ fn lines(shown: &Shown) -> Vec<String> {
 /// What the loss of a node costs, in a line.
 pub(super) fn survives(survival: Option<&Survival>) -> String {
     match survival {
-        None => "there is no layout yet: nothing can be stored".to_owned(),
+        None => "the node that answers knows of no layout yet: nothing can be stored through it".to_owned(),
         Some(Survival { reads: true, writes: true, .. }) => {
-            "any one node may be lost: reads and writes go on".to_owned()
+            "any one more node may be lost: reads and writes go on".to_owned()
         }
         Some(Survival { reads, reason, .. }) => {
             let reads = if *reads { "reads go on" } else { "reads fail" };
@@ -263,6 +263,6 @@ mod tests {
         assert!(text.contains(warning), "{text}");
         let alone = [Arc::new(waiting)];
         assert_eq!(missing(&alone), Some("a metadata group has no leader"));
-        assert!(lines(&shown(&alone)).join("\n").contains("there is no layout yet"));
+        assert!(lines(&shown(&alone)).join("\n").contains("knows of no layout yet"));
     }
 }

@@ -96,6 +96,7 @@ impl Configured {
             let known = Known { heard, on: node.agent.on(row.actor), caught_up };
             match fate(node.id, row, hosted.get(&row.actor).copied(), known) {
                 Fate::TakeBack(id) => self.take_back(node, row, id),
+                Fate::Host | Fate::Anew if !node.has_looked_around() && !hosted.contains_key(&row.actor) => {}
                 fate @ (Fate::Host | Fate::Anew) => {
                     self.taking_back.remove(&row.actor);
                     wanted.insert(row.actor);

@@ -63,7 +63,13 @@ impl Inbound for Gate {
             Op::Node(op) => match *op {
                 NodeOp::Raft { group, rpc } => {
                     // A Raft message that has arrived is carried out, whether or not the sender still waits.
-                    tokio::spawn(async move { done(node.metadata.handle_raft(group, rpc, payload).await) });
+                    tokio::spawn(async move {
+                        let answer = match node.acquainted(&from).await {
+                            Ok(()) => node.metadata.handle_raft(group, rpc, payload).await,
+                            Err(error) => Err(error),
+                        };
+                        done(answer);
+                    });
                     CallGuard::none()
                 }
                 NodeOp::Heartbeat(report) => {
@@ -87,7 +93,14 @@ impl Inbound for Gate {
                     CallGuard::none()
                 }
                 ask @ (NodeOp::RelayQuery { .. } | NodeOp::RelayPropose { .. }) => {
-                    let task = tokio::spawn(async move { done(node.metadata.relay(ask, deadline).await) });
+                    let task = tokio::spawn(async move {
+                        if let NodeOp::RelayPropose { command, .. } = &ask
+                            && let Err(error) = node.admits_command(&from, command).await
+                        {
+                            return done(Err(error));
+                        }
+                        done(node.metadata.relay(ask, deadline).await);
+                    });
                     CallGuard::new(move || task.abort())
                 }
                 NodeOp::Admin(op) => {
@@ -106,6 +119,9 @@ impl Inbound for Gate {
             },
             Op::Query { .. } | Op::Propose { .. } => {
                 let task = tokio::spawn(async move {
+                    if let Err(error) = node.admits(&from, &op).await {
+                        return done(Err(error));
+                    }
                     done(node.metadata.serve(op, deadline).await);
                 });
                 CallGuard::new(move || task.abort())

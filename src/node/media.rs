@@ -32,6 +32,8 @@ struct Slot {
     path: PathBuf,
     drive: Option<DriveId>,
     capacity_bytes: u64,
+    /// Whether it was a drive of this cluster when it was opened; `None`: it has not been looked at.
+    ours: Option<bool>,
     /// It has an actor.
     started: bool,
     /// Why it is not up.
@@ -55,6 +57,7 @@ pub(super) fn begin(node: &Arc<Inner>) {
             path: config.path.clone(),
             drive: None,
             capacity_bytes: 0,
+            ours: None,
             started: false,
             reason: None,
             said: Said::default(),
@@ -145,6 +148,7 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
             .with("version", version));
         }
     };
+    slot_of(node, at, |slot| slot.ours = Some(!blank));
     if !blank {
         Numbers::keep(node, config, drive)?;
     }
@@ -234,6 +238,23 @@ async fn last_epoch(node: &Inner, drive: DriveId) -> Option<Epoch> {
     match outcome.await.ok()?.as_deref() {
         Ok(MetaAnswer::Control(view)) => Some(view.drives.get(&drive).map_or(Epoch(0), |info| info.epoch)),
         _ => None,
+    }
+}
+
+/// Whether one of the node's drives was one of this cluster's when the node started. Waits a little until each has been
+/// looked at.
+pub(super) async fn has_ours(node: &Inner) -> bool {
+    let until = node.env.clock.now() + LOOK_MAX;
+    loop {
+        let looked: Vec<Option<bool>> =
+            lock(&node.media).0.values().map(|slot| slot.ours.or(slot.reason.as_ref().map(|_| false))).collect();
+        if looked.contains(&Some(true)) {
+            return true;
+        }
+        if !looked.contains(&None) || node.env.clock.now() >= until {
+            return false;
+        }
+        tokio::time::sleep(REGISTER_PAUSE).await;
     }
 }
 
@@ -452,6 +473,8 @@ impl Numbers {
 /// What is said of a drive that is lost.
 pub(super) const LOST: &str = "it was declared lost and is never used again";
 const BLANK_BYTES: u64 = 1 << 20;
+/// A medium that cannot be looked at within this says nothing.
+const LOOK_MAX: Duration = Duration::from_secs(10);
 /// For one question to the control group.
 const REGISTER_BUDGET: Duration = Duration::from_secs(5);
 const REGISTER_PAUSE: Duration = Duration::from_millis(50);

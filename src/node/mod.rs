@@ -35,8 +35,9 @@ use mesh_core::{
     assignment::Assignment,
     id::{ActorId, GroupId, Incarnation, NodeId},
     meta::{Command, ControlView, MetaAnswer},
-    op::{Ability, NodeReport},
+    op::{Ability, NodeReport, STARTS_MAX},
     port::{Compute, Metadata as _},
+    time::Instant,
     topology::{NodeInfo, NodeKind},
 };
 use mesh_dpu_runtime::{
@@ -65,6 +66,9 @@ pub struct Node(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) id: NodeId,
     pub(crate) incarnation: Incarnation,
+    /// The starts that the data folder remembers, this one last.
+    starts: Vec<Incarnation>,
+    started_at: Instant,
     /// Of its data folder; see [`NodeInfo::life`].
     life: u64,
     /// See [`NodeInfo::invitation`].
@@ -94,12 +98,16 @@ pub(crate) struct Inner {
     reconfigure: Notify,
     /// Something that peers should know has changed.
     hurry: Notify,
+    /// A beat has counted.
+    met: Notify,
     /// Something that placement depends on has changed.
     pub(crate) replan: Notify,
     /// Why the mesh does not take this node in.
     pub(crate) refused: Mutex<Option<Error>>,
     /// Held while a drive's number is chosen.
     numbers: Mutex<()>,
+    /// Why damaged metadata are not rebuilt.
+    pub(crate) unrenewed: Mutex<Option<Error>>,
     /// It has been told to stop.
     leaving: AtomicBool,
     stopping: watch::Sender<bool>,
@@ -199,9 +207,11 @@ impl Builder {
         };
         let id = config.node.id();
         let pool = Pool::default();
-        let incarnation = next_incarnation(&config.data, &env)?;
+        let starts = begin_start(&config.data, &env)?;
+        let incarnation = starts.last().copied().unwrap_or_default();
         let life = life(&config.data, &env)?;
         let invitation = crate::provision::invitation(&config.data)?;
+        let started_at = env.clock.now();
         let gate = Arc::new(Gate::default());
         let setup = LinkSetup {
             address: config.address,
@@ -245,6 +255,8 @@ impl Builder {
         let inner = Arc::new_cyclic(|me| Inner {
             id,
             incarnation,
+            starts,
+            started_at,
             life,
             invitation,
             config,
@@ -267,9 +279,11 @@ impl Builder {
             front: Mutex::default(),
             reconfigure: Notify::new(),
             hurry: Notify::new(),
+            met: Notify::new(),
             replan: Notify::new(),
             refused: Mutex::default(),
             numbers: Mutex::default(),
+            unrenewed: Mutex::default(),
             leaving: AtomicBool::new(false),
             stopping: watch::channel(false).0,
             tasks: Mutex::default(),
@@ -481,6 +495,11 @@ impl Inner {
         }
     }
 
+    /// Whether its drives knew this cluster before it started.
+    pub(crate) async fn has_drives_of_ours(&self) -> bool {
+        media::has_ours(self).await
+    }
+
     /// What this node still waits for before it takes data.
     pub(crate) fn readiness(&self) -> Result<(), Error> {
         self.what_is_missing().map_err(|missing| match self.link.complaint() {
@@ -494,6 +513,9 @@ impl Inner {
         let missing = |what: &'static str| Err(Error::new(ErrorKind::Draining, what));
         if let Some(refused) = &*lock(&self.refused) {
             return Err(refused.clone());
+        }
+        if let Some(unrenewed) = &*lock(&self.unrenewed) {
+            return Err(unrenewed.clone());
         }
         let view = self.metadata.control();
         let (Some(code), false) = (view.code, view.layouts.is_empty()) else {
@@ -540,22 +562,32 @@ impl Inner {
     }
 }
 
-/// The incarnation: one more than the last, and no less than the wall clock, so that a lost file does not repeat one.
-fn next_incarnation(data: &Path, env: &Env) -> Result<Incarnation, Error> {
+/// The starts of a data folder, with one more: later than the last, and no earlier than the wall clock, so that a lost
+/// file does not repeat one.
+fn begin_start(data: &Path, env: &Env) -> Result<Vec<Incarnation>, Error> {
     let path = data.join("incarnation");
     let failed = |error| {
         Error::new(ErrorKind::DriveFailed, "the incarnation cannot be kept")
             .with("file", path.display())
             .caused_by(error)
     };
-    let last: u64 = match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().unwrap_or(0),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => crate::files::unsealed(&text).map(str::to_owned),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(failed(error)),
     };
-    let next = (last + 1).max(env.clock.wall().0);
-    crate::files::replace(&path, next.to_string().as_bytes(), 0o644).map_err(failed)?;
-    Ok(Incarnation(next))
+    if text.is_none() && path.exists() {
+        // Others remember the last start, and say that this folder does not.
+        tracing::error!(file = %path.display(), "the file of this node's starts fails its checksum and is begun anew");
+    }
+    let mut starts: Vec<Incarnation> =
+        text.unwrap_or_default().split_whitespace().filter_map(|start| start.parse().ok()).map(Incarnation).collect();
+    let last = starts.last().map_or(0, |last| last.0);
+    starts.push(Incarnation((last + 1).max(env.clock.wall().0)));
+    starts.drain(..starts.len().saturating_sub(STARTS_MAX));
+    let text: Vec<String> = starts.iter().map(|start| start.0.to_string()).collect();
+    crate::files::replace(&path, crate::files::sealed(&text.join(" ")).as_bytes(), 0o644).map_err(failed)?;
+    Ok(starts)
 }
 
 /// The life of a data folder: made with it, and gone with it.
@@ -563,13 +595,16 @@ fn life(data: &Path, env: &Env) -> Result<u64, Error> {
     let path = data.join("life");
     let failed = |what: &'static str| Error::new(ErrorKind::DriveFailed, what).with("file", path.display());
     match std::fs::read_to_string(&path) {
-        Ok(text) => u64::from_str_radix(text.trim(), 16)
-            .map_err(|error| failed("the file that says which life this folder is of is damaged").caused_by(error)),
+        Ok(text) => {
+            crate::files::unsealed(&text).and_then(|life| u64::from_str_radix(life, 16).ok()).ok_or_else(|| {
+                failed("the file that says which life this folder is of fails its checksum; put back a copy of it")
+            })
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let mut life = [0; 8];
             (env.entropy)().fill(&mut life);
             let life = u64::from_be_bytes(life);
-            crate::files::replace(&path, format!("{life:016x}").as_bytes(), 0o600)
+            crate::files::replace(&path, crate::files::sealed(&format!("{life:016x}")).as_bytes(), 0o600)
                 .map_err(|error| failed("the data folder cannot be written").caused_by(error))?;
             Ok(life)
         }

@@ -11,7 +11,8 @@ use mesh_core::{
     envelope::Envelope,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
     limits::{DPU_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL},
-    op::{ActorReport, DriveReport, NodeOp, NodeReport, Phase},
+    meta::Command,
+    op::{ActorReport, DriveReport, NodeOp, NodeReport, Phase, Witness},
     port::Role,
     spec::FunctionSpec,
     time::Instant,
@@ -19,6 +20,10 @@ use mesh_core::{
 };
 
 use mesh_actors::shell::ActorStats;
+use mesh_placement::{
+    Outage,
+    witness::{self, Said, Verdict},
+};
 
 use super::{Inner, ability, lock, media};
 use crate::config::TimingConfig;
@@ -31,12 +36,20 @@ pub(super) struct Peers {
     seen: BTreeMap<NodeId, Seen>,
     /// Where each one listens, and as of which start.
     addresses: BTreeMap<NodeId, (Incarnation, SocketAddr)>,
+    /// What is to be remembered of each one, whatever becomes of its files.
+    witnesses: BTreeMap<NodeId, Witness>,
+    /// The start whose beat counted least of late, and why.
+    turned_away: BTreeMap<NodeId, (Incarnation, Verdict)>,
+    /// Whose beats were said not to count, by address: of each number a few.
+    refused: BTreeMap<NodeId, BTreeSet<String>>,
     /// Those whose address a person or the configuration gave, until they speak for themselves.
     given: BTreeSet<NodeId>,
 }
 
 struct Seen {
     report: Arc<NodeReport>,
+    /// When it last said this.
+    heard_at: Instant,
     /// The last sign of life; `None` since a beat failed.
     alive_at: Option<Instant>,
     /// Since when it is up without a break.
@@ -66,12 +79,148 @@ impl Inner {
                 peers.addresses.remove(&report.node);
             }
         }
+        let from = report.node;
+        self.take_note(report);
+        let own = lock(&self.peers).own.clone();
+        Ok(Answer::Report(vec![self.told(&own, from)]).into())
+    }
+
+    /// A report as it is told to another node: with what is remembered of that one.
+    fn told(&self, own: &NodeReport, to: NodeId) -> Arc<NodeReport> {
+        Arc::new(NodeReport { witness: self.witness(to), ..own.clone() })
+    }
+
+    /// What is remembered of another node: what it said itself, or what the control group knows since before this start.
+    fn witness(&self, node: NodeId) -> Option<Witness> {
+        let known = lock(&self.peers).witnesses.get(&node).copied();
+        known.or_else(|| {
+            let view = self.metadata.control();
+            let info = view.nodes.get(&node)?;
+            let (voters, learners) = self.metadata.members(GroupId::CONTROL);
+            let replica = voters.into_iter().chain(learners).find(|replica| replica.node() == node);
+            Some(Witness { life: info.life, incarnation: info.incarnation, replica, marked: 0 })
+        })
+    }
+
+    /// Takes a report, if it is of the node that is known under its number: see [`mesh_placement::witness`]. And hears
+    /// what the other remembers of this node.
+    fn take_note(&self, report: Arc<NodeReport>) {
+        if let Some(witness) = &report.witness
+            && let Some(why) = witness::set_back(&self.said(), witness)
+        {
+            self.metadata.disown(&why);
+        }
+        let node = report.node;
+        let known = self.witness(node);
+        let member = self.metadata.control().nodes.get(&node).map(|info| info.life);
+        let said = said_in(&report);
+        let now = self.env.clock.now();
+        {
+            let mut peers = lock(&self.peers);
+            let elsewhere = peers.seen.get(&node).is_some_and(|seen| {
+                seen.report.address != report.address && now.since(seen.heard_at) <= self.config.timing.silence.0
+            });
+            let verdict = witness::judge(&said, known.as_ref(), member, elsewhere);
+            if verdict != Verdict::Known {
+                peers.turned_away.insert(node, (report.incarnation, verdict.clone()));
+                let addresses = peers.refused.entry(node).or_default();
+                if addresses.len() < REFUSED_MAX && addresses.insert(report.address.clone()) {
+                    tracing::warn!(node = %self.id, peer = %node, address = report.address, ?verdict, "a beat does not count");
+                }
+                return;
+            }
+            if peers.turned_away.get(&node).is_some_and(|(start, _)| *start <= report.incarnation) {
+                peers.turned_away.remove(&node);
+            }
+            // What another machine said under this number was of itself.
+            if known.is_some_and(|known| known.life != said.life) {
+                peers.addresses.remove(&node);
+                peers.seen.remove(&node);
+            }
+            peers.witnesses.insert(node, said.remembered(known.as_ref()));
+        }
         if let Ok(address) = report.address.parse() {
-            self.locate_peer(report.node, address, report.incarnation);
+            self.locate_peer(node, address, report.incarnation);
         }
         self.note(report);
-        let own = lock(&self.peers).own.clone();
-        Ok(Answer::Report(vec![own]).into())
+        self.met.notify_waiters();
+    }
+
+    /// What this node says of itself.
+    fn said(&self) -> Said<'_> {
+        Said {
+            life: self.life,
+            starts: &self.starts,
+            replica: self.metadata.replica_id(GroupId::CONTROL),
+            marked: self.metadata.marked(),
+        }
+    }
+
+    /// Whether a metadata request of another node may be passed on.
+    pub(super) async fn admits(&self, from: &Role, op: &Op) -> Result<(), Error> {
+        match op {
+            Op::Propose { command, .. } => self.admits_command(from, command).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// A start of a node is registered by itself, and only once its beats count: one that does not would take the place
+    /// of the one that does. Another machine under its number is told so by the group.
+    pub(super) async fn admits_command(&self, from: &Role, command: &Command) -> Result<(), Error> {
+        let Command::PutNode(info) = command else { return Ok(()) };
+        let member = self.metadata.control().nodes.get(&info.id).map(|known| known.life);
+        if *from != Role::Node(info.id) || member.is_some_and(|life| life != info.life) {
+            return Ok(());
+        }
+        let met = self.met_when(info.id, |seen| seen.report.incarnation == info.incarnation).await;
+        met.map_err(|error| {
+            let peers = lock(&self.peers);
+            let turned_away = peers.turned_away.get(&info.id).filter(|(start, _)| *start == info.incarnation);
+            match turned_away {
+                Some((_, Verdict::Twin)) => {
+                    let what = "another process runs under the number of this node, from the same folder or a copy of \
+                                it: stop one of the two";
+                    let at = peers.seen.get(&info.id).map(|seen| seen.report.address.clone());
+                    Error::new(ErrorKind::Conflict, what).with("at", at.unwrap_or_default())
+                }
+                _ => error,
+            }
+        })
+    }
+
+    /// Waits until a node has said in this start of ours who it is, and counts: what it remembers of this one must be
+    /// known before anything is promised to it.
+    pub(super) async fn acquainted(&self, from: &Role) -> Result<(), Error> {
+        let Role::Node(node) = from else {
+            return Err(Error::new(ErrorKind::Denied, "only nodes take part in metadata groups"));
+        };
+        self.met_when(*node, |_| true).await
+    }
+
+    /// Waits until a node's last beat counts, and is as wanted.
+    async fn met_when(&self, node: NodeId, wanted: impl Fn(&Seen) -> bool) -> Result<(), Error> {
+        let counts = || {
+            let now = self.env.clock.now();
+            let peers = lock(&self.peers);
+            // Beside one that was set back the node itself may run.
+            let was_set_back = matches!(peers.turned_away.get(&node), Some((_, Verdict::SetBack(_))));
+            peers.seen.get(&node).is_some_and(&wanted)
+                && (!was_set_back || peers.is_alive(node, now, &self.config.timing))
+        };
+        let met = async {
+            loop {
+                let told = self.met.notified();
+                tokio::pin!(told);
+                told.as_mut().enable();
+                if counts() {
+                    return;
+                }
+                told.await;
+            }
+        };
+        tokio::time::timeout(MEET_MAX, met).await.map_err(|_| {
+            Error::new(ErrorKind::Draining, "this node has heard no beat of yours that counts").with("node", node)
+        })
     }
 
     /// Takes over where a peer listens from a person or the configuration: it counts until the peer says so itself.
@@ -113,7 +262,8 @@ impl Inner {
             let last = before.as_ref().and_then(|seen| seen.alive_at);
             let brisk = beats_briskly && last.is_some_and(|last| now.since(last) <= timing.dpu_silence.0 && was_up);
             let up_since = before.as_ref().and_then(|seen| seen.up_since).filter(|_| was_up).unwrap_or(now);
-            let seen = Seen { report: report.clone(), alive_at: Some(now), up_since: Some(up_since), brisk };
+            let seen =
+                Seen { report: report.clone(), heard_at: now, alive_at: Some(now), up_since: Some(up_since), brisk };
             peers.seen.insert(report.node, seen);
             before.filter(|_| was_up)
         };
@@ -139,6 +289,17 @@ impl Inner {
             tracing::debug!(node = %self.id, peer = %node, %error, "a beat failed");
             self.hurry.notify_one();
         }
+    }
+
+    /// Whether what is not seen is not there: a node that has just started has not heard of everybody yet, and what it
+    /// stored now it would store on too few nodes, for good.
+    pub(super) fn has_looked_around(&self) -> bool {
+        if self.env.clock.now().since(self.started_at) >= self.config.timing.silence.0 {
+            return true;
+        }
+        let alive = self.alive();
+        let view = self.metadata.control();
+        view.nodes.values().all(|node| node.kind != NodeKind::Host || alive.contains(&node.id))
     }
 
     /// Nodes that answer, this one included.
@@ -233,9 +394,14 @@ impl Inner {
         let alive = self.alive();
         let missing = self.readiness().err().map(|error| error.to_string());
         let view = self.metadata.control();
-        let hosts = view.nodes.values().filter(|node| node.kind == NodeKind::Host).count();
+        let hosts: BTreeSet<NodeId> =
+            view.nodes.values().filter(|node| node.kind == NodeKind::Host).map(|node| node.id).collect();
         let newest = view.layouts.values().next_back();
-        let survival = newest.map(|layout| mesh_placement::survival(layout, hosts));
+        let out = Outage {
+            hosts: hosts.difference(&alive).copied().collect(),
+            drives: self.drive_states().into_iter().filter(|(_, state)| *state != DriveState::Up).collect(),
+        };
+        let survival = newest.map(|layout| mesh_placement::survival(layout, hosts.len(), &out));
         let peers = lock(&self.peers);
         let mut nodes: BTreeMap<NodeId, NodeReport> = BTreeMap::new();
         for info in view.nodes.values() {
@@ -309,6 +475,10 @@ impl Inner {
         let own = Arc::new(NodeReport {
             node: self.id,
             incarnation: self.incarnation,
+            life: self.life,
+            starts: self.starts.clone(),
+            marked: self.metadata.marked(),
+            witness: None,
             kind: info.kind,
             address: info.address,
             pid: info.pid,
@@ -344,7 +514,7 @@ impl Inner {
             .filter(|node| *node != self.id && only.as_ref().is_none_or(|only| only.contains(node)))
             .collect();
         for node in known {
-            let op = Op::Node(Box::new(NodeOp::Heartbeat(own.clone())));
+            let op = Op::Node(Box::new(NodeOp::Heartbeat(self.told(&own, node))));
             let envelope = Envelope::request(
                 ActorId::NODE,
                 Epoch(0),
@@ -362,7 +532,7 @@ impl Inner {
                         for report in reports {
                             // The answer of a node that has not beaten yet says nothing.
                             if report.node == node {
-                                inner.note(report);
+                                inner.take_note(report);
                             }
                         }
                     }
@@ -373,6 +543,13 @@ impl Inner {
             self.link.send(node, envelope, done).forget();
         }
     }
+}
+
+/// What a node says of itself in a report.
+fn said_in(report: &NodeReport) -> Said<'_> {
+    let control = report.groups.iter().find(|said| said.group == GroupId::CONTROL);
+    let replica = control.map(|said| said.replica);
+    Said { life: report.life, starts: &report.starts, replica, marked: report.marked }
 }
 
 /// The tails of chains that a node runs.
@@ -393,6 +570,7 @@ pub(super) async fn run(node: Arc<Inner>) {
     let mut beats = ticking(HEARTBEAT_INTERVAL);
     let mut brisk = ticking(DPU_HEARTBEAT_INTERVAL);
     let mut known = node.alive();
+    let mut looked_around = false;
     loop {
         let only = tokio::select! {
             () = &mut stopped => return,
@@ -426,8 +604,17 @@ pub(super) async fn run(node: Arc<Inner>) {
             node.metadata.peer_is_up(*peer).await;
         }
         known = alive;
+        if !looked_around && node.has_looked_around() {
+            looked_around = true;
+            node.reconfigure.notify_one();
+        }
         if only.as_ref().is_none_or(|only| !only.is_empty()) {
             node.beat(only).await;
         }
     }
 }
+
+/// Addresses of which it is said that their beats do not count: of each number.
+const REFUSED_MAX: usize = 8;
+/// A node that is there beats at once: who has said nothing for so long has no say either.
+const MEET_MAX: core::time::Duration = core::time::Duration::from_secs(1);

@@ -101,6 +101,124 @@ async fn an_emptied_machine_is_refused_under_its_old_number() {
     assert!(unasked.is_err_and(|said| said.contains("cannot be asked")), "an invitation without a mesh");
 }
 
+/// A folder that is put back from before a start which others remember is sound in itself, and has forgotten what was
+/// acknowledged since: together with one that was away it must not be a majority.
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_that_are_put_back_from_an_older_copy_are_not_trusted() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client(&[1, 2, 3]).await;
+    cluster.terminate(2);
+    let copy = cluster.dir(2).with_extension("copy");
+    copied(&cluster.dir(2), &copy);
+    cluster.serve(2);
+    let of_three = cluster.client(&[3]).await;
+    until("the one that will be away has heard of this start", PATIENCE, async || {
+        let status = of_three.status().await?;
+        let known = status.iter().any(|report| report.pid == cluster.pid(2) && report.groups.len() >= 2);
+        if known { Ok(()) } else { Err(Error::invalid(format!("{status:?}"))) }
+    })
+    .await;
+    cluster.all_up(&client, 6).await;
+    // What only 1 and 2 have.
+    cluster.terminate(3);
+    store(&cluster.client(&[1, 2]).await).await;
+    cluster.kill(1);
+    cluster.kill(2);
+    fs::remove_dir_all(cluster.dir(2)).unwrap();
+    fs::rename(&copy, cluster.dir(2)).unwrap();
+    cluster.serve(2);
+    cluster.serve(3);
+    until("the older copy is named", PATIENCE, async || {
+        let report = cluster.client(&[2]).await.status().await?.into_iter().find(|report| report.node.0 == 2);
+        let trouble = report.and_then(|report| report.groups.iter().find_map(|group| group.trouble.clone()));
+        let named = trouble.is_some_and(|trouble| trouble.contains("put back from an older copy"));
+        if named { Ok(()) } else { Err(Error::invalid("no older copy is named")) }
+    })
+    .await;
+    let refused = cluster.client(&[2, 3]).await.get_bytes(BUCKET, "object-0").await;
+    assert!(refused.as_ref().is_err_and(|error| error.kind() != ErrorKind::NotFound), "{refused:?}");
+    // It stays so, however often it starts.
+    cluster.kill(2);
+    cluster.serve(2);
+    cluster.serve(1);
+    cluster.all_up(&client, 6).await;
+    present(&client, "with who has them").await;
+    until("it votes again", PATIENCE, async || cluster.votes(&client, 2).await).await;
+    cluster.kill(1);
+    let others = cluster.client(&[2, 3]).await;
+    let listing = until("a listing", PATIENCE, async || others.list(BUCKET, "object-", None, "").await).await;
+    assert_eq!(listing.entries.len() as u64, OBJECTS, "the one that was put back was rebuilt");
+}
+
+/// Another machine that was once invited under a member's number, and one that has a copy of a member's folder, are told
+/// so, and the member stays where it is for everybody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_takes_the_place_of_a_member_that_runs() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client(&[1, 2, 3]).await;
+    store(&client).await;
+    // A second machine with the invitation of node 3, and one with a folder of it from before its last start.
+    let copy = cluster.dir(3).with_extension("copy");
+    cluster.terminate(3);
+    copied(&cluster.dir(3), &copy);
+    cluster.serve(3);
+    cluster.all_up(&client, 6).await;
+    for copy in [Some(copy.as_path()), None] {
+        let twin = cluster.serve_twin(3, copy);
+        until("the twin is told", PATIENCE, async || {
+            let said = twin.log();
+            let told = said.contains("and is as it was after")
+                || said.contains("was the last, of which its data folder")
+                || said.contains("invite this machine under a number of its own");
+            if told { Ok(()) } else { Err(Error::invalid(said)) }
+        })
+        .await;
+        // The member is what the others count with: each of the three is needed for this.
+        cluster.kill(1);
+        present(&cluster.client(&[2, 3]).await, "beside a twin").await;
+        cluster.serve(1);
+        cluster.all_up(&client, 6).await;
+        let status = client.status().await.unwrap();
+        let member = status.iter().find(|report| report.node.0 == 3).expect("node 3");
+        assert_ne!(member.pid, twin.pid(), "the twin stands in the member's place");
+    }
+    present(&client, "after the twins").await;
+}
+
+/// The first machine's folder is put back from before the founding: it does not found another mesh, and whoever meets it
+/// keeps what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_is_founded_once() {
+    let mut cluster = Cluster::start().await;
+    store(&cluster.client(&[1, 2, 3]).await).await;
+    cluster.kill(1);
+    let last = cluster.dir(1).with_extension("last");
+    copied(&cluster.dir(1), &last);
+    for file in ["metadata", "life", "incarnation", "drives"] {
+        let path = cluster.dir(1).join("node-1").join(file);
+        if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+    }
+    fs::remove_file(cluster.dir(1).join("founded")).unwrap();
+    cluster.serve(1);
+    until("it is refused in words", PATIENCE, async || {
+        let log = cluster.log(1);
+        if log.contains("A mesh is founded once") { Ok(()) } else { Err(Error::invalid(log)) }
+    })
+    .await;
+    for node in [2, 3] {
+        cluster.kill(node);
+        cluster.serve(node);
+    }
+    present(&cluster.client(&[2, 3]).await, "beside a machine from before the founding").await;
+    cluster.kill(1);
+    fs::remove_dir_all(cluster.dir(1)).unwrap();
+    fs::rename(&last, cluster.dir(1)).unwrap();
+    cluster.serve(1);
+    let client = cluster.client(&[1, 2, 3]).await;
+    cluster.all_up(&client, 6).await;
+    present(&client, "with all three").await;
+}
+
 async fn store(client: &Client) {
     for count in 0..OBJECTS {
         let put = async || client.put_bytes(BUCKET, &format!("object-{count}"), &bytes_of(count, 3000)).await;
@@ -117,6 +235,20 @@ async fn present(client: &Client, when: &str) {
         })
         .await;
         assert!(read == bytes_of(count, 3000), "{key} has other bytes {when}");
+    }
+}
+
+/// Copies a folder.
+fn copied(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copied(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
 

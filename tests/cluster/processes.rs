@@ -117,15 +117,44 @@ impl Cluster {
             .append(true)
             .open(self.folder.path().join(format!("node-{node}.log")))
             .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_mesh"))
-            .args(["serve", "--config"])
-            .arg(self.dir(node).join("mesh.toml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.children[node as usize - 1] = Some(child);
+        self.children[node as usize - 1] = Some(spawn(&self.dir(node), log));
+    }
+
+    /// Starts another machine under a node's number: with a copy of its folder, or by its invitation.
+    pub(crate) fn serve_twin(&self, node: u64, copy: Option<&Path>) -> Twin {
+        let dir = self.folder.path().join(if copy.is_some() { "twin-by-copy" } else { "twin-by-invitation" });
+        let address = crate::ports::free(1)[0].to_string();
+        let drive = |name: char| self.folder.path().join(format!("twin-drive-{name}")).display().to_string();
+        match copy {
+            Some(copy) => {
+                fs::rename(copy, &dir).unwrap();
+                let path = dir.join("mesh.toml");
+                let mut text = fs::read_to_string(&path).unwrap();
+                let own = self.addresses[node as usize - 1].to_string();
+                let mut changes =
+                    vec![(self.dir(node).display().to_string(), dir.display().to_string()), (own, address)];
+                changes.extend(['a', 'b'].map(|name| (self.drive(node, name).display().to_string(), drive(name))));
+                for (was, is) in changes {
+                    assert!(text.contains(&was), "{was} is not in {text}");
+                    text = text.replace(&was, &is);
+                }
+                fs::write(&path, text).unwrap();
+            }
+            None => {
+                let mut arguments = vec!["--dir".into(), dir.display().to_string(), "--address".into(), address];
+                arguments.extend(["--invitation".into(), self.invitation(node)]);
+                arguments
+                    .extend(['a', 'b'].iter().flat_map(|name| ["--drive".into(), format!("{}:2GiB", drive(*name))]));
+                mesh("join", &arguments).unwrap();
+            }
+        }
+        let log = dir.with_extension("log");
+        Twin { child: spawn(&dir, File::create(&log).unwrap()), log }
+    }
+
+    /// The process of a node that runs.
+    pub(crate) fn pid(&self, node: u64) -> u32 {
+        self.children[node as usize - 1].as_ref().unwrap().id()
     }
 
     /// kill -9.
@@ -244,6 +273,46 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+/// Another machine under a node's number; killed when dropped.
+pub(crate) struct Twin {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Twin {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+}
+
+impl Drop for Twin {
+    fn drop(&mut self) {
+        if self.child.kill().is_ok() {
+            self.child.wait().ok();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- twin ---\n{}", self.log());
+        }
+    }
+}
+
+/// Starts the node of a machine's folder.
+fn spawn(dir: &Path, log: File) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_mesh"))
+        .args(["serve", "--config"])
+        .arg(dir.join("mesh.toml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 /// Runs a `mesh` command; what it says if it fails.

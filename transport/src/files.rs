@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use mesh_core::wire::crc32c;
+
 /// Puts a file in place, whatever was there before.
 ///
 /// # Errors
@@ -26,6 +28,19 @@ pub fn create(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
         fs::remove_file(beside).and(linked)
     };
     place(path, contents, mode, link, &mut sync_folder)
+}
+
+/// One line of text with its checksum (CRC-32C, as eight hexadecimal digits) behind it.
+#[must_use]
+pub fn sealed(text: &str) -> String {
+    format!("{text} {:08x}\n", crc32c(text.as_bytes()))
+}
+
+/// The text that was [`sealed`]; none if it is not as it was.
+#[must_use]
+pub fn unsealed(line: &str) -> Option<&str> {
+    let (text, _) = line.strip_suffix('\n')?.rsplit_once(' ')?;
+    (sealed(text) == line).then_some(text)
 }
 
 /// Makes a folder and those above it that are missing.
@@ -91,6 +106,22 @@ mod tests {
             fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn one_bit_breaks_a_seal() {
+        let line = sealed("1795668134014 1795668134015");
+        assert_eq!(unsealed(&line), Some("1795668134014 1795668134015"));
+        assert_eq!(unsealed("1795668134014"), None);
+        for at in 0..line.len() * 8 {
+            let mut bytes = line.clone().into_bytes();
+            bytes[at / 8] ^= 1 << (at % 8);
+            let read = String::from_utf8(bytes).ok();
+            assert_eq!(read.as_deref().and_then(unsealed), None, "bit {at}");
+        }
+        for len in 0..line.len() {
+            assert_eq!(unsealed(&line[..len]), None);
+        }
     }
 
     #[test]

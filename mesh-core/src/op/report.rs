@@ -19,6 +19,14 @@ pub struct NodeReport {
     pub node: NodeId,
     /// Which start.
     pub incarnation: Incarnation,
+    /// Of its data folder: [`NodeInfo::life`](crate::topology::NodeInfo::life).
+    pub life: u64,
+    /// The starts that its data folder remembers, this one last; [`STARTS_MAX`] at most.
+    pub starts: Vec<Incarnation>,
+    /// How often its metadata store has said durably what it promises.
+    pub marked: u64,
+    /// What it remembers of the one whom it tells this.
+    pub witness: Option<Witness>,
     /// What it runs on.
     pub kind: NodeKind,
     /// Where its mesh listener is.
@@ -50,6 +58,22 @@ pub struct NodeReport {
     /// Reads through it that found lost data since it started.
     pub lost: u64,
 }
+
+/// What is remembered of a node by others: whose files are older than that was set back to a copy of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Witness {
+    /// Of its data folder.
+    pub life: u64,
+    /// The last start of it that counted.
+    pub incarnation: Incarnation,
+    /// Its replica of the control group.
+    pub replica: Option<ReplicaId>,
+    /// How often the store of this replica was marked, at least.
+    pub marked: u64,
+}
+
+/// Starts that a data folder remembers at most.
+pub const STARTS_MAX: usize = 16;
 
 /// How a node's replica of a metadata group is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

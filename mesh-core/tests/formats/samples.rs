@@ -18,7 +18,7 @@ use mesh_core::{
     },
     op::{
         Ability, ActorReport, AdminOp, Binding, Destination, DriveReport, GroupReport, MoveOp, MoveStep, Moved,
-        NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece, ShardOp, StripeOp, StripeTarget,
+        NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece, ShardOp, StripeOp, StripeTarget, Witness,
     },
     spec::CustomSpec,
     time::UnixMillis,
@@ -299,6 +299,15 @@ fn node_report() -> NodeReport {
     NodeReport {
         node: NodeId(115),
         incarnation: Incarnation(116),
+        life: 134,
+        starts: vec![Incarnation(135), Incarnation(116)],
+        marked: 136,
+        witness: Some(Witness {
+            life: 137,
+            incarnation: Incarnation(138),
+            replica: Some(ReplicaId::new(NodeId(139), 140)),
+            marked: 141,
+        }),
         kind: NodeKind::Dpu,
         address: "10.0.0.1:7000".into(),
         pid: 117,

@@ -129,6 +129,11 @@ impl Mark {
         })
     }
 
+    /// How often it was written.
+    pub(super) const fn count(&self) -> u64 {
+        self.sequence
+    }
+
     /// Writes what is claimed from now on; durable when it returns.
     pub(super) fn write(&mut self, claims: &Claims) -> io::Result<()> {
         let sequence = self.sequence + 1;

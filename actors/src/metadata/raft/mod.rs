@@ -249,6 +249,33 @@ impl RaftMetadata {
         !lock(&self.damaged).is_empty() || open.iter().any(turned)
     }
 
+    /// How often this node has said durably what its replicas promise: what others remember of it is never more, unless
+    /// its files were put back from a copy.
+    #[must_use]
+    pub fn marked(&self) -> u64 {
+        self.store().marked()
+    }
+
+    /// Others remember more of this node than its files do: its replicas neither vote nor serve until they are renewed,
+    /// in this start and in later ones.
+    pub fn disown(&self, why: &str) {
+        let store = self.store();
+        store.disown(why);
+        self.runtime.spawn_blocking(move || {
+            if let Err(error) = store.keep_disowned() {
+                tracing::error!(%error, "that this node's metadata are an older copy cannot be kept");
+            }
+        });
+    }
+
+    /// Whether damaged metadata could be set aside.
+    ///
+    /// # Errors
+    /// `Conflict` if too many are kept already.
+    pub fn expect_room_aside(&self) -> Result<(), Error> {
+        self.store().expect_room_aside()
+    }
+
     /// The groups that this node has a replica of, sound or not.
     #[must_use]
     pub fn kept(&self) -> BTreeSet<GroupId> {
@@ -369,7 +396,9 @@ impl RaftMetadata {
             GroupReport {
                 group: *group,
                 replica: replica.id(),
-                leader: replica.leader().filter(|leader| trouble.is_none() || *leader != self.node),
+                leader: replica.leader().filter(|leader| {
+                    *leader != self.node || (trouble.is_none() && replica.is_followed(2 * self.timing.election_max))
+                }),
                 term: replica.term(),
                 trouble: trouble.map(|error| error.to_string()),
                 voters: if replica.raft.is_leader() { replica.members().0.into_iter().collect() } else { Vec::new() },
@@ -485,7 +514,12 @@ impl RaftMetadata {
         let Some(message) = Message::from_number(rpc) else {
             return Err(Error::new(ErrorKind::Unsupported, "an unknown Raft message").with("number", rpc));
         };
-        self.replica(group)?.receive(message, &payload).await
+        let replica = self.replica(group)?;
+        // Raft itself would say so for every message.
+        match self.trouble(group, &replica) {
+            Some(trouble) => Err(trouble),
+            None => replica.receive(message, &payload).await,
+        }
     }
 
     /// Stops every group, makes durable what is written, and closes the files.

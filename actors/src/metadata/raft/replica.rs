@@ -13,7 +13,7 @@ use mesh_core::{
     meta::{Command, MetaAnswer, Query},
 };
 use openraft::{
-    ReadPolicy,
+    Instant as _, ReadPolicy,
     async_runtime::WatchReceiver,
     errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError},
     raft::TransferLeaderRequest,
@@ -84,6 +84,14 @@ impl Replica {
             let what = "this replica has stopped; once its medium takes writes again, restart the node";
             Error::new(ErrorKind::DriveFailed, what).with("why", fatal)
         })
+    }
+
+    /// Whether a majority has followed this leader within so long.
+    pub(super) fn is_followed(&self, within: Duration) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let alone = metrics.membership_config.voter_ids().count() < 2;
+        alone || metrics.last_quorum_acked.is_none_or(|acked| acked.elapsed() < within)
     }
 
     /// The members that have what this leader has, or nearly; none unless it leads.

@@ -16,6 +16,7 @@
 //!   tree "log/<group>"   see super::log
 //!   tree "state/<group>/<generation>"             see super::rows
 //!   tree "aside/<group>/<number>"                 see super::image
+//! <dir>/mark.older       the mark of a store that is an older copy: see [`Store::disown`]
 //! <dir>/db.damaged-<n>, <dir>/mark.damaged-<n>    set aside by [`Store::renew_all`], n from 1 to SET_ASIDE_MAX
 //! ```
 //!
@@ -28,7 +29,10 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use mesh_core::{
@@ -85,6 +89,8 @@ pub(super) struct Store {
     claims: Arc<Mutex<Claims>>,
     damage: Mutex<Damage>,
     flusher: Flusher,
+    /// How often the mark was written durably.
+    marked: Arc<AtomicU64>,
 }
 
 #[derive(Clone)]
@@ -105,6 +111,7 @@ struct Files {
     db: sled::Db,
     file: File,
     mark: Mutex<Mark>,
+    marked: Arc<AtomicU64>,
 }
 
 impl Durable for Files {
@@ -118,7 +125,10 @@ impl Durable for Files {
     }
 
     fn mark(&self, claims: &Claims) -> io::Result<()> {
-        lock(&self.mark).write(claims)
+        let mut mark = lock(&self.mark);
+        mark.write(claims)?;
+        self.marked.store(mark.count(), Ordering::Release);
+        Ok(())
     }
 }
 
@@ -189,7 +199,9 @@ impl Store {
         });
         flushed.map_err(failed)?;
         let file = File::open(path.join("db")).map_err(failed)?;
-        let files = over(Arc::new(Files { db: database.db.clone(), file, mark: Mutex::new(mark) }));
+        let marked = Arc::new(AtomicU64::new(mark.count()));
+        let files = Files { db: database.db.clone(), file, mark: Mutex::new(mark), marked: Arc::clone(&marked) };
+        let files = over(Arc::new(files));
         let claims = Arc::new(Mutex::new(claims));
         let flusher = Flusher::start(files, Arc::clone(&claims)).map_err(failed)?;
         let opened = Self {
@@ -199,6 +211,7 @@ impl Store {
             claims,
             damage: Mutex::default(),
             flusher,
+            marked,
         };
         for (group, why) in groups {
             opened.note(group, &why);
@@ -216,6 +229,7 @@ impl Store {
             claims: Arc::new(Mutex::new(claims)),
             damage: Mutex::new(Damage { whole: Some(why), groups: BTreeMap::new() }),
             flusher: Flusher::closed(),
+            marked: Arc::default(),
         }
     }
 
@@ -328,6 +342,32 @@ impl Store {
         match self.health(group) {
             Health::Damaged(why) => Err(io::Error::new(io::ErrorKind::InvalidData, why)),
             Health::Sound | Health::New => Ok(()),
+        }
+    }
+
+    /// How often it has said durably what it promises. Only ever grows while the store has the same replicas.
+    pub(super) fn marked(&self) -> u64 {
+        self.marked.load(Ordering::Acquire)
+    }
+
+    /// Whoever remembers more says that this store is an older copy: every group is damaged from now on. Said at once;
+    /// to be made durable with [`Store::keep_disowned`].
+    pub(super) fn disown(&self, why: &str) {
+        let mut damage = lock(&self.damage);
+        if damage.whole.is_some() {
+            return;
+        }
+        tracing::error!(path = %self.dir.display(), why, "{IS_DAMAGED}");
+        damage.whole = Some(damaged(format!("these metadata were put back from an older copy: {why}")));
+    }
+
+    /// Takes the mark away from beside the database, under another name, so that the store stays damaged when it is
+    /// opened again. Blocks.
+    pub(super) fn keep_disowned(&self) -> io::Result<()> {
+        match std::fs::rename(mark::path(&self.dir), self.dir.join("mark.older")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => File::open(&self.dir)?.sync_all(),
         }
     }
 
