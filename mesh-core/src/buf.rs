@@ -301,12 +301,17 @@ impl Pool {
     }
 }
 
+/// Memory above this comes in finer classes.
+const LARGE_BYTES: usize = 1 << 20;
+
 /// The smallest class that has room for so many bytes.
 const fn class(bytes: usize) -> usize {
     if bytes <= POOL_CLASS_BYTES_MIN {
         return POOL_CLASS_BYTES_MIN;
     }
-    let step = bytes.next_power_of_two() / 16;
+    // Of large ones, which weigh, less is left over.
+    let parts = if bytes > LARGE_BYTES { 64 } else { 16 };
+    let step = bytes.next_power_of_two() / parts;
     bytes.next_multiple_of(if step > ALIGNMENT_BYTES { step } else { ALIGNMENT_BYTES })
 }
 

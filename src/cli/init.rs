@@ -99,8 +99,8 @@ impl Init {
         println!();
         println!("  mesh serve --config {}", file.display());
         println!("  mesh invite --dir {} --node 2 --out node-2.invitation", dir.display());
-        println!("  mesh env --dir {}    once they have joined", dir.display());
         println!("  source {}", told.display());
+        println!("  mesh env --dir {}    once they have joined", dir.display());
         println!();
         println!(
             "Whoever has {} stores and fetches; whoever has {} may also move actors and empty nodes.",

@@ -9,7 +9,7 @@
 //! - A request takes what it needs to get through **once**, before it begins, and keeps it until its end. More than that
 //!   (stripes read or sent ahead) it only gets if it is there and nobody waits. So whoever holds something never waits
 //!   for more, and there is no deadlock.
-//! - The last eighth is for small requests: they pass while large ones wait.
+//! - The last eighth is for small requests, and half of that for middling ones too: they pass while large ones wait.
 //! - Who cannot be served waits in order, but nobody waits for a tenant that has used its share up.
 //! - While somebody waits, requests whose client has stopped (it takes or sends nothing) give way, those that stopped
 //!   first first, and no more of them than it takes.
@@ -99,10 +99,10 @@ impl Account {
     pub(super) fn admit(&mut self, tenant: TenantId, bytes: usize) -> Admission {
         self.next += 1;
         let claim = Claim { holder: self.next, tenant, bytes: bytes.min(CLAIM_BYTES_MAX) };
-        // Whoever waits goes first, unless it is for its own tenant's share, or large and this is small.
+        // Whoever waits goes first, unless it is for its own tenant's share, or larger than this.
         let before = |other: &Claim| {
             (other.tenant == tenant || self.tenant_fits_with(*other, &Coming::default()))
-                && (!small(bytes) || small(other.bytes))
+                && Size::of(other.bytes) <= Size::of(bytes)
         };
         if !self.waiting.iter().any(before) && self.fits(claim) {
             self.grant(claim);
@@ -203,6 +203,19 @@ impl Account {
         cut.into_iter().map(Change::Cut).collect()
     }
 
+    /// Who has been stopped for so long that it is given up, whether or not anybody waits.
+    pub(super) fn stalled(&mut self, now: Instant, stall_max: Duration) -> Vec<Change> {
+        let mut cut = Vec::new();
+        for (holder, held) in &mut self.holders {
+            let since = held.stopped.filter(|_| !held.cut);
+            if since.is_some_and(|since| now.saturating_duration_since(since) >= stall_max) {
+                held.cut = true;
+                cut.push(Change::Cut(*holder));
+            }
+        }
+        cut
+    }
+
     fn share(&self) -> usize {
         self.limit / 4 * 3
     }
@@ -251,21 +264,21 @@ impl Account {
     /// node is full.
     fn grant_waiting(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
-        let (mut at, mut full) = (0, [false; 2]);
-        let mut blocked: Vec<(TenantId, bool)> = Vec::new();
+        let (mut at, mut full) = (0, [false; 3]);
+        let mut blocked: Vec<(TenantId, Size)> = Vec::new();
         while let Some(claim) = self.waiting.get(at).copied() {
-            let size = small(claim.bytes);
-            if !full[usize::from(size)] && !blocked.contains(&(claim.tenant, size)) && self.fits(claim) {
+            let size = Size::of(claim.bytes);
+            if !full[size as usize] && !blocked.contains(&(claim.tenant, size)) && self.fits(claim) {
                 self.waiting.remove(at);
                 self.grant(claim);
                 changes.push(Change::Granted(claim.holder));
                 continue;
             }
             match self.tenant_fits_with(claim, &Coming::default()) {
-                true => full[usize::from(size)] = true,
+                true => full[size as usize] = true,
                 false => blocked.push((claim.tenant, size)),
             }
-            if full == [true; 2] {
+            if full == [true; 3] {
                 break;
             }
             at += 1;
@@ -293,20 +306,39 @@ impl Coming {
     }
 }
 
-/// Whether it may use what is kept for small ones.
-const fn small(bytes: usize) -> bool {
-    bytes <= SMALL_BYTES_MAX
+/// Which requests wait for each other: the smaller ones pass the larger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Size {
+    Small,
+    Middling,
+    Large,
+}
+
+impl Size {
+    const fn of(bytes: usize) -> Self {
+        match bytes {
+            0..=SMALL_BYTES_MAX => Self::Small,
+            ..=MIDDLING_BYTES_MAX => Self::Middling,
+            _ => Self::Large,
+        }
+    }
 }
 
 /// How much of `limit` requests of this size may fill.
 const fn room(limit: usize, bytes: usize) -> isize {
-    (if small(bytes) { limit } else { limit / 8 * 7 }) as isize
+    (match Size::of(bytes) {
+        Size::Small => limit,
+        Size::Middling => limit / 16 * 15,
+        Size::Large => limit / 8 * 7,
+    }) as isize
 }
 
 /// The least that an account may be: any request fits into it.
 pub(super) const LIMIT_BYTES_MIN: usize = 64 << 20;
 /// A request that needs no more than this is small.
 const SMALL_BYTES_MAX: usize = 128 << 10;
+/// A request that needs no more than this is middling: objects up to a megabyte, and multiples of megabytes are not.
+pub(super) const MIDDLING_BYTES_MAX: usize = 5 << 18;
 /// A request asks for so much at most, to begin with: a copy's two stripes, with room for frames.
 const CLAIM_BYTES_MAX: usize = 4 * STRIPE_BYTES_MAX;
 /// Claims that wait at most.
@@ -372,7 +404,24 @@ mod tests {
         fill(&mut account, ONE, 10);
         waits(account.admit(ONE, 4 * MIB));
         granted(account.admit(ONE, SMALL_BYTES_MAX));
+        // 42 of 48 MiB for large ones, 45 for middling ones too.
+        let middling = MIDDLING_BYTES_MAX;
+        assert_eq!((0..3).map(|_| granted(account.admit(ONE, middling))).count(), 3);
+        waits(account.admit(ONE, middling));
+        granted(account.admit(ONE, SMALL_BYTES_MAX));
         waits(account.admit(ONE, SMALL_BYTES_MAX + 1));
+    }
+
+    #[test]
+    fn who_has_been_stopped_for_too_long_is_given_up_though_nobody_waits() {
+        let mut account = account();
+        let held = fill(&mut account, ONE, 3);
+        let (now, stall_max) = (Instant::now(), 20 * STOPPED_AFTER);
+        account.waits_for_client(held[1], now);
+        account.waits_for_client(held[2], now + STOPPED_AFTER);
+        assert_eq!(account.stalled(now + stall_max - STOPPED_AFTER, stall_max), []);
+        assert_eq!(account.stalled(now + stall_max, stall_max), [Change::Cut(held[1])]);
+        assert_eq!(account.stalled(now + stall_max, stall_max), []);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    account::{Account, Admission, Change, Holder},
+    account::{Account, Admission, Change, Holder, MIDDLING_BYTES_MAX},
     roster::{Cut, Link},
 };
 
@@ -25,7 +25,9 @@ pub(super) struct Credit(Arc<Shared>);
 struct Shared {
     pool: Pool,
     /// What large reads may have under way, so that small ones are not behind all of them.
-    reads: Arc<Semaphore>,
+    reads: Reads,
+    /// The same of middling ones.
+    middling: Reads,
     state: Mutex<State>,
 }
 
@@ -40,9 +42,12 @@ struct State {
 impl Credit {
     /// A credit of so many bytes; what lies idle in `pool` counts, and gives way to whoever asks.
     pub(super) fn new(limit: usize, pool: Pool) -> Self {
-        let state = State { account: Account::new(limit), waiting: BTreeMap::new(), links: BTreeMap::new() };
-        let reads = Arc::new(Semaphore::new(READS_BYTES_MAX / READ_UNIT_BYTES));
-        Self(Arc::new(Shared { pool, reads, state: Mutex::new(state) }))
+        let reads = (limit / 16).clamp(READS_BYTES_MIN, READS_BYTES_MAX);
+        // What is worked on below, shards and the stripes made of them, is no request's and has to have room.
+        let account = Account::new(limit.saturating_sub(2 * (reads + READS_BYTES_MIN)));
+        let state = State { account, waiting: BTreeMap::new(), links: BTreeMap::new() };
+        let (reads, middling) = (Reads::new(reads), Reads::new(READS_BYTES_MIN));
+        Self(Arc::new(Shared { pool, reads, middling, state: Mutex::new(state) }))
     }
 
     /// Bytes held, and bytes that may be.
@@ -53,9 +58,13 @@ impl Credit {
 
     /// The turn of a large read of so many bytes. Reads have what they hold already, and end by themselves.
     pub(super) async fn turn_to_read(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let units = bytes.div_ceil(READ_UNIT_BYTES).min(READS_BYTES_MAX / READ_UNIT_BYTES);
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
-        self.0.reads.clone().acquire_many_owned(units).await.expect("the semaphore is never closed")
+        let reads = if bytes <= MIDDLING_BYTES_MAX { &self.0.middling } else { &self.0.reads };
+        reads.turn(bytes).await
+    }
+
+    /// Gives up those whose client has been stopped for too long.
+    pub(super) fn look(&self, stall_max: Duration, now: Instant) {
+        self.apply(|account| account.stalled(now, stall_max));
     }
 
     /// Takes what a request needs to get through, waiting for a bounded time.
@@ -96,6 +105,8 @@ impl Credit {
     async fn granted(&self, mut told: oneshot::Receiver<()>) -> bool {
         let until = Instant::now() + WAIT_MAX;
         let waiting = async {
+            // Who has stopped already gives way at once.
+            self.apply(|account| account.tick(Instant::now()));
             loop {
                 match timeout(TICK, &mut told).await {
                     Ok(told) => return told.is_ok(),
@@ -220,8 +231,27 @@ impl Purse {
     }
 }
 
-/// Bytes of large reads under way at most.
+/// Reads under way, by their bytes.
+struct Reads {
+    turns: Arc<Semaphore>,
+    units: usize,
+}
+
+impl Reads {
+    fn new(bytes: usize) -> Self {
+        let units = bytes / READ_UNIT_BYTES;
+        Self { turns: Arc::new(Semaphore::new(units)), units }
+    }
+
+    async fn turn(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let units = u32::try_from(bytes.div_ceil(READ_UNIT_BYTES).min(self.units)).unwrap_or(u32::MAX);
+        self.turns.clone().acquire_many_owned(units).await.expect("the semaphore is never closed")
+    }
+}
+
+/// Bytes of large reads under way at most, and those of a node that has little memory for them.
 const READS_BYTES_MAX: usize = 64 << 20;
+const READS_BYTES_MIN: usize = 16 << 20;
 const READ_UNIT_BYTES: usize = 4096;
 /// A request waits for its credit at most so long.
 const WAIT_MAX: Duration = Duration::from_secs(10);

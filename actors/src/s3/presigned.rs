@@ -149,7 +149,7 @@ impl Claim {
         };
         // botocore signs a bucket as a folder, and asks for it without the slash.
         let is_bucket = bucket.is_none() && uri.path().len() > 1 && !uri.path()[1..].contains('/');
-        if !fits(uri.path())? && !(is_bucket && fits(&format!("{}/", uri.path()))?) {
+        if !(fits(uri.path())? || is_bucket && fits(&format!("{}/", uri.path()))?) {
             return Err(s3_error!(SignatureDoesNotMatch));
         }
         Ok(Credentials { access_key: self.access.clone(), secret_key: SecretKey::from(key.secret) })

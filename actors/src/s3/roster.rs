@@ -95,6 +95,13 @@ impl Standing {
         }
     }
 
+    /// Its peer has taken something that waited for it.
+    fn took(&mut self, now: Instant) {
+        if let Phase::Idle(since) = &mut self.phase {
+            *since = now;
+        }
+    }
+
     fn is_known(&self) -> bool {
         self.known || self.is_busy()
     }
@@ -149,6 +156,11 @@ impl Link {
     /// Bytes came.
     pub(super) fn heard(&self, first: &[u8]) {
         self.standing().heard(first, Instant::now());
+    }
+
+    /// The end of an answer may lie here long after its request: who takes of it is not silent.
+    pub(super) fn took(&self) {
+        self.standing().took(Instant::now());
     }
 
     /// A request is under way until the guard is dropped.

@@ -77,7 +77,10 @@ pub async fn serve(
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = house.connections.join_next(), if !house.connections.is_empty() => {}
-            _ = ticks.tick() => house.roster.look(patience, Instant::now()),
+            _ = ticks.tick() => {
+                house.roster.look(patience, Instant::now());
+                house.gateway.credit().look(options.stall_max, Instant::now());
+            }
             (stream, peer) = accept(&listener) => house.receive(stream, peer, &door),
         }
     }

@@ -43,6 +43,9 @@ impl Socket {
     /// What a write came to, or that it has waited for too long.
     fn bounded<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
+            if self.waits && matches!(written, Poll::Ready(Ok(_))) {
+                self.link.took();
+            }
             self.waits = false;
             return written;
         }
