@@ -38,6 +38,8 @@ struct Slot {
     started: bool,
     /// Why it is not up.
     reason: Option<String>,
+    /// It says less than was written to it, for all that is known.
+    behind: bool,
     /// What was last said of it.
     said: Said,
 }
@@ -60,6 +62,7 @@ pub(super) fn begin(node: &Arc<Inner>) {
             ours: None,
             started: false,
             reason: None,
+            behind: false,
             said: Said::default(),
         };
         lock(&node.media).0.insert(at, slot);
@@ -100,8 +103,9 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
         return Err(Error::bug("a read gave no bytes"));
     };
     let cluster = node.keyring.cluster();
+    let mut had = None;
     let (drive, blank) = match drive::inspect(&first, cluster) {
-        Medium::Ours { drive, .. } => match known.of(config) {
+        Medium::Ours { drive, epoch, .. } => match known.of(config) {
             Some((other, true)) if other != drive => {
                 return Err(Error::new(
                     ErrorKind::DriveFailed,
@@ -111,7 +115,10 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
                 .with("known", other)
                 .with("file", Numbers::path(node).display()));
             }
-            _ => (drive, false),
+            _ => {
+                had = Some(epoch);
+                (drive, false)
+            }
         },
         Medium::Blank if !is_blank(&*disk).await? => {
             return Err(Error::new(
@@ -162,6 +169,11 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
         slot.reason = Some("it waits to be registered with the control group".to_owned());
     });
     let epoch = register(node, drive, capacity_bytes).await?;
+    // Each start is given the next epoch, and writes it down before it serves.
+    if let Some(had) = had.filter(|had| had.0 + 1 < epoch.0) {
+        tracing::warn!(node = %node.id, %drive, had = %had, given = %epoch, "{BEHIND}");
+        slot_of(node, at, |slot| slot.behind = true);
+    }
     let spec = DriveSpec { cluster, drive, epoch, capacity_bytes, segment_bytes: segment_bytes(capacity_bytes) };
     if blank {
         io(&*disk, DiskJob::Write { at: 0, bufs: vec![drive::superblock(&spec)] }).await?;
@@ -246,8 +258,11 @@ async fn last_epoch(node: &Inner, drive: DriveId) -> Option<Epoch> {
 pub(super) async fn has_ours(node: &Inner) -> bool {
     let until = node.env.clock.now() + LOOK_MAX;
     loop {
-        let looked: Vec<Option<bool>> =
-            lock(&node.media).0.values().map(|slot| slot.ours.or(slot.reason.as_ref().map(|_| false))).collect();
+        let looked: Vec<Option<bool>> = lock(&node.media)
+            .0
+            .values()
+            .map(|slot| slot.ours.or_else(|| slot.reason.as_ref().map(|_| false)))
+            .collect();
         if looked.contains(&Some(true)) {
             return true;
         }
@@ -293,7 +308,8 @@ pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
             Ok(Ok(Answer::Drive { capacity_bytes, free_bytes, shards, corrupt, full, gone })) => {
                 let state = if full { DriveState::Full } else { DriveState::Up };
                 say(node, at, drive, Said { state: Some(state), corrupt, gone });
-                let reason = how_it_is(full, corrupt, gone);
+                let behind = lock(&node.media).0.get(&at).is_some_and(|slot| slot.behind);
+                let reason = how_it_is(full, corrupt, gone, behind);
                 DriveReport { drive, state, capacity_bytes, free_bytes, shards, corrupt, reason }
             }
             Ok(Ok(_)) => down("it answered with something else".to_owned()),
@@ -338,11 +354,12 @@ fn say(node: &Inner, at: usize, drive: DriveId, now: Said) {
 }
 
 /// What is to be known of a drive that serves, in words.
-fn how_it_is(full: bool, corrupt: u64, gone: u32) -> Option<String> {
+fn how_it_is(full: bool, corrupt: u64, gone: u32, behind: bool) -> Option<String> {
     let words = [
         full.then(|| "it is full".to_owned()),
         (gone > 0).then(|| format!("{gone} of its segments are gone: it was emptied or shortened")),
         (corrupt > 0).then(|| format!("{corrupt} damaged places were found")),
+        behind.then(|| BEHIND.to_owned()),
     ];
     let words: Vec<String> = words.into_iter().flatten().collect();
     (!words.is_empty()).then(|| words.join("; "))
@@ -470,6 +487,9 @@ impl Numbers {
     }
 }
 
+/// What is said of a drive that does not know its last start.
+const BEHIND: &str =
+    "it was put back from an older copy, or a start of it was cut short: what it lacks is read from others";
 /// What is said of a drive that is lost.
 pub(super) const LOST: &str = "it was declared lost and is never used again";
 const BLANK_BYTES: u64 = 1 << 20;

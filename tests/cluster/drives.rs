@@ -1,6 +1,6 @@
 //! Drives that are away: what is deleted meanwhile, and how one is declared lost.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use mesh::Client;
 use mesh_core::{
@@ -11,7 +11,7 @@ use mesh_core::{
 
 use crate::{
     BUCKET,
-    processes::{Cluster, until},
+    processes::{Cluster, copied, until},
 };
 
 const OBJECTS: usize = 500;
@@ -36,6 +36,39 @@ async fn emptied(client: &Client, nodes: &[u64], patience: Duration) {
 fn with_a_short_grace(configuration: &str) -> String {
     let line = configuration.lines().find(|line| line.starts_with("reclaim_grace")).unwrap();
     configuration.replace(line, "reclaim_grace = \"1s\"")
+}
+
+/// A drive that is put back from a copy lacks what was written since, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drive_that_is_put_back_from_an_older_copy_says_so() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client(&[1, 2]).await;
+    let said = async || {
+        let drive = drives(&client).await?.into_iter().find(|drive| drive.drive.0 == 3001);
+        drive.map(|drive| (drive.state, drive.reason)).ok_or_else(|| Error::invalid("it is not shown"))
+    };
+    let (folder, copy) = (cluster.drive(3, 'a'), cluster.drive(3, 'a').with_extension("copy"));
+    cluster.terminate(3);
+    copied(&folder, &copy);
+    for _ in 0..2 {
+        cluster.serve(3);
+        cluster.all_up(&client, 6).await;
+        assert_eq!(said().await.unwrap(), (DriveState::Up, None), "its own starts are no sign");
+        cluster.terminate(3);
+        until("it is down", Duration::from_secs(60), async || match said().await? {
+            (DriveState::Down, _) => Ok(()),
+            other => Err(Error::invalid(format!("{other:?}"))),
+        })
+        .await;
+    }
+    fs::remove_dir_all(&folder).unwrap();
+    fs::rename(&copy, &folder).unwrap();
+    cluster.serve(3);
+    until("it says so", Duration::from_secs(60), async || match said().await? {
+        (DriveState::Up, Some(said)) if said.contains("put back from an older copy") => Ok(()),
+        other => Err(Error::invalid(format!("{other:?}"))),
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use mesh_core::{Error, ErrorKind};
 
 use crate::{
     BUCKET,
-    processes::{Cluster, bytes_of, until},
+    processes::{Cluster, bytes_of, copied, until},
 };
 
 const OBJECTS: u64 = 24;
@@ -235,20 +235,6 @@ async fn present(client: &Client, when: &str) {
         })
         .await;
         assert!(read == bytes_of(count, 3000), "{key} has other bytes {when}");
-    }
-}
-
-/// Copies a folder.
-fn copied(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copied(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
     }
 }
 

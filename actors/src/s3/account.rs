@@ -316,10 +316,12 @@ enum Size {
 
 impl Size {
     const fn of(bytes: usize) -> Self {
-        match bytes {
-            0..=SMALL_BYTES_MAX => Self::Small,
-            ..=MIDDLING_BYTES_MAX => Self::Middling,
-            _ => Self::Large,
+        if bytes <= SMALL_BYTES_MAX {
+            Self::Small
+        } else if bytes <= MIDDLING_BYTES_MAX {
+            Self::Middling
+        } else {
+            Self::Large
         }
     }
 }

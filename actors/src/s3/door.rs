@@ -22,14 +22,13 @@ use super::{
     auth::{Refusal, Verified},
     error::{not_ready, to_s3},
     gateway::Gateway,
-    outflow::staked,
     presigned,
     reframe::{SIGNED_CHUNK_BYTES_MAX, reframed},
     roster::{Link, Underway},
     server::HTTP1_BUFFER_BYTES,
     signed,
     steady::{Stalled, steady},
-    via::Via,
+    via::{Held, Via},
 };
 
 /// The way through the gateway for HTTP requests.
@@ -69,7 +68,8 @@ impl Door {
         let number = counters.request();
         let verified = Verified::default();
         let underway = link.begins(verified.clone());
-        let holds_back = request.version() < Version::HTTP_2 && request.headers().contains_key(EXPECT);
+        let multiplexed = request.version() >= Version::HTTP_2;
+        let holds_back = !multiplexed && request.headers().contains_key(EXPECT);
         let mut request = request;
         let refused = unsupported(&request).or_else(|| {
             let now = self.gateway.clock().wall();
@@ -107,9 +107,9 @@ impl Door {
         {
             response = told(not_ready(&why))?;
         }
-        // What was held to understand the request is done with: nobody waits for more while holding something.
-        via.let_go();
-        response = self.charged(&via, response).await?;
+        // By HTTP/2, many answers may wait for one client.
+        let free_bytes = if multiplexed { 0 } else { FREE_BYTES_MAX };
+        response = self.charged(&via, response, free_bytes).await?;
         let status = response.status();
         if status.is_server_error() {
             counters.failed();
@@ -147,19 +147,42 @@ impl Door {
         request
     }
 
-    /// An answer that is ready, charged to whom it is for until the connection has sent it.
-    async fn charged(&self, via: &Via, mut response: HttpResponse) -> Result<HttpResponse, HttpError> {
-        let (Some(bytes), Some(tenant)) = (response.body().bytes(), via.tenant()) else { return Ok(response) };
-        if bytes.len() <= FREE_BYTES_MAX {
+    /// An answer that is ready, charged to whom it is for until the connection has sent it, if it has more than
+    /// `free_bytes`: out of what its request holds, or, if that is nothing or little, anew.
+    async fn charged(
+        &self,
+        via: &Via,
+        mut response: HttpResponse,
+        free_bytes: usize,
+    ) -> Result<HttpResponse, HttpError> {
+        let held = via.take();
+        let Some(tenant) = via.tenant() else { return Ok(response) };
+        if response.body().bytes().is_none_or(|bytes| bytes.len() <= free_bytes) {
             return Ok(response);
         }
+        let bytes = exact(response.body_mut().take_bytes().unwrap_or_default());
+        let bytes = match held {
+            None => bytes,
+            Some(held) => match held.keep(bytes) {
+                Ok(kept) => {
+                    *response.body_mut() = Body::from(kept);
+                    return Ok(response);
+                }
+                // Little may wait for its turn: no more than there may be claims.
+                Err(bytes) if bytes.len() <= FREE_BYTES_MAX => bytes,
+                Err(_) => {
+                    let why = "the answer is larger than expected, and there is no room for it; \
+                               ask for less at once, or send again later";
+                    return told(to_s3(&Error::new(ErrorKind::Overloaded, why)));
+                }
+            },
+        };
         let purse = match self.gateway.credit().admit(tenant, bytes.len(), via.link.clone()).await {
             Ok(purse) => purse,
             Err(error) => return told(to_s3(&error)),
         };
-        let Some(stake) = purse.at_once(bytes.len()) else { return Ok(response) };
-        purse.waits_for_client();
-        *response.body_mut() = Body::from(staked(bytes, stake));
+        let held = Held { purse, bytes: bytes.len() };
+        *response.body_mut() = Body::from(held.keep(bytes).unwrap_or_else(|bytes| bytes));
         Ok(response)
     }
 }
@@ -188,6 +211,13 @@ impl HttpBody for Answering {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// The same without spare room: who wrote it made its buffer twice as large whenever it was full.
+fn exact(bytes: Bytes) -> Bytes {
+    let mut bytes = Vec::from(bytes);
+    bytes.shrink_to_fit();
+    bytes.into()
 }
 
 /// An error as an answer.
@@ -237,7 +267,7 @@ fn code_in(body: &Body) -> S3ErrorCode {
 }
 
 const FORM: &[u8] = b"multipart/form-data";
-/// An answer that is ready is charged if it has more than this: listings, above all.
+/// The answer of a connection that has one at a time is charged if it has more than this: listings, above all.
 const FREE_BYTES_MAX: usize = 16 << 10;
 
 #[cfg(test)]
@@ -268,6 +298,14 @@ mod tests {
         assert!(request("POST", "Multipart/Form-Data; boundary=x"));
         assert!(!request("PUT", "multipart/form-data; boundary=x"));
         assert!(!request("POST", "application/xml"));
+    }
+
+    #[test]
+    fn answers_keep_no_spare_room() {
+        let mut written = Vec::with_capacity(1 << 20);
+        written.extend_from_slice(&[7; 1000]);
+        let exact = Vec::from(exact(written.into()));
+        assert_eq!((exact.len(), exact.capacity()), (1000, 1000));
     }
 
     #[test]

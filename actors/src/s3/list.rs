@@ -1,5 +1,6 @@
-//! ListObjects and ListObjectsV2.
+//! ListObjects and ListObjectsV2; and what a page of any listing may take.
 
+use hyper::Method;
 use mesh_core::{Answer, limits::LIST_KEYS_MAX, meta::Listing, op::ObjectOp};
 use s3s::{
     S3Request, S3Result,
@@ -14,8 +15,31 @@ use super::{
     caller::Caller,
     error::strange,
     gateway::Gateway,
-    text::{base64, from_base64, percent, timestamp},
+    offered::{Level, parameters},
+    text::{base64, from_base64, from_form, percent, timestamp},
 };
+
+/// What the page of a listing that a request asks for, whichever it is, may take while it is made; 0 if it asks for none.
+/// It is taken before Object is asked: a page is there whole before anything of it can be sent.
+pub(super) fn page_bytes_max(method: &Method, level: Level, query: &str) -> usize {
+    let value = |name: &str| parameters(query).find(|(one, _)| *one == name).map(|(_, value)| value);
+    let asked = |name: &str, max: usize| {
+        let asked = value(name).and_then(from_form).and_then(|asked| asked.parse::<usize>().ok());
+        asked.map_or(max, |asked| asked.min(max))
+    };
+    let rows = match level {
+        _ if *method != Method::GET => return 0,
+        Level::Root => asked("max-buckets", BUCKETS_PAGE_MAX) * BUCKET_BYTES,
+        Level::Bucket if value("location").is_some() || value("versioning").is_some() => return 0,
+        // Whole pages are read for it, however few are asked for.
+        Level::Bucket if value("uploads").is_some() => LIST_KEYS_MAX * ENTRY_BYTES,
+        Level::Bucket => asked("max-keys", LIST_KEYS_MAX) * ENTRY_BYTES,
+        Level::Object if value("uploadId").is_some() => asked("max-parts", LIST_KEYS_MAX) * ENTRY_BYTES,
+        Level::Object => return 0,
+    };
+    // And what it was asked with, which it says again, escaped.
+    rows + ECHO_BYTES * query.len()
+}
 
 pub(super) async fn list_objects(
     gateway: &Gateway,
@@ -169,6 +193,15 @@ fn from_token(token: &str) -> Option<String> {
 }
 
 const TOKEN_VERSION: char = 'a';
+/// An entry of a page, as Object gives it and as XML: with a key of three hundred bytes. So a page is no large request; one
+/// of longer keys takes more once it is there.
+const ENTRY_BYTES: usize = 1250;
+/// A bucket of a page.
+const BUCKET_BYTES: usize = 256;
+/// Buckets of a page at most.
+const BUCKETS_PAGE_MAX: usize = 10_000;
+/// What XML makes of a character that must be escaped, and a little more.
+const ECHO_BYTES: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -182,6 +215,36 @@ mod tests {
         assert_eq!(page_size(Some(5000), 1000).ok(), Some(1000));
         assert_eq!(page_size(Some(0), 1000).ok(), Some(0));
         assert!(page_size(Some(-1), 1000).is_err());
+    }
+
+    #[test]
+    fn every_page_is_paid_for_by_what_was_asked_for() {
+        let of = |level, query: &str| page_bytes_max(&Method::GET, level, query) - ECHO_BYTES * query.len();
+        let whole = LIST_KEYS_MAX * ENTRY_BYTES;
+        for (query, bytes) in [
+            ("", whole),
+            ("list-type=2&max-keys=2", 2 * ENTRY_BYTES),
+            ("max-keys=0", 0),
+            ("max-keys=%31%30", 10 * ENTRY_BYTES),
+            ("max-keys=99999", whole),
+            ("max-keys=-1", whole),
+            ("max-keys=99999999999999999999999", whole),
+            ("max-keys=", whole),
+            ("uploads&max-uploads=1", whole),
+        ] {
+            assert_eq!(of(Level::Bucket, query), bytes, "{query}");
+        }
+        assert_eq!(of(Level::Object, "uploadId=1&max-parts=3"), 3 * ENTRY_BYTES);
+        assert_eq!(of(Level::Root, ""), BUCKETS_PAGE_MAX * BUCKET_BYTES);
+        for (method, level, query) in [
+            (Method::GET, Level::Object, "versionId=null"),
+            (Method::GET, Level::Bucket, "location"),
+            (Method::GET, Level::Bucket, "versioning="),
+            (Method::HEAD, Level::Bucket, ""),
+            (Method::PUT, Level::Object, "uploadId=1&partNumber=1"),
+        ] {
+            assert_eq!(page_bytes_max(&method, level, query), 0, "{method} {query}");
+        }
     }
 
     proptest! {

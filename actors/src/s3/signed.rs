@@ -4,6 +4,7 @@
 //! be what its signer sent, and may be changed without anybody's signature breaking. So here it is refused if it is
 //! nothing that is [`offered`](super::offered), what s3s reads too narrowly is taken out and read by ourselves (ranges,
 //! conditions, metadata, XML), and the digests of XML bodies are checked before anything is done that they ask for.
+//! And here it takes the memory for what is read or made whole: a document, or a page of a listing.
 //!
 //! ```text
 //!   door ──► s3s: signature ──► Signed (this) ──► s3s: operation ──► Gateway
@@ -18,6 +19,10 @@ use hyper::{
     header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING},
     http::Extensions,
 };
+use mesh_core::{
+    id::TenantId,
+    limits::{LIST_KEYS_MAX, PARTS_MAX, STRIPE_BYTES_MAX},
+};
 use s3s::{
     Body, HttpRequest, HttpResponse, S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
     auth::Credentials,
@@ -31,16 +36,16 @@ use super::{
     attributes::UserMetadata,
     auth::{Verified, unsigned},
     conditions::Reading,
-    credit::Purse,
     digest::{Declared, Digests},
     error::to_s3,
     gateway::Gateway,
+    list::page_bytes_max,
     offered::{Document, Level, SIGNATURE, offer},
     presigned::{Presigned, host_of, without_signature},
     put::broken,
     text::from_percent,
-    via::Via,
-    xml,
+    via::{Held, Via},
+    xml::{self, Limit},
 };
 
 /// The service behind the door.
@@ -89,6 +94,7 @@ impl S3Route for Signed {
             }
             None => {
                 if let Some(name) = unsigned(&request.headers, request.uri.query().unwrap_or_default()) {
+                    let name: String = name.chars().take(NAME_CHARS_MAX).collect();
                     return Err(s3_error!(
                         AccessDenied,
                         "There were headers present in the request which were not signed: {name}"
@@ -103,26 +109,48 @@ impl S3Route for Signed {
     }
 
     async fn call(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
+        let access = request.credentials.as_ref().map(|credentials| credentials.access_key.clone());
+        let answer = self.answer(request).await;
+        let refused = |answer: &S3Response<Body>| answer.status.is_some_and(|status| status.as_u16() >= 400);
+        if answer.as_ref().map_or(true, refused) && Via::here().tenant().is_none() {
+            // It came no further than here; its answer is charged to somebody nevertheless.
+            self.tenant(access.as_deref());
+        }
+        answer
+    }
+}
+
+impl Signed {
+    async fn answer(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
         let S3Request {
             input: mut body, method, uri, mut headers, mut extensions, credentials, trailing_headers, ..
         } = request;
         let in_host = host_of(&headers, &uri).and_then(|host| self.gateway.domains().bucket(host)).is_some();
+        let access = credentials.as_ref().map(|credentials| credentials.access_key.as_str());
         let path = from_percent(uri.path()).ok_or(S3ErrorCode::InvalidURI)?;
-        let offer = offer(&method, Level::of(&path, in_host), uri.query().unwrap_or_default())?;
+        let (level, query) = (Level::of(&path, in_host), uri.query().unwrap_or_default());
+        let offer = offer(&method, level, query)?;
         offer.check(&headers)?;
         if let Some(document) = offer.document {
             let declared =
                 headers.get(CONTENT_LENGTH).and_then(|len| len.to_str().ok()).and_then(|len| len.parse().ok());
             let unknown = if hyper::body::Body::is_end_stream(&body) { 0 } else { XML_BYTES_MAX };
-            let purse = self.hold_document(declared.unwrap_or(unknown), credentials.as_ref()).await?;
+            // As it came, and as it is understood.
+            let held = self.take(access, 2 * declared.unwrap_or(unknown).min(XML_BYTES_MAX)).await?;
+            if let Some(held) = &held {
+                // Whoever stops in the middle of it gives way to others.
+                held.purse.waits_for_client();
+            }
             let bytes = self.document(document, body, &headers, trailing_headers.as_ref()).await?;
-            if let Some(purse) = purse {
-                purse.moves();
-                Via::here().hold(purse);
+            if let Some(held) = held {
+                held.purse.moves();
+                Via::here().hold(held);
             }
             headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
             headers.remove(TRANSFER_ENCODING);
             body = Body::from(bytes);
+        } else if let Some(held) = self.take(access, page_bytes_max(&method, level, query)).await? {
+            Via::here().hold(held);
         }
         if offer.reads {
             extensions.insert(Reading::take(&mut headers));
@@ -142,20 +170,22 @@ impl S3Route for Signed {
         let response = response.map_err(|error| S3Error::with_source(S3ErrorCode::InternalError, error.into()))?;
         Ok(finished(response, &method))
     }
-}
 
-impl Signed {
-    /// Takes credit for a body of this length that is read whole, before it is.
-    async fn hold_document(&self, len: usize, credentials: Option<&Credentials>) -> S3Result<Option<Purse>> {
-        let key = credentials.and_then(|credentials| self.gateway.keys().lookup(&credentials.access_key));
-        let (1.., Some(key)) = (len, key) else { return Ok(None) };
-        // As it came, and as it is understood.
-        let bytes = 2 * len.min(XML_BYTES_MAX);
-        let purse = self.gateway.credit().admit(key.tenant, bytes, Via::here().link.clone()).await;
-        let purse = purse.map_err(|error| to_s3(&error))?;
-        // Whoever stops in the middle of it gives way to others.
-        purse.waits_for_client();
-        Ok(Some(purse))
+    /// Whose an access key is: who is charged.
+    fn tenant(&self, access: Option<&str>) -> Option<TenantId> {
+        let tenant = self.gateway.keys().lookup(access?)?.tenant;
+        Via::here().is_of(tenant);
+        Some(tenant)
+    }
+
+    /// Takes credit for what is read or made whole, before it is.
+    async fn take(&self, access: Option<&str>, bytes: usize) -> S3Result<Option<Held>> {
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let Some(tenant) = self.tenant(access) else { return Ok(None) };
+        let purse = self.gateway.credit().admit(tenant, bytes, Via::here().link.clone()).await;
+        Ok(Some(Held { purse: purse.map_err(|error| to_s3(&error))?, bytes }))
     }
 
     /// The whole of an XML body, in the form that s3s reads, once its digests are known to hold.
@@ -183,7 +213,16 @@ impl Signed {
         let mut digests = Digests::new(&declared.algorithms());
         digests.update(&bytes);
         declared.check(&digests.finish(), trailers.and_then(Trailers::take).as_ref())?;
-        xml::plain(&bytes)
+        xml::plain(&bytes, limit_of(document))
+    }
+}
+
+/// What S3 takes in one request.
+const fn limit_of(document: Document) -> Limit {
+    match document {
+        Document::Keys => Limit { what: "Object elements", items: LIST_KEYS_MAX },
+        Document::Parts => Limit { what: "Part elements", items: PARTS_MAX as usize },
+        Document::Configuration => Limit { what: "elements in its configuration", items: SETTINGS_MAX },
     }
 }
 
@@ -216,3 +255,10 @@ fn finished(response: HttpResponse, method: &Method) -> S3Response<Body> {
 
 /// A request's XML at most: 10,000 parts with their checksums, or 1,000 keys with every byte escaped.
 const XML_BYTES_MAX: usize = 8 << 20;
+/// A bucket's configuration has a place, and tags.
+const SETTINGS_MAX: usize = 100;
+/// So much of a name is told to whoever sent it.
+const NAME_CHARS_MAX: usize = 64;
+
+// A request that asks for more than this is not given more.
+const _: () = assert!(2 * XML_BYTES_MAX <= 4 * STRIPE_BYTES_MAX);

@@ -1,5 +1,6 @@
 //! Tests of the gateway through real HTTP on loopback, with signed requests, against a reference model of Object.
 
+mod answers;
 mod client;
 mod lease;
 mod limits;

@@ -144,6 +144,45 @@ async fn xml_is_read_in_every_form_and_refused_where_it_is_none() {
 }
 
 #[tokio::test]
+async fn documents_with_more_than_any_request_has_are_refused_before_they_are_read() {
+    let node = Node::start(4096).await;
+    let client = node.with_bucket().await;
+    let refused = async |method: &str, target: &str, document: String, why: &str| {
+        let mut digests = Digests::new(&[Algorithm::Crc32].into());
+        digests.update(document.as_bytes());
+        let md5 = base64(&digests.finish().md5);
+        let reply = with(&client, method, target, &[("content-md5", &md5)], document.as_bytes()).await;
+        assert_eq!(reply.verdict(), (400, "MalformedXML".to_owned()), "{target}");
+        let text = String::from_utf8_lossy(&reply.body).into_owned();
+        assert!(text.contains(why), "{why}: {text}");
+    };
+    let complete = |inner: String| format!("<CompleteMultipartUpload>{inner}</CompleteMultipartUpload>");
+    let (parts, keys) = ("at most 10000 Part elements", "at most 1000 Object elements");
+    let target = "/bucket/key?uploadId=1";
+    refused("POST", target, complete("<Part/>".repeat(1_198_358)), parts).await;
+    refused("POST", target, complete(format!("<Part>{}</Part>", "<ETag/>".repeat(100_000))), "at most 80008").await;
+    let long = complete(format!("<Part a=\"{}\"/>", "a".repeat(100_000)));
+    refused("POST", target, long, "a tag is longer").await;
+    let delete = |inner: String| format!("<Delete>{inner}</Delete>");
+    refused("POST", "/bucket?delete", delete("<Object><Key>k</Key></Object>".repeat(1001)), keys).await;
+    refused("POST", "/bucket?delete", delete("<Key>k</Key>".repeat(200_000)), keys).await;
+    refused("POST", "/bucket?delete", delete("<Quiet/>".repeat(200_000)), "at most 8008").await;
+    let configuration = format!("<CreateBucketConfiguration>{}</CreateBucketConfiguration>", "<Tag/>".repeat(101));
+    refused("PUT", "/bucket2", configuration, "at most 100 elements").await;
+    assert_eq!((node.model.count("Delete"), node.model.count("HeadUpload")), (0, 0));
+    // As much as there may be.
+    let most = delete("<Object><Key>k</Key><ETag>e</ETag></Object>".repeat(1000) + "<Quiet>true</Quiet>");
+    let mut digests = Digests::new(&[Algorithm::Crc32].into());
+    digests.update(most.as_bytes());
+    let md5 = base64(&digests.finish().md5);
+    let reply = with(&client, "POST", "/bucket?delete", &[("content-md5", &md5)], most.as_bytes()).await;
+    assert_eq!((reply.status, node.model.count("Delete")), (200, 1000));
+    let most = complete("<Part><PartNumber>1</PartNumber><ETag>e</ETag></Part>".repeat(10_000));
+    assert_eq!(client.send("POST", target, most.as_bytes()).await.code(), "NoSuchUpload");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn ranges_and_conditions_without_a_meaning_are_as_if_they_were_not_there() {
     let node = Node::start(4096).await;
     let client = node.with_bucket().await;
