@@ -348,7 +348,7 @@ impl Inbound for Gate {
         tokio::spawn(async move {
             done(match op {
                 Op::Node(op) => match *op {
-                    NodeOp::Raft { group, rpc } => station.metadata.handle_raft(group, rpc, payload).await,
+                    NodeOp::Raft { group, rpc, .. } => station.metadata.handle_raft(group, rpc, payload).await,
                     NodeOp::Move(step) => {
                         station.agent.carry_out(step, payload).await.map(|moved| Answer::Moved(moved).into())
                     }

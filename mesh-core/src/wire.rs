@@ -342,7 +342,9 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                 B::Propose(proto::Metadata { group: group.0, value: meta::encode(&**command)?.into() })
             }
             Op::Node(op) => match &**op {
-                NodeOp::Raft { group, rpc } => B::Raft(proto::Raft { group: group.0, rpc: *rpc }),
+                NodeOp::Raft { group, rpc, start } => {
+                    B::Raft(proto::Raft { group: group.0, rpc: *rpc, start: start.0 })
+                }
                 NodeOp::Heartbeat(report) => B::Heartbeat(meta::encode(&**report)?.into()),
                 NodeOp::Status => B::Status(proto::Done {}),
                 NodeOp::Move(step) => B::Move(meta::encode(step)?.into()),
@@ -477,7 +479,10 @@ fn decode_body(body: proto::header::Body) -> Result<Body, Error> {
         B::Propose(message) => {
             Op::Propose { group: GroupId(message.group), command: Arc::new(meta::decode(&message.value)?) }
         }
-        B::Raft(message) => Op::Node(Box::new(NodeOp::Raft { group: GroupId(message.group), rpc: message.rpc })),
+        B::Raft(message) => {
+            let (group, start) = (GroupId(message.group), Incarnation(message.start));
+            Op::Node(Box::new(NodeOp::Raft { group, rpc: message.rpc, start }))
+        }
         B::Heartbeat(bytes) => Op::Node(Box::new(NodeOp::Heartbeat(Arc::new(meta::decode(&bytes)?)))),
         B::Status(_) => Op::Node(Box::new(NodeOp::Status)),
         B::Move(bytes) => Op::Node(Box::new(NodeOp::Move(meta::decode(&bytes)?))),

@@ -61,10 +61,10 @@ impl Inbound for Gate {
         let from = from.clone();
         match op {
             Op::Node(op) => match *op {
-                NodeOp::Raft { group, rpc } => {
+                NodeOp::Raft { group, rpc, start } => {
                     // A Raft message that has arrived is carried out, whether or not the sender still waits.
                     tokio::spawn(async move {
-                        let answer = match node.acquainted(&from).await {
+                        let answer = match node.acquainted(&from, start).await {
                             Ok(()) => node.metadata.handle_raft(group, rpc, payload).await,
                             Err(error) => Err(error),
                         };

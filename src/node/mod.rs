@@ -98,8 +98,7 @@ pub(crate) struct Inner {
     reconfigure: Notify,
     /// Something that peers should know has changed.
     hurry: Notify,
-    /// A beat has counted.
-    met: Notify,
+    beat_counted: Notify,
     /// Something that placement depends on has changed.
     pub(crate) replan: Notify,
     /// Why the mesh does not take this node in.
@@ -226,6 +225,7 @@ impl Builder {
         };
         let link = env.links.bind(setup, gate.clone()).await?;
         let raft = RaftConfig {
+            start: incarnation,
             groups: vec![GroupId::CONTROL],
             peers: config.peers.iter().map(|peer| peer.node.id()).collect(),
             timing: Timing {
@@ -279,7 +279,7 @@ impl Builder {
             front: Mutex::default(),
             reconfigure: Notify::new(),
             hurry: Notify::new(),
-            met: Notify::new(),
+            beat_counted: Notify::new(),
             replan: Notify::new(),
             refused: Mutex::default(),
             numbers: Mutex::default(),

@@ -1,5 +1,7 @@
 //! Heartbeats: who is there, and how they are.
 
+mod acquaintance;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -11,7 +13,6 @@ use mesh_core::{
     envelope::Envelope,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
     limits::{DPU_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL},
-    meta::Command,
     op::{ActorReport, DriveReport, NodeOp, NodeReport, Phase, Witness},
     port::Role,
     spec::FunctionSpec,
@@ -20,10 +21,7 @@ use mesh_core::{
 };
 
 use mesh_actors::shell::ActorStats;
-use mesh_placement::{
-    Outage,
-    witness::{self, Said, Verdict},
-};
+use mesh_placement::{Outage, witness::Verdict};
 
 use super::{Inner, ability, lock, media};
 use crate::config::TimingConfig;
@@ -73,154 +71,10 @@ impl Inner {
             return Err(Error::new(ErrorKind::Denied, "a report of somebody else"));
         }
         // Nodes find each other through any one they both know: a beat says where its sender listens.
-        {
-            let mut peers = lock(&self.peers);
-            if peers.given.remove(&report.node) {
-                peers.addresses.remove(&report.node);
-            }
-        }
         let from = report.node;
         self.take_note(report);
         let own = lock(&self.peers).own.clone();
         Ok(Answer::Report(vec![self.told(&own, from)]).into())
-    }
-
-    /// A report as it is told to another node: with what is remembered of that one.
-    fn told(&self, own: &NodeReport, to: NodeId) -> Arc<NodeReport> {
-        Arc::new(NodeReport { witness: self.witness(to), ..own.clone() })
-    }
-
-    /// What is remembered of another node: what it said itself, or what the control group knows since before this start.
-    fn witness(&self, node: NodeId) -> Option<Witness> {
-        let known = lock(&self.peers).witnesses.get(&node).copied();
-        known.or_else(|| {
-            let view = self.metadata.control();
-            let info = view.nodes.get(&node)?;
-            let (voters, learners) = self.metadata.members(GroupId::CONTROL);
-            let replica = voters.into_iter().chain(learners).find(|replica| replica.node() == node);
-            Some(Witness { life: info.life, incarnation: info.incarnation, replica, marked: 0 })
-        })
-    }
-
-    /// Takes a report, if it is of the node that is known under its number: see [`mesh_placement::witness`]. And hears
-    /// what the other remembers of this node.
-    fn take_note(&self, report: Arc<NodeReport>) {
-        if let Some(witness) = &report.witness
-            && let Some(why) = witness::set_back(&self.said(), witness)
-        {
-            self.metadata.disown(&why);
-        }
-        let node = report.node;
-        let known = self.witness(node);
-        let member = self.metadata.control().nodes.get(&node).map(|info| info.life);
-        let said = said_in(&report);
-        let now = self.env.clock.now();
-        {
-            let mut peers = lock(&self.peers);
-            let elsewhere = peers.seen.get(&node).is_some_and(|seen| {
-                seen.report.address != report.address && now.since(seen.heard_at) <= self.config.timing.silence.0
-            });
-            let verdict = witness::judge(&said, known.as_ref(), member, elsewhere);
-            if verdict != Verdict::Known {
-                peers.turned_away.insert(node, (report.incarnation, verdict.clone()));
-                let addresses = peers.refused.entry(node).or_default();
-                if addresses.len() < REFUSED_MAX && addresses.insert(report.address.clone()) {
-                    tracing::warn!(node = %self.id, peer = %node, address = report.address, ?verdict, "a beat does not count");
-                }
-                return;
-            }
-            if peers.turned_away.get(&node).is_some_and(|(start, _)| *start <= report.incarnation) {
-                peers.turned_away.remove(&node);
-            }
-            // What another machine said under this number was of itself.
-            if known.is_some_and(|known| known.life != said.life) {
-                peers.addresses.remove(&node);
-                peers.seen.remove(&node);
-            }
-            peers.witnesses.insert(node, said.remembered(known.as_ref()));
-        }
-        if let Ok(address) = report.address.parse() {
-            self.locate_peer(node, address, report.incarnation);
-        }
-        self.note(report);
-        self.met.notify_waiters();
-    }
-
-    /// What this node says of itself.
-    fn said(&self) -> Said<'_> {
-        Said {
-            life: self.life,
-            starts: &self.starts,
-            replica: self.metadata.replica_id(GroupId::CONTROL),
-            marked: self.metadata.marked(),
-        }
-    }
-
-    /// Whether a metadata request of another node may be passed on.
-    pub(super) async fn admits(&self, from: &Role, op: &Op) -> Result<(), Error> {
-        match op {
-            Op::Propose { command, .. } => self.admits_command(from, command).await,
-            _ => Ok(()),
-        }
-    }
-
-    /// A start of a node is registered by itself, and only once its beats count: one that does not would take the place
-    /// of the one that does. Another machine under its number is told so by the group.
-    pub(super) async fn admits_command(&self, from: &Role, command: &Command) -> Result<(), Error> {
-        let Command::PutNode(info) = command else { return Ok(()) };
-        let member = self.metadata.control().nodes.get(&info.id).map(|known| known.life);
-        if *from != Role::Node(info.id) || member.is_some_and(|life| life != info.life) {
-            return Ok(());
-        }
-        let met = self.met_when(info.id, |seen| seen.report.incarnation == info.incarnation).await;
-        met.map_err(|error| {
-            let peers = lock(&self.peers);
-            let turned_away = peers.turned_away.get(&info.id).filter(|(start, _)| *start == info.incarnation);
-            match turned_away {
-                Some((_, Verdict::Twin)) => {
-                    let what = "another process runs under the number of this node, from the same folder or a copy of \
-                                it: stop one of the two";
-                    let at = peers.seen.get(&info.id).map(|seen| seen.report.address.clone());
-                    Error::new(ErrorKind::Conflict, what).with("at", at.unwrap_or_default())
-                }
-                _ => error,
-            }
-        })
-    }
-
-    /// Waits until a node has said in this start of ours who it is, and counts: what it remembers of this one must be
-    /// known before anything is promised to it.
-    pub(super) async fn acquainted(&self, from: &Role) -> Result<(), Error> {
-        let Role::Node(node) = from else {
-            return Err(Error::new(ErrorKind::Denied, "only nodes take part in metadata groups"));
-        };
-        self.met_when(*node, |_| true).await
-    }
-
-    /// Waits until a node's last beat counts, and is as wanted.
-    async fn met_when(&self, node: NodeId, wanted: impl Fn(&Seen) -> bool) -> Result<(), Error> {
-        let counts = || {
-            let now = self.env.clock.now();
-            let peers = lock(&self.peers);
-            // Beside one that was set back the node itself may run.
-            let was_set_back = matches!(peers.turned_away.get(&node), Some((_, Verdict::SetBack(_))));
-            peers.seen.get(&node).is_some_and(&wanted)
-                && (!was_set_back || peers.is_alive(node, now, &self.config.timing))
-        };
-        let met = async {
-            loop {
-                let told = self.met.notified();
-                tokio::pin!(told);
-                told.as_mut().enable();
-                if counts() {
-                    return;
-                }
-                told.await;
-            }
-        };
-        tokio::time::timeout(MEET_MAX, met).await.map_err(|_| {
-            Error::new(ErrorKind::Draining, "this node has heard no beat of yours that counts").with("node", node)
-        })
     }
 
     /// Takes over where a peer listens from a person or the configuration: it counts until the peer says so itself.
@@ -545,13 +399,6 @@ impl Inner {
     }
 }
 
-/// What a node says of itself in a report.
-fn said_in(report: &NodeReport) -> Said<'_> {
-    let control = report.groups.iter().find(|said| said.group == GroupId::CONTROL);
-    let replica = control.map(|said| said.replica);
-    Said { life: report.life, starts: &report.starts, replica, marked: report.marked }
-}
-
 /// The tails of chains that a node runs.
 fn tails(report: &NodeReport) -> impl Iterator<Item = (ActorId, Epoch)> {
     let tails = report.actors.iter().filter(|one| one.actor.as_tail().is_some() && one.phase == Phase::Running);
@@ -613,8 +460,3 @@ pub(super) async fn run(node: Arc<Inner>) {
         }
     }
 }
-
-/// Addresses of which it is said that their beats do not count: of each number.
-const REFUSED_MAX: usize = 8;
-/// A node that is there beats at once: who has said nothing for so long has no say either.
-const MEET_MAX: core::time::Duration = core::time::Duration::from_secs(1);

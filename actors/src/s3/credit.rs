@@ -42,7 +42,9 @@ struct State {
 impl Credit {
     /// A credit of so many bytes; what lies idle in `pool` counts, and gives way to whoever asks.
     pub(super) fn new(limit: usize, pool: Pool) -> Self {
-        let reads = (limit / 16).clamp(READS_BYTES_MIN, READS_BYTES_MAX);
+        // More of them at once than the cores can work on are no faster, and small requests wait behind them all.
+        let cores = std::thread::available_parallelism().map_or(1, core::num::NonZero::get);
+        let reads = (limit / 16).min(cores * READS_BYTES_CORE).clamp(READS_BYTES_MIN, READS_BYTES_MAX);
         // What is worked on below, shards and the stripes made of them, is no request's and has to have room.
         let account = Account::new(limit.saturating_sub(2 * (reads + READS_BYTES_MIN)));
         let state = State { account, waiting: BTreeMap::new(), links: BTreeMap::new() };
@@ -252,6 +254,8 @@ impl Reads {
 /// Bytes of large reads under way at most, and those of a node that has little memory for them.
 const READS_BYTES_MAX: usize = 64 << 20;
 const READS_BYTES_MIN: usize = 16 << 20;
+/// For each core: two stripes.
+const READS_BYTES_CORE: usize = 8 << 20;
 const READ_UNIT_BYTES: usize = 4096;
 /// A request waits for its credit at most so long.
 const WAIT_MAX: Duration = Duration::from_secs(10);

@@ -106,7 +106,7 @@ impl Outbound for Link {
             tokio::time::sleep(delay).await;
             let outcome = match envelope.header.body {
                 Body::Request(Op::Node(op)) => match *op {
-                    NodeOp::Raft { group, rpc } => target.handle_raft(group, rpc, envelope.payload).await,
+                    NodeOp::Raft { group, rpc, .. } => target.handle_raft(group, rpc, envelope.payload).await,
                     op @ (NodeOp::RelayQuery { .. } | NodeOp::RelayPropose { .. }) => target.relay(op, deadline).await,
                     _ => Err(Error::invalid("not here")),
                 },

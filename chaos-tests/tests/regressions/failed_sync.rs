@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use mesh_chaos_tests::{
     disk::DiskWeather,
+    run::run,
     swarm::{Fault, Swarm},
 };
 
@@ -24,4 +25,10 @@ fn nothing_is_acknowledged_on_the_strength_of_a_sync_after_a_failed_one() {
         }
     });
     assert!(figures.succeeded > 100 && figures.crashes > 8 * 6, "{figures:?}");
+}
+
+/// A write that had begun in the storm failed a drive once it was calm: what that drive owes it goes on owing.
+#[test]
+fn a_drive_that_fails_late_is_no_leak() {
+    assert_eq!(run(717_265, None, false).violation, None);
 }

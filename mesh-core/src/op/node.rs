@@ -11,7 +11,7 @@ use super::NodeReport;
 use crate::op::Answer;
 use crate::{
     assignment::{MoveId, Scope, Wish},
-    id::{ActorId, DriveId, Epoch, GroupId, NodeId},
+    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
     meta::{Command, Query},
     spec::CustomSpec,
 };
@@ -25,6 +25,8 @@ pub enum NodeOp {
         group: GroupId,
         /// Which message, as the Raft adapter numbers them.
         rpc: u32,
+        /// The start of the sender: beside a node a copy of it may run.
+        start: Incarnation,
     },
     /// "I am alive, and this is how I am." Answered by the other's [`Answer::Report`].
     Heartbeat(Arc<NodeReport>),

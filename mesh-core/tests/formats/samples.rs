@@ -589,7 +589,7 @@ fn node_ops() -> Vec<NodeOp> {
     let step = |what| NodeOp::Move(MoveStep { actor: assignment().actor, epoch: Epoch(151), id: MoveId(152), what });
     let plan = AdminOp::Plan { with_dpus: vec![(NodeId(3), "bf3".into())], without: vec![NodeId(1)] };
     vec![
-        NodeOp::Raft { group: GroupId(1), rpc: 2 },
+        NodeOp::Raft { group: GroupId(1), rpc: 2, start: Incarnation(3) },
         NodeOp::Heartbeat(Arc::new(node_report())),
         NodeOp::Status,
         step(MoveOp::Warm),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Lane, Op, Principal, Redirect,
     envelope::{Body, Envelope, Header, Region},
-    id::{ActorId, BucketId, DriveId, Epoch, GroupId, LayoutId, NodeId, ShardId, StripeId, TenantId, WriteId},
+    id::{
+        ActorId, BucketId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, ShardId, StripeId, TenantId, WriteId,
+    },
     op::{Binding, NodeOp, ShardOp, StripeOp, StripeTarget},
     topology::Code,
     wire::{PREAMBLE_BYTES, crc32c},
@@ -199,8 +201,10 @@ fn bodies(payload: &[u8]) -> impl Strategy<Value = Body> + use<> {
     prop_oneof![
         stripe.prop_map(move |op| request(op.into())),
         shard.prop_map(move |op| request(op.into())),
-        (any::<u64>(), any::<u32>())
-            .prop_map(move |(group, rpc)| request(Op::Node(Box::new(NodeOp::Raft { group: GroupId(group), rpc })))),
+        (any::<u64>(), any::<u32>(), any::<u64>()).prop_map(move |(group, rpc, start)| {
+            let (group, start) = (GroupId(group), Incarnation(start));
+            request(Op::Node(Box::new(NodeOp::Raft { group, rpc, start })))
+        }),
         proptest::sample::select(samples::commands()).prop_flat_map(move |command| {
             let command = Arc::new(command);
             any::<u64>().prop_map(move |group| request(Op::Propose { group: GroupId(group), command: command.clone() }))

@@ -37,7 +37,7 @@ use std::{
 
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Op, Outcome, Response,
-    id::{GroupId, NodeId, ReplicaId},
+    id::{GroupId, Incarnation, NodeId, ReplicaId},
     limits::HEARTBEAT_INTERVAL,
     meta::ControlView,
     op::{GroupReport, NodeOp},
@@ -67,6 +67,8 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 pub struct RaftConfig {
     /// This node.
     pub node: NodeId,
+    /// Its start, which its messages name.
+    pub start: Incarnation,
     /// Where its files are; made if it is not there.
     pub dir: PathBuf,
     /// The groups that it has a replica of from the start; see [`RaftMetadata::ensure_group`].
@@ -86,7 +88,16 @@ impl RaftConfig {
     #[must_use]
     pub fn new(node: NodeId, dir: PathBuf) -> Self {
         let (groups, peers) = (Vec::new(), Vec::new());
-        Self { node, dir, groups, peers, timing: Timing::default(), snapshot_every: 5000, log_keep: 1000 }
+        Self {
+            node,
+            start: Incarnation::default(),
+            dir,
+            groups,
+            peers,
+            timing: Timing::default(),
+            snapshot_every: 5000,
+            log_keep: 1000,
+        }
     }
 }
 
@@ -161,7 +172,7 @@ impl RaftMetadata {
             raft_config,
             store,
             // Half an election: a message that takes longer is as good as lost.
-            router: Router::new(outbound, config.timing.election_min / 2),
+            router: Router::new(outbound, config.start, config.timing.election_min / 2),
             clock,
             runtime: tokio::runtime::Handle::current(),
             permits: Arc::new(Semaphore::new(REQUESTS_MAX)),

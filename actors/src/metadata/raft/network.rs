@@ -20,7 +20,7 @@ use std::{
 use mesh_core::{
     Buf, Error, ErrorKind, Lane, Op, Outcome, Principal,
     envelope::Envelope,
-    id::{ActorId, Epoch, GroupId, NodeId, ReplicaId},
+    id::{ActorId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
     limits::{COMMAND_BYTES_MAX, PAYLOAD_BYTES_MAX},
     op::NodeOp,
     port::Outbound,
@@ -86,14 +86,16 @@ impl Message {
 #[derive(Clone)]
 pub(in crate::metadata) struct Router {
     outbound: Arc<dyn Outbound>,
+    /// Of this node.
+    start: Incarnation,
     /// How long one message may take.
     budget: Duration,
     transfers: Arc<AtomicU64>,
 }
 
 impl Router {
-    pub(super) fn new(outbound: Arc<dyn Outbound>, budget: Duration) -> Self {
-        Self { outbound, budget, transfers: Arc::default() }
+    pub(super) fn new(outbound: Arc<dyn Outbound>, start: Incarnation, budget: Duration) -> Self {
+        Self { outbound, start, budget, transfers: Arc::default() }
     }
 
     pub(super) fn for_group(&self, group: GroupId) -> Factory {
@@ -126,7 +128,8 @@ impl Router {
     ) -> Result<R, RPCError<Types>> {
         let mut payload = to.to_be_bytes().to_vec();
         encode_onto(&mut payload, request).map_err(failed)?;
-        let op = Op::Node(Box::new(NodeOp::Raft { group: GroupId(group), rpc: message as u32 }));
+        let op = NodeOp::Raft { group: GroupId(group), rpc: message as u32, start: self.start };
+        let op = Op::Node(Box::new(op));
         let lane = if message == Message::Snapshot { Lane::Bulk } else { Lane::Control };
         match self.send(ReplicaId(to).node(), op, Buf::copy_of(&payload), lane, budget).await {
             Ok(response) => decode(&response.payload).map_err(failed),
