@@ -22,7 +22,6 @@ all clients have gone memory is printed once more. Exit code 1 if anything is no
 """
 
 import argparse
-import ctypes
 import hashlib
 import http.client
 import json
@@ -33,7 +32,6 @@ import re
 import resource
 import selectors
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -50,56 +48,17 @@ except ImportError as error:
     print(f"SKIPPED: {error}")
     sys.exit(0)
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "power"))
+from nodes import NODES, die_with_parent, free_ports, run, until  # noqa: E402: beside the tests of power
+
 KIB, MIB = 1 << 10, 1 << 20
-NODES = (1, 2, 3)
 BIG, PART = 32 * MIB, 8 * MIB
 # Seconds.
-READY, COMMAND, SETTLE, GO_ON, AFTERWARDS = 120, 60, 10, 60, 60
+READY, SETTLE, GO_ON, AFTERWARDS = 120, 10, 60, 60
 BURST_EVERY, BURST_MAX, READER_BACK, SILENT_BACK = 90, 80, 10, 1
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04\x00" + bytes(4)
 # HEADERS of stream 1 that do not end.
 HALF_OF_HEADERS = b"\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82"
-
-
-def run(*command):
-    """A command that ends within a minute."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND)
-    if done.returncode != 0:
-        raise RuntimeError(f"{shlex.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
-    return done
-
-
-def until(what, seconds, ask):
-    """What `ask` gives once it neither fails nor gives None."""
-    end, last = time.monotonic() + seconds, None
-    while time.monotonic() < end:
-        try:
-            answer = ask()
-            if answer is not None:
-                return answer
-        except Exception as error:  # noqa: BLE001: asked again until the time is up
-            last = error
-        time.sleep(0.2)
-    raise TimeoutError(f"{what}: not within {seconds} s: {last}")
-
-
-def free_ports(count):
-    """TCP and UDP ports of the loopback below those that the system gives away by itself."""
-    ports, port = [], 12_000 + os.getpid() * 97 % 15_000
-    while len(ports) < count:
-        port += 1
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            try:
-                tcp.bind(("127.0.0.1", port))
-                udp.bind(("127.0.0.1", port))
-                ports.append(port)
-            except OSError:
-                pass
-    return ports
-
-
-def die_with_parent():
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def cpu_of(pid):
