@@ -160,10 +160,10 @@ impl Store {
             }
             Found::Nothing => {
                 let why = "there is a database, but no mark of what it promised beside it";
-                return Ok(Self::unusable(dir, Claims { node, ..Claims::default() }, damaged(why)));
+                return Ok(Self::unusable(dir, Claims { node, ..Claims::default() }, 0, damaged(why)));
             }
             Found::Damaged(why) => {
-                return Ok(Self::unusable(dir, Claims { node, ..Claims::default() }, damaged(why)));
+                return Ok(Self::unusable(dir, Claims { node, ..Claims::default() }, 0, damaged(why)));
             }
         };
         if claims.node != node {
@@ -178,6 +178,7 @@ impl Store {
                 return Ok(Self::unusable(
                     dir,
                     claims,
+                    mark.count(),
                     damaged("the database is missing").with("path", path.display()),
                 ));
             }
@@ -188,7 +189,7 @@ impl Store {
             Err(error) if cannot_be_used_now(&error) => return Err(failed(error)),
             Err(error) => {
                 let why = damaged("the database cannot be read").with("path", path.display()).caused_by(error);
-                return Ok(Self::unusable(dir, claims, why));
+                return Ok(Self::unusable(dir, claims, mark.count(), why));
             }
         };
         let groups = judge::groups(&database.db, &claims);
@@ -220,7 +221,7 @@ impl Store {
     }
 
     /// A store of which nothing can be used.
-    fn unusable(dir: &Path, claims: Claims, why: Error) -> Self {
+    fn unusable(dir: &Path, claims: Claims, marked: u64, why: Error) -> Self {
         tracing::error!(path = %dir.display(), error = %why, "{IS_DAMAGED}");
         Self {
             dir: dir.to_owned(),
@@ -229,7 +230,7 @@ impl Store {
             claims: Arc::new(Mutex::new(claims)),
             damage: Mutex::new(Damage { whole: Some(why), groups: BTreeMap::new() }),
             flusher: Flusher::closed(),
-            marked: Arc::default(),
+            marked: Arc::new(AtomicU64::new(marked)),
         }
     }
 
