@@ -255,6 +255,37 @@ async fn a_member_that_lags_is_brought_up_by_a_snapshot() {
     assert!(matches!(&*listing, MetaAnswer::Listing(listing) if listing.entries.len() == 200));
 }
 
+/// What others remember more of is damaged at once and for good; the store that takes its place is not, however late the
+/// old one is said to be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_disowned_stays_damaged_until_another_takes_its_place() {
+    let cluster = Cluster::start(3, &[0, 1], QUICK, 40).await;
+    let groups = || vec![GroupId(0), GroupId(1)];
+    let follower = (1..=3).find(|node| [0, 1].iter().all(|group| cluster.leader(*group) != *node)).expect("a follower");
+    let why = "it was marked 9 times, and is as it was after 1";
+    let node = cluster.node(follower);
+    let replica = cluster.replica(follower, 0);
+    node.disown(replica, why);
+    assert!(node.is_damaged());
+    assert!(node.status().iter().all(|said| said.trouble.as_ref().is_some_and(|trouble| trouble.contains(why))));
+    let older = cluster.path().join(follower.to_string()).join("mark.older");
+    until("the mark is taken away", || older.exists()).await;
+    drop(node);
+    cluster.close(follower).await;
+    let node = cluster.open(follower, groups()).await;
+    assert!(node.is_damaged(), "at the next start it is damaged still");
+    node.renew().await.expect("renewed");
+    assert!(!node.is_damaged());
+
+    // A beat that was judged before, or comes late.
+    (0..50).for_each(|_| node.disown(replica, why));
+    assert!(!node.is_damaged());
+    drop(node);
+    cluster.close(follower).await;
+    let node = cluster.open(follower, groups()).await;
+    assert!(!node.is_damaged(), "the new store has its mark");
+}
+
 /// The state travels slowly, and in the meantime it is rewritten, and more entries are written than are kept behind a
 /// snapshot. Still the first snapshot is enough, or the second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

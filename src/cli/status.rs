@@ -22,7 +22,7 @@ use super::{Connect, human, say};
 /// data since its start); `drives`, an array with `id`, `node`, `state` (`up`, `full`, `down`, `lost`),
 /// `capacity_bytes`, `free_bytes`, `shards`, `corrupt` (records found damaged since its node started) and `reason` (why it is not up, or
 /// null); `groups`, an array with `id`, `leader` (a node's id, or null), `term`, and `troubles`, an array with `node` and
-/// `why`, of the replicas that neither vote nor serve; `survival`, what goes on when any one node is lost: `reads`,
+/// `why`, of the replicas that neither vote nor serve; `survival`, what goes on when any one more node is lost: `reads`,
 /// `writes`, and `reason` why not and what helps; null while there is no layout.
 ///
 /// Fails if the node that answers does not take data, with what it waits for.

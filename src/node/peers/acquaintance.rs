@@ -37,9 +37,9 @@ impl Inner {
     /// what the other remembers of this node.
     pub(super) fn take_note(&self, report: Arc<NodeReport>) {
         if let Some(witness) = &report.witness
-            && let Some(why) = witness::set_back(&self.said(), witness)
+            && let (Some(replica), Some(why)) = (witness.replica, witness::set_back(&self.said(), witness))
         {
-            self.metadata.disown(&why);
+            self.metadata.disown(replica, &why);
         }
         let node = report.node;
         let known = self.witness(node);

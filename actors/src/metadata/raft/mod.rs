@@ -267,13 +267,22 @@ impl RaftMetadata {
         self.store().marked()
     }
 
-    /// Others remember more of this node than its files do: its replicas neither vote nor serve until they are renewed,
-    /// in this start and in later ones.
-    pub fn disown(&self, why: &str) {
+    /// Others remember more of this node, with this replica of the control group, than its files do: its replicas neither
+    /// vote nor serve until they are renewed, in this start and in later ones. No effect once they are.
+    pub fn disown(&self, replica: ReplicaId, why: &str) {
         let store = self.store();
-        store.disown(why);
-        self.runtime.spawn_blocking(move || {
-            if let Err(error) = store.keep_disowned() {
+        if store.replicas().get(&GroupId::CONTROL) != Some(&replica) || !store.disown(why) {
+            return;
+        }
+        let Some(metadata) = self.me.upgrade() else { return };
+        self.runtime.spawn(async move {
+            let _one_at_a_time = metadata.opening.lock().await;
+            // The mark of a store that has been renewed meanwhile is another's.
+            if !Arc::ptr_eq(&store, &metadata.store()) {
+                return;
+            }
+            let kept = tokio::task::spawn_blocking(move || store.keep_disowned()).await;
+            if let Err(error) = kept.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
                 tracing::error!(%error, "that this node's metadata are an older copy cannot be kept");
             }
         });

@@ -351,15 +351,16 @@ impl Store {
         self.marked.load(Ordering::Acquire)
     }
 
-    /// Whoever remembers more says that this store is an older copy: every group is damaged from now on. Said at once;
-    /// to be made durable with [`Store::keep_disowned`].
-    pub(super) fn disown(&self, why: &str) {
+    /// Whoever remembers more says that this store is an older copy: every group is damaged from now on. Whether that is
+    /// news: then it is to be made durable with [`Store::keep_disowned`].
+    pub(super) fn disown(&self, why: &str) -> bool {
         let mut damage = lock(&self.damage);
         if damage.whole.is_some() {
-            return;
+            return false;
         }
         tracing::error!(path = %self.dir.display(), why, "{IS_DAMAGED}");
         damage.whole = Some(damaged(format!("these metadata were put back from an older copy: {why}")));
+        true
     }
 
     /// Takes the mark away from beside the database, under another name, so that the store stays damaged when it is
