@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     account::{Account, Admission, Change, Holder, MIDDLING_BYTES_MAX},
     roster::{Cut, Link},
+    turns::{Turn, Turns},
 };
 
 /// The credit that all requests of a node share. Clones share it.
@@ -24,8 +25,10 @@ pub(super) struct Credit(Arc<Shared>);
 
 struct Shared {
     pool: Pool,
-    /// What large reads may have under way, so that small ones are not behind all of them.
-    reads: Reads,
+    /// The turns of large reads, so that small ones are not behind all of them.
+    turns: Turns,
+    /// What is worked on below, for which the pool keeps memory.
+    below: usize,
     /// The same of middling ones.
     middling: Reads,
     state: Mutex<State>,
@@ -48,8 +51,9 @@ impl Credit {
         // What is worked on below, shards and the stripes made of them, is no request's and has to have room.
         let account = Account::new(limit.saturating_sub(2 * (reads + READS_BYTES_MIN)));
         let state = State { account, waiting: BTreeMap::new(), links: BTreeMap::new() };
-        let (reads, middling) = (Reads::new(reads), Reads::new(READS_BYTES_MIN));
-        Self(Arc::new(Shared { pool, reads, middling, state: Mutex::new(state) }))
+        let (turns, middling) = (Turns::new(reads), Reads::new(READS_BYTES_MIN));
+        let below = reads + READS_BYTES_MIN;
+        Self(Arc::new(Shared { pool, turns, below, middling, state: Mutex::new(state) }))
     }
 
     /// Bytes held, and bytes that may be.
@@ -59,9 +63,12 @@ impl Credit {
     }
 
     /// The turn of a large read of so many bytes. Reads have what they hold already, and end by themselves.
-    pub(super) async fn turn_to_read(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let reads = if bytes <= MIDDLING_BYTES_MAX { &self.0.middling } else { &self.0.reads };
-        reads.turn(bytes).await
+    pub(super) async fn turn_to_read(&self, bytes: usize) -> TurnToRead {
+        if bytes <= MIDDLING_BYTES_MAX {
+            TurnToRead::Middling { _permit: self.0.middling.turn(bytes).await }
+        } else {
+            TurnToRead::Large(self.0.turns.turn(bytes).await)
+        }
     }
 
     /// Gives up those whose client has been stopped for too long.
@@ -74,6 +81,9 @@ impl Credit {
     /// # Errors
     /// `Overloaded`.
     pub(super) async fn admit(&self, tenant: TenantId, bytes: usize, link: Link) -> Result<Purse, Error> {
+        if bytes <= MIDDLING_BYTES_MAX {
+            self.0.turns.small();
+        }
         let (told, granted) = oneshot::channel();
         let admission = {
             let mut state = self.lock();
@@ -122,7 +132,8 @@ impl Credit {
     fn purse(&self, holder: Holder, bytes: usize) -> Purse {
         // Idle memory counts as well: it makes room for what is taken now.
         let (held, limit) = self.held();
-        self.0.pool.keep(limit.saturating_sub(held));
+        // What the work below has just given back, it takes again at once.
+        self.0.pool.keep(limit.saturating_sub(held).max(self.0.below));
         let grant = Arc::new(Grant { credit: self.clone(), holder });
         Purse { grant, base: Arc::new(Semaphore::new(1)), bytes }
     }
@@ -230,6 +241,23 @@ impl Purse {
     /// The client has done something, or it is this node's turn.
     pub(super) fn moves(&self) {
         self.grant.credit.lock().account.moves(self.grant.holder);
+    }
+}
+
+/// A read that is under way.
+pub(super) enum TurnToRead {
+    /// One of those that small ones hardly feel.
+    Middling { _permit: OwnedSemaphorePermit },
+    /// One that others may have to rest from.
+    Large(Turn),
+}
+
+impl TurnToRead {
+    /// The read has ended.
+    pub(super) async fn end(self) {
+        if let Self::Large(turn) = self {
+            turn.end().await;
+        }
     }
 }
 

@@ -15,8 +15,8 @@
 //! - Start with [`Gateway`] and [`serve`].
 //! - `offered` is the table of what a request may carry: whatever is not in it is refused.
 //! - `intake` is the way of a body in (one copy, into pooled stripes), `outflow` the way out (no copy).
-//! - `account` decides how much of the node's memory requests may hold, `credit` waits for it; `roster` decides which
-//!   connections stay.
+//! - `account` decides how much of the node's memory requests may hold, `credit` waits for it; `pace` how many
+//!   large reads are under way beside small requests, `turns` waits for that; `roster` decides which connections stay.
 //! - `digest` has everything about MD5 and checksums, `error` the one table from mesh errors to S3 codes.
 
 mod account;
@@ -41,6 +41,7 @@ mod list;
 mod multipart;
 mod offered;
 mod outflow;
+mod pace;
 mod parts;
 mod presigned;
 mod put;
@@ -51,6 +52,7 @@ mod signed;
 mod socket;
 mod steady;
 mod text;
+mod turns;
 mod via;
 mod xml;
 

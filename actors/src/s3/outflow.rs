@@ -228,7 +228,6 @@ impl Reading {
                 return;
             }
             let outcome = caller.ask(op, Buf::empty(), lane).await;
-            drop(turn);
             let read = outcome.and_then(|response| match response.payload.len() == want {
                 true if response.answer == Answer::Done => Ok(staked(response.payload.into_bytes(), stake)),
                 _ => Err(Error::bug("a piece is not what was planned")
@@ -237,6 +236,9 @@ impl Reading {
             });
             if told.send(read).is_err() {
                 tracing::trace!("nobody waits for a piece any more");
+            }
+            if let Some(turn) = turn {
+                turn.end().await;
             }
         });
         self.under_way.push_back(read);
