@@ -27,10 +27,10 @@ struct Shared {
     pool: Pool,
     /// The turns of large reads, so that small ones are not behind all of them.
     turns: Turns,
-    /// What is worked on below, for which the pool keeps memory.
-    below: usize,
     /// The same of middling ones.
     middling: Reads,
+    /// What the pool keeps for the work below, outside the account.
+    below: usize,
     state: Mutex<State>,
 }
 
@@ -50,9 +50,9 @@ impl Credit {
         let reads = (limit / 16).min(cores * READS_BYTES_CORE).clamp(READS_BYTES_MIN, READS_BYTES_MAX);
         // What is worked on below, shards and the stripes made of them, is no request's and has to have room.
         let account = Account::new(limit.saturating_sub(2 * (reads + READS_BYTES_MIN)));
+        let below = (limit.saturating_sub(account.limit()) / 2).min(reads + READS_BYTES_MIN);
         let state = State { account, waiting: BTreeMap::new(), links: BTreeMap::new() };
         let (turns, middling) = (Turns::new(reads), Reads::new(READS_BYTES_MIN));
-        let below = reads + READS_BYTES_MIN;
         Self(Arc::new(Shared { pool, turns, below, middling, state: Mutex::new(state) }))
     }
 
@@ -63,12 +63,23 @@ impl Credit {
     }
 
     /// The turn of a large read of so many bytes. Reads have what they hold already, and end by themselves.
-    pub(super) async fn turn_to_read(&self, bytes: usize) -> TurnToRead {
+    pub(super) async fn turn_to_read(&self, tenant: TenantId, bytes: usize) -> TurnToRead {
         if bytes <= MIDDLING_BYTES_MAX {
             TurnToRead::Middling { _permit: self.0.middling.turn(bytes).await }
         } else {
-            TurnToRead::Large(self.0.turns.turn(bytes).await)
+            TurnToRead::Large(self.0.turns.turn(tenant, bytes).await)
         }
+    }
+
+    /// Somebody asks for something small: large reads give way as long as this node is late.
+    pub(super) fn small(&self) {
+        self.0.turns.small();
+    }
+
+    /// How often that was.
+    #[cfg(test)]
+    pub(super) fn small_ones(&self) -> usize {
+        self.0.turns.small_ones()
     }
 
     /// Gives up those whose client has been stopped for too long.
@@ -82,7 +93,7 @@ impl Credit {
     /// `Overloaded`.
     pub(super) async fn admit(&self, tenant: TenantId, bytes: usize, link: Link) -> Result<Purse, Error> {
         if bytes <= MIDDLING_BYTES_MAX {
-            self.0.turns.small();
+            self.small();
         }
         let (told, granted) = oneshot::channel();
         let admission = {

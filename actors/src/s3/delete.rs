@@ -30,6 +30,7 @@ pub(super) async fn delete_object(
         return Err(s3_error!(NotImplemented, "a conditional delete takes If-Match only"));
     }
     let (bucket, key) = (input.bucket.as_str().into(), key_of(&input.key)?);
+    caller.credit.small();
     let precondition = conditions::for_write(&caller, &bucket, &key, input.if_match.as_ref(), None).await?;
     caller.done(ObjectOp::Delete { bucket, key, precondition }).await?;
     Ok(DeleteObjectOutput::default())

@@ -26,6 +26,7 @@ use s3s::{
 };
 
 use super::{
+    account::MIDDLING_BYTES_MAX,
     attributes::Given,
     caller::Caller,
     conditions::Reading,
@@ -84,6 +85,9 @@ async fn begin(
 ) -> S3Result<(Arc<ObjectRow>, Seen, Option<Bytes>, BoxStream<'static, Result<Bytes, Error>>)> {
     for _ in 0..OVERTAKEN_MAX {
         let (source, seen) = see(caller, bucket, key, wanted).await?;
+        if seen.len <= MIDDLING_BYTES_MAX as u64 {
+            caller.credit.small();
+        }
         let object = source.object.clone();
         let mut pieces = outflow::read(caller.clone(), source);
         if seen.len == 0 {
@@ -107,6 +111,7 @@ pub(super) async fn head_object(
     only_version(input.version_id.as_deref())?;
     let reading = extensions.remove().unwrap_or_default();
     let wanted = Wanted { reading, part: input.part_number, checksums: input.checksum_mode };
+    caller.credit.small();
     let (source, seen) = see(&caller, &input.bucket, &input.key, &wanted).await?;
     let object = source.object;
     let given = Given::of(&object.attributes);

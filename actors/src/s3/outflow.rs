@@ -216,17 +216,18 @@ impl Reading {
         let Source { bucket, key, .. } = &self.source;
         let (caller, held, lane) = (self.caller.clone(), held_by(&piece), lane_of(self.source.len));
         let op = ObjectOp::Read { bucket: bucket.clone(), key: key.clone(), piece };
-        let (told, read) = oneshot::channel();
+        let (mut told, read) = oneshot::channel();
         // A task of its own: it must come to its end, and give its turn back, whether or not anybody waits for it; below,
         // what was asked for is held until then.
         tokio::spawn(async move {
             let turn = match lane {
-                Lane::Bulk => Some(caller.credit.turn_to_read(held).await),
+                Lane::Bulk => tokio::select! {
+                    turn = caller.credit.turn_to_read(caller.tenant, held) => Some(turn),
+                    // Nobody waits for it any more, and its memory is others'.
+                    () = told.closed() => return,
+                },
                 _ => None,
             };
-            if told.is_closed() {
-                return;
-            }
             let outcome = caller.ask(op, Buf::empty(), lane).await;
             let read = outcome.and_then(|response| match response.payload.len() == want {
                 true if response.answer == Answer::Done => Ok(staked(response.payload.into_bytes(), stake)),

@@ -74,6 +74,33 @@ async fn readers_that_stop_cost_only_themselves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_small_makes_large_reads_give_way_and_they_themselves_do_not() {
+    let node = Node::start(4 << 20).await;
+    let client = node.with_bucket().await;
+    let big = bytes(8 * MIB, 1);
+    for key in ["big", "gone"] {
+        assert_eq!(client.with("PUT", &format!("/bucket/{key}"), &[], &big, &Framing::Unsigned).await.status, 200);
+    }
+    assert!(client.send("GET", "/bucket/big", b"").await.body == big);
+    assert_eq!(node.gateway.credit().small_ones(), 0);
+    let mut seen = 0;
+    for (method, key, body, range) in [
+        ("HEAD", "big", &b""[..], None),
+        ("GET", "big", b"", Some(("range", "bytes=5-9"))),
+        ("PUT", "small", b"small", None),
+        ("GET", "small", b"", None),
+        ("DELETE", "gone", b"", None),
+    ] {
+        let headers: Vec<_> = range.into_iter().collect();
+        let answer = client.with(method, &format!("/bucket/{key}"), &headers, body, &Framing::Unsigned).await;
+        assert!(answer.status < 300, "{method} {key}: {}", answer.status);
+        let before = core::mem::replace(&mut seen, node.gateway.credit().small_ones());
+        assert!(seen > before, "{method} {key}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_stall_give_way_to_others() {
     let node = with_little_memory().await;
     let client = node.with_bucket().await;
