@@ -655,6 +655,9 @@ class Sampler(threading.Thread):
                     memory = memory_of(child.pid)
                 except OSError:
                     continue
+                if "VmRSS" not in memory:
+                    # It is just ending.
+                    continue
                 row.append(memory["VmRSS"])
                 self.over.setdefault(number, []).append(memory["VmRSS"])
                 if memory["VmRSS"] > self.most.get(number, {"VmRSS": -1})["VmRSS"]:
