@@ -11,13 +11,14 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use mesh_actors::{disk::FileDisk, shell::Workers};
+use mesh_actors::disk::FileDisk;
 use mesh_core::{
     Entropy, Error, Pool,
     id::{ClusterId, Incarnation, NodeId},
     port::{Clock, Disk, Inbound, Outbound},
     time::{Instant, UnixMillis},
 };
+use mesh_dpu_runtime::shell::Workers;
 use mesh_transport::identity::Identity;
 
 use crate::config::DriveConfig;

@@ -370,9 +370,7 @@ async fn set_tail(node: &Arc<Inner>, row: Assignment, tail: Option<Tail>, why: R
 
 /// An actor of this node that has waited long for the end of its move: the move is aborted, unless it is committed.
 fn settle_frozen(node: &Arc<Inner>) {
-    let now = node.env.clock.now();
-    let Some(then) = now.0.checked_sub(FROZEN_MAX.as_nanos() as u64).map(Instant) else { return };
-    for (actor, epoch, id) in node.agent.frozen_since(then) {
+    for (actor, epoch, id) in node.agent.overdue(node.env.clock.now()) {
         let settling = node.clone();
         node.spawn(async move {
             let outcome = settling.propose(GroupId::CONTROL, Command::AbortMove { actor, epoch, id }).await;
@@ -402,5 +400,3 @@ const MOVES_MAX: usize = 16;
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 /// One step at a node: longest, to carry over a large state while the actor goes on.
 const STEP_BUDGET: Duration = Duration::from_secs(120);
-/// An actor that is frozen for longer than a move takes has been left alone.
-const FROZEN_MAX: Duration = Duration::from_secs(3);

@@ -1,4 +1,4 @@
-//! Storage functions, what hosts them, and what they stand on.
+//! Storage functions, and what they stand on.
 
 pub mod disk;
 pub mod drive;
@@ -9,4 +9,3 @@ pub mod object;
 pub mod policy;
 pub mod registry;
 pub mod s3;
-pub mod shell;

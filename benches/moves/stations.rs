@@ -18,7 +18,6 @@ use mesh::{
 use mesh_actors::{
     metadata::{RaftConfig, RaftMetadata},
     policy::Policy,
-    shell::{ActorSetup, Host, Onward, Place, Ports},
 };
 use mesh_core::{
     Answer, Buf, Chain, Error, ErrorKind, Lane, Op, Outcome, Pool, Principal, Request,
@@ -32,7 +31,11 @@ use mesh_core::{
     spec::{FunctionSpec, PolicySpec},
     topology::{Code, NodeInfo, NodeKind},
 };
-use mesh_dpu_runtime::{agent::Agent, offload::software::Software};
+use mesh_dpu_runtime::{
+    agent::Agent,
+    offload::software::Software,
+    shell::{ActorSetup, Host, Onward, Place, Ports},
+};
 use mesh_placement::migration::{Ask, Carried, End, Heard, Migration};
 use mesh_transport::identity::Identity;
 use tempfile::TempDir;
@@ -314,7 +317,7 @@ fn arriving(epoch: Epoch) -> ActorSetup {
     ActorSetup { id: CHAIN, epoch, spec, build: build(0), disk: None, onward: Onward::End }
 }
 
-fn build(entries: u64) -> mesh_actors::shell::Build {
+fn build(entries: u64) -> mesh_dpu_runtime::shell::Build {
     Arc::new(move |spec| {
         let Some(FunctionSpec::Policy(policy)) = spec.parts().next() else {
             return Err(Error::bug("the chain begins with policy"));

@@ -1,4 +1,4 @@
-//! What does the mesh's computing on this machine, and what this machine is.
+//! What hosts functions on this machine, what does their computing, and what this machine is.
 //!
 //! A storage function never encrypts, codes or checks by itself: it starts a
 //! [`ComputeJob`](mesh_core::port::ComputeJob), and the node it runs on does the job through the
@@ -6,6 +6,7 @@
 //!
 //! | module | what it is for |
 //! |---|---|
+//! | [`shell`] | a node's actors: functions in mailboxes, where requests are let in, wait, or go after who has moved |
 //! | [`agent`] | what a node does of a live move, as its source or its target |
 //! | [`offload`] | the compute back ends: [`offload::software`], the SIMD instructions of whatever core it runs on, on a host or on a DPU's Arm cores alike; and, behind the feature `doca`, the loader of the vendor's libraries |
 //! | [`probe`] | is this a host or a DPU, which cards are in it, and how do we know |
@@ -29,3 +30,4 @@ pub mod offload;
 pub mod pin;
 pub mod probe;
 pub mod profile;
+pub mod shell;

@@ -6,7 +6,8 @@
 //! - [`plan`](plan()) turns a [`View`] (nodes, actors, rules, the time) into a [`Plan`]: where each actor runs, whole or
 //!   [cut](fuse) between its host and a DPU, what has to move, and the [`Reason`] for every actor, moved or not.
 //! - [`Planner`] does the same change by change (or many at once), looking only at what the change can have a bearing on.
-//! - [`migration`] is one live move, as a machine.
+//! - [`migration`] is one live move, as a machine; [`transfer`] what its source and its target do of it; [`doors`] who takes a
+//!   request meanwhile.
 //! - [`members`] says who is to follow and to vote in a metadata group.
 //! - [`witness`] judges whether a node that speaks is the one that is known, with all that it had promised.
 //! - [`survival()`] says what goes on when a node is lost.
@@ -69,11 +70,14 @@ mod survival;
 mod view;
 mod what_if;
 
+pub mod doors;
 pub mod fate;
 pub mod fuse;
 pub mod layout;
 pub mod members;
 pub mod migration;
+
+pub mod transfer;
 pub mod witness;
 
 pub use plan::{Decision, Move, Name, Plan, plan};

@@ -10,10 +10,7 @@ use std::{
     },
 };
 
-use mesh_actors::{
-    registry::Parts,
-    shell::{ActorSetup, Directory, Onward, Place},
-};
+use mesh_actors::registry::Parts;
 use mesh_core::{
     Buf, Error, ErrorKind,
     assignment::{Assignment, MoveId, Tail},
@@ -25,7 +22,10 @@ use mesh_core::{
     topology::NodeInfo,
 };
 
-use mesh_dpu_runtime::agent::Setups;
+use mesh_dpu_runtime::{
+    agent::Setups,
+    shell::{ActorSetup, Directory, Onward, Place},
+};
 use mesh_placement::fate::{Fate, Hosted, Known, fate};
 
 use super::Inner;

@@ -8,7 +8,6 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use mesh_actors::{
     drive::{self, Medium},
     registry::{self, Parts},
-    shell::{ActorSetup, Onward},
 };
 use mesh_core::{
     Answer, Error, ErrorKind, Request, WorkOutcome,
@@ -19,6 +18,7 @@ use mesh_core::{
     spec::{DriveSpec, FunctionSpec},
     topology::DriveState,
 };
+use mesh_dpu_runtime::shell::{ActorSetup, Onward};
 
 use super::{Inner, lock};
 use crate::{config::DriveConfig, files};

@@ -28,7 +28,6 @@ use std::{
 use mesh_actors::{
     metadata::{RaftConfig, RaftMetadata, Timing},
     registry::{Make, Parts, Registry},
-    shell::{Host, Ports},
 };
 use mesh_core::{
     Error, ErrorKind, Outcome, Pool, Request, StorageFunction,
@@ -44,6 +43,7 @@ use mesh_dpu_runtime::{
     agent::Agent,
     load::{Load, Metered},
     offload::{self, software::Software},
+    shell::{Host, Ports},
 };
 use mesh_transport::identity::Identity;
 use tokio::{

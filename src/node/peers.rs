@@ -20,7 +20,7 @@ use mesh_core::{
     topology::{DriveInfo, DriveState, NodeKind, NodeState},
 };
 
-use mesh_actors::shell::ActorStats;
+use mesh_dpu_runtime::shell::ActorStats;
 use mesh_placement::{Outage, witness::Verdict};
 
 use super::{Inner, ability, lock, media};

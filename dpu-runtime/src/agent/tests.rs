@@ -1,14 +1,18 @@
 use core::time::Duration;
-use std::sync::{OnceLock, Weak};
+use std::{
+    collections::BTreeMap,
+    sync::{OnceLock, Weak},
+};
 
-use mesh_actors::shell::{Onward, Ports, Workers};
+use crate::shell::{Onward, Ports, Workers};
 use mesh_core::{
     Cx, Entropy, Event, Outcome, Request, Response, StorageFunction, WorkOutcome,
     envelope::Body,
     id::GroupId,
     meta::{Command, MetaAnswer, Query},
-    op::ShardOp,
+    op::{MoveOp, ShardOp},
     port::{CallGuard, Clock, Completion, Compute, ComputeJob, Metadata, Outbound},
+    snapshot::{Mark, Snapshot},
     spec::{EncryptSpec, FunctionSpec},
     time::UnixMillis,
 };
@@ -220,6 +224,8 @@ async fn step(agent: &Agent, what: MoveOp) -> Result<Moved, ErrorKind> {
 }
 
 const TO: NodeId = NodeId(2);
+/// Longer than a move takes after all that happens here.
+const LATER: Instant = Instant(60_000_000_000);
 
 #[tokio::test]
 async fn the_state_arrives_whole_however_it_changes_on_the_way() {
@@ -237,7 +243,7 @@ async fn the_state_arrives_whole_however_it_changes_on_the_way() {
         step(&from, MoveOp::Retire { to: TO }).await.unwrap();
         assert_eq!(ask(&to).await, Ok(15));
         assert!(from.0.host.actors().is_empty());
-        assert_eq!(from.frozen_since(Instant::NEVER), []);
+        assert_eq!(from.overdue(LATER), []);
     }
 }
 
@@ -262,7 +268,7 @@ async fn a_target_that_began_anew_after_it_had_all_is_found_before_requests_wait
     to.forget(ACTOR);
     to.0.host.discard(ACTOR);
     assert_eq!(step(&from, MoveOp::Freeze { to: TO }).await, Err(ErrorKind::NoSuchActor));
-    assert_eq!(from.frozen_since(Instant::NEVER), []);
+    assert_eq!(from.overdue(LATER), []);
     assert_eq!(ask(&from).await, Ok(13));
 }
 
@@ -320,7 +326,7 @@ async fn steps_of_a_move_that_is_over_do_not_meet_a_later_one() {
         let refused = agent.carry_out(late(what), Buf::empty()).await.map_err(|error| error.kind());
         assert_eq!(refused, Err(ErrorKind::Conflict));
     }
-    assert_eq!(from.frozen_since(Instant::NEVER), [(ACTOR, EPOCH, ID)]);
+    assert_eq!(from.overdue(LATER), [(ACTOR, EPOCH, ID)]);
     step(&to, MoveOp::Activate).await.unwrap();
     step(&from, MoveOp::Retire { to: TO }).await.unwrap();
     assert_eq!(ask(&to).await, Ok(13));
@@ -353,10 +359,10 @@ async fn an_actor_that_waits_for_the_end_of_its_move_is_named() {
     let (from, to) = pair(Harm::None, 0).await;
     step(&to, MoveOp::Warm).await.unwrap();
     step(&from, MoveOp::PreCopy { to: TO }).await.unwrap();
-    assert_eq!(from.frozen_since(Instant::NEVER), []);
+    assert_eq!(from.overdue(LATER), []);
     step(&from, MoveOp::Freeze { to: TO }).await.unwrap();
-    assert_eq!(from.frozen_since(Instant::NEVER), [(ACTOR, EPOCH, ID)]);
+    assert_eq!(from.overdue(LATER), [(ACTOR, EPOCH, ID)]);
     step(&from, MoveOp::Thaw).await.unwrap();
-    assert_eq!(from.frozen_since(Instant::NEVER), []);
+    assert_eq!(from.overdue(LATER), []);
     assert_eq!(tokio::time::timeout(Duration::from_secs(5), ask(&from)).await, Ok(Ok(13)));
 }

@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant as Stopwatch},
 };
 
-use mesh_actors::shell::{ActorSetup, Host, Onward, Ports, Workers};
 use mesh_core::{
     Answer, Cx, Entropy, Error, Event, Outcome, Request, StorageFunction, WorkOutcome,
     envelope::Envelope,
@@ -22,6 +21,7 @@ use mesh_core::{
     spec::{EncryptSpec, FunctionSpec},
     time::{Instant, UnixMillis},
 };
+use mesh_dpu_runtime::shell::{ActorSetup, Host, Onward, Ports, Workers};
 
 /// Answers at once: the hop is all there is.
 struct Echo;
