@@ -22,6 +22,8 @@ use mesh_core::{
     time::{Instant, UnixMillis},
 };
 
+use mesh_placement::doors::{self, Doors};
+
 use crate::{
     disk::{Crash, Disk},
     invariants::Invariants,
@@ -322,6 +324,9 @@ impl World {
         let node = self.nodes.get_mut(&id).expect("a node that was added");
         node.boot += 1;
         node.up = true;
+        for (actor, node_of) in &self.directory {
+            node.doors.learn(*actor, doors::Place { node: *node_of, epoch: Epoch(0) });
+        }
         // A monotonic clock that began at some other time than the world's.
         node.clock = Stream::new(seed, "clock", (id.0 << 32) | node.boot).below(1_000_000_000_000);
         let boot = node.boot;
@@ -365,9 +370,8 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.up) else { return };
         node.up = false;
         node.doom = None;
-        let actors = core::mem::take(&mut node.actors);
+        let actors = core::mem::replace(&mut node.doors, Doors::new(id));
         let lingering = core::mem::take(&mut node.lingering);
-        node.places.clear();
         let tickets = core::mem::take(&mut node.tickets);
         self.note(&[2, id.0, crash as u64], || format!("{id} crashes ({crash:?})"));
         drop((actors, lingering));
@@ -389,25 +393,28 @@ impl World {
 
     /// Hosts a function on a node that is up.
     pub fn host(&mut self, node: NodeId, actor: ActorId, function: Box<dyn StorageFunction>, setting: Setting) {
-        self.directory.insert(actor, node);
+        self.publish(actor, node);
         self.launch(node, (actor, Epoch(0)), function, setting, Phase::Running);
     }
 
     /// Says where an actor is to be looked for before it is hosted there.
     pub fn publish(&mut self, actor: ActorId, node: NodeId) {
         self.directory.insert(actor, node);
+        let place = doors::Place { node, epoch: Epoch(0) };
+        self.nodes.values_mut().for_each(|node| node.doors.learn(actor, place));
     }
 
     /// Stops an actor as a supervisor would: what it was asked fails.
     pub fn stop(&mut self, node: NodeId, actor: ActorId) {
-        let Some(hosted) = self.nodes.get_mut(&node).and_then(|node| node.actors.remove(&actor)) else { return };
+        let Some(gone) = self.nodes.get_mut(&node).and_then(|node| node.doors.evict(actor)) else { return };
+        let hosted = self.see_to_parked(node, actor, gone);
         self.end(node, hosted, "the actor was stopped");
     }
 
     /// Whether an actor is hosted.
     #[must_use]
     pub fn hosts(&self, node: NodeId, actor: ActorId) -> bool {
-        self.nodes.get(&node).is_some_and(|node| node.actors.contains_key(&actor))
+        self.nodes.get(&node).is_some_and(|node| node.doors.get(actor).is_some())
     }
 
     /// Gives an actor new settings.
@@ -448,14 +455,14 @@ impl World {
     #[must_use]
     pub fn unfinished(&self) -> Vec<String> {
         let hosted = self.nodes.values().flat_map(|node| {
-            let lingering = node.lingering.values().map(|(actor, one)| (actor, one));
-            node.actors.iter().chain(lingering).map(move |(actor, one)| (node.id, actor, one))
+            let lingering = node.lingering.values().map(|(actor, one)| (*actor, Phase::Running, 0, one));
+            let hosted = node.doors.iter().map(|(id, _, phase, one)| (id, phase, node.doors.parked(id).count(), one));
+            hosted.chain(lingering).map(move |one| (node.id, one))
         });
         hosted
-            .filter_map(|(node, actor, one)| {
+            .filter_map(|(node, (actor, phase, parked, one))| {
                 let (requests, calls, works) = (one.requests.len(), one.calls.len(), one.works.len());
                 let in_flight = one.function.in_flight();
-                let (phase, parked) = (one.gate.phase(), one.gate.parked().len());
                 (requests + calls + works + in_flight + parked > 0 || phase != Phase::Running).then(|| {
                     let oldest = one.requests.values().next().map(|owed| format!(", first {:?}", owed.op));
                     format!(
@@ -469,7 +476,7 @@ impl World {
     }
 
     fn life(&self, node: NodeId, actor: ActorId) -> Option<u64> {
-        self.nodes.get(&node)?.actors.get(&actor).map(|hosted| hosted.life)
+        self.nodes.get(&node)?.doors.get(actor).map(|hosted| hosted.life)
     }
 
     /// Lets things happen until there is something to tell. `None` if nothing more happens up to `limit`, which is then

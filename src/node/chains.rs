@@ -90,9 +90,8 @@ impl Configured {
             .map(|actor| (actor.id, Hosted { epoch: actor.epoch, phase: actor.phase }))
             .collect();
         let caught_up = view.nodes.get(&node.id).is_some_and(|info| info.incarnation == node.incarnation);
-        let heard = node.host.directory();
         for row in view.assignments.values().filter(|row| row.actor.as_data().is_some()) {
-            let heard = heard.actors.get(&row.actor).map_or(Epoch(0), |place| place.epoch);
+            let heard = node.host.heard_of(row.actor);
             let known = Known { heard, on: node.agent.on(row.actor), caught_up };
             match fate(node.id, row, hosted.get(&row.actor).copied(), known) {
                 Fate::TakeBack(id) => self.take_back(node, row, id),

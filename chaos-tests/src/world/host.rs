@@ -14,7 +14,9 @@ use mesh_core::{
     time::Instant,
 };
 
-use super::{EFFECTS_MAX, Happening, Place, Setting, TokenSet, TokenSource, World, moves::Gate};
+use mesh_placement::doors::Doors;
+
+use super::{EFFECTS_MAX, Happening, Place, Setting, TokenSet, TokenSource, World, moves::Parked};
 use crate::{disk::Crash, random::Stream, trace::Digest as _};
 
 /// One machine.
@@ -25,11 +27,9 @@ pub(super) struct Node {
     /// What its monotonic clock is ahead of the world's.
     pub(super) clock: u64,
     pub(super) wall_skew_ms: u64,
-    pub(super) actors: BTreeMap<ActorId, Hosted>,
+    pub(super) doors: Doors<Hosted, Parked>,
     /// Actors that have left and end what they had, by life.
     pub(super) lingering: BTreeMap<u64, (ActorId, Hosted)>,
-    /// Where actors are that may move, as far as this node knows.
-    pub(super) places: BTreeMap<ActorId, (NodeId, Epoch)>,
     /// Requests from outside that wait for an answer.
     pub(super) tickets: BTreeSet<u64>,
     pub(super) effects: u64,
@@ -38,16 +38,15 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) const fn new(id: NodeId, wall_skew_ms: u64) -> Self {
+    pub(super) fn new(id: NodeId, wall_skew_ms: u64) -> Self {
         Self {
             id,
             boot: 0,
             up: false,
             clock: 0,
             wall_skew_ms,
-            actors: BTreeMap::new(),
+            doors: Doors::new(id),
             lingering: BTreeMap::new(),
-            places: BTreeMap::new(),
             tickets: BTreeSet::new(),
             effects: 0,
             doom: None,
@@ -59,9 +58,6 @@ impl Node {
 pub(super) struct Hosted {
     pub(super) function: Box<dyn StorageFunction>,
     pub(super) life: u64,
-    /// 0: it never moves.
-    pub(super) epoch: Epoch,
-    pub(super) gate: Gate,
     /// Who waits until nothing is under way that the state depends on.
     pub(super) settling: Option<u64>,
     pub(super) setting: Setting,
@@ -112,18 +108,10 @@ pub enum Origin {
 }
 
 impl Hosted {
-    pub(super) fn new(
-        function: Box<dyn StorageFunction>,
-        (life, epoch): (u64, Epoch),
-        entropy: Stream,
-        setting: Setting,
-        gate: Gate,
-    ) -> Self {
+    pub(super) fn new(function: Box<dyn StorageFunction>, life: u64, entropy: Stream, setting: Setting) -> Self {
         Self {
             function,
             life,
-            epoch,
-            gate,
             settling: None,
             setting,
             tokens: TokenSource::default(),
@@ -143,7 +131,7 @@ const IDLE_WAKES_MAX: u32 = 1000;
 impl World {
     pub(super) fn hosted(&mut self, place: Place) -> Option<&mut Hosted> {
         let node = self.nodes.get_mut(&place.node)?;
-        match node.actors.get_mut(&place.actor) {
+        match node.doors.get_mut(place.actor) {
             Some(hosted) if hosted.life == place.life => Some(hosted),
             _ => node.lingering.get_mut(&place.life).map(|(_, hosted)| hosted),
         }
@@ -151,14 +139,14 @@ impl World {
 
     /// An actor takes a request; its gate is open.
     pub(super) fn let_in(&mut self, node: NodeId, actor: ActorId, origin: Origin, request: Request) {
-        let Some(hosted) = self.nodes.get_mut(&node).and_then(|node| node.actors.get_mut(&actor)) else { return };
-        let epoch = hosted.epoch;
+        let Some((epoch, _)) = self.phase(node, actor) else { return };
+        // 0: it never moves.
         if epoch != Epoch(0)
             && let Err(why) = self.invariants.taken(node, actor, epoch)
         {
             return self.violate(|| why);
         }
-        let Some(hosted) = self.nodes.get_mut(&node).and_then(|node| node.actors.get_mut(&actor)) else { return };
+        let Some(hosted) = self.nodes.get_mut(&node).and_then(|node| node.doors.get_mut(actor)) else { return };
         let id = hosted.tokens.next();
         hosted.requests.insert(id, Owed { origin, op: request.op.clone() });
         let place = Place { node, actor, life: hosted.life, token: id };

@@ -1,18 +1,18 @@
-//! What a node's shell does for actors that move: gates where requests wait, what is known of where they run, requests
-//! that follow them. The simulator's counterpart of `mesh_actors::shell`: the same phases, refusals and redirects.
+//! What a node's shell does for actors that move. Who takes a request, who waits and who is told where to go is decided by
+//! `mesh_placement::doors`, as it is in a real node; here it is carried out.
 
 use core::time::Duration;
 
 use mesh_core::{
-    Answer, Buf, Error, ErrorKind, Op, Outcome, Redirect, Request, StorageFunction,
+    Answer, Buf, Error, ErrorKind, Op, Outcome, Request, StorageFunction,
     assignment::Assignment,
     id::{ActorId, Epoch, GroupId, NodeId, Token},
-    limits::PARKED_JOBS_MAX,
     meta::{Command, MetaAnswer, Query},
     op::{MoveStep, NodeOp, Phase},
     snapshot::{Mark, Snapshot},
     time::Instant,
 };
+use mesh_placement::doors::{self, Arrival, Came, Fate, Gone, HOPS_MAX, Park, Verdict};
 
 use super::{
     Happening, Notice, Place, Setting, World,
@@ -20,44 +20,12 @@ use super::{
 };
 use crate::{metadata::Matter, random::Stream};
 
-/// Whether an actor takes requests.
-#[derive(Debug)]
-pub(super) enum Gate {
-    /// It does.
-    Open,
-    /// They wait.
-    Parking(Phase, Vec<Parked>),
-}
-
-/// A request that waits at a gate.
+/// A request that waits at a door.
 #[derive(Debug)]
 pub(super) struct Parked {
     since: u64,
     origin: Origin,
     request: Request,
-}
-
-impl Gate {
-    pub(super) const fn phase(&self) -> Phase {
-        match self {
-            Self::Open => Phase::Running,
-            Self::Parking(phase, _) => *phase,
-        }
-    }
-
-    pub(super) fn parked(&self) -> &[Parked] {
-        match self {
-            Self::Open => &[],
-            Self::Parking(_, parked) => parked,
-        }
-    }
-
-    fn release(self) -> Vec<Parked> {
-        match self {
-            Self::Open => Vec::new(),
-            Self::Parking(_, parked) => parked,
-        }
-    }
 }
 
 /// A call over a link.
@@ -68,7 +36,8 @@ pub(super) struct Ask {
     actor: ActorId,
     /// To be sent again, if the actor has moved; and how often.
     again: Option<(Request, u32)>,
-    epoch: Epoch,
+    /// Where it was asked.
+    asked: doors::Place,
 }
 
 /// The actor whose place a matter may change, and whether it is the commit of a move.
@@ -140,10 +109,9 @@ impl World {
 
     /// Since when, on the world's clock, requests wait at which gates.
     pub fn parked(&self) -> impl Iterator<Item = (NodeId, ActorId, Instant)> {
-        let actors =
-            self.nodes.values().flat_map(|node| node.actors.iter().map(move |(actor, one)| (node.id, *actor, one)));
-        actors.flat_map(|(node, actor, one)| {
-            one.gate.parked().iter().map(move |parked| (node, actor, Instant(parked.since)))
+        let actors = self.nodes.values().flat_map(|node| node.doors.iter().map(move |(actor, ..)| (node, actor)));
+        actors.flat_map(|(node, actor)| {
+            node.doors.parked(actor).map(move |parked| (node.id, actor, Instant(parked.since)))
         })
     }
 
@@ -151,8 +119,8 @@ impl World {
     #[must_use]
     pub fn hosts_of(&self, actor: ActorId) -> Vec<(NodeId, Epoch, Phase)> {
         let hosted = |node: &Node| {
-            let hosted = node.actors.get(&actor)?;
-            Some((node.id, hosted.epoch, hosted.gate.phase()))
+            let (epoch, phase) = node.doors.phase(actor)?;
+            Some((node.id, epoch, phase))
         };
         self.nodes.values().filter_map(hosted).collect()
     }
@@ -166,22 +134,20 @@ impl World {
     /// How an actor is hosted.
     #[must_use]
     pub fn phase(&self, node: NodeId, actor: ActorId) -> Option<(Epoch, Phase)> {
-        let hosted = self.nodes.get(&node)?.actors.get(&actor)?;
-        Some((hosted.epoch, hosted.gate.phase()))
+        self.nodes.get(&node)?.doors.phase(actor)
     }
 
     /// The latest epoch of an actor that a node has heard of.
     #[must_use]
     pub fn heard_of(&self, node: NodeId, actor: ActorId) -> Epoch {
-        self.nodes.get(&node).and_then(|node| node.places.get(&actor)).map_or(Epoch(0), |(_, epoch)| *epoch)
+        let known = self.nodes.get(&node).and_then(|node| node.doors.directory().actors.get(&actor));
+        known.map_or(Epoch(0), |place| place.epoch)
     }
 
     /// A node takes over where an actor is, if that is news.
     pub fn learn(&mut self, node: NodeId, actor: ActorId, to: (NodeId, Epoch)) {
-        let Some(node) = self.nodes.get_mut(&node).filter(|node| node.up) else { return };
-        let known = node.places.entry(actor).or_insert(to);
-        if known.1 < to.1 {
-            *known = to;
+        if let Some(node) = self.nodes.get_mut(&node).filter(|node| node.up) {
+            node.doors.learn(actor, place(to));
         }
     }
 
@@ -196,17 +162,19 @@ impl World {
     ) {
         self.lives += 1;
         let entropy = Stream::new(self.seed, "entropy", self.lives);
-        let gate = if phase == Phase::Running { Gate::Open } else { Gate::Parking(phase, Vec::new()) };
-        let hosted = Hosted::new(function, (self.lives, epoch), entropy, setting, gate);
+        let hosted = Hosted::new(function, self.lives, entropy, setting);
         self.note(&[71, node.0, actor.0, epoch.0], || format!("{node} hosts {actor} under {epoch}, {phase}"));
-        if let Some(node) = self.nodes.get_mut(&node).filter(|node| node.up) {
-            node.actors.insert(actor, hosted);
+        let Some(host) = self.nodes.get_mut(&node).filter(|node| node.up) else { return };
+        if let Err((error, _)) = host.doors.host(actor, epoch, phase == Phase::Warming, hosted) {
+            self.violate(|| format!("{node} hosts {actor} twice: {error}"));
         }
     }
 
-    fn present(&mut self, node: NodeId, actor: ActorId, epoch: Epoch) -> Result<&mut Hosted, Error> {
-        let hosted = self.nodes.get_mut(&node).and_then(|node| node.actors.get_mut(&actor));
-        hosted.filter(|hosted| hosted.epoch == epoch).ok_or_else(|| no_such_actor(actor))
+    /// An actor in a phase under an epoch.
+    fn present(&mut self, node: NodeId, actor: ActorId, epoch: Epoch, phase: Phase) -> Result<&mut Hosted, Error> {
+        let doors = self.nodes.get_mut(&node).map(|node| &mut node.doors).ok_or_else(|| no_such_node(node))?;
+        doors.in_phase(actor, epoch, phase)?;
+        doors.get_mut(actor).ok_or_else(|| no_such_node(node))
     }
 
     /// Builds an actor that is to arrive. Again under the same epoch: anew.
@@ -220,13 +188,11 @@ impl World {
         function: Box<dyn StorageFunction>,
         setting: Setting,
     ) -> Result<(), Error> {
-        match self.phase(node, actor) {
-            Some((_, Phase::Warming)) => self.discard(node, actor),
-            Some((left, _)) if left.0 + 1 < epoch.0 => self.evict(node, actor),
-            Some((running, _)) => {
-                return Err(Error::new(ErrorKind::Conflict, "the actor is here").with("epoch", running));
-            }
-            None => {}
+        let host = self.nodes.get_mut(&node).ok_or_else(|| no_such_node(node))?;
+        match host.doors.expect(actor, epoch)? {
+            Arrival::Free => {}
+            Arrival::Discarded(gone) => self.end_discarded(node, actor, gone),
+            Arrival::Evicted(gone) => self.end_evicted(node, actor, gone),
         }
         self.launch(node, (actor, epoch), function, setting, Phase::Warming);
         Ok(())
@@ -237,11 +203,7 @@ impl World {
     /// # Errors
     /// `NoSuchActor` if it is not warming here under this epoch; what the function says.
     pub fn restore(&mut self, node: NodeId, actor: ActorId, epoch: Epoch, page: &Snapshot) -> Result<(), Error> {
-        let hosted = self.present(node, actor, epoch)?;
-        if hosted.gate.phase() != Phase::Warming {
-            return Err(no_such_actor(actor));
-        }
-        hosted.function.restore(page)
+        self.present(node, actor, epoch, Phase::Warming)?.function.restore(page)
     }
 
     /// A page of an actor's state.
@@ -255,11 +217,7 @@ impl World {
         epoch: Epoch,
         since: Option<Mark>,
     ) -> Result<Snapshot, Error> {
-        let hosted = self.present(node, actor, epoch)?;
-        match hosted.gate.phase() {
-            Phase::Running | Phase::Frozen => Ok(hosted.function.snapshot(since)),
-            _ => Err(no_such_actor(actor)),
-        }
+        Ok(self.present(node, actor, epoch, Phase::Running)?.function.snapshot(since))
     }
 
     /// Lets requests wait, and gives notice once nothing is under way that the state depends on.
@@ -267,12 +225,8 @@ impl World {
     /// # Errors
     /// `NoSuchActor` if it neither runs nor is frozen here under this epoch.
     pub fn freeze(&mut self, node: NodeId, actor: ActorId, epoch: Epoch, ticket: u64) -> Result<(), Error> {
-        let hosted = self.present(node, actor, epoch)?;
-        match hosted.gate.phase() {
-            Phase::Running => hosted.gate = Gate::Parking(Phase::Frozen, Vec::new()),
-            Phase::Frozen => {}
-            _ => return Err(no_such_actor(actor)),
-        }
+        let host = self.nodes.get_mut(&node).ok_or_else(|| no_such_node(node))?;
+        let hosted = host.doors.freeze(actor, epoch)?;
         hosted.settling = Some(ticket);
         let place = Place { node, actor, life: hosted.life, token: Token(0) };
         self.note(&[72, node.0, actor.0, epoch.0], || format!("{node} {actor} is frozen under {epoch}"));
@@ -285,14 +239,9 @@ impl World {
     /// # Errors
     /// `NoSuchActor` if it is neither in that phase nor runs here under this epoch.
     pub fn open(&mut self, node: NodeId, actor: ActorId, epoch: Epoch, phase: Phase) -> Result<(), Error> {
-        let hosted = self.present(node, actor, epoch)?;
-        match hosted.gate.phase() {
-            Phase::Running => return Ok(()),
-            present if present == phase => {}
-            _ => return Err(no_such_actor(actor)),
-        }
+        let host = self.nodes.get_mut(&node).ok_or_else(|| no_such_node(node))?;
+        let (hosted, parked) = host.doors.open(actor, epoch, phase)?;
         hosted.settling = None;
-        let parked = core::mem::replace(&mut hosted.gate, Gate::Open).release();
         self.note(&[73, node.0, actor.0, epoch.0, parked.len() as u64], || {
             format!("{node} {actor} runs under {epoch}, {} requests waited", parked.len())
         });
@@ -304,43 +253,53 @@ impl World {
 
     /// Forgets an actor that was to arrive.
     pub fn discard(&mut self, node: NodeId, actor: ActorId) {
-        if !matches!(self.phase(node, actor), Some((_, Phase::Warming))) {
-            return;
+        if let Some(gone) = self.nodes.get_mut(&node).and_then(|node| node.doors.discard(actor)) {
+            self.end_discarded(node, actor, gone);
         }
-        let Some(hosted) = self.nodes.get_mut(&node).and_then(|node| node.actors.remove(&actor)) else { return };
+    }
+
+    fn end_discarded(&mut self, node: NodeId, actor: ActorId, gone: Gone<Hosted, Parked>) {
         self.note(&[74, node.0, actor.0], || format!("{node} {actor} is discarded"));
+        let hosted = self.see_to_parked(node, actor, gone);
         self.end(node, hosted, "the actor did not arrive");
     }
 
     /// Takes an actor away that is out of date; what it has under way ends.
     pub fn evict(&mut self, node: NodeId, actor: ActorId) {
-        let Some(mut hosted) = self.nodes.get_mut(&node).and_then(|node| node.actors.remove(&actor)) else { return };
-        self.note(&[75, node.0, actor.0], || format!("{node} {actor} is evicted"));
-        for Parked { origin, .. } in core::mem::replace(&mut hosted.gate, Gate::Open).release() {
-            let error = Error::new(ErrorKind::Draining, "the actor begins anew; send this again");
-            self.settle(node, origin, Err(error));
+        if let Some(gone) = self.nodes.get_mut(&node).and_then(|node| node.doors.evict(actor)) {
+            self.end_evicted(node, actor, gone);
         }
+    }
+
+    fn end_evicted(&mut self, node: NodeId, actor: ActorId, gone: Gone<Hosted, Parked>) {
+        self.note(&[75, node.0, actor.0], || format!("{node} {actor} is evicted"));
+        let hosted = self.see_to_parked(node, actor, gone);
         self.linger(node, actor, hosted);
     }
 
-    /// Sends an actor away: what waited goes to where it runs now, what is under way ends here. How many waited.
+    /// Sends an actor away: what waited goes to where it runs now, what is under way here ends here. How many waited.
     pub fn retire(&mut self, node: NodeId, actor: ActorId, epoch: Epoch, to: (NodeId, Epoch)) -> usize {
-        self.learn(node, actor, to);
-        let fits = self.phase(node, actor).is_some_and(|(present, phase)| present <= epoch && phase != Phase::Warming);
-        let hosted = self.nodes.get_mut(&node).filter(|_| fits).and_then(|node| node.actors.remove(&actor));
-        let Some(mut hosted) = hosted else { return 0 };
-        let parked = core::mem::replace(&mut hosted.gate, Gate::Open).release();
-        let count = parked.len();
+        let host = self.nodes.get_mut(&node).filter(|node| node.up);
+        let Some(mut gone) = host.and_then(|node| node.doors.retire(actor, epoch, place(to))) else { return 0 };
+        let count = gone.parked.len();
         self.note(&[76, node.0, actor.0, count as u64], || format!("{node} {actor} retires, {count} requests waited"));
-        for Parked { origin, request, .. } in parked {
-            match origin {
-                _ if self.forgetful => {}
-                Origin::Link { .. } => self.settle(node, origin, Err(stale(actor, to))),
-                _ => self.ask(node, origin, actor, request),
-            }
+        if self.forgetful {
+            gone.parked.clear();
         }
+        let hosted = self.see_to_parked(node, actor, gone);
         self.linger(node, actor, hosted);
         count
+    }
+
+    /// What waited for an actor that is gone goes after it or is refused.
+    pub(super) fn see_to_parked(&mut self, node: NodeId, actor: ActorId, gone: Gone<Hosted, Parked>) -> Hosted {
+        for (Parked { origin, request, .. }, fate) in gone.parked {
+            match fate {
+                Fate::Again => self.ask(node, origin, actor, request),
+                Fate::Refused(error) => self.settle(node, origin, Err(error)),
+            }
+        }
+        gone.actor
     }
 
     fn linger(&mut self, node: NodeId, actor: ActorId, hosted: Hosted) {
@@ -364,9 +323,6 @@ impl World {
         for owed in hosted.requests.into_values() {
             self.settle(node, owed.origin, Err(Error::new(ErrorKind::Restarted, why)));
         }
-        for Parked { origin, .. } in hosted.gate.release() {
-            self.settle(node, origin, Err(Error::new(ErrorKind::Draining, why)));
-        }
     }
 
     /// Tells who waits that nothing is under way that the state depends on; lets go of who has left and is done.
@@ -384,7 +340,7 @@ impl World {
         }
     }
 
-    /// A request comes to an actor's gate, or goes after the actor.
+    /// A request comes to an actor's door, or goes after the actor.
     pub(super) fn take_request(
         &mut self,
         node: NodeId,
@@ -394,31 +350,18 @@ impl World {
         request: Request,
     ) {
         let Some(host) = self.nodes.get_mut(&node).filter(|host| host.up && host.boot == boot) else { return };
-        let Some(hosted) = host.actors.get_mut(&actor) else {
-            if !matches!(origin, Origin::Link { .. }) {
-                return self.ask(node, origin, actor, request);
-            }
-            let error = elsewhere(host, node, actor);
-            return self.settle(node, origin, Err(error));
-        };
-        if epoch != Epoch(0) && epoch != hosted.epoch {
-            let error = match hosted.gate.phase() {
-                // Whether it arrives is not decided yet: nobody must be told that it is here.
-                Phase::Warming => elsewhere(host, node, actor),
-                _ => stale(actor, (node, hosted.epoch)),
-            };
-            return self.settle(node, origin, Err(error));
-        }
-        match &mut hosted.gate {
-            Gate::Open => self.let_in(node, actor, origin, request),
-            Gate::Parking(_, parked) if parked.len() < PARKED_JOBS_MAX => {
-                parked.push(Parked { since: self.now, origin, request });
-                self.note(&[77, node.0, actor.0], || format!("{node} {actor}: a request waits"));
-            }
-            Gate::Parking(..) => {
-                let error = Error::new(ErrorKind::Overloaded, "too many requests wait for an actor that moves");
-                self.settle(node, origin, Err(error));
-            }
+        let came = if matches!(origin, Origin::Link { .. }) { Came::Link(epoch) } else { Came::Here };
+        match host.doors.knock(actor, came) {
+            Verdict::In(_) => self.let_in(node, actor, origin, request),
+            Verdict::Waits(_) => match host.doors.park(actor, came, Parked { since: self.now, origin, request }) {
+                Park::Waits => self.note(&[77, node.0, actor.0], || format!("{node} {actor}: a request waits")),
+                Park::Full(parked) | Park::Changed(parked) => {
+                    let error = Error::new(ErrorKind::Overloaded, "too many requests wait for an actor that moves");
+                    self.settle(node, parked.origin, Err(error));
+                }
+            },
+            Verdict::Go(_) => self.ask(node, origin, actor, request),
+            Verdict::Refused(error) => self.settle(node, origin, Err(error)),
         }
     }
 
@@ -428,29 +371,27 @@ impl World {
     }
 
     fn ask_within(&mut self, hops: u32, node: NodeId, origin: Origin, actor: ActorId, request: Request) {
-        if self.hosts(node, actor) {
-            let (after, boot) = (self.hop(), self.boot_of(node));
-            let epoch = Epoch(0);
-            self.schedule(after, Happening::Request { node, boot, actor, epoch, origin, request });
-            return;
-        }
-        let known = self.nodes.get(&node).and_then(|node| node.places.get(&actor)).copied();
-        let place = known.or_else(|| self.directory.get(&actor).map(|at| (*at, Epoch(0))));
-        match place.filter(|(at, _)| *at != node) {
-            Some(to) => {
-                let again = (hops > 0).then(|| (request.clone(), hops));
-                self.send_to(to, Ask { node, origin, actor, again, epoch: to.1 }, request);
+        let Some(host) = self.nodes.get(&node) else { return };
+        match host.doors.knock(actor, Came::Here) {
+            Verdict::In(_) | Verdict::Waits(_) => {
+                let (after, boot) = (self.hop(), self.boot_of(node));
+                let epoch = Epoch(0);
+                self.schedule(after, Happening::Request { node, boot, actor, epoch, origin, request });
             }
-            None => self.settle(node, origin, Err(no_such_actor(actor))),
+            Verdict::Go(to) => {
+                let again = (hops > 0).then(|| (request.clone(), hops));
+                self.send_to(to, Ask { node, origin, actor, again, asked: to }, request);
+            }
+            Verdict::Refused(error) => self.settle(node, origin, Err(error)),
         }
     }
 
-    fn send_to(&mut self, (to, epoch): (NodeId, Epoch), ask: Ask, request: Request) {
+    fn send_to(&mut self, to: doors::Place, ask: Ask, request: Request) {
         let (node, actor) = (ask.node, ask.actor);
         self.next_ask += 1;
         self.asks.insert(self.next_ask, ask);
         let place = Place { node, actor: ActorId::NODE, life: self.boot_of(node), token: Token(self.next_ask) };
-        self.call_over_link(place, to, (actor, epoch), request);
+        self.call_over_link(place, to.node, (actor, to.epoch), request);
     }
 
     /// A call over a link has ended.
@@ -458,13 +399,12 @@ impl World {
         if !self.nodes.get(&place.node).is_some_and(|node| node.up && node.boot == place.life) {
             return;
         }
-        let Some(Ask { node, origin, actor, again, epoch }) = self.asks.remove(&place.token.0) else {
+        let Some(Ask { node, origin, actor, again, asked }) = self.asks.remove(&place.token.0) else {
             return self.violate(|| format!("{place:?}: a call over a link ended twice"));
         };
-        let newer = redirected(&outcome).filter(|(_, newer)| *newer > epoch);
-        match (newer, again) {
+        match (doors::newer(asked, &outcome), again) {
             (Some(newer), Some((request, hops))) => {
-                self.learn(node, actor, newer);
+                self.learn(node, actor, (newer.node, newer.epoch));
                 self.ask_within(hops - 1, node, origin, actor, request);
             }
             _ => match origin {
@@ -486,8 +426,9 @@ impl World {
         }
         let op = Op::Node(Box::new(NodeOp::Move(step)));
         let request = Request { payload, ..Request::system(op, self.clock(node) + STEP_BUDGET) };
-        let ask = Ask { node, origin, actor: ActorId::NODE, again: None, epoch: Epoch(0) };
-        self.send_to((to, Epoch(0)), ask, request);
+        let to = place((to, Epoch(0)));
+        let ask = Ask { node, origin, actor: ActorId::NODE, again: None, asked: to };
+        self.send_to(to, ask, request);
     }
 
     /// A node answers what it was asked.
@@ -497,31 +438,14 @@ impl World {
     }
 }
 
-fn redirected(outcome: &Outcome) -> Option<(NodeId, Epoch)> {
-    let error = outcome.as_ref().err().filter(|error| error.kind() == ErrorKind::StaleEpoch)?;
-    let redirect = error.redirect()?;
-    Some((redirect.node?, redirect.epoch?))
+const fn place((node, epoch): (NodeId, Epoch)) -> doors::Place {
+    doors::Place { node, epoch }
 }
 
-/// What is said of an actor that is not here.
-fn elsewhere(host: &Node, node: NodeId, actor: ActorId) -> Error {
-    match host.places.get(&actor).copied().filter(|(at, _)| *at != node) {
-        Some(place) => stale(actor, place),
-        None => no_such_actor(actor),
-    }
+fn no_such_node(node: NodeId) -> Error {
+    Error::new(ErrorKind::NoSuchActor, "there is no such node").with("node", node)
 }
 
-fn stale(actor: ActorId, (node, epoch): (NodeId, Epoch)) -> Error {
-    let place = Redirect { actor: Some(actor), epoch: Some(epoch), node: Some(node), ..Redirect::default() };
-    Error::new(ErrorKind::StaleEpoch, "the actor runs elsewhere, or under another epoch").redirect_to(place)
-}
-
-fn no_such_actor(actor: ActorId) -> Error {
-    Error::new(ErrorKind::NoSuchActor, "the actor is not hosted here").with("actor", actor)
-}
-
-/// How often one request follows an actor that moves.
-const HOPS_MAX: u32 = 4;
 /// What was under way when an actor left ends within this.
 const LINGER_MAX: Duration = Duration::from_secs(30);
 /// One step at a node, longest.

@@ -1,26 +1,24 @@
-//! A node's table of actors, and the way to actors elsewhere.
+//! A node's actors behind their [`Doors`], and the way to actors elsewhere.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, RwLock},
-};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use mesh_core::{
-    Entropy, Error, ErrorKind, Outcome, Redirect, Request, StorageFunction,
+    Entropy, Error, ErrorKind, Outcome, Request, StorageFunction,
     envelope::Envelope,
-    id::{ActorId, DriveId, Epoch, NodeId},
+    id::{ActorId, Epoch, NodeId},
     op::Phase,
     port::{CallGuard, Clock, Completion, Compute, Disk, Metadata, Outbound},
     spec::FunctionSpec,
 };
+use mesh_placement::doors::{self, Came, Directory, Doors, HOPS_MAX, Park, Place, Verdict};
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
 use super::{
     calls::Calls,
     cell::{Message, Owed},
-    credits::Credits,
-    moves::{Gate, Parked, redirected},
+    credits::{Credits, Permit},
+    moves::Parked,
     supervisor::{Supervisor, SupervisorMessage},
     workers::Workers,
 };
@@ -103,39 +101,6 @@ impl core::fmt::Debug for ActorSetup {
     }
 }
 
-/// One place of an actor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The node.
-    pub node: NodeId,
-    /// Its epoch there; 0: not known.
-    pub epoch: Epoch,
-}
-
-/// Where actors are, as far as this node knows. A stale entry is corrected by `StaleEpoch`, never by luck.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Directory {
-    /// Owners of drives.
-    pub drives: BTreeMap<DriveId, Place>,
-    /// Chains that run elsewhere than on their ingress.
-    pub actors: BTreeMap<ActorId, Place>,
-}
-
-impl Directory {
-    /// Where an actor is.
-    #[must_use]
-    pub fn locate(&self, actor: ActorId) -> Option<Place> {
-        if let Some(place) = self.actors.get(&actor) {
-            return Some(*place);
-        }
-        match (actor.as_drive(), actor.as_ingress(), actor.as_data()) {
-            (Some(drive), _, _) => self.drives.get(&drive).copied(),
-            (_, Some(node), _) | (_, _, Some((_, node))) => Some(Place { node, epoch: Epoch(0) }),
-            _ => None,
-        }
-    }
-}
-
 /// What an actor has to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActorStats {
@@ -161,26 +126,23 @@ pub struct ActorStats {
 pub type Inventory = Vec<(ActorStats, Arc<FunctionSpec>)>;
 
 /// One actor of this node.
-#[derive(Clone)]
 pub(super) struct Hosted {
     pub(super) address: ActorRef<Message>,
     pub(super) credits: Credits,
     pub(super) setup: ActorSetup,
     pub(super) restarts: u32,
-    pub(super) gate: Gate,
     /// Held by every disk job under way.
     pub(super) disk_jobs: Arc<()>,
 }
 
-/// A node's table of actors. Clones share it.
+/// A node's actors. Clones share them.
 #[derive(Clone)]
 pub struct Host(Arc<Inner>);
 
 struct Inner {
     node: NodeId,
     ports: Ports,
-    table: RwLock<BTreeMap<ActorId, Hosted>>,
-    directory: RwLock<Arc<Directory>>,
+    doors: RwLock<Doors<Hosted, Parked>>,
     calls: Calls,
     supervisor: ActorRef<SupervisorMessage>,
 }
@@ -192,7 +154,7 @@ impl core::fmt::Debug for Host {
 }
 
 impl Host {
-    /// An empty table.
+    /// A node without actors.
     ///
     /// # Errors
     /// `Bug` if the runtime starts no actor.
@@ -200,8 +162,8 @@ impl Host {
         let (supervisor, _) = ractor::Actor::spawn(None, Supervisor, ())
             .await
             .map_err(|error| Error::bug("the supervisor cannot be started").with("why", error))?;
-        let (table, directory, calls) = (RwLock::default(), RwLock::default(), Calls::default());
-        Ok(Self(Arc::new(Inner { node, ports, table, directory, calls, supervisor })))
+        let (doors, calls) = (RwLock::new(Doors::new(node)), Calls::default());
+        Ok(Self(Arc::new(Inner { node, ports, doors, calls, supervisor })))
     }
 
     /// The node.
@@ -221,10 +183,10 @@ impl Host {
     /// # Errors
     /// `Conflict` if it is hosted already; what building the function says.
     pub async fn start(&self, setup: ActorSetup) -> Result<(), Error> {
-        self.launch(setup, Gate::Open).await
+        self.launch(setup, false).await
     }
 
-    pub(super) async fn launch(&self, setup: ActorSetup, gate: Gate) -> Result<(), Error> {
+    pub(super) async fn launch(&self, setup: ActorSetup, warming: bool) -> Result<(), Error> {
         let id = setup.id;
         if self.hosts(id) {
             return Err(Error::new(ErrorKind::Conflict, "the actor is hosted here already").with("actor", id));
@@ -232,7 +194,7 @@ impl Host {
         let (answer, started) = oneshot::channel();
         self.0
             .supervisor
-            .cast(SupervisorMessage::Start { host: self.downgrade(), setup: Box::new(setup), gate, answer })
+            .cast(SupervisorMessage::Start { host: self.downgrade(), setup: Box::new(setup), warming, answer })
             .map_err(|error| Error::bug("the supervisor is gone").with("why", error))?;
         started.await.map_err(|_| Error::bug("the supervisor is gone"))?
     }
@@ -242,8 +204,8 @@ impl Host {
     /// # Errors
     /// `NoSuchActor`.
     pub fn configure(&self, id: ActorId, spec: Arc<FunctionSpec>) -> Result<(), Error> {
-        self.write(|table| {
-            let hosted = table.get_mut(&id).ok_or_else(|| no_such_actor(id))?;
+        self.write(|doors| {
+            let hosted = doors.get_mut(id).ok_or_else(|| no_such_actor(id))?;
             hosted.setup.spec = spec.clone();
             hosted.address.cast(Message::Configure(spec)).map_err(|_| no_such_actor(id))
         })
@@ -255,38 +217,34 @@ impl Host {
     /// # Errors
     /// `NoSuchActor`.
     pub async fn stop(&self, id: ActorId, patience: core::time::Duration) -> Result<(), Error> {
-        let (address, credits) = self.write(|table| {
-            let hosted = table.get_mut(&id).ok_or_else(|| no_such_actor(id))?;
-            // What waits at a gate that closes is refused by being dropped.
-            hosted.gate = Gate::Closed;
-            Ok::<_, Error>((hosted.address.clone(), hosted.credits.clone()))
+        let (address, credits, parked) = self.write(|doors| {
+            let (hosted, parked) = doors.close(id)?;
+            Ok::<_, Error>((hosted.address.clone(), hosted.credits.clone(), parked))
         })?;
+        self.release(id, parked);
         let (answer, drained) = oneshot::channel();
         if address.cast(Message::Drain(answer)).is_ok() && tokio::time::timeout(patience, drained).await.is_err() {
             tracing::warn!(actor = %id, jobs = credits.taken().0, "an actor is stopped with requests in flight");
         }
-        self.write(|table| table.remove(&id));
+        drop(self.write(|doors| doors.evict(id)));
         address.stop(None);
         Ok(())
     }
 
     /// Says where actors are. What is known of a later epoch stays.
-    pub fn set_directory(&self, mut directory: Directory) {
-        let mut present = self.0.directory.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for (actor, place) in &mut directory.actors {
-            if let Some(known) = present.actors.get(actor).filter(|known| known.epoch > place.epoch) {
-                *place = *known;
-            }
-        }
-        *present = Arc::new(directory);
+    pub fn set_directory(&self, directory: Directory) {
+        self.write(|doors| doors.set_directory(directory));
     }
 
     /// Takes over where an actor is, if that is news.
     pub fn learn(&self, actor: ActorId, place: Place) {
-        let mut present = self.0.directory.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if present.actors.get(&actor).is_none_or(|known| known.epoch < place.epoch) {
-            Arc::make_mut(&mut present).actors.insert(actor, place);
-        }
+        self.write(|doors| doors.learn(actor, place));
+    }
+
+    /// The latest epoch of an actor that this node has heard of; 0: of none.
+    #[must_use]
+    pub fn heard_of(&self, actor: ActorId) -> Epoch {
+        self.read(|doors| doors.directory().actors.get(&actor).map_or(Epoch(0), |place| place.epoch))
     }
 
     /// Whether a node is lost: see [`Self::abandon`].
@@ -309,16 +267,10 @@ impl Host {
         }
     }
 
-    /// Where actors are.
-    #[must_use]
-    pub fn directory(&self) -> Arc<Directory> {
-        self.0.directory.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-
     /// Whether an actor is hosted here, in whatever phase.
     #[must_use]
     pub fn hosts(&self, actor: ActorId) -> bool {
-        self.read(|table| table.contains_key(&actor))
+        self.read(|doors| doors.get(actor).is_some())
     }
 
     /// The actors hosted here.
@@ -330,23 +282,15 @@ impl Host {
     /// The actors hosted here, with their specs.
     #[must_use]
     pub fn inventory(&self) -> Inventory {
-        self.read(|table| {
-            let stats = |(id, hosted): (&ActorId, &Hosted)| {
+        self.read(|doors| {
+            let stats = |(id, epoch, phase, hosted): (ActorId, Epoch, Phase, &Hosted)| {
                 let (jobs, bytes) = hosted.credits.taken();
                 let (requests, traffic_bytes) = hosted.credits.throughput();
-                let stats = ActorStats {
-                    id: *id,
-                    epoch: hosted.setup.epoch,
-                    jobs,
-                    bytes,
-                    restarts: hosted.restarts,
-                    phase: hosted.gate.phase(),
-                    requests,
-                    traffic_bytes,
-                };
+                let stats =
+                    ActorStats { id, epoch, jobs, bytes, restarts: hosted.restarts, phase, requests, traffic_bytes };
                 (stats, hosted.setup.spec.clone())
             };
-            table.iter().map(stats).collect()
+            doors.iter().map(stats).collect()
         })
     }
 
@@ -356,12 +300,7 @@ impl Host {
     }
 
     fn ask_within(&self, hops: u32, actor: ActorId, request: Request, done: Completion<Outcome>) -> CallGuard {
-        if self.hosts(actor) {
-            self.take(actor, Epoch(0), request, done, false);
-            return CallGuard::none();
-        }
-        let Some(place) = self.directory().locate(actor).filter(|place| place.node != self.0.node) else {
-            done(Err(no_such_actor(actor)));
+        let Some((place, request, done)) = self.take(actor, Came::Here, request, done) else {
             return CallGuard::none();
         };
         let budget = request.deadline.after(self.0.ports.clock.now());
@@ -374,9 +313,9 @@ impl Host {
         let Request { op, payload, principal, lane, .. } = request;
         let envelope = Envelope::request(actor, place.epoch, op, payload, principal, lane, budget);
         let host = self.downgrade();
-        let done = Box::new(move |outcome: Outcome| match (redirected(&outcome), again, host.upgrade()) {
+        let done = Box::new(move |outcome: Outcome| match (doors::newer(place, &outcome), again, host.upgrade()) {
             // The directory was behind; the actor certainly did not take the request.
-            (Some(newer), Some(again), Some(host)) if newer.epoch > place.epoch => {
+            (Some(newer), Some(again), Some(host)) => {
                 host.learn(actor, newer);
                 host.ask_within(hops - 1, actor, again, done).forget();
             }
@@ -387,59 +326,67 @@ impl Host {
 
     /// Asks an actor of this node, over a link. `epoch` is the caller's idea of its epoch; 0: it has none.
     pub fn ask_local(&self, actor: ActorId, epoch: Epoch, request: Request, done: Completion<Outcome>) {
-        self.take(actor, epoch, request, done, true);
+        if let Some((_, _, done)) = self.take(actor, Came::Link(epoch), request, done) {
+            done(Err(Error::bug("what came over a link is told where to go").with("actor", actor)));
+        }
     }
 
-    fn take(&self, actor: ActorId, epoch: Epoch, request: Request, done: Completion<Outcome>, afar: bool) {
+    /// Lets a request in, lets it wait, or refuses it. Else gives it back, with where it goes.
+    fn take(
+        &self,
+        actor: ActorId,
+        came: Came,
+        mut request: Request,
+        mut done: Completion<Outcome>,
+    ) -> Option<(Place, Request, Completion<Outcome>)> {
         enum Taken {
-            In(ActorRef<Message>, Request, Owed),
-            Waits,
-            Refused(Error, Completion<Outcome>),
+            In(ActorRef<Message>, Permit),
+            Waits(Permit),
+            Go(Place),
+            Refused(Error),
         }
-        let taken = self.read(|table| {
-            let Some(hosted) = table.get(&actor) else { return Taken::Refused(self.elsewhere(actor), done) };
-            if epoch != Epoch(0) && epoch != hosted.setup.epoch {
-                if hosted.gate.phase() == Phase::Warming {
-                    // Whether it arrives is not decided yet: nobody must be told that it is here.
-                    return Taken::Refused(self.elsewhere(actor), done);
+        loop {
+            let permit = |hosted: &Hosted| hosted.credits.take(request.payload.len());
+            let taken = self.read(|doors| match doors.knock(actor, came) {
+                Verdict::In(hosted) => {
+                    permit(hosted).map_or_else(Taken::Refused, |permit| Taken::In(hosted.address.clone(), permit))
                 }
-                let here = Place { node: self.0.node, epoch: hosted.setup.epoch };
-                return Taken::Refused(stale(actor, here), done);
-            }
-            if let Gate::Closed = hosted.gate {
-                let error = Error::new(ErrorKind::Draining, "the actor is being stopped").with("actor", actor);
-                return Taken::Refused(error, done);
-            }
-            let owed = match hosted.credits.take(request.payload.len()) {
-                Ok(permit) => Owed::new(done, permit),
-                Err(error) => return Taken::Refused(error, done),
-            };
-            match &hosted.gate {
-                Gate::Parking(_, waiting) => {
-                    // Under the table's lock: who opens the gate has all that waits.
-                    Gate::park(waiting, Parked { request, owed, afar });
-                    Taken::Waits
+                Verdict::Waits(hosted) => permit(hosted).map_or_else(Taken::Refused, Taken::Waits),
+                Verdict::Go(place) => Taken::Go(place),
+                Verdict::Refused(error) => Taken::Refused(error),
+            });
+            match taken {
+                Taken::In(address, permit) => {
+                    let owed = Owed::new(done, permit);
+                    // A mailbox that is gone drops the message, and what it owed answers for it.
+                    if address.cast(Message::Request { request, owed }).is_err() {
+                        tracing::debug!(%actor, "a request came to an actor that has just ended");
+                    }
+                    return None;
                 }
-                _ => Taken::In(hosted.address.clone(), request, owed),
-            }
-        });
-        match taken {
-            Taken::In(address, request, owed) => {
-                // A mailbox that is gone drops the message, and what it owed answers for it.
-                if address.cast(Message::Request { request, owed }).is_err() {
-                    tracing::debug!(%actor, "a request came to an actor that has just ended");
+                Taken::Waits(permit) => {
+                    let parked = Parked::new(request, Owed::new(done, permit));
+                    match self.write(|doors| doors.park(actor, came, parked)) {
+                        Park::Waits => return None,
+                        Park::Full(parked) => {
+                            let full = "too many requests wait for an actor that moves";
+                            let (_, owed) = parked.into_parts();
+                            owed.pay(Err(Error::new(ErrorKind::Overloaded, full).with("actor", actor)));
+                            return None;
+                        }
+                        // The door has opened, or the actor has gone, between the two looks.
+                        Park::Changed(parked) => {
+                            let (again, owed) = parked.into_parts();
+                            (request, done) = (again, owed.release()?);
+                        }
+                    }
+                }
+                Taken::Go(place) => return Some((place, request, done)),
+                Taken::Refused(error) => {
+                    done(Err(error));
+                    return None;
                 }
             }
-            Taken::Waits => {}
-            Taken::Refused(error, done) => done(Err(error)),
-        }
-    }
-
-    /// For an actor that is not here: where it is, if that is known.
-    fn elsewhere(&self, actor: ActorId) -> Error {
-        match self.directory().actors.get(&actor).filter(|place| place.node != self.0.node) {
-            Some(place) => stale(actor, *place),
-            None => no_such_actor(actor),
         }
     }
 
@@ -481,12 +428,12 @@ impl Host {
         WeakHost(Arc::downgrade(&self.0))
     }
 
-    pub(super) fn read<T>(&self, look: impl FnOnce(&BTreeMap<ActorId, Hosted>) -> T) -> T {
-        look(&self.0.table.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    pub(super) fn read<T>(&self, look: impl FnOnce(&Doors<Hosted, Parked>) -> T) -> T {
+        look(&self.0.doors.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn write<T>(&self, change: impl FnOnce(&mut BTreeMap<ActorId, Hosted>) -> T) -> T {
-        change(&mut self.0.table.write().unwrap_or_else(std::sync::PoisonError::into_inner))
+    pub(super) fn write<T>(&self, change: impl FnOnce(&mut Doors<Hosted, Parked>) -> T) -> T {
+        change(&mut self.0.doors.write().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -499,15 +446,6 @@ impl WeakHost {
         self.0.upgrade().map(Host)
     }
 }
-
-fn stale(actor: ActorId, place: Place) -> Error {
-    let place =
-        Redirect { actor: Some(actor), epoch: Some(place.epoch), node: Some(place.node), ..Redirect::default() };
-    Error::new(ErrorKind::StaleEpoch, "the actor runs elsewhere, or under another epoch").redirect_to(place)
-}
-
-/// How often one request follows an actor that moves.
-const HOPS_MAX: u32 = 4;
 
 pub(super) fn no_such_actor(actor: ActorId) -> Error {
     Error::new(ErrorKind::NoSuchActor, "the actor is not hosted here").with("actor", actor)

@@ -16,7 +16,8 @@ mod supervisor;
 mod workers;
 
 pub use credits::{Credits, Permit};
-pub use host::{ActorSetup, ActorStats, Build, Directory, Host, Inventory, Onward, Place, Ports};
+pub use host::{ActorSetup, ActorStats, Build, Host, Inventory, Onward, Ports};
+pub use mesh_placement::doors::{Directory, Place};
 pub use workers::Workers;
 
 #[cfg(test)]

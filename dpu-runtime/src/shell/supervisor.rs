@@ -11,7 +11,6 @@ use super::{
     cell::{Arguments, Cell, Message},
     credits::Credits,
     host::{ActorSetup, Hosted, WeakHost},
-    moves::Gate,
 };
 
 /// The supervisor of one host's actors.
@@ -19,7 +18,7 @@ pub(super) struct Supervisor;
 
 pub(super) enum SupervisorMessage {
     /// Start this actor.
-    Start { host: WeakHost, setup: Box<ActorSetup>, gate: Gate, answer: oneshot::Sender<Result<(), Error>> },
+    Start { host: WeakHost, setup: Box<ActorSetup>, warming: bool, answer: oneshot::Sender<Result<(), Error>> },
 }
 
 /// Who is who: ractor knows cells, the host knows actors. Never iterated.
@@ -40,23 +39,25 @@ impl Actor for Supervisor {
         message: SupervisorMessage,
         children: &mut Children,
     ) -> Result<(), ActorProcessingErr> {
-        let SupervisorMessage::Start { host, setup, gate, answer } = message;
+        let SupervisorMessage::Start { host, setup, warming, answer } = message;
         let id = setup.id;
         let disk_jobs = Arc::new(());
         let started = match spawn(&myself, &host, &setup, &disk_jobs).await {
-            // Two starts of one actor may have been asked for at once: the first one counts.
-            Ok(address) if host.upgrade().is_some_and(|host| host.read(|table| table.contains_key(&id))) => {
-                address.stop(None);
-                Err(Error::new(ErrorKind::Conflict, "the actor is hosted here already").with("actor", id))
-            }
             Ok(address) => {
-                children.insert(address.get_id(), (host.clone(), id));
-                if let Some(host) = host.upgrade() {
-                    let hosted =
-                        Hosted { address, credits: Credits::default(), setup: *setup, restarts: 0, gate, disk_jobs };
-                    host.write(|table| table.insert(id, hosted));
+                let epoch = setup.epoch;
+                let cell = address.get_id();
+                let hosted = Hosted { address, credits: Credits::default(), setup: *setup, restarts: 0, disk_jobs };
+                match host.upgrade().map(|alive| alive.write(|doors| doors.host(id, epoch, warming, hosted))) {
+                    // Two starts of one actor may have been asked for at once: the first one counts.
+                    Some(Err((error, second))) => {
+                        second.address.stop(None);
+                        Err(error)
+                    }
+                    Some(Ok(())) | None => {
+                        children.insert(cell, (host.clone(), id));
+                        Ok(())
+                    }
                 }
-                Ok(())
             }
             Err(error) => Err(error),
         };
@@ -109,9 +110,9 @@ async fn restart(
     children: &mut Children,
 ) {
     let Some(alive) = host.upgrade() else { return };
-    let Some((setup, restarts, disk_jobs)) = alive.write(|table| {
+    let Some((setup, restarts, disk_jobs)) = alive.write(|doors| {
         // One that has left, and ends what it had, is not built again: another may stand in its place.
-        let hosted = table.get_mut(&id).filter(|hosted| hosted.address.get_id() == cell)?;
+        let hosted = doors.get_mut(id).filter(|hosted| hosted.address.get_id() == cell)?;
         hosted.restarts += 1;
         Some((hosted.setup.clone(), hosted.restarts, hosted.disk_jobs.clone()))
     }) else {
@@ -129,14 +130,14 @@ async fn restart(
         Ok(address) => {
             children.insert(address.get_id(), (host.clone(), id));
             // Stopped meanwhile, it must not live on outside the table.
-            alive.write(|table| match table.get_mut(&id) {
+            alive.write(|doors| match doors.get_mut(id) {
                 Some(hosted) => hosted.address = address,
                 None => address.stop(None),
             });
         }
         Err(error) => {
             tracing::error!(actor = %id, %error, "the actor is given up");
-            alive.write(|table| table.remove(&id));
+            drop(alive.write(|doors| doors.evict(id)));
         }
     }
 }

@@ -438,3 +438,18 @@ async fn nobody_is_told_that_an_actor_is_where_it_only_warms() {
     let redirect = ask(2).await.unwrap().unwrap_err().redirect().unwrap();
     assert_eq!((redirect.node, redirect.epoch), (Some(NodeId(9)), Some(Epoch(3))));
 }
+
+#[tokio::test]
+async fn requests_go_to_where_an_actor_runs_until_it_is_to_be_here() {
+    let (host, world) = host().await;
+    host.learn(ACTOR, Place { node: NodeId(9), epoch: Epoch(3) });
+    host.warm(counter(4, false)).await.unwrap();
+    assert_eq!(host.request(ACTOR, asking(0, 0)).await, done());
+    assert_eq!(*world.sent.lock().unwrap(), [NodeId(9)]);
+    // The commit is heard of, and then the step.
+    host.learn(ACTOR, Place { node: NodeId(1), epoch: Epoch(4) });
+    let mut waits = Box::pin(host.request(ACTOR, asking(0, 0)));
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    host.activate(ACTOR, Epoch(4)).unwrap();
+    assert_eq!(count(waits.await), 1);
+}
