@@ -38,8 +38,8 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
         }
         AdminOp::Plan { with_dpus, without } => {
             let mut view = view::of(&control, &view::sight(node));
-            for (host, profile) in with_dpus {
-                view = view.with_dpu(host, &profile)?;
+            for (host, generation) in with_dpus {
+                view = view.with_dpu(host, generation)?;
             }
             for lost in without {
                 view = view.without(lost)?;

@@ -8,8 +8,8 @@ use std::{
 };
 
 use mesh_actors::s3::check_domain;
-use mesh_core::{Error, id::NodeId, topology::Code};
-use mesh_dpu_runtime::pin::Cores;
+use mesh_core::{Error, bluefield::Generation, id::NodeId, topology::Code};
+use mesh_dpu_runtime::pin::{Cores, PinError};
 use serde::{Deserialize, Serialize};
 
 /// A node's configuration: `mesh.toml`.
@@ -46,7 +46,7 @@ pub struct Config {
     pub memory: Option<Size>,
     /// The cores that `mesh serve` runs on, as Linux writes them (`0-3,8`); none: all that it is not kept from.
     #[serde(default)]
-    pub cores: Option<String>,
+    pub cores: Option<CoresText>,
     /// What holds for the whole cluster; read only when it is made.
     #[serde(default)]
     pub cluster: ClusterConfig,
@@ -74,7 +74,7 @@ pub struct DpuConfig {
     /// This is no DPU: the process stands for one of this generation (`bf1` to `bf4`). For development; shown wherever the
     /// node is shown.
     #[serde(default)]
-    pub emulated: Option<String>,
+    pub emulated: Option<Generation>,
 }
 
 /// The S3 front end.
@@ -238,9 +238,6 @@ impl Config {
             if self.bootstrap {
                 return Err(Error::invalid("a DPU cannot make a cluster: set bootstrap on a host"));
             }
-            if dpu.emulated.as_ref().is_some_and(|kind| kind.is_empty() || kind.len() > 16) {
-                return Err(Error::invalid("dpu.emulated is bf1, bf2, bf3 or bf4"));
-            }
         }
         if let Some(domain) = self.s3.as_ref().and_then(|s3| s3.domain.as_deref()) {
             check_domain(domain)?;
@@ -249,9 +246,6 @@ impl Config {
             && !(S3_MEMORY_MIN..=S3_MEMORY_MAX).contains(&s3.memory.0)
         {
             return Err(Error::invalid("s3.memory must be 64MiB to 1TiB").with("memory", s3.memory));
-        }
-        if let Some(cores) = &self.cores {
-            cores.parse::<Cores>().map_err(|error| Error::invalid(format!("cores: {error}")))?;
         }
         if self.timing.reclaim_grace.0 < RECLAIM_GRACE_MIN {
             return Err(Error::invalid(
@@ -303,7 +297,7 @@ pub const DRIVES_MAX: usize = 64;
 macro_rules! text {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(pub $inner);
 
@@ -325,16 +319,37 @@ macro_rules! text {
 
 text!(
     /// Bytes, such as `64GiB`, `500GB`, `4096`.
+    #[derive(Copy)]
     Size(u64)
 );
 text!(
     /// A time, such as `500ms`, `3s`, `15m`, `2h`.
+    #[derive(Copy)]
     Span(Duration)
 );
 text!(
     /// A code, such as `2+1`.
+    #[derive(Copy)]
     CodeText(Code)
 );
+text!(
+    /// Cores, as Linux writes them: `0-3,8`.
+    CoresText(Cores)
+);
+
+impl FromStr for CoresText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|error: PinError| error.to_string())
+    }
+}
+
+impl fmt::Display for CoresText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl FromStr for Size {
     type Err = String;
@@ -428,7 +443,7 @@ impl fmt::Display for CodeText {
 macro_rules! ranged {
     ($(#[$doc:meta])* $name:ident($inner:ty), $range:expr, $what:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(try_from = "i64", into = "i64")]
         pub struct $name(pub $inner);
 
@@ -454,6 +469,7 @@ macro_rules! ranged {
 
 ranged!(
     /// A node's number.
+    #[derive(Copy)]
     NodeNumber(u64),
     (1..=65_535_i64),
     "node number"
@@ -535,6 +551,10 @@ reclaim_grace = "30s"
         assert!(code.contains("line 23") && code.contains("1 to 16"), "{code}");
         let node = refused("node = 2", "node = 0");
         assert!(node.contains("line 2") && node.contains("1 to 65535"), "{node}");
+        let card = refused("[cluster]", "[dpu]\nattached_to = 1\nemulated = \"bf9\"\n\n[cluster]");
+        assert!(card.contains("line 24") && card.contains("bf9") && card.contains("bf4"), "{card}");
+        let cores = refused("node = 2", "node = 2\ncores = \"0-x\"");
+        assert!(cores.contains("line 3") && cores.contains("0-3,8"), "{cores}");
         let span = refused("30s", "0s");
         assert!(span.contains("1ms to 168h"), "{span}");
         let memory = refused("9002\"", "9002\"\nmemory = \"32MiB\"");

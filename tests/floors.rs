@@ -163,12 +163,12 @@ fn the_actor_library_is_named_only_in_the_shell() {
     let mut in_shell = 0;
     for (place, line) in sources.lines() {
         let names = line.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|name| name == word);
-        let shell = place.starts_with("actors/src/shell/") || place.starts_with("actors/src/shell.rs");
+        let shell = place.starts_with("dpu-runtime/src/shell/") || place.starts_with("dpu-runtime/src/shell.rs");
         in_shell += usize::from(names && shell);
-        assert!(!names || shell, "{place} names {word}; only actors/src/shell may: {line}");
+        assert!(!names || shell, "{place} names {word}; only dpu-runtime/src/shell may: {line}");
     }
     // While the shell is not there, nobody names it.
-    let shell_is_there = sources.lines().filter(|(place, _)| place.starts_with("actors/src/shell/")).count() > 10;
+    let shell_is_there = sources.lines().filter(|(place, _)| place.starts_with("dpu-runtime/src/shell/")).count() > 10;
     assert!(!shell_is_there || in_shell > 0, "the shell is not found");
 }
 

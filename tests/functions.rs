@@ -17,6 +17,7 @@ use mesh::{
 use mesh_core::{
     Buf, Error, ErrorKind, Lane, Op, Outcome, Pool, Principal,
     assignment::{Assignment, MoveId, Preference, Scope, Tail, Wish},
+    bluefield::Generation,
     envelope::Envelope,
     id::{ActorId, Epoch, Incarnation, NodeId},
     limits::HEARTBEAT_SILENCE_MAX,
@@ -36,7 +37,7 @@ fn config(folder: &Path, number: u64) -> Config {
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = Config::new(NodeNumber(number), address, data);
     if number == DPU {
-        config.dpu = Some(DpuConfig { attached_to: NodeNumber(1), emulated: Some("bf3".into()) });
+        config.dpu = Some(DpuConfig { attached_to: NodeNumber(1), emulated: Some(Generation::Bf3) });
     } else {
         let drive = |name| DriveConfig { path: config.data.join(name), capacity: Some(Size(2 << 30)) };
         config.drives = vec![drive("drive-a"), drive("drive-b")];

@@ -20,7 +20,7 @@ use mesh::{
     config::{Config, DpuConfig, NodeNumber, PeerConfig},
     provision::Provision,
 };
-use mesh_core::id::NodeId;
+use mesh_core::{bluefield::Generation, id::NodeId};
 use serde_json::Value;
 
 const MESH: &str = env!("CARGO_BIN_EXE_mesh");
@@ -259,7 +259,7 @@ fn a_plan_shows_what_would_happen_and_does_nothing(dev: &Dev) {
         assert!(line.starts_with("stay"), "{line}");
     }
     dev.refused(REFUSED, &["plan", "--without", "node-77"], &["no such node", "node-77"]);
-    dev.refused(REFUSED, &["plan", "--with-dpu", "host-3=bf9"], &["bf2, bf3 and bf4", "bf9"]);
+    dev.refused(MISUNDERSTOOD, &["plan", "--with-dpu", "host-3=bf9"], &["bf2, bf3 or bf4", "bf9"]);
     dev.refused(REFUSED, &["plan", "--with-dpu", "node-11=bf3"], &["attached to a host, not to a DPU"]);
     dev.refused(REFUSED, &["plan", "--without", "dpu-3"], &["no DPU is attached", "node-3"]);
     dev.refused(REFUSED, &["plan", "--without", "host-11"], &["a DPU, no host", "node-11"]);
@@ -449,7 +449,7 @@ fn a_dpu_under_a_host_that_nobody_knows_is_refused_and_joins_under_one_that_is_a
         (Stranger(child), line)
     };
 
-    config.dpu = Some(DpuConfig { attached_to: NodeNumber(9), emulated: Some("bf3".into()) });
+    config.dpu = Some(DpuConfig { attached_to: NodeNumber(9), emulated: Some(Generation::Bf3) });
     let (refused, lines) = serve(&config, "a DPU's host must be a member first [dpu=node-21 host=node-9]");
     let line = lines.recv_timeout(PATIENCE).unwrap();
     assert!(line.contains("WARN the mesh does not take this node in"), "{line}");
@@ -464,7 +464,7 @@ fn a_dpu_under_a_host_that_nobody_knows_is_refused_and_joins_under_one_that_is_a
     drop(refused);
 
     // It was refused for that alone.
-    config.dpu = Some(DpuConfig { attached_to: NodeNumber(3), emulated: Some("bf3".into()) });
+    config.dpu = Some(DpuConfig { attached_to: NodeNumber(3), emulated: Some(Generation::Bf3) });
     let (_taken_in, line) = serve(&config, "ready");
     line.recv_timeout(PATIENCE).unwrap();
     let known = |node: &Value| node["state"] == "up" && node["attached_to"] == "node-3";

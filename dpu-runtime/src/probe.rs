@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::pci::{Function, FunctionKind};
 use self::{own::Own, pci::Slots, read::Reader, rshim::Rshim};
-use crate::profile::Generation;
+use mesh_core::bluefield::Generation;
 
 /// Findings that a report keeps at most.
 pub const FINDINGS_MAX: usize = 256;

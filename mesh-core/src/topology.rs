@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bluefield::Generation,
     id::{DriveId, Epoch, Incarnation, LayoutId, NodeId, StripeId},
     limits::{DATA_SHARDS_MAX, PARITY_SHARDS_MAX},
 };
@@ -37,8 +38,8 @@ pub struct NodeInfo {
     pub draining: bool,
     /// The host that a DPU is plugged into.
     pub attached_to: Option<NodeId>,
-    /// A process that stands for a DPU of this kind (`bf3`): for development.
-    pub emulated: Option<String>,
+    /// A process that stands for a DPU of this kind: for development.
+    pub emulated: Option<Generation>,
     /// Random, made with the node's data folder: a machine that was emptied, or another one, has another. A number
     /// stays with the life that took it.
     pub life: u64,

@@ -86,4 +86,3 @@ pub use reason::{Objective, Reason};
 pub use score::Score;
 pub use survival::{HOSTS_MIN, Outage, drives_each, survival};
 pub use view::{ActorView, Cost, Load, NodeView, Policies, Preference, Rules, Spot, Stage, View};
-pub use what_if::{PROFILES, Profile};

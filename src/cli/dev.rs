@@ -55,7 +55,7 @@ pub(crate) struct Dev {
     dpus: u32,
     /// What the emulated DPUs stand for: bf1, bf2, bf3 or bf4.
     #[arg(long, default_value = "bf3", value_name = "KIND")]
-    dpu_kind: mesh_dpu_runtime::profile::Generation,
+    dpu_kind: mesh_core::bluefield::Generation,
     /// The kinds of function that they run, such as encrypt,erasure: what comes before those stays on their hosts. All of
     /// them without it.
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]

@@ -14,8 +14,8 @@ use mesh::{
     node::Node,
     provision::Provision,
 };
-use mesh_core::{Error, ErrorKind, Principal, id::NodeId, op::AdminOp, topology::NodeState};
-use mesh_dpu_runtime::{cgroup::Cgroup, profile::Generation};
+use mesh_core::{Error, ErrorKind, Principal, bluefield::Generation, id::NodeId, op::AdminOp, topology::NodeState};
+use mesh_dpu_runtime::{cgroup::Cgroup, profile::cpu_quota};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
@@ -334,7 +334,7 @@ impl Slot {
             node: NodeNumber(self.node.0),
             data: self.folder.join("data"),
             peers: peers.collect(),
-            dpu: Some(DpuConfig { attached_to: NodeNumber(self.host.0), emulated: Some(self.setup.kind.to_string()) }),
+            dpu: Some(DpuConfig { attached_to: NodeNumber(self.host.0), emulated: Some(self.setup.kind) }),
             ..self.setup.template.clone()
         };
         let file = self.folder.join("mesh.toml");
@@ -379,7 +379,7 @@ impl Slot {
 /// A DPU's share of this machine's CPU; none where that cannot be had, which is said.
 fn share(setup: &Setup, number: u32) -> Option<Cgroup> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let quota = setup.kind.profile().cpu_quota(cores);
+    let quota = cpu_quota(&setup.kind.profile(), cores);
     // The same name in the next run: what a killed one has left is taken over.
     let folder = mesh_core::wire::crc32c(setup.data.as_os_str().as_encoded_bytes());
     match Cgroup::create(Path::new("/"), &format!("mesh-dev-{folder:08x}-dpu-{number}"), quota) {

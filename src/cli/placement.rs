@@ -9,6 +9,7 @@ use mesh::Client;
 use mesh_core::{
     Error, ErrorKind,
     assignment::{Preference, Scope, Wish},
+    bluefield::{Generation, UnknownGeneration},
     id::{ActorId, ActorName, TenantId},
     op::{ActorReport, AdminOp, NodeReport},
     topology::NodeState,
@@ -31,14 +32,14 @@ pub(crate) struct Plan {
 }
 
 #[derive(Clone, Debug)]
-struct WithDpu(NodeName, String);
+struct WithDpu(NodeName, Generation);
 
 impl FromStr for WithDpu {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (node, kind) = text.split_once('=').ok_or("write NODE=KIND, such as host-3=bf3")?;
-        Ok(Self(node.parse()?, kind.to_owned()))
+        Ok(Self(node.parse()?, kind.parse().map_err(|error: UnknownGeneration| format!("{kind} is {error}"))?))
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use mesh::{config::Config, node::Node, provision};
 use mesh_core::Error;
-use mesh_dpu_runtime::pin::{Cores, PinError, pin_thread};
+use mesh_dpu_runtime::pin::pin_thread;
 
 use super::told_to_stop;
 
@@ -27,8 +27,7 @@ impl Serve {
     /// Keeps this thread, and those that it starts, to the cores of the configuration.
     pub(crate) fn pin(&self) -> Result<(), Error> {
         let Some(cores) = Config::load(&self.config)?.cores else { return Ok(()) };
-        let cores: Cores = cores.parse().map_err(|error: PinError| Error::invalid(format!("cores: {error}")))?;
-        pin_thread(&cores)
+        pin_thread(&cores.0)
             .map_err(|error| Error::invalid(format!("cores: {error}")).with("file", self.config.display()))
     }
 

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use clap::Args;
 use mesh_core::{
     Error, ErrorKind,
+    bluefield::Generation,
     id::{GroupId, NodeId},
     op::NodeReport,
     topology::{DriveState, NodeKind, NodeState, Survival},
@@ -51,7 +52,7 @@ struct ShownNode {
     address: String,
     state: NodeState,
     attached_to: Option<String>,
-    emulated: Option<String>,
+    emulated: Option<Generation>,
     missing: Option<String>,
     lost: u64,
 }
@@ -126,7 +127,7 @@ fn shown(reports: &[Arc<NodeReport>]) -> Shown {
         address: report.address.clone(),
         state: report.state,
         attached_to: report.attached_to.map(|host| host.to_string()),
-        emulated: report.emulated.clone(),
+        emulated: report.emulated,
         missing: report.missing.clone(),
         lost: report.lost,
     });

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use mesh_actors::{policy::Policy, registry::Registry};
 use mesh_core::{
     Cx, Error, Event, Op, Principal, Request, StorageFunction as _, Tokens,
+    bluefield::Generation,
     id::{GroupId, TenantId},
     meta::{Grant, Query, TenantLimits},
     op::{Ability, NodeLoad},
@@ -15,7 +16,7 @@ use mesh_dpu_runtime::{
     calibrate::{Bench, Calibration, Fixed, Origin, fingerprint},
     load::{Load, ProcessUse, thread_cpu_time},
     offload::software::Software,
-    profile::Generation,
+    profile::cpu_quota,
 };
 
 use crate::{config::Config, env::Env};
@@ -95,7 +96,7 @@ fn millicores(config: &Config) -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let thousandths = match emulated(config) {
         Some(generation) => {
-            let quota = generation.profile().cpu_quota(cores);
+            let quota = cpu_quota(&generation.profile(), cores);
             quota.quota_us * 1000 / quota.period_us.max(1)
         }
         None => cores as u64 * 1000,
@@ -110,12 +111,12 @@ fn memory_bytes(config: &Config) -> u64 {
     let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let total = total.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     let present = total.map_or(2 << 30, |kib| kib * 1024);
-    let stood_for = emulated(config).map_or(u64::MAX, |generation| generation.profile().memory_bytes);
-    present.min(stood_for) / 2
+    let stood_for = emulated(config).map_or(u64::MAX, |generation| generation.profile().memory_for_actors());
+    (present / 2).min(stood_for)
 }
 
 fn emulated(config: &Config) -> Option<Generation> {
-    config.dpu.as_ref()?.emulated.as_ref()?.parse().ok()
+    config.dpu.as_ref()?.emulated
 }
 
 /// What the process has used, and its functions.

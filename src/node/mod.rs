@@ -489,7 +489,7 @@ impl Inner {
             pid: std::process::id(),
             draining: false,
             attached_to: self.config.dpu.as_ref().map(|dpu| dpu.attached_to.id()),
-            emulated: self.config.dpu.as_ref().and_then(|dpu| dpu.emulated.clone()),
+            emulated: self.config.dpu.as_ref().and_then(|dpu| dpu.emulated),
             life: self.life,
             invitation: self.invitation,
         }

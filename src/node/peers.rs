@@ -268,7 +268,7 @@ impl Inner {
                     address: info.address.clone(),
                     pid: info.pid,
                     attached_to: info.attached_to,
-                    emulated: info.emulated.clone(),
+                    emulated: info.emulated,
                     ..NodeReport::default()
                 },
             );

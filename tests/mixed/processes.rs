@@ -15,7 +15,7 @@ use mesh::{
     config::{Config, DpuConfig, NodeNumber, Span},
     env::Env,
 };
-use mesh_core::{Error, ErrorKind};
+use mesh_core::{Error, ErrorKind, bluefield::Generation};
 use mesh_transport::identity::Identity;
 use serde::{Deserialize, de::DeserializeOwned};
 
@@ -24,7 +24,7 @@ pub(crate) const DPU: u64 = 11;
 pub(crate) const HOSTS: u64 = 3;
 /// Whose DPU it is.
 const ATTACHED_TO: u64 = 1;
-const GENERATION: &str = "bf3";
+const GENERATION: Generation = Generation::Bf3;
 
 /// What runs programs of the other architecture, and where their libraries are: Debian's places.
 const EMULATOR: [&str; 3] = ["qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu"];
@@ -104,8 +104,8 @@ impl Mixed {
         let file = self.dir(node).join("mesh.toml");
         let mut config = Config::load(&file).unwrap();
         config.timing.dpu_silence = Span(DPU_SILENCE);
-        config.dpu = (node == DPU)
-            .then(|| DpuConfig { attached_to: NodeNumber(ATTACHED_TO), emulated: Some(GENERATION.to_owned()) });
+        config.dpu =
+            (node == DPU).then_some(DpuConfig { attached_to: NodeNumber(ATTACHED_TO), emulated: Some(GENERATION) });
         fs::write(&file, config.to_text().unwrap()).unwrap();
     }
 
@@ -182,7 +182,7 @@ impl Mixed {
             found.filter(|node| node.state == "up").ok_or_else(|| not_yet("it is not up"))
         })
         .await;
-        assert_eq!((shown.kind.as_str(), shown.emulated.as_deref()), ("dpu", Some(GENERATION)), "{shown:?}");
+        assert_eq!((shown.kind.as_str(), shown.emulated.as_deref()), ("dpu", Some(GENERATION.name())), "{shown:?}");
         assert_eq!(shown.attached_to, Some(format!("node-{ATTACHED_TO}")), "{shown:?}");
         assert_eq!(shown.pid, child, "the process that was started is the node");
     }

@@ -47,7 +47,7 @@ class Client(threading.Thread):
         self.number, self.args, self.stop = number, args, stop
         self.done, self.errors, self.wrong = [], [], []
         self.s3 = boto3.client(
-            "s3", config=Config(retries={"max_attempts": 1, "mode": "standard"}, read_timeout=60, connect_timeout=10)
+            "s3", config=Config(retries={"total_max_attempts": 1, "mode": "standard"}, read_timeout=60, connect_timeout=10)
         )
 
     def timed(self, what, call):

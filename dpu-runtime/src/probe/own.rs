@@ -11,7 +11,7 @@
 //! ```
 
 use super::read::Reader;
-use crate::profile::Generation;
+use mesh_core::bluefield::Generation;
 
 /// What the machine says of itself.
 pub(super) enum Own {

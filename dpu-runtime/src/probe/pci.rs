@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::read::Reader;
-use crate::profile::Generation;
+use mesh_core::bluefield::Generation;
 
 /// What a PCI function is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

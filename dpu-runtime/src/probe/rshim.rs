@@ -11,7 +11,7 @@ use super::{
     pci::slot_of,
     read::{Reader, escaped},
 };
-use crate::profile::Generation;
+use mesh_core::bluefield::Generation;
 
 /// One device of the driver's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

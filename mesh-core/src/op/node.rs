@@ -11,6 +11,7 @@ use super::NodeReport;
 use crate::op::Answer;
 use crate::{
     assignment::{MoveId, Scope, Wish},
+    bluefield::Generation,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
     meta::{Command, Query},
     spec::CustomSpec,
@@ -122,7 +123,7 @@ pub enum AdminOp {
     /// What the placement engine would do now, without doing it.
     Plan {
         /// As if these hosts had a DPU of this generation.
-        with_dpus: Vec<(NodeId, String)>,
+        with_dpus: Vec<(NodeId, Generation)>,
         /// As if these nodes were down.
         without: Vec<NodeId>,
     },

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bluefield::Generation,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
     topology::{DriveState, NodeKind, NodeState, Survival},
 };
@@ -44,7 +45,7 @@ pub struct NodeReport {
     /// The host that it is plugged into, if it is a DPU.
     pub attached_to: Option<NodeId>,
     /// A process that stands for a DPU of this kind.
-    pub emulated: Option<String>,
+    pub emulated: Option<Generation>,
     /// The actors that it hosts.
     pub actors: Vec<ActorReport>,
     /// What it can run, and what that costs here.

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Lane, Op, Principal, Redirect,
     assignment::{Assignment, MoveId, Preference, Scope, Tail, Wish},
+    bluefield::Generation,
     envelope::{Body, Envelope, Hello, Region, Welcome},
     id::{
         ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, ReplicaId,
@@ -199,7 +200,7 @@ fn node_info() -> NodeInfo {
         pid: 53,
         draining: true,
         attached_to: Some(NodeId(54)),
-        emulated: Some("bf3".into()),
+        emulated: Some(Generation::Bf3),
         life: 55,
         invitation: 56,
     }
@@ -324,7 +325,7 @@ fn node_report() -> NodeReport {
         ],
         sees: vec![NodeId(115), NodeId(121)],
         attached_to: Some(NodeId(122)),
-        emulated: Some("bf2".into()),
+        emulated: Some(Generation::Bf2),
         actors: vec![actor_report()],
         ability: Arc::new(Ability {
             functions: [("encrypt".to_owned(), (123, 124))].into(),
@@ -587,7 +588,7 @@ fn shard_ops() -> Vec<ShardOp> {
 
 fn node_ops() -> Vec<NodeOp> {
     let step = |what| NodeOp::Move(MoveStep { actor: assignment().actor, epoch: Epoch(151), id: MoveId(152), what });
-    let plan = AdminOp::Plan { with_dpus: vec![(NodeId(3), "bf3".into())], without: vec![NodeId(1)] };
+    let plan = AdminOp::Plan { with_dpus: vec![(NodeId(3), Generation::Bf3)], without: vec![NodeId(1)] };
     vec![
         NodeOp::Raft { group: GroupId(1), rpc: 2, start: Incarnation(3) },
         NodeOp::Heartbeat(Arc::new(node_report())),

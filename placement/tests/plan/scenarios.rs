@@ -1,4 +1,7 @@
-use mesh_core::id::{ActorId, DriveId, NodeId, TenantId};
+use mesh_core::{
+    bluefield::Generation,
+    id::{ActorId, DriveId, NodeId, TenantId},
+};
 use mesh_placement::{
     ActorView, Change, Cost, Load, Move, NodeView, Objective, Planner, Preference, Reason, Rules, Spot, Stage, View,
     plan,
@@ -359,7 +362,7 @@ fn asks_what_a_dpu_more_or_a_node_less_would_change() {
     view.actors.insert(other, ActorView { load, ..on(OTHER, ActorView::chain(stages, OTHER)) });
     assert_eq!(moves(&view), []);
 
-    let more = view.with_dpu(OTHER, "bf3").unwrap();
+    let more = view.with_dpu(OTHER, Generation::Bf3).unwrap();
     let new = NodeId(5);
     let profile = (more.nodes[&new].millicores, more.nodes[&new].costs["policy"].ns_per_request);
     assert_eq!((profile, more.nodes[&new].domain, more.nodes[&new].emulated), ((16_000, 200_000), OTHER, true));
@@ -369,14 +372,13 @@ fn asks_what_a_dpu_more_or_a_node_less_would_change() {
     let less = view.without(DPU).unwrap();
     assert_eq!(moves(&less), [(1, Spot::whole(HOST), Reason::NodeDown(DPU))]);
 
-    let refusals = [view.with_dpu(DPU, "bf3"), view.with_dpu(NodeId(9), "bf3"), view.with_dpu(HOST, "bf9")];
+    let refusals = [view.with_dpu(DPU, Generation::Bf3), view.with_dpu(NodeId(9), Generation::Bf3)];
     let refusals = refusals.map(|refusal| refusal.unwrap_err().to_string());
     assert_eq!(
         refusals,
         [
             "a DPU is attached to a host, not to a DPU [node=node-4]",
             "there is no such node: `mesh status` lists them [node=node-9]",
-            "the profiles are bf1, bf2, bf3 and bf4 [profile=bf9]"
         ]
     );
     assert!(view.without(NodeId(9)).is_err());
