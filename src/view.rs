@@ -64,7 +64,11 @@ pub(crate) fn of(control: &ControlView, sight: &Sight) -> View {
         node.up = up_since.is_some();
         node.draining = info.draining || report.is_some_and(|report| report.state == NodeState::Draining);
         node.up_since_ms = up_since.map_or(0, |at| millis(*at));
-        node.milliwatts_per_core = if info.attached_to.is_some() { MILLIWATTS_DPU } else { MILLIWATTS_HOST };
+        node.milliwatts_per_core = match (info.emulated, info.attached_to) {
+            (Some(generation), _) => generation.profile().core_milliwatts,
+            (None, Some(_)) => MILLIWATTS_DPU,
+            (None, None) => MILLIWATTS_HOST,
+        };
         if let Some(ability) = ability {
             // A host takes its own chains back whatever it has: that they wait for memory is better than that nobody serves.
             node.memory_free_bytes = if node.kind == NodeKind::Dpu { ability.memory_bytes } else { u64::MAX };

@@ -6,8 +6,8 @@
 //! code, from clock rates and the cores' designs (Cortex-A72 of 2015 in generations 1 and 2, Cortex-A78 in 3, Neoverse V2 in
 //! 4) and from published comparisons, such as Liu and others, "Performance Characteristics of the BlueField-2 SmartNIC"
 //! (2021), whose figures for the same generation differ several times over from one kind of work to another; and what a
-//! busy core draws, as if the card's power limit were the cores' alone. What a generation's accelerators would take over is
-//! not in it. Once a DPU is there, its own calibration says what it costs, and nothing of this is used.
+//! busy core draws, for the card's power limit is for the network as well. What a generation's accelerators would take over
+//! is not in it. Once a real DPU is there, its own calibration says what it costs, and nothing of this is used.
 
 use core::{fmt, str::FromStr};
 

@@ -10,6 +10,9 @@
 //! not here   to where it is known to be        told where, if that is known
 //! ```
 //!
+//! A request of this node for an actor that is to arrive is with the old place until the commit is heard of: if that place
+//! dies in between, it fails with it, and may be sent again.
+//!
 //! What waits is bounded ([`PARKED_JOBS_MAX`] an actor). When an actor has left, what waited and is of this node goes after
 //! it, and what came over a link is told where it is, and sent again by whoever sent it. A stale entry of the
 //! [`Directory`] is corrected by such an answer, never by luck; one request follows [`HOPS_MAX`] of them.
@@ -118,7 +121,7 @@ pub struct Gone<A, P> {
 pub enum Arrival<A, P> {
     /// Room.
     Free,
-    /// What was to arrive under the same epoch or an earlier one, and is forgotten: it never ran.
+    /// What was to arrive before, and is forgotten: it never ran.
     Discarded(Gone<A, P>),
     /// What was left over from before it went where it comes from now: what it has under way ends.
     Evicted(Gone<A, P>),
@@ -250,7 +253,7 @@ impl<A, P> Doors<A, P> {
     /// Makes room for an actor that is to arrive under an epoch.
     ///
     /// # Errors
-    /// `Conflict` if it runs here under this epoch or the one before.
+    /// `Conflict` if it runs here under the epoch before this one, or a later one.
     pub fn expect(&mut self, id: ActorId, epoch: Epoch) -> Result<Arrival<A, P>, Error> {
         match self.phase(id) {
             None => Ok(Arrival::Free),
@@ -386,14 +389,15 @@ impl<A, P> Doors<A, P> {
         }
     }
 
-    /// Takes over where actors are. What is known of a later epoch stays.
-    pub fn set_directory(&mut self, mut directory: Directory) {
+    /// Takes over where actors are. What is known of a later epoch stays. Gives what was known before, to be dropped by
+    /// whoever has time for that.
+    pub fn set_directory(&mut self, mut directory: Directory) -> Directory {
         for (actor, place) in &mut directory.actors {
             if let Some(known) = self.directory.actors.get(actor).filter(|known| known.epoch > place.epoch) {
                 *place = *known;
             }
         }
-        self.directory = directory;
+        core::mem::replace(&mut self.directory, directory)
     }
 
     /// Where actors are, as far as this node knows.
@@ -586,7 +590,7 @@ mod tests {
         doors.learn(ACTOR, at(HERE, 5));
         assert_eq!(doors.directory().locate(ACTOR), Some(at(AWAY, 6)));
         let actors = BTreeMap::from([(ACTOR, at(HERE, 5))]);
-        doors.set_directory(Directory { actors, ..Directory::default() });
+        drop(doors.set_directory(Directory { actors, ..Directory::default() }));
         assert_eq!(doors.directory().locate(ACTOR), Some(at(AWAY, 6)));
     }
 

@@ -168,6 +168,8 @@ enum Stage {
     },
     /// What it comes to is what the step comes to.
     Telling,
+    /// It was frozen for a move that is over.
+    TooLate,
     /// State goes to the target.
     Copying(Copying),
     Over,
@@ -329,6 +331,8 @@ impl Course {
                 took_us: frozen.map_or(0, |at| micros(at, now)),
                 ..Moved::default()
             })),
+            // An actor that has gone elsewhere is not there to be thawed.
+            (Stage::TooLate, Heard::Done(_)) => self.end(Err(not_moving(self.step))),
             (Stage::Telling, Heard::Done(told)) => self.end(told.map(|()| Moved::default())),
             (Stage::Copying(copying), heard) => match self.copy(transfers, copying, heard, now) {
                 Ok(next) => next,
@@ -422,6 +426,10 @@ impl Course {
         let MoveStep { actor, epoch, .. } = self.step;
         match (copying.part, heard) {
             (Part::Settling, Heard::Done(settled)) => {
+                if !transfers.leaving.contains_key(&actor) {
+                    // The move was taken back just before requests were made to wait: nobody else lets them in again.
+                    return Ok(self.ask(Stage::TooLate, Ask::Thaw { actor, epoch }));
+                }
                 settled?;
                 copying.part = Part::Rest;
                 Ok(self.read(copying))
@@ -436,6 +444,10 @@ impl Course {
                     Part::Before(mut rounds) => {
                         let ends = !page.more && rounds.end(copying.transfer.entries);
                         if ends || copying.transfer.pages >= PAGES_MAX {
+                            if transfers.on(actor) != Some(self.step.id) {
+                                // A later move has begun meanwhile, and what it has brought over counts.
+                                return Err(not_moving(self.step));
+                            }
                             transfers.leaving.insert(actor, copying.transfer);
                             return Ok(self.end(Ok(copying.moved(now))));
                         }

@@ -173,6 +173,8 @@ impl Configured {
                 node.agent.forget(row.actor);
                 node.host.thaw(row.actor, row.epoch)?;
             }
+            // A move that it was to leave by is over, before it was frozen.
+            Some((epoch, Phase::Running)) if epoch == row.epoch && row.moving.is_none() => node.agent.forget(row.actor),
             // It was thought lost, or is a leftover: it begins anew under its new epoch.
             Some((epoch, _)) if epoch != row.epoch => {
                 self.specs.remove(&row.actor);

@@ -157,7 +157,12 @@ impl Cluster {
         let Assignment { actor, epoch, .. } = *row;
         if let Some(hosted) = hosted {
             if hosted.epoch == epoch {
-                if hosted.phase != Phase::Running {
+                if hosted.phase == Phase::Running {
+                    // A move that it was to leave by is over, before it was frozen.
+                    if row.moving.is_none() {
+                        self.forget(node, actor);
+                    }
+                } else {
                     self.forget(node, actor);
                     self.insist(world, node, |world| world.open(node, actor, epoch, hosted.phase));
                 }
@@ -346,7 +351,7 @@ fn around_step(bug: Option<Bug>, transfers: &mut Transfers, step: MoveStep) -> M
     match (bug, step.what) {
         // Of a move that is over: it passes for one of the move under way.
         (Some(Bug::OldSteps), _) => MoveStep { id: step.id.max(transfers.on(step.actor).unwrap_or(step.id)), ..step },
-        (Some(Bug::WarmsAgain), MoveOp::Warm) => {
+        (Some(Bug::WarmsAgain), MoveOp::Warm) if transfers.on(step.actor) == Some(step.id) => {
             transfers.forget(step.actor);
             step
         }

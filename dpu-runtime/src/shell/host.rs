@@ -233,7 +233,9 @@ impl Host {
 
     /// Says where actors are. What is known of a later epoch stays.
     pub fn set_directory(&self, directory: Directory) {
-        self.write(|doors| doors.set_directory(directory));
+        if self.read(|doors| *doors.directory() != directory) {
+            drop(self.write(|doors| doors.set_directory(directory)));
+        }
     }
 
     /// Takes over where an actor is, if that is news.

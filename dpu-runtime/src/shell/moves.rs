@@ -45,7 +45,7 @@ impl Host {
     /// Builds an actor that is to arrive here. Again under the same epoch: anew, from its spec.
     ///
     /// # Errors
-    /// `Conflict` if it runs here under this epoch or the one before; what building the function says.
+    /// `Conflict` if it runs here under the epoch before this one, or a later one; what building the function says.
     pub async fn warm(&self, setup: ActorSetup) -> Result<(), Error> {
         let id = setup.id;
         match self.write(|doors| doors.expect(id, setup.epoch))? {

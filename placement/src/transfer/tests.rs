@@ -292,3 +292,38 @@ fn only_the_move_that_is_meant_is_taken_back() {
     assert!(source.take_back(ACTOR, ID));
     assert!(!source.take_back(ACTOR, ID), "again");
 }
+
+#[test]
+fn a_copy_that_ends_late_does_not_count_for_a_later_move() {
+    let pages = [page(1, 2, false), page(2, 0, false)];
+    let mut source = Transfers::default();
+    let (mut late, _) = source.begin(step(MoveOp::PreCopy { to: TO }), &Buf::empty(), ms(1));
+    let mut ended = None;
+    for (number, page) in pages.iter().enumerate() {
+        assert!(late.hear(&mut source, Heard::Page(Ok(page.clone())), ms(2)).is_continue());
+        if number == 1 {
+            assert!(matches!(
+                source.begin(of(4, MoveOp::PreCopy { to: NodeId(9) }), &Buf::empty(), ms(3)).1,
+                Next::Continue(_)
+            ));
+        }
+        ended = Some(late.hear(&mut source, sent(install(&pages, number).1), ms(4)));
+    }
+    assert!(matches!(ended, Some(Next::Break(Err(error))) if error.kind() == ErrorKind::NoSuchActor));
+    assert!(!source.take_back(ACTOR, ID), "nothing is kept of it");
+}
+
+#[test]
+fn an_actor_that_was_frozen_for_a_move_that_was_just_taken_back_goes_on() {
+    let pages = [page(1, 2, false), page(2, 0, false), page(3, 0, false)];
+    let mut source = copied(&pages[..2]);
+    let (mut course, _) = source.begin(step(MoveOp::Freeze { to: TO }), &Buf::empty(), ms(1));
+    assert!(course.hear(&mut source, Heard::Page(Ok(pages[2].clone())), ms(2)).is_continue());
+    let settle = course.hear(&mut source, sent(install(&pages, 2).1), ms(3));
+    assert_eq!(settle, Next::Continue(Ask::Settle { actor: ACTOR, epoch: EPOCH }));
+    let thaw = carry_out(&mut source, step(MoveOp::Thaw), &Buf::empty(), [done()]);
+    assert!(thaw.1.is_ok());
+    let again = course.hear(&mut source, done(), ms(4));
+    assert_eq!(again, Next::Continue(Ask::Thaw { actor: ACTOR, epoch: EPOCH }));
+    assert!(matches!(course.hear(&mut source, done(), ms(5)), Next::Break(Err(_))));
+}
