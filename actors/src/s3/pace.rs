@@ -98,8 +98,7 @@ const STEP_BYTES: usize = 32 << 10;
 const ALONE_STEPS: usize = 16;
 /// Small requests come, if there was one within this.
 const SHARED: Duration = Duration::from_secs(2);
-/// A task that runs later than this is late. On a machine with time left it takes a tenth of that; and a request goes
-/// through half a dozen such waits.
+/// A task that runs later than this is late: a request goes through half a dozen such waits.
 const LATE_MIN: Duration = Duration::from_micros(400);
 /// No rest is longer.
 const REST_MAX: Duration = Duration::from_millis(250);
