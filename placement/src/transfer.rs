@@ -237,18 +237,12 @@ impl Transfers {
         is_on
     }
 
-    /// Actors that have been frozen since before `then`: their moves, for who settles them.
-    #[must_use]
-    pub fn frozen_since(&self, then: Instant) -> Vec<(ActorId, Epoch, MoveId)> {
-        let frozen = |(_, transfer): &(&ActorId, &Transfer)| transfer.frozen.is_some_and(|at| at <= then);
-        self.leaving.iter().filter(frozen).map(|(actor, transfer)| (*actor, transfer.epoch, transfer.id)).collect()
-    }
-
-    /// Actors that have been frozen for longer than a move takes: whoever moved them has left them alone.
+    /// Actors that have been frozen for longer than a move takes, with their moves: whoever moved them has left them alone.
     #[must_use]
     pub fn overdue(&self, now: Instant) -> Vec<(ActorId, Epoch, MoveId)> {
-        let long = FROZEN_MAX.as_nanos() as u64;
-        now.0.checked_sub(long).map_or_else(Vec::new, |then| self.frozen_since(Instant(then)))
+        let is_overdue =
+            |(_, transfer): &(&ActorId, &Transfer)| transfer.frozen.is_some_and(|since| now.since(since) >= FROZEN_MAX);
+        self.leaving.iter().filter(is_overdue).map(|(actor, transfer)| (*actor, transfer.epoch, transfer.id)).collect()
     }
 
     /// Forgets what it knew of an actor's moves: the group has said who runs it.
@@ -464,7 +458,8 @@ impl Course {
                         Ok(self.ask(Stage::Copying(copying), Ask::Settle { actor, epoch }))
                     }
                     Part::Rest if page.more => Ok(self.read(copying)),
-                    Part::Rest | Part::Settling => Ok(self.end(Ok(copying.moved(now)))),
+                    Part::Rest => Ok(self.end(Ok(copying.moved(now)))),
+                    Part::Settling => unreachable!("a page has arrived, and none was sent"),
                 }
             }
             (part, heard) => unreachable!("{part:?} heard {heard:?}"),
@@ -569,7 +564,7 @@ const PAGES_MAX: u32 = 65_536;
 /// An actor comes to rest within this, or does not move now.
 pub const SETTLE_MAX: Duration = Duration::from_millis(1000);
 /// An actor that is frozen for longer has been left alone.
-pub const FROZEN_MAX: Duration = Duration::from_secs(3);
+const FROZEN_MAX: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests;
