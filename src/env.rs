@@ -50,6 +50,21 @@ impl core::fmt::Debug for Env {
 }
 
 impl Env {
+    /// A start that is later than `last` and than every start before now, so that a lost file does not repeat one: the
+    /// wall clock, and random bits below it, so that two machines that start in the same moment from copies of one
+    /// folder are two.
+    pub(crate) fn new_start(&self, last: Incarnation) -> Incarnation {
+        let mut random = [0; 2];
+        (self.entropy)().fill(&mut random);
+        let random = u64::from(u16::from_le_bytes(random)) % (1 << START_BITS);
+        Incarnation(self.starts_until_now().0.saturating_add(random).max(last.0.saturating_add(1)))
+    }
+
+    /// All starts that were before now are less than this one.
+    pub(crate) fn starts_until_now(&self) -> Incarnation {
+        Incarnation(self.clock.wall().0 << START_BITS)
+    }
+
     /// The real world: QUIC, files and devices, the system's clocks and random generator, a worker a core.
     ///
     /// # Errors
@@ -114,6 +129,8 @@ pub trait Link: Outbound {
     fn address(&self) -> SocketAddr;
     /// Says where a peer is; its connections are made and kept from now on.
     fn set_peer(&self, node: NodeId, address: SocketAddr);
+    /// Says which start of a peer is the present one: calls on connections to earlier ones end.
+    fn restarted(&self, node: NodeId, incarnation: Incarnation);
     /// Peers with a working connection.
     fn peers_up(&self) -> BTreeSet<NodeId>;
     /// What stands between this node and the others, if it is a clock or the dates of a certificate.
@@ -123,6 +140,10 @@ pub trait Link: Outbound {
     /// Ends every connection once what is in flight has ended, within a bound.
     fn close(&self) -> BoxFuture<'static, ()>;
 }
+
+/// Random bits of a start. With the milliseconds since 1970 it stays below 2^53 until 2039, so that every reader of JSON
+/// reads it as it is.
+const START_BITS: u32 = 12;
 
 /// The system's clocks.
 #[derive(Debug)]

@@ -78,6 +78,10 @@ impl Link for Quic {
         self.link.set_peer(node, address);
     }
 
+    fn restarted(&self, node: NodeId, incarnation: Incarnation) {
+        self.link.restarted(node, incarnation);
+    }
+
     fn peers_up(&self) -> BTreeSet<NodeId> {
         self.link.up().borrow().clone()
     }
@@ -103,7 +107,7 @@ pub async fn connect(addresses: &[SocketAddr], identity: Identity, env: &Env) ->
         cluster: identity.cluster(),
         identity,
         node: NodeId(0),
-        incarnation: Incarnation(env.clock.wall().0),
+        incarnation: env.new_start(Incarnation(0)),
         capabilities: 0,
         software: SOFTWARE.to_owned(),
         clock: env.clock.clone(),

@@ -78,9 +78,9 @@ pub fn judge(said: &Said<'_>, known: Option<&Witness>, member: Option<u64>, else
         return Verdict::SetBack(why);
     }
     match said.incarnation().cmp(&known.incarnation) {
+        // A process that has ended is silent soon, and one that runs stays where it is.
+        _ if elsewhere && known.life == said.life => Verdict::Twin,
         Ordering::Less => Verdict::Earlier,
-        // A process that has ended is silent soon.
-        Ordering::Greater if elsewhere && known.life == said.life => Verdict::Twin,
         Ordering::Equal | Ordering::Greater => Verdict::Known,
     }
 }
@@ -101,15 +101,28 @@ pub fn set_back(said: &Said<'_>, known: &Witness) -> Option<String> {
     if said.marked.saturating_add(1) < known.marked {
         return Some(format!("it was marked {} times, and is as it was after {}", known.marked, said.marked));
     }
-    let oldest = said.starts.first().filter(|_| said.starts.len() >= STARTS_MAX);
-    let is_told = |start: Incarnation| said.starts.contains(&start) || oldest.is_some_and(|oldest| start < *oldest);
-    if !is_told(known.incarnation) {
+    if !knows(said.starts, known.incarnation) {
         return Some(format!(
             "{} of this node was the last, of which its data folder knows nothing",
             known.incarnation
         ));
     }
     None
+}
+
+/// Whether the start that counts here, the last of `starts`, gives way to the one that the mesh has registered. Of two
+/// machines that start at once from copies of one folder some nodes hear the one first and some the other; the group
+/// registers one of them, and that one it is for all. A start that has the registered one behind it stays: it is about
+/// to be registered itself.
+#[must_use]
+pub fn gives_way(starts: &[Incarnation], registered: Incarnation) -> bool {
+    !knows(starts, registered)
+}
+
+/// Whether a folder with these starts was the one that had this start, as far as it remembers.
+fn knows(starts: &[Incarnation], start: Incarnation) -> bool {
+    let oldest = starts.first().filter(|_| starts.len() >= STARTS_MAX);
+    starts.contains(&start) || oldest.is_some_and(|oldest| start < *oldest)
 }
 
 #[cfg(test)]
@@ -164,6 +177,20 @@ mod tests {
     }
 
     #[test]
+    fn of_two_starts_from_one_folder_the_registered_one_counts() {
+        // Both came after 20.
+        assert!(gives_way(&starts([10, 20, 40]), Incarnation(41)));
+        assert!(gives_way(&starts([10, 20, 41]), Incarnation(40)));
+        // Not registered yet.
+        assert!(!gives_way(&starts([10, 20, 40]), Incarnation(20)));
+        assert!(!gives_way(&starts([10, 20, 40]), Incarnation(40)));
+        // From before what it remembers.
+        let many: Vec<Incarnation> = starts(100..100 + STARTS_MAX as u64);
+        assert!(!gives_way(&many, Incarnation(20)));
+        assert!(gives_way(&many, Incarnation(1000)));
+    }
+
+    #[test]
     fn a_new_replica_has_promised_nothing() {
         let starts = starts([10, 20, 40]);
         let renewed = Said { replica: replica(2), ..said(&starts, 1) };
@@ -199,8 +226,10 @@ mod tests {
         assert_eq!(judge(&said(&starts, 9), Some(&known(20, 9)), Some(LIFE), true), Verdict::Twin);
         let renewed = Said { replica: replica(2), ..said(&starts, 1) };
         assert_eq!(judge(&renewed, Some(&known(20, 9)), Some(LIFE), true), Verdict::Twin);
-        // It is the running one itself, whatever address it says.
-        assert_eq!(judge(&said(&starts, 9), Some(&known(30, 9)), Some(LIFE), true), Verdict::Known);
+        // Or in the very same moment.
+        assert_eq!(judge(&said(&starts, 9), Some(&known(30, 9)), Some(LIFE), true), Verdict::Twin);
+        // Or just before.
+        assert_eq!(judge(&said(&starts, 9), Some(&known(31, 9)), Some(LIFE), true), Verdict::Twin);
     }
 
     #[test]

@@ -67,6 +67,7 @@ pub(super) async fn run(node: Arc<Inner>) {
 
 impl Configured {
     async fn apply(&mut self, node: &Arc<Inner>, view: &ControlView, stored: bool) -> Result<(), Error> {
+        node.heed_starts(view);
         node.host.set_directory(directory(view));
         let current = |info: &NodeInfo| stored || info.incarnation > node.incarnation;
         for info in view.nodes.values().filter(|info| info.id != node.id && current(info)) {

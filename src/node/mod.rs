@@ -562,8 +562,7 @@ impl Inner {
     }
 }
 
-/// The starts of a data folder, with one more: later than the last, and no earlier than the wall clock, so that a lost
-/// file does not repeat one.
+/// The starts of a data folder, with one more.
 fn begin_start(data: &Path, env: &Env) -> Result<Vec<Incarnation>, Error> {
     let path = data.join("incarnation");
     let failed = |error| {
@@ -582,8 +581,8 @@ fn begin_start(data: &Path, env: &Env) -> Result<Vec<Incarnation>, Error> {
     }
     let mut starts: Vec<Incarnation> =
         text.unwrap_or_default().split_whitespace().filter_map(|start| start.parse().ok()).map(Incarnation).collect();
-    let last = starts.last().map_or(0, |last| last.0);
-    starts.push(Incarnation((last + 1).max(env.clock.wall().0)));
+    let last = starts.last().copied().unwrap_or_default();
+    starts.push(env.new_start(last));
     starts.drain(..starts.len().saturating_sub(STARTS_MAX));
     let text: Vec<String> = starts.iter().map(|start| start.0.to_string()).collect();
     crate::files::replace(&path, crate::files::sealed(&text.join(" ")).as_bytes(), 0o644).map_err(failed)?;

@@ -79,7 +79,7 @@ impl Inner {
 
     /// Takes over where a peer listens from a person or the configuration: it counts until the peer says so itself.
     pub(crate) fn place_peer(&self, node: NodeId, address: SocketAddr) {
-        let now = Incarnation(self.env.clock.wall().0);
+        let now = self.env.starts_until_now();
         lock(&self.peers).given.insert(node);
         self.locate_peer(node, address, now);
     }

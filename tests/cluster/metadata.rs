@@ -162,6 +162,13 @@ async fn nobody_takes_the_place_of_a_member_that_runs() {
     cluster.terminate(3);
     copied(&cluster.dir(3), &copy);
     cluster.serve(3);
+    // Not its last start, which the others may not have missed yet.
+    until("node 3 is there again", PATIENCE, async || {
+        let status = client.status().await?;
+        let is_it = |report: &std::sync::Arc<mesh_core::op::NodeReport>| report.pid == cluster.pid(3);
+        if status.iter().any(is_it) { Ok(()) } else { Err(Error::invalid("another start")) }
+    })
+    .await;
     cluster.all_up(&client, 6).await;
     for copy in [Some(copy.as_path()), None] {
         let twin = cluster.serve_twin(3, copy);
@@ -183,6 +190,29 @@ async fn nobody_takes_the_place_of_a_member_that_runs() {
         assert_ne!(member.pid, twin.pid(), "the twin stands in the member's place");
     }
     present(&client, "after the twins").await;
+}
+
+/// Two machines start from the same folder at once, neither of which anybody has heard of yet: one is the node, the other
+/// is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_machines_that_start_at_once_from_one_folder_one_is_told() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client(&[1, 2, 3]).await;
+    store(&client).await;
+    let copy = cluster.dir(3).with_extension("copy");
+    cluster.terminate(3);
+    copied(&cluster.dir(3), &copy);
+    let twin = cluster.serve_twin(3, Some(copy.as_path()));
+    cluster.serve(3);
+    let before = cluster.log(3).len();
+    until("one of the two is told, the other is ready", PATIENCE, async || {
+        let logs = [twin.log(), cluster.log(3)[before..].to_owned()];
+        let told = logs.iter().filter(|said| said.contains("stop one of the two")).count();
+        let ready = logs.iter().filter(|said| said.contains("INFO ready")).count();
+        if (told, ready) == (1, 1) { Ok(()) } else { Err(Error::invalid(logs.concat())) }
+    })
+    .await;
+    present(&client, "beside a twin").await;
 }
 
 /// The first machine's folder is put back from before the founding: it does not found another mesh, and whoever meets it

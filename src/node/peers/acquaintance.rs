@@ -7,13 +7,13 @@ use std::sync::Arc;
 use mesh_core::{
     Error, ErrorKind, Op,
     id::{GroupId, Incarnation, NodeId},
-    meta::Command,
+    meta::{Command, ControlView},
     op::{NodeReport, Witness},
     port::Role,
 };
 use mesh_placement::witness::{self, Said, Verdict};
 
-use super::{super::lock, Inner};
+use super::{super::lock, Inner, Peers};
 
 impl Inner {
     /// A report as it is told to another node: with what is remembered of that one.
@@ -31,6 +31,23 @@ impl Inner {
             let replica = voters.into_iter().chain(learners).find(|replica| replica.node() == node);
             Some(Witness { life: info.life, incarnation: info.incarnation, replica, marked: 0 })
         })
+    }
+
+    /// Hears which starts the mesh has registered: of two machines that started at once under one number it is that one,
+    /// whichever this node had heard first.
+    pub(in crate::node) fn heed_starts(&self, view: &ControlView) {
+        let mut peers = lock(&self.peers);
+        let Peers { witnesses, seen, addresses, .. } = &mut *peers;
+        for info in view.nodes.values() {
+            let Some(known) = witnesses.get_mut(&info.id).filter(|known| known.life == info.life) else { continue };
+            let report = seen.get(&info.id).map(|seen| &seen.report);
+            let counts = report.filter(|report| (report.life, report.incarnation) == (known.life, known.incarnation));
+            if counts.is_some_and(|report| witness::gives_way(&report.starts, info.incarnation)) {
+                tracing::debug!(node = %self.id, peer = %info.id, start = %info.incarnation, "the mesh has registered another start");
+                *known = Witness { incarnation: info.incarnation, marked: 0, ..*known };
+                addresses.remove(&info.id);
+            }
+        }
     }
 
     /// Takes a report, if it is of the node that is known under its number: see [`mesh_placement::witness`]. And hears
@@ -51,7 +68,8 @@ impl Inner {
             let elsewhere = peers.seen.get(&node).is_some_and(|seen| {
                 let timing = &self.config.timing;
                 let silence = if seen.brisk { timing.dpu_silence.0 } else { timing.silence.0 };
-                seen.report.address != report.address && now.since(seen.heard_at) <= silence
+                let is_known = known.is_some_and(|known| known.incarnation == seen.report.incarnation);
+                is_known && seen.report.address != report.address && now.since(seen.heard_at) <= silence
             });
             let verdict = witness::judge(&said, known.as_ref(), member, elsewhere);
             if verdict != Verdict::Known {
@@ -62,7 +80,7 @@ impl Inner {
                 }
                 return;
             }
-            if peers.turned_away.get(&node).is_some_and(|(start, _)| *start <= report.incarnation) {
+            if peers.turned_away.get(&node).is_some_and(|(start, _)| *start == report.incarnation) {
                 peers.turned_away.remove(&node);
             }
             // Until it speaks for itself, another's word for where it is counts.
@@ -79,6 +97,7 @@ impl Inner {
         if let Ok(address) = report.address.parse() {
             self.locate_peer(node, address, report.incarnation);
         }
+        self.link.restarted(node, report.incarnation);
         self.note(report);
         self.beat_counted.notify_waiters();
     }

@@ -304,6 +304,16 @@ impl QuicLink {
         peers.insert(node, Peer::start(&self.shared, node, address, watched));
     }
 
+    /// Says which start of a node is the present one: connections to earlier ones have nobody at their other end, and
+    /// calls on them end now, not after a silence. Whoever dials in and says a later start does not do this: it may be a
+    /// copy of the node, which the node's owner turns away.
+    pub fn restarted(&self, node: NodeId, incarnation: Incarnation) {
+        let peer = self.shared.peers().get(&node).cloned();
+        if let Some(peer) = peer {
+            peer.close_older(incarnation);
+        }
+    }
+
     /// Forgets a node. Calls to it end as if its link broke.
     pub fn remove_peer(&self, node: NodeId) {
         let removed = self.shared.peers().remove(&node);
@@ -410,10 +420,10 @@ impl Shared {
         self.complaints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn heard(&self, node: NodeId, incarnation: Incarnation) {
+    fn heard(&self, node: NodeId) {
         let peer = self.peers().get(&node).cloned();
         if let Some(peer) = peer {
-            peer.heard(incarnation);
+            peer.heard();
         }
     }
 

@@ -112,15 +112,14 @@ impl Peer {
         }
     }
 
-    /// The peer dialled us: it is there, and this is its present start.
-    pub(super) fn heard(&self, incarnation: Incarnation) {
-        self.close_older(incarnation);
+    /// The peer dialled us: it is there.
+    pub(super) fn heard(&self) {
         self.ledger().heard();
         self.changed.notify_waiters();
     }
 
     /// So that a restart is noticed as soon as it is heard of, not after a silence.
-    fn close_older(&self, incarnation: Incarnation) {
+    pub(super) fn close_older(&self, incarnation: Incarnation) {
         for slot in &self.slots {
             slot.close_older(incarnation);
         }

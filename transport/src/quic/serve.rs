@@ -71,7 +71,7 @@ pub(super) async fn accept(shared: Arc<Shared>, inbound: Arc<dyn Inbound>) {
                 Some(Ok((connection, greeting))) => {
                     count(&shared.counters.handshakes);
                     if let Role::Node(node) = greeting.role {
-                        shared.heard(node, greeting.hello.incarnation);
+                        shared.heard(node);
                     }
                     Served::new(shared, inbound, connection, greeting).run().await;
                 }
