@@ -1,0 +1,252 @@
+//! Who is there: by beats, and by how long ago the last one came.
+//!
+//! Whoever was itself asleep (stopped, swapped out, its machine paused) knows nothing of others: it does not take for
+//! silent who spoke to it until it fell asleep. So what is asked is judged as of the last [`Peers::tick`] where that was
+//! long ago, and a tick that comes late moves every last sign of life by as much as it is late.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_core::{id::NodeId, time::Instant};
+
+/// How long a silence may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// A peer that said nothing for so long is down.
+    pub silence: Duration,
+    /// The same for a DPU that beats at its short interval.
+    pub dpu_silence: Duration,
+    /// A tick that comes so long after the last one is late.
+    pub late: Duration,
+}
+
+/// How a peer looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It answers.
+    Up,
+    /// It has not been heard of, and this node has not listened for long enough to say that it is not there.
+    Unheard,
+    /// It is silent, or its link broke.
+    Down,
+}
+
+/// What one node knows of the others.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    timing: Timing,
+    since: Instant,
+    ticked_at: Instant,
+    seen: BTreeMap<NodeId, Seen>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    heard_at: Instant,
+    /// The last sign of life; `None` since a beat failed.
+    alive_at: Option<Instant>,
+    /// Since when it is up without a break.
+    up_since: Instant,
+    /// It beats to this node at the short interval: its silence says something sooner.
+    brisk: bool,
+}
+
+impl Peers {
+    /// A node that begins to listen.
+    #[must_use]
+    pub const fn new(timing: Timing, now: Instant) -> Self {
+        Self { timing, since: now, ticked_at: now, seen: BTreeMap::new() }
+    }
+
+    /// From now on silences are as long as this.
+    pub const fn retime(&mut self, timing: Timing) {
+        self.timing = timing;
+    }
+
+    /// Time has passed. To be told several times in [`Timing::late`].
+    pub fn tick(&mut self, now: Instant) {
+        let slept = now.since(self.judged_at(now));
+        self.ticked_at = self.ticked_at.max(now);
+        if slept.is_zero() {
+            return;
+        }
+        for seen in self.seen.values_mut() {
+            seen.heard_at = seen.heard_at + slept;
+            seen.alive_at = seen.alive_at.map(|at| at + slept);
+        }
+        self.since = self.since + slept;
+    }
+
+    /// The moment of which this node can say what was: now, unless it was asleep.
+    fn judged_at(&self, now: Instant) -> Instant {
+        now.min(self.ticked_at + self.timing.late)
+    }
+
+    /// A beat came. `beats_briskly`: it is of a DPU that has reason to beat to this node at its short interval. Says
+    /// whether it was up before.
+    pub fn heard(&mut self, node: NodeId, beats_briskly: bool, now: Instant) -> bool {
+        // Before the sign of life is noted: a beat that waited while this node slept is of before.
+        self.tick(now);
+        let was_up = self.is_up(node, now);
+        let before = self.seen.get(&node).filter(|_| was_up);
+        let seen = Seen {
+            heard_at: now,
+            alive_at: Some(now),
+            up_since: before.map_or(now, |seen| seen.up_since),
+            brisk: beats_briskly && before.is_some_and(|seen| now.since(seen.heard_at) <= self.timing.dpu_silence),
+        };
+        self.seen.insert(node, seen);
+        was_up
+    }
+
+    /// The link of a peer broke: that is proof. Says whether it was thought to be there.
+    pub fn lost(&mut self, node: NodeId) -> bool {
+        self.seen.get_mut(&node).is_some_and(|seen| seen.alive_at.take().is_some())
+    }
+
+    /// Nothing that was heard under a number counts any more: it was another machine's.
+    pub fn forget(&mut self, node: NodeId) {
+        self.seen.remove(&node);
+    }
+
+    fn silence(&self, seen: &Seen) -> Duration {
+        if seen.brisk { self.timing.dpu_silence } else { self.timing.silence }
+    }
+
+    /// Whether a peer answers.
+    #[must_use]
+    pub fn is_up(&self, node: NodeId, now: Instant) -> bool {
+        let now = self.judged_at(now);
+        let within = |seen: &Seen| seen.alive_at.is_some_and(|at| now.since(at) <= self.silence(seen));
+        self.seen.get(&node).is_some_and(within)
+    }
+
+    /// Whether a peer spoke within a silence, whatever became of its link since.
+    #[must_use]
+    pub fn spoke_lately(&self, node: NodeId, now: Instant) -> bool {
+        let now = self.judged_at(now);
+        self.seen.get(&node).is_some_and(|seen| now.since(seen.heard_at) <= self.silence(seen))
+    }
+
+    /// How a peer looks.
+    #[must_use]
+    pub fn presence(&self, node: NodeId, now: Instant) -> Presence {
+        if self.is_up(node, now) {
+            Presence::Up
+        } else if self.seen.contains_key(&node) || self.has_listened(now) {
+            Presence::Down
+        } else {
+            Presence::Unheard
+        }
+    }
+
+    /// Whether this node has listened for a silence: whoever it has not heard of by now is not there.
+    #[must_use]
+    pub fn has_listened(&self, now: Instant) -> bool {
+        self.judged_at(now).since(self.since) >= self.timing.silence
+    }
+
+    /// The peers that answer.
+    pub fn up(&self, now: Instant) -> impl Iterator<Item = NodeId> {
+        self.seen.keys().copied().filter(move |node| self.is_up(*node, now))
+    }
+
+    /// Since when each peer that answers does so.
+    #[must_use]
+    pub fn up_since(&self, now: Instant) -> BTreeMap<NodeId, Instant> {
+        let up: BTreeSet<NodeId> = self.up(now).collect();
+        self.seen.iter().filter(|(node, _)| up.contains(node)).map(|(node, seen)| (*node, seen.up_since)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: NodeId = NodeId(2);
+    const TIMING: Timing = Timing {
+        silence: Duration::from_millis(2000),
+        dpu_silence: Duration::from_millis(150),
+        late: Duration::from_millis(500),
+    };
+
+    fn at(millis: u64) -> Instant {
+        Instant(millis * 1_000_000)
+    }
+
+    /// Ticks every 100 ms up to a moment.
+    fn ticked(peers: &mut Peers, millis: core::ops::RangeInclusive<u64>) {
+        for tick in millis.step_by(100) {
+            peers.tick(at(tick));
+        }
+    }
+
+    #[test]
+    fn a_silence_is_a_loss_and_a_beat_ends_it() {
+        let mut peers = Peers::new(TIMING, at(0));
+        assert_eq!(peers.presence(PEER, at(0)), Presence::Unheard);
+        ticked(&mut peers, 100..=1000);
+        assert!(!peers.heard(PEER, false, at(1000)));
+        ticked(&mut peers, 1100..=3000);
+        assert_eq!(peers.presence(PEER, at(3000)), Presence::Up);
+        ticked(&mut peers, 3100..=3100);
+        assert_eq!((peers.presence(PEER, at(3100)), peers.up(at(3100)).count()), (Presence::Down, 0));
+        assert!(!peers.heard(PEER, false, at(3100)));
+        assert!(peers.heard(PEER, false, at(3200)));
+        assert_eq!(peers.up_since(at(3200)), [(PEER, at(3100))].into());
+        // A broken link is proof.
+        assert!(peers.lost(PEER));
+        assert_eq!((peers.presence(PEER, at(3200)), peers.spoke_lately(PEER, at(3200))), (Presence::Down, true));
+        assert!(!peers.lost(PEER));
+    }
+
+    #[test]
+    fn who_was_never_heard_of_is_missing_only_after_a_silence() {
+        let mut peers = Peers::new(TIMING, at(0));
+        ticked(&mut peers, 100..=1900);
+        assert_eq!(peers.presence(PEER, at(1900)), Presence::Unheard);
+        ticked(&mut peers, 2000..=2000);
+        assert_eq!(peers.presence(PEER, at(2000)), Presence::Down);
+    }
+
+    #[test]
+    fn a_brisk_peer_is_missed_sooner() {
+        let mut peers = Peers::new(TIMING, at(0));
+        peers.heard(PEER, true, at(0));
+        // Only by its second beat it is known to be brisk.
+        assert!(peers.is_up(PEER, at(400)));
+        peers.heard(PEER, true, at(50));
+        assert!(peers.is_up(PEER, at(200)));
+        assert!(!peers.is_up(PEER, at(201)));
+    }
+
+    #[test]
+    fn who_was_asleep_does_not_take_others_for_silent() {
+        let mut peers = Peers::new(TIMING, at(0));
+        let quiet = NodeId(3);
+        peers.heard(quiet, false, at(100));
+        ticked(&mut peers, 200..=1000);
+        peers.heard(PEER, false, at(1000));
+        // It sleeps for ten seconds: before its first tick, and after.
+        assert!(peers.is_up(PEER, at(11_000)));
+        peers.tick(at(11_000));
+        assert!(peers.is_up(PEER, at(11_000)));
+        assert!(peers.is_up(quiet, at(11_600)));
+        // From its own waking on the silence counts as ever: 2 s, less the 500 ms that had passed before it slept.
+        ticked(&mut peers, 11_100..=11_700);
+        assert!(!peers.is_up(quiet, at(11_700)));
+        ticked(&mut peers, 11_800..=12_500);
+        assert!(peers.is_up(PEER, at(12_500)));
+        ticked(&mut peers, 12_600..=12_600);
+        assert!(!peers.is_up(PEER, at(12_600)));
+    }
+
+    #[test]
+    fn a_beat_that_comes_before_the_tick_after_a_sleep_wakes_as_well() {
+        let mut peers = Peers::new(TIMING, at(0));
+        peers.heard(PEER, false, at(0));
+        peers.heard(NodeId(3), false, at(0));
+        assert!(peers.heard(PEER, false, at(60_000)));
+        assert!(peers.is_up(NodeId(3), at(60_000)));
+    }
+}
