@@ -41,7 +41,10 @@ use controller::Controller;
 pub use controller::Ends;
 use moves::Mover;
 
-use mesh_placement::migration::Heard;
+use mesh_placement::{
+    migration::Heard,
+    steward::peers::{Peers, Timing},
+};
 
 use crate::{
     ledger::Ledger,
@@ -108,9 +111,9 @@ pub enum Errand {
     /// What a node froze should have come to rest by now.
     Unsettled(NodeId, u64),
     /// A node that began anew takes a move back.
-    TakeBack(NodeId, ActorId),
-    /// It looks whether that is over.
-    TookBack(NodeId, ActorId),
+    TakeBack(NodeId, ActorId, MoveId),
+    /// It could not, and looks again.
+    NotTaken(NodeId),
     /// A node aborts a move that takes long.
     Settle(NodeId, ActorId, Epoch, MoveId),
     /// Somebody should lead.
@@ -125,12 +128,10 @@ pub enum Errand {
     Stepped(u64, ActorId, NodeId),
     /// A controller has waited.
     Due(u64, ActorId),
-    /// A controller gives an actor to another node.
-    TakenOver(u64, ActorId),
 }
 
 /// What a node's agent knows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Agent {
     boot: u64,
     /// Since when it runs, on the world's clock.
@@ -139,8 +140,25 @@ struct Agent {
     epochs: BTreeMap<DriveId, Epoch>,
     ready: bool,
     local: BTreeMap<DriveId, DriveState>,
-    heard: BTreeMap<NodeId, (u64, Arc<NodeReport>)>,
+    peers: Peers,
+    reports: BTreeMap<NodeId, Arc<NodeReport>>,
     view: BTreeMap<DriveId, DriveState>,
+}
+
+impl Agent {
+    fn new(boot: u64, since: u64, peers: Peers) -> Self {
+        Self {
+            boot,
+            since,
+            mover: Mover::default(),
+            epochs: BTreeMap::new(),
+            ready: false,
+            local: BTreeMap::new(),
+            peers,
+            reports: BTreeMap::new(),
+            view: BTreeMap::new(),
+        }
+    }
 }
 
 /// The cluster.
@@ -277,10 +295,12 @@ impl Cluster {
             return;
         }
         let boot = world.boot(node);
-        let before = self.agents.insert(node, Agent { boot, since: world.now().0, ..Agent::default() });
+        let mut agent = Agent::new(boot, world.now().0, Peers::new(self.timing(), world.clock(node)));
+        let before = self.agents.remove(&node);
         if let (Some(Bug::OldReplica), Some(before)) = (self.bug, before) {
-            self.mover(node).rows = before.mover.rows;
+            agent.mover.rows = before.mover.rows;
         }
+        self.agents.insert(node, agent);
         for drive in self.swarm.drives_at(node) {
             if self.blank.remove(&drive)
                 && let Some(disk) = world.disks.get_mut(&drive)
@@ -322,14 +342,10 @@ impl Cluster {
             (Errand::Decided(number, actor), outcome) => {
                 self.machine_hears(world, number, actor, Heard::Proposed(outcome));
             }
-            (Errand::TakenOver(number, actor), outcome) => self.taken_over(number, actor, outcome.is_ok()),
             (Errand::Settle(node, actor, epoch, id), outcome) => {
                 self.abort_answered(world, node, (actor, epoch, id), &outcome);
             }
-            (Errand::TakeBack(node, actor), _) => {
-                let number = self.number(Errand::TookBack(node, actor));
-                world.timer(moves::TAKE_BACK_PAUSE, number);
-            }
+            (Errand::TakeBack(node, actor, id), outcome) => self.took_back(world, node, (actor, id), &outcome),
             (errand, Err(error)) => {
                 if error.certainty() == mesh_core::Certainty::NotProcessed && error.kind().number() >= 200 {
                     world.violate(|| format!("{errand:?} is refused: {error}"));
@@ -347,7 +363,7 @@ impl Cluster {
             Some(Errand::Take(node, drive)) if world.is_up(node) => self.take(world, node, drive),
             Some(Errand::Beat(node)) if world.is_up(node) => self.beat(world, node),
             Some(Errand::News(node, boot, row)) => self.news(world, node, boot, row),
-            Some(Errand::TookBack(node, actor)) => self.took_back(world, node, actor),
+            Some(Errand::NotTaken(node)) => self.follow(world, node),
             Some(Errand::Unsettled(node, number)) => self.unsettled(world, node, number),
             Some(Errand::Election) => self.election(world),
             Some(Errand::Depose(number)) => self.depose(number),
@@ -454,13 +470,12 @@ impl Cluster {
 
     /// A node that has just started has made itself known to the group, and has heard what was so by then.
     fn catch_up_at_start(&mut self, world: &mut World, node: NodeId) {
-        if self.bug == Some(Bug::OldReplica) && !self.mover(node).rows.is_empty() {
+        let rows: Vec<Assignment> = world.rows().values().copied().collect();
+        let Some(agent) = self.agents.get_mut(&node) else { return };
+        if self.bug == Some(Bug::OldReplica) && !agent.mover.rows.is_empty() {
             return self.follow(world, node);
         }
-        let rows: Vec<Assignment> = world.rows().values().copied().collect();
-        if let Some(agent) = self.agents.get_mut(&node) {
-            agent.mover.rows = rows.iter().map(|row| (row.actor, *row)).collect();
-        }
+        agent.mover.rows = rows.iter().map(|row| (row.actor, *row)).collect();
         for row in rows {
             world.learn(node, row.actor, (row.node, row.epoch));
         }
@@ -471,10 +486,8 @@ impl Cluster {
     /// not heard of.
     fn recut(&self, world: &mut World, node: NodeId) {
         let Some(agent) = self.agents.get(&node).filter(|agent| agent.ready && self.swarm.split) else { return };
-        let (now, silence) = (world.now().0, self.silence_ns());
-        let hears = |other: NodeId| {
-            other == node || agent.heard.get(&other).is_some_and(|(at, _)| now.saturating_sub(*at) < silence)
-        };
+        let (now, clock) = (world.now().0, world.clock(node));
+        let hears = |other: NodeId| other == node || agent.peers.is_up(other, clock);
         let erasure = u8::from(self.swarm.moves_per_mille > 0) + 1 + u8::from(self.swarm.encrypted);
         for ingress in self.swarm.node_ids() {
             let actor = ActorId::data(self.tenant, ingress);
@@ -504,6 +517,9 @@ impl Cluster {
 
     /// A node looks after itself and speaks to the others.
     fn beat(&mut self, world: &mut World, node: NodeId) {
+        if let Some(agent) = self.agents.get_mut(&node) {
+            agent.peers.tick(world.clock(node));
+        }
         for drive in self.swarm.drives_at(node) {
             if world.hosts(node, ActorId::drive(drive)) {
                 let deadline = world.clock(node) + Duration::from_secs(2);
@@ -524,13 +540,14 @@ impl Cluster {
     }
 
     /// From now on everything works: no need to look so often.
-    pub const fn calm_down(&mut self) {
+    pub fn calm_down(&mut self) {
         self.beat = CALM_BEAT;
+        let timing = self.timing();
+        self.agents.values_mut().for_each(|agent| agent.peers.retime(timing));
     }
 
-    /// A peer that was silent for so long is down.
-    fn silence_ns(&self) -> u64 {
-        u64::try_from(self.beat.as_nanos()).unwrap_or(u64::MAX) * 4
+    fn timing(&self) -> Timing {
+        Timing { silence: self.beat * 4, dpu_silence: self.beat * 4, late: self.beat * 2 }
     }
 
     fn report(&self, node: NodeId) -> NodeReport {
@@ -549,9 +566,9 @@ impl Cluster {
 
     /// A node has heard another.
     pub fn heard(&mut self, world: &mut World, from: NodeId, to: NodeId, report: Arc<NodeReport>) {
-        let now = world.now().0;
         if let Some(agent) = self.agents.get_mut(&to) {
-            agent.heard.insert(from, (now, report));
+            agent.peers.heard(from, false, world.clock(to));
+            agent.reports.insert(from, report);
         }
         self.look(world, to);
     }
@@ -593,10 +610,10 @@ impl Cluster {
 
     /// A node makes up its mind about the drives, and tells its Erasure if that has changed.
     fn look(&mut self, world: &mut World, node: NodeId) {
-        let (now, silence) = (world.now().0, self.silence_ns());
+        let now = world.clock(node);
         let Some(agent) = self.agents.get_mut(&node).filter(|agent| agent.ready) else { return };
         let mut view = agent.local.clone();
-        for (_, report) in agent.heard.values().filter(|(at, _)| now - at < silence) {
+        for (_, report) in agent.reports.iter().filter(|(other, _)| agent.peers.is_up(**other, now)) {
             view.extend(report.drives.iter().map(|drive| (drive.drive, drive.state)));
         }
         view.retain(|drive, state| *state != DriveState::Down && !self.dead.contains(drive));

@@ -4,10 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
 };
 
 use mesh_actors::registry::Parts;
@@ -26,7 +23,11 @@ use mesh_dpu_runtime::{
     agent::Setups,
     shell::{ActorSetup, Directory, Onward, Place},
 };
-use mesh_placement::fate::{Fate, Hosted, Known, fate};
+use mesh_placement::{
+    fate::{Hosted, Known},
+    steward::chains::{Act, Chains},
+};
+use tokio::task::{JoinError, JoinSet};
 
 use super::Inner;
 
@@ -35,8 +36,9 @@ use super::Inner;
 #[derive(Default)]
 struct Configured {
     specs: BTreeMap<ActorId, (Epoch, Arc<FunctionSpec>)>,
-    /// Actors whose moves of before this start are being aborted, and whether that has failed.
-    taking_back: BTreeMap<ActorId, (MoveId, Arc<AtomicBool>)>,
+    chains: Chains,
+    /// Moves of before this start that are being aborted: each ends with whether that went well.
+    taking_back: JoinSet<(ActorId, MoveId, bool)>,
 }
 
 /// Keeps actors configured until the node stops.
@@ -60,6 +62,7 @@ pub(super) async fn run(node: Arc<Inner>) {
             () = &mut stopped => return,
             changed = control.changed() => if changed.is_err() { return },
             () = node.reconfigure.notified() => {}
+            Some(ended) = configured.taking_back.join_next() => configured.took_back(ended),
             () = &mut patience, if !stored => stored = true,
         }
     }
@@ -91,40 +94,18 @@ impl Configured {
             .map(|actor| (actor.id, Hosted { epoch: actor.epoch, phase: actor.phase }))
             .collect();
         let caught_up = view.nodes.get(&node.id).is_some_and(|info| info.incarnation == node.incarnation);
+        let looks_around = !node.has_looked_around();
         for row in view.assignments.values().filter(|row| row.actor.as_data().is_some()) {
-            let heard = node.host.heard_of(row.actor);
-            let known = Known { heard, on: node.agent.on(row.actor), caught_up };
-            match fate(node.id, row, hosted.get(&row.actor).copied(), known) {
-                Fate::TakeBack(id) => self.take_back(node, row, id),
-                Fate::Host | Fate::Anew if !node.has_looked_around() && !hosted.contains_key(&row.actor) => {}
-                fate @ (Fate::Host | Fate::Anew) => {
-                    self.taking_back.remove(&row.actor);
-                    wanted.insert(row.actor);
-                    let mut present = hosted.get(&row.actor).copied();
-                    if fate == Fate::Anew {
-                        self.specs.remove(&row.actor);
-                        node.agent.forget(row.actor);
-                        node.host.evict(row.actor);
-                        present = None;
-                    }
-                    // One actor's trouble is not the others'.
-                    if let Err(error) = self.host(node, view, row, present).await {
-                        tracing::error!(node = %node.id, actor = %row.actor, %error, "an actor cannot be hosted");
-                        self.specs.remove(&row.actor);
-                    }
-                }
-                Fate::Leave => {
-                    self.specs.remove(&row.actor);
-                    node.agent.forget(row.actor);
-                    let to = Place { node: row.node, epoch: row.epoch };
-                    node.host.retire(row.actor, row.epoch, to, mesh_core::limits::BUDGET_DEFAULT);
-                }
-                Fate::Discard => {
-                    node.agent.forget(row.actor);
-                    node.host.discard(row.actor);
-                }
-                Fate::Alone => {
-                    wanted.insert(row.actor);
+            let actor = row.actor;
+            wanted.insert(actor);
+            let known = Known { heard: node.host.heard_of(actor), on: node.agent.on(actor), caught_up };
+            let acts = self.chains.look(node.id, row, hosted.get(&actor).copied(), known, looks_around);
+            for act in acts {
+                // One actor's trouble is not the others'.
+                if let Err(error) = self.act(node, view, row, act).await {
+                    tracing::error!(node = %node.id, %actor, %error, "an actor cannot be hosted");
+                    self.specs.remove(&actor);
+                    break;
                 }
             }
         }
@@ -156,34 +137,53 @@ impl Configured {
         Ok(())
     }
 
-    /// Runs an actor that the group says runs here.
-    async fn host(
-        &mut self,
-        node: &Arc<Inner>,
-        view: &ControlView,
-        row: &Assignment,
-        present: Option<Hosted>,
-    ) -> Result<(), Error> {
-        match present.map(|hosted| (hosted.epoch, hosted.phase)) {
-            Some((epoch, Phase::Warming)) if epoch == row.epoch => {
-                // The move is committed, and its controller has not told yet.
-                node.agent.forget(row.actor);
-                node.host.activate(row.actor, row.epoch)?;
+    async fn act(&mut self, node: &Arc<Inner>, view: &ControlView, row: &Assignment, act: Act) -> Result<(), Error> {
+        let Assignment { actor, epoch, .. } = *row;
+        match act {
+            Act::Forget => node.agent.forget(actor),
+            Act::Evict => {
+                self.specs.remove(&actor);
+                node.host.evict(actor);
             }
-            Some((epoch, Phase::Frozen)) if epoch == row.epoch => {
-                node.agent.forget(row.actor);
-                node.host.thaw(row.actor, row.epoch)?;
+            Act::Open(Phase::Warming) => node.host.activate(actor, epoch)?,
+            Act::Open(_) => node.host.thaw(actor, epoch)?,
+            Act::Run => self.run_here(node, view, row).await?,
+            Act::TakeBack(id) => {
+                let node = node.clone();
+                self.taking_back.spawn(async move {
+                    let outcome = node.propose(GroupId::CONTROL, Command::AbortMove { actor, epoch, id }).await;
+                    let failed = outcome.err().filter(|error| error.kind() != ErrorKind::Conflict);
+                    if let Some(error) = &failed {
+                        tracing::debug!(%actor, %id, %error, "a move of before this start was not taken back");
+                    }
+                    (actor, id, failed.is_none())
+                });
             }
-            // A move that it was to leave by is over, before it was frozen.
-            Some((epoch, Phase::Running)) if epoch == row.epoch && row.moving.is_none() => node.agent.forget(row.actor),
-            // It was thought lost, or is a leftover: it begins anew under its new epoch.
-            Some((epoch, _)) if epoch != row.epoch => {
-                self.specs.remove(&row.actor);
-                node.agent.forget(row.actor);
-                node.host.evict(row.actor);
+            Act::Retire => {
+                self.specs.remove(&actor);
+                let to = Place { node: row.node, epoch };
+                node.host.retire(actor, epoch, to, mesh_core::limits::BUDGET_DEFAULT);
             }
-            _ => {}
+            Act::Discard => {
+                self.specs.remove(&actor);
+                node.host.discard(actor);
+            }
         }
+        Ok(())
+    }
+
+    fn took_back(&mut self, ended: Result<(ActorId, MoveId, bool), JoinError>) {
+        match ended {
+            Ok((actor, id, well)) => self.chains.took_back(actor, id, well),
+            Err(error) => {
+                tracing::error!(%error, "what takes moves back broke down, and begins anew");
+                self.chains = Chains::default();
+            }
+        }
+    }
+
+    /// Runs an actor that the group says runs here.
+    async fn run_here(&mut self, node: &Arc<Inner>, view: &ControlView, row: &Assignment) -> Result<(), Error> {
         let stages = data_chain(node, view, row.actor)?;
         let spec = match tail(node, view, row) {
             Some(tail) => FunctionSpec::Split(stages, tail.cut),
@@ -240,24 +240,6 @@ impl Configured {
             }
         }
         Ok(())
-    }
-
-    /// An actor of this node, which has begun anew, is on a move of before: that is aborted, and then it runs here.
-    fn take_back(&mut self, node: &Arc<Inner>, row: &Assignment, id: MoveId) {
-        let Assignment { actor, epoch, .. } = *row;
-        if self.taking_back.get(&actor).is_some_and(|(one, failed)| *one == id && !failed.load(Ordering::Acquire)) {
-            return;
-        }
-        let (taking, failed) = (node.clone(), Arc::<AtomicBool>::default());
-        self.taking_back.insert(actor, (id, failed.clone()));
-        node.spawn(async move {
-            // What the group says of it, however this ended, is looked at when it comes, and after a failure at once.
-            if let Err(error) = taking.propose(GroupId::CONTROL, Command::AbortMove { actor, epoch, id }).await {
-                tracing::debug!(%actor, %id, %error, "a move of before this start was not taken back");
-                failed.store(true, Ordering::Release);
-                taking.reconfigure();
-            }
-        });
     }
 
     /// What an actor that runs here needs.

@@ -36,7 +36,6 @@ use mesh_core::{
     meta::{Command, ControlView, MetaAnswer},
     op::{Ability, NodeReport, STARTS_MAX},
     port::{Compute, Metadata as _},
-    time::Instant,
     topology::{NodeInfo, NodeKind},
 };
 use mesh_dpu_runtime::{
@@ -68,7 +67,6 @@ pub(crate) struct Inner {
     pub(crate) incarnation: Incarnation,
     /// The starts that the data folder remembers, this one last.
     starts: Vec<Incarnation>,
-    started_at: Instant,
     /// Of its data folder; see [`NodeInfo::life`].
     life: u64,
     /// See [`NodeInfo::invitation`].
@@ -210,7 +208,7 @@ impl Builder {
         let incarnation = starts.last().copied().unwrap_or_default();
         let life = life(&config.data, &env)?;
         let invitation = crate::provision::invitation(&config.data)?;
-        let started_at = env.clock.now();
+        let peers = Mutex::new(Peers::new(&config.timing, env.clock.now()));
         let gate = Arc::new(Gate::default());
         let setup = LinkSetup {
             address: config.address,
@@ -256,7 +254,6 @@ impl Builder {
             id,
             incarnation,
             starts,
-            started_at,
             life,
             invitation,
             config,
@@ -272,7 +269,7 @@ impl Builder {
             pool,
             events: crate::events::Events::default(),
             record: Mutex::default(),
-            peers: Mutex::default(),
+            peers,
             media: Mutex::default(),
             s3: Mutex::default(),
             losses: losses::Losses::default(),

@@ -21,17 +21,23 @@ use mesh_core::{
 };
 
 use mesh_dpu_runtime::shell::ActorStats;
-use mesh_placement::{Outage, witness::Verdict};
+use mesh_placement::{
+    Outage,
+    steward::peers::{self as sight, Presence, Timing},
+    witness::Verdict,
+};
 
 use super::{Inner, ability, lock, media};
 use crate::config::TimingConfig;
 
 /// What is known of the others.
-#[derive(Default)]
 pub(super) struct Peers {
     /// What this node says of itself, as of the last beat.
     own: Arc<NodeReport>,
-    seen: BTreeMap<NodeId, Seen>,
+    /// Who is there.
+    sight: sight::Peers,
+    /// What each one said last.
+    said: BTreeMap<NodeId, Arc<NodeReport>>,
     /// Where each one listens, and as of which start.
     addresses: BTreeMap<NodeId, (Incarnation, SocketAddr)>,
     /// What is to be remembered of each one, whatever becomes of its files.
@@ -44,23 +50,19 @@ pub(super) struct Peers {
     given: BTreeSet<NodeId>,
 }
 
-struct Seen {
-    report: Arc<NodeReport>,
-    /// When it last said this.
-    heard_at: Instant,
-    /// The last sign of life; `None` since a beat failed.
-    alive_at: Option<Instant>,
-    /// Since when it is up without a break.
-    up_since: Option<Instant>,
-    /// It is a DPU that beats to this node at its short interval: its silence says something sooner.
-    brisk: bool,
-}
-
 impl Peers {
-    fn is_alive(&self, node: NodeId, now: Instant, timing: &TimingConfig) -> bool {
-        let Some(seen) = self.seen.get(&node) else { return false };
-        let silence = if seen.brisk { timing.dpu_silence.0 } else { timing.silence.0 };
-        seen.alive_at.is_some_and(|at| now.since(at) <= silence)
+    pub(super) fn new(timing: &TimingConfig, now: Instant) -> Self {
+        let timing = Timing { silence: timing.silence.0, dpu_silence: timing.dpu_silence.0, late: LATE };
+        Self {
+            own: Arc::default(),
+            sight: sight::Peers::new(timing, now),
+            said: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            witnesses: BTreeMap::new(),
+            turned_away: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            given: BTreeSet::new(),
+        }
     }
 }
 
@@ -104,28 +106,20 @@ impl Inner {
 
     fn note(&self, report: Arc<NodeReport>) {
         let now = self.env.clock.now();
-        let timing = &self.config.timing;
         // To whom else it beats only now and then, its silence says nothing so soon.
         let beats_briskly = report.kind == NodeKind::Dpu
             && self.metadata.control().nodes.contains_key(&report.node)
             && (report.attached_to == Some(self.id) || self.metadata.is_leader(GroupId::CONTROL));
         let before = {
             let mut peers = lock(&self.peers);
-            let was_up = peers.is_alive(report.node, now, timing);
-            let before = peers.seen.remove(&report.node);
-            let last = before.as_ref().and_then(|seen| seen.alive_at);
-            let brisk = beats_briskly && last.is_some_and(|last| now.since(last) <= timing.dpu_silence.0 && was_up);
-            let up_since = before.as_ref().and_then(|seen| seen.up_since).filter(|_| was_up).unwrap_or(now);
-            let seen =
-                Seen { report: report.clone(), heard_at: now, alive_at: Some(now), up_since: Some(up_since), brisk };
-            peers.seen.insert(report.node, seen);
-            before.filter(|_| was_up)
+            let was_up = peers.sight.heard(report.node, beats_briskly, now);
+            peers.said.insert(report.node, report.clone()).filter(|_| was_up)
         };
-        let news = |before: &Seen| before.report.drives != report.drives || tails(&before.report).ne(tails(&report));
+        let news = |before: &Arc<NodeReport>| before.drives != report.drives || tails(before).ne(tails(&report));
         if before.as_ref().is_none_or(news) {
             self.reconfigure.notify_one();
         }
-        if before.is_none_or(|seen| seen.report.state != report.state) {
+        if before.is_none_or(|before| before.state != report.state) {
             self.replan.notify_one();
         }
     }
@@ -135,11 +129,7 @@ impl Inner {
         if error.kind() == ErrorKind::Timeout {
             return;
         }
-        let was_alive = {
-            let mut peers = lock(&self.peers);
-            peers.seen.get_mut(&node).is_some_and(|seen| seen.alive_at.take().is_some())
-        };
-        if was_alive {
+        if lock(&self.peers).sight.lost(node) {
             tracing::debug!(node = %self.id, peer = %node, %error, "a beat failed");
             self.hurry.notify_one();
         }
@@ -148,20 +138,23 @@ impl Inner {
     /// Whether what is not seen is not there: a node that has just started has not heard of everybody yet, and what it
     /// stored now it would store on too few nodes, for good.
     pub(super) fn has_looked_around(&self) -> bool {
-        if self.env.clock.now().since(self.started_at) >= self.config.timing.silence.0 {
-            return true;
-        }
-        let alive = self.alive();
         let view = self.metadata.control();
-        view.nodes.values().all(|node| node.kind != NodeKind::Host || alive.contains(&node.id))
+        let hosts = view.nodes.values().filter(|node| node.kind == NodeKind::Host && node.id != self.id);
+        !lock(&self.peers).sight.looks_around(hosts.map(|node| node.id), self.env.clock.now())
     }
 
     /// Nodes that answer, this one included.
     pub(crate) fn alive(&self) -> BTreeSet<NodeId> {
         let now = self.env.clock.now();
-        let peers = lock(&self.peers);
-        let others = peers.seen.keys().copied();
-        others.filter(|node| peers.is_alive(*node, now, &self.config.timing)).chain([self.id]).collect()
+        lock(&self.peers).sight.up(now).chain([self.id]).collect()
+    }
+
+    /// How a node looks from here.
+    pub(crate) fn presence(&self, node: NodeId) -> Presence {
+        match node {
+            own if own == self.id => Presence::Up,
+            other => lock(&self.peers).sight.presence(other, self.env.clock.now()),
+        }
     }
 
     /// Whether a node that answers says that it runs an actor under an epoch.
@@ -170,21 +163,18 @@ impl Inner {
             let is_it = |one: &ActorReport| (one.actor, one.epoch, one.phase) == (actor, epoch, Phase::Running);
             report.actors.iter().any(is_it)
         };
-        self.alive().contains(&node) && lock(&self.peers).seen.get(&node).is_some_and(|seen| runs(&seen.report))
+        self.alive().contains(&node) && lock(&self.peers).said.get(&node).is_some_and(|report| runs(report))
     }
 
     /// Since when each other node that answers is up.
     pub(crate) fn up_since(&self) -> BTreeMap<NodeId, Instant> {
-        let alive = self.alive();
-        let peers = lock(&self.peers);
-        let up = peers.seen.iter().filter(|(node, _)| alive.contains(node));
-        up.filter_map(|(node, seen)| Some((*node, seen.up_since?))).collect()
+        lock(&self.peers).sight.up_since(self.env.clock.now())
     }
 
     /// What the nodes last said, this one included.
     pub(crate) fn reports(&self) -> BTreeMap<NodeId, Arc<NodeReport>> {
         let peers = lock(&self.peers);
-        peers.seen.values().map(|seen| &seen.report).chain([&peers.own]).map(|one| (one.node, one.clone())).collect()
+        peers.said.values().chain([&peers.own]).map(|one| (one.node, one.clone())).collect()
     }
 
     /// The actors that run here.
@@ -217,7 +207,7 @@ impl Inner {
             return self.metadata.is_leader(group);
         }
         let peers = lock(&self.peers);
-        let said = peers.seen.get(&leader).map(|seen| &seen.report.groups);
+        let said = peers.said.get(&leader).map(|report| &report.groups);
         let said = said.and_then(|groups| groups.iter().find(|known| known.group == group));
         // What it said in an earlier term it said of another time.
         said.is_none_or(|said| said.leader == Some(leader) || said.term < term)
@@ -234,7 +224,7 @@ impl Inner {
                 let report = if drive.node == self.id {
                     Some(&peers.own)
                 } else {
-                    peers.seen.get(&drive.node).filter(|_| alive.contains(&drive.node)).map(|seen| &seen.report)
+                    peers.said.get(&drive.node).filter(|_| alive.contains(&drive.node))
                 };
                 let said = report.and_then(|report| report.drives.iter().find(|said| said.drive == drive.id));
                 (drive.id, said.map_or(DriveState::Down, |said| said.state))
@@ -275,7 +265,7 @@ impl Inner {
         }
         // Who is no member may beat to this node all the same: it has been refused, or is about to be taken in.
         let is_member = |report: &&Arc<NodeReport>| view.nodes.is_empty() || view.nodes.contains_key(&report.node);
-        for report in peers.seen.values().map(|seen| &seen.report).filter(is_member).chain([&peers.own]) {
+        for report in peers.said.values().filter(is_member).chain([&peers.own]) {
             nodes.insert(report.node, (**report).clone());
         }
         if let Some(own) = nodes.get_mut(&self.id) {
@@ -405,6 +395,9 @@ fn tails(report: &NodeReport) -> impl Iterator<Item = (ActorId, Epoch)> {
     tails.map(|one| (one.actor, one.epoch))
 }
 
+/// A node that has not looked for so long was itself asleep: it looks at the short interval.
+const LATE: core::time::Duration = DPU_HEARTBEAT_INTERVAL.saturating_mul(4);
+
 /// Beats until the node stops.
 pub(super) async fn run(node: Arc<Inner>) {
     let stopped = node.stopped();
@@ -429,6 +422,7 @@ pub(super) async fn run(node: Arc<Inner>) {
             () = node.hurry.notified() => None,
             _ = brisk.tick() => Some(node.brisk_to()),
         };
+        lock(&node.peers).sight.tick(node.env.clock.now());
         let alive = node.alive();
         for peer in known.difference(&alive) {
             tracing::warn!(node = %node.id, %peer, "a peer is down");

@@ -3,15 +3,22 @@
 //! lost to others. They remember nothing that matters, and die with their node.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
 
 use mesh_core::{
     Answer, Buf, Error, Response,
     assignment::Assignment,
-    id::{ActorId, Epoch, GroupId, NodeId},
+    id::{ActorId, GroupId, NodeId},
     meta::Command,
+    op::{MoveOp, MoveStep},
 };
-use mesh_placement::migration::{Ask, End, Heard, Migration};
+use mesh_placement::{
+    Move, Reason, Spot,
+    migration::{Ask, End, Heard, Migration},
+    steward::{
+        driver::{Asks, Driver, Happened, Why},
+        peers::Presence,
+    },
+};
 
 use super::{Cluster, Errand};
 use crate::{planted::Bug, world::World};
@@ -22,9 +29,7 @@ pub(super) struct Controller {
     pub(super) at: NodeId,
     /// Whether it begins anything new.
     leads: bool,
-    moves: BTreeMap<ActorId, Migration>,
-    /// Actors that it gives to another node.
-    assigning: std::collections::BTreeSet<ActorId>,
+    driver: Driver,
 }
 
 /// How moves have ended.
@@ -53,9 +58,7 @@ impl Cluster {
         self.next += 1;
         let number = self.next;
         world.note(&[90, node.0, number], || format!("{node} leads"));
-        let controller =
-            Controller { at: node, leads: true, moves: BTreeMap::new(), assigning: std::collections::BTreeSet::new() };
-        self.controllers.insert(number, controller);
+        self.controllers.insert(number, Controller { at: node, leads: true, driver: Driver::default() });
         self.tick(world, number);
     }
 
@@ -91,58 +94,62 @@ impl Cluster {
         self.controllers.retain(|_, one| one.at != node);
     }
 
-    /// Nodes that a node hears from, itself included.
-    fn alive(&self, world: &World, at: NodeId) -> Vec<NodeId> {
-        let (now, silence) = (world.now().0, self.silence_ns());
-        let Some(agent) = self.agents.get(&at) else { return Vec::new() };
-        let heard = |node: &NodeId| agent.heard.get(node).map_or(agent.since, |(when, _)| *when) + silence > now;
-        self.swarm.members().filter(|node| *node == at || heard(node)).collect()
+    /// How a node looks from another.
+    fn presence(&self, world: &World, at: NodeId, node: NodeId) -> Presence {
+        let agent = self.agents.get(&at).filter(|_| node != at);
+        agent.map_or(Presence::Up, |agent| agent.peers.presence(node, world.clock(at)))
     }
 
     /// A controller looks what there is to do.
     pub(super) fn tick(&mut self, world: &mut World, number: u64) {
-        let Some(controller) = self.controllers.get(&number).filter(|one| one.leads) else { return };
-        let at = controller.at;
+        let Some(controller) = self.controllers.get_mut(&number).filter(|one| one.leads) else { return };
+        let (at, now) = (controller.at, world.clock(controller.at));
         let rows: Vec<Assignment> =
             self.agents.get(&at).map(|agent| agent.mover.rows.values().copied().collect()).unwrap_or_default();
-        let alive = self.alive(world, at);
+        let asks = controller.driver.clear(&rows, now);
+        self.fulfil(world, number, asks);
+        let up: Vec<NodeId> =
+            self.swarm.members().filter(|node| self.presence(world, at, *node) == Presence::Up).collect();
         for row in &rows {
-            if self.is_busy(number, row.actor) {
+            if self.presence(world, at, row.node) != Presence::Down {
                 continue;
             }
-            if let Some((machine, asks)) = Migration::clear(row) {
-                self.begin(world, number, machine, asks);
-            } else if !alive.contains(&row.node) {
-                let candidates: Vec<NodeId> = alive.clone();
-                let to = self.dice.pick(&candidates).copied().unwrap_or(at);
-                self.take_over(world, number, row, to);
-            }
+            let to = self.dice.pick(&up).copied().unwrap_or(at);
+            self.go(world, number, row, to, Reason::NodeDown(row.node));
         }
         if self.plans {
             let (moves, pick) = (self.dice.chance(self.swarm.moves_per_mille), self.dice.pick(&rows).copied());
-            let to = self.dice.pick(&alive).copied();
-            if let (Some(row), Some(to)) = (pick.filter(|_| moves), to.filter(|to| alive.contains(to))) {
-                let fits = alive.contains(&row.node) && row.node != to && row.moving.is_none();
-                if fits && !self.is_busy(number, row.actor) {
-                    let (machine, asks) = Migration::begin(&row, to);
-                    self.begin(world, number, machine, asks);
-                }
+            let to = self.dice.pick(&up).copied();
+            if let (Some(row), Some(to)) = (pick.filter(|_| moves), to)
+                && (row.node != to && row.moving.is_none() && up.contains(&row.node))
+            {
+                self.go(world, number, &row, to, Reason::Pinned(to));
             }
         }
         let errand = self.number(Errand::Tick(number));
         world.timer(if self.plans { TICK } else { CALM_TICK }, errand);
     }
 
+    /// What the plan of a node would say: the dice.
+    fn go(&mut self, world: &mut World, number: u64, row: &Assignment, to: NodeId, reason: Reason) {
+        let Some(at) = self.controllers.get(&number).map(|one| one.at) else { return };
+        let presence = self.presence(world, at, row.node);
+        let (from, to) = (Some(Spot::whole(row.node)), Spot::whole(to));
+        let step = Move { actor: row.actor, from, to, reason };
+        let Some(controller) = self.controllers.get_mut(&number) else { return };
+        let asks = controller.driver.go(row, &step, presence, false, world.clock(at));
+        self.fulfil(world, number, asks);
+    }
+
     fn is_busy(&self, number: u64, actor: ActorId) -> bool {
-        self.controllers.get(&number).is_none_or(|one| one.moves.contains_key(&actor) || one.assigning.contains(&actor))
+        self.controllers.get(&number).is_none_or(|one| one.driver.is_busy(actor))
     }
 
     /// Moves an actor now, by whoever leads. Whether somebody does.
     pub fn order(&mut self, world: &mut World, actor: ActorId, to: NodeId) -> bool {
         let leader = self.controllers.iter().find(|(_, one)| one.leads).map(|(number, _)| *number);
         let Some((number, row)) = leader.zip(world.rows().get(&actor).copied()) else { return false };
-        let (machine, asks) = Migration::begin(&row, to);
-        self.begin(world, number, machine, asks);
+        self.begin(world, number, Migration::begin(&row, to));
         true
     }
 
@@ -151,8 +158,7 @@ impl Cluster {
         let leader = self.controllers.iter().rev().find(|(_, one)| one.leads).map(|(number, _)| *number);
         let Some((number, row)) = leader.zip(world.rows().get(&actor).copied()) else { return };
         if row.moving.is_none() && row.node != to && !self.is_busy(number, actor) {
-            let (machine, asks) = Migration::begin(&row, to);
-            self.begin(world, number, machine, asks);
+            self.begin(world, number, Migration::begin(&row, to));
         }
     }
 
@@ -163,40 +169,30 @@ impl Cluster {
         let before = Assignment { moves: mesh_core::assignment::MoveId(id.0 - 1), moving: None, ..row };
         self.next += 1;
         let number = self.next;
-        let assigning = std::collections::BTreeSet::new();
-        self.controllers.insert(number, Controller { at, leads: false, moves: BTreeMap::new(), assigning });
-        let (machine, asks) = Migration::begin(&before, to);
-        self.begin(world, number, machine, asks);
+        self.controllers.insert(number, Controller { at, leads: false, driver: Driver::default() });
+        self.begin(world, number, Migration::begin(&before, to));
     }
 
     /// Moves under way.
     #[must_use]
     pub fn moves_under_way(&self) -> usize {
-        self.controllers.values().map(|one| one.moves.len() + one.assigning.len()).sum()
+        self.controllers.values().map(|one| one.driver.under_way()).sum()
     }
 
-    fn begin(&mut self, world: &mut World, number: u64, machine: Migration, asks: Vec<Ask>) {
-        let actor = machine.actor();
-        world.note(&[91, number, actor.0], || format!("controller {number:#x}: {machine}"));
-        if let Some(controller) = self.controllers.get_mut(&number) {
-            controller.moves.insert(actor, machine);
-        }
-        self.fulfil(world, number, actor, asks);
+    fn begin(&mut self, world: &mut World, number: u64, (machine, asks): (Migration, Vec<Ask>)) {
+        let Some(controller) = self.controllers.get_mut(&number) else { return };
+        let why = Why::Plan(Reason::Pinned(machine.way().1));
+        world.note(&[91, number, machine.actor().0], || format!("controller {number:#x}: {machine}"));
+        let asks = controller.driver.set_out((machine, asks), why, world.clock(controller.at));
+        self.fulfil(world, number, asks);
     }
 
-    fn fulfil(&mut self, world: &mut World, number: u64, actor: ActorId, asks: Vec<Ask>) {
+    fn fulfil(&mut self, world: &mut World, number: u64, asks: Asks) {
         let Some(at) = self.controllers.get(&number).map(|one| one.at) else { return };
-        for ask in asks {
+        for (actor, ask) in asks {
+            self.commit_early(world, number, at, &ask);
             match ask {
                 Ask::Propose(command) => {
-                    if let (Some(Bug::EarlyActivation), Command::CommitMove { actor, epoch, id }) = (self.bug, &command)
-                        && let Some((_, to)) = self.way(number, *actor)
-                    {
-                        let what = mesh_core::op::MoveOp::Activate;
-                        let step = mesh_core::op::MoveStep { actor: *actor, epoch: *epoch, id: *id, what };
-                        self.next += 1;
-                        world.ask_node(at, to, step, Buf::empty(), self.next);
-                    }
                     let errand = self.number(Errand::Decided(number, actor));
                     world.propose(at, GroupId::CONTROL, command, errand);
                 }
@@ -212,29 +208,38 @@ impl Cluster {
         }
     }
 
-    fn way(&self, number: u64, actor: ActorId) -> Option<(NodeId, NodeId)> {
-        Some(self.controllers.get(&number)?.moves.get(&actor)?.way())
+    /// A planted bug: the target is told that it runs the actor as soon as the commit is proposed.
+    fn commit_early(&mut self, world: &mut World, number: u64, at: NodeId, ask: &Ask) {
+        let (Some(Bug::EarlyActivation), Ask::Propose(Command::CommitMove { actor, epoch, id })) = (self.bug, ask)
+        else {
+            return;
+        };
+        let machine = self.controllers.get(&number).and_then(|one| one.driver.machine(*actor));
+        let Some((_, to)) = machine.map(Migration::way) else { return };
+        let step = MoveStep { actor: *actor, epoch: *epoch, id: *id, what: MoveOp::Activate };
+        self.next += 1;
+        world.ask_node(at, to, step, Buf::empty(), self.next);
     }
 
-    /// A controller's machine hears something.
+    /// A controller's driver hears something.
     pub(super) fn machine_hears(&mut self, world: &mut World, number: u64, actor: ActorId, heard: Heard) {
-        let Some(machine) = self.controllers.get_mut(&number).and_then(|one| one.moves.get_mut(&actor)) else { return };
-        let asks = match crate::world::quietly(|| machine.hear(heard)) {
-            Ok(asks) => asks,
-            Err(text) => return world.violate(|| format!("the machine of {actor}'s move panicked: {text}")),
+        let Some(controller) = self.controllers.get_mut(&number) else { return };
+        let now = world.clock(controller.at);
+        let (asks, happened) = match crate::world::quietly(|| controller.driver.hear(actor, heard, now)) {
+            Ok(heard) => heard,
+            Err(text) => return world.violate(|| format!("the driver of {actor}'s move panicked: {text}")),
         };
-        if let Some(end) = machine.end() {
-            world.note(&[92, number, actor.0], || format!("controller {number:#x}: {actor}: {end:?}"));
-            match end {
-                End::Arrived(_) => self.ends.arrived += 1,
-                End::Stayed(_) => self.ends.stayed += 1,
-                End::Elsewhere(_) => self.ends.elsewhere += 1,
-            }
-            if let Some(controller) = self.controllers.get_mut(&number) {
-                controller.moves.remove(&actor);
+        if let Some(happened) = happened {
+            world.note(&[92, number, actor.0], || format!("controller {number:#x}: {happened}"));
+            match happened {
+                Happened::Moved { .. } => self.ends.arrived += 1,
+                Happened::NotMoved { end: End::Elsewhere(_), .. } => self.ends.elsewhere += 1,
+                Happened::NotMoved { .. } => self.ends.stayed += 1,
+                Happened::TakenOver { .. } => self.ends.taken_over += 1,
+                _ => {}
             }
         }
-        self.fulfil(world, number, actor, asks);
+        self.fulfil(world, number, asks);
     }
 
     pub(super) fn stepped(node: NodeId, outcome: mesh_core::Outcome) -> Heard {
@@ -244,22 +249,6 @@ impl Cluster {
             Err(error) => Err(error),
         };
         Heard::Stepped(node, moved)
-    }
-
-    fn take_over(&mut self, world: &mut World, number: u64, row: &Assignment, to: NodeId) {
-        let Some(controller) = self.controllers.get_mut(&number) else { return };
-        controller.assigning.insert(row.actor);
-        let at = controller.at;
-        let errand = self.number(Errand::TakenOver(number, row.actor));
-        let wanted = Assignment::new(row.actor, to, Epoch(row.epoch.0 + 1));
-        world.propose(at, GroupId::CONTROL, Command::Assign(wanted), errand);
-    }
-
-    pub(super) fn taken_over(&mut self, number: u64, actor: ActorId, good: bool) {
-        self.ends.taken_over += u64::from(good);
-        if let Some(controller) = self.controllers.get_mut(&number) {
-            controller.assigning.remove(&actor);
-        }
     }
 }
 

@@ -2,10 +2,7 @@
 //! control group says, as a node's table of chains follows it.
 
 use core::time::Duration;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Outcome, Response,
@@ -16,7 +13,8 @@ use mesh_core::{
     spec::FunctionSpec,
 };
 use mesh_placement::{
-    fate::{Fate, Hosted, Known, fate},
+    fate::{Hosted, Known},
+    steward::chains::{Act, Chains},
     transfer::{Ask, Course, Heard, Next, SETTLE_MAX, Transfers},
 };
 
@@ -32,8 +30,7 @@ pub(super) struct Mover {
     /// What the control group has told it so far.
     pub(super) rows: BTreeMap<ActorId, Assignment>,
     transfers: Transfers,
-    /// Actors whose moves are being taken back.
-    taking_back: BTreeSet<ActorId>,
+    chains: Chains,
     /// Steps that are being carried out, by number.
     courses: BTreeMap<u64, Waiting>,
 }
@@ -106,70 +103,69 @@ impl Cluster {
     /// A node does what the group says, as far as it knows.
     pub(super) fn follow(&mut self, world: &mut World, node: NodeId) {
         let Some(agent) = self.agents.get(&node).filter(|agent| agent.ready && world.is_up(node)) else { return };
+        let hosts = self.swarm.node_ids().filter(|host| *host != node);
+        let looks_around = agent.peers.looks_around(hosts, world.clock(node));
         let rows: Vec<(Assignment, Option<MoveId>)> =
             agent.mover.rows.values().map(|row| (*row, agent.mover.transfers.on(row.actor))).collect();
         for (row, on) in rows {
-            // What it let go on may have been the moment of its crash.
-            if !world.is_up(node) {
-                return;
+            let hosted = world.phase(node, row.actor).map(|(epoch, phase)| Hosted { epoch, phase });
+            let known = Known { heard: world.heard_of(node, row.actor), on, caught_up: true };
+            let known =
+                if self.bug == Some(Bug::OldNews) { Known { caught_up: true, ..Known::default() } } else { known };
+            let Some(mover) = self.mover(node) else { return };
+            let mut acts = mover.chains.look(node, &row, hosted, known, looks_around);
+            if self.bug == Some(Bug::RunsOnReturn) && matches!(acts[..], [Act::TakeBack(_)]) {
+                acts = vec![Act::Run];
             }
-            let actor = row.actor;
-            let hosted = world.phase(node, actor).map(|(epoch, phase)| Hosted { epoch, phase });
-            let (heard, on) = match self.bug {
-                Some(Bug::OldNews) => (Epoch(0), None),
-                _ => (world.heard_of(node, actor), on),
-            };
-            match fate(node, &row, hosted, Known { heard, on, caught_up: true }) {
-                Fate::TakeBack(id) if self.bug != Some(Bug::RunsOnReturn) => {
-                    if !self.mover(node).taking_back.insert(actor) {
-                        continue;
-                    }
-                    let number = self.number(Errand::TakeBack(node, actor));
-                    let command = Command::AbortMove { actor, epoch: row.epoch, id };
-                    world.propose(node, GroupId::CONTROL, command, number);
+            for act in acts {
+                self.act(world, node, &row, act);
+                // What it let go on may have been the moment of its crash.
+                if !world.is_up(node) {
+                    return;
                 }
-                Fate::Host | Fate::TakeBack(_) => self.run_here(world, node, &row, hosted),
-                Fate::Anew => {
-                    self.forget(node, actor);
-                    world.evict(node, actor);
-                    self.run_here(world, node, &row, None);
-                }
-                Fate::Leave => {
-                    self.forget(node, actor);
-                    world.retire(node, actor, row.epoch, (row.node, row.epoch));
-                }
-                Fate::Discard => {
-                    self.forget(node, actor);
-                    world.discard(node, actor);
-                }
-                Fate::Alone => {}
             }
         }
     }
 
-    /// A move has been taken back, perhaps: the group's word comes on its own way.
-    pub(super) fn took_back(&mut self, world: &mut World, node: NodeId, actor: ActorId) {
-        self.mover(node).taking_back.remove(&actor);
-        self.follow(world, node);
+    fn act(&mut self, world: &mut World, node: NodeId, row: &Assignment, act: Act) {
+        let Assignment { actor, epoch, .. } = *row;
+        match act {
+            Act::Forget => self.forget(node, actor),
+            Act::Evict => world.evict(node, actor),
+            Act::Open(from) => self.insist(world, node, |world| world.open(node, actor, epoch, from)),
+            Act::Run => self.run_here(world, node, actor, epoch),
+            Act::TakeBack(id) => {
+                let number = self.number(Errand::TakeBack(node, actor, id));
+                world.propose(node, GroupId::CONTROL, Command::AbortMove { actor, epoch, id }, number);
+            }
+            Act::Retire => {
+                world.retire(node, actor, epoch, (row.node, epoch));
+            }
+            Act::Discard => world.discard(node, actor),
+        }
     }
 
-    fn run_here(&mut self, world: &mut World, node: NodeId, row: &Assignment, hosted: Option<Hosted>) {
-        let Assignment { actor, epoch, .. } = *row;
-        if let Some(hosted) = hosted {
-            if hosted.epoch == epoch {
-                if hosted.phase == Phase::Running {
-                    // A move that it was to leave by is over, before it was frozen.
-                    if row.moving.is_none() {
-                        self.forget(node, actor);
-                    }
-                } else {
-                    self.forget(node, actor);
-                    self.insist(world, node, |world| world.open(node, actor, epoch, hosted.phase));
-                }
-                return;
-            }
-            self.forget(node, actor);
-            world.evict(node, actor);
+    /// What came of taking a move back.
+    pub(super) fn took_back(
+        &mut self,
+        world: &mut World,
+        node: NodeId,
+        (actor, id): (ActorId, MoveId),
+        outcome: &Result<MetaAnswer, Error>,
+    ) {
+        let well = outcome.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::Conflict);
+        if let Some(mover) = self.mover(node) {
+            mover.chains.took_back(actor, id, well);
+        }
+        if !well {
+            let number = self.number(Errand::NotTaken(node));
+            world.timer(TAKE_BACK_PAUSE, number);
+        }
+    }
+
+    fn run_here(&self, world: &mut World, node: NodeId, actor: ActorId, epoch: Epoch) {
+        if world.phase(node, actor).is_some() {
+            return;
         }
         world.born(node, actor, epoch);
         let (function, setting, specs) = self.chain(world, node, actor);
@@ -223,16 +219,19 @@ impl Cluster {
             let settles = matches!(ask, Ask::Settle { .. });
             let Some(heard) = self.carry(world, node, number, &course, ask) else {
                 world.note(&[81], || format!("{node}: it takes a while"));
-                self.mover(node).courses.insert(number, Waiting { course, from, settles });
+                if let Some(mover) = self.mover(node) {
+                    mover.courses.insert(number, Waiting { course, from, settles });
+                }
                 return;
             };
-            next = course.hear(&mut self.mover(node).transfers, heard, world.clock(node));
+            let Some(mover) = self.mover(node) else { return };
+            next = course.hear(&mut mover.transfers, heard, world.clock(node));
         }
     }
 
     /// A step hears what it waited for.
     fn course_hears(&mut self, world: &mut World, node: NodeId, number: u64, settles: bool, heard: Heard) {
-        let mover = self.mover(node);
+        let Some(mover) = self.mover(node) else { return };
         if mover.courses.get(&number).is_none_or(|waiting| waiting.settles != settles) {
             return;
         }
@@ -305,14 +304,15 @@ impl Cluster {
         self.course_hears(world, node, number, true, Heard::Done(Err(error)));
     }
 
-    pub(super) fn mover(&mut self, node: NodeId) -> &mut Mover {
-        &mut self.agents.entry(node).or_default().mover
+    fn mover(&mut self, node: NodeId) -> Option<&mut Mover> {
+        Some(&mut self.agents.get_mut(&node)?.mover)
     }
 
     /// Actors that have waited long for the end of their move: it is aborted, unless it is committed.
     pub(super) fn settle_frozen(&mut self, world: &mut World, node: NodeId) {
         let now = world.clock(node);
-        for (actor, epoch, id) in self.mover(node).transfers.overdue(now) {
+        let Some(mover) = self.mover(node) else { return };
+        for (actor, epoch, id) in mover.transfers.overdue(now) {
             if self.bug == Some(Bug::ThawOnTimeout) {
                 self.thaw(world, node, (actor, epoch, id));
                 continue;
@@ -338,7 +338,7 @@ impl Cluster {
     }
 
     fn thaw(&mut self, world: &mut World, node: NodeId, (actor, epoch, id): (ActorId, Epoch, MoveId)) {
-        if self.mover(node).transfers.take_back(actor, id)
+        if self.mover(node).is_some_and(|mover| mover.transfers.take_back(actor, id))
             && let Err(error) = world.open(node, actor, epoch, Phase::Frozen)
         {
             world.note(&[82], || format!("{node} {actor}: nothing was left to be thawed: {error}"));
@@ -359,7 +359,7 @@ fn around_step(bug: Option<Bug>, transfers: &mut Transfers, step: MoveStep) -> M
     }
 }
 
-/// Between two looks whether a move is over.
-pub(super) const TAKE_BACK_PAUSE: Duration = Duration::from_millis(50);
+/// Before a move that could not be taken back is looked at again.
+const TAKE_BACK_PAUSE: Duration = Duration::from_millis(50);
 /// How far a replica that has just started is behind, where a planted bug has a node go by it: nanoseconds.
 const LAG: u64 = 300_000_000;

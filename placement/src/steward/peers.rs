@@ -146,6 +146,12 @@ impl Peers {
         self.judged_at(now).since(self.since) >= self.timing.silence
     }
 
+    /// Whether what is not seen may be there all the same: not every one of `others` answers, and this node has just begun
+    /// to listen. What it stored now it would store on too few nodes, for good.
+    pub fn looks_around(&self, others: impl IntoIterator<Item = NodeId>, now: Instant) -> bool {
+        !self.has_listened(now) && others.into_iter().any(|node| !self.is_up(node, now))
+    }
+
     /// The peers that answer.
     pub fn up(&self, now: Instant) -> impl Iterator<Item = NodeId> {
         self.seen.keys().copied().filter(move |node| self.is_up(*node, now))

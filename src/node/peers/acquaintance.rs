@@ -37,11 +37,12 @@ impl Inner {
     /// whichever this node had heard first.
     pub(in crate::node) fn heed_starts(&self, view: &ControlView) {
         let mut peers = lock(&self.peers);
-        let Peers { witnesses, seen, addresses, .. } = &mut *peers;
+        let Peers { witnesses, said, addresses, .. } = &mut *peers;
         for info in view.nodes.values() {
             let Some(known) = witnesses.get_mut(&info.id).filter(|known| known.life == info.life) else { continue };
-            let report = seen.get(&info.id).map(|seen| &seen.report);
-            let counts = report.filter(|report| (report.life, report.incarnation) == (known.life, known.incarnation));
+            let counts = said
+                .get(&info.id)
+                .filter(|report| (report.life, report.incarnation) == (known.life, known.incarnation));
             if counts.is_some_and(|report| witness::gives_way(&report.starts, info.incarnation)) {
                 tracing::debug!(node = %self.id, peer = %info.id, start = %info.incarnation, "the mesh has registered another start");
                 *known = Witness { incarnation: info.incarnation, marked: 0, ..*known };
@@ -65,11 +66,9 @@ impl Inner {
         let now = self.env.clock.now();
         {
             let mut peers = lock(&self.peers);
-            let elsewhere = peers.seen.get(&node).is_some_and(|seen| {
-                let timing = &self.config.timing;
-                let silence = if seen.brisk { timing.dpu_silence.0 } else { timing.silence.0 };
-                let is_known = known.is_some_and(|known| known.incarnation == seen.report.incarnation);
-                is_known && seen.report.address != report.address && now.since(seen.heard_at) <= silence
+            let elsewhere = peers.said.get(&node).is_some_and(|before| {
+                let is_known = known.is_some_and(|known| known.incarnation == before.incarnation);
+                is_known && before.address != report.address && peers.sight.spoke_lately(node, now)
             });
             let verdict = witness::judge(&said, known.as_ref(), member, elsewhere);
             if verdict != Verdict::Known {
@@ -90,7 +89,8 @@ impl Inner {
             // What another machine said under this number was of itself.
             if known.is_some_and(|known| known.life != said.life) {
                 peers.addresses.remove(&node);
-                peers.seen.remove(&node);
+                peers.said.remove(&node);
+                peers.sight.forget(node);
             }
             peers.witnesses.insert(node, said.remembered(known.as_ref()));
         }
@@ -136,7 +136,7 @@ impl Inner {
                 Some((_, Verdict::Twin)) => {
                     let what = "another process runs under the number of this node, from the same folder or a copy of \
                                 it: stop one of the two";
-                    let at = peers.seen.get(&info.id).map(|seen| seen.report.address.clone());
+                    let at = peers.said.get(&info.id).map(|report| report.address.clone());
                     Error::new(ErrorKind::Conflict, what).with("at", at.unwrap_or_default())
                 }
                 _ => error,
@@ -154,7 +154,7 @@ impl Inner {
     }
 
     async fn met(&self, node: NodeId, start: Incarnation) -> Result<(), Error> {
-        let counts = || lock(&self.peers).seen.get(&node).is_some_and(|seen| seen.report.incarnation == start);
+        let counts = || lock(&self.peers).said.get(&node).is_some_and(|report| report.incarnation == start);
         let met = async {
             loop {
                 let told = self.beat_counted.notified();
