@@ -10,13 +10,16 @@ use std::sync::Arc;
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Lane, Op, Outcome, Principal,
     envelope::Envelope,
-    id::{ActorId, DriveId, Epoch, GroupId, LayoutId, NodeId, ReplicaId},
+    id::{ActorId, Epoch, GroupId, NodeId},
     meta::{Command, ControlView},
-    op::{GroupReport, NodeOp, NodeReport},
+    op::{GroupReport, NodeOp},
     time::Instant,
-    topology::{NodeInfo, NodeKind},
 };
-use mesh_placement::members::{Members, Step, Wanted};
+use mesh_placement::steward::{
+    layouts::Layouts,
+    members::{Members, Step},
+    renewal::{self, Renewal},
+};
 
 use crate::node::{Inner, lock};
 
@@ -50,8 +53,7 @@ pub(crate) async fn run(node: Arc<Inner>) {
 
 #[derive(Default)]
 struct State {
-    /// The drives that a new layout would be made of, and since when it is these.
-    settling: Option<(Vec<DriveId>, Instant)>,
+    layouts: Layouts,
     /// The renewal of damaged metadata that is under way.
     renewing: Option<tokio::task::JoinHandle<Result<(), Error>>>,
     /// When a renewal that failed is tried again.
@@ -120,42 +122,16 @@ impl State {
         Ok(())
     }
 
-    /// Makes a new layout once the registered drives have been the same for a moment.
+    /// Makes a new layout where one is due.
     async fn lay_out(&mut self, node: &Arc<Inner>, view: &ControlView) -> Result<(), Error> {
-        let Some(code) = view.code else { return Ok(()) };
-        let newest = view.layouts.values().next_back();
-        let (infos, nodes): (Vec<_>, Vec<_>) =
-            (view.drives.values().cloned().collect(), view.nodes.values().cloned().collect());
-        // What a layout would leave out must not make one look outdated: it would be made anew for ever.
-        let usable = mesh_placement::layout::usable(&infos, &nodes);
-        let drives: Vec<DriveId> = usable.into_iter().map(|drive| drive.id).collect();
-        let laid_out = newest.is_some_and(|layout| {
-            drives.iter().all(|drive| layout.domains.contains_key(drive)) && layout.domains.len() == drives.len()
-        });
-        if laid_out || drives.len() < code.shards() {
-            self.settling = None;
-            return Ok(());
-        }
-        let now = node.env.clock.now();
-        match &self.settling {
-            Some((same, since)) if *same == drives => {
-                // Every node that is a member has had time to register; the very first layout waits for them all.
-                let quiet = if newest.is_none() && !everybody_has_drives(view) { SETTLE_FIRST } else { SETTLE };
-                if now.since(*since) < quiet {
-                    return Ok(());
-                }
-            }
-            _ => {
-                self.settling = Some((drives, now));
-                return Ok(());
-            }
-        }
-        let id = LayoutId(newest.map_or(1, |layout| layout.id.0 + 1));
-        let layout = mesh_placement::layout::build(id, code, &infos, &nodes)?;
+        let Some(layout) = self.layouts.look(view, node.env.clock.now())? else { return Ok(()) };
+        let (id, drives, code) = (layout.id, layout.domains.len(), layout.code);
         match node.propose(GroupId::CONTROL, Command::PutLayout(Arc::new(layout))).await {
-            Err(error) if error.kind() != ErrorKind::Conflict => Err(error),
-            _ => {
-                tracing::info!(layout = %id, drives = drives.len(), %code, "a new layout");
+            // Another leader was first.
+            Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => {
+                tracing::info!(layout = %id, drives, %code, "a new layout");
                 Ok(())
             }
         }
@@ -169,11 +145,6 @@ async fn bounded(node: &Arc<Inner>, what: &str, step: impl Future<Output = Resul
         Ok(Err(error)) => tracing::debug!(node = %node.id, %what, %error, "a controller's step failed"),
         Err(_) => tracing::info!(node = %node.id, %what, "a controller's step takes long and is tried again"),
     }
-}
-
-fn everybody_has_drives(view: &ControlView) -> bool {
-    let hosts = view.nodes.values().filter(|info| info.kind == NodeKind::Host);
-    hosts.into_iter().all(|info| view.drives.values().any(|drive| drive.node == info.id))
 }
 
 /// Makes this node known, and keeps and tells why the mesh does not take it in, if it has judged so: only a person can
@@ -239,35 +210,14 @@ pub(crate) async fn ask_node(node: &Arc<Inner>, to: NodeId, op: Op, budget: Dura
     outcome
 }
 
-/// Sees to the members of a group that this node leads: living hosts follow, then vote; DPU nodes never vote, and follow
-/// the control group alone, to know who runs what.
+/// Sees to the members of a group that this node leads.
 async fn take_in(node: &Arc<Inner>, view: &ControlView, group: GroupId) -> Result<(), Error> {
     for _ in 0..STEPS_MAX {
-        let Some(step) = members(node, view, group).step() else { break };
+        let own = node.groups().into_iter().find(|own| own.report.group == group);
+        let Some(step) = own.and_then(|own| Members::of(&own, view, &node.sight()).step()) else { break };
         change(node, group, step).await?;
     }
     Ok(())
-}
-
-/// What this node, which leads the group, sees of its members.
-fn members(node: &Inner, view: &ControlView, group: GroupId) -> Members {
-    let alive = node.alive();
-    let reports = node.reports();
-    let (voters, learners) = node.metadata.members(group);
-    let is_wanted = |info: &&NodeInfo| match info.kind {
-        // Who votes is replaced also while it is emptied, if it has lost what it had.
-        NodeKind::Host => !info.draining || voters.iter().any(|voter| voter.node() == info.id),
-        NodeKind::Dpu => group == GroupId::CONTROL,
-    };
-    let wanted = view.nodes.values().filter(|info| alive.contains(&info.id)).filter(is_wanted);
-    let nodes = wanted.filter_map(|info| {
-        // What an earlier start of it said may be of files that are no more.
-        let report = reports.get(&info.id).filter(|report| report.incarnation == info.incarnation)?;
-        let said = report.groups.iter().find(|said| said.group == group && said.trouble.is_none());
-        Some((info.id, Wanted { votes: info.kind == NodeKind::Host, replica: said.map(|said| said.replica) }))
-    });
-    let nodes = nodes.collect();
-    Members { voters, learners, caught_up: node.metadata.caught_up(group), nodes }
 }
 
 async fn change(node: &Inner, group: GroupId, step: Step) -> Result<(), Error> {
@@ -289,60 +239,22 @@ async fn change(node: &Inner, group: GroupId, step: Step) -> Result<(), Error> {
     }
 }
 
-/// Whether damaged metadata may be set aside: once a majority of each group's voters, without this node's, is there and
-/// follows a leader among them. They have what was acknowledged, a new replica learns it from them, and they can take it
-/// in. What this node leads itself it hands over first.
+/// Whether damaged metadata may be set aside now.
 async fn may_renew(node: &Arc<Inner>) -> Result<bool, Error> {
     if !node.metadata.is_damaged() {
         return Ok(false);
     }
     node.metadata.expect_room_aside()?;
-    let alive = node.alive();
-    let reports = node.reports();
-    let others: Vec<_> =
-        reports.values().filter(|report| report.node != node.id && alive.contains(&report.node)).collect();
-    // A store that has lost its mark does not know what it kept.
-    let mut groups = node.metadata.kept();
-    groups.extend(others.iter().flat_map(|report| report.groups.iter().map(|said| said.group)));
-    for group in groups {
-        if node.metadata.is_leader(group) {
-            let caught_up = node.metadata.caught_up(group);
-            let voters = node.metadata.members(group).0;
-            let follows = |voter: &&ReplicaId| voter.node() != node.id && alive.contains(&voter.node());
-            let next = voters.intersection(&caught_up).find(follows).ok_or_else(|| kept_as_it_is(group))?.node();
+    match renewal::look(&node.groups(), &node.metadata.kept(), &node.sight())? {
+        Renewal::Begin => Ok(true),
+        Renewal::HandOver(group, next) => {
             node.metadata.transfer_leader(group, next).await?;
-            return Ok(false);
-        }
-        let said = |report: &NodeReport| report.groups.iter().find(|said| said.group == group).cloned();
-        let leader = others.iter().find_map(|report| said(report).filter(|said| said.leader == Some(report.node)));
-        let leader = leader.ok_or_else(|| kept_as_it_is(group))?;
-        let is_sound = |voter: &&ReplicaId| {
-            let report = others.iter().find(|report| report.node == voter.node());
-            report.and_then(|report| said(report)).is_some_and(|said| {
-                let follows = said.leader == leader.leader && said.term == leader.term;
-                said.replica == **voter && said.trouble.is_none() && follows
-            })
-        };
-        if 2 * leader.voters.iter().filter(is_sound).count() <= leader.voters.len() {
-            return Err(kept_as_it_is(group));
+            Ok(false)
         }
     }
-    Ok(true)
-}
-
-fn kept_as_it_is(group: GroupId) -> Error {
-    Error::new(
-        ErrorKind::NotLeader,
-        "this node's metadata are damaged, and stay as they are: without them no majority of this group's voters is \
-         there. Start the other nodes. A copy of this node's metadata folder that is older than what it has promised \
-         does not help: what was acknowledged since would be lost",
-    )
-    .with("group", group)
 }
 
 const TICK: Duration = Duration::from_millis(100);
-const SETTLE: Duration = Duration::from_millis(300);
-const SETTLE_FIRST: Duration = Duration::from_millis(3000);
 /// Changes of one group's members at one look.
 const STEPS_MAX: usize = 16;
 /// Before a renewal that failed is tried again: what hinders it, a person has to see to.

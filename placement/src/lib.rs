@@ -8,8 +8,7 @@
 //! - [`Planner`] does the same change by change (or many at once), looking only at what the change can have a bearing on.
 //! - [`migration`] is one live move, as a machine; [`transfer`] what its source and its target do of it; [`doors`] who takes a
 //!   request meanwhile.
-//! - [`steward`] is what a node decides, a file a duty: who is there, what it hosts, what its leader has moved.
-//! - [`members`] says who is to follow and to vote in a metadata group.
+//! - [`steward`] is what a node decides, a file a duty: who is there and leads, what it hosts, what its leader has moved.
 //! - [`witness`] judges whether a node that speaks is the one that is known, with all that it had promised.
 //! - [`survival()`] says what goes on when a node is lost.
 //! - [`View::with_dpu`] and [`View::without`] ask what would happen.
@@ -75,7 +74,6 @@ pub mod doors;
 pub mod fate;
 pub mod fuse;
 pub mod layout;
-pub mod members;
 pub mod migration;
 pub mod steward;
 pub mod transfer;

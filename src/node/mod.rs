@@ -31,12 +31,11 @@ use mesh_actors::{
 };
 use mesh_core::{
     Error, ErrorKind, Outcome, Pool, Request, StorageFunction,
-    assignment::Assignment,
     id::{ActorId, GroupId, Incarnation, NodeId},
     meta::{Command, ControlView, MetaAnswer},
     op::{Ability, NodeReport, STARTS_MAX},
     port::{Compute, Metadata as _},
-    topology::{NodeInfo, NodeKind},
+    topology::{DriveState, NodeInfo, NodeKind},
 };
 use mesh_dpu_runtime::{
     agent::Agent,
@@ -44,6 +43,7 @@ use mesh_dpu_runtime::{
     offload::{self, software::Software},
     shell::{Host, Ports},
 };
+use mesh_placement::steward::readiness;
 use mesh_transport::identity::Identity;
 use tokio::{
     sync::{Notify, watch},
@@ -507,7 +507,6 @@ impl Inner {
     }
 
     fn what_is_missing(&self) -> Result<(), Error> {
-        let missing = |what: &'static str| Err(Error::new(ErrorKind::Draining, what));
         if let Some(refused) = &*lock(&self.refused) {
             return Err(refused.clone());
         }
@@ -515,47 +514,15 @@ impl Inner {
             return Err(unrenewed.clone());
         }
         let view = self.metadata.control();
-        let (Some(code), false) = (view.code, view.layouts.is_empty()) else {
-            return missing(if view.cluster.is_some() {
-                "there is no layout yet: too few drives are registered"
-            } else {
-                "this node knows nothing of the mesh yet: it waits for a member to take it in, or for the founding"
-            });
-        };
-        let groups = self.metadata.status();
-        if self.has_namespaces() && groups.len() <= usize::from(view.namespaces) {
-            return missing("not every metadata group is here yet");
-        }
-        if let Some((group, trouble)) = groups.iter().find_map(|one| Some((one.group, one.trouble.as_ref()?))) {
-            return Err(Error::new(ErrorKind::Draining, "a metadata group does not work here")
-                .with("group", group)
-                .with("why", trouble));
-        }
-        if let Some(group) = groups.iter().find(|one| one.leader.is_none()).map(|one| one.group) {
-            return Err(Error::new(ErrorKind::Draining, "a metadata group has no leader").with("group", group));
-        }
-        let up = self.drive_states().values().filter(|state| **state == mesh_core::topology::DriveState::Up).count();
-        if up < code.shards() {
-            return Err(Error::new(ErrorKind::Draining, "too few drives are up").with("up", up).with("code", code));
-        }
-        if view.tenants.is_empty() {
-            return missing("there is no tenant yet");
-        }
-        let own = |row: &Assignment| row.actor.as_data().is_some_and(|(_, node)| node == self.id);
-        if self.has_namespaces() && view.assignments.values().filter(|row| own(row)).count() < view.tenants.len() {
-            return missing("not every data chain of this node has a place yet");
-        }
-        let waits =
-            |row: &Assignment| row.node == self.id && row.actor.as_data().is_some() && !self.host.hosts(row.actor);
-        if view.assignments.values().any(waits) {
-            return missing("a data chain of this node does not run: not yet, or it was given up, which the log says");
-        }
-        let newest = view.layouts.values().next_back();
-        let laid_out = |drive: &mesh_core::id::DriveId| newest.is_some_and(|layout| layout.domains.contains_key(drive));
-        if view.drives.values().any(|drive| drive.node == self.id && !laid_out(&drive.id)) {
-            return missing("the newest layout does not have this node's drives yet");
-        }
-        Ok(())
+        let up = self.drive_states().values().filter(|state| **state == DriveState::Up).count();
+        readiness::look(&readiness::Own {
+            here: self.id,
+            is_host: self.has_namespaces(),
+            view: &view,
+            groups: &self.metadata.status(),
+            drives_up: up,
+            hosted: &self.host.actors().into_iter().map(|actor| actor.id).collect(),
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use mesh_core::{
     envelope::Envelope,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
     limits::{DPU_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL},
-    op::{ActorReport, DriveReport, NodeOp, NodeReport, Phase, Witness},
+    op::{ActorReport, DriveReport, GroupReport, NodeOp, NodeReport, Phase, Witness},
     port::Role,
     spec::FunctionSpec,
     time::Instant,
@@ -23,7 +23,10 @@ use mesh_core::{
 use mesh_dpu_runtime::shell::ActorStats;
 use mesh_placement::{
     Outage,
-    steward::peers::{self as sight, Presence, Timing},
+    steward::{
+        Group, Sight,
+        peers::{self as sight, Presence, Timing},
+    },
     witness::Verdict,
 };
 
@@ -200,17 +203,23 @@ impl Inner {
         leads.and_then(|one| one.leader).into_iter().chain([dpu.attached_to.id()]).collect()
     }
 
-    /// Whether a node that is believed to lead a group in `term` says so itself. After a restart a replica remembers
-    /// whom it had elected, and who that was has to stand again like anybody else.
-    pub(crate) fn is_in_office(&self, leader: NodeId, group: GroupId, term: u64) -> bool {
-        if leader == self.id {
-            return self.metadata.is_leader(group);
-        }
+    /// What this node sees of all now.
+    pub(crate) fn sight(&self) -> Sight {
+        let now = self.env.clock.now();
         let peers = lock(&self.peers);
-        let said = peers.said.get(&leader).map(|report| &report.groups);
-        let said = said.and_then(|groups| groups.iter().find(|known| known.group == group));
-        // What it said in an earlier term it said of another time.
-        said.is_none_or(|said| said.leader == Some(leader) || said.term < term)
+        let said = peers.said.values().chain([&peers.own]).map(|one| (one.node, one.clone()));
+        Sight { here: self.id, now, alive: peers.sight.up(now).chain([self.id]).collect(), reports: said.collect() }
+    }
+
+    /// This node's replicas of metadata groups.
+    pub(crate) fn groups(&self) -> Vec<Group> {
+        let group = |report: GroupReport| {
+            let (voters, learners) = self.metadata.members(report.group);
+            let leads = self.metadata.is_leader(report.group);
+            let caught_up = if leads { self.metadata.caught_up(report.group) } else { BTreeSet::new() };
+            Group { report, leads, voters, learners, caught_up }
+        };
+        self.metadata.status().into_iter().map(group).collect()
     }
 
     /// What this node sees of every registered drive, and of those that are lost.

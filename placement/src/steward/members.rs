@@ -6,7 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_core::id::{NodeId, ReplicaId};
+use mesh_core::{
+    id::{GroupId, NodeId, ReplicaId},
+    meta::ControlView,
+    topology::{NodeInfo, NodeKind},
+};
+
+use super::{Group, Sight};
 
 /// Voters of a group at most.
 pub const VOTERS_MAX: usize = 5;
@@ -45,6 +51,31 @@ pub enum Step {
 }
 
 impl Members {
+    /// What the leader of a group sees: living hosts follow, then vote; DPUs never vote, and follow the control group
+    /// alone, to know who runs what.
+    #[must_use]
+    pub fn of(group: &Group, view: &ControlView, sight: &Sight) -> Self {
+        let id = group.report.group;
+        let is_wanted = |info: &&NodeInfo| match info.kind {
+            // Who votes is replaced also while it is emptied, if it has lost what it had.
+            NodeKind::Host => !info.draining || group.voters.iter().any(|voter| voter.node() == info.id),
+            NodeKind::Dpu => id == GroupId::CONTROL,
+        };
+        let wanted = view.nodes.values().filter(|info| sight.alive.contains(&info.id)).filter(is_wanted);
+        let nodes = wanted.filter_map(|info| {
+            // What an earlier start of it said may be of files that are no more.
+            sight.reports.get(&info.id).filter(|report| report.incarnation == info.incarnation)?;
+            let said = sight.said_of(info.id, id).filter(|said| said.trouble.is_none());
+            Some((info.id, Wanted { votes: info.kind == NodeKind::Host, replica: said.map(|said| said.replica) }))
+        });
+        Self {
+            voters: group.voters.clone(),
+            learners: group.learners.clone(),
+            caught_up: group.caught_up.clone(),
+            nodes: nodes.collect(),
+        }
+    }
+
     /// The next change, if anything is to be changed.
     #[must_use]
     pub fn step(&self) -> Option<Step> {
@@ -115,6 +146,34 @@ mod tests {
             (NodeId(*node), Wanted { votes: true, replica: (*life > 0).then(|| replica(*node, *life)) })
         };
         replicas.iter().map(wanted).collect()
+    }
+
+    #[test]
+    fn living_hosts_and_for_the_control_group_dpus_are_wanted() {
+        use crate::steward::tests::{group, host, sight};
+        let mut own = group(1, &[1]);
+        let dpu = NodeInfo { kind: NodeKind::Dpu, ..host(4) };
+        let emptied = NodeInfo { draining: true, ..host(5) };
+        let view = ControlView {
+            nodes: [host(1), host(2), host(3), dpu, emptied].map(|info| (info.id, info)).into(),
+            ..ControlView::default()
+        };
+        // Node 3 is silent.
+        let mut seen = sight(1, &[1, 2, 4, 5], GroupId::CONTROL, Some(1));
+        for node in [1, 4, 5] {
+            seen.change(node, |report| report.incarnation = mesh_core::id::Incarnation(1));
+        }
+        // What node 2 said is of an earlier start.
+        let wanted = |votes, node| (NodeId(node), Wanted { votes, replica: Some(replica(node, 1)) });
+        assert_eq!(Members::of(&own, &view, &seen).nodes, [wanted(true, 1), wanted(false, 4)].into());
+        // Who votes stays, though it is emptied.
+        own.voters.insert(replica(5, 1));
+        let members = Members::of(&own, &view, &seen);
+        assert_eq!(members.nodes, [wanted(true, 1), wanted(false, 4), wanted(true, 5)].into());
+        own.report.group = GroupId(7);
+        seen.change(1, |report| report.groups[0].trouble = Some("damaged".into()));
+        let none = Wanted { votes: true, replica: None };
+        assert_eq!(Members::of(&own, &view, &seen).nodes, [(NodeId(1), none), (NodeId(5), none)].into());
     }
 
     #[test]

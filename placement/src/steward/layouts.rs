@@ -1,0 +1,140 @@
+//! When a new layout is made: once the drives that it would be made of have been the same for a moment.
+
+use core::time::Duration;
+
+use mesh_core::{
+    Error,
+    id::{DriveId, LayoutId},
+    meta::ControlView,
+    time::Instant,
+    topology::{Layout, NodeKind},
+};
+
+use crate::layout;
+
+/// What the leader of the control group waits for.
+#[derive(Clone, Debug, Default)]
+pub struct Layouts {
+    /// The drives that a new layout would be made of, and since when it is these.
+    settling: Option<(Vec<DriveId>, Instant)>,
+}
+
+impl Layouts {
+    /// The layout that is to be proposed now, if one is.
+    ///
+    /// # Errors
+    /// As [`layout::build`].
+    pub fn look(&mut self, view: &ControlView, now: Instant) -> Result<Option<Layout>, Error> {
+        let Some(code) = view.code else { return Ok(None) };
+        let newest = view.layouts.values().next_back();
+        let (infos, nodes): (Vec<_>, Vec<_>) =
+            (view.drives.values().cloned().collect(), view.nodes.values().cloned().collect());
+        // What a layout would leave out must not make one look outdated: it would be made anew for ever.
+        let drives: Vec<DriveId> = layout::usable(&infos, &nodes).into_iter().map(|drive| drive.id).collect();
+        let laid_out = newest.is_some_and(|layout| {
+            drives.iter().all(|drive| layout.domains.contains_key(drive)) && layout.domains.len() == drives.len()
+        });
+        if laid_out || drives.len() < code.shards() {
+            self.settling = None;
+            return Ok(None);
+        }
+        let Some((_, since)) = self.settling.as_ref().filter(|(same, _)| *same == drives) else {
+            self.settling = Some((drives, now));
+            return Ok(None);
+        };
+        // Every node that is a member has had time to register; the very first layout waits for them all.
+        let quiet = if newest.is_none() && !everybody_has_drives(view) { SETTLE_FIRST } else { SETTLE };
+        if now.since(*since) < quiet {
+            return Ok(None);
+        }
+        let id = LayoutId(newest.map_or(1, |layout| layout.id.0 + 1));
+        layout::build(id, code, &infos, &nodes).map(Some)
+    }
+}
+
+fn everybody_has_drives(view: &ControlView) -> bool {
+    let mut hosts = view.nodes.values().filter(|info| info.kind == NodeKind::Host);
+    hosts.all(|info| view.drives.values().any(|drive| drive.node == info.id))
+}
+
+const SETTLE: Duration = Duration::from_millis(300);
+const SETTLE_FIRST: Duration = Duration::from_millis(3000);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mesh_core::{id::NodeId, topology::Code};
+
+    use super::*;
+    use crate::steward::tests::{drive, host};
+
+    fn at(millis: u64) -> Instant {
+        Instant(millis * 1_000_000)
+    }
+
+    /// Three hosts, with a drive on each of these.
+    fn view(with_drives: &[u64]) -> ControlView {
+        ControlView {
+            code: Some(Code { data: 2, parity: 1 }),
+            nodes: [1, 2, 3].map(|node| (NodeId(node), host(node))).into(),
+            drives: with_drives.iter().map(|node| (DriveId(*node), drive(*node, *node))).collect(),
+            ..ControlView::default()
+        }
+    }
+
+    fn id(made: &Result<Option<Layout>, Error>) -> Option<u64> {
+        made.as_ref().expect("it can be made").as_ref().map(|layout| layout.id.0)
+    }
+
+    #[test]
+    fn a_layout_is_made_once_the_drives_have_been_the_same_for_a_moment() {
+        let mut layouts = Layouts::default();
+        let mut view = view(&[1, 2, 3]);
+        assert_eq!(id(&layouts.look(&view, at(0))), None);
+        assert_eq!(id(&layouts.look(&view, at(299))), None);
+        // One more: the moment begins anew.
+        view.drives.insert(DriveId(4), drive(4, 1));
+        assert_eq!(id(&layouts.look(&view, at(300))), None);
+        assert_eq!(id(&layouts.look(&view, at(599))), None);
+        let first = layouts.look(&view, at(600)).unwrap().expect("a layout");
+        assert_eq!((first.id, first.domains.len()), (LayoutId(1), 4));
+        view.layouts.insert(first.id, Arc::new(first));
+        assert_eq!(id(&layouts.look(&view, at(5000))), None);
+        // One fewer.
+        view.drives.remove(&DriveId(4));
+        assert_eq!(id(&layouts.look(&view, at(5000))), None);
+        assert_eq!(id(&layouts.look(&view, at(5300))), Some(2));
+    }
+
+    #[test]
+    fn the_first_layout_waits_for_every_host_but_not_for_ever() {
+        let mut layouts = Layouts::default();
+        let mut view = view(&[1, 2]);
+        view.drives.insert(DriveId(4), drive(4, 1));
+        assert_eq!(id(&layouts.look(&view, at(0))), None);
+        assert_eq!(id(&layouts.look(&view, at(2999))), None);
+        assert_eq!(id(&layouts.look(&view, at(3000))), Some(1));
+    }
+
+    #[test]
+    fn what_a_layout_would_leave_out_makes_none() {
+        let mut layouts = Layouts::default();
+        let mut view = view(&[1, 2, 3]);
+        layouts.look(&view, at(0)).unwrap();
+        let first = layouts.look(&view, at(300)).unwrap().expect("a layout");
+        view.layouts.insert(first.id, Arc::new(first));
+        // Without capacity.
+        let mut empty = drive(4, 1);
+        empty.capacity_bytes = 0;
+        view.drives.insert(DriveId(4), empty);
+        for millis in [300, 600, 900] {
+            assert_eq!(id(&layouts.look(&view, at(millis))), None);
+        }
+        // Too few are left: the newest stays.
+        view.drives.remove(&DriveId(3));
+        for millis in [1000, 2000, 9000] {
+            assert_eq!(id(&layouts.look(&view, at(millis))), None);
+        }
+    }
+}
