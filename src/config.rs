@@ -7,9 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mesh_actors::s3::check_domain;
 use mesh_core::{Error, bluefield::Generation, id::NodeId, topology::Code};
 use mesh_dpu_runtime::pin::{Cores, PinError};
+use mesh_fronts::s3::check_domain;
 use serde::{Deserialize, Serialize};
 
 /// A node's configuration: `mesh.toml`.

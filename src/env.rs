@@ -11,13 +11,13 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use mesh_actors::disk::FileDisk;
 use mesh_core::{
     Entropy, Error, Pool,
     id::{ClusterId, Incarnation, NodeId},
     port::{Clock, Disk, Inbound, Outbound},
     time::{Instant, UnixMillis},
 };
+use mesh_dpu_runtime::disk::FileDisk;
 use mesh_dpu_runtime::shell::Workers;
 use mesh_transport::identity::Identity;
 
@@ -187,10 +187,10 @@ impl Disks for FileDisks {
         if !drive.path.exists() && drive.capacity.is_some() {
             crate::provision::make_folder(&drive.path)?;
         }
-        let options = mesh_actors::disk::FileOptions {
+        let options = mesh_dpu_runtime::disk::FileOptions {
             capacity_bytes: drive.capacity.map_or(0, |size| size.0),
             pool: pool.clone(),
-            ..mesh_actors::disk::FileOptions::default()
+            ..mesh_dpu_runtime::disk::FileOptions::default()
         };
         Ok(FileDisk::open(&drive.path, options)?)
     }

@@ -4,78 +4,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod dev;
+
 use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc,
+    process::{Command, Stdio},
     time::Duration,
 };
 
-/// A `mesh dev` in a temporary folder; killed when dropped.
-struct Dev {
-    folder: tempfile::TempDir,
-    child: Child,
-}
-
-impl Dev {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let child = Self::spawn(folder.path());
-        Self { folder, child }
-    }
-
-    fn spawn(folder: &Path) -> Child {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mesh"))
-            .args(["dev", "--s3-port", "0", "--drive-size", "2GiB", "--data"])
-            .arg(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let (ready, is_ready) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                if line.contains("is ready") && ready.send(()).is_err() {
-                    break;
-                }
-            }
-        });
-        if is_ready.recv_timeout(Duration::from_secs(120)).is_err() {
-            child.kill().unwrap();
-            panic!("the mesh did not get ready");
-        }
-        child
-    }
-
-    /// A command with the variables of `dev.env`, as a shell gets them.
-    fn shell(&self, command: &[&str]) -> Command {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", ". \"$0\" && exec \"$@\""]).arg(self.folder.path().join("dev.env")).args(command);
-        shell
-    }
-
-    /// Runs it to its end.
-    fn sourced(&self, command: &[&str]) -> std::process::Output {
-        self.shell(command).output().unwrap()
-    }
-
-    fn stop(&mut self) {
-        assert!(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap().success());
-        assert!(self.child.wait().unwrap().success());
-        assert!(!self.folder.path().join("dev.env").exists(), "dev.env is removed at the end");
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        if self.child.kill().is_ok() {
-            self.child.wait().ok();
-        }
-    }
-}
+use dev::Dev;
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/s3").join(name)
@@ -105,7 +43,7 @@ fn passed(output: &std::process::Output) {
 #[test]
 fn boto3_finds_what_it_expects() {
     let Some(python) = python() else { return };
-    let mut dev = Dev::start();
+    let mut dev = Dev::start(&[]);
     passed(&dev.sourced(&[&python, script("conformance.py").to_str().unwrap()]));
     dev.stop();
 }
@@ -113,7 +51,7 @@ fn boto3_finds_what_it_expects() {
 #[test]
 fn boto3_reads_back_a_data_set() {
     let Some(python) = python() else { return };
-    let mut dev = Dev::start();
+    let mut dev = Dev::start(&[]);
     passed(&dev.sourced(&[&python, script("dataset.py").to_str().unwrap(), "--bytes", "100000000"]));
     dev.stop();
 }
@@ -121,8 +59,8 @@ fn boto3_reads_back_a_data_set() {
 #[test]
 fn clients_that_stop_reading_cost_only_themselves() {
     let Some(python) = python() else { return };
-    let mut dev = Dev::start();
-    let pid = dev.child.id().to_string();
+    let mut dev = Dev::start(&[]);
+    let pid = dev.pid().to_string();
     passed(&dev.sourced(&[&python, script("limits.py").to_str().unwrap(), "readers", &pid]));
     dev.stop();
 }
@@ -130,7 +68,7 @@ fn clients_that_stop_reading_cost_only_themselves() {
 #[test]
 fn a_mesh_that_is_told_to_stop_lets_requests_end() {
     let Some(python) = python() else { return };
-    let mut dev = Dev::start();
+    let mut dev = Dev::start(&[]);
     let limits = script("limits.py");
     let mut client =
         dev.shell(&[&python, limits.to_str().unwrap(), "stopping"]).stdout(Stdio::piped()).spawn().unwrap();
@@ -143,14 +81,14 @@ fn a_mesh_that_is_told_to_stop_lets_requests_end() {
 
 #[test]
 fn the_command_line_stores_and_finds_again_after_a_restart() {
-    let mut dev = Dev::start();
+    let mut dev = Dev::start(&[]);
     let mesh = env!("CARGO_BIN_EXE_mesh");
-    let file = dev.folder.path().join("input");
+    let file = dev.folder().join("input");
     let bytes: Vec<u8> = (0..9_000_001_u32).map(|at| (at * 31 % 251) as u8).collect();
     std::fs::write(&file, &bytes).unwrap();
     passed(&dev.sourced(&[mesh, "put", "--quiet", file.to_str().unwrap(), "some/ключ +%"]));
     dev.stop();
-    dev.child = Dev::spawn(dev.folder.path());
+    dev.start_again();
     let got = dev.sourced(&[mesh, "get", "--quiet", "some/ключ +%", "-"]);
     assert!(got.status.success(), "{}", String::from_utf8_lossy(&got.stderr));
     assert!(got.stdout == bytes, "{} bytes came back", got.stdout.len());

@@ -1,6 +1,6 @@
-//! Storage functions, and what they stand on.
+//! Storage functions, and the state of the metadata groups that they ask: pure machines. What they stand on (runtimes,
+//! media, Raft) is in the crates above.
 
-pub mod disk;
 pub mod drive;
 pub mod encrypt;
 pub mod erasure;
@@ -8,4 +8,3 @@ pub mod metadata;
 pub mod object;
 pub mod policy;
 pub mod registry;
-pub mod s3;

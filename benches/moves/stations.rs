@@ -15,10 +15,7 @@ use mesh::{
     keyring::Keyring,
     provision::{FIRST_TENANT, IDENTITY, KEYRING, Provision},
 };
-use mesh_actors::{
-    metadata::{RaftConfig, RaftMetadata},
-    policy::Policy,
-};
+use mesh_actors::policy::Policy;
 use mesh_core::{
     Answer, Buf, Chain, Error, ErrorKind, Lane, Op, Outcome, Pool, Principal, Request,
     assignment::{Assignment, MoveId},
@@ -33,6 +30,7 @@ use mesh_core::{
 };
 use mesh_dpu_runtime::{
     agent::Agent,
+    metadata::{RaftConfig, RaftMetadata},
     offload::software::Software,
     shell::{ActorSetup, Host, Onward, Place, Ports},
 };

@@ -2,7 +2,7 @@
 //! in the same run.
 //!
 //! ```text
-//! cargo bench -p mesh-actors --bench mailbox
+//! cargo bench -p mesh-dpu-runtime --bench mailbox
 //! ```
 
 use std::{

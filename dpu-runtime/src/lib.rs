@@ -8,6 +8,8 @@
 //! |---|---|
 //! | [`shell`] | a node's actors: functions in mailboxes, where requests are let in, wait, or go after who has moved |
 //! | [`agent`] | what a node does of a live move, as its source or its target |
+//! | [`disk`] | media of drives: files, block devices, memory |
+//! | [`metadata`] | replicas of metadata groups, on Raft over a durable store |
 //! | [`offload`] | the compute back ends: [`offload::software`], the SIMD instructions of whatever core it runs on, on a host or on a DPU's Arm cores alike; and, behind the feature `doca`, the loader of the vendor's libraries |
 //! | [`probe`] | is this a host or a DPU, which cards are in it, and how do we know |
 //! | [`calibrate`] | what a request and a byte of each function cost here, measured |
@@ -25,7 +27,9 @@
 pub mod agent;
 pub mod calibrate;
 pub mod cgroup;
+pub mod disk;
 pub mod load;
+pub mod metadata;
 pub mod offload;
 pub mod pin;
 pub mod probe;

@@ -7,8 +7,8 @@ use std::sync::{
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use mesh_actors::s3::{self, AccessKey, AccessKeys, Gateway, GatewayOptions, Ingress, ServeOptions};
 use mesh_core::{Error, ErrorKind, Outcome, Request, id::ActorId};
+use mesh_fronts::s3::{self, AccessKey, AccessKeys, Gateway, GatewayOptions, Ingress, ServeOptions};
 use tokio::{
     net::TcpListener,
     sync::oneshot,

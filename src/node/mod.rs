@@ -25,10 +25,7 @@ use std::{
     },
 };
 
-use mesh_actors::{
-    metadata::{RaftConfig, RaftMetadata, Timing},
-    registry::{Make, Parts, Registry},
-};
+use mesh_actors::registry::{Make, Parts, Registry};
 use mesh_core::{
     Error, ErrorKind, Outcome, Pool, Request, StorageFunction,
     id::{ActorId, GroupId, Incarnation, NodeId},
@@ -40,6 +37,7 @@ use mesh_core::{
 use mesh_dpu_runtime::{
     agent::Agent,
     load::{Load, Metered},
+    metadata::{RaftConfig, RaftMetadata, Timing},
     offload::{self, software::Software},
     shell::{Host, Ports},
 };

@@ -313,8 +313,9 @@ impl Cluster {
         let now = world.clock(node);
         let Some(mover) = self.mover(node) else { return };
         for (actor, epoch, id) in mover.transfers.overdue(now) {
+            // A planted bug: time says what only the group may say.
             if self.bug == Some(Bug::ThawOnTimeout) {
-                self.thaw(world, node, (actor, epoch, id));
+                self.abort_answered(world, node, (actor, epoch, id), &Ok(MetaAnswer::Done));
                 continue;
             }
             let number = self.number(Errand::Settle(node, actor, epoch, id));

@@ -10,6 +10,10 @@ use std::{
 };
 
 use futures_util::{Stream, TryStreamExt};
+use mesh_actors::metadata::{
+    state,
+    table::{Change, View},
+};
 use mesh_core::{
     Error, ErrorKind,
     id::GroupId,
@@ -31,10 +35,6 @@ use super::{
     store::{Slot, Store},
     types::{Applied, LogId, Membership, SnapshotMeta, Types},
 };
-use crate::metadata::{
-    state,
-    table::{Change, View},
-};
 
 /// Entries that are applied in one batch at most.
 const APPLY_BATCH_MAX: usize = 256;
@@ -42,7 +42,7 @@ const APPLY_BATCH_MAX: usize = 256;
 const COPY_BYTES: usize = 1 << 20;
 
 /// The state of one group on this node.
-pub(in crate::metadata) struct GroupState {
+pub(crate) struct GroupState {
     group: GroupId,
     store: Arc<Store>,
     current: RwLock<Current>,
@@ -241,7 +241,7 @@ impl GroupState {
 }
 
 /// A snapshot's contents: an image of the state here, or what arrived from elsewhere.
-pub(in crate::metadata) enum SnapshotData {
+pub(crate) enum SnapshotData {
     /// To be sent.
     Image(Image),
     /// To be installed.
@@ -250,7 +250,7 @@ pub(in crate::metadata) enum SnapshotData {
 
 /// A group's state, as Raft wants it.
 #[derive(Clone)]
-pub(in crate::metadata) struct Machine(pub(super) Arc<GroupState>);
+pub(crate) struct Machine(pub(super) Arc<GroupState>);
 
 impl RaftSnapshotBuilder<Types> for Machine {
     type SnapshotData = SnapshotData;

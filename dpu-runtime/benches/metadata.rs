@@ -1,14 +1,14 @@
 //! Metadata commits a second on three nodes in one process, each durable on a majority, at 1, 16 and 64 proposers.
 //!
-//! `cargo bench -p mesh-actors --bench metadata`
+//! `cargo bench -p mesh-dpu-runtime --bench metadata`
 
 #[path = "../tests/metadata_cluster/mod.rs"]
 mod metadata_cluster;
 
 use std::{sync::Arc, time::Duration};
 
-use mesh_actors::metadata::Timing;
 use mesh_core::id::WriteId;
+use mesh_dpu_runtime::metadata::Timing;
 use metadata_cluster::{Cluster, first_of, open_block, propose, put_object};
 
 const BUDGET: Duration = Duration::from_secs(30);

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use mesh_actors::metadata::{RaftConfig, RaftMetadata, Timing};
 use mesh_core::{
     Error, ErrorKind, Op, Outcome,
     envelope::{Body, Envelope},
@@ -21,6 +20,7 @@ use mesh_core::{
     port::{CallGuard, Clock, Completion, Metadata, Outbound},
     time::{Instant, UnixMillis},
 };
+use mesh_dpu_runtime::metadata::{RaftConfig, RaftMetadata, Timing};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 

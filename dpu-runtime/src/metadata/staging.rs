@@ -9,7 +9,7 @@ use super::{
     rows::{Digest, SledTable},
     types::{SnapshotMeta, Vote},
 };
-use crate::metadata::table::Change;
+use mesh_actors::metadata::table::Change;
 
 /// One chunk of a snapshot on its way.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub(super) struct Chunk {
 }
 
 /// A state tree that is not in use yet.
-pub(in crate::metadata) struct Staged {
+pub(crate) struct Staged {
     pub(super) generation: u64,
     pub(super) table: SledTable,
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 openraft::declare_raft_types!(
     /// Raft's types: numbers for nodes, commands for data.
-    pub(in crate::metadata) Types:
+    pub(crate) Types:
         D = Proposal,
         R = Applied,
         NodeId = u64,
@@ -30,7 +30,7 @@ pub(super) type SnapshotMeta = alias::SnapshotMetaOf<Types>;
 
 /// What is proposed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::metadata) struct Proposal(pub(super) Arc<Command>);
+pub(crate) struct Proposal(pub(super) Arc<Command>);
 
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,7 +40,7 @@ impl fmt::Display for Proposal {
 
 /// What applying an entry came to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in crate::metadata) enum Applied {
+pub(crate) enum Applied {
     /// The entry was Raft's own.
     Nothing,
     /// What the state machine says.

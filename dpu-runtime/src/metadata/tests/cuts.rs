@@ -8,7 +8,7 @@ use super::{
     damage::{blank, copy, runtime},
     *,
 };
-use crate::metadata::raft::{
+use crate::metadata::{
     flush::{Durable, lock},
     mark::{self, Claims},
 };

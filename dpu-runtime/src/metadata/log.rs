@@ -285,7 +285,7 @@ impl Log for SledLog {
 
 /// One group's log, as Raft wants it.
 #[derive(Clone)]
-pub(in crate::metadata) struct LogStore {
+pub(crate) struct LogStore {
     group: GroupId,
     log: Arc<dyn Log>,
     store: Arc<Store>,

@@ -24,7 +24,7 @@ use super::{
     rows::{Digest, SledTable},
     store::Store,
 };
-use crate::metadata::table::{Change, Table, View};
+use mesh_actors::metadata::table::{Change, Table, View};
 
 /// Behind every key.
 const END: &[u8] = &[0xff];
@@ -162,7 +162,7 @@ fn behind(key: &[u8]) -> Vec<u8> {
 
 /// A group's state at one moment.
 #[derive(Clone)]
-pub(in crate::metadata) struct Image {
+pub(crate) struct Image {
     state: Arc<GroupState>,
     aside: Arc<Mutex<Aside>>,
     digest: Digest,

@@ -28,7 +28,7 @@ use super::{
     store::{Health, Slot, Store},
     types::{LogId, SnapshotMeta, Types, Vote},
 };
-use crate::metadata::table::Change;
+use mesh_actors::metadata::table::Change;
 
 const GROUP: GroupId = GroupId(3);
 

@@ -10,15 +10,13 @@ mod drive_support;
 use std::{fs, path::PathBuf, sync::Arc};
 
 use drive_support::{Bench, format, run, shard, spec};
-use mesh_actors::{
-    disk::MemoryDisk,
-    drive::{FORMAT_VERSION, INSPECT_BYTES, Medium, inspect},
-};
+use mesh_actors::drive::{FORMAT_VERSION, INSPECT_BYTES, Medium, inspect};
 use mesh_core::{
     Buf, ErrorKind,
     id::{ClusterId, DriveId, Epoch},
     port::{DiskJob, WorkOutput},
 };
+use mesh_dpu_runtime::disk::MemoryDisk;
 
 const SEGMENT_BYTES: u32 = 64 << 10;
 const CAPACITY_BYTES: u64 = (64 << 10) + 12 * SEGMENT_BYTES as u64;

@@ -22,7 +22,7 @@ use super::{
     flush::guarded,
     types::{LogId, Membership, decode, encode},
 };
-use crate::metadata::table::{Change, Table, Visit};
+use mesh_actors::metadata::table::{Change, Table, Visit};
 
 const APPLIED: &[u8] = b"a";
 const CRC_BYTES: usize = 8;
@@ -278,7 +278,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::metadata::MemoryTable;
+    use mesh_actors::metadata::MemoryTable;
 
     fn rows(table: &dyn Table) -> BTreeMap<Vec<u8>, Vec<u8>> {
         let mut rows = BTreeMap::new();

@@ -13,7 +13,7 @@ use std::{
 use openraft::{entry::RaftEntry, storage::IOFlushed, type_config::TypeConfigExt};
 
 use super::*;
-use crate::metadata::raft::{
+use crate::metadata::{
     flush::{Durable, lock},
     log::{Log, SledLog},
     mark::{Claim, Claims},
@@ -179,7 +179,7 @@ proptest! {
         let gates = Arc::clone(gates.get().unwrap());
         let logs = GROUPS.map(|group| LogStore::open(Arc::clone(&store), group).unwrap());
         let meta = store.tree(META).unwrap();
-        let trees = GROUPS.map(|group| store.tree(&crate::metadata::raft::log::tree_name(group)).unwrap());
+        let trees = GROUPS.map(|group| store.tree(&crate::metadata::log::tree_name(group)).unwrap());
         let look = move || {
             let has = |(group, tree): (&GroupId, &sled::Tree)| {
                 let vote = read_slot::<Vote>(&meta, *group, Slot::Vote).unwrap().map_or(0, |vote| vote.leader_id.term);

@@ -1,7 +1,7 @@
 //! The metadata groups of a node, on Raft (openraft) over one durable store (sled).
 //!
 //! Owns a replica of each group that the node hosts, the store under them, and the way of requests to whoever leads.
-//! Never decides what a command means: that is [`crate::metadata::state`]. openraft and sled are seen by nobody else.
+//! Never decides what a command means: that is [`mesh_actors::metadata::state`]. openraft and sled are seen by nobody else.
 //!
 //! * `store` keeps bytes durable, one flusher for all groups; `log` is Raft's log and vote over it.
 //! * `machine` is a group's state, `rows` its table, `image` and `staging` its snapshots, going and coming.

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use mesh_actors::metadata::Timing;
 use mesh_core::{
     ErrorKind, Op,
     id::{ClusterId, GroupId, Incarnation, NodeId, ReplicaId, WriteId},
@@ -21,6 +20,7 @@ use mesh_core::{
     time::{Instant, UnixMillis},
     topology::{Code, NodeInfo, NodeKind},
 };
+use mesh_dpu_runtime::metadata::Timing;
 use metadata_cluster::{
     Cluster, QUICK, bucket, first_of, get_object, len_of, open_block, open_session, propose, proposer, put_object,
     query, until,

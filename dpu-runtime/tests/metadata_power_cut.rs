@@ -15,13 +15,13 @@ use std::{
     time::Duration,
 };
 
-use mesh_actors::metadata::{RaftConfig, RaftMetadata};
 use mesh_core::{
     Error, ErrorKind, Outcome,
     envelope::Envelope,
     id::{GroupId, NodeId, WriteId},
     port::{CallGuard, Completion, Outbound},
 };
+use mesh_dpu_runtime::metadata::{RaftConfig, RaftMetadata};
 use metadata_cluster::{
     QUICK, TokioClock, first_of, get_object, len_of, open_session, propose, proposer, put_as, query, until,
 };

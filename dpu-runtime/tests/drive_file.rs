@@ -7,12 +7,12 @@ mod drive_support;
 use std::time::Instant;
 
 use drive_support::{Bench, format, run, shard, spec, write};
-use mesh_actors::disk::{FailingDisk, Fault, FileDisk, FileOptions};
 use mesh_core::{
     Buf, ErrorKind,
     op::ShardOp,
     port::{Disk as _, DiskJob},
 };
+use mesh_dpu_runtime::disk::{FailingDisk, Fault, FileDisk, FileOptions};
 
 const MIB: usize = 1 << 20;
 
@@ -79,7 +79,7 @@ fn a_file_system_error_fails_the_drive_and_a_new_start_has_what_was_answered() {
 
 /// Shards of 2 MiB through the drive against plain writes of the same bytes to the same medium, in turns.
 #[test]
-#[ignore = "measures; run it alone: cargo test --release -p mesh-actors --test drive_file -- --ignored --nocapture"]
+#[ignore = "measures; run it alone: cargo test --release -p mesh-dpu-runtime --test drive_file -- --ignored --nocapture"]
 fn speed_of_sequential_shards_against_plain_writes() {
     const SHARDS: u64 = 64;
     const DEPTH: usize = 8;

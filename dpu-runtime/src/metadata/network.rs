@@ -84,7 +84,7 @@ impl Message {
 
 /// The way from this node's replicas to the others'.
 #[derive(Clone)]
-pub(in crate::metadata) struct Router {
+pub(crate) struct Router {
     outbound: Arc<dyn Outbound>,
     /// Of this node.
     start: Incarnation,
@@ -270,7 +270,7 @@ impl Router {
 
 /// Makes the clients of one group; they all share the node's links.
 #[derive(Clone)]
-pub(in crate::metadata) struct Factory(GroupNetworkFactory<Router, u64>);
+pub(crate) struct Factory(GroupNetworkFactory<Router, u64>);
 
 impl RaftNetworkFactory<Types> for Factory {
     type Network = GroupNetworkAdapter<Types, u64, Router>;

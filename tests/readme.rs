@@ -1,0 +1,160 @@
+//! README's commands, run as they stand there: in its order, against a mesh of development and two machines of one's own.
+//! Only places are others: folders, addresses, the sizes of drives.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod dev;
+mod ports;
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use dev::Dev;
+
+const README: &str = include_str!("../README.md");
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The commands of README's blocks for a shell, block by block: comments are left out, and lines that go on are joined.
+fn blocks() -> Vec<Vec<String>> {
+    let mut blocks = Vec::new();
+    for block in README.split("```sh\n").skip(1) {
+        let text = block.split("```").next().unwrap().replace("\\\n", " ");
+        let line = |line: &str| line.split(" #").next().unwrap().trim().to_owned();
+        blocks.push(text.lines().map(line).filter(|line| !line.is_empty()).collect());
+    }
+    blocks
+}
+
+fn expect_well(command: &str, output: &Output) {
+    let said = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned()).concat();
+    println!("$ {command}\n{said}");
+    assert!(output.status.success(), "README says: {command}");
+}
+
+fn is_installed(program: &str) -> bool {
+    let found =
+        Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status().unwrap();
+    found.success()
+}
+
+/// The directory of the binary under test, before all others.
+fn path() -> String {
+    let binary = Path::new(env!("CARGO_BIN_EXE_mesh")).parent().unwrap();
+    format!("{}:{}", binary.display(), std::env::var("PATH").unwrap())
+}
+
+#[test]
+fn what_readme_says_of_a_mesh_of_development_works() {
+    let mut dev = Dev::start(&["--dpus", "1"]);
+    let mut ran = 0;
+    let first = README.find("## Three machines").unwrap();
+    let before = |block: &Vec<String>| README.find(block[0].as_str()).unwrap() < first;
+    for command in blocks().into_iter().filter(before).flatten() {
+        let program = command.split_whitespace().next().unwrap();
+        // What `sourced` does.
+        if program == "source" {
+            continue;
+        }
+        if command.contains("aws ") && !is_installed("aws") {
+            println!("SKIPPED: no aws for: {command}");
+            continue;
+        }
+        // It watches until it is told to stop.
+        let endless = command == "mesh watch";
+        let line = if endless { format!("timeout 2 {command}; [ $? = 124 ]") } else { command.clone() };
+        let mut shell = dev.shell(&["sh", "-c", &line]);
+        shell.env("PATH", path()).current_dir(env!("CARGO_MANIFEST_DIR"));
+        let began = Instant::now();
+        // What a command before it began (a DPU that comes, a chain that moves) may have to end first.
+        let output = loop {
+            let output = shell.output().unwrap();
+            if output.status.success() || began.elapsed() > PATIENCE {
+                break output;
+            }
+        };
+        expect_well(&command, &output);
+        ran += usize::from(program == "mesh");
+    }
+    assert!(ran >= 13, "README's commands are not found");
+    dev.stop();
+}
+
+/// Machines that run; killed when dropped.
+struct Machines(Vec<Child>);
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            if child.kill().is_ok() {
+                child.wait().ok();
+            }
+        }
+    }
+}
+
+#[test]
+fn what_readme_says_of_machines_of_ones_own_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let ports = ports::free(4);
+    let machine = |number: usize| {
+        let at = folder.path().join(format!("machine-{number}"));
+        std::fs::create_dir_all(&at).unwrap();
+        BTreeMap::from([
+            ("/var/lib/mesh".to_owned(), at.join("mesh").display().to_string()),
+            ("/mnt/".to_owned(), format!("{}/", at.display())),
+            (format!("10.0.0.{number}:7000"), ports[2 * number - 2].to_string()),
+            (format!("10.0.0.{number}:9000"), ports[2 * number - 1].to_string()),
+            ("3TiB".to_owned(), "2GiB".to_owned()),
+        ])
+    };
+    let shell = |line: &str| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", line]).env("PATH", path()).current_dir(folder.path()).stdin(Stdio::null());
+        shell
+    };
+    let status = format!("set -a; . {}/client.env; exec mesh status", folder.path().join("machine-1/mesh").display());
+    let mut machines = Machines(Vec::new());
+    let mut ran = Vec::new();
+    let of_machines = |block: &Vec<String>| block.iter().any(|line| line.starts_with("mesh serve"));
+    for (number, block) in blocks().into_iter().filter(of_machines).enumerate() {
+        let places = machine(number + 1);
+        for command in block {
+            let line = places.iter().fold(command.clone(), |line, (theirs, ours)| line.replace(theirs, ours));
+            ran.push(command.split_whitespace().nth(1).unwrap().to_owned());
+            if command.starts_with("mesh serve") {
+                machines.0.push(shell(&format!("exec {line}")).spawn().unwrap());
+                continue;
+            }
+            let began = Instant::now();
+            // The node that was started before it may not listen yet.
+            let output = loop {
+                let output = shell(&line).output().unwrap();
+                if output.status.success() || began.elapsed() > PATIENCE {
+                    break output;
+                }
+            };
+            expect_well(&command, &output);
+        }
+    }
+    assert_eq!(ran, ["init", "serve", "invite", "join", "serve"]);
+    let began = Instant::now();
+    loop {
+        let said = shell(&format!("{status} --json")).output().unwrap();
+        let up = serde_json::from_slice::<serde_json::Value>(&said.stdout).is_ok_and(|status| {
+            let up = |list: &str| status[list].as_array().unwrap().iter().filter(|one| one["state"] == "up").count();
+            (up("nodes"), up("drives")) == (2, 4)
+        });
+        if up {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{said:?}");
+    }
+    let lost = blocks().into_iter().flatten().find(|line| line.starts_with("mesh drive remove")).unwrap();
+    let refused = shell(&status.replace("exec mesh status", &format!("{lost} --yes"))).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("up"), "README says that this is refused: {lost}: {said}");
+}
