@@ -9,9 +9,9 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use mesh::{
     Node,
     config::{Config, DriveConfig, NodeNumber, Size},
+    core::{Error, Principal},
     provision::{FIRST_TENANT, Provision},
 };
-use mesh_core::{Error, Principal};
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {

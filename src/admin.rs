@@ -6,35 +6,26 @@ use std::{collections::BTreeSet, sync::Arc};
 use mesh_core::{
     Answer, Error, ErrorKind, Op, Outcome,
     assignment::{Assignment, Scope, Wish},
-    id::{ActorId, GroupId, NodeId},
+    happened::Happened,
+    id::{ActorId, ActorName, GroupId, NodeId},
     meta::{Command, ControlView},
-    op::{AdminOp, NodeOp},
+    op::{AdminAnswer, AdminOp, NodeOp},
     time::Instant,
 };
-use mesh_placement::{Name, Plan, Reason, Spot, View};
+use mesh_placement::{Move, Reason, Spot, View};
 
 use crate::{controller::ask_node, node::Inner, view};
 
 /// Answers an administrator.
 pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant) -> Outcome {
     if !node.metadata.is_leader(GroupId::CONTROL) {
-        let groups = node.metadata.status();
-        let leader = groups.into_iter().find(|one| one.group == GroupId::CONTROL).and_then(|one| one.leader);
-        let leader = leader.filter(|leader| *leader != node.id).ok_or_else(|| {
-            Error::new(ErrorKind::NotLeader, "the control group has no leader at the moment; try again")
-        })?;
-        if deadline <= node.env.clock.now() {
-            return Err(Error::new(ErrorKind::Timeout, "the leader of the control group was not asked in time"));
-        }
-        let left = deadline.after(node.env.clock.now());
-        return ask_node(node, leader, Op::Node(Box::new(NodeOp::Admin(Box::new(op)))), left).await;
+        return pass_on(node, op, deadline).await;
     }
     let control = node.metadata.control();
-    let told = |lines: Vec<String>, next| Ok(Answer::Told { lines, next }.into());
-    match op {
+    let answer = match op {
         AdminOp::Events { after } => {
-            let (lines, next) = node.events.after(after);
-            told(lines, next)
+            let (events, next) = node.events.after(after);
+            AdminAnswer::Events { events, next }
         }
         AdminOp::Plan { with_dpus, without } => {
             let mut view = view::of(&control, &view::sight(node));
@@ -44,82 +35,89 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
             for lost in without {
                 view = view.without(lost)?;
             }
-            told(format!("{:#}", mesh_placement::plan(&view)).lines().map(str::to_owned).collect(), 0)
+            AdminAnswer::Plan(mesh_placement::plan(&view))
         }
-        AdminOp::Wish { scope, wish } => {
-            expect_movable(&control, scope, wish)?;
-            let mut wanted = (*control).clone();
-            match wish {
-                Some(wish) => drop(wanted.wishes.insert(scope, wish)),
-                None => drop(wanted.wishes.remove(&scope)),
-            }
-            let view = view::of(&wanted, &view::sight(node));
-            let plan = mesh_placement::plan(&view);
-            if let (Scope::Actor(actor), Some(pin)) = (scope, wish.and_then(|wish| wish.pin)) {
-                refuse_elsewhere(view, actor, pin)?;
-            }
-            node.propose(GroupId::CONTROL, Command::SetWish { scope, wish }).await?;
-            node.events.note(node.env.clock.wall(), &asked(scope, wish));
-            told(said(&plan), 0)
-        }
+        AdminOp::Wish { scope, wish } => AdminAnswer::Moves(set_wish(node, &control, scope, wish).await?),
         AdminOp::Drain { node: drained, draining } => {
-            let mut wanted = (*control).clone();
-            let info = wanted.nodes.get_mut(&drained).ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, "no node of this number is a member of the mesh").with("node", drained)
-            })?;
-            info.draining = draining;
-            let sight = view::sight(node);
-            let plan = mesh_placement::plan(&view::of(&wanted, &sight));
-            // Who has nowhere to go already, somewhere else, is no reason against it.
-            let now = mesh_placement::plan(&view::of(&control, &sight));
-            let stuck: BTreeSet<ActorId> = now.refused.iter().map(|(actor, _)| *actor).collect();
-            let is_there = |row: &Assignment| {
-                let tail = control.tails.get(&row.actor).map(|tail| tail.node);
-                [Some(row.node), row.moving, tail].contains(&Some(drained))
-            };
-            let hinders =
-                |actor: &ActorId| !stuck.contains(actor) || control.assignments.get(actor).is_some_and(is_there);
-            if draining && let Some((actor, reason)) = plan.refused.iter().find(|(actor, _)| hinders(actor)) {
-                return Err(Error::new(ErrorKind::Conflict, "the node cannot be emptied: an actor has nowhere to go")
-                    .with("actor", Name(*actor))
-                    .with("why", reason));
-            }
-            node.propose(GroupId::CONTROL, Command::Drain { node: drained, draining }).await?;
-            let what = if draining { "is to be emptied" } else { "takes actors again" };
-            node.events.note(node.env.clock.wall(), &format!("{drained} {what}"));
-            told(said(&plan), 0)
+            AdminAnswer::Moves(drain(node, &control, drained, draining).await?)
         }
         AdminOp::Invite { node: invited, invitation } => {
             node.propose(GroupId::CONTROL, Command::Invite { node: invited, invitation }).await?;
-            node.events.note(node.env.clock.wall(), &format!("{invited} is invited"));
-            told(Vec::new(), 0)
+            node.events.note(node.env.clock.wall(), Happened::Invited(invited));
+            AdminAnswer::Done
         }
-        AdminOp::LoseDrive { drive } => told(crate::drives::lose(node, &control, drive).await?, 0),
+        AdminOp::LoseDrive { drive } => AdminAnswer::Lost(crate::drives::lose(node, &control, drive).await?),
         AdminOp::Stages { scope, stages } => {
             crate::stages::check(node, &control, scope, &stages)?;
             node.propose(GroupId::CONTROL, Command::SetStages { scope, stages }).await?;
-            told(crate::stages::said(&node.metadata.control(), scope), 0)
+            AdminAnswer::Chains(crate::stages::said(&node.metadata.control(), scope))
         }
-    }
-}
-
-/// A wish, for who watches.
-fn asked(scope: Scope, wish: Option<Wish>) -> String {
-    let of = match scope {
-        Scope::Mesh => "every chain".to_owned(),
-        Scope::Tenant(tenant) => format!("every chain of {tenant}"),
-        Scope::Actor(actor) => Name(actor).to_string(),
     };
-    match wish {
-        Some(Wish { pin: Some(node), .. }) => format!("{of} is to run on {node}"),
-        Some(Wish { preference, pin: None }) => format!("{of} is to run {preference}"),
-        None => format!("{of} is to run where placement says"),
-    }
+    Ok(Answer::Admin(Box::new(answer)).into())
 }
 
-/// The lines of what will move.
-fn said(plan: &Plan) -> Vec<String> {
-    plan.moves.iter().map(ToString::to_string).collect()
+/// Asks the leader of the control group.
+async fn pass_on(node: &Arc<Inner>, op: AdminOp, deadline: Instant) -> Outcome {
+    let groups = node.metadata.status();
+    let leader = groups.into_iter().find(|one| one.group == GroupId::CONTROL).and_then(|one| one.leader);
+    let leader = leader
+        .filter(|leader| *leader != node.id)
+        .ok_or_else(|| Error::new(ErrorKind::NotLeader, "the control group has no leader at the moment; try again"))?;
+    if deadline <= node.env.clock.now() {
+        return Err(Error::new(ErrorKind::Timeout, "the leader of the control group was not asked in time"));
+    }
+    let left = deadline.after(node.env.clock.now());
+    ask_node(node, leader, Op::Node(Box::new(NodeOp::Admin(Box::new(op)))), left).await
+}
+
+/// Sets a wish or takes it back, unless it cannot be. Gives what moves for it.
+async fn set_wish(
+    node: &Arc<Inner>,
+    control: &ControlView,
+    scope: Scope,
+    wish: Option<Wish>,
+) -> Result<Vec<Move>, Error> {
+    expect_movable(control, scope, wish)?;
+    let mut wanted = control.clone();
+    match wish {
+        Some(wish) => drop(wanted.wishes.insert(scope, wish)),
+        None => drop(wanted.wishes.remove(&scope)),
+    }
+    let view = view::of(&wanted, &view::sight(node));
+    let plan = mesh_placement::plan(&view);
+    if let (Scope::Actor(actor), Some(pin)) = (scope, wish.and_then(|wish| wish.pin)) {
+        refuse_elsewhere(view, actor, pin)?;
+    }
+    node.propose(GroupId::CONTROL, Command::SetWish { scope, wish }).await?;
+    node.events.note(node.env.clock.wall(), Happened::Wished { scope, wish });
+    Ok(plan.moves)
+}
+
+/// Empties a node or takes that back, unless an actor would have nowhere to go. Gives what moves for it.
+async fn drain(node: &Arc<Inner>, control: &ControlView, drained: NodeId, draining: bool) -> Result<Vec<Move>, Error> {
+    let mut wanted = control.clone();
+    let info = wanted.nodes.get_mut(&drained).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, "no node of this number is a member of the mesh").with("node", drained)
+    })?;
+    info.draining = draining;
+    let sight = view::sight(node);
+    let plan = mesh_placement::plan(&view::of(&wanted, &sight));
+    // Who has nowhere to go already, somewhere else, is no reason against it.
+    let now = mesh_placement::plan(&view::of(control, &sight));
+    let stuck: BTreeSet<ActorId> = now.refused.iter().map(|(actor, _)| *actor).collect();
+    let is_there = |row: &Assignment| {
+        let tail = control.tails.get(&row.actor).map(|tail| tail.node);
+        [Some(row.node), row.moving, tail].contains(&Some(drained))
+    };
+    let hinders = |actor: &ActorId| !stuck.contains(actor) || control.assignments.get(actor).is_some_and(is_there);
+    if draining && let Some((actor, reason)) = plan.refused.iter().find(|(actor, _)| hinders(actor)) {
+        return Err(Error::new(ErrorKind::Conflict, "the node cannot be emptied: an actor has nowhere to go")
+            .with("actor", ActorName(*actor))
+            .with("why", reason));
+    }
+    node.propose(GroupId::CONTROL, Command::Drain { node: drained, draining }).await?;
+    node.events.note(node.env.clock.wall(), Happened::Drained { node: drained, draining });
+    Ok(plan.moves)
 }
 
 /// A wish is of something that there is, and that placement has a say in. One of what is gone can be taken back.
@@ -134,14 +132,14 @@ fn expect_movable(control: &ControlView, scope: Scope, wish: Option<Wish>) -> Re
         _ if is_there || (wish.is_none() && control.wishes.contains_key(&scope)) => Ok(()),
         Scope::Actor(actor) if let Some(drive) = actor.as_drive().and_then(|drive| control.drives.get(&drive)) => {
             let error = Error::new(ErrorKind::Conflict, "a drive's actor runs where the drive is, and moves nowhere")
-                .with("actor", Name(actor))
+                .with("actor", ActorName(actor))
                 .with("at", drive.node);
             let pin = wish.and_then(|wish| wish.pin).filter(|pin| *pin != drive.node);
             Err(pin.into_iter().fold(error, |error, pin| error.with("why", Reason::NotVisible(pin))))
         }
         Scope::Actor(actor) if actor.as_ingress().is_some_and(|node| control.nodes.contains_key(&node)) => {
             Err(Error::new(ErrorKind::Conflict, "an ingress is a part of its node, and moves nowhere")
-                .with("actor", Name(actor)))
+                .with("actor", ActorName(actor)))
         }
         Scope::Actor(_) => none("no such actor; `mesh actors` lists them"),
         Scope::Mesh | Scope::Tenant(_) => none("no such tenant"),
@@ -162,7 +160,7 @@ fn refuse_elsewhere(mut view: View, actor: ActorId, pin: NodeId) -> Result<(), E
         return Ok(());
     }
     Err(Error::new(ErrorKind::Conflict, "the actor cannot run there")
-        .with("actor", Name(actor))
+        .with("actor", ActorName(actor))
         .with("node", pin)
         .with("why", &decision.reason))
 }

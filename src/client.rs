@@ -12,7 +12,7 @@ use mesh_core::{
     id::{ActorId, Epoch, NodeId, WriteId},
     limits::{BUDGET_DEFAULT, OBJECT_PUT_BYTES_MAX, STREAM_STRIPES},
     meta::{Attributes, BucketRow, Listing, ObjectRow, Precondition},
-    op::{AdminOp, Destination, NodeOp, NodeReport, ObjectOp},
+    op::{AdminAnswer, AdminOp, ChainRow, Destination, NodeOp, NodeReport, ObjectOp},
     port::Outbound,
     spec::CustomSpec,
 };
@@ -310,13 +310,13 @@ impl Client {
         Err(refused.unwrap_or_else(no_nodes))
     }
 
-    /// Asks what an administrator may. Gives the lines that are said, and where an event stream goes on.
+    /// Asks what an administrator may.
     ///
     /// # Errors
     /// `Denied` without an administrator's certificate; what is wrong with what is asked.
-    pub async fn administer(&self, op: AdminOp) -> Result<(Vec<String>, u64), Error> {
+    pub async fn administer(&self, op: AdminOp) -> Result<AdminAnswer, Error> {
         let told = |answer: Answer| match answer {
-            Answer::Told { lines, next } => Ok((lines, next)),
+            Answer::Admin(answer) => Ok(*answer),
             answer => Err(strange(&answer)),
         };
         if let Way::Node(node, _) = &self.way {
@@ -337,7 +337,7 @@ impl Client {
 
     /// Puts functions of the embedding program into data chains, between policy and encryption: of every tenant
     /// ([`Scope::Mesh`]) or, behind those, of one ([`Scope::Tenant`]). It replaces what was declared for the scope; no
-    /// stages take it back. Gives a line for each chain that it concerns.
+    /// stages take it back. Gives the chains that it concerns.
     ///
     /// If the kinds or their order change, those chains begin anew: their functions' state begins from the settings,
     /// requests that are under way are sent again by their ingress. Other settings of the same kinds reach the running
@@ -347,8 +347,11 @@ impl Client {
     /// `Unsupported` with the node and the kind where a node that is to run such a chain lacks one; `Invalid` for
     /// settings that the function refuses; `Conflict` for a kind that would stand in a chain twice; `Denied` without an
     /// administrator's certificate.
-    pub async fn set_stages(&self, scope: Scope, stages: Vec<CustomSpec>) -> Result<Vec<String>, Error> {
-        self.administer(AdminOp::Stages { scope, stages }).await.map(|(lines, _)| lines)
+    pub async fn set_stages(&self, scope: Scope, stages: Vec<CustomSpec>) -> Result<Vec<ChainRow>, Error> {
+        match self.administer(AdminOp::Stages { scope, stages }).await? {
+            AdminAnswer::Chains(chains) => Ok(chains),
+            answer => Err(strange(&Answer::Admin(Box::new(answer)))),
+        }
     }
 
     fn nodes(&self) -> Vec<NodeId> {

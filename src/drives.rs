@@ -4,21 +4,23 @@ use std::sync::Arc;
 
 use mesh_core::{
     Error, ErrorKind,
-    id::{DriveId, GroupId},
+    happened::Happened,
+    id::{DriveId, GroupId, NodeId},
     meta::{Command, ControlView},
+    op::LostDrive,
     topology::DriveState,
 };
 
 use crate::node::Inner;
 
-/// Declares a drive lost, as the leader of the control group. Gives what follows from that, for people.
+/// Declares a drive lost, as the leader of the control group. Gives what follows from that.
 ///
 /// # Errors
 /// `NotFound` for a drive that was never registered; `Conflict` while it may yet be in use: it is up, or a node that
 /// answers has a link to its node where this one has none.
-pub(crate) async fn lose(node: &Arc<Inner>, control: &ControlView, drive: DriveId) -> Result<Vec<String>, Error> {
+pub(crate) async fn lose(node: &Arc<Inner>, control: &ControlView, drive: DriveId) -> Result<LostDrive, Error> {
     if let Some(info) = control.lost.get(&drive) {
-        return Ok(vec![format!("{drive} of {} was declared lost before; nothing changes", info.node)]);
+        return Ok(LostDrive { before: true, ..said(control, drive, info.node) });
     }
     let info = control.drives.get(&drive).ok_or_else(|| {
         Error::new(ErrorKind::NotFound, "no drive of this number was ever registered; `mesh status` lists them")
@@ -49,31 +51,16 @@ pub(crate) async fn lose(node: &Arc<Inner>, control: &ControlView, drive: DriveI
         .with("witness", witness.node));
     }
     node.propose(GroupId::CONTROL, Command::LoseDrive { drive }).await?;
-    node.events.note(node.env.clock.wall(), &format!("{drive} of {} is lost for good", info.node));
-    Ok(said(control, drive))
+    node.events.note(node.env.clock.wall(), Happened::DriveLost { drive, node: info.node });
+    Ok(said(control, drive, info.node))
 }
 
-/// What follows from the loss of a drive that was registered until now.
-fn said(control: &ControlView, drive: DriveId) -> Vec<String> {
-    let mut lines = vec![format!("{drive} is lost: it is never used again, and what it was to delete is let go")];
-    let Some(code) = control.code else { return lines };
+/// What follows from the loss of a drive.
+fn said(control: &ControlView, drive: DriveId, node: NodeId) -> LostDrive {
     let drives: Vec<_> = control.drives.values().filter(|info| info.id != drive).cloned().collect();
     let nodes: Vec<_> = control.nodes.values().cloned().collect();
-    let left = mesh_placement::layout::usable(&drives, &nodes).len();
-    lines.push(if left >= code.shards() {
-        format!("new objects go to the {left} drives that are left")
-    } else {
-        format!(
-            "{left} drives are left and {code} needs {}: there is no layout without it, and writes are refused until \
-             drives are added",
-            code.shards()
-        )
-    });
-    lines.push(
-        "objects of which it had a part can spare one less than before: nothing repairs them yet, but putting them again"
-            .to_owned(),
-    );
-    lines
+    let left = mesh_placement::layout::usable(&drives, &nodes).len() as u64;
+    LostDrive { drive, node, before: false, left, code: control.code }
 }
 
 #[cfg(test)]
@@ -81,7 +68,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use mesh_core::{
-        id::{Epoch, NodeId},
+        id::Epoch,
         topology::{Code, DriveInfo},
     };
 
@@ -92,10 +79,12 @@ mod tests {
         let info = |id| DriveInfo { id: DriveId(id), node: NodeId(id), capacity_bytes: 1, epoch: Epoch(1) };
         let drives: BTreeMap<DriveId, DriveInfo> = (1..=4).map(|id| (DriveId(id), info(id))).collect();
         let mut control = ControlView { code: Some(Code { data: 2, parity: 1 }), drives, ..ControlView::default() };
-        assert_eq!(said(&control, DriveId(2))[1], "new objects go to the 3 drives that are left");
+        let line =
+            |control: &ControlView| said(control, DriveId(2), NodeId(2)).to_string().lines().nth(1).map(str::to_owned);
+        assert_eq!(line(&control).as_deref(), Some("new objects go to the 3 drives that are left"));
         control.drives.remove(&DriveId(4));
-        let line = "2 drives are left and 2+1 needs 3: there is no layout without it, and writes are refused until drives \
+        let few = "2 drives are left and 2+1 needs 3: there is no layout without it, and writes are refused until drives \
                     are added";
-        assert_eq!(said(&control, DriveId(2))[1], line);
+        assert_eq!(line(&control).as_deref(), Some(few));
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, sync::Mutex};
 
-use mesh_core::time::UnixMillis;
+use mesh_core::{
+    happened::{Happened, Row},
+    time::UnixMillis,
+};
 
 use crate::node::lock;
 
@@ -18,12 +21,12 @@ pub(crate) struct Events(Mutex<Ring>);
 #[derive(Default)]
 struct Ring {
     last: u64,
-    newest: VecDeque<(u64, String)>,
+    newest: VecDeque<Row>,
 }
 
 impl Events {
     /// Notes what has happened, and logs it.
-    pub(crate) fn note(&self, at: UnixMillis, what: &str) {
+    pub(crate) fn note(&self, at: UnixMillis, what: Happened) {
         tracing::info!("{what}");
         let mut ring = lock(&self.0);
         ring.last += 1;
@@ -31,39 +34,35 @@ impl Events {
         if ring.newest.len() == EVENTS_MAX {
             ring.newest.pop_front();
         }
-        ring.newest.push_back((number, format!("{} {what}", clock_of_day(at))));
+        ring.newest.push_back(Row { number, at, what });
     }
 
     /// The events after a number, and the number of the last one given.
-    pub(crate) fn after(&self, number: u64) -> (Vec<String>, u64) {
+    pub(crate) fn after(&self, number: u64) -> (Vec<Row>, u64) {
         let ring = lock(&self.0);
         // A number of another leader's: from the beginning.
         let number = if number > ring.last { 0 } else { number };
-        let later = ring.newest.iter().filter(|(at, _)| *at > number).take(PAGE_MAX);
-        let (numbers, lines): (Vec<u64>, Vec<String>) = later.cloned().unzip();
-        (lines, numbers.last().copied().unwrap_or(number))
+        let later: Vec<Row> = ring.newest.iter().filter(|row| row.number > number).take(PAGE_MAX).cloned().collect();
+        let next = later.last().map_or(number, |row| row.number);
+        (later, next)
     }
-}
-
-/// `hh:mm:ss.mmm`, in UTC.
-fn clock_of_day(at: UnixMillis) -> String {
-    let (seconds, millis) = (at.0 / 1000 % 86_400, at.0 % 1000);
-    format!("{:02}:{:02}:{:02}.{millis:03}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::id::NodeId;
+
     use super::*;
 
     #[test]
     fn events_are_numbered_and_read_page_by_page() {
         let events = Events::default();
         for at in 0..3 {
-            events.note(UnixMillis(at), "something");
+            events.note(UnixMillis(at), Happened::NodeUp(NodeId(at)));
         }
-        let (lines, next) = events.after(1);
-        assert_eq!((lines.len(), next), (2, 3));
-        assert_eq!(lines[0], "00:00:00.001 something");
+        let (rows, next) = events.after(1);
+        assert_eq!((rows.len(), next), (2, 3));
+        assert_eq!(rows[0], Row { number: 2, at: UnixMillis(1), what: Happened::NodeUp(NodeId(1)) });
         assert_eq!(events.after(3), (vec![], 3));
         // Of another leader's count: all.
         assert_eq!(events.after(99).0.len(), 3);

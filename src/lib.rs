@@ -18,7 +18,7 @@
 //! # }
 //! ```
 //!
-//! The vocabulary is [`mesh_core`]'s; the functions are in [`mesh_actors`].
+//! The vocabulary is [`mesh_core`]'s, which is here as [`mesh::core`](crate::core): a program needs this crate alone.
 
 pub mod admin;
 mod client;
@@ -39,6 +39,8 @@ mod record;
 mod stages;
 mod view;
 
+pub use mesh_actors::registry::Parts;
+pub use mesh_core as core;
 pub use mesh_transport::files;
 
 pub use client::Client;

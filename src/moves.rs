@@ -167,7 +167,7 @@ impl Leader {
                 if happened.has_moved() {
                     lock(&node.record).moved_at.insert(actor, now);
                 }
-                node.events.note(node.env.clock.wall(), &happened.to_string());
+                node.events.note(node.env.clock.wall(), happened);
             }
             None => {}
         }

@@ -5,18 +5,16 @@ use std::{
     sync::Arc,
 };
 
+use crate::node::Inner;
 use mesh_actors::registry::Parts;
 use mesh_core::{
     Error, ErrorKind,
     assignment::{Assignment, Scope},
     id::NodeId,
     meta::ControlView,
-    op::NodeReport,
+    op::{ChainRow, NodeReport},
     spec::{CustomSpec, FunctionSpec},
 };
-use mesh_placement::Name;
-
-use crate::node::Inner;
 
 /// Refuses functions that a node which runs such a chain cannot make, or whose settings are wrong. A chain runs where it
 /// is now, and goes back to its ingress when it can be nowhere else; other nodes that lack a kind are left out of
@@ -67,15 +65,14 @@ pub(crate) fn is_stranded(
         && !report.actors.iter().any(|one| one.actor == row.actor)
 }
 
-/// A line for each chain that a declaration is about.
-pub(crate) fn said(control: &ControlView, scope: Scope) -> Vec<String> {
-    let line = |row: &Assignment| {
+/// The chains that a declaration is about.
+pub(crate) fn said(control: &ControlView, scope: Scope) -> Vec<ChainRow> {
+    let row = |row: &Assignment| {
         let own = row.actor.as_data().into_iter().flat_map(|(tenant, _)| control.stages_of(tenant));
-        let kinds: Vec<&str> = own.map(|stage| &*stage.kind).collect();
-        let kinds = if kinds.is_empty() { "none".to_owned() } else { kinds.join(" > ") };
-        format!("{} on {} under {}: own functions: {kinds}", Name(row.actor), row.node, row.epoch)
+        let own = own.map(|stage| stage.kind.to_string()).collect();
+        ChainRow { actor: row.actor, node: row.node, epoch: row.epoch, own }
     };
-    concerned(control, scope).map(line).collect()
+    concerned(control, scope).map(row).collect()
 }
 
 fn concerned(control: &ControlView, scope: Scope) -> impl Iterator<Item = &Assignment> {

@@ -21,7 +21,7 @@ use mesh_core::{
     envelope::Envelope,
     id::{ActorId, Epoch, Incarnation, NodeId},
     limits::HEARTBEAT_SILENCE_MAX,
-    op::{AdminOp, MoveOp, MoveStep, NodeOp, Phase},
+    op::{AdminAnswer, AdminOp, MoveOp, MoveStep, NodeOp, Phase},
     port::{CallGuard, Completion, Inbound, Role},
     spec::CustomSpec,
     topology::NodeState,
@@ -196,8 +196,8 @@ async fn a_chain_does_not_move_to_a_node_without_memory_for_it() {
     assert!(error.to_string().contains("memory"), "{error}");
     // To prefer it moves nothing there either.
     let wish = Some(Wish { preference: Preference::PreferDpu, pin: None });
-    let (moves, _) = client.administer(AdminOp::Wish { scope: Scope::Mesh, wish }).await.unwrap();
-    assert_eq!(moves, Vec::<String>::new());
+    let told = client.administer(AdminOp::Wish { scope: Scope::Mesh, wish }).await.unwrap();
+    assert_eq!(told, AdminAnswer::Moves(Vec::new()));
     client.put_bytes(BUCKET, "here", b"here").await.unwrap();
     stop(nodes).await;
 }

@@ -18,13 +18,19 @@ use dev::Dev;
 const README: &str = include_str!("../README.md");
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The commands of README's blocks for a shell, block by block: comments are left out, and lines that go on are joined.
-fn blocks() -> Vec<Vec<String>> {
+/// A block of README for a shell: where it begins, and its commands, without comments and with lines that go on joined.
+struct Block {
+    at: usize,
+    commands: Vec<String>,
+}
+
+fn blocks() -> Vec<Block> {
+    const FENCE: &str = "```sh\n";
     let mut blocks = Vec::new();
-    for block in README.split("```sh\n").skip(1) {
-        let text = block.split("```").next().unwrap().replace("\\\n", " ");
+    for (at, _) in README.match_indices(FENCE) {
+        let text = README[at + FENCE.len()..].split("```").next().unwrap().replace("\\\n", " ");
         let line = |line: &str| line.split(" #").next().unwrap().trim().to_owned();
-        blocks.push(text.lines().map(line).filter(|line| !line.is_empty()).collect());
+        blocks.push(Block { at, commands: text.lines().map(line).filter(|line| !line.is_empty()).collect() });
     }
     blocks
 }
@@ -52,8 +58,7 @@ fn what_readme_says_of_a_mesh_of_development_works() {
     let mut dev = Dev::start(&["--dpus", "1"]);
     let mut ran = 0;
     let first = README.find("## Three machines").unwrap();
-    let before = |block: &Vec<String>| README.find(block[0].as_str()).unwrap() < first;
-    for command in blocks().into_iter().filter(before).flatten() {
+    for command in blocks().into_iter().filter(|block| block.at < first).flat_map(|block| block.commands) {
         let program = command.split_whitespace().next().unwrap();
         // What `sourced` does.
         if program == "source" {
@@ -119,10 +124,10 @@ fn what_readme_says_of_machines_of_ones_own_works() {
     let status = format!("set -a; . {}/client.env; exec mesh status", folder.path().join("machine-1/mesh").display());
     let mut machines = Machines(Vec::new());
     let mut ran = Vec::new();
-    let of_machines = |block: &Vec<String>| block.iter().any(|line| line.starts_with("mesh serve"));
+    let of_machines = |block: &Block| block.commands.iter().any(|line| line.starts_with("mesh serve"));
     for (number, block) in blocks().into_iter().filter(of_machines).enumerate() {
         let places = machine(number + 1);
-        for command in block {
+        for command in block.commands {
             let line = places.iter().fold(command.clone(), |line, (theirs, ours)| line.replace(theirs, ours));
             ran.push(command.split_whitespace().nth(1).unwrap().to_owned());
             if command.starts_with("mesh serve") {
@@ -153,7 +158,11 @@ fn what_readme_says_of_machines_of_ones_own_works() {
         }
         assert!(began.elapsed() < PATIENCE, "{said:?}");
     }
-    let lost = blocks().into_iter().flatten().find(|line| line.starts_with("mesh drive remove")).unwrap();
+    let lost = blocks()
+        .into_iter()
+        .flat_map(|block| block.commands)
+        .find(|line| line.starts_with("mesh drive remove"))
+        .unwrap();
     let refused = shell(&status.replace("exec mesh status", &format!("{lost} --yes"))).output().unwrap();
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("up"), "README says that this is refused: {lost}: {said}");

@@ -148,7 +148,7 @@ impl Digest for Answer {
             Self::Parts(rows, more) => all(&[16, rows.len() as u64, u64::from(*more)]),
             Self::Report(reports) => all(&[17, reports.len() as u64]),
             Self::Moved(moved) => all(&[18, moved.entries, u64::from(moved.pages), moved.digest]),
-            Self::Told { lines, next } => all(&[19, lines.len() as u64, *next]),
+            Self::Admin(answer) => all(&[19, of_bytes(format!("{answer:?}").as_bytes())]),
             Self::Left(drives) => drives.iter().fold(20, |hash, drive| mix(hash ^ drive.0)),
         }
     }

@@ -112,6 +112,7 @@ impl FromStr for Preference {
 
 /// What a wish about placement is about. The narrower one counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Scope {
     /// Every chain.
     Mesh,

@@ -2,13 +2,19 @@
 
 use core::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(transparent)]
+        number!(
+            #[derive(Serialize, Deserialize)]
+            #[serde(transparent)]
+            $(#[$doc])* struct $name, $prefix
+        );
+    };
+    ($(#[$attribute:meta])* struct $name:ident, $prefix:literal) => {
+        $(#[$attribute])*
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub u64);
 
         impl fmt::Debug for $name {
@@ -25,18 +31,75 @@ macro_rules! number {
     };
 }
 
+/// What people read and write (JSON, TOML) has the name, and takes the bare number as well; all else the number.
+macro_rules! named {
+    ($name:ident, $shown:expr, $read:expr) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() {
+                    serializer.collect_str(&$shown(*self))
+                } else {
+                    serializer.serialize_newtype_struct(stringify!($name), &self.0)
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if !deserializer.is_human_readable() {
+                    return u64::deserialize(deserializer).map(Self);
+                }
+                struct Reader;
+                impl de::Visitor<'_> for Reader {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        write!(f, "a number, or a name such as {}", $shown($name(1)))
+                    }
+
+                    fn visit_u64<E: de::Error>(self, number: u64) -> Result<$name, E> {
+                        Ok($name(number))
+                    }
+
+                    fn visit_i64<E: de::Error>(self, number: i64) -> Result<$name, E> {
+                        u64::try_from(number)
+                            .map($name)
+                            .map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
+                    }
+
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
+                        // A key of a map is text even where it is a number.
+                        let number = text.parse().ok().map($name);
+                        number.or_else(|| $read(text)).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+                    }
+                }
+                deserializer.deserialize_any(Reader)
+            }
+        }
+    };
+}
+
+fn after(prefix: &str, text: &str) -> Option<u64> {
+    text.strip_prefix(prefix)?.parse().ok()
+}
+
+named!(NodeId, core::convert::identity, |text| after("node-", text).map(NodeId));
+named!(DriveId, core::convert::identity, |text| after("drive-", text).map(DriveId));
+named!(TenantId, core::convert::identity, |text| after("tenant-", text).map(TenantId));
+named!(ActorId, ActorName, |text: &str| text.parse::<ActorName>().ok().map(|name| name.0));
+
 number!(
     /// One `mesh` process, on a host or on a DPU. Written `node-3`.
-    NodeId, "node-"
+    struct NodeId, "node-"
 );
 number!(
     /// A hosted chain. Actor numbers are given out by the control group; see [`ActorId::drive`] and
     /// [`ActorId::ingress`] for the ranges that are derived instead.
-    ActorId, "actor-"
+    struct ActorId, "actor-"
 );
 number!(
     /// A drive, for life: it is written into the drive's superblock.
-    DriveId, "drive-"
+    struct DriveId, "drive-"
 );
 number!(
     /// Grows with every change of owner of an actor or a drive; the fence.
@@ -44,7 +107,7 @@ number!(
 );
 number!(
     /// Who owns data.
-    TenantId, "tenant-"
+    struct TenantId, "tenant-"
 );
 number!(
     /// One incarnation of a bucket: a bucket that is deleted and made again has another number.

@@ -4,6 +4,7 @@
 //! [`Op`] is the sum of the families, and [`Answer`] what any of them says when it went well. Values only: who carries
 //! them is [`crate::envelope`], how they look on a link is [`crate::wire`].
 
+mod admin;
 mod answer;
 mod node;
 mod object;
@@ -12,8 +13,9 @@ mod stripe;
 
 use std::sync::Arc;
 
+pub use admin::{AdminAnswer, AdminOp, ChainRow, LostDrive};
 pub use answer::Answer;
-pub use node::{AdminOp, MoveOp, MoveStep, Moved, NodeOp};
+pub use node::{MoveOp, MoveStep, Moved, NodeOp};
 pub use object::{Destination, ObjectOp, Piece};
 pub use report::{Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Phase, STARTS_MAX, Witness};
 pub use stripe::{Binding, ShardOp, StripeOp, StripeTarget};

@@ -5,14 +5,14 @@ use core::ops::Range;
 
 use mesh_core::{
     id::{ActorId, NodeId},
+    plan::{Reason, Spot},
     topology::NodeKind,
 };
 
 use crate::{
     fuse::{self, Price},
     index::Index,
-    reason::Reason,
-    view::{ActorView, NodeView, Preference, Spot, View},
+    view::{ActorView, NodeView, Preference, View},
 };
 
 /// A place that an actor may take if there is room.

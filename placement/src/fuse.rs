@@ -15,9 +15,9 @@
 
 use core::ops::Range;
 
-use mesh_core::{id::NodeId, topology::NodeKind};
+use mesh_core::{id::NodeId, plan::Spot, topology::NodeKind};
 
-use crate::view::{ActorView, Load, NodeView, Rules, Spot};
+use crate::view::{ActorView, Load, NodeView, Rules};
 
 /// What one way of running an actor costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

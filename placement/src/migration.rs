@@ -20,6 +20,7 @@
 
 use core::time::Duration;
 
+pub use mesh_core::happened::Carried;
 use mesh_core::{
     Certainty, Error, ErrorKind,
     assignment::{Assignment, MoveId},
@@ -75,20 +76,6 @@ pub struct Migration {
     /// Entries and pages that went over.
     carried: Carried,
     end: Option<End>,
-}
-
-/// What a move has carried so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Carried {
-    /// Entries while the actor was running.
-    pub before: u64,
-    /// Entries while it was frozen.
-    pub frozen: u64,
-    /// How long the source took from the freeze to the target's acknowledgement, in microseconds.
-    pub frozen_us: u64,
-    /// How long requests waited at the source, from the freeze until they were sent on, in microseconds, on the source's
-    /// own clock. Zero: it found out by itself that the actor had moved, and did not say.
-    pub waited_us: u64,
 }
 
 #[derive(Clone, Debug, PartialEq)]

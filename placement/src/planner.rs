@@ -4,11 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_core::id::{ActorId, NodeId};
+use mesh_core::{
+    id::{ActorId, NodeId},
+    plan::{Decision, Plan},
+};
 
 use crate::{
     index::{Component, Index},
-    plan::{Decision, Plan, solve_all},
+    plan::{from_solved, solve_all},
     solve::{Solved, solve},
     view::{ActorView, NodeView, View},
 };
@@ -46,7 +49,7 @@ impl Planner {
         for outcome in &whole.outcomes {
             planner.set_due(outcome.actor, outcome.due_ms);
         }
-        let plan = Plan::from_solved(whole);
+        let plan = from_solved(whole);
         planner.decisions.clone_from(&plan.decisions);
         (planner, plan)
     }
@@ -165,7 +168,7 @@ impl Planner {
         for outcome in &solved.outcomes {
             self.set_due(outcome.actor, outcome.due_ms);
         }
-        let plan = Plan::from_solved(solved);
+        let plan = from_solved(solved);
         for (actor, decision) in &plan.decisions {
             self.decisions.insert(*actor, decision.clone());
         }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
     id::{NodeId, TenantId},
+    plan::Reason,
     topology::NodeKind,
 };
 
 use crate::{
     candidates::{Candidate, Need},
-    reason::Reason,
     view::{ActorView, NodeView},
 };
 

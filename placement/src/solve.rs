@@ -10,17 +10,18 @@
 use core::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_core::id::{ActorId, NodeId};
+use mesh_core::{
+    id::{ActorId, NodeId},
+    plan::{Decision, Objective, Reason, Score, Spot},
+};
 
 use crate::{
     candidates::{self, Candidate, Candidates, Need},
     fuse,
     index::{Component, Domains, Index},
-    plan::{Decision, Outcome},
-    reason::{Objective, Reason},
+    plan::Outcome,
     room::{Guest, Rooms},
-    score::Score,
-    view::{ActorView, Preference, Spot, View},
+    view::{ActorView, Preference, View},
 };
 
 /// What was decided for a component.

@@ -6,7 +6,6 @@
 //!
 //! Times are milliseconds on one clock, the one of [`View::now_ms`]; which clock that is does not matter.
 
-use core::fmt;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -15,6 +14,7 @@ use std::{
 pub use mesh_core::assignment::Preference;
 use mesh_core::{
     id::{ActorId, NodeId, TenantId},
+    plan::Spot,
     topology::NodeKind,
 };
 
@@ -154,43 +154,6 @@ impl Policies {
     pub fn of(&self, actor: ActorId, tenant: Option<TenantId>) -> Preference {
         let by_tenant = || tenant.and_then(|tenant| self.tenants.get(&tenant));
         self.actors.get(&actor).or_else(by_tenant).copied().unwrap_or(self.default)
-    }
-}
-
-/// Where a chain runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Spot {
-    /// The node of its first stages, or of all of them.
-    pub head: NodeId,
-    /// The first stage of the tail and the tail's node, if it is split.
-    pub tail: Option<(usize, NodeId)>,
-}
-
-impl Spot {
-    /// All of it on one node.
-    #[must_use]
-    pub const fn whole(node: NodeId) -> Self {
-        Self { head: node, tail: None }
-    }
-
-    /// The stages from `cut` on elsewhere.
-    #[must_use]
-    pub const fn split(head: NodeId, cut: usize, tail: NodeId) -> Self {
-        Self { head, tail: Some((cut, tail)) }
-    }
-
-    /// The one or two nodes that a part of it runs on.
-    pub fn nodes(self) -> impl Iterator<Item = NodeId> {
-        [Some(self.head), self.tail.map(|(_, node)| node)].into_iter().flatten()
-    }
-}
-
-impl fmt::Display for Spot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.tail {
-            None => write!(f, "{}", self.head),
-            Some((cut, node)) => write!(f, "{} (from stage {} on: {node})", self.head, cut + 1),
-        }
     }
 }
 

@@ -6,12 +6,13 @@ use clap::Args;
 use mesh_core::{
     Error,
     id::{ActorId, ActorName, Epoch},
-    op::{ActorReport, NodeReport, Phase},
+    op::{ActorReport, AdminAnswer, NodeReport, Phase},
+    plan::{Decision, Plan, Reason},
     topology::NodeState,
 };
 use serde::Serialize;
 
-use super::{AdminConnect, human, say};
+use super::{AdminConnect, human, say, say_json};
 
 /// Show where each actor runs, its epoch, what it has done there, and why it is there.
 ///
@@ -47,12 +48,12 @@ impl Actors {
         let client = self.connect.client().await?;
         let reports = client.status().await?;
         let plan = mesh_core::op::AdminOp::Plan { with_dpus: Vec::new(), without: Vec::new() };
-        let (reasons, _) = client.administer(plan).await?;
-        let shown = shown(&reports, &reasons);
+        let AdminAnswer::Plan(plan) = client.administer(plan).await? else {
+            return Err(Error::bug("a plan was asked for, and something else was told"));
+        };
+        let shown = shown(&reports, &plan);
         if self.json {
-            let text = serde_json::to_string_pretty(&shown)
-                .map_err(|error| Error::bug("the list cannot be written").caused_by(error))?;
-            return say(&[text]);
+            return say_json(&shown);
         }
         let line = |actor: &Shown| {
             format!(
@@ -71,7 +72,7 @@ impl Actors {
     }
 }
 
-fn shown(reports: &[Arc<NodeReport>], reasons: &[String]) -> Vec<Shown> {
+fn shown(reports: &[Arc<NodeReport>], plan: &Plan) -> Vec<Shown> {
     let up = || reports.iter().filter(|report| report.state != NodeState::Down);
     // Nodes report at different moments: where an actor ran before it moved may be told beside where it runs since.
     let mut newest: BTreeMap<ActorId, Epoch> = BTreeMap::new();
@@ -92,7 +93,7 @@ fn shown(reports: &[Arc<NodeReport>], reasons: &[String]) -> Vec<Shown> {
         requests: actor.requests,
         traffic_bytes: actor.traffic_bytes,
         restarts: actor.restarts,
-        reason: reason(reasons, &mesh_placement::Name(actor.actor).to_string()),
+        reason: reason(plan, actor.actor),
     };
     let told = up().flat_map(|report| report.actors.iter().map(move |actor| (report, actor)));
     let mut all: Vec<Shown> =
@@ -101,16 +102,27 @@ fn shown(reports: &[Arc<NodeReport>], reasons: &[String]) -> Vec<Shown> {
     all
 }
 
-/// What the plan says of an actor: the end of its line.
-fn reason(lines: &[String], name: &str) -> Option<String> {
-    let line =
-        lines.iter().find_map(|line| line.split_once(' ')?.1.trim_start().strip_prefix(name)?.strip_prefix(": "))?;
-    Some(line.to_owned())
+/// What the plan says of an actor.
+fn reason(plan: &Plan, actor: ActorId) -> Option<String> {
+    if let Some(step) = plan.moves.iter().find(|step| step.actor == actor) {
+        return Some(match step.from {
+            Some(from) => format!("{from} -> {}: {}", step.to, step.reason),
+            None => format!("{}: {}", step.to, step.reason),
+        });
+    }
+    let Decision { spot, reason } = plan.decisions.get(&actor)?;
+    Some(match spot {
+        Some(spot) if !matches!(reason, Reason::Stuck { .. }) => format!("{spot}: {reason}"),
+        _ => reason.to_string(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::id::NodeId;
+    use mesh_core::{
+        id::NodeId,
+        plan::{Move, Spot},
+    };
 
     use super::*;
 
@@ -137,14 +149,32 @@ mod tests {
             report(11, NodeState::Up, 5, Phase::Running),
             report(12, NodeState::Draining, 6, Phase::Warming),
         ];
-        let shown: Vec<(String, u64)> = shown(&reports, &[]).into_iter().map(|one| (one.node, one.epoch)).collect();
+        let shown: Vec<(String, u64)> =
+            shown(&reports, &Plan::default()).into_iter().map(|one| (one.node, one.epoch)).collect();
         assert_eq!(shown, [("node-11".to_owned(), 5), ("node-12".to_owned(), 6)]);
     }
 
     #[test]
-    fn a_reason_is_found_by_the_actors_name() {
-        let lines = ["stay  chain-1-1: node-1: nothing is better".to_owned()];
-        assert_eq!(reason(&lines, "chain-1-1").as_deref(), Some("node-1: nothing is better"));
-        assert_eq!(reason(&lines, "chain-1-11"), None);
+    fn a_reason_says_where_to_or_why_not() {
+        let (here, there) = (Spot::whole(NodeId(1)), Spot::whole(NodeId(4)));
+        let [moves, stays, stuck, unknown] = [1, 2, 3, 4].map(ActorId);
+        let decision = |spot, reason| Decision { spot: Some(spot), reason };
+        let down = Reason::NodeDown(NodeId(1));
+        let no_way = Reason::Stuck { why: Box::new(down.clone()), but: Box::new(down.clone()) };
+        let plan = Plan {
+            moves: vec![Move { actor: moves, from: Some(here), to: there, reason: down.clone() }],
+            decisions: [
+                (moves, decision(there, down)),
+                (stays, decision(here, Reason::Best)),
+                (stuck, decision(here, no_way)),
+            ]
+            .into(),
+            ..Plan::default()
+        };
+        let said = |actor| reason(&plan, actor);
+        assert_eq!(said(moves).as_deref(), Some("node-1 -> node-4: node-1 is down"));
+        assert_eq!(said(stays).as_deref(), Some("node-1: it is nowhere better"));
+        assert_eq!(said(stuck).as_deref(), Some("node-1 is down, and there is nowhere else"));
+        assert_eq!(said(unknown), None);
     }
 }

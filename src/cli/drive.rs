@@ -5,7 +5,7 @@ use std::io::Write as _;
 use clap::{Args, Subcommand};
 use mesh_core::{Error, ErrorKind, id::DriveId, op::AdminOp};
 
-use super::{AdminConnect, say};
+use super::{AdminConnect, placement::told};
 
 /// Say what has become of a drive.
 #[derive(Debug, Args)]
@@ -60,8 +60,7 @@ impl Drive {
         if !yes {
             confirm(drive)?;
         }
-        let (lines, _) = connect.client().await?.administer(AdminOp::LoseDrive { drive }).await?;
-        say(&lines)
+        told(&connect.client().await?.administer(AdminOp::LoseDrive { drive }).await?, false)
     }
 }
 

@@ -260,6 +260,17 @@ pub(crate) fn say(lines: &[impl AsRef<str>]) -> Result<(), Error> {
     Ok(())
 }
 
+/// A value as JSON, on one line.
+pub(crate) fn to_json(value: &impl serde::Serialize) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|error| Error::bug("the answer cannot be written").caused_by(error))
+}
+
+/// Prints a value as JSON.
+pub(crate) fn say_json(value: &impl serde::Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value);
+    say(&[text.map_err(|error| Error::bug("the answer cannot be written").caused_by(error))?])
+}
+
 /// Bytes for people.
 pub(crate) fn human(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()

@@ -11,11 +11,11 @@ use mesh_core::{
     assignment::{Preference, Scope, Wish},
     bluefield::{Generation, UnknownGeneration},
     id::{ActorId, ActorName, TenantId},
-    op::{ActorReport, AdminOp, NodeReport},
+    op::{ActorReport, AdminAnswer, AdminOp, NodeReport},
     topology::NodeState,
 };
 
-use super::{AdminConnect, NodeName, say};
+use super::{AdminConnect, NodeName, say, say_json, to_json};
 
 /// Show what the placement engine would move now, with a reason for every move and for every actor left alone. Nothing is
 /// done.
@@ -29,6 +29,9 @@ pub(crate) struct Plan {
     /// As if a node were down, such as node-3 or dpu-1 (the DPU of host 1). May be repeated.
     #[arg(long, value_name = "NODE")]
     without: Vec<NodeName>,
+    /// Print JSON: the plan, with each reason as a value.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -53,8 +56,29 @@ impl Plan {
         for node in self.without {
             without.push(node.of(&client).await?);
         }
-        let (lines, _) = client.administer(AdminOp::Plan { with_dpus, without }).await?;
-        say(&lines)
+        told(&client.administer(AdminOp::Plan { with_dpus, without }).await?, self.json)
+    }
+}
+
+/// Prints what an administrator is told.
+pub(crate) fn told(answer: &AdminAnswer, json: bool) -> Result<(), Error> {
+    fn lines<T: ToString>(all: &[T]) -> Vec<String> {
+        all.iter().map(ToString::to_string).collect()
+    }
+    if json {
+        return match answer {
+            AdminAnswer::Plan(plan) => say_json(plan),
+            AdminAnswer::Events { events, .. } => events.iter().try_for_each(|event| say(&[to_json(event)?])),
+            answer => say_json(answer),
+        };
+    }
+    match answer {
+        AdminAnswer::Done => Ok(()),
+        AdminAnswer::Plan(plan) => say(&[format!("{plan:#}")]),
+        AdminAnswer::Moves(moves) => say(&lines(moves)),
+        AdminAnswer::Events { events, .. } => say(&lines(events)),
+        AdminAnswer::Chains(chains) => say(&lines(chains)),
+        AdminAnswer::Lost(lost) => say(&[lost.to_string()]),
     }
 }
 
@@ -97,8 +121,7 @@ impl Move {
             Where::Node(node) => Some(node.of(&client).await?),
         };
         let wish = node.map(|node| Wish { preference: Preference::Auto, pin: Some(node) });
-        let (lines, _) = client.administer(AdminOp::Wish { scope: Scope::Actor(actor), wish }).await?;
-        say(&lines)?;
+        told(&client.administer(AdminOp::Wish { scope: Scope::Actor(actor), wish }).await?, false)?;
         let Some(node) = node else { return Ok(()) };
         let arrived = |reports: &[std::sync::Arc<NodeReport>]| {
             reports.iter().any(|report| report.node == node && runs(report, actor)).then_some(())
@@ -143,8 +166,7 @@ impl Prefer {
             _ => Scope::Mesh,
         };
         let wish = self.preference.map(|preference| Wish { preference, pin: None });
-        let (lines, _) = self.connect.client().await?.administer(AdminOp::Wish { scope, wish }).await?;
-        say(&lines)
+        told(&self.connect.client().await?.administer(AdminOp::Wish { scope, wish }).await?, false)
     }
 }
 
@@ -170,8 +192,7 @@ impl Drain {
     pub(crate) async fn run(self) -> Result<(), Error> {
         let client = self.connect.client().await?;
         let node = self.node.of(&client).await?;
-        let (lines, _) = client.administer(AdminOp::Drain { node, draining: !self.undo }).await?;
-        say(&lines)?;
+        told(&client.administer(AdminOp::Drain { node, draining: !self.undo }).await?, false)?;
         if self.undo {
             return Ok(());
         }
@@ -205,6 +226,9 @@ pub(crate) struct Watch {
     /// Print what is remembered, and end.
     #[arg(long)]
     once: bool,
+    /// Print JSON, a line an event.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Watch {
@@ -213,13 +237,16 @@ impl Watch {
         let mut after = 0;
         loop {
             match client.administer(AdminOp::Events { after }).await {
-                Ok((lines, next)) => {
-                    say(&lines)?;
-                    if self.once && lines.is_empty() {
+                Ok(answer) => {
+                    told(&answer, self.json)?;
+                    let AdminAnswer::Events { events, next } = answer else {
+                        return Err(Error::bug("what has happened was asked for, and something else was told"));
+                    };
+                    if self.once && events.is_empty() {
                         return Ok(());
                     }
                     after = next;
-                    if !lines.is_empty() {
+                    if !events.is_empty() {
                         continue;
                     }
                 }

@@ -3,11 +3,12 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use mesh_core::{
-    Error, ErrorKind, Op, Outcome, Principal, Request,
+    Buf, Error, ErrorKind, Op, Outcome, Principal, Request,
     envelope::{Body, Envelope},
     id::ActorId,
     op::{Answer, NodeOp},
     port::{CallGuard, Completion, Inbound, Role},
+    time::Instant,
 };
 
 use super::{Inner, losses};
@@ -42,82 +43,15 @@ impl Inbound for Gate {
         };
         let deadline = node.env.clock.now() + budget;
         if header.actor != ActorId::NODE {
-            // What a client of the mesh itself reads.
-            let subject = losses::subject(&op).filter(|_| header.actor == ActorId::ingress(node.id));
             let request = Request { op, payload, principal: header.principal, deadline, lane: header.lane };
-            let done: Completion<Outcome> = match subject {
-                None => done,
-                Some(subject) => {
-                    let seen = node.clone();
-                    Box::new(move |outcome| {
-                        seen.losses.see(Some(&subject), &outcome, seen.env.clock.now());
-                        done(outcome);
-                    })
-                }
-            };
+            let done = watched(&node, header.actor, &request.op, done);
             node.host.ask_local(header.actor, header.epoch, request, done);
             return CallGuard::none();
         }
-        let from = from.clone();
         match op {
-            Op::Node(op) => match *op {
-                NodeOp::Raft { group, rpc, start } => {
-                    // A Raft message that has arrived is carried out, whether or not the sender still waits.
-                    tokio::spawn(async move {
-                        let answer = match node.acquainted(&from, start).await {
-                            Ok(()) => node.metadata.handle_raft(group, rpc, payload).await,
-                            Err(error) => Err(error),
-                        };
-                        done(answer);
-                    });
-                    CallGuard::none()
-                }
-                NodeOp::Heartbeat(report) => {
-                    done(node.heard(&from, report));
-                    CallGuard::none()
-                }
-                NodeOp::Status => {
-                    done(Ok(Answer::Report(node.status()).into()));
-                    CallGuard::none()
-                }
-                NodeOp::Move(step) => {
-                    if !matches!(from, Role::Node(_)) {
-                        done(Err(Error::new(ErrorKind::Denied, "only nodes move actors; ask with `mesh move`")));
-                        return CallGuard::none();
-                    }
-                    // A step that has begun is carried out, whether or not the sender still waits.
-                    tokio::spawn(async move {
-                        let moved = node.carry_out(step, payload).await;
-                        done(moved.map(|moved| Answer::Moved(moved).into()));
-                    });
-                    CallGuard::none()
-                }
-                ask @ (NodeOp::RelayQuery { .. } | NodeOp::RelayPropose { .. }) => {
-                    let task = tokio::spawn(async move {
-                        if let NodeOp::RelayPropose { command, .. } = &ask
-                            && let Err(error) = node.admits_command(&from, command).await
-                        {
-                            return done(Err(error));
-                        }
-                        done(node.metadata.relay(ask, deadline).await);
-                    });
-                    CallGuard::new(move || task.abort())
-                }
-                NodeOp::Admin(op) => {
-                    if !matches!(from, Role::Node(_) | Role::Client(Principal::Admin { .. })) {
-                        done(Err(Error::new(
-                            ErrorKind::Denied,
-                            "only an administrator may ask this: use the identity in MESH_ADMIN_IDENTITY",
-                        )));
-                        return CallGuard::none();
-                    }
-                    let task = tokio::spawn(async move {
-                        done(crate::admin::administer(&node, *op, deadline).await);
-                    });
-                    CallGuard::new(move || task.abort())
-                }
-            },
-            Op::Query { .. } | Op::Propose { .. } => {
+            Op::Node(op) => of_node(node, from, *op, payload, deadline, done),
+            op @ (Op::Query { .. } | Op::Propose { .. }) => {
+                let from = from.clone();
                 let task = tokio::spawn(async move {
                     if let Err(error) = node.admits(&from, &op).await {
                         return done(Err(error));
@@ -132,4 +66,72 @@ impl Inbound for Gate {
             }
         }
     }
+}
+
+/// Has what a client of the mesh itself reads looked at: whether it is lost.
+fn watched(node: &Arc<Inner>, actor: ActorId, op: &Op, done: Completion<Outcome>) -> Completion<Outcome> {
+    let Some(subject) = losses::subject(op).filter(|_| actor == ActorId::ingress(node.id)) else { return done };
+    let seen = node.clone();
+    Box::new(move |outcome| {
+        seen.losses.see(Some(&subject), &outcome, seen.env.clock.now());
+        done(outcome);
+    })
+}
+
+/// What is asked of the node itself.
+fn of_node(
+    node: Arc<Inner>,
+    from: &Role,
+    op: NodeOp,
+    payload: Buf,
+    deadline: Instant,
+    done: Completion<Outcome>,
+) -> CallGuard {
+    let from = from.clone();
+    match op {
+        NodeOp::Raft { group, rpc, start } => {
+            // A Raft message that has arrived is carried out, whether or not the sender still waits.
+            tokio::spawn(async move {
+                let answer = match node.acquainted(&from, start).await {
+                    Ok(()) => node.metadata.handle_raft(group, rpc, payload).await,
+                    Err(error) => Err(error),
+                };
+                done(answer);
+            });
+        }
+        NodeOp::Heartbeat(report) => done(node.heard(&from, report)),
+        NodeOp::Status => done(Ok(Answer::Report(node.status()).into())),
+        NodeOp::Move(_) if !matches!(from, Role::Node(_)) => {
+            done(Err(Error::new(ErrorKind::Denied, "only nodes move actors; ask with `mesh move`")));
+        }
+        NodeOp::Move(step) => {
+            // A step that has begun is carried out, whether or not the sender still waits.
+            tokio::spawn(async move {
+                let moved = node.carry_out(step, payload).await;
+                done(moved.map(|moved| Answer::Moved(moved).into()));
+            });
+        }
+        ask @ (NodeOp::RelayQuery { .. } | NodeOp::RelayPropose { .. }) => {
+            let task = tokio::spawn(async move {
+                if let NodeOp::RelayPropose { command, .. } = &ask
+                    && let Err(error) = node.admits_command(&from, command).await
+                {
+                    return done(Err(error));
+                }
+                done(node.metadata.relay(ask, deadline).await);
+            });
+            return CallGuard::new(move || task.abort());
+        }
+        NodeOp::Admin(_) if !matches!(from, Role::Node(_) | Role::Client(Principal::Admin { .. })) => {
+            done(Err(Error::new(
+                ErrorKind::Denied,
+                "only an administrator may ask this: use the identity in MESH_ADMIN_IDENTITY",
+            )));
+        }
+        NodeOp::Admin(op) => {
+            let task = tokio::spawn(async move { done(crate::admin::administer(&node, *op, deadline).await) });
+            return CallGuard::new(move || task.abort());
+        }
+    }
+    CallGuard::none()
 }

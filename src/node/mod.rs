@@ -31,7 +31,7 @@ use mesh_core::{
     id::{ActorId, GroupId, Incarnation, NodeId},
     meta::{Command, ControlView, MetaAnswer},
     op::{Ability, NodeReport, STARTS_MAX},
-    port::{Compute, Metadata as _},
+    port::{Compute, Metadata as _, Outbound},
     topology::{DriveState, NodeInfo, NodeKind},
 };
 use mesh_dpu_runtime::{
@@ -172,17 +172,7 @@ impl Builder {
     pub async fn start(self) -> Result<Node, Error> {
         let config = self.config;
         config.check()?;
-        let mut registry = Registry::default();
-        for (kind, make) in self.functions {
-            registry.register(&kind, make)?;
-        }
-        let unknown = |kind: &&String| !registry.kinds().any(|known| known == kind.as_str());
-        if let Some(kind) = config.functions.iter().flatten().find(unknown) {
-            let known: Vec<&str> = registry.kinds().collect();
-            return Err(Error::invalid("the configuration allows a kind of function that this program does not have")
-                .with("kind", kind)
-                .with("known", known.join(", ")));
-        }
+        let registry = registry(self.functions, &config)?;
         let env = match self.env {
             Some(env) => env,
             None => Env::real()?,
@@ -200,8 +190,7 @@ impl Builder {
             Some(keyring) => keyring,
             None => Arc::new(Keyring::load(&config.data.join(crate::provision::KEYRING))?),
         };
-        let id = config.node.id();
-        let pool = Pool::default();
+        let (id, pool) = (config.node.id(), Pool::default());
         let starts = begin_start(&config.data, &env)?;
         let incarnation = starts.last().copied().unwrap_or_default();
         let life = life(&config.data, &env)?;
@@ -220,28 +209,14 @@ impl Builder {
             pool: pool.clone(),
         };
         let link = env.links.bind(setup, gate.clone()).await?;
-        let raft = RaftConfig {
-            start: incarnation,
-            groups: vec![GroupId::CONTROL],
-            peers: config.peers.iter().map(|peer| peer.node.id()).collect(),
-            timing: Timing {
-                heartbeat: config.timing.raft_heartbeat.0,
-                election_min: config.timing.election_min.0,
-                election_max: config.timing.election_max.0,
-            },
-            ..RaftConfig::new(id, config.data.join("metadata"))
-        };
-        let outbound: Arc<dyn mesh_core::port::Outbound> = link.clone();
-        let metadata = RaftMetadata::start(raft, outbound.clone(), env.clock.clone()).await?;
+        let outbound: Arc<dyn Outbound> = link.clone();
+        let metadata = RaftMetadata::start(raft(&config, incarnation), outbound.clone(), env.clock.clone()).await?;
         keyring.learn(&metadata.control());
         let load = Arc::new(Load::default());
-        let software: Arc<dyn Compute> = Arc::new(Software::new(keyring.clone(), pool.clone()));
-        let (compute, backend) = offload::accelerated(software);
-        tracing::debug!(node = %id, %backend, "what computes here");
         let ports = Ports {
             clock: env.clock.clone(),
             entropy: env.entropy.clone(),
-            compute: Arc::new(Metered::new(compute, &load)?),
+            compute: compute(id, &keyring, &pool, &load)?,
             workers: env.workers.clone(),
             metadata: metadata.clone(),
             outbound,
@@ -285,23 +260,68 @@ impl Builder {
         });
         gate.open(&inner);
         let node = Node(inner);
-        for peer in &node.0.config.peers {
-            node.set_peer(peer.node.id(), peer.address);
-        }
-        if node.0.config.s3.is_some() {
-            front::serve(&node.0).await?;
-        }
-        media::begin(&node.0);
-        node.0.spawn(peers::run(node.0.clone()));
-        node.0.spawn(chains::run(node.0.clone()));
-        node.0.spawn(crate::elections::run(node.0.clone()));
-        node.0.spawn(crate::controller::run(node.0.clone()));
-        node.0.spawn(crate::moves::run(node.0.clone()));
+        node.begin().await?;
         Ok(node)
     }
 }
 
+/// The kinds of function that this program has, those of the configuration among them.
+fn registry(own: Vec<(String, Make)>, config: &Config) -> Result<Registry, Error> {
+    let mut registry = Registry::default();
+    for (kind, make) in own {
+        registry.register(&kind, make)?;
+    }
+    let unknown = |kind: &&String| !registry.kinds().any(|known| known == kind.as_str());
+    if let Some(kind) = config.functions.iter().flatten().find(unknown) {
+        let known: Vec<&str> = registry.kinds().collect();
+        return Err(Error::invalid("the configuration allows a kind of function that this program does not have")
+            .with("kind", kind)
+            .with("known", known.join(", ")));
+    }
+    Ok(registry)
+}
+
+/// What the metadata replicas of a start need to know.
+fn raft(config: &Config, start: Incarnation) -> RaftConfig {
+    RaftConfig {
+        start,
+        groups: vec![GroupId::CONTROL],
+        peers: config.peers.iter().map(|peer| peer.node.id()).collect(),
+        timing: Timing {
+            heartbeat: config.timing.raft_heartbeat.0,
+            election_min: config.timing.election_min.0,
+            election_max: config.timing.election_max.0,
+        },
+        ..RaftConfig::new(config.node.id(), config.data.join("metadata"))
+    }
+}
+
+/// What computes on this machine, metered.
+fn compute(id: NodeId, keyring: &SharedKeyring, pool: &Pool, load: &Arc<Load>) -> Result<Arc<dyn Compute>, Error> {
+    let software: Arc<dyn Compute> = Arc::new(Software::new(keyring.clone(), pool.clone()));
+    let (compute, backend) = offload::accelerated(software);
+    tracing::debug!(node = %id, %backend, "what computes here");
+    Ok(Arc::new(Metered::new(compute, load)?))
+}
+
 impl Node {
+    /// Everything that a node does by itself, until it stops.
+    async fn begin(&self) -> Result<(), Error> {
+        for peer in &self.0.config.peers {
+            self.set_peer(peer.node.id(), peer.address);
+        }
+        if self.0.config.s3.is_some() {
+            front::serve(&self.0).await?;
+        }
+        media::begin(&self.0);
+        self.0.spawn(peers::run(self.0.clone()));
+        self.0.spawn(chains::run(self.0.clone()));
+        self.0.spawn(crate::elections::run(self.0.clone()));
+        self.0.spawn(crate::controller::run(self.0.clone()));
+        self.0.spawn(crate::moves::run(self.0.clone()));
+        Ok(())
+    }
+
     /// Begins to set up a node.
     #[must_use]
     pub fn builder(config: Config) -> Builder {

@@ -11,6 +11,7 @@ use std::{
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Lane, Op, Outcome, Principal,
     envelope::Envelope,
+    happened::Happened,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
     limits::{DPU_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL},
     op::{ActorReport, DriveReport, GroupReport, NodeOp, NodeReport, Phase, Witness},
@@ -435,11 +436,11 @@ pub(super) async fn run(node: Arc<Inner>) {
         let alive = node.alive();
         for peer in known.difference(&alive) {
             tracing::warn!(node = %node.id, %peer, "a peer is down");
-            node.events.note(node.env.clock.wall(), &format!("{peer} is down"));
+            node.events.note(node.env.clock.wall(), Happened::NodeDown(*peer));
             node.host.abandon(*peer);
         }
         for peer in alive.difference(&known) {
-            node.events.note(node.env.clock.wall(), &format!("{peer} is up"));
+            node.events.note(node.env.clock.wall(), Happened::NodeUp(*peer));
             node.host.resume(*peer);
         }
         if alive != known {

@@ -1,5 +1,7 @@
 //! A whole mesh in one process, as README starts it.
 
+#![allow(dead_code, reason = "every test program uses a part of it")]
+
 use std::{
     io::{BufRead as _, BufReader},
     path::Path,

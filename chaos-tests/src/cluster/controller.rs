@@ -13,7 +13,7 @@ use mesh_core::{
 };
 use mesh_placement::{
     Move, Reason, Spot,
-    migration::{Ask, End, Heard, Migration},
+    migration::{Ask, Heard, Migration},
     steward::{
         driver::{Asks, Driver, Happened, Why},
         peers::Presence,
@@ -233,7 +233,7 @@ impl Cluster {
             world.note(&[92, number, actor.0], || format!("controller {number:#x}: {happened}"));
             match happened {
                 Happened::Moved { .. } => self.ends.arrived += 1,
-                Happened::NotMoved { end: End::Elsewhere(_), .. } => self.ends.elsewhere += 1,
+                Happened::NotMoved { elsewhere: true, .. } => self.ends.elsewhere += 1,
                 Happened::NotMoved { .. } => self.ends.stayed += 1,
                 Happened::TakenOver { .. } => self.ends.taken_over += 1,
                 _ => {}

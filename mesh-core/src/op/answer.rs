@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Moved, NodeReport, Piece};
+use super::{AdminAnswer, Moved, NodeReport, Piece};
 use crate::{
     id::{DriveId, ShardId, WriteId},
     meta::{BucketRow, Listing, MetaAnswer, ObjectRow, PartRow, UploadRow},
@@ -83,13 +83,8 @@ pub enum Answer {
     Report(Vec<Arc<NodeReport>>),
     /// What a step of a move came to.
     Moved(Moved),
-    /// What an administrator is told: text, and what of it is an event stream goes on after `next`.
-    Told {
-        /// For people, or JSON where that is asked for.
-        lines: Vec<String>,
-        /// The last event's number.
-        next: u64,
-    },
+    /// What an administrator is told.
+    Admin(Box<AdminAnswer>),
     /// A stripe is deleted, but for what these drives may still have of it, ascending.
     Left(Vec<DriveId>),
 }

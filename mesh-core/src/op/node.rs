@@ -1,4 +1,4 @@
-//! What one node asks of another, beside the actors: [`NodeOp`], with the steps of moves and what administrators ask.
+//! What one node asks of another, beside the actors: [`NodeOp`], with the steps of moves.
 //!
 //! In which order the steps of a move come, and what follows a failed one, is decided by who asks for them, never here.
 
@@ -6,15 +6,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::NodeReport;
+use super::{AdminOp, NodeReport};
 #[cfg(doc)]
 use crate::op::Answer;
 use crate::{
-    assignment::{MoveId, Scope, Wish},
-    bluefield::Generation,
-    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
+    assignment::MoveId,
+    id::{ActorId, Epoch, GroupId, Incarnation, NodeId},
     meta::{Command, Query},
-    spec::CustomSpec,
 };
 
 /// What one node asks of another, beside the actors.
@@ -35,7 +33,7 @@ pub enum NodeOp {
     Status,
     /// One step of a move, from the controller or between the two nodes: [`Answer::Moved`].
     Move(MoveStep),
-    /// What an administrator asks of placement: [`Answer::Told`].
+    /// What an administrator asks of placement: [`Answer::Admin`].
     Admin(Box<AdminOp>),
     /// A read of metadata, from a node that is cut off from whoever leads: to be asked of the leader, one hop and no
     /// further. Answered as [`Op::Query`](super::Op::Query).
@@ -115,54 +113,4 @@ pub struct Moved {
     pub digest: u64,
     /// How long it took, in microseconds.
     pub took_us: u64,
-}
-
-/// What an administrator asks of placement.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AdminOp {
-    /// What the placement engine would do now, without doing it.
-    Plan {
-        /// As if these hosts had a DPU of this generation.
-        with_dpus: Vec<(NodeId, Generation)>,
-        /// As if these nodes were down.
-        without: Vec<NodeId>,
-    },
-    /// Sets or takes back a wish.
-    Wish {
-        /// About what.
-        scope: Scope,
-        /// What.
-        wish: Option<Wish>,
-    },
-    /// Empties a node, or takes that back.
-    Drain {
-        /// Which.
-        node: NodeId,
-        /// Whether to.
-        draining: bool,
-    },
-    /// What has happened since an event, the newest at most.
-    Events {
-        /// Only later ones.
-        after: u64,
-    },
-    /// Puts functions of the embedding program into data chains: [`Command::SetStages`].
-    Stages {
-        /// Of which chains.
-        scope: Scope,
-        /// Which, in order; none: takes them out.
-        stages: Vec<CustomSpec>,
-    },
-    /// Gives out a node's number: [`Command::Invite`].
-    Invite {
-        /// The number.
-        node: NodeId,
-        /// Greater than that of an older invitation, not 0.
-        invitation: u64,
-    },
-    /// Declares a drive lost for good: [`Command::LoseDrive`]. `Conflict` while it is up.
-    LoseDrive {
-        /// Which.
-        drive: DriveId,
-    },
 }

@@ -8,6 +8,7 @@ use mesh_core::{
     assignment::{Assignment, MoveId, Preference, Scope, Tail, Wish},
     bluefield::Generation,
     envelope::{Body, Envelope, Hello, Region, Welcome},
+    happened::{self, Happened},
     id::{
         ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, ReplicaId,
         ShardId, StripeId, TenantId, WriteId,
@@ -18,8 +19,8 @@ use mesh_core::{
         Query, Reference, Run, Session, Shape, TenantLimits, TenantRow, UploadRow, WrappedKey,
     },
     op::{
-        Ability, ActorReport, AdminOp, Binding, Destination, DriveReport, GroupReport, MoveOp, MoveStep, Moved,
-        NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece, ShardOp, StripeOp, StripeTarget, Witness,
+        Ability, ActorReport, AdminAnswer, AdminOp, Binding, Destination, DriveReport, GroupReport, MoveOp, MoveStep,
+        Moved, NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece, ShardOp, StripeOp, StripeTarget, Witness,
     },
     spec::CustomSpec,
     time::UnixMillis,
@@ -66,7 +67,7 @@ variants!(NODE_OPS, node_op_name, NodeOp: Raft Heartbeat Status Move Admin Relay
 
 variants!(ANSWERS, answer_name, Answer:
     Done Meta Placed Shard Shards Drive Begun Committed Bucket Buckets Object Pieces Listing Upload Uploads Parts
-    Report Moved Told Left);
+    Report Moved Admin Left);
 
 // --- values that others are made of ---
 
@@ -635,7 +636,20 @@ fn answers() -> Vec<Answer> {
         Answer::Parts(vec![Arc::new(part_row())], true),
         Answer::Report(vec![Arc::new(node_report()), Arc::new(NodeReport::default())]),
         Answer::Moved(Moved { entries: 1, pages: 2, digest: 3, took_us: 4 }),
-        Answer::Told { lines: vec!["one".into(), "two".into()], next: 5 },
+        Answer::Admin(Box::new(AdminAnswer::Events {
+            events: vec![happened::Row {
+                number: 4,
+                at: UnixMillis(5),
+                what: Happened::NotMoved {
+                    actor: ActorId::data(TenantId(41), NodeId(51)),
+                    from: NodeId(51),
+                    to: NodeId(52),
+                    elsewhere: true,
+                    error: "no".into(),
+                },
+            }],
+            next: 4,
+        })),
         Answer::Left(vec![DriveId(3), DriveId(1 << 40)]),
     ]
 }

@@ -5,9 +5,10 @@
 //! It remembers nothing that matters: a new leader plans from what the group holds. At most one thing is under way for an
 //! actor, and at most [`MOVES_MAX`] at all.
 
-use core::{fmt, time::Duration};
+use core::time::Duration;
 use std::collections::BTreeMap;
 
+pub use mesh_core::happened::{Happened, Why};
 use mesh_core::{
     Error, ErrorKind,
     assignment::{Assignment, Tail},
@@ -19,8 +20,8 @@ use mesh_core::{
 
 use super::peers::Presence;
 use crate::{
-    Move, Name, Reason,
-    migration::{Ask, Carried, End, Heard, Migration},
+    Move, Reason,
+    migration::{Ask, End, Heard, Migration},
 };
 
 /// What this node has under way as the leader.
@@ -59,184 +60,6 @@ enum Change {
     Place,
     TakeOver { from: NodeId, to: NodeId, epoch: Epoch, why: Reason },
     Tail { at: NodeId, tail: Option<Tail>, why: Reason },
-}
-
-/// Why an actor was moved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// The plan says so.
-    Plan(Reason),
-    /// Another leader began it, and is gone.
-    Left,
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Plan(reason) => reason.fmt(f),
-            Self::Left => f.write_str("its controller is gone"),
-        }
-    }
-}
-
-/// What has happened to an actor.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Happened {
-    /// It moved live.
-    Moved {
-        /// Which.
-        actor: ActorId,
-        /// From where.
-        from: NodeId,
-        /// To where.
-        to: NodeId,
-        /// It runs there under this.
-        epoch: Epoch,
-        /// From the first proposal to the last answer.
-        took: Duration,
-        /// How long its requests waited.
-        waited: Duration,
-        /// How long the commit took.
-        commit: Duration,
-        /// What went over.
-        carried: Carried,
-        /// Why.
-        why: Why,
-    },
-    /// It was to move and did not.
-    NotMoved {
-        /// Which.
-        actor: ActorId,
-        /// From where.
-        from: NodeId,
-        /// To where.
-        to: NodeId,
-        /// How the move ended.
-        end: End,
-    },
-    /// Its node was lost and another runs it; what it held in memory is gone.
-    TakenOver {
-        /// Which.
-        actor: ActorId,
-        /// The lost node.
-        from: NodeId,
-        /// Who runs it.
-        to: NodeId,
-        /// Under what.
-        epoch: Epoch,
-        /// How long the commit took.
-        commit: Duration,
-        /// Why.
-        why: Reason,
-    },
-    /// Its node is lost, and it was not given to this one.
-    NotTakenOver {
-        /// Which.
-        actor: ActorId,
-        /// To whom.
-        to: NodeId,
-        /// Why not.
-        error: Error,
-    },
-    /// Its last stages run elsewhere now, or where the rest does.
-    Cut {
-        /// Which.
-        actor: ActorId,
-        /// Where its head runs.
-        at: NodeId,
-        /// Where its tail runs.
-        tail: Option<Tail>,
-        /// Why.
-        why: Reason,
-    },
-    /// It was to be split or joined.
-    NotCut {
-        /// Which.
-        actor: ActorId,
-        /// Why not.
-        error: Error,
-    },
-    /// It has its first place, or another leader gave it one.
-    Placed(ActorId),
-    /// It has none yet.
-    NotPlaced {
-        /// Which.
-        actor: ActorId,
-        /// Why not.
-        error: Error,
-    },
-}
-
-impl Happened {
-    /// Which actor.
-    #[must_use]
-    pub const fn actor(&self) -> ActorId {
-        match self {
-            Self::Moved { actor, .. }
-            | Self::NotMoved { actor, .. }
-            | Self::TakenOver { actor, .. }
-            | Self::NotTakenOver { actor, .. }
-            | Self::Cut { actor, .. }
-            | Self::NotCut { actor, .. }
-            | Self::Placed(actor)
-            | Self::NotPlaced { actor, .. } => *actor,
-        }
-    }
-
-    /// Whether the actor runs elsewhere, or otherwise, than before.
-    #[must_use]
-    pub const fn has_moved(&self) -> bool {
-        matches!(self, Self::Moved { .. } | Self::TakenOver { .. } | Self::Cut { .. })
-    }
-
-    const fn has_failed(&self) -> bool {
-        matches!(self, Self::NotMoved { .. } | Self::NotTakenOver { .. } | Self::NotCut { .. } | Self::NotPlaced { .. })
-    }
-}
-
-/// For who watches.
-impl fmt::Display for Happened {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let millis = |span: &Duration| span.as_secs_f64() * 1000.0;
-        match self {
-            Self::Moved { actor, from, to, epoch, took, waited, commit, carried, why } => write!(
-                f,
-                "moved {} from {from} to {to} under {epoch} in {:.2} ms: its requests waited {:.2} ms of that, the commit \
-                 took {:.2} ms; {} + {} entries of state: {why}",
-                Name(*actor),
-                millis(took),
-                millis(waited),
-                millis(commit),
-                carried.before,
-                carried.frozen,
-            ),
-            Self::NotMoved { actor, from, to, end } => {
-                write!(f, "{} did not move from {from} to {to}", Name(*actor))?;
-                match end {
-                    End::Stayed(error) | End::Elsewhere(error) => write!(f, ": {error}"),
-                    End::Arrived(_) => Ok(()),
-                }
-            }
-            Self::TakenOver { actor, from, to, epoch, commit, why } => write!(
-                f,
-                "{} runs on {to} under {epoch} instead of {from}, the commit took {:.2} ms: {why}",
-                Name(*actor),
-                millis(commit)
-            ),
-            Self::NotTakenOver { actor, to, error } => {
-                write!(f, "{} was not taken over by {to}: {error}", Name(*actor))
-            }
-            Self::Cut { actor, at, tail: Some(Tail { cut, node }), why } => {
-                write!(f, "{} runs on {at} and from stage {} on on {node}: {why}", Name(*actor), cut + 1)
-            }
-            Self::Cut { actor, at, tail: None, why } => write!(f, "{} runs on {at} as a whole: {why}", Name(*actor)),
-            Self::NotCut { actor, error } => write!(f, "{} was not split or joined: {error}", Name(*actor)),
-            Self::Placed(actor) => write!(f, "{} has its first place", Name(*actor)),
-            Self::NotPlaced { actor, error } => {
-                write!(f, "the first place of {} was not stored: {error}", Name(*actor))
-            }
-        }
-    }
 }
 
 /// What is to be done for an actor's sake; each is answered by one [`Heard`].
@@ -397,30 +220,44 @@ impl Trip {
 
     fn ended(&self, end: End, now: Instant) -> Happened {
         let (actor, (from, to)) = (self.machine.actor(), self.machine.way());
-        let End::Arrived(epoch) = end else { return Happened::NotMoved { actor, from, to, end } };
-        let carried = self.machine.carried();
-        let waited = match carried.waited_us {
-            0 => self.stopped.map_or(Duration::ZERO, |at| now.since(at)),
-            waited_us => Duration::from_micros(waited_us),
+        let not_moved =
+            |elsewhere, error: Error| Happened::NotMoved { actor, from, to, elsewhere, error: error.to_string() };
+        let epoch = match end {
+            End::Arrived(epoch) => epoch,
+            End::Stayed(error) => return not_moved(false, error),
+            End::Elsewhere(error) => return not_moved(true, error),
         };
-        let (took, commit, why) = (now.since(self.began), self.commit, self.why.clone());
-        Happened::Moved { actor, from, to, epoch, took, waited, commit, carried, why }
+        let carried = self.machine.carried();
+        let waited_us = match carried.waited_us {
+            0 => self.stopped.map_or(0, |at| micros(now.since(at))),
+            waited_us => waited_us,
+        };
+        let (took_us, commit_us) = (micros(now.since(self.began)), micros(self.commit));
+        Happened::Moved { actor, from, to, epoch, took_us, waited_us, commit_us, carried, why: self.why.clone() }
     }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Change {
     fn ended(&self, actor: ActorId, error: Option<Error>, commit: Duration) -> Happened {
         match (self, error) {
             // Another leader was first.
-            (Self::Place, Some(error)) if error.kind() != ErrorKind::Conflict => Happened::NotPlaced { actor, error },
+            (Self::Place, Some(error)) if error.kind() != ErrorKind::Conflict => {
+                Happened::NotPlaced { actor, error: error.to_string() }
+            }
             (Self::Place, _) => Happened::Placed(actor),
             (Self::TakeOver { from, to, epoch, why }, None) => {
                 let (from, to, epoch, why) = (*from, *to, *epoch, why.clone());
-                Happened::TakenOver { actor, from, to, epoch, commit, why }
+                Happened::TakenOver { actor, from, to, epoch, commit_us: micros(commit), why }
             }
-            (Self::TakeOver { to, .. }, Some(error)) => Happened::NotTakenOver { actor, to: *to, error },
+            (Self::TakeOver { to, .. }, Some(error)) => {
+                Happened::NotTakenOver { actor, to: *to, error: error.to_string() }
+            }
             (Self::Tail { at, tail, why }, None) => Happened::Cut { actor, at: *at, tail: *tail, why: why.clone() },
-            (Self::Tail { .. }, Some(error)) => Happened::NotCut { actor, error },
+            (Self::Tail { .. }, Some(error)) => Happened::NotCut { actor, error: error.to_string() },
         }
     }
 }

@@ -3,12 +3,16 @@
 use core::fmt;
 use std::sync::Arc;
 
-use mesh_core::id::{ActorId, NodeId, TenantId};
+use serde::{Deserialize, Serialize};
 
-use crate::view::Preference;
+use crate::{
+    assignment::Preference,
+    id::{ActorId, ActorName, NodeId, TenantId},
+};
 
 /// Why. The same sentence serves for a move ("to node-1: node-4 is down") and for staying ("stays: node-4 is down").
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// It runs nowhere yet.
     New,
@@ -139,7 +143,8 @@ pub enum Reason {
 }
 
 /// What a gain is a gain in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Objective {
     /// Host CPU.
     HostCpu,
@@ -176,7 +181,7 @@ impl fmt::Display for Reason {
             Self::Gain { what, permille } => write!(f, "gain of {} % in {what}", Percent(*permille)),
             Self::Apart { domain } => write!(f, "another of its group is in the failure domain of {domain}"),
             Self::MadeRoom { actor, node } => {
-                write!(f, "it makes room for {} on {node}", crate::plan::Name(*actor))
+                write!(f, "it makes room for {} on {node}", ActorName(*actor))
             }
             Self::NoCapability { kind, node: Some(node) } => write!(f, "{node} lacks the capability `{kind}`"),
             Self::NoCapability { kind, node: None } => {
