@@ -18,7 +18,7 @@
 //! # }
 //! ```
 //!
-//! The vocabulary is [`mesh_core`]'s, which is here as [`mesh::core`](crate::core): a program needs this crate alone.
+//! The vocabulary is [`mesh_core`]'s, which is here as [`mesh::core`](crate::core).
 
 pub mod admin;
 mod client;

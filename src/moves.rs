@@ -228,6 +228,7 @@ fn settle_frozen(node: &Arc<Inner>) {
                 },
                 Err(error) => {
                     tracing::debug!(%actor, %error, "a move that takes long is not settled yet");
+                    settling.agent.unsettled(actor, id);
                     settling.reconfigure();
                 }
             }

@@ -1,6 +1,5 @@
 //! Starts the storage functions on nodes and tells them of each other, as the daemon does: a drive's epoch from the
-//! control group, a fence in the namespace group, the actors, and from then on heartbeats, out of which each node makes
-//! its view of the drives.
+//! control group, the actors, and from then on heartbeats, out of which each node makes its view of the drives.
 //!
 //! ```text
 //!  node n:   Object ──► Policy ─► Encrypt ─► Erasure ──► drives of all nodes      (one chain)

@@ -7,7 +7,8 @@
 //! * [`network`], [`disk`], [`metadata`]: what the world is made of, faults included.
 //! * [`cluster`]: starts the storage functions on nodes, as the daemon does, moves their chains as its agent does, and has
 //!   controllers, one or two at once, that drive the very machine of a move, `mesh_placement::migration`. What a node does
-//!   about a chain by what the group says is the daemon's own code too: `mesh_placement::fate`.
+//!   about a chain by what the group says, whom it takes to be there and what its leader has moved is the daemon's own code
+//!   too: `mesh_placement::steward`.
 //! * [`ledger`]: a toy stage that keeps state, so that a move has something to lose.
 //! * [`swarm`]: what a seed draws: the cluster's shape, the weather, the list of faults.
 //! * [`workload`]: clients. [`oracle`]: what they may see. [`invariants`]: what must hold inside.

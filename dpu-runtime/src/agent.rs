@@ -80,10 +80,15 @@ impl Agent {
         self.lock().take_back(actor, id)
     }
 
-    /// Actors that have been frozen for longer than a move takes: their moves, for who settles them.
+    /// See [`Transfers::overdue`].
     #[must_use]
     pub fn overdue(&self, now: Instant) -> Vec<(ActorId, Epoch, MoveId)> {
         self.lock().overdue(now)
+    }
+
+    /// See [`Transfers::unsettled`].
+    pub fn unsettled(&self, actor: ActorId, id: MoveId) {
+        self.lock().unsettled(actor, id);
     }
 
     /// Forgets what it knew of an actor's moves: the group has said who runs it.

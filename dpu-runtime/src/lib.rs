@@ -1,6 +1,6 @@
 //! What hosts functions on this machine, what does their computing, and what this machine is.
 //!
-//! A storage function never encrypts, codes or checks by itself: it starts a
+//! A storage function never encrypts or codes by itself: it starts a
 //! [`ComputeJob`](mesh_core::port::ComputeJob), and the node it runs on does the job through the
 //! [`Compute`](mesh_core::port::Compute) port.
 //!

@@ -1,4 +1,5 @@
-//! What a node decides, a file a duty: pure machines that the daemon and the simulator drive alike.
+//! What a node decides, a file a duty: pure machines. The daemon drives all of them, the simulator those that have to do with
+//! who is there and what runs where: [`peers`], [`chains`] and [`driver`].
 //!
 //! - [`peers`]: who is there, and since when;
 //! - [`vacancy`]: when to stand for election;

@@ -144,6 +144,8 @@ struct Transfer {
     confirmed: bool,
     /// Since when it takes no requests.
     frozen: Option<Instant>,
+    /// The group is asked to end it.
+    settles: bool,
 }
 
 /// One step that is being carried out.
@@ -237,12 +239,26 @@ impl Transfers {
         is_on
     }
 
-    /// Actors that have been frozen for longer than a move takes, with their moves: whoever moved them has left them alone.
+    /// Actors that have been frozen for longer than a move takes, with their moves, which whoever moved them has left alone:
+    /// the group is to be asked to abort them. Each is said once, until [`Self::unsettled`].
     #[must_use]
-    pub fn overdue(&self, now: Instant) -> Vec<(ActorId, Epoch, MoveId)> {
-        let is_overdue =
-            |(_, transfer): &(&ActorId, &Transfer)| transfer.frozen.is_some_and(|since| now.since(since) >= FROZEN_MAX);
-        self.leaving.iter().filter(is_overdue).map(|(actor, transfer)| (*actor, transfer.epoch, transfer.id)).collect()
+    pub fn overdue(&mut self, now: Instant) -> Vec<(ActorId, Epoch, MoveId)> {
+        let mut overdue = Vec::new();
+        for (actor, transfer) in &mut self.leaving {
+            if !transfer.settles && transfer.frozen.is_some_and(|since| now.since(since) >= FROZEN_MAX) {
+                transfer.settles = true;
+                overdue.push((*actor, transfer.epoch, transfer.id));
+            }
+        }
+        overdue
+    }
+
+    /// The group was asked to abort a move, and what came of it is not known, or it refused: it is asked again, unless its
+    /// word of the actor has come meanwhile.
+    pub fn unsettled(&mut self, actor: ActorId, id: MoveId) {
+        if let Some(transfer) = self.leaving.get_mut(&actor).filter(|transfer| transfer.id == id) {
+            transfer.settles = false;
+        }
     }
 
     /// Forgets what it knew of an actor's moves: the group has said who runs it.

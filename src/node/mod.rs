@@ -1,11 +1,12 @@
-//! One node of the mesh: assembly only. What a node does is in the functions; here they are given their ports, kept
-//! configured, and told who else is there.
+//! One node of the mesh. What a node does is in the functions, and most of what it decides in `mesh_placement`; here both are
+//! given what they need, kept configured, and told who else is there.
 //!
 //! - [`gate`] lets in what links bring;
 //! - [`media`] opens, formats and registers drives;
 //! - [`peers`] keeps heartbeats and knows who is up;
 //! - [`chains`] starts actors and keeps them configured from what the control group holds and peers say;
-//! - [`crate::controller`] does what only the control group's leader does.
+//! - [`crate::controller`] makes the node known, has damage mended, and does what only leaders of groups do;
+//!   [`crate::elections`] and [`crate::moves`] beside it.
 
 mod ability;
 mod chains;

@@ -1,5 +1,4 @@
-//! Metadata groups: a pure state machine over an ordered table. Its replicas, durable and on every node, are in the crate
-//! that hosts functions.
+//! Metadata groups: a pure state machine over an ordered table. Its replicas, durable, are in the crate that hosts functions.
 //!
 //! * [`state`] decides: `apply` and `query`, deterministic, without I/O. [`keys`] draws where its rows are.
 //! * [`table`] is what it decides over.

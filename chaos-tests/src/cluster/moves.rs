@@ -332,10 +332,12 @@ impl Cluster {
         outcome: &Result<MetaAnswer, Error>,
     ) {
         if outcome.is_ok() {
-            self.thaw(world, node, at);
-        } else {
-            self.follow(world, node);
+            return self.thaw(world, node, at);
         }
+        if let Some(mover) = self.mover(node) {
+            mover.transfers.unsettled(at.0, at.2);
+        }
+        self.follow(world, node);
     }
 
     fn thaw(&mut self, world: &mut World, node: NodeId, (actor, epoch, id): (ActorId, Epoch, MoveId)) {

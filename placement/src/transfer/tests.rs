@@ -176,8 +176,14 @@ fn a_source_copies_until_little_is_left_then_lets_requests_wait_for_the_rest() {
     assert_eq!(asks, expected);
     // Requests have waited since the third of these; the four entries are those of the freeze alone.
     assert_eq!(outcome, Ok(Moved { entries: 4, pages: 7, digest: install(&all, 6).1, took_us: 5000 }));
-    assert_eq!(source.overdue(ms(3003)), [(ACTOR, EPOCH, ID)]);
     assert_eq!(source.overdue(ms(3002)), []);
+    assert_eq!(source.overdue(ms(3003)), [(ACTOR, EPOCH, ID)]);
+    // Once, until it is known that it led to nothing; of another move nothing is known.
+    assert_eq!(source.overdue(ms(4000)), []);
+    source.unsettled(ACTOR, MoveId(ID.0 + 1));
+    assert_eq!(source.overdue(ms(4000)), []);
+    source.unsettled(ACTOR, ID);
+    assert_eq!(source.overdue(ms(4000)), [(ACTOR, EPOCH, ID)]);
 
     let retired = carry_out(&mut source, step(MoveOp::Retire { to: TO }), &Buf::empty(), [Heard::Retired(2)]);
     let moved = Moved { entries: 2, took_us: 0, ..Moved::default() };
