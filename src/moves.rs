@@ -55,7 +55,7 @@ pub(crate) async fn run(node: Arc<Inner>) {
             }
             () = node.replan.notified() => {}
             changed = control.changed() => if changed.is_err() { return },
-            Some(ended) = leader.tasks.join_next_with_id() => leader.ended(&node, ended),
+            Some(ended) = leader.tasks.join_next_with_id() => news = leader.ended(&node, ended),
         }
         news |= control.has_changed().unwrap_or(false);
         let view = control.borrow_and_update().clone();
@@ -139,9 +139,10 @@ impl Leader {
         }
     }
 
-    fn ended(&mut self, node: &Arc<Inner>, ended: Result<(task::Id, Heard), task::JoinError>) {
+    /// Hears what a task came to. Says whether something has happened by it.
+    fn ended(&mut self, node: &Arc<Inner>, ended: Result<(task::Id, Heard), task::JoinError>) -> bool {
         let task = ended.as_ref().map_or_else(task::JoinError::id, |(task, _)| *task);
-        let Some((actor, asked)) = self.asked.remove(&task) else { return };
+        let Some((actor, asked)) = self.asked.remove(&task) else { return false };
         let heard = ended.map_or_else(
             |error| {
                 let error = Error::bug("a step of a move ended without an answer").caused_by(error);
@@ -155,12 +156,14 @@ impl Leader {
         );
         let now = node.env.clock.now();
         let Ok((asks, happened)) = catch_unwind(AssertUnwindSafe(|| self.driver.hear(actor, heard, now))) else {
-            // It remembers nothing that matters: what is under way is taken back like that of a leader that is gone.
-            tracing::error!(%actor, "what moves actors broke down, and begins anew");
-            *self = Self::default();
-            return;
+            // It is taken back like the move of a leader that is gone; what still comes of it is not heard.
+            tracing::error!(%actor, "the machine of a move broke down, and the move is taken back");
+            self.driver.abandon(actor, now);
+            self.asked.retain(|_, (whose, _)| *whose != actor);
+            return true;
         };
         self.carry_out(node, asks);
+        let news = happened.is_some();
         match happened {
             Some(happened @ (Happened::Placed(_) | Happened::NotPlaced { .. })) => tracing::debug!("{happened}"),
             Some(happened) => {
@@ -171,6 +174,7 @@ impl Leader {
             }
             None => {}
         }
+        news
     }
 }
 

@@ -382,7 +382,7 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
             }),
             Answer::Report(reports) => B::Report(meta::encode(reports)?.into()),
             Answer::Moved(moved) => B::Moved(meta::encode(moved)?.into()),
-            Answer::Admin(answer) => B::Told(meta::encode(answer)?.into()),
+            Answer::Admin(answer) => B::AdminAnswer(meta::encode(answer)?.into()),
             Answer::Left(drives) => B::Left(proto::Left { drives: numbers(drives) }),
             Answer::Begun { write, stripe_bytes } => {
                 object(ObjectAnswer::Begun { write: *write, stripe_bytes: *stripe_bytes })?
@@ -530,7 +530,7 @@ fn decode_answer(body: proto::header::Body) -> Result<Answer, Error> {
         },
         B::Report(bytes) => Answer::Report(meta::decode(&bytes)?),
         B::Moved(bytes) => Answer::Moved(meta::decode(&bytes)?),
-        B::Told(bytes) => Answer::Admin(Box::new(meta::decode(&bytes)?)),
+        B::AdminAnswer(bytes) => Answer::Admin(Box::new(meta::decode(&bytes)?)),
         B::Left(left) => Answer::Left(left.drives.into_iter().map(DriveId).collect()),
         B::ObjectAnswer(bytes) => match meta::decode(&bytes)? {
             ObjectAnswer::Begun { write, stripe_bytes } => Answer::Begun { write, stripe_bytes },

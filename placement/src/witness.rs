@@ -116,7 +116,9 @@ pub fn set_back(said: &Said<'_>, known: &Witness) -> Option<String> {
 /// to be registered itself.
 #[must_use]
 pub fn gives_way(starts: &[Incarnation], registered: Incarnation) -> bool {
-    !knows(starts, registered)
+    // What was registered before both, and one of them does not remember, is no sibling: its folder was set back.
+    let [.., before, _] = starts else { return false };
+    registered > *before && !knows(starts, registered)
 }
 
 /// Whether a folder with these starts was the one that had this start, as far as it remembers.
@@ -184,6 +186,9 @@ mod tests {
         // Not registered yet.
         assert!(!gives_way(&starts([10, 20, 40]), Incarnation(20)));
         assert!(!gives_way(&starts([10, 20, 40]), Incarnation(40)));
+        // A folder that has lost its starts, and one from before the registered start: others say that they were set back.
+        assert!(!gives_way(&starts([40]), Incarnation(20)));
+        assert!(!gives_way(&starts([10, 30, 40]), Incarnation(20)));
         // From before what it remembers.
         let many: Vec<Incarnation> = starts(100..100 + STARTS_MAX as u64);
         assert!(!gives_way(&many, Incarnation(20)));

@@ -149,6 +149,8 @@ impl Configured {
             Act::Open(_) => node.host.thaw(actor, epoch)?,
             Act::Run => self.run_here(node, view, row).await?,
             Act::TakeBack(id) => {
+                // What it was configured with before is over: also if it was given up here, it is started anew.
+                self.specs.remove(&actor);
                 let node = node.clone();
                 self.taking_back.spawn(async move {
                     let outcome = node.propose(GroupId::CONTROL, Command::AbortMove { actor, epoch, id }).await;

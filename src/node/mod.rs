@@ -315,6 +315,7 @@ impl Node {
             front::serve(&self.0).await?;
         }
         media::begin(&self.0);
+        self.0.spawn(peers::tick(self.0.clone()));
         self.0.spawn(peers::run(self.0.clone()));
         self.0.spawn(chains::run(self.0.clone()));
         self.0.spawn(crate::elections::run(self.0.clone()));

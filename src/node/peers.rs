@@ -129,11 +129,11 @@ impl Inner {
     }
 
     /// A beat failed. A broken link is proof; a beat that is only late is not: then the silence decides.
-    fn lost(&self, node: NodeId, error: &Error) {
+    fn lost(&self, node: NodeId, asked_at: Instant, error: &Error) {
         if error.kind() == ErrorKind::Timeout {
             return;
         }
-        if lock(&self.peers).sight.lost(node) {
+        if lock(&self.peers).sight.lost(node, asked_at) {
             tracing::debug!(node = %self.id, peer = %node, %error, "a beat failed");
             self.hurry.notify_one();
         }
@@ -378,7 +378,7 @@ impl Inner {
                 Lane::Control,
                 self.config.timing.silence.0,
             );
-            let inner = Arc::downgrade(self);
+            let (inner, asked_at) = (Arc::downgrade(self), self.env.clock.now());
             let done = Box::new(move |outcome: Outcome| {
                 let Some(inner) = inner.upgrade() else { return };
                 match outcome.map(|response| response.answer) {
@@ -391,7 +391,7 @@ impl Inner {
                         }
                     }
                     Ok(_) => tracing::warn!(peer = %node, "a beat was answered with something else"),
-                    Err(error) => inner.lost(node, &error),
+                    Err(error) => inner.lost(node, asked_at, &error),
                 }
             });
             self.link.send(node, envelope, done).forget();
@@ -407,6 +407,20 @@ fn tails(report: &NodeReport) -> impl Iterator<Item = (ActorId, Epoch)> {
 
 /// A node that has not looked for so long was itself asleep: it looks at the short interval.
 const LATE: core::time::Duration = DPU_HEARTBEAT_INTERVAL.saturating_mul(4);
+
+/// Lets time pass for [`Peers`], by itself: whatever a beat waits for, this node is awake.
+pub(super) async fn tick(node: Arc<Inner>) {
+    let stopped = node.stopped();
+    tokio::pin!(stopped);
+    let mut ticks = tokio::time::interval(DPU_HEARTBEAT_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            _ = ticks.tick() => lock(&node.peers).sight.tick(node.env.clock.now()),
+        }
+    }
+}
 
 /// Beats until the node stops.
 pub(super) async fn run(node: Arc<Inner>) {
@@ -432,7 +446,6 @@ pub(super) async fn run(node: Arc<Inner>) {
             () = node.hurry.notified() => None,
             _ = brisk.tick() => Some(node.brisk_to()),
         };
-        lock(&node.peers).sight.tick(node.env.clock.now());
         let alive = node.alive();
         for peer in known.difference(&alive) {
             tracing::warn!(node = %node.id, %peer, "a peer is down");

@@ -1,9 +1,9 @@
 //! Why an actor moves, stays, or has no place: a value to match on, and a sentence for a person.
 
-use core::fmt;
+use core::{cell::Cell, fmt};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::{
     assignment::Preference,
@@ -135,11 +135,26 @@ pub enum Reason {
     Best,
     /// It should leave and cannot.
     Stuck {
-        /// Why it should leave.
+        /// Why it should leave; no [`Self::Stuck`].
+        #[serde(deserialize_with = "simple")]
         why: Box<Self>,
-        /// Why it cannot.
+        /// Why it cannot; no [`Self::Stuck`].
+        #[serde(deserialize_with = "simple")]
         but: Box<Self>,
     },
+}
+
+/// A reason within a reason. One more within that is refused: whoever sends it may not choose how deep a decoder goes.
+fn simple<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<Reason>, D::Error> {
+    thread_local! {
+        static INSIDE: Cell<bool> = const { Cell::new(false) };
+    }
+    if INSIDE.replace(true) {
+        return Err(de::Error::custom("a reason lies deeper than any does"));
+    }
+    let reason = Reason::deserialize(deserializer);
+    INSIDE.set(false);
+    reason.map(Box::new)
 }
 
 /// What a gain is a gain in.
@@ -255,5 +270,30 @@ impl fmt::Display for Bytes {
             bytes @ 10_240..10_485_760 => write!(f, "{} KiB", bytes >> 10),
             bytes => write!(f, "{} MiB", bytes >> 20),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{id::NodeId, meta};
+
+    fn stuck(why: Reason) -> Reason {
+        Reason::Stuck { why: Box::new(why), but: Box::new(Reason::Best) }
+    }
+
+    #[test]
+    fn a_reason_has_one_reason_within_and_a_deep_one_is_refused_before_it_is_followed() {
+        let one = stuck(Reason::Draining(NodeId(3)));
+        let bytes = meta::encode(&one).unwrap();
+        assert_eq!(meta::decode::<Reason>(&bytes).unwrap(), one);
+        let two = meta::encode(&stuck(one.clone())).unwrap();
+        assert!(meta::decode::<Reason>(&two).is_err());
+        // The next one is read as ever.
+        assert_eq!(meta::decode::<Reason>(&bytes).unwrap(), one);
+        // Each byte a level, as long as a header may be.
+        let level = bytes[1];
+        let deep: Vec<u8> = core::iter::once(bytes[0]).chain(core::iter::repeat_n(level, 2 << 20)).collect();
+        assert!(meta::decode::<Reason>(&deep).is_err());
     }
 }

@@ -193,16 +193,22 @@ impl Driver {
                 change.ended(actor, outcome.err(), now.since(*began))
             }
         };
-        self.hands.remove(&actor);
         if happened.has_failed() {
-            let times = self.backing_off.get(&actor).map_or(0, |(_, times)| *times);
-            let pause = BACK_OFF_MIN.saturating_mul(1 << times.min(2));
-            self.backing_off.insert(actor, (now + pause, times.saturating_add(1)));
+            self.abandon(actor, now);
         } else {
+            self.hands.remove(&actor);
             self.backing_off.remove(&actor);
         }
-        self.backing_off.retain(|_, (until, _)| *until + BACK_OFF_KEPT > now);
         (Asks::new(), Some(happened))
+    }
+
+    /// Lets an actor alone for a while, whatever was under way for it.
+    pub fn abandon(&mut self, actor: ActorId, now: Instant) {
+        self.hands.remove(&actor);
+        let times = self.backing_off.get(&actor).map_or(0, |(_, times)| *times);
+        let pause = BACK_OFF_MIN.saturating_mul(1 << times.min(2));
+        self.backing_off.insert(actor, (now + pause, times.saturating_add(1)));
+        self.backing_off.retain(|_, (until, _)| *until + BACK_OFF_KEPT > now);
     }
 }
 

@@ -99,9 +99,11 @@ impl Peers {
         was_up
     }
 
-    /// The link of a peer broke: that is proof. Says whether it was thought to be there.
-    pub fn lost(&mut self, node: NodeId) -> bool {
-        self.seen.get_mut(&node).is_some_and(|seen| seen.alive_at.take().is_some())
+    /// What was asked of a peer then ended with its link: that is proof, unless it has been heard of since (it restarted, or
+    /// dialled anew). Says whether it was thought to be there.
+    pub fn lost(&mut self, node: NodeId, asked_at: Instant) -> bool {
+        let seen = self.seen.get_mut(&node).filter(|seen| seen.heard_at <= asked_at);
+        seen.is_some_and(|seen| seen.alive_at.take().is_some())
     }
 
     /// Nothing that was heard under a number counts any more: it was another machine's.
@@ -201,9 +203,10 @@ mod tests {
         assert!(peers.heard(PEER, false, at(3200)));
         assert_eq!(peers.up_since(at(3200)), [(PEER, at(3100))].into());
         // A broken link is proof.
-        assert!(peers.lost(PEER));
+        assert!(!peers.lost(PEER, at(3150)), "it spoke since");
+        assert!(peers.lost(PEER, at(3200)));
         assert_eq!((peers.presence(PEER, at(3200)), peers.spoke_lately(PEER, at(3200))), (Presence::Down, true));
-        assert!(!peers.lost(PEER));
+        assert!(!peers.lost(PEER, at(3200)));
     }
 
     #[test]

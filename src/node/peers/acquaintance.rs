@@ -154,7 +154,13 @@ impl Inner {
     }
 
     async fn met(&self, node: NodeId, start: Incarnation) -> Result<(), Error> {
-        let counts = || lock(&self.peers).said.get(&node).is_some_and(|report| report.incarnation == start);
+        // What was heard of a start that has given way to another counts no more.
+        let counts = || {
+            let peers = lock(&self.peers);
+            let is_it = |witness: &Witness| witness.incarnation == start;
+            let said = peers.said.get(&node).is_some_and(|report| report.incarnation == start);
+            said && peers.witnesses.get(&node).is_some_and(is_it)
+        };
         let met = async {
             loop {
                 let told = self.beat_counted.notified();
