@@ -5,11 +5,16 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use mesh::{Client, env::Env};
-use mesh_core::{Error, topology::DriveState};
+use mesh_core::{
+    Error,
+    op::NodeReport,
+    topology::{DriveState, NodeState},
+};
 use mesh_transport::identity::Identity;
 
 /// Three `mesh serve` in a temporary folder; killed when dropped.
@@ -184,10 +189,17 @@ impl Cluster {
         .await
     }
 
-    /// Waits until exactly so many drives are up and nothing else is in doubt.
+    /// Waits until every node that was started is there, in that start (the others may not have missed the last one yet),
+    /// exactly so many drives are up, and nothing else is in doubt.
     pub(crate) async fn all_up(&self, client: &Client, drives: usize) {
         until(&format!("{drives} drives are up"), Duration::from_secs(90), async || {
             let status = client.status().await?;
+            for node in self.children.iter().flatten() {
+                let is_it = |report: &Arc<NodeReport>| report.pid == node.id() && report.state == NodeState::Up;
+                if !status.iter().any(is_it) {
+                    return Err(Error::invalid(format!("process {} is not there: {status:?}", node.id())));
+                }
+            }
             let up =
                 status.iter().flat_map(|report| &report.drives).filter(|drive| drive.state == DriveState::Up).count();
             let led = status.iter().flat_map(|report| &report.groups).filter(|group| group.leader.is_some()).count();
