@@ -14,7 +14,7 @@ use mesh_core::{
 };
 use mesh_placement::{Move, Reason, Spot, View};
 
-use crate::{controller::ask_node, node::Inner, view};
+use crate::node::{Inner, ask_node};
 
 /// Answers an administrator.
 pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant) -> Outcome {
@@ -28,7 +28,7 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
             AdminAnswer::Events { events, next }
         }
         AdminOp::Plan { with_dpus, without } => {
-            let mut view = view::of(&control, &view::sight(node));
+            let mut view = node.outlook().view(&control, node.env.clock.now());
             for (host, generation) in with_dpus {
                 view = view.with_dpu(host, generation)?;
             }
@@ -83,7 +83,7 @@ async fn set_wish(
         Some(wish) => drop(wanted.wishes.insert(scope, wish)),
         None => drop(wanted.wishes.remove(&scope)),
     }
-    let view = view::of(&wanted, &view::sight(node));
+    let view = node.outlook().view(&wanted, node.env.clock.now());
     let plan = mesh_placement::plan(&view);
     if let (Scope::Actor(actor), Some(pin)) = (scope, wish.and_then(|wish| wish.pin)) {
         refuse_elsewhere(view, actor, pin)?;
@@ -100,10 +100,10 @@ async fn drain(node: &Arc<Inner>, control: &ControlView, drained: NodeId, draini
         Error::new(ErrorKind::NotFound, "no node of this number is a member of the mesh").with("node", drained)
     })?;
     info.draining = draining;
-    let sight = view::sight(node);
-    let plan = mesh_placement::plan(&view::of(&wanted, &sight));
+    let (known, at) = (node.outlook(), node.env.clock.now());
+    let plan = mesh_placement::plan(&known.view(&wanted, at));
     // Who has nowhere to go already, somewhere else, is no reason against it.
-    let now = mesh_placement::plan(&view::of(control, &sight));
+    let now = mesh_placement::plan(&known.view(control, at));
     let stuck: BTreeSet<ActorId> = now.refused.iter().map(|(actor, _)| *actor).collect();
     let is_there = |row: &Assignment| {
         let tail = control.tails.get(&row.actor).map(|tail| tail.node);

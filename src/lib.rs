@@ -23,21 +23,16 @@
 pub mod admin;
 mod client;
 pub mod config;
-mod controller;
 mod drives;
-mod elections;
 pub mod env;
 mod events;
 pub mod founding;
 pub mod guide;
 pub mod keyring;
-mod moves;
 pub mod node;
 pub mod provision;
 pub mod quic;
-mod record;
 mod stages;
-mod view;
 
 pub use mesh_actors::registry::Parts;
 pub use mesh_core as core;

@@ -1,9 +1,6 @@
 //! Functions of the embedding program in data chains: whether they can stand there.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::node::Inner;
 use mesh_actors::registry::Parts;
@@ -12,7 +9,7 @@ use mesh_core::{
     assignment::{Assignment, Scope},
     id::NodeId,
     meta::ControlView,
-    op::{ChainRow, NodeReport},
+    op::ChainRow,
     spec::{CustomSpec, FunctionSpec},
 };
 
@@ -26,7 +23,8 @@ pub(crate) fn check(
     stages: &[CustomSpec],
 ) -> Result<(), Error> {
     stages.iter().try_for_each(CustomSpec::check)?;
-    let reports = node.reports();
+    let known = node.outlook();
+    let reports = &known.sight.reports;
     let hosts = concerned(control, scope).flat_map(|row| {
         let ingress = row.actor.as_data().map(|(_, ingress)| ingress);
         ingress.into_iter().chain([row.node])
@@ -50,19 +48,6 @@ pub(crate) fn check(
             .map_err(|error| Error::invalid("the function refuses its settings").with("why", error))?;
     }
     Ok(())
-}
-
-/// Whether an actor's node lives and cannot run it: it came back as a program that lacks one of the kinds. Then there is
-/// nothing that could be moved live.
-pub(crate) fn is_stranded(
-    control: &ControlView,
-    reports: &BTreeMap<NodeId, Arc<NodeReport>>,
-    row: &Assignment,
-) -> bool {
-    let Some(report) = reports.get(&row.node) else { return false };
-    let lacks = |stage: &CustomSpec| !report.ability.functions.contains_key(&*stage.kind);
-    row.actor.as_data().is_some_and(|(tenant, _)| control.stages_of(tenant).any(lacks))
-        && !report.actors.iter().any(|one| one.actor == row.actor)
 }
 
 /// The chains that a declaration is about.

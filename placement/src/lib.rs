@@ -8,8 +8,9 @@
 //! - [`Planner`] does the same change by change (or many at once), looking only at what the change can have a bearing on.
 //! - [`migration`] is one live move, as a machine; [`transfer`] what its source and its target do of it; [`doors`] who takes a
 //!   request meanwhile.
-//! - [`steward`] is what a node decides, a file a duty: who is there and leads, who follows and votes, when a
-//!   layout is made, what it hosts, what its leader has moved, whether it is ready.
+//! - [`steward`] is what a node decides, one machine, a file a duty: who is there and leads, who follows and votes, when a
+//!   layout is made, what it hosts, what its leader has moved, whether it is ready; [`survey`] makes the [`View`] that its
+//!   leader plans from.
 //! - [`fate`] is what a node does about one actor by what the group says of it.
 //! - [`witness`] judges whether a node that speaks is the one that is known, with all that it had promised.
 //! - [`survival()`] says what goes on when a node is lost.
@@ -76,6 +77,7 @@ pub mod fuse;
 pub mod layout;
 pub mod migration;
 pub mod steward;
+pub mod survey;
 pub mod transfer;
 pub mod witness;
 

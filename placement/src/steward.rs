@@ -1,39 +1,88 @@
-//! What a node decides, a file a duty: pure machines. The daemon drives all of them, the simulator those that have to do with
-//! who is there and what runs where: [`peers`], [`chains`] and [`driver`].
+//! What a node decides: the [`Steward`], a machine of machines, a file a duty. The daemon and the simulator carry out what it
+//! wants, and decide nothing themselves.
 //!
-//! - [`peers`]: who is there, and since when;
+//! ```text
+//!   a beat, time, the group's word, what the node observes of itself, the end of an act
+//!         |
+//!         v
+//!   Steward::on(event, now) -> acts          (then its invariants are checked)
+//!         |
+//!         v
+//!   Outlook: what it knows, for whoever reads
+//! ```
+//!
+//! - [`peers`]: who is there, and since when; [`acquaintance`]: whether they are who they say;
 //! - [`vacancy`]: when to stand for election;
 //! - [`members`]: who is to follow and to vote in a metadata group;
 //! - [`renewal`]: when damaged metadata are set aside;
 //! - [`layouts`]: when a new layout is made;
-//! - [`chains`]: what to do about each actor by what the control group says of it;
-//! - [`plans`]: what the placement engine wants;
+//! - [`hosting`]: what runs here, and what it is made of ([`specs`]), by [`chains`] for each data chain;
+//! - [`plans`]: what the placement engine wants, by [`meter`];
 //! - [`driver`]: what the leader of the control group does so that every actor runs where the plan wants it;
-//! - [`readiness`]: what is missing before the node takes data.
+//! - [`readiness`]: what is missing before the node takes data;
+//! - [`invariants`]: what is so after every event.
 //!
-//! None of them waits, and none keeps what another one owns: what is wanted is computed anew at every look from what the
-//! group says and what is there, so that an answer and the news of what it did may come in either order.
+//! None of them waits, and none keeps what another one owns. An act runs beside the machine, at most one of a [`Key`]; its
+//! end only frees the key and has everything looked at again: what is wanted is computed anew from what the group says and
+//! what is there, so that an answer and the news of what it did may come in either order.
 
+use core::time::Duration;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
 use mesh_core::{
-    id::{GroupId, NodeId, ReplicaId},
-    op::{GroupReport, NodeReport},
+    Error, ErrorKind,
+    assignment::{Assignment, MoveId},
+    happened::Happened,
+    id::{ActorId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
+    limits::{DPU_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL},
+    meta::ControlView,
+    op::{Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Witness},
     time::Instant,
+    topology::{DriveState, Layout, NodeInfo, NodeKind, NodeState},
 };
 
+use crate::{
+    fate::{Hosted, Known},
+    migration::{Ask, Heard, Migration},
+    survey,
+    witness::{self, Said, Verdict},
+};
+
+pub mod acquaintance;
 pub mod chains;
 pub mod driver;
+pub mod hosting;
+pub mod invariants;
 pub mod layouts;
 pub mod members;
+pub mod meter;
+pub mod outlook;
 pub mod peers;
 pub mod plans;
 pub mod readiness;
 pub mod renewal;
+pub mod specs;
 pub mod vacancy;
+
+mod look;
+
+pub use hosting::Deed;
+pub use outlook::Outlook;
+
+use self::{
+    acquaintance::{Acquaintances, Met},
+    driver::{Asks, Driver},
+    hosting::Hosting,
+    layouts::Layouts,
+    meter::Meter,
+    peers::{Peers, Timing},
+    plans::Plans,
+    vacancy::Vacancies,
+};
 
 /// What a node sees of all at one moment.
 #[derive(Clone, Debug)]
@@ -43,9 +92,9 @@ pub struct Sight {
     /// When.
     pub now: Instant,
     /// Who answers, this node included.
-    pub alive: BTreeSet<NodeId>,
+    pub alive: Arc<BTreeSet<NodeId>>,
     /// What each said last, this node included.
-    pub reports: BTreeMap<NodeId, Arc<NodeReport>>,
+    pub reports: Arc<BTreeMap<NodeId, Arc<NodeReport>>>,
 }
 
 impl Sight {
@@ -71,67 +120,757 @@ pub struct Group {
     pub caught_up: BTreeSet<ReplicaId>,
 }
 
-#[cfg(test)]
-mod tests {
-    use mesh_core::{
-        id::{DriveId, Epoch, Incarnation},
-        topology::{DriveInfo, NodeInfo, NodeKind},
-    };
+/// Which node it is, from its start to its end.
+#[derive(Clone, Debug)]
+pub struct Here {
+    /// As the control group is told.
+    pub info: NodeInfo,
+    /// The starts that its data folder remembers, this one last.
+    pub starts: Vec<Incarnation>,
+    /// What it can run.
+    pub ability: Arc<Ability>,
+    /// See [`mesh_core::spec::ObjectSpec::reclaim_grace_ms`].
+    pub reclaim_grace_ms: u64,
+    /// How long silences may be.
+    pub timing: Timing,
+}
 
-    use super::*;
+/// What a node observes of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// Its replicas.
+    pub groups: Vec<Group>,
+    /// Its metadata are damaged: the groups of which it knows that it had kept something, or why they could not be set aside.
+    pub damage: Option<Result<BTreeSet<GroupId>, Error>>,
+    /// See [`NodeReport::marked`].
+    pub marked: u64,
+    /// What it hosts.
+    pub hosted: BTreeMap<ActorId, Hosted>,
+    /// What it knows of moves: of the actors that it hosts, and of those in [`Steward::concerns`].
+    pub known: BTreeMap<ActorId, Known>,
+    /// The actors that it runs, for others.
+    pub actors: Vec<ActorReport>,
+    /// What it has used.
+    pub load: NodeLoad,
+    /// See [`NodeReport::lost`].
+    pub lost: u64,
+    /// It has been told to stop, and its actors are to go elsewhere.
+    pub leaving: bool,
+    /// Actors that have been frozen for long: see [`Transfers::overdue`](crate::transfer::Transfers::overdue).
+    pub overdue: Vec<(ActorId, Epoch, MoveId)>,
+    /// What stands between this node and all others.
+    pub complaint: Option<Error>,
+}
 
-    /// The control group with these voters, as the replica of a node knows it.
-    pub(super) fn group(node: u64, voters: &[u64]) -> Group {
-        let replica = |node: u64| ReplicaId::new(NodeId(node), 1);
-        let report = GroupReport {
-            group: GroupId::CONTROL,
-            replica: replica(node),
-            leader: None,
-            term: 1,
-            trouble: None,
-            voters: Vec::new(),
-        };
-        let voters = voters.iter().map(|node| replica(*node)).collect();
-        Group { report, leads: false, voters, learners: BTreeSet::new(), caught_up: BTreeSet::new() }
-    }
+/// What has happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Time has passed: see [`Steward::wake_at`].
+    Time,
+    /// A node has said how it is, by a beat or in answer to one.
+    Heard(Arc<NodeReport>),
+    /// A beat failed that was sent then.
+    Unanswered(NodeId, Instant, ErrorKind),
+    /// A person or the configuration says where a node listens.
+    Given(NodeId, SocketAddr, Incarnation),
+    /// The control group has decided something.
+    Control(Arc<ControlView>),
+    /// What the node observes of itself: to be told when [`Steward::is_curious`].
+    Observed(Box<Observed>),
+    /// How its drives are.
+    Drives(Vec<DriveReport>),
+    /// Something has changed here that only an observation shows.
+    Changed,
+    /// An act has ended.
+    Ended(Key, Result<(), Error>),
+    /// What was done for an actor's sake has come to this.
+    Stepped(ActorId, u64, Heard),
+}
 
-    /// What a node sees, if these answer and follow that leader.
-    pub(super) fn sight(here: u64, alive: &[u64], of: GroupId, leader: Option<u64>) -> Sight {
-        let report = |node: u64| {
-            let groups = vec![GroupReport { group: of, leader: leader.map(NodeId), ..group(node, &[]).report }];
-            (NodeId(node), Arc::new(NodeReport { node: NodeId(node), groups, ..NodeReport::default() }))
-        };
-        Sight {
-            here: NodeId(here),
-            now: Instant(0),
-            alive: alive.iter().copied().map(NodeId).collect(),
-            reports: alive.iter().map(|node| report(*node)).collect(),
-        }
-    }
+/// What an act is about; at most one of each is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// The node's drives are asked how they are.
+    Stat,
+    /// The metadata replicas are told who is there.
+    Peers,
+    /// The node is made known to the mesh.
+    Announce,
+    /// An election.
+    Elect(GroupId),
+    /// A replica is begun.
+    Ensure(GroupId),
+    /// A change of who follows and votes.
+    Members(GroupId),
+    /// A new layout.
+    LayOut,
+    /// Damaged metadata are set aside.
+    Renew,
+    /// Another replica is to lead, so that this one can be set aside.
+    HandOver(GroupId),
+    /// An actor is started, configured or let go.
+    Actor(ActorId),
+    /// A move of before this start is ended.
+    TakeBack(ActorId, MoveId),
+    /// A move that takes long is ended.
+    Settle(ActorId, Epoch, MoveId),
+}
 
-    impl Sight {
-        /// Changes what a node said.
-        pub(super) fn change(&mut self, node: u64, how: impl FnOnce(&mut NodeReport)) {
-            how(Arc::make_mut(self.reports.get_mut(&NodeId(node)).expect("it said something")));
-        }
-    }
+/// What is to be done. Those that have a [`Key`] end with [`Event::Ended`].
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Tell a node how this one is. What it answers is [`Event::Heard`].
+    Beat(NodeId, Arc<NodeReport>),
+    /// A node listens there.
+    Locate(NodeId, SocketAddr),
+    /// This start of a node counts: links to earlier ones are over.
+    Restarted(NodeId, Incarnation),
+    /// A node is there.
+    Up(NodeId),
+    /// A node is there no more: what waits for it waits in vain.
+    Down(NodeId),
+    /// What a replica had promised is not in its files any more.
+    Disown(ReplicaId, String),
+    /// A beat of this address does not count.
+    TurnAway(NodeId, String, Verdict),
+    /// [`Key::Stat`]; then [`Event::Drives`].
+    Stat,
+    /// [`Key::Peers`].
+    Peers {
+        /// These are there.
+        up: Vec<NodeId>,
+        /// These are not.
+        down: Vec<NodeId>,
+    },
+    /// [`Key::Announce`], by a proposal of its own, or through the first of these that takes it.
+    Announce(Vec<NodeId>),
+    /// [`Key::Elect`].
+    Elect(GroupId),
+    /// [`Key::Ensure`].
+    Ensure(GroupId),
+    /// [`Key::Members`].
+    Members(GroupId, members::Step),
+    /// [`Key::LayOut`].
+    LayOut(Arc<Layout>),
+    /// [`Key::Renew`].
+    Renew,
+    /// [`Key::HandOver`].
+    HandOver(GroupId, NodeId),
+    /// [`Key::Actor`], each deed in turn until one fails.
+    Actor(ActorId, Vec<Deed>),
+    /// What is known of an actor's moves is over.
+    Forget(ActorId),
+    /// An actor cannot be hosted.
+    Trouble(ActorId, Error),
+    /// [`Key::TakeBack`]: propose that the move ends.
+    TakeBack(ActorId, Epoch, MoveId),
+    /// [`Key::Settle`]: propose that the move ends.
+    Settle(ActorId, Epoch, MoveId),
+    /// The move has ended, and the actor runs on if it still waits for that one.
+    Settled(ActorId, Epoch, MoveId),
+    /// Whether it has ended is not known.
+    Unsettled(ActorId, MoveId),
+    /// Something is to be done for a move's sake; what comes of it is [`Event::Stepped`], with this number.
+    Step(ActorId, u64, Ask),
+    /// Something has happened.
+    Note(Happened),
+    /// The mesh does not take this node in; said once.
+    Refused(Error),
+    /// Why something that only a person can mend is not so; said once.
+    Complain(&'static str, Error),
+}
 
-    pub(super) fn host(node: u64) -> NodeInfo {
-        NodeInfo {
-            id: NodeId(node),
-            kind: NodeKind::Host,
-            address: String::new(),
-            incarnation: Incarnation(1),
-            pid: 1,
-            draining: false,
-            attached_to: None,
-            emulated: None,
-            life: 1,
-            invitation: 0,
-        }
-    }
-
-    pub(super) fn drive(id: u64, node: u64) -> DriveInfo {
-        DriveInfo { id: DriveId(id), node: NodeId(node), epoch: Epoch(1), capacity_bytes: 1 << 30 }
+impl Act {
+    /// What it is about, if it ends.
+    #[must_use]
+    pub const fn key(&self) -> Option<Key> {
+        Some(match self {
+            Self::Stat => Key::Stat,
+            Self::Peers { .. } => Key::Peers,
+            Self::Announce(_) => Key::Announce,
+            Self::Elect(group) => Key::Elect(*group),
+            Self::Ensure(group) => Key::Ensure(*group),
+            Self::Members(group, _) => Key::Members(*group),
+            Self::LayOut(_) => Key::LayOut,
+            Self::Renew => Key::Renew,
+            Self::HandOver(group, _) => Key::HandOver(*group),
+            Self::Actor(actor, _) => Key::Actor(*actor),
+            Self::TakeBack(actor, _, id) => Key::TakeBack(*actor, *id),
+            Self::Settle(actor, epoch, id) => Key::Settle(*actor, *epoch, *id),
+            _ => return None,
+        })
     }
 }
+
+/// What a node decides.
+#[derive(Debug)]
+pub struct Steward {
+    here: Here,
+    outlook: Outlook,
+    /// Something in the outlook has changed since it was last taken.
+    unpublished: bool,
+    peers: Peers,
+    acquaintances: Acquaintances,
+    control: Arc<ControlView>,
+    /// What it observed of itself last.
+    own: Box<Observed>,
+    drives: Vec<DriveReport>,
+    /// Who was said to be up, one by one; and what the metadata replicas were told.
+    told: BTreeSet<NodeId>,
+    replicas_know: BTreeSet<NodeId>,
+    clock: Clock,
+    due: Due,
+    /// Acts that are under way, and since when.
+    busy: BTreeMap<Key, Instant>,
+    vacancies: Vacancies,
+    layouts: Layouts,
+    hosting: Hosting,
+    lead: Lead,
+    complaints: Complaints,
+    /// When a renewal that failed is tried again.
+    renew_at: Option<Instant>,
+}
+
+/// When things were done last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Clock {
+    began: Instant,
+    ticked: Instant,
+    looked: Option<Instant>,
+    beat: Option<Instant>,
+    beat_briskly: Option<Instant>,
+    /// Looks since then, in a second.
+    counted_from: Instant,
+    looks: u32,
+}
+
+/// What is to be looked at again.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    /// Everything: as soon as the node has observed itself.
+    look: bool,
+    /// What runs here.
+    hosting: bool,
+    /// What is wanted of actors everywhere.
+    plan: bool,
+    /// All others are to be told how this node is.
+    beat: bool,
+}
+
+/// What the leader of the control group has under way.
+#[derive(Debug, Default)]
+struct Lead {
+    driver: Driver,
+    plans: Plans,
+    meter: Meter,
+    /// The number of what is under way for each actor, and how much of it is not answered.
+    hands: BTreeMap<ActorId, (u64, usize)>,
+    last_hand: u64,
+    /// Nothing new is begun before.
+    rests_until: Instant,
+}
+
+/// What only a person can mend.
+#[derive(Debug, Default)]
+struct Complaints {
+    /// Why the mesh does not take this node in.
+    refused: Option<Error>,
+    /// Why damaged metadata are not rebuilt.
+    unrenewed: Option<Error>,
+}
+
+impl Steward {
+    /// A node that has just started.
+    #[must_use]
+    pub fn new(here: Here, control: Arc<ControlView>, now: Instant) -> Self {
+        let acquaintances = Acquaintances::default();
+        let outlook = Outlook {
+            witnesses: acquaintances.witnesses().clone(),
+            turned_away: acquaintances.turned_away().clone(),
+            ..Outlook::new(here.info.id, now)
+        };
+        let mut hosting = Hosting::default();
+        hosting.learn(here.info.id, &control);
+        Self {
+            peers: Peers::new(here.timing, now),
+            here,
+            outlook,
+            unpublished: true,
+            acquaintances,
+            control,
+            own: Box::default(),
+            drives: Vec::new(),
+            told: BTreeSet::new(),
+            replicas_know: BTreeSet::new(),
+            clock: Clock { began: now, ticked: now, ..Clock::default() },
+            due: Due { look: true, hosting: true, plan: true, beat: true },
+            busy: BTreeMap::new(),
+            vacancies: Vacancies::default(),
+            layouts: Layouts::default(),
+            hosting,
+            lead: Lead::default(),
+            complaints: Complaints::default(),
+            renew_at: None,
+        }
+    }
+
+    const fn id(&self) -> NodeId {
+        self.here.info.id
+    }
+
+    /// What it knows.
+    #[must_use]
+    pub const fn outlook(&self) -> &Outlook {
+        &self.outlook
+    }
+
+    /// What it knows, if that has changed since this was last asked.
+    pub fn publish(&mut self) -> Option<Outlook> {
+        core::mem::take(&mut self.unpublished).then(|| self.outlook.clone())
+    }
+
+    /// Whether it wants to be told now what the node observes of itself.
+    #[must_use]
+    pub const fn is_curious(&self) -> bool {
+        self.due.look
+    }
+
+    /// The actors of which it has to be told what the node knows of their moves, besides those that are hosted.
+    pub fn concerns(&self) -> impl Iterator<Item = ActorId> {
+        self.hosting.concerns()
+    }
+
+    /// When it is to be told that time has passed, at the latest: where somebody would be silent for too long, at that
+    /// moment.
+    #[must_use]
+    pub fn wake_at(&self) -> Instant {
+        let tick = self.clock.ticked + self.here.timing.late / 4;
+        self.peers.next_silence(self.clock.ticked).map_or(tick, |at| tick.min(at))
+    }
+
+    /// How long silences may be, from now on.
+    pub fn retime(&mut self, timing: Timing) {
+        self.here.timing = timing;
+        self.peers.retime(timing);
+    }
+
+    /// What this node says of itself to another: with what it remembers of that one.
+    #[must_use]
+    pub fn told(&self, to: NodeId) -> Arc<NodeReport> {
+        Arc::new(NodeReport { witness: self.witness(to), ..(*self.outlook.own()).clone() })
+    }
+
+    /// Something has happened. What is to be done, in this order.
+    #[must_use]
+    pub fn on(&mut self, event: Event, now: Instant) -> Vec<Act> {
+        let mut acts = Vec::new();
+        self.outlook.sight.now = now;
+        match event {
+            Event::Time => self.pass(now, &mut acts),
+            Event::Heard(report) => self.heard(report, now, &mut acts),
+            Event::Unanswered(node, asked_at, kind) => {
+                // A broken link is proof; a beat that is only late is not: then the silence decides.
+                if kind != ErrorKind::Timeout && self.peers.lost(node, asked_at, now) {
+                    self.see(now, &mut acts);
+                    self.due.beat = true;
+                }
+            }
+            Event::Given(node, address, as_of) => {
+                let at = self.acquaintances.given(node, address, as_of);
+                acts.extend(at.filter(|_| node != self.id()).map(|at| Act::Locate(node, at)));
+            }
+            Event::Control(view) => self.learn(view, &mut acts),
+            Event::Observed(own) => self.look(own, now, &mut acts),
+            Event::Drives(drives) => {
+                if self.drives != drives {
+                    self.drives = drives;
+                    self.say(now);
+                    self.due.beat = true;
+                }
+            }
+            Event::Changed => (self.due.look, self.due.hosting, self.due.beat) = (true, true, true),
+            Event::Ended(key, outcome) => self.ended(key, outcome, now, &mut acts),
+            Event::Stepped(actor, number, heard) => self.stepped(actor, number, heard, now, &mut acts),
+        }
+        for key in acts.iter().filter_map(Act::key) {
+            self.busy.insert(key, now);
+        }
+        acts
+    }
+
+    /// Lets everything that it has under way be, and begins anew: what matters is in the control group. To be called when an
+    /// invariant does not hold, or it panicked.
+    pub fn begin_anew(&mut self, now: Instant) {
+        self.vacancies = Vacancies::default();
+        self.layouts = Layouts::default();
+        self.hosting = Hosting::default();
+        self.hosting.learn(self.id(), &self.control);
+        self.lead = Lead { last_hand: self.lead.last_hand, rests_until: now + REST, ..Lead::default() };
+        self.due = Due { look: true, hosting: true, plan: true, beat: true };
+        (self.clock.counted_from, self.clock.looks) = (now, 0);
+    }
+
+    /// Time has passed.
+    fn pass(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        self.peers.tick(now);
+        self.clock.ticked = self.clock.ticked.max(now);
+        self.see(now, acts);
+        let is_due = |last: Option<Instant>, every: Duration| last.is_none_or(|at| now.since(at) >= every);
+        self.due.look |= is_due(self.clock.looked, LOOK_EVERY);
+        if is_due(self.clock.beat, HEARTBEAT_INTERVAL) {
+            self.due.beat = true;
+            self.stat(acts);
+        }
+        if !self.due.beat && is_due(self.clock.beat_briskly, DPU_HEARTBEAT_INTERVAL) {
+            self.clock.beat_briskly = Some(now);
+            let brisk = self.brisk_to();
+            self.beat(|node| brisk.contains(&node), acts);
+        }
+        // What changed just now waits for the observation that shows it.
+        if self.due.beat && !self.due.look {
+            self.beat_all(now, acts);
+        }
+    }
+
+    fn stat(&self, acts: &mut Vec<Act>) {
+        if !self.busy.contains_key(&Key::Stat) {
+            acts.push(Act::Stat);
+        }
+    }
+
+    fn beat_all(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        self.due.beat = false;
+        (self.clock.beat, self.clock.beat_briskly) = (Some(now), Some(now));
+        self.beat(|_| true, acts);
+    }
+
+    fn beat(&self, wanted: impl Fn(NodeId) -> bool, acts: &mut Vec<Act>) {
+        let known: BTreeSet<NodeId> = self.control.nodes.keys().copied().chain(self.acquaintances.located()).collect();
+        let others = known.into_iter().filter(|node| *node != self.id() && wanted(*node));
+        acts.extend(others.map(|node| Act::Beat(node, self.told(node))));
+    }
+
+    /// Whom a DPU beats to at its short interval: its host, and who leads the control group.
+    fn brisk_to(&self) -> BTreeSet<NodeId> {
+        let Some(host) = self.here.info.attached_to else { return BTreeSet::new() };
+        let leads = self.group(GroupId::CONTROL).and_then(|group| group.report.leader);
+        leads.into_iter().chain([host]).collect()
+    }
+
+    fn group(&self, id: GroupId) -> Option<&Group> {
+        self.own.groups.iter().find(|group| group.report.group == id)
+    }
+
+    fn leads_control(&self) -> bool {
+        self.group(GroupId::CONTROL).is_some_and(|group| group.leads)
+    }
+
+    fn witness(&self, node: NodeId) -> Option<Witness> {
+        self.acquaintances.witness(node, &self.control, self.group(GroupId::CONTROL))
+    }
+
+    /// Makes out who is there, and says what has changed.
+    fn see(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        let up: BTreeSet<NodeId> = self.peers.up(now).collect();
+        if up == self.told {
+            return;
+        }
+        for node in self.told.difference(&up) {
+            acts.extend([Act::Note(Happened::NodeDown(*node)), Act::Down(*node)]);
+        }
+        for node in up.difference(&self.told) {
+            acts.extend([Act::Note(Happened::NodeUp(*node)), Act::Up(*node)]);
+        }
+        let here = [(self.id(), Instant::default())];
+        self.outlook.up_since = Arc::new(self.peers.up_since(now).into_iter().chain(here).collect());
+        self.outlook.sight.alive = Arc::new(up.iter().copied().chain([self.id()]).collect());
+        self.told = up;
+        self.unpublished = true;
+        (self.due.look, self.due.hosting, self.due.plan) = (true, true, true);
+        self.count_drives();
+        self.tell_replicas(acts);
+    }
+
+    /// So that another can lead at once what one led that is down.
+    fn tell_replicas(&mut self, acts: &mut Vec<Act>) {
+        if self.replicas_know == self.told || self.busy.contains_key(&Key::Peers) {
+            return;
+        }
+        let up = self.told.difference(&self.replicas_know).copied().collect();
+        let down = self.replicas_know.difference(&self.told).copied().collect();
+        self.replicas_know = self.told.clone();
+        acts.push(Act::Peers { up, down });
+    }
+
+    fn count_drives(&mut self) {
+        let drives = self.outlook.drive_states(&self.control);
+        if *self.outlook.drives != drives {
+            self.outlook.drives = Arc::new(drives);
+            (self.due.look, self.due.hosting, self.unpublished) = (true, true, true);
+        }
+    }
+
+    /// A node has said how it is.
+    fn heard(&mut self, report: Arc<NodeReport>, now: Instant, acts: &mut Vec<Act>) {
+        let node = report.node;
+        if node == self.id() {
+            return;
+        }
+        if let Some(witness) = &report.witness
+            && let (Some(replica), Some(why)) = (witness.replica, witness::set_back(&self.said(), witness))
+        {
+            acts.push(Act::Disown(replica, why));
+        }
+        let known = self.witness(node);
+        let member = self.control.nodes.get(&node).map(|info| info.life);
+        let before = self.outlook.sight.reports.get(&node).cloned();
+        let elsewhere = before.as_ref().is_some_and(|before| {
+            let is_known = known.is_some_and(|known| known.incarnation == before.incarnation);
+            is_known && before.address != report.address && self.peers.spoke_lately(node, now)
+        });
+        let met = self.acquaintances.meet(&report, known.as_ref(), member, elsewhere);
+        match met {
+            Met::TurnedAway => return self.show_acquaintances(),
+            Met::Refused(verdict) => {
+                acts.push(Act::TurnAway(node, report.address.clone(), verdict));
+                return self.show_acquaintances();
+            }
+            Met::Anew => self.peers.forget(node),
+            Met::Known => {}
+        }
+        let before = before.filter(|_| met == Met::Known);
+        if let Ok(address) = report.address.parse() {
+            let at = self.acquaintances.locate(node, address, report.incarnation);
+            acts.extend(at.map(|at| Act::Locate(node, at)));
+        }
+        acts.push(Act::Restarted(node, report.incarnation));
+        self.show_acquaintances();
+        self.note(before, report, now, acts);
+    }
+
+    fn note(&mut self, before: Option<Arc<NodeReport>>, report: Arc<NodeReport>, now: Instant, acts: &mut Vec<Act>) {
+        // To whom else it beats only now and then, its silence says nothing so soon.
+        let beats_briskly = report.kind == NodeKind::Dpu
+            && self.control.nodes.contains_key(&report.node)
+            && (report.attached_to == Some(self.id()) || self.leads_control());
+        let before =
+            Some(self.peers.heard(report.node, beats_briskly, now)).and_then(|was_up| before.filter(|_| was_up));
+        let has_news = before
+            .as_ref()
+            .is_none_or(|before| before.drives != report.drives || outlook::tails(before).ne(outlook::tails(&report)));
+        self.due.plan |= before.as_ref().is_none_or(|before| before.state != report.state);
+        if before.as_ref().is_none_or(|before| *before != report) {
+            Arc::make_mut(&mut self.outlook.sight.reports).insert(report.node, report);
+            self.unpublished = true;
+        }
+        if before.is_none() {
+            self.see(now, acts);
+        }
+        if has_news {
+            self.due.look = true;
+            self.due.hosting = true;
+            self.count_drives();
+        }
+        self.due.look |= self.due.plan;
+    }
+
+    fn show_acquaintances(&mut self) {
+        let is_same = Arc::ptr_eq(&self.outlook.witnesses, self.acquaintances.witnesses())
+            && Arc::ptr_eq(&self.outlook.turned_away, self.acquaintances.turned_away());
+        if !is_same {
+            self.outlook.witnesses = self.acquaintances.witnesses().clone();
+            self.outlook.turned_away = self.acquaintances.turned_away().clone();
+            self.unpublished = true;
+        }
+    }
+
+    /// What this node says of itself to be judged by.
+    fn said(&self) -> Said<'_> {
+        let replica = self.group(GroupId::CONTROL).map(|group| group.report.replica);
+        Said { life: self.here.info.life, starts: &self.here.starts, replica, marked: self.own.marked }
+    }
+
+    /// The control group has decided something.
+    fn learn(&mut self, view: Arc<ControlView>, acts: &mut Vec<Act>) {
+        self.acquaintances.heed_starts(&view, &self.outlook.sight.reports);
+        self.control = view;
+        self.show_acquaintances();
+        self.hosting.learn(self.id(), &self.control);
+        self.locate_stored(self.outlook.sight.now, acts);
+        self.count_drives();
+        (self.due.look, self.due.hosting, self.due.plan) = (true, true, true);
+    }
+
+    /// Peers that are there say themselves where they listen; what was stored before this start may be wrong by now, and a
+    /// greeting that nobody answers costs seconds.
+    fn locate_stored(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        let is_patient = now.since(self.clock.began) >= STORED_ADDRESSES_AFTER;
+        let (id, own) = (self.id(), self.here.info.incarnation);
+        let others = self.control.nodes.values().filter(|info| info.id != id);
+        for info in others.filter(|info| is_patient || info.incarnation > own) {
+            let at = info.address.parse().ok();
+            let at = at.and_then(|address| self.acquaintances.locate(info.id, address, info.incarnation));
+            acts.extend(at.map(|at| Act::Locate(info.id, at)));
+        }
+    }
+
+    /// Composes what is said to others of this node.
+    fn say(&mut self, now: Instant) {
+        let info = &self.here.info;
+        let own = NodeReport {
+            node: info.id,
+            incarnation: info.incarnation,
+            life: info.life,
+            starts: self.here.starts.clone(),
+            marked: self.own.marked,
+            witness: None,
+            kind: info.kind,
+            address: info.address.clone(),
+            pid: info.pid,
+            state: if self.own.leaving { NodeState::Draining } else { NodeState::Up },
+            drives: self.drives.clone(),
+            groups: self.own.groups.iter().map(|group| group.report.clone()).collect(),
+            sees: self.outlook.sight.alive.iter().copied().collect(),
+            attached_to: info.attached_to,
+            emulated: info.emulated,
+            actors: self.own.actors.clone(),
+            ability: self.here.ability.clone(),
+            load: self.own.load.clone(),
+            missing: self.outlook.missing.as_ref().map(ToString::to_string),
+            survival: None,
+            lost: self.own.lost,
+        };
+        let before = self.outlook.own();
+        if *before == own {
+            return;
+        }
+        let (drives, groups) = (before.drives != own.drives, before.groups != own.groups);
+        Arc::make_mut(&mut self.outlook.sight.reports).insert(own.node, Arc::new(own));
+        self.unpublished = true;
+        self.outlook.sight.now = now;
+        if drives {
+            self.count_drives();
+        }
+        // Which groups it leads is a part of what its ingress is made of.
+        if drives || groups {
+            self.due.hosting = true;
+        }
+    }
+
+    /// An act has ended.
+    fn ended(&mut self, key: Key, outcome: Result<(), Error>, now: Instant, acts: &mut Vec<Act>) {
+        self.busy.remove(&key);
+        let well = outcome.is_ok();
+        // What failed at once would fail at once again: it waits for the next look.
+        self.due.look |= well;
+        match key {
+            Key::Announce => {
+                let refused = outcome.err().filter(is_judged);
+                complain(&mut self.complaints.refused, refused, Act::Refused, acts);
+            }
+            Key::Renew => self.renewed(outcome, now, acts),
+            Key::Actor(actor) => {
+                self.due.hosting = true;
+                self.hosting.done(actor, well, now);
+            }
+            Key::TakeBack(actor, id) => {
+                self.due.hosting = true;
+                // Where it was refused, the group's word comes by itself.
+                let settled = outcome.err().is_none_or(|error| error.kind() == ErrorKind::Conflict);
+                self.hosting.took_back(actor, id, settled);
+            }
+            Key::Settle(actor, epoch, id) => {
+                self.due.hosting = true;
+                acts.push(if well { Act::Settled(actor, epoch, id) } else { Act::Unsettled(actor, id) });
+            }
+            Key::Peers => self.tell_replicas(acts),
+            Key::Stat | Key::Elect(_) | Key::Ensure(_) | Key::Members(_) | Key::LayOut | Key::HandOver(_) => {}
+        }
+    }
+
+    fn renewed(&mut self, outcome: Result<(), Error>, now: Instant, acts: &mut Vec<Act>) {
+        if outcome.is_err() {
+            self.renew_at = Some(now + RENEW_PAUSE);
+        }
+        complain(&mut self.complaints.unrenewed, outcome.err(), unrenewed, acts);
+    }
+
+    /// What was done for an actor's sake has come to this.
+    fn stepped(&mut self, actor: ActorId, number: u64, heard: Heard, now: Instant, acts: &mut Vec<Act>) {
+        let Some((_, waiting)) = self.lead.hands.get_mut(&actor).filter(|(known, _)| *known == number) else { return };
+        *waiting = waiting.saturating_sub(1);
+        let (asks, happened) = self.lead.driver.hear(actor, heard, now);
+        self.ask(asks, acts);
+        let Some(happened) = happened else { return };
+        if !self.lead.driver.is_busy(actor) {
+            self.lead.hands.remove(&actor);
+        }
+        if happened.has_moved() {
+            Arc::make_mut(&mut self.outlook.moved_at).insert(actor, now);
+            self.unpublished = true;
+        }
+        acts.push(Act::Note(happened));
+        (self.due.look, self.due.plan) = (true, true);
+    }
+
+    /// Has things done for actors' sake.
+    fn ask(&mut self, asks: Asks, acts: &mut Vec<Act>) {
+        for (actor, ask) in asks {
+            let next = self.lead.last_hand + 1;
+            let (number, waiting) = self.lead.hands.entry(actor).or_insert((next, 0));
+            *waiting += 1;
+            let number = *number;
+            self.lead.last_hand = self.lead.last_hand.max(number);
+            acts.push(Act::Step(actor, number, ask));
+        }
+    }
+
+    /// Has an actor moved, whatever the plan says, unless too much is under way or something for that actor.
+    #[must_use]
+    pub fn order(&mut self, begun: (Migration, Vec<Ask>), why: driver::Why, now: Instant) -> Vec<Act> {
+        let mut acts = Vec::new();
+        if !self.lead.driver.may_begin(begun.0.actor()) {
+            return acts;
+        }
+        let asks = self.lead.driver.set_out(begun, why, now);
+        self.ask(asks, &mut acts);
+        acts
+    }
+
+    /// What the leader of the control group has under way.
+    #[must_use]
+    pub const fn driver(&self) -> &Driver {
+        &self.lead.driver
+    }
+}
+
+/// Keeps and tells what only a person can mend, once.
+fn complain(known: &mut Option<Error>, now: Option<Error>, say: fn(Error) -> Act, acts: &mut Vec<Act>) {
+    let text = |error: &Option<Error>| error.as_ref().map(ToString::to_string);
+    if let Some(error) = now.as_ref().filter(|_| text(&now) != text(known)) {
+        acts.push(say(error.clone()));
+    }
+    *known = now;
+}
+
+/// The group has looked at it, and whoever asks again will be told the same.
+#[must_use]
+pub fn is_judged(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Denied | ErrorKind::Conflict | ErrorKind::QuotaExceeded)
+}
+
+const fn unrenewed(error: Error) -> Act {
+    Act::Complain("this node's metadata are damaged, and are not rebuilt", error)
+}
+
+/// Between two looks without news.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Before a renewal that failed is tried again: what hinders it, a person has to see to.
+const RENEW_PAUSE: Duration = Duration::from_secs(30);
+/// What was stored of where others listen counts after this.
+const STORED_ADDRESSES_AFTER: Duration = Duration::from_secs(1);
+/// Whoever began anew for a reason of its own begins nothing for others before this has passed.
+const REST: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -59,7 +59,7 @@ impl AccessKeys for Front {
             return Ok(());
         }
         if let Some(node) = self.node.upgrade() {
-            node.readiness()?;
+            node.expect_ready()?;
             self.ready.store(true, Relaxed);
         }
         Ok(())

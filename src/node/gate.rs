@@ -99,7 +99,7 @@ fn of_node(
                 done(answer);
             });
         }
-        NodeOp::Heartbeat(report) => done(node.heard(&from, report)),
+        NodeOp::Heartbeat(report) => node.heard(&from, report, done),
         NodeOp::Status => done(Ok(Answer::Report(node.status()).into())),
         NodeOp::Move(_) if !matches!(from, Role::Node(_)) => {
             done(Err(Error::new(ErrorKind::Denied, "only nodes move actors; ask with `mesh move`")));

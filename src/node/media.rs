@@ -78,7 +78,7 @@ pub(super) fn begin(node: &Arc<Inner>) {
                 tracing::error!(node = %node.id, path = %config.path.display(), %error, "a drive cannot be used; the node runs without it");
                 slot_of(&node, at, |slot| slot.reason = Some(error.to_string()));
             }
-            node.hurry.notify_one();
+            node.changed.notify_one();
         });
     }
 }
@@ -294,7 +294,7 @@ pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
         };
         if node.metadata.control().lost.contains_key(&drive) {
             // It may be up all the same: the nodes that declared it lost did not see this one.
-            return DriveReport { state: DriveState::Lost, ..down(LOST.to_owned()) };
+            return DriveReport { state: DriveState::Lost, ..down(mesh_placement::steward::outlook::LOST.to_owned()) };
         }
         if !node.env.disks.is_present(&path) {
             return down("the drive is missing".to_owned());
@@ -490,8 +490,6 @@ impl Numbers {
 /// What is said of a drive that does not know its last start.
 const BEHIND: &str =
     "it was put back from an older copy, or a start of it was cut short: what it lacks is read from others";
-/// What is said of a drive that is lost.
-pub(super) const LOST: &str = "it was declared lost and is never used again";
 const BLANK_BYTES: u64 = 1 << 20;
 /// A medium that cannot be looked at within this says nothing.
 const LOOK_MAX: Duration = Duration::from_secs(10);

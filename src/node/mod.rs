@@ -1,23 +1,24 @@
-//! One node of the mesh. What a node does is in the functions, and most of what it decides in `mesh_placement`; here both are
-//! given what they need, kept configured, and told who else is there.
+//! One node of the mesh. What a node does is in the functions, and what it decides in [`mesh_placement::steward`]; here both
+//! are given what they need.
 //!
-//! - [`gate`] lets in what links bring;
+//! - [`owner`] tells the steward what has happened and has done what it wants: [`acts`], and [`chains`] for actors;
+//! - [`gate`] lets in what links bring, and [`acquaintance`] asks whether who speaks may have a say;
 //! - [`media`] opens, formats and registers drives;
-//! - [`peers`] keeps heartbeats and knows who is up;
-//! - [`chains`] starts actors and keeps them configured from what the control group holds and peers say;
-//! - [`crate::controller`] makes the node known, has damage mended, and does what only leaders of groups do;
-//!   [`crate::elections`] and [`crate::moves`] beside it.
+//! - [`front`] serves S3.
 
 mod ability;
+mod acquaintance;
+mod acts;
 mod chains;
 mod front;
 mod gate;
 mod losses;
 mod media;
-mod peers;
+mod owner;
 
 use core::time::Duration;
 use std::{
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::Path,
     sync::{
@@ -29,7 +30,7 @@ use std::{
 use mesh_actors::registry::{Make, Parts, Registry};
 use mesh_core::{
     Error, ErrorKind, Outcome, Pool, Request, StorageFunction,
-    id::{ActorId, GroupId, Incarnation, NodeId},
+    id::{ActorId, DriveId, GroupId, Incarnation, NodeId},
     meta::{Command, ControlView, MetaAnswer},
     op::{Ability, NodeReport, STARTS_MAX},
     port::{Compute, Metadata as _, Outbound},
@@ -42,14 +43,15 @@ use mesh_dpu_runtime::{
     offload::{self, software::Software},
     shell::{Host, Ports},
 };
-use mesh_placement::steward::readiness;
+use mesh_placement::steward::{Event, Outlook};
 use mesh_transport::identity::Identity;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, watch},
     task::{AbortHandle, JoinSet},
 };
 
-use self::{gate::Gate, media::Media, peers::Peers};
+pub(crate) use self::acts::ask_node;
+use self::{gate::Gate, media::Media, owner::News};
 use crate::{
     config::Config,
     env::{Env, Link, LinkSetup},
@@ -84,26 +86,18 @@ pub(crate) struct Inner {
     pub(crate) pool: Pool,
     /// What has happened to actors and nodes, as the controller saw it.
     pub(crate) events: crate::events::Events,
-    /// What the placement engine remembers.
-    pub(crate) record: Mutex<crate::record::Record>,
-    peers: Mutex<Peers>,
+    /// What the steward is told.
+    inbox: mpsc::Sender<News>,
+    /// What the steward knows.
+    outlook: watch::Sender<Arc<Outlook>>,
+    /// Something has changed here that the steward must see for itself, and others should know.
+    changed: Notify,
     media: Mutex<Media>,
     s3: Mutex<Option<SocketAddr>>,
     losses: losses::Losses,
     front: Mutex<Option<front::Serving>>,
-    /// Something that actors are configured from has changed.
-    reconfigure: Notify,
-    /// Something that peers should know has changed.
-    hurry: Notify,
-    beat_counted: Notify,
-    /// Something that placement depends on has changed.
-    pub(crate) replan: Notify,
-    /// Why the mesh does not take this node in.
-    pub(crate) refused: Mutex<Option<Error>>,
     /// Held while a drive's number is chosen.
     numbers: Mutex<()>,
-    /// Why damaged metadata are not rebuilt.
-    pub(crate) unrenewed: Mutex<Option<Error>>,
     /// It has been told to stop.
     leaving: AtomicBool,
     stopping: watch::Sender<bool>,
@@ -196,7 +190,8 @@ impl Builder {
         let incarnation = starts.last().copied().unwrap_or_default();
         let life = life(&config.data, &env)?;
         let invitation = crate::provision::invitation(&config.data)?;
-        let peers = Mutex::new(Peers::new(&config.timing, env.clock.now()));
+        let (inbox, news) = mpsc::channel(owner::INBOX_MAX);
+        let outlook = watch::channel(Arc::new(Outlook::new(id, env.clock.now()))).0;
         let gate = Arc::new(Gate::default());
         let setup = LinkSetup {
             address: config.address,
@@ -242,26 +237,21 @@ impl Builder {
             registry,
             pool,
             events: crate::events::Events::default(),
-            record: Mutex::default(),
-            peers,
+            inbox,
+            outlook,
+            changed: Notify::new(),
             media: Mutex::default(),
             s3: Mutex::default(),
             losses: losses::Losses::default(),
             front: Mutex::default(),
-            reconfigure: Notify::new(),
-            hurry: Notify::new(),
-            beat_counted: Notify::new(),
-            replan: Notify::new(),
-            refused: Mutex::default(),
             numbers: Mutex::default(),
-            unrenewed: Mutex::default(),
             leaving: AtomicBool::new(false),
             stopping: watch::channel(false).0,
             tasks: Mutex::default(),
         });
         gate.open(&inner);
         let node = Node(inner);
-        node.begin().await?;
+        node.begin(news).await?;
         Ok(node)
     }
 }
@@ -307,20 +297,13 @@ fn compute(id: NodeId, keyring: &SharedKeyring, pool: &Pool, load: &Arc<Load>) -
 
 impl Node {
     /// Everything that a node does by itself, until it stops.
-    async fn begin(&self) -> Result<(), Error> {
-        for peer in &self.0.config.peers {
-            self.set_peer(peer.node.id(), peer.address);
-        }
+    async fn begin(&self, news: mpsc::Receiver<News>) -> Result<(), Error> {
+        // First of all: what others say is heard from now on.
+        self.0.spawn(owner::run(self.0.clone(), news));
         if self.0.config.s3.is_some() {
             front::serve(&self.0).await?;
         }
         media::begin(&self.0);
-        self.0.spawn(peers::tick(self.0.clone()));
-        self.0.spawn(peers::run(self.0.clone()));
-        self.0.spawn(chains::run(self.0.clone()));
-        self.0.spawn(crate::elections::run(self.0.clone()));
-        self.0.spawn(crate::controller::run(self.0.clone()));
-        self.0.spawn(crate::moves::run(self.0.clone()));
         Ok(())
     }
 
@@ -350,7 +333,8 @@ impl Node {
 
     /// Says where another node is. What heartbeats tell later replaces it.
     pub fn set_peer(&self, node: NodeId, address: SocketAddr) {
-        self.0.place_peer(node, address);
+        let as_of = self.0.env.starts_until_now();
+        self.0.tell(Event::Given(node, address, as_of));
     }
 
     /// Makes the cluster, with this node as the only member to begin with, the founding tenant and its bucket.
@@ -385,17 +369,15 @@ impl Node {
     /// # Errors
     /// `Timeout` with what is missing.
     pub async fn ready(&self, patience: Duration) -> Result<(), Error> {
-        let waiting = async {
-            while let Err(error) = self.0.readiness() {
-                tracing::trace!(node = %self.0.id, %error, "not ready");
-                tokio::time::sleep(READY_POLL).await;
-            }
-        };
-        match tokio::time::timeout(patience, waiting).await {
-            Ok(()) => Ok(()),
-            Err(_) => self.0.readiness().map_err(|error| {
-                Error::new(ErrorKind::Timeout, "the node is not ready").with("node", self.0.id).with("why", error)
-            }),
+        let mut outlook = self.0.outlook.subscribe();
+        if let Ok(Ok(_)) = tokio::time::timeout(patience, outlook.wait_for(|known| known.missing.is_none())).await {
+            return Ok(());
+        }
+        match &self.0.outlook().missing {
+            None => Ok(()),
+            Some(missing) => Err(Error::new(ErrorKind::Timeout, "the node is not ready")
+                .with("node", self.0.id)
+                .with("why", missing)),
         }
     }
 
@@ -470,10 +452,10 @@ impl Inner {
 
     /// Says that this node is about to go, and waits until nothing runs here any more.
     async fn leave(&self, patience: Duration) {
-        if self.alive().len() < 2 {
+        if self.outlook().sight.alive.len() < 2 {
             return;
         }
-        self.hurry.notify_one();
+        self.changed.notify_one();
         let mut control = self.metadata.watch_control();
         let empty = control.wait_for(|view| !view.occupied().contains(&self.id));
         if tokio::time::timeout(patience, empty).await.is_err() {
@@ -481,19 +463,9 @@ impl Inner {
         }
     }
 
-    /// Has actors looked at again.
-    pub(crate) fn reconfigure(&self) {
-        self.reconfigure.notify_one();
-    }
-
     /// What it runs on.
     pub(crate) fn kind(&self) -> NodeKind {
         if self.config.dpu.is_some() { NodeKind::Dpu } else { NodeKind::Host }
-    }
-
-    /// Whether this node has replicas of the namespace groups: a DPU follows the control group alone.
-    pub(crate) fn has_namespaces(&self) -> bool {
-        self.kind() == NodeKind::Host
     }
 
     /// This node, for the control group.
@@ -517,32 +489,24 @@ impl Inner {
         media::has_ours(self).await
     }
 
-    /// What this node still waits for before it takes data.
-    pub(crate) fn readiness(&self) -> Result<(), Error> {
-        self.what_is_missing().map_err(|missing| match self.link.complaint() {
-            // Whatever is missing, it does not come while nobody talks with this node.
-            Some(complaint) => complaint.with("missing", missing.message()),
-            None => missing,
-        })
+    /// Refuses while something is missing before it takes data.
+    fn expect_ready(&self) -> Result<(), Error> {
+        self.outlook().missing.clone().map_or(Ok(()), Err)
     }
 
-    fn what_is_missing(&self) -> Result<(), Error> {
-        if let Some(refused) = &*lock(&self.refused) {
-            return Err(refused.clone());
-        }
-        if let Some(unrenewed) = &*lock(&self.unrenewed) {
-            return Err(unrenewed.clone());
-        }
-        let view = self.metadata.control();
-        let up = self.drive_states().values().filter(|state| **state == DriveState::Up).count();
-        readiness::look(&readiness::Own {
-            here: self.id,
-            is_host: self.has_namespaces(),
-            view: &view,
-            groups: &self.metadata.status(),
-            drives_up: up,
-            hosted: &self.host.actors().into_iter().map(|actor| actor.id).collect(),
-        })
+    /// What this node sees of every registered drive, and of those that are lost.
+    pub(crate) fn drive_states(&self) -> Arc<BTreeMap<DriveId, DriveState>> {
+        self.outlook().drives.clone()
+    }
+
+    /// Nodes that answer, this one included.
+    pub(crate) fn alive(&self) -> Arc<BTreeSet<NodeId>> {
+        self.outlook().sight.alive.clone()
+    }
+
+    /// How the nodes of the mesh are.
+    pub(crate) fn status(&self) -> Vec<Arc<NodeReport>> {
+        self.outlook().status(&self.metadata.control())
     }
 }
 
@@ -602,5 +566,4 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Actors that a stopping DPU has are elsewhere within this, or run there once it is missed.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
-const READY_POLL: Duration = Duration::from_millis(10);
 const PROPOSE_BUDGET: Duration = Duration::from_secs(10);

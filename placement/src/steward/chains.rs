@@ -80,6 +80,11 @@ impl Chains {
         }
     }
 
+    /// Actors whose moves are being taken back.
+    pub fn being_taken_back(&self) -> impl Iterator<Item = ActorId> {
+        self.taking_back.keys().copied()
+    }
+
     /// What came of a proposal that a move ends. Where it was applied, or refused, the group's word comes by itself;
     /// what failed is tried again at the next look.
     pub fn took_back(&mut self, actor: ActorId, id: MoveId, well: bool) {

@@ -159,7 +159,9 @@ impl Driver {
         vec![(actor, Ask::Propose(command))]
     }
 
-    fn may_begin(&self, actor: ActorId) -> bool {
+    /// Whether there is room for one more, and nothing under way for this actor.
+    #[must_use]
+    pub fn may_begin(&self, actor: ActorId) -> bool {
         self.hands.len() < MOVES_MAX && !self.hands.contains_key(&actor)
     }
 

@@ -37,6 +37,8 @@ pub struct Peers {
     timing: Timing,
     since: Instant,
     ticked_at: Instant,
+    /// When it last woke from a sleep.
+    woke_at: Option<Instant>,
     seen: BTreeMap<NodeId, Seen>,
 }
 
@@ -55,7 +57,7 @@ impl Peers {
     /// A node that begins to listen.
     #[must_use]
     pub const fn new(timing: Timing, now: Instant) -> Self {
-        Self { timing, since: now, ticked_at: now, seen: BTreeMap::new() }
+        Self { timing, since: now, ticked_at: now, woke_at: None, seen: BTreeMap::new() }
     }
 
     /// From now on silences are as long as this.
@@ -75,6 +77,7 @@ impl Peers {
             seen.alive_at = seen.alive_at.map(|at| at + slept);
         }
         self.since = self.since + slept;
+        self.woke_at = Some(now);
     }
 
     /// The moment of which this node can say what was: now, unless it was asleep.
@@ -100,8 +103,13 @@ impl Peers {
     }
 
     /// What was asked of a peer then ended with its link: that is proof, unless it has been heard of since (it restarted, or
-    /// dialled anew). Says whether it was thought to be there.
-    pub fn lost(&mut self, node: NodeId, asked_at: Instant) -> bool {
+    /// dialled anew), or this node was itself asleep: then it was its own end that was silent. Says whether the peer was
+    /// thought to be there.
+    pub fn lost(&mut self, node: NodeId, asked_at: Instant, now: Instant) -> bool {
+        self.tick(now);
+        if self.woke_at.is_some_and(|at| asked_at <= at + self.timing.late) {
+            return false;
+        }
         let seen = self.seen.get_mut(&node).filter(|seen| seen.heard_at <= asked_at);
         seen.is_some_and(|seen| seen.alive_at.take().is_some())
     }
@@ -154,6 +162,14 @@ impl Peers {
         !self.has_listened(now) && others.into_iter().any(|node| !self.is_up(node, now))
     }
 
+    /// The first moment after `now` at which a peer that answers then will have been silent for too long, if nothing is
+    /// heard of it.
+    #[must_use]
+    pub fn next_silence(&self, now: Instant) -> Option<Instant> {
+        let up = self.seen.iter().filter(|(node, _)| self.is_up(**node, now));
+        up.filter_map(|(_, seen)| Some(Instant((seen.alive_at? + self.silence(seen)).0 + 1))).min()
+    }
+
     /// The peers that answer.
     pub fn up(&self, now: Instant) -> impl Iterator<Item = NodeId> {
         self.seen.keys().copied().filter(move |node| self.is_up(*node, now))
@@ -203,10 +219,10 @@ mod tests {
         assert!(peers.heard(PEER, false, at(3200)));
         assert_eq!(peers.up_since(at(3200)), [(PEER, at(3100))].into());
         // A broken link is proof.
-        assert!(!peers.lost(PEER, at(3150)), "it spoke since");
-        assert!(peers.lost(PEER, at(3200)));
+        assert!(!peers.lost(PEER, at(3150), at(3200)), "it spoke since");
+        assert!(peers.lost(PEER, at(3200), at(3200)));
         assert_eq!((peers.presence(PEER, at(3200)), peers.spoke_lately(PEER, at(3200))), (Presence::Down, true));
-        assert!(!peers.lost(PEER, at(3200)));
+        assert!(!peers.lost(PEER, at(3200), at(3200)));
     }
 
     #[test]
@@ -248,6 +264,29 @@ mod tests {
         assert!(peers.is_up(PEER, at(12_500)));
         ticked(&mut peers, 12_600..=12_600);
         assert!(!peers.is_up(PEER, at(12_600)));
+    }
+
+    #[test]
+    fn a_link_that_ends_because_this_node_was_asleep_proves_nothing() {
+        let mut peers = Peers::new(TIMING, at(0));
+        peers.heard(PEER, false, at(0));
+        // The beat of before the sleep, and one that went out on the dead link at once after it.
+        assert!(!peers.lost(PEER, at(0), at(8000)));
+        assert!(!peers.lost(PEER, at(8100), at(8100)));
+        assert!(peers.is_up(PEER, at(8100)));
+        ticked(&mut peers, 8200..=8600);
+        assert!(peers.lost(PEER, at(8600), at(8600)));
+    }
+
+    #[test]
+    fn the_next_silence_is_known() {
+        let mut peers = Peers::new(TIMING, at(0));
+        assert_eq!(peers.next_silence(at(0)), None);
+        peers.heard(PEER, false, at(100));
+        peers.heard(NodeId(3), false, at(0));
+        assert_eq!(peers.next_silence(at(100)), Some(Instant(2_000_000_001)));
+        ticked(&mut peers, 100..=2000);
+        assert_eq!(peers.next_silence(at(2050)), Some(Instant(2_100_000_001)));
     }
 
     #[test]

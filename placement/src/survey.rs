@@ -8,12 +8,13 @@ use mesh_core::{
     limits::{STREAM_STRIPES, STRIPE_BYTES_MAX},
     meta::ControlView,
     op::NodeReport,
+    plan::Spot,
+    spec::CustomSpec,
     time::Instant,
     topology::{NodeKind, NodeState},
 };
-use mesh_placement::{ActorView, Cost, Load, NodeView, Spot, Stage, View};
 
-use crate::node::{Inner, lock};
+use crate::{ActorView, Cost, Load, NodeView, Stage, View};
 
 /// What a data chain begins and ends with; between them are the embedding program's own functions.
 const DATA_CHAIN: (&str, [&str; 2]) = ("policy", ["encrypt", "erasure"]);
@@ -25,39 +26,28 @@ const MILLIWATTS_DPU: u32 = 2500;
 /// What a chain holds when it is busy: the stripes of one stream.
 const WORKING_BYTES: u64 = (STREAM_STRIPES * STRIPE_BYTES_MAX) as u64;
 
-/// What is known of the nodes now.
-pub(crate) struct Sight {
-    /// What each said last.
-    pub(crate) reports: BTreeMap<NodeId, Arc<NodeReport>>,
+/// What is known of the nodes and of what actors do.
+#[derive(Clone, Copy, Debug)]
+pub struct Survey<'a> {
+    /// What each node said last.
+    pub reports: &'a BTreeMap<NodeId, Arc<NodeReport>>,
     /// Since when each that answers is up; who is missing here is down.
-    pub(crate) up_since: BTreeMap<NodeId, Instant>,
+    pub up_since: &'a BTreeMap<NodeId, Instant>,
     /// What each actor is asked to do.
-    pub(crate) loads: BTreeMap<ActorId, Load>,
+    pub loads: &'a BTreeMap<ActorId, Load>,
     /// When each actor last moved.
-    pub(crate) moved_at: BTreeMap<ActorId, Instant>,
+    pub moved_at: &'a BTreeMap<ActorId, Instant>,
     /// Now.
-    pub(crate) now: Instant,
-}
-
-/// What a node knows now.
-pub(crate) fn sight(node: &Inner) -> Sight {
-    let now = node.env.clock.now();
-    let reports = node.reports();
-    let (loads, moved_at) = {
-        let mut record = lock(&node.record);
-        record.meter.read(&reports, now);
-        (record.meter.loads.clone(), record.moved_at.clone())
-    };
-    let up_since = node.up_since().into_iter().chain([(node.id, Instant::default())]).collect();
-    Sight { reports, up_since, loads, moved_at, now }
+    pub now: Instant,
 }
 
 /// Puts it together.
-pub(crate) fn of(control: &ControlView, sight: &Sight) -> View {
-    let mut view = View { now_ms: millis(sight.now), ..View::default() };
+#[must_use]
+pub fn view(control: &ControlView, survey: Survey<'_>) -> View {
+    let mut view = View { now_ms: millis(survey.now), ..View::default() };
     for info in control.nodes.values() {
-        let report = sight.reports.get(&info.id);
-        let up_since = sight.up_since.get(&info.id);
+        let report = survey.reports.get(&info.id);
+        let up_since = survey.up_since.get(&info.id);
         let ability = report.map(|report| &report.ability);
         let mut node = info.attached_to.map_or_else(|| NodeView::host(info.id), NodeView::dpu);
         node.emulated = info.emulated.is_some();
@@ -85,13 +75,13 @@ pub(crate) fn of(control: &ControlView, sight: &Sight) -> View {
     }
     for row in control.assignments.values() {
         if let Some((tenant, ingress)) = row.actor.as_data() {
-            view.actors.insert(row.actor, actor(control, sight, row, tenant, ingress));
+            view.actors.insert(row.actor, actor(control, survey, row, tenant, ingress));
         }
     }
     view
 }
 
-fn actor(control: &ControlView, sight: &Sight, row: &Assignment, tenant: TenantId, ingress: NodeId) -> ActorView {
+fn actor(control: &ControlView, survey: Survey<'_>, row: &Assignment, tenant: TenantId, ingress: NodeId) -> ActorView {
     let wish = wish(control, row.actor, tenant);
     let (first, last) = DATA_CHAIN;
     let own = control.stages_of(tenant).map(|stage| Stage::new(stage.kind.clone()));
@@ -99,7 +89,7 @@ fn actor(control: &ControlView, sight: &Sight, row: &Assignment, tenant: TenantI
     let stages: Vec<Stage> = [Stage::new(first)].into_iter().chain(own).chain(last.map(Stage::new)).collect();
     ActorView {
         tenant: Some(tenant),
-        load: sight.loads.get(&row.actor).copied().unwrap_or_default(),
+        load: survey.loads.get(&row.actor).copied().unwrap_or_default(),
         preference: wish.preference,
         pin: wish.pin,
         // What comes before may hold state.
@@ -107,13 +97,14 @@ fn actor(control: &ControlView, sight: &Sight, row: &Assignment, tenant: TenantI
         at: Some(spot(control, row)),
         moving: row.moving.map(Spot::whole),
         needs_memory_bytes: WORKING_BYTES,
-        moved_at_ms: sight.moved_at.get(&row.actor).map(|at| millis(*at)),
+        moved_at_ms: survey.moved_at.get(&row.actor).map(|at| millis(*at)),
         ..ActorView::chain(stages, ingress)
     }
 }
 
 /// Where an actor runs.
-pub(crate) fn spot(control: &ControlView, row: &Assignment) -> Spot {
+#[must_use]
+pub fn spot(control: &ControlView, row: &Assignment) -> Spot {
     match control.tails.get(&row.actor) {
         Some(tail) => Spot::split(row.node, usize::from(tail.cut), tail.node),
         None => Spot::whole(row.node),
@@ -122,13 +113,24 @@ pub(crate) fn spot(control: &ControlView, row: &Assignment) -> Spot {
 
 /// What a user has asked for an actor: of itself, else of its tenant, else of all. Where a pin gives way, because its node
 /// is down, the wider preference counts.
-pub(crate) fn wish(control: &ControlView, actor: ActorId, tenant: TenantId) -> Wish {
+#[must_use]
+pub fn wish(control: &ControlView, actor: ActorId, tenant: TenantId) -> Wish {
     let scopes = [Scope::Actor(actor), Scope::Tenant(tenant), Scope::Mesh];
     let wish = |scope: &Scope| control.wishes.get(scope).copied();
     let preference = scopes.iter().filter_map(wish).find(|wish| wish.pin.is_none()).map(|wish| wish.preference);
     Wish { preference: preference.unwrap_or_default(), pin: wish(&scopes[0]).and_then(|wish| wish.pin) }
 }
 
-fn millis(at: Instant) -> u64 {
+/// Whether an actor's node lives and cannot run it: it came back as a program that lacks one of the kinds. Then there is
+/// nothing that could be moved live.
+#[must_use]
+pub fn is_stranded(control: &ControlView, reports: &BTreeMap<NodeId, Arc<NodeReport>>, row: &Assignment) -> bool {
+    let Some(report) = reports.get(&row.node) else { return false };
+    let lacks = |stage: &CustomSpec| !report.ability.functions.contains_key(&*stage.kind);
+    row.actor.as_data().is_some_and(|(tenant, _)| control.stages_of(tenant).any(lacks))
+        && !report.actors.iter().any(|one| one.actor == row.actor)
+}
+
+const fn millis(at: Instant) -> u64 {
     at.0 / 1_000_000
 }

@@ -1,0 +1,242 @@
+//! Who speaks: whether a beat is of the node that is known under its number, where it listens, and what is to be remembered
+//! of it, whatever becomes of its files. The judgement is [`witness`]'s.
+
+use core::net::SocketAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use mesh_core::{
+    id::{GroupId, Incarnation, NodeId},
+    meta::ControlView,
+    op::{NodeReport, Witness},
+};
+
+use super::Group;
+use crate::witness::{self, Said, Verdict};
+
+/// What one node knows of who the others are.
+#[derive(Clone, Debug, Default)]
+pub struct Acquaintances {
+    /// What is to be remembered of each one.
+    witnesses: Arc<BTreeMap<NodeId, Witness>>,
+    /// Where each one listens, and as of which start.
+    addresses: BTreeMap<NodeId, (Incarnation, SocketAddr)>,
+    /// Those whose address a person or the configuration gave, until they speak for themselves.
+    given: BTreeSet<NodeId>,
+    /// The start whose beat counted least of late, and why.
+    turned_away: Arc<BTreeMap<NodeId, (Incarnation, Verdict)>>,
+    /// Whose beats were said not to count, by address: of each number a few.
+    refused: BTreeMap<NodeId, BTreeSet<String>>,
+}
+
+/// What is to be thought of a beat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Met {
+    /// It counts.
+    Known,
+    /// It counts, and what was heard under its number before was of another machine.
+    Anew,
+    /// It does not count, which was said before.
+    TurnedAway,
+    /// It does not count, and that is to be said.
+    Refused(Verdict),
+}
+
+impl Acquaintances {
+    /// What is remembered of each node that has spoken.
+    #[must_use]
+    pub const fn witnesses(&self) -> &Arc<BTreeMap<NodeId, Witness>> {
+        &self.witnesses
+    }
+
+    /// The start of each number whose beat did not count, and why.
+    #[must_use]
+    pub const fn turned_away(&self) -> &Arc<BTreeMap<NodeId, (Incarnation, Verdict)>> {
+        &self.turned_away
+    }
+
+    /// The nodes of which it is known where they listen.
+    pub fn located(&self) -> impl Iterator<Item = NodeId> {
+        self.addresses.keys().copied()
+    }
+
+    /// A person or the configuration says where a node listens: it counts until the node says so itself.
+    pub fn given(&mut self, node: NodeId, address: SocketAddr, as_of: Incarnation) -> Option<SocketAddr> {
+        self.given.insert(node);
+        self.locate(node, address, as_of)
+    }
+
+    /// Where a node listens, unless something newer is known: what was stored before a restart must not replace what it has
+    /// said itself since. Gives what counts, if that is not older.
+    pub fn locate(&mut self, node: NodeId, address: SocketAddr, as_of: Incarnation) -> Option<SocketAddr> {
+        let known = self.addresses.entry(node).or_insert((as_of, address));
+        if known.0 > as_of {
+            return None;
+        }
+        *known = (as_of, address);
+        Some(address)
+    }
+
+    /// What is remembered of a node: what it said itself, or what the control group knows since before this start.
+    #[must_use]
+    pub fn witness(&self, node: NodeId, control: &ControlView, group: Option<&Group>) -> Option<Witness> {
+        self.witnesses.get(&node).copied().or_else(|| {
+            let info = control.nodes.get(&node)?;
+            let members = group.into_iter().flat_map(|group| group.voters.iter().chain(&group.learners));
+            let replica = members.copied().find(|replica| replica.node() == node);
+            Some(Witness { life: info.life, incarnation: info.incarnation, replica, marked: 0 })
+        })
+    }
+
+    /// Hears which starts the mesh has registered: of two machines that started at once under one number it is that one,
+    /// whichever this node had heard first. Gives the nodes of which another start counts now.
+    pub fn heed_starts(&mut self, control: &ControlView, said: &BTreeMap<NodeId, Arc<NodeReport>>) -> Vec<NodeId> {
+        let is_other = |info: &mesh_core::topology::NodeInfo| {
+            let known = self.witnesses.get(&info.id).filter(|known| known.life == info.life)?;
+            let report = said.get(&info.id)?;
+            let counts = (report.life, report.incarnation) == (known.life, known.incarnation);
+            let other = counts && witness::gives_way(&report.starts, info.incarnation);
+            other.then_some((info.id, Witness { incarnation: info.incarnation, marked: 0, ..*known }))
+        };
+        let others: Vec<(NodeId, Witness)> = control.nodes.values().filter_map(is_other).collect();
+        for (node, witness) in &others {
+            Arc::make_mut(&mut self.witnesses).insert(*node, *witness);
+            self.addresses.remove(node);
+        }
+        others.into_iter().map(|(node, _)| node).collect()
+    }
+
+    /// A beat came. `known`: see [`Self::witness`]; `member`: the life of the node that has this number in the mesh;
+    /// `elsewhere`: the start that counts was heard of just now, at another address.
+    pub fn meet(&mut self, report: &NodeReport, known: Option<&Witness>, member: Option<u64>, elsewhere: bool) -> Met {
+        let (node, said) = (report.node, said(report));
+        let verdict = witness::judge(&said, known, member, elsewhere);
+        if verdict != Verdict::Known {
+            Arc::make_mut(&mut self.turned_away).insert(node, (report.incarnation, verdict.clone()));
+            let addresses = self.refused.entry(node).or_default();
+            let is_news = addresses.len() < REFUSED_MAX && addresses.insert(report.address.clone());
+            return if is_news { Met::Refused(verdict) } else { Met::TurnedAway };
+        }
+        if self.turned_away.get(&node).is_some_and(|(start, _)| *start == report.incarnation) {
+            Arc::make_mut(&mut self.turned_away).remove(&node);
+        }
+        // Until it speaks for itself, another's word for where it is counts.
+        if self.given.remove(&node) {
+            self.addresses.remove(&node);
+        }
+        // What another machine said under this number was of itself.
+        let is_other = known.is_some_and(|known| known.life != said.life);
+        if is_other {
+            self.addresses.remove(&node);
+        }
+        let remembered = said.remembered(known);
+        if self.witnesses.get(&node) != Some(&remembered) {
+            Arc::make_mut(&mut self.witnesses).insert(node, remembered);
+        }
+        if is_other { Met::Anew } else { Met::Known }
+    }
+}
+
+/// What a node says of itself in a report.
+#[must_use]
+pub fn said(report: &NodeReport) -> Said<'_> {
+    let control = report.groups.iter().find(|said| said.group == GroupId::CONTROL);
+    let replica = control.map(|said| said.replica);
+    Said { life: report.life, starts: &report.starts, replica, marked: report.marked }
+}
+
+/// Addresses of which it is said that their beats do not count: of each number.
+pub(super) const REFUSED_MAX: usize = 8;
+
+impl Acquaintances {
+    /// Whether of no number more is remembered than is to be.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.refused.values().all(|addresses| addresses.len() <= REFUSED_MAX)
+    }
+
+    #[cfg(test)]
+    pub(super) fn refuse_for_ever(&mut self, node: NodeId) {
+        let many = (0..=REFUSED_MAX).map(|one| one.to_string());
+        self.refused.entry(node).or_default().extend(many);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steward::tests::host;
+
+    const NODE: NodeId = NodeId(2);
+
+    fn report(life: u64, starts: &[u64], port: u16) -> NodeReport {
+        let starts: Vec<Incarnation> = starts.iter().copied().map(Incarnation).collect();
+        NodeReport {
+            node: NODE,
+            life,
+            incarnation: *starts.last().unwrap(),
+            starts,
+            address: format!("127.0.0.1:{port}"),
+            ..NodeReport::default()
+        }
+    }
+
+    fn at(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    #[test]
+    fn who_speaks_for_itself_is_where_it_says_and_an_older_word_counts_no_more() {
+        let mut known = Acquaintances::default();
+        assert_eq!(known.given(NODE, at(1), Incarnation(50)), Some(at(1)));
+        // Its start is older than the moment at which its address was given: it counts all the same.
+        assert_eq!(known.meet(&report(1, &[5], 2), None, None, false), Met::Known);
+        assert_eq!(known.locate(NODE, at(2), Incarnation(5)), Some(at(2)));
+        assert_eq!(known.locate(NODE, at(9), Incarnation(4)), None);
+        assert_eq!(known.witnesses()[&NODE].incarnation, Incarnation(5));
+    }
+
+    #[test]
+    fn a_twin_is_turned_away_and_said_once() {
+        let mut known = Acquaintances::default();
+        known.meet(&report(1, &[5], 1), None, Some(1), false);
+        let witness = known.witnesses()[&NODE];
+        let twin = report(1, &[6], 2);
+        assert_eq!(known.meet(&twin, Some(&witness), Some(1), true), Met::Refused(Verdict::Twin));
+        assert_eq!(known.meet(&twin, Some(&witness), Some(1), true), Met::TurnedAway);
+        assert_eq!(known.turned_away()[&NODE], (Incarnation(6), Verdict::Twin));
+        assert_eq!(known.witnesses()[&NODE], witness);
+        // The other is silent by now: it counts, and is turned away no more.
+        let restarted = report(1, &[5, 6], 2);
+        assert_eq!(known.meet(&restarted, Some(&witness), Some(1), false), Met::Known);
+        assert!(known.turned_away().is_empty());
+        for port in 10..30 {
+            known.meet(&report(1, &[7], port), Some(&witness), Some(1), true);
+        }
+        assert!(known.is_bounded());
+    }
+
+    #[test]
+    fn of_two_starts_at_once_the_registered_one_counts() {
+        let mut known = Acquaintances::default();
+        let mut control = ControlView::default();
+        let heard = report(1, &[5, 7], 1);
+        known.meet(&heard, None, None, false);
+        known.locate(NODE, at(1), Incarnation(7));
+        let said = BTreeMap::from([(NODE, Arc::new(heard))]);
+        control.nodes.insert(NODE, mesh_core::topology::NodeInfo { incarnation: Incarnation(6), ..host(2) });
+        assert_eq!(known.heed_starts(&control, &said), [NODE]);
+        assert_eq!((known.witnesses()[&NODE].incarnation, known.located().count()), (Incarnation(6), 0));
+        assert_eq!(known.heed_starts(&control, &said), []);
+    }
+
+    #[test]
+    fn another_machine_under_a_number_that_is_no_members_begins_anew() {
+        let mut known = Acquaintances::default();
+        known.meet(&report(1, &[5], 1), None, None, false);
+        let witness = known.witnesses()[&NODE];
+        assert_eq!(known.meet(&report(2, &[8], 2), Some(&witness), None, false), Met::Anew);
+        assert_eq!(known.witnesses()[&NODE].life, 2);
+    }
+}

@@ -1,0 +1,490 @@
+//! What runs on a node: its ingress, the chains that the control group says run here, and tails of chains that are split;
+//! each hosted, configured anew when what it is made of changes, and let go of.
+
+use core::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use mesh_core::{
+    Error, ErrorKind,
+    assignment::{Assignment, MoveId, Tail},
+    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
+    meta::ControlView,
+    op::{Ability, Phase},
+    spec::FunctionSpec,
+    time::Instant,
+    topology::{DriveState, NodeKind},
+};
+
+use super::{
+    chains::{Act, Chains},
+    specs,
+};
+use crate::fate::{Hosted, Known};
+
+/// What is to be done to one actor of this node; each list in its order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// What is known of its moves is over.
+    Forget,
+    /// What is here of it is nothing: it goes, and requests to it wait for what comes.
+    Evict,
+    /// It warmed or was frozen, as said, and runs on from here with the state that it has.
+    Open(Epoch, Phase),
+    /// It is built and runs here from now on.
+    Start(Epoch, Arc<FunctionSpec>),
+    /// It is told what it is made of now.
+    Configure(Arc<FunctionSpec>),
+    /// It runs at that node, under that epoch, and requests go there.
+    Retire(NodeId, Epoch),
+    /// It was to arrive and does not.
+    Discard,
+    /// There is no such actor any more.
+    Stop,
+}
+
+/// What a look at the actors says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// What is to be done, by actor.
+    pub deeds: Vec<(ActorId, Vec<Deed>)>,
+    /// Moves that are to be ended by a proposal, each with the epoch of its actor.
+    pub take_back: Vec<(ActorId, Epoch, MoveId)>,
+    /// Actors of whose moves all that was known is over, and of which nothing else is wanted.
+    pub forget: Vec<ActorId>,
+    /// Actors that cannot be hosted for now, and why.
+    pub troubles: Vec<(ActorId, Error)>,
+}
+
+/// What a look goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Grounds<'a> {
+    /// Which node.
+    pub here: NodeId,
+    /// What it runs on: a host has an ingress.
+    pub kind: NodeKind,
+    /// Its start.
+    pub incarnation: Incarnation,
+    /// What it can run.
+    pub ability: &'a Ability,
+    /// See [`mesh_core::spec::ObjectSpec::reclaim_grace_ms`].
+    pub reclaim_grace_ms: u64,
+    /// What the control group holds, as far as it has heard.
+    pub view: &'a ControlView,
+    /// The drives, as this node sees them.
+    pub drives: &'a BTreeMap<DriveId, DriveState>,
+    /// The groups that it leads.
+    pub leads: &'a BTreeSet<GroupId>,
+    /// What it hosts.
+    pub hosted: &'a BTreeMap<ActorId, Hosted>,
+    /// What it knows of moves, of the actors that concern it; see [`Hosting::concerns`].
+    pub known: &'a BTreeMap<ActorId, Known>,
+    /// Actors for which something is being done.
+    pub busy: &'a BTreeSet<ActorId>,
+    /// The tails of chains that nodes which answer say they run.
+    pub tails: &'a BTreeSet<(NodeId, ActorId, Epoch)>,
+    /// It does not know yet which others are there.
+    pub looks_around: bool,
+    /// Now.
+    pub now: Instant,
+}
+
+/// What a node has configured, and has under way about its actors.
+#[derive(Clone, Debug, Default)]
+pub struct Hosting {
+    chains: Chains,
+    /// What each actor was last configured with, and under which epoch: an actor that has been away meanwhile has not been
+    /// configured, whether or not anybody looked while it was away.
+    specs: BTreeMap<ActorId, (Epoch, Arc<FunctionSpec>)>,
+    /// Those whose row names this node.
+    mine: BTreeSet<ActorId>,
+    /// Those that could not be started, until when they are left alone, and how often that happened in a row.
+    failed: BTreeMap<ActorId, (Instant, u32)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Nothing,
+    Configure,
+    Start,
+}
+
+impl Hosting {
+    /// The control group says something new.
+    pub fn learn(&mut self, here: NodeId, view: &ControlView) {
+        let concerns = |row: &&Assignment| row.node == here || row.moving == Some(here);
+        self.mine = view.assignments.values().filter(concerns).map(|row| row.actor).collect();
+    }
+
+    /// The actors of which a look must know what is known of their moves, besides those that are hosted.
+    pub fn concerns(&self) -> impl Iterator<Item = ActorId> {
+        self.mine.iter().copied().chain(self.chains.being_taken_back())
+    }
+
+    /// The moves that are being taken back.
+    pub fn being_taken_back(&self) -> impl Iterator<Item = ActorId> {
+        self.chains.being_taken_back()
+    }
+
+    /// Whether something that failed is to be done again now.
+    #[must_use]
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.failed.iter().any(|(actor, (until, _))| *until <= now && !self.specs.contains_key(actor))
+    }
+
+    /// Looks at everything that is to run here.
+    #[must_use]
+    pub fn look(&mut self, on: Grounds<'_>) -> Wanted {
+        let mut wanted = Wanted::default();
+        let caught_up = on.view.nodes.get(&on.here).is_some_and(|info| info.incarnation == on.incarnation);
+        self.failed.retain(|_, (until, _)| *until + FAILED_KEPT > on.now);
+        // The ingress first: it refuses a tenant whose key it does not know, and need not for long.
+        if on.kind == NodeKind::Host {
+            let epoch = Epoch(on.incarnation.0);
+            let leads = on.leads.iter().copied();
+            let spec = specs::ingress(on.view, on.here, epoch, leads, on.reclaim_grace_ms);
+            let deeds = self.put(ActorId::ingress(on.here), epoch, spec, on, false);
+            wanted.push(ActorId::ingress(on.here), deeds);
+        }
+        let hosted = on.hosted.keys().copied().filter(|actor| actor.as_data().is_some());
+        let concerned: BTreeSet<ActorId> = self.concerns().chain(hosted).collect();
+        for row in concerned.iter().filter_map(|actor| on.view.assignments.get(actor)) {
+            if row.actor.as_data().is_some() && self.may_touch(row.actor, on) {
+                self.tend(row, on, caught_up, &mut wanted);
+            }
+        }
+        let mut tails = BTreeSet::new();
+        for (row, tail) in specs::tails(on.view).filter(|(_, tail)| caught_up && tail.node == on.here) {
+            let Some(actor) = specs::tail_of(row.actor) else { continue };
+            tails.insert(actor);
+            if self.may_touch(actor, on) {
+                match self.host_tail(row, actor, tail.cut, on) {
+                    Ok(deeds) => wanted.push(actor, deeds),
+                    Err(error) => wanted.troubles.push((actor, error)),
+                }
+            }
+        }
+        let is_gone = |actor: &ActorId| {
+            actor.as_ingress().is_none() && !on.view.assignments.contains_key(actor) && !tails.contains(actor)
+        };
+        let gone: Vec<ActorId> = self.specs.keys().copied().filter(is_gone).collect();
+        for actor in gone.into_iter().filter(|actor| !on.busy.contains(actor)) {
+            self.specs.remove(&actor);
+            // The head of a tail may not have heard yet: it is told `NoSuchActor`, and the ingress sends again.
+            let deed = if actor.as_tail().is_some() { Deed::Evict } else { Deed::Stop };
+            wanted.push(actor, if on.hosted.contains_key(&actor) { vec![deed] } else { Vec::new() });
+        }
+        wanted
+    }
+
+    fn may_touch(&self, actor: ActorId, on: Grounds<'_>) -> bool {
+        !on.busy.contains(&actor) && self.failed.get(&actor).is_none_or(|(until, _)| *until <= on.now)
+    }
+
+    /// One data chain.
+    fn tend(&mut self, row: &Assignment, on: Grounds<'_>, caught_up: bool, wanted: &mut Wanted) {
+        let Assignment { actor, epoch, .. } = *row;
+        let hosted = on.hosted.get(&actor).copied();
+        let known = Known { caught_up, ..on.known.get(&actor).copied().unwrap_or_default() };
+        let mut evicted = false;
+        let mut deeds = Vec::new();
+        for act in self.chains.look(on.here, row, hosted, known, on.looks_around) {
+            match act {
+                Act::Forget if known.on.is_none() => {}
+                Act::Forget => deeds.push(Deed::Forget),
+                Act::Evict => {
+                    self.specs.remove(&actor);
+                    evicted = true;
+                    deeds.push(Deed::Evict);
+                }
+                Act::Open(phase) => deeds.push(Deed::Open(epoch, phase)),
+                Act::Run => {
+                    let spec = specs::data_chain(on.view, on.drives, actor);
+                    match spec.map(|stages| specs::head(stages, on.tail(row))) {
+                        Ok(spec) => deeds.extend(self.put(actor, epoch, spec, on, evicted)),
+                        Err(error) => {
+                            self.specs.remove(&actor);
+                            wanted.troubles.push((actor, error));
+                        }
+                    }
+                }
+                Act::TakeBack(id) => {
+                    // What it was configured with before is over: also if it was given up here, it is started anew.
+                    self.specs.remove(&actor);
+                    wanted.take_back.push((actor, epoch, id));
+                }
+                Act::Retire => {
+                    self.specs.remove(&actor);
+                    deeds.push(Deed::Retire(row.node, epoch));
+                }
+                Act::Discard => {
+                    self.specs.remove(&actor);
+                    deeds.push(Deed::Discard);
+                }
+            }
+        }
+        if deeds == [Deed::Forget] {
+            wanted.forget.push(actor);
+        } else {
+            wanted.push(actor, deeds);
+        }
+    }
+
+    /// The last stages of a chain whose head is elsewhere.
+    fn host_tail(&mut self, row: &Assignment, actor: ActorId, cut: u8, on: Grounds<'_>) -> Result<Vec<Deed>, Error> {
+        let spec = specs::tail(specs::data_chain(on.view, on.drives, row.actor)?, row.actor, cut)?;
+        on.ability_for(&spec)?;
+        let mut deeds = Vec::new();
+        let is_old = on.hosted.get(&actor).is_some_and(|hosted| hosted.epoch != row.epoch);
+        if is_old {
+            self.specs.remove(&actor);
+            deeds.push(Deed::Evict);
+        }
+        deeds.extend(self.put(actor, row.epoch, spec, on, is_old));
+        Ok(deeds)
+    }
+
+    fn put(&mut self, actor: ActorId, epoch: Epoch, spec: FunctionSpec, on: Grounds<'_>, evicted: bool) -> Vec<Deed> {
+        if !self.may_touch(actor, on) {
+            return Vec::new();
+        }
+        let hosted = !evicted && on.hosted.contains_key(&actor);
+        let next = self.next(actor, epoch, &spec, hosted);
+        if next == Next::Nothing {
+            return Vec::new();
+        }
+        let spec = Arc::new(spec);
+        self.specs.insert(actor, (epoch, spec.clone()));
+        vec![if next == Next::Start { Deed::Start(epoch, spec) } else { Deed::Configure(spec) }]
+    }
+
+    /// What an actor that runs here needs.
+    fn next(&self, actor: ActorId, epoch: Epoch, spec: &FunctionSpec, hosted: bool) -> Next {
+        match self.specs.get(&actor).filter(|(under, _)| *under == epoch) {
+            // Not hosted any more, it was given up after panics: a person must look.
+            Some((_, before)) if **before == *spec => Next::Nothing,
+            Some(_) => Next::Configure,
+            // It has arrived by a move.
+            None if hosted => Next::Configure,
+            None => Next::Start,
+        }
+    }
+
+    /// What was done to an actor has come to this. What failed is done again after a while.
+    pub fn done(&mut self, actor: ActorId, well: bool, now: Instant) {
+        if well {
+            self.failed.remove(&actor);
+            return;
+        }
+        self.specs.remove(&actor);
+        let times = self.failed.get(&actor).map_or(0, |(_, times)| *times);
+        let pause = FAILED_PAUSE.saturating_mul(1 << times.min(4));
+        self.failed.insert(actor, (now + pause, times.saturating_add(1)));
+    }
+
+    /// See [`Chains::took_back`].
+    pub fn took_back(&mut self, actor: ActorId, id: MoveId, well: bool) {
+        self.chains.took_back(actor, id, well);
+    }
+}
+
+impl Grounds<'_> {
+    /// The tail that a chain of this node goes on to: one that runs. Without it the chain is whole, at once and without
+    /// anybody's leave.
+    fn tail(&self, row: &Assignment) -> Option<&Tail> {
+        let actor = specs::tail_of(row.actor)?;
+        let runs = |tail: &&Tail| self.tails.contains(&(tail.node, actor, row.epoch));
+        self.view.tails.get(&row.actor).filter(runs)
+    }
+
+    /// Refuses functions that this node was not told to run.
+    fn ability_for(&self, spec: &FunctionSpec) -> Result<(), Error> {
+        let FunctionSpec::Chain(stages) = spec else { return Ok(()) };
+        runs_here(self.here, self.ability, stages)
+    }
+}
+
+/// Refuses functions that a node was not told to run.
+///
+/// # Errors
+/// `Unsupported`, with the function.
+pub fn runs_here(here: NodeId, ability: &Ability, stages: &[FunctionSpec]) -> Result<(), Error> {
+    match stages.iter().find(|stage| !ability.functions.contains_key(stage.name())) {
+        None => Ok(()),
+        Some(stage) => Err(Error::new(ErrorKind::Unsupported, "this node does not run such functions")
+            .with("node", here)
+            .with("function", stage.name())),
+    }
+}
+
+impl Wanted {
+    fn push(&mut self, actor: ActorId, deeds: Vec<Deed>) {
+        if !deeds.is_empty() {
+            self.deeds.push((actor, deeds));
+        }
+    }
+}
+
+/// What could not be started is tried again after this, and after twice as long each time, up to sixteen times.
+const FAILED_PAUSE: Duration = Duration::from_millis(500);
+/// That it failed is forgotten so long after it could be tried again.
+const FAILED_KEPT: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::{
+        id::{KeyId, TenantId},
+        meta::{TenantLimits, TenantRow, WrappedKey},
+        spec::EncryptSpec,
+    };
+
+    use super::*;
+    use crate::steward::tests::host;
+
+    const HERE: NodeId = NodeId(1);
+    const TENANT: TenantId = TenantId(7);
+
+    /// What a DPU is told to do about one chain, look by look.
+    struct Room {
+        hosting: Hosting,
+        view: ControlView,
+        drives: BTreeMap<DriveId, DriveState>,
+        hosted: BTreeMap<ActorId, Hosted>,
+        busy: BTreeSet<ActorId>,
+        now: Instant,
+    }
+
+    impl Room {
+        fn new() -> Self {
+            let wrapped = WrappedKey { key: KeyId(0), nonce: [0; 12], sealed: vec![0; 48] };
+            let limits = TenantLimits::default();
+            let row = TenantRow { id: TENANT, name: "tenant".into(), key: KeyId(0), wrapped, limits };
+            let mut view = ControlView::default();
+            view.nodes.insert(HERE, host(1));
+            view.tenants.insert(TENANT, Arc::new(row));
+            view.assignments.insert(chain(), Assignment::new(chain(), HERE, Epoch(1)));
+            let mut hosting = Hosting::default();
+            hosting.learn(HERE, &view);
+            let (drives, hosted, busy) = Default::default();
+            Self { hosting, view, drives, hosted, busy, now: Instant(0) }
+        }
+
+        fn look(&mut self) -> Vec<&'static str> {
+            let known = self.hosting.concerns().map(|actor| (actor, Known::default())).collect();
+            let grounds = Grounds {
+                here: HERE,
+                kind: NodeKind::Dpu,
+                incarnation: Incarnation(1),
+                ability: &Ability::default(),
+                reclaim_grace_ms: 1,
+                view: &self.view,
+                drives: &self.drives,
+                leads: &BTreeSet::new(),
+                hosted: &self.hosted,
+                known: &known,
+                busy: &self.busy,
+                tails: &BTreeSet::new(),
+                looks_around: false,
+                now: self.now,
+            };
+            let wanted = self.hosting.look(grounds);
+            assert!(wanted.troubles.is_empty() && wanted.take_back.is_empty(), "{wanted:?}");
+            wanted.deeds.iter().flat_map(|(_, deeds)| deeds).map(name).collect()
+        }
+
+        fn runs(&mut self, epoch: u64) {
+            self.hosted.insert(chain(), Hosted { epoch: Epoch(epoch), phase: Phase::Running });
+        }
+
+        fn row(&mut self, node: NodeId, epoch: u64) {
+            self.view.assignments.insert(chain(), Assignment::new(chain(), node, Epoch(epoch)));
+            self.hosting.learn(HERE, &self.view);
+        }
+    }
+
+    fn chain() -> ActorId {
+        ActorId::data(TENANT, NodeId(3))
+    }
+
+    fn name(deed: &Deed) -> &'static str {
+        match deed {
+            Deed::Forget => "forget",
+            Deed::Evict => "evict",
+            Deed::Open(..) => "open",
+            Deed::Start(..) => "start",
+            Deed::Configure(_) => "configure",
+            Deed::Retire(..) => "retire",
+            Deed::Discard => "discard",
+            Deed::Stop => "stop",
+        }
+    }
+
+    #[test]
+    fn a_chain_is_started_once_and_configured_when_it_changes() {
+        let mut room = Room::new();
+        assert_eq!(room.look(), ["start"]);
+        // While something is done to it, nothing else is.
+        room.busy.insert(chain());
+        room.drives.insert(DriveId(1), DriveState::Up);
+        assert_eq!(room.look(), [""; 0]);
+        room.busy.clear();
+        room.runs(1);
+        room.hosting.done(chain(), true, room.now);
+        assert_eq!(room.look(), ["configure"]);
+        assert_eq!(room.look(), [""; 0]);
+        // It leaves, and comes back by itself, or by a move.
+        room.row(NodeId(2), 2);
+        assert_eq!(room.look(), ["retire"]);
+        room.hosted.clear();
+        room.row(HERE, 3);
+        assert_eq!(room.look(), ["start"]);
+        room.runs(3);
+        room.row(NodeId(2), 4);
+        assert_eq!(room.look(), ["retire"]);
+        room.row(HERE, 5);
+        room.runs(5);
+        assert_eq!(room.look(), ["configure"]);
+        // Given up after panics, it stays so.
+        room.hosted.clear();
+        assert_eq!(room.look(), [""; 0]);
+        // It is no more.
+        room.view.assignments.clear();
+        room.hosting.learn(HERE, &room.view);
+        room.runs(5);
+        assert_eq!(room.look(), ["stop"]);
+    }
+
+    #[test]
+    fn what_fails_to_start_is_tried_again_less_and_less_often() {
+        let mut room = Room::new();
+        let mut tries = 0;
+        for _ in 0..600 {
+            if room.look() == ["start"] {
+                tries += 1;
+                room.hosting.done(chain(), false, room.now);
+                assert!(!room.hosting.is_due(room.now));
+            }
+            room.now = room.now + Duration::from_millis(100);
+        }
+        assert_eq!(tries, 11, "in a minute: after 0.5, 1, 2, 4, and then every 8 seconds");
+        let until = room.hosting.failed[&chain()].0;
+        assert!(room.hosting.is_due(until));
+    }
+
+    #[test]
+    fn what_was_configured_counts_for_its_epoch_alone() {
+        let actor = ActorId(9);
+        let spec = FunctionSpec::Encrypt(EncryptSpec::default());
+        let other = FunctionSpec::Chain(vec![spec.clone()]);
+        let mut hosting = Hosting::default();
+        assert_eq!(hosting.next(actor, Epoch(1), &spec, false), Next::Start);
+        hosting.specs.insert(actor, (Epoch(1), Arc::new(spec.clone())));
+        assert_eq!(hosting.next(actor, Epoch(1), &spec, true), Next::Nothing);
+        assert_eq!(hosting.next(actor, Epoch(1), &other, true), Next::Configure);
+        assert_eq!(hosting.next(actor, Epoch(3), &spec, false), Next::Start);
+        assert_eq!(hosting.next(actor, Epoch(3), &spec, true), Next::Configure);
+        assert_eq!(hosting.next(actor, Epoch(1), &spec, false), Next::Nothing);
+    }
+}

@@ -1,0 +1,265 @@
+//! A look at everything, from what the node observes of itself: each duty says what is to be done now.
+
+use super::*;
+use crate::steward::{
+    hosting::Grounds,
+    members::Members,
+    peers::Presence,
+    readiness,
+    renewal::{self, Renewal},
+};
+
+impl Steward {
+    /// The node has observed itself.
+    pub(super) fn look(&mut self, own: Box<Observed>, now: Instant, acts: &mut Vec<Act>) {
+        self.own = own;
+        self.due.look = false;
+        self.clock.looked = Some(now);
+        if now.since(self.clock.counted_from) >= Duration::from_secs(1) {
+            (self.clock.counted_from, self.clock.looks) = (now, 0);
+        }
+        self.clock.looks += 1;
+        self.locate_stored(now, acts);
+        self.host(now, acts);
+        self.settle(acts);
+        self.see_to_groups(acts);
+        self.make_known(acts);
+        self.see_to_damage(now, acts);
+        self.lay_out(now, acts);
+        self.lead(now, acts);
+        let missing = self.what_is_missing().err();
+        if self.outlook.missing.as_ref().map(ToString::to_string) != missing.as_ref().map(ToString::to_string) {
+            self.outlook.missing = missing;
+            self.unpublished = true;
+        }
+        self.say(now);
+        if self.due.beat {
+            self.stat(acts);
+            self.beat_all(now, acts);
+        }
+    }
+
+    fn is_free(&self, key: Key) -> bool {
+        !self.busy.contains_key(&key)
+    }
+
+    /// Whether what is not seen is not there: a node that has just started has not heard of everybody yet, and what it
+    /// stored now it would store on too few nodes, for good.
+    fn looks_around(&self, now: Instant) -> bool {
+        let hosts = self.control.nodes.values().filter(|node| node.kind == NodeKind::Host && node.id != self.id());
+        self.peers.looks_around(hosts.map(|node| node.id), now)
+    }
+
+    /// What runs here.
+    fn host(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        let looks_around = self.looks_around(now);
+        let has_failed = self.hosting.is_due(now);
+        if !self.due.hosting && !has_failed {
+            return;
+        }
+        // Once it has looked around, it looks again.
+        self.due.hosting = looks_around;
+        let busy: BTreeSet<ActorId> = self.busy.keys().filter_map(|key| key.actor()).collect();
+        let leads = self.own.groups.iter().filter(|group| group.report.leader == Some(self.id()));
+        let leads = leads.map(|group| group.report.group).collect();
+        let wanted = self.hosting.look(Grounds {
+            here: self.here.info.id,
+            kind: self.here.info.kind,
+            incarnation: self.here.info.incarnation,
+            ability: &self.here.ability,
+            reclaim_grace_ms: self.here.reclaim_grace_ms,
+            view: &self.control,
+            drives: &self.outlook.drives,
+            leads: &leads,
+            hosted: &self.own.hosted,
+            known: &self.own.known,
+            busy: &busy,
+            tails: &self.outlook.tails(),
+            looks_around,
+            now,
+        });
+        acts.extend(wanted.deeds.into_iter().map(|(actor, deeds)| Act::Actor(actor, deeds)));
+        acts.extend(wanted.forget.into_iter().map(Act::Forget));
+        acts.extend(wanted.take_back.into_iter().map(|(actor, epoch, id)| Act::TakeBack(actor, epoch, id)));
+        acts.extend(wanted.troubles.into_iter().map(|(actor, error)| Act::Trouble(actor, error)));
+    }
+
+    /// Actors of this node that have waited long for the end of a move: it is aborted, unless it is committed.
+    fn settle(&mut self, acts: &mut Vec<Act>) {
+        for (actor, epoch, id) in core::mem::take(&mut self.own.overdue) {
+            if self.is_free(Key::Settle(actor, epoch, id)) {
+                acts.push(Act::Settle(actor, epoch, id));
+            }
+        }
+    }
+
+    /// The replicas of this node: that there are some, that somebody leads, and who else follows and votes.
+    fn see_to_groups(&mut self, acts: &mut Vec<Act>) {
+        let namespaces = if self.here.info.kind == NodeKind::Host { self.control.namespaces } else { 0 };
+        for group in (1..=u64::from(namespaces)).map(GroupId) {
+            if self.group(group).is_none() && self.is_free(Key::Ensure(group)) {
+                acts.push(Act::Ensure(group));
+            }
+        }
+        for group in self.vacancies.look(&self.own.groups, &self.outlook.sight) {
+            if self.is_free(Key::Elect(group)) {
+                acts.push(Act::Elect(group));
+            }
+        }
+        for own in self.own.groups.iter().filter(|own| own.report.leader == Some(self.id())) {
+            let group = own.report.group;
+            if self.is_free(Key::Members(group))
+                && let Some(step) = Members::of(own, &self.control, &self.outlook.sight).step()
+            {
+                acts.push(Act::Members(group, step));
+            }
+        }
+    }
+
+    /// Makes this node known to the control group, through any member that answers: who is no member yet may know one of
+    /// them only, and that one asks whoever leads.
+    fn make_known(&mut self, acts: &mut Vec<Act>) {
+        let info = &self.here.info;
+        let is_known = self
+            .control
+            .nodes
+            .get(&info.id)
+            .is_some_and(|known| (known.incarnation, &known.address) == (info.incarnation, &info.address));
+        if is_known {
+            self.complaints.refused = None;
+        }
+        if is_known || !self.is_free(Key::Announce) {
+            return;
+        }
+        let votes = self.group(GroupId::CONTROL).is_some_and(|group| group.voters.contains(&group.report.replica));
+        let others: Vec<NodeId> = self.told.iter().copied().collect();
+        match votes {
+            true => acts.push(Act::Announce(Vec::new())),
+            false if others.is_empty() => {}
+            false => acts.push(Act::Announce(others)),
+        }
+    }
+
+    /// Has damaged metadata rebuilt, and says once why they are not.
+    fn see_to_damage(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        let hands_over = self.busy.keys().any(|key| matches!(key, Key::HandOver(_)));
+        if !self.is_free(Key::Renew) || hands_over || self.renew_at.is_some_and(|at| now < at) {
+            return;
+        }
+        let looked = match &self.own.damage {
+            None => Ok(None),
+            Some(Err(error)) => Err(error.clone()),
+            Some(Ok(kept)) => renewal::look(&self.own.groups, kept, &self.outlook.sight).map(Some),
+        };
+        let error = match looked {
+            Ok(None) => None,
+            Ok(Some(Renewal::Begin)) => return acts.push(Act::Renew),
+            Ok(Some(Renewal::HandOver(group, next))) => return acts.push(Act::HandOver(group, next)),
+            Err(error) => Some(error),
+        };
+        complain(&mut self.complaints.unrenewed, error, unrenewed, acts);
+    }
+
+    /// Makes a new layout where one is due.
+    fn lay_out(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        if !self.leads_control() || !self.is_free(Key::LayOut) {
+            return;
+        }
+        match self.layouts.look(&self.control, now) {
+            Ok(layout) => acts.extend(layout.map(|layout| Act::LayOut(Arc::new(layout)))),
+            Err(error) => acts.push(Act::Complain("there is no new layout", error)),
+        }
+    }
+
+    /// What the leader of the control group does about actors.
+    fn lead(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        if !self.leads_control() {
+            self.lead.driver.rest();
+            self.lead.plans = Plans::default();
+            // Whoever leads next looks at everything.
+            self.due.plan = false;
+            return;
+        }
+        let looks = self.due.plan || self.lead.plans.is_due(now);
+        if now < self.lead.rests_until || (!looks && self.lead.plans.wanted().next().is_none()) {
+            return;
+        }
+        self.due.plan = false;
+        let control = self.control.clone();
+        if looks {
+            self.lead.meter.read(&self.outlook.sight.reports, now);
+            if !Arc::ptr_eq(&self.outlook.loads, self.lead.meter.loads()) {
+                self.outlook.loads = self.lead.meter.loads().clone();
+                self.unpublished = true;
+            }
+            self.give_places(now, acts);
+            self.lead.plans.look(self.outlook.view(&control, now), now);
+        }
+        // Begun by a leader that is gone.
+        let asks = self.lead.driver.clear(control.assignments.values(), now);
+        self.ask(asks, acts);
+        // Those that back off, or wait for their turn, too.
+        let mut asks = Asks::new();
+        for step in self.lead.plans.wanted() {
+            let Some(row) = control.assignments.get(&step.actor) else { continue };
+            let presence = self.presence(row.node, now);
+            let stranded = presence == Presence::Up
+                && step.to.head != row.node
+                && survey::is_stranded(&control, &self.outlook.sight.reports, row);
+            asks.extend(self.lead.driver.go(row, step, presence, stranded, now));
+        }
+        self.ask(asks, acts);
+    }
+
+    fn presence(&self, node: NodeId, now: Instant) -> Presence {
+        if node == self.id() { Presence::Up } else { self.peers.presence(node, now) }
+    }
+
+    /// Every tenant has a chain for every ingress; it begins there.
+    fn give_places(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        let control = self.control.clone();
+        let hosts = control.nodes.values().filter(|info| info.kind == NodeKind::Host);
+        for (tenant, host) in hosts.flat_map(|info| control.tenants.keys().map(|tenant| (*tenant, info.id))) {
+            let actor = ActorId::data(tenant, host);
+            if !control.assignments.contains_key(&actor) {
+                let asks = self.lead.driver.place(Assignment::new(actor, host, Epoch(1)), now);
+                self.ask(asks, acts);
+            }
+        }
+    }
+
+    /// What this node still waits for before it takes data.
+    fn what_is_missing(&self) -> Result<(), Error> {
+        let known = [&self.complaints.refused, &self.complaints.unrenewed];
+        let looked = match known.into_iter().flatten().next() {
+            Some(complaint) => Err(complaint.clone()),
+            None => readiness::look(&readiness::Own {
+                here: self.id(),
+                is_host: self.here.info.kind == NodeKind::Host,
+                view: &self.control,
+                groups: &self.outlook_groups(),
+                drives_up: self.outlook.drives.values().filter(|state| **state == DriveState::Up).count(),
+                hosted: &self.own.hosted.keys().copied().collect(),
+            }),
+        };
+        looked.map_err(|missing| match &self.own.complaint {
+            // Whatever is missing, it does not come while nobody talks with this node.
+            Some(complaint) => complaint.clone().with("missing", missing.message()),
+            None => missing,
+        })
+    }
+
+    fn outlook_groups(&self) -> Vec<GroupReport> {
+        self.own.groups.iter().map(|group| group.report.clone()).collect()
+    }
+}
+
+impl Key {
+    /// The actor to which something is done.
+    const fn actor(&self) -> Option<ActorId> {
+        match self {
+            Self::Actor(actor) => Some(*actor),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What actors are made of, by what the control group holds and what a node sees of the drives: a node's ingress, the data
+//! chains, and the tails of chains that are split.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use mesh_core::{
+    Error, ErrorKind,
+    assignment::{Assignment, Tail},
+    id::{ActorId, DriveId, Epoch, GroupId, NodeId, TenantId},
+    limits::STRIPE_BYTES_MAX,
+    meta::{ControlView, Grant},
+    spec::{EncryptSpec, Encryption, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
+    topology::DriveState,
+};
+
+/// The ingress of a node. `epoch`: the node's start. `leads`: the groups that it leads; `reclaim_grace_ms`: see
+/// [`ObjectSpec::reclaim_grace_ms`].
+#[must_use]
+pub fn ingress(
+    view: &ControlView,
+    node: NodeId,
+    epoch: Epoch,
+    leads: impl Iterator<Item = GroupId>,
+    reclaim_grace_ms: u64,
+) -> FunctionSpec {
+    FunctionSpec::Object(ObjectSpec {
+        node,
+        epoch,
+        layout: view.layouts.keys().next_back().copied(),
+        stripe_bytes: STRIPE_BYTES_MAX as u32,
+        keys: view.tenants.values().map(|tenant| (tenant.id, Encryption::Key(tenant.key))).collect(),
+        reclaims: leads.filter(|group| *group != GroupId::CONTROL).collect(),
+        reclaim_grace_ms,
+        drives: view.drives.keys().copied().collect(),
+        lost: view.lost.keys().copied().collect(),
+        layouts: view.layouts.clone(),
+        namespaces: view.namespaces,
+    })
+}
+
+/// The stages of the data chain of a tenant for one ingress.
+///
+/// # Errors
+/// `Unreachable` if the tenant is not known here yet.
+pub fn data_chain(
+    view: &ControlView,
+    drives: &BTreeMap<DriveId, DriveState>,
+    actor: ActorId,
+) -> Result<Vec<FunctionSpec>, Error> {
+    let tenant = actor.as_data().and_then(|(tenant, _)| view.tenants.get(&tenant)).ok_or_else(|| {
+        Error::new(ErrorKind::Unreachable, "the actor's tenant is not known on this node yet; try again")
+            .with("actor", actor)
+    })?;
+    let policy = PolicySpec { tenant: tenant.id, principals: principals(tenant.id, view), limits: tenant.limits };
+    let own = view.stages_of(tenant.id).cloned().map(FunctionSpec::Custom);
+    let erasure = ErasureSpec { layouts: view.layouts.clone(), drives: drives.clone() };
+    let mut stages = vec![FunctionSpec::Policy(policy)];
+    stages.extend(own);
+    stages.extend([FunctionSpec::Encrypt(EncryptSpec::default()), FunctionSpec::Erasure(erasure)]);
+    Ok(stages)
+}
+
+fn principals(tenant: TenantId, view: &ControlView) -> BTreeMap<Arc<str>, Vec<Grant>> {
+    let own = view.principals.iter().filter(|row| row.tenant == tenant);
+    own.map(|row| (Arc::from(row.name.as_str()), row.grants.clone())).collect()
+}
+
+/// The head of a chain, which goes on to a tail if it has one that runs.
+#[must_use]
+pub fn head(stages: Vec<FunctionSpec>, tail: Option<&Tail>) -> FunctionSpec {
+    match tail {
+        Some(tail) => FunctionSpec::Split(stages, tail.cut),
+        None => FunctionSpec::Chain(stages),
+    }
+}
+
+/// The last stages of a chain whose head is elsewhere.
+///
+/// # Errors
+/// `Bug` if there are not so many.
+pub fn tail(mut stages: Vec<FunctionSpec>, chain: ActorId, cut: u8) -> Result<FunctionSpec, Error> {
+    if usize::from(cut) >= stages.len() {
+        return Err(Error::bug("a chain is shorter than its head").with("actor", chain).with("cut", cut));
+    }
+    Ok(FunctionSpec::Chain(stages.split_off(usize::from(cut))))
+}
+
+/// The actor that runs the last stages of a data chain.
+#[must_use]
+pub fn tail_of(chain: ActorId) -> Option<ActorId> {
+    chain.as_data().map(|(tenant, ingress)| ActorId::tail(tenant, ingress))
+}
+
+/// Chains that are split, with their tails.
+pub fn tails(view: &ControlView) -> impl Iterator<Item = (&Assignment, &Tail)> {
+    view.tails.iter().filter_map(|(actor, tail)| Some((view.assignments.get(actor)?, tail)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_is_what_its_head_leaves() {
+        let chain = ActorId::data(TenantId(7), NodeId(1));
+        let stages = || {
+            let erasure = ErasureSpec { layouts: BTreeMap::new(), drives: BTreeMap::new() };
+            vec![FunctionSpec::Encrypt(EncryptSpec::default()), FunctionSpec::Erasure(erasure)]
+        };
+        assert_eq!(head(stages(), None), FunctionSpec::Chain(stages()));
+        let cut = Tail { cut: 1, node: NodeId(2) };
+        assert_eq!(head(stages(), Some(&cut)), FunctionSpec::Split(stages(), 1));
+        assert_eq!(tail(stages(), chain, 1), Ok(FunctionSpec::Chain(stages().split_off(1))));
+        assert_eq!(tail(stages(), chain, 2).map_err(|error| error.kind()), Err(ErrorKind::Bug));
+        assert_eq!(tail_of(chain), Some(ActorId::tail(TenantId(7), NodeId(1))));
+        assert_eq!(tail_of(ActorId::ingress(NodeId(1))), None);
+    }
+}

@@ -1,0 +1,308 @@
+use mesh_core::{
+    id::{DriveId, Epoch, Incarnation},
+    topology::{DriveInfo, NodeInfo, NodeKind},
+};
+
+use super::*;
+
+/// The control group with these voters, as the replica of a node knows it.
+pub(super) fn group(node: u64, voters: &[u64]) -> Group {
+    let replica = |node: u64| ReplicaId::new(NodeId(node), 1);
+    let report = GroupReport {
+        group: GroupId::CONTROL,
+        replica: replica(node),
+        leader: None,
+        term: 1,
+        trouble: None,
+        voters: Vec::new(),
+    };
+    let voters = voters.iter().map(|node| replica(*node)).collect();
+    Group { report, leads: false, voters, learners: BTreeSet::new(), caught_up: BTreeSet::new() }
+}
+
+/// What a node sees, if these answer and follow that leader.
+pub(super) fn sight(here: u64, alive: &[u64], of: GroupId, leader: Option<u64>) -> Sight {
+    let report = |node: u64| {
+        let groups = vec![GroupReport { group: of, leader: leader.map(NodeId), ..group(node, &[]).report }];
+        (NodeId(node), Arc::new(NodeReport { node: NodeId(node), groups, ..NodeReport::default() }))
+    };
+    Sight {
+        here: NodeId(here),
+        now: Instant(0),
+        alive: Arc::new(alive.iter().copied().map(NodeId).collect()),
+        reports: Arc::new(alive.iter().map(|node| report(*node)).collect()),
+    }
+}
+
+impl Sight {
+    /// Changes what a node said.
+    pub(super) fn change(&mut self, node: u64, how: impl FnOnce(&mut NodeReport)) {
+        let reports = Arc::make_mut(&mut self.reports);
+        how(Arc::make_mut(reports.get_mut(&NodeId(node)).expect("it said something")));
+    }
+}
+
+pub(super) fn host(node: u64) -> NodeInfo {
+    NodeInfo {
+        id: NodeId(node),
+        kind: NodeKind::Host,
+        address: String::new(),
+        incarnation: Incarnation(1),
+        pid: 1,
+        draining: false,
+        attached_to: None,
+        emulated: None,
+        life: 1,
+        invitation: 0,
+    }
+}
+
+pub(super) fn drive(id: u64, node: u64) -> DriveInfo {
+    DriveInfo { id: DriveId(id), node: NodeId(node), epoch: Epoch(1), capacity_bytes: 1 << 30 }
+}
+
+/// A steward in a mesh of two hosts and a DPU of the first, told things by hand.
+struct Room {
+    steward: Steward,
+    now: Instant,
+}
+
+const HERE: NodeId = NodeId(1);
+const OTHER: NodeId = NodeId(2);
+
+fn timing() -> Timing {
+    Timing {
+        silence: Duration::from_millis(2000),
+        dpu_silence: Duration::from_millis(150),
+        late: Duration::from_millis(200),
+    }
+}
+
+/// A mesh of these hosts, which know each other.
+fn mesh(nodes: &[u64]) -> ControlView {
+    let info = |node: u64| NodeInfo { address: format!("127.0.0.1:{node}"), ..host(node) };
+    ControlView {
+        cluster: Some(mesh_core::id::ClusterId([1; 16])),
+        nodes: nodes.iter().map(|node| (NodeId(*node), info(*node))).collect(),
+        ..ControlView::default()
+    }
+}
+
+fn report(node: u64) -> NodeReport {
+    NodeReport {
+        node: NodeId(node),
+        life: 1,
+        incarnation: Incarnation(1),
+        starts: vec![Incarnation(1)],
+        address: format!("127.0.0.1:{node}"),
+        ..NodeReport::default()
+    }
+}
+
+impl Room {
+    fn new(control: ControlView) -> Self {
+        let info = NodeInfo { address: "127.0.0.1:1".into(), ..host(1) };
+        let here =
+            Here { info, starts: vec![Incarnation(1)], ability: Arc::default(), reclaim_grace_ms: 1, timing: timing() };
+        Self { steward: Steward::new(here, Arc::new(control), Instant(0)), now: Instant(0) }
+    }
+
+    /// What it wants when this happens, without beats and the errands of every look.
+    fn on(&mut self, event: Event) -> Vec<String> {
+        let acts = self.steward.on(event, self.now);
+        self.steward.check(self.now).expect("all is as it must be");
+        let is_news = |act: &&Act| !matches!(act, Act::Beat(..) | Act::Stat | Act::Restarted(..));
+        acts.iter().filter(is_news).map(|act| format!("{act:?}")).collect()
+    }
+
+    fn observes(&mut self, own: Observed) -> Vec<String> {
+        self.on(Event::Observed(Box::new(own)))
+    }
+
+    /// Lets time pass, in ticks.
+    fn passes(&mut self, millis: u64) -> Vec<String> {
+        let end = self.now + Duration::from_millis(millis);
+        let mut acts = Vec::new();
+        while self.now < end {
+            self.now = (self.now + Duration::from_millis(50)).min(end);
+            acts.extend(self.on(Event::Time));
+        }
+        acts
+    }
+}
+
+fn leading() -> Observed {
+    let own = Group { leads: true, ..group(1, &[1]) };
+    let report = GroupReport { leader: Some(HERE), ..own.report.clone() };
+    Observed { groups: vec![Group { report, ..own }], ..Observed::default() }
+}
+
+#[test]
+fn a_node_is_up_from_its_first_beat_until_its_silence() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    assert_eq!(room.on(Event::Time), Vec::<String>::new());
+    let up = ["Locate(node-2, 127.0.0.1:2)", "Note(NodeUp(node-2))", "Up(node-2)"];
+    let mut acts = room.on(Event::Heard(Arc::new(report(2))));
+    assert_eq!(acts.pop().unwrap(), "Peers { up: [node-2], down: [] }");
+    assert_eq!(acts, up);
+    assert_eq!(*room.steward.outlook().sight.alive, BTreeSet::from([HERE, OTHER]));
+    assert!(room.steward.outlook().has_met(OTHER, Incarnation(1)));
+    // It goes on to beat, and nothing is new.
+    room.passes(500);
+    assert_eq!(room.on(Event::Heard(Arc::new(report(2)))), ["Locate(node-2, 127.0.0.1:2)"]);
+    // The replicas are told once they have heard of the first change.
+    assert_eq!(room.passes(2000), Vec::<String>::new());
+    assert_eq!(room.passes(50), ["Note(NodeDown(node-2))", "Down(node-2)"]);
+    assert_eq!(room.on(Event::Ended(Key::Peers, Ok(()))), ["Peers { up: [], down: [node-2] }"]);
+    // A broken link is proof, one that was only late is not.
+    room.on(Event::Heard(Arc::new(report(2))));
+    let (now, later) = (room.now, room.now + Duration::from_millis(10));
+    room.now = later;
+    assert_eq!(room.on(Event::Unanswered(OTHER, now, ErrorKind::Timeout)), Vec::<String>::new());
+    assert_eq!(room.on(Event::Unanswered(OTHER, now, ErrorKind::LinkLost)), ["Note(NodeDown(node-2))", "Down(node-2)"]);
+}
+
+#[test]
+fn a_silence_ends_at_its_moment_and_not_at_the_next_tick() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    room.passes(30);
+    room.on(Event::Heard(Arc::new(report(2))));
+    room.passes(1990);
+    assert_eq!(room.steward.wake_at(), Instant(2_030_000_001));
+    room.now = room.steward.wake_at();
+    assert_eq!(room.on(Event::Time), ["Note(NodeDown(node-2))", "Down(node-2)"]);
+}
+
+#[test]
+fn an_act_is_under_way_once_and_what_failed_is_wanted_anew() {
+    let mut room = Room::new(ControlView { namespaces: 1, ..mesh(&[1, 2]) });
+    let ensure = "Ensure(group-1)".to_owned();
+    assert!(room.observes(Observed::default()).contains(&ensure));
+    assert!(!room.observes(Observed::default()).contains(&ensure));
+    room.on(Event::Ended(Key::Ensure(GroupId(1)), Err(Error::invalid("no"))));
+    // What failed at once would fail at once again.
+    assert!(!room.steward.is_curious());
+    room.passes(100);
+    assert!(room.steward.is_curious());
+    assert!(room.observes(Observed::default()).contains(&ensure));
+    // What went well may be followed by more.
+    room.on(Event::Ended(Key::Ensure(GroupId(1)), Ok(())));
+    assert!(room.steward.is_curious());
+}
+
+#[test]
+fn beats_go_out_by_time_and_at_once_when_something_changed() {
+    let beats = |room: &mut Room, event: Event| {
+        let acts = room.steward.on(event, room.now);
+        acts.iter().filter(|act| matches!(act, Act::Beat(OTHER, _))).count()
+    };
+    let mut room = Room::new(mesh(&[1, 2]));
+    assert_eq!(beats(&mut room, Event::Observed(Box::default())), 1);
+    let mut count = 0;
+    for _ in 0..20 {
+        room.now = room.now + Duration::from_millis(50);
+        count += beats(&mut room, Event::Time);
+        if room.steward.is_curious() {
+            count += beats(&mut room, Event::Observed(Box::default()));
+        }
+    }
+    assert_eq!(count, 2, "two in a second");
+    assert_eq!(beats(&mut room, Event::Changed), 0, "first it is seen what has changed");
+    assert_eq!(beats(&mut room, Event::Observed(Box::default())), 1);
+}
+
+#[test]
+fn the_leader_gives_places_and_hears_what_came_of_it() {
+    let mut room = Room::new(mesh(&[1]));
+    let wrapped = mesh_core::meta::WrappedKey { key: mesh_core::id::KeyId(0), nonce: [0; 12], sealed: vec![0; 48] };
+    let limits = mesh_core::meta::TenantLimits::default();
+    let tenant = mesh_core::id::TenantId(7);
+    let row =
+        mesh_core::meta::TenantRow { id: tenant, name: "tenant".into(), key: mesh_core::id::KeyId(0), wrapped, limits };
+    let mut control = mesh(&[1]);
+    control.tenants.insert(tenant, Arc::new(row));
+    room.on(Event::Control(Arc::new(control)));
+    let chain = ActorId::data(tenant, HERE);
+    let begun = room.observes(leading());
+    let step = begun.iter().find(|act| act.starts_with("Step(")).expect("a proposal");
+    assert!(step.contains("Propose(Assign("), "{step}");
+    assert_eq!(room.steward.driver().under_way(), 1);
+    // Of a number that is over nothing is heard.
+    let stale = Event::Stepped(chain, 99, Heard::Proposed(Err(Error::invalid("of another time"))));
+    assert_eq!(room.on(stale), Vec::<String>::new());
+    let heard = Event::Stepped(chain, 1, Heard::Proposed(Ok(mesh_core::meta::MetaAnswer::Done)));
+    assert_eq!(room.on(heard), [format!("Note(Placed({chain:?}))")]);
+    assert_eq!(room.steward.driver().under_way(), 0);
+}
+
+#[test]
+fn what_only_a_person_can_mend_is_said_once_and_keeps_the_node_from_taking_data() {
+    let mut room = Room::new(ControlView::default());
+    room.on(Event::Heard(Arc::new(report(2))));
+    let wanted = room.observes(Observed::default());
+    assert!(wanted.contains(&"Announce([node-2])".to_owned()), "{wanted:?}");
+    let refused = || Event::Ended(Key::Announce, Err(Error::new(ErrorKind::Denied, "never invited")));
+    assert_eq!(room.on(refused()).len(), 1);
+    room.observes(Observed::default());
+    assert!(room.steward.outlook().missing.as_ref().is_some_and(|missing| missing.message() == "never invited"));
+    assert_eq!(room.on(refused()), Vec::<String>::new());
+    // Damage of which no majority has a copy.
+    let damaged = || Observed { damage: Some(Ok([GroupId::CONTROL].into())), ..Observed::default() };
+    let complaints = |acts: Vec<String>| acts.into_iter().filter(|act| act.starts_with("Complain")).count();
+    assert_eq!(complaints(room.observes(damaged())), 1);
+    assert_eq!(complaints(room.observes(damaged())), 0);
+}
+
+/// Each invariant with what trips it: whatever is spoilt is found by the check after the next event.
+#[test]
+fn every_invariant_is_tripped_by_what_it_forbids() {
+    use invariants::Broken;
+    type Spoil = fn(&mut Steward);
+    let table: &[(Spoil, Broken)] = &[
+        (|it| Arc::make_mut(&mut it.outlook.sight.alive).retain(|node| *node != HERE), Broken::NotHere),
+        (|it| drop(Arc::make_mut(&mut it.outlook.sight.reports).remove(&OTHER)), Broken::Unintroduced(OTHER)),
+        (|it| Arc::make_mut(&mut it.outlook.sight.alive).retain(|node| *node != OTHER), Broken::ToldOtherwise),
+        (|it| it.outlook.up_since = Arc::default(), Broken::NeverCameUp),
+        (|it| it.lead.hands.extend([(ActorId(9), (1, 1))]), Broken::Hands),
+        (
+            |it| {
+                let row = Assignment::new(ActorId(9), HERE, Epoch(1));
+                drop(it.lead.driver.place(row, Instant(0)));
+            },
+            Broken::Hands,
+        ),
+        (
+            |it| {
+                let mut view = crate::View::default();
+                view.nodes.insert(HERE, crate::NodeView { up: true, ..crate::NodeView::host(HERE) });
+                view.actors.insert(ActorId(9), crate::ActorView::chain(Vec::new(), HERE));
+                it.lead.plans.look(view, Instant(0));
+            },
+            Broken::PlansWithoutLeading,
+        ),
+        (|it| it.busy.extend([(Key::LayOut, Instant(0))]), Broken::Stuck(Key::LayOut)),
+        (|it| it.acquaintances.refuse_for_ever(OTHER), Broken::Unbounded),
+        (|it| it.outlook.witnesses = Arc::default(), Broken::Stale),
+        (|it| it.clock.looks = 1001, Broken::Restless),
+    ];
+    for (at, (spoil, broken)) in table.iter().enumerate() {
+        let mut room = Room::new(mesh(&[1, 2]));
+        room.on(Event::Heard(Arc::new(report(2))));
+        let later = Instant(0) + invariants::ACT_MAX + Duration::from_secs(1);
+        room.on(Event::Ended(Key::Peers, Ok(())));
+        assert_eq!(room.steward.check(later), Ok(()), "before it is spoilt");
+        spoil(&mut room.steward);
+        assert_eq!(room.steward.check(later), Err(*broken), "row {at}");
+    }
+}
+
+#[test]
+fn whoever_begins_anew_keeps_what_it_knows_and_nothing_that_it_had_under_way() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    room.on(Event::Heard(Arc::new(report(2))));
+    drop(room.steward.lead.driver.place(Assignment::new(ActorId(9), HERE, Epoch(1)), Instant(0)));
+    assert!(room.steward.check(room.now).is_err());
+    room.steward.begin_anew(room.now);
+    assert_eq!(room.steward.check(room.now), Ok(()));
+    assert!(room.steward.outlook().is_up(OTHER) && room.steward.is_curious());
+}

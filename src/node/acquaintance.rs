@@ -1,0 +1,69 @@
+//! Who may take part in metadata groups: nodes whose beats count, as the steward has judged.
+
+use mesh_core::{
+    Error, ErrorKind, Op,
+    id::{Incarnation, NodeId},
+    meta::Command,
+    port::Role,
+};
+use mesh_placement::witness::Verdict;
+
+use super::Inner;
+
+impl Inner {
+    /// Whether a metadata request of another node may be passed on.
+    pub(super) async fn admits(&self, from: &Role, op: &Op) -> Result<(), Error> {
+        match op {
+            Op::Propose { command, .. } => self.admits_command(from, command).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// A start of a node is registered by itself, and only once its beats count: one that does not would take the place
+    /// of the one that does. Another machine under its number is told so by the group.
+    pub(super) async fn admits_command(&self, from: &Role, command: &Command) -> Result<(), Error> {
+        let Command::PutNode(info) = command else { return Ok(()) };
+        let member = self.metadata.control().nodes.get(&info.id).map(|known| known.life);
+        if *from != Role::Node(info.id) || member.is_some_and(|life| life != info.life) {
+            return Ok(());
+        }
+        let met = self.met(info.id, info.incarnation).await;
+        met.map_err(|error| {
+            let known = self.outlook();
+            let turned_away = known.turned_away.get(&info.id).filter(|(start, _)| *start == info.incarnation);
+            match turned_away {
+                Some((_, Verdict::Twin)) => {
+                    let what = "another process runs under the number of this node, from the same folder or a copy of \
+                                it: stop one of the two";
+                    let at = known.sight.reports.get(&info.id).map(|report| report.address.clone());
+                    Error::new(ErrorKind::Conflict, what).with("at", at.unwrap_or_default())
+                }
+                _ => error,
+            }
+        })
+    }
+
+    /// Waits until this start of a node has said to this one of ours who it is, and counts: what it remembers of this
+    /// node must be known before anything is promised to it.
+    pub(super) async fn acquainted(&self, from: &Role, start: Incarnation) -> Result<(), Error> {
+        match from {
+            Role::Node(node) => self.met(*node, start).await,
+            _ => Err(Error::new(ErrorKind::Denied, "only nodes take part in metadata groups")),
+        }
+    }
+
+    async fn met(&self, node: NodeId, start: Incarnation) -> Result<(), Error> {
+        let mut outlook = self.outlook.subscribe();
+        let met = outlook.wait_for(|known| known.has_met(node, start));
+        match tokio::time::timeout(MEET_MAX, met).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => {
+                Err(Error::new(ErrorKind::Draining, "this node has heard no beat of yours that counts")
+                    .with("node", node))
+            }
+        }
+    }
+}
+
+/// A node that is there beats at once: who has said nothing for so long has no say either.
+const MEET_MAX: core::time::Duration = core::time::Duration::from_secs(1);

@@ -1,0 +1,278 @@
+//! Carrying out what the steward wants, to the letter.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use mesh_core::{
+    Answer, Buf, Error, ErrorKind, Lane, Op, Outcome, Principal,
+    assignment::MoveId,
+    envelope::Envelope,
+    happened::Happened,
+    id::{ActorId, Epoch, GroupId, NodeId},
+    meta::Command,
+    op::{GroupReport, Moved, NodeOp, NodeReport},
+    topology::Layout,
+};
+use mesh_dpu_runtime::metadata::RaftMetadata;
+use mesh_placement::{
+    migration::{Ask, Heard},
+    steward::{Act, Event, Group, is_judged, members::Step},
+};
+
+use super::{Inner, chains, media};
+
+/// This node's replicas of metadata groups.
+pub(super) fn groups(metadata: &RaftMetadata) -> Vec<Group> {
+    let group = |report: GroupReport| {
+        let (voters, learners) = metadata.members(report.group);
+        let leads = metadata.is_leader(report.group);
+        let caught_up = if leads { metadata.caught_up(report.group) } else { Default::default() };
+        Group { report, leads, voters, learners, caught_up }
+    };
+    metadata.status().into_iter().map(group).collect()
+}
+
+/// What is done at once.
+pub(super) fn at_once(node: &Arc<Inner>, act: Act) {
+    match act {
+        Act::Beat(to, report) => beat(node, to, report),
+        Act::Locate(peer, at) => node.link.set_peer(peer, at),
+        Act::Restarted(peer, start) => node.link.restarted(peer, start),
+        Act::Up(peer) => node.host.resume(peer),
+        Act::Down(peer) => {
+            tracing::warn!(node = %node.id, %peer, "a peer is down");
+            node.host.abandon(peer);
+        }
+        Act::Disown(replica, why) => node.metadata.disown(replica, &why),
+        Act::TurnAway(peer, address, verdict) => {
+            tracing::warn!(node = %node.id, %peer, address, ?verdict, "a beat does not count");
+        }
+        Act::Forget(actor) => node.agent.forget(actor),
+        Act::Trouble(actor, error) => tracing::error!(node = %node.id, %actor, %error, "an actor cannot be hosted"),
+        Act::Settled(actor, epoch, id) => settled(node, actor, epoch, id),
+        Act::Unsettled(actor, id) => {
+            tracing::debug!(%actor, "a move that takes long is not settled yet");
+            node.agent.unsettled(actor, id);
+        }
+        Act::Note(happened @ (Happened::Placed(_) | Happened::NotPlaced { .. })) => tracing::debug!("{happened}"),
+        Act::Note(happened) => node.events.note(node.env.clock.wall(), happened),
+        Act::Refused(error) => tracing::warn!(node = %node.id, %error, "the mesh does not take this node in"),
+        Act::Complain(what, error) => tracing::error!(node = %node.id, %error, "{what}"),
+        other => tracing::error!(node = %node.id, act = ?other, "this act takes time, and was not done"),
+    }
+}
+
+/// What takes time, and how long it may take.
+pub(super) fn keyed(node: Arc<Inner>, act: Act) -> (BoxFuture<'static, Result<(), Error>>, Option<Duration>) {
+    let bound = match act {
+        // It is not to be cut short: a store that is half renewed serves nobody.
+        Act::Renew => None,
+        // A user's function is made there.
+        Act::Actor(..) => Some(START_MAX),
+        _ => Some(STEP_MAX),
+    };
+    (Box::pin(async move { carry_out(&node, act).await }), bound)
+}
+
+pub(super) fn too_long() -> Error {
+    Error::new(ErrorKind::Timeout, "it takes long, and is tried again")
+}
+
+async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
+    let what = act.key();
+    let outcome = match act {
+        Act::Stat => {
+            node.pool.trim();
+            let drives = media::reports(node).await;
+            node.tell(Event::Drives(drives));
+            Ok(())
+        }
+        Act::Peers { up, down } => {
+            for peer in down {
+                node.metadata.peer_is_down(peer).await;
+            }
+            for peer in up {
+                node.metadata.peer_is_up(peer).await;
+            }
+            Ok(())
+        }
+        Act::Announce(members) => announce(node, members).await,
+        Act::Elect(group) => {
+            tracing::info!(node = %node.id, %group, "no leader answers; calling an election");
+            node.metadata.elect(group).await
+        }
+        Act::Ensure(group) => node.metadata.ensure_group(group).await,
+        Act::Members(group, step) => change(node, group, step).await,
+        Act::LayOut(layout) => lay_out(node, layout).await,
+        Act::Renew => renew(node).await,
+        Act::HandOver(group, next) => node.metadata.transfer_leader(group, next).await,
+        Act::Actor(actor, deeds) => chains::carry_out(node, actor, deeds).await,
+        Act::TakeBack(actor, epoch, id) | Act::Settle(actor, epoch, id) => {
+            node.propose(GroupId::CONTROL, Command::AbortMove { actor, epoch, id }).await.map(drop)
+        }
+        other => Err(Error::bug("an act without a key was begun as one with").with("act", format!("{other:?}"))),
+    };
+    if let Err(error) = &outcome {
+        // It is looked at again; an error that stays is worth a look at this level.
+        tracing::debug!(node = %node.id, ?what, %error, "an act failed");
+    }
+    outcome
+}
+
+fn beat(node: &Arc<Inner>, to: NodeId, report: Arc<NodeReport>) {
+    let op = Op::Node(Box::new(NodeOp::Heartbeat(report)));
+    let budget = node.config.timing.silence.0;
+    let envelope =
+        Envelope::request(ActorId::NODE, Epoch(0), op, Buf::empty(), Principal::System, Lane::Control, budget);
+    let (inner, asked_at) = (Arc::downgrade(node), node.env.clock.now());
+    let done = Box::new(move |outcome: Outcome| {
+        let Some(inner) = inner.upgrade() else { return };
+        match outcome.map(|response| response.answer) {
+            Ok(Answer::Report(reports)) => {
+                // The answer of a node that has not beaten yet says nothing.
+                for report in reports.into_iter().filter(|report| report.node == to) {
+                    inner.tell(Event::Heard(report));
+                }
+            }
+            Ok(_) => tracing::warn!(peer = %to, "a beat was answered with something else"),
+            Err(error) => {
+                tracing::trace!(node = %inner.id, peer = %to, %error, "a beat failed");
+                inner.tell(Event::Unanswered(to, asked_at, error.kind()));
+            }
+        }
+    });
+    node.link.send(to, envelope, done).forget();
+}
+
+fn settled(node: &Inner, actor: ActorId, epoch: Epoch, id: MoveId) {
+    // Not if it is frozen for a later move by now.
+    if !node.agent.take_back(actor, id) {
+        return;
+    }
+    match node.host.thaw(actor, epoch) {
+        Ok(()) => tracing::warn!(%actor, %id, "a move did not end in time and was taken back"),
+        Err(error) => tracing::debug!(%actor, %error, "nothing was left to be thawed"),
+    }
+}
+
+/// Makes this node known to the control group: by itself where it votes, else through a member that answers.
+async fn announce(node: &Arc<Inner>, members: Vec<NodeId>) -> Result<(), Error> {
+    let command = Command::PutNode(node.info());
+    if members.is_empty() {
+        return node.propose(GroupId::CONTROL, command).await.map(drop);
+    }
+    let command = Arc::new(command);
+    let mut refused = None;
+    for member in members {
+        let relayed = NodeOp::RelayPropose { group: GroupId::CONTROL, command: command.clone() };
+        let outcome = ask_node(node, member, Op::Node(Box::new(relayed)), ASK_BUDGET).await;
+        match outcome.map(|response| response.answer) {
+            Ok(Answer::Meta(_)) => return Ok(()),
+            Ok(_) => return Err(Error::bug("an announcement was answered with something else")),
+            // No other member would say anything else.
+            Err(error) if is_judged(&error) => return Err(error),
+            Err(error) => refused = Some(error),
+        }
+    }
+    Err(refused.unwrap_or_else(|| Error::new(ErrorKind::Unreachable, "no member of the mesh answers yet")))
+}
+
+async fn change(node: &Inner, group: GroupId, step: Step) -> Result<(), Error> {
+    match step {
+        Step::Follow(replica) => {
+            tracing::info!(%group, %replica, "a replica follows now");
+            node.metadata.add_learner(group, replica).await
+        }
+        Step::Vote(voters) => {
+            node.metadata.change_voters(group, &voters).await?;
+            let said: Vec<String> = voters.iter().map(ToString::to_string).collect();
+            tracing::info!(%group, voters = said.join(" "), "the voters of a metadata group changed");
+            Ok(())
+        }
+        Step::Forget(replica) => {
+            tracing::info!(%group, %replica, "a replica that is no more is forgotten");
+            node.metadata.remove_learner(group, replica).await
+        }
+    }
+}
+
+async fn lay_out(node: &Inner, layout: Arc<Layout>) -> Result<(), Error> {
+    let (id, drives, code) = (layout.id, layout.domains.len(), layout.code);
+    match node.propose(GroupId::CONTROL, Command::PutLayout(layout)).await {
+        // Another leader was first.
+        Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => {
+            tracing::info!(layout = %id, drives, %code, "a new layout");
+            Ok(())
+        }
+    }
+}
+
+async fn renew(node: &Arc<Inner>) -> Result<(), Error> {
+    tracing::warn!(node = %node.id, "damaged metadata are set aside and rebuilt from the other nodes'");
+    let metadata = node.metadata.clone();
+    // In a task that outlives this one's end.
+    let renewing = tokio::spawn(async move { metadata.renew().await });
+    renewing.await.unwrap_or_else(|error| Err(Error::bug("a renewal's task failed").with("why", error)))
+}
+
+/// Does what a move wants.
+pub(super) async fn fulfil(node: &Arc<Inner>, ask: Ask) -> Heard {
+    match ask {
+        Ask::Propose(command) => {
+            let answer = node.propose(GroupId::CONTROL, command).await;
+            Heard::Proposed(answer.map(|answer| (*answer).clone()))
+        }
+        Ask::Wait(pause) => {
+            tokio::time::sleep(pause).await;
+            Heard::Due
+        }
+        Ask::Step(at, step) if at == node.id => Heard::Stepped(at, node.carry_out(step, Buf::empty()).await),
+        Ask::Step(at, step) => {
+            let asked = ask_node(node, at, Op::Node(Box::new(NodeOp::Move(step))), MOVE_STEP_MAX);
+            let outcome = tokio::select! {
+                outcome = asked => outcome,
+                () = until_lost(node, at) => {
+                    Err(Error::new(ErrorKind::LinkLost, "the node is lost").with("node", at))
+                }
+            };
+            Heard::Stepped(at, moved(outcome))
+        }
+    }
+}
+
+fn moved(outcome: Outcome) -> Result<Moved, Error> {
+    match outcome?.answer {
+        Answer::Moved(moved) => Ok(moved),
+        _ => Err(Error::bug("a step of a move was answered with something else")),
+    }
+}
+
+/// Ends when a node does not answer any more.
+async fn until_lost(node: &Arc<Inner>, peer: NodeId) {
+    let mut outlook = node.outlook.subscribe();
+    if outlook.wait_for(|known| !known.is_up(peer)).await.is_err() {
+        tracing::debug!(%peer, "nobody looks any more whether a node is there: this one is gone");
+    }
+}
+
+/// Asks something of a node itself.
+pub(crate) async fn ask_node(node: &Arc<Inner>, to: NodeId, op: Op, budget: Duration) -> Outcome {
+    let envelope =
+        Envelope::request(ActorId::NODE, Epoch(0), op, Buf::empty(), Principal::System, Lane::Control, budget);
+    let (answer, outcome) = tokio::sync::oneshot::channel();
+    let guard = node.link.send(to, envelope, Box::new(move |outcome| drop(answer.send(outcome))));
+    let outcome = outcome.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::LinkLost, "the link ended unasked")));
+    guard.forget();
+    outcome
+}
+
+/// What takes longer is given up, and tried again if it is still wanted.
+const STEP_MAX: Duration = Duration::from_secs(10);
+/// An actor that does not start within this does not start.
+const START_MAX: Duration = Duration::from_secs(60);
+/// One step at a node: longest, to carry over a large state while the actor goes on.
+const MOVE_STEP_MAX: Duration = Duration::from_secs(120);
+const ASK_BUDGET: Duration = Duration::from_secs(5);

@@ -1,0 +1,280 @@
+//! The one owner of what the node decides: it tells the [`Steward`] what has happened, carries out what that wants, checks
+//! what must be so after every event, and publishes what the node knows. Nothing here decides, and nothing here waits for
+//! anything but the next event: what takes time runs in tasks of its own, whose ends are events.
+
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use futures_util::FutureExt as _;
+use mesh_core::{
+    Answer, Error, ErrorKind, Outcome,
+    id::{ActorId, NodeId},
+    op::NodeReport,
+    port::{Completion, Role},
+};
+use mesh_placement::{
+    fate::{Hosted, Known},
+    migration::{Ask, Heard},
+    steward::{Act, Event, Here, Key, Observed, Outlook, Steward, peers::Timing},
+};
+use tokio::{
+    sync::mpsc,
+    task::{self, JoinError, JoinSet},
+};
+
+use super::{Inner, ability, acts, chains};
+
+/// What the owner is told.
+pub(super) enum News {
+    /// Something has happened.
+    Event(Event),
+    /// A beat came, and is to be answered.
+    Beat(Arc<NodeReport>, Completion<Outcome>),
+}
+
+/// Events that wait to be heard at most. A beat that finds no room is refused; what is lost of another's answer, the next
+/// beat says.
+pub(super) const INBOX_MAX: usize = 8192;
+/// Events that are heard before what the node knows is published.
+const BATCH_MAX: usize = 256;
+
+impl Inner {
+    /// Tells the owner that something has happened. Where it has no time to hear it, the next beat says the same.
+    pub(super) fn tell(&self, event: Event) {
+        if self.inbox.try_send(News::Event(event)).is_err() {
+            tracing::debug!(node = %self.id, "an event was not heard: the node is stopping, or has too much to hear");
+        }
+    }
+
+    /// A beat of another node: its report, answered by this node's.
+    pub(super) fn heard(&self, from: &Role, report: Arc<NodeReport>, done: Completion<Outcome>) {
+        if *from != Role::Node(report.node) {
+            return done(Err(Error::new(ErrorKind::Denied, "a report of somebody else")));
+        }
+        if let Err(refused) = self.inbox.try_send(News::Beat(report, done)) {
+            let (mpsc::error::TrySendError::Full(news) | mpsc::error::TrySendError::Closed(news)) = refused;
+            if let News::Beat(_, done) = news {
+                done(Err(Error::new(ErrorKind::Overloaded, "this node has more to hear than it can; beat again")));
+            }
+        }
+    }
+
+    /// What the node knows now.
+    pub(crate) fn outlook(&self) -> Arc<Outlook> {
+        self.outlook.borrow().clone()
+    }
+
+    /// Which node it is, for its steward.
+    pub(super) fn here(&self) -> Here {
+        let timing = &self.config.timing;
+        Here {
+            info: self.info(),
+            starts: self.starts.clone(),
+            ability: self.ability.clone(),
+            reclaim_grace_ms: u64::try_from(timing.reclaim_grace.0.as_millis()).unwrap_or(u64::MAX),
+            timing: Timing { silence: timing.silence.0, dpu_silence: timing.dpu_silence.0, late: LATE },
+        }
+    }
+
+    /// What the node observes of itself now.
+    fn observe(&self, steward: &Steward) -> Observed {
+        let inventory = self.host.inventory();
+        let hosted: BTreeMap<_, _> =
+            inventory.iter().map(|(stats, _)| (stats.id, Hosted { epoch: stats.epoch, phase: stats.phase })).collect();
+        let known =
+            |actor| (actor, Known { heard: self.host.heard_of(actor), on: self.agent.on(actor), caught_up: false });
+        let data = hosted.keys().copied().filter(|actor| actor.as_data().is_some());
+        Observed {
+            groups: acts::groups(&self.metadata),
+            damage: self
+                .metadata
+                .is_damaged()
+                .then(|| self.metadata.expect_room_aside().map(|()| self.metadata.kept())),
+            marked: self.metadata.marked(),
+            known: data.chain(steward.concerns()).map(known).collect(),
+            actors: inventory.into_iter().map(chains::report).collect(),
+            hosted,
+            load: ability::load(&self.load),
+            lost: self.losses.count(),
+            leaving: self.is_leaving(),
+            overdue: self.agent.overdue(self.env.clock.now()),
+            complaint: self.link.complaint(),
+        }
+    }
+}
+
+/// A node that has not looked for so long was itself asleep: it looks four times in that.
+const LATE: core::time::Duration = mesh_core::limits::DPU_HEARTBEAT_INTERVAL.saturating_mul(4);
+
+/// The owner.
+struct Owner {
+    node: Arc<Inner>,
+    steward: Steward,
+    /// What takes time; each ends with an event.
+    tasks: JoinSet<Event>,
+    /// What a task is about that ends without its event, because it panicked.
+    about: BTreeMap<task::Id, About>,
+}
+
+#[derive(Clone, Copy)]
+enum About {
+    Key(Key),
+    Proposal(ActorId, u64),
+    Step(ActorId, u64, NodeId),
+    Wait(ActorId, u64),
+}
+
+/// Works until the node stops.
+pub(super) async fn run(node: Arc<Inner>, mut inbox: mpsc::Receiver<News>) {
+    let stopped = node.stopped();
+    tokio::pin!(stopped);
+    let mut control = node.metadata.watch_control();
+    let view = control.borrow_and_update().clone();
+    chains::learn(&node, &view);
+    let steward = Steward::new(node.here(), view, node.env.clock.now());
+    let mut owner = Owner { node, steward, tasks: JoinSet::new(), about: BTreeMap::new() };
+    for peer in &owner.node.config.peers {
+        let as_of = owner.node.env.starts_until_now();
+        owner.node.tell(Event::Given(peer.node.id(), peer.address, as_of));
+    }
+    owner.hear(Event::Time);
+    loop {
+        owner.publish();
+        let pause = owner.steward.wake_at().after(owner.node.env.clock.now());
+        tokio::select! {
+            () = &mut stopped => return,
+            news = inbox.recv() => match news {
+                Some(news) => owner.hear_all(news, &mut inbox),
+                None => return,
+            },
+            changed = control.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let view = control.borrow_and_update().clone();
+                chains::learn(&owner.node, &view);
+                owner.hear(Event::Control(view));
+            }
+            () = owner.node.changed.notified() => owner.hear(Event::Changed),
+            Some(ended) = owner.tasks.join_next_with_id() => owner.ended(ended),
+            () = tokio::time::sleep(pause) => {}
+        }
+        if owner.steward.wake_at() <= owner.node.env.clock.now() {
+            owner.hear(Event::Time);
+        }
+        // What began this moment may have ended: all of it is one look.
+        while let Some(ended) = owner.tasks.try_join_next_with_id() {
+            owner.ended(ended);
+        }
+        if owner.steward.is_curious() {
+            let observed = owner.node.observe(&owner.steward);
+            owner.hear(Event::Observed(Box::new(observed)));
+        }
+    }
+}
+
+impl Owner {
+    fn publish(&mut self) {
+        if let Some(outlook) = self.steward.publish() {
+            self.node.outlook.send_replace(Arc::new(outlook));
+        }
+    }
+
+    fn hear_all(&mut self, first: News, inbox: &mut mpsc::Receiver<News>) {
+        let mut next = Some(first);
+        for _ in 0..BATCH_MAX {
+            match next {
+                Some(News::Event(event)) => self.hear(event),
+                Some(News::Beat(report, done)) => {
+                    let from = report.node;
+                    self.hear(Event::Heard(report));
+                    done(Ok(Answer::Report(vec![self.steward.told(from)]).into()));
+                }
+                None => return,
+            }
+            next = inbox.try_recv().ok();
+        }
+        if let Some(News::Event(event)) = next {
+            self.hear(event);
+        } else if let Some(News::Beat(report, done)) = next {
+            self.node.heard(&Role::Node(report.node), report, done);
+        }
+    }
+
+    /// Has the steward hear an event, does what it wants, and checks that all is as it must be.
+    fn hear(&mut self, event: Event) {
+        let now = self.node.env.clock.now();
+        let acts = catch_unwind(AssertUnwindSafe(|| self.steward.on(event, now)));
+        let broken = match &acts {
+            Ok(_) => self.steward.check(now).err().map(|broken| broken.to_string()),
+            Err(_) => Some("it broke down, as said above".to_owned()),
+        };
+        if let Some(broken) = broken {
+            tracing::error!(node = %self.node.id, %broken, "what this node decides is not as it must be, and begins anew: report this");
+            self.steward.begin_anew(now);
+        }
+        for act in acts.unwrap_or_default() {
+            self.carry_out(act);
+        }
+    }
+
+    fn carry_out(&mut self, act: Act) {
+        let node = &self.node;
+        if let Some(key) = act.key() {
+            let (task, bound) = acts::keyed(node.clone(), act);
+            let mut task = Box::pin(async move {
+                let ended = match bound {
+                    Some(bound) => tokio::time::timeout(bound, task).await.unwrap_or_else(|_| Err(acts::too_long())),
+                    None => task.await,
+                };
+                Event::Ended(key, ended)
+            });
+            // Most of what is done to actors is done at once: nothing comes between.
+            match (&mut task).now_or_never() {
+                Some(ended) => self.begin(About::Key(key), async move { ended }),
+                None => self.begin(About::Key(key), task),
+            }
+            return;
+        }
+        match act {
+            Act::Step(actor, number, ask) => {
+                let about = match &ask {
+                    Ask::Propose(_) => About::Proposal(actor, number),
+                    Ask::Step(at, _) => About::Step(actor, number, *at),
+                    Ask::Wait(_) => About::Wait(actor, number),
+                };
+                let node = node.clone();
+                let task = async move { Event::Stepped(actor, number, acts::fulfil(&node, ask).await) };
+                self.begin(about, task);
+            }
+            other => acts::at_once(node, other),
+        }
+    }
+
+    fn begin(&mut self, about: About, task: impl Future<Output = Event> + Send + 'static) {
+        let id = self.tasks.spawn(task).id();
+        self.about.insert(id, about);
+    }
+
+    fn ended(&mut self, ended: Result<(task::Id, Event), JoinError>) {
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let about = self.about.remove(&id);
+        let event = match (ended, about) {
+            (Ok((_, event)), _) => event,
+            (Err(_), None) => return,
+            (Err(error), Some(about)) => {
+                let error = Error::bug("an act broke down").caused_by(error);
+                match about {
+                    About::Key(key) => Event::Ended(key, Err(error)),
+                    About::Proposal(actor, number) => Event::Stepped(actor, number, Heard::Proposed(Err(error))),
+                    About::Step(actor, number, at) => Event::Stepped(actor, number, Heard::Stepped(at, Err(error))),
+                    About::Wait(actor, number) => Event::Stepped(actor, number, Heard::Due),
+                }
+            }
+        };
+        self.hear(event);
+    }
+}
