@@ -24,6 +24,7 @@ pub mod plan;
 pub mod port;
 pub mod snapshot;
 pub mod spec;
+pub mod stream;
 pub mod time;
 pub mod topology;
 pub mod wire;

@@ -85,6 +85,8 @@ pub const STRIPE_ATTEMPTS_MAX: u8 = 16;
 pub const OPEN_WRITES_MAX: usize = 4096;
 /// Stripes that one stream of a client keeps in flight.
 pub const STREAM_STRIPES: usize = 4;
+/// Pieces that one page of a read's plan holds at most.
+pub const PLAN_PIECES_MAX: usize = 64;
 /// Shards that one list or delete request names at most.
 pub const SHARD_BATCH_MAX: usize = 1024;
 
@@ -107,6 +109,7 @@ const _: () = {
     assert!(PAYLOAD_BYTES_MAX <= POOL_CLASS_BYTES_MAX);
     assert!(PAYLOAD_BYTES_MAX <= MAILBOX_BYTES_MAX && PAYLOAD_BYTES_MAX <= LINK_BYTES_MAX);
     assert!(STREAM_STRIPES * STRIPE_BYTES_MAX <= MAILBOX_BYTES_MAX);
+    assert!(STREAM_STRIPES >= 1 && STREAM_STRIPES <= PLAN_PIECES_MAX);
     assert!(COMMAND_BYTES_MAX < HEADER_BYTES_MAX);
     assert!(SESSION_REQUESTS_MAX > MAILBOX_JOBS_MAX as u64);
     assert!(SNAPSHOT_PAGE_BYTES_MAX <= COMMAND_BYTES_MAX && SNAPSHOT_PAGE_BYTES_MAX <= PAYLOAD_BYTES_MAX);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Response,
     id::{StripeId, WriteId},
-    limits::LIST_KEYS_MAX,
+    limits::{LIST_KEYS_MAX, PLAN_PIECES_MAX},
     meta::{Body, BucketRef, Extent, MetaAnswer, ObjectRow, PartRow, Query},
     op::{Binding, Piece, StripeOp, StripeTarget},
     spec::Encryption,
@@ -61,7 +61,7 @@ impl Plan {
             return Err(Error::bug("the parts of an object without parts"));
         };
         let group = bucket.group;
-        let limit = PIECES_MAX as u32;
+        let limit = PLAN_PIECES_MAX as u32;
         Ok(Step::Ask(Question::query(group, Query::Extents { bucket, upload, offset: self.offset, limit })))
     }
 
@@ -71,7 +71,7 @@ impl Plan {
         let mut at = self.offset;
         let mut pieces = Vec::new();
         for part in parts {
-            if at == end || pieces.len() >= PIECES_MAX {
+            if at == end || pieces.len() >= PLAN_PIECES_MAX {
                 break;
             }
             let part_end = part.offset.saturating_add(part.extent.len);
@@ -93,11 +93,11 @@ impl Plan {
     }
 }
 
-/// Adds the pieces of a range inside one extent, up to `PIECES_MAX` in all. Gives how many bytes they hold.
+/// Adds the pieces of a range inside one extent, up to `PLAN_PIECES_MAX` in all. Gives how many bytes they hold.
 fn cut(pieces: &mut Vec<Piece>, extent: &Arc<Extent>, offset: u64, len: u64) -> u64 {
     let stripe_bytes = u64::from(extent.stripe_bytes.max(1));
     let mut held = 0;
-    while held < len && pieces.len() < PIECES_MAX {
+    while held < len && pieces.len() < PLAN_PIECES_MAX {
         let at = offset + held;
         let start = at % stripe_bytes;
         let piece_len = (stripe_bytes - start).min(len - held);
@@ -258,6 +258,3 @@ impl Task for Read {
         }
     }
 }
-
-/// Pieces of one plan at most.
-const PIECES_MAX: usize = 64;
