@@ -21,7 +21,7 @@
 //! The vocabulary is [`mesh_core`]'s, which is here as [`mesh::core`](crate::core).
 
 pub mod admin;
-mod client;
+pub mod client;
 pub mod config;
 mod drives;
 pub mod env;

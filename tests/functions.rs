@@ -95,6 +95,11 @@ fn somebody() -> Principal {
     Principal::User { tenant: FIRST_TENANT, name: "admin".into() }
 }
 
+/// Who says where actors run and what chains are made of; and may read no object.
+fn administrator() -> Principal {
+    Principal::Admin { name: "operator".into() }
+}
+
 fn filter(settings: &str) -> Vec<CustomSpec> {
     vec![CustomSpec::new(KIND, settings.as_bytes())]
 }
@@ -119,8 +124,8 @@ async fn a_function_that_a_host_lacks_is_refused_with_the_host_and_the_kind() {
     let provision = Provision::create(folder.path(), BUCKET).unwrap();
     let nodes = hosts(folder.path(), &provision, [true, true, false]).await;
     until("every chain has a place", || nodes[0].control().assignments.len() == 3).await;
-    let client = nodes[0].client(somebody());
-    let error = client.set_stages(Scope::Mesh, filter("SECRET")).await.unwrap_err();
+    let (client, operator) = (nodes[0].client(somebody()), nodes[0].client(administrator()));
+    let error = operator.set_stages(Scope::Mesh, filter("SECRET")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("[node=node-3 function=content-filter]"), "{error}");
     assert!(nodes[0].control().stages.is_empty(), "nothing was declared");
@@ -136,12 +141,12 @@ async fn a_declared_function_works_in_every_chain_until_it_is_taken_back_and_a_n
     join(folder.path(), &provision, DPU, false, &mut nodes).await;
     let known = |node: &Node| node.control().nodes.contains_key(&NodeId(DPU)) && row(node).is_some();
     until("the DPU is a member", || nodes.iter().all(known)).await;
-    let client = nodes[0].client(somebody());
+    let (client, operator) = (nodes[0].client(somebody()), nodes[0].client(administrator()));
 
-    let error = client.set_stages(Scope::Mesh, filter("\n")).await.unwrap_err();
+    let error = operator.set_stages(Scope::Mesh, filter("\n")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "the filter refuses settings without a pattern: {error}");
     let own = Scope::Tenant(FIRST_TENANT);
-    client.set_stages(own, filter("SECRET")).await.unwrap();
+    operator.set_stages(own, filter("SECRET")).await.unwrap();
     until("the filter stands in the chain", || functions(&nodes[0]).len() == 4).await;
     assert_eq!(functions(&nodes[0]), ["policy", KIND, "encrypt", "erasure"]);
     let refused = client.put_bytes(BUCKET, "one", b"a SECRET").await.unwrap_err();
@@ -150,7 +155,7 @@ async fn a_declared_function_works_in_every_chain_until_it_is_taken_back_and_a_n
 
     // Other settings reach the running function: the count goes on.
     let epoch = row(&nodes[0]).unwrap().epoch;
-    client.set_stages(own, filter("harmless")).await.unwrap();
+    operator.set_stages(own, filter("harmless")).await.unwrap();
     let told = async {
         loop {
             match client.put_bytes(BUCKET, "two", b"harmless").await {
@@ -166,14 +171,14 @@ async fn a_declared_function_works_in_every_chain_until_it_is_taken_back_and_a_n
     // The planner leaves out a node that lacks the kind, and the node itself refuses.
     let pin = Some(Wish { preference: Preference::Auto, pin: Some(NodeId(DPU)) });
     let wish = AdminOp::Wish { scope: Scope::Actor(CHAIN), wish: pin };
-    let error = client.administer(wish).await.unwrap_err();
+    let error = operator.administer(wish).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(error.to_string().contains(KIND), "{error}");
     let error = warm(&provision, &nodes[3], row(&nodes[0]).unwrap()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("[node=node-4 function=content-filter]"), "{error}");
 
-    client.set_stages(own, Vec::new()).await.unwrap();
+    operator.set_stages(own, Vec::new()).await.unwrap();
     until("the filter is gone", || functions(&nodes[0]).len() == 3).await;
     client.put_bytes(BUCKET, "two", b"harmless").await.unwrap();
     stop(nodes).await;
@@ -189,14 +194,14 @@ async fn a_chain_does_not_move_to_a_node_without_memory_for_it() {
     let reported =
         |node: &Node| node.status().iter().any(|one| one.node == NodeId(DPU) && !one.ability.functions.is_empty());
     until("the DPU is known", || reported(&nodes[0]) && row(&nodes[0]).is_some()).await;
-    let client = nodes[0].client(somebody());
+    let (client, operator) = (nodes[0].client(somebody()), nodes[0].client(administrator()));
     let pin = Some(Wish { preference: Preference::Auto, pin: Some(NodeId(DPU)) });
-    let error = client.administer(AdminOp::Wish { scope: Scope::Actor(CHAIN), wish: pin }).await.unwrap_err();
+    let error = operator.administer(AdminOp::Wish { scope: Scope::Actor(CHAIN), wish: pin }).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(error.to_string().contains("memory"), "{error}");
     // To prefer it moves nothing there either.
     let wish = Some(Wish { preference: Preference::PreferDpu, pin: None });
-    let told = client.administer(AdminOp::Wish { scope: Scope::Mesh, wish }).await.unwrap();
+    let told = operator.administer(AdminOp::Wish { scope: Scope::Mesh, wish }).await.unwrap();
     assert_eq!(told, AdminAnswer::Moves(Vec::new()));
     client.put_bytes(BUCKET, "here", b"here").await.unwrap();
     stop(nodes).await;
@@ -221,9 +226,9 @@ async fn the_last_stages_of_a_chain_run_on_a_dpu_that_lacks_the_first_and_on_the
     let provision = Provision::create(folder.path(), BUCKET).unwrap();
     let mut nodes = hosts(folder.path(), &provision, [false; 3]).await;
     enter(deft(folder.path()), &provision, false, &mut nodes).await;
-    let client = nodes[0].client(somebody());
+    let (client, operator) = (nodes[0].client(somebody()), nodes[0].client(administrator()));
     let wish = Some(Wish { preference: Preference::PreferDpu, pin: None });
-    client.administer(AdminOp::Wish { scope: Scope::Mesh, wish }).await.unwrap();
+    operator.administer(AdminOp::Wish { scope: Scope::Mesh, wish }).await.unwrap();
     let split = |node: &Node| functions(node) == ["policy"] && tail_requests(node).is_some();
     until("the chain is split", || split(&nodes[0])).await;
     let tail = nodes[0].control().tails.get(&CHAIN).copied();

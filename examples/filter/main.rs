@@ -44,11 +44,13 @@ async fn main() -> Result<(), Error> {
     let nodes = start(folder.path()).await?;
     let somebody = Principal::User { tenant: FIRST_TENANT, name: "admin".into() };
     let client = nodes[0].client(somebody);
+    // Who says where actors run and what chains are made of; and may read no object.
+    let operator = nodes[0].client(Principal::Admin { name: "operator".into() });
 
     // The chain of the tenant for what comes in at node 1.
     let chain = ActorId::data(FIRST_TENANT, nodes[0].id());
     let filter = CustomSpec::new(KIND, FORBIDDEN.as_bytes());
-    for line in client.set_stages(Scope::Tenant(FIRST_TENANT), vec![filter]).await? {
+    for line in operator.set_stages(Scope::Tenant(FIRST_TENANT), vec![filter]).await? {
         println!("{line}");
     }
     let mut actor = until(&nodes, chain, |_, actor| actor.functions.iter().any(|kind| kind == KIND)).await?;
@@ -60,7 +62,7 @@ async fn main() -> Result<(), Error> {
     for round in 0..MOVES {
         let to = nodes[usize::from(round % 2 == 0)].id();
         let wish = Some(Wish { preference: Preference::Auto, pin: Some(to) });
-        client.administer(AdminOp::Wish { scope: Scope::Actor(chain), wish }).await?;
+        operator.administer(AdminOp::Wish { scope: Scope::Actor(chain), wish }).await?;
         // Nodes report from time to time: what is older than the move does not count.
         let before = actor.epoch;
         actor = until(&nodes, chain, |at, actor| at == to && actor.epoch > before).await?;

@@ -1,17 +1,18 @@
-//! The way in: what a link brings, shown to the actor or the part of the node that it is for.
+//! The way in: what a link brings, shown to the actor or the part of the node that it is for. What a client in this process
+//! asks takes the same way, so that it may ask what one with a certificate may, and no more.
 
 use std::sync::{Arc, OnceLock, Weak};
 
 use mesh_core::{
     Buf, Error, ErrorKind, Op, Outcome, Principal, Request,
     envelope::{Body, Envelope},
-    id::ActorId,
+    id::{ActorId, NodeId},
     op::{Answer, NodeOp},
-    port::{CallGuard, Completion, Inbound, Role},
+    port::{CallGuard, Completion, Inbound, Outbound, Role},
     time::Instant,
 };
 
-use super::{Inner, losses};
+use super::{Inner, Node, losses};
 
 /// Stands between the link, which must exist first, and the node, which is built on it.
 #[derive(Default)]
@@ -32,38 +33,61 @@ impl Inbound for Gate {
             done(Err(Error::new(ErrorKind::Draining, "the node is starting or stopping; try again")));
             return CallGuard::none();
         };
-        let Envelope { header, payload } = envelope;
-        let Body::Request(op) = header.body else {
-            done(Err(Error::invalid("only requests are delivered")));
-            return CallGuard::none();
-        };
-        let budget = match header.budget_us {
-            0 => mesh_core::limits::BUDGET_DEFAULT,
-            micros => core::time::Duration::from_micros(micros),
-        };
-        let deadline = node.env.clock.now() + budget;
-        if header.actor != ActorId::NODE {
-            let request = Request { op, payload, principal: header.principal, deadline, lane: header.lane };
-            let done = watched(&node, header.actor, &request.op, done);
-            node.host.ask_local(header.actor, header.epoch, request, done);
-            return CallGuard::none();
-        }
-        match op {
-            Op::Node(op) => of_node(node, from, *op, payload, deadline, done),
-            op @ (Op::Query { .. } | Op::Propose { .. }) => {
-                let from = from.clone();
-                let task = tokio::spawn(async move {
-                    if let Err(error) = node.admits(&from, &op).await {
-                        return done(Err(error));
-                    }
-                    done(node.metadata.serve(op, deadline).await);
-                });
-                CallGuard::new(move || task.abort())
-            }
-            _ => {
-                done(Err(Error::invalid("this is for an actor, and none is named")));
+        deliver(node, from, envelope, done)
+    }
+}
+
+/// The link of a client in this process to its node: none. What the client may ask is decided as for any other.
+pub(crate) struct Inside {
+    pub(crate) node: Node,
+    pub(crate) principal: Principal,
+}
+
+impl Outbound for Inside {
+    fn send(&self, _: NodeId, mut envelope: Envelope, done: Completion<Outcome>) -> CallGuard {
+        let from = Role::Client(self.principal.clone());
+        match mesh_transport::gate::admit(&from, &mut envelope) {
+            Ok(()) => deliver(self.node.0.clone(), &from, envelope, done),
+            Err(error) => {
+                done(Err(error));
                 CallGuard::none()
             }
+        }
+    }
+}
+
+fn deliver(node: Arc<Inner>, from: &Role, envelope: Envelope, done: Completion<Outcome>) -> CallGuard {
+    let Envelope { header, payload } = envelope;
+    let Body::Request(op) = header.body else {
+        done(Err(Error::invalid("only requests are delivered")));
+        return CallGuard::none();
+    };
+    let budget = match header.budget_us {
+        0 => mesh_core::limits::BUDGET_DEFAULT,
+        micros => core::time::Duration::from_micros(micros),
+    };
+    let deadline = node.env.clock.now() + budget;
+    if header.actor != ActorId::NODE {
+        let request = Request { op, payload, principal: header.principal, deadline, lane: header.lane };
+        let done = watched(&node, header.actor, &request.op, done);
+        node.host.ask_local(header.actor, header.epoch, request, done);
+        return CallGuard::none();
+    }
+    match op {
+        Op::Node(op) => of_node(node, from, *op, payload, deadline, done),
+        op @ (Op::Query { .. } | Op::Propose { .. }) => {
+            let from = from.clone();
+            let task = tokio::spawn(async move {
+                if let Err(error) = node.admits(&from, &op).await {
+                    return done(Err(error));
+                }
+                done(node.metadata.serve(op, deadline).await);
+            });
+            CallGuard::new(move || task.abort())
+        }
+        _ => {
+            done(Err(Error::invalid("this is for an actor, and none is named")));
+            CallGuard::none()
         }
     }
 }

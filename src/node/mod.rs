@@ -11,7 +11,7 @@ mod acquaintance;
 mod acts;
 mod chains;
 mod front;
-mod gate;
+pub(crate) mod gate;
 mod losses;
 mod media;
 mod owner;

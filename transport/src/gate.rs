@@ -1,4 +1,5 @@
-//! What the role at the other end may ask, and in whose name. The last thing before [`Inbound`] sees a request.
+//! What the role at the other end may ask, and in whose name. The last thing before [`Inbound`] sees a request, also of one
+//! that a client in the node's own process makes: there is no other way in.
 //!
 //! [`Inbound`]: mesh_core::port::Inbound
 
@@ -13,7 +14,8 @@ use mesh_core::{
 /// Makes the principal of a request true, and turns away what the role may not ask.
 ///
 /// A node is believed. A client's requests are its certificate's principal's, whatever their headers say; it may ask
-/// an ingress actor for object operations, and any node for its status; an administrator also what moves.
+/// an ingress actor for object operations, and any node for its status; an administrator also what moves. Nobody, and
+/// who says that it is the mesh itself, may ask nothing: no certificate names them.
 ///
 /// # Errors
 /// `Denied`, or `Unsupported` for a payload that is elsewhere: the request must then not be delivered. `Invalid` if this is no request: the link must be closed.
@@ -27,6 +29,10 @@ pub fn admit(role: &Role, envelope: &mut Envelope) -> Result<(), Error> {
     }
     let Role::Client(principal) = role else { return Ok(()) };
     let actor = envelope.header.actor;
+    if !matches!(principal, Principal::User { .. } | Principal::Admin { .. }) {
+        return Err(Error::new(ErrorKind::Denied, "a client is somebody of a tenant, or an administrator")
+            .with("principal", principal.name()));
+    }
     let allowed = match op {
         Op::Object(_) => actor.as_ingress().is_some(),
         Op::Node(op) if actor == ActorId::NODE => match **op {
@@ -124,6 +130,12 @@ mod tests {
         let root = Role::Client(Principal::Admin { name: "root".into() });
         assert!(admit(&root, &mut request(ActorId::NODE, events())).is_ok());
         assert!(admit(&root, &mut request(ingress, events())).is_err());
+        for nobody in [Principal::Anonymous, Principal::System] {
+            for (actor, op) in [(ingress, create().into()), (ActorId::NODE, status()), (ActorId::NODE, events())] {
+                let verdict = admit(&Role::Client(nobody.clone()), &mut request(actor, op));
+                assert_eq!(verdict.unwrap_err().kind(), ErrorKind::Denied, "{nobody:?} at {actor}");
+            }
+        }
     }
 
     #[test]
