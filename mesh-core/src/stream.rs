@@ -24,7 +24,7 @@ mod range;
 
 use std::sync::Arc;
 
-pub use draw::{Draw, DrawStep};
+pub use draw::{Draw, DrawStep, pieces_of};
 pub use pour::{Pour, PourStep, Poured};
 pub use range::ByteRange;
 

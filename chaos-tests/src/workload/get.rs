@@ -1,11 +1,11 @@
-//! A get: of all of an object, or of a range. Every byte that comes back is compared.
+//! A get: of all of an object, or of a range. Every byte that is handed out is compared.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use mesh_core::{
-    Answer, Error, ErrorKind, Outcome, Response,
+    Answer, Buf, Error, ErrorKind, Outcome, Response,
     meta::ObjectRow,
-    op::{ObjectOp, Piece},
+    stream::{Draw, DrawStep, Place, payload_of},
 };
 
 use super::{Desk, Progress, Task, bucket_of, bytes_of, etag, senseless};
@@ -14,7 +14,7 @@ use crate::oracle::{Deed, End, Ticket};
 const HEAD: u32 = u32::MAX;
 const PLAN: u32 = u32::MAX - 1;
 
-/// Head, Plan page by page, and pieces (several at once).
+/// What [`Draw`] asks. A piece is kept until its turn comes, and compared then.
 #[derive(Debug)]
 pub struct Get {
     key: Arc<str>,
@@ -23,37 +23,23 @@ pub struct Get {
     window: usize,
     entry: Option<Ticket>,
     row: Option<Arc<ObjectRow>>,
-    offset: u64,
-    len: u64,
-    /// Bytes that plans have covered.
-    planned: u64,
-    planning: bool,
-    pieces: VecDeque<(u64, Piece)>,
-    /// Where each piece that was asked for begins in the object, and its length.
-    asked: Vec<(u64, u32)>,
-    open: usize,
-    failed: Option<Error>,
+    draw: Option<Draw>,
+    /// What has been read and was not compared yet, by its number: of the draw's window.
+    here: Vec<(u32, Buf)>,
+    /// Bytes that are still to come.
+    left: u64,
+    result: Option<Result<(), Error>>,
 }
 
 impl Get {
     /// Of this key.
     #[must_use]
     pub const fn new(key: Arc<str>, range: Option<(u64, u64)>, window: usize) -> Self {
-        Self {
-            key,
-            range,
-            window,
-            entry: None,
-            row: None,
-            offset: 0,
-            len: 0,
-            planned: 0,
-            planning: false,
-            pieces: VecDeque::new(),
-            asked: Vec::new(),
-            open: 0,
-            failed: None,
-        }
+        Self { key, range, window, entry: None, row: None, draw: None, here: Vec::new(), left: 0, result: None }
+    }
+
+    fn place(&self) -> Place {
+        Place::new(bucket_of(&self.key), self.key.clone())
     }
 
     fn headed(&mut self, outcome: Outcome, desk: &mut Desk<'_>) -> Progress {
@@ -91,72 +77,70 @@ impl Get {
             }
             Err(why) => desk.violate(why),
         }
-        (self.offset, self.len) = match self.range {
+        let range = match self.range {
             Some((from, count)) if row.len > 0 => {
                 let offset = from % row.len;
-                (offset, 1 + count % (row.len - offset))
+                offset..offset + 1 + count % (row.len - offset)
             }
-            _ => (0, row.len),
+            _ => 0..row.len,
         };
+        self.left = range.end - range.start;
+        match Draw::new(self.place(), row.clone(), range, self.window) {
+            Ok(draw) => self.draw = Some(draw),
+            Err(error) => desk.violate(format!("{:?}: no range of {row:?}: {error}", self.key)),
+        }
     }
 
+    /// Does what the machine wants, until it waits. Every answer is heard, also those that nobody needs any more.
     fn pump(&mut self, desk: &mut Desk<'_>) -> Progress {
-        let Some(row) = self.row.clone() else { return Progress::Over(Ok(())) };
-        while self.failed.is_none() && self.open < self.window {
-            let Some((start, piece)) = self.pieces.pop_front() else { break };
-            self.asked.push((start, piece.len));
-            let op = ObjectOp::Read { bucket: bucket_of(&self.key), key: self.key.clone(), piece };
-            desk.ask(self.asked.len() as u32 - 1, op);
-            self.open += 1;
+        let Some(mut draw) = self.draw.take() else { return Progress::Over(Ok(())) };
+        while let Some((number, read)) = draw.read() {
+            desk.ask(number, read);
         }
-        if self.failed.is_none() && self.pieces.is_empty() && self.planned < self.len && !self.planning {
-            self.planning = true;
-            let (offset, len) = (self.offset + self.planned, self.len - self.planned);
-            let op = ObjectOp::Plan { bucket: bucket_of(&self.key), key: self.key.clone(), object: row, offset, len };
-            desk.ask(PLAN, op);
-        }
-        if self.open == 0 && !self.planning {
-            return Progress::Over(self.failed.take().map_or(Ok(()), Err));
-        }
-        Progress::Going
-    }
-
-    fn planned(&mut self, outcome: Outcome, desk: &mut Desk<'_>) -> Progress {
-        self.planning = false;
-        match outcome {
-            Ok(Response { answer: Answer::Pieces(pieces), .. }) => {
-                if pieces.is_empty() || pieces.iter().any(|piece| piece.len == 0) {
-                    desk.violate(format!("a plan of {:?} without bytes: {pieces:?}", self.key));
+        while let Some(step) = draw.next() {
+            match step {
+                DrawStep::Plan(plan) => desk.ask(PLAN, plan),
+                DrawStep::Hand { number, start, len } => {
+                    self.compare(number, start, len, desk);
+                    while let Some((number, read)) = draw.read() {
+                        desk.ask(number, read);
+                    }
                 }
-                for piece in pieces {
-                    let start = self.offset + self.planned;
-                    self.planned += u64::from(piece.len);
-                    self.pieces.push_back((start, piece));
-                }
-                if self.planned > self.len {
-                    desk.violate(format!("a plan of {:?} covers {} bytes of {}", self.key, self.planned, self.len));
-                }
-            }
-            Ok(response) => desk.violate(senseless("Plan", None, &Ok(response))),
-            Err(error) => {
-                self.failed.get_or_insert(error);
+                DrawStep::Over(result) => self.result = Some(result),
             }
         }
-        self.pump(desk)
+        let waits = draw.in_flight() > 0;
+        self.draw = Some(draw);
+        match self.result.take_if(|_| !waits) {
+            Some(result) => self.over(result, desk),
+            None => Progress::Going,
+        }
     }
 
-    fn compare(&mut self, tag: u32, response: &Response, desk: &mut Desk<'_>) {
-        let (Some(row), Some((start, len))) = (&self.row, self.asked.get(tag as usize)) else { return };
+    fn over(&self, result: Result<(), Error>, desk: &mut Desk<'_>) -> Progress {
+        match &result {
+            Ok(()) if self.left > 0 => desk.violate(format!("{:?} ends {} bytes too early", self.key, self.left)),
+            Err(error) if error.kind() == ErrorKind::Bug => {
+                desk.violate(format!("{:?} is not read: {error}", self.key))
+            }
+            _ => {}
+        }
+        Progress::Over(result)
+    }
+
+    fn compare(&mut self, number: u32, start: u64, len: u32, desk: &mut Desk<'_>) {
+        self.left -= u64::from(len);
+        let here = self.here.iter().position(|(at, _)| *at == number).map(|at| self.here.swap_remove(at).1);
+        let (Some(row), Some(bytes)) = (&self.row, here) else { return };
         let Ok(body) = desk.oracle.body(row.version, &self.key) else { return };
-        let wanted = bytes_of(body, *start, u64::from(*len), desk.contents);
-        if wanted[..] != response.payload[..] {
-            let differs = wanted.iter().zip(response.payload.iter()).position(|(a, b)| a != b);
+        let wanted = bytes_of(body, start, u64::from(len), desk.contents);
+        if wanted[..] != bytes[..] {
+            let differs = wanted.iter().zip(bytes.iter()).position(|(a, b)| a != b);
             desk.violate(format!(
-                "{:?} {} reads wrong: {} bytes from {start}, {} came, the first wrong one is {differs:?}",
+                "{:?} {} reads wrong: {len} bytes from {start}, {} came, the first wrong one is {differs:?}",
                 self.key,
                 row.version,
-                len,
-                response.payload.len()
+                bytes.len()
             ));
         }
     }
@@ -165,24 +149,30 @@ impl Get {
 impl Task for Get {
     fn begin(&mut self, desk: &mut Desk<'_>) {
         self.entry = Some(desk.oracle.begin(&self.key, Deed::Read(None), desk.now));
-        desk.ask(HEAD, ObjectOp::Head { bucket: bucket_of(&self.key), key: self.key.clone() });
+        desk.ask(HEAD, Draw::head(&self.place()));
     }
 
     fn hear(&mut self, tag: u32, outcome: Outcome, desk: &mut Desk<'_>) -> Progress {
-        match tag {
-            HEAD => self.headed(outcome, desk),
-            PLAN => self.planned(outcome, desk),
-            _ => {
-                self.open -= 1;
-                match outcome {
-                    Ok(response) => self.compare(tag, &response, desk),
-                    Err(error) => {
-                        self.failed.get_or_insert(error);
-                    }
-                }
-                self.pump(desk)
-            }
+        if tag == HEAD {
+            return self.headed(outcome, desk);
         }
+        let Some(draw) = &mut self.draw else { return Progress::Over(Ok(())) };
+        let answered = outcome.is_ok() && draw.failure().is_none();
+        if tag == PLAN {
+            draw.planned(outcome);
+        } else {
+            let read = payload_of(outcome).map(|bytes| {
+                let len = bytes.len();
+                self.here.push((tag, bytes));
+                len
+            });
+            draw.landed(tag, read);
+        }
+        // It was answered, and the answer made no sense.
+        if let Some(error) = draw.failure().filter(|_| answered) {
+            desk.violate(format!("{:?} is not read: {error}", self.key));
+        }
+        self.pump(desk)
     }
 
     fn name(&self) -> String {

@@ -3,10 +3,11 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use mesh_core::{
-    Answer, Certainty, Error, ErrorKind, Outcome, Response,
+    Answer, Buf, Certainty, Error, ErrorKind, Outcome, Response,
     id::WriteId,
     meta::Precondition,
     op::{Destination, ObjectOp},
+    stream::{Place, Pour, PourStep},
 };
 
 use super::{Desk, Progress, Task, bucket_of, etag, senseless};
@@ -16,11 +17,10 @@ use crate::{
     random::Stream,
 };
 
-const BEGIN: u32 = u32::MAX;
-const FINISH: u32 = u32::MAX - 1;
-const ABORT: u32 = u32::MAX - 2;
+/// What every question of a put is called: its machine knows which answer is which.
+const PUT: u32 = 0;
 
-/// Begin, stripes (several at once, in any order), and Finish or Abort.
+/// What [`Pour`] asks, with stripes that may be sent in another order than they are numbered in.
 #[derive(Debug)]
 pub struct Put {
     key: Arc<str>,
@@ -34,12 +34,12 @@ pub struct Put {
     /// It will change its mind at the end.
     pub aborts: bool,
     shuffle: u64,
+    pour: Option<Pour>,
     write: Option<WriteId>,
-    stripe_bytes: u32,
+    /// What is left to be sent.
     stripes: VecDeque<u32>,
-    open: usize,
-    failed: Option<Error>,
     entry: Option<Ticket>,
+    finishing: bool,
 }
 
 impl Put {
@@ -54,12 +54,11 @@ impl Put {
             conditional: false,
             aborts: false,
             shuffle,
+            pour: None,
             write: None,
-            stripe_bytes: 0,
             stripes: VecDeque::new(),
-            open: 0,
-            failed: None,
             entry: None,
+            finishing: false,
         }
     }
 
@@ -72,7 +71,7 @@ impl Put {
     }
 
     fn begun(&mut self, write: WriteId, stripe_bytes: u32, desk: &mut Desk<'_>) {
-        (self.write, self.stripe_bytes) = (Some(write), stripe_bytes);
+        self.write = Some(write);
         let mut order: Vec<u32> = (0..self.content.len.div_ceil(u64::from(stripe_bytes)) as u32).collect();
         let mut dice = Stream::new(self.shuffle, "order", 0);
         if dice.chance(500) {
@@ -88,49 +87,72 @@ impl Put {
         }
     }
 
+    /// Does what the machine wants, until it waits.
     fn pump(&mut self, desk: &mut Desk<'_>) -> Progress {
-        let Some(write) = self.write else { return Progress::Over(Ok(())) };
-        while self.failed.is_none() && self.open < self.window {
-            let Some(stripe) = self.stripes.pop_front() else { break };
-            let offset = u64::from(stripe) * u64::from(self.stripe_bytes);
-            let len = (self.content.len - offset).min(u64::from(self.stripe_bytes)) as usize;
-            let bytes = desk.contents.bytes(self.content, offset, len);
-            desk.asks.push((stripe, ObjectOp::Append { write, stripe }, bytes));
-            self.open += 1;
+        let Some(mut pour) = self.pour.take() else { return Progress::Over(Ok(())) };
+        while pour.wants().is_some()
+            && let Some(stripe) = self.stripes.pop_front()
+        {
+            self.append(&mut pour, stripe, desk);
         }
-        if self.open == 0 {
-            if self.failed.is_some() || self.aborts {
-                desk.ask(ABORT, ObjectOp::Abort { write });
-            } else {
-                self.finish(write, desk);
+        match self.stripes.is_empty() {
+            true if self.aborts => pour.give_up(Error::new(ErrorKind::Cancelled, "it has thought better of it")),
+            true => pour.end(etag(self.content), std::collections::BTreeMap::new()),
+            false => {}
+        }
+        let progress = match pour.next() {
+            Some(PourStep::Ask(op)) => {
+                self.asked(&op, desk);
+                desk.ask(PUT, op);
+                Progress::Going
+            }
+            Some(PourStep::Over(Err(error))) if !(self.aborts && error.kind() == ErrorKind::Cancelled) => {
+                Progress::Over(Err(error))
+            }
+            Some(PourStep::Over(_)) => Progress::Over(Ok(())),
+            None => Progress::Going,
+        };
+        self.pour = Some(pour);
+        progress
+    }
+
+    /// Sends a stripe under its own number, whichever the machine had for it.
+    fn append(&self, pour: &mut Pour, stripe: u32, desk: &mut Desk<'_>) {
+        let offset = u64::from(stripe) * pour.stripe_bytes() as u64;
+        let len = (self.content.len - offset).min(pour.stripe_bytes() as u64) as usize;
+        match pour.append(len) {
+            Ok(ObjectOp::Append { write, .. }) => {
+                let bytes: Buf = desk.contents.bytes(self.content, offset, len);
+                desk.asks.push((PUT, ObjectOp::Append { write, stripe }, bytes));
+            }
+            other => desk.violate(format!("a stripe of {len} bytes goes in as {other:?}")),
+        }
+    }
+
+    fn asked(&mut self, op: &ObjectOp, desk: &mut Desk<'_>) {
+        if let ObjectOp::Finish { write, .. } = op {
+            self.finishing = true;
+            if self.part.is_none() {
+                self.entry = Some(desk.oracle.begin(&self.key, self.deed(*write), desk.now));
             }
         }
-        Progress::Going
     }
 
     const fn deed(&self, write: WriteId) -> Deed {
         if self.conditional { Deed::Create(write) } else { Deed::Write(Some(write)) }
     }
 
-    fn finish(&mut self, write: WriteId, desk: &mut Desk<'_>) {
-        if self.part.is_none() {
-            self.entry = Some(desk.oracle.begin(&self.key, self.deed(write), desk.now));
-        }
-        let checksums = std::collections::BTreeMap::new();
-        desk.ask(FINISH, ObjectOp::Finish { write, len: self.content.len, etag: etag(self.content), checksums });
-    }
-
-    fn finished(&mut self, outcome: Outcome, desk: &mut Desk<'_>) -> Progress {
+    fn finished(&self, outcome: &Outcome, desk: &mut Desk<'_>) {
         let write = self.write.unwrap_or_default();
-        let end = match &outcome {
+        let end = match outcome {
             Ok(Response { answer: Answer::Committed { version, etag: said }, .. }) => {
                 if (self.part.is_none() && *version != write) || *said != etag(self.content) {
-                    desk.violate(senseless("Finish", self.write, &outcome));
+                    desk.violate(senseless("Finish", self.write, outcome));
                 }
                 End::Did(self.deed(write))
             }
             Ok(_) => {
-                desk.violate(senseless("Finish", self.write, &outcome));
+                desk.violate(senseless("Finish", self.write, outcome));
                 End::Unknown
             }
             Err(error) if self.conditional && error.kind() == ErrorKind::Precondition => End::Did(Deed::Exists),
@@ -140,7 +162,6 @@ impl Put {
         if let Some(entry) = self.entry {
             desk.oracle.end(entry, end, desk.now);
         }
-        Progress::Over(outcome.map(|_| ()))
     }
 }
 
@@ -153,32 +174,24 @@ impl Task for Put {
                 precondition: Precondition { absent: self.conditional, etag: None },
             },
         };
-        desk.ask(BEGIN, ObjectOp::Begin { bucket: bucket_of(&self.key), key: self.key.clone(), destination });
+        let (pour, begin) = Pour::begin(Place::new(bucket_of(&self.key), self.key.clone()), destination, self.window);
+        self.pour = Some(pour);
+        desk.ask(PUT, begin);
     }
 
-    fn hear(&mut self, tag: u32, outcome: Outcome, desk: &mut Desk<'_>) -> Progress {
-        match (tag, outcome) {
-            (BEGIN, Ok(Response { answer: Answer::Begun { write, stripe_bytes }, .. })) => {
-                self.begun(write, stripe_bytes, desk);
-                self.pump(desk)
+    fn hear(&mut self, _tag: u32, outcome: Outcome, desk: &mut Desk<'_>) -> Progress {
+        match &outcome {
+            _ if self.finishing => self.finished(&outcome, desk),
+            Ok(Response { answer: Answer::Begun { write, stripe_bytes }, .. }) if self.write.is_none() => {
+                self.begun(*write, *stripe_bytes, desk);
             }
-            (BEGIN, Err(error)) => Progress::Over(Err(error)),
-            (FINISH, outcome) => self.finished(outcome, desk),
-            (ABORT, _) => Progress::Over(self.failed.take().map_or(Ok(()), Err)),
-            (_, Ok(Response { answer: Answer::Done, .. })) => {
-                self.open -= 1;
-                self.pump(desk)
-            }
-            (_, Err(error)) => {
-                self.open -= 1;
-                self.failed.get_or_insert(error);
-                self.pump(desk)
-            }
-            (_, outcome) => {
-                desk.violate(senseless("Begin or Append", self.write, &outcome));
-                Progress::Over(Ok(()))
-            }
+            Ok(Response { answer: Answer::Done, .. }) | Err(_) => {}
+            Ok(_) => desk.violate(senseless("Begin or Append", self.write, &outcome)),
         }
+        if let Some(pour) = &mut self.pour {
+            pour.hear(outcome);
+        }
+        self.pump(desk)
     }
 
     fn name(&self) -> String {

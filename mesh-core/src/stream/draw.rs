@@ -163,7 +163,7 @@ impl Draw {
     /// The answer to a plan.
     pub fn planned(&mut self, outcome: Outcome) {
         self.planning = false;
-        match page_of(outcome, self.unplanned.end - self.unplanned.start) {
+        match pieces_of(outcome, self.unplanned.end - self.unplanned.start) {
             Ok((pieces, bytes)) => {
                 self.unplanned.start += bytes;
                 self.pieces.extend(pieces);
@@ -230,8 +230,11 @@ impl Draw {
     }
 }
 
-/// The pieces of a plan of `len` bytes, and how many of them they hold.
-fn page_of(outcome: Outcome, len: u64) -> Result<(Vec<Piece>, u64), Error> {
+/// The pieces of a plan of `len` bytes, and how many of them they hold: a page of it, from its beginning.
+///
+/// # Errors
+/// What became of the plan; `Bug` if it does not cover its beginning, or goes beyond its end.
+pub fn pieces_of(outcome: Outcome, len: u64) -> Result<(Vec<Piece>, u64), Error> {
     let pieces = match outcome?.answer {
         Answer::Pieces(pieces) => pieces,
         answer => return Err(strange("Plan", &answer)),

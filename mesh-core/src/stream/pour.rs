@@ -223,10 +223,13 @@ impl Pour {
         }
     }
 
-    /// Why it will be aborted, from the moment when that is known.
+    /// Why it will be aborted or is over, from the moment when that is known.
     #[must_use]
     pub const fn failure(&self) -> Option<&Error> {
-        self.failed.as_ref()
+        match &self.state {
+            State::Ended(Some(Err(error))) => Some(error),
+            _ => self.failed.as_ref(),
+        }
     }
 
     /// Ends it for somebody who hears nothing more of it: the question to ask then, if a write is left open. Stripes that

@@ -153,6 +153,7 @@ fn bytes_that_break_off_are_aborted_also_after_their_end() {
 fn a_write_that_did_not_begin_is_over_and_nothing_is_aborted() {
     let (mut pour, _) = Pour::begin(Place::new("bucket", "key"), destination(), 1);
     pour.hear(Err(failure(ErrorKind::Denied)));
+    assert_eq!(pour.failure(), Some(&failure(ErrorKind::Denied)));
     assert_eq!(steps(&mut pour), [over(ErrorKind::Denied)]);
     let (mut pour, _) = Pour::begin(Place::new("bucket", "key"), destination(), 1);
     pour.hear(done());
