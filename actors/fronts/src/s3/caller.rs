@@ -11,6 +11,7 @@ use mesh_core::{
     meta::{BucketRow, ObjectRow, PartRow, UploadRow},
     op::{ObjectOp, Piece},
     port::Clock,
+    stream::{Draw, Place, pieces_of},
 };
 use s3s::{
     S3Result,
@@ -81,10 +82,8 @@ impl Caller {
 
     /// An object's manifest.
     pub(super) async fn object(&self, bucket: &Arc<str>, key: &Arc<str>) -> S3Result<Arc<ObjectRow>> {
-        match self.answer(ObjectOp::Head { bucket: bucket.clone(), key: key.clone() }).await? {
-            Answer::Object(row) => Ok(row),
-            _ => Err(strange("Head")),
-        }
+        let head = Draw::head(&Place::new(bucket.clone(), key.clone()));
+        Draw::headed(self.ask(head, Buf::empty(), Lane::Interactive).await).map_err(|error| to_s3(&error))
     }
 
     /// Pieces of an object, a page of them: at least one, and in all not more than asked for.
@@ -97,14 +96,7 @@ impl Caller {
         len: u64,
     ) -> Result<Vec<Piece>, mesh_core::Error> {
         let op = ObjectOp::Plan { bucket: bucket.clone(), key: key.clone(), object: object.clone(), offset, len };
-        let response = self.ask(op, Buf::empty(), Lane::Interactive).await?;
-        let Answer::Pieces(pieces) = response.answer else {
-            return Err(mesh_core::Error::bug("Plan was not answered by pieces"));
-        };
-        let planned: u64 = pieces.iter().map(|piece| u64::from(piece.len)).sum();
-        if planned == 0 || planned > len || pieces.iter().any(|piece| piece.len == 0) {
-            return Err(mesh_core::Error::bug("a plan does not cover its range").with("planned", planned));
-        }
+        let (pieces, _) = pieces_of(self.ask(op, Buf::empty(), Lane::Interactive).await, len)?;
         Ok(pieces)
     }
 

@@ -1,5 +1,5 @@
 //! The way of a body in: frames are copied once, into pooled stripes, and every full stripe goes to Object while the
-//! next one fills.
+//! next one fills. What is asked of Object, and when, is [`Pour`]'s to say; here are the bytes, and what they cost.
 //!
 //! ```text
 //!   frame ──► digests ──► stripe being filled ──► one that waits for room ──► at most STREAM_STRIPES in flight
@@ -15,10 +15,10 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use mesh_core::{
-    Answer, Buf, Error, Lane, Outcome, Pool,
-    id::WriteId,
+    Buf, Lane, Outcome, Pool,
     limits::{STREAM_STRIPES, STRIPE_BYTES_MAX},
-    op::{Destination, ObjectOp},
+    op::Destination,
+    stream::{Place, Pour, PourStep},
 };
 use s3s::{S3Result, s3_error};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -105,18 +105,12 @@ where
     B: Stream<Item = S3Result<Bytes>> + Send + Unpin,
 {
     let Incoming { bucket, key, destination, len, body, digests } = incoming;
-    let begin = ObjectOp::Begin { bucket, key, destination };
-    let (write, stripe_bytes) = match caller.answer(begin).await? {
-        Answer::Begun { write, stripe_bytes } => (write, stripe_bytes as usize),
-        _ => return Err(strange("Begin")),
-    };
-    let open = OpenWrite { caller: caller.clone(), write: Some(write) };
-    if !(1..=STRIPE_BYTES_MAX).contains(&stripe_bytes) {
-        return Err(to_s3(&Error::bug("Begin gave an impossible stripe size").with("bytes", stripe_bytes)));
-    }
-    let mut pour = Pour {
-        caller,
-        write,
+    let (write, begin) = Pour::begin(Place { bucket, key }, destination, STREAM_STRIPES);
+    let mut open = OpenWrite { caller: caller.clone(), pour: write };
+    open.hear(caller.ask(begin, Buf::empty(), Lane::Interactive).await)?;
+    let stripe_bytes = open.pour.stripe_bytes();
+    let mut intake = Intake {
+        open: &mut open,
         lane: lane_of(len),
         room: gateway.stripe_credit(),
         purse,
@@ -127,31 +121,36 @@ where
         rest: Bytes::new(),
         waiting: None,
         in_flight: FuturesUnordered::new(),
-        next: 0,
     };
-    let digested = pour.run(gateway, body, digests, len).await?;
-    drop(pour);
+    let digested = intake.run(gateway, body, digests, len).await?;
+    drop(intake);
     check(&digested)?;
-    let etag = open.finish(len, hex(&digested.md5), digested.kept()).await?;
+    let etag = open.finish(hex(&digested.md5), digested.kept()).await?;
     Ok(Stored { etag, digested })
 }
 
-/// A write that is open at Object. Dropped before its end, it is aborted.
+/// A write that may be open at Object. Dropped before its end, it is aborted.
 struct OpenWrite {
     caller: Caller,
-    write: Option<WriteId>,
+    pour: Pour,
 }
 
 impl OpenWrite {
+    /// An answer of Object.
+    fn hear(&mut self, outcome: Outcome) -> S3Result<()> {
+        self.pour.hear(outcome);
+        self.pour.failure().map_or(Ok(()), |error| Err(to_s3(error)))
+    }
+
     /// Makes the write visible. Goes on to its end even if the client leaves now: what was sent whole is stored, and
     /// no half-known state remains.
-    async fn finish(mut self, len: u64, etag: String, checksums: BTreeMap<String, String>) -> S3Result<String> {
-        let Some(write) = self.write.take() else { return Err(strange("a write that is finished twice")) };
-        let outcome =
-            self.caller.ask(ObjectOp::Finish { write, len, etag, checksums }, Buf::empty(), Lane::Interactive);
-        let outcome = tokio::spawn(outcome).await.map_err(s3s::S3Error::internal_error)?;
-        match outcome.map_err(|error| to_s3(&error))?.answer {
-            Answer::Committed { etag, .. } => Ok(etag),
+    async fn finish(mut self, etag: String, checksums: BTreeMap<String, String>) -> S3Result<String> {
+        self.pour.end(etag, checksums);
+        let Some(PourStep::Ask(finish)) = self.pour.next() else { return Err(strange("a write that is not whole")) };
+        let outcome = self.caller.ask(finish, Buf::empty(), Lane::Interactive);
+        self.hear(tokio::spawn(outcome).await.map_err(s3s::S3Error::internal_error)?)?;
+        match self.pour.next() {
+            Some(PourStep::Over(Ok(poured))) => Ok(poured.etag),
             _ => Err(strange("Finish")),
         }
     }
@@ -159,13 +158,13 @@ impl OpenWrite {
 
 impl Drop for OpenWrite {
     fn drop(&mut self) {
-        let Some(write) = self.write.take() else { return };
+        let Some(abort) = self.pour.abandon() else { return };
         // Outside a runtime (it is being shut down) nobody can be told; Object drops idle writes by itself.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let abort = self.caller.ask(ObjectOp::Abort { write }, Buf::empty(), Lane::Interactive);
+        let abort = self.caller.ask(abort, Buf::empty(), Lane::Interactive);
         runtime.spawn(async move {
             if let Err(error) = abort.await {
-                tracing::debug!(%write, ?error, "an abandoned write was not aborted; it will be when it is idle");
+                tracing::debug!(?error, "an abandoned write was not aborted; it will be when it is idle");
             }
         });
     }
@@ -217,9 +216,8 @@ struct Waiting {
 }
 
 /// One body being cut into stripes.
-struct Pour<'a> {
-    caller: &'a Caller,
-    write: WriteId,
+struct Intake<'a> {
+    open: &'a mut OpenWrite,
     lane: Lane,
     room: Arc<Semaphore>,
     purse: Purse,
@@ -233,10 +231,9 @@ struct Pour<'a> {
     rest: Bytes,
     waiting: Option<Waiting>,
     in_flight: FuturesUnordered<BoxFuture<'static, Outcome>>,
-    next: u32,
 }
 
-/// What happened to a pour.
+/// What happened to an intake.
 enum Turn {
     Landed(Outcome),
     Room(Option<OwnedSemaphorePermit>),
@@ -244,7 +241,7 @@ enum Turn {
     Frame(Option<S3Result<Bytes>>),
 }
 
-impl Pour<'_> {
+impl Intake<'_> {
     async fn run<B>(&mut self, gateway: &Gateway, mut body: B, mut digests: Digests, len: u64) -> S3Result<Digested>
     where
         B: Stream<Item = S3Result<Bytes>> + Send + Unpin,
@@ -257,10 +254,7 @@ impl Pour<'_> {
                 return Ok(digests.finish());
             }
             match self.turn(&mut body, !ended).await {
-                Turn::Landed(outcome) => match outcome.map_err(|error| to_s3(&error))?.answer {
-                    Answer::Done => {}
-                    _ => return Err(strange("Append")),
-                },
+                Turn::Landed(outcome) => self.open.hear(outcome)?,
                 Turn::Room(permit) => self.send(permit)?,
                 Turn::Stake(stake) => self.stake = Some(stake),
                 Turn::Frame(Some(frame)) => {
@@ -317,7 +311,7 @@ impl Pour<'_> {
     where
         B: Stream<Item = S3Result<Bytes>> + Send + Unpin,
     {
-        let room = self.in_flight.len() < STREAM_STRIPES;
+        let room = self.open.pour.wants().is_some();
         let staked = self.has_stake();
         let waits = self.waiting.is_some();
         let reads = more && staked && !waits && self.rest.is_empty();
@@ -347,10 +341,9 @@ impl Pour<'_> {
         let (Some(permit), Some(waiting)) = (permit, self.waiting.take()) else {
             return Err(s3_error!(ServiceUnavailable, "this node is going down"));
         };
-        let append = ObjectOp::Append { write: self.write, stripe: self.next };
-        self.next += 1;
         let Waiting { stripe, stake, .. } = waiting;
-        let outcome = self.caller.ask(append, stripe, self.lane);
+        let append = self.open.pour.append(stripe.len()).map_err(|error| to_s3(&error))?;
+        let outcome = self.open.caller.ask(append, stripe, self.lane);
         self.in_flight.push(Box::pin(async move {
             let outcome = outcome.await;
             drop((permit, stake));
@@ -360,7 +353,7 @@ impl Pour<'_> {
     }
 }
 
-impl Drop for Pour<'_> {
+impl Drop for Intake<'_> {
     /// What was sent is held below until it is answered, whoever waits for it.
     fn drop(&mut self) {
         let mut in_flight = core::mem::take(&mut self.in_flight);

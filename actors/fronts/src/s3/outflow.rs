@@ -1,5 +1,6 @@
 //! The way of a body out: plan a page of pieces, read a few of them ahead, hand each to the connection without a copy, a
-//! frame at a time.
+//! frame at a time. What is asked of Object, and in which order pieces go, is [`Draw`]'s to say; here are the bytes, what
+//! they cost, and for how long they are certain to be there.
 //!
 //! Every piece has a stake in the node's memory before it is asked for, which goes with its bytes until the connection
 //! has sent them. One piece's worth the request has from its start to its end; more only while there is more.
@@ -8,7 +9,7 @@
 //! mistake a part of an object for the object.
 
 use std::{
-    collections::VecDeque,
+    collections::BTreeMap,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
@@ -16,14 +17,16 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{
-    Stream, StreamExt, TryFutureExt, TryStreamExt,
-    stream::{self, BoxStream, FuturesOrdered},
+    FutureExt, Stream, StreamExt, TryFutureExt,
+    future::{self, BoxFuture},
+    stream::{self, BoxStream, FuturesUnordered},
 };
 use mesh_core::{
-    Answer, Buf, Error, Lane,
+    Buf, Error, Lane, Outcome,
     limits::{STREAM_STRIPES, STRIPE_BYTES_MAX},
     meta::ObjectRow,
-    op::{ObjectOp, Piece},
+    op::Piece,
+    stream::{Draw, DrawStep, Place, payload_of},
     time::Instant,
 };
 use s3s::{
@@ -74,15 +77,20 @@ fn held_by(piece: &Piece) -> usize {
 /// The bytes of a range, in order and in frames, for a client: up to [`STREAM_STRIPES`] pieces ahead of it if there is
 /// memory for them, and one at a time if there is not.
 pub(super) fn read(caller: Caller, source: Source) -> BoxStream<'static, Result<Bytes, Error>> {
-    let (asked, bytes) = (caller.clone(), source.stripe_bytes());
-    let admitted = async move { asked.admit(bytes).await };
-    let reading = admitted.map_ok(move |purse| Reading::begin(caller, source, purse, true).frames());
+    let bytes = source.stripe_bytes();
+    let reading = async move {
+        let purse = caller.admit(bytes).await?;
+        Ok(Reading::begin(caller, source, purse, true)?.frames())
+    };
     reading.try_flatten_stream().boxed()
 }
 
 /// The bytes of a range, in order and in pieces, for this node itself: within `purse`, which has room for one of them.
 pub(super) fn read_within(caller: Caller, source: Source, purse: Purse) -> BoxStream<'static, Result<Bytes, Error>> {
-    Reading::begin(caller, source, purse, false).frames().boxed()
+    match Reading::begin(caller, source, purse, false) {
+        Ok(reading) => reading.frames().boxed(),
+        Err(error) => stream::once(future::ready(Err(error))).boxed(),
+    }
 }
 
 /// A range that is being read.
@@ -92,11 +100,11 @@ struct Reading {
     purse: Purse,
     /// Its bytes are there still.
     lease: Lease,
-    pages: BoxStream<'static, Result<Vec<Piece>, Error>>,
-    /// There is no further page.
-    planned_all: bool,
-    planned: VecDeque<Piece>,
-    under_way: FuturesOrdered<oneshot::Receiver<Result<Bytes, Error>>>,
+    draw: Draw,
+    planning: Option<BoxFuture<'static, Outcome>>,
+    under_way: FuturesUnordered<BoxFuture<'static, (u32, Result<Bytes, Error>)>>,
+    /// Read, and not their turn yet: of the draw's window.
+    here: BTreeMap<u32, Bytes>,
     /// Of the piece at hand.
     rest: Bytes,
     /// A client takes the frames, and is watched: one that stops gives way to others.
@@ -107,29 +115,29 @@ struct Reading {
 
 /// What happened to a reading.
 enum Turn {
-    Read(Result<Bytes, Error>),
-    Page(Option<Vec<Piece>>),
+    Read(u32, Result<Bytes, Error>),
+    Planned(Outcome),
     Stake(Stake),
 }
 
 impl Reading {
-    fn begin(caller: Caller, source: Source, purse: Purse, client: bool) -> Self {
+    fn begin(caller: Caller, source: Source, purse: Purse, client: bool) -> Result<Self, Error> {
         let lease = Lease::new(caller.grace, source.asked);
-        let pages = pages(caller.clone(), source.clone());
-        let (planned, under_way) = (VecDeque::new(), FuturesOrdered::new());
-        Self {
+        let range = source.offset..source.offset.saturating_add(source.len);
+        let place = Place::new(source.bucket.clone(), source.key.clone());
+        Ok(Self {
+            draw: Draw::new(place, source.object.clone(), range, STREAM_STRIPES)?,
             caller,
             source,
             purse,
             lease,
-            pages,
-            planned_all: false,
-            planned,
-            under_way,
+            planning: None,
+            under_way: FuturesUnordered::new(),
+            here: BTreeMap::new(),
             rest: Bytes::new(),
             client,
             taken: 0,
-        }
+        })
     }
 
     fn frames(self) -> impl Stream<Item = Result<Bytes, Error>> + Send {
@@ -152,7 +160,7 @@ impl Reading {
 
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            if !self.planned.is_empty() {
+            if self.draw.wants().is_some() {
                 self.lease.hold(&self.caller, &self.source).await?;
             }
             self.read_ahead();
@@ -162,48 +170,73 @@ impl Reading {
                 self.taken = self.taken.saturating_add(frame.len());
                 return Ok(Some(frame));
             }
-            match self.turn().await? {
-                Some(Turn::Read(read)) => self.rest = read?,
-                Some(Turn::Page(Some(page))) => self.planned.extend(page),
-                Some(Turn::Page(None)) => self.planned_all = true,
-                Some(Turn::Stake(stake)) => {
-                    self.clients_turn(false);
-                    // It may have waited long for its turn.
-                    self.lease.hold(&self.caller, &self.source).await?;
-                    self.send(stake);
+            match self.draw.next() {
+                Some(DrawStep::Hand { number, .. }) => {
+                    let piece = self.here.remove(&number);
+                    self.rest = piece.ok_or_else(|| Error::bug("a piece was read and is not here"))?;
                 }
-                None => return Ok(None),
+                Some(DrawStep::Plan(plan)) => {
+                    self.planning = Some(self.caller.ask(plan, Buf::empty(), Lane::Interactive));
+                }
+                Some(DrawStep::Over(result)) => return result.map(|()| None),
+                None => self.turn().await?,
             }
         }
     }
 
-    /// Waits for the next thing to happen; none: it is over.
-    async fn turn(&mut self) -> Result<Option<Turn>, Error> {
+    /// Waits for the next thing to happen.
+    async fn turn(&mut self) -> Result<(), Error> {
         let reads = !self.under_way.is_empty();
-        let plans = self.planned.is_empty() && !self.planned_all;
-        let waits = !reads && !self.planned.is_empty();
+        let waits = !reads && self.draw.wants().is_some();
+        if !reads && !waits && self.planning.is_none() {
+            return Err(Error::bug("a response waits for nothing"));
+        }
         if waits {
             // The piece before must go first.
             self.clients_turn(true);
         }
+        let planning = &mut self.planning;
+        let planned = async {
+            match planning {
+                Some(plan) => plan.await,
+                None => future::pending().await,
+            }
+        };
         let turn = tokio::select! {
             biased;
-            Some(read) = self.under_way.next(), if reads => {
-                Turn::Read(read.unwrap_or_else(|_| Err(Error::bug("a read ended without an outcome"))))
-            }
-            page = self.pages.try_next(), if plans => Turn::Page(page?),
+            Some((number, read)) = self.under_way.next(), if reads => Turn::Read(number, read),
+            outcome = planned => Turn::Planned(outcome),
             stake = self.purse.base(), if waits => Turn::Stake(stake),
-            else => return Ok(None),
         };
-        Ok(Some(turn))
+        match turn {
+            Turn::Read(number, read) => {
+                let read = read.map(|bytes| {
+                    let len = bytes.len();
+                    self.here.insert(number, bytes);
+                    len
+                });
+                self.draw.landed(number, read);
+            }
+            Turn::Planned(outcome) => {
+                self.planning = None;
+                self.draw.planned(outcome);
+            }
+            Turn::Stake(stake) => {
+                self.clients_turn(false);
+                // It may have waited long for its turn.
+                self.lease.hold(&self.caller, &self.source).await?;
+                self.send(stake);
+            }
+        }
+        Ok(())
     }
 
     /// Sends for pieces that there is memory for now: one, until its client is seen to take what it asked for.
     fn read_ahead(&mut self) {
         let first = self.client && self.taken < TAKEN_BYTES_MIN;
         let ahead = if first { usize::from(self.rest.is_empty()) } else { STREAM_STRIPES };
-        while self.under_way.len() < ahead
-            && let Some(piece) = self.planned.front()
+        while self.draw.ahead() < ahead
+            && let Some(piece) = self.draw.wants()
         {
             let Some(stake) = self.purse.at_once(held_by(piece)) else { return };
             self.send(stake);
@@ -211,11 +244,9 @@ impl Reading {
     }
 
     fn send(&mut self, stake: Stake) {
-        let Some(piece) = self.planned.pop_front() else { return };
-        let want = piece.len as usize;
-        let Source { bucket, key, .. } = &self.source;
-        let (caller, held, lane) = (self.caller.clone(), held_by(&piece), lane_of(self.source.len));
-        let op = ObjectOp::Read { bucket: bucket.clone(), key: key.clone(), piece };
+        let Some(held) = self.draw.wants().map(held_by) else { return };
+        let Some((number, op)) = self.draw.read() else { return };
+        let (caller, lane) = (self.caller.clone(), lane_of(self.source.len));
         let (mut told, read) = oneshot::channel();
         // A task of its own: it must come to its end, and give its turn back, whether or not anybody waits for it; below,
         // what was asked for is held until then.
@@ -229,12 +260,7 @@ impl Reading {
                 _ => None,
             };
             let outcome = caller.ask(op, Buf::empty(), lane).await;
-            let read = outcome.and_then(|response| match response.payload.len() == want {
-                true if response.answer == Answer::Done => Ok(staked(response.payload.into_bytes(), stake)),
-                _ => Err(Error::bug("a piece is not what was planned")
-                    .with("want", want)
-                    .with("got", response.payload.len())),
-            });
+            let read = payload_of(outcome).map(|payload| staked(payload.into_bytes(), stake));
             if told.send(read).is_err() {
                 tracing::trace!("nobody waits for a piece any more");
             }
@@ -242,25 +268,9 @@ impl Reading {
                 turn.end().await;
             }
         });
-        self.under_way.push_back(read);
+        let ended = || Err(Error::bug("a read ended without an outcome"));
+        self.under_way.push(async move { (number, read.await.unwrap_or_else(|_| ended())) }.boxed());
     }
-}
-
-/// The plan of a range, page by page.
-fn pages(caller: Caller, source: Source) -> BoxStream<'static, Result<Vec<Piece>, Error>> {
-    let pages = stream::try_unfold(0_u64, move |done| {
-        let (caller, source) = (caller.clone(), source.clone());
-        async move {
-            if done == source.len {
-                return Ok(None);
-            }
-            let offset = source.offset + done;
-            let page = caller.plan(&source.bucket, &source.key, &source.object, offset, source.len - done).await?;
-            let covered: u64 = page.iter().map(|piece| u64::from(piece.len)).sum();
-            Ok::<_, Error>(Some((page, done + covered)))
-        }
-    });
-    pages.boxed()
 }
 
 /// Bytes, and the permission to hold them, which goes when the last view of them does.
