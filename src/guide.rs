@@ -55,10 +55,10 @@
 //!    declared. A node announces its kinds; one without the kind is never given such a chain, and one that is told to
 //!    take it refuses (`Unsupported`, with the node and the kind). A DPU without it may still run what comes behind your
 //!    function, encryption and coding, apart from the rest.
-//! 2. **Declare** where it stands: [`Client::set_stages`] puts kinds with their settings between policy and encryption, into
-//!    every tenant's data chains or one tenant's. The declaration is a row of the control group and so the same on every
-//!    node, host or DPU. Other settings for the same kinds are told to the running function; other kinds, or another
-//!    order, begin the chain anew under its next epoch.
+//! 2. **Declare** where it stands: [`Client::set_stages`], of an administrator, puts kinds with their settings between
+//!    policy and encryption, into every tenant's data chains or one tenant's. The declaration is a row of the control
+//!    group and so the same on every node, host or DPU. Other settings for the same kinds are told to the running
+//!    function; other kinds, or another order, begin the chain anew under its next epoch.
 //! 3. **Place** it: nothing is left to do. The chain moves as one, by `mesh move`, `mesh prefer`, `mesh drain` and by the
 //!    placement engine; `mesh actors` shows it by its kind. A DPU node runs it if its program registers the kind.
 //!

@@ -4,8 +4,9 @@
 //! erasure-coded in line by a chain of storage functions, and are kept on drives with Raft-backed metadata.
 //!
 //! Three ways to use it: the daemon (`mesh serve`), a whole mesh to try (`mesh dev`), and this library: a
-//! [`Node`] runs inside your own process, a [`Client`] stores and fetches. See the example `embed`. It can bring storage
-//! functions of its own, which are placed and moved like the mesh's: see the [`guide`].
+//! [`Node`] runs inside your own process, a [`Client`] stores and fetches, in there or over links; what it can do is
+//! in [`client`]. See the example `embed`. A program can bring storage functions of its own, which are placed and moved
+//! like the mesh's: see the [`guide`].
 //!
 //! ```no_run
 //! # async fn example(config: mesh::config::Config, principal: mesh_core::Principal) -> Result<(), mesh_core::Error> {

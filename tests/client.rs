@@ -49,10 +49,13 @@ struct Side {
     bucket: &'static str,
 }
 
+/// What is asked, of a form of the client.
+type Ask = dyn for<'a> Fn(&'a Side) -> BoxFuture<'a, Result<String, Error>>;
+
 /// What is asked; and what it shows, or the kind of its error.
 struct Row {
     name: &'static str,
-    ask: Box<dyn for<'a> Fn(&'a Side) -> BoxFuture<'a, Result<String, Error>>>,
+    ask: Box<Ask>,
     comes: Result<&'static str, ErrorKind>,
 }
 

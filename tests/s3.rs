@@ -92,6 +92,9 @@ fn the_command_line_stores_and_finds_again_after_a_restart() {
     let got = dev.sourced(&[mesh, "get", "--quiet", "some/ключ +%", "-"]);
     assert!(got.status.success(), "{}", String::from_utf8_lossy(&got.stderr));
     assert!(got.stdout == bytes, "{} bytes came back", got.stdout.len());
+    let range = dev.sourced(&[mesh, "get", "--quiet", "--range", "-7", "some/ключ +%", "-"]);
+    assert!(range.status.success(), "{}", String::from_utf8_lossy(&range.stderr));
+    assert_eq!(range.stdout, bytes[bytes.len() - 7..]);
     // It is served as soon as two of the three nodes can; `status` shows the third when that is there.
     let began = std::time::Instant::now();
     loop {

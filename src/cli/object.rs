@@ -7,7 +7,8 @@ use std::{
 };
 
 use clap::Args;
-use mesh_core::{Error, ErrorKind};
+use mesh::client::GetOptions;
+use mesh_core::{Error, ErrorKind, stream::ByteRange};
 use serde_json::json;
 
 use super::{Connect, human, progress};
@@ -82,6 +83,9 @@ pub(crate) struct Get {
     key: String,
     /// The file; `-` is standard output [default: the key's last part].
     file: Option<PathBuf>,
+    /// Only these bytes, counted from 0: FIRST-LAST, FIRST- or -COUNT.
+    #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
+    range: Option<ByteRange>,
     /// Show no progress.
     #[arg(long, short)]
     quiet: bool,
@@ -98,8 +102,9 @@ impl Get {
             },
         };
         let (bucket, key) = (&self.bucket.bucket, &self.key);
+        let options = GetOptions { range: self.range, ..GetOptions::default() };
         if file.as_os_str() == "-" {
-            client.get(bucket, key, &mut standard(std::io::stdout().as_fd())?, &|_| {}).await?;
+            client.get_with(bucket, key, &options, &mut standard(std::io::stdout().as_fd())?, &|_| {}).await?;
             return Ok(());
         }
         // Into a file beside, so that a fetch that breaks leaves no half of an object under the name asked for.
@@ -107,10 +112,12 @@ impl Get {
         beside.push(".part");
         let beside = PathBuf::from(beside);
         let len = client.head(bucket, key).await?.len;
-        let bar = progress(Some(len), self.quiet);
+        let wanted = self.range.map_or(Ok(0..len), |range| range.resolve(len))?;
+        let bar = progress(Some(wanted.end - wanted.start), self.quiet);
         let told = bar.clone();
         let mut target = tokio::fs::File::create(&beside).await.map_err(|error| unwritable(&beside, error))?;
-        let outcome = client.get(bucket, key, &mut target, &move |bytes| told.set_position(bytes)).await;
+        let told = move |bytes| told.set_position(bytes);
+        let outcome = client.get_with(bucket, key, &options, &mut target, &told).await;
         bar.finish_and_clear();
         match outcome {
             Ok(_) => std::fs::rename(&beside, &file).map_err(|error| unwritable(&file, error)),
@@ -158,9 +165,8 @@ impl Ls {
             return Ok(());
         }
         let bucket = self.bucket.as_deref().unwrap_or_default();
-        let mut after = String::new();
-        loop {
-            let page = client.list(bucket, &self.prefix, None, &after).await?;
+        let mut pages = client.pages(bucket).prefix(&self.prefix);
+        while let Some(page) = pages.next().await? {
             for entry in &page.entries {
                 let (key, bytes, etag) = (&entry.key, entry.len, &entry.etag);
                 let line = if self.json {
@@ -172,11 +178,8 @@ impl Ls {
                     return Ok(());
                 }
             }
-            match &page.next {
-                Some(next) => after.clone_from(next),
-                None => return Ok(()),
-            }
         }
+        Ok(())
     }
 }
 

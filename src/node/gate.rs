@@ -33,7 +33,7 @@ impl Inbound for Gate {
             done(Err(Error::new(ErrorKind::Draining, "the node is starting or stopping; try again")));
             return CallGuard::none();
         };
-        deliver(node, from, envelope, done)
+        node.deliver(from, envelope, done)
     }
 }
 
@@ -47,7 +47,7 @@ impl Outbound for Inside {
     fn send(&self, _: NodeId, mut envelope: Envelope, done: Completion<Outcome>) -> CallGuard {
         let from = Role::Client(self.principal.clone());
         match mesh_transport::gate::admit(&from, &mut envelope) {
-            Ok(()) => deliver(self.node.0.clone(), &from, envelope, done),
+            Ok(()) => self.node.0.clone().deliver(&from, envelope, done),
             Err(error) => {
                 done(Err(error));
                 CallGuard::none()
@@ -56,38 +56,42 @@ impl Outbound for Inside {
     }
 }
 
-fn deliver(node: Arc<Inner>, from: &Role, envelope: Envelope, done: Completion<Outcome>) -> CallGuard {
-    let Envelope { header, payload } = envelope;
-    let Body::Request(op) = header.body else {
-        done(Err(Error::invalid("only requests are delivered")));
-        return CallGuard::none();
-    };
-    let budget = match header.budget_us {
-        0 => mesh_core::limits::BUDGET_DEFAULT,
-        micros => core::time::Duration::from_micros(micros),
-    };
-    let deadline = node.env.clock.now() + budget;
-    if header.actor != ActorId::NODE {
-        let request = Request { op, payload, principal: header.principal, deadline, lane: header.lane };
-        let done = watched(&node, header.actor, &request.op, done);
-        node.host.ask_local(header.actor, header.epoch, request, done);
-        return CallGuard::none();
-    }
-    match op {
-        Op::Node(op) => of_node(node, from, *op, payload, deadline, done),
-        op @ (Op::Query { .. } | Op::Propose { .. }) => {
-            let from = from.clone();
-            let task = tokio::spawn(async move {
-                if let Err(error) = node.admits(&from, &op).await {
-                    return done(Err(error));
-                }
-                done(node.metadata.serve(op, deadline).await);
-            });
-            CallGuard::new(move || task.abort())
+impl Inner {
+    /// Takes a request that may be asked.
+    fn deliver(self: Arc<Self>, from: &Role, envelope: Envelope, done: Completion<Outcome>) -> CallGuard {
+        let node = self;
+        let Envelope { header, payload } = envelope;
+        let Body::Request(op) = header.body else {
+            done(Err(Error::invalid("only requests are delivered")));
+            return CallGuard::none();
+        };
+        let budget = match header.budget_us {
+            0 => mesh_core::limits::BUDGET_DEFAULT,
+            micros => core::time::Duration::from_micros(micros),
+        };
+        let deadline = node.env.clock.now() + budget;
+        if header.actor != ActorId::NODE {
+            let request = Request { op, payload, principal: header.principal, deadline, lane: header.lane };
+            let done = watched(&node, header.actor, &request.op, done);
+            node.host.ask_local(header.actor, header.epoch, request, done);
+            return CallGuard::none();
         }
-        _ => {
-            done(Err(Error::invalid("this is for an actor, and none is named")));
-            CallGuard::none()
+        match op {
+            Op::Node(op) => of_node(node, from, *op, payload, deadline, done),
+            op @ (Op::Query { .. } | Op::Propose { .. }) => {
+                let from = from.clone();
+                let task = tokio::spawn(async move {
+                    if let Err(error) = node.admits(&from, &op).await {
+                        return done(Err(error));
+                    }
+                    done(node.metadata.serve(op, deadline).await);
+                });
+                CallGuard::new(move || task.abort())
+            }
+            _ => {
+                done(Err(Error::invalid("this is for an actor, and none is named")));
+                CallGuard::none()
+            }
         }
     }
 }
