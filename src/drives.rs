@@ -65,8 +65,6 @@ fn said(control: &ControlView, drive: DriveId, node: NodeId) -> LostDrive {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use mesh_core::{
         id::Epoch,
         topology::{Code, DriveInfo},
@@ -77,7 +75,7 @@ mod tests {
     #[test]
     fn says_whether_enough_drives_are_left() {
         let info = |id| DriveInfo { id: DriveId(id), node: NodeId(id), capacity_bytes: 1, epoch: Epoch(1) };
-        let drives: BTreeMap<DriveId, DriveInfo> = (1..=4).map(|id| (DriveId(id), info(id))).collect();
+        let drives = (1..=4).map(|id| (DriveId(id), info(id))).collect();
         let mut control = ControlView { code: Some(Code { data: 2, parity: 1 }), drives, ..ControlView::default() };
         let line =
             |control: &ControlView| said(control, DriveId(2), NodeId(2)).to_string().lines().nth(1).map(str::to_owned);

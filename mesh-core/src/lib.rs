@@ -22,6 +22,7 @@ pub mod meta;
 pub mod op;
 pub mod plan;
 pub mod port;
+pub mod shared;
 pub mod snapshot;
 pub mod spec;
 pub mod stream;

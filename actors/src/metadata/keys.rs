@@ -27,6 +27,7 @@
 //!   'a' actor:8                     Assignment
 //!   'w' scope, encoded              Wish, with its Scope
 //!   's' scope, encoded              CustomSpecs of data chains, with their Scope
+//!   'h' actor:8                     Tail, with its actor
 //!
 //! namespace groups
 //!   'H' actor:8                     the first writes of the open blocks that the actor holds, oldest first
@@ -134,9 +135,9 @@ pub(super) fn lost(id: DriveId) -> Vec<u8> {
     key(LOST, &[&id.0.to_be_bytes()])
 }
 
-/// The drive inside a table key of [`lost`].
-pub(super) fn lost_drive(key: &[u8]) -> Option<DriveId> {
-    key.last_chunk::<8>().map(|bytes| DriveId(u64::from_be_bytes(*bytes)))
+/// The number inside a table key of a kind whose keys are a number.
+pub(super) fn number(key: &[u8]) -> Option<u64> {
+    key.get(1..)?.try_into().ok().map(u64::from_be_bytes)
 }
 
 pub(super) fn layout(id: LayoutId) -> Vec<u8> {
@@ -155,8 +156,19 @@ pub(super) fn principal(tenant: TenantId, name: &str) -> Vec<u8> {
     key(PRINCIPAL, &[&tenant.0.to_be_bytes(), name.as_bytes()])
 }
 
+/// The tenant and the name inside a table key of [`principal`].
+pub(super) fn principal_of(key: &[u8]) -> Option<(TenantId, &str)> {
+    let (tenant, name) = key.get(1..)?.split_first_chunk::<8>()?;
+    Some((TenantId(u64::from_be_bytes(*tenant)), core::str::from_utf8(name).ok()?))
+}
+
 pub(super) fn access_key(access: &str) -> Vec<u8> {
     key(ACCESS_KEY, &[access.as_bytes()])
+}
+
+/// The public half inside a table key of [`access_key`].
+pub(super) fn access_of(key: &[u8]) -> Option<&str> {
+    core::str::from_utf8(key.get(1..)?).ok()
 }
 
 pub(super) fn bucket(id: BucketId) -> Vec<u8> {
@@ -192,6 +204,18 @@ fn scoped(kind: u8, scope: Scope) -> Vec<u8> {
         Scope::Mesh => key(kind, &[b"m"]),
         Scope::Tenant(tenant) => key(kind, &[b"t", &tenant.0.to_be_bytes()]),
         Scope::Actor(actor) => key(kind, &[b"a", &actor.0.to_be_bytes()]),
+    }
+}
+
+/// The scope inside a table key of [`wish`] or [`stages`].
+pub(super) fn scope_of(key: &[u8]) -> Option<Scope> {
+    let (kind, number) = key.get(1..)?.split_first()?;
+    let number = || number.try_into().ok().map(u64::from_be_bytes);
+    match kind {
+        b'm' => Some(Scope::Mesh),
+        b't' => Some(Scope::Tenant(TenantId(number()?))),
+        b'a' => Some(Scope::Actor(ActorId(number()?))),
+        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Metadata groups in memory: a linearizable stand-in over the same state machine, for simulations and tests.
 //!
-//! Owns a table a group. It answers at once and never fails by itself; who wants faults puts them in front of it.
+//! Owns a table a group, and the view of the control group's. It answers at once and never fails by itself; who wants
+//! faults puts them in front of it.
 
 use std::{
     collections::BTreeMap,
@@ -19,14 +20,21 @@ use super::{state, table::MemoryTable};
 
 /// The control group and the namespace groups 1 to `namespaces`, in memory. Clones share them.
 #[derive(Clone, Debug)]
-pub struct MemoryMetadata(Arc<Mutex<BTreeMap<GroupId, MemoryTable>>>);
+pub struct MemoryMetadata(Arc<Mutex<Groups>>);
+
+#[derive(Debug, Default)]
+struct Groups {
+    tables: BTreeMap<GroupId, MemoryTable>,
+    /// What the control group's table shows.
+    control: Arc<ControlView>,
+}
 
 impl MemoryMetadata {
     /// Empty groups.
     #[must_use]
     pub fn new(namespaces: u16) -> Self {
-        let groups = (0..=u64::from(namespaces)).map(|group| (GroupId(group), MemoryTable::default())).collect();
-        Self(Arc::new(Mutex::new(groups)))
+        let tables = (0..=u64::from(namespaces)).map(|group| (GroupId(group), MemoryTable::default())).collect();
+        Self(Arc::new(Mutex::new(Groups { tables, control: Arc::default() })))
     }
 
     /// Applies a command now.
@@ -35,8 +43,14 @@ impl MemoryMetadata {
     /// As [`Command`] names them; `Unreachable` for a group that is not there.
     pub fn propose(&self, group: GroupId, command: &Command) -> Result<MetaAnswer, Error> {
         let mut groups = self.lock();
-        let table = groups.get_mut(&group).ok_or_else(|| no_such_group(group))?;
+        let Groups { tables, control } = &mut *groups;
+        let table = tables.get_mut(&group).ok_or_else(|| no_such_group(group))?;
         let (changes, answer) = state::apply(table, group, command);
+        if group == GroupId::CONTROL
+            && let Some(after) = state::control_after(control, &changes)?
+        {
+            *control = Arc::new(after);
+        }
         table.commit(changes);
         answer
     }
@@ -47,27 +61,28 @@ impl MemoryMetadata {
     /// As [`Query`] names them; `Unreachable` for a group that is not there.
     pub fn query(&self, group: GroupId, query: &Query) -> Result<MetaAnswer, Error> {
         let groups = self.lock();
-        state::query(groups.get(&group).ok_or_else(|| no_such_group(group))?, group, query)
+        let table = groups.tables.get(&group).ok_or_else(|| no_such_group(group))?;
+        match query {
+            Query::Control if group == GroupId::CONTROL => Ok(MetaAnswer::Control(Arc::clone(&groups.control))),
+            _ => state::query(table, group, query),
+        }
     }
 
     /// The control group's contents.
     ///
     /// # Errors
-    /// `Corrupt` if a row cannot be read.
+    /// None; who stands in for a replica may have some.
     pub fn control(&self) -> Result<Arc<ControlView>, Error> {
-        let groups = self.lock();
-        groups
-            .get(&GroupId::CONTROL)
-            .map_or_else(|| Ok(Arc::default()), |table| state::control_view(table).map(Arc::new))
+        Ok(Arc::clone(&self.lock().control))
     }
 
     /// A group's table as it is now, for checks.
     #[must_use]
     pub fn table(&self, group: GroupId) -> Option<MemoryTable> {
-        self.lock().get(&group).cloned()
+        self.lock().tables.get(&group).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<GroupId, MemoryTable>> {
+    fn lock(&self) -> MutexGuard<'_, Groups> {
         // A panic inside cannot leave a table half changed: changes are committed after they are all known.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,5 +10,5 @@ pub mod state;
 pub mod table;
 
 pub use memory::MemoryMetadata;
-pub use state::{apply, control_view, query};
+pub use state::{apply, control_after, control_view, query};
 pub use table::{Change, MemoryTable, Table};

@@ -1,12 +1,13 @@
 //! A group's replica of the state: applies what Raft committed, answers questions, gives and takes snapshots.
 //!
-//! Owns the state tree in use. A snapshot that arrives is built in a tree of the next generation; then one small
+//! Owns the state tree in use, and the view of it if it is the control group's: each batch that is applied makes the next
+//! view out of the one before, and is told once. A snapshot that arrives is built in a tree of the next generation; then one small
 //! durable write makes that one the tree in use. So a crash leaves the old state or the new one, and what is left of
 //! the other is dropped when the group is opened.
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak},
 };
 
 use futures_util::{Stream, TryStreamExt};
@@ -59,6 +60,8 @@ struct Current {
     images: Vec<Weak<Mutex<Aside>>>,
     /// Of the next image.
     image: u64,
+    /// What the control group's table shows; none for another group.
+    view: Option<Arc<ControlView>>,
 }
 
 impl GroupState {
@@ -82,9 +85,10 @@ impl GroupState {
         }
         let table = SledTable::new(store.tree(&name)?);
         let (applied, membership) = store.heed(group, table.applied())?;
-        let current = RwLock::new(Current { generation, table, applied, membership, images: Vec::new(), image: 0 });
-        let state = Self { group, store, current, sending: Arc::default(), control };
-        state.publish()?;
+        let view = control.is_some().then(|| view_of(&table)).transpose()?;
+        let current = Current { generation, table, applied, membership, images: Vec::new(), image: 0, view };
+        let state = Self { group, store, current: RwLock::new(current), sending: Arc::default(), control };
+        state.publish();
         Ok(Arc::new(state))
     }
 
@@ -95,6 +99,11 @@ impl GroupState {
     /// Answers from what is applied now. Whether that is fresh enough is the caller's to know.
     pub(super) fn query(&self, query: &Query) -> Result<MetaAnswer, Error> {
         self.store.sound(self.group).map_err(stopped)?;
+        if matches!(query, Query::Control)
+            && let Some(view) = &self.read().view
+        {
+            return Ok(MetaAnswer::Control(Arc::clone(view)));
+        }
         let answer = self.with_table(|table| state::query(table, self.group, query));
         if let Err(error) = &answer
             && error.kind() == ErrorKind::Corrupt
@@ -106,19 +115,23 @@ impl GroupState {
 
     /// Looks at the table; nothing changes meanwhile.
     pub(super) fn with_table<T>(&self, look: impl FnOnce(&SledTable) -> T) -> T {
-        look(&self.current.read().unwrap_or_else(PoisonError::into_inner).table)
+        look(&self.read().table)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Current> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An empty tree for a snapshot that arrives.
     pub(super) fn stage(&self) -> io::Result<Staged> {
-        let generation = self.current.read().unwrap_or_else(PoisonError::into_inner).generation + 1;
+        let generation = self.read().generation + 1;
         let name = tree_name(self.group, generation);
         self.store.drop_tree(&name)?;
         Ok(Staged { generation, table: SledTable::new(self.store.tree(&name)?) })
     }
 
     fn position(&self) -> (Option<LogId>, Membership) {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let current = self.read();
         (current.applied, current.membership.clone())
     }
 
@@ -167,9 +180,7 @@ impl GroupState {
         }
         let changes = view.into_changes();
         self.commit(&changes, applied, membership)?;
-        if !changes.is_empty() {
-            self.publish()?;
-        }
+        self.publish();
         told.into_iter().for_each(|(responder, said)| responder.send(said));
         Ok(())
     }
@@ -193,9 +204,14 @@ impl GroupState {
         for aside in current.images.iter().filter_map(Weak::upgrade) {
             lock(&aside).keep(&current.table, changes)?;
         }
+        let view = current.view.as_ref().map(|before| state::control_after(before, changes)).transpose();
+        let view = view.map_err(into_io)?.flatten();
         current.table.commit(changes, Some((&applied, &membership)))?;
         current.applied = applied;
         current.membership = membership;
+        if let Some(after) = view {
+            current.view = Some(Arc::new(after));
+        }
         self.store.claim(self.group, |claim| claim.applied = applied);
         Ok(())
     }
@@ -203,6 +219,7 @@ impl GroupState {
     /// Makes a staged tree the one in use.
     async fn install(&self, meta: &SnapshotMeta, staged: Staged) -> io::Result<()> {
         let Staged { generation, table } = staged;
+        let view = self.control.is_some().then(|| view_of(&table)).transpose()?;
         table.commit(&[], Some((&meta.last_log_id, &meta.last_membership)))?;
         self.store.sync().await?;
         self.store.write(self.group, Slot::Generation, &generation)?;
@@ -217,9 +234,10 @@ impl GroupState {
             current.applied = meta.last_log_id;
             current.membership = meta.last_membership.clone();
             current.table = table;
+            current.view = view;
             core::mem::replace(&mut current.generation, generation)
         };
-        self.publish()?;
+        self.publish();
         self.store.drop_tree(&tree_name(self.group, old))
     }
 
@@ -228,15 +246,21 @@ impl GroupState {
         self.position().0.map(|applied| applied.index)
     }
 
-    /// Tells who watches the control group.
-    fn publish(&self) -> io::Result<()> {
-        if let Some((control, from)) = &self.control
-            && self.applied_index().unwrap_or(0) >= *from
+    /// Tells who watches the control group, if there is news.
+    fn publish(&self) {
+        let (view, index) = {
+            let current = self.read();
+            (current.view.clone(), current.applied.map_or(0, |applied| applied.index))
+        };
+        if let (Some((control, from)), Some(view)) = (&self.control, view)
+            && index >= *from
         {
-            let view = self.with_table(|table| state::control_view(table)).map_err(into_io)?;
-            control.send_replace(Arc::new(view));
+            control.send_if_modified(|told| {
+                let is_news = !Arc::ptr_eq(told, &view);
+                *told = view;
+                is_news
+            });
         }
-        Ok(())
     }
 }
 
@@ -328,6 +352,10 @@ pub(super) fn into_io(error: Error) -> io::Error {
         ErrorKind::Corrupt => io::Error::new(io::ErrorKind::InvalidData, error),
         _ => io::Error::other(error),
     }
+}
+
+fn view_of(table: &SledTable) -> io::Result<Arc<ControlView>> {
+    state::control_view(table).map(Arc::new).map_err(into_io)
 }
 
 fn stopped(error: io::Error) -> Error {

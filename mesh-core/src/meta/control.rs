@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     assignment::{Assignment, Scope, Tail, Wish},
     id::{ActorId, BucketId, ClusterId, DriveId, GroupId, KeyId, LayoutId, NodeId, TenantId},
+    shared::SharedMap,
     spec::CustomSpec,
     time::UnixMillis,
     topology::{Code, DriveInfo, Layout, NodeInfo},
@@ -138,7 +139,8 @@ pub struct AccessKeyRow {
     pub principal: String,
 }
 
-/// What the control group holds, buckets apart.
+/// What the control group holds, buckets apart. A copy costs little and shares what it has in common with the original:
+/// every change of the group makes a view, and most of it is the one before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlView {
     /// The cluster, once formed.
@@ -148,27 +150,27 @@ pub struct ControlView {
     /// Namespace groups are numbered 1 to this.
     pub namespaces: u16,
     /// Nodes by number.
-    pub nodes: BTreeMap<NodeId, NodeInfo>,
+    pub nodes: SharedMap<NodeId, NodeInfo>,
     /// Drives by number, but for those that are lost.
-    pub drives: BTreeMap<DriveId, DriveInfo>,
-    /// Layouts by number.
+    pub drives: SharedMap<DriveId, DriveInfo>,
+    /// Layouts by number: few, and chains get them as they are.
     pub layouts: BTreeMap<LayoutId, Arc<Layout>>,
     /// Tenants by number.
-    pub tenants: BTreeMap<TenantId, Arc<TenantRow>>,
-    /// Principals.
-    pub principals: Vec<Arc<PrincipalRow>>,
+    pub tenants: SharedMap<TenantId, Arc<TenantRow>>,
+    /// Principals, by tenant and name.
+    pub principals: Arc<Vec<Arc<PrincipalRow>>>,
     /// Access keys by their public half.
-    pub access_keys: BTreeMap<String, Arc<AccessKeyRow>>,
+    pub access_keys: SharedMap<String, Arc<AccessKeyRow>>,
     /// Assignments by actor.
-    pub assignments: BTreeMap<ActorId, Assignment>,
+    pub assignments: SharedMap<ActorId, Assignment>,
     /// What users have asked of placement.
-    pub wishes: BTreeMap<Scope, Wish>,
+    pub wishes: SharedMap<Scope, Wish>,
     /// Functions of the embedding program in data chains, by what they were declared for.
-    pub stages: BTreeMap<Scope, Arc<[CustomSpec]>>,
+    pub stages: SharedMap<Scope, Arc<[CustomSpec]>>,
     /// Chains whose last stages run apart, by the chain's actor.
-    pub tails: BTreeMap<ActorId, Tail>,
+    pub tails: SharedMap<ActorId, Tail>,
     /// Drives that were declared lost, as they were known; `drives` does not have them.
-    pub lost: BTreeMap<DriveId, DriveInfo>,
+    pub lost: SharedMap<DriveId, DriveInfo>,
 }
 
 impl ControlView {

@@ -247,7 +247,7 @@ fn control_view() -> ControlView {
         drives: [(DriveId(61), drive_info())].into(),
         layouts: [(LayoutId(9), Arc::new(layout()))].into(),
         tenants: [(TenantId(41), Arc::new(tenant_row()))].into(),
-        principals: vec![Arc::new(principal_row())],
+        principals: vec![Arc::new(principal_row())].into(),
         access_keys: [("AKMESH0000000001".to_owned(), Arc::new(access_key_row()))].into(),
         assignments: [(assignment().actor, assignment())].into(),
         wishes: [(Scope::Mesh, wish()), (Scope::Tenant(TenantId(41)), Wish::default())].into(),

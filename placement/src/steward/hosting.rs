@@ -450,7 +450,7 @@ mod tests {
         room.hosted.clear();
         assert_eq!(room.look(), [""; 0]);
         // It is no more.
-        room.view.assignments.clear();
+        room.view.assignments = mesh_core::shared::SharedMap::default();
         room.hosting.learn(HERE, &room.view);
         room.runs(5);
         assert_eq!(room.look(), ["stop"]);

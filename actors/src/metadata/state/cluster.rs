@@ -1,14 +1,12 @@
 //! Control group: the cluster, its nodes, drives and layouts.
 
-use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
+use std::collections::BTreeSet;
 
 use mesh_core::{
     Error, ErrorKind,
-    assignment::{Assignment, Scope, Tail, Wish},
-    id::{ActorId, ClusterId, DriveId, Epoch, LayoutId, NodeId},
+    id::{ClusterId, DriveId, Epoch, LayoutId, NodeId},
     limits::{GROUP_DRIVES_MAX, LAYOUT_GROUPS_MAX},
-    meta::{AccessKeyRow, ControlView, MetaAnswer, PrincipalRow, TenantRow},
-    spec::CustomSpec,
+    meta::MetaAnswer,
     topology::{Code, DriveInfo, Layout, NodeInfo, NodeKind},
 };
 
@@ -230,56 +228,4 @@ fn expect_sound(rows: &Rows<'_>, layout: &Layout) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-pub(super) fn view(rows: &Rows<'_>) -> Result<ControlView, Error> {
-    let mut view = ControlView::default();
-    if let Some(formed) = rows.find::<Formed>(&keys::formed())? {
-        view.cluster = Some(formed.cluster);
-        view.code = Some(formed.code);
-        view.namespaces = formed.namespaces;
-    }
-    each(rows, keys::NODE, |node: NodeInfo| {
-        view.nodes.insert(node.id, node);
-    })?;
-    each(rows, keys::DRIVE, |drive: DriveInfo| {
-        view.drives.insert(drive.id, drive);
-    })?;
-    let all = keys::all(keys::LOST);
-    rows.scan(&all, &keys::behind(&all), |key, ()| {
-        let lost = keys::lost_drive(key).and_then(|drive| view.drives.remove(&drive));
-        view.lost.extend(lost.map(|info| (info.id, info)));
-        Ok(ControlFlow::Continue(()))
-    })?;
-    each(rows, keys::LAYOUT, |layout: Layout| {
-        view.layouts.insert(layout.id, Arc::new(layout));
-    })?;
-    each(rows, keys::TENANT, |tenant: TenantRow| {
-        view.tenants.insert(tenant.id, Arc::new(tenant));
-    })?;
-    each(rows, keys::PRINCIPAL, |principal: PrincipalRow| view.principals.push(Arc::new(principal)))?;
-    each(rows, keys::ACCESS_KEY, |key: AccessKeyRow| {
-        view.access_keys.insert(key.access.clone(), Arc::new(key));
-    })?;
-    each(rows, keys::ASSIGNMENT, |assignment: Assignment| {
-        view.assignments.insert(assignment.actor, assignment);
-    })?;
-    each(rows, keys::WISH, |(scope, wish): (Scope, Wish)| {
-        view.wishes.insert(scope, wish);
-    })?;
-    each(rows, keys::TAIL, |(actor, tail): (ActorId, Tail)| {
-        view.tails.insert(actor, tail);
-    })?;
-    each(rows, keys::STAGES, |(scope, stages): (Scope, Vec<CustomSpec>)| {
-        view.stages.insert(scope, stages.into());
-    })?;
-    Ok(view)
-}
-
-fn each<T: serde::de::DeserializeOwned>(rows: &Rows<'_>, kind: u8, mut take: impl FnMut(T)) -> Result<(), Error> {
-    let prefix = keys::all(kind);
-    rows.scan(&prefix, &keys::behind(&prefix), |_, row| {
-        take(row);
-        Ok(ControlFlow::Continue(()))
-    })
 }

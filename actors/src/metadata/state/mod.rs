@@ -6,7 +6,7 @@
 //!
 //! One file a family of commands: [`cluster`], [`tenants`], [`buckets`], [`placement`], [`stages`] in the control group;
 //! [`blocks`], [`objects`], [`uploads`], [`waste`], [`owed`] in namespace groups; [`sessions`] in both; [`listing`]
-//! answers pages.
+//! answers pages, [`view`] shows the control group.
 
 mod blocks;
 mod buckets;
@@ -20,6 +20,7 @@ mod sessions;
 mod stages;
 mod tenants;
 mod uploads;
+mod view;
 mod waste;
 
 #[cfg(test)]
@@ -28,7 +29,7 @@ mod tests;
 use mesh_core::{
     Error,
     id::GroupId,
-    meta::{Command, MetaAnswer, Query},
+    meta::{Command, ControlView, MetaAnswer, Query},
 };
 
 use self::rows::Rows;
@@ -59,7 +60,7 @@ pub fn query(table: &dyn Table, group: GroupId, query: &Query) -> Result<MetaAns
     match query {
         Query::Bucket { name } => buckets::by_name(&rows, name),
         Query::Buckets { tenant } => buckets::of_tenant(&rows, *tenant),
-        Query::Control => cluster::view(&rows).map(|view| MetaAnswer::Control(view.into())),
+        Query::Control => view::whole(table).map(|view| MetaAnswer::Control(view.into())),
         Query::Object { bucket, key } => objects::object(&rows, bucket, key),
         Query::List { bucket, prefix, delimiter, after, limit } => {
             let page = listing::Page { prefix, delimiter: delimiter.as_deref(), after, limit: *limit };
@@ -82,12 +83,21 @@ pub fn query(table: &dyn Table, group: GroupId, query: &Query) -> Result<MetaAns
     }
 }
 
-/// The control group's contents, buckets apart.
+/// The control group's contents, buckets apart, out of all of its rows.
 ///
 /// # Errors
 /// `DriveFailed` or `Corrupt`: the table cannot be read.
-pub fn control_view(table: &dyn Table) -> Result<mesh_core::meta::ControlView, Error> {
-    cluster::view(&Rows::new(table, GroupId::CONTROL))
+pub fn control_view(table: &dyn Table) -> Result<ControlView, Error> {
+    view::whole(table)
+}
+
+/// The control group's contents after changes, ascending by key, that [`apply`] gave for the state that `before` shows;
+/// `None` if they change nothing that it shows. Costs what the changes cost, however much there is.
+///
+/// # Errors
+/// `Corrupt`: a change cannot be read.
+pub fn control_after(before: &ControlView, changes: &[Change]) -> Result<Option<ControlView>, Error> {
+    view::after(before, changes)
 }
 
 fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {

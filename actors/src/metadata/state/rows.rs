@@ -209,7 +209,8 @@ impl<'t> Rows<'t> {
     }
 }
 
-fn decode<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, Error> {
+/// A row's value.
+pub(super) fn decode<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, Error> {
     meta::decode(value).map_err(|error| {
         Error::new(ErrorKind::Corrupt, "a metadata row cannot be read; the replica must be built anew from the others")
             .with("row", key.escape_ascii())

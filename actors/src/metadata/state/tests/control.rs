@@ -255,7 +255,7 @@ fn gives_access_keys_to_known_principals_only() {
     let replaced = PrincipalRow { grants: vec![], ..principal };
     assert_eq!(group.apply(&Command::PutPrincipal(replaced.clone())), Ok(MetaAnswer::Done));
     let view = control_view(&group);
-    assert_eq!(view.principals, vec![Arc::new(replaced)]);
+    assert_eq!(*view.principals, [Arc::new(replaced)]);
     assert_eq!(view.access_keys[&key.access], Arc::new(key));
     assert_eq!(group.apply(&Command::DropAccessKey { access: "AK1".into() }), Ok(MetaAnswer::Done));
     assert!(control_view(&group).access_keys.is_empty());

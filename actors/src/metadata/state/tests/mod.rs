@@ -11,6 +11,7 @@ mod sessions;
 mod stages;
 mod twice;
 mod uploads;
+mod view;
 
 use std::{cell::Cell, sync::Arc};
 

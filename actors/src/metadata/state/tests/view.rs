@@ -1,0 +1,187 @@
+use mesh_core::{
+    assignment::{Assignment, MoveId, Preference, Scope, Tail, Wish},
+    id::{ClusterId, DriveId, KeyId, NodeId},
+    meta::{AccessKeyRow, ControlView, Grant, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
+    spec::CustomSpec,
+    topology::{Code, Layout, NodeInfo},
+};
+use proptest::prelude::*;
+
+use super::{
+    super::{super::table::View, control_after, control_view},
+    control::{furnished, node},
+    *,
+};
+
+const CODE: Code = Code { data: 2, parity: 1 };
+
+/// Some place in a small mesh: so commands meet each other.
+fn small() -> impl Strategy<Value = u64> {
+    1..6_u64
+}
+
+fn actors() -> impl Strategy<Value = ActorId> {
+    prop_oneof![
+        (1..3_u64, small()).prop_map(|(tenant, node)| ActorId::data(TenantId(tenant), NodeId(node))),
+        small().prop_map(|node| ActorId::ingress(NodeId(node))),
+    ]
+}
+
+fn scopes() -> impl Strategy<Value = Scope> {
+    prop_oneof![
+        Just(Scope::Mesh),
+        (1..4_u64).prop_map(|tenant| Scope::Tenant(TenantId(tenant))),
+        actors().prop_map(Scope::Actor),
+    ]
+}
+
+fn wrapped(byte: u8) -> WrappedKey {
+    WrappedKey { key: KeyId(0), nonce: [byte; 12], sealed: vec![byte; 48] }
+}
+
+fn commands_of_members() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        (1..3_u64).prop_map(|cluster| Command::Form {
+            cluster: ClusterId([cluster as u8; 16]),
+            code: CODE,
+            namespaces: 4
+        }),
+        (small(), small(), any::<bool>()).prop_map(|(id, incarnation, moved)| {
+            let address = if moved { "host:1" } else { "host:2" };
+            Command::PutNode(NodeInfo { address: address.into(), ..node(id, incarnation) })
+        }),
+        (small(), small()).prop_map(|(drive, node)| Command::PutDrive {
+            drive: DriveId(drive),
+            node: NodeId(node),
+            capacity_bytes: 10
+        }),
+        small().prop_map(|drive| Command::LoseDrive { drive: DriveId(drive) }),
+        small().prop_map(|node| Command::Invite { node: NodeId(node), invitation: 7 }),
+        (small(), any::<bool>()).prop_map(|(node, draining)| Command::Drain { node: NodeId(node), draining }),
+        (1..5_u64, 1..4_u64).prop_map(|(id, first)| {
+            let drives: Vec<DriveId> = (first..first + 3).map(DriveId).collect();
+            let domains = drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect();
+            Command::PutLayout(Layout { id: LayoutId(id), code: CODE, groups: vec![drives], domains }.into())
+        }),
+    ]
+}
+
+fn commands_of_tenants() -> impl Strategy<Value = Command> {
+    let name = || prop::sample::select(vec!["ann", "bob", "cy"]).prop_map(str::to_owned);
+    prop_oneof![
+        (name(), 0..2_u8).prop_map(|(name, byte)| Command::CreateTenant(TenantRow {
+            id: TenantId(0),
+            name,
+            key: KeyId(0),
+            wrapped: wrapped(byte),
+            limits: TenantLimits::default(),
+        })),
+        (1..4_u64, any::<u64>()).prop_map(|(tenant, quota)| Command::SetLimits {
+            tenant: TenantId(tenant),
+            limits: TenantLimits { quota_bytes: Some(quota), ..TenantLimits::default() },
+        }),
+        (1..4_u64, name(), 0..2_usize).prop_map(|(tenant, name, grants)| Command::PutPrincipal(PrincipalRow {
+            tenant: TenantId(tenant),
+            name,
+            grants: vec![Grant::all(); grants],
+        })),
+        (1..4_u64, name(), name()).prop_map(|(tenant, access, principal)| Command::PutAccessKey(AccessKeyRow {
+            access,
+            secret: wrapped(3),
+            tenant: TenantId(tenant),
+            principal,
+        })),
+        name().prop_map(|access| Command::DropAccessKey { access }),
+        (name(), small()).prop_map(|(name, created)| Command::CreateBucket {
+            proposer: Some(proposer(1)),
+            name: format!("{name}-photos").into(),
+            tenant: TenantId(1),
+            created: UnixMillis(created),
+        }),
+        (1..3_u64).prop_map(|bucket| Command::RemoveBucket { bucket: BucketId(bucket) }),
+    ]
+}
+
+fn commands_of_placement() -> impl Strategy<Value = Command> {
+    let numbers = || 1..4_u64;
+    let moves = || (actors(), numbers().prop_map(Epoch), numbers().prop_map(MoveId), small().prop_map(NodeId));
+    prop_oneof![
+        3 => moves().prop_map(|(actor, epoch, _, node)| Command::Assign(Assignment::new(actor, node, epoch))),
+        3 => moves().prop_map(|(actor, epoch, id, to)| Command::BeginMove { actor, epoch, id, to }),
+        2 => moves().prop_map(|(actor, epoch, id, _)| Command::CommitMove { actor, epoch, id }),
+        2 => moves().prop_map(|(actor, epoch, id, _)| Command::AbortMove { actor, epoch, id }),
+        3 => (moves(), any::<bool>()).prop_map(|((actor, epoch, _, node), cut)| Command::SetTail {
+            actor,
+            epoch,
+            tail: cut.then_some(Tail { cut: 2, node }),
+        }),
+        2 => (scopes(), prop::option::of(prop::option::of(small()))).prop_map(|(scope, wish)| Command::SetWish {
+            scope,
+            wish: wish.map(|pin| Wish { preference: Preference::Auto, pin: pin.map(NodeId) }),
+        }),
+        1 => (scopes(), prop::sample::subsequence(vec!["filter", "census"], 0..=2)).prop_map(|(scope, kinds)| {
+            Command::SetStages { scope, stages: kinds.into_iter().map(|kind| CustomSpec::new(kind, [])).collect() }
+        }),
+    ]
+}
+
+fn batches() -> impl Strategy<Value = Vec<Vec<Command>>> {
+    let command = prop_oneof![
+        2 => commands_of_members(),
+        1 => commands_of_tenants(),
+        4 => commands_of_placement(),
+    ];
+    prop::collection::vec(prop::collection::vec(command, 1..5), 1..30)
+}
+
+/// Applies commands in one batch, as a replica does.
+fn apply_together(group: &mut Group, commands: &[Command]) -> Vec<super::super::Change> {
+    let mut view = View::new(&group.table);
+    for command in commands {
+        let (changes, _) = apply(&view, group.id, command);
+        view.lay(changes);
+    }
+    let changes = view.into_changes();
+    group.table.commit(changes.clone());
+    changes
+}
+
+proptest! {
+    #[test]
+    fn a_view_that_is_updated_is_the_one_that_is_made_anew(batches in batches()) {
+        let mut group = furnished();
+        let mut view = control_view(&group.table).unwrap();
+        for commands in batches {
+            let changes = apply_together(&mut group, &commands);
+            let after = control_after(&view, &changes).unwrap();
+            let anew = control_view(&group.table).unwrap();
+            prop_assert_eq!(after.is_some(), view != anew, "{:?}", commands);
+            view = after.unwrap_or(view);
+            prop_assert_eq!(&view, &anew, "{:?}", commands);
+        }
+    }
+}
+
+#[test]
+fn what_the_view_does_not_show_is_no_news() {
+    let mut group = furnished();
+    let view = control_view(&group.table).unwrap();
+    let bucket = Command::CreateBucket {
+        proposer: Some(proposer(1)),
+        name: "photos".into(),
+        tenant: TENANT,
+        created: UnixMillis(1),
+    };
+    let changes = apply_together(&mut group, &[bucket, Command::PutNode(node(1, 1))]);
+    assert!(!changes.is_empty());
+    assert_eq!(control_after(&view, &changes), Ok(None));
+}
+
+#[test]
+fn a_row_that_cannot_be_read_is_damage() {
+    for (key, value) in [(&b"a12345678"[..], &b"?"[..]), (b"a1", b""), (b"wz", b"")] {
+        let change = super::super::Change { key: key.to_vec(), value: Some(value.to_vec()) };
+        let error = control_after(&ControlView::default(), &[change]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{key:?}");
+    }
+}
