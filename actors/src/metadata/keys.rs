@@ -12,6 +12,7 @@
 //! control group
 //!   'C'                             Formed: cluster, code, how many namespaces
 //!   'c' what:1                      the last number given out ('t' tenants, 'b' buckets)
+//!   'm' prefix                      how many rows there are whose keys begin so, if anybody has asked
 //!   'n' node:8                      NodeInfo
 //!   'i' node:8                      the invitation by which nobody has joined yet
 //!   'd' drive:8                     DriveInfo
@@ -56,6 +57,7 @@ use mesh_core::time::UnixMillis;
 
 pub(super) const FORMED: u8 = b'C';
 pub(super) const COUNTER: u8 = b'c';
+pub(super) const ROWS: u8 = b'm';
 pub(super) const NODE: u8 = b'n';
 pub(super) const INVITATION: u8 = b'i';
 pub(super) const DRIVE: u8 = b'd';
@@ -117,6 +119,11 @@ pub(super) fn formed() -> Vec<u8> {
 
 pub(super) fn counter(which: Counter) -> Vec<u8> {
     key(COUNTER, &[&[which as u8]])
+}
+
+/// How many rows there are under a prefix.
+pub(super) fn rows_under(prefix: &[u8]) -> Vec<u8> {
+    key(ROWS, &[prefix])
 }
 
 pub(super) fn node(id: NodeId) -> Vec<u8> {

@@ -47,7 +47,7 @@ pub(super) fn create(
         return Err(Error::new(ErrorKind::Conflict, "the cluster is not formed yet"));
     };
     tenants::tenant(rows, tenant)?;
-    rows.expect_room(&keys::bucket_owner(tenant, ""), BUCKETS_MAX, "buckets")?;
+    rows.take_room(&keys::bucket_owner(tenant, ""), BUCKETS_MAX as u64, "buckets")?;
     let id = BucketId(rows.count(Counter::Buckets)?);
     let group = GroupId(1 + id.0 % u64::from(formed.namespaces));
     let row = BucketRow { bucket: BucketRef { id, name: Arc::clone(name), tenant, group }, created };
@@ -66,6 +66,7 @@ pub(super) fn remove(rows: &mut Rows<'_>, id: BucketId) -> Result<MetaAnswer, Er
     rows.remove(keys::bucket(id));
     rows.remove(keys::bucket_name(&row.bucket.name));
     rows.remove(keys::bucket_owner(row.bucket.tenant, &row.bucket.name));
+    rows.give_room(&keys::bucket_owner(row.bucket.tenant, ""))?;
     Ok(MetaAnswer::Done)
 }
 

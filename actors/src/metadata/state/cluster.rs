@@ -13,10 +13,10 @@ use mesh_core::{
 use super::rows::{Formed, Rows};
 use crate::metadata::keys;
 
-/// Nodes of a cluster at most.
-const NODES_MAX: usize = 1024;
-/// Drives of a cluster at most.
-const DRIVES_MAX: usize = 16_384;
+/// Nodes of a cluster at most, DPUs among them.
+const NODES_MAX: u64 = 4096;
+/// Drives of a cluster at most; a layout names them all in one command.
+const DRIVES_MAX: u64 = 65_536;
 /// A node's address at most, in bytes.
 const ADDRESS_BYTES_MAX: usize = 300;
 
@@ -66,7 +66,7 @@ pub(super) fn put_node(rows: &mut Rows<'_>, node: &NodeInfo) -> Result<MetaAnswe
         }
         Some(known) => known.draining,
         None => {
-            rows.expect_room(&keys::all(keys::NODE), NODES_MAX, "nodes")?;
+            rows.take_room(&keys::all(keys::NODE), NODES_MAX, "nodes")?;
             let invitation = keys::invitation(node.id);
             if rows.find::<u64>(&invitation)?.is_some_and(|invited| invited != node.invitation) {
                 return Err(Error::new(
@@ -75,7 +75,10 @@ pub(super) fn put_node(rows: &mut Rows<'_>, node: &NodeInfo) -> Result<MetaAnswe
                 )
                 .with("node", node.id));
             }
-            rows.remove(invitation);
+            if rows.has(&invitation)? {
+                rows.remove(invitation);
+                rows.give_room(&keys::all(keys::INVITATION))?;
+            }
             false
         }
     };
@@ -105,7 +108,7 @@ pub(super) fn invite(rows: &mut Rows<'_>, node: NodeId, invitation: u64) -> Resu
             return Err(Error::new(ErrorKind::Conflict, "a later invitation has this number").with("node", node));
         }
         Some(_) => {}
-        None => rows.expect_room(&keys::all(keys::INVITATION), NODES_MAX, "open invitations")?,
+        None => rows.take_room(&keys::all(keys::INVITATION), NODES_MAX, "open invitations")?,
     }
     rows.put(key, &invitation)?;
     Ok(MetaAnswer::Done)
@@ -143,7 +146,7 @@ pub(super) fn put_drive(
     let last = match known {
         Some(known) => known.epoch,
         None => {
-            rows.expect_room(&keys::all(keys::DRIVE), DRIVES_MAX, "drives")?;
+            rows.take_room(&keys::all(keys::DRIVE), DRIVES_MAX, "drives")?;
             Epoch(0)
         }
     };

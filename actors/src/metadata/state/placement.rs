@@ -15,9 +15,9 @@ use super::rows::Rows;
 use crate::metadata::keys;
 
 /// Actors with a place of their own at most.
-const ASSIGNMENTS_MAX: usize = 65_536;
+const ASSIGNMENTS_MAX: u64 = 1 << 18;
 /// Wishes at most.
-const WISHES_MAX: usize = 4096;
+const WISHES_MAX: u64 = 4096;
 
 pub(super) fn assign(rows: &mut Rows<'_>, wanted: Assignment) -> Result<MetaAnswer, Error> {
     let key = keys::assignment(wanted.actor);
@@ -36,7 +36,7 @@ pub(super) fn assign(rows: &mut Rows<'_>, wanted: Assignment) -> Result<MetaAnsw
         });
     }
     if present.is_none() {
-        rows.expect_room(&keys::all(keys::ASSIGNMENT), ASSIGNMENTS_MAX, "assignments")?;
+        rows.take_room(&keys::all(keys::ASSIGNMENT), ASSIGNMENTS_MAX, "assignments")?;
     }
     expect_known(rows, wanted.node)?;
     // Counted like a move, so that the commit of one that it ended is not taken for its own.
@@ -140,11 +140,15 @@ pub(super) fn set_wish(rows: &mut Rows<'_>, scope: Scope, wish: Option<Wish>) ->
                 expect_known(rows, pin)?;
             }
             if !rows.has(&key)? {
-                rows.expect_room(&keys::all(keys::WISH), WISHES_MAX, "wishes about placement")?;
+                rows.take_room(&keys::all(keys::WISH), WISHES_MAX, "wishes about placement")?;
             }
             rows.put(key, &(scope, wish))?;
         }
-        None => rows.remove(key),
+        None if rows.has(&key)? => {
+            rows.remove(key);
+            rows.give_room(&keys::all(keys::WISH))?;
+        }
+        None => {}
     }
     Ok(MetaAnswer::Done)
 }

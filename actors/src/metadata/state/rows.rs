@@ -152,19 +152,41 @@ impl<'t> Rows<'t> {
         Ok(any)
     }
 
-    /// Fails with `QuotaExceeded` if `max` rows stand under a prefix.
-    pub(super) fn expect_room(&self, prefix: &[u8], max: usize, what: &'static str) -> Result<(), Error> {
+    /// Takes the room that the next row under a prefix needs, before the row is put. Rows are counted beside the rows, so
+    /// that to add one costs the same however many there are; a table from before they were is looked through once.
+    ///
+    /// Fails with `QuotaExceeded` if `max` rows stand under the prefix.
+    pub(super) fn take_room(&mut self, prefix: &[u8], max: u64, what: &'static str) -> Result<(), Error> {
+        let key = keys::rows_under(prefix);
+        let count = match self.find::<u64>(&key)? {
+            Some(count) => count,
+            None => self.count_under(prefix)?,
+        };
+        if count >= max {
+            return Err(Error::new(ErrorKind::QuotaExceeded, "there are as many as may be; remove one first")
+                .with("of", what)
+                .with("limit", max));
+        }
+        self.put(key, &(count + 1))
+    }
+
+    /// Gives back the room of a row under a prefix that was there and is removed.
+    pub(super) fn give_room(&mut self, prefix: &[u8]) -> Result<(), Error> {
+        let key = keys::rows_under(prefix);
+        match self.find::<u64>(&key)? {
+            Some(count) => self.put(key, &count.saturating_sub(1)),
+            // Nobody has asked yet: they are counted then.
+            None => Ok(()),
+        }
+    }
+
+    fn count_under(&self, prefix: &[u8]) -> Result<u64, Error> {
         let mut count = 0;
         self.view.scan(prefix, &keys::behind(prefix), &mut |_, _| {
             count += 1;
-            Ok(if count < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            Ok(ControlFlow::Continue(()))
         })?;
-        if count < max {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::QuotaExceeded, "there are as many as may be; remove one first")
-            .with("of", what)
-            .with("limit", max))
+        Ok(count)
     }
 
     /// The next number of a counter, from 1.

@@ -18,7 +18,7 @@ use super::{rows::Rows, tenants};
 use crate::metadata::keys;
 
 /// Declarations at most.
-const DECLARATIONS_MAX: usize = 1024;
+const DECLARATIONS_MAX: u64 = 1024;
 
 pub(super) fn set(rows: &mut Rows<'_>, scope: Scope, stages: &[CustomSpec]) -> Result<MetaAnswer, Error> {
     let concerned = match scope {
@@ -44,9 +44,10 @@ pub(super) fn set(rows: &mut Rows<'_>, scope: Scope, stages: &[CustomSpec]) -> R
     let same_kinds = before.iter().map(|stage| &stage.kind).eq(stages.iter().map(|stage| &stage.kind));
     if stages.is_empty() {
         rows.remove(key);
+        rows.give_room(&keys::all(keys::STAGES))?;
     } else {
         if known.is_none() {
-            rows.expect_room(&keys::all(keys::STAGES), DECLARATIONS_MAX, "declarations of functions in data chains")?;
+            rows.take_room(&keys::all(keys::STAGES), DECLARATIONS_MAX, "declarations of functions in data chains")?;
         }
         rows.put(key, &(scope, stages))?;
     }

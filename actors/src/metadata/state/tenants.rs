@@ -10,11 +10,11 @@ use super::rows::Rows;
 use crate::metadata::keys::{self, Counter};
 
 /// Tenants of a cluster at most; `ActorId::data` has room for 2^28.
-const TENANTS_MAX: usize = 65_536;
+const TENANTS_MAX: u64 = 65_536;
 /// Principals of a tenant at most.
-const PRINCIPALS_MAX: usize = 1000;
+const PRINCIPALS_MAX: u64 = 1000;
 /// Access keys of a cluster at most.
-const ACCESS_KEYS_MAX: usize = 65_536;
+const ACCESS_KEYS_MAX: u64 = 65_536;
 /// A tenant's, principal's or access key's name at most.
 const NAME_BYTES_MAX: usize = 128;
 /// Grants of a principal at most.
@@ -34,7 +34,7 @@ pub(super) fn create(rows: &mut Rows<'_>, row: &TenantRow) -> Result<MetaAnswer,
         }
         return Err(Error::new(ErrorKind::Conflict, "there is a tenant of this name").with("tenant", &row.name));
     }
-    rows.expect_room(&keys::all(keys::TENANT), TENANTS_MAX, "tenants")?;
+    rows.take_room(&keys::all(keys::TENANT), TENANTS_MAX, "tenants")?;
     let id = TenantId(rows.count(Counter::Tenants)?);
     let made = TenantRow { id, key: KeyId(id.0), ..row.clone() };
     rows.put(by_name, &id)?;
@@ -56,7 +56,7 @@ pub(super) fn put_principal(rows: &mut Rows<'_>, row: &PrincipalRow) -> Result<M
     tenant(rows, row.tenant)?;
     let key = keys::principal(row.tenant, &row.name);
     if !rows.has(&key)? {
-        rows.expect_room(&keys::principal(row.tenant, ""), PRINCIPALS_MAX, "principals")?;
+        rows.take_room(&keys::principal(row.tenant, ""), PRINCIPALS_MAX, "principals")?;
     }
     rows.put(key, row)?;
     Ok(MetaAnswer::Done)
@@ -77,7 +77,7 @@ pub(super) fn put_access_key(rows: &mut Rows<'_>, row: &AccessKeyRow) -> Result<
             .with("tenant", row.tenant)
             .with("principal", &row.principal));
     }
-    rows.expect_room(&keys::all(keys::ACCESS_KEY), ACCESS_KEYS_MAX, "access keys")?;
+    rows.take_room(&keys::all(keys::ACCESS_KEY), ACCESS_KEYS_MAX, "access keys")?;
     rows.put(key, row)?;
     Ok(MetaAnswer::Done)
 }
@@ -86,6 +86,7 @@ pub(super) fn drop_access_key(rows: &mut Rows<'_>, access: &str) -> Result<MetaA
     let key = keys::access_key(access);
     if rows.has(&key)? {
         rows.remove(key);
+        rows.give_room(&keys::all(keys::ACCESS_KEY))?;
     }
     Ok(MetaAnswer::Done)
 }

@@ -1,4 +1,5 @@
 use mesh_core::{
+    Error,
     assignment::{Assignment, MoveId, Preference, Scope, Tail, Wish},
     id::{ClusterId, DriveId, KeyId, NodeId},
     meta::{AccessKeyRow, ControlView, Grant, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
@@ -8,7 +9,10 @@ use mesh_core::{
 use proptest::prelude::*;
 
 use super::{
-    super::{super::table::View, control_after, control_view},
+    super::{
+        super::table::{Change, Table, View, Visit},
+        control_after, control_view,
+    },
     control::{furnished, node},
     *,
 };
@@ -135,7 +139,7 @@ fn batches() -> impl Strategy<Value = Vec<Vec<Command>>> {
 }
 
 /// Applies commands in one batch, as a replica does.
-fn apply_together(group: &mut Group, commands: &[Command]) -> Vec<super::super::Change> {
+fn apply_together(group: &mut Group, commands: &[Command]) -> Vec<Change> {
     let mut view = View::new(&group.table);
     for command in commands {
         let (changes, _) = apply(&view, group.id, command);
@@ -158,8 +162,53 @@ proptest! {
             prop_assert_eq!(after.is_some(), view != anew, "{:?}", commands);
             view = after.unwrap_or(view);
             prop_assert_eq!(&view, &anew, "{:?}", commands);
+            for (prefix, counted) in counts(&group.table) {
+                let rows = group.table.rows().filter(|(key, _)| key.starts_with(&prefix)).count();
+                prop_assert_eq!(counted, rows as u64, "{:?} of {:?}", commands, prefix);
+            }
         }
     }
+}
+
+/// How many rows the table says that there are, by what their keys begin with.
+fn counts(table: &MemoryTable) -> Vec<(Vec<u8>, u64)> {
+    let rows = table.rows().filter(|(key, _)| key[0] == b'm');
+    rows.map(|(key, value)| (key[1..].to_vec(), mesh_core::meta::decode(value).unwrap())).collect()
+}
+
+/// A table that counts the rows that are visited.
+struct Watched<'t>(&'t MemoryTable, Cell<usize>);
+
+impl Table for Watched<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        self.1.set(self.1.get() + 1);
+        self.0.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: Visit<'_>) -> Result<(), Error> {
+        self.0.scan(from, to, &mut |key, value| {
+            self.1.set(self.1.get() + 1);
+            visit(key, value)
+        })
+    }
+}
+
+#[test]
+fn a_new_row_costs_the_same_however_many_there_are() {
+    let mut group = furnished();
+    for number in 0..500 {
+        let actor = ActorId::data(TenantId(number + 10), NodeId(1));
+        assert!(group.once(&Command::Assign(Assignment::new(actor, NodeId(1), Epoch(1)))).is_ok());
+    }
+    let one_more = Command::Assign(Assignment::new(ActorId::data(TenantId(9), NodeId(1)), NodeId(1), Epoch(1)));
+    let watched = Watched(&group.table, Cell::default());
+    assert_eq!(apply(&watched, group.id, &one_more).1, Ok(MetaAnswer::Epoch(Epoch(1))));
+    assert!(watched.1.get() < 10, "{} rows were read", watched.1.get());
+    // Rows of a table from before they were counted are counted once.
+    let counted: Vec<Vec<u8>> = group.table.rows().map(|(key, _)| key.to_vec()).filter(|key| key[0] == b'm').collect();
+    group.table.commit(counted.into_iter().map(|key| Change { key, value: None }).collect());
+    assert!(group.once(&one_more).is_ok());
+    assert_eq!(counts(&group.table), [(b"a".to_vec(), 501)]);
 }
 
 #[test]
@@ -180,7 +229,7 @@ fn what_the_view_does_not_show_is_no_news() {
 #[test]
 fn a_row_that_cannot_be_read_is_damage() {
     for (key, value) in [(&b"a12345678"[..], &b"?"[..]), (b"a1", b""), (b"wz", b"")] {
-        let change = super::super::Change { key: key.to_vec(), value: Some(value.to_vec()) };
+        let change = Change { key: key.to_vec(), value: Some(value.to_vec()) };
         let error = control_after(&ControlView::default(), &[change]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{key:?}");
     }
