@@ -16,7 +16,7 @@
 //! A layout is immutable. What was written under an older one is found by that one; a new layout moves nothing by
 //! itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
     Error, ErrorKind,
@@ -58,9 +58,9 @@ pub fn build(id: LayoutId, code: Code, drives: &[DriveInfo], nodes: &[NodeInfo])
 /// The drives of which a layout would be made, by their numbers.
 #[must_use]
 pub fn usable<'d>(drives: &'d [DriveInfo], nodes: &[NodeInfo]) -> Vec<&'d DriveInfo> {
-    let draining = |node: NodeId| nodes.iter().any(|info| info.id == node && info.draining);
+    let draining: BTreeSet<NodeId> = nodes.iter().filter(|info| info.draining).map(|info| info.id).collect();
     let mut usable: Vec<&DriveInfo> =
-        drives.iter().filter(|drive| drive.capacity_bytes > 0 && !draining(drive.node)).collect();
+        drives.iter().filter(|drive| drive.capacity_bytes > 0 && !draining.contains(&drive.node)).collect();
     usable.sort_by_key(|drive| drive.id);
     usable
 }
