@@ -6,10 +6,12 @@ use std::{collections::BTreeSet, sync::Arc};
 use mesh_core::{
     Answer, Error, ErrorKind, Op, Outcome,
     assignment::{Assignment, Scope, Wish},
+    bluefield::Generation,
     happened::Happened,
     id::{ActorId, ActorName, GroupId, NodeId},
     meta::{Command, ControlView},
-    op::{AdminAnswer, AdminOp, NodeOp},
+    op::{AdminAnswer, AdminOp, NodeOp, page},
+    plan::Plan,
     time::Instant,
 };
 use mesh_placement::{Move, Reason, Spot, View};
@@ -27,19 +29,15 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
             let (events, next) = node.events.after(after);
             AdminAnswer::Events { events, next }
         }
-        AdminOp::Plan { with_dpus, without } => {
-            let mut view = node.outlook().view(&control, node.env.clock.now());
-            for (host, generation) in with_dpus {
-                view = view.with_dpu(host, generation)?;
-            }
-            for lost in without {
-                view = view.without(lost)?;
-            }
-            AdminAnswer::Plan(mesh_placement::plan(&view))
+        AdminOp::Plan { with_dpus, without } => AdminAnswer::Plan(what_if(node, &control, with_dpus, without)?),
+        AdminOp::PlanPage { with_dpus, without, after } => {
+            page::plan(what_if(node, &control, with_dpus, without)?, after)
         }
-        AdminOp::Wish { scope, wish } => AdminAnswer::Moves(set_wish(node, &control, scope, wish).await?),
+        AdminOp::Wish { scope, wish } => {
+            AdminAnswer::Moves(page::fitting(set_wish(node, &control, scope, wish).await?))
+        }
         AdminOp::Drain { node: drained, draining } => {
-            AdminAnswer::Moves(drain(node, &control, drained, draining).await?)
+            AdminAnswer::Moves(page::fitting(drain(node, &control, drained, draining).await?))
         }
         AdminOp::Invite { node: invited, invitation } => {
             node.propose(GroupId::CONTROL, Command::Invite { node: invited, invitation }).await?;
@@ -50,10 +48,27 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
         AdminOp::Stages { scope, stages } => {
             crate::stages::check(node, &control, scope, &stages)?;
             node.propose(GroupId::CONTROL, Command::SetStages { scope, stages }).await?;
-            AdminAnswer::Chains(crate::stages::said(&node.metadata.control(), scope))
+            AdminAnswer::Chains(page::fitting(crate::stages::said(&node.metadata.control(), scope)))
         }
     };
     Ok(Answer::Admin(Box::new(answer)).into())
+}
+
+/// The plan of now, or as it would be with these DPUs and without these nodes.
+fn what_if(
+    node: &Arc<Inner>,
+    control: &ControlView,
+    with_dpus: Vec<(NodeId, Generation)>,
+    without: Vec<NodeId>,
+) -> Result<Plan, Error> {
+    let mut view = node.outlook().view(control, node.env.clock.now());
+    for (host, generation) in with_dpus {
+        view = view.with_dpu(host, generation)?;
+    }
+    for lost in without {
+        view = view.without(lost)?;
+    }
+    Ok(mesh_placement::plan(&view))
 }
 
 /// Asks the leader of the control group.

@@ -23,6 +23,7 @@ use mesh_core::{
     limits::BUDGET_DEFAULT,
     meta::{BucketRow, Precondition},
     op::{AdminAnswer, AdminOp, ChainRow, NodeOp, NodeReport, ObjectOp},
+    plan::Plan,
     port::Outbound,
     spec::CustomSpec,
 };
@@ -128,23 +129,61 @@ impl Client {
     /// # Errors
     /// `Unreachable` if no node answers.
     pub async fn status(&self) -> Result<Vec<Arc<NodeReport>>, Error> {
+        let (node, mut reports, mut more) = self.first_reports().await?;
+        while more {
+            // A page without reports has none behind it.
+            let Some(last) = reports.last().map(|report| report.node) else { break };
+            let (next, is_more) = self.reports_after(node, last).await?;
+            more = is_more && next.first().is_some_and(|first| first.node > last);
+            reports.extend(next);
+        }
+        Ok(reports)
+    }
+
+    /// How nodes are, as many as one answer holds; who says so, and whether there are more.
+    ///
+    /// # Errors
+    /// `Unreachable` if no node answers.
+    pub(crate) async fn first_reports(&self) -> Result<(NodeId, Vec<Arc<NodeReport>>, bool), Error> {
         let mut refused = None;
         for node in self.nodes.iter().copied() {
-            match self.ask_node(node, NodeOp::Status, STATUS_BUDGET).await {
-                Ok(Answer::Report(reports)) => return Ok(reports),
-                Ok(answer) => return Err(strange(&answer)),
+            match self.reports_after(node, NodeId(0)).await {
+                Ok((reports, more)) => return Ok((node, reports, more)),
                 Err(error) => refused = Some(error),
             }
         }
         Err(refused.unwrap_or_else(no_nodes))
     }
 
-    /// Asks what an administrator may.
+    async fn reports_after(&self, node: NodeId, after: NodeId) -> Result<(Vec<Arc<NodeReport>>, bool), Error> {
+        match self.ask_node(node, NodeOp::StatusPage { after }, STATUS_BUDGET).await? {
+            Answer::ReportPage { reports, more } => Ok((reports, more)),
+            answer => Err(strange(&answer)),
+        }
+    }
+
+    /// Asks what an administrator may. A plan comes whole, however many messages it takes.
     ///
     /// # Errors
     /// `Denied` unless the client is an administrator, by its certificate or in this process; what is wrong with what is
     /// asked.
     pub async fn administer(&self, op: AdminOp) -> Result<AdminAnswer, Error> {
+        let AdminOp::Plan { with_dpus, without } = op else { return self.administer_once(op).await };
+        let (mut whole, mut after) = (Plan::default(), None);
+        loop {
+            let op = AdminOp::PlanPage { with_dpus: with_dpus.clone(), without: without.clone(), after };
+            let AdminAnswer::PlanPage { plan, next } = self.administer_once(op).await? else {
+                return Err(Error::bug("a page of a plan was asked for, and something else was told"));
+            };
+            whole.append(plan);
+            if next <= after {
+                return Ok(AdminAnswer::Plan(whole));
+            }
+            after = next;
+        }
+    }
+
+    async fn administer_once(&self, op: AdminOp) -> Result<AdminAnswer, Error> {
         let mut refused = None;
         for node in self.nodes.iter().copied() {
             match self.ask_node(node, NodeOp::Admin(Box::new(op.clone())), BUDGET_DEFAULT).await {
@@ -159,7 +198,8 @@ impl Client {
 
     /// Puts functions of the embedding program into data chains, between policy and encryption: of every tenant
     /// ([`Scope::Mesh`]) or, behind those, of one ([`Scope::Tenant`]). It replaces what was declared for the scope; no
-    /// stages take it back. Gives the chains that it concerns.
+    /// stages take it back. Gives the chains that it concerns, the
+    /// first of them if they are more than a message holds.
     ///
     /// If the kinds or their order change, those chains begin anew: their functions' state begins from the settings,
     /// requests that are under way are sent again by their ingress. Other settings of the same kinds reach the running

@@ -145,10 +145,10 @@ pub async fn connect(addresses: &[SocketAddr], identity: Identity, env: &Env) ->
     Ok(Client::over(link, nodes))
 }
 
-/// The mesh's hosts and where they are, those that are up first; as far as anybody says.
+/// Hosts of the mesh and where they are, those that are up first; as far as somebody says in one answer.
 async fn hosts(client: &Client) -> Vec<(NodeId, SocketAddr)> {
-    let mut reports = match client.status().await {
-        Ok(reports) => reports,
+    let mut reports = match client.first_reports().await {
+        Ok((_, reports, _)) => reports,
         Err(error) => {
             tracing::debug!(%error, "nobody says where the other nodes are");
             return Vec::new();

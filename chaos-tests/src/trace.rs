@@ -150,6 +150,7 @@ impl Digest for Answer {
             Self::Moved(moved) => all(&[18, moved.entries, u64::from(moved.pages), moved.digest]),
             Self::Admin(answer) => all(&[19, of_bytes(format!("{answer:?}").as_bytes())]),
             Self::Left(drives) => drives.iter().fold(20, |hash, drive| mix(hash ^ drive.0)),
+            Self::ReportPage { reports, more } => all(&[21, reports.len() as u64, u64::from(*more)]),
         }
     }
 }

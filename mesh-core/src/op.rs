@@ -8,6 +8,7 @@ mod admin;
 mod answer;
 mod node;
 mod object;
+pub mod page;
 mod report;
 mod stripe;
 

@@ -93,6 +93,17 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Puts what the next page says behind this one; the totals of the first page count.
+    pub fn append(&mut self, next: Self) {
+        if self.decisions.is_empty() && self.moves.is_empty() && self.refused.is_empty() {
+            *self = next;
+            return;
+        }
+        self.decisions.extend(next.decisions);
+        self.moves.extend(next.moves);
+        self.refused.extend(next.refused);
+    }
+
     /// Whether nothing has to move.
     #[must_use]
     pub fn is_quiet(&self) -> bool {

@@ -347,6 +347,7 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                 }
                 NodeOp::Heartbeat(report) => B::Heartbeat(meta::encode(&**report)?.into()),
                 NodeOp::Status => B::Status(proto::Done {}),
+                NodeOp::StatusPage { after } => B::StatusPage(proto::StatusPage { after: after.0 }),
                 NodeOp::Move(step) => B::Move(meta::encode(step)?.into()),
                 NodeOp::Admin(op) => B::Admin(meta::encode(&**op)?.into()),
                 NodeOp::RelayQuery { group, query } => {
@@ -381,6 +382,9 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                 gone: *gone,
             }),
             Answer::Report(reports) => B::Report(meta::encode(reports)?.into()),
+            Answer::ReportPage { reports, more } => {
+                B::ReportPage(proto::ReportPage { reports: meta::encode(reports)?.into(), more: *more })
+            }
             Answer::Moved(moved) => B::Moved(meta::encode(moved)?.into()),
             Answer::Admin(answer) => B::AdminAnswer(meta::encode(answer)?.into()),
             Answer::Left(drives) => B::Left(proto::Left { drives: numbers(drives) }),
@@ -485,6 +489,7 @@ fn decode_body(body: proto::header::Body) -> Result<Body, Error> {
         }
         B::Heartbeat(bytes) => Op::Node(Box::new(NodeOp::Heartbeat(Arc::new(meta::decode(&bytes)?)))),
         B::Status(_) => Op::Node(Box::new(NodeOp::Status)),
+        B::StatusPage(page) => Op::Node(Box::new(NodeOp::StatusPage { after: NodeId(page.after) })),
         B::Move(bytes) => Op::Node(Box::new(NodeOp::Move(meta::decode(&bytes)?))),
         B::Admin(bytes) => Op::Node(Box::new(NodeOp::Admin(Box::new(meta::decode(&bytes)?)))),
         B::RelayQuery(message) => {
@@ -529,6 +534,7 @@ fn decode_answer(body: proto::header::Body) -> Result<Answer, Error> {
             gone: drive.gone,
         },
         B::Report(bytes) => Answer::Report(meta::decode(&bytes)?),
+        B::ReportPage(page) => Answer::ReportPage { reports: meta::decode(&page.reports)?, more: page.more },
         B::Moved(bytes) => Answer::Moved(meta::decode(&bytes)?),
         B::AdminAnswer(bytes) => Answer::Admin(Box::new(meta::decode(&bytes)?)),
         B::Left(left) => Answer::Left(left.drives.into_iter().map(DriveId).collect()),

@@ -67,14 +67,14 @@ pub(crate) fn told(answer: &AdminAnswer, json: bool) -> Result<(), Error> {
     }
     if json {
         return match answer {
-            AdminAnswer::Plan(plan) => say_json(plan),
+            AdminAnswer::Plan(plan) | AdminAnswer::PlanPage { plan, .. } => say_json(plan),
             AdminAnswer::Events { events, .. } => events.iter().try_for_each(|event| say(&[to_json(event)?])),
             answer => say_json(answer),
         };
     }
     match answer {
         AdminAnswer::Done => Ok(()),
-        AdminAnswer::Plan(plan) => say(&[format!("{plan:#}")]),
+        AdminAnswer::Plan(plan) | AdminAnswer::PlanPage { plan, .. } => say(&[format!("{plan:#}")]),
         AdminAnswer::Moves(moves) => say(&lines(moves)),
         AdminAnswer::Events { events, .. } => say(&lines(events)),
         AdminAnswer::Chains(chains) => say(&lines(chains)),

@@ -7,7 +7,7 @@ use mesh_core::{
     Buf, Error, ErrorKind, Op, Outcome, Principal, Request,
     envelope::{Body, Envelope},
     id::{ActorId, NodeId},
-    op::{Answer, NodeOp},
+    op::{Answer, NodeOp, page},
     port::{CallGuard, Completion, Inbound, Outbound, Role},
     time::Instant,
 };
@@ -128,6 +128,7 @@ fn of_node(
             });
         }
         NodeOp::Heartbeat(report) => node.heard(&from, report, done),
+        NodeOp::StatusPage { after } => done(Ok(page::reports(node.status(), after).into())),
         NodeOp::Status => done(Ok(Answer::Report(node.status()).into())),
         NodeOp::Move(_) if !matches!(from, Role::Node(_)) => {
             done(Err(Error::new(ErrorKind::Denied, "only nodes move actors; ask with `mesh move`")));

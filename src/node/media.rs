@@ -246,9 +246,9 @@ async fn last_epoch(node: &Inner, drive: DriveId) -> Option<Epoch> {
     let (answer, outcome) = tokio::sync::oneshot::channel();
     let deadline = node.env.clock.now() + REGISTER_BUDGET;
     let done = Box::new(move |outcome| drop(answer.send(outcome)));
-    node.metadata.query(GroupId::CONTROL, Arc::new(Query::Control), deadline, done);
+    node.metadata.query(GroupId::CONTROL, Arc::new(Query::Drive { drive }), deadline, done);
     match outcome.await.ok()?.as_deref() {
-        Ok(MetaAnswer::Control(view)) => Some(view.drives.get(&drive).map_or(Epoch(0), |info| info.epoch)),
+        Ok(MetaAnswer::Epoch(epoch)) => Some(*epoch),
         _ => None,
     }
 }

@@ -36,7 +36,7 @@ pub fn admit(role: &Role, envelope: &mut Envelope) -> Result<(), Error> {
     let allowed = match op {
         Op::Object(_) => actor.as_ingress().is_some(),
         Op::Node(op) if actor == ActorId::NODE => match **op {
-            NodeOp::Status => true,
+            NodeOp::Status | NodeOp::StatusPage { .. } => true,
             NodeOp::Admin(_) => matches!(principal, Principal::Admin { .. }),
             NodeOp::Raft { .. } | NodeOp::Heartbeat(_) | NodeOp::Move(_) => false,
             NodeOp::RelayQuery { .. } | NodeOp::RelayPropose { .. } => false,

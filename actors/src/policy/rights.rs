@@ -160,7 +160,8 @@ fn of_query<'a>(spec: &PolicySpec, query: &'a Query) -> Option<Subject<'a>> {
         | Query::Usage { .. }
         | Query::Referenced { .. }
         | Query::ClosedBlocks { .. }
-        | Query::Owed { .. } => return None,
+        | Query::Owed { .. }
+        | Query::Drive { .. } => return None,
     })
 }
 

@@ -23,7 +23,8 @@ pub enum Query {
         /// Whose.
         tenant: TenantId,
     },
-    /// Control: everything but buckets. `Control`.
+    /// Control: everything but buckets. `Control`; from another node `TooLarge` once that is more than a message holds: ask
+    /// for what is wanted.
     Control,
     /// Namespace: an object. `Object`; `NotFound`.
     Object {
@@ -118,5 +119,10 @@ pub enum Query {
         drive: DriveId,
         /// At most so many.
         limit: u32,
+    },
+    /// Control: the epoch of a drive's last owner. `Epoch`, of 0 if nobody ever had it.
+    Drive {
+        /// Which.
+        drive: DriveId,
     },
 }

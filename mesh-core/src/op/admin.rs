@@ -19,7 +19,8 @@ use crate::{
 /// What an administrator asks of the leader of the control group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AdminOp {
-    /// What the placement engine would do now, without doing it: [`AdminAnswer::Plan`].
+    /// What the placement engine would do now, without doing it: [`AdminAnswer::Plan`]; `TooLarge` if that is more than a
+    /// message holds.
     Plan {
         /// As if these hosts had a DPU of this generation.
         with_dpus: Vec<(NodeId, Generation)>,
@@ -64,6 +65,15 @@ pub enum AdminOp {
         /// Which.
         drive: DriveId,
     },
+    /// As [`Self::Plan`], a page at a time: [`AdminAnswer::PlanPage`]. Every page is of a plan that is made anew.
+    PlanPage {
+        /// As if these hosts had a DPU of this generation.
+        with_dpus: Vec<(NodeId, Generation)>,
+        /// As if these nodes were down.
+        without: Vec<NodeId>,
+        /// Only actors behind this one.
+        after: Option<ActorId>,
+    },
 }
 
 /// What an administrator is told.
@@ -74,7 +84,7 @@ pub enum AdminAnswer {
     Done,
     /// What the placement engine would do.
     Plan(Plan),
-    /// What it does for what was asked, as far as is known yet.
+    /// What it does for what was asked, as far as is known yet; the first of it, if that is more than a message holds.
     Moves(Vec<Move>),
     /// What has happened.
     Events {
@@ -83,10 +93,17 @@ pub enum AdminAnswer {
         /// After which to ask next.
         next: u64,
     },
-    /// The data chains that are concerned.
+    /// The data chains that are concerned; the first of them, if they are more than a message holds.
     Chains(Vec<ChainRow>),
     /// What follows from the loss of a drive.
     Lost(LostDrive),
+    /// What the placement engine would do with some of the actors.
+    PlanPage {
+        /// With these; the totals are of all.
+        plan: Plan,
+        /// After which to ask next; `None`: that is all.
+        next: Option<ActorId>,
+    },
 }
 
 /// A data chain with the functions of the embedding program in it.

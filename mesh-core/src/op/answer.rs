@@ -87,4 +87,11 @@ pub enum Answer {
     Admin(Box<AdminAnswer>),
     /// A stripe is deleted, but for what these drives may still have of it, ascending.
     Left(Vec<DriveId>),
+    /// How some of the nodes are.
+    ReportPage {
+        /// Ascending.
+        reports: Vec<Arc<NodeReport>>,
+        /// Whether there are more behind them.
+        more: bool,
+    },
 }

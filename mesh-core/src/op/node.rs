@@ -29,7 +29,8 @@ pub enum NodeOp {
     },
     /// "I am alive, and this is how I am." Answered by the other's [`Answer::Report`].
     Heartbeat(Arc<NodeReport>),
-    /// How the mesh looks from there: [`Answer::Report`] for the node, over all links.
+    /// How the mesh looks from there: [`Answer::Report`] for the node, over all links. `TooLarge` if that is more than a
+    /// message holds.
     Status,
     /// One step of a move, from the controller or between the two nodes: [`Answer::Moved`].
     Move(MoveStep),
@@ -49,6 +50,11 @@ pub enum NodeOp {
         group: GroupId,
         /// The change.
         command: Arc<Command>,
+    },
+    /// As [`Self::Status`], a page at a time: [`Answer::ReportPage`].
+    StatusPage {
+        /// Only nodes behind this one.
+        after: NodeId,
     },
 }
 

@@ -22,6 +22,7 @@ use mesh_core::{
         Ability, ActorReport, AdminAnswer, AdminOp, Binding, Destination, DriveReport, GroupReport, MoveOp, MoveStep,
         Moved, NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece, ShardOp, StripeOp, StripeTarget, Witness,
     },
+    plan::Plan,
     spec::CustomSpec,
     time::UnixMillis,
     topology::{Code, DriveInfo, DriveState, Layout, NodeInfo, NodeKind, NodeState, Survival},
@@ -49,7 +50,7 @@ variants!(COMMANDS, command_name, Command:
 
 variants!(QUERIES, query_name, Query:
     Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced ClosedBlocks
-    Owed);
+    Owed Drive);
 
 variants!(META_ANSWERS, meta_answer_name, MetaAnswer:
     Done Epoch Tenant Bucket Buckets Control Block Committed Deleted Object Listing Upload Uploads Parts Garbage Usage
@@ -63,11 +64,12 @@ variants!(STRIPE_OPS, stripe_op_name, StripeOp: Write Read Delete);
 
 variants!(SHARD_OPS, shard_op_name, ShardOp: Write Read Delete List Stat);
 
-variants!(NODE_OPS, node_op_name, NodeOp: Raft Heartbeat Status Move Admin RelayQuery RelayPropose);
+variants!(NODE_OPS, node_op_name, NodeOp: Raft Heartbeat Status Move Admin RelayQuery RelayPropose
+    StatusPage);
 
 variants!(ANSWERS, answer_name, Answer:
     Done Meta Placed Shard Shards Drive Begun Committed Bucket Buckets Object Pieces Listing Upload Uploads Parts
-    Report Moved Admin Left);
+    Report Moved Admin Left ReportPage);
 
 // --- values that others are made of ---
 
@@ -466,6 +468,7 @@ pub(crate) fn queries() -> Vec<Query> {
         Query::Referenced { writes: vec![WriteId(1), WriteId(2)] },
         Query::ClosedBlocks { after: Some(WriteId(3)), limit: 4 },
         Query::Owed { drive: DriveId(1), limit: 2 },
+        Query::Drive { drive: DriveId(1) },
     ]
 }
 
@@ -613,6 +616,12 @@ fn node_ops() -> Vec<NodeOp> {
             group: GroupId(2),
             command: Arc::new(Command::SealBucket { proposer: proposer(), bucket: BucketId(3) }),
         },
+        NodeOp::StatusPage { after: NodeId(51) },
+        NodeOp::Admin(Box::new(AdminOp::PlanPage {
+            with_dpus: Vec::new(),
+            without: vec![NodeId(1)],
+            after: Some(ActorId(7)),
+        })),
     ]
 }
 
@@ -651,6 +660,7 @@ fn answers() -> Vec<Answer> {
             next: 4,
         })),
         Answer::Left(vec![DriveId(3), DriveId(1 << 40)]),
+        Answer::ReportPage { reports: vec![Arc::new(node_report())], more: true },
     ]
 }
 
@@ -737,6 +747,8 @@ pub(crate) fn envelopes() -> Vec<(String, Envelope)> {
         let payload = if matches!(answer, Answer::Shard { .. } | Answer::Done) { PAYLOAD } else { b"" };
         add(format!("answer.{}", answer_name(&answer)), of(Body::Answer(answer), payload));
     }
+    let page = AdminAnswer::PlanPage { plan: Plan::default(), next: Some(ActorId(7)) };
+    add("answer.Admin.PlanPage".into(), of(Body::Answer(Answer::Admin(Box::new(page))), b""));
 
     let principals = [
         ("anonymous", Principal::Anonymous),

@@ -150,7 +150,7 @@ const fn answer_bytes_max(op: &Op) -> usize {
         Op::Object(op) if matches!(**op, ObjectOp::Read { .. }) => PAYLOAD_BYTES_MAX,
         // Rows and names: a page of them at most, and mostly far less.
         Op::Shard(_) | Op::Object(_) | Op::Query { .. } => PAGE_BYTES,
-        Op::Node(op) if matches!(**op, NodeOp::RelayQuery { .. }) => PAGE_BYTES,
+        Op::Node(op) if matches!(**op, NodeOp::RelayQuery { .. } | NodeOp::StatusPage { .. }) => PAGE_BYTES,
         // Short words, which must never wait: heartbeats, Raft's answers, steps of a move.
         Op::Stripe(_) | Op::Propose { .. } | Op::Node(_) => 0,
     }

@@ -155,6 +155,12 @@ pub(super) fn put_drive(
     Ok(MetaAnswer::Epoch(epoch))
 }
 
+/// The epoch of a drive's last owner, lost or not.
+pub(super) fn last_epoch(rows: &Rows<'_>, drive: DriveId) -> Result<MetaAnswer, Error> {
+    let known = rows.find::<DriveInfo>(&keys::drive(drive))?;
+    Ok(MetaAnswer::Epoch(known.map_or(Epoch(0), |known| known.epoch)))
+}
+
 pub(super) fn lose_drive(rows: &mut Rows<'_>, drive: DriveId) -> Result<MetaAnswer, Error> {
     if !rows.has(&keys::drive(drive))? {
         return Err(Error::new(

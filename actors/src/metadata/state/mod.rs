@@ -55,7 +55,7 @@ pub fn apply(table: &dyn Table, group: GroupId, command: &Command) -> (Vec<Chang
 /// As [`Query`] names them; `Invalid` for a question to the wrong kind of group.
 pub fn query(table: &dyn Table, group: GroupId, query: &Query) -> Result<MetaAnswer, Error> {
     let rows = Rows::new(table, group);
-    let control = matches!(query, Query::Bucket { .. } | Query::Buckets { .. } | Query::Control);
+    let control = matches!(query, Query::Bucket { .. } | Query::Buckets { .. } | Query::Control | Query::Drive { .. });
     rows.expect_kind(control)?;
     match query {
         Query::Bucket { name } => buckets::by_name(&rows, name),
@@ -80,6 +80,7 @@ pub fn query(table: &dyn Table, group: GroupId, query: &Query) -> Result<MetaAns
         Query::Referenced { writes } => waste::referenced(&rows, writes),
         Query::ClosedBlocks { after, limit } => blocks::closed(&rows, *after, *limit),
         Query::Owed { drive, limit } => owed::page(&rows, *drive, *limit),
+        Query::Drive { drive } => cluster::last_epoch(&rows, *drive),
     }
 }
 

@@ -149,6 +149,8 @@ fn raises_a_drives_epoch_with_every_owner() {
     assert_eq!(group.once(&moved), Ok(MetaAnswer::Epoch(Epoch(2))));
     assert_eq!(group.once(&moved), Ok(MetaAnswer::Epoch(Epoch(3))));
     assert_eq!(control_view(&group).drives[&DriveId(1)].node, NodeId(2));
+    assert_eq!(group.query(&Query::Drive { drive: DriveId(1) }), Ok(MetaAnswer::Epoch(Epoch(3))));
+    assert_eq!(group.query(&Query::Drive { drive: DriveId(9) }), Ok(MetaAnswer::Epoch(Epoch(0))));
     let orphan = Command::PutDrive { drive: DriveId(9), node: NodeId(9), capacity_bytes: 20 };
     assert_eq!(group.once(&orphan), Err(ErrorKind::Invalid));
 }
