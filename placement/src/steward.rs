@@ -37,7 +37,7 @@ use mesh_core::{
     Error, ErrorKind,
     assignment::{Assignment, MoveId},
     happened::Happened,
-    id::{ActorId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
+    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
     limits::{DPU_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL},
     meta::ControlView,
     op::{Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Witness},
@@ -167,8 +167,8 @@ pub struct Observed {
 pub enum Event {
     /// Time has passed: see [`Steward::wake_at`].
     Time,
-    /// A node has said how it is, by a beat or in answer to one.
-    Heard(Arc<NodeReport>),
+    /// A node has said how it is, by a beat or in answer to one, and when that came here: it may have waited since.
+    Heard(Arc<NodeReport>, Instant),
     /// A beat failed that was sent then.
     Unanswered(NodeId, Instant, ErrorKind),
     /// A person or the configuration says where a node listens.
@@ -318,10 +318,18 @@ pub struct Steward {
     /// Who was said to be up, one by one; and what the metadata replicas were told.
     told: BTreeSet<NodeId>,
     replicas_know: BTreeSet<NodeId>,
+    /// What they are being told.
+    replicas_hear: BTreeSet<NodeId>,
     clock: Clock,
+    /// When the next one is silent for too long, as far as was known at the last tick.
+    silence_at: Option<Instant>,
     due: Due,
+    /// Who is there, or who they are, has changed by this event.
+    seen_anew: bool,
     /// Acts that are under way, and since when.
     busy: BTreeMap<Key, Instant>,
+    /// Those that have just ended and whose effect may not be seen yet: they are not begun again before.
+    not_before: BTreeMap<Key, Instant>,
     vacancies: Vacancies,
     layouts: Layouts,
     hosting: Hosting,
@@ -339,9 +347,6 @@ struct Clock {
     looked: Option<Instant>,
     beat: Option<Instant>,
     beat_briskly: Option<Instant>,
-    /// Looks since then, in a second.
-    counted_from: Instant,
-    looks: u32,
 }
 
 /// What is to be looked at again.
@@ -402,9 +407,13 @@ impl Steward {
             drives: Vec::new(),
             told: BTreeSet::new(),
             replicas_know: BTreeSet::new(),
+            replicas_hear: BTreeSet::new(),
             clock: Clock { began: now, ticked: now, ..Clock::default() },
+            silence_at: None,
             due: Due { look: true, hosting: true, plan: true, beat: true },
+            seen_anew: true,
             busy: BTreeMap::new(),
+            not_before: BTreeMap::new(),
             vacancies: Vacancies::default(),
             layouts: Layouts::default(),
             hosting,
@@ -429,10 +438,11 @@ impl Steward {
         core::mem::take(&mut self.unpublished).then(|| self.outlook.clone())
     }
 
-    /// Whether it wants to be told now what the node observes of itself.
+    /// Whether it wants to be told now what the node observes of itself. However much happens, that is not more often than
+    /// every few milliseconds.
     #[must_use]
-    pub const fn is_curious(&self) -> bool {
-        self.due.look
+    pub fn is_curious(&self, now: Instant) -> bool {
+        self.due.look && self.clock.looked.is_none_or(|at| now.since(at) >= LOOK_GAP)
     }
 
     /// The actors of which it has to be told what the node knows of their moves, besides those that are hosted.
@@ -445,7 +455,8 @@ impl Steward {
     #[must_use]
     pub fn wake_at(&self) -> Instant {
         let tick = self.clock.ticked + self.here.timing.late / 4;
-        self.peers.next_silence(self.clock.ticked).map_or(tick, |at| tick.min(at))
+        let look = self.clock.looked.filter(|_| self.due.look).map(|at| at + LOOK_GAP);
+        [self.silence_at, look].into_iter().flatten().fold(tick, Instant::min)
     }
 
     /// How long silences may be, from now on.
@@ -464,14 +475,29 @@ impl Steward {
     #[must_use]
     pub fn on(&mut self, event: Event, now: Instant) -> Vec<Act> {
         let mut acts = Vec::new();
+        self.hear(event, now, &mut acts);
+        acts
+    }
+
+    /// The same, for who must know what is to be done although this panics half way.
+    pub fn hear(&mut self, event: Event, now: Instant, acts: &mut Vec<Act>) {
+        self.seen_anew = false;
         self.outlook.sight.now = now;
+        let slept = self.peers.tick(now);
+        if !slept.is_zero() {
+            // What is under way was asleep with it.
+            self.busy.values_mut().for_each(|since| *since = *since + slept);
+        }
+        let known = acts.len();
         match event {
-            Event::Time => self.pass(now, &mut acts),
-            Event::Heard(report) => self.heard(report, now, &mut acts),
+            Event::Time => self.pass(now, acts),
+            Event::Heard(report, at) => self.heard(report, at, now, acts),
             Event::Unanswered(node, asked_at, kind) => {
-                // A broken link is proof; a beat that is only late is not: then the silence decides.
-                if kind != ErrorKind::Timeout && self.peers.lost(node, asked_at, now) {
-                    self.see(now, &mut acts);
+                // A broken link is proof; a beat that is only late is not, nor is one that found no room there: then the
+                // silence decides.
+                let is_proof = !matches!(kind, ErrorKind::Timeout | ErrorKind::Overloaded);
+                if is_proof && self.peers.lost(node, asked_at, now) {
+                    self.see(now, acts);
                     self.due.beat = true;
                 }
             }
@@ -479,42 +505,51 @@ impl Steward {
                 let at = self.acquaintances.given(node, address, as_of);
                 acts.extend(at.filter(|_| node != self.id()).map(|at| Act::Locate(node, at)));
             }
-            Event::Control(view) => self.learn(view, &mut acts),
-            Event::Observed(own) => self.look(own, now, &mut acts),
+            Event::Control(view) => self.learn(view, acts),
+            Event::Observed(own) => self.look(own, now, acts),
             Event::Drives(drives) => {
-                if self.drives != drives {
-                    self.drives = drives;
-                    self.say(now);
-                    self.due.beat = true;
-                }
+                // Their figures change with every write: only how they are is told at once.
+                self.due.beat |= states(&self.drives).ne(states(&drives));
+                self.drives = drives;
+                self.say(now);
             }
-            Event::Changed => (self.due.look, self.due.hosting, self.due.beat) = (true, true, true),
-            Event::Ended(key, outcome) => self.ended(key, outcome, now, &mut acts),
-            Event::Stepped(actor, number, heard) => self.stepped(actor, number, heard, now, &mut acts),
+            Event::Changed => {
+                (self.due.look, self.due.hosting, self.due.beat) = (true, true, true);
+                self.stat(acts);
+            }
+            Event::Ended(key, outcome) => self.ended(key, outcome, now, acts),
+            Event::Stepped(actor, number, heard) => self.stepped(actor, number, heard, now, acts),
         }
-        for key in acts.iter().filter_map(Act::key) {
+        for key in acts.iter().skip(known).filter_map(Act::key) {
             self.busy.insert(key, now);
         }
-        acts
     }
 
     /// Lets everything that it has under way be, and begins anew: what matters is in the control group. To be called when an
-    /// invariant does not hold, or it panicked.
-    pub fn begin_anew(&mut self, now: Instant) {
+    /// invariant does not hold, or it panicked: then who is there may not have been said, and is said again.
+    #[must_use]
+    pub fn begin_anew(&mut self, now: Instant) -> Vec<Act> {
         self.vacancies = Vacancies::default();
         self.layouts = Layouts::default();
         self.hosting = Hosting::default();
         self.hosting.learn(self.id(), &self.control);
         self.lead = Lead { last_hand: self.lead.last_hand, rests_until: now + REST, ..Lead::default() };
         self.due = Due { look: true, hosting: true, plan: true, beat: true };
-        (self.clock.counted_from, self.clock.looks) = (now, 0);
+        self.told.clear();
+        self.replicas_know.clear();
+        self.outlook.sight.alive = Arc::new([self.id()].into());
+        self.outlook.up_since = Arc::new([(self.id(), Instant::default())].into());
+        let mut acts = Vec::new();
+        self.see(now, &mut acts);
+        acts.retain(|act| matches!(act, Act::Up(_)));
+        acts
     }
 
     /// Time has passed.
     fn pass(&mut self, now: Instant, acts: &mut Vec<Act>) {
-        self.peers.tick(now);
         self.clock.ticked = self.clock.ticked.max(now);
         self.see(now, acts);
+        self.silence_at = self.peers.next_silence(now);
         let is_due = |last: Option<Instant>, every: Duration| last.is_none_or(|at| now.since(at) >= every);
         self.due.look |= is_due(self.clock.looked, LOOK_EVERY);
         if is_due(self.clock.beat, HEARTBEAT_INTERVAL) {
@@ -585,7 +620,7 @@ impl Steward {
         self.outlook.up_since = Arc::new(self.peers.up_since(now).into_iter().chain(here).collect());
         self.outlook.sight.alive = Arc::new(up.iter().copied().chain([self.id()]).collect());
         self.told = up;
-        self.unpublished = true;
+        (self.unpublished, self.seen_anew) = (true, true);
         (self.due.look, self.due.hosting, self.due.plan) = (true, true, true);
         self.count_drives();
         self.tell_replicas(acts);
@@ -598,7 +633,7 @@ impl Steward {
         }
         let up = self.told.difference(&self.replicas_know).copied().collect();
         let down = self.replicas_know.difference(&self.told).copied().collect();
-        self.replicas_know = self.told.clone();
+        self.replicas_hear = self.told.clone();
         acts.push(Act::Peers { up, down });
     }
 
@@ -611,7 +646,7 @@ impl Steward {
     }
 
     /// A node has said how it is.
-    fn heard(&mut self, report: Arc<NodeReport>, now: Instant, acts: &mut Vec<Act>) {
+    fn heard(&mut self, report: Arc<NodeReport>, at: Instant, now: Instant, acts: &mut Vec<Act>) {
         let node = report.node;
         if node == self.id() {
             return;
@@ -645,25 +680,38 @@ impl Steward {
         }
         acts.push(Act::Restarted(node, report.incarnation));
         self.show_acquaintances();
-        self.note(before, report, now, acts);
+        self.note(before, report, (at, now), acts);
+        if let Some(info) = self.control.nodes.get(&node)
+            && self.acquaintances.heed_start(info, &self.outlook.sight.reports)
+        {
+            self.show_acquaintances();
+        }
     }
 
-    fn note(&mut self, before: Option<Arc<NodeReport>>, report: Arc<NodeReport>, now: Instant, acts: &mut Vec<Act>) {
+    fn note(
+        &mut self,
+        before: Option<Arc<NodeReport>>,
+        report: Arc<NodeReport>,
+        (at, now): (Instant, Instant),
+        acts: &mut Vec<Act>,
+    ) {
         // To whom else it beats only now and then, its silence says nothing so soon.
         let beats_briskly = report.kind == NodeKind::Dpu
             && self.control.nodes.contains_key(&report.node)
             && (report.attached_to == Some(self.id()) || self.leads_control());
         let before =
-            Some(self.peers.heard(report.node, beats_briskly, now)).and_then(|was_up| before.filter(|_| was_up));
-        let has_news = before
-            .as_ref()
-            .is_none_or(|before| before.drives != report.drives || outlook::tails(before).ne(outlook::tails(&report)));
-        self.due.plan |= before.as_ref().is_none_or(|before| before.state != report.state);
+            Some(self.peers.heard(report.node, beats_briskly, at)).and_then(|was_up| before.filter(|_| was_up));
+        let has_news = before.as_ref().is_none_or(|before| {
+            states(&before.drives).ne(states(&report.drives)) || outlook::tails(before).ne(outlook::tails(&report))
+        });
+        let has_turned = before.as_ref().is_none_or(|before| before.state != report.state);
+        self.due.plan |= has_turned;
+        let node = report.node;
         if before.as_ref().is_none_or(|before| *before != report) {
             Arc::make_mut(&mut self.outlook.sight.reports).insert(report.node, report);
             self.unpublished = true;
         }
-        if before.is_none() {
+        if !self.told.contains(&node) {
             self.see(now, acts);
         }
         if has_news {
@@ -671,7 +719,7 @@ impl Steward {
             self.due.hosting = true;
             self.count_drives();
         }
-        self.due.look |= self.due.plan;
+        self.due.look |= has_turned;
     }
 
     fn show_acquaintances(&mut self) {
@@ -680,7 +728,7 @@ impl Steward {
         if !is_same {
             self.outlook.witnesses = self.acquaintances.witnesses().clone();
             self.outlook.turned_away = self.acquaintances.turned_away().clone();
-            self.unpublished = true;
+            (self.unpublished, self.seen_anew) = (true, true);
         }
     }
 
@@ -744,7 +792,8 @@ impl Steward {
         if *before == own {
             return;
         }
-        let (drives, groups) = (before.drives != own.drives, before.groups != own.groups);
+        let drives = states(&before.drives).ne(states(&own.drives));
+        let groups = before.groups != own.groups;
         Arc::make_mut(&mut self.outlook.sight.reports).insert(own.node, Arc::new(own));
         self.unpublished = true;
         self.outlook.sight.now = now;
@@ -763,10 +812,15 @@ impl Steward {
         let well = outcome.is_ok();
         // What failed at once would fail at once again: it waits for the next look.
         self.due.look |= well;
+        if key.is_seen_late() {
+            self.not_before.insert(key, now + LOOK_EVERY);
+        }
         match key {
             Key::Announce => {
-                let refused = outcome.err().filter(is_judged);
-                complain(&mut self.complaints.refused, refused, Act::Refused, acts);
+                // What hinders it for a while says nothing of what was judged.
+                if well || outcome.as_ref().is_err_and(is_judged) {
+                    complain(&mut self.complaints.refused, outcome.err(), Act::Refused, acts);
+                }
             }
             Key::Renew => self.renewed(outcome, now, acts),
             Key::Actor(actor) => {
@@ -783,7 +837,12 @@ impl Steward {
                 self.due.hosting = true;
                 acts.push(if well { Act::Settled(actor, epoch, id) } else { Act::Unsettled(actor, id) });
             }
-            Key::Peers => self.tell_replicas(acts),
+            Key::Peers => {
+                if well {
+                    self.replicas_know = core::mem::take(&mut self.replicas_hear);
+                }
+                self.tell_replicas(acts);
+            }
             Key::Stat | Key::Elect(_) | Key::Ensure(_) | Key::Members(_) | Key::LayOut | Key::HandOver(_) => {}
         }
     }
@@ -853,6 +912,11 @@ fn complain(known: &mut Option<Error>, now: Option<Error>, say: fn(Error) -> Act
     *known = now;
 }
 
+/// How drives are, without their figures.
+fn states(drives: &[DriveReport]) -> impl Iterator<Item = (DriveId, DriveState)> {
+    drives.iter().map(|drive| (drive.drive, drive.state))
+}
+
 /// The group has looked at it, and whoever asks again will be told the same.
 #[must_use]
 pub fn is_judged(error: &Error) -> bool {
@@ -865,6 +929,8 @@ const fn unrenewed(error: Error) -> Act {
 
 /// Between two looks without news.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Between two looks, whatever happens.
+const LOOK_GAP: Duration = Duration::from_millis(5);
 /// Before a renewal that failed is tried again: what hinders it, a person has to see to.
 const RENEW_PAUSE: Duration = Duration::from_secs(30);
 /// What was stored of where others listen counts after this.

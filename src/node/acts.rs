@@ -67,9 +67,8 @@ pub(super) fn at_once(node: &Arc<Inner>, act: Act) {
 pub(super) fn keyed(node: Arc<Inner>, act: Act) -> (BoxFuture<'static, Result<(), Error>>, Option<Duration>) {
     let bound = match act {
         // It is not to be cut short: a store that is half renewed serves nobody.
-        Act::Renew => None,
-        // A user's function is made there.
-        Act::Actor(..) => Some(START_MAX),
+        // And a user's function is built for as long as it takes: only its own actor waits for it.
+        Act::Renew | Act::Actor(..) => None,
         _ => Some(STEP_MAX),
     };
     (Box::pin(async move { carry_out(&node, act).await }), bound)
@@ -132,7 +131,7 @@ fn beat(node: &Arc<Inner>, to: NodeId, report: Arc<NodeReport>) {
             Ok(Answer::Report(reports)) => {
                 // The answer of a node that has not beaten yet says nothing.
                 for report in reports.into_iter().filter(|report| report.node == to) {
-                    inner.tell(Event::Heard(report));
+                    inner.tell(Event::Heard(report, inner.env.clock.now()));
                 }
             }
             Ok(_) => tracing::warn!(peer = %to, "a beat was answered with something else"),
@@ -271,8 +270,6 @@ pub(crate) async fn ask_node(node: &Arc<Inner>, to: NodeId, op: Op, budget: Dura
 
 /// What takes longer is given up, and tried again if it is still wanted.
 const STEP_MAX: Duration = Duration::from_secs(10);
-/// An actor that does not start within this does not start.
-const START_MAX: Duration = Duration::from_secs(60);
 /// One step at a node: longest, to carry over a large state while the actor goes on.
 const MOVE_STEP_MAX: Duration = Duration::from_secs(120);
 const ASK_BUDGET: Duration = Duration::from_secs(5);

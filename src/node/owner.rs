@@ -12,8 +12,10 @@ use futures_util::FutureExt as _;
 use mesh_core::{
     Answer, Error, ErrorKind, Outcome,
     id::{ActorId, NodeId},
+    meta::ControlView,
     op::NodeReport,
     port::{Completion, Role},
+    time::Instant,
 };
 use mesh_placement::{
     fate::{Hosted, Known},
@@ -31,15 +33,13 @@ use super::{Inner, ability, acts, chains};
 pub(super) enum News {
     /// Something has happened.
     Event(Event),
-    /// A beat came, and is to be answered.
-    Beat(Arc<NodeReport>, Completion<Outcome>),
+    /// A beat came then, and is to be answered.
+    Beat(Arc<NodeReport>, Instant, Completion<Outcome>),
 }
 
 /// Events that wait to be heard at most. A beat that finds no room is refused; what is lost of another's answer, the next
 /// beat says.
 pub(super) const INBOX_MAX: usize = 8192;
-/// Events that are heard before what the node knows is published.
-const BATCH_MAX: usize = 256;
 
 impl Inner {
     /// Tells the owner that something has happened. Where it has no time to hear it, the next beat says the same.
@@ -54,11 +54,16 @@ impl Inner {
         if *from != Role::Node(report.node) {
             return done(Err(Error::new(ErrorKind::Denied, "a report of somebody else")));
         }
-        if let Err(refused) = self.inbox.try_send(News::Beat(report, done)) {
-            let (mpsc::error::TrySendError::Full(news) | mpsc::error::TrySendError::Closed(news)) = refused;
-            if let News::Beat(_, done) = news {
+        let at = self.env.clock.now();
+        match self.inbox.try_send(News::Beat(report, at, done)) {
+            Err(mpsc::error::TrySendError::Full(News::Beat(_, _, done))) => {
                 done(Err(Error::new(ErrorKind::Overloaded, "this node has more to hear than it can; beat again")));
             }
+            // It is stopping, and here until the link closes: what is under way comes to its end.
+            Err(mpsc::error::TrySendError::Closed(News::Beat(_, _, done))) => {
+                done(Ok(Answer::Report(vec![self.outlook().own()]).into()));
+            }
+            _ => {}
         }
     }
 
@@ -129,6 +134,14 @@ enum About {
 
 /// Works until the node stops.
 pub(super) async fn run(node: Arc<Inner>, mut inbox: mpsc::Receiver<News>) {
+    while AssertUnwindSafe(own(node.clone(), &mut inbox)).catch_unwind().await.is_err() {
+        // Nobody else hears what happens: better one that knows nothing yet than none.
+        tracing::error!(node = %node.id, "what carries out this node's decisions broke down, as said above, and begins anew: report this");
+        tokio::time::sleep(LATE).await;
+    }
+}
+
+async fn own(node: Arc<Inner>, inbox: &mut mpsc::Receiver<News>) {
     let stopped = node.stopped();
     tokio::pin!(stopped);
     let mut control = node.metadata.watch_control();
@@ -140,38 +153,43 @@ pub(super) async fn run(node: Arc<Inner>, mut inbox: mpsc::Receiver<News>) {
         let as_of = owner.node.env.starts_until_now();
         owner.node.tell(Event::Given(peer.node.id(), peer.address, as_of));
     }
-    owner.hear(Event::Time);
+    // Nobody is judged, or answered, before it is known what this node has itself.
+    owner.observe();
     loop {
         owner.publish();
         let pause = owner.steward.wake_at().after(owner.node.env.clock.now());
         tokio::select! {
             () = &mut stopped => return,
             news = inbox.recv() => match news {
-                Some(news) => owner.hear_all(news, &mut inbox),
+                Some(news) => owner.hear_all(Some(news), inbox),
                 None => return,
             },
             changed = control.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                let view = control.borrow_and_update().clone();
-                chains::learn(&owner.node, &view);
-                owner.hear(Event::Control(view));
+                owner.learn(control.borrow_and_update().clone());
             }
             () = owner.node.changed.notified() => owner.hear(Event::Changed),
             Some(ended) = owner.tasks.join_next_with_id() => owner.ended(ended),
             () = tokio::time::sleep(pause) => {}
         }
         if owner.steward.wake_at() <= owner.node.env.clock.now() {
+            // Who has spoken is not silent, whether or not there was time to listen.
+            let waiting = inbox.try_recv().ok();
+            owner.hear_all(waiting, inbox);
             owner.hear(Event::Time);
         }
         // What began this moment may have ended: all of it is one look.
         while let Some(ended) = owner.tasks.try_join_next_with_id() {
             owner.ended(ended);
         }
-        if owner.steward.is_curious() {
-            let observed = owner.node.observe(&owner.steward);
-            owner.hear(Event::Observed(Box::new(observed)));
+        if owner.steward.is_curious(owner.node.env.clock.now()) {
+            // Of what it has proposed itself it has heard, if that is so.
+            if control.has_changed().unwrap_or(false) {
+                owner.learn(control.borrow_and_update().clone());
+            }
+            owner.observe();
         }
     }
 }
@@ -183,40 +201,47 @@ impl Owner {
         }
     }
 
-    fn hear_all(&mut self, first: News, inbox: &mut mpsc::Receiver<News>) {
-        let mut next = Some(first);
-        for _ in 0..BATCH_MAX {
+    fn learn(&mut self, view: Arc<ControlView>) {
+        chains::learn(&self.node, &view);
+        self.hear(Event::Control(view));
+    }
+
+    fn observe(&mut self) {
+        let observed = self.node.observe(&self.steward);
+        self.hear(Event::Observed(Box::new(observed)));
+    }
+
+    /// Hears everything that waits, or a good deal of it.
+    fn hear_all(&mut self, first: Option<News>, inbox: &mut mpsc::Receiver<News>) {
+        let mut next = first;
+        for left in (0..INBOX_MAX).rev() {
             match next {
                 Some(News::Event(event)) => self.hear(event),
-                Some(News::Beat(report, done)) => {
+                Some(News::Beat(report, at, done)) => {
                     let from = report.node;
-                    self.hear(Event::Heard(report));
+                    self.hear(Event::Heard(report, at));
                     done(Ok(Answer::Report(vec![self.steward.told(from)]).into()));
                 }
                 None => return,
             }
-            next = inbox.try_recv().ok();
-        }
-        if let Some(News::Event(event)) = next {
-            self.hear(event);
-        } else if let Some(News::Beat(report, done)) = next {
-            self.node.heard(&Role::Node(report.node), report, done);
+            next = if left > 0 { inbox.try_recv().ok() } else { None };
         }
     }
 
     /// Has the steward hear an event, does what it wants, and checks that all is as it must be.
     fn hear(&mut self, event: Event) {
         let now = self.node.env.clock.now();
-        let acts = catch_unwind(AssertUnwindSafe(|| self.steward.on(event, now)));
-        let broken = match &acts {
-            Ok(_) => self.steward.check(now).err().map(|broken| broken.to_string()),
+        let mut acts = Vec::new();
+        let heard = catch_unwind(AssertUnwindSafe(|| self.steward.hear(event, now, &mut acts)));
+        let broken = match heard {
+            Ok(()) => self.steward.check(now).err().map(|broken| broken.to_string()),
             Err(_) => Some("it broke down, as said above".to_owned()),
         };
         if let Some(broken) = broken {
             tracing::error!(node = %self.node.id, %broken, "what this node decides is not as it must be, and begins anew: report this");
-            self.steward.begin_anew(now);
+            acts.extend(self.steward.begin_anew(now));
         }
-        for act in acts.unwrap_or_default() {
+        for act in acts {
             self.carry_out(act);
         }
     }
@@ -232,8 +257,9 @@ impl Owner {
                 };
                 Event::Ended(key, ended)
             });
-            // Most of what is done to actors is done at once: nothing comes between.
-            match (&mut task).now_or_never() {
+            // Most of what is done to actors is done at once, and nothing comes between; nothing else may hold up the node.
+            let ended = if matches!(key, Key::Actor(_)) { (&mut task).now_or_never() } else { None };
+            match ended {
                 Some(ended) => self.begin(About::Key(key), async move { ended }),
                 None => self.begin(About::Key(key), task),
             }

@@ -11,6 +11,7 @@ use mesh_core::{
     id::{GroupId, Incarnation, NodeId},
     meta::ControlView,
     op::{NodeReport, Witness},
+    topology::NodeInfo,
 };
 
 use super::Group;
@@ -93,19 +94,22 @@ impl Acquaintances {
     /// Hears which starts the mesh has registered: of two machines that started at once under one number it is that one,
     /// whichever this node had heard first. Gives the nodes of which another start counts now.
     pub fn heed_starts(&mut self, control: &ControlView, said: &BTreeMap<NodeId, Arc<NodeReport>>) -> Vec<NodeId> {
-        let is_other = |info: &mesh_core::topology::NodeInfo| {
-            let known = self.witnesses.get(&info.id).filter(|known| known.life == info.life)?;
-            let report = said.get(&info.id)?;
-            let counts = (report.life, report.incarnation) == (known.life, known.incarnation);
-            let other = counts && witness::gives_way(&report.starts, info.incarnation);
-            other.then_some((info.id, Witness { incarnation: info.incarnation, marked: 0, ..*known }))
-        };
-        let others: Vec<(NodeId, Witness)> = control.nodes.values().filter_map(is_other).collect();
-        for (node, witness) in &others {
-            Arc::make_mut(&mut self.witnesses).insert(*node, *witness);
-            self.addresses.remove(node);
+        let others = control.nodes.values().filter(|info| self.heed_start(info, said));
+        others.map(|info| info.id).collect()
+    }
+
+    /// The same of one node. Whether another start of it counts now.
+    pub fn heed_start(&mut self, info: &NodeInfo, said: &BTreeMap<NodeId, Arc<NodeReport>>) -> bool {
+        let known = self.witnesses.get(&info.id).filter(|known| known.life == info.life).copied();
+        let (Some(known), Some(report)) = (known, said.get(&info.id)) else { return false };
+        let counts = (report.life, report.incarnation) == (known.life, known.incarnation);
+        if !counts || !witness::gives_way(&report.starts, info.incarnation) {
+            return false;
         }
-        others.into_iter().map(|(node, _)| node).collect()
+        let witness = Witness { incarnation: info.incarnation, marked: 0, ..known };
+        Arc::make_mut(&mut self.witnesses).insert(info.id, witness);
+        self.addresses.remove(&info.id);
+        true
     }
 
     /// A beat came. `known`: see [`Self::witness`]; `member`: the life of the node that has this number in the mesh;
@@ -225,7 +229,7 @@ mod tests {
         known.meet(&heard, None, None, false);
         known.locate(NODE, at(1), Incarnation(7));
         let said = BTreeMap::from([(NODE, Arc::new(heard))]);
-        control.nodes.insert(NODE, mesh_core::topology::NodeInfo { incarnation: Incarnation(6), ..host(2) });
+        control.nodes.insert(NODE, NodeInfo { incarnation: Incarnation(6), ..host(2) });
         assert_eq!(known.heed_starts(&control, &said), [NODE]);
         assert_eq!((known.witnesses()[&NODE].incarnation, known.located().count()), (Incarnation(6), 0));
         assert_eq!(known.heed_starts(&control, &said), []);

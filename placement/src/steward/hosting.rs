@@ -100,8 +100,16 @@ pub struct Hosting {
     specs: BTreeMap<ActorId, (Epoch, Arc<FunctionSpec>)>,
     /// Those whose row names this node.
     mine: BTreeSet<ActorId>,
-    /// Those that could not be started, until when they are left alone, and how often that happened in a row.
-    failed: BTreeMap<ActorId, (Instant, u32)>,
+    /// What could not be started or configured, until when that is not tried again, and how often it happened in a row.
+    failed: BTreeMap<ActorId, Failed>,
+}
+
+#[derive(Clone, Debug)]
+struct Failed {
+    until: Instant,
+    times: u32,
+    /// What it was to be made of: of something else nothing is known.
+    spec: Option<(Epoch, Arc<FunctionSpec>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +139,7 @@ impl Hosting {
     /// Whether something that failed is to be done again now.
     #[must_use]
     pub fn is_due(&self, now: Instant) -> bool {
-        self.failed.iter().any(|(actor, (until, _))| *until <= now && !self.specs.contains_key(actor))
+        self.failed.iter().any(|(actor, failed)| failed.until <= now && !self.specs.contains_key(actor))
     }
 
     /// Looks at everything that is to run here.
@@ -139,7 +147,8 @@ impl Hosting {
     pub fn look(&mut self, on: Grounds<'_>) -> Wanted {
         let mut wanted = Wanted::default();
         let caught_up = on.view.nodes.get(&on.here).is_some_and(|info| info.incarnation == on.incarnation);
-        self.failed.retain(|_, (until, _)| *until + FAILED_KEPT > on.now);
+        let is_here = |actor: &ActorId| actor.as_data().is_none() || self.mine.contains(actor);
+        self.failed.retain(|actor, failed| failed.until + FAILED_KEPT > on.now && is_here(actor));
         // The ingress first: it refuses a tenant whose key it does not know, and need not for long.
         if on.kind == NodeKind::Host {
             let epoch = Epoch(on.incarnation.0);
@@ -151,7 +160,7 @@ impl Hosting {
         let hosted = on.hosted.keys().copied().filter(|actor| actor.as_data().is_some());
         let concerned: BTreeSet<ActorId> = self.concerns().chain(hosted).collect();
         for row in concerned.iter().filter_map(|actor| on.view.assignments.get(actor)) {
-            if row.actor.as_data().is_some() && self.may_touch(row.actor, on) {
+            if row.actor.as_data().is_some() && !on.busy.contains(&row.actor) {
                 self.tend(row, on, caught_up, &mut wanted);
             }
         }
@@ -159,7 +168,7 @@ impl Hosting {
         for (row, tail) in specs::tails(on.view).filter(|(_, tail)| caught_up && tail.node == on.here) {
             let Some(actor) = specs::tail_of(row.actor) else { continue };
             tails.insert(actor);
-            if self.may_touch(actor, on) {
+            if !on.busy.contains(&actor) {
                 match self.host_tail(row, actor, tail.cut, on) {
                     Ok(deeds) => wanted.push(actor, deeds),
                     Err(error) => wanted.troubles.push((actor, error)),
@@ -177,10 +186,6 @@ impl Hosting {
             wanted.push(actor, if on.hosted.contains_key(&actor) { vec![deed] } else { Vec::new() });
         }
         wanted
-    }
-
-    fn may_touch(&self, actor: ActorId, on: Grounds<'_>) -> bool {
-        !on.busy.contains(&actor) && self.failed.get(&actor).is_none_or(|(until, _)| *until <= on.now)
     }
 
     /// One data chain.
@@ -247,7 +252,11 @@ impl Hosting {
     }
 
     fn put(&mut self, actor: ActorId, epoch: Epoch, spec: FunctionSpec, on: Grounds<'_>, evicted: bool) -> Vec<Deed> {
-        if !self.may_touch(actor, on) {
+        let has_failed = self.failed.get(&actor).is_some_and(|failed| {
+            let same = failed.spec.as_ref().is_none_or(|(under, before)| *under == epoch && **before == spec);
+            failed.until > on.now && same
+        });
+        if has_failed || on.busy.contains(&actor) {
             return Vec::new();
         }
         let hosted = !evicted && on.hosted.contains_key(&actor);
@@ -278,10 +287,10 @@ impl Hosting {
             self.failed.remove(&actor);
             return;
         }
-        self.specs.remove(&actor);
-        let times = self.failed.get(&actor).map_or(0, |(_, times)| *times);
+        let spec = self.specs.remove(&actor);
+        let times = self.failed.get(&actor).map_or(0, |failed| failed.times);
         let pause = FAILED_PAUSE.saturating_mul(1 << times.min(4));
-        self.failed.insert(actor, (now + pause, times.saturating_add(1)));
+        self.failed.insert(actor, Failed { until: now + pause, times: times.saturating_add(1), spec });
     }
 
     /// See [`Chains::took_back`].
@@ -469,8 +478,16 @@ mod tests {
             room.now = room.now + Duration::from_millis(100);
         }
         assert_eq!(tries, 11, "in a minute: after 0.5, 1, 2, 4, and then every 8 seconds");
-        let until = room.hosting.failed[&chain()].0;
+        let until = room.hosting.failed[&chain()].until;
         assert!(room.hosting.is_due(until));
+        // Of something else it is not known that it fails.
+        room.drives.insert(DriveId(1), DriveState::Up);
+        assert_eq!(room.look(), ["start"]);
+        // It has moved away: nothing is to be tried again.
+        room.hosting.done(chain(), false, room.now);
+        room.row(NodeId(2), 2);
+        assert_eq!(room.look(), [""; 0]);
+        assert!(!room.hosting.is_due(Instant(u64::MAX)));
     }
 
     #[test]

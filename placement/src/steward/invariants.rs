@@ -29,8 +29,6 @@ pub enum Broken {
     Unbounded,
     /// What is published is not what is known.
     Stale,
-    /// It looks at everything over and over: what one look wants, the next one wants again.
-    Restless,
 }
 
 impl core::fmt::Display for Broken {
@@ -43,11 +41,9 @@ impl core::fmt::Display for Broken {
     }
 }
 
-/// An act other than a renewal ends within this, one way or the other: whoever carries it out sees to that.
+/// An act ends within this, other than a renewal and what is done to an actor (a user's function may be built for as long
+/// as it takes), one way or the other: whoever carries it out sees to that.
 pub const ACT_MAX: Duration = Duration::from_secs(180);
-
-/// Looks in a second at most: ten are made without news.
-const LOOKS_MAX: u32 = 1000;
 
 impl Steward {
     /// Whether all is as it must be.
@@ -55,8 +51,28 @@ impl Steward {
     /// # Errors
     /// The first thing that is not.
     pub fn check(&self, now: Instant) -> Result<(), Broken> {
+        if self.seen_anew {
+            self.check_sight()?;
+        }
+        let is_waited_for = self.lead.hands.values().all(|(_, waiting)| *waiting > 0)
+            && self.lead.hands.keys().all(|actor| self.lead.driver.is_busy(*actor));
+        let hands = self.lead.driver.under_way();
+        expect(is_waited_for && hands == self.lead.hands.len() && hands <= MOVES_MAX, Broken::Hands)?;
+        let plans = self.lead.plans.wanted().next().is_some();
+        expect(!plans || self.leads_control(), Broken::PlansWithoutLeading)?;
+        let is_bounded = |key: &Key| !matches!(key, Key::Renew | Key::Actor(_));
+        let is_stuck = |key: &Key, since: Instant| is_bounded(key) && now.since(since) > ACT_MAX;
+        let stuck = self.busy.iter().find(|(key, since)| is_stuck(key, **since));
+        stuck.map_or(Ok(()), |(key, _)| Err(Broken::Stuck(*key)))?;
+        expect(self.acquaintances.is_bounded(), Broken::Unbounded)?;
+        let is_shown = Arc::ptr_eq(&self.outlook.witnesses, self.acquaintances.witnesses())
+            && Arc::ptr_eq(&self.outlook.turned_away, self.acquaintances.turned_away());
+        expect(is_shown, Broken::Stale)
+    }
+
+    /// What has to do with who is there: it changes only when that does, and there are many.
+    fn check_sight(&self) -> Result<(), Broken> {
         let (sight, id) = (&self.outlook.sight, self.id());
-        let expect = |holds: bool, broken| if holds { Ok(()) } else { Err(broken) };
         let own = sight.reports.get(&id);
         expect(
             sight.here == id && sight.alive.contains(&id) && own.is_some_and(|own| own.node == id),
@@ -71,20 +87,10 @@ impl Steward {
         }
         let others = sight.alive.iter().filter(|node| **node != id);
         expect(others.eq(self.told.iter()), Broken::ToldOtherwise)?;
-        expect(self.outlook.up_since.keys().eq(sight.alive.iter()), Broken::NeverCameUp)?;
-        let is_waited_for = self.lead.hands.values().all(|(_, waiting)| *waiting > 0)
-            && self.lead.hands.keys().all(|actor| self.lead.driver.is_busy(*actor));
-        let hands = self.lead.driver.under_way();
-        expect(is_waited_for && hands == self.lead.hands.len() && hands <= MOVES_MAX, Broken::Hands)?;
-        let plans = self.lead.plans.wanted().next().is_some();
-        expect(!plans || self.leads_control(), Broken::PlansWithoutLeading)?;
-        let is_stuck = |key: &Key, since: Instant| *key != Key::Renew && now.since(since) > ACT_MAX;
-        let stuck = self.busy.iter().find(|(key, since)| is_stuck(key, **since));
-        stuck.map_or(Ok(()), |(key, _)| Err(Broken::Stuck(*key)))?;
-        expect(self.acquaintances.is_bounded(), Broken::Unbounded)?;
-        let is_shown = Arc::ptr_eq(&self.outlook.witnesses, self.acquaintances.witnesses())
-            && Arc::ptr_eq(&self.outlook.turned_away, self.acquaintances.turned_away());
-        expect(is_shown, Broken::Stale)?;
-        expect(self.clock.looks <= LOOKS_MAX, Broken::Restless)
+        expect(self.outlook.up_since.keys().eq(sight.alive.iter()), Broken::NeverCameUp)
     }
+}
+
+fn expect(holds: bool, broken: Broken) -> Result<(), Broken> {
+    if holds { Ok(()) } else { Err(broken) }
 }

@@ -15,10 +15,8 @@ impl Steward {
         self.own = own;
         self.due.look = false;
         self.clock.looked = Some(now);
-        if now.since(self.clock.counted_from) >= Duration::from_secs(1) {
-            (self.clock.counted_from, self.clock.looks) = (now, 0);
-        }
-        self.clock.looks += 1;
+        self.seen_anew = true;
+        self.not_before.retain(|_, at| *at > now);
         self.locate_stored(now, acts);
         self.host(now, acts);
         self.settle(acts);
@@ -34,13 +32,12 @@ impl Steward {
         }
         self.say(now);
         if self.due.beat {
-            self.stat(acts);
             self.beat_all(now, acts);
         }
     }
 
     fn is_free(&self, key: Key) -> bool {
-        !self.busy.contains_key(&key)
+        !self.busy.contains_key(&key) && !self.not_before.contains_key(&key)
     }
 
     /// Whether what is not seen is not there: a node that has just started has not heard of everybody yet, and what it
@@ -142,7 +139,7 @@ impl Steward {
 
     /// Has damaged metadata rebuilt, and says once why they are not.
     fn see_to_damage(&mut self, now: Instant, acts: &mut Vec<Act>) {
-        let hands_over = self.busy.keys().any(|key| matches!(key, Key::HandOver(_)));
+        let hands_over = self.busy.keys().chain(self.not_before.keys()).any(|key| matches!(key, Key::HandOver(_)));
         if !self.is_free(Key::Renew) || hands_over || self.renew_at.is_some_and(|at| now < at) {
             return;
         }
@@ -255,6 +252,14 @@ impl Steward {
 }
 
 impl Key {
+    /// Whether what it does may be seen only some time after it has ended.
+    pub(super) const fn is_seen_late(&self) -> bool {
+        matches!(
+            self,
+            Self::Announce | Self::Elect(_) | Self::Ensure(_) | Self::LayOut | Self::Renew | Self::HandOver(_)
+        )
+    }
+
     /// The actor to which something is done.
     const fn actor(&self) -> Option<ActorId> {
         match self {

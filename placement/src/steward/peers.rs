@@ -65,12 +65,12 @@ impl Peers {
         self.timing = timing;
     }
 
-    /// Time has passed. To be told several times in [`Timing::late`].
-    pub fn tick(&mut self, now: Instant) {
+    /// Time has passed. To be told several times in [`Timing::late`]. Says for how long this node was asleep.
+    pub fn tick(&mut self, now: Instant) -> Duration {
         let slept = now.since(self.judged_at(now));
         self.ticked_at = self.ticked_at.max(now);
         if slept.is_zero() {
-            return;
+            return slept;
         }
         for seen in self.seen.values_mut() {
             seen.heard_at = seen.heard_at + slept;
@@ -78,6 +78,7 @@ impl Peers {
         }
         self.since = self.since + slept;
         self.woke_at = Some(now);
+        slept
     }
 
     /// The moment of which this node can say what was: now, unless it was asleep.

@@ -142,20 +142,20 @@ fn a_node_is_up_from_its_first_beat_until_its_silence() {
     let mut room = Room::new(mesh(&[1, 2]));
     assert_eq!(room.on(Event::Time), Vec::<String>::new());
     let up = ["Locate(node-2, 127.0.0.1:2)", "Note(NodeUp(node-2))", "Up(node-2)"];
-    let mut acts = room.on(Event::Heard(Arc::new(report(2))));
+    let mut acts = room.on(Event::Heard(Arc::new(report(2)), room.now));
     assert_eq!(acts.pop().unwrap(), "Peers { up: [node-2], down: [] }");
     assert_eq!(acts, up);
     assert_eq!(*room.steward.outlook().sight.alive, BTreeSet::from([HERE, OTHER]));
     assert!(room.steward.outlook().has_met(OTHER, Incarnation(1)));
     // It goes on to beat, and nothing is new.
     room.passes(500);
-    assert_eq!(room.on(Event::Heard(Arc::new(report(2)))), ["Locate(node-2, 127.0.0.1:2)"]);
+    assert_eq!(room.on(Event::Heard(Arc::new(report(2)), room.now)), ["Locate(node-2, 127.0.0.1:2)"]);
     // The replicas are told once they have heard of the first change.
     assert_eq!(room.passes(2000), Vec::<String>::new());
     assert_eq!(room.passes(50), ["Note(NodeDown(node-2))", "Down(node-2)"]);
     assert_eq!(room.on(Event::Ended(Key::Peers, Ok(()))), ["Peers { up: [], down: [node-2] }"]);
     // A broken link is proof, one that was only late is not.
-    room.on(Event::Heard(Arc::new(report(2))));
+    room.on(Event::Heard(Arc::new(report(2)), room.now));
     let (now, later) = (room.now, room.now + Duration::from_millis(10));
     room.now = later;
     assert_eq!(room.on(Event::Unanswered(OTHER, now, ErrorKind::Timeout)), Vec::<String>::new());
@@ -166,7 +166,7 @@ fn a_node_is_up_from_its_first_beat_until_its_silence() {
 fn a_silence_ends_at_its_moment_and_not_at_the_next_tick() {
     let mut room = Room::new(mesh(&[1, 2]));
     room.passes(30);
-    room.on(Event::Heard(Arc::new(report(2))));
+    room.on(Event::Heard(Arc::new(report(2)), room.now));
     room.passes(1990);
     assert_eq!(room.steward.wake_at(), Instant(2_030_000_001));
     room.now = room.steward.wake_at();
@@ -181,13 +181,13 @@ fn an_act_is_under_way_once_and_what_failed_is_wanted_anew() {
     assert!(!room.observes(Observed::default()).contains(&ensure));
     room.on(Event::Ended(Key::Ensure(GroupId(1)), Err(Error::invalid("no"))));
     // What failed at once would fail at once again.
-    assert!(!room.steward.is_curious());
+    assert!(!room.steward.is_curious(room.now));
     room.passes(100);
-    assert!(room.steward.is_curious());
+    assert!(room.steward.is_curious(room.now));
     assert!(room.observes(Observed::default()).contains(&ensure));
     // What went well may be followed by more.
     room.on(Event::Ended(Key::Ensure(GroupId(1)), Ok(())));
-    assert!(room.steward.is_curious());
+    assert!(room.steward.due.look);
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn beats_go_out_by_time_and_at_once_when_something_changed() {
     for _ in 0..20 {
         room.now = room.now + Duration::from_millis(50);
         count += beats(&mut room, Event::Time);
-        if room.steward.is_curious() {
+        if room.steward.is_curious(room.now) {
             count += beats(&mut room, Event::Observed(Box::default()));
         }
     }
@@ -238,7 +238,7 @@ fn the_leader_gives_places_and_hears_what_came_of_it() {
 #[test]
 fn what_only_a_person_can_mend_is_said_once_and_keeps_the_node_from_taking_data() {
     let mut room = Room::new(ControlView::default());
-    room.on(Event::Heard(Arc::new(report(2))));
+    room.on(Event::Heard(Arc::new(report(2)), room.now));
     let wanted = room.observes(Observed::default());
     assert!(wanted.contains(&"Announce([node-2])".to_owned()), "{wanted:?}");
     let refused = || Event::Ended(Key::Announce, Err(Error::new(ErrorKind::Denied, "never invited")));
@@ -283,15 +283,15 @@ fn every_invariant_is_tripped_by_what_it_forbids() {
         (|it| it.busy.extend([(Key::LayOut, Instant(0))]), Broken::Stuck(Key::LayOut)),
         (|it| it.acquaintances.refuse_for_ever(OTHER), Broken::Unbounded),
         (|it| it.outlook.witnesses = Arc::default(), Broken::Stale),
-        (|it| it.clock.looks = 1001, Broken::Restless),
     ];
     for (at, (spoil, broken)) in table.iter().enumerate() {
         let mut room = Room::new(mesh(&[1, 2]));
-        room.on(Event::Heard(Arc::new(report(2))));
+        room.on(Event::Heard(Arc::new(report(2)), room.now));
         let later = Instant(0) + invariants::ACT_MAX + Duration::from_secs(1);
         room.on(Event::Ended(Key::Peers, Ok(())));
         assert_eq!(room.steward.check(later), Ok(()), "before it is spoilt");
         spoil(&mut room.steward);
+        room.steward.seen_anew = true;
         assert_eq!(room.steward.check(later), Err(*broken), "row {at}");
     }
 }
@@ -299,10 +299,111 @@ fn every_invariant_is_tripped_by_what_it_forbids() {
 #[test]
 fn whoever_begins_anew_keeps_what_it_knows_and_nothing_that_it_had_under_way() {
     let mut room = Room::new(mesh(&[1, 2]));
-    room.on(Event::Heard(Arc::new(report(2))));
+    room.on(Event::Heard(Arc::new(report(2)), room.now));
     drop(room.steward.lead.driver.place(Assignment::new(ActorId(9), HERE, Epoch(1)), Instant(0)));
     assert!(room.steward.check(room.now).is_err());
-    room.steward.begin_anew(room.now);
+    assert_eq!(format!("{:?}", room.steward.begin_anew(room.now)), "[Up(node-2)]");
     assert_eq!(room.steward.check(room.now), Ok(()));
-    assert!(room.steward.outlook().is_up(OTHER) && room.steward.is_curious());
+    assert!(room.steward.outlook().is_up(OTHER) && room.steward.is_curious(room.now));
+}
+
+#[test]
+fn a_beat_counts_from_when_it_came_and_not_from_when_there_was_time_to_hear_it() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    room.passes(1000);
+    let came = room.now;
+    room.now = room.now + Duration::from_millis(150);
+    room.on(Event::Heard(Arc::new(report(2)), came));
+    room.passes(1849);
+    assert!(room.steward.outlook().is_up(OTHER));
+    room.passes(2);
+    assert!(!room.steward.outlook().is_up(OTHER));
+    // Of before this node took it for down: it is down all the same until it speaks again.
+    assert_eq!(room.on(Event::Heard(Arc::new(report(2)), came)), ["Locate(node-2, 127.0.0.1:2)"]);
+    assert!(!room.steward.outlook().is_up(OTHER));
+}
+
+#[test]
+fn a_node_that_has_no_room_for_a_beat_is_there() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    room.on(Event::Heard(Arc::new(report(2)), room.now));
+    assert_eq!(room.on(Event::Unanswered(OTHER, room.now, ErrorKind::Overloaded)), Vec::<String>::new());
+    assert!(room.steward.outlook().is_up(OTHER));
+}
+
+#[test]
+fn figures_of_drives_are_told_with_the_next_beat_and_their_state_at_once() {
+    let drive = |free_bytes, state| DriveReport {
+        drive: DriveId(1),
+        state,
+        capacity_bytes: 100,
+        free_bytes,
+        shards: 0,
+        corrupt: 0,
+        reason: None,
+    };
+    let mut room = Room::new(mesh(&[1, 2]));
+    room.on(Event::Drives(vec![drive(50, DriveState::Up)]));
+    room.observes(Observed::default());
+    assert!(!room.steward.due.beat);
+    for free_bytes in 0..50 {
+        room.on(Event::Drives(vec![drive(free_bytes, DriveState::Up)]));
+        room.on(Event::Ended(Key::Stat, Ok(())));
+        room.observes(Observed::default());
+        assert!(!room.steward.due.beat && !room.steward.busy.contains_key(&Key::Stat));
+    }
+    assert_eq!(room.steward.outlook().own().drives[0].free_bytes, 49);
+    room.on(Event::Drives(vec![drive(49, DriveState::Full)]));
+    assert!(room.steward.due.beat);
+}
+
+#[test]
+fn however_much_happens_looks_are_milliseconds_apart() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    let mut looks = 0;
+    for _ in 0..10_000 {
+        room.on(Event::Changed);
+        if room.steward.is_curious(room.now) {
+            room.observes(Observed::default());
+            looks += 1;
+        }
+        assert!(!room.steward.due.look || room.steward.wake_at() <= room.now + LOOK_GAP);
+        room.now = room.now + Duration::from_micros(100);
+    }
+    assert_eq!(looks, 200, "in a second");
+}
+
+#[test]
+fn what_is_seen_late_is_not_begun_again_at_once_though_it_went_well() {
+    let mut room = Room::new(ControlView::default());
+    room.on(Event::Heard(Arc::new(report(2)), room.now));
+    let announces = |acts: Vec<String>| acts.iter().filter(|act| act.starts_with("Announce")).count();
+    let mut count = 0;
+    for _ in 0..=100 {
+        if announces(room.observes(Observed::default())) == 1 {
+            count += 1;
+            room.on(Event::Ended(Key::Announce, Ok(())));
+        }
+        room.now = room.now + Duration::from_millis(10);
+    }
+    assert_eq!(count, 11, "in a second");
+}
+
+#[test]
+fn replicas_that_did_not_hear_who_is_there_are_told_again() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    let peers = "Peers { up: [node-2], down: [] }";
+    assert_eq!(room.on(Event::Heard(Arc::new(report(2)), room.now)).last().unwrap(), peers);
+    let timeout = Error::new(ErrorKind::Timeout, "it takes long");
+    assert_eq!(room.on(Event::Ended(Key::Peers, Err(timeout))), [peers]);
+    assert_eq!(room.on(Event::Ended(Key::Peers, Ok(()))), Vec::<String>::new());
+}
+
+#[test]
+fn what_was_under_way_while_the_node_was_asleep_is_not_late() {
+    let mut room = Room::new(ControlView { namespaces: 1, ..mesh(&[1]) });
+    room.observes(Observed::default());
+    assert!(room.steward.busy.contains_key(&Key::Ensure(GroupId(1))));
+    room.now = room.now + Duration::from_secs(3600);
+    room.on(Event::Time);
 }
