@@ -29,27 +29,25 @@
 use core::time::Duration;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     sync::Arc,
 };
 
 use mesh_core::{
     Error, ErrorKind,
-    assignment::{Assignment, MoveId},
+    assignment::Assignment,
     happened::Happened,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
     limits::{DPU_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL},
     meta::ControlView,
-    op::{Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Witness},
+    op::{Ability, DriveReport, GroupReport, NodeReport, Witness},
     time::Instant,
-    topology::{DriveState, Layout, NodeInfo, NodeKind, NodeState},
+    topology::{DriveState, NodeInfo, NodeKind, NodeState},
 };
 
 use crate::{
-    fate::{Hosted, Known},
     migration::{Ask, Heard, Migration},
     survey,
-    witness::{self, Said, Verdict},
+    witness::{self, Said},
 };
 
 pub mod acquaintance;
@@ -68,8 +66,10 @@ pub mod renewal;
 pub mod specs;
 pub mod vacancy;
 
+mod act;
 mod look;
 
+pub use act::{Act, Event, Key, Observed};
 pub use hosting::Deed;
 pub use outlook::Outlook;
 
@@ -133,173 +133,6 @@ pub struct Here {
     pub reclaim_grace_ms: u64,
     /// How long silences may be.
     pub timing: Timing,
-}
-
-/// What a node observes of itself.
-#[derive(Clone, Debug, Default)]
-pub struct Observed {
-    /// Its replicas.
-    pub groups: Vec<Group>,
-    /// Its metadata are damaged: the groups of which it knows that it had kept something, or why they could not be set aside.
-    pub damage: Option<Result<BTreeSet<GroupId>, Error>>,
-    /// See [`NodeReport::marked`].
-    pub marked: u64,
-    /// What it hosts.
-    pub hosted: BTreeMap<ActorId, Hosted>,
-    /// What it knows of moves: of the actors that it hosts, and of those in [`Steward::concerns`].
-    pub known: BTreeMap<ActorId, Known>,
-    /// The actors that it runs, for others.
-    pub actors: Vec<ActorReport>,
-    /// What it has used.
-    pub load: NodeLoad,
-    /// See [`NodeReport::lost`].
-    pub lost: u64,
-    /// It has been told to stop, and its actors are to go elsewhere.
-    pub leaving: bool,
-    /// Actors that have been frozen for long: see [`Transfers::overdue`](crate::transfer::Transfers::overdue).
-    pub overdue: Vec<(ActorId, Epoch, MoveId)>,
-    /// What stands between this node and all others.
-    pub complaint: Option<Error>,
-}
-
-/// What has happened.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// Time has passed: see [`Steward::wake_at`].
-    Time,
-    /// A node has said how it is, by a beat or in answer to one, and when that came here: it may have waited since.
-    Heard(Arc<NodeReport>, Instant),
-    /// A beat failed that was sent then.
-    Unanswered(NodeId, Instant, ErrorKind),
-    /// A person or the configuration says where a node listens.
-    Given(NodeId, SocketAddr, Incarnation),
-    /// The control group has decided something.
-    Control(Arc<ControlView>),
-    /// What the node observes of itself: to be told when [`Steward::is_curious`].
-    Observed(Box<Observed>),
-    /// How its drives are.
-    Drives(Vec<DriveReport>),
-    /// Something has changed here that only an observation shows.
-    Changed,
-    /// An act has ended.
-    Ended(Key, Result<(), Error>),
-    /// What was done for an actor's sake has come to this.
-    Stepped(ActorId, u64, Heard),
-}
-
-/// What an act is about; at most one of each is under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Key {
-    /// The node's drives are asked how they are.
-    Stat,
-    /// The metadata replicas are told who is there.
-    Peers,
-    /// The node is made known to the mesh.
-    Announce,
-    /// An election.
-    Elect(GroupId),
-    /// A replica is begun.
-    Ensure(GroupId),
-    /// A change of who follows and votes.
-    Members(GroupId),
-    /// A new layout.
-    LayOut,
-    /// Damaged metadata are set aside.
-    Renew,
-    /// Another replica is to lead, so that this one can be set aside.
-    HandOver(GroupId),
-    /// An actor is started, configured or let go.
-    Actor(ActorId),
-    /// A move of before this start is ended.
-    TakeBack(ActorId, MoveId),
-    /// A move that takes long is ended.
-    Settle(ActorId, Epoch, MoveId),
-}
-
-/// What is to be done. Those that have a [`Key`] end with [`Event::Ended`].
-#[derive(Clone, Debug)]
-pub enum Act {
-    /// Tell a node how this one is. What it answers is [`Event::Heard`].
-    Beat(NodeId, Arc<NodeReport>),
-    /// A node listens there.
-    Locate(NodeId, SocketAddr),
-    /// This start of a node counts: links to earlier ones are over.
-    Restarted(NodeId, Incarnation),
-    /// A node is there.
-    Up(NodeId),
-    /// A node is there no more: what waits for it waits in vain.
-    Down(NodeId),
-    /// What a replica had promised is not in its files any more.
-    Disown(ReplicaId, String),
-    /// A beat of this address does not count.
-    TurnAway(NodeId, String, Verdict),
-    /// [`Key::Stat`]; then [`Event::Drives`].
-    Stat,
-    /// [`Key::Peers`].
-    Peers {
-        /// These are there.
-        up: Vec<NodeId>,
-        /// These are not.
-        down: Vec<NodeId>,
-    },
-    /// [`Key::Announce`], by a proposal of its own, or through the first of these that takes it.
-    Announce(Vec<NodeId>),
-    /// [`Key::Elect`].
-    Elect(GroupId),
-    /// [`Key::Ensure`].
-    Ensure(GroupId),
-    /// [`Key::Members`].
-    Members(GroupId, members::Step),
-    /// [`Key::LayOut`].
-    LayOut(Arc<Layout>),
-    /// [`Key::Renew`].
-    Renew,
-    /// [`Key::HandOver`].
-    HandOver(GroupId, NodeId),
-    /// [`Key::Actor`], each deed in turn until one fails.
-    Actor(ActorId, Vec<Deed>),
-    /// What is known of an actor's moves is over.
-    Forget(ActorId),
-    /// An actor cannot be hosted.
-    Trouble(ActorId, Error),
-    /// [`Key::TakeBack`]: propose that the move ends.
-    TakeBack(ActorId, Epoch, MoveId),
-    /// [`Key::Settle`]: propose that the move ends.
-    Settle(ActorId, Epoch, MoveId),
-    /// The move has ended, and the actor runs on if it still waits for that one.
-    Settled(ActorId, Epoch, MoveId),
-    /// Whether it has ended is not known.
-    Unsettled(ActorId, MoveId),
-    /// Something is to be done for a move's sake; what comes of it is [`Event::Stepped`], with this number.
-    Step(ActorId, u64, Ask),
-    /// Something has happened.
-    Note(Happened),
-    /// The mesh does not take this node in; said once.
-    Refused(Error),
-    /// Why something that only a person can mend is not so; said once.
-    Complain(&'static str, Error),
-}
-
-impl Act {
-    /// What it is about, if it ends.
-    #[must_use]
-    pub const fn key(&self) -> Option<Key> {
-        Some(match self {
-            Self::Stat => Key::Stat,
-            Self::Peers { .. } => Key::Peers,
-            Self::Announce(_) => Key::Announce,
-            Self::Elect(group) => Key::Elect(*group),
-            Self::Ensure(group) => Key::Ensure(*group),
-            Self::Members(group, _) => Key::Members(*group),
-            Self::LayOut(_) => Key::LayOut,
-            Self::Renew => Key::Renew,
-            Self::HandOver(group, _) => Key::HandOver(*group),
-            Self::Actor(actor, _) => Key::Actor(*actor),
-            Self::TakeBack(actor, _, id) => Key::TakeBack(*actor, *id),
-            Self::Settle(actor, epoch, id) => Key::Settle(*actor, *epoch, *id),
-            _ => return None,
-        })
-    }
 }
 
 /// What a node decides.

@@ -250,21 +250,3 @@ impl Steward {
         self.own.groups.iter().map(|group| group.report.clone()).collect()
     }
 }
-
-impl Key {
-    /// Whether what it does may be seen only some time after it has ended.
-    pub(super) const fn is_seen_late(&self) -> bool {
-        matches!(
-            self,
-            Self::Announce | Self::Elect(_) | Self::Ensure(_) | Self::LayOut | Self::Renew | Self::HandOver(_)
-        )
-    }
-
-    /// The actor to which something is done.
-    const fn actor(&self) -> Option<ActorId> {
-        match self {
-            Self::Actor(actor) => Some(*actor),
-            _ => None,
-        }
-    }
-}
