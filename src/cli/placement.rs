@@ -233,6 +233,14 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) async fn run(self) -> Result<(), Error> {
+        // Heard at any moment, also while an answer is awaited: who listens only between two questions misses it.
+        tokio::select! {
+            watched = self.watch() => watched,
+            told = super::told_to_stop() => told,
+        }
+    }
+
+    async fn watch(&self) -> Result<(), Error> {
         let client = self.connect.client().await?;
         let mut after = 0;
         loop {
@@ -254,10 +262,7 @@ impl Watch {
                 Err(error) if !self.once && error.kind() != ErrorKind::Denied => eprintln!("mesh: {error}"),
                 Err(error) => return Err(error),
             }
-            tokio::select! {
-                () = tokio::time::sleep(POLL) => {}
-                told = super::told_to_stop() => return told,
-            }
+            tokio::time::sleep(POLL).await;
         }
     }
 }
