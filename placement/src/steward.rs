@@ -45,7 +45,7 @@ use mesh_core::{
 };
 
 use crate::{
-    migration::{Ask, Heard, Migration},
+    migration::Heard,
     survey,
     witness::{self, Said},
 };
@@ -292,15 +292,9 @@ impl Steward {
         [self.silence_at, look].into_iter().flatten().fold(tick, Instant::min)
     }
 
-    /// How long silences may be, from now on.
-    pub fn retime(&mut self, timing: Timing) {
-        self.here.timing = timing;
-        self.peers.retime(timing);
-    }
-
     /// What this node says of itself to another: with what it remembers of that one.
     #[must_use]
-    pub fn told(&self, to: NodeId) -> Arc<NodeReport> {
+    pub fn report_to(&self, to: NodeId) -> Arc<NodeReport> {
         Arc::new(NodeReport { witness: self.witness(to), ..(*self.outlook.own()).clone() })
     }
 
@@ -415,7 +409,7 @@ impl Steward {
     fn beat(&self, wanted: impl Fn(NodeId) -> bool, acts: &mut Vec<Act>) {
         let known: BTreeSet<NodeId> = self.control.nodes.keys().copied().chain(self.acquaintances.located()).collect();
         let others = known.into_iter().filter(|node| *node != self.id() && wanted(*node));
-        acts.extend(others.map(|node| Act::Beat(node, self.told(node))));
+        acts.extend(others.map(|node| Act::Beat(node, self.report_to(node))));
     }
 
     /// Whom a DPU beats to at its short interval: its host, and who leads the control group.
@@ -715,24 +709,6 @@ impl Steward {
             self.lead.last_hand = self.lead.last_hand.max(number);
             acts.push(Act::Step(actor, number, ask));
         }
-    }
-
-    /// Has an actor moved, whatever the plan says, unless too much is under way or something for that actor.
-    #[must_use]
-    pub fn order(&mut self, begun: (Migration, Vec<Ask>), why: driver::Why, now: Instant) -> Vec<Act> {
-        let mut acts = Vec::new();
-        if !self.lead.driver.may_begin(begun.0.actor()) {
-            return acts;
-        }
-        let asks = self.lead.driver.set_out(begun, why, now);
-        self.ask(asks, &mut acts);
-        acts
-    }
-
-    /// What the leader of the control group has under way.
-    #[must_use]
-    pub const fn driver(&self) -> &Driver {
-        &self.lead.driver
     }
 }
 

@@ -220,7 +220,7 @@ impl Owner {
                 Some(News::Beat(report, at, done)) => {
                     let from = report.node;
                     self.hear(Event::Heard(report, at));
-                    done(Ok(Answer::Report(vec![self.steward.told(from)]).into()));
+                    done(Ok(Answer::Report(vec![self.steward.report_to(from)]).into()));
                 }
                 None => return,
             }

@@ -160,8 +160,7 @@ impl Driver {
     }
 
     /// Whether there is room for one more, and nothing under way for this actor.
-    #[must_use]
-    pub fn may_begin(&self, actor: ActorId) -> bool {
+    fn may_begin(&self, actor: ActorId) -> bool {
         self.hands.len() < MOVES_MAX && !self.hands.contains_key(&actor)
     }
 

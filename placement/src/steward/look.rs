@@ -185,6 +185,10 @@ impl Steward {
         let control = self.control.clone();
         if looks {
             self.lead.meter.read(&self.outlook.sight.reports, now);
+            // Of actors that are no more nothing is remembered.
+            if self.outlook.moved_at.len() > control.assignments.len() {
+                Arc::make_mut(&mut self.outlook.moved_at).retain(|actor, _| control.assignments.contains_key(actor));
+            }
             if !Arc::ptr_eq(&self.outlook.loads, self.lead.meter.loads()) {
                 self.outlook.loads = self.lead.meter.loads().clone();
                 self.unpublished = true;

@@ -226,13 +226,13 @@ fn the_leader_gives_places_and_hears_what_came_of_it() {
     let begun = room.observes(leading());
     let step = begun.iter().find(|act| act.starts_with("Step(")).expect("a proposal");
     assert!(step.contains("Propose(Assign("), "{step}");
-    assert_eq!(room.steward.driver().under_way(), 1);
+    assert_eq!(room.steward.lead.driver.under_way(), 1);
     // Of a number that is over nothing is heard.
     let stale = Event::Stepped(chain, 99, Heard::Proposed(Err(Error::invalid("of another time"))));
     assert_eq!(room.on(stale), Vec::<String>::new());
     let heard = Event::Stepped(chain, 1, Heard::Proposed(Ok(mesh_core::meta::MetaAnswer::Done)));
     assert_eq!(room.on(heard), [format!("Note(Placed({chain:?}))")]);
-    assert_eq!(room.steward.driver().under_way(), 0);
+    assert_eq!(room.steward.lead.driver.under_way(), 0);
 }
 
 #[test]
