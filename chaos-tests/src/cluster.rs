@@ -546,7 +546,14 @@ impl Cluster {
     }
 
     fn timing(&self) -> Timing {
-        Timing { silence: self.beat * 4, dpu_silence: self.beat * 4, late: self.beat * 2 }
+        Timing {
+            beat: self.beat,
+            dpu_beat: self.beat,
+            look: self.beat,
+            silence: self.beat * 4,
+            dpu_silence: self.beat * 4,
+            late: self.beat * 2,
+        }
     }
 
     fn report(&self, node: NodeId) -> NodeReport {

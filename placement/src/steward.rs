@@ -37,7 +37,6 @@ use mesh_core::{
     assignment::Assignment,
     happened::Happened,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
-    limits::{DPU_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL},
     meta::ControlView,
     op::{Ability, DriveReport, GroupReport, NodeReport, Witness},
     time::Instant,
@@ -131,7 +130,7 @@ pub struct Here {
     pub ability: Arc<Ability>,
     /// See [`mesh_core::spec::ObjectSpec::reclaim_grace_ms`].
     pub reclaim_grace_ms: u64,
-    /// How long silences may be.
+    /// How often it does things, and how long silences may be.
     pub timing: Timing,
 }
 
@@ -260,6 +259,12 @@ impl Steward {
         self.here.info.id
     }
 
+    /// From now on it does things as often as this, and silences are as long.
+    pub const fn retime(&mut self, timing: Timing) {
+        self.here.timing = timing;
+        self.peers.retime(timing);
+    }
+
     /// What it knows.
     #[must_use]
     pub const fn outlook(&self) -> &Outlook {
@@ -374,16 +379,17 @@ impl Steward {
 
     /// Time has passed.
     fn pass(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        let timing = self.here.timing;
         self.clock.ticked = self.clock.ticked.max(now);
         self.see(now, acts);
         self.silence_at = self.peers.next_silence(now);
         let is_due = |last: Option<Instant>, every: Duration| last.is_none_or(|at| now.since(at) >= every);
-        self.due.look |= is_due(self.clock.looked, LOOK_EVERY);
-        if is_due(self.clock.beat, HEARTBEAT_INTERVAL) {
+        self.due.look |= is_due(self.clock.looked, timing.look);
+        if is_due(self.clock.beat, timing.beat) {
             self.due.beat = true;
             self.stat(acts);
         }
-        if !self.due.beat && is_due(self.clock.beat_briskly, DPU_HEARTBEAT_INTERVAL) {
+        if !self.due.beat && is_due(self.clock.beat_briskly, timing.dpu_beat) {
             self.clock.beat_briskly = Some(now);
             let brisk = self.brisk_to();
             self.beat(|node| brisk.contains(&node), acts);
@@ -640,7 +646,7 @@ impl Steward {
         // What failed at once would fail at once again: it waits for the next look.
         self.due.look |= well;
         if key.is_seen_late() {
-            self.not_before.insert(key, now + LOOK_EVERY);
+            self.not_before.insert(key, now + self.here.timing.look);
         }
         match key {
             Key::Announce => {
@@ -736,8 +742,6 @@ const fn unrenewed(error: Error) -> Act {
     Act::Complain("this node's metadata are damaged, and are not rebuilt", error)
 }
 
-/// Between two looks without news.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Between two looks, whatever happens.
 const LOOK_GAP: Duration = Duration::from_millis(5);
 /// Before a renewal that failed is tried again: what hinders it, a person has to see to.

@@ -2,6 +2,7 @@
 //! what must be so after every event, and publishes what the node knows. Nothing here decides, and nothing here waits for
 //! anything but the next event: what takes time runs in tasks of its own, whose ends are events.
 
+use core::time::Duration;
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -12,6 +13,7 @@ use futures_util::FutureExt as _;
 use mesh_core::{
     Answer, Error, ErrorKind, Outcome,
     id::{ActorId, NodeId},
+    limits::{DPU_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL},
     meta::ControlView,
     op::NodeReport,
     port::{Completion, Role},
@@ -80,7 +82,14 @@ impl Inner {
             starts: self.starts.clone(),
             ability: self.ability.clone(),
             reclaim_grace_ms: u64::try_from(timing.reclaim_grace.0.as_millis()).unwrap_or(u64::MAX),
-            timing: Timing { silence: timing.silence.0, dpu_silence: timing.dpu_silence.0, late: LATE },
+            timing: Timing {
+                beat: HEARTBEAT_INTERVAL,
+                dpu_beat: DPU_HEARTBEAT_INTERVAL,
+                look: LOOK_EVERY,
+                silence: timing.silence.0,
+                dpu_silence: timing.dpu_silence.0,
+                late: LATE,
+            },
         }
     }
 
@@ -112,7 +121,9 @@ impl Inner {
 }
 
 /// A node that has not looked for so long was itself asleep: it looks four times in that.
-const LATE: core::time::Duration = mesh_core::limits::DPU_HEARTBEAT_INTERVAL.saturating_mul(4);
+const LATE: Duration = DPU_HEARTBEAT_INTERVAL.saturating_mul(4);
+/// Between two looks at everything without news.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The owner.
 struct Owner {

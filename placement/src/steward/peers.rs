@@ -9,9 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{id::NodeId, time::Instant};
 
-/// How long a silence may be.
+/// How often a node does what it does again and again, and how long a silence may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
+    /// Between two beats to all others.
+    pub beat: Duration,
+    /// Between two beats of a DPU to its host, and to whoever leads the control group.
+    pub dpu_beat: Duration,
+    /// Between two looks at everything without news.
+    pub look: Duration,
     /// A peer that said nothing for so long is down.
     pub silence: Duration,
     /// The same for a DPU that beats at its short interval.
@@ -190,6 +196,9 @@ mod tests {
 
     const PEER: NodeId = NodeId(2);
     const TIMING: Timing = Timing {
+        beat: Duration::from_millis(500),
+        dpu_beat: Duration::from_millis(50),
+        look: Duration::from_millis(100),
         silence: Duration::from_millis(2000),
         dpu_silence: Duration::from_millis(150),
         late: Duration::from_millis(500),

@@ -72,6 +72,9 @@ const OTHER: NodeId = NodeId(2);
 
 fn timing() -> Timing {
     Timing {
+        beat: Duration::from_millis(500),
+        dpu_beat: Duration::from_millis(50),
+        look: Duration::from_millis(100),
         silence: Duration::from_millis(2000),
         dpu_silence: Duration::from_millis(150),
         late: Duration::from_millis(200),
