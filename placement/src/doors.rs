@@ -26,8 +26,11 @@ use mesh_core::{
     Error, ErrorKind, Outcome, Redirect,
     id::{ActorId, DriveId, Epoch, NodeId},
     limits::PARKED_JOBS_MAX,
+    meta::ControlView,
     op::Phase,
 };
+
+use crate::steward::specs;
 
 /// One place of an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,17 @@ pub struct Directory {
 }
 
 impl Directory {
+    /// Where the control group says that actors are: drives with their owners' epochs, chains and their tails with those of
+    /// their rows.
+    #[must_use]
+    pub fn of(view: &ControlView) -> Self {
+        let drives = view.drives.values().map(|drive| (drive.id, Place { node: drive.node, epoch: drive.epoch }));
+        let actors = view.assignments.values().map(|at| (at.actor, Place { node: at.node, epoch: at.epoch }));
+        let tails = specs::tails(view)
+            .filter_map(|(row, tail)| Some((specs::tail_of(row.actor)?, Place { node: tail.node, epoch: row.epoch })));
+        Self { drives: drives.collect(), actors: actors.chain(tails).collect() }
+    }
+
     /// Where an actor is.
     #[must_use]
     pub fn locate(&self, actor: ActorId) -> Option<Place> {

@@ -1,9 +1,6 @@
 //! What is done to the actors of this node: the deeds that the steward wants, and the steps of moves.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Weak},
-};
+use std::sync::{Arc, Weak};
 
 use mesh_actors::registry::Parts;
 use mesh_core::{
@@ -18,22 +15,14 @@ use mesh_dpu_runtime::{
     agent::Setups,
     shell::{ActorSetup, ActorStats, Directory, Onward, Place},
 };
-use mesh_placement::steward::{Deed, hosting::runs_here, specs};
+use mesh_placement::steward::{Deed, hosting::arriving, specs};
 
 use super::Inner;
 
 /// The control group has decided something: keys and places are known before anything is done about it.
 pub(super) fn learn(node: &Inner, view: &ControlView) {
     node.keyring.learn(view);
-    node.host.set_directory(directory(view));
-}
-
-fn directory(view: &ControlView) -> Directory {
-    let drives = view.drives.values().map(|drive| (drive.id, Place { node: drive.node, epoch: drive.epoch }));
-    let actors = view.assignments.values().map(|at| (at.actor, Place { node: at.node, epoch: at.epoch }));
-    let tails = specs::tails(view)
-        .filter_map(|(row, tail)| Some((specs::tail_of(row.actor)?, Place { node: tail.node, epoch: row.epoch })));
-    Directory { drives: drives.collect(), actors: actors.chain(tails).collect::<BTreeMap<_, _>>() }
+    node.host.set_directory(Directory::of(view));
 }
 
 /// An actor that runs here, as others are told of it.
@@ -108,17 +97,8 @@ pub(super) fn setups(node: Weak<Inner>) -> Setups {
         let gone = || Error::new(ErrorKind::Draining, "the node is stopping");
         let node = node.upgrade().ok_or_else(gone)?;
         let view = node.metadata.control();
-        // What a chain is made of is fixed for an epoch: of another one, this node may know other functions.
-        let known = view.assignments.get(&actor).map_or(Epoch(0), |row| row.epoch);
-        if known.0 + 1 != epoch.0 {
-            return Err(Error::new(ErrorKind::Draining, "this node knows of another epoch of the actor; try again")
-                .with("actor", actor)
-                .with("node", node.id)
-                .with("knows", known)
-                .with("asked", epoch));
-        }
-        let stages = specs::data_chain(&view, &node.outlook().drives, actor)?;
-        runs_here(node.id, &node.ability, &stages)?;
+        let drives = &node.outlook().drives;
+        let stages = arriving(node.id, &node.ability, &view, drives, (actor, epoch))?;
         Ok(setup(&node, actor, epoch, Arc::new(FunctionSpec::Chain(stages))))
     })
 }

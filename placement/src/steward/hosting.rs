@@ -316,16 +316,38 @@ impl Grounds<'_> {
 }
 
 /// Refuses functions that a node was not told to run.
-///
-/// # Errors
-/// `Unsupported`, with the function.
-pub fn runs_here(here: NodeId, ability: &Ability, stages: &[FunctionSpec]) -> Result<(), Error> {
+fn runs_here(here: NodeId, ability: &Ability, stages: &[FunctionSpec]) -> Result<(), Error> {
     match stages.iter().find(|stage| !ability.functions.contains_key(stage.name())) {
         None => Ok(()),
         Some(stage) => Err(Error::new(ErrorKind::Unsupported, "this node does not run such functions")
             .with("node", here)
             .with("function", stage.name())),
     }
+}
+
+/// What an actor is made of that is to arrive here under an epoch by a move: by what this node knows of the control group.
+/// What a chain is made of is fixed for an epoch: of another one, this node may know other functions.
+///
+/// # Errors
+/// `Draining` if this node knows of another epoch; `Unreachable` if it does not know the tenant yet; `Unsupported`.
+pub fn arriving(
+    here: NodeId,
+    ability: &Ability,
+    view: &ControlView,
+    drives: &BTreeMap<DriveId, DriveState>,
+    (actor, epoch): (ActorId, Epoch),
+) -> Result<Vec<FunctionSpec>, Error> {
+    let known = view.assignments.get(&actor).map_or(Epoch(0), |row| row.epoch);
+    if known.0 + 1 != epoch.0 {
+        return Err(Error::new(ErrorKind::Draining, "this node knows of another epoch of the actor; try again")
+            .with("actor", actor)
+            .with("node", here)
+            .with("knows", known)
+            .with("asked", epoch));
+    }
+    let stages = specs::data_chain(view, drives, actor)?;
+    runs_here(here, ability, &stages)?;
+    Ok(stages)
 }
 
 impl Wanted {
