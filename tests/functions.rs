@@ -214,7 +214,7 @@ fn deft(folder: &Path) -> Config {
 
 /// Requests that the tail of the chain has had on the DPU, if it runs there.
 fn tail_requests(node: &Node) -> Option<u64> {
-    let tail = ActorId::tail(FIRST_TENANT, NodeId(1));
+    let tail = ActorId::tail(FIRST_TENANT, NodeId(1), 1);
     let reports = node.status();
     let report = reports.iter().find(|report| report.node == NodeId(DPU) && report.state == NodeState::Up)?;
     report.actors.iter().find(|one| one.actor == tail).map(|one| one.requests)

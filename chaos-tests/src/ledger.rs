@@ -1,4 +1,5 @@
-//! A toy stage that keeps state: it stands first in every data chain of a world with moves. It notes changes, each in the
+//! A toy stage that keeps state: in a world with moves it stands in every data chain behind Policy, as a function of the
+//! embedding program. It notes changes, each in the
 //! next free place and once however often it is asked; everything else it hands on. What it keeps is in memory alone, so a
 //! move has to bring all of it over, and nothing but a move can.
 //!
@@ -41,6 +42,12 @@ pub struct Ledger {
     handed_on: BTreeMap<Token, Token>,
 }
 
+/// What the registry calls it.
+pub const KIND: &str = "ledger";
+/// Its place in a chain.
+const PLACE: usize = 1;
+/// The one tenant of a world.
+pub const TENANT: TenantId = TenantId(1);
 /// The bucket of changes.
 const LEDGER: &str = "ledger";
 /// How long a change takes.
@@ -52,8 +59,7 @@ const BIRTH: &[u8] = b"birth";
 /// What asks for a change.
 #[must_use]
 pub fn change(id: u64) -> Op {
-    let binding =
-        Binding { tenant: TenantId(0), bucket: BucketId(0), bucket_name: LEDGER.into(), object: Arc::from("") };
+    let binding = Binding { tenant: TENANT, bucket: BucketId(0), bucket_name: LEDGER.into(), object: Arc::from("") };
     let id = StripeId { write: WriteId(id), stripe: 0, attempt: 0 };
     StripeOp::Write(StripeTarget { id, layout: LayoutId(0), binding: Arc::new(binding), key: None }).into()
 }
@@ -87,11 +93,11 @@ pub fn acknowledged(op: &Op, outcome: &Outcome) -> Option<(u64, Entry)> {
     Some((id, Entry { birth: u64::from_le_bytes(*birth), place: number(place) }))
 }
 
-/// The state that the pages of a chain hold whose first stage is a ledger: its birth and its changes.
+/// The state that the pages of a chain hold that has a ledger: its birth and its changes.
 #[must_use]
 pub fn read(pages: &[Snapshot]) -> (u64, BTreeMap<u64, u64>) {
     let mut ledger = Ledger::default();
-    for stage in pages.iter().filter_map(|page| page.stages.first()) {
+    for stage in pages.iter().filter_map(|page| page.stages.get(PLACE)) {
         ledger.take_over(stage);
     }
     (ledger.birth, ledger.places)

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use mesh_core::{
     Error, ErrorKind,
     id::{ActorId, GroupId, NodeId},
-    meta::{Command, MetaAnswer, Query, Session},
+    meta::{Command, ControlView, MetaAnswer, Query, Session},
 };
 
 use crate::{random::Stream, world::Asker};
@@ -25,6 +25,9 @@ pub trait Groups {
     /// # Errors
     /// As the question's documentation says.
     fn query(&mut self, group: GroupId, query: &Query) -> Result<MetaAnswer, Error>;
+
+    /// What the control group holds: the same until it holds something else.
+    fn control(&mut self) -> Arc<ControlView>;
 }
 
 /// How the groups behave, apart from single faults.
@@ -153,6 +156,11 @@ impl Quorum {
     /// The store's.
     pub fn peek(&mut self, group: GroupId, query: &Query) -> Result<MetaAnswer, Error> {
         self.store.query(group, query)
+    }
+
+    /// What the control group holds, at once and for certain.
+    pub fn control(&mut self) -> Arc<ControlView> {
+        self.store.control()
     }
 
     /// Changes what is so, at once: how a world is set up.
@@ -326,6 +334,10 @@ mod tests {
         fn query(&mut self, _: GroupId, _: &Query) -> Result<MetaAnswer, Error> {
             Ok(MetaAnswer::Usage { bytes: self.0, objects: 0 })
         }
+
+        fn control(&mut self) -> Arc<ControlView> {
+            Arc::default()
+        }
     }
 
     fn start(quorum: &mut Quorum) -> (u64, Course) {
@@ -369,6 +381,10 @@ mod tests {
 
             fn query(&mut self, _: GroupId, _: &Query) -> Result<MetaAnswer, Error> {
                 Ok(MetaAnswer::Done)
+            }
+
+            fn control(&mut self) -> Arc<ControlView> {
+                Arc::default()
             }
         }
         let weather = MetadataWeather { twice_per_mille: 1000, ..MetadataWeather::calm() };

@@ -174,6 +174,12 @@ impl Network {
         self.sessions.contains_key(&(from, to))
     }
 
+    /// The session that is open as far as the caller knows.
+    #[must_use]
+    pub fn session_number(&self, from: NodeId, to: NodeId) -> Option<u64> {
+        self.sessions.get(&(from, to)).map(|session| session.number)
+    }
+
     /// Ends a call: whoever waits for it. `None` if it has ended before, or its session has.
     pub fn settle(&mut self, from: NodeId, to: NodeId, number: u64, id: u64) -> Option<Place> {
         let session = self.sessions.get_mut(&(from, to)).filter(|session| session.number == number)?;

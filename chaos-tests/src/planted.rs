@@ -11,7 +11,7 @@ use mesh_core::{
     Answer, Cx, Effect, Error, ErrorKind, Event, Op, Outcome, Request, Response, StorageFunction, Target,
     assignment::MoveId,
     id::{ActorId, GroupId, NodeId, ShardId, Token},
-    meta::{Command, MetaAnswer, Proposer, Query},
+    meta::{Command, ControlView, MetaAnswer, Proposer, Query},
     op::{ShardOp, StripeOp},
     snapshot::{Mark, Snapshot},
     time::Instant,
@@ -245,6 +245,10 @@ impl Groups for Unchecked {
     fn query(&mut self, group: GroupId, query: &Query) -> Result<MetaAnswer, Error> {
         self.store.query(group, query)
     }
+
+    fn control(&mut self) -> Arc<ControlView> {
+        Groups::control(&mut self.store)
+    }
 }
 
 /// Groups that take every copy of a delete for another delete.
@@ -275,6 +279,10 @@ impl Groups for Forgetful {
 
     fn query(&mut self, group: GroupId, query: &Query) -> Result<MetaAnswer, Error> {
         self.store.query(group, query)
+    }
+
+    fn control(&mut self) -> Arc<ControlView> {
+        Groups::control(&mut self.store)
     }
 }
 

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_actors::metadata::MemoryMetadata;
 use mesh_core::{
-    Buf, Error, Lane, Pool, Principal, Request,
+    Buf, Error, ErrorKind, Lane, Pool, Principal, Request,
     id::{ActorId, DriveId, NodeId},
     op::ObjectOp,
 };
@@ -152,8 +152,6 @@ enum Errand {
     ChangeAgain(ActorId, u64, u32),
     /// A link works again.
     Mend(NodeId, NodeId),
-    /// Somebody leads.
-    Lead,
 }
 
 struct Room {
@@ -225,7 +223,6 @@ impl Room {
             }
         }
         let cluster = Cluster::form(seed, swarm.clone(), bug, &mut world)?;
-        cluster.publish(&mut world);
         world.note(&[seed], || format!("{swarm:#?}"));
         let clients = (0..swarm.clients as u64).map(|index| Client::new(seed, index, &swarm)).collect();
         Ok(Self {
@@ -361,24 +358,22 @@ impl Room {
                 Some(Errand::ChangeDue) => self.change(),
                 Some(Errand::ChangeAgain(actor, id, tries)) => self.change_again(actor, id, tries),
                 Some(Errand::Mend(from, to)) => self.mend(from, to),
-                Some(Errand::Lead) => self.lead(),
                 Some(Errand::Ask(..) | Errand::Change(..) | Errand::Count) | None => {}
             },
             Notice::Crashed(node) => {
                 self.figures.crashes += 1;
-                self.cluster.crashed(node);
+                self.cluster.crashed(&self.world, node);
                 let down = self.down.remove(&node).unwrap_or(Duration::from_millis(500));
                 let down = if self.storming { down } else { Duration::from_millis(10) };
                 self.timer(down, Errand::Restart(node));
             }
             Notice::Halted => self.halted = true,
-            Notice::Assigned(row) => self.cluster.assigned(&mut self.world, row),
-            Notice::Asked { node, from, step, payload } => {
-                self.cluster.asked(&mut self.world, node, from, step, &payload);
+            Notice::Decided(view) => self.cluster.decided(&mut self.world, &view),
+            Notice::Asked { node, from, op, payload } => {
+                self.cluster.asked(&mut self.world, node, from, *op, &payload);
             }
-            Notice::Told { node, ticket, outcome } => self.cluster.told(&mut self.world, node, ticket, outcome),
+            Notice::Told { ticket, outcome, .. } => self.cluster.told(&mut self.world, ticket, outcome),
             Notice::Settled { node, ticket, .. } => self.cluster.settled(&mut self.world, node, ticket),
-            Notice::Beat { from, to, report } => self.cluster.heard(&mut self.world, from, to, report),
         }
     }
 
@@ -474,6 +469,8 @@ impl Room {
             }
             match self.results.remove(&0) {
                 Some(Ok(())) => return true,
+                // What went in since has filled the drives.
+                Some(Err(error)) if error.kind() == ErrorKind::NoSpace && self.cluster.is_full() => return false,
                 Some(Err(error)) => last = Some(error),
                 None => {}
             }

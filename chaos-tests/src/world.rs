@@ -16,7 +16,8 @@ use mesh_core::{
     Error, ErrorKind, Outcome, Request, StorageFunction, Tokens,
     assignment::Assignment,
     id::{ActorId, DriveId, Epoch, GroupId, NodeId, Token},
-    op::{MoveStep, NodeReport, Phase},
+    meta::ControlView,
+    op::{NodeOp, Phase},
     port::Compute,
     spec::FunctionSpec,
     time::{Instant, UnixMillis},
@@ -110,17 +111,17 @@ pub enum Notice {
     Crashed(NodeId),
     /// The step has come before which notice was wanted.
     Halted,
-    /// The control group has changed an actor's place.
-    Assigned(Assignment),
-    /// A node is asked for a step of a move; it owes `from` an answer.
+    /// The control group has decided something: what it holds now.
+    Decided(Arc<ControlView>),
+    /// A node is asked for something; it owes `from` an answer.
     Asked {
         /// Which node.
         node: NodeId,
         /// Who asks.
         from: Origin,
         /// What.
-        step: MoveStep,
-        /// The page of state that came with it.
+        op: Box<NodeOp>,
+        /// What came with it.
         payload: mesh_core::Buf,
     },
     /// What a node had asked of another, or of itself, is answered.
@@ -140,15 +141,6 @@ pub enum Notice {
         actor: ActorId,
         /// What the asker called it.
         ticket: u64,
-    },
-    /// A node has heard from another.
-    Beat {
-        /// Who speaks.
-        from: NodeId,
-        /// Who hears.
-        to: NodeId,
-        /// What it says.
-        report: Arc<NodeReport>,
     },
 }
 
@@ -176,11 +168,12 @@ pub struct World {
     rows: BTreeMap<ActorId, Assignment>,
     /// How each epoch of an actor came about: by an assignment, or by a move when the target was in this life.
     made: BTreeMap<(ActorId, Epoch), Option<u64>>,
+    /// What the control group held when it was looked at last.
+    decided: Arc<ControlView>,
     /// In which life of its target each actor's move was begun.
     begun: BTreeMap<ActorId, u64>,
     /// States that began empty: in which life of the node.
     fresh: BTreeMap<(ActorId, Epoch, NodeId), u64>,
-    births: u64,
     /// Before which step to give notice.
     halt_at: Option<u64>,
     /// Whether an actor that retires forgets what waits: a planted bug.
@@ -237,9 +230,9 @@ impl World {
             next_ask: 0,
             rows: BTreeMap::new(),
             made: BTreeMap::new(),
+            decided: Arc::default(),
             begun: BTreeMap::new(),
             fresh: BTreeMap::new(),
-            births: 0,
             halt_at: None,
             forgetful: false,
             disks: BTreeMap::new(),
@@ -373,6 +366,7 @@ impl World {
         let actors = core::mem::replace(&mut node.doors, Doors::new(id));
         let lingering = core::mem::take(&mut node.lingering);
         let tickets = core::mem::take(&mut node.tickets);
+        node.lost.clear();
         self.note(&[2, id.0, crash as u64], || format!("{id} crashes ({crash:?})"));
         drop((actors, lingering));
         self.asks.retain(|_, ask| ask.node != id);
@@ -540,12 +534,12 @@ impl World {
             Happening::MetadataApply { number } => {
                 if let Some((group, matter, result)) = self.metadata.apply(number) {
                     let (group, good) = (group.0, result.is_ok());
-                    let actor = moves::placed(matter);
+                    let commits = moves::is_commit(matter);
                     self.note(&[3, number, group, u64::from(good)], || {
                         format!("group-{group} applies #{number}: {good}")
                     });
-                    if let Some((actor, commits)) = actor {
-                        self.look_at(actor, commits);
+                    if group == GroupId::CONTROL.0 {
+                        self.look_at_control(commits);
                     }
                 }
                 if let Some(why) = self.metadata.contradiction() {

@@ -15,7 +15,7 @@ use mesh_chaos_tests::{
 use mesh_core::{
     Answer, Buf, Cx, Error, ErrorKind, Event, Job, Outcome, Request, StorageFunction, Target, WorkOutcome,
     id::{ActorId, DriveId, GroupId, NodeId, Token},
-    meta::{Command, MetaAnswer, Query},
+    meta::{Command, ControlView, MetaAnswer, Query},
     op::ShardOp,
     port::{Compute, ComputeJob, DiskJob},
     snapshot::{Mark, Snapshot},
@@ -36,6 +36,10 @@ impl Groups for Nothing {
 
     fn query(&mut self, _: GroupId, _: &Query) -> Result<MetaAnswer, Error> {
         Ok(MetaAnswer::Done)
+    }
+
+    fn control(&mut self) -> Arc<ControlView> {
+        Arc::default()
     }
 }
 

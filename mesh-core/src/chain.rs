@@ -1,8 +1,9 @@
 //! Functions one after another, as one function.
 //!
 //! Inside a chain a call to [`Target::Next`] is a queue push; at its end it bubbles out to the shell, which routes it
-//! to wherever the rest of the chain runs. So to fuse a chain, to split it over two nodes or to nest it is a decision
-//! of placement alone.
+//! to whatever comes behind the chain; where the chain is cut, it goes to its [`Target::Tail`]. So to fuse a chain, to split
+//! it over two nodes or to nest it is a decision of placement alone. A tail is asked for by the stage that it begins with:
+//! of a chain that is cut elsewhere by now, no stage is left out and none is run twice.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -111,7 +112,12 @@ impl Chain {
     #[inline(always)]
     fn sort(&mut self, stage: u8, effect: Effect, cx: &mut Cx<'_>) -> Option<(u8, Event)> {
         match effect {
-            Effect::Call { to: Target::Next, call, request } if stage < self.last() && stage + 1 != self.cut => {
+            Effect::Call { to: Target::Next, call, request } if stage < self.last() => {
+                if stage + 1 == self.cut {
+                    self.owner.insert(call, stage);
+                    cx.push(Effect::Call { to: Target::Tail(self.cut), call, request });
+                    return None;
+                }
                 self.upstream.insert(call, stage);
                 Some((stage + 1, Event::Request { id: call, request }))
             }

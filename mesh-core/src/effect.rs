@@ -153,6 +153,9 @@ pub enum Event {
 pub enum Target {
     /// The next stage of the chain, wherever it runs.
     Next,
+    /// The stages of this data chain from this one on, which run apart: what a [`Chain`](crate::Chain) makes of
+    /// [`Self::Next`] where it is cut.
+    Tail(u8),
     /// An actor by number, wherever it runs.
     Actor(ActorId),
     /// The metadata groups (reads only; writes are [`Job::Propose`]).

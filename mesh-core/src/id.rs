@@ -171,10 +171,11 @@ impl ActorId {
         Self(Self::DATA | (tenant.0 << 32) | ingress.0)
     }
 
-    /// The last stages of that data chain, where they run apart from its head.
+    /// The stages of that data chain from number `cut` on, where they run apart from its head. Cut elsewhere, it is another
+    /// actor: what is meant for the one never comes to the other. Ingress nodes are numbered below 2^24.
     #[must_use]
-    pub const fn tail(tenant: TenantId, ingress: NodeId) -> Self {
-        Self(Self::TAIL | (tenant.0 << 32) | ingress.0)
+    pub const fn tail(tenant: TenantId, ingress: NodeId, cut: u8) -> Self {
+        Self(Self::TAIL | (tenant.0 << 32) | ((cut as u64) << 24) | ingress.0)
     }
 
     /// The drive behind this actor, if it is a drive's.
@@ -203,11 +204,12 @@ impl ActorId {
         }
     }
 
-    /// The (tenant, ingress) behind this actor, if it is the tail of a data chain.
+    /// The (tenant, ingress, cut) behind this actor, if it is the tail of a data chain.
     #[must_use]
-    pub const fn as_tail(self) -> Option<(TenantId, NodeId)> {
+    pub const fn as_tail(self) -> Option<(TenantId, NodeId, u8)> {
         if self.0 >> 60 == 8 {
-            Some((TenantId((self.0 & !Self::TAIL) >> 32), NodeId(self.0 & 0xffff_ffff)))
+            let cut = (self.0 >> 24) as u8;
+            Some((TenantId((self.0 & !Self::TAIL) >> 32), NodeId(self.0 & 0xff_ffff), cut))
         } else {
             None
         }
@@ -215,7 +217,7 @@ impl ActorId {
 }
 
 /// The name by which people and scripts call an actor: `chain-T-N` for the data chain of tenant T for ingress node N,
-/// `tail-T-N` for those of its stages that run apart from it, `ingress-N`, `drive-D`, `actor-A` for any other.
+/// `tail-T-N-C` for its stages from number C on where they run apart from it, `ingress-N`, `drive-D`, `actor-A` for any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActorName(pub ActorId);
 
@@ -226,7 +228,7 @@ impl fmt::Display for ActorName {
             (Some(drive), ..) => write!(f, "drive-{}", drive.0),
             (_, Some(node), ..) => write!(f, "ingress-{}", node.0),
             (_, _, Some((tenant, node)), _) => write!(f, "chain-{}-{}", tenant.0, node.0),
-            (.., Some((tenant, node))) => write!(f, "tail-{}-{}", tenant.0, node.0),
+            (.., Some((tenant, node, cut))) => write!(f, "tail-{}-{}-{cut}", tenant.0, node.0),
             _ => write!(f, "actor-{}", actor.0),
         }
     }
@@ -238,7 +240,7 @@ impl core::str::FromStr for ActorName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || {
             crate::Error::invalid(
-                "an actor is called chain-TENANT-NODE, tail-TENANT-NODE, ingress-NODE, drive-N or actor-N",
+                "an actor is called chain-TENANT-NODE, tail-TENANT-NODE-STAGE, ingress-NODE, drive-N or actor-N",
             )
         };
         let (kind, numbers) = text.split_once('-').ok_or_else(invalid)?;
@@ -246,10 +248,15 @@ impl core::str::FromStr for ActorName {
         Ok(Self(match kind {
             "drive" => ActorId::drive(DriveId(number(numbers, 1 << 60)?)),
             "ingress" => ActorId::ingress(NodeId(number(numbers, 1 << 32)?)),
-            "chain" | "tail" => {
+            "chain" => {
                 let (tenant, node) = numbers.split_once('-').ok_or_else(invalid)?;
-                let of = if kind == "chain" { ActorId::data } else { ActorId::tail };
-                of(TenantId(number(tenant, 1 << 28)?), NodeId(number(node, 1 << 32)?))
+                ActorId::data(TenantId(number(tenant, 1 << 28)?), NodeId(number(node, 1 << 32)?))
+            }
+            "tail" => {
+                let (tenant, numbers) = numbers.split_once('-').ok_or_else(invalid)?;
+                let (node, cut) = numbers.split_once('-').ok_or_else(invalid)?;
+                let cut = u8::try_from(number(cut, 1 << 8)?).map_err(|_| invalid())?;
+                ActorId::tail(TenantId(number(tenant, 1 << 28)?), NodeId(number(node, 1 << 24)?), cut)
             }
             "actor" => ActorId(number(numbers, u64::MAX)?),
             _ => return Err(invalid()),

@@ -57,8 +57,9 @@ impl Directory {
     pub fn of(view: &ControlView) -> Self {
         let drives = view.drives.values().map(|drive| (drive.id, Place { node: drive.node, epoch: drive.epoch }));
         let actors = view.assignments.values().map(|at| (at.actor, Place { node: at.node, epoch: at.epoch }));
-        let tails = specs::tails(view)
-            .filter_map(|(row, tail)| Some((specs::tail_of(row.actor)?, Place { node: tail.node, epoch: row.epoch })));
+        let tails = specs::tails(view).filter_map(|(row, tail)| {
+            Some((specs::tail_of(row.actor, tail.cut)?, Place { node: tail.node, epoch: row.epoch }))
+        });
         Self { drives: drives.collect(), actors: actors.chain(tails).collect() }
     }
 

@@ -198,7 +198,7 @@ impl Drain {
         }
         let left = |reports: &[std::sync::Arc<NodeReport>]| {
             let report = reports.iter().find(|report| report.node == node && report.state != NodeState::Down);
-            let leaves = |one: &&ActorReport| one.actor.as_data().or(one.actor.as_tail()).is_some();
+            let leaves = |one: &&ActorReport| one.actor.as_data().is_some() || one.actor.as_tail().is_some();
             report.map_or(0, |report| report.actors.iter().filter(leaves).count())
         };
         let all = left(&client.status().await?);

@@ -15,7 +15,7 @@ use mesh_dpu_runtime::{
     agent::Setups,
     shell::{ActorSetup, ActorStats, Directory, Onward, Place},
 };
-use mesh_placement::steward::{Deed, hosting::arriving, specs};
+use mesh_placement::steward::{Deed, hosting::arriving};
 
 use super::Inner;
 
@@ -82,13 +82,9 @@ fn setup(node: &Arc<Inner>, id: ActorId, epoch: Epoch, spec: Arc<FunctionSpec>) 
     ActorSetup { id, epoch, spec, build, disk: None, onward: onward(node, id) }
 }
 
-/// Where the calls of an actor go on to: an ingress's to the data chain of who asks, those of a chain's head to its tail.
+/// Where the calls of an actor go on to: an ingress's to the data chain of who asks.
 fn onward(node: &Inner, actor: ActorId) -> Onward {
-    match specs::tail_of(actor) {
-        Some(tail) => Onward::Actor(tail),
-        None if actor.as_ingress().is_some() => Onward::DataChain(node.id),
-        None => Onward::End,
-    }
+    if actor.as_ingress().is_some() { Onward::DataChain(node.id) } else { Onward::End }
 }
 
 /// How an actor that arrives by a move is built here: from what this node knows of the control group.

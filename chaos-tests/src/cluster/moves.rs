@@ -1,43 +1,27 @@
-//! What a node does for the moves of data chains: it carries out what `mesh_placement::transfer` wants of it, and what the
-//! control group says, as a node's table of chains follows it.
+//! What a node does for the moves of data chains: it carries out what `mesh_placement::transfer` wants of it.
 
 use core::time::Duration;
-use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Outcome, Response,
-    assignment::{Assignment, MoveId},
-    id::{ActorId, Epoch, GroupId, NodeId},
-    meta::{Command, MetaAnswer},
-    op::{MoveOp, MoveStep, Phase},
-    spec::FunctionSpec,
+    assignment::MoveId,
+    id::{ActorId, Epoch, NodeId},
+    op::{MoveOp, MoveStep, Moved, NodeOp, Phase},
 };
 use mesh_placement::{
-    fate::{Hosted, Known},
-    steward::chains::{Act, Chains},
+    steward::Event,
     transfer::{Ask, Course, Heard, Next, SETTLE_MAX, Transfers},
 };
 
-use super::{Cluster, Errand};
+use super::{Cluster, Errand, Life};
 use crate::{
     planted::Bug,
     world::{Origin, World},
 };
 
-/// What a node knows of its moves.
-#[derive(Debug, Default)]
-pub(super) struct Mover {
-    /// What the control group has told it so far.
-    pub(super) rows: BTreeMap<ActorId, Assignment>,
-    transfers: Transfers,
-    chains: Chains,
-    /// Steps that are being carried out, by number.
-    courses: BTreeMap<u64, Waiting>,
-}
-
 /// A step that waits for something.
 #[derive(Debug)]
-struct Waiting {
+pub(super) struct Waiting {
     course: Course,
     /// Who asked for it.
     from: Origin,
@@ -45,212 +29,108 @@ struct Waiting {
     settles: bool,
 }
 
-/// Later rows count.
-fn age(row: &Assignment) -> (Epoch, MoveId, bool) {
-    (row.epoch, row.moves, row.moving.is_none())
+/// What came of a step that another node was asked for.
+pub(super) fn moved(outcome: Outcome) -> Result<Moved, Error> {
+    match outcome {
+        Ok(Response { answer: Answer::Moved(moved), .. }) => Ok(moved),
+        Ok(_) => Err(Error::bug("a step was answered with something else")),
+        Err(error) => Err(error),
+    }
 }
 
 impl Cluster {
-    /// The group has decided: every node hears of it some time later, unless nobody reaches it.
-    pub fn assigned(&mut self, world: &mut World, row: Assignment) {
-        for node in self.swarm.members() {
-            let (after, boot) = (self.dice.span(&self.swarm.news), world.boot_of(node));
-            if world.is_up(node) && self.is_reached(world, node) {
-                let number = self.number(Errand::News(node, boot, row));
-                world.timer(after, number);
-            }
-        }
-    }
-
-    /// Whether a node hears from most of the hosts.
-    fn is_reached(&self, world: &mut World, node: NodeId) -> bool {
-        let hosts: Vec<NodeId> = self.swarm.node_ids().collect();
-        let open = hosts.iter().filter(|host| **host == node || world.network.is_open(**host, node)).count();
-        open * 2 > hosts.len()
-    }
-
-    /// What a node has missed comes with the beats.
-    pub(super) fn catch_up(&mut self, world: &mut World, node: NodeId) {
-        let young = |agent: &super::Agent| world.now().0 < agent.since + LAG;
-        if self.bug == Some(Bug::OldReplica) && self.agents.get(&node).is_some_and(young) {
-            return;
-        }
-        if self.is_reached(world, node) {
-            let rows: Vec<Assignment> = world.rows().values().copied().collect();
-            for row in rows {
-                self.hear(world, node, row);
-            }
-            self.follow(world, node);
-        }
-    }
-
-    pub(super) fn news(&mut self, world: &mut World, node: NodeId, boot: u64, row: Assignment) {
-        if world.is_up(node) && world.boot_of(node) == boot {
-            self.hear(world, node, row);
-            self.follow(world, node);
-        }
-    }
-
-    fn hear(&mut self, world: &mut World, node: NodeId, row: Assignment) {
-        let Some(agent) = self.agents.get_mut(&node) else { return };
-        let known = agent.mover.rows.entry(row.actor).or_insert(row);
-        if age(known) < age(&row) {
-            *known = row;
-        }
-        world.learn(node, row.actor, (row.node, row.epoch));
-    }
-
-    /// A node does what the group says, as far as it knows.
-    pub(super) fn follow(&mut self, world: &mut World, node: NodeId) {
-        let Some(agent) = self.agents.get(&node).filter(|agent| agent.ready && world.is_up(node)) else { return };
-        let hosts = self.swarm.node_ids().filter(|host| *host != node);
-        let looks_around = agent.peers.looks_around(hosts, world.clock(node));
-        let rows: Vec<(Assignment, Option<MoveId>)> =
-            agent.mover.rows.values().map(|row| (*row, agent.mover.transfers.on(row.actor))).collect();
-        for (row, on) in rows {
-            let hosted = world.phase(node, row.actor).map(|(epoch, phase)| Hosted { epoch, phase });
-            let known = Known { heard: world.heard_of(node, row.actor), on, caught_up: true };
-            let known =
-                if self.bug == Some(Bug::OldNews) { Known { caught_up: true, ..Known::default() } } else { known };
-            let Some(mover) = self.mover(node) else { return };
-            let mut acts = mover.chains.look(node, &row, hosted, known, looks_around);
-            if self.bug == Some(Bug::RunsOnReturn) && matches!(acts[..], [Act::TakeBack(_)]) {
-                acts = vec![Act::Run];
-            }
-            for act in acts {
-                self.act(world, node, &row, act);
-                // What it let go on may have been the moment of its crash.
-                if !world.is_up(node) {
-                    return;
-                }
-            }
-        }
-    }
-
-    fn act(&mut self, world: &mut World, node: NodeId, row: &Assignment, act: Act) {
-        let Assignment { actor, epoch, .. } = *row;
-        match act {
-            Act::Forget => self.forget(node, actor),
-            Act::Evict => world.evict(node, actor),
-            Act::Open(from) => self.insist(world, node, |world| world.open(node, actor, epoch, from)),
-            Act::Run => self.run_here(world, node, actor, epoch),
-            Act::TakeBack(id) => {
-                let number = self.number(Errand::TakeBack(node, actor, id));
-                world.propose(node, GroupId::CONTROL, Command::AbortMove { actor, epoch, id }, number);
-            }
-            Act::Retire => {
-                world.retire(node, actor, epoch, (row.node, epoch));
-            }
-            Act::Discard => world.discard(node, actor),
-        }
-    }
-
-    /// What came of taking a move back.
-    pub(super) fn took_back(
-        &mut self,
-        world: &mut World,
-        node: NodeId,
-        (actor, id): (ActorId, MoveId),
-        outcome: &Result<MetaAnswer, Error>,
-    ) {
-        let well = outcome.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::Conflict);
-        if let Some(mover) = self.mover(node) {
-            mover.chains.took_back(actor, id, well);
-        }
-        if !well {
-            let number = self.number(Errand::NotTaken(node));
-            world.timer(TAKE_BACK_PAUSE, number);
-        }
-    }
-
-    fn run_here(&self, world: &mut World, node: NodeId, actor: ActorId, epoch: Epoch) {
-        if world.phase(node, actor).is_some() {
-            return;
-        }
-        world.born(node, actor, epoch);
-        let (function, setting, specs) = self.chain(world, node, actor);
-        world.launch(node, (actor, epoch), function, setting, Phase::Running);
-        world.configure(node, actor, Arc::new(FunctionSpec::Chain(specs)));
-    }
-
-    fn insist(&self, world: &mut World, node: NodeId, what: impl FnOnce(&mut World) -> Result<(), Error>) {
-        if let Err(error) = what(world) {
-            world.violate(|| format!("{node} cannot do what it has just found possible: {error}"));
-        }
-    }
-
-    fn forget(&mut self, node: NodeId, actor: ActorId) {
-        if let Some(agent) = self.agents.get_mut(&node) {
-            agent.mover.transfers.forget(actor);
-        }
-    }
-
-    /// A node is asked for a step.
-    pub fn asked(&mut self, world: &mut World, node: NodeId, from: Origin, step: MoveStep, payload: &Buf) {
+    /// A node is asked for a step. An actor that is to arrive waits until this node has heard of the epoch that it leaves.
+    pub(super) fn asked_for_step(&mut self, world: &mut World, life: Life, from: Origin, step: MoveStep, payload: Buf) {
+        let (node, now) = (life.0, world.clock(life.0));
         world.note(&[80, node.0, step.actor.0, step.id.0], || format!("{node} is asked: {step:?}"));
-        let now = world.clock(node);
-        let Some(agent) = self.agents.get_mut(&node).filter(|agent| agent.ready) else {
-            return world.respond(node, from, Err(Error::new(ErrorKind::Draining, "the node is not ready yet")));
-        };
-        let transfers = &mut agent.mover.transfers;
-        let step = around_step(self.bug, transfers, step);
-        let (course, next) = transfers.begin(step, payload, now);
-        let number = self.number(Errand::Page(node));
-        self.go_on(world, node, number, (course, from), next);
+        if step.what == MoveOp::Warm && !self.has_heard_of(node, step) {
+            if let Some(agent) = self.agent(world, life) {
+                agent.unheard.push((now + HEAR_MAX, from, step, payload));
+            }
+            return self.after(world, HEAR_MAX, Errand::Unheard(life));
+        }
+        self.begin_step(world, life, from, step, &payload);
+    }
+
+    fn has_heard_of(&self, node: NodeId, step: MoveStep) -> bool {
+        self.replica(node).assignments.get(&step.actor).is_some_and(|row| row.epoch >= step.epoch)
+    }
+
+    /// Steps go on that waited for news, or have waited long enough.
+    pub(super) fn resume_steps(&mut self, world: &mut World, life: Life) {
+        let (node, now) = (life.0, world.clock(life.0));
+        let Some(agent) = self.agent(world, life) else { return };
+        let waiting = core::mem::take(&mut agent.unheard);
+        for (until, from, step, payload) in waiting {
+            if self.has_heard_of(node, step) || until <= now {
+                self.begin_step(world, life, from, step, &payload);
+            } else if let Some(agent) = self.agent(world, life) {
+                agent.unheard.push((until, from, step, payload));
+            }
+        }
+    }
+
+    fn begin_step(&mut self, world: &mut World, life: Life, from: Origin, step: MoveStep, payload: &Buf) {
+        let (bug, now) = (self.bug, world.clock(life.0));
+        let Some(agent) = self.agent(world, life) else { return };
+        let step = around_step(bug, &mut agent.transfers, step);
+        let (course, next) = agent.transfers.begin(step, payload, now);
+        let number = self.number(Errand::Page(life));
+        self.go_on(world, life, number, (course, from), next);
     }
 
     /// Does what a step wants, until it has to wait or is over.
     fn go_on(
         &mut self,
         world: &mut World,
-        node: NodeId,
+        life: Life,
         number: u64,
         (mut course, from): (Course, Origin),
         mut next: Next,
     ) {
+        let node = life.0;
         loop {
             let ask = match next {
                 Next::Break(outcome) => {
                     self.errands.remove(&number);
-                    return world.respond(node, from, outcome);
+                    world.respond(node, from, outcome.map(Answer::Moved));
+                    // The others are told at once where the actor runs now.
+                    if matches!(course.step().what, MoveOp::Activate | MoveOp::Retire { .. }) {
+                        self.hear(world, life, Event::Changed);
+                    }
+                    return;
                 }
                 Next::Continue(ask) => ask,
             };
             let settles = matches!(ask, Ask::Settle { .. });
-            let Some(heard) = self.carry(world, node, number, &course, ask) else {
-                world.note(&[81], || format!("{node}: it takes a while"));
-                if let Some(mover) = self.mover(node) {
-                    mover.courses.insert(number, Waiting { course, from, settles });
-                }
-                return;
+            let heard = self.carry(world, life, number, &course, ask);
+            let now = world.clock(node);
+            let Some(agent) = self.agent(world, life) else { return };
+            let Some(heard) = heard else {
+                agent.courses.insert(number, Waiting { course, from, settles });
+                return world.note(&[81], || format!("{node}: it takes a while"));
             };
-            let Some(mover) = self.mover(node) else { return };
-            next = course.hear(&mut mover.transfers, heard, world.clock(node));
+            next = course.hear(&mut agent.transfers, heard, now);
         }
     }
 
     /// A step hears what it waited for.
-    fn course_hears(&mut self, world: &mut World, node: NodeId, number: u64, settles: bool, heard: Heard) {
-        let Some(mover) = self.mover(node) else { return };
-        if mover.courses.get(&number).is_none_or(|waiting| waiting.settles != settles) {
+    fn course_hears(&mut self, world: &mut World, life: Life, number: u64, settles: bool, heard: Heard) {
+        let now = world.clock(life.0);
+        let Some(agent) = self.agent(world, life) else { return };
+        if agent.courses.get(&number).is_none_or(|waiting| waiting.settles != settles) {
             return;
         }
-        let Some(Waiting { mut course, from, .. }) = mover.courses.remove(&number) else { return };
-        let next = course.hear(&mut mover.transfers, heard, world.clock(node));
-        self.go_on(world, node, number, (course, from), next);
+        let Some(Waiting { mut course, from, .. }) = agent.courses.remove(&number) else { return };
+        let next = course.hear(&mut agent.transfers, heard, now);
+        self.go_on(world, life, number, (course, from), next);
     }
 
     /// `None`: the answer comes later.
-    fn carry(&mut self, world: &mut World, node: NodeId, number: u64, course: &Course, ask: Ask) -> Option<Heard> {
+    fn carry(&mut self, world: &mut World, life: Life, number: u64, course: &Course, ask: Ask) -> Option<Heard> {
+        let node = life.0;
         Some(match ask {
-            Ask::Warm { actor, epoch } => {
-                let (function, setting, specs) = self.chain(world, node, actor);
-                let warmed = world.warm(node, (actor, epoch), function, setting);
-                if warmed.is_ok() {
-                    world.configure(node, actor, Arc::new(FunctionSpec::Chain(specs)));
-                }
-                Heard::Done(warmed)
-            }
+            Ask::Warm { actor, epoch } => Heard::Done(self.warm(world, life, (actor, epoch))),
             // Says that it has the page, and lost it.
             Ask::Restore { .. }
                 if self.bug == Some(Bug::LostPage) && matches!(course.step().what, MoveOp::Install { page: 1, .. }) =>
@@ -260,13 +140,13 @@ impl Cluster {
             Ask::Restore { actor, epoch, page } => Heard::Done(world.restore(node, actor, epoch, &page)),
             Ask::Snapshot { actor, epoch, since } => Heard::Page(world.snapshot(node, actor, epoch, since)),
             Ask::Send { to, step, page, .. } => {
-                self.errands.insert(number, Errand::Page(node));
-                world.ask_node(node, to, step, page, number);
+                self.errands.insert(number, Errand::Page(life));
+                world.ask_node(node, to, (NodeOp::Move(step), page), PAGE_MAX, number);
                 return None;
             }
             Ask::Settle { actor, epoch } => match world.freeze(node, actor, epoch, number) {
                 Ok(()) => {
-                    let limit = self.number(Errand::Unsettled(node, number));
+                    let limit = self.number(Errand::Unsettled(life, number));
                     world.timer(SETTLE_MAX, limit);
                     return None;
                 }
@@ -285,63 +165,31 @@ impl Cluster {
     }
 
     /// The target has a page, or not.
-    pub(super) fn page_answered(&mut self, world: &mut World, node: NodeId, number: u64, outcome: Outcome) {
-        let moved = match outcome {
-            Ok(Response { answer: Answer::Moved(moved), .. }) => Ok(moved),
-            Ok(_) => Err(Error::bug("a page was answered with something else")),
-            Err(error) => Err(error),
-        };
-        self.course_hears(world, node, number, false, Heard::Sent(moved));
+    pub(super) fn page_answered(&mut self, world: &mut World, life: Life, number: u64, outcome: Outcome) {
+        self.course_hears(world, life, number, false, Heard::Sent(moved(outcome)));
     }
 
     /// Nothing is under way that the state depends on.
     pub fn settled(&mut self, world: &mut World, node: NodeId, number: u64) {
-        self.course_hears(world, node, number, true, Heard::Done(Ok(())));
-    }
-
-    pub(super) fn unsettled(&mut self, world: &mut World, node: NodeId, number: u64) {
-        let error = Error::new(ErrorKind::Timeout, "the actor does not come to rest");
-        self.course_hears(world, node, number, true, Heard::Done(Err(error)));
-    }
-
-    fn mover(&mut self, node: NodeId) -> Option<&mut Mover> {
-        Some(&mut self.agents.get_mut(&node)?.mover)
-    }
-
-    /// Actors that have waited long for the end of their move: it is aborted, unless it is committed.
-    pub(super) fn settle_frozen(&mut self, world: &mut World, node: NodeId) {
-        let now = world.clock(node);
-        let Some(mover) = self.mover(node) else { return };
-        for (actor, epoch, id) in mover.transfers.overdue(now) {
-            // A planted bug: time says what only the group may say.
-            if self.bug == Some(Bug::ThawOnTimeout) {
-                self.abort_answered(world, node, (actor, epoch, id), &Ok(MetaAnswer::Done));
-                continue;
-            }
-            let number = self.number(Errand::Settle(node, actor, epoch, id));
-            world.propose(node, GroupId::CONTROL, Command::AbortMove { actor, epoch, id }, number);
+        if let Some(life) = self.life(world, node) {
+            self.course_hears(world, life, number, true, Heard::Done(Ok(())));
         }
     }
 
-    /// What came of the abort of a move that took long.
-    pub(super) fn abort_answered(
+    pub(super) fn unsettled(&mut self, world: &mut World, life: Life, number: u64) {
+        let error = Error::new(ErrorKind::Timeout, "the actor does not come to rest");
+        self.course_hears(world, life, number, true, Heard::Done(Err(error)));
+    }
+
+    /// A move that took long has ended: the actor goes on, if it still waits for that one.
+    pub(super) fn settled_at_last(
         &mut self,
         world: &mut World,
-        node: NodeId,
-        at: (ActorId, Epoch, MoveId),
-        outcome: &Result<MetaAnswer, Error>,
+        life: Life,
+        (actor, epoch, id): (ActorId, Epoch, MoveId),
     ) {
-        if outcome.is_ok() {
-            return self.thaw(world, node, at);
-        }
-        if let Some(mover) = self.mover(node) {
-            mover.transfers.unsettled(at.0, at.2);
-        }
-        self.follow(world, node);
-    }
-
-    fn thaw(&mut self, world: &mut World, node: NodeId, (actor, epoch, id): (ActorId, Epoch, MoveId)) {
-        if self.mover(node).is_some_and(|mover| mover.transfers.take_back(actor, id))
+        let node = life.0;
+        if self.agent(world, life).is_some_and(|agent| agent.transfers.take_back(actor, id))
             && let Err(error) = world.open(node, actor, epoch, Phase::Frozen)
         {
             world.note(&[82], || format!("{node} {actor}: nothing was left to be thawed: {error}"));
@@ -362,7 +210,7 @@ fn around_step(bug: Option<Bug>, transfers: &mut Transfers, step: MoveStep) -> M
     }
 }
 
-/// Before a move that could not be taken back is looked at again.
-const TAKE_BACK_PAUSE: Duration = Duration::from_millis(50);
-/// How far a replica that has just started is behind, where a planted bug has a node go by it: nanoseconds.
-const LAG: u64 = 300_000_000;
+/// A node that is behind by more than this does not take actors in.
+const HEAR_MAX: Duration = Duration::from_secs(2);
+/// One page, longest.
+const PAGE_MAX: Duration = Duration::from_secs(120);

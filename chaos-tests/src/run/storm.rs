@@ -33,8 +33,8 @@ impl Room {
             let after = self.swarm.faults[at].0;
             self.timer(after, Errand::FaultBegins(at));
         }
+        self.cluster.wish_on(&mut self.world, true);
         if self.swarm.moves_per_mille > 0 {
-            self.cluster.plan(&mut self.world, true);
             self.change();
         }
         self.run_until(self.swarm.storm, |_| false);
@@ -46,7 +46,7 @@ impl Room {
             return;
         }
         self.storming = false;
-        self.cluster.plan(&mut self.world, false);
+        self.cluster.wish_on(&mut self.world, false);
         self.world.note(&[50], || "all faults off".to_owned());
         self.world.network.set_weather(NetworkWeather::calm());
         self.world.network.heal();

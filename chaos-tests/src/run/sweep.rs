@@ -194,10 +194,9 @@ impl Room {
         }
         self.recover(&[]);
         self.cluster.elect(&mut self.world, CONTROLLER, Duration::ZERO);
-        self.cluster.plan(&mut self.world, false);
         if back {
-            self.cluster.order(&mut self.world, actor, DPU);
-            self.run_until(Duration::from_secs(5), |room| room.cluster.moves_under_way() == 0);
+            self.cluster.pin(&mut self.world, CONTROLLER, actor, DPU);
+            self.run_until(Duration::from_secs(5), |room| room.is_at(actor, DPU));
         }
         (0..STATE).for_each(|_| self.ask_new_change(actor));
         self.run_until(Duration::from_secs(5), |room| room.changes.open == 0);
@@ -209,9 +208,9 @@ impl Room {
 
         self.cluster.ends = Ends::default();
         let begun = self.world.steps();
-        if !self.cluster.order(&mut self.world, actor, target) {
-            self.world.violate(|| "nobody leads".to_owned());
-        }
+        // Another node does not hear of what becomes of it.
+        self.cluster.hear_no_move(&self.world, RIVAL, actor);
+        self.cluster.pin(&mut self.world, CONTROLLER, actor, target);
         let mut dice = Stream::new(seed, "sweep", fault.map_or(0, |(victim, at)| (at << 8) | victim as u64));
         let downs = [1, 400, 5_000].map(Duration::from_millis);
         let span = dice.pick(&downs).copied().unwrap_or_default();
@@ -221,17 +220,18 @@ impl Room {
             let crash = if dice.chance(500) { Crash::Power } else { Crash::Kill };
             self.strike(victim.struck((source, target)), crash, span);
             if victim == Victim::Rival {
-                self.compete(actor);
+                self.cluster.hear_all(&mut self.world);
+                self.compete(actor, target);
             }
             self.run_until(Duration::from_millis(10), |_| false);
             self.slacken();
         }
-        self.run_until(Duration::from_secs(5), |room| room.cluster.moves_under_way() == 0);
+        self.cluster.hear_all(&mut self.world);
+        self.run_until(Duration::from_secs(5), |room| room.is_at(actor, target));
         let events = self.world.steps() - begun;
         // The load goes on for a little, on whoever runs the actor now; then there is less of it.
         self.run_until(Duration::from_millis(5), |_| false);
         self.slacken();
-        self.elect_again();
         self.run_until(span + Duration::from_millis(500), |_| false);
         self.heal();
         self.recover(&[]);
@@ -254,22 +254,18 @@ impl Room {
         self.change_pause = Duration::from_millis(4)..Duration::from_millis(60);
     }
 
-    /// Somebody leads, if nobody does.
-    fn elect_again(&mut self) {
-        let number = self.number(Errand::Lead);
-        self.world.timer(Duration::from_millis(100), number);
+    /// Whether an actor is at rest where it was to go.
+    fn is_at(&self, actor: ActorId, node: NodeId) -> bool {
+        let row = self.world.rows().get(&actor);
+        row.is_some_and(|row| row.node == node && row.moving.is_none()) && self.cluster.moves_under_way() == 0
     }
 
-    pub(super) fn lead(&mut self) {
-        self.cluster.elect_if_none(&mut self.world);
-    }
-
-    /// The second controller moves the actor as well, as soon as it can, again and again.
-    fn compete(&mut self, actor: ActorId) {
+    /// Two who lead hear at different times what users wish, again and again.
+    fn compete(&mut self, actor: ActorId, target: NodeId) {
         for turn in 0..12 {
-            let to = if turn % 2 == 0 { RIVAL } else { DPU };
-            self.cluster.order_anew(&mut self.world, actor, to);
-            let pause = self.dice.span(&(Duration::from_micros(100)..Duration::from_millis(2)));
+            let to = if turn % 2 == 0 { RIVAL } else { target };
+            self.cluster.pin(&mut self.world, RIVAL, actor, to);
+            let pause = self.dice.span(&(Duration::from_micros(100)..Duration::from_millis(6)));
             self.run_until(pause, |_| false);
         }
     }
@@ -294,8 +290,8 @@ impl Room {
                 self.cluster.elect(&mut self.world, RIVAL, span);
             }
             Struck::Twin => {
-                let actor = ActorId::data(self.cluster.tenant(), HOST);
-                self.cluster.begin_twin(&mut self.world, RIVAL, actor);
+                // It has not heard that the move has begun, and begins it.
+                self.cluster.elect(&mut self.world, RIVAL, Duration::from_secs(5));
             }
             Struck::NodeAndGroup(node) => {
                 self.strike(Struck::Group, crash, span.max(Duration::from_millis(300)));

@@ -9,6 +9,8 @@ use mesh_core::{
     port::{DiskJob, WorkOutput},
 };
 
+use mesh_placement::steward::specs;
+
 use super::{Asker, Happening, Notice, Place, World, host::Origin};
 use crate::{metadata::Matter, trace::Digest as _};
 
@@ -99,6 +101,7 @@ impl World {
             Target::Metadata => return self.call_metadata(place, request),
             Target::Actor(actor) => Some(actor),
             Target::Next => next,
+            Target::Tail(cut) => specs::tail_of(place.actor, cut),
         };
         match actor {
             None => {

@@ -9,7 +9,7 @@ use std::{
 
 use mesh_core::{
     Cx, Effect, Event, Op, Outcome, Request, StorageFunction, WorkOutcome,
-    id::{ActorId, Epoch, NodeId, Token},
+    id::{ActorId, NodeId, Token},
     spec::FunctionSpec,
     time::Instant,
 };
@@ -32,6 +32,8 @@ pub(super) struct Node {
     pub(super) lingering: BTreeMap<u64, (ActorId, Hosted)>,
     /// Requests from outside that wait for an answer.
     pub(super) tickets: BTreeSet<u64>,
+    /// Nodes that it takes for lost.
+    pub(super) lost: BTreeSet<NodeId>,
     pub(super) effects: u64,
     /// Crashes just before this effect.
     pub(super) doom: Option<(u64, Crash)>,
@@ -48,6 +50,7 @@ impl Node {
             doors: Doors::new(id),
             lingering: BTreeMap::new(),
             tickets: BTreeSet::new(),
+            lost: BTreeSet::new(),
             effects: 0,
             doom: None,
         }
@@ -140,8 +143,8 @@ impl World {
     /// An actor takes a request; its gate is open.
     pub(super) fn let_in(&mut self, node: NodeId, actor: ActorId, origin: Origin, request: Request) {
         let Some((epoch, _)) = self.phase(node, actor) else { return };
-        // 0: it never moves.
-        if epoch != Epoch(0)
+        // The others never move.
+        if actor.as_data().is_some()
             && let Err(why) = self.invariants.taken(node, actor, epoch)
         {
             return self.violate(|| why);

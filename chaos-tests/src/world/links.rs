@@ -1,13 +1,11 @@
 //! Calls between nodes: through the wire codec, over sessions, past the filters.
 
 use core::time::Duration;
-use std::sync::Arc;
 
 use mesh_core::{
     Buf, Error, ErrorKind, Op, Outcome, Request, Response,
     envelope::{Body, Envelope},
     id::{ActorId, Epoch, NodeId},
-    op::{NodeOp, NodeReport},
     wire::{PREAMBLE_BYTES, Preamble},
 };
 
@@ -24,8 +22,6 @@ pub(super) enum Frame {
     Request { session: u64, peer_boot: u64, head: Vec<u8>, payload: Buf },
     /// Its answer.
     Answer { session: u64, head: Vec<u8>, payload: Buf },
-    /// "I am alive."
-    Beat(Arc<NodeReport>),
 }
 
 fn sealed(envelope: &Envelope) -> Result<Vec<u8>, Error> {
@@ -108,11 +104,6 @@ impl World {
         }
     }
 
-    /// A node tells another that it lives. Nobody notices if that is lost.
-    pub fn beat(&mut self, from: NodeId, to: NodeId, report: Arc<NodeReport>) {
-        self.send(from, to, Frame::Beat(report));
-    }
-
     pub(super) fn take_frame(&mut self, from: NodeId, to: NodeId, frame: Frame) {
         if !self.is_up(to) {
             // Nobody hears; whoever waits will notice the silence.
@@ -139,10 +130,6 @@ impl World {
                     other => Err(Error::bug("an answer that is none").with("body", format!("{other:?}"))),
                 };
                 self.take_reply(place, outcome);
-            }
-            Frame::Beat(report) => {
-                self.note(&[32, from.0, to.0], || format!("{from} => {to}: beat"));
-                self.notices.push_back(Notice::Beat { from, to, report });
             }
         }
     }
@@ -176,13 +163,10 @@ impl World {
         self.note(&[33, from.0, to.0, request.op.digest()], || format!("{from} => {to}: request {session}/{id}"));
         let origin = Origin::Link { from, session, id };
         match request.op {
-            Op::Node(op) if header.actor == ActorId::NODE => match *op {
-                NodeOp::Move(step) => {
-                    let payload = request.payload;
-                    self.notices.push_back(Notice::Asked { node: to, from: origin, step, payload });
-                }
-                other => self.violate(|| format!("{to}: nobody answers {other:?} here")),
-            },
+            Op::Node(op) if header.actor == ActorId::NODE => {
+                let payload = request.payload;
+                self.notices.push_back(Notice::Asked { node: to, from: origin, op, payload });
+            }
             _ => self.take_request(to, boot, (header.actor, header.epoch), origin, request),
         }
     }

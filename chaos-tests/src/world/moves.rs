@@ -2,17 +2,18 @@
 //! `mesh_placement::doors`, as it is in a real node; here it is carried out.
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Op, Outcome, Request, StorageFunction,
     assignment::Assignment,
-    id::{ActorId, Epoch, GroupId, NodeId, Token},
-    meta::{Command, MetaAnswer, Query},
-    op::{MoveStep, NodeOp, Phase},
+    id::{ActorId, Epoch, NodeId, Token},
+    meta::{Command, ControlView},
+    op::{NodeOp, Phase},
     snapshot::{Mark, Snapshot},
     time::Instant,
 };
-use mesh_placement::doors::{self, Arrival, Came, Fate, Gone, HOPS_MAX, Park, Verdict};
+use mesh_placement::doors::{self, Arrival, Came, Directory, Doors, Fate, Gone, HOPS_MAX, Park, Verdict};
 
 use super::{
     Happening, Notice, Place, Setting, World,
@@ -40,28 +41,32 @@ pub(super) struct Ask {
     asked: doors::Place,
 }
 
-/// The actor whose place a matter may change, and whether it is the commit of a move.
-pub(super) fn placed(matter: &Matter) -> Option<(ActorId, bool)> {
-    let Matter::Command(command) = matter else { return None };
-    let commits = matches!(&**command, Command::CommitMove { .. });
-    match &**command {
-        Command::Assign(Assignment { actor, .. })
-        | Command::BeginMove { actor, .. }
-        | Command::CommitMove { actor, .. }
-        | Command::AbortMove { actor, .. } => Some((*actor, commits)),
-        _ => None,
-    }
+/// Whether a matter is the commit of a move.
+pub(super) fn is_commit(matter: &Matter) -> bool {
+    matches!(matter, Matter::Command(command) if matches!(**command, Command::CommitMove { .. }))
 }
 
 impl World {
-    /// Sees whether the group has given an actor another place, by the commit of a move or otherwise.
-    pub fn look_at(&mut self, actor: ActorId, commits: bool) {
-        let row = match self.metadata.peek(GroupId::CONTROL, &Query::Control) {
-            Ok(MetaAnswer::Control(view)) => view.assignments.get(&actor).copied(),
-            _ => None,
-        };
+    /// Sees what the control group has decided, by the commit of a move or otherwise, and says so if it is anything.
+    pub fn look_at_control(&mut self, commits: bool) {
+        let view = self.metadata.control();
+        if Arc::ptr_eq(&view, &self.decided) {
+            return;
+        }
+        for row in view.assignments.values() {
+            self.look_at(*row, commits);
+        }
+        self.decided = view.clone();
+        self.notices.push_back(Notice::Decided(view));
+    }
+
+    /// Sees whether the group has given an actor another place.
+    fn look_at(&mut self, row: Assignment, commits: bool) {
+        let actor = row.actor;
         let before = self.rows.get(&actor).copied();
-        let Some(row) = row.filter(|row| before.as_ref() != Some(row)) else { return };
+        if before == Some(row) {
+            return;
+        }
         self.rows.insert(actor, row);
         self.note(&[70, actor.0, row.node.0, row.epoch.0, row.moves.0, row.moving.map_or(0, |node| node.0)], || {
             format!("the group says: {row:?}")
@@ -77,19 +82,18 @@ impl World {
         if let Err(why) = self.invariants.assigned(before.as_ref(), &row, commits) {
             self.violate(|| why);
         }
-        self.notices.push_back(Notice::Assigned(row));
+    }
+
+    /// What the control group holds, now and for certain.
+    #[must_use]
+    pub const fn decided(&self) -> &Arc<ControlView> {
+        &self.decided
     }
 
     /// What the control group says about every actor that may move, now and for certain.
     #[must_use]
     pub const fn rows(&self) -> &std::collections::BTreeMap<ActorId, Assignment> {
         &self.rows
-    }
-
-    /// A number for a state that begins empty.
-    pub const fn birth(&mut self) -> u64 {
-        self.births += 1;
-        self.births
     }
 
     /// An actor begins with nothing at a node under an epoch. It may only if whoever had its state crashed: once after an
@@ -142,6 +146,38 @@ impl World {
     pub fn heard_of(&self, node: NodeId, actor: ActorId) -> Epoch {
         let known = self.nodes.get(&node).and_then(|node| node.doors.directory().actors.get(&actor));
         known.map_or(Epoch(0), |place| place.epoch)
+    }
+
+    /// Every actor that a node hosts, under which epoch, and what it is doing.
+    #[must_use]
+    pub fn hosted_at(&self, node: NodeId) -> Vec<(ActorId, Epoch, Phase)> {
+        let doors = self.nodes.get(&node).map(|node| &node.doors);
+        doors.into_iter().flat_map(Doors::iter).map(|(actor, epoch, phase, _)| (actor, epoch, phase)).collect()
+    }
+
+    /// A node hears from the control group where actors are.
+    pub fn set_directory(&mut self, node: NodeId, directory: Directory) {
+        if let Some(node) = self.nodes.get_mut(&node).filter(|node| node.up) {
+            node.doors.set_directory(directory);
+        }
+    }
+
+    /// A node takes another for lost: what it has asked of it ends, and its actors ask it for nothing until
+    /// [`Self::resume`].
+    pub fn abandon(&mut self, node: NodeId, peer: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.lost.insert(peer);
+        }
+        if let Some(number) = self.network.session_number(node, peer) {
+            self.end_session(node, peer, number);
+        }
+    }
+
+    /// A node takes another for there.
+    pub fn resume(&mut self, node: NodeId, peer: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.lost.remove(&peer);
+        }
     }
 
     /// A node takes over where an actor is, if that is news.
@@ -378,6 +414,10 @@ impl World {
                 let epoch = Epoch(0);
                 self.schedule(after, Happening::Request { node, boot, actor, epoch, origin, request });
             }
+            Verdict::Go(to) if host.lost.contains(&to.node) => {
+                let error = Error::new(ErrorKind::Unreachable, "the node is lost").with("node", to.node);
+                self.settle(node, origin, Err(error));
+            }
             Verdict::Go(to) => {
                 let again = (hops > 0).then(|| (request.clone(), hops));
                 self.send_to(to, Ask { node, origin, actor, again, asked: to }, request);
@@ -414,27 +454,26 @@ impl World {
         }
     }
 
-    /// A node asks another, or itself, for a step of a move. The answer is a notice.
-    pub fn ask_node(&mut self, node: NodeId, to: NodeId, step: MoveStep, payload: Buf, ticket: u64) {
+    /// A node asks something of another, or of itself. The answer is a notice.
+    pub fn ask_node(&mut self, node: NodeId, to: NodeId, (op, payload): (NodeOp, Buf), budget: Duration, ticket: u64) {
         if !self.is_up(node) {
             return;
         }
-        let origin = Origin::Own { ticket };
+        let (origin, op) = (Origin::Own { ticket }, Box::new(op));
         if node == to {
-            self.notices.push_back(Notice::Asked { node, from: origin, step, payload });
+            self.notices.push_back(Notice::Asked { node, from: origin, op, payload });
             return;
         }
-        let op = Op::Node(Box::new(NodeOp::Move(step)));
-        let request = Request { payload, ..Request::system(op, self.clock(node) + STEP_BUDGET) };
+        let request = Request { payload, ..Request::system(Op::Node(op), self.clock(node) + budget) };
         let to = place((to, Epoch(0)));
         let ask = Ask { node, origin, actor: ActorId::NODE, again: None, asked: to };
         self.send_to(to, ask, request);
     }
 
     /// A node answers what it was asked.
-    pub fn respond(&mut self, node: NodeId, to: Origin, outcome: Result<mesh_core::op::Moved, Error>) {
+    pub fn respond(&mut self, node: NodeId, to: Origin, outcome: Result<Answer, Error>) {
         self.note(&[78, node.0, u64::from(outcome.is_ok())], || format!("{node} answers {to:?}: {outcome:?}"));
-        self.settle(node, to, outcome.map(|moved| Answer::Moved(moved).into()));
+        self.settle(node, to, outcome.map(Into::into));
     }
 }
 
@@ -448,5 +487,3 @@ fn no_such_node(node: NodeId) -> Error {
 
 /// What was under way when an actor left ends within this.
 const LINGER_MAX: Duration = Duration::from_secs(30);
-/// One step at a node, longest.
-const STEP_BUDGET: Duration = Duration::from_secs(120);

@@ -9,7 +9,7 @@ use std::{
 use mesh_core::{
     Cx, Effect, Entropy, Error, ErrorKind, Event, Job, Outcome, Request, Response, StorageFunction, Target, Tokens,
     WorkOutcome,
-    id::Token,
+    id::{ActorId, Token},
     op::{Answer, Op},
     port::{CallGuard, Completion},
     snapshot::{Mark, Snapshot},
@@ -281,6 +281,10 @@ impl State {
             Effect::Call { to, call, request } => {
                 let actor = match to {
                     Target::Actor(actor) => Ok(actor),
+                    Target::Tail(cut) => match self.setup.id.as_data() {
+                        Some((tenant, ingress)) => Ok(ActorId::tail(tenant, ingress, cut)),
+                        None => Err(Error::bug("what is no data chain was cut").with("actor", self.setup.id)),
+                    },
                     _ => self.setup.onward.resolve(&request),
                 };
                 match actor {

@@ -54,8 +54,6 @@ impl core::fmt::Debug for Ports {
 pub enum Onward {
     /// Nowhere: the chain is whole.
     End,
-    /// To one actor.
-    Actor(ActorId),
     /// To the data chain of the request's tenant for this ingress node.
     DataChain(NodeId),
 }
@@ -68,7 +66,6 @@ impl Onward {
     pub fn resolve(self, request: &Request) -> Result<ActorId, Error> {
         match self {
             Self::End => Err(Error::bug("the last stage of a chain called the next one")),
-            Self::Actor(actor) => Ok(actor),
             Self::DataChain(node) => match request.tenant() {
                 Some(tenant) => Ok(ActorId::data(tenant, node)),
                 None => Err(Error::new(ErrorKind::Denied, "the request belongs to no tenant")
@@ -414,7 +411,7 @@ impl Host {
     /// Stops every actor: ingresses, then data chains, then drives, each kind at once and each for at most `patience`.
     pub async fn shutdown(&self, patience: core::time::Duration) {
         let ids: Vec<ActorId> = self.actors().iter().map(|actor| actor.id).collect();
-        let rank = |id: &ActorId| (id.as_drive().is_some(), id.as_data().or(id.as_tail()).is_some());
+        let rank = |id: &ActorId| (id.as_drive().is_some(), id.as_data().is_some() || id.as_tail().is_some());
         for kind in [(false, false), (false, true), (true, false)] {
             let stops = ids.iter().copied().filter(|id| rank(id) == kind).map(|id| async move {
                 if let Err(error) = self.stop(id, patience).await {

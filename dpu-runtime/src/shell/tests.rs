@@ -4,7 +4,7 @@ use mesh_core::{
     Answer, Buf, Cx, Effect, Entropy, Error, ErrorKind, Event, Job, Lane, Op, Principal, Request, Response,
     StorageFunction, Target, WorkOutcome,
     envelope::Envelope,
-    id::{ActorId, Epoch, GroupId, NodeId, ShardId, StripeId, Token, WriteId},
+    id::{ActorId, Epoch, GroupId, NodeId, ShardId, StripeId, TenantId, Token, WriteId},
     meta::{Command, MetaAnswer, Query},
     op::ShardOp,
     port::{CallGuard, Clock, Completion, Compute, ComputeJob, Metadata, Outbound, WorkOutput},
@@ -188,14 +188,18 @@ const ACTOR: ActorId = ActorId(7);
 #[tokio::test]
 async fn answers_wakes_computes_and_goes_on() {
     let (host, _) = host().await;
-    host.start(setup(ACTOR, Onward::Actor(ActorId(8)))).await.unwrap();
-    host.start(setup(ActorId(8), Onward::End)).await.unwrap();
+    let chain = ActorId::data(TenantId(3), NodeId(1));
+    host.start(setup(ACTOR, Onward::DataChain(NodeId(1)))).await.unwrap();
+    host.start(setup(chain, Onward::End)).await.unwrap();
     assert_eq!(host.request(ACTOR, asking(0, 0)).await, done());
     assert_eq!(host.request(ACTOR, asking(2, 0)).await, done());
     assert_eq!(host.request(ACTOR, asking(3, 5)).await, done());
     assert_eq!(host.request(ACTOR, asking(3, 500)).await, done());
-    // The last stage of 8's chain has no next: an error, not a panic.
-    assert_eq!(host.request(ACTOR, asking(4, 0)).await.unwrap_err().kind(), ErrorKind::Bug);
+    // The last stage of the chain has no next: an error, not a panic.
+    let principal = Principal::User { tenant: TenantId(3), name: "somebody".into() };
+    let of_tenant = Request { principal, ..asking(4, 0) };
+    assert_eq!(host.request(ACTOR, of_tenant).await.unwrap_err().kind(), ErrorKind::Bug);
+    assert_eq!(host.request(ACTOR, asking(4, 0)).await.unwrap_err().kind(), ErrorKind::Denied);
     assert!(host.actors().iter().all(|actor| (actor.jobs, actor.bytes, actor.restarts) == (0, 0, 0)));
 }
 

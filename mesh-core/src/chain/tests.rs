@@ -104,7 +104,7 @@ fn a_chain_that_is_split_calls_outwards_at_the_cut_and_ends_inside_what_is_insid
     // Both are at the second stage: the one asks somebody, the other comes after the cut.
     assert_eq!(host.take(Instant(0), ask(ID, b"x")), [call(Target::Metadata, 2, b"x\x01\x02")]);
     assert_eq!(host.take(Instant(1), Event::Configure(Arc::new(FunctionSpec::Split(parts.clone(), 1)))), []);
-    assert_eq!(host.take(Instant(2), ask(ID + 1, b"y")), [call(Target::Next, 3, b"y\x01")]);
+    assert_eq!(host.take(Instant(2), ask(ID + 1, b"y")), [call(Target::Tail(1), 3, b"y\x01")]);
     assert_eq!(host.take(Instant(3), answer(2, b"m")), [call(Target::Next, 5, b"x\x01\x02m\x03")]);
     assert_eq!(host.take(Instant(4), answer(3, b"z")), [reply(ID + 1, b"z\x01")]);
     assert_eq!(host.take(Instant(5), answer(5, b"w")), [reply(ID, b"w\x03\x02\x01")]);

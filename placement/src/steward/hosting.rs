@@ -166,7 +166,7 @@ impl Hosting {
         }
         let mut tails = BTreeSet::new();
         for (row, tail) in specs::tails(on.view).filter(|(_, tail)| caught_up && tail.node == on.here) {
-            let Some(actor) = specs::tail_of(row.actor) else { continue };
+            let Some(actor) = specs::tail_of(row.actor, tail.cut) else { continue };
             tails.insert(actor);
             if !on.busy.contains(&actor) {
                 match self.host_tail(row, actor, tail.cut, on) {
@@ -303,9 +303,9 @@ impl Grounds<'_> {
     /// The tail that a chain of this node goes on to: one that runs. Without it the chain is whole, at once and without
     /// anybody's leave.
     fn tail(&self, row: &Assignment) -> Option<&Tail> {
-        let actor = specs::tail_of(row.actor)?;
-        let runs = |tail: &&Tail| self.tails.contains(&(tail.node, actor, row.epoch));
-        self.view.tails.get(&row.actor).filter(runs)
+        let tail = self.view.tails.get(&row.actor)?;
+        let actor = specs::tail_of(row.actor, tail.cut)?;
+        self.tails.contains(&(tail.node, actor, row.epoch)).then_some(tail)
     }
 
     /// Refuses functions that this node was not told to run.

@@ -85,10 +85,10 @@ pub fn tail(mut stages: Vec<FunctionSpec>, chain: ActorId, cut: u8) -> Result<Fu
     Ok(FunctionSpec::Chain(stages.split_off(usize::from(cut))))
 }
 
-/// The actor that runs the last stages of a data chain.
+/// The actor that runs the stages of a data chain from number `cut` on.
 #[must_use]
-pub fn tail_of(chain: ActorId) -> Option<ActorId> {
-    chain.as_data().map(|(tenant, ingress)| ActorId::tail(tenant, ingress))
+pub fn tail_of(chain: ActorId, cut: u8) -> Option<ActorId> {
+    chain.as_data().map(|(tenant, ingress)| ActorId::tail(tenant, ingress, cut))
 }
 
 /// Chains that are split, with their tails.
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(head(stages(), Some(&cut)), FunctionSpec::Split(stages(), 1));
         assert_eq!(tail(stages(), chain, 1), Ok(FunctionSpec::Chain(stages().split_off(1))));
         assert_eq!(tail(stages(), chain, 2).map_err(|error| error.kind()), Err(ErrorKind::Bug));
-        assert_eq!(tail_of(chain), Some(ActorId::tail(TenantId(7), NodeId(1))));
-        assert_eq!(tail_of(ActorId::ingress(NodeId(1))), None);
+        assert_eq!(tail_of(chain, 2), Some(ActorId::tail(TenantId(7), NodeId(1), 2)));
+        assert_eq!(tail_of(ActorId::ingress(NodeId(1)), 2), None);
     }
 }

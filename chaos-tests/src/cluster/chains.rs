@@ -1,0 +1,156 @@
+//! What is done to the actors of a node as its steward wants it, and what they are made of.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use mesh_actors::registry::{Parts, Registry};
+use mesh_core::{
+    Error, StorageFunction,
+    id::{ActorId, Epoch},
+    op::Phase,
+    spec::{CustomSpec, FunctionSpec},
+};
+use mesh_placement::steward::{Deed, hosting::arriving, specs};
+
+use super::{Cluster, Life};
+use crate::{
+    ledger::{self, Ledger},
+    planted::{Bug, PassThrough, around_chain},
+    world::{Setting, World},
+};
+
+/// The kinds of function that nodes have: the mesh's own, and those of the simulator.
+pub(super) fn registry() -> Result<Registry, Error> {
+    let mut registry = Registry::default();
+    // Each ledger is another one, and says which.
+    let births = AtomicU64::new(0);
+    let ledger = move || Ledger::new(1 + births.fetch_add(1, Ordering::Relaxed));
+    registry.register(ledger::KIND, Arc::new(move |_, _| Ok(Box::new(ledger()))))?;
+    registry.register(PASS_THROUGH, Arc::new(|_, _| Ok(Box::new(PassThrough::default()))))?;
+    Ok(registry)
+}
+
+/// What stands where Encrypt would.
+const PASS_THROUGH: &str = "pass-through";
+
+impl Cluster {
+    pub(super) fn do_deed(&mut self, world: &mut World, life: Life, actor: ActorId, deed: Deed) {
+        let node = life.0;
+        let done = match deed {
+            Deed::Forget => {
+                if let Some(agent) = self.agent(world, life) {
+                    agent.transfers.forget(actor);
+                }
+                Ok(())
+            }
+            Deed::Evict => {
+                world.evict(node, actor);
+                Ok(())
+            }
+            Deed::Open(epoch, phase) => world.open(node, actor, epoch, phase),
+            Deed::Start(epoch, spec) => self.launch(world, life, (actor, epoch), &spec),
+            Deed::Configure(spec) => {
+                world.configure(node, actor, Arc::new(self.made_of(&spec)));
+                Ok(())
+            }
+            Deed::Retire(to, epoch) => {
+                world.retire(node, actor, epoch, (to, epoch));
+                Ok(())
+            }
+            Deed::Discard => {
+                world.discard(node, actor);
+                Ok(())
+            }
+            Deed::Stop => {
+                world.stop(node, actor);
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            world.violate(|| format!("{node} cannot do to {actor} what it has just found possible: {error}"));
+        }
+    }
+
+    fn launch(
+        &mut self,
+        world: &mut World,
+        (node, _): Life,
+        (actor, epoch): (ActorId, Epoch),
+        spec: &FunctionSpec,
+    ) -> Result<(), Error> {
+        if actor.as_data().is_some() {
+            world.born(node, actor, epoch);
+        }
+        let (function, setting, spec) = self.build(actor, spec)?;
+        world.launch(node, (actor, epoch), function, setting, Phase::Running);
+        world.configure(node, actor, Arc::new(spec));
+        Ok(())
+    }
+
+    /// A planted bug: a source that was started anew in the middle of a move runs at once.
+    pub(super) fn run_on(&mut self, world: &mut World, life: Life, (actor, epoch): (ActorId, Epoch)) {
+        let view = self.replica(life.0);
+        let Some(agent) = self.agent(world, life) else { return };
+        let drives = agent.steward.outlook().drives.clone();
+        let stages = specs::data_chain(&view, &drives, actor);
+        let launched = stages.and_then(|stages| self.launch(world, life, (actor, epoch), &FunctionSpec::Chain(stages)));
+        if let Err(error) = launched {
+            world.violate(|| format!("a chain cannot be made: {error}"));
+        }
+    }
+
+    /// Builds an actor that is to arrive by a move.
+    pub(super) fn warm(
+        &mut self,
+        world: &mut World,
+        life: Life,
+        (actor, epoch): (ActorId, Epoch),
+    ) -> Result<(), Error> {
+        let (node, view) = (life.0, self.replica(life.0));
+        let Some(agent) = self.agent(world, life) else { return Ok(()) };
+        let (ability, drives) = (agent.ability.clone(), agent.steward.outlook().drives.clone());
+        let stages = arriving(node, &ability, &view, &drives, (actor, epoch))?;
+        let (function, setting, spec) = self.build(actor, &FunctionSpec::Chain(stages))?;
+        world.warm(node, (actor, epoch), function, setting)?;
+        world.configure(node, actor, Arc::new(spec));
+        Ok(())
+    }
+
+    fn build(
+        &self,
+        actor: ActorId,
+        spec: &FunctionSpec,
+    ) -> Result<(Box<dyn StorageFunction>, Setting, FunctionSpec), Error> {
+        let spec = self.made_of(spec);
+        let parts = Parts { pool: self.pool.clone(), geometry: None };
+        let function = self.registry.build(&spec, &parts)?;
+        let function = if actor.as_data().is_some() { around_chain(self.bug, function) } else { function };
+        // An ingress goes on to the data chain of the one tenant.
+        let next = actor.as_ingress().map(|node| ActorId::data(self.tenant(), node));
+        Ok((function, Setting { next, disk: None }, spec))
+    }
+
+    /// What a steward wants an actor to be made of, as it is in this world: stripes are small, and some worlds do without
+    /// encryption; and the planted bugs that are in what actors are made of.
+    fn made_of(&self, spec: &FunctionSpec) -> FunctionSpec {
+        let each = |stages: &[FunctionSpec]| stages.iter().map(|stage| self.made_of(stage)).collect();
+        match spec {
+            FunctionSpec::Chain(stages) => FunctionSpec::Chain(each(stages)),
+            FunctionSpec::Split(stages, cut) => FunctionSpec::Split(each(stages), *cut),
+            FunctionSpec::Encrypt(_) if !self.swarm.encrypted || self.bug == Some(Bug::Plaintext) => {
+                FunctionSpec::Custom(CustomSpec::new(PASS_THROUGH, []))
+            }
+            FunctionSpec::Object(spec) => {
+                let mut spec = spec.clone();
+                spec.stripe_bytes = self.swarm.stripe_bytes;
+                if self.bug == Some(Bug::NoSweep) {
+                    spec.drives.clear();
+                }
+                FunctionSpec::Object(spec)
+            }
+            other => other.clone(),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What users wish of placement in a storm: actors pinned to nodes, or wanted on a DPU or not; and tails of chains that are to
+//! run apart. The stewards see to it.
+
+use core::time::Duration;
+
+use mesh_core::{
+    assignment::{Assignment, Preference, Scope, Tail, Wish},
+    id::{ActorId, NodeId},
+    meta::Command,
+};
+
+use super::{Cluster, Errand};
+use crate::world::World;
+
+impl Cluster {
+    /// Users wish things, or not any more.
+    pub fn wish_on(&mut self, world: &mut World, wishes: bool) {
+        let begins = wishes && !self.wishes;
+        self.wishes = wishes;
+        if begins && self.swarm.moves_per_mille > 0 {
+            self.wish(world);
+            self.election(world);
+        }
+        if begins && self.swarm.split {
+            self.cut(world);
+        }
+    }
+
+    /// Pins an actor to a node.
+    pub fn pin(&mut self, world: &mut World, at: NodeId, actor: ActorId, to: NodeId) {
+        let wish = Wish { pin: Some(to), ..Wish::default() };
+        self.say(world, at, Command::SetWish { scope: Scope::Actor(actor), wish: Some(wish) });
+    }
+
+    fn say(&mut self, world: &mut World, at: NodeId, command: Command) {
+        self.propose(world, at, command, Errand::Said);
+    }
+
+    pub(super) fn wish(&mut self, world: &mut World) {
+        if !self.wishes {
+            return;
+        }
+        let up: Vec<NodeId> = self.swarm.members().filter(|node| world.is_up(*node)).collect();
+        let actors: Vec<ActorId> = world.rows().keys().copied().collect();
+        let wishes = self.dice.chance(self.swarm.moves_per_mille);
+        let (at, to, actor) =
+            (self.dice.pick(&up).copied(), self.dice.pick(&up).copied(), self.dice.pick(&actors).copied());
+        let kind = self.dice.below(20);
+        if let (true, Some(at), Some(to), Some(actor)) = (wishes, at, to, actor) {
+            let preference = [Preference::Auto, Preference::PreferDpu, Preference::HostOnly];
+            let preference = self.dice.pick(&preference).copied().unwrap_or_default();
+            match kind {
+                0 => self.say(world, at, Command::SetWish { scope: Scope::Actor(actor), wish: None }),
+                1 => {
+                    let wish = Some(Wish { preference, pin: None });
+                    self.say(world, at, Command::SetWish { scope: Scope::Mesh, wish });
+                }
+                _ => self.pin(world, at, actor, to),
+            }
+        }
+        self.after(world, WISH, Errand::Wish);
+    }
+
+    pub(super) fn cut(&mut self, world: &mut World) {
+        if !self.wishes {
+            return;
+        }
+        let up: Vec<NodeId> = self.swarm.members().filter(|node| world.is_up(*node)).collect();
+        let rows: Vec<Assignment> = world.rows().values().copied().collect();
+        let (at, node, row) =
+            (self.dice.pick(&up).copied(), self.dice.pick(&up).copied(), self.dice.pick(&rows).copied());
+        let (whole, last) = (self.dice.chance(300), self.dice.chance(500));
+        if let (Some(at), Some(node), Some(row)) = (at, node, row) {
+            // What comes before them may hold state: Policy, and the ledger.
+            let first = 1 + u8::from(self.swarm.moves_per_mille > 0);
+            let tail = Tail { cut: first + u8::from(last), node };
+            let tail = (!whole && node != row.node).then_some(tail);
+            self.say(world, at, Command::SetTail { actor: row.actor, epoch: row.epoch, tail });
+        }
+        let pause = self.dice.span(&CUT);
+        self.after(world, pause, Errand::Cut);
+    }
+}
+
+/// How often the dice say whether somebody wishes something.
+const WISH: Duration = Duration::from_millis(50);
+/// Between two changes of tails.
+const CUT: core::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_millis(1500);
