@@ -141,6 +141,16 @@ enum Errand {
     Said,
 }
 
+impl Errand {
+    /// Whose proposal it is about.
+    const fn of(&self) -> Option<NodeId> {
+        match self {
+            Self::Act((node, _), _) | Self::Decided((node, _), ..) | Self::Take((node, _), ..) => Some(*node),
+            _ => None,
+        }
+    }
+}
+
 /// One life of a node.
 type Life = (NodeId, u64);
 
@@ -368,6 +378,9 @@ impl Cluster {
     /// A node's proposal is answered.
     pub fn proposed(&mut self, world: &mut World, ticket: u64, outcome: Result<MetaAnswer, Error>) {
         let Some(errand) = self.errands.remove(&ticket) else { return };
+        if let Some(node) = errand.of().filter(|_| outcome.is_ok()) {
+            self.hear_own(world, node);
+        }
         match (errand, outcome) {
             (Errand::Said, _) => {}
             (Errand::Take(life, drive, _), Ok(MetaAnswer::Epoch(epoch))) => self.host_drive(world, life, drive, epoch),

@@ -28,8 +28,8 @@ usage:
   mesh-chaos seeds A..B [--bug NAME] [--trace SEED]   run the seeds from A to before B; one line each; 1 on a violation
   mesh-chaos replay SEED [--bug NAME] [--log]         run one seed; --log prints every event
   mesh-chaos shrink SEED [--bug NAME]                 the fewest faults that still show the violation
-  mesh-chaos sweep [--seed S] [--bug NAME] [--every N]  one move under load, with each fault at each (N-th) of its events;
-                                                      one line a fault; 1 on a violation
+  mesh-chaos sweep [VICTIM] [--seed S] [--bug NAME] [--every N]  one move under load, with each fault, or this one, at each
+                                                      (N-th) of its events; one line a fault; 1 on a violation
   mesh-chaos move [VICTIM:EVENT] [--seed S] [--bug NAME] [--log]  one run of the sweep
   mesh-chaos bugs                                     the names of the planted bugs";
 
@@ -39,7 +39,7 @@ enum Order {
     Seeds { from: u64, to: u64, bug: Option<Bug>, trace: Option<u64> },
     Replay { seed: u64, bug: Option<Bug>, log: bool },
     Shrink { seed: u64, bug: Option<Bug> },
-    Sweep { seed: u64, bug: Option<Bug>, every: usize },
+    Sweep { victims: Vec<Victim>, seed: u64, bug: Option<Bug>, every: usize },
     Move { seed: u64, fault: Option<(Victim, u64)>, bug: Option<Bug>, log: bool },
     Bugs,
 }
@@ -77,8 +77,10 @@ fn parse(arguments: &[String]) -> Result<Order, String> {
         }
         "replay" => Ok(Order::Replay { seed: seed()?, bug, log }),
         "shrink" => Ok(Order::Shrink { seed: seed()?, bug }),
-        "sweep" if place.is_none() => {
-            Ok(Order::Sweep { seed: move_seed, bug, every: usize::try_from(every).map_err(|error| error.to_string())? })
+        "sweep" => {
+            let victims = place.map(victim).transpose()?.map_or_else(|| Victim::ALL.to_vec(), |one| vec![one]);
+            let every = usize::try_from(every).map_err(|error| error.to_string())?;
+            Ok(Order::Sweep { victims, seed: move_seed, bug, every })
         }
         "move" => Ok(Order::Move { seed: move_seed, fault: place.map(fault).transpose()?, bug, log }),
         "bugs" => Ok(Order::Bugs),
@@ -92,9 +94,13 @@ fn number(word: &str) -> Result<u64, String> {
 
 fn fault(word: &str) -> Result<(Victim, u64), String> {
     let (name, at) = word.split_once(':').ok_or("a fault is VICTIM:EVENT")?;
-    let victim = Victim::ALL.into_iter().find(|victim| victim.key() == name);
+    Ok((victim(name)?, number(at)?))
+}
+
+fn victim(name: &str) -> Result<Victim, String> {
     let known = || Victim::ALL.map(Victim::key).join(", ");
-    Ok((victim.ok_or_else(|| format!("there is no victim {name:?}, but {}", known()))?, number(at)?))
+    let named = Victim::ALL.into_iter().find(|victim| victim.key() == name);
+    named.ok_or_else(|| format!("there is no victim {name:?}, but {}", known()))
 }
 
 /// Lines that came too early wait for those before them.
@@ -200,9 +206,9 @@ fn shrunk(seed: u64, bug: Option<Bug>) -> ExitCode {
     }
 }
 
-fn sweep_move(seed: u64, bug: Option<Bug>, every: usize) -> ExitCode {
+fn sweep_move(victims: &[Victim], seed: u64, bug: Option<Bug>, every: usize) -> ExitCode {
     let begun = Instant::now();
-    let report = sweep(seed, bug, every, &Victim::ALL);
+    let report = sweep(seed, bug, every, victims);
     println!("seed {seed}: {} events from the beginning of the move to its end", report.events);
     for (victim, tally) in &report.tallies {
         println!(
@@ -247,7 +253,7 @@ fn main() -> ExitCode {
         Ok(Order::Seeds { from, to, bug, trace }) => seeds(from, to, bug, trace),
         Ok(Order::Replay { seed, bug, log }) => replay(seed, bug, log),
         Ok(Order::Shrink { seed, bug }) => Ok(shrunk(seed, bug)),
-        Ok(Order::Sweep { seed, bug, every }) => Ok(sweep_move(seed, bug, every)),
+        Ok(Order::Sweep { victims, seed, bug, every }) => Ok(sweep_move(&victims, seed, bug, every)),
         Ok(Order::Move { seed, fault, bug, log }) => one_move(seed, fault, bug, log),
         Ok(Order::Bugs) => {
             Bug::ALL.iter().for_each(|(name, _)| println!("{name}"));
@@ -276,12 +282,16 @@ mod tests {
     fn reads_its_orders() {
         let bug = Some(Bug::SkipCrc);
         assert_eq!(parsed("seeds 3..9 --bug skip-crc"), Ok(Order::Seeds { from: 3, to: 9, bug, trace: None }));
+        let victims = vec![Victim::Rival];
+        assert_eq!(parsed("sweep rival --every 5"), Ok(Order::Sweep { victims, seed: 1, bug: None, every: 5 }));
         assert_eq!(parsed("replay 7 --log"), Ok(Order::Replay { seed: 7, bug: None, log: true }));
     }
 
     #[test]
     fn refuses_nonsense() {
-        for line in ["", "seeds", "seeds 9..3", "seeds 1..x", "replay", "replay 1 2", "replay 1 --bug no", "dance"] {
+        for line in
+            ["", "seeds", "seeds 9..3", "seeds 1..x", "replay", "replay 1 2", "replay 1 --bug no", "sweep x", "dance"]
+        {
             assert!(parsed(line).is_err(), "{line:?}");
         }
     }

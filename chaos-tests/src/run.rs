@@ -152,6 +152,8 @@ enum Errand {
     ChangeAgain(ActorId, u64, u32),
     /// A link works again.
     Mend(NodeId, NodeId),
+    /// A node crashes, and starts again at once.
+    Strike(NodeId, Crash),
 }
 
 struct Room {
@@ -358,6 +360,10 @@ impl Room {
                 Some(Errand::ChangeDue) => self.change(),
                 Some(Errand::ChangeAgain(actor, id, tries)) => self.change_again(actor, id, tries),
                 Some(Errand::Mend(from, to)) => self.mend(from, to),
+                Some(Errand::Strike(node, crash)) => {
+                    self.down.insert(node, Duration::from_millis(1));
+                    self.world.crash(node, crash);
+                }
                 Some(Errand::Ask(..) | Errand::Change(..) | Errand::Count) | None => {}
             },
             Notice::Crashed(node) => {

@@ -140,7 +140,9 @@ impl Cluster {
             deaf == node && view.assignments.get(&actor).is_some_and(|row| row.moves > id)
         });
         let is_news = self.replicas.get(&node).is_none_or(|(known, _)| *known < decision);
-        if is_deaf || !is_news || !self.is_alive(world, life) {
+        let is_young = self.agent(world, life).is_none_or(|agent| agent.is_young(world));
+        let is_behind = self.bug == Some(Bug::OldReplica) && is_young;
+        if is_deaf || !is_news || is_behind || !self.is_alive(world, life) {
             return;
         }
         self.replicas.insert(node, (decision, view.clone()));
@@ -149,13 +151,21 @@ impl Cluster {
         self.resume_steps(world, life);
     }
 
+    /// Whoever leads has applied what it has proposed before that is answered.
+    pub(super) fn hear_own(&mut self, world: &mut World, node: NodeId) {
+        if self.leads.leader() == Some(node)
+            && let Some(life) = self.life(world, node)
+        {
+            self.news(world, life, self.decisions, world.decided().clone());
+        }
+    }
+
     /// What a node has missed comes to it sooner or later, if anybody reaches it.
     pub(super) fn catch_up(&mut self, world: &mut World, life: Life) {
         if !self.is_alive(world, life) {
             return;
         }
-        let is_young = self.agent(world, life).is_some_and(|agent| agent.is_young(world));
-        if self.is_reached(world, life.0) && !(self.bug == Some(Bug::OldReplica) && is_young) {
+        if self.is_reached(world, life.0) {
             self.news(world, life, self.decisions, world.decided().clone());
         }
         self.after(world, self.beat, Errand::CatchUp(life));

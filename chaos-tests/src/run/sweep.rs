@@ -260,12 +260,17 @@ impl Room {
         row.is_some_and(|row| row.node == node && row.moving.is_none()) && self.cluster.moves_under_way() == 0
     }
 
-    /// Two who lead hear at different times what users wish, again and again.
+    /// One after another begins to lead, ends what it finds begun and begins what it takes for wanted; whoever led before
+    /// goes on for a little, and users change their minds.
     fn compete(&mut self, actor: ActorId, target: NodeId) {
         for turn in 0..12 {
-            let to = if turn % 2 == 0 { RIVAL } else { target };
-            self.cluster.pin(&mut self.world, RIVAL, actor, to);
-            let pause = self.dice.span(&(Duration::from_micros(100)..Duration::from_millis(6)));
+            let (leader, to) = if turn % 2 == 0 { (HOST, target) } else { (RIVAL, RIVAL) };
+            let overlap = self.dice.span(&(Duration::ZERO..Duration::from_millis(12)));
+            self.cluster.elect(&mut self.world, leader, overlap);
+            if self.dice.chance(300) {
+                self.cluster.pin(&mut self.world, leader, actor, to);
+            }
+            let pause = self.dice.span(&(Duration::from_micros(100)..Duration::from_millis(12)));
             self.run_until(pause, |_| false);
         }
     }
@@ -295,7 +300,9 @@ impl Room {
             }
             Struck::NodeAndGroup(node) => {
                 self.strike(Struck::Group, crash, span.max(Duration::from_millis(300)));
-                self.strike(Struck::Node(node), crash, Duration::from_millis(1));
+                // Meanwhile the move goes on, perhaps until its commit waits for a leader.
+                let after = self.dice.span(&(Duration::from_micros(1)..Duration::from_millis(4)));
+                self.timer(after, Errand::Strike(node, crash));
             }
             Struck::Group => {
                 let until = (self.world.now() + span).0;

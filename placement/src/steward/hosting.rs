@@ -403,12 +403,18 @@ mod tests {
         }
 
         fn look(&mut self) -> Vec<&'static str> {
+            self.deeds().iter().map(|(_, deed)| name(deed)).collect()
+        }
+
+        fn deeds(&mut self) -> Vec<(ActorId, Deed)> {
+            let functions = ["policy", "encrypt", "erasure"].map(|kind| (kind.to_owned(), (0, 0)));
+            let ability = Ability { functions: functions.into(), ..Ability::default() };
             let known = self.hosting.concerns().map(|actor| (actor, Known::default())).collect();
             let grounds = Grounds {
                 here: HERE,
                 kind: NodeKind::Dpu,
                 incarnation: Incarnation(1),
-                ability: &Ability::default(),
+                ability: &ability,
                 reclaim_grace_ms: 1,
                 view: &self.view,
                 drives: &self.drives,
@@ -422,7 +428,8 @@ mod tests {
             };
             let wanted = self.hosting.look(grounds);
             assert!(wanted.troubles.is_empty() && wanted.take_back.is_empty(), "{wanted:?}");
-            wanted.deeds.iter().flat_map(|(_, deeds)| deeds).map(name).collect()
+            let each = |(actor, deeds): (ActorId, Vec<Deed>)| deeds.into_iter().map(move |deed| (actor, deed));
+            wanted.deeds.into_iter().flat_map(each).collect()
         }
 
         fn runs(&mut self, epoch: u64) {
@@ -485,6 +492,22 @@ mod tests {
         room.hosting.learn(HERE, &room.view);
         room.runs(5);
         assert_eq!(room.look(), ["stop"]);
+    }
+
+    #[test]
+    fn a_tail_that_begins_with_another_stage_is_another_actor() {
+        let mut room = Room::new();
+        room.row(NodeId(2), 1);
+        let cut = |room: &mut Room, cut: u8| {
+            room.view.tails.insert(chain(), Tail { cut, node: HERE });
+            room.deeds().iter().map(|(actor, deed)| (actor.as_tail().unwrap().2, name(deed))).collect::<Vec<_>>()
+        };
+        assert_eq!(cut(&mut room, 1), [(1, "start")]);
+        let tail = |cut| ActorId::tail(TENANT, NodeId(3), cut);
+        room.hosted.insert(tail(1), Hosted { epoch: Epoch(1), phase: Phase::Running });
+        assert_eq!(cut(&mut room, 1), []);
+        // Under the same epoch, and for a head that may not have heard: what it sends to the one never comes to the other.
+        assert_eq!(cut(&mut room, 2), [(2, "start"), (1, "evict")]);
     }
 
     #[test]
