@@ -1,5 +1,5 @@
-//! Bugs on request, to prove that the checkers see them. Each stands outside the functions, as a wrapper or in the
-//! world: the functions themselves have no switch that would make them wrong.
+//! Bugs on request, to prove that the checkers see them. Each stands outside the functions and the steward, as a wrapper or
+//! in the world: they themselves have no switch that would make them wrong, and no protocol is written again to be wrong.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

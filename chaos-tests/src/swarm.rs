@@ -27,13 +27,13 @@ pub struct Swarm {
     pub encrypted: bool,
     /// DPU-like nodes, numbered on from the others: no drives, no ingress.
     pub dpus: u64,
-    /// Looks of a controller in a thousand at which it moves an actor; 0: nothing moves, and chains keep no state.
+    /// Moments in a thousand at which a user wishes something of placement; 0: none does, and chains keep no state.
     pub moves_per_mille: u32,
-    /// Looks in a thousand at which another node's controller begins to lead, though one does.
+    /// Moments in a thousand at which another node begins to lead, though one does.
     pub failover_per_mille: u32,
     /// How long until a node hears what the control group has decided.
     pub news: core::ops::Range<Duration>,
-    /// Whether chains are split, now and then: Erasure runs on another node than Policy and Encrypt.
+    /// Whether chains are split, now and then: Erasure, or Encrypt too, runs on another node than what comes before.
     pub split: bool,
     /// Plaintext bytes of a stripe.
     pub stripe_bytes: u32,
