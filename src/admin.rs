@@ -9,7 +9,7 @@ use mesh_core::{
     bluefield::Generation,
     happened::Happened,
     id::{ActorId, ActorName, GroupId, NodeId},
-    meta::{Command, ControlView},
+    meta::{ControlView, MeshCommand},
     op::{AdminAnswer, AdminOp, NodeOp, page},
     plan::Plan,
     time::Instant,
@@ -40,14 +40,14 @@ pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant
             AdminAnswer::Moves(page::fitting(drain(node, &control, drained, draining).await?))
         }
         AdminOp::Invite { node: invited, invitation } => {
-            node.propose(GroupId::CONTROL, Command::Invite { node: invited, invitation }).await?;
+            node.propose(MeshCommand::Invite { node: invited, invitation }).await?;
             node.events.note(node.env.clock.wall(), Happened::Invited(invited));
             AdminAnswer::Done
         }
         AdminOp::LoseDrive { drive } => AdminAnswer::Lost(crate::drives::lose(node, &control, drive).await?),
         AdminOp::Stages { scope, stages } => {
             crate::stages::check(node, &control, scope, &stages)?;
-            node.propose(GroupId::CONTROL, Command::SetStages { scope, stages }).await?;
+            node.propose(MeshCommand::SetStages { scope, stages }).await?;
             AdminAnswer::Chains(page::fitting(crate::stages::said(&node.metadata.control(), scope)))
         }
     };
@@ -103,7 +103,7 @@ async fn set_wish(
     if let (Scope::Actor(actor), Some(pin)) = (scope, wish.and_then(|wish| wish.pin)) {
         refuse_elsewhere(view, actor, pin)?;
     }
-    node.propose(GroupId::CONTROL, Command::SetWish { scope, wish }).await?;
+    node.propose(MeshCommand::SetWish { scope, wish }).await?;
     node.events.note(node.env.clock.wall(), Happened::Wished { scope, wish });
     Ok(plan.moves)
 }
@@ -130,7 +130,7 @@ async fn drain(node: &Arc<Inner>, control: &ControlView, drained: NodeId, draini
             .with("actor", ActorName(*actor))
             .with("why", reason));
     }
-    node.propose(GroupId::CONTROL, Command::Drain { node: drained, draining }).await?;
+    node.propose(MeshCommand::Drain { node: drained, draining }).await?;
     node.events.note(node.env.clock.wall(), Happened::Drained { node: drained, draining });
     Ok(plan.moves)
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use mesh_core::{
     Error, ErrorKind,
     happened::Happened,
-    id::{DriveId, GroupId, NodeId},
-    meta::{Command, ControlView},
+    id::{DriveId, NodeId},
+    meta::{ControlView, MeshCommand},
     op::LostDrive,
     topology::DriveState,
 };
@@ -50,7 +50,7 @@ pub(crate) async fn lose(node: &Arc<Inner>, control: &ControlView, drive: DriveI
         .with("node", info.node)
         .with("witness", witness.node));
     }
-    node.propose(GroupId::CONTROL, Command::LoseDrive { drive }).await?;
+    node.propose(MeshCommand::LoseDrive { drive }).await?;
     node.events.note(node.env.clock.wall(), Happened::DriveLost { drive, node: info.node });
     Ok(said(control, drive, info.node))
 }

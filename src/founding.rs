@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, sync::Arc};
 use mesh_core::{
     Error, ErrorKind,
     id::{GroupId, KeyId, TenantId},
-    meta::{AccessKeyRow, Command, Grant, MetaAnswer, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
+    meta::{
+        AccessKeyRow, BucketCommand, Grant, MeshCommand, MetaAnswer, PrincipalRow, TenantLimits, TenantRow, WrappedKey,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,26 +49,26 @@ pub(crate) async fn found(node: &Inner, founding: &Founding) -> Result<(), Error
         node.metadata.initialize(group, &alone).await?;
     }
     let form =
-        Command::Form { cluster: node.keyring.cluster(), code: cluster.code.0, namespaces: cluster.namespaces.0 };
-    node.propose(GroupId::CONTROL, form).await?;
-    node.propose(GroupId::CONTROL, Command::PutNode(node.info())).await?;
+        MeshCommand::Form { cluster: node.keyring.cluster(), code: cluster.code.0, namespaces: cluster.namespaces.0 };
+    node.propose(form).await?;
+    node.propose(MeshCommand::PutNode(node.info())).await?;
     let tenant = tenant(node, &founding.tenant).await?;
     let principal = PrincipalRow { tenant, name: founding.principal.clone(), grants: vec![Grant::all()] };
-    node.propose(GroupId::CONTROL, Command::PutPrincipal(principal)).await?;
+    node.propose(MeshCommand::PutPrincipal(principal)).await?;
     let key = AccessKeyRow {
         access: founding.access_key.clone(),
         secret: founding.secret.clone(),
         tenant,
         principal: founding.principal.clone(),
     };
-    node.propose(GroupId::CONTROL, Command::PutAccessKey(key)).await?;
-    let bucket = Command::CreateBucket {
+    node.propose(MeshCommand::PutAccessKey(key)).await?;
+    let bucket = BucketCommand::CreateBucket {
         proposer: None,
         name: Arc::from(founding.bucket.as_str()),
         tenant,
         created: node.env.clock.wall(),
     };
-    match node.propose(GroupId::CONTROL, bucket).await {
+    match node.propose(bucket).await {
         Err(error) if error.kind() != ErrorKind::BucketExists => Err(error),
         _ => Ok(()),
     }
@@ -90,7 +92,7 @@ async fn tenant(node: &Inner, name: &str) -> Result<TenantId, Error> {
         wrapped: node.keyring.wrap(&key, &tenant_label(name), &mut *entropy),
         limits: TenantLimits::default(),
     };
-    match node.propose(GroupId::CONTROL, Command::CreateTenant(row)).await.as_deref() {
+    match node.propose(MeshCommand::CreateTenant(row)).await.as_deref() {
         Ok(MetaAnswer::Tenant(row)) => Ok(row.id),
         Ok(_) => Err(Error::bug("a new tenant was answered with something else")),
         // Another founding of the same cluster came first.

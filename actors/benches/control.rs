@@ -13,7 +13,7 @@ use mesh_actors::metadata::{MemoryTable, apply, control_after, control_view, tab
 use mesh_core::{
     assignment::{Assignment, MoveId},
     id::{ActorId, Epoch, GroupId, Incarnation, NodeId, TenantId},
-    meta::{Command, ControlView},
+    meta::{ControlView, MeshCommand},
     topology::{NodeInfo, NodeKind},
 };
 
@@ -47,10 +47,10 @@ impl Replica {
     fn with(actors: u64) -> Self {
         let mut replica = Self { table: MemoryTable::default(), published: Mutex::default(), actors, next: 0 };
         for id in 1..=NODES {
-            replica.apply(&Command::PutNode(node(id)));
+            replica.apply(MeshCommand::PutNode(node(id)));
         }
         for number in 0..actors {
-            replica.apply(&Command::Assign(Assignment::new(actor(number), NodeId(number % NODES + 1), Epoch(1))));
+            replica.apply(MeshCommand::Assign(Assignment::new(actor(number), NodeId(number % NODES + 1), Epoch(1))));
         }
         replica.publish(Arc::new(control_view(&replica.table).expect("rows")));
         replica
@@ -65,8 +65,8 @@ impl Replica {
         *self.published.lock().expect("whole") = view;
     }
 
-    fn apply(&mut self, command: &Command) -> Vec<Change> {
-        let (changes, answer) = apply(&self.table, GroupId::CONTROL, command);
+    fn apply(&mut self, command: MeshCommand) -> Vec<Change> {
+        let (changes, answer) = apply(&self.table, GroupId::CONTROL, &command.into());
         answer.expect("applied");
         self.table.commit(changes.clone());
         changes
@@ -78,10 +78,10 @@ impl Replica {
         let row = self.shown().assignments.get(&actor(number)).copied().expect("a place");
         let to = NodeId(row.node.0 % NODES + 1);
         let (actor, epoch) = (row.actor, row.epoch);
-        let changes = self.apply(&if row.moving.is_none() {
-            Command::BeginMove { actor, epoch, id: MoveId(row.moves.0 + 1), to }
+        let changes = self.apply(if row.moving.is_none() {
+            MeshCommand::BeginMove { actor, epoch, id: MoveId(row.moves.0 + 1), to }
         } else {
-            Command::CommitMove { actor, epoch, id: row.moves }
+            MeshCommand::CommitMove { actor, epoch, id: row.moves }
         });
         let view = publish(self, &changes);
         self.publish(black_box(view));

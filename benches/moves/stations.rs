@@ -22,7 +22,7 @@ use mesh_core::{
     envelope::{Body, Envelope},
     id::{ActorId, BucketId, Epoch, GroupId, Incarnation, LayoutId, NodeId, StripeId, WriteId},
     limits::{BUDGET_DEFAULT, HEARTBEAT_SILENCE_MAX},
-    meta::{Command, MetaAnswer, TenantLimits},
+    meta::{MeshCommand, MetaAnswer, TenantLimits},
     op::{Binding, MoveOp, MoveStep, Moved, NodeOp, StripeOp, StripeTarget},
     port::{CallGuard, Completion, Inbound, Metadata as _, Role},
     spec::{FunctionSpec, PolicySpec},
@@ -111,7 +111,7 @@ impl Stations {
         let members = self.stations.iter().filter_map(own).collect();
         first.metadata.initialize(GroupId::CONTROL, &members).await?;
         let code = Code { data: 2, parity: 1 };
-        let form = Command::Form { cluster: mesh_core::id::ClusterId([7; 16]), code, namespaces: 1 };
+        let form = MeshCommand::Form { cluster: mesh_core::id::ClusterId([7; 16]), code, namespaces: 1 };
         let mut tried = first.propose(form.clone()).await;
         // Until somebody leads.
         while tried.is_err() {
@@ -119,9 +119,9 @@ impl Stations {
             tried = first.propose(form.clone()).await;
         }
         for station in &self.stations {
-            first.propose(Command::PutNode(station.info())).await?;
+            first.propose(MeshCommand::PutNode(station.info())).await?;
         }
-        first.propose(Command::Assign(row)).await.map(drop)
+        first.propose(MeshCommand::Assign(row)).await.map(drop)
     }
 
     /// Moves the chain; `frozen` is called when the pause begins.
@@ -216,11 +216,11 @@ impl Station {
         Ok(u64::from_le_bytes(*sum))
     }
 
-    async fn propose(&self, command: Command) -> Result<MetaAnswer, Error> {
+    async fn propose(&self, command: MeshCommand) -> Result<MetaAnswer, Error> {
         let (answer, outcome) = tokio::sync::oneshot::channel();
         let deadline = self.env.clock.now() + Duration::from_secs(5);
         let done = Box::new(move |outcome| drop(answer.send(outcome)));
-        self.metadata.propose(GroupId::CONTROL, Arc::new(command), deadline, done);
+        self.metadata.propose(Arc::new(command.into()), deadline, done);
         let answer = outcome.await.map_err(|_| Error::bug("metadata ended unasked"))??;
         Ok((*answer).clone())
     }
@@ -232,7 +232,7 @@ impl Station {
             let began = Instant::now();
             let what = match &ask {
                 Ask::Step(_, MoveStep { what: MoveOp::PreCopy { .. }, .. }) => What::Copy,
-                Ask::Propose(Command::CommitMove { .. }) => What::Commit,
+                Ask::Propose(MeshCommand::CommitMove { .. }) => What::Commit,
                 _ => What::Else,
             };
             let heard = match ask {

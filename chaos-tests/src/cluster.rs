@@ -27,7 +27,10 @@ use mesh_core::{
     assignment::MoveId,
     assignment::Scope,
     id::{ActorId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, TenantId},
-    meta::{Command, ControlView, Grant, MetaAnswer, PrincipalRow, Query, TenantLimits, TenantRow, WrappedKey},
+    meta::{
+        BucketCommand, Command, ControlView, Grant, MeshCommand, MetaAnswer, PrincipalRow, Query, TenantLimits,
+        TenantRow, WrappedKey,
+    },
     op::{DriveReport, Phase},
     port::Keys,
     spec::{CustomSpec, DriveSpec, FunctionSpec},
@@ -85,8 +88,8 @@ impl Keys for SimulatedKeys {
 }
 
 impl Groups for MemoryMetadata {
-    fn propose(&mut self, group: GroupId, command: &Command) -> Result<MetaAnswer, Error> {
-        Self::propose(self, group, command)
+    fn propose(&mut self, command: &Command) -> Result<MetaAnswer, Error> {
+        Self::propose(self, command)
     }
 
     fn query(&mut self, group: GroupId, query: &Query) -> Result<MetaAnswer, Error> {
@@ -225,29 +228,31 @@ impl Cluster {
     /// # Errors
     /// The groups refuse: the simulator is wrong.
     pub fn form(seed: u64, swarm: Swarm, bug: Option<Bug>, world: &mut World) -> Result<Self, Error> {
-        let mut establish = |command| world.metadata.establish(GroupId::CONTROL, &command);
-        establish(Command::Form { cluster: CLUSTER, code: swarm.code, namespaces: 1 })?;
+        let mut establish = |command: Command| world.metadata.establish(&command);
+        establish(MeshCommand::Form { cluster: CLUSTER, code: swarm.code, namespaces: 1 }.into())?;
         for id in swarm.members() {
-            establish(Command::PutNode(node_info(&swarm, id, 0)))?;
+            establish(MeshCommand::PutNode(node_info(&swarm, id, 0)).into())?;
         }
         for drive in swarm.drive_ids() {
             let capacity_bytes = swarm.capacity_bytes;
-            establish(Command::PutDrive { drive, node: node_of(drive), capacity_bytes })?;
+            establish(MeshCommand::PutDrive { drive, node: node_of(drive), capacity_bytes }.into())?;
         }
-        establish(Command::PutLayout(Arc::new(layout(&swarm))))?;
+        establish(MeshCommand::PutLayout(Arc::new(layout(&swarm))).into())?;
         let wrapped = WrappedKey { key: KeyId(0), nonce: [0; 12], sealed: vec![0; 48] };
         let limits = TenantLimits::default();
         let row = TenantRow { id: TenantId(0), name: "tenant".into(), key: KeyId(0), wrapped, limits };
-        let tenant = match establish(Command::CreateTenant(row))? {
+        let tenant = match establish(MeshCommand::CreateTenant(row).into())? {
             MetaAnswer::Tenant(row) if row.id == ledger::TENANT => row.id,
             other => return Err(Error::bug("the first tenant was made").with("answer", format!("{other:?}"))),
         };
-        establish(Command::PutPrincipal(PrincipalRow { tenant, name: USER.into(), grants: vec![Grant::all()] }))?;
+        establish(
+            MeshCommand::PutPrincipal(PrincipalRow { tenant, name: USER.into(), grants: vec![Grant::all()] }).into(),
+        )?;
         let created = mesh_core::time::UnixMillis(0);
-        establish(Command::CreateBucket { proposer: None, name: BUCKET.into(), tenant, created })?;
+        establish(BucketCommand::CreateBucket { proposer: None, name: BUCKET.into(), tenant, created }.into())?;
         if swarm.moves_per_mille > 0 {
             let stages = vec![CustomSpec::new(ledger::KIND, [])];
-            establish(Command::SetStages { scope: Scope::Mesh, stages })?;
+            establish(MeshCommand::SetStages { scope: Scope::Mesh, stages }.into())?;
         }
         world.look_at_control(false);
         let formed = world.decided();
@@ -291,9 +296,9 @@ impl Cluster {
     }
 
     /// A node proposes something to the control group.
-    fn propose(&mut self, world: &mut World, node: NodeId, command: Command, errand: Errand) {
+    fn propose(&mut self, world: &mut World, node: NodeId, command: MeshCommand, errand: Errand) {
         let number = self.number(errand);
-        world.propose(node, GroupId::CONTROL, command, number);
+        world.propose(node, command, number);
     }
 
     /// What runs in this life of a node.
@@ -356,7 +361,7 @@ impl Cluster {
     /// The same command until it is answered: one that is late, or comes twice, gives the same epoch.
     fn take_after(&mut self, world: &mut World, life: Life, drive: DriveId, after: Epoch) {
         let (node, capacity_bytes) = (life.0, self.swarm.capacity_bytes);
-        let command = Command::TakeDrive { drive, node, capacity_bytes, after };
+        let command = MeshCommand::TakeDrive { drive, node, capacity_bytes, after };
         self.propose(world, node, command, Errand::Take(life, drive, after));
     }
 

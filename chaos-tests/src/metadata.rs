@@ -18,7 +18,7 @@ pub trait Groups {
     ///
     /// # Errors
     /// As the command's documentation says.
-    fn propose(&mut self, group: GroupId, command: &Command) -> Result<MetaAnswer, Error>;
+    fn propose(&mut self, command: &Command) -> Result<MetaAnswer, Error>;
 
     /// Answers a question.
     ///
@@ -167,8 +167,8 @@ impl Quorum {
     ///
     /// # Errors
     /// The store's.
-    pub fn establish(&mut self, group: GroupId, command: &Command) -> Result<MetaAnswer, Error> {
-        self.store.propose(group, command)
+    pub fn establish(&mut self, command: &Command) -> Result<MetaAnswer, Error> {
+        self.store.propose(command)
     }
 
     /// Begins a matter: its number, and its course.
@@ -263,7 +263,7 @@ impl Quorum {
     pub fn apply(&mut self, number: u64) -> Option<(GroupId, &Matter, &Result<MetaAnswer, Error>)> {
         let running = self.running.get_mut(&number)?;
         let result = match &running.matter {
-            Matter::Command(command) => self.store.propose(running.group, command),
+            Matter::Command(command) => self.store.propose(command),
             Matter::Query(query) if self.weather.stale_reads => {
                 let key = mesh_core::meta::encode(&(running.group, &**query)).unwrap_or_default();
                 self.memory.entry(key).or_insert_with(|| self.store.query(running.group, query)).clone()
@@ -320,13 +320,15 @@ impl Quorum {
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::meta::{ObjectCommand, UpkeepCommand};
+
     use super::*;
 
     /// Counts proposals; every query is answered with the count.
     struct Counter(u64);
 
     impl Groups for Counter {
-        fn propose(&mut self, _: GroupId, _: &Command) -> Result<MetaAnswer, Error> {
+        fn propose(&mut self, _: &Command) -> Result<MetaAnswer, Error> {
             self.0 += 1;
             Ok(MetaAnswer::Done)
         }
@@ -341,7 +343,8 @@ mod tests {
     }
 
     fn start(quorum: &mut Quorum) -> (u64, Course) {
-        let command = Matter::Command(Arc::new(Command::DropGarbage { writes: Vec::new() }));
+        let command =
+            Matter::Command(Arc::new(Command::Upkeep(GroupId(1), UpkeepCommand::DropGarbage { writes: Vec::new() })));
         quorum.start(
             0,
             Duration::from_secs(5),
@@ -374,7 +377,7 @@ mod tests {
     fn a_command_that_comes_to_two_things_is_seen() {
         struct Forgetful(u64);
         impl Groups for Forgetful {
-            fn propose(&mut self, _: GroupId, _: &Command) -> Result<MetaAnswer, Error> {
+            fn propose(&mut self, _: &Command) -> Result<MetaAnswer, Error> {
                 self.0 += 1;
                 Ok(MetaAnswer::Deleted { existed: self.0 == 1 })
             }
@@ -391,7 +394,9 @@ mod tests {
         let mut quorum = Quorum::new(1, Box::new(Forgetful(0)), weather);
         let session = Session { epoch: mesh_core::id::Epoch(1), life: 1 };
         let proposer = mesh_core::meta::Proposer { actor: ActorId(1), session, request: 1, done_below: 1 };
-        let command = Command::SealBucket { proposer, bucket: mesh_core::id::BucketId(1) };
+        let (id, tenant) = (mesh_core::id::BucketId(1), mesh_core::id::TenantId(1));
+        let bucket = mesh_core::meta::BucketRef { id, name: "photos".into(), tenant, group: GroupId(1) };
+        let command = Command::Object(bucket, ObjectCommand::SealBucket { proposer });
         let asker = Asker::Node { node: NodeId(1), boot: 1, ticket: 0 };
         let matter = Matter::Command(Arc::new(command));
         let (number, course) = quorum.start(0, Duration::from_secs(5), GroupId(1), matter, asker);

@@ -11,7 +11,7 @@ use mesh_core::{
     Answer, Cx, Effect, Error, ErrorKind, Event, Op, Outcome, Request, Response, StorageFunction, Target,
     assignment::MoveId,
     id::{ActorId, GroupId, NodeId, ShardId, Token},
-    meta::{Command, ControlView, MetaAnswer, Proposer, Query},
+    meta::{Command, ControlView, MeshCommand, MetaAnswer, ObjectCommand, Proposer, Query},
     op::{ShardOp, StripeOp},
     snapshot::{Mark, Snapshot},
     time::Instant,
@@ -222,19 +222,21 @@ impl Unchecked {
 }
 
 impl Groups for Unchecked {
-    fn propose(&mut self, group: GroupId, command: &Command) -> Result<MetaAnswer, Error> {
-        let answer = self.store.propose(group, command);
+    fn propose(&mut self, command: &Command) -> Result<MetaAnswer, Error> {
+        let answer = self.store.propose(command);
         match (command, &answer) {
-            (Command::BeginMove { actor, id, to, .. }, Ok(_)) => {
+            (Command::Mesh(MeshCommand::BeginMove { actor, id, to, .. }), Ok(_)) => {
                 self.ways.insert((*actor, *id), *to);
             }
-            (Command::CommitMove { actor, epoch, id }, Err(error)) if error.kind() == ErrorKind::Conflict => {
+            (Command::Mesh(MeshCommand::CommitMove { actor, epoch, id }), Err(error))
+                if error.kind() == ErrorKind::Conflict =>
+            {
                 let row = self.store.control().ok().and_then(|view| view.assignments.get(actor).copied());
                 let row = row.filter(|row| row.epoch == *epoch && row.moving.is_none());
                 if let (Some(to), Some(row)) = (self.ways.get(&(*actor, *id)), row) {
                     let (actor, epoch, to, id) = (*actor, *epoch, *to, MoveId(row.moves.0 + 1));
-                    self.store.propose(group, &Command::BeginMove { actor, epoch, id, to })?;
-                    return self.store.propose(group, &Command::CommitMove { actor, epoch, id });
+                    self.store.propose(&Command::Mesh(MeshCommand::BeginMove { actor, epoch, id, to }))?;
+                    return self.store.propose(&Command::Mesh(MeshCommand::CommitMove { actor, epoch, id }));
                 }
             }
             _ => {}
@@ -267,14 +269,15 @@ impl Forgetful {
 }
 
 impl Groups for Forgetful {
-    fn propose(&mut self, group: GroupId, command: &Command) -> Result<MetaAnswer, Error> {
-        let Command::DeleteObject { proposer, bucket, key, at, precondition } = command.clone() else {
-            return self.store.propose(group, command);
+    fn propose(&mut self, command: &Command) -> Result<MetaAnswer, Error> {
+        let Command::Object(bucket, ObjectCommand::DeleteObject { proposer, key, at, precondition }) = command.clone()
+        else {
+            return self.store.propose(command);
         };
         // A number that nobody else has, above all that are in use.
         self.count += 1;
         let proposer = Proposer { request: proposer.done_below + 8192 + self.count, ..proposer };
-        self.store.propose(group, &Command::DeleteObject { proposer, bucket, key, at, precondition })
+        self.store.propose(&Command::Object(bucket, ObjectCommand::DeleteObject { proposer, key, at, precondition }))
     }
 
     fn query(&mut self, group: GroupId, query: &Query) -> Result<MetaAnswer, Error> {

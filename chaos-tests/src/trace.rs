@@ -102,7 +102,7 @@ impl Digest for Op {
                 ShardOp::Stat => 7,
             },
             Self::Query { group, query } => all(&[8, group.0, encoded(meta::encode(&**query))]),
-            Self::Propose { group, command } => all(&[9, group.0, encoded(meta::encode(&**command))]),
+            Self::Propose(command) => all(&[9, encoded(meta::encode(&**command))]),
             Self::Node(op) => match &**op {
                 mesh_core::op::NodeOp::Move(step) => all(&[11, encoded(meta::encode(step))]),
                 _ => 10,
@@ -195,9 +195,7 @@ impl Digest for Job {
                     shards.iter().fold(all(&[9, u64::from(*len)]), |hash, (at, _)| mix(hash ^ u64::from(*at)))
                 }
             },
-            Self::Propose { group, command, .. } => {
-                all(&[10, group.0, meta::encode(&**command).map_or(0, |bytes| of_bytes(&bytes))])
-            }
+            Self::Propose { command, .. } => all(&[10, meta::encode(&**command).map_or(0, |bytes| of_bytes(&bytes))]),
         }
     }
 }

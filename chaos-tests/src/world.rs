@@ -434,10 +434,11 @@ impl World {
     }
 
     /// A node itself changes metadata. The answer is a notice, unless the node is gone by then.
-    pub fn propose(&mut self, node: NodeId, group: GroupId, command: mesh_core::meta::Command, ticket: u64) {
+    pub fn propose(&mut self, node: NodeId, command: impl Into<mesh_core::meta::Command>, ticket: u64) {
+        let command = command.into();
         let boot = self.nodes.get(&node).map_or(0, |node| node.boot);
         let asker = Asker::Node { node, boot, ticket };
-        self.ask_metadata(group, Matter::Command(Arc::new(command)), Duration::from_secs(2), asker);
+        self.ask_metadata(command.group(), Matter::Command(Arc::new(command)), Duration::from_secs(2), asker);
     }
 
     /// A notice with this number is to come after a while.

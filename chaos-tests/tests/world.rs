@@ -30,7 +30,7 @@ const BACK: ActorId = ActorId(12);
 struct Nothing;
 
 impl Groups for Nothing {
-    fn propose(&mut self, _: GroupId, _: &Command) -> Result<MetaAnswer, Error> {
+    fn propose(&mut self, _: &Command) -> Result<MetaAnswer, Error> {
         Ok(MetaAnswer::Done)
     }
 

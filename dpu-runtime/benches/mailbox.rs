@@ -72,7 +72,7 @@ impl Metadata for Idle {
         done(Err(unused()));
     }
 
-    fn propose(&self, _: GroupId, _: Arc<Command>, _: Instant, done: MetaDone) {
+    fn propose(&self, _: Arc<Command>, _: Instant, done: MetaDone) {
         done(Err(unused()));
     }
 }

@@ -41,8 +41,8 @@ async fn measure(proposers: u64) -> (usize, Vec<Duration>) {
             let mut first = WriteId(0);
             for count in 0.. {
                 if count % 4096 == 0 {
-                    let open = open_block(actor, 1, (count / 4096) as u32);
-                    first = first_of(&propose(&leader, &*clock, 1, open, BUDGET).await);
+                    let open = open_block(1, actor, 1, count / 4096);
+                    first = first_of(&propose(&leader, &*clock, open, BUDGET).await);
                 }
                 let begun = tokio::time::Instant::now();
                 if begun >= until {
@@ -50,7 +50,7 @@ async fn measure(proposers: u64) -> (usize, Vec<Duration>) {
                 }
                 let key = format!("{actor}/{}", count % 1000);
                 let put = put_object(actor, 1, &key, WriteId(first.0 + count % 4096), count + 1);
-                propose(&leader, &*clock, 1, put, BUDGET).await.expect("committed");
+                propose(&leader, &*clock, put, BUDGET).await.expect("committed");
                 latencies.push(begun.elapsed());
             }
             latencies

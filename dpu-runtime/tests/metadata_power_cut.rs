@@ -23,7 +23,7 @@ use mesh_core::{
 };
 use mesh_dpu_runtime::metadata::{RaftConfig, RaftMetadata};
 use metadata_cluster::{
-    QUICK, TokioClock, first_of, get_object, len_of, open_session, propose, proposer, put_as, query, until,
+    QUICK, TokioClock, first_of, get_object, len_of, open_block, open_session, propose, proposer, put_as, query, until,
 };
 
 const DIR: &str = "MESH_POWER_CUT_DIR";
@@ -73,7 +73,7 @@ async fn child_that_proposes() {
     for actor in 1..=PROPOSERS {
         let (metadata, clock) = (Arc::clone(&metadata), Arc::clone(&clock));
         tasks.push(tokio::spawn(async move {
-            propose(&metadata, &*clock, 1, open_session(actor, life), BUDGET).await.expect("a later life");
+            propose(&metadata, &*clock, open_session(1, actor, life), BUDGET).await.expect("a later life");
             let mut first = WriteId(0);
             // Numbers go on where the last life ended: the largest object says where that was.
             let mut last = 0;
@@ -83,14 +83,14 @@ async fn child_that_proposes() {
             }
             for count in 0.. {
                 if count % 4096 == 0 {
-                    let open = mesh_core::meta::Command::OpenBlock { proposer: proposer(actor, life, 2 * count) };
-                    first = first_of(&propose(&metadata, &*clock, 1, open, BUDGET).await);
+                    let open = open_block(1, actor, life, 2 * count);
+                    first = first_of(&propose(&metadata, &*clock, open, BUDGET).await);
                 }
                 let number = last + 1 + count;
                 let key = format!("{actor}/{}", number % KEYS);
                 let version = WriteId(first.0 + count % 4096);
                 let put = put_as(proposer(actor, life, 2 * count + 1), 1, &key, version, number);
-                propose(&metadata, &*clock, 1, put, BUDGET).await.expect("committed");
+                propose(&metadata, &*clock, put, BUDGET).await.expect("committed");
                 println!("acknowledged {actor} {number}");
             }
         }));

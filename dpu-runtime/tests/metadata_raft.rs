@@ -15,7 +15,7 @@ use std::{
 use mesh_core::{
     ErrorKind, Op,
     id::{ClusterId, GroupId, Incarnation, NodeId, ReplicaId, WriteId},
-    meta::{Command, MetaAnswer, PartRow, Query, UploadRow},
+    meta::{Command, MeshCommand, MetaAnswer, ObjectCommand, PartRow, Query, UploadRow},
     op::NodeOp,
     time::{Instant, UnixMillis},
     topology::{Code, NodeInfo, NodeKind},
@@ -28,12 +28,12 @@ use metadata_cluster::{
 
 const BUDGET: Duration = Duration::from_secs(20);
 
-fn form() -> Command {
-    Command::Form { cluster: ClusterId([7; 16]), code: Code { data: 2, parity: 1 }, namespaces: 2 }
+fn form() -> MeshCommand {
+    MeshCommand::Form { cluster: ClusterId([7; 16]), code: Code { data: 2, parity: 1 }, namespaces: 2 }
 }
 
-fn node_info(id: u64, address: &str) -> Command {
-    Command::PutNode(NodeInfo {
+fn node_info(id: u64, address: &str) -> MeshCommand {
+    MeshCommand::PutNode(NodeInfo {
         id: NodeId(id),
         kind: NodeKind::Host,
         address: address.to_owned(),
@@ -51,14 +51,14 @@ fn node_info(id: u64, address: &str) -> Command {
 async fn every_node_answers_for_every_group() {
     let cluster = Cluster::start(3, &[0, 1, 2], QUICK, 5000).await;
     let clock = &*cluster.clock;
-    let formed = propose(&cluster.node(2), clock, 0, form(), BUDGET).await;
+    let formed = propose(&cluster.node(2), clock, form(), BUDGET).await;
     assert_eq!(formed, Ok(Arc::new(MetaAnswer::Done)));
     for at in 1..=3 {
         for group in 1..=2 {
-            assert!(propose(&cluster.node(at), clock, group, open_session(at, 1), BUDGET).await.is_ok());
-            let block = propose(&cluster.node(at), clock, group, open_block(at, 1, 0), BUDGET).await;
+            assert!(propose(&cluster.node(at), clock, open_session(group, at, 1), BUDGET).await.is_ok());
+            let block = propose(&cluster.node(at), clock, open_block(group, at, 1, 0), BUDGET).await;
             let put = put_object(at, group, &format!("key-{at}"), first_of(&block), at);
-            assert!(propose(&cluster.node(at), clock, group, put, BUDGET).await.is_ok());
+            assert!(propose(&cluster.node(at), clock, put, BUDGET).await.is_ok());
         }
     }
     for at in 1..=3 {
@@ -68,7 +68,8 @@ async fn every_node_answers_for_every_group() {
             assert_eq!(len_of(&found), Some(written));
         }
         // What the state machine refuses is told as it is, also through another node.
-        let refused = propose(&cluster.node(at), clock, 1, form(), BUDGET).await.expect_err("of another kind");
+        let refused =
+            propose(&cluster.node(at), clock, open_block(0, at, 1, 1), BUDGET).await.expect_err("of another kind");
         assert_eq!(refused.kind(), ErrorKind::Invalid);
     }
     assert!(cluster.carried("forwarded") > 0);
@@ -79,10 +80,12 @@ async fn every_node_answers_for_every_group() {
 async fn a_node_without_a_replica_asks_its_peers() {
     let cluster = Cluster::start(3, &[0], QUICK, 5000).await;
     let guest = cluster.open(4, Vec::new()).await;
-    assert!(propose(&guest, &*cluster.clock, 0, form(), BUDGET).await.is_ok());
+    assert!(propose(&guest, &*cluster.clock, form(), BUDGET).await.is_ok());
     let answer = query(&guest, &*cluster.clock, 0, Query::Control, BUDGET).await.expect("an answer");
     assert!(matches!(&*answer, MetaAnswer::Control(view) if view.namespaces == 2));
     let nowhere = query(&guest, &*cluster.clock, 9, Query::Control, Duration::from_millis(300)).await;
+    assert_eq!(nowhere.expect_err("no such group").kind(), ErrorKind::Timeout);
+    let nowhere = propose(&guest, &*cluster.clock, open_session(9, 1, 1), Duration::from_millis(300)).await;
     assert_eq!(nowhere.expect_err("no such group").kind(), ErrorKind::Timeout);
 }
 
@@ -91,10 +94,7 @@ async fn a_follower_never_forwards_what_was_forwarded() {
     let cluster = Cluster::start(3, &[0], QUICK, 5000).await;
     let leader = cluster.leader(0);
     let follower = cluster.node(1 + leader % 3);
-    for op in [
-        Op::Propose { group: GroupId(0), command: form().into() },
-        Op::Query { group: GroupId(0), query: Query::Control.into() },
-    ] {
+    for op in [Op::Propose(Arc::new(form().into())), Op::Query { group: GroupId(0), query: Query::Control.into() }] {
         let refused = follower.serve(op, Instant::NEVER).await.expect_err("it does not lead");
         assert_eq!(refused.kind(), ErrorKind::NotLeader);
         assert_eq!(refused.redirect().and_then(|redirect| redirect.node), Some(NodeId(leader)));
@@ -110,13 +110,13 @@ async fn a_lost_leader_is_replaced_and_nothing_is_lost() {
     let clock = &*cluster.clock;
     let leader = cluster.leader(1);
     let (other, third) = (1 + leader % 3, 1 + (leader + 1) % 3);
-    assert!(propose(&cluster.node(other), clock, 1, open_session(1, 1), BUDGET).await.is_ok());
-    let first = first_of(&propose(&cluster.node(other), clock, 1, open_block(1, 1, 0), BUDGET).await);
+    assert!(propose(&cluster.node(other), clock, open_session(1, 1, 1), BUDGET).await.is_ok());
+    let first = first_of(&propose(&cluster.node(other), clock, open_block(1, 1, 1, 0), BUDGET).await);
     let put = put_object(1, 1, "before", first, 10);
-    assert!(propose(&cluster.node(other), clock, 1, put, BUDGET).await.is_ok());
+    assert!(propose(&cluster.node(other), clock, put, BUDGET).await.is_ok());
     cluster.close(leader).await;
     let put = put_object(1, 1, "after", WriteId(first.0 + 1), 20);
-    assert!(propose(&cluster.node(other), clock, 1, put, BUDGET).await.is_ok());
+    assert!(propose(&cluster.node(other), clock, put, BUDGET).await.is_ok());
     for key in ["before", "after"] {
         let found = query(&cluster.node(third), clock, 1, get_object(1, key), BUDGET).await;
         assert!(len_of(&found).is_some());
@@ -150,7 +150,7 @@ async fn a_leader_that_everybody_lost_is_replaced_at_once() {
     })
     .await;
     assert!(begun.elapsed() < Timing::default().election_min, "{:?}", begun.elapsed());
-    assert!(propose(&third, &*cluster.clock, 0, form(), BUDGET).await.is_ok());
+    assert!(propose(&third, &*cluster.clock, form(), BUDGET).await.is_ok());
 }
 
 /// One writer, whose every acknowledged value later reads must see, on whatever node, while leaders are cut off.
@@ -158,8 +158,8 @@ async fn a_leader_that_everybody_lost_is_replaced_at_once() {
 async fn reads_are_never_stale_while_leaders_come_and_go() {
     let cluster = Arc::new(Cluster::start(3, &[1], QUICK, 5000).await);
     let clock = Arc::clone(&cluster.clock);
-    assert!(propose(&cluster.node(1), &*clock, 1, open_session(1, 1), BUDGET).await.is_ok());
-    let first = first_of(&propose(&cluster.node(1), &*clock, 1, open_block(1, 1, 0), BUDGET).await);
+    assert!(propose(&cluster.node(1), &*clock, open_session(1, 1, 1), BUDGET).await.is_ok());
+    let first = first_of(&propose(&cluster.node(1), &*clock, open_block(1, 1, 1, 0), BUDGET).await);
     let written = Arc::new(AtomicU64::new(0));
     let over = Arc::new(AtomicBool::new(false));
 
@@ -194,7 +194,7 @@ async fn reads_are_never_stale_while_leaders_come_and_go() {
                 let put = put_object(1, 1, "key", WriteId(first.0 + count), count);
                 // The same write until it is acknowledged, through whichever node: it takes effect once.
                 let budget = Duration::from_millis(500);
-                while propose(&cluster.node(node), &*cluster.clock, 1, put.clone(), budget).await.is_err() {
+                while propose(&cluster.node(node), &*cluster.clock, put.clone(), budget).await.is_err() {
                     node = 1 + node % 3;
                 }
                 written.store(count, Ordering::SeqCst);
@@ -226,15 +226,15 @@ async fn a_member_that_lags_is_brought_up_by_a_snapshot() {
     let clock = &*cluster.clock;
     let lagging = (1..=3).find(|node| [0, 1].iter().all(|group| cluster.leader(*group) != *node)).expect("a follower");
     let writer = cluster.node(cluster.leader(1));
-    assert!(propose(&writer, clock, 1, open_session(1, 1), BUDGET).await.is_ok());
-    let first = first_of(&propose(&writer, clock, 1, open_block(1, 1, 0), BUDGET).await);
+    assert!(propose(&writer, clock, open_session(1, 1, 1), BUDGET).await.is_ok());
+    let first = first_of(&propose(&writer, clock, open_block(1, 1, 1, 0), BUDGET).await);
     cluster.isolate(lagging);
     // Long addresses: rows of several pieces, and a snapshot of several chunks.
     let address = "a".repeat(300);
     for count in 1..=200 {
-        assert!(propose(&writer, clock, 0, node_info(count, &address), BUDGET).await.is_ok());
+        assert!(propose(&writer, clock, node_info(count, &address), BUDGET).await.is_ok());
         let put = put_object(1, 1, &format!("{count:04}{}", "k".repeat(900)), WriteId(first.0 + count), count);
-        assert!(propose(&writer, clock, 1, put, BUDGET).await.is_ok());
+        assert!(propose(&writer, clock, put, BUDGET).await.is_ok());
     }
     cluster.heal();
     let wanted = cluster.node(cluster.leader(0)).control();
@@ -305,17 +305,17 @@ async fn a_member_that_is_far_behind_catches_up_while_everything_is_rewritten() 
         let (cluster, written, over) = (Arc::clone(&cluster), Arc::clone(&written), Arc::clone(&over));
         tasks.push(tokio::spawn(async move {
             let via = cluster.node(leader);
-            let session = open_session(actor, 1);
-            assert!(propose(&via, &*cluster.clock, 1, session, BUDGET).await.is_ok());
-            let open = open_block(actor, 1, 0);
-            let first = first_of(&propose(&via, &*cluster.clock, 1, open, BUDGET).await);
+            let session = open_session(1, actor, 1);
+            assert!(propose(&via, &*cluster.clock, session, BUDGET).await.is_ok());
+            let open = open_block(1, actor, 1, 0);
+            let first = first_of(&propose(&via, &*cluster.clock, open, BUDGET).await);
             for count in 0..4096 {
                 if over.load(Ordering::SeqCst) {
                     return;
                 }
                 let key = format!("{:04}{}", (count * WRITERS + actor) % KEYS, "k".repeat(900));
                 let put = put_object(actor, 1, &key, WriteId(first.0 + count), count);
-                propose(&via, &*cluster.clock, 1, put, BUDGET).await.expect("committed");
+                propose(&via, &*cluster.clock, put, BUDGET).await.expect("committed");
                 written.fetch_add(1, Ordering::SeqCst);
             }
         }));
@@ -357,12 +357,12 @@ async fn a_member_that_is_far_behind_catches_up_while_everything_is_rewritten() 
 async fn all_nodes_restart_from_their_files() {
     let cluster = Cluster::start(3, &[0, 1], QUICK, 50).await;
     let clock = &*cluster.clock;
-    assert!(propose(&cluster.node(1), clock, 0, form(), BUDGET).await.is_ok());
-    assert!(propose(&cluster.node(1), clock, 1, open_session(1, 1), BUDGET).await.is_ok());
-    let first = first_of(&propose(&cluster.node(1), clock, 1, open_block(1, 1, 0), BUDGET).await);
+    assert!(propose(&cluster.node(1), clock, form(), BUDGET).await.is_ok());
+    assert!(propose(&cluster.node(1), clock, open_session(1, 1, 1), BUDGET).await.is_ok());
+    let first = first_of(&propose(&cluster.node(1), clock, open_block(1, 1, 1, 0), BUDGET).await);
     for count in 1..=120 {
         let put = put_object(1, 1, &format!("key-{}", count % 7), WriteId(first.0 + count), count);
-        assert!(propose(&cluster.node(1 + count % 3), clock, 1, put, BUDGET).await.is_ok());
+        assert!(propose(&cluster.node(1 + count % 3), clock, put, BUDGET).await.is_ok());
     }
     until("every node sees the cluster", || cluster.nodes().iter().all(|node| node.control().cluster.is_some())).await;
     for node in 1..=3 {
@@ -391,7 +391,7 @@ async fn all_nodes_restart_from_their_files() {
 async fn members_are_added_and_removed_while_it_runs() {
     let cluster = Cluster::start(3, &[0], QUICK, 5000).await;
     let clock = &*cluster.clock;
-    assert!(propose(&cluster.node(1), clock, 0, form(), BUDGET).await.is_ok());
+    assert!(propose(&cluster.node(1), clock, form(), BUDGET).await.is_ok());
     let fourth = cluster.open(4, Vec::new()).await;
     fourth.ensure_group(GroupId::CONTROL).await.expect("opened");
     fourth.ensure_group(GroupId::CONTROL).await.expect("again: no effect");
@@ -410,7 +410,7 @@ async fn members_are_added_and_removed_while_it_runs() {
     let voters: BTreeSet<ReplicaId> = remaining.map(|node| cluster.replica(node, 0)).collect();
     leader.change_voters(GroupId::CONTROL, &voters).await.expect("changed");
     cluster.close(removed).await;
-    assert!(propose(&fourth, clock, 0, node_info(1, "here:1"), BUDGET).await.is_ok());
+    assert!(propose(&fourth, clock, node_info(1, "here:1"), BUDGET).await.is_ok());
     until("the new member has it", || fourth.control().nodes.len() == 1).await;
 }
 
@@ -425,11 +425,11 @@ async fn an_emptied_replica_never_votes_as_what_it_was() {
     let old = cluster.replica(emptied, 1);
     cluster.close(behind).await;
     let node = cluster.node(leader);
-    assert!(propose(&node, clock, 1, open_session(1, 1), BUDGET).await.is_ok());
-    let first = first_of(&propose(&node, clock, 1, open_block(1, 1, 0), BUDGET).await);
+    assert!(propose(&node, clock, open_session(1, 1, 1), BUDGET).await.is_ok());
+    let first = first_of(&propose(&node, clock, open_block(1, 1, 1, 0), BUDGET).await);
     for count in 1..=20 {
         let put = put_object(1, 1, &format!("key-{count}"), WriteId(first.0 + count), count);
-        assert!(propose(&node, clock, 1, put, BUDGET).await.is_ok());
+        assert!(propose(&node, clock, put, BUDGET).await.is_ok());
     }
     drop(node);
     cluster.close(leader).await;
@@ -477,10 +477,10 @@ async fn the_largest_upload_completes_in_one_command() {
     let cluster = Cluster::start(1, &[1], QUICK, 5000).await;
     let clock = &*cluster.clock;
     let node = cluster.node(cluster.leader(1));
-    assert!(propose(&node, clock, 1, open_session(1, 1), BUDGET).await.is_ok());
+    assert!(propose(&node, clock, open_session(1, 1, 1), BUDGET).await.is_ok());
     let mut blocks = Vec::new();
     for request in 0..3 {
-        blocks.push(first_of(&propose(&node, clock, 1, open_block(1, 1, request), BUDGET).await));
+        blocks.push(first_of(&propose(&node, clock, open_block(1, 1, 1, request), BUDGET).await));
     }
     let write = |count: u64| WriteId(blocks[(count / 4096) as usize].0 + count % 4096);
     let numbered = |request| proposer(1, 1, request);
@@ -492,8 +492,8 @@ async fn the_largest_upload_completes_in_one_command() {
         created: UnixMillis(1),
         principal: "ann".into(),
     };
-    let create = Command::CreateUpload { proposer: numbered(10), bucket: bucket(1), row: row.into() };
-    assert!(propose(&node, clock, 1, create, BUDGET).await.is_ok());
+    let create = Command::Object(bucket(1), ObjectCommand::CreateUpload { proposer: numbered(10), row: row.into() });
+    assert!(propose(&node, clock, create, BUDGET).await.is_ok());
     let etag = |number: u32| format!("{number:032x}");
     let begun = tokio::time::Instant::now();
     let mut waiting = tokio::task::JoinSet::new();
@@ -503,7 +503,9 @@ async fn the_largest_upload_completes_in_one_command() {
             let stored = waiting.join_next().await.expect("there are some").expect("asked");
             assert_eq!(stored, Ok(Arc::new(MetaAnswer::Done)));
         }
-        let Command::PutObject { row, .. } = put_object(1, 1, "x", write(u64::from(number)), 5 << 20) else {
+        let Command::Object(_, ObjectCommand::PutObject { row, .. }) =
+            put_object(1, 1, "x", write(u64::from(number)), 5 << 20)
+        else {
             panic!("a put is a put")
         };
         let mesh_core::meta::Body::Whole(extent) = &row.body else { panic!("one write") };
@@ -516,27 +518,32 @@ async fn the_largest_upload_completes_in_one_command() {
             extent: extent.clone(),
         };
         let proposer = numbered(100 + u64::from(number));
-        let command = Command::PutPart { proposer, bucket: bucket(1), upload, part: part.into(), quota_bytes: None };
+        let command = Command::Object(
+            bucket(1),
+            ObjectCommand::PutPart { proposer, upload, part: part.into(), quota_bytes: None },
+        );
         let (node, clock) = (Arc::clone(&node), Arc::clone(&cluster.clock));
-        waiting.spawn(async move { propose(&node, &*clock, 1, command, BUDGET).await });
+        waiting.spawn(async move { propose(&node, &*clock, command, BUDGET).await });
     }
     while let Some(stored) = waiting.join_next().await {
         assert_eq!(stored.expect("asked"), Ok(Arc::new(MetaAnswer::Done)));
     }
     println!("10000 parts stored in {} ms", begun.elapsed().as_millis());
-    let complete = Command::CompleteUpload {
-        proposer: numbered(11_000),
-        bucket: bucket(1),
-        key: "film".into(),
-        upload,
-        parts: (1..=10_000).map(|number| (number, etag(number))).collect(),
-        etag: "whole".into(),
-        checksums: Default::default(),
-        at: UnixMillis(3),
-        precondition: Default::default(),
-    };
+    let complete = Command::Object(
+        bucket(1),
+        ObjectCommand::CompleteUpload {
+            proposer: numbered(11_000),
+            key: "film".into(),
+            upload,
+            parts: (1..=10_000).map(|number| (number, etag(number))).collect(),
+            etag: "whole".into(),
+            checksums: Default::default(),
+            at: UnixMillis(3),
+            precondition: Default::default(),
+        },
+    );
     let begun = tokio::time::Instant::now();
-    let completed = propose(&node, clock, 1, complete, BUDGET).await;
+    let completed = propose(&node, clock, complete, BUDGET).await;
     println!("10000 parts completed in {} ms", begun.elapsed().as_millis());
     assert!(matches!(completed.as_deref(), Ok(MetaAnswer::Committed { .. })), "{completed:?}");
     let question = Query::Extents { bucket: bucket(1), upload, offset: (9_999 * 5) << 20, limit: 10 };
@@ -547,7 +554,7 @@ async fn the_largest_upload_completes_in_one_command() {
 /// One node that does not lead, and who leads; a group of three.
 async fn follower_and_leader() -> (Cluster, u64, u64) {
     let cluster = Cluster::start(3, &[0], QUICK, 5000).await;
-    propose(&cluster.node(1), &*cluster.clock, 0, form(), BUDGET).await.expect("formed");
+    propose(&cluster.node(1), &*cluster.clock, form(), BUDGET).await.expect("formed");
     let leader = cluster.leader(0);
     (cluster, 1 + leader % 3, leader)
 }
@@ -563,7 +570,7 @@ async fn a_node_that_is_cut_from_the_leader_goes_by_a_third() {
             cluster.cut(follower, leader)
         }
         let began = std::time::Instant::now();
-        let put = propose(&cluster.node(follower), &*cluster.clock, 0, node_info(9, "nine"), BUDGET).await;
+        let put = propose(&cluster.node(follower), &*cluster.clock, node_info(9, "nine"), BUDGET).await;
         assert_eq!(put, Ok(Arc::new(MetaAnswer::Done)));
         let seen = query(&cluster.node(follower), &*cluster.clock, 0, Query::Control, BUDGET).await.expect("an answer");
         assert!(matches!(&*seen, MetaAnswer::Control(view) if view.nodes.contains_key(&NodeId(9))));
@@ -605,7 +612,7 @@ async fn a_leader_without_a_majority_says_so_in_seconds() {
     let (node, clock) = (cluster.node(leader), &*cluster.clock);
     let began = std::time::Instant::now();
     let (written, read) = tokio::join!(
-        propose(&node, clock, 0, node_info(9, "nine"), Duration::from_secs(30)),
+        propose(&node, clock, node_info(9, "nine"), Duration::from_secs(30)),
         query(&node, clock, 0, Query::Control, Duration::from_secs(30)),
     );
     for error in [written.expect_err("no majority"), read.expect_err("no majority")] {

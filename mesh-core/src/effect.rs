@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     buf::Buf,
     error::Error,
-    id::{ActorId, GroupId, TenantId, Token},
+    id::{ActorId, TenantId, Token},
     meta::Command,
     op::{Answer, Op},
     port::{ComputeJob, DiskJob, WorkOutput},
@@ -199,8 +199,6 @@ pub enum Job {
     Compute(ComputeJob),
     /// A metadata command, through Raft.
     Propose {
-        /// The group.
-        group: GroupId,
         /// The command; shared, for it may be sent again.
         command: Arc<Command>,
         /// When the answer is no longer wanted.

@@ -1,7 +1,7 @@
 //! What metadata groups are told ([`Command`]), asked ([`Query`]) and answer ([`MetaAnswer`]), and the rows they hold.
 //!
-//! Encoded with postcard behind a version byte; new variants and fields are added at the end only, behind a feature
-//! level that the control group holds.
+//! Encoded with postcard behind the number of their format; new variants are added at the end only, and any other change is
+//! a new format.
 //!
 //! The vocabulary only: what a command does to the rows is the metadata function's.
 
@@ -13,8 +13,8 @@ mod object;
 mod query;
 
 pub use answer::{ListEntry, Listing, MetaAnswer};
-pub use codec::{FEATURE_LEVEL, decode, encode};
-pub use command::{Command, Precondition, Proposer, Session};
+pub use codec::{FORMAT, decode, encode};
+pub use command::{BucketCommand, Command, MeshCommand, ObjectCommand, Precondition, Proposer, Session, UpkeepCommand};
 pub use control::{
     AccessKeyRow, BucketRef, BucketRow, ControlView, Grant, PrincipalRow, TenantLimits, TenantRow, WrappedKey,
 };

@@ -44,12 +44,7 @@ pub enum Op {
         query: Arc<Query>,
     },
     /// A write of metadata.
-    Propose {
-        /// The group.
-        group: GroupId,
-        /// The change.
-        command: Arc<Command>,
-    },
+    Propose(Arc<Command>),
     /// What one node asks of another; functions never see it.
     Node(Box<NodeOp>),
 }

@@ -212,14 +212,8 @@ pub trait Metadata: Send + Sync {
         done: Completion<Result<Arc<MetaAnswer>, Error>>,
     );
 
-    /// Changes; the answer comes once the command is durable on a majority and applied.
-    fn propose(
-        &self,
-        group: GroupId,
-        command: Arc<Command>,
-        deadline: Instant,
-        done: Completion<Result<Arc<MetaAnswer>, Error>>,
-    );
+    /// Changes; the answer comes once the command is durable on a majority of its group and applied.
+    fn propose(&self, command: Arc<Command>, deadline: Instant, done: Completion<Result<Arc<MetaAnswer>, Error>>);
 }
 
 /// Who is at the other end of a link: what its certificate says, verified.

@@ -14,6 +14,7 @@
 //! | version | why |
 //! |---|---|
 //! | 1 | the first |
+//! | 2 | metadata values of format 2: a command says itself which group it is for |
 
 use std::sync::Arc;
 
@@ -42,7 +43,7 @@ pub mod proto {
 }
 
 /// The wire version that this build speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Length of the preamble.
 pub const PREAMBLE_BYTES: usize = 24;
 
@@ -83,7 +84,7 @@ impl Preamble {
         }
         let version = u16::from_le_bytes([bytes[4], bytes[5]]);
         if version != VERSION {
-            return Err(Error::invalid("a frame of another wire version")
+            return Err(Error::invalid("a frame of another wire version; run the same build on every node")
                 .with("version", version)
                 .with("supported", VERSION));
         }
@@ -338,9 +339,7 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
             Op::Query { group, query } => {
                 B::Query(proto::Metadata { group: group.0, value: meta::encode(&**query)?.into() })
             }
-            Op::Propose { group, command } => {
-                B::Propose(proto::Metadata { group: group.0, value: meta::encode(&**command)?.into() })
-            }
+            Op::Propose(command) => B::Propose(meta::encode(&**command)?.into()),
             Op::Node(op) => match &**op {
                 NodeOp::Raft { group, rpc, start } => {
                     B::Raft(proto::Raft { group: group.0, rpc: *rpc, start: start.0 })
@@ -353,9 +352,7 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                 NodeOp::RelayQuery { group, query } => {
                     B::RelayQuery(proto::Metadata { group: group.0, value: meta::encode(&**query)?.into() })
                 }
-                NodeOp::RelayPropose { group, command } => {
-                    B::RelayPropose(proto::Metadata { group: group.0, value: meta::encode(&**command)?.into() })
-                }
+                NodeOp::RelayPropose(command) => B::RelayPropose(meta::encode(&**command)?.into()),
             },
         },
         Body::Answer(answer) => match answer {
@@ -480,9 +477,7 @@ fn decode_body(body: proto::header::Body) -> Result<Body, Error> {
         B::Query(message) => {
             Op::Query { group: GroupId(message.group), query: Arc::new(meta::decode(&message.value)?) }
         }
-        B::Propose(message) => {
-            Op::Propose { group: GroupId(message.group), command: Arc::new(meta::decode(&message.value)?) }
-        }
+        B::Propose(bytes) => Op::Propose(Arc::new(meta::decode(&bytes)?)),
         B::Raft(message) => {
             let (group, start) = (GroupId(message.group), Incarnation(message.start));
             Op::Node(Box::new(NodeOp::Raft { group, rpc: message.rpc, start }))
@@ -496,10 +491,7 @@ fn decode_body(body: proto::header::Body) -> Result<Body, Error> {
             let (group, query) = (GroupId(message.group), Arc::new(meta::decode(&message.value)?));
             Op::Node(Box::new(NodeOp::RelayQuery { group, query }))
         }
-        B::RelayPropose(message) => {
-            let (group, command) = (GroupId(message.group), Arc::new(meta::decode(&message.value)?));
-            Op::Node(Box::new(NodeOp::RelayPropose { group, command }))
-        }
+        B::RelayPropose(bytes) => Op::Node(Box::new(NodeOp::RelayPropose(Arc::new(meta::decode(&bytes)?)))),
 
         answer => return decode_answer(answer).map(Body::Answer),
     };

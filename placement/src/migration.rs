@@ -25,7 +25,7 @@ use mesh_core::{
     Certainty, Error, ErrorKind,
     assignment::{Assignment, MoveId},
     id::{ActorId, Epoch, NodeId},
-    meta::{Command, MetaAnswer},
+    meta::{MeshCommand, MetaAnswer},
     op::{MoveOp, MoveStep, Moved},
 };
 
@@ -33,7 +33,7 @@ use mesh_core::{
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
     /// A proposal to the control group.
-    Propose(Command),
+    Propose(MeshCommand),
     /// A step at a node.
     Step(NodeId, MoveStep),
     /// To be told [`Heard::Due`] after so long.
@@ -296,9 +296,9 @@ impl Migration {
         self.tries += 1;
         let (actor, epoch, id, to) = (self.actor, self.epoch, self.id, self.to);
         match &self.stage {
-            Stage::Beginning => vec![Ask::Propose(Command::BeginMove { actor, epoch, id, to })],
-            Stage::Committing => vec![Ask::Propose(Command::CommitMove { actor, epoch, id })],
-            Stage::Aborting(_) => vec![Ask::Propose(Command::AbortMove { actor, epoch, id })],
+            Stage::Beginning => vec![Ask::Propose(MeshCommand::BeginMove { actor, epoch, id, to })],
+            Stage::Committing => vec![Ask::Propose(MeshCommand::CommitMove { actor, epoch, id })],
+            Stage::Aborting(_) => vec![Ask::Propose(MeshCommand::AbortMove { actor, epoch, id })],
             _ => self.steps(),
         }
     }

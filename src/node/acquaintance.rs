@@ -3,8 +3,9 @@
 use mesh_core::{
     Error, ErrorKind, Op,
     id::{Incarnation, NodeId},
-    meta::Command,
+    meta::{Command, MeshCommand},
     port::Role,
+    topology::NodeInfo,
 };
 use mesh_placement::witness::Verdict;
 
@@ -14,15 +15,27 @@ impl Inner {
     /// Whether a metadata request of another node may be passed on.
     pub(super) async fn admits(&self, from: &Role, op: &Op) -> Result<(), Error> {
         match op {
-            Op::Propose { command, .. } => self.admits_command(from, command).await,
+            Op::Propose(command) => self.admits_command(from, command).await,
             _ => Ok(()),
+        }
+    }
+
+    /// Whether a command of another node may be passed on. Only nodes propose: a tenant's command comes from the node that
+    /// has asked the Policy of its chain, an administrator's from the node that was asked to see to it.
+    pub(super) async fn admits_command(&self, from: &Role, command: &Command) -> Result<(), Error> {
+        if !matches!(from, Role::Node(_)) {
+            return Err(Error::new(ErrorKind::Denied, "only nodes propose to metadata groups"));
+        }
+        match command {
+            Command::Bucket(_) | Command::Object(..) | Command::Upkeep(..) | Command::OpenSession { .. } => Ok(()),
+            Command::Mesh(MeshCommand::PutNode(info)) => self.admits_start(from, info).await,
+            Command::Mesh(_) => Ok(()),
         }
     }
 
     /// A start of a node is registered by itself, and only once its beats count: one that does not would take the place
     /// of the one that does. Another machine under its number is told so by the group.
-    pub(super) async fn admits_command(&self, from: &Role, command: &Command) -> Result<(), Error> {
-        let Command::PutNode(info) = command else { return Ok(()) };
+    async fn admits_start(&self, from: &Role, info: &NodeInfo) -> Result<(), Error> {
         let member = self.metadata.control().nodes.get(&info.id).map(|known| known.life);
         if *from != Role::Node(info.id) || member.is_some_and(|life| life != info.life) {
             return Ok(());

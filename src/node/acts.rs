@@ -10,7 +10,7 @@ use mesh_core::{
     envelope::Envelope,
     happened::Happened,
     id::{ActorId, Epoch, GroupId, NodeId},
-    meta::Command,
+    meta::MeshCommand,
     op::{GroupReport, Moved, NodeOp, NodeReport},
     topology::Layout,
 };
@@ -108,7 +108,7 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
         Act::HandOver(group, next) => node.metadata.transfer_leader(group, next).await,
         Act::Actor(actor, deeds) => chains::carry_out(node, actor, deeds).await,
         Act::TakeBack(actor, epoch, id) | Act::Settle(actor, epoch, id) => {
-            node.propose(GroupId::CONTROL, Command::AbortMove { actor, epoch, id }).await.map(drop)
+            node.propose(MeshCommand::AbortMove { actor, epoch, id }).await.map(drop)
         }
         other => Err(Error::bug("an act without a key was begun as one with").with("act", format!("{other:?}"))),
     };
@@ -157,14 +157,14 @@ fn settled(node: &Inner, actor: ActorId, epoch: Epoch, id: MoveId) {
 
 /// Makes this node known to the control group: by itself where it votes, else through a member that answers.
 async fn announce(node: &Arc<Inner>, members: Vec<NodeId>) -> Result<(), Error> {
-    let command = Command::PutNode(node.info());
+    let command = MeshCommand::PutNode(node.info());
     if members.is_empty() {
-        return node.propose(GroupId::CONTROL, command).await.map(drop);
+        return node.propose(command).await.map(drop);
     }
-    let command = Arc::new(command);
+    let command = Arc::new(command.into());
     let mut refused = None;
     for member in members {
-        let relayed = NodeOp::RelayPropose { group: GroupId::CONTROL, command: command.clone() };
+        let relayed = NodeOp::RelayPropose(Arc::clone(&command));
         let outcome = ask_node(node, member, Op::Node(Box::new(relayed)), ASK_BUDGET).await;
         match outcome.map(|response| response.answer) {
             Ok(Answer::Meta(_)) => return Ok(()),
@@ -198,7 +198,7 @@ async fn change(node: &Inner, group: GroupId, step: Step) -> Result<(), Error> {
 
 async fn lay_out(node: &Inner, layout: Arc<Layout>) -> Result<(), Error> {
     let (id, drives, code) = (layout.id, layout.domains.len(), layout.code);
-    match node.propose(GroupId::CONTROL, Command::PutLayout(layout)).await {
+    match node.propose(MeshCommand::PutLayout(layout)).await {
         // Another leader was first.
         Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
         Err(error) => Err(error),
@@ -221,7 +221,7 @@ async fn renew(node: &Arc<Inner>) -> Result<(), Error> {
 pub(super) async fn fulfil(node: &Arc<Inner>, ask: Ask) -> Heard {
     match ask {
         Ask::Propose(command) => {
-            let answer = node.propose(GroupId::CONTROL, command).await;
+            let answer = node.propose(command).await;
             Heard::Proposed(answer.map(|answer| (*answer).clone()))
         }
         Ask::Wait(pause) => {

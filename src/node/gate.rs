@@ -78,7 +78,7 @@ impl Inner {
         }
         match op {
             Op::Node(op) => of_node(node, from, *op, payload, deadline, done),
-            op @ (Op::Query { .. } | Op::Propose { .. }) => {
+            op @ (Op::Query { .. } | Op::Propose(_)) => {
                 let from = from.clone();
                 let task = tokio::spawn(async move {
                     if let Err(error) = node.admits(&from, &op).await {
@@ -140,9 +140,9 @@ fn of_node(
                 done(moved.map(|moved| Answer::Moved(moved).into()));
             });
         }
-        ask @ (NodeOp::RelayQuery { .. } | NodeOp::RelayPropose { .. }) => {
+        ask @ (NodeOp::RelayQuery { .. } | NodeOp::RelayPropose(_)) => {
             let task = tokio::spawn(async move {
-                if let NodeOp::RelayPropose { command, .. } = &ask
+                if let NodeOp::RelayPropose(command) = &ask
                     && let Err(error) = node.admits_command(&from, command).await
                 {
                     return done(Err(error));

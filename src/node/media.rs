@@ -12,7 +12,7 @@ use mesh_actors::{
 use mesh_core::{
     Answer, Error, ErrorKind, Request, WorkOutcome,
     id::{ActorId, DriveId, Epoch, GroupId},
-    meta::{Command, MetaAnswer, Query},
+    meta::{MeshCommand, MetaAnswer, Query},
     op::{DriveReport, ShardOp},
     port::{Disk, DiskJob, Metadata as _, WorkOutput},
     spec::{DriveSpec, FunctionSpec},
@@ -220,8 +220,8 @@ async fn register(node: &Arc<Inner>, drive: DriveId, capacity_bytes: u64) -> Res
             tokio::time::sleep(REGISTER_PAUSE).await;
             continue;
         };
-        let command = Command::TakeDrive { drive, node: node.id, capacity_bytes, after: known };
-        match node.propose(GroupId::CONTROL, command).await.as_deref() {
+        let command = MeshCommand::TakeDrive { drive, node: node.id, capacity_bytes, after: known };
+        match node.propose(command).await.as_deref() {
             Ok(MetaAnswer::Epoch(epoch)) => return Ok(*epoch),
             Ok(answer) => tracing::error!(%drive, ?answer, "a drive's registration was answered with something else"),
             Err(error) if error.kind() == ErrorKind::Conflict => {

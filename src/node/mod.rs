@@ -438,10 +438,10 @@ impl Inner {
     }
 
     /// Proposes a command of the node's own and waits for the answer.
-    pub(crate) async fn propose(&self, group: GroupId, command: Command) -> Result<Arc<MetaAnswer>, Error> {
+    pub(crate) async fn propose(&self, command: impl Into<Command>) -> Result<Arc<MetaAnswer>, Error> {
         let (answer, outcome) = tokio::sync::oneshot::channel();
         let deadline = self.env.clock.now() + PROPOSE_BUDGET;
-        self.metadata.propose(group, Arc::new(command), deadline, Box::new(move |outcome| drop(answer.send(outcome))));
+        self.metadata.propose(Arc::new(command.into()), deadline, Box::new(move |outcome| drop(answer.send(outcome))));
         outcome.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Restarted, "metadata ended unasked")))
     }
 

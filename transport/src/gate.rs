@@ -39,10 +39,10 @@ pub fn admit(role: &Role, envelope: &mut Envelope) -> Result<(), Error> {
             NodeOp::Status | NodeOp::StatusPage { .. } => true,
             NodeOp::Admin(_) => matches!(principal, Principal::Admin { .. }),
             NodeOp::Raft { .. } | NodeOp::Heartbeat(_) | NodeOp::Move(_) => false,
-            NodeOp::RelayQuery { .. } | NodeOp::RelayPropose { .. } => false,
+            NodeOp::RelayQuery { .. } | NodeOp::RelayPropose(_) => false,
         },
         Op::Node(_) => false,
-        Op::Stripe(_) | Op::Shard(_) | Op::Query { .. } | Op::Propose { .. } => false,
+        Op::Stripe(_) | Op::Shard(_) | Op::Query { .. } | Op::Propose(_) => false,
     };
     if !allowed {
         return Err(Error::new(

@@ -154,7 +154,7 @@ pub const GREETING_BYTES_MAX: usize = 1024;
 /// The name of a build at most.
 pub const SOFTWARE_BYTES_MAX: usize = 256;
 /// The oldest wire version that this build still speaks.
-pub const VERSION_MIN: u16 = 1;
+pub const VERSION_MIN: u16 = 2;
 
 const _: () = {
     assert!(VERSION_MIN <= wire::VERSION);
@@ -189,7 +189,8 @@ mod tests {
         let (kept, terms) =
             accept_welcome(Expected::Node(NodeId(1)), &Role::Node(NodeId(1)), Body::Welcome(welcome.clone())).unwrap();
         assert_eq!(kept, welcome);
-        assert_eq!((welcome.version, welcome.node, welcome.incarnation), (1, NodeId(1), Incarnation(5)));
+        let said = (welcome.version, welcome.node, welcome.incarnation);
+        assert_eq!(said, (wire::VERSION, NodeId(1), Incarnation(5)));
         assert_eq!(terms, Terms { jobs_max: LINK_JOBS_MAX, bytes_max: LINK_BYTES_MAX });
     }
 
@@ -219,10 +220,10 @@ mod tests {
     #[test]
     fn refuses_when_no_version_is_common() {
         let role = Role::Node(NodeId(2));
-        for (min, max, ok) in [(1, 1, true), (1, 9, true), (2, 9, false), (0, 0, false), (3, 1, false)] {
+        for (min, max, ok) in [(2, 2, true), (1, 9, true), (3, 9, false), (1, 1, false), (0, 0, false), (3, 2, false)] {
             let hello = Hello { version_min: min, version_max: max, ..hello(&local(2), Lane::Control) };
             match answer(&local(1), &role, &Body::Hello(hello)) {
-                Ok((_, welcome)) => assert!(ok && welcome.version == 1, "{min}..={max}"),
+                Ok((_, welcome)) => assert!(ok && welcome.version == wire::VERSION, "{min}..={max}"),
                 Err(error) => assert!(!ok && error.kind() == ErrorKind::Unsupported, "{min}..={max}"),
             }
         }
@@ -244,7 +245,11 @@ mod tests {
         assert_eq!(kind(Expected::Node(NodeId(9)), &one, welcome(same)), Some(ErrorKind::Denied));
         assert_eq!(kind(Expected::AnyNode, &Role::Node(NodeId(4)), welcome(same)), Some(ErrorKind::Denied));
         assert_eq!(kind(Expected::AnyNode, &client(), welcome(same)), Some(ErrorKind::Denied));
-        assert_eq!(kind(Expected::AnyNode, &one, welcome(|w| w.version = 2)), Some(ErrorKind::Unsupported));
+        for version in [wire::VERSION - 1, wire::VERSION + 1] {
+            let Body::Welcome(other) = welcome(same) else { panic!("a welcome") };
+            let other = Body::Welcome(Welcome { version, ..other });
+            assert_eq!(kind(Expected::AnyNode, &one, other), Some(ErrorKind::Unsupported));
+        }
         assert_eq!(kind(Expected::AnyNode, &one, Body::Cancel(1)), Some(ErrorKind::Invalid));
         let refusal = Body::Failure(Error::new(ErrorKind::Draining, "going"));
         assert_eq!(kind(Expected::AnyNode, &one, refusal), Some(ErrorKind::Draining));

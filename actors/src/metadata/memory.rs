@@ -41,7 +41,8 @@ impl MemoryMetadata {
     ///
     /// # Errors
     /// As [`Command`] names them; `Unreachable` for a group that is not there.
-    pub fn propose(&self, group: GroupId, command: &Command) -> Result<MetaAnswer, Error> {
+    pub fn propose(&self, command: &Command) -> Result<MetaAnswer, Error> {
+        let group = command.group();
         let mut groups = self.lock();
         let Groups { tables, control } = &mut *groups;
         let table = tables.get_mut(&group).ok_or_else(|| no_such_group(group))?;
@@ -99,14 +100,8 @@ impl Metadata for MemoryMetadata {
         done(Self::query(self, group, &query).map(Arc::new));
     }
 
-    fn propose(
-        &self,
-        group: GroupId,
-        command: Arc<Command>,
-        _deadline: Instant,
-        done: Completion<Result<Arc<MetaAnswer>, Error>>,
-    ) {
-        done(Self::propose(self, group, &command).map(Arc::new));
+    fn propose(&self, command: Arc<Command>, _deadline: Instant, done: Completion<Result<Arc<MetaAnswer>, Error>>) {
+        done(Self::propose(self, &command).map(Arc::new));
     }
 }
 

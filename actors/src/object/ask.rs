@@ -102,7 +102,7 @@ impl Ask {
         let deadline = request.deadline;
         let (session, number) = match &request.op {
             Op::Query { group, .. } => (Some(*group), None),
-            Op::Propose { group, command } => (Some(*group), command.proposer().copied().map(Box::new)),
+            Op::Propose(command) => (Some(command.group()), command.proposer().copied().map(Box::new)),
             _ => (None, None),
         };
         let session = session.filter(|_| owner.is_for_somebody());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mesh_core::{
     Answer, Error, ErrorKind,
     id::GroupId,
-    meta::{BucketRow, Command, MetaAnswer, Query},
+    meta::{BucketCommand, BucketRow, Command, MetaAnswer, ObjectCommand, Query},
 };
 
 use super::{
@@ -35,8 +35,7 @@ impl Task for Create {
                 match scene.desk.proposer(GroupId::CONTROL, scene.cx.now()) {
                     Ok(proposer) => {
                         let (proposer, name) = (Some(proposer), self.name.clone());
-                        let command = Command::CreateBucket { proposer, name, tenant, created };
-                        Step::Ask(Question::propose(GroupId::CONTROL, command))
+                        Step::Ask(Question::propose(BucketCommand::CreateBucket { proposer, name, tenant, created }))
                     }
                     Err(error) => Step::fail(error),
                 }
@@ -117,19 +116,20 @@ impl Delete {
     }
 
     fn seal(&mut self, row: Arc<BucketRow>, scene: &mut Scene<'_, '_>) -> Result<Step, Error> {
-        let (bucket, group) = (row.bucket.id, row.bucket.group);
+        let bucket = row.bucket.clone();
         self.row = Some(row);
-        let proposer = scene.desk.proposer(group, scene.cx.now())?;
-        Ok(Step::Ask(Question::propose(group, Command::SealBucket { proposer, bucket })))
+        let proposer = scene.desk.proposer(bucket.group, scene.cx.now())?;
+        let command = Command::Object(bucket, ObjectCommand::SealBucket { proposer });
+        Ok(Step::Ask(Question::propose(command)))
     }
 
     fn remove(&mut self, scene: &mut Scene<'_, '_>) -> Step {
         let Some(row) = &self.row else { return Step::astray() };
         self.sealed = true;
         scene.desk.buckets.forget(&self.name);
-        let command = Command::RemoveBucket { bucket: row.bucket.id };
+        let command = BucketCommand::RemoveBucket { bucket: row.bucket.id };
         // Once begun it is brought to its end, also against the tenant's rate.
-        Step::Ask(Question::propose(GroupId::CONTROL, command).patiently())
+        Step::Ask(Question::propose(command).patiently())
     }
 
     /// Once it is sealed it is deleted, whatever becomes of its name.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use mesh_core::{
     Answer, Error, ErrorKind,
     id::WriteId,
-    meta::{Body, Command, Extent, MetaAnswer, ObjectRow, PartRow, Proposer},
+    meta::{Body, Command, Extent, MetaAnswer, ObjectCommand, ObjectRow, PartRow, Proposer},
     op::Destination,
 };
 
@@ -43,8 +43,7 @@ impl Finish {
         let open = scene.desk.writes.close(self.write, &scene.caller.principal, now)?;
         match open.extent(self.len) {
             Ok(extent) => {
-                let group = open.bucket.group;
-                let proposer = match scene.desk.proposer(group, now) {
+                let proposer = match scene.desk.proposer(open.bucket.group, now) {
                     Ok(proposer) => proposer,
                     Err(error) => {
                         scene.desk.reclaim.discard(open.doomed(), now);
@@ -53,7 +52,7 @@ impl Finish {
                 };
                 let command = self.command(&open, extent, proposer, scene);
                 self.open = Some(open);
-                Ok(Step::Ask(Question::propose(group, command).patiently()))
+                Ok(Step::Ask(Question::propose(command).patiently()))
             }
             Err(error) => {
                 scene.desk.reclaim.discard(open.doomed(), now);
@@ -63,18 +62,16 @@ impl Finish {
     }
 
     fn command(&self, open: &OpenWrite, extent: Extent, proposer: Proposer, scene: &Scene<'_, '_>) -> Command {
-        let bucket = open.bucket.clone();
         let modified = scene.cx.wall();
         let etag = self.etag.clone();
-        match &open.destination {
+        let command = match &open.destination {
             Destination::Object { attributes, precondition } => {
                 let mut attributes = attributes.clone();
                 attributes.checksums.extend(self.checksums.clone());
                 let body = Body::Whole(extent);
                 let row = ObjectRow { version: self.write, len: self.len, etag, modified, attributes, body };
-                Command::PutObject {
+                ObjectCommand::PutObject {
                     proposer,
-                    bucket,
                     key: open.key.clone(),
                     row: Arc::new(row),
                     precondition: precondition.clone(),
@@ -84,9 +81,10 @@ impl Finish {
             Destination::Part { upload, number } => {
                 let checksums = self.checksums.clone();
                 let part = PartRow { number: *number, offset: 0, etag, checksums, modified, extent };
-                Command::PutPart { proposer, bucket, upload: *upload, part: Arc::new(part), quota_bytes: None }
+                ObjectCommand::PutPart { proposer, upload: *upload, part: Arc::new(part), quota_bytes: None }
             }
-        }
+        };
+        Command::Object(open.bucket.clone(), command)
     }
 
     fn committed(&self, answer: &MetaAnswer) -> Result<Step, Error> {

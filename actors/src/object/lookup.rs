@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mesh_core::{
     Answer, Error,
     limits::LIST_KEYS_MAX,
-    meta::{BucketRef, Command, MetaAnswer, Query},
+    meta::{BucketRef, Command, MetaAnswer, ObjectCommand, Query},
     op::ObjectOp,
 };
 
@@ -49,12 +49,13 @@ impl Lookup {
             ObjectOp::Delete { key, mut precondition, .. } => {
                 check::precondition(&mut precondition);
                 let proposer = scene.desk.proposer(group, scene.cx.now())?;
-                let command = Command::DeleteObject { proposer, bucket, key, at, precondition };
-                return Ok(Question::propose(group, command));
+                let command = ObjectCommand::DeleteObject { proposer, key, at, precondition };
+                return Ok(Question::propose(Command::Object(bucket, command)));
             }
             ObjectOp::AbortUpload { upload, .. } => {
                 let proposer = scene.desk.proposer(group, scene.cx.now())?;
-                return Ok(Question::propose(group, Command::AbortUpload { proposer, bucket, upload, at }));
+                let command = ObjectCommand::AbortUpload { proposer, upload, at };
+                return Ok(Question::propose(Command::Object(bucket, command)));
             }
             _ => return Err(Error::bug("an operation of many steps was taken for a lookup")),
         };

@@ -46,7 +46,7 @@ use mesh_core::{
     Answer, Cx, Error, ErrorKind, Event, Job, Op, Outcome, Request, Response, StorageFunction, Target, WorkOutcome,
     id::{GroupId, Token},
     limits::{MAILBOX_JOBS_MAX, STRIPE_BYTES_MAX},
-    meta::{Command, MetaAnswer, Query, Session},
+    meta::{BucketCommand, Command, MetaAnswer, Query, Session, UpkeepCommand},
     op::ObjectOp,
     port::WorkOutput,
     snapshot::{Mark, Snapshot},
@@ -217,7 +217,8 @@ impl Object {
         // Without a number there is no block now: whoever wants a write next asks again.
         if let Ok(proposer) = self.desk.proposer(group, cx.now()) {
             self.desk.blocks.asked(group);
-            let question = Question::propose_directly(group, Command::OpenBlock { proposer });
+            let command = Command::Upkeep(group, UpkeepCommand::OpenBlock { proposer });
+            let question = Question::propose_directly(command);
             self.send(Ask::background(Owner::Block(group), question, cx.now()), cx);
         }
     }
@@ -238,7 +239,7 @@ impl Object {
     fn open_session(&mut self, group: GroupId, cx: &mut Cx<'_>) {
         let actor = self.desk.actor();
         if let Some((session, command)) = self.desk.sessions.wanted(group, actor) {
-            let question = Question::propose_directly(group, command);
+            let question = Question::propose_directly(command);
             self.emit(Ask::background(Owner::Session(group, session), question, cx.now()), cx);
         }
     }
@@ -275,8 +276,8 @@ impl Object {
         let token = match (ask.way, request) {
             (Way::Next, request) => cx.call(Target::Next, request),
             (Way::Metadata, request) => cx.call(Target::Metadata, request),
-            (Way::Propose, Request { op: Op::Propose { group, command }, deadline, .. }) => {
-                cx.start(Job::Propose { group, command, deadline })
+            (Way::Propose, Request { op: Op::Propose(command), deadline, .. }) => {
+                cx.start(Job::Propose { command, deadline })
             }
             (Way::Actor(actor), request) => cx.call(Target::Actor(actor), request),
             (Way::Propose, _) => unreachable!("only a proposal is proposed: see Question::propose_directly"),
@@ -416,7 +417,7 @@ impl Object {
             && !self.removing
         {
             self.removing = true;
-            let question = Question::propose_directly(GroupId::CONTROL, Command::RemoveBucket { bucket });
+            let question = Question::propose_directly(BucketCommand::RemoveBucket { bucket });
             self.send(Ask::background(Owner::Deletion(bucket), question, now), cx);
         }
         let Desk { blocks, writes, .. } = &mut self.desk;
@@ -426,7 +427,7 @@ impl Object {
                 || self.tasks.values().any(|running| running.task.write().is_some_and(|write| range.contains(&write)))
         };
         if let Some((group, first)) = blocks.retire.next(now, is_held) {
-            let question = Question::propose_directly(group, Command::CloseBlock { first });
+            let question = Question::propose_directly(Command::Upkeep(group, UpkeepCommand::CloseBlock { first }));
             self.send(Ask::background(Owner::Retire(group, first), question, now), cx);
         }
     }

@@ -20,7 +20,7 @@ use std::{
 use mesh_core::{
     Error, Response,
     id::{DriveId, GroupId, WriteId},
-    meta::{Command, MetaAnswer, Query},
+    meta::{Command, MetaAnswer, Query, UpkeepCommand},
     time::Instant,
 };
 
@@ -178,7 +178,7 @@ impl Debt {
         let State::SettleDue(writes) = &mut self.state else { return None };
         let writes = core::mem::take(writes);
         self.state = State::Settling;
-        Some(Question::propose_directly(id, Command::PayOwed { drive, writes }))
+        Some(Question::propose_directly(Command::Upkeep(id, UpkeepCommand::PayOwed { drive, writes })))
     }
 
     /// Tries again later.

@@ -23,7 +23,7 @@ use std::{
 use mesh_core::{
     Answer, Buf, Error, Response,
     id::{DriveId, GroupId, StripeId, WriteId},
-    meta::{Command, Garbage, GarbageMark, MetaAnswer, Query},
+    meta::{Command, Garbage, GarbageMark, MetaAnswer, Query, UpkeepCommand},
     op::{StripeOp, StripeTarget},
     time::Instant,
 };
@@ -126,7 +126,7 @@ struct Progress {
 /// What remains to be told to the group after a page.
 struct Close {
     /// The last comes first.
-    commands: Vec<Command>,
+    commands: Vec<UpkeepCommand>,
     out: bool,
     /// Nothing of the page is done with.
     in_vain: bool,
@@ -196,16 +196,10 @@ impl Round {
 
     /// What the group is to be told.
     fn close(self) -> Close {
-        let owe = Command::OweGarbage { owed: self.owed.into_iter().collect() };
-        let drop = Command::DropGarbage { writes: self.gone };
-        let commands: Vec<Command> = [owe, drop]
-            .into_iter()
-            .filter(|command| match command {
-                Command::OweGarbage { owed } => !owed.is_empty(),
-                Command::DropGarbage { writes } => !writes.is_empty(),
-                _ => true,
-            })
-            .collect();
+        let owed: Vec<_> = self.owed.into_iter().collect();
+        let owe = (!owed.is_empty()).then_some(UpkeepCommand::OweGarbage { owed });
+        let drop = (!self.gone.is_empty()).then_some(UpkeepCommand::DropGarbage { writes: self.gone });
+        let commands: Vec<UpkeepCommand> = [owe, drop].into_iter().flatten().collect();
         Close { in_vain: commands.is_empty() && self.failed, commands, out: false }
     }
 }
@@ -251,7 +245,7 @@ impl Group {
                 State::Closing(close) if !close.out => {
                     if let Some(command) = close.commands.pop() {
                         close.out = true;
-                        return Some((Errand::Close(id), Question::propose_directly(id, command)));
+                        return Some((Errand::Close(id), Question::propose_directly(Command::Upkeep(id, command))));
                     }
                     let in_vain = close.in_vain;
                     self.rest(in_vain, grace, now);

@@ -146,10 +146,10 @@ impl Sessions {
 
     /// The command that opens a group's session, if that is to be sent now.
     pub(super) fn wanted(&mut self, group: GroupId, actor: ActorId) -> Option<(Session, Command)> {
-        let group = self.groups.get_mut(&group).filter(|group| group.stage == Stage::New)?;
-        group.stage = Stage::Opening;
-        let session = group.session;
-        Some((session, Command::OpenSession { actor, session }))
+        let state = self.groups.get_mut(&group).filter(|state| state.stage == Stage::New)?;
+        state.stage = Stage::Opening;
+        let session = state.session;
+        Some((session, Command::OpenSession { group, actor, session }))
     }
 
     /// The session is open: those who waited for it.

@@ -28,7 +28,7 @@ use mesh_core::{
     Answer, Error, Response,
     id::{DriveId, GroupId, LayoutId, ShardId, StripeId, WriteId},
     limits::SHARD_BATCH_MAX,
-    meta::{Command, MetaAnswer, Query, Reference, Shape},
+    meta::{Command, MetaAnswer, Query, Reference, Shape, UpkeepCommand},
     op::ShardOp,
     spec::ObjectSpec,
     time::Instant,
@@ -235,7 +235,8 @@ impl Group {
                     return None;
                 }
                 self.state = State::Settling(first);
-                Some((What::Settle, Question::propose_directly(id, Command::SweptBlock { first })))
+                let swept = Command::Upkeep(id, UpkeepCommand::SweptBlock { first });
+                Some((What::Settle, Question::propose_directly(swept)))
             }
             State::Looking | State::Asking(..) | State::Settling(_) => None,
         }

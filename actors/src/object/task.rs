@@ -110,8 +110,8 @@ impl Question {
     }
 
     /// A write of metadata, through Policy.
-    pub(super) fn propose(group: GroupId, command: Command) -> Self {
-        let op = Op::Propose { group, command: Arc::new(command) };
+    pub(super) fn propose(command: impl Into<Command>) -> Self {
+        let op = Op::Propose(Arc::new(command.into()));
         Self { way: Way::Next, op, payload: Buf::empty(), retry: Retry::Transport }
     }
 
@@ -121,8 +121,8 @@ impl Question {
     }
 
     /// A write of metadata, as the mesh itself.
-    pub(super) fn propose_directly(group: GroupId, command: Command) -> Self {
-        Self { way: Way::Propose, ..Self::propose(group, command) }
+    pub(super) fn propose_directly(command: impl Into<Command>) -> Self {
+        Self { way: Way::Propose, ..Self::propose(command) }
     }
 
     /// A stripe, down the chain.

@@ -8,7 +8,9 @@ use mesh_core::{
     Answer, Error, ErrorKind,
     id::WriteId,
     limits::{PART_BYTES_MIN, PARTS_MAX},
-    meta::{Attributes, BucketRef, BucketRow, Command, MetaAnswer, PartRow, Precondition, Query, UploadRow},
+    meta::{
+        Attributes, BucketRef, BucketRow, Command, MetaAnswer, ObjectCommand, PartRow, Precondition, Query, UploadRow,
+    },
 };
 
 use super::{
@@ -41,9 +43,9 @@ impl Create {
             principal: scene.caller.principal.name().to_owned(),
         });
         self.row = Some(row.clone());
-        let group = bucket.group;
-        let proposer = scene.desk.proposer(group, scene.cx.now())?;
-        Ok(Step::Ask(Question::propose(group, Command::CreateUpload { proposer, bucket, row })))
+        let proposer = scene.desk.proposer(bucket.group, scene.cx.now())?;
+        let command = Command::Object(bucket, ObjectCommand::CreateUpload { proposer, row });
+        Ok(Step::Ask(Question::propose(command)))
     }
 }
 
@@ -202,7 +204,7 @@ impl Complete {
         self.stage = Stage::Propose;
         let bucket = self.place.bucket()?.clone();
         let etag = format!("{}-{}", hex(&self.digest.clone().finalize()), self.parts.len());
-        let command = Command::CompleteUpload {
+        let command = ObjectCommand::CompleteUpload {
             proposer: scene.desk.proposer(bucket.group, scene.cx.now())?,
             key: self.key.clone(),
             upload: self.upload,
@@ -211,9 +213,8 @@ impl Complete {
             checksums: self.checksums.clone(),
             at: scene.cx.wall(),
             precondition: self.precondition.clone(),
-            bucket,
         };
-        Ok(Step::Ask(Question::propose(self.place.bucket()?.group, command).patiently()))
+        Ok(Step::Ask(Question::propose(Command::Object(bucket, command)).patiently()))
     }
 
     fn failed(&mut self, failure: Failure, scene: &mut Scene<'_, '_>) -> Result<Step, Error> {

@@ -17,7 +17,7 @@ use mesh_core::{
     Answer, Cx, Error, ErrorKind, Event, Job, Op, Outcome, Principal, Request, StorageFunction, Target, WorkOutcome,
     id::{GroupId, Token},
     limits::MAILBOX_JOBS_MAX,
-    meta::{Command, MetaAnswer, Query},
+    meta::{Command, MetaAnswer, ObjectCommand, Query},
     op::StripeOp,
     port::WorkOutput,
     snapshot::{Mark, Snapshot},
@@ -87,9 +87,9 @@ impl Policy {
             matches!(&op, Op::Stripe(op) if matches!(**op, StripeOp::Read { .. })) && principal != Principal::System;
         let learn = matches!(&op, Op::Query { query, .. } if matches!(**query, Query::Bucket { .. }));
         let token = match op {
-            Op::Propose { group, command } => {
+            Op::Propose(command) => {
                 let command = stamp(command, self.spec.limits.quota_bytes);
-                cx.start(Job::Propose { group, command, deadline })
+                cx.start(Job::Propose { command, deadline })
             }
             op => {
                 let to = if matches!(op, Op::Query { .. }) { Target::Metadata } else { Target::Next };
@@ -208,17 +208,18 @@ fn as_reply(outcome: WorkOutcome) -> Outcome {
 
 /// Puts the tenant's quota into commands that add bytes, whatever was there.
 fn stamp(mut command: Arc<Command>, quota: Option<u64>) -> Arc<Command> {
-    if let Command::PutObject { .. } | Command::PutPart { .. } = *command
-        && let Command::PutObject { quota_bytes, .. } | Command::PutPart { quota_bytes, .. } =
-            Arc::make_mut(&mut command)
+    if let Command::Object(_, ObjectCommand::PutObject { .. } | ObjectCommand::PutPart { .. }) = *command
+        && let Command::Object(
+            _,
+            ObjectCommand::PutObject { quota_bytes, .. } | ObjectCommand::PutPart { quota_bytes, .. },
+        ) = Arc::make_mut(&mut command)
     {
         *quota_bytes = quota;
     }
     command
 }
 
-/// Whether a group is the one that a question or command belongs to: buckets are the control group's, the rest is the
-/// namespaces'.
+/// Whether a group is the one that a question belongs to: buckets are the control group's, the rest is the namespaces'.
 const fn is_control(group: GroupId) -> bool {
     group.0 == GroupId::CONTROL.0
 }

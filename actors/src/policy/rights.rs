@@ -8,10 +8,12 @@
 //! Query::{Upload, Uploads, Parts}                           read | write the bucket's name
 //! Query::Bucket                                             any          the name asked for
 //! Query::Buckets of the own tenant                          any          any bucket
-//! Command::{Put, Delete}Object, PutPart, …Upload            write        the bucket's name
-//! Command::{Create, Remove, Seal}Bucket                     admin        the name (looked up here before)
+//! ObjectCommand, all but SealBucket                         write        the bucket's name
+//! BucketCommand, ObjectCommand::SealBucket                  admin        the name (looked up here before)
 //! all else                                                  System only
 //! ```
+//!
+//! What only the mesh asks is another kind of command, so nothing of it stands here.
 //!
 //! `read | write`: an upload is seen by those who make it. Administrators of the cluster have no business with
 //! tenants' data, and nobody is refused as anonymous.
@@ -19,7 +21,7 @@
 use mesh_core::{
     Error, ErrorKind, Op, Principal, Request,
     id::TenantId,
-    meta::{BucketRef, Command, Grant, Query},
+    meta::{BucketCommand, BucketRef, Command, Grant, ObjectCommand, Query},
     op::{Permission, StripeOp},
     spec::PolicySpec,
 };
@@ -125,19 +127,13 @@ fn subject<'a>(spec: &PolicySpec, names: &'a Names, op: &'a Op) -> Option<Subjec
             Some(Subject { need: Need::One(permission), bucket, tenant: binding.tenant })
         }
         Op::Query { group, query } => of_query(spec, query).filter(|_| is_control(*group) == is_of_control(query)),
-        Op::Propose { group, command } => {
-            of_command(spec, names, command).filter(|_| is_control(*group) == changes_control(command))
-        }
+        Op::Propose(command) => of_command(spec, names, command),
         Op::Object(_) | Op::Shard(_) | Op::Node(_) => None,
     }
 }
 
 const fn is_of_control(query: &Query) -> bool {
     matches!(query, Query::Bucket { .. } | Query::Buckets { .. })
-}
-
-const fn changes_control(command: &Command) -> bool {
-    matches!(command, Command::CreateBucket { .. } | Command::RemoveBucket { .. })
 }
 
 fn in_bucket(need: Need, bucket: &BucketRef) -> Subject<'_> {
@@ -167,44 +163,27 @@ fn of_query<'a>(spec: &PolicySpec, query: &'a Query) -> Option<Subject<'a>> {
 
 fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> Option<Subject<'a>> {
     let admin = Need::One(Permission::Admin);
-    Some(match command {
-        Command::PutObject { bucket, .. }
-        | Command::DeleteObject { bucket, .. }
-        | Command::CreateUpload { bucket, .. }
-        | Command::PutPart { bucket, .. }
-        | Command::CompleteUpload { bucket, .. }
-        | Command::AbortUpload { bucket, .. } => in_bucket(Need::One(Permission::Write), bucket),
-        Command::CreateBucket { name, tenant, .. } => Subject { need: admin, bucket: Some(name), tenant: *tenant },
-        Command::RemoveBucket { bucket } | Command::SealBucket { bucket, .. } => {
+    match command {
+        Command::Bucket(command) => match command {
+            BucketCommand::CreateBucket { name, tenant, .. } => {
+                Some(Subject { need: admin, bucket: Some(name), tenant: *tenant })
+            }
             // Only this tenant's buckets are remembered.
-            Subject { need: admin, bucket: Some(names.find(*bucket)?), tenant: spec.tenant }
-        }
-        Command::Form { .. }
-        | Command::PutNode(_)
-        | Command::Invite { .. }
-        | Command::PutDrive { .. }
-        | Command::TakeDrive { .. }
-        | Command::PutLayout(_)
-        | Command::CreateTenant(_)
-        | Command::PutPrincipal(_)
-        | Command::PutAccessKey(_)
-        | Command::DropAccessKey { .. }
-        | Command::Assign(_)
-        | Command::BeginMove { .. }
-        | Command::CommitMove { .. }
-        | Command::AbortMove { .. }
-        | Command::SetWish { .. }
-        | Command::Drain { .. }
-        | Command::SetStages { .. }
-        | Command::SetTail { .. }
-        | Command::OpenSession { .. }
-        | Command::OpenBlock { .. }
-        | Command::CloseBlock { .. }
-        | Command::SweptBlock { .. }
-        | Command::DropGarbage { .. }
-        | Command::SetLimits { .. }
-        | Command::OweGarbage { .. }
-        | Command::PayOwed { .. }
-        | Command::LoseDrive { .. } => return None,
-    })
+            BucketCommand::RemoveBucket { bucket } => {
+                Some(Subject { need: admin, bucket: Some(names.find(*bucket)?), tenant: spec.tenant })
+            }
+        },
+        Command::Object(bucket, command) => match command {
+            ObjectCommand::PutObject { .. }
+            | ObjectCommand::DeleteObject { .. }
+            | ObjectCommand::CreateUpload { .. }
+            | ObjectCommand::PutPart { .. }
+            | ObjectCommand::CompleteUpload { .. }
+            | ObjectCommand::AbortUpload { .. } => Some(in_bucket(Need::One(Permission::Write), bucket)),
+            ObjectCommand::SealBucket { .. } => {
+                Some(Subject { need: admin, bucket: Some(names.find(bucket.id)?), tenant: bucket.tenant })
+            }
+        },
+        Command::Mesh(_) | Command::Upkeep(..) | Command::OpenSession { .. } => None,
+    }
 }

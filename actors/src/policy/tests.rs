@@ -5,8 +5,8 @@ use mesh_core::{
     Buf, Effect, Entropy, Lane, Response, Tokens,
     id::{ActorId, BucketId, Epoch, LayoutId, NodeId, StripeId, TenantId, WriteId},
     meta::{
-        Attributes, Body, BucketRef, BucketRow, Extent, Grant, ObjectRow, PartRow, Precondition, Proposer, Session,
-        TenantLimits, UploadRow,
+        Attributes, Body, BucketCommand, BucketRef, BucketRow, Extent, Grant, MeshCommand, ObjectRow, PartRow,
+        Precondition, Proposer, Session, TenantLimits, UpkeepCommand, UploadRow,
     },
     op::{Binding, StripeTarget},
     time::{Instant, UnixMillis},
@@ -80,8 +80,8 @@ fn query(group: GroupId, query: Query) -> Op {
     Op::Query { group, query: Arc::new(query) }
 }
 
-fn propose(group: GroupId, command: Command) -> Op {
-    Op::Propose { group, command: Arc::new(command) }
+fn propose(command: impl Into<Command>) -> Op {
+    Op::Propose(Arc::new(command.into()))
 }
 
 fn proposer() -> Proposer {
@@ -102,14 +102,16 @@ fn put(tenant: TenantId, quota_bytes: Option<u64>) -> Command {
         attributes: Attributes::default(),
         body: Body::Whole(extent()),
     };
-    Command::PutObject {
-        proposer: proposer(),
-        bucket: bucket(tenant),
-        key: "cat".into(),
-        row: Arc::new(row),
-        precondition: Precondition::default(),
-        quota_bytes,
-    }
+    Command::Object(
+        bucket(tenant),
+        ObjectCommand::PutObject {
+            proposer: proposer(),
+            key: "cat".into(),
+            row: Arc::new(row),
+            precondition: Precondition::default(),
+            quota_bytes,
+        },
+    )
 }
 
 fn put_part(quota_bytes: Option<u64>) -> Command {
@@ -122,7 +124,7 @@ fn put_part(quota_bytes: Option<u64>) -> Command {
         extent: extent(),
     };
     let (bucket, upload) = (bucket(TENANT), WriteId(1));
-    Command::PutPart { proposer: proposer(), bucket, upload, part: Arc::new(part), quota_bytes }
+    Command::Object(bucket, ObjectCommand::PutPart { proposer: proposer(), upload, part: Arc::new(part), quota_bytes })
 }
 
 /// Every operation on the bucket `photos` of a tenant, by the columns of the table below.
@@ -134,7 +136,10 @@ fn operations(tenant: TenantId) -> Vec<(&'static str, Op)> {
         UploadRow { upload, key: "cat".into(), attributes: Attributes::default(), created: at, principal: "p".into() };
     let list = Query::List { bucket: bucket(), prefix: "".into(), delimiter: None, after: "".into(), limit: 1 };
     let precondition = Precondition::default();
-    let delete = Command::DeleteObject { proposer: proposer(), bucket: bucket(), key: "cat".into(), at, precondition };
+    let delete = Command::Object(
+        bucket(),
+        ObjectCommand::DeleteObject { proposer: proposer(), key: "cat".into(), at, precondition },
+    );
     vec![
         ("read", read(tenant)),
         ("read", query(GROUP, Query::Object { bucket: bucket(), key: "cat".into() })),
@@ -142,28 +147,30 @@ fn operations(tenant: TenantId) -> Vec<(&'static str, Op)> {
         ("read", query(GROUP, Query::Extents { bucket: bucket(), upload, offset: 0, limit: 1 })),
         ("write", write(tenant)),
         ("write", StripeOp::Delete { target: target(tenant), avoid: vec![] }.into()),
-        ("write", propose(GROUP, put(tenant, None))),
-        ("write", propose(GROUP, delete)),
-        ("write", propose(GROUP, Command::CreateUpload { proposer: proposer(), bucket: bucket(), row: Arc::new(row) })),
-        ("write", propose(GROUP, Command::AbortUpload { proposer: proposer(), bucket: bucket(), upload, at })),
+        ("write", propose(put(tenant, None))),
+        ("write", propose(delete)),
+        (
+            "write",
+            propose(Command::Object(
+                bucket(),
+                ObjectCommand::CreateUpload { proposer: proposer(), row: Arc::new(row) },
+            )),
+        ),
+        ("write", propose(Command::Object(bucket(), ObjectCommand::AbortUpload { proposer: proposer(), upload, at }))),
         ("uploads", query(GROUP, Query::Upload { bucket: bucket(), upload })),
         ("uploads", query(GROUP, Query::Uploads { bucket: bucket(), prefix: "".into(), after: None, limit: 1 })),
         ("uploads", query(GROUP, Query::Parts { bucket: bucket(), upload, after: 0, limit: 1 })),
-        (
-            "admin",
-            propose(CONTROL, Command::CreateBucket { proposer: None, name: "photos".into(), tenant, created: at }),
-        ),
+        ("admin", propose(BucketCommand::CreateBucket { proposer: None, name: "photos".into(), tenant, created: at })),
     ]
 }
 
 /// What names no tenant of its own.
 fn operations_of_own() -> Vec<(&'static str, Op)> {
-    let bucket = BucketId(3);
     vec![
         ("lookup", query(CONTROL, Query::Bucket { name: "photos".into() })),
         ("list", query(CONTROL, Query::Buckets { tenant: TENANT })),
-        ("admin", propose(CONTROL, Command::RemoveBucket { bucket })),
-        ("admin", propose(GROUP, Command::SealBucket { proposer: proposer(), bucket })),
+        ("admin", propose(BucketCommand::RemoveBucket { bucket: BucketId(3) })),
+        ("admin", propose(Command::Object(bucket(TENANT), ObjectCommand::SealBucket { proposer: proposer() }))),
     ]
 }
 
@@ -268,16 +275,16 @@ fn what_belongs_to_the_mesh_itself_is_for_the_mesh_itself() {
         query(GROUP, Query::Usage { tenant: TENANT }),
         query(GROUP, Query::Referenced { writes: vec![] }),
         query(GROUP, Query::ClosedBlocks { after: None, limit: 1 }),
-        propose(GROUP, Command::DropGarbage { writes: vec![] }),
-        propose(GROUP, Command::SweptBlock { first: WriteId(0) }),
-        propose(GROUP, Command::OpenBlock { proposer: proposer() }),
-        propose(GROUP, Command::OpenSession { actor: proposer().actor, session: proposer().session }),
-        propose(CONTROL, Command::SetLimits { tenant: TENANT, limits: TenantLimits::default() }),
+        propose(Command::Upkeep(GROUP, UpkeepCommand::DropGarbage { writes: vec![] })),
+        propose(Command::Upkeep(GROUP, UpkeepCommand::SweptBlock { first: WriteId(0) })),
+        propose(Command::Upkeep(GROUP, UpkeepCommand::OpenBlock { proposer: proposer() })),
+        propose(Command::OpenSession { group: GROUP, actor: proposer().actor, session: proposer().session }),
+        propose(MeshCommand::SetLimits { tenant: TENANT, limits: TenantLimits::default() }),
         // A bucket that nobody looked up here.
-        propose(CONTROL, Command::RemoveBucket { bucket: BucketId(3) }),
+        propose(Command::Object(bucket(TENANT), ObjectCommand::SealBucket { proposer: proposer() })),
+        propose(BucketCommand::RemoveBucket { bucket: BucketId(3) }),
         // The wrong group for what is asked.
         query(GROUP, Query::Bucket { name: "photos".into() }),
-        propose(CONTROL, put(TENANT, None)),
     ];
     for op in only_system {
         let refusal = Bench::new(spec()).refusal(user("owner"), op.clone());
@@ -304,9 +311,9 @@ fn passes_stripes_on_queries_to_metadata_and_proposals_to_raft_and_replies_back(
     let onward = request(op, Buf::empty());
     assert_eq!(effects, [Effect::Call { to: Target::Metadata, call: Token(2), request: onward }]);
 
-    let effects = bench.ask(user("owner"), propose(GROUP, put(TENANT, None)), Buf::empty());
+    let effects = bench.ask(user("owner"), propose(put(TENANT, None)), Buf::empty());
     let command = Arc::new(put(TENANT, None));
-    let job = Job::Propose { group: GROUP, command, deadline: Instant(99) };
+    let job = Job::Propose { command, deadline: Instant(99) };
     assert_eq!(effects, [Effect::Start { work: Token(3), job }]);
     assert_eq!(bench.policy.in_flight(), 3);
 
@@ -328,7 +335,7 @@ fn stamps_the_quota_into_puts_whatever_was_there() {
         let limits = TenantLimits { quota_bytes: quota, ..TenantLimits::default() };
         let mut bench = Bench::new(PolicySpec { limits, ..spec() });
         for (sent, stamped) in [(put(TENANT, claimed), put(TENANT, quota)), (put_part(claimed), put_part(quota))] {
-            let effects = bench.ask(user("owner"), propose(GROUP, sent), Buf::empty());
+            let effects = bench.ask(user("owner"), propose(sent), Buf::empty());
             assert!(
                 matches!(&effects[..], [Effect::Start { job: Job::Propose { command, .. }, .. }] if **command == stamped)
             );
@@ -409,8 +416,8 @@ fn its_levels_and_names_move_with_it() {
     let limited = moved.refusal(user("owner"), list_buckets()).map(|error| error.kind());
     assert_eq!(limited, Some(ErrorKind::RateLimited));
     moved.now = moved.now + Duration::from_secs(1);
-    let remove = Command::RemoveBucket { bucket: BucketId(3) };
-    assert_eq!(moved.refusal(user("owner"), propose(CONTROL, remove)), None);
+    let remove = BucketCommand::RemoveBucket { bucket: BucketId(3) };
+    assert_eq!(moved.refusal(user("owner"), propose(remove)), None);
 }
 
 #[test]

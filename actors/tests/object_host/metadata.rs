@@ -9,8 +9,9 @@ use mesh_core::{
     Error, ErrorKind,
     id::{BucketId, DriveId, GroupId, StripeId, WriteId},
     meta::{
-        Body, BucketRef, BucketRow, Command, Extent, Garbage, GarbageMark, GarbagePage, ListEntry, Listing, MetaAnswer,
-        ObjectRow, PartRow, Precondition, Query, Reference, Session, Shape, UploadRow,
+        Body, BucketCommand, BucketRef, BucketRow, Command, Extent, Garbage, GarbageMark, GarbagePage, ListEntry,
+        Listing, MetaAnswer, ObjectCommand, ObjectRow, PartRow, Precondition, Query, Reference, Session, Shape,
+        UpkeepCommand, UploadRow,
     },
     time::UnixMillis,
 };
@@ -136,7 +137,8 @@ impl Metadata {
         if good { Ok(()) } else { fail(ErrorKind::Precondition) }
     }
 
-    pub fn apply(&mut self, group: GroupId, command: &Command, now: UnixMillis) -> Answered {
+    pub fn apply(&mut self, command: &Command, now: UnixMillis) -> Answered {
+        let group = command.group();
         let Some(proposer) = command.proposer() else { return self.decide(group, command, now) };
         if self.sessions.get(&group) != Some(&proposer.session) {
             return fail(ErrorKind::Fenced);
@@ -163,8 +165,7 @@ impl Metadata {
                 }
                 Ok(MetaAnswer::Done)
             }
-            Command::CreateBucket { name, tenant, created, .. } => {
-                assert_eq!(group, GroupId::CONTROL);
+            Command::Bucket(BucketCommand::CreateBucket { name, tenant, created, .. }) => {
                 if self.buckets.contains_key(name) {
                     return fail(ErrorKind::BucketExists);
                 }
@@ -175,42 +176,42 @@ impl Metadata {
                 self.buckets.insert(name.clone(), row.clone());
                 Ok(MetaAnswer::Bucket(row))
             }
-            Command::RemoveBucket { bucket } => {
+            Command::Bucket(BucketCommand::RemoveBucket { bucket }) => {
                 assert!(self.sealed.contains(bucket), "removed before it is sealed: {bucket}");
                 self.buckets.retain(|_, row| row.bucket.id != *bucket);
                 Ok(MetaAnswer::Done)
             }
-            Command::SealBucket { bucket, .. } => {
-                let used = self.objects.keys().any(|(id, _)| id == bucket)
-                    || self.uploads.values().any(|(id, _)| id == bucket);
+            Command::Object(bucket, ObjectCommand::SealBucket { .. }) => {
+                let used = self.objects.keys().any(|(id, _)| *id == bucket.id)
+                    || self.uploads.values().any(|(id, _)| *id == bucket.id);
                 if used {
                     return fail(ErrorKind::BucketNotEmpty);
                 }
-                self.sealed.insert(*bucket);
+                self.sealed.insert(bucket.id);
                 Ok(MetaAnswer::Done)
             }
-            Command::OpenBlock { .. } => {
+            Command::Upkeep(_, UpkeepCommand::OpenBlock { .. }) => {
                 let first = WriteId::new(group, self.blocks.len() as u64 * BLOCK + 1);
                 self.blocks.push(first);
                 Ok(MetaAnswer::Block { first, count: BLOCK })
             }
-            Command::CloseBlock { first } => {
+            Command::Upkeep(_, UpkeepCommand::CloseBlock { first }) => {
                 assert!(self.blocks.iter().any(|block| block == first), "no such block: {first}");
                 self.closed.insert(*first);
                 Ok(MetaAnswer::Done)
             }
-            Command::SweptBlock { first } => {
+            Command::Upkeep(_, UpkeepCommand::SweptBlock { first }) => {
                 assert!(self.closed.contains(first), "swept while open: {first}");
                 self.swept.insert(*first);
                 Ok(MetaAnswer::Done)
             }
-            Command::DropGarbage { writes } => {
+            Command::Upkeep(_, UpkeepCommand::DropGarbage { writes }) => {
                 for write in writes {
                     self.garbage.remove(write);
                 }
                 Ok(MetaAnswer::Done)
             }
-            Command::OweGarbage { owed } => {
+            Command::Upkeep(_, UpkeepCommand::OweGarbage { owed }) => {
                 let all = owed.iter().flat_map(|(drive, writes)| writes.iter().map(|write| (*drive, *write)));
                 let of_garbage: Vec<_> = all.filter(|(_, write)| self.garbage.contains_key(write)).collect();
                 for (_, write) in &of_garbage {
@@ -219,7 +220,7 @@ impl Metadata {
                 self.owed.extend(of_garbage);
                 Ok(MetaAnswer::Writes(vec![]))
             }
-            Command::PayOwed { drive, writes } => {
+            Command::Upkeep(_, UpkeepCommand::PayOwed { drive, writes }) => {
                 for write in writes {
                     self.owed.remove(&(*drive, *write));
                 }
@@ -231,7 +232,7 @@ impl Metadata {
 
     fn apply_to_bucket(&mut self, command: &Command) -> Answered {
         match command {
-            Command::PutObject { bucket, key, row, precondition, .. } => {
+            Command::Object(bucket, ObjectCommand::PutObject { key, row, precondition, .. }) => {
                 let committed = MetaAnswer::Committed { version: row.version, etag: row.etag.clone() };
                 self.admit(row.version)?;
                 self.known(bucket)?;
@@ -240,18 +241,18 @@ impl Metadata {
                 self.objects.insert((bucket.id, key.clone()), row.clone());
                 Ok(committed)
             }
-            Command::DeleteObject { bucket, key, at, precondition, .. } => {
+            Command::Object(bucket, ObjectCommand::DeleteObject { key, at, precondition, .. }) => {
                 self.known(bucket)?;
                 self.holds(bucket.id, key, precondition)?;
                 Ok(MetaAnswer::Deleted { existed: self.remove_object(bucket.id, key, *at) })
             }
-            Command::CreateUpload { bucket, row, .. } => {
+            Command::Object(bucket, ObjectCommand::CreateUpload { row, .. }) => {
                 self.admit(row.upload)?;
                 self.known(bucket)?;
                 self.uploads.insert(row.upload, (bucket.id, row.clone()));
                 Ok(MetaAnswer::Done)
             }
-            Command::PutPart { upload, part, .. } => {
+            Command::Object(_, ObjectCommand::PutPart { upload, part, .. }) => {
                 self.admit(part.extent.write)?;
                 if !self.uploads.contains_key(upload) {
                     return fail(ErrorKind::NoSuchUpload);
@@ -261,7 +262,10 @@ impl Metadata {
                 }
                 Ok(MetaAnswer::Done)
             }
-            Command::CompleteUpload { bucket, key, upload, parts, etag, at, precondition, .. } => {
+            Command::Object(
+                bucket,
+                ObjectCommand::CompleteUpload { key, upload, parts, etag, at, precondition, .. },
+            ) => {
                 let committed = MetaAnswer::Committed { version: *upload, etag: etag.clone() };
                 let Some((_, row)) = self.uploads.get(upload).cloned() else {
                     let done = self.extents.contains_key(upload);
@@ -286,7 +290,7 @@ impl Metadata {
                 self.extents.insert(*upload, chosen);
                 Ok(committed)
             }
-            Command::AbortUpload { upload, at, .. } => {
+            Command::Object(_, ObjectCommand::AbortUpload { upload, at, .. }) => {
                 if !self.uploads.contains_key(upload) {
                     return fail(ErrorKind::NoSuchUpload);
                 }

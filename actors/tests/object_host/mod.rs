@@ -281,8 +281,8 @@ impl Host {
                     let (outcome, after) = self.call(to, request);
                     self.later(after, Coming::Event(Event::Reply { call, outcome }));
                 }
-                Effect::Start { work, job: Job::Propose { group, command, deadline } } => {
-                    let request = Request::system(Op::Propose { group, command }, deadline);
+                Effect::Start { work, job: Job::Propose { command, deadline } } => {
+                    let request = Request::system(Op::Propose(command), deadline);
                     let (outcome, after) = self.call(Target::Metadata, request);
                     let outcome = outcome.map(|response| match response.answer {
                         Answer::Meta(answer) => WorkOutput::Meta(answer),
@@ -340,8 +340,8 @@ impl Host {
             Op::Query { group, query } => {
                 self.metadata.query(group, &query).map(|answer| Answer::Meta(Arc::new(answer)).into())
             }
-            Op::Propose { group, command } => {
-                self.metadata.apply(group, &command, wall).map(|answer| Answer::Meta(Arc::new(answer)).into())
+            Op::Propose(command) => {
+                self.metadata.apply(&command, wall).map(|answer| Answer::Meta(Arc::new(answer)).into())
             }
             Op::Shard(op) => match to {
                 Target::Actor(actor) => self.shard(actor, *op),

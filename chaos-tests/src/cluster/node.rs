@@ -10,7 +10,7 @@ use mesh_core::{
     Answer, Buf, Error, Outcome, Request,
     happened::Happened,
     id::{ActorId, DriveId, GroupId, Incarnation, NodeId},
-    meta::{Command, ControlView},
+    meta::{ControlView, MeshCommand},
     op::{Ability, ActorReport, DriveReport, MoveOp, MoveStep, NodeOp, Phase, STARTS_MAX, ShardOp},
     time::Instant,
 };
@@ -212,14 +212,14 @@ impl Cluster {
             // The stand-in for the group is reached by everybody.
             Act::Announce(_) => {
                 let info = node_info(&self.swarm, node, life.1);
-                self.propose(world, node, Command::PutNode(info), Errand::Act(life, Key::Announce));
+                self.propose(world, node, MeshCommand::PutNode(info), Errand::Act(life, Key::Announce));
             }
             Act::Elect(GroupId::CONTROL) => {
                 let takes = self.dice.span(&(Duration::from_millis(1)..Duration::from_millis(30)));
                 self.after(world, takes, Errand::Stand(life));
             }
             Act::LayOut(layout) => {
-                self.propose(world, node, Command::PutLayout(layout), Errand::Act(life, Key::LayOut));
+                self.propose(world, node, MeshCommand::PutLayout(layout), Errand::Act(life, Key::LayOut));
             }
             Act::Actor(actor, deeds) => {
                 for deed in deeds {
@@ -240,7 +240,7 @@ impl Cluster {
             }
             Act::TakeBack(actor, epoch, id) => {
                 let errand = Errand::Act(life, Key::TakeBack(actor, id));
-                self.propose(world, node, Command::AbortMove { actor, epoch, id }, errand);
+                self.propose(world, node, MeshCommand::AbortMove { actor, epoch, id }, errand);
             }
             // A planted bug: time says what only the group may say.
             Act::Settle(actor, epoch, id) if self.bug == Some(Bug::ThawOnTimeout) => {
@@ -248,7 +248,7 @@ impl Cluster {
             }
             Act::Settle(actor, epoch, id) => {
                 let errand = Errand::Act(life, Key::Settle(actor, epoch, id));
-                self.propose(world, node, Command::AbortMove { actor, epoch, id }, errand);
+                self.propose(world, node, MeshCommand::AbortMove { actor, epoch, id }, errand);
             }
             Act::Settled(actor, epoch, id) => self.settled_at_last(world, life, (actor, epoch, id)),
             Act::Unsettled(actor, id) => {
@@ -303,7 +303,7 @@ impl Cluster {
 
     /// A planted bug: the target is told that it runs the actor as soon as the commit is proposed.
     fn activate_early(&mut self, world: &mut World, (node, _): Life, ask: &Ask) {
-        let (Some(Bug::EarlyActivation), Ask::Propose(Command::CommitMove { actor, epoch, id })) = (self.bug, ask)
+        let (Some(Bug::EarlyActivation), Ask::Propose(MeshCommand::CommitMove { actor, epoch, id })) = (self.bug, ask)
         else {
             return;
         };

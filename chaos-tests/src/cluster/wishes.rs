@@ -6,7 +6,7 @@ use core::time::Duration;
 use mesh_core::{
     assignment::{Assignment, Preference, Scope, Tail, Wish},
     id::{ActorId, NodeId},
-    meta::Command,
+    meta::MeshCommand,
 };
 
 use super::{Cluster, Errand};
@@ -29,10 +29,10 @@ impl Cluster {
     /// Pins an actor to a node.
     pub fn pin(&mut self, world: &mut World, at: NodeId, actor: ActorId, to: NodeId) {
         let wish = Wish { pin: Some(to), ..Wish::default() };
-        self.say(world, at, Command::SetWish { scope: Scope::Actor(actor), wish: Some(wish) });
+        self.say(world, at, MeshCommand::SetWish { scope: Scope::Actor(actor), wish: Some(wish) });
     }
 
-    fn say(&mut self, world: &mut World, at: NodeId, command: Command) {
+    fn say(&mut self, world: &mut World, at: NodeId, command: MeshCommand) {
         self.propose(world, at, command, Errand::Said);
     }
 
@@ -50,10 +50,10 @@ impl Cluster {
             let preference = [Preference::Auto, Preference::PreferDpu, Preference::HostOnly];
             let preference = self.dice.pick(&preference).copied().unwrap_or_default();
             match kind {
-                0 => self.say(world, at, Command::SetWish { scope: Scope::Actor(actor), wish: None }),
+                0 => self.say(world, at, MeshCommand::SetWish { scope: Scope::Actor(actor), wish: None }),
                 1 => {
                     let wish = Some(Wish { preference, pin: None });
-                    self.say(world, at, Command::SetWish { scope: Scope::Mesh, wish });
+                    self.say(world, at, MeshCommand::SetWish { scope: Scope::Mesh, wish });
                 }
                 _ => self.pin(world, at, actor, to),
             }
@@ -75,7 +75,7 @@ impl Cluster {
             let first = 1 + u8::from(self.swarm.moves_per_mille > 0);
             let tail = Tail { cut: first + u8::from(last), node };
             let tail = (!whole && node != row.node).then_some(tail);
-            self.say(world, at, Command::SetTail { actor: row.actor, epoch: row.epoch, tail });
+            self.say(world, at, MeshCommand::SetTail { actor: row.actor, epoch: row.epoch, tail });
         }
         let pause = self.dice.span(&CUT);
         self.after(world, pause, Errand::Cut);

@@ -124,7 +124,7 @@ impl World {
         let asker = Asker::Call(place);
         match request.op {
             Op::Query { group, query } => self.ask_metadata(group, Matter::Query(query), patience, asker),
-            Op::Propose { group, command } => self.ask_metadata(group, Matter::Command(command), patience, asker),
+            Op::Propose(command) => self.ask_metadata(command.group(), Matter::Command(command), patience, asker),
             other => {
                 let error = Error::invalid("metadata is asked by queries and commands alone");
                 self.reply(place, Err(error.with("op", format!("{other:?}"))));
@@ -146,9 +146,9 @@ impl World {
                 let outcome = self.compute.run(job);
                 self.done(place, after, outcome);
             }
-            Job::Propose { group, command, deadline } => {
+            Job::Propose { command, deadline } => {
                 let patience = deadline.after(self.clock(place.node));
-                self.ask_metadata(group, Matter::Command(command), patience, Asker::Work(place));
+                self.ask_metadata(command.group(), Matter::Command(command), patience, Asker::Work(place));
             }
         }
     }

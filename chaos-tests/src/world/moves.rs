@@ -8,7 +8,7 @@ use mesh_core::{
     Answer, Buf, Error, ErrorKind, Op, Outcome, Request, StorageFunction,
     assignment::Assignment,
     id::{ActorId, Epoch, NodeId, Token},
-    meta::{Command, ControlView},
+    meta::{Command, ControlView, MeshCommand},
     op::{NodeOp, Phase},
     snapshot::{Mark, Snapshot},
     time::Instant,
@@ -43,7 +43,7 @@ pub(super) struct Ask {
 
 /// Whether a matter is the commit of a move.
 pub(super) fn is_commit(matter: &Matter) -> bool {
-    matches!(matter, Matter::Command(command) if matches!(**command, Command::CommitMove { .. }))
+    matches!(matter, Matter::Command(command) if matches!(**command, Command::Mesh(MeshCommand::CommitMove { .. })))
 }
 
 impl World {

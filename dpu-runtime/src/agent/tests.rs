@@ -134,7 +134,7 @@ impl Metadata for World {
         done(Err(Error::invalid("not in this test")));
     }
 
-    fn propose(&self, _: GroupId, _: Arc<Command>, _: Instant, done: Completion<Result<Arc<MetaAnswer>, Error>>) {
+    fn propose(&self, _: Arc<Command>, _: Instant, done: Completion<Result<Arc<MetaAnswer>, Error>>) {
         done(Err(Error::invalid("not in this test")));
     }
 }

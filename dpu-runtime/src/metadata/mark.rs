@@ -11,6 +11,9 @@
 //!               crc: CRC-32C of len, sequence and claims; numbers are little-endian
 //! ```
 //!
+//! The format of the claims is that of everything in the store: one of another format is told from a damaged one here,
+//! before anything else of it is read.
+//!
 //! The file is made under another name and never changes its length: any other length is damage, not a power cut.
 
 use std::{
@@ -23,6 +26,7 @@ use std::{
 
 use mesh_core::{
     id::{GroupId, NodeId, ReplicaId},
+    meta::FORMAT,
     wire::crc32c,
 };
 use serde::{Deserialize, Serialize};
@@ -79,6 +83,8 @@ pub(super) enum Found {
     Nothing,
     /// A file that tells nothing, and why.
     Damaged(String),
+    /// The mark of a store of this other format.
+    OfFormat(u8),
     /// The mark.
     Whole(Mark, Claims),
 }
@@ -123,9 +129,15 @@ impl Mark {
         let mut bytes = vec![0; 2 * SLOT_BYTES];
         file.read_exact_at(&mut bytes, 0)?;
         let slots = bytes.chunks_exact(SLOT_BYTES).filter_map(parse);
-        Ok(match slots.max_by_key(|(sequence, _)| *sequence) {
-            Some((sequence, claims)) => Found::Whole(Self { file, sequence }, claims),
-            None => Found::Damaged("both halves of the mark fail their checksums".into()),
+        let Some((sequence, claims)) = slots.max_by_key(|(sequence, _)| *sequence) else {
+            return Ok(Found::Damaged("both halves of the mark fail their checksums".into()));
+        };
+        Ok(match claims.first() {
+            Some(&format) if format != FORMAT => Found::OfFormat(format),
+            _ => match decode(claims) {
+                Ok(claims) => Found::Whole(Self { file, sequence }, claims),
+                Err(error) => Found::Damaged(format!("the mark says what cannot be: {error}")),
+            },
         })
     }
 
@@ -169,7 +181,8 @@ fn draw(sequence: u64, claims: &Claims) -> io::Result<Vec<u8>> {
     Ok(slot)
 }
 
-fn parse(slot: &[u8]) -> Option<(u64, Claims)> {
+/// The number and the claims of a slot that is whole.
+fn parse(slot: &[u8]) -> Option<(u64, &[u8])> {
     let (head, rest) = slot.split_at_checked(HEAD_BYTES)?;
     let word = |at: usize| Some(u32::from_le_bytes(*head.get(at..)?.first_chunk()?));
     let len = word(12)? as usize;
@@ -177,7 +190,7 @@ fn parse(slot: &[u8]) -> Option<(u64, Claims)> {
     if !head.starts_with(&MAGIC) || word(8)? != crc32c(slot.get(12..HEAD_BYTES + len)?) {
         return None;
     }
-    Some((u64::from_le_bytes(*head.get(16..)?.first_chunk()?), decode(claims).ok()?))
+    Some((u64::from_le_bytes(*head.get(16..)?.first_chunk()?), claims))
 }
 
 #[cfg(test)]

@@ -156,7 +156,7 @@ impl RaftMetadata {
     ///
     /// # Errors
     /// `Invalid` for a nonsensical configuration; `DriveFailed` or `Corrupt` if the store cannot be opened (its files
-    /// are left as they are), `Conflict` if it is another node's.
+    /// are left as they are), `Conflict` if it is another node's, `Unsupported` if it is of another format.
     pub async fn start(
         config: RaftConfig,
         outbound: Arc<dyn Outbound>,
@@ -509,7 +509,7 @@ impl RaftMetadata {
     pub async fn serve(&self, op: Op, deadline: Instant) -> Outcome {
         let (group, ask) = match op {
             Op::Query { group, query } => (group, Ask::Query(query)),
-            Op::Propose { group, command } => (group, Ask::Propose(command)),
+            Op::Propose(command) => (command.group(), Ask::Propose(command)),
             _ => return Err(Error::invalid("metadata groups answer queries and proposals")),
         };
         let budget = deadline.after(self.clock.now());
@@ -521,7 +521,7 @@ impl RaftMetadata {
     pub async fn relay(&self, op: NodeOp, deadline: Instant) -> Outcome {
         let (group, ask) = match op {
             NodeOp::RelayQuery { group, query } => (group, Ask::Query(query)),
-            NodeOp::RelayPropose { group, command } => (group, Ask::Propose(command)),
+            NodeOp::RelayPropose(command) => (command.group(), Ask::Propose(command)),
             _ => return Err(Error::invalid("only queries and proposals are relayed")),
         };
         let budget = deadline.after(self.clock.now());

@@ -46,7 +46,7 @@ impl Ask {
     fn op(&self, group: GroupId) -> Op {
         match self {
             Self::Query(query) => Op::Query { group, query: Arc::clone(query) },
-            Self::Propose(command) => Op::Propose { group, command: Arc::clone(command) },
+            Self::Propose(command) => Op::Propose(Arc::clone(command)),
         }
     }
 
@@ -54,7 +54,7 @@ impl Ask {
     fn relayed(&self, group: GroupId) -> Op {
         Op::Node(Box::new(match self {
             Self::Query(query) => NodeOp::RelayQuery { group, query: Arc::clone(query) },
-            Self::Propose(command) => NodeOp::RelayPropose { group, command: Arc::clone(command) },
+            Self::Propose(command) => NodeOp::RelayPropose(Arc::clone(command)),
         }))
     }
 }
@@ -70,14 +70,8 @@ impl Metadata for RaftMetadata {
         self.begin(group, Ask::Query(query), deadline, done);
     }
 
-    fn propose(
-        &self,
-        group: GroupId,
-        command: Arc<Command>,
-        deadline: Instant,
-        done: Completion<Result<Arc<MetaAnswer>, Error>>,
-    ) {
-        self.begin(group, Ask::Propose(command), deadline, done);
+    fn propose(&self, command: Arc<Command>, deadline: Instant, done: Completion<Result<Arc<MetaAnswer>, Error>>) {
+        self.begin(command.group(), Ask::Propose(command), deadline, done);
     }
 }
 

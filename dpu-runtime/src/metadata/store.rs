@@ -20,6 +20,9 @@
 //! <dir>/db.damaged-<n>, <dir>/mark.damaged-<n>    set aside by [`Store::renew_all`], n from 1 to SET_ASIDE_MAX
 //! ```
 //!
+//! All that is encoded here is of one format ([`mesh_core::meta::FORMAT`]), which the mark names. A store of another one is
+//! refused before anything else of it is read, and left as it is.
+//!
 //! When it is opened, each group is judged against the mark (see [`super::judge`]). Damage does not keep the store
 //! from opening: groups that are sound go on, and [`Store::health`] names the others, which neither vote nor serve.
 //! Nothing of a damaged store is deleted, and its mark claims on what it did: it stays damaged until it is renewed.
@@ -38,6 +41,7 @@ use std::{
 use mesh_core::{
     Error, ErrorKind,
     id::{GroupId, NodeId, ReplicaId},
+    meta::FORMAT,
     wire::crc32c,
 };
 use openraft::storage::IOFlushed;
@@ -137,7 +141,7 @@ impl Store {
     ///
     /// # Errors
     /// `DriveFailed` if they cannot be used now (another process has them, no permission, no space), `Conflict` if
-    /// they are another node's. Nothing is deleted.
+    /// they are another node's, `Unsupported` if they are of another format. Nothing is deleted.
     pub(super) fn open(dir: &Path, node: NodeId) -> Result<Self, Error> {
         Self::open_over(dir, node, |files| files)
     }
@@ -161,6 +165,14 @@ impl Store {
             Found::Nothing => {
                 let why = "there is a database, but no mark of what it promised beside it";
                 return Ok(Self::unusable(dir, Claims { node, ..Claims::default() }, 0, damaged(why)));
+            }
+            Found::OfFormat(format) => {
+                let what = "the metadata store is of another format than this build's, and is left as it is: run the \
+                            build that wrote it";
+                return Err(Error::new(ErrorKind::Unsupported, what)
+                    .with("path", dir.display())
+                    .with("format", format)
+                    .with("supported", FORMAT));
             }
             Found::Damaged(why) => {
                 return Ok(Self::unusable(dir, Claims { node, ..Claims::default() }, 0, damaged(why)));

@@ -1,14 +1,16 @@
 //! The types that Raft is made of here, and how they are encoded.
 //!
 //! ```text
-//! a log entry, a vote, a watermark, a Raft message:   version:1 (= 1)  postcard
+//! a log entry, a vote, a watermark, a mark's claims, a Raft message:   format:1  postcard
 //! ```
+//!
+//! The format is that of metadata values ([`mesh_core::meta::FORMAT`]), for commands stand in entries.
 
 use std::{fmt, io, sync::Arc};
 
 use mesh_core::{
     Error,
-    meta::{Command, MetaAnswer},
+    meta::{Command, FORMAT, MetaAnswer},
 };
 use openraft::alias;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -81,8 +83,6 @@ mod refusal {
     }
 }
 
-const FORMAT: u8 = 1;
-
 pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     encode_onto(&mut bytes, value)?;
@@ -104,7 +104,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
             Ok(_) => Err(invalid("bytes behind a Raft value".into())),
             Err(error) => Err(invalid(format!("a Raft value is damaged: {error}"))),
         },
-        Some((version, _)) => Err(invalid(format!("a Raft value of version {version}; this build reads {FORMAT}"))),
+        Some((format, _)) => Err(invalid(format!("a Raft value of format {format}; this build reads {FORMAT}"))),
         None => Err(invalid("an empty Raft value".into())),
     }
 }

@@ -333,13 +333,13 @@ impl State {
                     tracing::debug!(%error, "a compute job found no worker");
                 }
             }
-            Job::Propose { group, command, deadline } => {
+            Job::Propose { command, deadline } => {
                 let myself = myself.clone();
                 let done = Box::new(move |outcome: Result<_, Error>| {
                     let outcome = outcome.map(mesh_core::port::WorkOutput::Meta);
                     tell(&myself, Message::Done { work, outcome });
                 });
-                ports.metadata.propose(group, command, deadline, done);
+                ports.metadata.propose(command, deadline, done);
             }
         }
     }

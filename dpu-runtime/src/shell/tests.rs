@@ -127,7 +127,7 @@ impl Metadata for World {
         done(Ok(Arc::new(MetaAnswer::Done)));
     }
 
-    fn propose(&self, _: GroupId, _: Arc<Command>, _: Instant, done: MetaDone) {
+    fn propose(&self, _: Arc<Command>, _: Instant, done: MetaDone) {
         done(Ok(Arc::new(MetaAnswer::Done)));
     }
 }

@@ -13,8 +13,8 @@ use mesh_core::{
     envelope::{Body, Envelope},
     id::{ActorId, BucketId, Epoch, GroupId, LayoutId, NodeId, ReplicaId, TenantId, WriteId},
     meta::{
-        Attributes, Body as ObjectBody, BucketRef, Command, Extent, MetaAnswer, ObjectRow, Precondition, Proposer,
-        Query, Session,
+        Attributes, Body as ObjectBody, BucketRef, Command, Extent, MetaAnswer, ObjectCommand, ObjectRow, Precondition,
+        Proposer, Query, Session, UpkeepCommand,
     },
     op::NodeOp,
     port::{CallGuard, Clock, Completion, Metadata, Outbound},
@@ -107,7 +107,7 @@ impl Outbound for Link {
             let outcome = match envelope.header.body {
                 Body::Request(Op::Node(op)) => match *op {
                     NodeOp::Raft { group, rpc, .. } => target.handle_raft(group, rpc, envelope.payload).await,
-                    op @ (NodeOp::RelayQuery { .. } | NodeOp::RelayPropose { .. }) => target.relay(op, deadline).await,
+                    op @ (NodeOp::RelayQuery { .. } | NodeOp::RelayPropose(_)) => target.relay(op, deadline).await,
                     _ => Err(Error::invalid("not here")),
                 },
                 Body::Request(op) => target.serve(op, deadline).await,
@@ -261,13 +261,12 @@ pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
 pub(crate) async fn propose(
     node: &RaftMetadata,
     clock: &dyn Clock,
-    group: u64,
-    command: Command,
+    command: impl Into<Command>,
     budget: Duration,
 ) -> Result<Arc<MetaAnswer>, Error> {
     let (done, answered) = oneshot::channel();
     let done = Box::new(move |answer| drop(done.send(answer)));
-    Metadata::propose(node, GroupId(group), Arc::new(command), clock.now() + budget, done);
+    Metadata::propose(node, Arc::new(command.into()), clock.now() + budget, done);
     answered.await.expect("every request is answered")
 }
 
@@ -292,8 +291,8 @@ const fn session(life: u64) -> Session {
     Session { epoch: Epoch(1), life }
 }
 
-pub(crate) fn open_session(actor: u64, life: u64) -> Command {
-    Command::OpenSession { actor: ActorId(actor), session: session(life) }
+pub(crate) fn open_session(group: u64, actor: u64, life: u64) -> Command {
+    Command::OpenSession { group: GroupId(group), actor: ActorId(actor), session: session(life) }
 }
 
 /// The command of a number of an actor's life; all before it are waited for still.
@@ -301,8 +300,8 @@ pub(crate) const fn proposer(actor: u64, life: u64, request: u64) -> Proposer {
     Proposer { actor: ActorId(actor), session: session(life), request, done_below: request.saturating_sub(12_000) }
 }
 
-pub(crate) fn open_block(actor: u64, life: u64, request: u32) -> Command {
-    Command::OpenBlock { proposer: proposer(actor, life, request as u64) }
+pub(crate) fn open_block(group: u64, actor: u64, life: u64, request: u64) -> Command {
+    Command::Upkeep(GroupId(group), UpkeepCommand::OpenBlock { proposer: proposer(actor, life, request) })
 }
 
 /// An object whose length tells it from others. The number of its write is the number of its command.
@@ -321,14 +320,16 @@ pub(crate) fn put_as(proposer: Proposer, group: u64, key: &str, version: WriteId
         attributes: Attributes::default(),
         body: ObjectBody::Whole(extent),
     };
-    Command::PutObject {
-        proposer,
-        bucket: bucket(group),
-        key: key.into(),
-        row: row.into(),
-        precondition: Precondition::default(),
-        quota_bytes: None,
-    }
+    Command::Object(
+        bucket(group),
+        ObjectCommand::PutObject {
+            proposer,
+            key: key.into(),
+            row: row.into(),
+            precondition: Precondition::default(),
+            quota_bytes: None,
+        },
+    )
 }
 
 pub(crate) fn get_object(group: u64, key: &str) -> Query {

@@ -1,13 +1,21 @@
 //! How rows, commands, queries and answers become bytes and come back: one version byte, then postcard.
 //!
 //! It owns the version and the limit, and never what a value means: any type that serde knows goes through.
+//!
+//! | format | why |
+//! |---|---|
+//! | 1 | the first |
+//! | 2 | commands by who asks for them, each with its group |
+//!
+//! A value of format 1 is refused, and so are a store that has such values and a node that sends them, before any of them
+//! is read.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{error::Error, limits::COMMAND_BYTES_MAX};
 
-/// The newest metadata format that this build reads and writes.
-pub const FEATURE_LEVEL: u32 = 1;
+/// The metadata format that this build reads and writes.
+pub const FORMAT: u8 = 2;
 
 /// Encodes a row, command, query or answer: a version byte, then postcard.
 ///
@@ -35,11 +43,11 @@ pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Error> {
                 .map_err(|error| Error::invalid("a metadata value is damaged").with("why", error))?;
             if left.is_empty() { Ok(value) } else { Err(Error::invalid("bytes behind a metadata value")) }
         }
-        Some((&version, _)) => Err(Error::invalid("a metadata value of another version; upgrade this node first")
-            .with("version", version)
-            .with("supported", FORMAT)),
+        Some((&format, _)) => {
+            Err(Error::invalid("a metadata value of another format; run the same build on every node")
+                .with("format", format)
+                .with("supported", FORMAT))
+        }
         None => Err(Error::invalid("an empty metadata value")),
     }
 }
-
-const FORMAT: u8 = 1;

@@ -1,7 +1,17 @@
-//! What a metadata group is told: [`Command`], who proposes it, and what must hold for it.
+//! What a metadata group is told: [`Command`], who asks for it and of which group, and what must hold for it.
 //!
-//! The order of the variants is the format: the control group's and the namespace groups' stand in one enum, and a new
-//! one goes to the end, whichever group it is for.
+//! ```text
+//!                          who asks                      which group
+//! BucketCommand            a tenant, through Policy      the control group
+//! ObjectCommand            a tenant, through Policy      that of the bucket's keys
+//! MeshCommand              the mesh itself               the control group
+//! UpkeepCommand            the mesh itself               the namespace group that it names
+//! Command::OpenSession     the mesh itself               the group that it names, of either kind
+//! ```
+//!
+//! A command says by its type what it is, so nobody can ask a wrong group for it, and what a tenant may never ask needs no
+//! rule. What a tenant may ask the mesh may ask too. The order of the variants is the format: a new one goes to the end of
+//! its enum, whatever it is about.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{AccessKeyRow, BucketRef, ObjectRow, PartRow, PrincipalRow, TenantLimits, TenantRow, UploadRow};
 use crate::{
     assignment::{Assignment, MoveId, Scope, Tail, Wish},
-    id::{ActorId, BucketId, ClusterId, DriveId, Epoch, NodeId, TenantId, WriteId},
+    id::{ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, NodeId, TenantId, WriteId},
     spec::CustomSpec,
     time::UnixMillis,
     topology::{Code, Layout, NodeInfo},
@@ -52,43 +62,29 @@ pub struct Proposer {
 /// [`Proposer`] fail with `Fenced` if its session is not the actor's latest one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    // --- control group ---
-    /// The first command of a cluster. Again: no effect if it is the same cluster, else `Conflict`.
-    Form {
-        /// The cluster.
-        cluster: ClusterId,
-        /// The code of layouts.
-        code: Code,
-        /// How many namespace groups there are, numbered from 1.
-        namespaces: u16,
+    /// A tenant asks; of the control group.
+    Bucket(BucketCommand),
+    /// A tenant asks; of the group of this bucket, about what is in it.
+    Object(BucketRef, ObjectCommand),
+    /// The mesh asks; of the control group.
+    Mesh(MeshCommand),
+    /// The mesh asks; of this namespace group.
+    Upkeep(GroupId, UpkeepCommand),
+    /// The mesh asks; of a group of either kind. Begins a life of an actor there: what its earlier ones propose is refused
+    /// from now on, and the blocks that they held are closed. The same again: no effect. `Fenced` if a later one has begun.
+    OpenSession {
+        /// Where.
+        group: GroupId,
+        /// The actor.
+        actor: ActorId,
+        /// Its life.
+        session: Session,
     },
-    /// A node has started or changed. Replaces what was known of it, unless that is of a later incarnation. `Conflict` if
-    /// the number is another life's, or was given out by another invitation.
-    PutNode(NodeInfo),
-    /// A drive is to be used. Gives `Epoch`: one more than the last owner's, every time: see [`Self::TakeDrive`], which
-    /// nodes use. `Conflict` if it was declared lost.
-    PutDrive {
-        /// The drive.
-        drive: DriveId,
-        /// The node that has it.
-        node: NodeId,
-        /// Its size.
-        capacity_bytes: u64,
-    },
-    /// A new table of placement groups; its `id` must be one more than the newest. `Conflict` if another came first.
-    PutLayout(Arc<Layout>),
-    /// A tenant; its `id` and `key` are given by the group (0 in the command). Gives `Tenant`. A tenant of the same
-    /// name: `Conflict`.
-    CreateTenant(TenantRow),
-    /// A principal; replaces one of the same name.
-    PutPrincipal(PrincipalRow),
-    /// An access key. The same again: no effect; other contents under the same name: `Conflict`.
-    PutAccessKey(AccessKeyRow),
-    /// Revokes an access key.
-    DropAccessKey {
-        /// The public half.
-        access: String,
-    },
+}
+
+/// Buckets' names: what a tenant may change in the control group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BucketCommand {
     /// A bucket. Gives `Bucket`. `BucketExists`, `BucketTaken`.
     CreateBucket {
         /// Who; `None`: the founding of the cluster, for which the same name and time are the same bucket.
@@ -106,6 +102,177 @@ pub enum Command {
         /// The incarnation.
         bucket: BucketId,
     },
+}
+
+/// What a tenant may change in a bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ObjectCommand {
+    /// Makes an object visible; what it replaces becomes garbage. Gives `Committed`. `Precondition`, `QuotaExceeded`,
+    /// `NoSuchBucket` (sealed), `Conflict` (block closed, or `row.version` in use).
+    PutObject {
+        /// Who.
+        proposer: Proposer,
+        /// Where.
+        key: Arc<str>,
+        /// What.
+        row: Arc<ObjectRow>,
+        /// When.
+        precondition: Precondition,
+        /// The tenant's quota, stamped by Policy.
+        quota_bytes: Option<u64>,
+    },
+    /// Removes an object; its bytes become garbage. No object: no effect. Gives `Deleted`.
+    DeleteObject {
+        /// Who.
+        proposer: Proposer,
+        /// Where.
+        key: Arc<str>,
+        /// Now, for the garbage's grace.
+        at: UnixMillis,
+        /// When.
+        precondition: Precondition,
+    },
+    /// Begins a multipart upload under `row.upload`. Gives `Done`.
+    CreateUpload {
+        /// Who.
+        proposer: Proposer,
+        /// What.
+        row: Arc<UploadRow>,
+    },
+    /// Stores a part; one of the same number becomes garbage. `NoSuchUpload`, `QuotaExceeded`. Gives `Done`.
+    PutPart {
+        /// Who.
+        proposer: Proposer,
+        /// The upload.
+        upload: WriteId,
+        /// What.
+        part: Arc<PartRow>,
+        /// The tenant's quota, stamped by Policy.
+        quota_bytes: Option<u64>,
+    },
+    /// Makes an object of parts, in this order; parts not named become garbage. `NoSuchUpload`, `InvalidPart`,
+    /// `Precondition`. An upload that was completed gives its object again. Gives `Committed`.
+    CompleteUpload {
+        /// Who.
+        proposer: Proposer,
+        /// Where.
+        key: Arc<str>,
+        /// The upload; it becomes the object's version.
+        upload: WriteId,
+        /// Number and ETag of each part, ascending.
+        parts: Vec<(u32, String)>,
+        /// The object's ETag.
+        etag: String,
+        /// Additional checksums of the whole.
+        checksums: BTreeMap<String, String>,
+        /// Now.
+        at: UnixMillis,
+        /// When.
+        precondition: Precondition,
+    },
+    /// Drops an upload; its parts become garbage. Gives `Done`; `NoSuchUpload`.
+    AbortUpload {
+        /// Who.
+        proposer: Proposer,
+        /// Which.
+        upload: WriteId,
+        /// Now.
+        at: UnixMillis,
+    },
+    /// Deletes the bucket, if it has neither objects nor uploads (else `BucketNotEmpty`): it takes nothing any more, for
+    /// good. [`BucketCommand::RemoveBucket`] then takes its name away.
+    SealBucket {
+        /// Who.
+        proposer: Proposer,
+    },
+}
+
+/// The mesh: who and what is there, for whom, and where it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MeshCommand {
+    // --- nodes ---
+    /// The first command of a cluster. Again: no effect if it is the same cluster, else `Conflict`.
+    Form {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The code of layouts.
+        code: Code,
+        /// How many namespace groups there are, numbered from 1.
+        namespaces: u16,
+    },
+    /// A node has started or changed. Replaces what was known of it, unless that is of a later incarnation. `Conflict` if
+    /// the number is another life's, or was given out by another invitation.
+    PutNode(NodeInfo),
+    /// Gives out a node's number: only who has `invitation` may take it. In place of an older invitation by which nobody
+    /// has joined. The same again: no effect. `Conflict` for a number that a node has, or had, and for a late copy.
+    Invite {
+        /// The number.
+        node: NodeId,
+        /// Greater than that of an older invitation, not 0.
+        invitation: u64,
+    },
+    /// Empties a node, or takes that back. `NotFound` if it is not known.
+    Drain {
+        /// Which.
+        node: NodeId,
+        /// Whether to.
+        draining: bool,
+    },
+
+    // --- drives ---
+    /// A drive is to be used. Gives `Epoch`: one more than the last owner's, every time: see [`Self::TakeDrive`], which
+    /// nodes use. `Conflict` if it was declared lost.
+    PutDrive {
+        /// The drive.
+        drive: DriveId,
+        /// The node that has it.
+        node: NodeId,
+        /// Its size.
+        capacity_bytes: u64,
+    },
+    /// A drive is to be used by whoever knew this epoch of it. Gives `Epoch`: the one after. The same again, whenever it
+    /// comes: the same answer and no effect, or `Conflict` if there was another owner since.
+    TakeDrive {
+        /// The drive.
+        drive: DriveId,
+        /// The node that has it.
+        node: NodeId,
+        /// Its size.
+        capacity_bytes: u64,
+        /// The epoch of its last owner; 0: it had none.
+        after: Epoch,
+    },
+    /// Declares a drive lost for good: it is of no layout to come, and `PutDrive` of its number is `Conflict` from now on.
+    /// The same again: no effect. `NotFound` if it is not known.
+    LoseDrive {
+        /// Which.
+        drive: DriveId,
+    },
+    /// A new table of placement groups; its `id` must be one more than the newest. `Conflict` if another came first.
+    PutLayout(Arc<Layout>),
+
+    // --- tenants ---
+    /// A tenant; its `id` and `key` are given by the group (0 in the command). Gives `Tenant`. A tenant of the same
+    /// name: `Conflict`.
+    CreateTenant(TenantRow),
+    /// Changes what a tenant may use.
+    SetLimits {
+        /// The tenant.
+        tenant: TenantId,
+        /// From now on.
+        limits: TenantLimits,
+    },
+    /// A principal; replaces one of the same name.
+    PutPrincipal(PrincipalRow),
+    /// An access key. The same again: no effect; other contents under the same name: `Conflict`.
+    PutAccessKey(AccessKeyRow),
+    /// Revokes an access key.
+    DropAccessKey {
+        /// The public half.
+        access: String,
+    },
+
+    // --- placement ---
     /// An actor's place, its first one or because its owner is lost. `Conflict` unless its epoch is one more than the
     /// present one's. Ends a move that is under way. Of the assignment, `moves` and `moving` are not taken.
     Assign(Assignment),
@@ -140,160 +307,6 @@ pub enum Command {
         /// The move.
         id: MoveId,
     },
-    /// What a user asks of placement; `None` takes it back.
-    SetWish {
-        /// About what.
-        scope: Scope,
-        /// What.
-        wish: Option<Wish>,
-    },
-    /// Empties a node, or takes that back. `NotFound` if it is not known.
-    Drain {
-        /// Which.
-        node: NodeId,
-        /// Whether to.
-        draining: bool,
-    },
-
-    // --- namespace groups ---
-    /// Begins a life of an actor in this group, of either kind: what its earlier ones propose is refused from now on, and
-    /// the blocks that they held are closed. The same again: no effect. `Fenced` if a later one has begun.
-    OpenSession {
-        /// The actor.
-        actor: ActorId,
-        /// Its life.
-        session: Session,
-    },
-    /// Asks for a block of write ids. Gives `Block`.
-    OpenBlock {
-        /// Who.
-        proposer: Proposer,
-    },
-    /// Refuses later manifests of a block.
-    CloseBlock {
-        /// The block's first write.
-        first: WriteId,
-    },
-    /// Makes an object visible; what it replaces becomes garbage. Gives `Committed`. `Precondition`, `QuotaExceeded`,
-    /// `NoSuchBucket` (sealed), `Conflict` (block closed, or `row.version` in use).
-    PutObject {
-        /// Who.
-        proposer: Proposer,
-        /// Where.
-        bucket: BucketRef,
-        /// Where.
-        key: Arc<str>,
-        /// What.
-        row: Arc<ObjectRow>,
-        /// When.
-        precondition: Precondition,
-        /// The tenant's quota, stamped by Policy.
-        quota_bytes: Option<u64>,
-    },
-    /// Removes an object; its bytes become garbage. No object: no effect. Gives `Deleted`.
-    DeleteObject {
-        /// Who.
-        proposer: Proposer,
-        /// Where.
-        bucket: BucketRef,
-        /// Where.
-        key: Arc<str>,
-        /// Now, for the garbage's grace.
-        at: UnixMillis,
-        /// When.
-        precondition: Precondition,
-    },
-    /// Begins a multipart upload under `row.upload`. Gives `Done`.
-    CreateUpload {
-        /// Who.
-        proposer: Proposer,
-        /// Where.
-        bucket: BucketRef,
-        /// What.
-        row: Arc<UploadRow>,
-    },
-    /// Stores a part; one of the same number becomes garbage. `NoSuchUpload`, `QuotaExceeded`. Gives `Done`.
-    PutPart {
-        /// Who.
-        proposer: Proposer,
-        /// Where.
-        bucket: BucketRef,
-        /// The upload.
-        upload: WriteId,
-        /// What.
-        part: Arc<PartRow>,
-        /// The tenant's quota, stamped by Policy.
-        quota_bytes: Option<u64>,
-    },
-    /// Makes an object of parts, in this order; parts not named become garbage. `NoSuchUpload`, `InvalidPart`,
-    /// `Precondition`. An upload that was completed gives its object again. Gives `Committed`.
-    CompleteUpload {
-        /// Who.
-        proposer: Proposer,
-        /// Where.
-        bucket: BucketRef,
-        /// Where.
-        key: Arc<str>,
-        /// The upload; it becomes the object's version.
-        upload: WriteId,
-        /// Number and ETag of each part, ascending.
-        parts: Vec<(u32, String)>,
-        /// The object's ETag.
-        etag: String,
-        /// Additional checksums of the whole.
-        checksums: BTreeMap<String, String>,
-        /// Now.
-        at: UnixMillis,
-        /// When.
-        precondition: Precondition,
-    },
-    /// Drops an upload; its parts become garbage. Gives `Done`; `NoSuchUpload`.
-    AbortUpload {
-        /// Who.
-        proposer: Proposer,
-        /// Where.
-        bucket: BucketRef,
-        /// Which.
-        upload: WriteId,
-        /// Now.
-        at: UnixMillis,
-    },
-    /// Forgets garbage whose shards are deleted.
-    DropGarbage {
-        /// The writes.
-        writes: Vec<WriteId>,
-    },
-    /// Deletes a bucket, if it has neither objects nor uploads (else `BucketNotEmpty`): it takes nothing any more, for
-    /// good. [`Self::RemoveBucket`] then takes its name away.
-    SealBucket {
-        /// Who.
-        proposer: Proposer,
-        /// The incarnation.
-        bucket: BucketId,
-    },
-    /// Changes what a tenant may use (control group).
-    SetLimits {
-        /// The tenant.
-        tenant: TenantId,
-        /// From now on.
-        limits: TenantLimits,
-    },
-    /// Forgets a closed block (namespace group): every drive was looked through for what its writes left behind. The
-    /// same again: no effect. `Conflict` if it is open still.
-    SweptBlock {
-        /// The block's first write.
-        first: WriteId,
-    },
-    /// Which functions of the embedding program stand in data chains (control group), between policy and encryption.
-    /// Replaces what was declared for the scope. If kinds or their order change, every chain that it concerns begins
-    /// anew under its next epoch where it is, and its move ends: what a chain is made of never changes under one epoch.
-    /// The same again: no effect. `Conflict` if a kind would stand in one chain twice.
-    SetStages {
-        /// [`Scope::Mesh`] or [`Scope::Tenant`]; a tenant's come behind the mesh's.
-        scope: Scope,
-        /// At most `CUSTOM_STAGES_MAX`, in order; none: takes the declaration back.
-        stages: Vec<CustomSpec>,
-    },
     /// Has the last stages of a chain run apart from its head; `None` makes it whole. A change of the chain's owner does
     /// that too. The same again: no effect. `Conflict` if the chain is under another epoch or on its way.
     SetTail {
@@ -304,64 +317,135 @@ pub enum Command {
         /// Which stages, and where.
         tail: Option<Tail>,
     },
-    /// Gives out a node's number (control group): only who has `invitation` may take it. In place of an older invitation
-    /// by which nobody has joined. The same again: no effect. `Conflict` for a number that a node has, or had, and for a late copy.
-    Invite {
-        /// The number.
-        node: NodeId,
-        /// Greater than that of an older invitation, not 0.
-        invitation: u64,
+    /// What a user asks of placement; `None` takes it back.
+    SetWish {
+        /// About what.
+        scope: Scope,
+        /// What.
+        wish: Option<Wish>,
     },
-    /// Forgets garbage whose shards are deleted but for those on drives that did not answer (namespace group): each of
-    /// them is owed the deletion from now on, in a row of its own. Gives `Writes`: those that stay garbage, because a
-    /// drive is owed as much as may be already. What is no garbage any more: no effect.
+    /// Which functions of the embedding program stand in data chains, between policy and encryption. Replaces what was
+    /// declared for the scope. If kinds or their order change, every chain that it concerns begins anew under its next
+    /// epoch where it is, and its move ends: what a chain is made of never changes under one epoch. The same again: no
+    /// effect. `Conflict` if a kind would stand in one chain twice.
+    SetStages {
+        /// [`Scope::Mesh`] or [`Scope::Tenant`]; a tenant's come behind the mesh's.
+        scope: Scope,
+        /// At most `CUSTOM_STAGES_MAX`, in order; none: takes the declaration back.
+        stages: Vec<CustomSpec>,
+    },
+}
+
+/// What the mesh itself keeps in order in a namespace group: write ids, and what is garbage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpkeepCommand {
+    /// Asks for a block of write ids. Gives `Block`.
+    OpenBlock {
+        /// Who.
+        proposer: Proposer,
+    },
+    /// Refuses later manifests of a block.
+    CloseBlock {
+        /// The block's first write.
+        first: WriteId,
+    },
+    /// Forgets a closed block: every drive was looked through for what its writes left behind. The same again: no effect.
+    /// `Conflict` if it is open still.
+    SweptBlock {
+        /// The block's first write.
+        first: WriteId,
+    },
+    /// Forgets garbage whose shards are deleted.
+    DropGarbage {
+        /// The writes.
+        writes: Vec<WriteId>,
+    },
+    /// Forgets garbage whose shards are deleted but for those on drives that did not answer: each of them is owed the
+    /// deletion from now on, in a row of its own. Gives `Writes`: those that stay garbage, because a drive is owed as much
+    /// as may be already. What is no garbage any more: no effect.
     OweGarbage {
         /// What each drive still has to delete.
         owed: Vec<(DriveId, Vec<WriteId>)>,
     },
-    /// A drive has deleted what it held of these writes, or is lost (namespace group): it is not owed that any more. The
-    /// same again: no effect.
+    /// A drive has deleted what it held of these writes, or is lost: it is not owed that any more. The same again: no
+    /// effect.
     PayOwed {
         /// The drive.
         drive: DriveId,
         /// Of what it was owed.
         writes: Vec<WriteId>,
     },
-    /// Declares a drive lost for good (control group): it is of no layout to come, and `PutDrive` of its number is
-    /// `Conflict` from now on. The same again: no effect. `NotFound` if it is not known.
-    LoseDrive {
-        /// Which.
-        drive: DriveId,
-    },
-    /// A drive is to be used by whoever knew this epoch of it (control group). Gives `Epoch`: the one after. The same
-    /// again, whenever it comes: the same answer and no effect, or `Conflict` if there was another owner since.
-    TakeDrive {
-        /// The drive.
-        drive: DriveId,
-        /// The node that has it.
-        node: NodeId,
-        /// Its size.
-        capacity_bytes: u64,
-        /// The epoch of its last owner; 0: it had none.
-        after: Epoch,
-    },
 }
 
 impl Command {
+    /// The group that it is for.
+    #[must_use]
+    pub const fn group(&self) -> GroupId {
+        match self {
+            Self::Bucket(_) | Self::Mesh(_) => GroupId::CONTROL,
+            Self::Object(bucket, _) => bucket.group,
+            Self::Upkeep(group, _) | Self::OpenSession { group, .. } => *group,
+        }
+    }
+
     /// Who proposes it, if it is one that takes effect once by its number; the others may be repeated as they are.
     #[must_use]
     pub const fn proposer(&self) -> Option<&Proposer> {
         match self {
+            Self::Bucket(command) => command.proposer(),
+            Self::Object(_, command) => Some(command.proposer()),
+            Self::Upkeep(_, command) => command.proposer(),
+            Self::Mesh(_) | Self::OpenSession { .. } => None,
+        }
+    }
+}
+
+impl BucketCommand {
+    const fn proposer(&self) -> Option<&Proposer> {
+        match self {
             Self::CreateBucket { proposer, .. } => proposer.as_ref(),
-            Self::OpenBlock { proposer }
-            | Self::PutObject { proposer, .. }
+            Self::RemoveBucket { .. } => None,
+        }
+    }
+}
+
+impl ObjectCommand {
+    /// Who proposes it.
+    #[must_use]
+    pub const fn proposer(&self) -> &Proposer {
+        match self {
+            Self::PutObject { proposer, .. }
             | Self::DeleteObject { proposer, .. }
             | Self::CreateUpload { proposer, .. }
             | Self::PutPart { proposer, .. }
             | Self::CompleteUpload { proposer, .. }
             | Self::AbortUpload { proposer, .. }
-            | Self::SealBucket { proposer, .. } => Some(proposer),
-            _ => None,
+            | Self::SealBucket { proposer } => proposer,
         }
+    }
+}
+
+impl UpkeepCommand {
+    const fn proposer(&self) -> Option<&Proposer> {
+        match self {
+            Self::OpenBlock { proposer } => Some(proposer),
+            Self::CloseBlock { .. }
+            | Self::SweptBlock { .. }
+            | Self::DropGarbage { .. }
+            | Self::OweGarbage { .. }
+            | Self::PayOwed { .. } => None,
+        }
+    }
+}
+
+impl From<BucketCommand> for Command {
+    fn from(command: BucketCommand) -> Self {
+        Self::Bucket(command)
+    }
+}
+
+impl From<MeshCommand> for Command {
+    fn from(command: MeshCommand) -> Self {
+        Self::Mesh(command)
     }
 }

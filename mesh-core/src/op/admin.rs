@@ -5,7 +5,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 #[cfg(doc)]
-use crate::meta::Command;
+use crate::meta::MeshCommand;
 use crate::{
     assignment::{Scope, Wish},
     bluefield::Generation,
@@ -46,21 +46,21 @@ pub enum AdminOp {
         /// Only later ones.
         after: u64,
     },
-    /// Puts functions of the embedding program into data chains, by [`Command::SetStages`]: [`AdminAnswer::Chains`].
+    /// Puts functions of the embedding program into data chains, by [`MeshCommand::SetStages`]: [`AdminAnswer::Chains`].
     Stages {
         /// Of which chains.
         scope: Scope,
         /// Which, in order; none: takes them out.
         stages: Vec<CustomSpec>,
     },
-    /// Gives out a node's number, by [`Command::Invite`]: [`AdminAnswer::Done`].
+    /// Gives out a node's number, by [`MeshCommand::Invite`]: [`AdminAnswer::Done`].
     Invite {
         /// The number.
         node: NodeId,
         /// Greater than that of an older invitation, not 0.
         invitation: u64,
     },
-    /// Declares a drive lost for good, by [`Command::LoseDrive`]: [`AdminAnswer::Lost`]. `Conflict` while it is up.
+    /// Declares a drive lost for good, by [`MeshCommand::LoseDrive`]: [`AdminAnswer::Lost`]. `Conflict` while it is up.
     LoseDrive {
         /// Which.
         drive: DriveId,

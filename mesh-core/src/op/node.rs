@@ -45,12 +45,7 @@ pub enum NodeOp {
         query: Arc<Query>,
     },
     /// A write of metadata, likewise.
-    RelayPropose {
-        /// The group.
-        group: GroupId,
-        /// The change.
-        command: Arc<Command>,
-    },
+    RelayPropose(Arc<Command>),
     /// As [`Self::Status`], a page at a time: [`Answer::ReportPage`].
     StatusPage {
         /// Only nodes behind this one.

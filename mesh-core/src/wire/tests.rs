@@ -54,7 +54,10 @@ fn refuses_another_magic() {
 fn refuses_another_version_and_says_which() {
     let error = Preamble::decode(&preamble(MAGIC, 9, 0, 0)).expect_err("version 9");
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert_eq!(error.to_string(), "a frame of another wire version [version=9 supported=1]");
+    assert_eq!(
+        error.to_string(),
+        "a frame of another wire version; run the same build on every node [version=9 supported=2]"
+    );
 }
 
 #[test]
@@ -179,10 +182,10 @@ fn refuses_numbers_out_of_range() {
             "a list of shards of a wrong length",
         ),
         (B::Query(query(b"")), "an empty metadata value"),
-        (B::Query(query(b"\x02\x02")), "a metadata value of another version; upgrade this node first"),
-        (B::Query(query(b"\x01\x02\x00")), "bytes behind a metadata value"),
-        (B::Query(query(b"\x01\xff\x7f")), "a metadata value is damaged"),
-        (B::Propose(query(b"\x01")), "a metadata value is damaged"),
+        (B::Query(query(b"\x01\x02")), "a metadata value of another format; run the same build on every node"),
+        (B::Query(query(b"\x02\x02\x00")), "bytes behind a metadata value"),
+        (B::Query(query(b"\x02\xff\x7f")), "a metadata value is damaged"),
+        (B::Propose(b"\x02"[..].into()), "a metadata value is damaged"),
     ];
     for (body, why) in refused {
         assert_eq!(refusal(&header(body)), why);

@@ -63,7 +63,7 @@ fn inside() {
 fn claims_of_lengths_are_refused_before_anything_is_allocated() {
     for (header, payload) in [(u32::MAX, 0), (0, u32::MAX), (u32::MAX, u32::MAX)] {
         let mut bytes = [0; 24];
-        bytes[..6].copy_from_slice(b"MESH\x01\0");
+        bytes[..6].copy_from_slice(b"MESH\x02\0");
         bytes[8..12].copy_from_slice(&u32::to_le_bytes(header));
         bytes[16..20].copy_from_slice(&u32::to_le_bytes(payload));
         let crc = crc32c(&bytes[..20]);
@@ -83,8 +83,14 @@ fn counts_that_claim_too_much_allocate_little() {
                 assert!(Envelope::decode_whole(&frame(&[&[tag, second], claim].concat(), b"")).is_err());
             }
             for fill in 0..24 {
-                let bytes = [&[1, tag], &vec![1; fill][..], claim].concat();
+                let bytes = [&[meta::FORMAT, tag], &vec![1; fill][..], claim].concat();
                 drop((meta::decode::<Query>(&bytes), meta::decode::<MetaAnswer>(&bytes)));
+            }
+        }
+        // Of every family: what stands before its own variant is a bucket (number, empty name, tenant, group), or a group.
+        for family in [&[0_u8][..], &[1, 1, 0, 1, 1], &[2], &[3, 1], &[4]] {
+            for (tag, fill) in (0..=24_u8).flat_map(|tag| (0..24).map(move |fill| (tag, fill))) {
+                let bytes = [&[meta::FORMAT], family, &[tag], &vec![1; fill], claim].concat();
                 drop(meta::decode::<meta::Command>(&bytes));
             }
         }
@@ -115,10 +121,10 @@ fn the_smallest_items_fill_the_largest_header() {
     // Metadata: sequences of as many items as the bytes can hold, of the smallest encoding there is.
     for (variant, item) in [(4, &[0_u8][..]), (10, &[0]), (13, &[0]), (14, &[0]), (16, &[1])] {
         let count = COMMAND_BYTES_MAX / item.len();
-        let bytes = [&[1, variant][..], &varint(count), &item.repeat(count)].concat();
+        let bytes = [&[meta::FORMAT, variant][..], &varint(count), &item.repeat(count)].concat();
         drop(meta::decode::<MetaAnswer>(&bytes));
     }
     // A layout of empty groups, inside a command.
-    let groups = [&[1, 3, 1, 2, 1][..], &varint(room), &vec![0; room]].concat();
+    let groups = [&[meta::FORMAT, 2, 7, 1, 2, 1][..], &varint(room), &vec![0; room]].concat();
     assert!(meta::decode::<meta::Command>(&[&groups[..], &[0]].concat()).is_ok(), "two million empty groups");
 }

@@ -2,6 +2,7 @@
 //! bear anything.
 
 mod bounds;
+mod commands;
 mod golden;
 mod meta;
 mod samples;

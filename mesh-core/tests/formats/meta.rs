@@ -8,7 +8,7 @@ use mesh_core::{
 use proptest::prelude::*;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{golden, samples};
+use crate::{commands, golden, samples};
 
 fn encoded<T: Serialize>(kind: &str, name: &str, value: &T) -> (String, Vec<u8>) {
     (format!("{kind}.{name}"), meta::encode(value).expect("a sample is small"))
@@ -16,7 +16,7 @@ fn encoded<T: Serialize>(kind: &str, name: &str, value: &T) -> (String, Vec<u8>)
 
 fn all() -> Vec<(String, Vec<u8>)> {
     let mut all = Vec::new();
-    all.extend(samples::commands().iter().map(|value| encoded("command", samples::command_name(value), value)));
+    all.extend(commands::all().iter().map(|value| encoded("command", commands::name(value), value)));
     all.extend(samples::queries().iter().map(|value| encoded("query", samples::query_name(value), value)));
     let answers = samples::meta_answers();
     all.extend(answers.iter().map(|value| encoded("answer", samples::meta_answer_name(value), value)));
@@ -50,12 +50,12 @@ fn kind_of(name: &str) -> &str {
 #[test]
 fn every_value_has_its_golden_bytes() {
     let samples = all();
-    golden::cover("command", samples::COMMANDS, &samples);
+    golden::cover("command", &commands::names(), &samples);
     golden::cover("query", samples::QUERIES, &samples);
     golden::cover("answer", samples::META_ANSWERS, &samples);
-    let golden = golden::check("meta-v1.txt", "Metadata values, format 1: name, bytes.", &samples);
-    for command in samples::commands() {
-        let bytes = &golden[&format!("command.{}", samples::command_name(&command))];
+    let golden = golden::check("meta-v2.txt", "Metadata values, format 2: name, bytes.", &samples);
+    for command in commands::all() {
+        let bytes = &golden[&format!("command.{}", commands::name(&command))];
         assert_eq!(meta::decode::<Command>(bytes).expect("golden bytes decode"), command);
     }
     for query in samples::queries() {
@@ -72,7 +72,7 @@ fn every_value_has_its_golden_bytes() {
 }
 
 #[test]
-fn refuses_what_is_cut_prolonged_or_of_another_version() {
+fn refuses_what_is_cut_prolonged_or_of_another_format() {
     for (name, bytes) in all() {
         let kind = kind_of(&name);
         for cut in 0..bytes.len() {
@@ -81,9 +81,10 @@ fn refuses_what_is_cut_prolonged_or_of_another_version() {
         }
         let prolonged = [&bytes[..], &[0]].concat();
         assert_eq!(again(kind, &prolonged).expect_err("a byte too many").kind(), ErrorKind::Invalid, "{name}");
-        let newer = [&[2], &bytes[1..]].concat();
-        let error = again(kind, &newer).expect_err("version 2");
-        assert!(error.to_string().contains("[version=2 supported=1]"), "{error}");
+        for other in [meta::FORMAT - 1, meta::FORMAT + 1] {
+            let error = again(kind, &[&[other], &bytes[1..]].concat()).expect_err("another format");
+            assert!(error.to_string().contains(&format!("[format={other} supported={}]", meta::FORMAT)), "{error}");
+        }
     }
 }
 
@@ -95,16 +96,24 @@ fn refuses_to_encode_over_the_limit() {
     assert_eq!(meta::encode(&over).expect_err("a byte over").kind(), ErrorKind::TooLarge);
 }
 
+/// Of commands.
+const FAMILIES: u8 = 5;
 /// More than any of them has.
-const VARIANTS: u8 = 48;
+const VARIANTS: u8 = 24;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn bears_arbitrary_bytes(kind in 0..KINDS.len(), variant in 0_u8..VARIANTS, bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        // Behind the version and a variant that exists, so that decoding gets somewhere.
-        let framed = [&[1, variant], &bytes[..]].concat();
+    fn bears_arbitrary_bytes(
+        kind in 0..KINDS.len(),
+        family in 0_u8..FAMILIES,
+        variant in 0_u8..VARIANTS,
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
+        // Behind the format and a variant that exists, so that decoding gets somewhere.
+        let family = if KINDS[kind] == "command" { vec![family] } else { Vec::new() };
+        let framed = [&[meta::FORMAT], &family[..], &[variant], &bytes].concat();
         let _: Result<_, _> = again(KINDS[kind], &framed);
         let _: Result<_, _> = again(KINDS[kind], &bytes);
     }

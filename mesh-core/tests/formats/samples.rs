@@ -14,9 +14,10 @@ use mesh_core::{
         ShardId, StripeId, TenantId, WriteId,
     },
     meta::{
-        AccessKeyRow, Attributes, BucketRef, BucketRow, Command, ControlView, Extent, Garbage, GarbageMark,
-        GarbagePage, Grant, ListEntry, Listing, MetaAnswer, ObjectRow, PartRow, Precondition, PrincipalRow, Proposer,
-        Query, Reference, Run, Session, Shape, TenantLimits, TenantRow, UploadRow, WrappedKey,
+        AccessKeyRow, Attributes, BucketCommand, BucketRef, BucketRow, Command, ControlView, Extent, Garbage,
+        GarbageMark, GarbagePage, Grant, ListEntry, Listing, MetaAnswer, ObjectCommand, ObjectRow, PartRow,
+        Precondition, PrincipalRow, Proposer, Query, Reference, Run, Session, Shape, TenantLimits, TenantRow,
+        UploadRow, WrappedKey,
     },
     op::{
         Ability, ActorReport, AdminAnswer, AdminOp, Binding, Destination, DriveReport, GroupReport, MoveOp, MoveStep,
@@ -42,11 +43,7 @@ macro_rules! variants {
     };
 }
 
-variants!(COMMANDS, command_name, Command:
-    Form PutNode PutDrive PutLayout CreateTenant PutPrincipal PutAccessKey DropAccessKey CreateBucket
-    RemoveBucket Assign OpenSession OpenBlock CloseBlock PutObject DeleteObject CreateUpload PutPart CompleteUpload
-    AbortUpload DropGarbage SealBucket SetLimits SweptBlock BeginMove CommitMove
-    AbortMove SetWish Drain SetStages SetTail Invite OweGarbage PayOwed LoseDrive TakeDrive);
+pub(crate) use variants;
 
 variants!(QUERIES, query_name, Query:
     Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced ClosedBlocks
@@ -100,7 +97,7 @@ fn plain_extent() -> Extent {
     Extent { write: WriteId(77), len: 0, stripe_bytes: 65_536, layout: LayoutId(1), key: None, runs: Vec::new() }
 }
 
-fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(crate) fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
@@ -112,7 +109,7 @@ fn attributes() -> Attributes {
     }
 }
 
-fn object_row() -> ObjectRow {
+pub(crate) fn object_row() -> ObjectRow {
     ObjectRow {
         version: WriteId(1002),
         len: 70_000_000,
@@ -134,7 +131,7 @@ fn object_of_parts() -> ObjectRow {
     }
 }
 
-fn part_row() -> PartRow {
+pub(crate) fn part_row() -> PartRow {
     PartRow {
         number: 10_000,
         offset: 5 << 30,
@@ -145,7 +142,7 @@ fn part_row() -> PartRow {
     }
 }
 
-fn upload_row() -> UploadRow {
+pub(crate) fn upload_row() -> UploadRow {
     UploadRow {
         upload: WriteId(1005),
         key: "a/ü b+c%".into(),
@@ -155,7 +152,7 @@ fn upload_row() -> UploadRow {
     }
 }
 
-fn bucket_ref() -> BucketRef {
+pub(crate) fn bucket_ref() -> BucketRef {
     BucketRef { id: BucketId(21), name: "photos".into(), tenant: TenantId(22), group: GroupId(23) }
 }
 
@@ -163,20 +160,20 @@ fn bucket_row() -> BucketRow {
     BucketRow { bucket: bucket_ref(), created: UnixMillis(24) }
 }
 
-fn limits() -> TenantLimits {
+pub(crate) fn limits() -> TenantLimits {
     TenantLimits { quota_bytes: Some(1 << 40), requests_per_second: Some(500), bytes_per_second: None }
 }
 
-fn tenant_row() -> TenantRow {
+pub(crate) fn tenant_row() -> TenantRow {
     TenantRow { id: TenantId(41), name: "acme".into(), key: KeyId(42), wrapped: wrapped_key(), limits: limits() }
 }
 
-fn principal_row() -> PrincipalRow {
+pub(crate) fn principal_row() -> PrincipalRow {
     let grant = Grant { bucket: "logs-*".into(), read: true, write: false, admin: false };
     PrincipalRow { tenant: TenantId(41), name: "reader".into(), grants: vec![grant, Grant::all()] }
 }
 
-fn access_key_row() -> AccessKeyRow {
+pub(crate) fn access_key_row() -> AccessKeyRow {
     AccessKeyRow {
         access: "AKMESH0000000001".into(),
         secret: wrapped_key(),
@@ -185,7 +182,7 @@ fn access_key_row() -> AccessKeyRow {
     }
 }
 
-fn layout() -> Layout {
+pub(crate) fn layout() -> Layout {
     Layout {
         id: LayoutId(9),
         code: Code { data: 2, parity: 1 },
@@ -194,7 +191,7 @@ fn layout() -> Layout {
     }
 }
 
-fn node_info() -> NodeInfo {
+pub(crate) fn node_info() -> NodeInfo {
     NodeInfo {
         id: NodeId(51),
         kind: NodeKind::Dpu,
@@ -213,21 +210,21 @@ fn drive_info() -> DriveInfo {
     DriveInfo { id: DriveId(61), node: NodeId(62), capacity_bytes: 1 << 42, epoch: Epoch(63) }
 }
 
-fn assignment() -> Assignment {
+pub(crate) fn assignment() -> Assignment {
     let actor = ActorId::data(TenantId(41), NodeId(51));
     let (moves, moving, since) = (MoveId(73), Some(NodeId(74)), MoveId(70));
     Assignment { moves, moving, since, ..Assignment::new(actor, NodeId(71), Epoch(72)) }
 }
 
-fn wish() -> Wish {
+pub(crate) fn wish() -> Wish {
     Wish { preference: Preference::DpuOnly, pin: Some(NodeId(75)) }
 }
 
-fn stages() -> Vec<CustomSpec> {
+pub(crate) fn stages() -> Vec<CustomSpec> {
     vec![CustomSpec::new("content-filter", *b"settings"), CustomSpec::new("census", [])]
 }
 
-fn cluster() -> ClusterId {
+pub(crate) fn cluster() -> ClusterId {
     ClusterId(*b"sixteen bytes id")
 }
 
@@ -267,15 +264,15 @@ fn binding() -> Binding {
     Binding { tenant: TenantId(41), bucket: BucketId(21), bucket_name: "photos".into(), object: "a/ü b+c%".into() }
 }
 
-fn precondition() -> Precondition {
+pub(crate) fn precondition() -> Precondition {
     Precondition { absent: true, etag: Some("e2".into()) }
 }
 
-fn session() -> Session {
+pub(crate) fn session() -> Session {
     Session { epoch: Epoch(101), life: u64::MAX }
 }
 
-fn proposer() -> Proposer {
+pub(crate) fn proposer() -> Proposer {
     Proposer { actor: ActorId::ingress(NodeId(51)), session: session(), request: 300, done_below: 299 }
 }
 
@@ -365,83 +362,6 @@ fn piece() -> Piece {
 }
 
 // --- every variant ---
-
-/// Every command.
-pub(crate) fn commands() -> Vec<Command> {
-    let (bucket, key): (BucketRef, Arc<str>) = (bucket_ref(), "a/ü b+c%".into());
-    vec![
-        Command::Form { cluster: cluster(), code: Code { data: 4, parity: 2 }, namespaces: 300 },
-        Command::PutNode(node_info()),
-        Command::PutDrive { drive: DriveId(1), node: NodeId(2), capacity_bytes: 3 << 40 },
-        Command::PutLayout(Arc::new(layout())),
-        Command::CreateTenant(tenant_row()),
-        Command::PutPrincipal(principal_row()),
-        Command::PutAccessKey(access_key_row()),
-        Command::DropAccessKey { access: "AKMESH0000000001".into() },
-        Command::CreateBucket {
-            proposer: Some(proposer()),
-            name: "photos".into(),
-            tenant: TenantId(1),
-            created: UnixMillis(2),
-        },
-        Command::RemoveBucket { bucket: BucketId(2) },
-        Command::Assign(assignment()),
-        Command::OpenSession { actor: ActorId::ingress(NodeId(51)), session: session() },
-        Command::OpenBlock { proposer: proposer() },
-        Command::CloseBlock { first: WriteId::new(GroupId(1), 4096) },
-        Command::PutObject {
-            proposer: proposer(),
-            bucket: bucket.clone(),
-            key: key.clone(),
-            row: Arc::new(object_row()),
-            precondition: precondition(),
-            quota_bytes: Some(1 << 40),
-        },
-        Command::DeleteObject {
-            proposer: proposer(),
-            bucket: bucket.clone(),
-            key: key.clone(),
-            at: UnixMillis(1),
-            precondition: Precondition::default(),
-        },
-        Command::CreateUpload { proposer: proposer(), bucket: bucket.clone(), row: Arc::new(upload_row()) },
-        Command::PutPart {
-            proposer: proposer(),
-            bucket: bucket.clone(),
-            upload: WriteId(1),
-            part: Arc::new(part_row()),
-            quota_bytes: None,
-        },
-        Command::CompleteUpload {
-            proposer: proposer(),
-            bucket: bucket.clone(),
-            key,
-            upload: WriteId(1),
-            parts: vec![(1, "e1".into()), (10_000, "e2".into())],
-            etag: "e3-2".into(),
-            checksums: texts(&[("crc32", "AAAAAA==")]),
-            at: UnixMillis(2),
-            precondition: precondition(),
-        },
-        Command::AbortUpload { proposer: proposer(), bucket, upload: WriteId(1), at: UnixMillis(2) },
-        Command::DropGarbage { writes: vec![WriteId(1), WriteId::new(GroupId(65_535), 2)] },
-        Command::SealBucket { proposer: proposer(), bucket: BucketId(3) },
-        Command::SetLimits { tenant: TenantId(5), limits: limits() },
-        Command::SweptBlock { first: WriteId::new(GroupId(2), 8192) },
-        Command::BeginMove { actor: ActorId(1), epoch: Epoch(2), id: MoveId(3), to: NodeId(4) },
-        Command::CommitMove { actor: ActorId(1), epoch: Epoch(2), id: MoveId(3) },
-        Command::AbortMove { actor: ActorId(1), epoch: Epoch(2), id: MoveId(3) },
-        Command::SetWish { scope: Scope::Actor(ActorId(1)), wish: Some(wish()) },
-        Command::Drain { node: NodeId(1), draining: true },
-        Command::SetStages { scope: Scope::Tenant(TenantId(1)), stages: stages() },
-        Command::SetTail { actor: ActorId(1), epoch: Epoch(2), tail: Some(Tail { cut: 1, node: NodeId(4) }) },
-        Command::Invite { node: NodeId(7), invitation: 8 },
-        Command::OweGarbage { owed: vec![(DriveId(1), vec![WriteId(2), WriteId(3)]), (DriveId(4), vec![WriteId(2)])] },
-        Command::PayOwed { drive: DriveId(1), writes: vec![WriteId(2)] },
-        Command::LoseDrive { drive: DriveId(1) },
-        Command::TakeDrive { drive: DriveId(1), node: NodeId(2), capacity_bytes: 3 << 40, after: Epoch(4) },
-    ]
-}
 
 /// Every query.
 pub(crate) fn queries() -> Vec<Query> {
@@ -612,10 +532,10 @@ fn node_ops() -> Vec<NodeOp> {
         NodeOp::Admin(Box::new(AdminOp::Invite { node: NodeId(8), invitation: 9 })),
         NodeOp::Admin(Box::new(AdminOp::Stages { scope: Scope::Mesh, stages: stages() })),
         NodeOp::RelayQuery { group: GroupId(2), query: Arc::new(Query::Control) },
-        NodeOp::RelayPropose {
-            group: GroupId(2),
-            command: Arc::new(Command::SealBucket { proposer: proposer(), bucket: BucketId(3) }),
-        },
+        NodeOp::RelayPropose(Arc::new(Command::Object(
+            bucket_ref(),
+            ObjectCommand::SealBucket { proposer: proposer() },
+        ))),
         NodeOp::StatusPage { after: NodeId(51) },
         NodeOp::Admin(Box::new(AdminOp::PlanPage {
             with_dpus: Vec::new(),
@@ -730,8 +650,8 @@ pub(crate) fn envelopes() -> Vec<(String, Envelope)> {
     }
     add("shard.List.first".into(), asked(ShardOp::List { after: None, limit: 0 }, b""));
     add("query".into(), asked(Op::Query { group: GroupId(2), query: Arc::new(Query::Control) }, b""));
-    let command = Command::RemoveBucket { bucket: BucketId(3) };
-    add("propose".into(), asked(Op::Propose { group: GroupId(2), command: Arc::new(command) }, b""));
+    let command = Command::Bucket(BucketCommand::RemoveBucket { bucket: BucketId(3) });
+    add("propose".into(), asked(Op::Propose(Arc::new(command)), b""));
     for op in node_ops() {
         let payload = if matches!(op, NodeOp::Raft { .. }) { PAYLOAD } else { b"" };
         let which = match &op {

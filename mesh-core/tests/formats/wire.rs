@@ -14,12 +14,12 @@ use mesh_core::{
 };
 use proptest::{prelude::*, sample::Index};
 
-use crate::{golden, samples};
+use crate::{commands, golden, samples};
 
 /// A frame around any header, with true lengths and checksums: written from the drawing in `wire.rs`, not with its
 /// code.
 pub(crate) fn frame(header: &[u8], payload: &[u8]) -> Vec<u8> {
-    let mut frame = b"MESH\x01\0\0\0".to_vec();
+    let mut frame = b"MESH\x02\0\0\0".to_vec();
     frame.extend_from_slice(&u32::try_from(header.len()).expect("small").to_le_bytes());
     frame.extend_from_slice(&crc32c(header).to_le_bytes());
     frame.extend_from_slice(&u32::try_from(payload.len()).expect("small").to_le_bytes());
@@ -59,7 +59,7 @@ fn every_message_has_its_golden_bytes() {
         golden::cover(kind, variants, &encoded);
     }
     let golden =
-        golden::check("wire-v1.txt", "Frames of wire version 1: name, preamble, header and payload.", &encoded);
+        golden::check("wire-v2.txt", "Frames of wire version 2: name, preamble, header and payload.", &encoded);
     for (name, envelope) in envelopes {
         assert_eq!(Envelope::decode_whole(&golden[&name]).expect("golden bytes decode"), envelope, "{name}");
     }
@@ -205,10 +205,7 @@ fn bodies(payload: &[u8]) -> impl Strategy<Value = Body> + use<> {
             let (group, start) = (GroupId(group), Incarnation(start));
             request(Op::Node(Box::new(NodeOp::Raft { group, rpc, start })))
         }),
-        proptest::sample::select(samples::commands()).prop_flat_map(move |command| {
-            let command = Arc::new(command);
-            any::<u64>().prop_map(move |group| request(Op::Propose { group: GroupId(group), command: command.clone() }))
-        }),
+        proptest::sample::select(commands::all()).prop_map(move |command| request(Op::Propose(Arc::new(command)))),
         failures().prop_map(Body::Failure),
         any::<u64>().prop_map(Body::Cancel),
         (drives(), any::<bool>()).prop_map(|(avoid, shared)| Body::Answer(Answer::Placed { avoid, shared })),

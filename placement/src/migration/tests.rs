@@ -15,15 +15,15 @@ fn step(node: NodeId, what: MoveOp) -> Ask {
 }
 
 fn begin() -> Ask {
-    Ask::Propose(Command::BeginMove { actor: ACTOR, epoch: Epoch(5), id: MoveId(3), to: TO })
+    Ask::Propose(MeshCommand::BeginMove { actor: ACTOR, epoch: Epoch(5), id: MoveId(3), to: TO })
 }
 
 fn commit() -> Ask {
-    Ask::Propose(Command::CommitMove { actor: ACTOR, epoch: Epoch(5), id: MoveId(3) })
+    Ask::Propose(MeshCommand::CommitMove { actor: ACTOR, epoch: Epoch(5), id: MoveId(3) })
 }
 
 fn abort() -> Ask {
-    Ask::Propose(Command::AbortMove { actor: ACTOR, epoch: Epoch(5), id: MoveId(3) })
+    Ask::Propose(MeshCommand::AbortMove { actor: ACTOR, epoch: Epoch(5), id: MoveId(3) })
 }
 
 fn applied() -> Heard {

@@ -13,7 +13,7 @@ use mesh_core::{
     Error, ErrorKind,
     assignment::{Assignment, Tail},
     id::{ActorId, Epoch, NodeId},
-    meta::Command,
+    meta::MeshCommand,
     op::{MoveOp, MoveStep},
     time::Instant,
 };
@@ -113,7 +113,7 @@ impl Driver {
         if !self.may_begin(row.actor) || self.is_backing_off(row.actor, now) {
             return Asks::new();
         }
-        self.change(row.actor, Command::Assign(row), Change::Place, now)
+        self.change(row.actor, MeshCommand::Assign(row), Change::Place, now)
     }
 
     /// Begins what the plan wants of the actor of a row, unless it is busy, backs off, or too many are under way.
@@ -132,13 +132,13 @@ impl Driver {
             Presence::Up if to == row.node => {
                 let tail = step.to.tail.map(|(cut, node)| Tail { cut: u8::try_from(cut).unwrap_or(u8::MAX), node });
                 let change = Change::Tail { at: row.node, tail, why: step.reason.clone() };
-                self.change(actor, Command::SetTail { actor, epoch: row.epoch, tail }, change, now)
+                self.change(actor, MeshCommand::SetTail { actor, epoch: row.epoch, tail }, change, now)
             }
             Presence::Up if !stranded => self.set_out(Migration::begin(row, to), Why::Plan(step.reason.clone()), now),
             Presence::Up | Presence::Down => {
                 let epoch = Epoch(row.epoch.0 + 1);
                 let change = Change::TakeOver { from: row.node, to, epoch, why: step.reason.clone() };
-                self.change(actor, Command::Assign(Assignment::new(actor, to, epoch)), change, now)
+                self.change(actor, MeshCommand::Assign(Assignment::new(actor, to, epoch)), change, now)
             }
         }
     }
@@ -154,7 +154,7 @@ impl Driver {
         asks.into_iter().map(|ask| (actor, ask)).collect()
     }
 
-    fn change(&mut self, actor: ActorId, command: Command, change: Change, now: Instant) -> Asks {
+    fn change(&mut self, actor: ActorId, command: MeshCommand, change: Change, now: Instant) -> Asks {
         self.hands.insert(actor, Hand::Change(change, now));
         vec![(actor, Ask::Propose(command))]
     }
@@ -218,7 +218,7 @@ impl Trip {
     fn note(&mut self, asks: &[Ask], now: Instant) {
         for ask in asks {
             match ask {
-                Ask::Propose(Command::CommitMove { .. }) => self.proposed = Some(now),
+                Ask::Propose(MeshCommand::CommitMove { .. }) => self.proposed = Some(now),
                 Ask::Step(_, MoveStep { what: MoveOp::Freeze { .. }, .. }) => self.stopped = Some(now),
                 _ => {}
             }

@@ -152,7 +152,7 @@ const fn answer_bytes_max(op: &Op) -> usize {
         Op::Shard(_) | Op::Object(_) | Op::Query { .. } => PAGE_BYTES,
         Op::Node(op) if matches!(**op, NodeOp::RelayQuery { .. } | NodeOp::StatusPage { .. }) => PAGE_BYTES,
         // Short words, which must never wait: heartbeats, Raft's answers, steps of a move.
-        Op::Stripe(_) | Op::Propose { .. } | Op::Node(_) => 0,
+        Op::Stripe(_) | Op::Propose(_) | Op::Node(_) => 0,
     }
 }
 

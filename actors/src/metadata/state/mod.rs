@@ -2,16 +2,18 @@
 //!
 //! Deterministic: it reads no clock, draws no random number, and touches nothing but the table it is given. A command
 //! that fails changes nothing but the memory that it failed. A command that is sent twice has the effect and the answer of
-//! one, with the exceptions that [`mesh_core::meta::Command`] names (`PutDrive` gives a new epoch each time).
+//! one, with the exceptions that [`mesh_core::meta::MeshCommand`] names (`PutDrive` gives a new epoch each time).
 //!
-//! One file a family of commands: [`cluster`], [`tenants`], [`buckets`], [`placement`], [`stages`] in the control group;
-//! [`blocks`], [`objects`], [`uploads`], [`waste`], [`owed`] in namespace groups; [`sessions`] in both; [`listing`]
-//! answers pages, [`view`] shows the control group.
+//! [`control`] and [`namespace`] say which file does what a command of theirs asks: [`cluster`], [`tenants`], [`buckets`],
+//! [`placement`], [`stages`] in the control group; [`blocks`], [`objects`], [`uploads`], [`waste`], [`owed`] in namespace
+//! groups; [`sessions`] in both. [`listing`] answers pages, [`view`] shows the control group.
 
 mod blocks;
 mod buckets;
 mod cluster;
+mod control;
 mod listing;
+mod namespace;
 mod objects;
 mod owed;
 mod placement;
@@ -35,13 +37,16 @@ use mesh_core::{
 use self::rows::Rows;
 use super::table::{Change, Table};
 
-/// Applies one command: the changes to make to the table, together, and what to answer. On an error there are none, but
-/// for the memory of what was said to a numbered command.
+/// Applies one command to this group: the changes to make to the table, together, and what to answer. On an error there
+/// are none, but for the memory of what was said to a numbered command; none at all for a command that is another group's.
 ///
 /// An error of kind `DriveFailed`, `Corrupt` or `Bug` says that the table could not be read: then nothing was decided,
 /// and the replica must stop. Every other error is part of the state machine: all replicas say the same.
 pub fn apply(table: &dyn Table, group: GroupId, command: &Command) -> (Vec<Change>, Result<MetaAnswer, Error>) {
     let mut rows = Rows::new(table, group);
+    if let Err(error) = expect_own(&rows, command) {
+        return (Vec::new(), Err(error));
+    }
     let outcome = match command.proposer() {
         Some(proposer) => sessions::once(&mut rows, *proposer, |rows| decide(rows, command)),
         None => decide(&mut rows, command).inspect_err(|_| rows.undo()),
@@ -101,102 +106,29 @@ pub fn control_after(before: &ControlView, changes: &[Change]) -> Result<Option<
     view::after(before, changes)
 }
 
-fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
-    if !matches!(command, Command::OpenSession { .. }) {
-        rows.expect_kind(is_control(command))?;
-    }
+/// Refuses a command that is for another group: whoever brought it here mistook this one for it, or named a group that
+/// has no such commands.
+fn expect_own(rows: &Rows<'_>, command: &Command) -> Result<(), Error> {
     match command {
-        Command::OpenSession { actor, session } => sessions::open(rows, *actor, *session),
-        Command::Form { cluster, code, namespaces } => cluster::form(rows, *cluster, *code, *namespaces),
-        Command::PutNode(node) => cluster::put_node(rows, node),
-        Command::Invite { node, invitation } => cluster::invite(rows, *node, *invitation),
-        Command::LoseDrive { drive } => cluster::lose_drive(rows, *drive),
-        Command::PutDrive { drive, node, capacity_bytes } => {
-            cluster::put_drive(rows, *drive, *node, *capacity_bytes, None)
+        Command::Bucket(_) | Command::Mesh(_) => rows.expect_kind(true),
+        Command::Object(bucket, _) => {
+            rows.expect_kind(false)?;
+            rows.expect_owned(bucket)
         }
-        Command::TakeDrive { drive, node, capacity_bytes, after } => {
-            cluster::put_drive(rows, *drive, *node, *capacity_bytes, Some(*after))
+        Command::Upkeep(group, _) => {
+            rows.expect_kind(false)?;
+            rows.expect_group(*group)
         }
-        Command::PutLayout(layout) => cluster::put_layout(rows, layout),
-        Command::Assign(assignment) => placement::assign(rows, *assignment),
-        Command::BeginMove { actor, epoch, id, to } => placement::begin(rows, *actor, *epoch, *id, *to),
-        Command::CommitMove { actor, epoch, id } => placement::commit(rows, *actor, *epoch, *id),
-        Command::AbortMove { actor, epoch, id } => placement::abort(rows, *actor, *epoch, *id),
-        Command::SetTail { actor, epoch, tail } => placement::set_tail(rows, *actor, *epoch, *tail),
-        Command::SetWish { scope, wish } => placement::set_wish(rows, *scope, *wish),
-        Command::Drain { node, draining } => placement::drain(rows, *node, *draining),
-        Command::SetStages { scope, stages } => stages::set(rows, *scope, stages),
-        Command::CreateTenant(row) => tenants::create(rows, row),
-        Command::SetLimits { tenant, limits } => tenants::set_limits(rows, *tenant, *limits),
-        Command::PutPrincipal(row) => tenants::put_principal(rows, row),
-        Command::PutAccessKey(row) => tenants::put_access_key(rows, row),
-        Command::DropAccessKey { access } => tenants::drop_access_key(rows, access),
-        Command::CreateBucket { name, tenant, created, .. } => buckets::create(rows, name, *tenant, *created),
-        Command::RemoveBucket { bucket } => buckets::remove(rows, *bucket),
-        Command::SealBucket { bucket, .. } => buckets::seal(rows, *bucket),
-        Command::OpenBlock { proposer } => blocks::open(rows, proposer.actor),
-        Command::CloseBlock { first } => blocks::close(rows, *first),
-        Command::SweptBlock { first } => blocks::swept(rows, *first),
-        Command::PutObject { proposer, bucket, key, row, precondition, quota_bytes } => {
-            let place = objects::Place { actor: proposer.actor, bucket, key };
-            objects::put(rows, place, row, precondition, *quota_bytes)
-        }
-        Command::DeleteObject { bucket, key, at, precondition, .. } => {
-            objects::delete(rows, bucket, key, *at, precondition)
-        }
-        Command::CreateUpload { proposer, bucket, row } => uploads::create(rows, proposer.actor, bucket, row),
-        Command::PutPart { proposer, bucket, upload, part, quota_bytes } => {
-            uploads::put_part(rows, proposer.actor, bucket, *upload, part, *quota_bytes)
-        }
-        Command::CompleteUpload { bucket, key, upload, parts, etag, checksums, at, precondition, .. } => {
-            let end = uploads::Completion { upload: *upload, parts, etag, checksums, at: *at };
-            uploads::complete(rows, (bucket, key), &end, precondition)
-        }
-        Command::AbortUpload { bucket, upload, at, .. } => uploads::abort(rows, bucket, *upload, *at),
-        Command::DropGarbage { writes } => waste::drop_garbage(rows, writes),
-        Command::OweGarbage { owed } => owed::owe(rows, owed),
-        Command::PayOwed { drive, writes } => owed::pay(rows, *drive, writes),
+        Command::OpenSession { group, .. } => rows.expect_group(*group),
     }
 }
 
-/// Whether a command is for the control group; the others are for namespace groups (`OpenSession` for both).
-fn is_control(command: &Command) -> bool {
+fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
     match command {
-        Command::Form { .. }
-        | Command::PutNode(_)
-        | Command::Invite { .. }
-        | Command::PutDrive { .. }
-        | Command::LoseDrive { .. }
-        | Command::TakeDrive { .. }
-        | Command::PutLayout(_)
-        | Command::Assign(_)
-        | Command::BeginMove { .. }
-        | Command::CommitMove { .. }
-        | Command::AbortMove { .. }
-        | Command::SetWish { .. }
-        | Command::Drain { .. }
-        | Command::SetStages { .. }
-        | Command::SetTail { .. }
-        | Command::CreateTenant(_)
-        | Command::SetLimits { .. }
-        | Command::PutPrincipal(_)
-        | Command::PutAccessKey(_)
-        | Command::DropAccessKey { .. }
-        | Command::CreateBucket { .. }
-        | Command::RemoveBucket { .. } => true,
-        Command::OpenSession { .. }
-        | Command::OpenBlock { .. }
-        | Command::CloseBlock { .. }
-        | Command::SweptBlock { .. }
-        | Command::PutObject { .. }
-        | Command::DeleteObject { .. }
-        | Command::CreateUpload { .. }
-        | Command::PutPart { .. }
-        | Command::CompleteUpload { .. }
-        | Command::AbortUpload { .. }
-        | Command::DropGarbage { .. }
-        | Command::OweGarbage { .. }
-        | Command::PayOwed { .. }
-        | Command::SealBucket { .. } => false,
+        Command::Bucket(command) => control::bucket(rows, command),
+        Command::Mesh(command) => control::mesh(rows, command),
+        Command::Object(bucket, command) => namespace::object(rows, bucket, command),
+        Command::Upkeep(_, command) => namespace::upkeep(rows, command),
+        Command::OpenSession { actor, session, .. } => sessions::open(rows, *actor, *session),
     }
 }

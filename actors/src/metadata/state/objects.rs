@@ -38,7 +38,6 @@ pub(super) fn put(
     quota_bytes: Option<u64>,
 ) -> Result<MetaAnswer, Error> {
     let Place { actor, bucket, key } = place;
-    rows.expect_owned(bucket)?;
     expect_key(key)?;
     let Body::Whole(extent) = &row.body else {
         return Err(Error::invalid("an object of parts comes only from a completed upload"));
@@ -68,7 +67,6 @@ pub(super) fn delete(
     at: UnixMillis,
     precondition: &Precondition,
 ) -> Result<MetaAnswer, Error> {
-    rows.expect_owned(bucket)?;
     expect_key(key)?;
     let at_key = keys::object(bucket.id, key);
     let old = rows.find::<ObjectRow>(&at_key)?;

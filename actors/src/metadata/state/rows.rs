@@ -100,6 +100,14 @@ impl<'t> Rows<'t> {
             .with("asked", self.group))
     }
 
+    /// Fails unless this is the group.
+    pub(super) fn expect_group(&self, group: GroupId) -> Result<(), Error> {
+        if self.group == group {
+            return Ok(());
+        }
+        Err(Error::invalid("this is for another metadata group").with("wanted", group).with("asked", self.group))
+    }
+
     /// The row under a key.
     pub(super) fn find<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, Error> {
         self.view.get(key)?.map(|value| decode(key, &value)).transpose()

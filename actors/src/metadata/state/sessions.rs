@@ -97,9 +97,9 @@ pub(super) fn once(
     outcome
 }
 
-/// Whether a command with this refusal was decided on. What could not be read, and what another group decides, was not.
+/// Whether a command with this refusal was decided on. What could not be read was not.
 const fn is_decision(kind: ErrorKind) -> bool {
-    !matches!(kind, ErrorKind::DriveFailed | ErrorKind::Corrupt | ErrorKind::Bug | ErrorKind::WrongShard)
+    !matches!(kind, ErrorKind::DriveFailed | ErrorKind::Corrupt | ErrorKind::Bug)
 }
 
 /// The life that a command belongs to, if commands of this number are taken.

@@ -39,7 +39,6 @@ pub(super) fn create(
     bucket: &BucketRef,
     row: &Arc<UploadRow>,
 ) -> Result<MetaAnswer, Error> {
-    rows.expect_owned(bucket)?;
     objects::expect_key(&row.key)?;
     objects::expect_attributes(&row.attributes)?;
     blocks::expect_fresh(rows, actor, row.upload)?;
@@ -59,7 +58,6 @@ pub(super) fn put_part(
     part: &Arc<PartRow>,
     quota_bytes: Option<u64>,
 ) -> Result<MetaAnswer, Error> {
-    rows.expect_owned(bucket)?;
     if !(1..=PARTS_MAX).contains(&part.number) {
         return Err(Error::invalid("parts are numbered 1 to 10000").with("number", part.number));
     }
@@ -93,7 +91,6 @@ pub(super) fn complete(
     precondition: &Precondition,
 ) -> Result<MetaAnswer, Error> {
     let upload = end.upload;
-    rows.expect_owned(bucket)?;
     objects::expect_etag(end.etag)?;
     let committed = MetaAnswer::Committed { version: upload, etag: end.etag.to_owned() };
     if let Some(Use::Object { bucket: of, .. } | Use::Garbage { bucket: of, aborted: false, .. }) =
@@ -184,7 +181,6 @@ pub(super) fn abort(
     upload: WriteId,
     at: UnixMillis,
 ) -> Result<MetaAnswer, Error> {
-    rows.expect_owned(bucket)?;
     rows.expect_unsealed(bucket)?;
     let state = open_upload(rows, bucket.id, upload)?;
     objects::charge(rows, state.tenant, 0, state.bytes, None)?;

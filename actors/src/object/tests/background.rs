@@ -28,7 +28,7 @@ fn look(bench: &Bench, call: Token, before: u64, after: Option<GarbageMark>) -> 
 
 fn proposes(bench: &Bench, work: Token, command: Command) -> Effect {
     let deadline = bench.now + BUDGET_DEFAULT;
-    job(work, Job::Propose { group: GROUP, command: Arc::new(command), deadline })
+    job(work, Job::Propose { command: Arc::new(command), deadline })
 }
 
 /// A page without a next one.
@@ -85,7 +85,7 @@ fn garbage_is_dropped_when_all_its_stripes_are_deleted() {
     assert_eq!(bench.reply(Token(3), Ok(Answer::Done.into())), []);
 
     let effects = bench.reply(Token(2), Ok(Answer::Done.into()));
-    let command = Command::DropGarbage { writes: vec![WriteId(71), WriteId(70)] };
+    let command = Command::Upkeep(GROUP, UpkeepCommand::DropGarbage { writes: vec![WriteId(71), WriteId(70)] });
     assert_eq!(effects, [proposes(&bench, Token(4), command)]);
     assert_eq!(applied(&mut bench, Token(4), MetaAnswer::Done), []);
     assert_eq!(bench.object.in_flight(), 0);
@@ -159,7 +159,14 @@ fn a_page_that_fails_is_passed_over_a_moment_later() {
     // What comes behind goes well; the pass met with a failure all the same.
     let effects = bench.reply(only_call(&effects), named(page(vec![garbage(71, 10, vec![])])));
     let effects = bench.reply(deletions(&effects)[0].0, Ok(Answer::Done.into()));
-    assert_eq!(effects, [proposes(&bench, bench.last(), Command::DropGarbage { writes: vec![WriteId(71)] })]);
+    assert_eq!(
+        effects,
+        [proposes(
+            &bench,
+            bench.last(),
+            Command::Upkeep(GROUP, UpkeepCommand::DropGarbage { writes: vec![WriteId(71)] })
+        )]
+    );
     assert_eq!(applied(&mut bench, only_work(&effects), MetaAnswer::Done), []);
     let effects = bench.wake(bench.now + Duration::from_secs(4));
     assert_eq!(effects, [look(&bench, bench.last(), 1, None)]);
@@ -175,10 +182,17 @@ fn what_drives_did_not_delete_is_owed_by_them_and_the_garbage_is_done_with() {
     assert_eq!(bench.reply(one, Ok(Answer::Left(vec![DriveId(5)]).into())), []);
     assert_eq!(bench.reply(two, Ok(Answer::Left(vec![DriveId(3), DriveId(5)]).into())), []);
     let effects = bench.reply(three, Ok(Answer::Done.into()));
-    assert_eq!(effects, [proposes(&bench, bench.last(), Command::DropGarbage { writes: vec![WriteId(71)] })]);
+    assert_eq!(
+        effects,
+        [proposes(
+            &bench,
+            bench.last(),
+            Command::Upkeep(GROUP, UpkeepCommand::DropGarbage { writes: vec![WriteId(71)] })
+        )]
+    );
     let effects = applied(&mut bench, only_work(&effects), MetaAnswer::Done);
     let owed = vec![(DriveId(3), vec![WriteId(70)]), (DriveId(5), vec![WriteId(70)])];
-    assert_eq!(effects, [proposes(&bench, bench.last(), Command::OweGarbage { owed })]);
+    assert_eq!(effects, [proposes(&bench, bench.last(), Command::Upkeep(GROUP, UpkeepCommand::OweGarbage { owed }))]);
     assert_eq!(applied(&mut bench, only_work(&effects), MetaAnswer::Writes(vec![])), []);
     // That is no failure: the next pass comes as after any other.
     assert_eq!(bench.object.wake_at(), Some(bench.now + Duration::from_secs(2)));
@@ -232,7 +246,8 @@ fn a_drive_deletes_all_that_it_holds_of_what_it_is_owed_and_then_the_rows_go() {
     let effects = bench.reply(Token(4), Ok(Answer::Done.into()));
     assert_eq!(effects, [at_drive(&bench, Token(5), 5, from(90))]);
     let effects = bench.reply(Token(5), Ok(Answer::Shards(vec![], false).into()));
-    let paid = Command::PayOwed { drive: DriveId(5), writes: vec![WriteId(70), WriteId(90)] };
+    let paid =
+        Command::Upkeep(GROUP, UpkeepCommand::PayOwed { drive: DriveId(5), writes: vec![WriteId(70), WriteId(90)] });
     assert_eq!(effects, [proposes(&bench, Token(6), paid)]);
     let effects = applied(&mut bench, Token(6), MetaAnswer::Done);
     assert_eq!(effects, [page_of(&bench, Token(7), 5)]);
@@ -249,7 +264,7 @@ fn a_drive_that_does_not_answer_is_asked_later_and_later_and_holds_up_no_other()
     assert_eq!(bench.reply(Token(3), writes()), [at_drive(&bench, Token(5), 6, from(70))]);
     assert_eq!(bench.reply(Token(4), failure(ErrorKind::Unreachable)), []);
     let effects = bench.reply(Token(5), Ok(Answer::Shards(vec![], false).into()));
-    let paid = Command::PayOwed { drive: DriveId(6), writes: vec![WriteId(70)] };
+    let paid = Command::Upkeep(GROUP, UpkeepCommand::PayOwed { drive: DriveId(6), writes: vec![WriteId(70)] });
     assert_eq!(effects, [proposes(&bench, Token(6), paid)]);
     assert_eq!(applied(&mut bench, Token(6), MetaAnswer::Done), [page_of(&bench, Token(7), 6)]);
     assert_eq!(bench.reply(Token(7), meta(MetaAnswer::Writes(vec![]))), []);
@@ -281,7 +296,7 @@ fn what_a_lost_drive_is_owed_is_let_go_without_asking_it() {
     let (mut bench, effects) = owing(&[5], &[5]);
     assert_eq!(effects, [page_of(&bench, Token(2), 5)]);
     let effects = bench.reply(Token(2), meta(MetaAnswer::Writes(vec![WriteId(70)])));
-    let paid = Command::PayOwed { drive: DriveId(5), writes: vec![WriteId(70)] };
+    let paid = Command::Upkeep(GROUP, UpkeepCommand::PayOwed { drive: DriveId(5), writes: vec![WriteId(70)] });
     assert_eq!(effects, [proposes(&bench, Token(3), paid)]);
     assert_eq!(applied(&mut bench, Token(3), MetaAnswer::Done), [page_of(&bench, Token(4), 5)]);
     assert_eq!(bench.reply(Token(4), meta(MetaAnswer::Writes(vec![]))), []);
@@ -295,7 +310,7 @@ fn a_drive_that_is_lost_while_it_is_asked_is_let_go_at_the_next_try() {
     let lost = ObjectSpec { reclaims: vec![GROUP], lost: vec![DriveId(5)], ..spec() };
     assert_eq!(bench.event(Event::Configure(Arc::new(FunctionSpec::Object(lost)))), []);
     let effects = bench.reply(list, failure(ErrorKind::Unreachable));
-    let paid = Command::PayOwed { drive: DriveId(5), writes: vec![WriteId(70)] };
+    let paid = Command::Upkeep(GROUP, UpkeepCommand::PayOwed { drive: DriveId(5), writes: vec![WriteId(70)] });
     assert_eq!(effects, [proposes(&bench, bench.last(), paid)]);
 }
 
@@ -333,9 +348,11 @@ fn looks_at_once_after_a_delete_and_again_when_its_grace_is_over() {
     let precondition = Precondition { absent: false, etag: Some("\"e\"".into()) };
     let (id, effects) = bench.ask(ObjectOp::Delete { bucket: "photos".into(), key: "cat".into(), precondition });
     let precondition = Precondition { absent: false, etag: Some("e".into()) };
-    let delete =
-        Command::DeleteObject { proposer: proposer(0), bucket: bucket(), key: "cat".into(), at: WALL, precondition };
-    assert_eq!(effects, [next(bench.last(), bench.proposal(GROUP, delete))]);
+    let delete = Command::Object(
+        bucket(),
+        ObjectCommand::DeleteObject { proposer: proposer(0), key: "cat".into(), at: WALL, precondition },
+    );
+    assert_eq!(effects, [next(bench.last(), bench.proposal(delete))]);
     let call = bench.last();
     let effects = bench.reply(call, meta(MetaAnswer::Deleted { existed: true }));
     assert_eq!(effects, [replied(id, Answer::Done), look(&bench, bench.last(), 1, None)]);
@@ -350,10 +367,10 @@ fn sends_a_delete_again_under_the_number_that_it_had() {
     bench.know_the_bucket();
     let precondition = Precondition::default();
     let (id, effects) = bench.ask(ObjectOp::Delete { bucket: "photos".into(), key: "cat".into(), precondition });
-    let (call, _, delete) = command(&effects);
+    let (call, delete) = command(&effects);
     assert_eq!(delete.proposer(), Some(&proposer(0)));
     let effects = bench.reply(call, failure(ErrorKind::LinkLost));
-    let (call, _, again) = command(&effects);
+    let (call, again) = command(&effects);
     assert_eq!(again, delete);
     assert_eq!(bench.reply(call, meta(MetaAnswer::Deleted { existed: false })), [replied(id, Answer::Done)]);
 }

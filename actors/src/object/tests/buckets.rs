@@ -9,9 +9,9 @@ fn head() -> ObjectOp {
 }
 
 /// Answers the command of the only call, which must be this one.
-fn expect(bench: &mut Bench, effects: &[Effect], group: GroupId, wanted: &Command, outcome: Outcome) -> Vec<Effect> {
-    let (call, to, sent) = command(effects);
-    assert_eq!((to, &sent), (group, wanted));
+fn expect(bench: &mut Bench, effects: &[Effect], wanted: &Command, outcome: Outcome) -> Vec<Effect> {
+    let (call, sent) = command(effects);
+    assert_eq!(sent, *wanted);
     bench.reply(call, outcome)
 }
 
@@ -19,10 +19,15 @@ fn expect(bench: &mut Bench, effects: &[Effect], group: GroupId, wanted: &Comman
 fn a_bucket_is_made_in_the_control_group_under_a_name_that_is_no_pattern() {
     let mut bench = Bench::new(spec());
     let (id, effects) = bench.ask(ObjectOp::CreateBucket { bucket: "photos".into() });
-    let create =
-        Command::CreateBucket { proposer: Some(proposer(0)), name: "photos".into(), tenant: TENANT, created: WALL };
+    let create = BucketCommand::CreateBucket {
+        proposer: Some(proposer(0)),
+        name: "photos".into(),
+        tenant: TENANT,
+        created: WALL,
+    };
+    let create = create.into();
     let made = meta(row(bucket()));
-    assert_eq!(expect(&mut bench, &effects, CONTROL, &create, made), [replied(id, Answer::Done)]);
+    assert_eq!(expect(&mut bench, &effects, &create, made), [replied(id, Answer::Done)]);
     for name in ["ab", "Photos", "photos*", "-ab", "ab.", "a..b", &"a".repeat(64)] {
         let (_, effects) = bench.ask(ObjectOp::CreateBucket { bucket: name.into() });
         assert_eq!(refused(&effects), ErrorKind::Invalid, "{name}");
@@ -49,10 +54,10 @@ fn a_bucket_that_its_group_does_not_know_is_looked_up_once_more() {
     let effects = bench.reply(call, failure(ErrorKind::NoSuchBucket));
     let lookup = bench.query(CONTROL, Query::Bucket { name: "photos".into() });
     // Its name goes too, if whoever deleted it did not come to that.
-    let [looked, Effect::Start { work: _, job: Job::Propose { group: CONTROL, command, .. } }] = &effects[..] else {
+    let [looked, Effect::Start { work: _, job: Job::Propose { command, .. } }] = &effects[..] else {
         panic!("{effects:?}")
     };
-    assert_eq!(**command, Command::RemoveBucket { bucket: BucketId(21) });
+    assert_eq!(**command, BucketCommand::RemoveBucket { bucket: BucketId(21) }.into());
     let Effect::Call { call, .. } = *looked else { panic!("{effects:?}") };
     assert_eq!(*looked, next(call, lookup));
     let anew = BucketRef { id: BucketId(22), group: GroupId(2), ..bucket() };
@@ -89,16 +94,15 @@ fn head_bucket_always_asks_and_list_asks_for_the_tenant_s_own() {
 #[test]
 fn deleting_a_bucket_seals_and_removes_it() {
     let mut bench = Bench::new(spec());
-    let id = BucketId(21);
     let (request, effects) = bench.ask(ObjectOp::DeleteBucket { bucket: "photos".into() });
     let effects = bench.reply(only_call(&effects), meta(row(bucket())));
-    let seal = Command::SealBucket { proposer: proposer(0), bucket: id };
+    let seal = Command::Object(bucket(), ObjectCommand::SealBucket { proposer: proposer(0) });
     // Lost on its way: the same again.
-    let effects = expect(&mut bench, &effects, GROUP, &seal, failure(ErrorKind::LinkLost));
-    let effects = expect(&mut bench, &effects, GROUP, &seal, meta(MetaAnswer::Done));
-    let remove = Command::RemoveBucket { bucket: id };
-    let effects = expect(&mut bench, &effects, CONTROL, &remove, failure(ErrorKind::LinkLost));
-    let effects = expect(&mut bench, &effects, CONTROL, &remove, meta(MetaAnswer::Done));
+    let effects = expect(&mut bench, &effects, &seal, failure(ErrorKind::LinkLost));
+    let effects = expect(&mut bench, &effects, &seal, meta(MetaAnswer::Done));
+    let remove = BucketCommand::RemoveBucket { bucket: BucketId(21) }.into();
+    let effects = expect(&mut bench, &effects, &remove, failure(ErrorKind::LinkLost));
+    let effects = expect(&mut bench, &effects, &remove, meta(MetaAnswer::Done));
     assert_eq!(effects, [replied(request, Answer::Done)]);
 }
 
@@ -107,9 +111,9 @@ fn a_bucket_that_is_not_empty_stays_as_it_is() {
     let mut bench = Bench::new(spec());
     let (request, effects) = bench.ask(ObjectOp::DeleteBucket { bucket: "photos".into() });
     let effects = bench.reply(only_call(&effects), meta(row(bucket())));
-    let seal = Command::SealBucket { proposer: proposer(0), bucket: BucketId(21) };
-    let effects = expect(&mut bench, &effects, GROUP, &seal, failure(ErrorKind::LinkLost));
-    let effects = expect(&mut bench, &effects, GROUP, &seal, failure(ErrorKind::BucketNotEmpty));
+    let seal = Command::Object(bucket(), ObjectCommand::SealBucket { proposer: proposer(0) });
+    let effects = expect(&mut bench, &effects, &seal, failure(ErrorKind::LinkLost));
+    let effects = expect(&mut bench, &effects, &seal, failure(ErrorKind::BucketNotEmpty));
     assert_eq!(effects, [Effect::Reply { id: request, outcome: failure(ErrorKind::BucketNotEmpty) }]);
 }
 
@@ -119,12 +123,10 @@ fn a_deletion_that_does_not_get_to_the_name_is_finished_behind_its_answer() {
     let (_, effects) = bench.ask(ObjectOp::DeleteBucket { bucket: "photos".into() });
     let effects = bench.reply(only_call(&effects), meta(row(bucket())));
     let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Done));
-    let remove = Command::RemoveBucket { bucket: BucketId(21) };
-    let effects = expect(&mut bench, &effects, CONTROL, &remove, failure(ErrorKind::Denied));
+    let remove = BucketCommand::RemoveBucket { bucket: BucketId(21) }.into();
+    let effects = expect(&mut bench, &effects, &remove, failure(ErrorKind::Denied));
     assert_eq!(refused(&effects[..1]), ErrorKind::Timeout);
-    let [_, Effect::Start { work, job: Job::Propose { group: CONTROL, command, .. } }] = &effects[..] else {
-        panic!("{effects:?}")
-    };
+    let [_, Effect::Start { work, job: Job::Propose { command, .. } }] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(**command, remove);
     let done = Ok(WorkOutput::Meta(Arc::new(MetaAnswer::Done)));
     assert_eq!(bench.event(Event::Done { work: *work, outcome: done }), []);

@@ -17,8 +17,8 @@ use mesh_core::{
     StorageFunction, Target, Tokens,
     id::{ActorId, BucketId, DriveId, Epoch, GroupId, KeyId, LayoutId, NodeId, StripeId, TenantId, Token, WriteId},
     meta::{
-        Attributes, BucketRef, BucketRow, Command, Extent, MetaAnswer, Precondition, Proposer, Query, Session,
-        WrappedKey,
+        Attributes, BucketCommand, BucketRef, BucketRow, Command, Extent, MetaAnswer, ObjectCommand, Precondition,
+        Proposer, Query, Session, UpkeepCommand, WrappedKey,
     },
     op::{Binding, Destination, ObjectOp, StripeOp, StripeTarget},
     port::WorkOutput,
@@ -216,8 +216,8 @@ impl Bench {
         self.onward(Op::Query { group, query: Arc::new(query) }, Buf::empty())
     }
 
-    fn proposal(&self, group: GroupId, command: Command) -> Request {
-        self.onward(Op::Propose { group, command: Arc::new(command) }, Buf::empty())
+    fn proposal(&self, command: Command) -> Request {
+        self.onward(Op::Propose(Arc::new(command)), Buf::empty())
     }
 
     /// When the block whose first id was given out at the start is old.
@@ -281,10 +281,10 @@ fn stripe_op(effects: &[Effect]) -> (Token, StripeOp) {
 }
 
 /// The command of the only call.
-fn command(effects: &[Effect]) -> (Token, GroupId, Command) {
+fn command(effects: &[Effect]) -> (Token, Command) {
     match effects {
-        [Effect::Call { to: Target::Next, call, request: Request { op: Op::Propose { group, command }, .. } }] => {
-            (*call, *group, (**command).clone())
+        [Effect::Call { to: Target::Next, call, request: Request { op: Op::Propose(command), .. } }] => {
+            (*call, (**command).clone())
         }
         other => panic!("not one proposal: {other:?}"),
     }

@@ -9,9 +9,9 @@ fn begin() -> ObjectOp {
 }
 
 fn close(bench: &Bench, first: u64) -> Effect {
-    let command = Arc::new(Command::CloseBlock { first: WriteId(first) });
+    let command = Arc::new(Command::Upkeep(GROUP, UpkeepCommand::CloseBlock { first: WriteId(first) }));
     let deadline = bench.now + BUDGET_DEFAULT;
-    job(bench.last(), Job::Propose { group: GROUP, command, deadline })
+    job(bench.last(), Job::Propose { command, deadline })
 }
 
 fn done() -> mesh_core::WorkOutcome {
@@ -88,9 +88,9 @@ fn ids_of_an_old_block_are_given_out_no_more() {
     assert_eq!(effects, [close(&bench, 100)]);
     assert_eq!(bench.event(Event::Done { work: only_work(&effects), outcome: done() }), []);
     let (_, effects) = bench.ask(begin());
-    let open = Command::OpenBlock { proposer: proposer(1) };
+    let open = Command::Upkeep(GROUP, UpkeepCommand::OpenBlock { proposer: proposer(1) });
     let deadline = bench.now + BUDGET_DEFAULT;
-    assert_eq!(effects, [job(bench.last(), Job::Propose { group: GROUP, command: Arc::new(open), deadline })]);
+    assert_eq!(effects, [job(bench.last(), Job::Propose { command: Arc::new(open), deadline })]);
 }
 
 #[test]

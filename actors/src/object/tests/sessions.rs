@@ -14,8 +14,8 @@ fn delete() -> ObjectOp {
 
 fn opening(bench: &Bench, group: GroupId, life: u64) -> Effect {
     let session = Session { epoch: Epoch(9), life };
-    let command = Arc::new(Command::OpenSession { actor: ActorId::ingress(NodeId(4)), session });
-    job(bench.last(), Job::Propose { group, command, deadline: bench.now + BUDGET_DEFAULT })
+    let command = Arc::new(Command::OpenSession { group, actor: ActorId::ingress(NodeId(4)), session });
+    job(bench.last(), Job::Propose { command, deadline: bench.now + BUDGET_DEFAULT })
 }
 
 fn done() -> mesh_core::WorkOutcome {
@@ -94,13 +94,13 @@ fn a_change_of_a_session_that_is_over_may_have_been_made_and_its_blocks_are_gone
     let (_, effects) = bench.finish(write, 0);
     assert_eq!(effects, [opening(&bench, GROUP, 70)]);
     let effects = bench.event(Event::Done { work: only_work(&effects), outcome: done() });
-    let (_, _, put) = command(&effects);
+    let (_, put) = command(&effects);
     let session = Session { epoch: Epoch(9), life: 70 };
     assert_eq!(put.proposer(), Some(&Proposer { session, ..proposer(0) }));
     let (_, effects) = bench.ask(ObjectOp::Begin { bucket: "photos".into(), key: "cat".into(), destination: whole() });
     assert!(
         matches!(&effects[..], [Effect::Start { job: Job::Propose { command, .. }, .. }]
-        if matches!(**command, Command::OpenBlock { .. })),
+        if matches!(**command, Command::Upkeep(_, UpkeepCommand::OpenBlock { .. }))),
         "no id of the old block: {effects:?}"
     );
 }
@@ -110,7 +110,7 @@ fn a_command_names_the_lowest_that_is_waited_for() {
     let mut bench = Bench::new(spec());
     bench.know_the_bucket();
     let numbers = |effects: &[Effect]| {
-        let (call, _, command) = command(effects);
+        let (call, command) = command(effects);
         let proposer = command.proposer().copied().expect("a numbered one");
         (call, proposer.request, proposer.done_below)
     };

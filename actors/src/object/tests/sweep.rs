@@ -109,8 +109,8 @@ fn walking(references: [Reference; 4]) -> (Bench, Token, Token) {
 }
 
 fn swept(bench: &Bench, first: u64) -> Effect {
-    let command = Arc::new(Command::SweptBlock { first: WriteId(first) });
-    job(bench.last(), Job::Propose { group: GROUP, command, deadline: bench.now + BUDGET_DEFAULT })
+    let command = Arc::new(Command::Upkeep(GROUP, UpkeepCommand::SweptBlock { first: WriteId(first) }));
+    job(bench.last(), Job::Propose { command, deadline: bench.now + BUDGET_DEFAULT })
 }
 
 #[test]

@@ -58,8 +58,8 @@ fn an_upload_is_named_by_a_write_id_and_its_parts_are_bound_to_its_key() {
     let work = only_work(&effects);
     let block = Arc::new(MetaAnswer::Block { first: UPLOAD, count: 4096 });
     let effects = bench.event(Event::Done { work, outcome: Ok(WorkOutput::Meta(block)) });
-    let create = Command::CreateUpload { proposer: proposer(1), bucket: bucket(), row: upload("cat") };
-    assert_eq!(effects, [next(bench.last(), bench.proposal(GROUP, create))]);
+    let create = Command::Object(bucket(), ObjectCommand::CreateUpload { proposer: proposer(1), row: upload("cat") });
+    assert_eq!(effects, [next(bench.last(), bench.proposal(create))]);
     let call = bench.last();
     let effects = bench.reply(call, meta(MetaAnswer::Done));
     assert_eq!(effects, [replied(id, Answer::Upload(upload("cat")))]);
@@ -84,14 +84,11 @@ fn an_upload_is_named_by_a_write_id_and_its_parts_are_bound_to_its_key() {
         modified: WALL,
         extent: extent(WriteId(101), 5),
     };
-    let put = Command::PutPart {
-        proposer: proposer(2),
-        bucket: bucket(),
-        upload: UPLOAD,
-        part: Arc::new(row),
-        quota_bytes: None,
-    };
-    assert_eq!(effects, [next(bench.last(), bench.proposal(GROUP, put))]);
+    let put = Command::Object(
+        bucket(),
+        ObjectCommand::PutPart { proposer: proposer(2), upload: UPLOAD, part: Arc::new(row), quota_bytes: None },
+    );
+    assert_eq!(effects, [next(bench.last(), bench.proposal(put))]);
     let call = bench.last();
     let effects = bench.reply(call, meta(MetaAnswer::Done));
     assert_eq!(effects, [replied(id, Answer::Committed { version: WriteId(101), etag: "e1".into() })]);
@@ -110,18 +107,20 @@ fn completing_checks_the_parts_page_by_page_and_hashes_their_hashes() {
     assert_eq!(effects, [next(bench.last(), bench.query(GROUP, page(8)))]);
     let call = bench.last();
     let effects = bench.reply(call, meta(MetaAnswer::Parts(vec![part(9, B, 1)], false)));
-    let command = Command::CompleteUpload {
-        proposer: proposer(0),
-        bucket: bucket(),
-        key: "cat".into(),
-        upload: UPLOAD,
-        parts: vec![(2, A.into()), (9, B.into())],
-        etag: AB.into(),
-        checksums: BTreeMap::new(),
-        at: WALL,
-        precondition: Precondition::default(),
-    };
-    assert_eq!(effects, [next(bench.last(), bench.proposal(GROUP, command))]);
+    let command = Command::Object(
+        bucket(),
+        ObjectCommand::CompleteUpload {
+            proposer: proposer(0),
+            key: "cat".into(),
+            upload: UPLOAD,
+            parts: vec![(2, A.into()), (9, B.into())],
+            etag: AB.into(),
+            checksums: BTreeMap::new(),
+            at: WALL,
+            precondition: Precondition::default(),
+        },
+    );
+    assert_eq!(effects, [next(bench.last(), bench.proposal(command))]);
     let call = bench.last();
     let effects = bench.reply(call, meta(MetaAnswer::Committed { version: UPLOAD, etag: AB.into() }));
     assert_eq!(effects, [replied(id, Answer::Committed { version: UPLOAD, etag: AB.into() })]);
@@ -187,8 +186,9 @@ fn what_a_group_says_to_an_abort_is_so_whichever_sending_it_came_to() {
         let mut bench = Bench::new(spec());
         bench.know_the_bucket();
         let (_, effects) = bench.ask(ObjectOp::AbortUpload { bucket: "photos".into(), upload: UPLOAD });
-        let abort = Command::AbortUpload { proposer: proposer(0), bucket: bucket(), upload: UPLOAD, at: WALL };
-        assert_eq!(effects, [next(bench.last(), bench.proposal(GROUP, abort))]);
+        let abort =
+            Command::Object(bucket(), ObjectCommand::AbortUpload { proposer: proposer(0), upload: UPLOAD, at: WALL });
+        assert_eq!(effects, [next(bench.last(), bench.proposal(abort))]);
         let call = bench.last();
         let mut effects = bench.reply(call, failure(first));
         if effects.is_empty() {

@@ -21,9 +21,9 @@ fn begin_looks_up_the_bucket_asks_for_a_block_of_ids_wraps_a_key_and_opens() {
     assert_eq!(effects, [next(Token(1), lookup)]);
 
     let effects = bench.reply(Token(1), meta(row(bucket())));
-    let command = Arc::new(Command::OpenBlock { proposer: proposer(0) });
+    let command = Arc::new(Command::Upkeep(GROUP, UpkeepCommand::OpenBlock { proposer: proposer(0) }));
     let deadline = bench.now + BUDGET_DEFAULT;
-    assert_eq!(effects, [job(Token(2), Job::Propose { group: GROUP, command, deadline })]);
+    assert_eq!(effects, [job(Token(2), Job::Propose { command, deadline })]);
     assert_eq!(bench.object.in_flight(), 2);
 
     let block = Arc::new(MetaAnswer::Block { first: WriteId(100), count: 4096 });
@@ -86,7 +86,7 @@ fn a_block_that_is_refused_is_refused_to_all_who_wait_and_asked_for_again() {
     assert!(effects.iter().all(|effect| refused(core::slice::from_ref(effect)) == ErrorKind::Overloaded));
     let (_, effects) = bench.ask(begin_op());
     assert!(matches!(&effects[..], [Effect::Start { job: Job::Propose { command, .. }, .. }]
-        if **command == Command::OpenBlock { proposer: proposer(1) }));
+        if **command == Command::Upkeep(GROUP, UpkeepCommand::OpenBlock { proposer: proposer(1) })));
 }
 
 #[test]
@@ -265,15 +265,17 @@ fn finish_proposes_a_manifest_with_exceptions_merged_into_runs() {
         attributes: Attributes::default(),
         body: Body::Whole(Extent { runs, ..extent(write, 43) }),
     };
-    let put = Command::PutObject {
-        proposer: proposer(1),
-        bucket: bucket(),
-        key: "cat".into(),
-        row: Arc::new(row),
-        precondition: Precondition::default(),
-        quota_bytes: None,
-    };
-    assert_eq!(effects, [next(bench.last(), bench.proposal(GROUP, put))]);
+    let put = Command::Object(
+        bucket(),
+        ObjectCommand::PutObject {
+            proposer: proposer(1),
+            key: "cat".into(),
+            row: Arc::new(row),
+            precondition: Precondition::default(),
+            quota_bytes: None,
+        },
+    );
+    assert_eq!(effects, [next(bench.last(), bench.proposal(put))]);
     let call = bench.last();
     let effects = bench.reply(call, meta(MetaAnswer::Committed { version: write, etag: "e1".into() }));
     assert_eq!(effects, [replied(id, Answer::Committed { version: write, etag: "e1".into() })]);
@@ -317,9 +319,10 @@ fn an_empty_object_has_no_stripes() {
     let mut bench = Bench::new(spec());
     let write = bench.begin();
     let (_, effects) = bench.finish(write, 0);
-    let (_, group, command) = command(&effects);
-    assert_eq!(group, GROUP);
-    assert!(matches!(command, Command::PutObject { row, .. } if row.body == Body::Whole(extent(write, 0))));
+    let (_, Command::Object(to, ObjectCommand::PutObject { row, .. })) = command(&effects) else {
+        panic!("no put: {effects:?}")
+    };
+    assert_eq!((to, &row.body), (bucket(), &Body::Whole(extent(write, 0))));
 }
 
 #[test]
@@ -403,7 +406,7 @@ fn ids_of_a_closed_block_are_given_out_no_more() {
     assert_eq!(refused(&effects), ErrorKind::Overloaded, "sent again, it gets another id");
     let (_, effects) = bench.ask(begin_op());
     assert!(matches!(&effects[..], [Effect::Start { job: Job::Propose { command, .. }, .. }]
-        if **command == Command::OpenBlock { proposer: proposer(2) }));
+        if **command == Command::Upkeep(GROUP, UpkeepCommand::OpenBlock { proposer: proposer(2) })));
 }
 
 #[test]

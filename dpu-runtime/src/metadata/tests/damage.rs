@@ -34,8 +34,12 @@ pub(super) fn runtime() -> tokio::runtime::Runtime {
 }
 
 pub(super) fn blank(term: u64, index: u64) -> openraft::alias::EntryOf<Types> {
-    let command = mesh_core::meta::Command::DropAccessKey { access: format!("{index}").repeat(1 + index as usize % 9) };
-    openraft::alias::EntryOf::<Types>::new_normal(log_id(term, index), super::super::types::Proposal(Arc::new(command)))
+    let command =
+        mesh_core::meta::MeshCommand::DropAccessKey { access: format!("{index}").repeat(1 + index as usize % 9) };
+    openraft::alias::EntryOf::<Types>::new_normal(
+        log_id(term, index),
+        super::super::types::Proposal(Arc::new(command.into())),
+    )
 }
 
 /// A store that has seen some life: entries, truncations, purges, rows that came, changed and went, restarts.

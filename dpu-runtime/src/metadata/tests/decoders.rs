@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mesh_core::meta::{FORMAT, MeshCommand};
 use openraft::{
     entry::RaftEntry,
     raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest},
@@ -17,10 +18,10 @@ use super::super::{
 use super::log_id;
 
 fn append() -> Vec<u8> {
-    let command = mesh_core::meta::Command::DropAccessKey { access: "key".into() };
+    let command = MeshCommand::DropAccessKey { access: "key".into() };
     let entries = vec![
         openraft::alias::EntryOf::<Types>::new_blank(log_id(1, 1)),
-        openraft::alias::EntryOf::<Types>::new_normal(log_id(1, 2), Proposal(Arc::new(command))),
+        openraft::alias::EntryOf::<Types>::new_normal(log_id(1, 2), Proposal(Arc::new(command.into()))),
     ];
     let request = AppendEntriesRequest::<Types> {
         vote: Vote::new_committed(1, 2),
@@ -52,12 +53,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn arbitrary_bytes_are_read_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), version in any::<bool>()) {
-        if version && let Some(first) = bytes.first_mut() {
-            *first = 1;
+    fn arbitrary_bytes_are_read_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), format in any::<bool>()) {
+        if format && let Some(first) = bytes.first_mut() {
+            *first = FORMAT;
         }
         let read = read_as_all(&bytes);
-        prop_assert!(bytes.first() == Some(&1) || read == [false; 4]);
+        prop_assert!(bytes.first() == Some(&FORMAT) || read == [false; 4]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use mesh_core::{
     ErrorKind,
     id::{GroupId, NodeId},
+    meta::FORMAT,
 };
 use openraft::{
     StorageError,
@@ -242,6 +243,31 @@ fn refuses_files_that_another_has_open_and_damaged_ones() {
 }
 
 #[test]
+fn refuses_files_of_another_format_and_leaves_them_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let path = super::mark::path(dir.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    // As drawn in `mark`: what an earlier build wrote is whole, under checksums that are right.
+    let half = bytes.len() / 2;
+    for slot in bytes.chunks_exact_mut(half) {
+        let len = u32::from_le_bytes(slot[12..16].try_into().unwrap()) as usize;
+        assert_eq!(slot[24], FORMAT);
+        slot[24] = FORMAT - 1;
+        let crc = mesh_core::wire::crc32c(&slot[12..24 + len]);
+        slot[8..12].copy_from_slice(&crc.to_le_bytes());
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    let database = std::fs::read(dir.path().join("db/db")).unwrap();
+    let refused = Store::open(dir.path(), NodeId(1)).err().expect("an earlier build's");
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
+    let said = format!("format={} supported={FORMAT}", FORMAT - 1);
+    assert!(refused.to_string().contains(&said), "{refused}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    assert_eq!(std::fs::read(dir.path().join("db/db")).unwrap(), database);
+}
+
+#[test]
 fn a_store_that_was_not_finished_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("db.new")).unwrap();
@@ -276,7 +302,7 @@ async fn an_entry_as_large_as_a_command_may_be_comes_back_whole() {
     use openraft::{RaftLogReader, entry::RaftEntry};
     let dir = tempfile::tempdir().unwrap();
     let (_store, mut log, _machine) = open(dir.path());
-    let command = |len: usize| mesh_core::meta::Command::DropAccessKey { access: "k".repeat(len) };
+    let command = |len: usize| mesh_core::meta::MeshCommand::DropAccessKey { access: "k".repeat(len) };
     let lengths = [10, 2030, 2048, 4096, 1 << 20];
     let entries: Vec<_> = lengths
         .iter()
@@ -284,7 +310,7 @@ async fn an_entry_as_large_as_a_command_may_be_comes_back_whole() {
         .map(|(len, index)| {
             openraft::alias::EntryOf::<Types>::new_normal(
                 log_id(1, index),
-                super::types::Proposal(Arc::new(command(*len))),
+                super::types::Proposal(Arc::new(command(*len).into())),
             )
         })
         .collect();

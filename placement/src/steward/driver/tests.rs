@@ -23,7 +23,7 @@ fn proposed(answer: Result<MetaAnswer, Error>) -> Heard {
     Heard::Proposed(answer)
 }
 
-fn propose(command: Command) -> Asks {
+fn propose(command: MeshCommand) -> Asks {
     vec![(ACTOR, Ask::Propose(command))]
 }
 
@@ -40,7 +40,7 @@ fn an_actor_whose_node_answers_moves_live_and_what_it_took_is_told() {
     let mut driver = Driver::default();
     let (actor, epoch, id) = (ACTOR, Epoch(5), MoveId(1));
     let asks = driver.go(&row(), &wanted(Spot::whole(TO)), Presence::Up, false, at(0));
-    assert_eq!(asks, propose(Command::BeginMove { actor, epoch, id, to: TO }));
+    assert_eq!(asks, propose(MeshCommand::BeginMove { actor, epoch, id, to: TO }));
     // One thing at a time.
     assert_eq!(driver.go(&row(), &wanted(Spot::whole(TO)), Presence::Up, false, at(0)), []);
     let moved = Moved { entries: 3, ..Moved::default() };
@@ -48,7 +48,7 @@ fn an_actor_whose_node_answers_moves_live_and_what_it_took_is_told() {
         (1, proposed(Ok(MetaAnswer::Done)), vec![step(TO, MoveOp::Warm)]),
         (2, Heard::Stepped(TO, Ok(Moved::default())), vec![step(FROM, MoveOp::PreCopy { to: TO })]),
         (3, Heard::Stepped(FROM, Ok(moved)), vec![step(FROM, MoveOp::Freeze { to: TO })]),
-        (5, Heard::Stepped(FROM, Ok(moved)), propose(Command::CommitMove { actor, epoch, id })),
+        (5, Heard::Stepped(FROM, Ok(moved)), propose(MeshCommand::CommitMove { actor, epoch, id })),
         (
             9,
             proposed(Ok(MetaAnswer::Epoch(Epoch(6)))),
@@ -77,13 +77,13 @@ fn an_actor_is_given_to_another_only_once_its_node_is_known_to_be_down() {
     let step = wanted(Spot::whole(TO));
     assert_eq!(driver.go(&row(), &step, Presence::Unheard, false, at(0)), []);
     let given = Assignment::new(ACTOR, TO, Epoch(6));
-    assert_eq!(driver.go(&row(), &step, Presence::Down, false, at(0)), propose(Command::Assign(given)));
+    assert_eq!(driver.go(&row(), &step, Presence::Down, false, at(0)), propose(MeshCommand::Assign(given)));
     let (asks, happened) = driver.hear(ACTOR, proposed(Ok(MetaAnswer::Done)), at(3));
     let (from, to, epoch, why) = (FROM, TO, Epoch(6), Reason::Pinned(TO));
     let commit_us = 3000;
     assert_eq!((asks, happened), (vec![], Some(Happened::TakenOver { actor: ACTOR, from, to, epoch, commit_us, why })));
     // It answers and cannot run what the actor is made of.
-    assert_eq!(driver.go(&row(), &step, Presence::Up, true, at(3)), propose(Command::Assign(given)));
+    assert_eq!(driver.go(&row(), &step, Presence::Up, true, at(3)), propose(MeshCommand::Assign(given)));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_chain_is_cut_where_its_head_stays() {
     let mut driver = Driver::default();
     let tail = Some(Tail { cut: 2, node: TO });
     let asks = driver.go(&row(), &wanted(Spot::split(FROM, 2, TO)), Presence::Up, false, at(0));
-    assert_eq!(asks, propose(Command::SetTail { actor: ACTOR, epoch: Epoch(5), tail }));
+    assert_eq!(asks, propose(MeshCommand::SetTail { actor: ACTOR, epoch: Epoch(5), tail }));
     let (_, happened) = driver.hear(ACTOR, proposed(Ok(MetaAnswer::Done)), at(0));
     let told = happened.expect("it is over").to_string();
     assert_eq!(told, "actor-9 runs on node-1 and from stage 3 on on node-2: it is pinned to node-1");
@@ -122,7 +122,7 @@ fn what_failed_waits_longer_each_time_and_is_tried_again() {
 fn moves_that_nobody_carries_out_are_taken_back_whatever_backs_off() {
     let mut driver = Driver::default();
     let begun = Assignment { moves: MoveId(4), moving: Some(TO), ..row() };
-    let abort = propose(Command::AbortMove { actor: ACTOR, epoch: Epoch(5), id: MoveId(4) });
+    let abort = propose(MeshCommand::AbortMove { actor: ACTOR, epoch: Epoch(5), id: MoveId(4) });
     assert_eq!(driver.clear([&row(), &begun], at(0)), abort);
     assert_eq!(driver.clear([&begun], at(0)), []);
     let (asks, happened) = driver.hear(ACTOR, proposed(Err(refused())), at(0));
@@ -135,7 +135,7 @@ fn moves_that_nobody_carries_out_are_taken_back_whatever_backs_off() {
 #[test]
 fn a_first_place_that_another_leader_gave_is_one() {
     let mut driver = Driver::default();
-    assert_eq!(driver.place(row(), at(0)), propose(Command::Assign(row())));
+    assert_eq!(driver.place(row(), at(0)), propose(MeshCommand::Assign(row())));
     let conflict = Error::new(ErrorKind::Conflict, "it has one");
     assert_eq!(driver.hear(ACTOR, proposed(Err(conflict)), at(0)).1, Some(Happened::Placed(ACTOR)));
     assert_eq!(driver.place(row(), at(0)).len(), 1);

@@ -1,4 +1,4 @@
-use mesh_core::op::ShardOp;
+use mesh_core::{op::ShardOp, wire::VERSION};
 
 use super::*;
 
@@ -130,13 +130,32 @@ async fn a_version_that_is_not_common_is_refused_with_the_reason() {
     let (_one, address) = serve(&authority, 1, echo());
     let raw = Raw::new(&identity(&authority, &node(2)));
     let connection = raw.connect(address).await;
-    let hello = mesh_core::envelope::Hello { version_min: 2, version_max: 3, ..Raw::hello(2) };
+    let hello = mesh_core::envelope::Hello { version_min: VERSION + 1, version_max: VERSION + 2, ..Raw::hello(2) };
     let hello = Envelope::of(0, Lane::Control, Body::Hello(hello), Buf::empty());
     let answer = exchange(&connection, &hello.encode().unwrap()).await.unwrap();
     let Body::Failure(error) = answer.header.body else { panic!() };
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let (code, reason) = closed(&connection).await;
     assert!(code == REFUSED && reason.contains("version"), "{code} {reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_of_another_wire_version_is_refused_with_the_reason() {
+    let authority = authority();
+    let (one, address) = serve(&authority, 1, echo());
+    let raw = Raw::new(&identity(&authority, &node(2)));
+    let connection = raw.connect(address).await;
+    let mut hello = Envelope::of(0, Lane::Control, Body::Hello(Raw::hello(2)), Buf::empty()).encode().unwrap();
+    // As the build before wrote it: the version is of the whole frame, not only in what is said.
+    hello[4..6].copy_from_slice(&(VERSION - 1).to_le_bytes());
+    let crc = mesh_core::wire::crc32c(&hello[..20]);
+    hello[20..24].copy_from_slice(&crc.to_le_bytes());
+    let answer = exchange(&connection, &hello).await;
+    assert!(answer.is_err() || matches!(answer.unwrap().header.body, Body::Failure(_)));
+    let (code, reason) = closed(&connection).await;
+    let said = format!("version={} supported={VERSION}", VERSION - 1);
+    assert!(code == REFUSED && reason.contains(&said), "{code} {reason}");
+    assert_eq!((one.stats().handshake_refusals, one.stats().requests_served), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -241,7 +260,7 @@ fn impostor(authority: &Authority, answer: Vec<u8>) -> SocketAddr {
             tokio::spawn(async move {
                 let connection = incoming.await.unwrap();
                 let welcome = mesh_core::envelope::Welcome {
-                    version: 1,
+                    version: VERSION,
                     node: NodeId(1),
                     incarnation: Incarnation(1),
                     capabilities: 0,

@@ -14,8 +14,8 @@ fn wrapped(byte: u8) -> WrappedKey {
     WrappedKey { key: KeyId(0), nonce: [byte; 12], sealed: vec![byte; 48] }
 }
 
-fn tenant(name: &str, byte: u8) -> Command {
-    Command::CreateTenant(TenantRow {
+fn tenant(name: &str, byte: u8) -> MeshCommand {
+    MeshCommand::CreateTenant(TenantRow {
         id: TenantId(0),
         name: name.to_owned(),
         key: KeyId(0),
@@ -39,13 +39,13 @@ pub(super) fn node(id: u64, incarnation: u64) -> NodeInfo {
     }
 }
 
-fn form() -> Command {
-    Command::Form { cluster: ClusterId([1; 16]), code: CODE, namespaces: 4 }
+fn form() -> MeshCommand {
+    MeshCommand::Form { cluster: ClusterId([1; 16]), code: CODE, namespaces: 4 }
 }
 
-fn bucket_named(name: &str, tenant: u64, created: u64) -> Command {
+fn bucket_named(name: &str, tenant: u64, created: u64) -> BucketCommand {
     let (proposer, name) = (Some(proposer(1)), name.into());
-    Command::CreateBucket { proposer, name, tenant: TenantId(tenant), created: UnixMillis(created) }
+    BucketCommand::CreateBucket { proposer, name, tenant: TenantId(tenant), created: UnixMillis(created) }
 }
 
 fn formed() -> Group {
@@ -58,8 +58,8 @@ fn formed() -> Group {
 pub(super) fn furnished() -> Group {
     let mut group = formed();
     for id in 1..=3 {
-        assert_eq!(group.apply(&Command::PutNode(node(id, 1))), Ok(MetaAnswer::Done));
-        let drive = Command::PutDrive { drive: DriveId(id), node: NodeId(id), capacity_bytes: 10 };
+        assert_eq!(group.apply(&MeshCommand::PutNode(node(id, 1))), Ok(MetaAnswer::Done));
+        let drive = MeshCommand::PutDrive { drive: DriveId(id), node: NodeId(id), capacity_bytes: 10 };
         assert_eq!(group.once(&drive), Ok(MetaAnswer::Epoch(Epoch(1))));
     }
     assert!(group.apply(&tenant("acme", 1)).is_ok());
@@ -85,7 +85,7 @@ fn control_view(group: &Group) -> Arc<mesh_core::meta::ControlView> {
 #[test]
 fn forms_one_cluster_and_no_other() {
     let mut group = formed();
-    let other = Command::Form { cluster: ClusterId([2; 16]), code: CODE, namespaces: 4 };
+    let other = MeshCommand::Form { cluster: ClusterId([2; 16]), code: CODE, namespaces: 4 };
     assert_eq!(group.apply(&other), Err(ErrorKind::Conflict));
     let view = control_view(&group);
     assert_eq!((view.cluster, view.code, view.namespaces), (Some(ClusterId([1; 16])), Some(CODE), 4));
@@ -94,7 +94,7 @@ fn forms_one_cluster_and_no_other() {
 #[test]
 fn refuses_a_cluster_without_namespaces_or_with_a_bad_code() {
     for (data, namespaces) in [(0, 4), (17, 4), (2, 0)] {
-        let command = Command::Form { cluster: ClusterId([1; 16]), code: Code { data, parity: 1 }, namespaces };
+        let command = MeshCommand::Form { cluster: ClusterId([1; 16]), code: Code { data, parity: 1 }, namespaces };
         assert_eq!(Group::control().apply(&command), Err(ErrorKind::Invalid));
     }
 }
@@ -102,78 +102,78 @@ fn refuses_a_cluster_without_namespaces_or_with_a_bad_code() {
 #[test]
 fn keeps_the_latest_incarnation_of_a_node() {
     let mut group = formed();
-    assert_eq!(group.apply(&Command::PutNode(node(3, 5))), Ok(MetaAnswer::Done));
-    assert_eq!(group.apply(&Command::PutNode(node(3, 4))), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&MeshCommand::PutNode(node(3, 5))), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&MeshCommand::PutNode(node(3, 4))), Err(ErrorKind::Conflict));
     assert_eq!(control_view(&group).nodes, BTreeMap::from([(NodeId(3), node(3, 5))]));
     let elsewhere = NodeInfo { address: "127.0.0.1:99".into(), ..node(3, 5) };
-    assert_eq!(group.apply(&Command::PutNode(elsewhere.clone())), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&MeshCommand::PutNode(elsewhere.clone())), Ok(MetaAnswer::Done));
     assert_eq!(control_view(&group).nodes[&NodeId(3)], elsewhere);
-    assert_eq!(group.apply(&Command::PutNode(node(0, 1))), Err(ErrorKind::Invalid));
+    assert_eq!(group.apply(&MeshCommand::PutNode(node(0, 1))), Err(ErrorKind::Invalid));
     let nowhere = NodeInfo { address: String::new(), ..node(4, 1) };
-    assert_eq!(group.apply(&Command::PutNode(nowhere)), Err(ErrorKind::Invalid));
+    assert_eq!(group.apply(&MeshCommand::PutNode(nowhere)), Err(ErrorKind::Invalid));
 }
 
 #[test]
 fn a_number_stays_with_the_life_that_took_it() {
     let mut group = formed();
-    assert_eq!(group.apply(&Command::PutNode(node(3, 5))), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&MeshCommand::PutNode(node(3, 5))), Ok(MetaAnswer::Done));
     let emptied = NodeInfo { life: 2, ..node(3, 9) };
-    assert_eq!(group.apply(&Command::PutNode(emptied)), Err(ErrorKind::Conflict));
-    assert_eq!(group.apply(&Command::Invite { node: NodeId(3), invitation: 7 }), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&MeshCommand::PutNode(emptied)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&MeshCommand::Invite { node: NodeId(3), invitation: 7 }), Err(ErrorKind::Conflict));
     assert_eq!(control_view(&group).nodes, BTreeMap::from([(NodeId(3), node(3, 5))]));
 }
 
 #[test]
 fn a_number_is_taken_by_who_was_invited_last() {
     let mut group = formed();
-    let with = |invitation| Command::PutNode(NodeInfo { invitation, ..node(3, 5) });
-    assert_eq!(group.apply(&Command::Invite { node: NodeId(3), invitation: 7 }), Ok(MetaAnswer::Done));
-    assert_eq!(group.apply(&Command::Invite { node: NodeId(3), invitation: 8 }), Ok(MetaAnswer::Done));
+    let with = |invitation| MeshCommand::PutNode(NodeInfo { invitation, ..node(3, 5) });
+    assert_eq!(group.apply(&MeshCommand::Invite { node: NodeId(3), invitation: 7 }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&MeshCommand::Invite { node: NodeId(3), invitation: 8 }), Ok(MetaAnswer::Done));
     // A late copy takes nothing back.
-    assert_eq!(group.apply(&Command::Invite { node: NodeId(3), invitation: 7 }), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&MeshCommand::Invite { node: NodeId(3), invitation: 7 }), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&with(7)), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&with(0)), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&with(8)), Ok(MetaAnswer::Done));
     // It is told again, and whoever comes late with another invitation is another life.
     assert_eq!(group.apply(&with(8)), Ok(MetaAnswer::Done));
     let late = NodeInfo { invitation: 7, life: 2, ..node(3, 6) };
-    assert_eq!(group.apply(&Command::PutNode(late)), Err(ErrorKind::Conflict));
-    assert_eq!(group.apply(&Command::Invite { node: NodeId(0), invitation: 7 }), Err(ErrorKind::Invalid));
-    assert_eq!(group.apply(&Command::Invite { node: NodeId(4), invitation: 0 }), Err(ErrorKind::Invalid));
+    assert_eq!(group.apply(&MeshCommand::PutNode(late)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&MeshCommand::Invite { node: NodeId(0), invitation: 7 }), Err(ErrorKind::Invalid));
+    assert_eq!(group.apply(&MeshCommand::Invite { node: NodeId(4), invitation: 0 }), Err(ErrorKind::Invalid));
 }
 
 #[test]
 fn raises_a_drives_epoch_with_every_owner() {
     let mut group = furnished();
-    let moved = Command::PutDrive { drive: DriveId(1), node: NodeId(2), capacity_bytes: 20 };
+    let moved = MeshCommand::PutDrive { drive: DriveId(1), node: NodeId(2), capacity_bytes: 20 };
     assert_eq!(group.once(&moved), Ok(MetaAnswer::Epoch(Epoch(2))));
     assert_eq!(group.once(&moved), Ok(MetaAnswer::Epoch(Epoch(3))));
     assert_eq!(control_view(&group).drives[&DriveId(1)].node, NodeId(2));
     assert_eq!(group.query(&Query::Drive { drive: DriveId(1) }), Ok(MetaAnswer::Epoch(Epoch(3))));
     assert_eq!(group.query(&Query::Drive { drive: DriveId(9) }), Ok(MetaAnswer::Epoch(Epoch(0))));
-    let orphan = Command::PutDrive { drive: DriveId(9), node: NodeId(9), capacity_bytes: 20 };
+    let orphan = MeshCommand::PutDrive { drive: DriveId(9), node: NodeId(9), capacity_bytes: 20 };
     assert_eq!(group.once(&orphan), Err(ErrorKind::Invalid));
 }
 
 #[test]
 fn a_lost_drive_is_of_no_layout_and_never_registered_again() {
     let mut group = furnished();
-    let lose = |drive| Command::LoseDrive { drive: DriveId(drive) };
+    let lose = |drive| MeshCommand::LoseDrive { drive: DriveId(drive) };
     assert_eq!(group.apply(&lose(9)), Err(ErrorKind::NotFound));
     assert_eq!(group.apply(&lose(2)), Ok(MetaAnswer::Done));
     let view = control_view(&group);
     assert_eq!(view.drives.keys().map(|drive| drive.0).collect::<Vec<_>>(), [1, 3]);
     assert_eq!(view.lost.values().map(|drive| (drive.id.0, drive.node.0)).collect::<Vec<_>>(), [(2, 2)]);
-    let again = Command::PutDrive { drive: DriveId(2), node: NodeId(2), capacity_bytes: 10 };
+    let again = MeshCommand::PutDrive { drive: DriveId(2), node: NodeId(2), capacity_bytes: 10 };
     assert_eq!(group.apply(&again), Err(ErrorKind::Conflict));
     let newest = view.layouts.keys().next_back().map_or(0, |id| id.0);
-    assert_eq!(group.apply(&Command::PutLayout(layout(newest + 1).into())), Err(ErrorKind::Invalid));
+    assert_eq!(group.apply(&MeshCommand::PutLayout(layout(newest + 1).into())), Err(ErrorKind::Invalid));
 }
 
 #[test]
 fn gives_the_taker_of_a_drive_the_same_epoch_however_often_it_asks() {
     let mut group = furnished();
-    let take = |node, after| Command::TakeDrive {
+    let take = |node, after| MeshCommand::TakeDrive {
         drive: DriveId(1),
         node: NodeId(node),
         capacity_bytes: 20,
@@ -189,7 +189,7 @@ fn gives_the_taker_of_a_drive_the_same_epoch_however_often_it_asks() {
     let drive = &control_view(&group).drives[&DriveId(1)];
     assert_eq!((drive.node, drive.epoch), (NodeId(1), Epoch(3)));
     assert_eq!(
-        group.once(&Command::TakeDrive { drive: DriveId(9), node: NodeId(9), capacity_bytes: 20, after: Epoch(0) }),
+        group.once(&MeshCommand::TakeDrive { drive: DriveId(9), node: NodeId(9), capacity_bytes: 20, after: Epoch(0) }),
         Err(ErrorKind::Invalid)
     );
 }
@@ -197,13 +197,13 @@ fn gives_the_taker_of_a_drive_the_same_epoch_however_often_it_asks() {
 #[test]
 fn numbers_layouts_without_gaps() {
     let mut group = furnished();
-    assert_eq!(group.apply(&Command::PutLayout(layout(2).into())), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&MeshCommand::PutLayout(layout(2).into())), Err(ErrorKind::Conflict));
     for id in 1..=9 {
-        assert_eq!(group.apply(&Command::PutLayout(layout(id).into())), Ok(MetaAnswer::Done));
+        assert_eq!(group.apply(&MeshCommand::PutLayout(layout(id).into())), Ok(MetaAnswer::Done));
     }
-    assert_eq!(group.apply(&Command::PutLayout(layout(11).into())), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&MeshCommand::PutLayout(layout(11).into())), Err(ErrorKind::Conflict));
     let other = Layout { code: Code { data: 1, parity: 1 }, ..layout(3) };
-    assert_eq!(group.apply(&Command::PutLayout(other.into())), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&MeshCommand::PutLayout(other.into())), Err(ErrorKind::Conflict));
     assert_eq!(control_view(&group).layouts.len(), 9);
 }
 
@@ -220,7 +220,7 @@ fn refuses_layouts_that_cannot_place_a_stripe() {
         (Layout { code: Code { data: 0, parity: 1 }, ..layout(1) }, "a bad code"),
         (drives(&(0..33).collect::<Vec<_>>()), "too many drives"),
     ] {
-        assert_eq!(group.apply(&Command::PutLayout(flawed.into())), Err(ErrorKind::Invalid), "{why}");
+        assert_eq!(group.apply(&MeshCommand::PutLayout(flawed.into())), Err(ErrorKind::Invalid), "{why}");
     }
 }
 
@@ -234,9 +234,9 @@ fn gives_a_tenant_its_number_once() {
     assert_eq!(other.id, TenantId(2));
     assert_eq!(group.apply(&tenant("", 3)), Err(ErrorKind::Invalid));
     let limits = TenantLimits { quota_bytes: Some(5), ..TenantLimits::default() };
-    assert_eq!(group.apply(&Command::SetLimits { tenant: TenantId(1), limits }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&MeshCommand::SetLimits { tenant: TenantId(1), limits }), Ok(MetaAnswer::Done));
     assert_eq!(control_view(&group).tenants[&TenantId(1)].limits, limits);
-    assert_eq!(group.apply(&Command::SetLimits { tenant: TenantId(9), limits }), Err(ErrorKind::NotFound));
+    assert_eq!(group.apply(&MeshCommand::SetLimits { tenant: TenantId(9), limits }), Err(ErrorKind::NotFound));
     // The creation, sent once more, is known by its wrapped key.
     let Ok(MetaAnswer::Tenant(again)) = group.apply(&tenant("acme", 1)) else { panic!("no tenant") };
     assert_eq!(again.id, TenantId(1));
@@ -247,19 +247,19 @@ fn gives_access_keys_to_known_principals_only() {
     let mut group = furnished();
     let principal = PrincipalRow { tenant: TENANT, name: "ann".into(), grants: vec![Grant::all()] };
     let key = AccessKeyRow { access: "AK1".into(), secret: wrapped(1), tenant: TENANT, principal: "ann".into() };
-    assert_eq!(group.apply(&Command::PutAccessKey(key.clone())), Err(ErrorKind::NotFound));
-    assert_eq!(group.apply(&Command::PutPrincipal(principal.clone())), Ok(MetaAnswer::Done));
-    assert_eq!(group.apply(&Command::PutAccessKey(key.clone())), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&MeshCommand::PutAccessKey(key.clone())), Err(ErrorKind::NotFound));
+    assert_eq!(group.apply(&MeshCommand::PutPrincipal(principal.clone())), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&MeshCommand::PutAccessKey(key.clone())), Ok(MetaAnswer::Done));
     let other = AccessKeyRow { secret: wrapped(2), ..key.clone() };
-    assert_eq!(group.apply(&Command::PutAccessKey(other)), Err(ErrorKind::Conflict));
+    assert_eq!(group.apply(&MeshCommand::PutAccessKey(other)), Err(ErrorKind::Conflict));
     let stranger = PrincipalRow { tenant: TenantId(9), ..principal.clone() };
-    assert_eq!(group.apply(&Command::PutPrincipal(stranger)), Err(ErrorKind::NotFound));
+    assert_eq!(group.apply(&MeshCommand::PutPrincipal(stranger)), Err(ErrorKind::NotFound));
     let replaced = PrincipalRow { grants: vec![], ..principal };
-    assert_eq!(group.apply(&Command::PutPrincipal(replaced.clone())), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&MeshCommand::PutPrincipal(replaced.clone())), Ok(MetaAnswer::Done));
     let view = control_view(&group);
     assert_eq!(*view.principals, [Arc::new(replaced)]);
     assert_eq!(view.access_keys[&key.access], Arc::new(key));
-    assert_eq!(group.apply(&Command::DropAccessKey { access: "AK1".into() }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&MeshCommand::DropAccessKey { access: "AK1".into() }), Ok(MetaAnswer::Done));
     assert!(control_view(&group).access_keys.is_empty());
 }
 
@@ -305,13 +305,17 @@ fn removes_buckets_and_gives_a_new_one_another_number() {
     let make = bucket_named("photos", 1, 10);
     let row = made(group.apply(&make));
     let id = row.bucket.id;
-    assert_eq!(group.apply(&Command::RemoveBucket { bucket: id }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&BucketCommand::RemoveBucket { bucket: id }), Ok(MetaAnswer::Done));
     assert_eq!(group.query(&Query::Bucket { name: "photos".into() }), Err(ErrorKind::NoSuchBucket));
     assert_eq!(made(group.apply(&make)), row, "delivered late, it makes nothing");
     assert_eq!(group.query(&Query::Bucket { name: "photos".into() }), Err(ErrorKind::NoSuchBucket));
-    assert_eq!(group.apply(&Command::RemoveBucket { bucket: BucketId(99) }), Err(ErrorKind::NoSuchBucket));
+    assert_eq!(group.apply(&BucketCommand::RemoveBucket { bucket: BucketId(99) }), Err(ErrorKind::NoSuchBucket));
     assert_eq!(made(group.apply(&bucket_named("photos", 1, 11))).bucket.id, BucketId(2));
-    assert_eq!(group.apply(&Command::RemoveBucket { bucket: id }), Ok(MetaAnswer::Done), "the first one, once more");
+    assert_eq!(
+        group.apply(&BucketCommand::RemoveBucket { bucket: id }),
+        Ok(MetaAnswer::Done),
+        "the first one, once more"
+    );
     assert_eq!(made(group.query(&Query::Bucket { name: "photos".into() })).bucket.id, BucketId(2));
 }
 
@@ -319,18 +323,53 @@ fn removes_buckets_and_gives_a_new_one_another_number() {
 fn the_founding_makes_its_bucket_once() {
     let mut group = furnished();
     let command =
-        Command::CreateBucket { proposer: None, name: "photos".into(), tenant: TENANT, created: UnixMillis(10) };
+        BucketCommand::CreateBucket { proposer: None, name: "photos".into(), tenant: TENANT, created: UnixMillis(10) };
     let row = made(group.apply(&command));
     assert_eq!(made(group.apply(&command)), row);
     assert_eq!(group.apply(&bucket_named("photos", 1, 11)), Err(ErrorKind::BucketExists));
 }
 
 #[test]
-fn refuses_what_is_for_the_other_kind_of_group() {
-    let mut namespace = Group::namespace();
-    assert_eq!(namespace.apply(&form()), Err(ErrorKind::Invalid));
-    assert_eq!(namespace.query(&Query::Control), Err(ErrorKind::Invalid));
-    let mut control = Group::control();
-    assert_eq!(control.apply(&delete("a", 1)), Err(ErrorKind::Invalid));
-    assert_eq!(control.query(&Query::Usage { tenant: TENANT }), Err(ErrorKind::Invalid));
+fn refuses_what_is_for_another_group_and_changes_nothing() {
+    let block = |group| Command::Upkeep(group, UpkeepCommand::OpenBlock { proposer: proposer(1) });
+    let seal = |group| {
+        let bucket = BucketRef { group, ..bucket() };
+        Command::Object(bucket, ObjectCommand::SealBucket { proposer: proposer(1) })
+    };
+    let open = |group| Command::OpenSession { group, actor: ActorId(9), session: session(1) };
+    let (control, other, none) = (GroupId::CONTROL, GroupId(2), GroupId(u64::MAX));
+    let remove: Command = BucketCommand::RemoveBucket { bucket: BucketId(1) }.into();
+    let table = [
+        (Group::control(), block(control), ErrorKind::Invalid),
+        (Group::control(), block(NAMESPACE), ErrorKind::Invalid),
+        (Group::control(), seal(control), ErrorKind::Invalid),
+        (Group::control(), seal(NAMESPACE), ErrorKind::Invalid),
+        (Group::control(), open(NAMESPACE), ErrorKind::Invalid),
+        (Group::namespace(), form().into(), ErrorKind::Invalid),
+        (Group::namespace(), remove, ErrorKind::Invalid),
+        (Group::namespace(), block(other), ErrorKind::Invalid),
+        (Group::namespace(), block(none), ErrorKind::Invalid),
+        (Group::namespace(), seal(other), ErrorKind::WrongShard),
+        (Group::namespace(), open(control), ErrorKind::Invalid),
+        (Group::namespace(), open(none), ErrorKind::Invalid),
+    ];
+    for (group, command, kind) in table {
+        let (changes, answer) = apply(&group.table, group.id, &command);
+        assert_eq!(answer.map_err(|error| error.kind()), Err(kind), "{command:?} in {}", group.id);
+        assert!(changes.is_empty(), "{command:?} in {}", group.id);
+    }
+    let groups = crate::metadata::MemoryMetadata::new(1);
+    for (command, kind) in [
+        (block(control), ErrorKind::Invalid),
+        (block(other), ErrorKind::Unreachable),
+        (open(none), ErrorKind::Unreachable),
+    ] {
+        assert_eq!(groups.propose(&command).map_err(|error| error.kind()), Err(kind), "{command:?}");
+    }
+}
+
+#[test]
+fn refuses_questions_for_the_other_kind_of_group() {
+    assert_eq!(Group::namespace().query(&Query::Control), Err(ErrorKind::Invalid));
+    assert_eq!(Group::control().query(&Query::Usage { tenant: TENANT }), Err(ErrorKind::Invalid));
 }

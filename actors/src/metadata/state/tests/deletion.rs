@@ -23,7 +23,7 @@ struct World {
     bucket: BucketRef,
     write: WriteId,
     /// Commands sent so far, to be copied.
-    sent: Vec<(bool, Command, Result<MetaAnswer, ErrorKind>)>,
+    sent: Vec<(Command, Result<MetaAnswer, ErrorKind>)>,
     /// Of the two deletions: the next step; 9: over.
     stages: [u8; 2],
     deleted: [bool; 2],
@@ -34,7 +34,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut control = control::furnished();
-        let make = Command::CreateBucket {
+        let make = BucketCommand::CreateBucket {
             proposer: Some(proposer(1)),
             name: "photos".into(),
             tenant: TENANT,
@@ -60,20 +60,22 @@ impl World {
     }
 
     fn object(&self, key: &str, count: u64) -> Command {
-        Command::PutObject {
-            proposer: proposer(1),
-            bucket: self.bucket.clone(),
-            key: key.into(),
-            row: object(after(self.write, count), 1, 1).into(),
-            precondition: Precondition::default(),
-            quota_bytes: None,
-        }
+        Command::Object(
+            self.bucket.clone(),
+            ObjectCommand::PutObject {
+                proposer: proposer(1),
+                key: key.into(),
+                row: object(after(self.write, count), 1, 1).into(),
+                precondition: Precondition::default(),
+                quota_bytes: None,
+            },
+        )
     }
 
-    fn send(&mut self, control: bool, command: Command) -> Result<MetaAnswer, ErrorKind> {
-        let group = if control { &mut self.control } else { &mut self.keys };
+    fn send(&mut self, command: Command) -> Result<MetaAnswer, ErrorKind> {
+        let group = if command.group() == GroupId::CONTROL { &mut self.control } else { &mut self.keys };
         let answer = group.apply(&command);
-        self.sent.push((control, command, answer.clone()));
+        self.sent.push((command, answer.clone()));
         answer
     }
 
@@ -83,19 +85,21 @@ impl World {
             Actor::FirstDelete => self.delete(0),
             Actor::SecondDelete => self.delete(1),
             Actor::Put if self.put.is_none() => {
-                self.put = Some(self.send(false, self.object("new", 1)));
+                self.put = Some(self.send(self.object("new", 1)));
                 true
             }
             Actor::Remove if !self.emptied => {
                 self.emptied = true;
-                let command = Command::DeleteObject {
-                    proposer: proposer(2),
-                    bucket: self.bucket.clone(),
-                    key: "old".into(),
-                    at: UnixMillis(3),
-                    precondition: Precondition::default(),
-                };
-                self.send(false, command).is_ok()
+                let command = Command::Object(
+                    self.bucket.clone(),
+                    ObjectCommand::DeleteObject {
+                        proposer: proposer(2),
+                        key: "old".into(),
+                        at: UnixMillis(3),
+                        precondition: Precondition::default(),
+                    },
+                );
+                self.send(command).is_ok()
             }
             _ => false,
         }
@@ -103,14 +107,13 @@ impl World {
 
     /// As `object/bucket.rs` does it.
     fn delete(&mut self, which: usize) -> bool {
-        let id = self.bucket.id;
+        let proposer = proposer(1 + which as u64);
         let command = match self.stages[which] {
-            0 => Command::SealBucket { proposer: proposer(1 + which as u64), bucket: id },
-            1 => Command::RemoveBucket { bucket: id },
+            0 => Command::Object(self.bucket.clone(), ObjectCommand::SealBucket { proposer }),
+            1 => BucketCommand::RemoveBucket { bucket: self.bucket.id }.into(),
             _ => return false,
         };
-        let control = self.stages[which] == 1;
-        let answer = self.send(control, command);
+        let answer = self.send(command);
         self.stages[which] = if answer.is_ok() { self.stages[which] + 1 } else { 9 };
         self.deleted[which] = self.stages[which] == 2;
         true
@@ -134,8 +137,8 @@ impl World {
 
     /// Every copy of what was sent gets the answer that the first one got, and has no effect.
     fn copies(&self) {
-        for (control, command, answer) in &self.sent {
-            let mut group = if *control { self.control.clone() } else { self.keys.clone() };
+        for (command, answer) in &self.sent {
+            let mut group = if command.group() == GroupId::CONTROL { self.control.clone() } else { self.keys.clone() };
             let table = group.table.clone();
             assert_eq!(group.once(command), *answer, "{command:?} behind {:?}", self.sent);
             assert_eq!(group.table, table, "{command:?} behind {:?}", self.sent);
@@ -154,18 +157,18 @@ impl World {
         }
         // And should everybody vanish here: whoever finds the bucket sealed takes its name away.
         let mut left = self.clone();
-        if let Err(ErrorKind::NoSuchBucket) = left.send(false, left.object("later", 2)) {
-            assert!(left.send(true, Command::RemoveBucket { bucket: left.bucket.id }).is_ok());
+        if let Err(ErrorKind::NoSuchBucket) = left.send(left.object("later", 2)) {
+            assert!(left.send(BucketCommand::RemoveBucket { bucket: left.bucket.id }.into()).is_ok());
             assert!(!left.is_there());
-            let again = Command::CreateBucket {
+            let again = Command::Bucket(BucketCommand::CreateBucket {
                 proposer: Some(proposer(1)),
                 name: "photos".into(),
                 tenant: TENANT,
                 created: UnixMillis(9),
-            };
-            assert!(matches!(left.send(true, again), Ok(MetaAnswer::Bucket(_))));
-            for (control, command, _) in &self.sent {
-                let group = if *control { &mut left.control } else { &mut left.keys };
+            });
+            assert!(matches!(left.send(again), Ok(MetaAnswer::Bucket(_))));
+            for (command, _) in &self.sent {
+                let group = if command.group() == GroupId::CONTROL { &mut left.control } else { &mut left.keys };
                 // A copy of a deletion of the first bucket does nothing to the second.
                 drop(group.once(command));
             }

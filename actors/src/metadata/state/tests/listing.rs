@@ -38,12 +38,16 @@ fn filled(keys: &BTreeSet<String>) -> Group {
     }
     // A neighbour's keys must never show.
     let other = BucketRef { id: BucketId(8), ..bucket() };
-    let Command::PutObject { proposer, key, row, precondition, quota_bytes, .. } =
+    let Command::Object(_, ObjectCommand::PutObject { proposer, key, row, precondition, quota_bytes, .. }) =
         put("a/b", object(after(first, 4000), 1, 1))
     else {
         panic!("not a put")
     };
-    assert!(group.once(&Command::PutObject { proposer, bucket: other, key, row, precondition, quota_bytes }).is_ok());
+    assert!(
+        group
+            .once(&Command::Object(other, ObjectCommand::PutObject { proposer, key, row, precondition, quota_bytes }))
+            .is_ok()
+    );
     group
 }
 

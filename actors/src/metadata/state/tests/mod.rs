@@ -19,8 +19,8 @@ use mesh_core::{
     ErrorKind,
     id::{ActorId, BucketId, Epoch, GroupId, LayoutId, TenantId, WriteId},
     meta::{
-        Attributes, Body, BucketRef, Command, Extent, MetaAnswer, ObjectRow, PartRow, Precondition, Proposer, Query,
-        Reference, Session, UploadRow,
+        Attributes, Body, BucketCommand, BucketRef, Command, Extent, MeshCommand, MetaAnswer, ObjectCommand, ObjectRow,
+        PartRow, Precondition, Proposer, Query, Reference, Session, UpkeepCommand, UploadRow,
     },
     time::UnixMillis,
 };
@@ -50,13 +50,17 @@ impl Group {
 
     fn with_sessions(mut self) -> Self {
         for actor in [1, 2].map(ActorId) {
-            assert_eq!(self.apply(&Command::OpenSession { actor, session: session(1) }), Ok(MetaAnswer::Done));
+            assert_eq!(
+                self.apply(&Command::OpenSession { group: self.id, actor, session: session(1) }),
+                Ok(MetaAnswer::Done)
+            );
         }
         self
     }
 
-    fn once(&mut self, command: &Command) -> Result<MetaAnswer, ErrorKind> {
-        let (changes, answer) = apply(&self.table, self.id, command);
+    fn once(&mut self, command: &(impl Clone + Into<Command>)) -> Result<MetaAnswer, ErrorKind> {
+        let command = command.clone().into();
+        let (changes, answer) = apply(&self.table, self.id, &command);
         let memory = changes.iter().all(|change| b"AS".contains(&change.key[0]));
         assert!(answer.is_ok() || memory, "{command:?} failed and changed {changes:?}");
         self.table.commit(changes);
@@ -64,10 +68,11 @@ impl Group {
     }
 
     /// Applies a command, twice: the second time must change and say nothing else.
-    fn apply(&mut self, command: &Command) -> Result<MetaAnswer, ErrorKind> {
-        let answer = self.once(command);
+    fn apply(&mut self, command: &(impl Clone + Into<Command>)) -> Result<MetaAnswer, ErrorKind> {
+        let command = command.clone().into();
+        let answer = self.once(&command);
         let table = self.table.clone();
-        assert_eq!(self.once(command), answer, "sent again: {command:?}");
+        assert_eq!(self.once(&command), answer, "sent again: {command:?}");
         assert_eq!(self.table, table, "sent again: {command:?}");
         answer
     }
@@ -77,7 +82,7 @@ impl Group {
     }
 
     fn open_block(&mut self, actor: u64) -> WriteId {
-        match self.apply(&Command::OpenBlock { proposer: proposer(actor) }) {
+        match self.apply(&Command::Upkeep(self.id, UpkeepCommand::OpenBlock { proposer: proposer(actor) })) {
             Ok(MetaAnswer::Block { first, .. }) => first,
             other => panic!("no block: {other:?}"),
         }
@@ -151,24 +156,28 @@ fn object(version: WriteId, len: u64, at: u64) -> ObjectRow {
 }
 
 fn put(key: &str, row: ObjectRow) -> Command {
-    Command::PutObject {
-        proposer: proposer(1),
-        bucket: bucket(),
-        key: key.into(),
-        row: row.into(),
-        precondition: Precondition::default(),
-        quota_bytes: None,
-    }
+    Command::Object(
+        bucket(),
+        ObjectCommand::PutObject {
+            proposer: proposer(1),
+            key: key.into(),
+            row: row.into(),
+            precondition: Precondition::default(),
+            quota_bytes: None,
+        },
+    )
 }
 
 fn delete(key: &str, at: u64) -> Command {
-    Command::DeleteObject {
-        proposer: proposer(1),
-        bucket: bucket(),
-        key: key.into(),
-        at: UnixMillis(at),
-        precondition: Precondition::default(),
-    }
+    Command::Object(
+        bucket(),
+        ObjectCommand::DeleteObject {
+            proposer: proposer(1),
+            key: key.into(),
+            at: UnixMillis(at),
+            precondition: Precondition::default(),
+        },
+    )
 }
 
 fn committed(version: WriteId) -> Result<MetaAnswer, ErrorKind> {
@@ -183,7 +192,7 @@ fn create_upload(upload: WriteId, key: &str) -> Command {
         created: UnixMillis(5),
         principal: "ann".to_owned(),
     };
-    Command::CreateUpload { proposer: proposer(1), bucket: bucket(), row: row.into() }
+    Command::Object(bucket(), ObjectCommand::CreateUpload { proposer: proposer(1), row: row.into() })
 }
 
 fn part(number: u32, write: WriteId, len: u64) -> PartRow {
@@ -198,21 +207,26 @@ fn part(number: u32, write: WriteId, len: u64) -> PartRow {
 }
 
 fn put_part(upload: WriteId, part: PartRow) -> Command {
-    Command::PutPart { proposer: proposer(1), bucket: bucket(), upload, part: Arc::new(part), quota_bytes: None }
+    Command::Object(
+        bucket(),
+        ObjectCommand::PutPart { proposer: proposer(1), upload, part: Arc::new(part), quota_bytes: None },
+    )
 }
 
 fn complete(upload: WriteId, key: &str, parts: &[(u32, WriteId)]) -> Command {
-    Command::CompleteUpload {
-        proposer: proposer(1),
-        bucket: bucket(),
-        key: key.into(),
-        upload,
-        parts: parts.iter().map(|(number, write)| (*number, format!("part-{write}"))).collect(),
-        etag: format!("etag-{upload}"),
-        checksums: Default::default(),
-        at: UnixMillis(9),
-        precondition: Precondition::default(),
-    }
+    Command::Object(
+        bucket(),
+        ObjectCommand::CompleteUpload {
+            proposer: proposer(1),
+            key: key.into(),
+            upload,
+            parts: parts.iter().map(|(number, write)| (*number, format!("part-{write}"))).collect(),
+            etag: format!("etag-{upload}"),
+            checksums: Default::default(),
+            at: UnixMillis(9),
+            precondition: Precondition::default(),
+        },
+    )
 }
 
 fn after(first: WriteId, count: u64) -> WriteId {

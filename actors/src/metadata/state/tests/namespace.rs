@@ -11,12 +11,13 @@ fn with_block() -> (Group, WriteId) {
 /// The same command, proposed by another life of its actor.
 fn in_life(life: u64, command: Command) -> Command {
     match command {
-        Command::OpenBlock { proposer } => {
-            Command::OpenBlock { proposer: Proposer { session: session(life), ..proposer } }
-        }
-        Command::PutObject { proposer, bucket, key, row, precondition, quota_bytes } => {
+        Command::Upkeep(group, UpkeepCommand::OpenBlock { proposer }) => Command::Upkeep(
+            group,
+            UpkeepCommand::OpenBlock { proposer: Proposer { session: session(life), ..proposer } },
+        ),
+        Command::Object(bucket, ObjectCommand::PutObject { proposer, key, row, precondition, quota_bytes }) => {
             let proposer = Proposer { session: session(life), ..proposer };
-            Command::PutObject { proposer, bucket, key, row, precondition, quota_bytes }
+            Command::Object(bucket, ObjectCommand::PutObject { proposer, key, row, precondition, quota_bytes })
         }
         other => panic!("not for this test: {other:?}"),
     }
@@ -32,7 +33,7 @@ fn read(group: &Group, key: &str) -> Result<WriteId, ErrorKind> {
 #[test]
 fn grants_blocks_that_do_not_overlap_and_the_same_one_again() {
     let mut group = Group::namespace();
-    let again = Command::OpenBlock { proposer: proposer(1) };
+    let again = Command::Upkeep(NAMESPACE, UpkeepCommand::OpenBlock { proposer: proposer(1) });
     let first = group.apply(&again);
     let blocks: Vec<u64> = [1, 2].map(|actor| group.open_block(actor).0).to_vec();
     let base = WriteId::new(NAMESPACE, 0).0;
@@ -46,11 +47,12 @@ fn a_new_session_closes_the_blocks_of_the_old_one_for_good() {
     let (mut group, old) = with_block();
     let other = group.open_block(2);
     let early = put("a", object(old, 1, 1));
-    let open = Command::OpenSession { actor: ActorId(1), session: session(2) };
+    let open = Command::OpenSession { group: NAMESPACE, actor: ActorId(1), session: session(2) };
     assert_eq!(group.apply(&open), Ok(MetaAnswer::Done));
     assert_eq!(group.closed(None, 10), [old]);
     let of_new = |command| in_life(2, command);
-    let Ok(MetaAnswer::Block { first: new, .. }) = group.apply(&of_new(Command::OpenBlock { proposer: proposer(1) }))
+    let Ok(MetaAnswer::Block { first: new, .. }) =
+        group.apply(&of_new(Command::Upkeep(NAMESPACE, UpkeepCommand::OpenBlock { proposer: proposer(1) })))
     else {
         panic!("no block")
     };
@@ -58,7 +60,10 @@ fn a_new_session_closes_the_blocks_of_the_old_one_for_good() {
     assert_eq!(group.apply(&of_new(put("a", object(old, 1, 1)))), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&of_new(put("a", object(new, 1, 1)))), committed(new));
     assert_eq!(group.referenced(&[old, after(new, 9), other]), [false, true, true]);
-    assert_eq!(group.apply(&Command::OpenBlock { proposer: proposer(1) }), Err(ErrorKind::Fenced));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::OpenBlock { proposer: proposer(1) })),
+        Err(ErrorKind::Fenced)
+    );
     assert_eq!(group.apply(&open), Ok(MetaAnswer::Done), "the same life: its blocks stay open");
     assert_eq!(group.referenced(&[after(new, 9)]), [true]);
 }
@@ -80,12 +85,18 @@ fn refuses_manifests_of_closed_and_foreign_blocks() {
     assert_eq!(group.apply(&put("a", object(after(first, 1 << 30), 1, 1))), Err(ErrorKind::Conflict));
     let early = put("a", object(first, 1, 1));
     assert_eq!(group.apply(&early), committed(first));
-    assert_eq!(group.apply(&Command::CloseBlock { first }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::CloseBlock { first })), Ok(MetaAnswer::Done));
     assert_eq!(group.apply(&put("b", object(after(first, 1), 1, 1))), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&early), committed(first), "sent again after the close");
     assert_eq!(group.referenced(&[first, after(first, 1)]), [true, false]);
-    assert_eq!(group.apply(&Command::CloseBlock { first: after(first, 1) }), Err(ErrorKind::Invalid));
-    assert_eq!(group.apply(&Command::CloseBlock { first: after(first, 1 << 30) }), Err(ErrorKind::Invalid));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::CloseBlock { first: after(first, 1) })),
+        Err(ErrorKind::Invalid)
+    );
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::CloseBlock { first: after(first, 1 << 30) })),
+        Err(ErrorKind::Invalid)
+    );
 }
 
 #[test]
@@ -95,11 +106,14 @@ fn remembers_closed_blocks_until_they_are_swept() {
     group.open_block(1);
     group.open_block(2);
     assert_eq!(group.closed(None, 10), []);
-    let swept = |first| Command::SweptBlock { first };
+    let swept = |first| Command::Upkeep(NAMESPACE, UpkeepCommand::SweptBlock { first });
     assert_eq!(group.apply(&swept(first)), Err(ErrorKind::Conflict), "it is open");
     // One is closed by its holder, one by a later session.
-    assert_eq!(group.apply(&Command::CloseBlock { first: blocks[1] }), Ok(MetaAnswer::Done));
-    let later = Command::OpenSession { actor: ActorId(1), session: session(2) };
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::CloseBlock { first: blocks[1] })),
+        Ok(MetaAnswer::Done)
+    );
+    let later = Command::OpenSession { group: NAMESPACE, actor: ActorId(1), session: session(2) };
     assert_eq!(group.apply(&later), Ok(MetaAnswer::Done));
     assert_eq!(group.closed(None, 10), blocks[..2]);
     assert_eq!(group.closed(None, 1), blocks[..1]);
@@ -107,7 +121,11 @@ fn remembers_closed_blocks_until_they_are_swept() {
     assert_eq!(group.closed(None, 0), []);
     assert_eq!(group.apply(&swept(first)), Ok(MetaAnswer::Done));
     assert_eq!(group.closed(None, 10), blocks[1..2]);
-    assert_eq!(group.apply(&Command::CloseBlock { first }), Ok(MetaAnswer::Done), "closed before, and swept");
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::CloseBlock { first })),
+        Ok(MetaAnswer::Done),
+        "closed before, and swept"
+    );
     assert_eq!(group.closed(None, 10), blocks[1..2], "what was swept does not come back");
     assert_eq!(group.apply(&in_life(2, put("a", object(first, 1, 1)))), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&swept(after(blocks[1], 1))), Err(ErrorKind::Invalid));
@@ -120,7 +138,10 @@ fn what_is_not_granted_may_yet_be_referred_to() {
     let next = after(first, WRITE_BLOCK);
     assert_eq!(group.referenced(&[next]), [true]);
     assert_eq!(group.open_block(1), next);
-    assert_eq!(group.apply(&Command::CloseBlock { first: next }), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::CloseBlock { first: next })),
+        Ok(MetaAnswer::Done)
+    );
     assert_eq!(group.referenced(&[next]), [false]);
 }
 
@@ -155,7 +176,10 @@ fn deletes_once_even_if_told_twice() {
         (Err(ErrorKind::NotFound), (0, 0), vec![(2, first)])
     );
     let second = after(first, 1);
-    assert_eq!(group.apply(&Command::DropGarbage { writes: vec![first] }), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::DropGarbage { writes: vec![first] })),
+        Ok(MetaAnswer::Done)
+    );
     assert_eq!(group.apply(&put("a", object(second, 7, 1))), committed(second));
     assert_eq!(group.apply(&early), Ok(MetaAnswer::Deleted { existed: true }), "the first delete, late");
     assert_eq!(read(&group, "a"), Ok(second));
@@ -169,11 +193,14 @@ fn a_dropped_write_does_not_come_back() {
     let early = put("a", object(first, 100, 1));
     assert_eq!(group.apply(&early), committed(first));
     assert_eq!(group.apply(&delete("a", 2)), Ok(MetaAnswer::Deleted { existed: true }));
-    assert_eq!(group.apply(&Command::DropGarbage { writes: vec![first, after(first, 1)] }), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::DropGarbage { writes: vec![first, after(first, 1)] })),
+        Ok(MetaAnswer::Done)
+    );
     assert_eq!(group.garbage(), []);
     assert_eq!(group.apply(&early), committed(first));
     assert_eq!(read(&group, "a"), Err(ErrorKind::NotFound));
-    assert_eq!(group.apply(&Command::CloseBlock { first }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::CloseBlock { first })), Ok(MetaAnswer::Done));
     assert_eq!(group.apply(&early), committed(first));
     assert_eq!(group.apply(&put("a", object(first, 100, 1))), Err(ErrorKind::Conflict));
     assert_eq!(group.referenced(&[first]), [false]);
@@ -184,10 +211,16 @@ fn never_drops_what_is_visible() {
     let (mut group, first) = with_block();
     assert_eq!(group.apply(&put("a", object(first, 100, 1))), committed(first));
     let before = group.table.clone();
-    assert_eq!(group.apply(&Command::DropGarbage { writes: vec![first] }), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::DropGarbage { writes: vec![first] })),
+        Ok(MetaAnswer::Done)
+    );
     assert_eq!(group.table, before);
     let many = vec![first; 16_385];
-    assert_eq!(group.apply(&Command::DropGarbage { writes: many.clone() }), Err(ErrorKind::TooLarge));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::DropGarbage { writes: many.clone() })),
+        Err(ErrorKind::TooLarge)
+    );
     assert_eq!(group.query(&Query::Referenced { writes: many }), Err(ErrorKind::TooLarge));
     let foreign = WriteId::new(GroupId(2), 0);
     assert_eq!(group.query(&Query::Referenced { writes: vec![foreign] }), Err(ErrorKind::Invalid));
@@ -215,8 +248,8 @@ fn holds_preconditions() {
     let conditional = |version, absent, etag: Option<&str>| {
         let precondition = Precondition { absent, etag: etag.map(str::to_owned) };
         match put("a", object(version, 1, 1)) {
-            Command::PutObject { proposer, bucket, key, row, quota_bytes, .. } => {
-                Command::PutObject { proposer, bucket, key, row, precondition, quota_bytes }
+            Command::Object(bucket, ObjectCommand::PutObject { proposer, key, row, quota_bytes, .. }) => {
+                Command::Object(bucket, ObjectCommand::PutObject { proposer, key, row, precondition, quota_bytes })
             }
             other => other,
         }
@@ -231,13 +264,10 @@ fn holds_preconditions() {
     let mut drop = |etag: &str| {
         let precondition = Precondition { absent: false, etag: Some(etag.to_owned()) };
         let at = UnixMillis(2);
-        group.apply(&Command::DeleteObject {
-            proposer: proposer(1),
-            bucket: bucket(),
-            key: "a".into(),
-            at,
-            precondition,
-        })
+        group.apply(&Command::Object(
+            bucket(),
+            ObjectCommand::DeleteObject { proposer: proposer(1), key: "a".into(), at, precondition },
+        ))
     };
     assert_eq!(drop(&etag), Err(ErrorKind::Precondition));
     assert_eq!(drop(&format!("etag-{second}")), Ok(MetaAnswer::Deleted { existed: true }));
@@ -247,9 +277,10 @@ fn holds_preconditions() {
 fn keeps_the_quota_exactly() {
     let (mut group, first) = with_block();
     let limited = |key: &str, count: u64, len, quota| match put(key, object(after(first, count), len, count)) {
-        Command::PutObject { proposer, bucket, key, row, precondition, .. } => {
-            Command::PutObject { proposer, bucket, key, row, precondition, quota_bytes: Some(quota) }
-        }
+        Command::Object(bucket, ObjectCommand::PutObject { proposer, key, row, precondition, .. }) => Command::Object(
+            bucket,
+            ObjectCommand::PutObject { proposer, key, row, precondition, quota_bytes: Some(quota) },
+        ),
         other => other,
     };
     assert!(group.apply(&limited("a", 0, 60, 100)).is_ok());
@@ -267,15 +298,17 @@ fn keeps_the_quota_exactly() {
 #[test]
 fn seals_empty_buckets_only() {
     let (mut group, first) = with_block();
-    let seal = || Command::SealBucket { proposer: proposer(1), bucket: bucket().id };
+    let seal = || Command::Object(bucket(), ObjectCommand::SealBucket { proposer: proposer(1) });
     let early = seal();
     assert!(group.apply(&put("a", object(first, 1, 1))).is_ok());
     assert_eq!(group.apply(&early), Err(ErrorKind::BucketNotEmpty));
     assert!(group.apply(&delete("a", 2)).is_ok());
     assert!(group.apply(&create_upload(after(first, 1), "b")).is_ok());
     assert_eq!(group.apply(&seal()), Err(ErrorKind::BucketNotEmpty));
-    let abort =
-        Command::AbortUpload { proposer: proposer(1), bucket: bucket(), upload: after(first, 1), at: UnixMillis(3) };
+    let abort = Command::Object(
+        bucket(),
+        ObjectCommand::AbortUpload { proposer: proposer(1), upload: after(first, 1), at: UnixMillis(3) },
+    );
     assert_eq!(group.apply(&abort), Ok(MetaAnswer::Done));
     assert_eq!(group.apply(&early), Err(ErrorKind::BucketNotEmpty), "it was not, when this came first");
     let second = after(first, 2);
@@ -328,8 +361,8 @@ fn sends_requests_for_other_groups_away() {
     assert_eq!(refused.kind(), ErrorKind::WrongShard);
     assert_eq!(refused.redirect().and_then(|redirect| redirect.group), Some(GroupId(2)));
     let command = match put("a", object(first, 1, 1)) {
-        Command::PutObject { proposer, key, row, precondition, quota_bytes, .. } => {
-            Command::PutObject { proposer, bucket: stray, key, row, precondition, quota_bytes }
+        Command::Object(_, ObjectCommand::PutObject { proposer, key, row, precondition, quota_bytes, .. }) => {
+            Command::Object(stray, ObjectCommand::PutObject { proposer, key, row, precondition, quota_bytes })
         }
         other => other,
     };
@@ -377,7 +410,7 @@ fn says_which_shards_are_a_write_s_own_whatever_it_is_used_for() {
         other => panic!("not told: {other:?}"),
     };
     assert_eq!(ask(&group), vec![Reference::Open; 5]);
-    assert_eq!(group.apply(&Command::CloseBlock { first }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::CloseBlock { first })), Ok(MetaAnswer::Done));
     let used = vec![Reference::Used(None), shape(one), shape(two), shape(three), Reference::Nobody];
     assert_eq!(ask(&group), used);
     assert_eq!(group.apply(&complete(first, "c", &[(1, three)])), committed(first));

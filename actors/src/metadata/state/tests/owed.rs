@@ -22,11 +22,16 @@ fn deleted(count: u64) -> (Group, WriteId) {
 }
 
 fn owe(owed: &[(u64, &[WriteId])]) -> Command {
-    Command::OweGarbage { owed: owed.iter().map(|(drive, writes)| (DriveId(*drive), writes.to_vec())).collect() }
+    Command::Upkeep(
+        NAMESPACE,
+        UpkeepCommand::OweGarbage {
+            owed: owed.iter().map(|(drive, writes)| (DriveId(*drive), writes.to_vec())).collect(),
+        },
+    )
 }
 
 fn pay(drive: u64, writes: &[WriteId]) -> Command {
-    Command::PayOwed { drive: DriveId(drive), writes: writes.to_vec() }
+    Command::Upkeep(NAMESPACE, UpkeepCommand::PayOwed { drive: DriveId(drive), writes: writes.to_vec() })
 }
 
 fn owed(group: &Group, drive: u64) -> Vec<WriteId> {
@@ -83,7 +88,10 @@ fn owes_parts_one_by_one_and_nothing_that_is_visible() {
     assert!(group.apply(&delete("film", 20)).is_ok());
     assert_eq!(group.apply(&owe(&[(7, &[two])])), Ok(MetaAnswer::Writes(vec![])));
     assert_eq!((group.garbage(), owed(&group, 7)), (vec![(20, one)], vec![two]));
-    assert_eq!(group.apply(&Command::DropGarbage { writes: vec![one] }), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::DropGarbage { writes: vec![one] })),
+        Ok(MetaAnswer::Done)
+    );
     assert_eq!((group.garbage(), owed(&group, 7)), (vec![], vec![two]));
 }
 
@@ -131,7 +139,8 @@ fn pages_go_on_behind_what_was_named_and_in_the_middle_of_an_object() {
     let empty = after(first, 20);
     assert!(group.apply(&create_upload(empty, "nothing")).is_ok());
     for upload in [upload, empty] {
-        let abort = Command::AbortUpload { proposer: proposer(1), bucket: bucket(), upload, at: UnixMillis(30) };
+        let abort =
+            Command::Object(bucket(), ObjectCommand::AbortUpload { proposer: proposer(1), upload, at: UnixMillis(30) });
         assert_eq!(group.apply(&abort), Ok(MetaAnswer::Done));
     }
     let all: Vec<WriteId> = group.garbage().into_iter().map(|(_, write)| write).collect();
@@ -151,7 +160,10 @@ fn pages_go_on_behind_what_was_named_and_in_the_middle_of_an_object() {
     }
     // What was dropped meanwhile leaves no gap.
     let mark = page(&group, None, 3).next;
-    assert_eq!(group.apply(&Command::DropGarbage { writes: all[..3].to_vec() }), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::DropGarbage { writes: all[..3].to_vec() })),
+        Ok(MetaAnswer::Done)
+    );
     let rest: Vec<WriteId> = page(&group, mark, 10).rows.into_iter().map(|row| row.extent.write).collect();
     assert_eq!(rest, all[3..]);
 }

@@ -12,20 +12,20 @@ use super::{
 
 const ACTOR: ActorId = ActorId(5);
 
-fn assign(node: u64, epoch: u64) -> Command {
-    Command::Assign(Assignment::new(ACTOR, NodeId(node), Epoch(epoch)))
+fn assign(node: u64, epoch: u64) -> MeshCommand {
+    MeshCommand::Assign(Assignment::new(ACTOR, NodeId(node), Epoch(epoch)))
 }
 
-fn begin(epoch: u64, id: u64, to: u64) -> Command {
-    Command::BeginMove { actor: ACTOR, epoch: Epoch(epoch), id: MoveId(id), to: NodeId(to) }
+fn begin(epoch: u64, id: u64, to: u64) -> MeshCommand {
+    MeshCommand::BeginMove { actor: ACTOR, epoch: Epoch(epoch), id: MoveId(id), to: NodeId(to) }
 }
 
-fn commit(epoch: u64, id: u64) -> Command {
-    Command::CommitMove { actor: ACTOR, epoch: Epoch(epoch), id: MoveId(id) }
+fn commit(epoch: u64, id: u64) -> MeshCommand {
+    MeshCommand::CommitMove { actor: ACTOR, epoch: Epoch(epoch), id: MoveId(id) }
 }
 
-fn abort(epoch: u64, id: u64) -> Command {
-    Command::AbortMove { actor: ACTOR, epoch: Epoch(epoch), id: MoveId(id) }
+fn abort(epoch: u64, id: u64) -> MeshCommand {
+    MeshCommand::AbortMove { actor: ACTOR, epoch: Epoch(epoch), id: MoveId(id) }
 }
 
 /// Where the actor is: node, epoch, moves begun, and where it is moving.
@@ -43,7 +43,7 @@ fn an_actor_is_assigned_only_with_the_next_epoch_and_to_a_member() {
     assert_eq!(group.apply(&assign(1, 1)), Ok(MetaAnswer::Epoch(Epoch(1))));
     assert_eq!(group.apply(&assign(2, 1)), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&assign(2, 2)), Ok(MetaAnswer::Epoch(Epoch(2))));
-    let (_, refused) = apply(&group.table, group.id, &assign(1, 1));
+    let (_, refused) = apply(&group.table, group.id, &assign(1, 1).into());
     let redirect = refused.expect_err("stale").redirect().expect("where it is now");
     assert_eq!((redirect.node, redirect.epoch), (Some(NodeId(2)), Some(Epoch(2))));
 }
@@ -94,9 +94,9 @@ fn an_owner_that_is_lost_ends_its_move() {
 #[test]
 fn a_tail_is_kept_until_it_is_taken_back_or_the_chain_has_another_owner() {
     const CHAIN: ActorId = ActorId::data(TENANT, NodeId(1));
-    let own = |node, epoch| Command::Assign(Assignment::new(CHAIN, NodeId(node), Epoch(epoch)));
+    let own = |node, epoch| MeshCommand::Assign(Assignment::new(CHAIN, NodeId(node), Epoch(epoch)));
     let mut group = furnished();
-    let other = Command::SetTail { actor: ACTOR, epoch: Epoch(1), tail: Some(Tail { cut: 1, node: NodeId(2) }) };
+    let other = MeshCommand::SetTail { actor: ACTOR, epoch: Epoch(1), tail: Some(Tail { cut: 1, node: NodeId(2) }) };
     assert_eq!(group.apply(&assign(1, 1)), Ok(MetaAnswer::Epoch(Epoch(1))));
     assert_eq!(group.apply(&other), Err(ErrorKind::Invalid), "no data chain");
     let tails = |group: &Group| match group.query(&Query::Control) {
@@ -105,7 +105,7 @@ fn a_tail_is_kept_until_it_is_taken_back_or_the_chain_has_another_owner() {
     };
     let set = |epoch, tail: Option<(u8, u64)>| {
         let tail = tail.map(|(cut, node)| Tail { cut, node: NodeId(node) });
-        Command::SetTail { actor: CHAIN, epoch: Epoch(epoch), tail }
+        MeshCommand::SetTail { actor: CHAIN, epoch: Epoch(epoch), tail }
     };
     assert_eq!(group.apply(&set(1, Some((1, 2)))), Err(ErrorKind::NotFound));
     assert_eq!(group.apply(&own(1, 1)), Ok(MetaAnswer::Epoch(Epoch(1))));
@@ -125,13 +125,13 @@ fn a_tail_is_kept_until_it_is_taken_back_or_the_chain_has_another_owner() {
     // A move, and a new owner, make the chain whole; while it moves it is left alone.
     assert_eq!(group.apply(&set(1, Some((1, 2)))), Ok(MetaAnswer::Done));
     assert_eq!(
-        group.apply(&Command::BeginMove { actor: CHAIN, epoch: Epoch(1), id: MoveId(1), to: NodeId(2) }),
+        group.apply(&MeshCommand::BeginMove { actor: CHAIN, epoch: Epoch(1), id: MoveId(1), to: NodeId(2) }),
         Ok(MetaAnswer::Done)
     );
     assert_eq!(group.apply(&set(1, None)), Err(ErrorKind::Conflict));
     assert_eq!(tails(&group), Some((1, 2)));
     assert_eq!(
-        group.apply(&Command::CommitMove { actor: CHAIN, epoch: Epoch(1), id: MoveId(1) }),
+        group.apply(&MeshCommand::CommitMove { actor: CHAIN, epoch: Epoch(1), id: MoveId(1) }),
         Ok(MetaAnswer::Epoch(Epoch(2)))
     );
     assert_eq!(tails(&group), None);
@@ -141,14 +141,14 @@ fn a_tail_is_kept_until_it_is_taken_back_or_the_chain_has_another_owner() {
     // Other functions are cut elsewhere.
     assert_eq!(group.apply(&set(3, Some((1, 2)))), Ok(MetaAnswer::Done));
     let stages = vec![CustomSpec::new("filter", Vec::new())];
-    assert_eq!(group.apply(&Command::SetStages { scope: Scope::Mesh, stages }), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&MeshCommand::SetStages { scope: Scope::Mesh, stages }), Ok(MetaAnswer::Done));
     assert_eq!(tails(&group), None);
 }
 
 #[test]
 fn wishes_are_kept_replaced_and_taken_back() {
     let mut group = furnished();
-    let set = |wish| Command::SetWish { scope: Scope::Tenant(TENANT), wish };
+    let set = |wish| MeshCommand::SetWish { scope: Scope::Tenant(TENANT), wish };
     let wish = Wish { preference: Preference::PreferDpu, pin: None };
     assert_eq!(group.apply(&set(Some(wish))), Ok(MetaAnswer::Done));
     assert_eq!(group.apply(&set(Some(Wish { pin: Some(NodeId(2)), ..wish }))), Ok(MetaAnswer::Done));
@@ -165,10 +165,10 @@ fn wishes_are_kept_replaced_and_taken_back() {
 #[test]
 fn a_node_that_announces_itself_again_stays_drained() {
     let mut group = furnished();
-    let drain = |node, draining| Command::Drain { node: NodeId(node), draining };
+    let drain = |node, draining| MeshCommand::Drain { node: NodeId(node), draining };
     assert_eq!(group.apply(&drain(9, true)), Err(ErrorKind::NotFound));
     assert_eq!(group.apply(&drain(2, true)), Ok(MetaAnswer::Done));
-    assert_eq!(group.apply(&Command::PutNode(node(2, 7))), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&MeshCommand::PutNode(node(2, 7))), Ok(MetaAnswer::Done));
     let draining = |group: &Group| match group.query(&Query::Control) {
         Ok(MetaAnswer::Control(view)) => view.nodes[&NodeId(2)].draining,
         other => panic!("{other:?}"),
@@ -182,8 +182,8 @@ fn a_node_that_announces_itself_again_stays_drained() {
 fn a_dpu_joins_only_under_a_host_that_is_known() {
     let mut group = furnished();
     let dpu = |host| NodeInfo { kind: NodeKind::Dpu, attached_to: Some(NodeId(host)), ..node(10, 1) };
-    assert_eq!(group.apply(&Command::PutNode(dpu(9))), Err(ErrorKind::Invalid));
-    assert_eq!(group.apply(&Command::PutNode(dpu(1))), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&MeshCommand::PutNode(dpu(9))), Err(ErrorKind::Invalid));
+    assert_eq!(group.apply(&MeshCommand::PutNode(dpu(1))), Ok(MetaAnswer::Done));
 }
 
 #[test]

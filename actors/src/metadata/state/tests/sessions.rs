@@ -4,15 +4,19 @@ use mesh_core::limits::SESSION_REQUESTS_MAX;
 
 use super::*;
 
+fn open_in(group: GroupId, actor: u64, epoch: u64, life: u64) -> Command {
+    Command::OpenSession { group, actor: ActorId(actor), session: Session { epoch: Epoch(epoch), life } }
+}
+
 fn open(actor: u64, epoch: u64, life: u64) -> Command {
-    Command::OpenSession { actor: ActorId(actor), session: Session { epoch: Epoch(epoch), life } }
+    open_in(NAMESPACE, actor, epoch, life)
 }
 
 /// A delete of the actor 1 in its first life.
 fn numbered(request: u64, done_below: u64) -> Command {
     let proposer = Proposer { actor: ActorId(1), session: session(1), request, done_below };
     let (key, at, precondition) = ("a".into(), UnixMillis(1), Precondition::default());
-    Command::DeleteObject { proposer, bucket: bucket(), key, at, precondition }
+    Command::Object(bucket(), ObjectCommand::DeleteObject { proposer, key, at, precondition })
 }
 
 fn answers(group: &Group) -> usize {
@@ -24,35 +28,47 @@ const NOTHING: Result<MetaAnswer, ErrorKind> = Ok(MetaAnswer::Deleted { existed:
 #[test]
 fn a_later_life_shuts_out_the_earlier_ones_and_an_earlier_one_no_later() {
     for mut group in [Group::namespace(), Group::control()] {
-        assert_eq!(group.apply(&open(1, 1, 3)), Ok(MetaAnswer::Done));
-        assert_eq!(group.apply(&open(1, 1, 2)), Err(ErrorKind::Fenced));
-        assert_eq!(group.apply(&open(1, 2, 1)), Ok(MetaAnswer::Done), "a later epoch comes first");
-        assert_eq!(group.apply(&open(1, 1, 3)), Err(ErrorKind::Fenced));
-        assert_eq!(group.apply(&open(1, 1, 9)), Err(ErrorKind::Fenced));
+        let open = |epoch, life| open_in(group.id, 1, epoch, life);
+        let lives = [open(1, 3), open(1, 2), open(2, 1), open(1, 3), open(1, 9)];
+        let [first, earlier, later_epoch, over, late] = lives.map(|command| group.apply(&command));
+        assert_eq!((first, earlier), (Ok(MetaAnswer::Done), Err(ErrorKind::Fenced)));
+        assert_eq!(later_epoch, Ok(MetaAnswer::Done), "a later epoch comes first");
+        assert_eq!((over, late), (Err(ErrorKind::Fenced), Err(ErrorKind::Fenced)));
     }
     let mut group = Group::namespace();
     let first = group.open_block(1);
     let (early, late) = (put("a", object(first, 1, 1)), delete("a", 2));
     assert_eq!(group.apply(&early), committed(first));
     assert_eq!(group.apply(&open(1, 2, 1)), Ok(MetaAnswer::Done));
-    for command in [early, late, create_upload(after(first, 1), "b"), Command::OpenBlock { proposer: proposer(1) }] {
+    for command in [
+        early,
+        late,
+        create_upload(after(first, 1), "b"),
+        Command::Upkeep(NAMESPACE, UpkeepCommand::OpenBlock { proposer: proposer(1) }),
+    ] {
         assert_eq!(group.apply(&command), Err(ErrorKind::Fenced));
     }
     assert!(group.query(&Query::Object { bucket: bucket(), key: "a".into() }).is_ok());
-    assert_eq!(group.apply(&Command::OpenBlock { proposer: proposer(7) }), Err(ErrorKind::Fenced), "it has none");
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::OpenBlock { proposer: proposer(7) })),
+        Err(ErrorKind::Fenced),
+        "it has none"
+    );
 }
 
 #[test]
 fn a_number_is_answered_as_it_was_first_also_with_a_refusal() {
     let mut group = Group::namespace();
     let first = group.open_block(1);
-    let absent = Command::DeleteObject {
-        proposer: proposer(1),
-        bucket: bucket(),
-        key: "a".into(),
-        at: UnixMillis(1),
-        precondition: Precondition { absent: false, etag: Some(format!("etag-{first}")) },
-    };
+    let absent = Command::Object(
+        bucket(),
+        ObjectCommand::DeleteObject {
+            proposer: proposer(1),
+            key: "a".into(),
+            at: UnixMillis(1),
+            precondition: Precondition { absent: false, etag: Some(format!("etag-{first}")) },
+        },
+    );
     assert_eq!(group.apply(&absent), Err(ErrorKind::Precondition));
     assert_eq!(group.apply(&put("a", object(first, 1, 1))), committed(first));
     assert_eq!(group.apply(&absent), Err(ErrorKind::Precondition), "by now it would hold");
@@ -95,7 +111,7 @@ fn a_session_that_is_over_is_forgotten_a_part_at_a_time() {
     for request in 0..64 * 8 {
         let proposer = Proposer { actor: ActorId(1), session, request, done_below: request };
         let (key, at, precondition) = ("a".into(), UnixMillis(1), Precondition::default());
-        let command = Command::DeleteObject { proposer, bucket: bucket(), key, at, precondition };
+        let command = Command::Object(bucket(), ObjectCommand::DeleteObject { proposer, key, at, precondition });
         assert_eq!(group.apply(&command), NOTHING);
     }
     assert!(answers(&group) <= 65 + 64, "{}", answers(&group));

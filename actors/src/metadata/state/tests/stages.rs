@@ -10,9 +10,9 @@ use super::{control::furnished, *};
 
 const CHAIN: ActorId = ActorId::data(TENANT, NodeId(1));
 
-fn set(scope: Scope, kinds: &[(&str, &str)]) -> Command {
+fn set(scope: Scope, kinds: &[(&str, &str)]) -> MeshCommand {
     let stages = kinds.iter().map(|(kind, settings)| CustomSpec::new(*kind, settings.as_bytes())).collect();
-    Command::SetStages { scope, stages }
+    MeshCommand::SetStages { scope, stages }
 }
 
 fn view(group: &Group) -> Arc<ControlView> {
@@ -35,7 +35,7 @@ fn place(group: &Group) -> (u64, u64, Option<NodeId>) {
 fn with_a_chain() -> Group {
     let mut group = furnished();
     let row = Assignment::new(CHAIN, NodeId(1), Epoch(1));
-    assert_eq!(group.apply(&Command::Assign(row)), Ok(MetaAnswer::Epoch(Epoch(1))));
+    assert_eq!(group.apply(&MeshCommand::Assign(row)), Ok(MetaAnswer::Epoch(Epoch(1))));
     group
 }
 
@@ -52,11 +52,11 @@ fn the_mesh_s_functions_come_before_the_tenant_s_own() {
 #[test]
 fn a_chain_of_other_functions_begins_anew_and_its_move_ends() {
     let mut group = with_a_chain();
-    let begin = Command::BeginMove { actor: CHAIN, epoch: Epoch(1), id: MoveId(1), to: NodeId(2) };
+    let begin = MeshCommand::BeginMove { actor: CHAIN, epoch: Epoch(1), id: MoveId(1), to: NodeId(2) };
     assert_eq!(group.apply(&begin), Ok(MetaAnswer::Done));
     assert_eq!(group.apply(&set(Scope::Mesh, &[("filter", "a")])), Ok(MetaAnswer::Done));
     assert_eq!(place(&group), (2, 2, None));
-    let commit = Command::CommitMove { actor: CHAIN, epoch: Epoch(1), id: MoveId(1) };
+    let commit = MeshCommand::CommitMove { actor: CHAIN, epoch: Epoch(1), id: MoveId(1) };
     assert_eq!(group.apply(&commit), Err(ErrorKind::Conflict));
 
     // Other settings are told to the function that is there.
@@ -71,7 +71,7 @@ fn another_tenant_s_functions_do_not_concern_a_chain() {
     let mut group = with_a_chain();
     assert_eq!(group.apply(&set(Scope::Tenant(TenantId(9)), &[("filter", "")])), Err(ErrorKind::NotFound));
     let other = Assignment::new(ActorId::data(TenantId(9), NodeId(1)), NodeId(1), Epoch(1));
-    assert_eq!(group.apply(&Command::Assign(other)), Ok(MetaAnswer::Epoch(Epoch(1))));
+    assert_eq!(group.apply(&MeshCommand::Assign(other)), Ok(MetaAnswer::Epoch(Epoch(1))));
     assert_eq!(group.apply(&set(Scope::Tenant(TENANT), &[("filter", "")])), Ok(MetaAnswer::Done));
     assert_eq!((place(&group).0, view(&group).assignments[&other.actor].epoch), (2, Epoch(1)));
 }

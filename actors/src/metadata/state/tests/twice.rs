@@ -103,21 +103,24 @@ fn command(step: &Step, clock: u64) -> Command {
     let id = |count: u64| after(base, count);
     let name = |key: u8| format!("key-{key}");
     match step {
-        Step::Session { actor, life } => Command::OpenSession { actor: ActorId(*actor), session: session(*life) },
-        Step::Open { actor, life } => {
-            Command::OpenBlock { proposer: Proposer { session: session(*life), ..proposer(*actor) } }
+        Step::Session { actor, life } => {
+            Command::OpenSession { group: NAMESPACE, actor: ActorId(*actor), session: session(*life) }
         }
+        Step::Open { actor, life } => Command::Upkeep(
+            NAMESPACE,
+            UpkeepCommand::OpenBlock { proposer: Proposer { session: session(*life), ..proposer(*actor) } },
+        ),
         Step::Late(_) => unreachable!("a copy is made of a command"),
-        Step::Close { block } => Command::CloseBlock { first: id(block * 4096) },
-        Step::Swept { block } => Command::SweptBlock { first: id(block * 4096) },
+        Step::Close { block } => Command::Upkeep(NAMESPACE, UpkeepCommand::CloseBlock { first: id(block * 4096) }),
+        Step::Swept { block } => Command::Upkeep(NAMESPACE, UpkeepCommand::SweptBlock { first: id(block * 4096) }),
         Step::Put { key, write, len, absent } => {
-            let Command::PutObject { proposer, bucket, key, row, quota_bytes, .. } =
+            let Command::Object(bucket, ObjectCommand::PutObject { proposer, key, row, quota_bytes, .. }) =
                 put(&name(*key), object(id(*write), *len, clock))
             else {
                 unreachable!("a put is a put")
             };
             let precondition = Precondition { absent: *absent, etag: None };
-            Command::PutObject { proposer, bucket, key, row, precondition, quota_bytes }
+            Command::Object(bucket, ObjectCommand::PutObject { proposer, key, row, precondition, quota_bytes })
         }
         Step::Delete { key, at } => delete(&name(*key), *at),
         Step::Create { key, write } => create_upload(id(*write), &name(*key)),
@@ -127,17 +130,22 @@ fn command(step: &Step, clock: u64) -> Command {
             let parts: Vec<_> = parts.into_iter().map(|(number, write)| (number, id(write))).collect();
             complete(id(*upload), &name(*key), &parts)
         }
-        Step::Abort { upload, at } => {
-            Command::AbortUpload { proposer: proposer(1), bucket: bucket(), upload: id(*upload), at: UnixMillis(*at) }
+        Step::Abort { upload, at } => Command::Object(
+            bucket(),
+            ObjectCommand::AbortUpload { proposer: proposer(1), upload: id(*upload), at: UnixMillis(*at) },
+        ),
+        Step::Drop { writes } => {
+            Command::Upkeep(NAMESPACE, UpkeepCommand::DropGarbage { writes: writes.iter().copied().map(id).collect() })
         }
-        Step::Drop { writes } => Command::DropGarbage { writes: writes.iter().copied().map(id).collect() },
-        Step::Owe { drive, writes } => {
-            Command::OweGarbage { owed: vec![(DriveId(*drive), writes.iter().copied().map(id).collect())] }
-        }
-        Step::Pay { drive, writes } => {
-            Command::PayOwed { drive: DriveId(*drive), writes: writes.iter().copied().map(id).collect() }
-        }
-        Step::Seal => Command::SealBucket { proposer: proposer(1), bucket: bucket().id },
+        Step::Owe { drive, writes } => Command::Upkeep(
+            NAMESPACE,
+            UpkeepCommand::OweGarbage { owed: vec![(DriveId(*drive), writes.iter().copied().map(id).collect())] },
+        ),
+        Step::Pay { drive, writes } => Command::Upkeep(
+            NAMESPACE,
+            UpkeepCommand::PayOwed { drive: DriveId(*drive), writes: writes.iter().copied().map(id).collect() },
+        ),
+        Step::Seal => Command::Object(bucket(), ObjectCommand::SealBucket { proposer: proposer(1) }),
     }
 }
 
@@ -220,39 +228,31 @@ proptest! {
         let first = WriteId::new(NAMESPACE, 0);
         group.table.commit(vec![unseal()]);
         let last = Session { epoch: Epoch(2), life: 0 };
-        let open = Command::OpenSession { actor: ActorId(1), session: last };
+        let open = Command::OpenSession { group: NAMESPACE, actor: ActorId(1), session: last };
         prop_assert_eq!(group.once(&open), Ok(MetaAnswer::Done));
         let proposer = || Proposer { session: last, ..proposer(1) };
         for key in 0..3 {
-            let delete = Command::DeleteObject {
-                proposer: proposer(),
-                bucket: bucket(),
-                key: format!("key-{key}").into(),
-                at: UnixMillis(1000),
-                precondition: Precondition::default(),
-            };
+            let delete = Command::Object(bucket(), ObjectCommand::DeleteObject { proposer: proposer(), key: format!("key-{key}").into(), at: UnixMillis(1000), precondition: Precondition::default() });
             let gone = group.apply(&delete);
             prop_assert!(gone.is_ok());
         }
         let question = Query::Uploads { bucket: bucket(), prefix: String::new(), after: None, limit: 1000 };
         let Ok(MetaAnswer::Uploads(uploads, _)) = group.query(&question) else { panic!("no uploads") };
         for upload in uploads {
-            let abort = Command::AbortUpload {
-                proposer: proposer(), bucket: bucket(), upload: upload.upload, at: UnixMillis(1000),
-            };
+            let abort = Command::Object(bucket(), ObjectCommand::AbortUpload { proposer: proposer(), upload: upload.upload, at: UnixMillis(1000) });
             prop_assert!(group.apply(&abort).is_ok());
         }
         let writes = group.garbage().into_iter().map(|(_, write)| write).collect();
-        let drop = Command::DropGarbage { writes };
+        let drop = Command::Upkeep(NAMESPACE, UpkeepCommand::DropGarbage { writes });
         prop_assert_eq!(group.apply(&drop), Ok(MetaAnswer::Done));
         for block in 0..3 {
             // A block that was not granted is refused: then there is nothing to close.
-            let closed = group.apply(&Command::CloseBlock { first: after(first, block * 4096) });
+            let closed = group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::CloseBlock { first: after(first, block * 4096) }));
             prop_assert!(matches!(closed, Ok(MetaAnswer::Done) | Err(ErrorKind::Invalid)));
         }
         for drive in [1, 2].map(DriveId) {
             let Ok(MetaAnswer::Writes(writes)) = group.query(&Query::Owed { drive, limit: 1000 }) else { panic!("not told") };
-            prop_assert_eq!(group.apply(&Command::PayOwed { drive, writes }), Ok(MetaAnswer::Done));
+            prop_assert_eq!(group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::PayOwed { drive, writes })), Ok(MetaAnswer::Done));
         }
         prop_assert!(group.table.rows().all(|(key, _)| !b"WZPGUVKEe".contains(&key[0])), "{:?}", group.table);
         prop_assert_eq!(group.usage(), (0, 0));

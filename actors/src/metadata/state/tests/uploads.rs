@@ -19,7 +19,7 @@ fn uploaded() -> (Group, WriteId) {
 }
 
 fn abort(upload: WriteId, at: u64) -> Command {
-    Command::AbortUpload { proposer: proposer(1), bucket: bucket(), upload, at: UnixMillis(at) }
+    Command::Object(bucket(), ObjectCommand::AbortUpload { proposer: proposer(1), upload, at: UnixMillis(at) })
 }
 
 fn parts(answer: Result<MetaAnswer, ErrorKind>) -> (Vec<(u32, u64)>, bool) {
@@ -65,13 +65,10 @@ fn refuses_parts_that_cannot_be() {
     assert_eq!(group.apply(&put_part(next, part(1, next, 1))), Err(ErrorKind::NoSuchUpload));
     assert_eq!(group.apply(&put_part(upload, part(1, upload, 1))), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&put("film", object(upload, 1, 1))), Err(ErrorKind::Conflict));
-    let limited = Command::PutPart {
-        proposer: proposer(1),
-        bucket: bucket(),
-        upload,
-        part: part(1, next, 11).into(),
-        quota_bytes: Some(10),
-    };
+    let limited = Command::Object(
+        bucket(),
+        ObjectCommand::PutPart { proposer: proposer(1), upload, part: part(1, next, 11).into(), quota_bytes: Some(10) },
+    );
     assert_eq!(group.apply(&limited), Err(ErrorKind::QuotaExceeded));
 }
 
@@ -135,16 +132,28 @@ fn garbage_of_parts_is_named_and_dropped_one_by_one() {
     let (mut group, upload) = uploaded();
     let writes = [after(upload, 1), after(upload, 2), after(upload, 3)];
     assert!(group.apply(&complete(upload, "film", &[(2, writes[0]), (5, writes[1]), (9, writes[2])])).is_ok());
-    assert_eq!(group.apply(&Command::DropGarbage { writes: writes.to_vec() }), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::DropGarbage { writes: writes.to_vec() })),
+        Ok(MetaAnswer::Done)
+    );
     assert_eq!(extents(&group, upload, 0, 10).len(), 3, "what is visible is not dropped");
     assert_eq!(group.apply(&delete("film", 20)), Ok(MetaAnswer::Deleted { existed: true }));
     assert_eq!((group.usage(), group.garbage()), ((0, 0), writes.map(|write| (20, write)).to_vec()));
     assert_eq!(extents(&group, upload, 0, 10).len(), 3, "a reader may be under way");
-    assert_eq!(group.apply(&Command::DropGarbage { writes: vec![writes[1]] }), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::DropGarbage { writes: vec![writes[1]] })),
+        Ok(MetaAnswer::Done)
+    );
     assert_eq!(group.garbage(), [(20, writes[0]), (20, writes[2])]);
-    assert_eq!(group.apply(&Command::DropGarbage { writes: vec![writes[0], writes[2]] }), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::DropGarbage { writes: vec![writes[0], writes[2]] })),
+        Ok(MetaAnswer::Done)
+    );
     assert_eq!(group.garbage(), []);
-    assert_eq!(group.apply(&Command::CloseBlock { first: upload }), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::CloseBlock { first: upload })),
+        Ok(MetaAnswer::Done)
+    );
     assert_eq!(group.referenced(&[upload, writes[0]]), [false, false]);
     assert!(group.table.rows().all(|(key, _)| !b"WZPGUVK".contains(&key[0])), "nothing is left of it");
 }
@@ -167,8 +176,14 @@ fn an_upload_outlives_its_block() {
     let early = after(upload, 1);
     assert_eq!(group.apply(&put_part(upload, part(1, early, 5 * MIB))), Ok(MetaAnswer::Done));
     let late = group.open_block(1);
-    assert_eq!(group.apply(&Command::CloseBlock { first: upload }), Ok(MetaAnswer::Done));
-    assert_eq!(group.apply(&Command::SweptBlock { first: upload }), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::CloseBlock { first: upload })),
+        Ok(MetaAnswer::Done)
+    );
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::SweptBlock { first: upload })),
+        Ok(MetaAnswer::Done)
+    );
     // Its own number and its parts are kept; what is new must be of an open block.
     assert_eq!(group.referenced(&[upload, early, after(upload, 2)]), [true, true, false]);
     assert_eq!(group.apply(&put_part(upload, part(2, after(upload, 2), MIB))), Err(ErrorKind::Conflict));
@@ -178,7 +193,10 @@ fn an_upload_outlives_its_block() {
     assert_eq!(group.referenced(&[upload, early, late]), [true, true, true]);
     assert_eq!(group.apply(&delete("film", 20)), Ok(MetaAnswer::Deleted { existed: true }));
     assert_eq!(group.referenced(&[upload, early]), [true, true], "it is garbage, which reclaim deletes");
-    assert_eq!(group.apply(&Command::DropGarbage { writes: vec![early, late] }), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::DropGarbage { writes: vec![early, late] })),
+        Ok(MetaAnswer::Done)
+    );
     assert_eq!(group.referenced(&[upload, early]), [false, false]);
 }
 
@@ -187,7 +205,10 @@ fn an_upload_without_parts_is_dropped_by_its_number() {
     let (mut group, upload) = begun();
     assert_eq!(group.apply(&abort(upload, 30)), Ok(MetaAnswer::Done));
     assert_eq!(group.garbage(), [(30, upload)]);
-    assert_eq!(group.apply(&Command::DropGarbage { writes: vec![upload] }), Ok(MetaAnswer::Done));
+    assert_eq!(
+        group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::DropGarbage { writes: vec![upload] })),
+        Ok(MetaAnswer::Done)
+    );
     assert_eq!(group.garbage(), []);
 }
 

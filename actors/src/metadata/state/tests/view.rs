@@ -45,27 +45,30 @@ fn wrapped(byte: u8) -> WrappedKey {
 
 fn commands_of_members() -> impl Strategy<Value = Command> {
     prop_oneof![
-        (1..3_u64).prop_map(|cluster| Command::Form {
+        (1..3_u64).prop_map(|cluster| Command::Mesh(MeshCommand::Form {
             cluster: ClusterId([cluster as u8; 16]),
             code: CODE,
             namespaces: 4
-        }),
+        })),
         (small(), small(), any::<bool>()).prop_map(|(id, incarnation, moved)| {
             let address = if moved { "host:1" } else { "host:2" };
-            Command::PutNode(NodeInfo { address: address.into(), ..node(id, incarnation) })
+            Command::Mesh(MeshCommand::PutNode(NodeInfo { address: address.into(), ..node(id, incarnation) }))
         }),
-        (small(), small()).prop_map(|(drive, node)| Command::PutDrive {
+        (small(), small()).prop_map(|(drive, node)| Command::Mesh(MeshCommand::PutDrive {
             drive: DriveId(drive),
             node: NodeId(node),
             capacity_bytes: 10
-        }),
-        small().prop_map(|drive| Command::LoseDrive { drive: DriveId(drive) }),
-        small().prop_map(|node| Command::Invite { node: NodeId(node), invitation: 7 }),
-        (small(), any::<bool>()).prop_map(|(node, draining)| Command::Drain { node: NodeId(node), draining }),
+        })),
+        small().prop_map(|drive| Command::Mesh(MeshCommand::LoseDrive { drive: DriveId(drive) })),
+        small().prop_map(|node| Command::Mesh(MeshCommand::Invite { node: NodeId(node), invitation: 7 })),
+        (small(), any::<bool>())
+            .prop_map(|(node, draining)| Command::Mesh(MeshCommand::Drain { node: NodeId(node), draining })),
         (1..5_u64, 1..4_u64).prop_map(|(id, first)| {
             let drives: Vec<DriveId> = (first..first + 3).map(DriveId).collect();
             let domains = drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect();
-            Command::PutLayout(Layout { id: LayoutId(id), code: CODE, groups: vec![drives], domains }.into())
+            Command::Mesh(MeshCommand::PutLayout(
+                Layout { id: LayoutId(id), code: CODE, groups: vec![drives], domains }.into(),
+            ))
         }),
     ]
 }
@@ -73,36 +76,31 @@ fn commands_of_members() -> impl Strategy<Value = Command> {
 fn commands_of_tenants() -> impl Strategy<Value = Command> {
     let name = || prop::sample::select(vec!["ann", "bob", "cy"]).prop_map(str::to_owned);
     prop_oneof![
-        (name(), 0..2_u8).prop_map(|(name, byte)| Command::CreateTenant(TenantRow {
+        (name(), 0..2_u8).prop_map(|(name, byte)| Command::Mesh(MeshCommand::CreateTenant(TenantRow {
             id: TenantId(0),
             name,
             key: KeyId(0),
             wrapped: wrapped(byte),
             limits: TenantLimits::default(),
-        })),
-        (1..4_u64, any::<u64>()).prop_map(|(tenant, quota)| Command::SetLimits {
+        }))),
+        (1..4_u64, any::<u64>()).prop_map(|(tenant, quota)| Command::Mesh(MeshCommand::SetLimits {
             tenant: TenantId(tenant),
             limits: TenantLimits { quota_bytes: Some(quota), ..TenantLimits::default() },
-        }),
-        (1..4_u64, name(), 0..2_usize).prop_map(|(tenant, name, grants)| Command::PutPrincipal(PrincipalRow {
-            tenant: TenantId(tenant),
-            name,
-            grants: vec![Grant::all(); grants],
         })),
-        (1..4_u64, name(), name()).prop_map(|(tenant, access, principal)| Command::PutAccessKey(AccessKeyRow {
-            access,
-            secret: wrapped(3),
-            tenant: TenantId(tenant),
-            principal,
-        })),
-        name().prop_map(|access| Command::DropAccessKey { access }),
-        (name(), small()).prop_map(|(name, created)| Command::CreateBucket {
+        (1..4_u64, name(), 0..2_usize).prop_map(|(tenant, name, grants)| Command::Mesh(MeshCommand::PutPrincipal(
+            PrincipalRow { tenant: TenantId(tenant), name, grants: vec![Grant::all(); grants] }
+        ))),
+        (1..4_u64, name(), name()).prop_map(|(tenant, access, principal)| Command::Mesh(MeshCommand::PutAccessKey(
+            AccessKeyRow { access, secret: wrapped(3), tenant: TenantId(tenant), principal }
+        ))),
+        name().prop_map(|access| Command::Mesh(MeshCommand::DropAccessKey { access })),
+        (name(), small()).prop_map(|(name, created)| Command::Bucket(BucketCommand::CreateBucket {
             proposer: Some(proposer(1)),
             name: format!("{name}-photos").into(),
             tenant: TenantId(1),
             created: UnixMillis(created),
-        }),
-        (1..3_u64).prop_map(|bucket| Command::RemoveBucket { bucket: BucketId(bucket) }),
+        })),
+        (1..3_u64).prop_map(|bucket| Command::Bucket(BucketCommand::RemoveBucket { bucket: BucketId(bucket) })),
     ]
 }
 
@@ -110,21 +108,21 @@ fn commands_of_placement() -> impl Strategy<Value = Command> {
     let numbers = || 1..4_u64;
     let moves = || (actors(), numbers().prop_map(Epoch), numbers().prop_map(MoveId), small().prop_map(NodeId));
     prop_oneof![
-        3 => moves().prop_map(|(actor, epoch, _, node)| Command::Assign(Assignment::new(actor, node, epoch))),
-        3 => moves().prop_map(|(actor, epoch, id, to)| Command::BeginMove { actor, epoch, id, to }),
-        2 => moves().prop_map(|(actor, epoch, id, _)| Command::CommitMove { actor, epoch, id }),
-        2 => moves().prop_map(|(actor, epoch, id, _)| Command::AbortMove { actor, epoch, id }),
-        3 => (moves(), any::<bool>()).prop_map(|((actor, epoch, _, node), cut)| Command::SetTail {
+        3 => moves().prop_map(|(actor, epoch, _, node)| Command::Mesh(MeshCommand::Assign(Assignment::new(actor, node, epoch)))),
+        3 => moves().prop_map(|(actor, epoch, id, to)| Command::Mesh(MeshCommand::BeginMove { actor, epoch, id, to })),
+        2 => moves().prop_map(|(actor, epoch, id, _)| Command::Mesh(MeshCommand::CommitMove { actor, epoch, id })),
+        2 => moves().prop_map(|(actor, epoch, id, _)| Command::Mesh(MeshCommand::AbortMove { actor, epoch, id })),
+        3 => (moves(), any::<bool>()).prop_map(|((actor, epoch, _, node), cut)| Command::Mesh(MeshCommand::SetTail {
             actor,
             epoch,
             tail: cut.then_some(Tail { cut: 2, node }),
-        }),
-        2 => (scopes(), prop::option::of(prop::option::of(small()))).prop_map(|(scope, wish)| Command::SetWish {
+        })),
+        2 => (scopes(), prop::option::of(prop::option::of(small()))).prop_map(|(scope, wish)| Command::Mesh(MeshCommand::SetWish {
             scope,
             wish: wish.map(|pin| Wish { preference: Preference::Auto, pin: pin.map(NodeId) }),
-        }),
+        })),
         1 => (scopes(), prop::sample::subsequence(vec!["filter", "census"], 0..=2)).prop_map(|(scope, kinds)| {
-            Command::SetStages { scope, stages: kinds.into_iter().map(|kind| CustomSpec::new(kind, [])).collect() }
+            Command::Mesh(MeshCommand::SetStages { scope, stages: kinds.into_iter().map(|kind| CustomSpec::new(kind, [])).collect() })
         }),
     ]
 }
@@ -198,9 +196,10 @@ fn a_new_row_costs_the_same_however_many_there_are() {
     let mut group = furnished();
     for number in 0..500 {
         let actor = ActorId::data(TenantId(number + 10), NodeId(1));
-        assert!(group.once(&Command::Assign(Assignment::new(actor, NodeId(1), Epoch(1)))).is_ok());
+        assert!(group.once(&MeshCommand::Assign(Assignment::new(actor, NodeId(1), Epoch(1)))).is_ok());
     }
-    let one_more = Command::Assign(Assignment::new(ActorId::data(TenantId(9), NodeId(1)), NodeId(1), Epoch(1)));
+    let one_more =
+        Command::Mesh(MeshCommand::Assign(Assignment::new(ActorId::data(TenantId(9), NodeId(1)), NodeId(1), Epoch(1))));
     let watched = Watched(&group.table, Cell::default());
     assert_eq!(apply(&watched, group.id, &one_more).1, Ok(MetaAnswer::Epoch(Epoch(1))));
     assert!(watched.1.get() < 10, "{} rows were read", watched.1.get());
@@ -215,13 +214,13 @@ fn a_new_row_costs_the_same_however_many_there_are() {
 fn what_the_view_does_not_show_is_no_news() {
     let mut group = furnished();
     let view = control_view(&group.table).unwrap();
-    let bucket = Command::CreateBucket {
+    let bucket = Command::Bucket(BucketCommand::CreateBucket {
         proposer: Some(proposer(1)),
         name: "photos".into(),
         tenant: TENANT,
         created: UnixMillis(1),
-    };
-    let changes = apply_together(&mut group, &[bucket, Command::PutNode(node(1, 1))]);
+    });
+    let changes = apply_together(&mut group, &[bucket, Command::Mesh(MeshCommand::PutNode(node(1, 1)))]);
     assert!(!changes.is_empty());
     assert_eq!(control_after(&view, &changes), Ok(None));
 }

@@ -1,0 +1,46 @@
+//! The control group: which function does what a command asks.
+
+use mesh_core::{
+    Error,
+    meta::{BucketCommand, MeshCommand, MetaAnswer},
+};
+
+use super::{buckets, cluster, placement, rows::Rows, stages, tenants};
+
+/// Buckets' names.
+pub(super) fn bucket(rows: &mut Rows<'_>, command: &BucketCommand) -> Result<MetaAnswer, Error> {
+    match command {
+        BucketCommand::CreateBucket { name, tenant, created, .. } => buckets::create(rows, name, *tenant, *created),
+        BucketCommand::RemoveBucket { bucket } => buckets::remove(rows, *bucket),
+    }
+}
+
+/// The mesh.
+pub(super) fn mesh(rows: &mut Rows<'_>, command: &MeshCommand) -> Result<MetaAnswer, Error> {
+    match command {
+        MeshCommand::Form { cluster, code, namespaces } => cluster::form(rows, *cluster, *code, *namespaces),
+        MeshCommand::PutNode(node) => cluster::put_node(rows, node),
+        MeshCommand::Invite { node, invitation } => cluster::invite(rows, *node, *invitation),
+        MeshCommand::PutDrive { drive, node, capacity_bytes } => {
+            cluster::put_drive(rows, *drive, *node, *capacity_bytes, None)
+        }
+        MeshCommand::TakeDrive { drive, node, capacity_bytes, after } => {
+            cluster::put_drive(rows, *drive, *node, *capacity_bytes, Some(*after))
+        }
+        MeshCommand::LoseDrive { drive } => cluster::lose_drive(rows, *drive),
+        MeshCommand::PutLayout(layout) => cluster::put_layout(rows, layout),
+        MeshCommand::CreateTenant(row) => tenants::create(rows, row),
+        MeshCommand::SetLimits { tenant, limits } => tenants::set_limits(rows, *tenant, *limits),
+        MeshCommand::PutPrincipal(row) => tenants::put_principal(rows, row),
+        MeshCommand::PutAccessKey(row) => tenants::put_access_key(rows, row),
+        MeshCommand::DropAccessKey { access } => tenants::drop_access_key(rows, access),
+        MeshCommand::Assign(assignment) => placement::assign(rows, *assignment),
+        MeshCommand::BeginMove { actor, epoch, id, to } => placement::begin(rows, *actor, *epoch, *id, *to),
+        MeshCommand::CommitMove { actor, epoch, id } => placement::commit(rows, *actor, *epoch, *id),
+        MeshCommand::AbortMove { actor, epoch, id } => placement::abort(rows, *actor, *epoch, *id),
+        MeshCommand::SetTail { actor, epoch, tail } => placement::set_tail(rows, *actor, *epoch, *tail),
+        MeshCommand::SetWish { scope, wish } => placement::set_wish(rows, *scope, *wish),
+        MeshCommand::Drain { node, draining } => placement::drain(rows, *node, *draining),
+        MeshCommand::SetStages { scope, stages } => stages::set(rows, *scope, stages),
+    }
+}
