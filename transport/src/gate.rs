@@ -57,11 +57,12 @@ pub fn admit(role: &Role, envelope: &mut Envelope) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use mesh_core::{
         Buf, Lane,
-        id::{DriveId, Epoch, NodeId, TenantId},
+        id::{BucketId, DriveId, Epoch, GroupId, NodeId, TenantId},
+        meta::{BucketCommand, BucketRef, Command, MeshCommand, ObjectCommand, Proposer, Session, UpkeepCommand},
         op::{ObjectOp, ShardOp},
     };
 
@@ -134,6 +135,33 @@ mod tests {
             for (actor, op) in [(ingress, create().into()), (ActorId::NODE, status()), (ActorId::NODE, events())] {
                 let verdict = admit(&Role::Client(nobody.clone()), &mut request(actor, op));
                 assert_eq!(verdict.unwrap_err().kind(), ErrorKind::Denied, "{nobody:?} at {actor}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_nodes_propose_whoever_s_command_it_is() {
+        let (group, session) = (GroupId(1), Session::default());
+        let proposer = Proposer { actor: ActorId::ingress(NodeId(1)), session, request: 0, done_below: 0 };
+        let bucket = BucketRef { id: BucketId(1), name: "b".into(), tenant: TenantId(7), group };
+        let commands: [Command; 5] = [
+            BucketCommand::RemoveBucket { bucket: BucketId(1) }.into(),
+            Command::Object(bucket, ObjectCommand::SealBucket { proposer }),
+            MeshCommand::Drain { node: NodeId(1), draining: true }.into(),
+            Command::Upkeep(group, UpkeepCommand::OpenBlock { proposer }),
+            Command::OpenSession { group, actor: proposer.actor, session },
+        ];
+        let root = Principal::Admin { name: "root".into() };
+        for command in commands.map(Arc::new) {
+            let relayed = Op::Node(Box::new(NodeOp::RelayPropose(Arc::clone(&command))));
+            for op in [Op::Propose(command), relayed] {
+                for client in [alice(), root.clone()] {
+                    for actor in [ActorId::NODE, ActorId::ingress(NodeId(1)), ActorId::data(TenantId(7), NodeId(1))] {
+                        let verdict = admit(&Role::Client(client.clone()), &mut request(actor, op.clone()));
+                        assert_eq!(verdict.unwrap_err().kind(), ErrorKind::Denied, "{client:?} at {actor}: {op:?}");
+                    }
+                }
+                assert!(admit(&Role::Node(NodeId(2)), &mut request(ActorId::NODE, op)).is_ok());
             }
         }
     }
