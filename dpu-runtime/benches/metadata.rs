@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use mesh_core::id::WriteId;
 use mesh_dpu_runtime::metadata::Timing;
-use metadata_cluster::{Cluster, first_of, open_block, propose, put_object};
+use metadata_cluster::{Cluster, first_of, open_block, open_session, propose, put_object};
 
 const BUDGET: Duration = Duration::from_secs(30);
 const SPAN: Duration = Duration::from_secs(3);
@@ -39,6 +39,7 @@ async fn measure(proposers: u64) -> (usize, Vec<Duration>) {
         tasks.push(tokio::spawn(async move {
             let mut latencies = Vec::new();
             let mut first = WriteId(0);
+            propose(&leader, &*clock, open_session(1, actor, 1), BUDGET).await.expect("opened");
             for count in 0.. {
                 if count % 4096 == 0 {
                     let open = open_block(1, actor, 1, count / 4096);
