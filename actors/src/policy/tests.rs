@@ -252,6 +252,11 @@ fn nobody_may_touch_another_tenant_s_bucket_and_no_other_tenant_s_principal_this
     }
     let list = query(CONTROL, Query::Buckets { tenant: other });
     assert!(Bench::new(spec()).refusal(user("owner"), list).is_some());
+    // The number of a bucket that is known here does not make it this tenant's.
+    let mut bench = Bench::new(spec());
+    bench.look_up();
+    let seal = propose(Command::Object(bucket(other), ObjectCommand::SealBucket { proposer: proposer() }));
+    assert_eq!(bench.refusal(user("owner"), seal).map(|error| error.kind()), Some(ErrorKind::Denied));
     let strangers = [
         Principal::User { tenant: other, name: "owner".into() },
         Principal::Admin { name: "owner".into() },
