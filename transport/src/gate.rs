@@ -98,13 +98,8 @@ mod tests {
     #[test]
     fn a_client_may_ask_nothing_but_objects_and_status() {
         let status = || Op::Node(Box::new(NodeOp::Status));
-        let raft = || {
-            Op::Node(Box::new(NodeOp::Raft {
-                group: mesh_core::id::GroupId(0),
-                rpc: 1,
-                start: mesh_core::id::Incarnation(1),
-            }))
-        };
+        let raft =
+            || Op::Node(Box::new(NodeOp::Raft { group: GroupId(0), rpc: 1, start: mesh_core::id::Incarnation(1) }));
         let events = || Op::Node(Box::new(NodeOp::Admin(Box::new(mesh_core::op::AdminOp::Events { after: 0 }))));
         let ingress = ActorId::ingress(NodeId(1));
         let drive = ActorId::drive(DriveId(1));
