@@ -520,6 +520,12 @@ impl Cluster {
         homeless(world)
     }
 
+    /// Whether every actor is where the group says, and nothing is under way for any.
+    #[must_use]
+    pub fn is_at_rest(&self, world: &World) -> bool {
+        self.moves_under_way() == 0 && homeless(world).is_none()
+    }
+
     /// Whether some drive has no room.
     #[must_use]
     pub fn is_full(&self) -> bool {

@@ -174,10 +174,10 @@ impl Network {
         self.sessions.contains_key(&(from, to))
     }
 
-    /// The session that is open as far as the caller knows.
+    /// The session that is open as far as the caller knows: its number, and of which life of the callee it is.
     #[must_use]
-    pub fn session_number(&self, from: NodeId, to: NodeId) -> Option<u64> {
-        self.sessions.get(&(from, to)).map(|session| session.number)
+    pub fn open_session(&self, from: NodeId, to: NodeId) -> Option<(u64, u64)> {
+        self.sessions.get(&(from, to)).map(|session| (session.number, session.peer_boot))
     }
 
     /// Ends a call: whoever waits for it. `None` if it has ended before, or its session has.

@@ -263,8 +263,9 @@ impl Cluster {
                 self.fulfil(world, life, (actor, number), ask);
             }
             Act::Note(happened) => self.note(world, node, &happened),
-            // Links know nodes by their numbers, and lives of them by sessions.
-            Act::Locate(..) | Act::Restarted(..) => {}
+            Act::Restarted(peer, start) => world.restarted(node, peer, start.0),
+            // Links know nodes by their numbers.
+            Act::Locate(..) => {}
             Act::TurnAway(peer, _, verdict) => {
                 world.note(&[93, node.0, peer.0], || format!("{node}: a beat of {peer} does not count: {verdict:?}"));
             }

@@ -92,7 +92,7 @@ impl Room {
         if self.is_wrong() || self.swarm.moves_per_mille == 0 {
             return;
         }
-        let idle = |room: &Self| room.changes.open == 0 && room.cluster.moves_under_way() == 0;
+        let idle = |room: &Self| room.changes.open == 0 && room.cluster.is_at_rest(&room.world);
         if !self.run_until(super::PATIENCE, idle) && !self.is_wrong() {
             let (open, moves) = (self.changes.open, self.cluster.moves_under_way());
             self.world.violate(|| format!("{open} changes and {moves} moves never end"));

@@ -168,7 +168,14 @@ impl World {
         if let Some(node) = self.nodes.get_mut(&node) {
             node.lost.insert(peer);
         }
-        if let Some(number) = self.network.session_number(node, peer) {
+        if let Some((number, _)) = self.network.open_session(node, peer) {
+            self.end_session(node, peer, number);
+        }
+    }
+
+    /// A node has heard from this life of another: what it has with earlier ones is over.
+    pub fn restarted(&mut self, node: NodeId, peer: NodeId, boot: u64) {
+        if let Some((number, _)) = self.network.open_session(node, peer).filter(|(_, known)| *known < boot) {
             self.end_session(node, peer, number);
         }
     }
