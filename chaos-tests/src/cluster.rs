@@ -459,7 +459,7 @@ impl Cluster {
         Timing {
             beat: self.beat,
             dpu_beat: self.beat,
-            look: self.beat,
+            look: self.beat / 5,
             silence: self.beat * 4,
             dpu_silence: self.beat * 4,
             late: self.beat * 2,
