@@ -37,6 +37,10 @@ pub const LINK_JOBS_MAX: usize = 1024;
 pub const LINK_BYTES_MAX: usize = 256 << 20;
 /// One page of a function's state on its way to another node at most, encoded. Functions keep theirs well below.
 pub const SNAPSHOT_PAGE_BYTES_MAX: usize = 1 << 20;
+/// Actors that a node reports at most: a whole report of so many is over what a message holds.
+pub const NODE_ACTORS_MAX: usize = 1 << 16;
+/// Peers that a node says it sees at most.
+pub const NODE_PEERS_MAX: usize = 1 << 16;
 /// Entries that a function puts into one page at most, so that a page costs well under a millisecond.
 pub const SNAPSHOT_PAGE_ENTRIES: usize = 1024;
 /// Chains inside chains, in a snapshot, at most.

@@ -6,6 +6,7 @@
 
 mod admin;
 mod answer;
+mod beat;
 mod node;
 mod object;
 pub mod page;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 pub use admin::{AdminAnswer, AdminOp, ChainRow, LostDrive};
 pub use answer::Answer;
+pub use beat::{AsOf, Beat, Held, News};
 pub use node::{MoveOp, MoveStep, Moved, NodeOp};
 pub use object::{Destination, ObjectOp, Piece};
 pub use report::{Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Phase, STARTS_MAX, Witness};

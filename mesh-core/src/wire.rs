@@ -14,7 +14,7 @@
 //! | version | why |
 //! |---|---|
 //! | 1 | the first |
-//! | 2 | metadata values of format 2: a command says itself which group it is for |
+//! | 2 | metadata values of format 2: a command says itself which group it is for; a beat carries what has changed, and no whole report |
 
 use std::sync::Arc;
 
@@ -344,7 +344,7 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                 NodeOp::Raft { group, rpc, start } => {
                     B::Raft(proto::Raft { group: group.0, rpc: *rpc, start: start.0 })
                 }
-                NodeOp::Heartbeat(report) => B::Heartbeat(meta::encode(&**report)?.into()),
+                NodeOp::Beat(beat) => B::Beat(meta::encode(&**beat)?.into()),
                 NodeOp::Status => B::Status(proto::Done {}),
                 NodeOp::StatusPage { after } => B::StatusPage(proto::StatusPage { after: after.0 }),
                 NodeOp::Move(step) => B::Move(meta::encode(step)?.into()),
@@ -382,6 +382,7 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
             Answer::ReportPage { reports, more } => {
                 B::ReportPage(proto::ReportPage { reports: meta::encode(reports)?.into(), more: *more })
             }
+            Answer::Beat(beat) => B::BeatAnswer(meta::encode(&**beat)?.into()),
             Answer::Moved(moved) => B::Moved(meta::encode(moved)?.into()),
             Answer::Admin(answer) => B::AdminAnswer(meta::encode(answer)?.into()),
             Answer::Left(drives) => B::Left(proto::Left { drives: numbers(drives) }),
@@ -482,7 +483,7 @@ fn decode_body(body: proto::header::Body) -> Result<Body, Error> {
             let (group, start) = (GroupId(message.group), Incarnation(message.start));
             Op::Node(Box::new(NodeOp::Raft { group, rpc: message.rpc, start }))
         }
-        B::Heartbeat(bytes) => Op::Node(Box::new(NodeOp::Heartbeat(Arc::new(meta::decode(&bytes)?)))),
+        B::Beat(bytes) => Op::Node(Box::new(NodeOp::Beat(Arc::new(meta::decode(&bytes)?)))),
         B::Status(_) => Op::Node(Box::new(NodeOp::Status)),
         B::StatusPage(page) => Op::Node(Box::new(NodeOp::StatusPage { after: NodeId(page.after) })),
         B::Move(bytes) => Op::Node(Box::new(NodeOp::Move(meta::decode(&bytes)?))),
@@ -527,6 +528,7 @@ fn decode_answer(body: proto::header::Body) -> Result<Answer, Error> {
         },
         B::Report(bytes) => Answer::Report(meta::decode(&bytes)?),
         B::ReportPage(page) => Answer::ReportPage { reports: meta::decode(&page.reports)?, more: page.more },
+        B::BeatAnswer(bytes) => Answer::Beat(Arc::new(meta::decode(&bytes)?)),
         B::Moved(bytes) => Answer::Moved(meta::decode(&bytes)?),
         B::AdminAnswer(bytes) => Answer::Admin(Box::new(meta::decode(&bytes)?)),
         B::Left(left) => Answer::Left(left.drives.into_iter().map(DriveId).collect()),

@@ -11,7 +11,7 @@
 //!   Outlook: what it knows, for whoever reads
 //! ```
 //!
-//! - [`peers`]: who is there, and since when; [`acquaintance`]: whether they are who they say;
+//! - [`voice`]: what is said to whom; [`peers`]: who is there, and since when; [`acquaintance`]: whether they are who they say;
 //! - [`vacancy`]: when to stand for election;
 //! - [`members`]: who is to follow and to vote in a metadata group;
 //! - [`renewal`]: when damaged metadata are set aside;
@@ -38,16 +38,13 @@ use mesh_core::{
     happened::Happened,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
     meta::ControlView,
-    op::{Ability, DriveReport, GroupReport, NodeReport, Witness},
+    op::{Ability, Beat, DriveReport, GroupReport, NodeReport, Witness},
+    shared::SharedMap,
     time::Instant,
     topology::{DriveState, NodeInfo, NodeKind, NodeState},
 };
 
-use crate::{
-    migration::Heard,
-    survey,
-    witness::{self, Said},
-};
+use crate::{migration::Heard, survey};
 
 pub mod acquaintance;
 pub mod chains;
@@ -64,8 +61,11 @@ pub mod readiness;
 pub mod renewal;
 pub mod specs;
 pub mod vacancy;
+pub mod voice;
 
 mod act;
+mod beats;
+mod ears;
 mod look;
 
 pub use act::{Act, Event, Key, Observed};
@@ -73,14 +73,16 @@ pub use hosting::Deed;
 pub use outlook::Outlook;
 
 use self::{
-    acquaintance::{Acquaintances, Met},
+    acquaintance::Acquaintances,
     driver::{Asks, Driver},
+    ears::Ears,
     hosting::Hosting,
     layouts::Layouts,
     meter::Meter,
     peers::{Peers, Timing},
     plans::Plans,
     vacancy::Vacancies,
+    voice::Voice,
 };
 
 /// What a node sees of all at one moment.
@@ -93,7 +95,7 @@ pub struct Sight {
     /// Who answers, this node included.
     pub alive: Arc<BTreeSet<NodeId>>,
     /// What each said last, this node included.
-    pub reports: Arc<BTreeMap<NodeId, Arc<NodeReport>>>,
+    pub reports: SharedMap<NodeId, Arc<NodeReport>>,
 }
 
 impl Sight {
@@ -139,10 +141,16 @@ pub struct Here {
 pub struct Steward {
     here: Here,
     outlook: Outlook,
-    /// Something in the outlook has changed since it was last taken.
+    /// Something in the outlook has changed since it was last taken that readers wait for.
     unpublished: bool,
+    /// Something has changed in it that may wait: figures do all the time.
+    unshown: bool,
+    /// When it was last taken.
+    published: Option<Instant>,
     peers: Peers,
     acquaintances: Acquaintances,
+    voice: Voice,
+    ears: Ears,
     control: Arc<ControlView>,
     /// What it observed of itself last.
     own: Box<Observed>,
@@ -233,7 +241,11 @@ impl Steward {
             here,
             outlook,
             unpublished: true,
+            unshown: true,
+            published: None,
             acquaintances,
+            voice: Voice::default(),
+            ears: Ears::default(),
             control,
             own: Box::default(),
             drives: Vec::new(),
@@ -271,9 +283,16 @@ impl Steward {
         &self.outlook
     }
 
-    /// What it knows, if that has changed since this was last asked.
+    /// What it knows, if that has changed since this was last asked: who is there and how things stand at once, figures
+    /// every few milliseconds.
     pub fn publish(&mut self) -> Option<Outlook> {
-        core::mem::take(&mut self.unpublished).then(|| self.outlook.clone())
+        let now = self.outlook.sight.now;
+        let is_due = self.unshown && self.published.is_none_or(|at| now.since(at) >= SHOW_GAP);
+        if !self.unpublished && !is_due {
+            return None;
+        }
+        (self.unpublished, self.unshown, self.published) = (false, false, Some(now));
+        Some(self.outlook.clone())
     }
 
     /// Whether it wants to be told now what the node observes of itself. However much happens, that is not more often than
@@ -294,13 +313,8 @@ impl Steward {
     pub fn wake_at(&self) -> Instant {
         let tick = self.clock.ticked + self.here.timing.late / 4;
         let look = self.clock.looked.filter(|_| self.due.look).map(|at| at + LOOK_GAP);
-        [self.silence_at, look].into_iter().flatten().fold(tick, Instant::min)
-    }
-
-    /// What this node says of itself to another: with what it remembers of that one.
-    #[must_use]
-    pub fn report_to(&self, to: NodeId) -> Arc<NodeReport> {
-        Arc::new(NodeReport { witness: self.witness(to), ..(*self.outlook.own()).clone() })
+        let show = self.published.filter(|_| self.unshown).map(|at| at + SHOW_GAP);
+        [self.silence_at, look, show].into_iter().flatten().fold(tick, Instant::min)
     }
 
     /// Something has happened. What is to be done, in this order.
@@ -323,7 +337,7 @@ impl Steward {
         let known = acts.len();
         match event {
             Event::Time => self.pass(now, acts),
-            Event::Heard(report, at) => self.heard(report, at, now, acts),
+            Event::Heard(beat, at) => self.heard(&beat, at, now, acts),
             Event::Unanswered(node, asked_at, kind) => {
                 // A broken link is proof; a beat that is only late is not, nor is one that found no room there: then the
                 // silence decides.
@@ -391,11 +405,10 @@ impl Steward {
         }
         if !self.due.beat && is_due(self.clock.beat_briskly, timing.dpu_beat) {
             self.clock.beat_briskly = Some(now);
-            let brisk = self.brisk_to();
-            self.beat(|node| brisk.contains(&node), acts);
+            self.beat(self.brisk_to(), now, acts);
         }
         // What changed just now waits for the observation that shows it.
-        if self.due.beat && !self.due.look {
+        if self.may_beat(now) && !self.due.look {
             self.beat_all(now, acts);
         }
     }
@@ -406,35 +419,12 @@ impl Steward {
         }
     }
 
-    fn beat_all(&mut self, now: Instant, acts: &mut Vec<Act>) {
-        self.due.beat = false;
-        (self.clock.beat, self.clock.beat_briskly) = (Some(now), Some(now));
-        self.beat(|_| true, acts);
-    }
-
-    fn beat(&self, wanted: impl Fn(NodeId) -> bool, acts: &mut Vec<Act>) {
-        let known: BTreeSet<NodeId> = self.control.nodes.keys().copied().chain(self.acquaintances.located()).collect();
-        let others = known.into_iter().filter(|node| *node != self.id() && wanted(*node));
-        acts.extend(others.map(|node| Act::Beat(node, self.report_to(node))));
-    }
-
-    /// Whom a DPU beats to at its short interval: its host, and who leads the control group.
-    fn brisk_to(&self) -> BTreeSet<NodeId> {
-        let Some(host) = self.here.info.attached_to else { return BTreeSet::new() };
-        let leads = self.group(GroupId::CONTROL).and_then(|group| group.report.leader);
-        leads.into_iter().chain([host]).collect()
-    }
-
     fn group(&self, id: GroupId) -> Option<&Group> {
         self.own.groups.iter().find(|group| group.report.group == id)
     }
 
     fn leads_control(&self) -> bool {
         self.group(GroupId::CONTROL).is_some_and(|group| group.leads)
-    }
-
-    fn witness(&self, node: NodeId) -> Option<Witness> {
-        self.acquaintances.witness(node, &self.control, self.group(GroupId::CONTROL))
     }
 
     /// Makes out who is there, and says what has changed.
@@ -452,10 +442,11 @@ impl Steward {
         let here = [(self.id(), Instant::default())];
         self.outlook.up_since = Arc::new(self.peers.up_since(now).into_iter().chain(here).collect());
         self.outlook.sight.alive = Arc::new(up.iter().copied().chain([self.id()]).collect());
+        let turned: BTreeSet<NodeId> = self.told.symmetric_difference(&up).copied().collect();
         self.told = up;
         (self.unpublished, self.seen_anew) = (true, true);
         (self.due.look, self.due.hosting, self.due.plan) = (true, true, true);
-        self.count_drives();
+        self.count_drives_of(&turned);
         self.tell_replicas(acts);
     }
 
@@ -470,6 +461,7 @@ impl Steward {
         acts.push(Act::Peers { up, down });
     }
 
+    /// Looks at every drive.
     fn count_drives(&mut self) {
         let drives = self.outlook.drive_states(&self.control);
         if *self.outlook.drives != drives {
@@ -478,107 +470,30 @@ impl Steward {
         }
     }
 
-    /// A node has said how it is.
-    fn heard(&mut self, report: Arc<NodeReport>, at: Instant, now: Instant, acts: &mut Vec<Act>) {
-        let node = report.node;
-        if node == self.id() {
-            return;
+    /// Looks at the drives of these nodes.
+    fn count_drives_of(&mut self, nodes: &BTreeSet<NodeId>) {
+        let own = self.control.drives.values().filter(|drive| nodes.contains(&drive.node));
+        let known = &self.outlook.drives;
+        let states = own.map(|drive| (drive.id, self.outlook.drive_state(drive)));
+        let turned: Vec<_> = states.filter(|(drive, state)| known.get(drive) != Some(state)).collect();
+        if !turned.is_empty() {
+            Arc::make_mut(&mut self.outlook.drives).extend(turned);
+            (self.due.look, self.due.hosting, self.unpublished) = (true, true, true);
         }
-        if let Some(witness) = &report.witness
-            && let (Some(replica), Some(why)) = (witness.replica, witness::set_back(&self.said(), witness))
-        {
-            acts.push(Act::Disown(replica, why));
-        }
-        let known = self.witness(node);
-        let member = self.control.nodes.get(&node).map(|info| info.life);
-        let before = self.outlook.sight.reports.get(&node).cloned();
-        let elsewhere = before.as_ref().is_some_and(|before| {
-            let is_known = known.is_some_and(|known| known.incarnation == before.incarnation);
-            is_known && before.address != report.address && self.peers.spoke_lately(node, now)
-        });
-        let met = self.acquaintances.meet(&report, known.as_ref(), member, elsewhere);
-        match met {
-            Met::TurnedAway => return self.show_acquaintances(),
-            Met::Refused(verdict) => {
-                acts.push(Act::TurnAway(node, report.address.clone(), verdict));
-                return self.show_acquaintances();
-            }
-            Met::Anew => self.peers.forget(node),
-            Met::Known => {}
-        }
-        let before = before.filter(|_| met == Met::Known);
-        if let Ok(address) = report.address.parse() {
-            let at = self.acquaintances.locate(node, address, report.incarnation);
-            acts.extend(at.map(|at| Act::Locate(node, at)));
-        }
-        acts.push(Act::Restarted(node, report.incarnation));
-        self.show_acquaintances();
-        self.note(before, report, (at, now), acts);
-        if let Some(info) = self.control.nodes.get(&node)
-            && self.acquaintances.heed_start(info, &self.outlook.sight.reports)
-        {
-            self.show_acquaintances();
-        }
-    }
-
-    fn note(
-        &mut self,
-        before: Option<Arc<NodeReport>>,
-        report: Arc<NodeReport>,
-        (at, now): (Instant, Instant),
-        acts: &mut Vec<Act>,
-    ) {
-        // To whom else it beats only now and then, its silence says nothing so soon.
-        let beats_briskly = report.kind == NodeKind::Dpu
-            && self.control.nodes.contains_key(&report.node)
-            && (report.attached_to == Some(self.id()) || self.leads_control());
-        let before =
-            Some(self.peers.heard(report.node, beats_briskly, at)).and_then(|was_up| before.filter(|_| was_up));
-        let has_news = before.as_ref().is_none_or(|before| {
-            states(&before.drives).ne(states(&report.drives)) || outlook::tails(before).ne(outlook::tails(&report))
-        });
-        let has_turned = before.as_ref().is_none_or(|before| before.state != report.state);
-        self.due.plan |= has_turned;
-        let node = report.node;
-        if before.as_ref().is_none_or(|before| *before != report) {
-            Arc::make_mut(&mut self.outlook.sight.reports).insert(report.node, report);
-            self.unpublished = true;
-        }
-        if !self.told.contains(&node) {
-            self.see(now, acts);
-        }
-        if has_news {
-            self.due.look = true;
-            self.due.hosting = true;
-            self.count_drives();
-        }
-        self.due.look |= has_turned;
-    }
-
-    fn show_acquaintances(&mut self) {
-        let is_same = Arc::ptr_eq(&self.outlook.witnesses, self.acquaintances.witnesses())
-            && Arc::ptr_eq(&self.outlook.turned_away, self.acquaintances.turned_away());
-        if !is_same {
-            self.outlook.witnesses = self.acquaintances.witnesses().clone();
-            self.outlook.turned_away = self.acquaintances.turned_away().clone();
-            (self.unpublished, self.seen_anew) = (true, true);
-        }
-    }
-
-    /// What this node says of itself to be judged by.
-    fn said(&self) -> Said<'_> {
-        let replica = self.group(GroupId::CONTROL).map(|group| group.report.replica);
-        Said { life: self.here.info.life, starts: &self.here.starts, replica, marked: self.own.marked }
     }
 
     /// The control group has decided something.
     fn learn(&mut self, view: Arc<ControlView>, acts: &mut Vec<Act>) {
-        self.acquaintances.heed_starts(&view, &self.outlook.sight.reports);
-        self.control = view;
-        self.show_acquaintances();
+        let before = core::mem::replace(&mut self.control, view);
+        if !before.nodes.is_same(&self.control.nodes) {
+            self.acquaintances.heed_starts(&self.control, &self.outlook.sight.reports);
+            self.show_acquaintances();
+            self.locate_stored(self.outlook.sight.now, acts);
+        }
         self.hosting.learn(self.id(), &self.control);
-        self.locate_stored(self.outlook.sight.now, acts);
-        self.count_drives();
+        if !before.drives.is_same(&self.control.drives) || !before.lost.is_same(&self.control.lost) {
+            self.count_drives();
+        }
         (self.due.look, self.due.hosting, self.due.plan) = (true, true, true);
     }
 
@@ -590,52 +505,8 @@ impl Steward {
         let others = self.control.nodes.values().filter(|info| info.id != id);
         for info in others.filter(|info| is_patient || info.incarnation > own) {
             let at = info.address.parse().ok();
-            let at = at.and_then(|address| self.acquaintances.locate(info.id, address, info.incarnation));
+            let at = at.and_then(|address| self.acquaintances.locate_anew(info.id, address, info.incarnation));
             acts.extend(at.map(|at| Act::Locate(info.id, at)));
-        }
-    }
-
-    /// Composes what is said to others of this node.
-    fn say(&mut self, now: Instant) {
-        let info = &self.here.info;
-        let own = NodeReport {
-            node: info.id,
-            incarnation: info.incarnation,
-            life: info.life,
-            starts: self.here.starts.clone(),
-            marked: self.own.marked,
-            witness: None,
-            kind: info.kind,
-            address: info.address.clone(),
-            pid: info.pid,
-            state: if self.own.leaving { NodeState::Draining } else { NodeState::Up },
-            drives: self.drives.clone(),
-            groups: self.own.groups.iter().map(|group| group.report.clone()).collect(),
-            sees: self.outlook.sight.alive.iter().copied().collect(),
-            attached_to: info.attached_to,
-            emulated: info.emulated,
-            actors: self.own.actors.clone(),
-            ability: self.here.ability.clone(),
-            load: self.own.load.clone(),
-            missing: self.outlook.missing.as_ref().map(ToString::to_string),
-            survival: None,
-            lost: self.own.lost,
-        };
-        let before = self.outlook.own();
-        if *before == own {
-            return;
-        }
-        let drives = states(&before.drives).ne(states(&own.drives));
-        let groups = before.groups != own.groups;
-        Arc::make_mut(&mut self.outlook.sight.reports).insert(own.node, Arc::new(own));
-        self.unpublished = true;
-        self.outlook.sight.now = now;
-        if drives {
-            self.count_drives();
-        }
-        // Which groups it leads is a part of what its ingress is made of.
-        if drives || groups {
-            self.due.hosting = true;
         }
     }
 
@@ -698,7 +569,7 @@ impl Steward {
             self.lead.hands.remove(&actor);
         }
         if happened.has_moved() {
-            Arc::make_mut(&mut self.outlook.moved_at).insert(actor, now);
+            self.outlook.moved_at.insert(actor, now);
             self.unpublished = true;
         }
         acts.push(Act::Note(happened));
@@ -742,6 +613,8 @@ const fn unrenewed(error: Error) -> Act {
     Act::Complain("this node's metadata are damaged, and are not rebuilt", error)
 }
 
+/// Between two times that figures are shown to whoever reads them.
+const SHOW_GAP: Duration = Duration::from_millis(20);
 /// Between two looks, whatever happens.
 const LOOK_GAP: Duration = Duration::from_millis(5);
 /// Before a renewal that failed is tried again: what hinders it, a person has to see to.

@@ -9,6 +9,7 @@ use mesh_core::{
     meta::ControlView,
     op::NodeReport,
     plan::Spot,
+    shared::SharedMap,
     spec::CustomSpec,
     time::Instant,
     topology::{NodeKind, NodeState},
@@ -30,13 +31,13 @@ const WORKING_BYTES: u64 = (STREAM_STRIPES * STRIPE_BYTES_MAX) as u64;
 #[derive(Clone, Copy, Debug)]
 pub struct Survey<'a> {
     /// What each node said last.
-    pub reports: &'a BTreeMap<NodeId, Arc<NodeReport>>,
+    pub reports: &'a SharedMap<NodeId, Arc<NodeReport>>,
     /// Since when each that answers is up; who is missing here is down.
     pub up_since: &'a BTreeMap<NodeId, Instant>,
     /// What each actor is asked to do.
-    pub loads: &'a BTreeMap<ActorId, Load>,
+    pub loads: &'a SharedMap<ActorId, Load>,
     /// When each actor last moved.
-    pub moved_at: &'a BTreeMap<ActorId, Instant>,
+    pub moved_at: &'a SharedMap<ActorId, Instant>,
     /// Now.
     pub now: Instant,
 }
@@ -124,7 +125,7 @@ pub fn wish(control: &ControlView, actor: ActorId, tenant: TenantId) -> Wish {
 /// Whether an actor's node lives and cannot run it: it came back as a program that lacks one of the kinds. Then there is
 /// nothing that could be moved live.
 #[must_use]
-pub fn is_stranded(control: &ControlView, reports: &BTreeMap<NodeId, Arc<NodeReport>>, row: &Assignment) -> bool {
+pub fn is_stranded(control: &ControlView, reports: &SharedMap<NodeId, Arc<NodeReport>>, row: &Assignment) -> bool {
     let Some(report) = reports.get(&row.node) else { return false };
     let lacks = |stage: &CustomSpec| !report.ability.functions.contains_key(&*stage.kind);
     row.actor.as_data().is_some_and(|(tenant, _)| control.stages_of(tenant).any(lacks))

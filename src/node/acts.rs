@@ -11,7 +11,7 @@ use mesh_core::{
     happened::Happened,
     id::{ActorId, Epoch, GroupId, NodeId},
     meta::MeshCommand,
-    op::{GroupReport, Moved, NodeOp, NodeReport},
+    op::{Beat, GroupReport, Moved, NodeOp},
     topology::Layout,
 };
 use mesh_dpu_runtime::metadata::RaftMetadata;
@@ -36,7 +36,7 @@ pub(super) fn groups(metadata: &RaftMetadata) -> Vec<Group> {
 /// What is done at once.
 pub(super) fn at_once(node: &Arc<Inner>, act: Act) {
     match act {
-        Act::Beat(to, report) => beat(node, to, report),
+        Act::Beat(to, said) => beat(node, to, said),
         Act::Locate(peer, at) => node.link.set_peer(peer, at),
         Act::Restarted(peer, start) => node.link.restarted(peer, start),
         Act::Up(peer) => node.host.resume(peer),
@@ -119,8 +119,8 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
     outcome
 }
 
-fn beat(node: &Arc<Inner>, to: NodeId, report: Arc<NodeReport>) {
-    let op = Op::Node(Box::new(NodeOp::Heartbeat(report)));
+fn beat(node: &Arc<Inner>, to: NodeId, said: Arc<Beat>) {
+    let op = Op::Node(Box::new(NodeOp::Beat(said)));
     let budget = node.config.timing.silence.0;
     let envelope =
         Envelope::request(ActorId::NODE, Epoch(0), op, Buf::empty(), Principal::System, Lane::Control, budget);
@@ -128,12 +128,7 @@ fn beat(node: &Arc<Inner>, to: NodeId, report: Arc<NodeReport>) {
     let done = Box::new(move |outcome: Outcome| {
         let Some(inner) = inner.upgrade() else { return };
         match outcome.map(|response| response.answer) {
-            Ok(Answer::Report(reports)) => {
-                // The answer of a node that has not beaten yet says nothing.
-                for report in reports.into_iter().filter(|report| report.node == to) {
-                    inner.tell(Event::Heard(report, inner.env.clock.now()));
-                }
-            }
+            Ok(Answer::Beat(beat)) if beat.node == to => inner.tell(Event::Heard(beat, inner.env.clock.now())),
             Ok(_) => tracing::warn!(peer = %to, "a beat was answered with something else"),
             Err(error) => {
                 tracing::trace!(node = %inner.id, peer = %to, %error, "a beat failed");

@@ -127,7 +127,7 @@ fn of_node(
                 done(answer);
             });
         }
-        NodeOp::Heartbeat(report) => node.heard(&from, report, done),
+        NodeOp::Beat(beat) => node.heard(&from, beat, done),
         NodeOp::StatusPage { after } => done(Ok(page::reports(node.status(), after).into())),
         NodeOp::Status => done(Ok(Answer::Report(node.status()).into())),
         NodeOp::Move(_) if !matches!(from, Role::Node(_)) => {

@@ -15,7 +15,7 @@ use mesh_core::{
     id::{ActorId, NodeId},
     limits::{DPU_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL},
     meta::ControlView,
-    op::NodeReport,
+    op::Beat,
     port::{Completion, Role},
     time::Instant,
 };
@@ -36,7 +36,7 @@ pub(super) enum News {
     /// Something has happened.
     Event(Event),
     /// A beat came then, and is to be answered.
-    Beat(Arc<NodeReport>, Instant, Completion<Outcome>),
+    Beat(Arc<Beat>, Instant, Completion<Outcome>),
 }
 
 /// Events that wait to be heard at most. A beat that finds no room is refused; what is lost of another's answer, the next
@@ -51,19 +51,21 @@ impl Inner {
         }
     }
 
-    /// A beat of another node: its report, answered by this node's.
-    pub(super) fn heard(&self, from: &Role, report: Arc<NodeReport>, done: Completion<Outcome>) {
-        if *from != Role::Node(report.node) {
-            return done(Err(Error::new(ErrorKind::Denied, "a report of somebody else")));
+    /// A beat of another node, answered by this node's.
+    pub(super) fn heard(&self, from: &Role, beat: Arc<Beat>, done: Completion<Outcome>) {
+        if *from != Role::Node(beat.node) {
+            return done(Err(Error::new(ErrorKind::Denied, "a beat of somebody else")));
         }
         let at = self.env.clock.now();
-        match self.inbox.try_send(News::Beat(report, at, done)) {
+        match self.inbox.try_send(News::Beat(beat, at, done)) {
             Err(mpsc::error::TrySendError::Full(News::Beat(_, _, done))) => {
                 done(Err(Error::new(ErrorKind::Overloaded, "this node has more to hear than it can; beat again")));
             }
             // It is stopping, and here until the link closes: what is under way comes to its end.
             Err(mpsc::error::TrySendError::Closed(News::Beat(_, _, done))) => {
-                done(Ok(Answer::Report(vec![self.outlook().own()]).into()));
+                let (node, incarnation, address) = (self.id, self.incarnation, self.link.address().to_string());
+                let bare = Beat { node, incarnation, address, ..Beat::default() };
+                done(Ok(Answer::Beat(Arc::new(bare)).into()));
             }
             _ => {}
         }
@@ -228,10 +230,9 @@ impl Owner {
         for left in (0..INBOX_MAX).rev() {
             match next {
                 Some(News::Event(event)) => self.hear(event),
-                Some(News::Beat(report, at, done)) => {
-                    let from = report.node;
-                    self.hear(Event::Heard(report, at));
-                    done(Ok(Answer::Report(vec![self.steward.report_to(from)]).into()));
+                Some(News::Beat(beat, at, done)) => {
+                    self.hear(Event::Heard(beat.clone(), at));
+                    done(Ok(Answer::Beat(self.steward.answer_to(&beat)).into()));
                 }
                 None => return,
             }

@@ -38,7 +38,7 @@ pub fn admit(role: &Role, envelope: &mut Envelope) -> Result<(), Error> {
         Op::Node(op) if actor == ActorId::NODE => match **op {
             NodeOp::Status | NodeOp::StatusPage { .. } => true,
             NodeOp::Admin(_) => matches!(principal, Principal::Admin { .. }),
-            NodeOp::Raft { .. } | NodeOp::Heartbeat(_) | NodeOp::Move(_) => false,
+            NodeOp::Raft { .. } | NodeOp::Beat(_) | NodeOp::Move(_) => false,
             NodeOp::RelayQuery { .. } | NodeOp::RelayPropose(_) => false,
         },
         Op::Node(_) => false,

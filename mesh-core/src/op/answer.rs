@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{AdminAnswer, Moved, NodeReport, Piece};
+use super::{AdminAnswer, Beat, Moved, NodeReport, Piece};
 use crate::{
     id::{DriveId, ShardId, WriteId},
     meta::{BucketRow, Listing, MetaAnswer, ObjectRow, PartRow, UploadRow},
@@ -94,4 +94,6 @@ pub enum Answer {
         /// Whether there are more behind them.
         more: bool,
     },
+    /// The answerer is alive, too.
+    Beat(Arc<Beat>),
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AdminOp, NodeReport};
+use super::{AdminOp, Beat};
 #[cfg(doc)]
 use crate::op::Answer;
 use crate::{
@@ -27,8 +27,8 @@ pub enum NodeOp {
         /// The start of the sender: beside a node a copy of it may run.
         start: Incarnation,
     },
-    /// "I am alive, and this is how I am." Answered by the other's [`Answer::Report`].
-    Heartbeat(Arc<NodeReport>),
+    /// "I am alive, and this is new." Answered by the other's [`Answer::Beat`].
+    Beat(Arc<Beat>),
     /// How the mesh looks from there: [`Answer::Report`] for the node, over all links. `TooLarge` if that is more than a
     /// message holds.
     Status,

@@ -24,10 +24,6 @@ pub struct NodeReport {
     pub life: u64,
     /// The starts that its data folder remembers, this one last; [`STARTS_MAX`] at most.
     pub starts: Vec<Incarnation>,
-    /// How often its metadata store has said durably what it promises.
-    pub marked: u64,
-    /// What it remembers of the one whom it tells this.
-    pub witness: Option<Witness>,
     /// What it runs on.
     pub kind: NodeKind,
     /// Where its mesh listener is.

@@ -20,8 +20,9 @@ use mesh_core::{
         UploadRow, WrappedKey,
     },
     op::{
-        Ability, ActorReport, AdminAnswer, AdminOp, Binding, Destination, DriveReport, GroupReport, MoveOp, MoveStep,
-        Moved, NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece, ShardOp, StripeOp, StripeTarget, Witness,
+        Ability, ActorReport, AdminAnswer, AdminOp, AsOf, Beat, Binding, Destination, DriveReport, GroupReport, Held,
+        MoveOp, MoveStep, Moved, News, NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece, ShardOp, StripeOp,
+        StripeTarget, Witness,
     },
     plan::Plan,
     spec::CustomSpec,
@@ -61,12 +62,12 @@ variants!(STRIPE_OPS, stripe_op_name, StripeOp: Write Read Delete);
 
 variants!(SHARD_OPS, shard_op_name, ShardOp: Write Read Delete List Stat);
 
-variants!(NODE_OPS, node_op_name, NodeOp: Raft Heartbeat Status Move Admin RelayQuery RelayPropose
+variants!(NODE_OPS, node_op_name, NodeOp: Raft Beat Status Move Admin RelayQuery RelayPropose
     StatusPage);
 
 variants!(ANSWERS, answer_name, Answer:
     Done Meta Placed Shard Shards Drive Begun Committed Bucket Buckets Object Pieces Listing Upload Uploads Parts
-    Report Moved Admin Left ReportPage);
+    Report Moved Admin Left ReportPage Beat);
 
 // --- values that others are made of ---
 
@@ -287,6 +288,39 @@ fn group_report(group: GroupId, leader: Option<NodeId>, trouble: Option<&str>) -
     }
 }
 
+fn beat(news: Option<News>) -> Beat {
+    Beat {
+        node: NodeId(115),
+        incarnation: Incarnation(116),
+        address: "10.0.0.1:7000".into(),
+        marked: 136,
+        witness: Some(Witness {
+            life: 137,
+            incarnation: Incarnation(138),
+            replica: Some(ReplicaId::new(NodeId(139), 140)),
+            marked: 141,
+        }),
+        held: Some(Held { start: Incarnation(142), as_of: AsOf { states: 143, figures: 144 } }),
+        news: news.map(Arc::new),
+    }
+}
+
+fn news() -> News {
+    let NodeReport { drives, actors, load, .. } = node_report();
+    News {
+        since: AsOf { states: 145, figures: 146 },
+        version: 147,
+        figures: true,
+        report: Some(Box::new(NodeReport { drives: Vec::new(), actors: Vec::new(), ..node_report() })),
+        drives: Some(drives),
+        actors,
+        gone: vec![ActorId(148)],
+        sees: vec![NodeId(115)],
+        misses: vec![NodeId(121)],
+        load: Some(load),
+    }
+}
+
 fn node_report() -> NodeReport {
     let drive = |drive, state, reason: Option<&str>| DriveReport {
         drive: DriveId(drive),
@@ -302,13 +336,6 @@ fn node_report() -> NodeReport {
         incarnation: Incarnation(116),
         life: 134,
         starts: vec![Incarnation(135), Incarnation(116)],
-        marked: 136,
-        witness: Some(Witness {
-            life: 137,
-            incarnation: Incarnation(138),
-            replica: Some(ReplicaId::new(NodeId(139), 140)),
-            marked: 141,
-        }),
         kind: NodeKind::Dpu,
         address: "10.0.0.1:7000".into(),
         pid: 117,
@@ -515,7 +542,7 @@ fn node_ops() -> Vec<NodeOp> {
     let plan = AdminOp::Plan { with_dpus: vec![(NodeId(3), Generation::Bf3)], without: vec![NodeId(1)] };
     vec![
         NodeOp::Raft { group: GroupId(1), rpc: 2, start: Incarnation(3) },
-        NodeOp::Heartbeat(Arc::new(node_report())),
+        NodeOp::Beat(Arc::new(beat(Some(news())))),
         NodeOp::Status,
         step(MoveOp::Warm),
         step(MoveOp::PreCopy { to: NodeId(1) }),
@@ -581,6 +608,7 @@ fn answers() -> Vec<Answer> {
         })),
         Answer::Left(vec![DriveId(3), DriveId(1 << 40)]),
         Answer::ReportPage { reports: vec![Arc::new(node_report())], more: true },
+        Answer::Beat(Arc::new(beat(None))),
     ]
 }
 

@@ -209,9 +209,10 @@ impl Bench {
                 self.received.bytes += bytes.len() as u64;
                 let decoded = self.timed("decode", |_| Envelope::decode_whole(&bytes).unwrap());
                 let said = others::said(decoded.header.body).unwrap();
+                let asked = said.clone();
                 self.hear(if is_beat { "beat" } else { "answer" }, Event::Heard(said, self.now));
                 if is_beat {
-                    let answer = self.timed("compose", |it| it.steward.report_to(id));
+                    let answer = self.timed("compose", |it| it.steward.answer_to(&asked));
                     self.send(others::answer(answer.clone()));
                     self.others.hear(id, &answer);
                 }
@@ -292,7 +293,7 @@ impl Bench {
                 self.send(others::request(message.clone()));
                 if self.others.is_up(to) {
                     self.others.hear(to, &message);
-                    let answer = self.others.answer(to, self.now);
+                    let answer = self.others.answer(to, &message);
                     self.put(self.now + HOP + HOP, Next::Message(to, answer, false));
                 }
             }

@@ -5,25 +5,34 @@ use std::{collections::BTreeMap, sync::Arc};
 use mesh_core::{
     Answer, Op,
     envelope::Body,
-    id::{ActorId, NodeId},
+    id::{ActorId, NodeId, ReplicaId},
     meta::Command,
-    op::{NodeLoad, NodeOp, NodeReport},
+    op::{AsOf, Beat, Held, NodeLoad, NodeOp, NodeReport, Witness},
     time::Instant,
-    topology::NodeState,
+    topology::{NodeInfo, NodeState},
 };
+use mesh_placement::steward::voice::{Voice, pace};
 
 use crate::mesh::{self, HERE, Mesh};
 
 /// What one node tells another.
-pub(crate) type Message = Arc<NodeReport>;
+pub(crate) type Message = Arc<Beat>;
 
 /// The others.
-pub(crate) struct Others(BTreeMap<NodeId, Other>);
+pub(crate) struct Others {
+    nodes: BTreeMap<NodeId, Other>,
+    /// The one that is looked at leads the control group.
+    leads: bool,
+}
 
 struct Other {
     report: NodeReport,
     up: bool,
     rounds: u64,
+    voice: Voice,
+    /// What it holds of the one that is looked at.
+    held: Option<Held>,
+    marked: u64,
 }
 
 impl Others {
@@ -34,7 +43,7 @@ impl Others {
         }
         let sees: Vec<NodeId> = mesh.control.nodes.keys().copied().collect();
         let others = mesh.control.nodes.values().filter(|info| info.id != HERE);
-        let other = |info: &mesh_core::topology::NodeInfo| {
+        let other = |info: &NodeInfo| {
             let own = actors.remove(&info.id).unwrap_or_default();
             let functions = ["policy", "encrypt", "erasure"].map(str::to_owned).to_vec();
             let own =
@@ -56,22 +65,24 @@ impl Others {
                 ability: mesh::ability(),
                 ..NodeReport::default()
             };
-            (info.id, Other { report, up: true, rounds: 0 })
+            let mut other = Other { report, up: true, rounds: 0, voice: Voice::default(), held: None, marked: 0 };
+            other.voice.say(&Arc::new(other.report.clone()));
+            (info.id, other)
         };
-        Self(others.map(other).collect())
+        Self { nodes: others.map(other).collect(), leads: leader == HERE }
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> {
-        self.0.keys().copied()
+        self.nodes.keys().copied()
     }
 
     pub(crate) fn is_up(&self, id: NodeId) -> bool {
-        self.0.get(&id).is_some_and(|other| other.up)
+        self.nodes.get(&id).is_some_and(|other| other.up)
     }
 
     pub(crate) fn lose(&mut self, id: NodeId) {
-        self.0.get_mut(&id).unwrap().up = false;
-        for other in self.0.values_mut() {
+        self.nodes.get_mut(&id).unwrap().up = false;
+        for other in self.nodes.values_mut() {
             other.report.sees.retain(|seen| *seen != id);
         }
     }
@@ -80,24 +91,44 @@ impl Others {
     pub(crate) fn learn(&mut self, command: &Command) {
         let Command::Assign(row) = command else { return };
         let functions = ["policy", "encrypt", "erasure"].map(str::to_owned).to_vec();
-        if let Some(other) = self.0.get_mut(&row.node) {
+        if let Some(other) = self.nodes.get_mut(&row.node) {
             other.report.actors.push(mesh::actor_report(row.actor, functions, row.epoch));
+            other.report.actors.sort_by_key(|one| one.actor);
         }
     }
 
     /// It beats to the one that is looked at.
     pub(crate) fn beat(&mut self, id: NodeId, now: Instant) -> Message {
-        let other = self.0.get_mut(&id).unwrap();
+        let pace = pace(self.nodes.len(), self.leads);
+        let other = self.nodes.get_mut(&id).unwrap();
         other.live(now);
-        other.say()
+        let news = other.voice.beat(HERE, pace, now);
+        let known = Witness {
+            life: other.report.life,
+            incarnation: mesh::start(HERE),
+            replica: Some(ReplicaId::new(HERE, 1)),
+            marked: other.marked,
+        };
+        Arc::new(Beat { witness: Some(known), news, ..other.bare() })
     }
 
     /// It has heard this.
-    pub(crate) fn hear(&mut self, _: NodeId, _: &Message) {}
+    pub(crate) fn hear(&mut self, id: NodeId, beat: &Message) {
+        let other = self.nodes.get_mut(&id).unwrap();
+        if let Some(news) = &beat.news {
+            let before = other.held.map_or_else(AsOf::default, |held| held.as_of);
+            let figures = if news.figures { news.version } else { before.figures };
+            let as_of = AsOf { states: news.version, figures };
+            other.held = Some(Held { start: beat.incarnation, as_of });
+        }
+        other.voice.hear(HERE, beat.held, other.report.incarnation);
+    }
 
     /// It answers a beat.
-    pub(crate) fn answer(&mut self, id: NodeId, _: Instant) -> Message {
-        self.0.get_mut(&id).unwrap().say()
+    pub(crate) fn answer(&mut self, id: NodeId, beat: &Message) -> Message {
+        let other = self.nodes.get_mut(&id).unwrap();
+        let news = other.voice.answer(beat.held, other.report.incarnation);
+        Arc::new(Beat { news, ..other.bare() })
     }
 }
 
@@ -110,38 +141,41 @@ impl Other {
         }
         mesh::use_drives(&mut self.report.drives, now);
         self.report.load = NodeLoad { cpu_ns: now.0 / 3, ..NodeLoad::default() };
-        self.report.marked = now.0 / 10_000_000;
+        self.marked = now.0 / 10_000_000;
+        self.voice.say(&Arc::new(self.report.clone()));
     }
 
-    fn say(&self) -> Message {
-        let known = mesh_core::op::Witness {
-            life: self.report.life,
-            incarnation: mesh::start(HERE),
-            replica: Some(mesh_core::id::ReplicaId::new(HERE, 1)),
-            marked: self.report.marked,
-        };
-        Arc::new(NodeReport { witness: Some(known), ..self.report.clone() })
+    fn bare(&self) -> Beat {
+        Beat {
+            node: self.report.node,
+            incarnation: self.report.incarnation,
+            address: self.report.address.clone(),
+            marked: self.marked,
+            witness: None,
+            held: self.held,
+            news: None,
+        }
     }
 }
 
 /// As a beat goes over a link.
 pub(crate) fn request(message: Message) -> Body {
-    Body::Request(Op::Node(Box::new(NodeOp::Heartbeat(message))))
+    Body::Request(Op::Node(Box::new(NodeOp::Beat(message))))
 }
 
 /// As its answer does.
 pub(crate) fn answer(message: Message) -> Body {
-    Body::Answer(Answer::Report(vec![message]))
+    Body::Answer(Answer::Beat(message))
 }
 
 /// What came over a link.
 pub(crate) fn said(body: Body) -> Option<Message> {
     match body {
         Body::Request(Op::Node(op)) => match *op {
-            NodeOp::Heartbeat(message) => Some(message),
+            NodeOp::Beat(message) => Some(message),
             _ => None,
         },
-        Body::Answer(Answer::Report(reports)) => reports.into_iter().next(),
+        Body::Answer(Answer::Beat(message)) => Some(message),
         _ => None,
     }
 }

@@ -10,7 +10,8 @@ use std::{
 use mesh_core::{
     id::{GroupId, Incarnation, NodeId},
     meta::ControlView,
-    op::{NodeReport, Witness},
+    op::{Beat, NodeReport, Witness},
+    shared::SharedMap,
     topology::NodeInfo,
 };
 
@@ -21,7 +22,9 @@ use crate::witness::{self, Said, Verdict};
 #[derive(Clone, Debug, Default)]
 pub struct Acquaintances {
     /// What is to be remembered of each one.
-    witnesses: Arc<BTreeMap<NodeId, Witness>>,
+    witnesses: SharedMap<NodeId, Witness>,
+    /// Another start of somebody counts since this was last asked.
+    restarts: bool,
     /// Where each one listens, and as of which start.
     addresses: BTreeMap<NodeId, (Incarnation, SocketAddr)>,
     /// Those whose address a person or the configuration gave, until they speak for themselves.
@@ -48,7 +51,7 @@ pub enum Met {
 impl Acquaintances {
     /// What is remembered of each node that has spoken.
     #[must_use]
-    pub const fn witnesses(&self) -> &Arc<BTreeMap<NodeId, Witness>> {
+    pub const fn witnesses(&self) -> &SharedMap<NodeId, Witness> {
         &self.witnesses
     }
 
@@ -80,6 +83,12 @@ impl Acquaintances {
         Some(address)
     }
 
+    /// The same, where that is news.
+    pub fn locate_anew(&mut self, node: NodeId, address: SocketAddr, as_of: Incarnation) -> Option<SocketAddr> {
+        let is_known = self.addresses.get(&node) == Some(&(as_of, address));
+        if is_known { None } else { self.locate(node, address, as_of) }
+    }
+
     /// What is remembered of a node: what it said itself, or what the control group knows since before this start.
     #[must_use]
     pub fn witness(&self, node: NodeId, control: &ControlView, group: Option<&Group>) -> Option<Witness> {
@@ -93,13 +102,13 @@ impl Acquaintances {
 
     /// Hears which starts the mesh has registered: of two machines that started at once under one number it is that one,
     /// whichever this node had heard first. Gives the nodes of which another start counts now.
-    pub fn heed_starts(&mut self, control: &ControlView, said: &BTreeMap<NodeId, Arc<NodeReport>>) -> Vec<NodeId> {
+    pub fn heed_starts(&mut self, control: &ControlView, said: &SharedMap<NodeId, Arc<NodeReport>>) -> Vec<NodeId> {
         let others = control.nodes.values().filter(|info| self.heed_start(info, said));
         others.map(|info| info.id).collect()
     }
 
     /// The same of one node. Whether another start of it counts now.
-    pub fn heed_start(&mut self, info: &NodeInfo, said: &BTreeMap<NodeId, Arc<NodeReport>>) -> bool {
+    pub fn heed_start(&mut self, info: &NodeInfo, said: &SharedMap<NodeId, Arc<NodeReport>>) -> bool {
         let known = self.witnesses.get(&info.id).filter(|known| known.life == info.life).copied();
         let (Some(known), Some(report)) = (known, said.get(&info.id)) else { return false };
         let counts = (report.life, report.incarnation) == (known.life, known.incarnation);
@@ -107,23 +116,41 @@ impl Acquaintances {
             return false;
         }
         let witness = Witness { incarnation: info.incarnation, marked: 0, ..known };
-        Arc::make_mut(&mut self.witnesses).insert(info.id, witness);
+        self.remember(info.id, witness);
         self.addresses.remove(&info.id);
         true
     }
 
-    /// A beat came. `known`: see [`Self::witness`]; `member`: the life of the node that has this number in the mesh;
-    /// `elsewhere`: the start that counts was heard of just now, at another address.
-    pub fn meet(&mut self, report: &NodeReport, known: Option<&Witness>, member: Option<u64>, elsewhere: bool) -> Met {
-        let (node, said) = (report.node, said(report));
+    fn remember(&mut self, node: NodeId, witness: Witness) {
+        let before = self.witnesses.insert(node, witness);
+        let is_same = before.is_some_and(|old| (old.life, old.incarnation) == (witness.life, witness.incarnation));
+        self.restarts |= !is_same;
+    }
+
+    /// Whether another start of somebody counts since this was last asked.
+    pub(super) fn take_restarts(&mut self) -> bool {
+        core::mem::take(&mut self.restarts)
+    }
+
+    /// A beat came, of a node with this report. `known`: see [`Self::witness`]; `member`: the life of the node that has this
+    /// number in the mesh; `elsewhere`: the start that counts was heard of just now, at another address.
+    pub fn meet(
+        &mut self,
+        beat: &Beat,
+        report: &NodeReport,
+        known: Option<&Witness>,
+        member: Option<u64>,
+        elsewhere: bool,
+    ) -> Met {
+        let (node, said) = (beat.node, said(report, beat.marked));
         let verdict = witness::judge(&said, known, member, elsewhere);
         if verdict != Verdict::Known {
-            Arc::make_mut(&mut self.turned_away).insert(node, (report.incarnation, verdict.clone()));
+            Arc::make_mut(&mut self.turned_away).insert(node, (beat.incarnation, verdict.clone()));
             let addresses = self.refused.entry(node).or_default();
-            let is_news = addresses.len() < REFUSED_MAX && addresses.insert(report.address.clone());
+            let is_news = addresses.len() < REFUSED_MAX && addresses.insert(beat.address.clone());
             return if is_news { Met::Refused(verdict) } else { Met::TurnedAway };
         }
-        if self.turned_away.get(&node).is_some_and(|(start, _)| *start == report.incarnation) {
+        if self.turned_away.get(&node).is_some_and(|(start, _)| *start == beat.incarnation) {
             Arc::make_mut(&mut self.turned_away).remove(&node);
         }
         // Until it speaks for itself, another's word for where it is counts.
@@ -137,18 +164,18 @@ impl Acquaintances {
         }
         let remembered = said.remembered(known);
         if self.witnesses.get(&node) != Some(&remembered) {
-            Arc::make_mut(&mut self.witnesses).insert(node, remembered);
+            self.remember(node, remembered);
         }
         if is_other { Met::Anew } else { Met::Known }
     }
 }
 
-/// What a node says of itself in a report.
+/// What a node says of itself in a report, and how often its store is marked.
 #[must_use]
-pub fn said(report: &NodeReport) -> Said<'_> {
+pub fn said(report: &NodeReport, marked: u64) -> Said<'_> {
     let control = report.groups.iter().find(|said| said.group == GroupId::CONTROL);
     let replica = control.map(|said| said.replica);
-    Said { life: report.life, starts: &report.starts, replica, marked: report.marked }
+    Said { life: report.life, starts: &report.starts, replica, marked }
 }
 
 /// Addresses of which it is said that their beats do not count: of each number.
@@ -186,6 +213,18 @@ mod tests {
         }
     }
 
+    fn meet(
+        known: &mut Acquaintances,
+        report: &NodeReport,
+        witness: Option<&Witness>,
+        member: Option<u64>,
+        elsewhere: bool,
+    ) -> Met {
+        let (node, incarnation, address) = (report.node, report.incarnation, report.address.clone());
+        let beat = Beat { node, incarnation, address, ..Beat::default() };
+        known.meet(&beat, report, witness, member, elsewhere)
+    }
+
     fn at(port: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], port))
     }
@@ -195,7 +234,7 @@ mod tests {
         let mut known = Acquaintances::default();
         assert_eq!(known.given(NODE, at(1), Incarnation(50)), Some(at(1)));
         // Its start is older than the moment at which its address was given: it counts all the same.
-        assert_eq!(known.meet(&report(1, &[5], 2), None, None, false), Met::Known);
+        assert_eq!(meet(&mut known, &report(1, &[5], 2), None, None, false), Met::Known);
         assert_eq!(known.locate(NODE, at(2), Incarnation(5)), Some(at(2)));
         assert_eq!(known.locate(NODE, at(9), Incarnation(4)), None);
         assert_eq!(known.witnesses()[&NODE].incarnation, Incarnation(5));
@@ -204,19 +243,19 @@ mod tests {
     #[test]
     fn a_twin_is_turned_away_and_said_once() {
         let mut known = Acquaintances::default();
-        known.meet(&report(1, &[5], 1), None, Some(1), false);
+        meet(&mut known, &report(1, &[5], 1), None, Some(1), false);
         let witness = known.witnesses()[&NODE];
         let twin = report(1, &[6], 2);
-        assert_eq!(known.meet(&twin, Some(&witness), Some(1), true), Met::Refused(Verdict::Twin));
-        assert_eq!(known.meet(&twin, Some(&witness), Some(1), true), Met::TurnedAway);
+        assert_eq!(meet(&mut known, &twin, Some(&witness), Some(1), true), Met::Refused(Verdict::Twin));
+        assert_eq!(meet(&mut known, &twin, Some(&witness), Some(1), true), Met::TurnedAway);
         assert_eq!(known.turned_away()[&NODE], (Incarnation(6), Verdict::Twin));
         assert_eq!(known.witnesses()[&NODE], witness);
         // The other is silent by now: it counts, and is turned away no more.
         let restarted = report(1, &[5, 6], 2);
-        assert_eq!(known.meet(&restarted, Some(&witness), Some(1), false), Met::Known);
+        assert_eq!(meet(&mut known, &restarted, Some(&witness), Some(1), false), Met::Known);
         assert!(known.turned_away().is_empty());
         for port in 10..30 {
-            known.meet(&report(1, &[7], port), Some(&witness), Some(1), true);
+            meet(&mut known, &report(1, &[7], port), Some(&witness), Some(1), true);
         }
         assert!(known.is_bounded());
     }
@@ -226,9 +265,9 @@ mod tests {
         let mut known = Acquaintances::default();
         let mut control = ControlView::default();
         let heard = report(1, &[5, 7], 1);
-        known.meet(&heard, None, None, false);
+        meet(&mut known, &heard, None, None, false);
         known.locate(NODE, at(1), Incarnation(7));
-        let said = BTreeMap::from([(NODE, Arc::new(heard))]);
+        let said = SharedMap::from([(NODE, Arc::new(heard))]);
         control.nodes.insert(NODE, NodeInfo { incarnation: Incarnation(6), ..host(2) });
         assert_eq!(known.heed_starts(&control, &said), [NODE]);
         assert_eq!((known.witnesses()[&NODE].incarnation, known.located().count()), (Incarnation(6), 0));
@@ -238,9 +277,9 @@ mod tests {
     #[test]
     fn another_machine_under_a_number_that_is_no_members_begins_anew() {
         let mut known = Acquaintances::default();
-        known.meet(&report(1, &[5], 1), None, None, false);
+        meet(&mut known, &report(1, &[5], 1), None, None, false);
         let witness = known.witnesses()[&NODE];
-        assert_eq!(known.meet(&report(2, &[8], 2), Some(&witness), None, false), Met::Anew);
+        assert_eq!(meet(&mut known, &report(2, &[8], 2), Some(&witness), None, false), Met::Anew);
         assert_eq!(known.witnesses()[&NODE].life, 2);
     }
 }

@@ -12,7 +12,7 @@ use mesh_core::{
     happened::Happened,
     id::{ActorId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
     meta::ControlView,
-    op::{ActorReport, DriveReport, NodeLoad, NodeReport},
+    op::{ActorReport, Beat, DriveReport, NodeLoad},
     time::Instant,
     topology::Layout,
 };
@@ -31,7 +31,7 @@ pub struct Observed {
     pub groups: Vec<Group>,
     /// Its metadata are damaged: the groups of which it knows that it had kept something, or why they could not be set aside.
     pub damage: Option<Result<BTreeSet<GroupId>, Error>>,
-    /// See [`NodeReport::marked`].
+    /// See [`Beat::marked`].
     pub marked: u64,
     /// What it hosts.
     pub hosted: BTreeMap<ActorId, Hosted>,
@@ -41,7 +41,7 @@ pub struct Observed {
     pub actors: Vec<ActorReport>,
     /// What it has used.
     pub load: NodeLoad,
-    /// See [`NodeReport::lost`].
+    /// See [`NodeReport::lost`](mesh_core::op::NodeReport::lost).
     pub lost: u64,
     /// It has been told to stop, and its actors are to go elsewhere.
     pub leaving: bool,
@@ -56,8 +56,8 @@ pub struct Observed {
 pub enum Event {
     /// Time has passed: see [`Steward::wake_at`](super::Steward::wake_at).
     Time,
-    /// A node has said how it is, by a beat or in answer to one, and when that came here: it may have waited since.
-    Heard(Arc<NodeReport>, Instant),
+    /// A node is alive, by its beat or its answer to one, and when that came here: it may have waited since.
+    Heard(Arc<Beat>, Instant),
     /// A beat failed that was sent then.
     Unanswered(NodeId, Instant, ErrorKind),
     /// A person or the configuration says where a node listens.
@@ -108,8 +108,8 @@ pub enum Key {
 /// What is to be done. Those that have a [`Key`] end with [`Event::Ended`].
 #[derive(Clone, Debug)]
 pub enum Act {
-    /// Tell a node how this one is. What it answers is [`Event::Heard`].
-    Beat(NodeId, Arc<NodeReport>),
+    /// Tell a node that this one is alive. What it answers is [`Event::Heard`].
+    Beat(NodeId, Arc<Beat>),
     /// A node listens there.
     Locate(NodeId, SocketAddr),
     /// This start of a node counts: links to earlier ones are over.

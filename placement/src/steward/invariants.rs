@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mesh_core::{id::NodeId, time::Instant};
 
-use super::{Key, Steward, acquaintance, driver::MOVES_MAX};
+use super::{Key, Steward, driver::MOVES_MAX};
 
 /// What does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Steward {
         let stuck = self.busy.iter().find(|(key, since)| is_stuck(key, **since));
         stuck.map_or(Ok(()), |(key, _)| Err(Broken::Stuck(*key)))?;
         expect(self.acquaintances.is_bounded(), Broken::Unbounded)?;
-        let is_shown = Arc::ptr_eq(&self.outlook.witnesses, self.acquaintances.witnesses())
+        let is_shown = self.outlook.witnesses.is_same(self.acquaintances.witnesses())
             && Arc::ptr_eq(&self.outlook.turned_away, self.acquaintances.turned_away());
         expect(is_shown, Broken::Stale)
     }
@@ -81,7 +81,7 @@ impl Steward {
         for node in &self.told {
             let counts = sight.reports.get(node).is_some_and(|report| {
                 let witness = self.acquaintances.witnesses().get(node);
-                witness.is_some_and(|witness| witness.life == acquaintance::said(report).life)
+                witness.is_some_and(|witness| witness.life == report.life)
             });
             expect(counts, Broken::Unintroduced(*node))?;
         }

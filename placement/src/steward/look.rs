@@ -31,7 +31,7 @@ impl Steward {
             self.unpublished = true;
         }
         self.say(now);
-        if self.due.beat {
+        if self.may_beat(now) {
             self.beat_all(now, acts);
         }
     }
@@ -184,14 +184,16 @@ impl Steward {
         self.due.plan = false;
         let control = self.control.clone();
         if looks {
-            self.lead.meter.read(&self.outlook.sight.reports, now);
+            self.lead.meter.forget(control.assignments.len(), |actor| control.assignments.contains_key(actor));
             // Of actors that are no more nothing is remembered.
             if self.outlook.moved_at.len() > control.assignments.len() {
-                Arc::make_mut(&mut self.outlook.moved_at).retain(|actor, _| control.assignments.contains_key(actor));
+                let moved_at =
+                    self.outlook.moved_at.iter().filter(|(actor, _)| control.assignments.contains_key(actor));
+                self.outlook.moved_at = moved_at.map(|(actor, at)| (*actor, *at)).collect();
             }
-            if !Arc::ptr_eq(&self.outlook.loads, self.lead.meter.loads()) {
+            if !self.outlook.loads.is_same(self.lead.meter.loads()) {
                 self.outlook.loads = self.lead.meter.loads().clone();
-                self.unpublished = true;
+                self.unshown = true;
             }
             self.give_places(now, acts);
             self.lead.plans.look(self.outlook.view(&control, now), now);

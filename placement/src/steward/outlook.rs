@@ -11,6 +11,7 @@ use mesh_core::{
     id::{ActorId, DriveId, Epoch, Incarnation, NodeId},
     meta::ControlView,
     op::{ActorReport, DriveReport, NodeReport, Phase, Witness},
+    shared::SharedMap,
     time::Instant,
     topology::{DriveInfo, DriveState, NodeKind, NodeState},
 };
@@ -26,15 +27,15 @@ pub struct Outlook {
     /// Since when each that answers is up, this node included.
     pub up_since: Arc<BTreeMap<NodeId, Instant>>,
     /// What is remembered of the others: only the start in it counts.
-    pub witnesses: Arc<BTreeMap<NodeId, Witness>>,
+    pub witnesses: SharedMap<NodeId, Witness>,
     /// The starts whose beats did not count, and why.
     pub turned_away: Arc<BTreeMap<NodeId, (Incarnation, Verdict)>>,
     /// Every registered drive, and those that are lost.
     pub drives: Arc<BTreeMap<DriveId, DriveState>>,
     /// What each actor is asked to do; known to whoever leads the control group.
-    pub loads: Arc<BTreeMap<ActorId, Load>>,
+    pub loads: SharedMap<ActorId, Load>,
     /// When each actor last moved; known to whoever led that.
-    pub moved_at: Arc<BTreeMap<ActorId, Instant>>,
+    pub moved_at: SharedMap<ActorId, Instant>,
     /// What this node waits for before it takes data; `None`: nothing.
     pub missing: Option<Error>,
 }
@@ -45,13 +46,13 @@ impl Outlook {
     pub fn new(here: NodeId, now: Instant) -> Self {
         let own = Arc::new(NodeReport { node: here, ..NodeReport::default() });
         Self {
-            sight: Sight { here, now, alive: Arc::new([here].into()), reports: Arc::new([(here, own)].into()) },
+            sight: Sight { here, now, alive: Arc::new([here].into()), reports: [(here, own)].into() },
             up_since: Arc::new([(here, Instant::default())].into()),
-            witnesses: Arc::default(),
+            witnesses: SharedMap::default(),
             turned_away: Arc::default(),
             drives: Arc::default(),
-            loads: Arc::default(),
-            moved_at: Arc::default(),
+            loads: SharedMap::default(),
+            moved_at: SharedMap::default(),
             missing: Some(Error::new(ErrorKind::Draining, "the node is starting")),
         }
     }
@@ -173,12 +174,15 @@ impl Outlook {
 
     /// What this node sees of every registered drive, and of those that are lost.
     pub(super) fn drive_states(&self, view: &ControlView) -> BTreeMap<DriveId, DriveState> {
-        let state = |drive: &DriveInfo| {
-            let report = self.sight.reports.get(&drive.node).filter(|_| self.is_up(drive.node))?;
-            report.drives.iter().find(|said| said.drive == drive.id).map(|said| said.state)
-        };
-        let known = view.drives.values().map(|drive| (drive.id, state(drive).unwrap_or(DriveState::Down)));
+        let known = view.drives.values().map(|drive| (drive.id, self.drive_state(drive)));
         known.chain(view.lost.keys().map(|drive| (*drive, DriveState::Lost))).collect()
+    }
+
+    /// What this node sees of a drive.
+    pub(super) fn drive_state(&self, drive: &DriveInfo) -> DriveState {
+        let report = self.sight.reports.get(&drive.node).filter(|_| self.is_up(drive.node));
+        let said = report.and_then(|report| report.drives.iter().find(|said| said.drive == drive.id));
+        said.map_or(DriveState::Down, |said| said.state)
     }
 
     /// The tails of chains that nodes which answer say they run.

@@ -1,5 +1,6 @@
 use mesh_core::{
     id::{DriveId, Epoch, Incarnation},
+    op::News,
     topology::{DriveInfo, NodeInfo, NodeKind},
 };
 
@@ -30,15 +31,14 @@ pub(super) fn sight(here: u64, alive: &[u64], of: GroupId, leader: Option<u64>) 
         here: NodeId(here),
         now: Instant(0),
         alive: Arc::new(alive.iter().copied().map(NodeId).collect()),
-        reports: Arc::new(alive.iter().map(|node| report(*node)).collect()),
+        reports: alive.iter().map(|node| report(*node)).collect(),
     }
 }
 
 impl Sight {
     /// Changes what a node said.
     pub(super) fn change(&mut self, node: u64, how: impl FnOnce(&mut NodeReport)) {
-        let reports = Arc::make_mut(&mut self.reports);
-        how(Arc::make_mut(reports.get_mut(&NodeId(node)).expect("it said something")));
+        how(Arc::make_mut(self.reports.get_mut(&NodeId(node)).expect("it said something")));
     }
 }
 
@@ -102,6 +102,18 @@ fn report(node: u64) -> NodeReport {
     }
 }
 
+/// The first beat of a node, with all that it says of itself; as it is once that is known, too.
+fn beat(node: u64) -> Arc<Beat> {
+    introduces(report(node), 1)
+}
+
+fn introduces(report: NodeReport, version: u64) -> Arc<Beat> {
+    let news = News { version, figures: true, report: Some(Box::new(report)), ..News::default() };
+    let report = news.report.as_ref().expect("just put there");
+    let (node, incarnation, address) = (report.node, report.incarnation, report.address.clone());
+    Arc::new(Beat { node, incarnation, address, news: Some(Arc::new(news)), ..Beat::default() })
+}
+
 impl Room {
     fn new(control: ControlView) -> Self {
         let info = NodeInfo { address: "127.0.0.1:1".into(), ..host(1) };
@@ -145,20 +157,20 @@ fn a_node_is_up_from_its_first_beat_until_its_silence() {
     let mut room = Room::new(mesh(&[1, 2]));
     assert_eq!(room.on(Event::Time), Vec::<String>::new());
     let up = ["Locate(node-2, 127.0.0.1:2)", "Note(NodeUp(node-2))", "Up(node-2)"];
-    let mut acts = room.on(Event::Heard(Arc::new(report(2)), room.now));
+    let mut acts = room.on(Event::Heard(beat(2), room.now));
     assert_eq!(acts.pop().unwrap(), "Peers { up: [node-2], down: [] }");
     assert_eq!(acts, up);
     assert_eq!(*room.steward.outlook().sight.alive, BTreeSet::from([HERE, OTHER]));
     assert!(room.steward.outlook().has_met(OTHER, Incarnation(1)));
     // It goes on to beat, and nothing is new.
     room.passes(500);
-    assert_eq!(room.on(Event::Heard(Arc::new(report(2)), room.now)), ["Locate(node-2, 127.0.0.1:2)"]);
+    assert_eq!(room.on(Event::Heard(beat(2), room.now)), ["Locate(node-2, 127.0.0.1:2)"]);
     // The replicas are told once they have heard of the first change.
     assert_eq!(room.passes(2000), Vec::<String>::new());
     assert_eq!(room.passes(50), ["Note(NodeDown(node-2))", "Down(node-2)"]);
     assert_eq!(room.on(Event::Ended(Key::Peers, Ok(()))), ["Peers { up: [], down: [node-2] }"]);
     // A broken link is proof, one that was only late is not.
-    room.on(Event::Heard(Arc::new(report(2)), room.now));
+    room.on(Event::Heard(beat(2), room.now));
     let (now, later) = (room.now, room.now + Duration::from_millis(10));
     room.now = later;
     assert_eq!(room.on(Event::Unanswered(OTHER, now, ErrorKind::Timeout)), Vec::<String>::new());
@@ -169,7 +181,7 @@ fn a_node_is_up_from_its_first_beat_until_its_silence() {
 fn a_silence_ends_at_its_moment_and_not_at_the_next_tick() {
     let mut room = Room::new(mesh(&[1, 2]));
     room.passes(30);
-    room.on(Event::Heard(Arc::new(report(2)), room.now));
+    room.on(Event::Heard(beat(2), room.now));
     room.passes(1990);
     assert_eq!(room.steward.wake_at(), Instant(2_030_000_001));
     room.now = room.steward.wake_at();
@@ -241,7 +253,7 @@ fn the_leader_gives_places_and_hears_what_came_of_it() {
 #[test]
 fn what_only_a_person_can_mend_is_said_once_and_keeps_the_node_from_taking_data() {
     let mut room = Room::new(ControlView::default());
-    room.on(Event::Heard(Arc::new(report(2)), room.now));
+    room.on(Event::Heard(beat(2), room.now));
     let wanted = room.observes(Observed::default());
     assert!(wanted.contains(&"Announce([node-2])".to_owned()), "{wanted:?}");
     let refused = || Event::Ended(Key::Announce, Err(Error::new(ErrorKind::Denied, "never invited")));
@@ -263,7 +275,7 @@ fn every_invariant_is_tripped_by_what_it_forbids() {
     type Spoil = fn(&mut Steward);
     let table: &[(Spoil, Broken)] = &[
         (|it| Arc::make_mut(&mut it.outlook.sight.alive).retain(|node| *node != HERE), Broken::NotHere),
-        (|it| drop(Arc::make_mut(&mut it.outlook.sight.reports).remove(&OTHER)), Broken::Unintroduced(OTHER)),
+        (|it| drop(it.outlook.sight.reports.remove(&OTHER)), Broken::Unintroduced(OTHER)),
         (|it| Arc::make_mut(&mut it.outlook.sight.alive).retain(|node| *node != OTHER), Broken::ToldOtherwise),
         (|it| it.outlook.up_since = Arc::default(), Broken::NeverCameUp),
         (|it| it.lead.hands.extend([(ActorId(9), (1, 1))]), Broken::Hands),
@@ -285,11 +297,11 @@ fn every_invariant_is_tripped_by_what_it_forbids() {
         ),
         (|it| it.busy.extend([(Key::LayOut, Instant(0))]), Broken::Stuck(Key::LayOut)),
         (|it| it.acquaintances.refuse_for_ever(OTHER), Broken::Unbounded),
-        (|it| it.outlook.witnesses = Arc::default(), Broken::Stale),
+        (|it| it.outlook.witnesses = SharedMap::default(), Broken::Stale),
     ];
     for (at, (spoil, broken)) in table.iter().enumerate() {
         let mut room = Room::new(mesh(&[1, 2]));
-        room.on(Event::Heard(Arc::new(report(2)), room.now));
+        room.on(Event::Heard(beat(2), room.now));
         let later = Instant(0) + invariants::ACT_MAX + Duration::from_secs(1);
         room.on(Event::Ended(Key::Peers, Ok(())));
         assert_eq!(room.steward.check(later), Ok(()), "before it is spoilt");
@@ -302,7 +314,7 @@ fn every_invariant_is_tripped_by_what_it_forbids() {
 #[test]
 fn whoever_begins_anew_keeps_what_it_knows_and_nothing_that_it_had_under_way() {
     let mut room = Room::new(mesh(&[1, 2]));
-    room.on(Event::Heard(Arc::new(report(2)), room.now));
+    room.on(Event::Heard(beat(2), room.now));
     drop(room.steward.lead.driver.place(Assignment::new(ActorId(9), HERE, Epoch(1)), Instant(0)));
     assert!(room.steward.check(room.now).is_err());
     assert_eq!(format!("{:?}", room.steward.begin_anew(room.now)), "[Up(node-2)]");
@@ -316,20 +328,20 @@ fn a_beat_counts_from_when_it_came_and_not_from_when_there_was_time_to_hear_it()
     room.passes(1000);
     let came = room.now;
     room.now = room.now + Duration::from_millis(150);
-    room.on(Event::Heard(Arc::new(report(2)), came));
+    room.on(Event::Heard(beat(2), came));
     room.passes(1849);
     assert!(room.steward.outlook().is_up(OTHER));
     room.passes(2);
     assert!(!room.steward.outlook().is_up(OTHER));
     // Of before this node took it for down: it is down all the same until it speaks again.
-    assert_eq!(room.on(Event::Heard(Arc::new(report(2)), came)), ["Locate(node-2, 127.0.0.1:2)"]);
+    assert_eq!(room.on(Event::Heard(beat(2), came)), ["Locate(node-2, 127.0.0.1:2)"]);
     assert!(!room.steward.outlook().is_up(OTHER));
 }
 
 #[test]
 fn a_node_that_has_no_room_for_a_beat_is_there() {
     let mut room = Room::new(mesh(&[1, 2]));
-    room.on(Event::Heard(Arc::new(report(2)), room.now));
+    room.on(Event::Heard(beat(2), room.now));
     assert_eq!(room.on(Event::Unanswered(OTHER, room.now, ErrorKind::Overloaded)), Vec::<String>::new());
     assert!(room.steward.outlook().is_up(OTHER));
 }
@@ -379,7 +391,7 @@ fn however_much_happens_looks_are_milliseconds_apart() {
 #[test]
 fn what_is_seen_late_is_not_begun_again_at_once_though_it_went_well() {
     let mut room = Room::new(ControlView::default());
-    room.on(Event::Heard(Arc::new(report(2)), room.now));
+    room.on(Event::Heard(beat(2), room.now));
     let announces = |acts: Vec<String>| acts.iter().filter(|act| act.starts_with("Announce")).count();
     let mut count = 0;
     for _ in 0..=100 {
@@ -396,7 +408,7 @@ fn what_is_seen_late_is_not_begun_again_at_once_though_it_went_well() {
 fn replicas_that_did_not_hear_who_is_there_are_told_again() {
     let mut room = Room::new(mesh(&[1, 2]));
     let peers = "Peers { up: [node-2], down: [] }";
-    assert_eq!(room.on(Event::Heard(Arc::new(report(2)), room.now)).last().unwrap(), peers);
+    assert_eq!(room.on(Event::Heard(beat(2), room.now)).last().unwrap(), peers);
     let timeout = Error::new(ErrorKind::Timeout, "it takes long");
     assert_eq!(room.on(Event::Ended(Key::Peers, Err(timeout))), [peers]);
     assert_eq!(room.on(Event::Ended(Key::Peers, Ok(()))), Vec::<String>::new());

@@ -1,0 +1,236 @@
+//! Beats, both ways: what this node says of itself and to whom, and what it makes of what others say.
+
+use super::*;
+use crate::{
+    steward::{
+        acquaintance::Met,
+        ears::{Heard, Said as News},
+        voice,
+    },
+    witness::{self, Said},
+};
+
+impl Steward {
+    /// What this node says to another: that it is alive, what it remembers of that one, and what that one does not hold yet.
+    fn beat_to(&mut self, to: NodeId, now: Instant) -> Act {
+        let may_lead = self.group(GroupId::CONTROL).is_some_and(|group| {
+            group.report.leader == Some(to) || group.voters.iter().any(|voter| voter.node() == to)
+        });
+        let pace = voice::pace(self.told.len(), may_lead);
+        let news = self.voice.beat(to, pace, now);
+        Act::Beat(to, Arc::new(Beat { witness: self.witness(to), news, ..self.bare_beat(to) }))
+    }
+
+    /// What this node answers to a beat, whether or not that counts.
+    #[must_use]
+    pub fn answer_to(&mut self, beat: &Beat) -> Arc<Beat> {
+        let to = beat.node;
+        let news = self.voice.answer(beat.held, self.here.info.incarnation);
+        // Of its present start nothing is remembered that it could be behind: see `witness::set_back`.
+        let witness = self.witness(to).filter(|witness| witness.incarnation < beat.incarnation);
+        Arc::new(Beat { witness, news, ..self.bare_beat(to) })
+    }
+
+    fn bare_beat(&self, to: NodeId) -> Beat {
+        let info = &self.here.info;
+        Beat {
+            node: info.id,
+            incarnation: info.incarnation,
+            address: info.address.clone(),
+            marked: self.own.marked,
+            witness: None,
+            held: self.ears.held(to),
+            news: None,
+        }
+    }
+
+    /// Tells all others how this node is.
+    pub(super) fn beat_all(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        self.due.beat = false;
+        (self.clock.beat, self.clock.beat_briskly) = (Some(now), Some(now));
+        let known: BTreeSet<NodeId> = self.control.nodes.keys().copied().chain(self.acquaintances.located()).collect();
+        self.beat(known, now, acts);
+    }
+
+    pub(super) fn beat(&mut self, to: BTreeSet<NodeId>, now: Instant, acts: &mut Vec<Act>) {
+        let id = self.id();
+        acts.extend(to.into_iter().filter(|node| *node != id).map(|node| self.beat_to(node, now)));
+    }
+
+    /// Whether all may be told something at once: however much happens, not so often that they had no time for anything else.
+    pub(super) fn may_beat(&self, now: Instant) -> bool {
+        let gap = BEAT_EACH.saturating_mul(u32::try_from(self.told.len()).unwrap_or(u32::MAX));
+        self.due.beat && self.clock.beat.is_none_or(|at| now.since(at) >= gap.min(self.here.timing.beat))
+    }
+
+    /// Whom a DPU beats to at its short interval: its host, and who leads the control group.
+    pub(super) fn brisk_to(&self) -> BTreeSet<NodeId> {
+        let Some(host) = self.here.info.attached_to else { return BTreeSet::new() };
+        let leads = self.group(GroupId::CONTROL).and_then(|group| group.report.leader);
+        leads.into_iter().chain([host]).collect()
+    }
+
+    fn witness(&self, node: NodeId) -> Option<Witness> {
+        self.acquaintances.witness(node, &self.control, self.group(GroupId::CONTROL))
+    }
+
+    /// A node is alive, and says what is new.
+    pub(super) fn heard(&mut self, beat: &Beat, at: Instant, now: Instant, acts: &mut Vec<Act>) {
+        let node = beat.node;
+        if node == self.id() {
+            return;
+        }
+        if let Some(witness) = &beat.witness
+            && let (Some(replica), Some(why)) = (witness.replica, witness::set_back(&self.said(), witness))
+        {
+            acts.push(Act::Disown(replica, why));
+        }
+        let before = self.outlook.sight.reports.get(&node).cloned();
+        // Who has not introduced itself learns from the answer that it has to, and does.
+        let Some(said) = self.ears.understand(beat, before.as_ref()) else { return };
+        let known = self.witness(node);
+        let member = self.control.nodes.get(&node).map(|info| info.life);
+        let elsewhere = before.as_ref().is_some_and(|before| {
+            let is_known = known.is_some_and(|known| known.incarnation == before.incarnation);
+            is_known && before.address != beat.address && self.peers.spoke_lately(node, now)
+        });
+        let met = self.acquaintances.meet(beat, &said.report, known.as_ref(), member, elsewhere);
+        match met {
+            Met::TurnedAway => return self.show_acquaintances(),
+            Met::Refused(verdict) => {
+                acts.push(Act::TurnAway(node, beat.address.clone(), verdict));
+                return self.show_acquaintances();
+            }
+            Met::Anew => self.peers.forget(node),
+            Met::Known => {}
+        }
+        self.ears.keep(beat, &said);
+        self.voice.hear(node, beat.held, self.here.info.incarnation);
+        let before = before.filter(|_| met == Met::Known);
+        if let Ok(address) = beat.address.parse() {
+            let at = self.acquaintances.locate(node, address, beat.incarnation);
+            acts.extend(at.map(|at| Act::Locate(node, at)));
+        }
+        acts.push(Act::Restarted(node, beat.incarnation));
+        self.show_acquaintances();
+        self.note(before, said, (at, now), acts);
+        if let Some(info) = self.control.nodes.get(&node)
+            && self.acquaintances.heed_start(info, &self.outlook.sight.reports)
+        {
+            self.show_acquaintances();
+        }
+    }
+
+    fn note(
+        &mut self,
+        before: Option<Arc<NodeReport>>,
+        said: News,
+        (at, now): (Instant, Instant),
+        acts: &mut Vec<Act>,
+    ) {
+        let report = said.report;
+        // To whom else it beats only now and then, its silence says nothing so soon.
+        let beats_briskly = report.kind == NodeKind::Dpu
+            && self.control.nodes.contains_key(&report.node)
+            && (report.attached_to == Some(self.id()) || self.leads_control());
+        let before =
+            Some(self.peers.heard(report.node, beats_briskly, at)).and_then(|was_up| before.filter(|_| was_up));
+        let is_same = said.news == Heard::Nothing && before.is_some();
+        let has_news = !is_same
+            && before.as_ref().is_none_or(|before| {
+                states(&before.drives).ne(states(&report.drives)) || outlook::tails(before).ne(outlook::tails(&report))
+            });
+        let has_turned = before.as_ref().is_none_or(|before| before.state != report.state);
+        self.due.plan |= has_turned;
+        let node = report.node;
+        if said.news != Heard::Nothing {
+            if self.leads_control() {
+                self.lead.meter.hear(&report, at);
+            }
+            self.outlook.sight.reports.insert(node, report);
+            let is_figures = said.news == Heard::Figures;
+            (self.unpublished, self.unshown) = (self.unpublished || !is_figures, true);
+        }
+        if !self.told.contains(&node) {
+            self.see(now, acts);
+        }
+        if has_news {
+            self.due.look = true;
+            self.due.hosting = true;
+            self.count_drives_of(&[node].into());
+        }
+        self.due.look |= has_turned;
+    }
+
+    pub(super) fn show_acquaintances(&mut self) {
+        if !self.outlook.witnesses.is_same(self.acquaintances.witnesses()) {
+            // Readers go by the starts: that a store was marked once more tells nobody anything at once.
+            self.unpublished |= self.acquaintances.take_restarts();
+            self.outlook.witnesses = self.acquaintances.witnesses().clone();
+            (self.unshown, self.seen_anew) = (true, true);
+        }
+        if !Arc::ptr_eq(&self.outlook.turned_away, self.acquaintances.turned_away()) {
+            self.outlook.turned_away = self.acquaintances.turned_away().clone();
+            (self.unpublished, self.seen_anew) = (true, true);
+        }
+    }
+
+    /// What this node says of itself to be judged by.
+    fn said(&self) -> Said<'_> {
+        let replica = self.group(GroupId::CONTROL).map(|group| group.report.replica);
+        Said { life: self.here.info.life, starts: &self.here.starts, replica, marked: self.own.marked }
+    }
+
+    /// Composes what is said to others of this node.
+    pub(super) fn say(&mut self, now: Instant) {
+        let info = &self.here.info;
+        let mut actors = self.own.actors.clone();
+        actors.sort_by_key(|one| one.actor);
+        let own = NodeReport {
+            node: info.id,
+            incarnation: info.incarnation,
+            life: info.life,
+            starts: self.here.starts.clone(),
+            kind: info.kind,
+            address: info.address.clone(),
+            pid: info.pid,
+            state: if self.own.leaving { NodeState::Draining } else { NodeState::Up },
+            drives: self.drives.clone(),
+            groups: self.own.groups.iter().map(|group| group.report.clone()).collect(),
+            sees: self.outlook.sight.alive.iter().copied().collect(),
+            attached_to: info.attached_to,
+            emulated: info.emulated,
+            actors,
+            ability: self.here.ability.clone(),
+            load: self.own.load.clone(),
+            missing: self.outlook.missing.as_ref().map(ToString::to_string),
+            survival: None,
+            lost: self.own.lost,
+        };
+        let before = self.outlook.own();
+        if *before == own && self.voice.has_spoken() {
+            return;
+        }
+        let drives = states(&before.drives).ne(states(&own.drives));
+        let groups = before.groups != own.groups;
+        let own = Arc::new(own);
+        if self.leads_control() {
+            self.lead.meter.hear(&own, now);
+        }
+        self.outlook.sight.reports.insert(own.node, own.clone());
+        let says_news = self.voice.say(&own);
+        (self.unpublished, self.unshown) = (self.unpublished || says_news, true);
+        self.outlook.sight.now = now;
+        if drives {
+            self.count_drives_of(&[self.id()].into());
+        }
+        // Which groups it leads is a part of what its ingress is made of.
+        if drives || groups {
+            self.due.hosting = true;
+        }
+    }
+}
+
+/// Between two times that all others are told something at once, for each of them: in a mesh of a thousand, a hundred
+/// milliseconds.
+const BEAT_EACH: Duration = Duration::from_micros(100);
