@@ -9,6 +9,7 @@ use crate::{
     id::{ClusterId, DriveId, Epoch, GroupId, KeyId, LayoutId, NodeId, TenantId},
     limits::{KIND_BYTES_MAX, SETTINGS_BYTES_MAX},
     meta::{Grant, TenantLimits},
+    shared::SharedMap,
     topology::{DriveState, Layout},
 };
 
@@ -176,7 +177,7 @@ pub struct ErasureSpec {
     /// Every layout that a manifest may name.
     pub layouts: BTreeMap<LayoutId, Arc<Layout>>,
     /// What this node sees of each drive. One that is missing here is down.
-    pub drives: BTreeMap<DriveId, DriveState>,
+    pub drives: SharedMap<DriveId, DriveState>,
 }
 
 /// Settings of Drive.

@@ -30,7 +30,7 @@ use mesh_core::{
     op::Phase,
 };
 
-use crate::steward::specs;
+use crate::steward::specs::tail_of;
 
 /// One place of an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,18 +51,6 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Where the control group says that actors are: drives with their owners' epochs, chains and their tails with those of
-    /// their rows.
-    #[must_use]
-    pub fn of(view: &ControlView) -> Self {
-        let drives = view.drives.values().map(|drive| (drive.id, Place { node: drive.node, epoch: drive.epoch }));
-        let actors = view.assignments.values().map(|at| (at.actor, Place { node: at.node, epoch: at.epoch }));
-        let tails = specs::tails(view).filter_map(|(row, tail)| {
-            Some((specs::tail_of(row.actor, tail.cut)?, Place { node: tail.node, epoch: row.epoch }))
-        });
-        Self { drives: drives.collect(), actors: actors.chain(tails).collect() }
-    }
-
     /// Where an actor is.
     #[must_use]
     pub fn locate(&self, actor: ActorId) -> Option<Place> {
@@ -404,15 +392,49 @@ impl<A, P> Doors<A, P> {
         }
     }
 
-    /// Takes over where actors are. What is known of a later epoch stays. Gives what was known before, to be dropped by
-    /// whoever has time for that.
-    pub fn set_directory(&mut self, mut directory: Directory) -> Directory {
-        for (actor, place) in &mut directory.actors {
-            if let Some(known) = self.directory.actors.get(actor).filter(|known| known.epoch > place.epoch) {
-                *place = *known;
+    /// The control group said `before`, and says `after`: takes over where drives, actors and tails of chains are now. What
+    /// is known of a later epoch stays.
+    pub fn follow(&mut self, before: &ControlView, after: &ControlView) {
+        for (drive, _, now) in before.drives.diff(&after.drives) {
+            // What was said by whoever had it before is out of date.
+            self.directory.actors.remove(&ActorId::drive(*drive));
+            match now {
+                Some(info) => self.directory.drives.insert(*drive, Place { node: info.node, epoch: info.epoch }),
+                None => self.directory.drives.remove(drive),
+            };
+        }
+        for (actor, _, row) in before.assignments.diff(&after.assignments) {
+            self.put(*actor, row.map(|row| Place { node: row.node, epoch: row.epoch }));
+            self.put_tail(*actor, after);
+        }
+        for (actor, tail, now) in before.tails.diff(&after.tails) {
+            // Cut elsewhere, it is another actor.
+            let gone = tail.filter(|tail| now.is_none_or(|now| now.cut != tail.cut));
+            if let Some(gone) = gone.and_then(|tail| tail_of(*actor, tail.cut)) {
+                self.put(gone, None);
+            }
+            self.put_tail(*actor, after);
+        }
+    }
+
+    /// The tail of a chain is where the group says, under the epoch of its head.
+    fn put_tail(&mut self, chain: ActorId, view: &ControlView) {
+        let Some(tail) = view.tails.get(&chain) else { return };
+        let Some(actor) = tail_of(chain, tail.cut) else { return };
+        let row = view.assignments.get(&chain);
+        self.put(actor, row.map(|row| Place { node: tail.node, epoch: row.epoch }));
+    }
+
+    fn put(&mut self, actor: ActorId, place: Option<Place>) {
+        match place {
+            Some(place) if self.directory.actors.get(&actor).is_some_and(|known| known.epoch > place.epoch) => {}
+            Some(place) => {
+                self.directory.actors.insert(actor, place);
+            }
+            None => {
+                self.directory.actors.remove(&actor);
             }
         }
-        core::mem::replace(&mut self.directory, directory)
     }
 
     /// Where actors are, as far as this node knows.
@@ -447,6 +469,12 @@ pub const HOPS_MAX: u32 = 4;
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::{
+        assignment::{Assignment, Tail},
+        id::TenantId,
+        topology::DriveInfo,
+    };
+
     use super::*;
 
     const ACTOR: ActorId = ActorId(9);
@@ -604,9 +632,52 @@ mod tests {
         doors.learn(ACTOR, at(AWAY, 6));
         doors.learn(ACTOR, at(HERE, 5));
         assert_eq!(doors.directory().locate(ACTOR), Some(at(AWAY, 6)));
-        let actors = BTreeMap::from([(ACTOR, at(HERE, 5))]);
-        drop(doors.set_directory(Directory { actors, ..Directory::default() }));
-        assert_eq!(doors.directory().locate(ACTOR), Some(at(AWAY, 6)));
+        let chain = ActorId::data(TenantId(1), HERE);
+        doors.learn(chain, at(AWAY, 6));
+        let mut view = ControlView::default();
+        view.assignments.insert(chain, Assignment::new(chain, HERE, Epoch(5)));
+        doors.follow(&ControlView::default(), &view);
+        assert_eq!(doors.directory().locate(chain), Some(at(AWAY, 6)));
+    }
+
+    /// Where everything is by a view alone.
+    fn directory(view: &ControlView) -> Directory {
+        let drives = view.drives.values().map(|drive| (drive.id, Place { node: drive.node, epoch: drive.epoch }));
+        let rows = view.assignments.values().map(|row| (row.actor, Place { node: row.node, epoch: row.epoch }));
+        let tails = view.tails.iter().filter_map(|(chain, tail)| {
+            let epoch = view.assignments.get(chain)?.epoch;
+            Some((tail_of(*chain, tail.cut)?, Place { node: tail.node, epoch }))
+        });
+        Directory { drives: drives.collect(), actors: rows.chain(tails).collect() }
+    }
+
+    #[test]
+    fn who_follows_the_group_knows_what_its_view_says() {
+        let [one, two] = [HERE, AWAY].map(|node| ActorId::data(TenantId(1), node));
+        let drive = DriveInfo { id: DriveId(7), node: HERE, epoch: Epoch(1), capacity_bytes: 1 };
+        let steps: [fn(&mut ControlView, ActorId, ActorId, DriveInfo); 10] = [
+            |view, one, _, _| _ = view.assignments.insert(one, Assignment::new(one, HERE, Epoch(1))),
+            |view, _, _, drive| _ = view.drives.insert(drive.id, drive),
+            |view, one, _, _| _ = view.tails.insert(one, Tail { cut: 1, node: AWAY }),
+            |view, one, _, _| _ = view.tails.insert(one, Tail { cut: 2, node: AWAY }),
+            // The tail goes with its chain under the next epoch.
+            |view, one, _, _| _ = view.assignments.insert(one, Assignment::new(one, AWAY, Epoch(2))),
+            |view, _, two, _| _ = view.tails.insert(two, Tail { cut: 1, node: HERE }),
+            |view, _, two, _| _ = view.assignments.insert(two, Assignment::new(two, HERE, Epoch(1))),
+            |view, _, _, drive| _ = view.drives.insert(drive.id, DriveInfo { node: AWAY, epoch: Epoch(2), ..drive }),
+            |view, one, _, _| _ = view.tails.remove(&one),
+            |view, _, two, drive| _ = (view.assignments.remove(&two), view.drives.remove(&drive.id)),
+        ];
+        let (mut doors, mut view) = (Few::new(HERE), ControlView::default());
+        for step in steps {
+            let before = view.clone();
+            step(&mut view, one, two, drive.clone());
+            doors.follow(&before, &view);
+            assert_eq!(*doors.directory(), directory(&view));
+        }
+        let mut anew = Few::new(HERE);
+        anew.follow(&ControlView::default(), &view);
+        assert_eq!(anew.directory(), doors.directory());
     }
 
     #[test]

@@ -16,14 +16,14 @@ use mesh_core::id::{ActorId, NodeId};
 use crate::view::{ActorView, NodeView, View};
 
 /// What must be decided together: possibly more than one island of it, never a part.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Component {
     pub(crate) nodes: BTreeSet<NodeId>,
     pub(crate) actors: BTreeSet<ActorId>,
 }
 
 /// The ties of a view, kept up to date change by change.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
     /// The actors that name a node.
     named: BTreeMap<NodeId, BTreeSet<ActorId>>,

@@ -28,7 +28,7 @@ pub enum Change {
 }
 
 /// A view, what was decided from it, and what ties the actors to each other.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Planner {
     view: View,
     index: Index,

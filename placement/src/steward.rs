@@ -36,8 +36,8 @@ use mesh_core::{
     Error, ErrorKind,
     assignment::Assignment,
     happened::Happened,
-    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
-    meta::ControlView,
+    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId, ReplicaId, TenantId},
+    meta::{ControlView, TenantRow},
     op::{Ability, Beat, DriveReport, GroupReport, NodeReport, Witness},
     shared::SharedMap,
     time::Instant,
@@ -152,6 +152,8 @@ pub struct Steward {
     voice: Voice,
     ears: Ears,
     control: Arc<ControlView>,
+    /// Actors that are on a move, as the control group says.
+    moving: BTreeSet<ActorId>,
     /// What it observed of itself last.
     own: Box<Observed>,
     drives: Vec<DriveReport>,
@@ -211,8 +213,17 @@ struct Lead {
     /// The number of what is under way for each actor, and how much of it is not answered.
     hands: BTreeMap<ActorId, (u64, usize)>,
     last_hand: u64,
+    placed: Option<Placed>,
     /// Nothing new is begun before.
     rests_until: Instant,
+}
+
+/// The nodes and tenants of which every chain had a place, and how many actors had one then.
+#[derive(Debug)]
+struct Placed {
+    nodes: SharedMap<NodeId, NodeInfo>,
+    tenants: SharedMap<TenantId, Arc<TenantRow>>,
+    actors: usize,
 }
 
 /// What only a person can mend.
@@ -246,6 +257,7 @@ impl Steward {
             acquaintances,
             voice: Voice::default(),
             ears: Ears::default(),
+            moving: control.assignments.values().filter(|row| row.moving.is_some()).map(|row| row.actor).collect(),
             control,
             own: Box::default(),
             drives: Vec::new(),
@@ -363,6 +375,11 @@ impl Steward {
                 (self.due.look, self.due.hosting, self.due.beat) = (true, true, true);
                 self.stat(acts);
             }
+            Event::Planned(studied) => {
+                self.busy.remove(&Key::Plan);
+                self.lead.plans.learn(*studied);
+                self.due.look = true;
+            }
             Event::Ended(key, outcome) => self.ended(key, outcome, now, acts),
             Event::Stepped(actor, number, heard) => self.stepped(actor, number, heard, now, acts),
         }
@@ -464,8 +481,8 @@ impl Steward {
     /// Looks at every drive.
     fn count_drives(&mut self) {
         let drives = self.outlook.drive_states(&self.control);
-        if *self.outlook.drives != drives {
-            self.outlook.drives = Arc::new(drives);
+        if self.outlook.drives != drives {
+            self.outlook.drives = drives;
             (self.due.look, self.due.hosting, self.unpublished) = (true, true, true);
         }
     }
@@ -477,7 +494,7 @@ impl Steward {
         let states = own.map(|drive| (drive.id, self.outlook.drive_state(drive)));
         let turned: Vec<_> = states.filter(|(drive, state)| known.get(drive) != Some(state)).collect();
         if !turned.is_empty() {
-            Arc::make_mut(&mut self.outlook.drives).extend(turned);
+            self.outlook.drives.extend(turned);
             (self.due.look, self.due.hosting, self.unpublished) = (true, true, true);
         }
     }
@@ -489,6 +506,12 @@ impl Steward {
             self.acquaintances.heed_starts(&self.control, &self.outlook.sight.reports);
             self.show_acquaintances();
             self.locate_stored(self.outlook.sight.now, acts);
+        }
+        for (actor, _, row) in before.assignments.diff(&self.control.assignments) {
+            match row {
+                Some(row) if row.moving.is_some() => self.moving.insert(*actor),
+                _ => self.moving.remove(actor),
+            };
         }
         self.hosting.learn(self.id(), &self.control);
         if !before.drives.is_same(&self.control.drives) || !before.lost.is_same(&self.control.lost) {
@@ -547,6 +570,8 @@ impl Steward {
                 }
                 self.tell_replicas(acts);
             }
+            // What it knew is lost with it: the next look begins anew.
+            Key::Plan => self.lead.plans = Plans::default(),
             Key::Stat | Key::Elect(_) | Key::Ensure(_) | Key::Members(_) | Key::LayOut | Key::HandOver(_) => {}
         }
     }

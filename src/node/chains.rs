@@ -13,16 +13,18 @@ use mesh_core::{
 };
 use mesh_dpu_runtime::{
     agent::Setups,
-    shell::{ActorSetup, ActorStats, Directory, Onward, Place},
+    shell::{ActorSetup, ActorStats, Onward, Place},
 };
 use mesh_placement::steward::{Deed, hosting::arriving};
 
 use super::Inner;
 
 /// The control group has decided something: keys and places are known before anything is done about it.
-pub(super) fn learn(node: &Inner, view: &ControlView) {
-    node.keyring.learn(view);
-    node.host.set_directory(Directory::of(view));
+pub(super) fn learn(node: &Inner, before: &ControlView, view: &ControlView) {
+    if !before.tenants.is_same(&view.tenants) {
+        node.keyring.learn(view);
+    }
+    node.host.follow(before, view);
 }
 
 /// An actor that runs here, as others are told of it.

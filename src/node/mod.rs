@@ -18,7 +18,7 @@ mod owner;
 
 use core::time::Duration;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::SocketAddr,
     path::Path,
     sync::{
@@ -34,6 +34,7 @@ use mesh_core::{
     meta::{Command, ControlView, MetaAnswer},
     op::{Ability, NodeReport, STARTS_MAX},
     port::{Compute, Metadata as _, Outbound},
+    shared::SharedMap,
     topology::{DriveState, NodeInfo, NodeKind},
 };
 use mesh_dpu_runtime::{
@@ -495,7 +496,7 @@ impl Inner {
     }
 
     /// What this node sees of every registered drive, and of those that are lost.
-    pub(crate) fn drive_states(&self) -> Arc<BTreeMap<DriveId, DriveState>> {
+    pub(crate) fn drive_states(&self) -> SharedMap<DriveId, DriveState> {
         self.outlook().drives.clone()
     }
 

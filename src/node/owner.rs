@@ -131,6 +131,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 struct Owner {
     node: Arc<Inner>,
     steward: Steward,
+    /// What the control group said last.
+    view: Arc<ControlView>,
     /// What takes time; each ends with an event.
     tasks: JoinSet<Event>,
     /// What a task is about that ends without its event, because it panicked.
@@ -159,9 +161,9 @@ async fn own(node: Arc<Inner>, inbox: &mut mpsc::Receiver<News>) {
     tokio::pin!(stopped);
     let mut control = node.metadata.watch_control();
     let view = control.borrow_and_update().clone();
-    chains::learn(&node, &view);
-    let steward = Steward::new(node.here(), view, node.env.clock.now());
-    let mut owner = Owner { node, steward, tasks: JoinSet::new(), about: BTreeMap::new() };
+    chains::learn(&node, &ControlView::default(), &view);
+    let steward = Steward::new(node.here(), view.clone(), node.env.clock.now());
+    let mut owner = Owner { node, steward, view, tasks: JoinSet::new(), about: BTreeMap::new() };
     for peer in &owner.node.config.peers {
         let as_of = owner.node.env.starts_until_now();
         owner.node.tell(Event::Given(peer.node.id(), peer.address, as_of));
@@ -215,7 +217,8 @@ impl Owner {
     }
 
     fn learn(&mut self, view: Arc<ControlView>) {
-        chains::learn(&self.node, &view);
+        chains::learn(&self.node, &self.view, &view);
+        self.view = view.clone();
         self.hear(Event::Control(view));
     }
 
@@ -260,6 +263,16 @@ impl Owner {
 
     fn carry_out(&mut self, act: Act) {
         let node = &self.node;
+        if let Act::Plan(study) = act {
+            let studied = task::spawn_blocking(move || study.carry_out());
+            let task = async move {
+                match studied.await {
+                    Ok(studied) => Event::Planned(Box::new(studied)),
+                    Err(error) => Event::Ended(Key::Plan, Err(Error::bug("a plan broke down").caused_by(error))),
+                }
+            };
+            return self.begin(About::Key(Key::Plan), task);
+        }
         if let Some(key) = act.key() {
             let (task, bound) = acts::keyed(node.clone(), act);
             let mut task = Box::pin(async move {

@@ -6,11 +6,12 @@ use mesh_core::{
     Entropy, Error, ErrorKind, Outcome, Request, StorageFunction,
     envelope::Envelope,
     id::{ActorId, Epoch, NodeId},
+    meta::ControlView,
     op::Phase,
     port::{CallGuard, Clock, Completion, Compute, Disk, Metadata, Outbound},
     spec::FunctionSpec,
 };
-use mesh_placement::doors::{self, Came, Directory, Doors, HOPS_MAX, Park, Place, Verdict};
+use mesh_placement::doors::{self, Came, Doors, HOPS_MAX, Park, Place, Verdict};
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
@@ -228,10 +229,12 @@ impl Host {
         Ok(())
     }
 
-    /// Says where actors are. What is known of a later epoch stays.
-    pub fn set_directory(&self, directory: Directory) {
-        if self.read(|doors| *doors.directory() != directory) {
-            drop(self.write(|doors| doors.set_directory(directory)));
+    /// The control group said `before`, and says `after`: where actors are now. What is known of a later epoch stays.
+    pub fn follow(&self, before: &ControlView, after: &ControlView) {
+        let places = (&before.drives, &before.assignments, &before.tails);
+        if !(places.0.is_same(&after.drives) && places.1.is_same(&after.assignments) && places.2.is_same(&after.tails))
+        {
+            self.write(|doors| doors.follow(before, after));
         }
     }
 

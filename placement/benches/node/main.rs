@@ -31,7 +31,7 @@ use mesh_core::{
     Buf, Lane, Principal,
     envelope::{Body, Envelope},
     id::{ActorId, Epoch, NodeId},
-    meta::{Command, MetaAnswer},
+    meta::{Command, ControlView, MetaAnswer},
     op::{ActorReport, DriveReport, NodeLoad},
     time::Instant,
 };
@@ -51,6 +51,8 @@ use self::{
 const HOP: Duration = Duration::from_millis(1);
 /// How long a proposal takes until its view is there.
 const COMMIT: Duration = Duration::from_millis(4);
+/// How long a plan takes until it is there.
+const PLANNED: Duration = Duration::from_millis(300);
 /// Between two takeovers that another leader proposes.
 const TAKEOVER_EVERY: Duration = Duration::from_millis(1);
 
@@ -126,7 +128,7 @@ impl Bench {
             received: Traffic::default(),
             rounds: 0,
         };
-        bench.learn();
+        bench.learn(&ControlView::default());
         let ids: Vec<NodeId> = bench.others.ids().collect();
         for (at, id) in ids.into_iter().enumerate() {
             // Nodes beat when they beat: all over the half second.
@@ -225,9 +227,10 @@ impl Bench {
                 self.hear(kind, event);
             }
             Next::Committed(command, hand) => {
+                let before = self.mesh.control.clone();
                 self.mesh.apply(&command);
                 self.others.learn(&command);
-                self.learn();
+                self.learn(&before);
                 self.hear("control view", Event::Control(Arc::new(self.mesh.control.clone())));
                 if let Some((actor, number)) = hand {
                     let heard = Heard::Proposed(Ok(MetaAnswer::Done));
@@ -238,8 +241,8 @@ impl Bench {
     }
 
     /// What the owner does about a view beside telling the steward.
-    fn learn(&mut self) {
-        self.timed("directory", |it| mesh::learn(&mut it.doors, &it.mesh.control));
+    fn learn(&mut self, before: &ControlView) {
+        self.timed("directory", |it| mesh::learn(&mut it.doors, before, &it.mesh.control));
     }
 
     fn hear(&mut self, kind: &'static str, event: Event) {
@@ -275,6 +278,11 @@ impl Bench {
     }
 
     fn carry_out(&mut self, act: Act) {
+        if let Act::Plan(study) = act {
+            let studied = self.timed(PLANNING, |_| study.carry_out());
+            self.put(self.now + PLANNED, Next::Event(Event::Planned(Box::new(studied))));
+            return;
+        }
         if let Some(key) = act.key() {
             match act {
                 Act::Stat => {

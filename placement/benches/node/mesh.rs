@@ -1,9 +1,6 @@
 //! The mesh around the node: what the control group holds of it, and how life changes figures.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
     assignment::{Assignment, Preference, Scope, Wish},
@@ -15,9 +12,9 @@ use mesh_core::{
     topology::{Code, DriveInfo, DriveState, NodeInfo, NodeKind},
 };
 use mesh_placement::{
-    doors::{Directory, Doors, Place},
+    doors::Doors,
     layout,
-    steward::{Group, Here, peers::Timing, specs},
+    steward::{Group, Here, peers::Timing},
 };
 
 /// The node that is looked at.
@@ -215,17 +212,6 @@ pub(crate) fn use_drives(drives: &mut [DriveReport], now: Instant) {
 }
 
 /// As the owner has the shell know where everybody is.
-pub(crate) fn learn(doors: &mut Doors<(), ()>, view: &ControlView) {
-    let directory = directory(view);
-    if *doors.directory() != directory {
-        drop(doors.set_directory(directory));
-    }
-}
-
-fn directory(view: &ControlView) -> Directory {
-    let drives = view.drives.values().map(|drive| (drive.id, Place { node: drive.node, epoch: drive.epoch }));
-    let actors = view.assignments.values().map(|at| (at.actor, Place { node: at.node, epoch: at.epoch }));
-    let tails = specs::tails(view)
-        .filter_map(|(row, tail)| Some((specs::tail_of(row.actor)?, Place { node: tail.node, epoch: row.epoch })));
-    Directory { drives: drives.collect(), actors: actors.chain(tails).collect::<BTreeMap<_, _>>() }
+pub(crate) fn learn(doors: &mut Doors<(), ()>, before: &ControlView, view: &ControlView) {
+    doors.follow(before, view);
 }

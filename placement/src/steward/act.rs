@@ -17,7 +17,10 @@ use mesh_core::{
     topology::Layout,
 };
 
-use super::{Deed, Group, members};
+use super::{
+    Deed, Group, members,
+    plans::{Studied, Study},
+};
 use crate::{
     fate::{Hosted, Known},
     migration::{Ask, Heard},
@@ -70,6 +73,8 @@ pub enum Event {
     Drives(Vec<DriveReport>),
     /// Something has changed here that only an observation shows.
     Changed,
+    /// [`Act::Plan`] has ended well.
+    Planned(Box<Studied>),
     /// An act has ended.
     Ended(Key, Result<(), Error>),
     /// What was done for an actor's sake has come to this.
@@ -93,6 +98,8 @@ pub enum Key {
     Members(GroupId),
     /// A new layout.
     LayOut,
+    /// A look at the whole mesh.
+    Plan,
     /// Damaged metadata are set aside.
     Renew,
     /// Another replica is to lead, so that this one can be set aside.
@@ -105,7 +112,7 @@ pub enum Key {
     Settle(ActorId, Epoch, MoveId),
 }
 
-/// What is to be done. Those that have a [`Key`] end with [`Event::Ended`].
+/// What is to be done. Those that have a [`Key`] end with [`Event::Ended`], or as they say.
 #[derive(Clone, Debug)]
 pub enum Act {
     /// Tell a node that this one is alive. What it answers is [`Event::Heard`].
@@ -141,6 +148,9 @@ pub enum Act {
     Members(GroupId, members::Step),
     /// [`Key::LayOut`].
     LayOut(Arc<Layout>),
+    /// [`Key::Plan`]: [`Study::carry_out`], beside everything else; then [`Event::Planned`], and [`Event::Ended`] only if that
+    /// failed.
+    Plan(Box<Study>),
     /// [`Key::Renew`].
     Renew,
     /// [`Key::HandOver`].
@@ -181,6 +191,7 @@ impl Act {
             Self::Ensure(group) => Key::Ensure(*group),
             Self::Members(group, _) => Key::Members(*group),
             Self::LayOut(_) => Key::LayOut,
+            Self::Plan(_) => Key::Plan,
             Self::Renew => Key::Renew,
             Self::HandOver(group, _) => Key::HandOver(*group),
             Self::Actor(actor, _) => Key::Actor(*actor),

@@ -165,9 +165,10 @@ impl Steward {
     pub(super) fn show_acquaintances(&mut self) {
         if !self.outlook.witnesses.is_same(self.acquaintances.witnesses()) {
             // Readers go by the starts: that a store was marked once more tells nobody anything at once.
-            self.unpublished |= self.acquaintances.take_restarts();
+            let has_news = self.acquaintances.take_restarts();
             self.outlook.witnesses = self.acquaintances.witnesses().clone();
-            (self.unshown, self.seen_anew) = (true, true);
+            (self.unpublished, self.seen_anew) = (self.unpublished || has_news, self.seen_anew || has_news);
+            self.unshown = true;
         }
         if !Arc::ptr_eq(&self.outlook.turned_away, self.acquaintances.turned_away()) {
             self.outlook.turned_away = self.acquaintances.turned_away().clone();

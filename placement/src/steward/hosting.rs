@@ -13,6 +13,7 @@ use mesh_core::{
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
     meta::ControlView,
     op::{Ability, Phase},
+    shared::SharedMap,
     spec::FunctionSpec,
     time::Instant,
     topology::{DriveState, NodeKind},
@@ -74,7 +75,7 @@ pub struct Grounds<'a> {
     /// What the control group holds, as far as it has heard.
     pub view: &'a ControlView,
     /// The drives, as this node sees them.
-    pub drives: &'a BTreeMap<DriveId, DriveState>,
+    pub drives: &'a SharedMap<DriveId, DriveState>,
     /// The groups that it leads.
     pub leads: &'a BTreeSet<GroupId>,
     /// What it hosts.
@@ -98,7 +99,8 @@ pub struct Hosting {
     /// What each actor was last configured with, and under which epoch: an actor that has been away meanwhile has not been
     /// configured, whether or not anybody looked while it was away.
     specs: BTreeMap<ActorId, (Epoch, Arc<FunctionSpec>)>,
-    /// Those whose row names this node.
+    /// The rows as it knows them, and those that name this node.
+    rows: SharedMap<ActorId, Assignment>,
     mine: BTreeSet<ActorId>,
     /// What could not be started or configured, until when that is not tried again, and how often it happened in a row.
     failed: BTreeMap<ActorId, Failed>,
@@ -122,8 +124,13 @@ enum Next {
 impl Hosting {
     /// The control group says something new.
     pub fn learn(&mut self, here: NodeId, view: &ControlView) {
-        let concerns = |row: &&Assignment| row.node == here || row.moving == Some(here);
-        self.mine = view.assignments.values().filter(concerns).map(|row| row.actor).collect();
+        for (actor, _, row) in self.rows.diff(&view.assignments) {
+            match row {
+                Some(row) if row.node == here || row.moving == Some(here) => self.mine.insert(*actor),
+                _ => self.mine.remove(actor),
+            };
+        }
+        self.rows = view.assignments.clone();
     }
 
     /// The actors of which a look must know what is known of their moves, besides those that are hosted.
@@ -334,7 +341,7 @@ pub fn arriving(
     here: NodeId,
     ability: &Ability,
     view: &ControlView,
-    drives: &BTreeMap<DriveId, DriveState>,
+    drives: &SharedMap<DriveId, DriveState>,
     (actor, epoch): (ActorId, Epoch),
 ) -> Result<Vec<FunctionSpec>, Error> {
     let known = view.assignments.get(&actor).map_or(Epoch(0), |row| row.epoch);
@@ -381,7 +388,7 @@ mod tests {
     struct Room {
         hosting: Hosting,
         view: ControlView,
-        drives: BTreeMap<DriveId, DriveState>,
+        drives: SharedMap<DriveId, DriveState>,
         hosted: BTreeMap<ActorId, Hosted>,
         busy: BTreeSet<ActorId>,
         now: Instant,
@@ -488,7 +495,7 @@ mod tests {
         room.hosted.clear();
         assert_eq!(room.look(), [""; 0]);
         // It is no more.
-        room.view.assignments = mesh_core::shared::SharedMap::default();
+        room.view.assignments = SharedMap::default();
         room.hosting.learn(HERE, &room.view);
         room.runs(5);
         assert_eq!(room.look(), ["stop"]);

@@ -1,12 +1,15 @@
 //! A look at everything, from what the node observes of itself: each duty says what is to be done now.
 
 use super::*;
-use crate::steward::{
-    hosting::Grounds,
-    members::Members,
-    peers::Presence,
-    readiness,
-    renewal::{self, Renewal},
+use crate::{
+    Move,
+    steward::{
+        hosting::Grounds,
+        members::Members,
+        peers::Presence,
+        readiness,
+        renewal::{self, Renewal},
+    },
 };
 
 impl Steward {
@@ -71,7 +74,7 @@ impl Steward {
             hosted: &self.own.hosted,
             known: &self.own.known,
             busy: &busy,
-            tails: &self.outlook.tails(),
+            tails: &self.outlook.tails(&self.control),
             looks_around,
             now,
         });
@@ -177,34 +180,32 @@ impl Steward {
             self.due.plan = false;
             return;
         }
-        let looks = self.due.plan || self.lead.plans.is_due(now);
+        let control = self.control.clone();
+        let is_due = self.due.plan || self.lead.plans.is_due(now);
+        let looks = is_due && self.is_free(Key::Plan) && self.lead.plans.may_look(control.assignments.len(), now);
         if now < self.lead.rests_until || (!looks && self.lead.plans.wanted().next().is_none()) {
             return;
         }
-        self.due.plan = false;
-        let control = self.control.clone();
         if looks {
-            self.lead.meter.forget(control.assignments.len(), |actor| control.assignments.contains_key(actor));
-            // Of actors that are no more nothing is remembered.
-            if self.outlook.moved_at.len() > control.assignments.len() {
-                let moved_at =
-                    self.outlook.moved_at.iter().filter(|(actor, _)| control.assignments.contains_key(actor));
-                self.outlook.moved_at = moved_at.map(|(actor, at)| (*actor, *at)).collect();
-            }
+            self.due.plan = false;
+            self.forget_actors();
             if !self.outlook.loads.is_same(self.lead.meter.loads()) {
                 self.outlook.loads = self.lead.meter.loads().clone();
                 self.unshown = true;
             }
             self.give_places(now, acts);
-            self.lead.plans.look(self.outlook.view(&control, now), now);
+            acts.push(Act::Plan(Box::new(self.lead.plans.study(control.clone(), self.outlook.clone(), now))));
         }
         // Begun by a leader that is gone.
-        let asks = self.lead.driver.clear(control.assignments.values(), now);
+        let under_way = self.moving.iter().filter_map(|actor| control.assignments.get(actor));
+        let asks = self.lead.driver.clear(under_way, now);
         self.ask(asks, acts);
         // Those that back off, or wait for their turn, too.
         let mut asks = Asks::new();
         for step in self.lead.plans.wanted() {
-            let Some(row) = control.assignments.get(&step.actor) else { continue };
+            let Some(row) = control.assignments.get(&step.actor).filter(|row| self.holds_good(step, row, now)) else {
+                continue;
+            };
             let presence = self.presence(row.node, now);
             let stranded = presence == Presence::Up
                 && step.to.head != row.node
@@ -214,6 +215,23 @@ impl Steward {
         self.ask(asks, acts);
     }
 
+    /// Whether what was planned still fits what is: a plan is some time old when it is made. What does not fit is planned
+    /// anew.
+    fn holds_good(&self, step: &Move, row: &Assignment, now: Instant) -> bool {
+        let is_there = |node: NodeId| self.presence(node, now) == Presence::Up;
+        row.moving.is_none() && step.from == Some(survey::spot(&self.control, row)) && step.to.nodes().all(is_there)
+    }
+
+    /// Of actors that are no more nothing is remembered.
+    fn forget_actors(&mut self) {
+        let rows = &self.control.assignments;
+        if self.outlook.moved_at.len() > rows.len() {
+            let moved_at = self.outlook.moved_at.iter().filter(|(actor, _)| rows.contains_key(actor));
+            self.outlook.moved_at = moved_at.map(|(actor, at)| (*actor, *at)).collect();
+        }
+        self.lead.meter.forget(rows.len(), |actor| rows.contains_key(actor));
+    }
+
     fn presence(&self, node: NodeId, now: Instant) -> Presence {
         if node == self.id() { Presence::Up } else { self.peers.presence(node, now) }
     }
@@ -221,14 +239,25 @@ impl Steward {
     /// Every tenant has a chain for every ingress; it begins there.
     fn give_places(&mut self, now: Instant, acts: &mut Vec<Act>) {
         let control = self.control.clone();
+        let is_known = |placed: &Placed| {
+            let same = placed.nodes.is_same(&control.nodes) && placed.tenants.is_same(&control.tenants);
+            same && placed.actors <= control.assignments.len()
+        };
+        if self.lead.placed.as_ref().is_some_and(is_known) {
+            return;
+        }
         let hosts = control.nodes.values().filter(|info| info.kind == NodeKind::Host);
+        let mut lacks = false;
         for (tenant, host) in hosts.flat_map(|info| control.tenants.keys().map(|tenant| (*tenant, info.id))) {
             let actor = ActorId::data(tenant, host);
             if !control.assignments.contains_key(&actor) {
+                lacks = true;
                 let asks = self.lead.driver.place(Assignment::new(actor, host, Epoch(1)), now);
                 self.ask(asks, acts);
             }
         }
+        let (nodes, tenants) = (control.nodes.clone(), control.tenants.clone());
+        self.lead.placed = (!lacks).then(|| Placed { nodes, tenants, actors: control.assignments.len() });
     }
 
     /// What this node still waits for before it takes data.
@@ -243,6 +272,7 @@ impl Steward {
                 groups: &self.outlook_groups(),
                 drives_up: self.outlook.drives.values().filter(|state| **state == DriveState::Up).count(),
                 hosted: &self.own.hosted.keys().copied().collect(),
+                concerns: &self.hosting.concerns().collect(),
             }),
         };
         looked.map_err(|missing| match &self.own.complaint {

@@ -31,7 +31,7 @@ pub struct Outlook {
     /// The starts whose beats did not count, and why.
     pub turned_away: Arc<BTreeMap<NodeId, (Incarnation, Verdict)>>,
     /// Every registered drive, and those that are lost.
-    pub drives: Arc<BTreeMap<DriveId, DriveState>>,
+    pub drives: SharedMap<DriveId, DriveState>,
     /// What each actor is asked to do; known to whoever leads the control group.
     pub loads: SharedMap<ActorId, Load>,
     /// When each actor last moved; known to whoever led that.
@@ -50,7 +50,7 @@ impl Outlook {
             up_since: Arc::new([(here, Instant::default())].into()),
             witnesses: SharedMap::default(),
             turned_away: Arc::default(),
-            drives: Arc::default(),
+            drives: SharedMap::default(),
             loads: SharedMap::default(),
             moved_at: SharedMap::default(),
             missing: Some(Error::new(ErrorKind::Draining, "the node is starting")),
@@ -173,7 +173,7 @@ impl Outlook {
     }
 
     /// What this node sees of every registered drive, and of those that are lost.
-    pub(super) fn drive_states(&self, view: &ControlView) -> BTreeMap<DriveId, DriveState> {
+    pub(super) fn drive_states(&self, view: &ControlView) -> SharedMap<DriveId, DriveState> {
         let known = view.drives.values().map(|drive| (drive.id, self.drive_state(drive)));
         known.chain(view.lost.keys().map(|drive| (*drive, DriveState::Lost))).collect()
     }
@@ -185,9 +185,10 @@ impl Outlook {
         said.map_or(DriveState::Down, |said| said.state)
     }
 
-    /// The tails of chains that nodes which answer say they run.
-    pub(super) fn tails(&self) -> BTreeSet<(NodeId, ActorId, Epoch)> {
-        let answering = self.sight.reports.values().filter(|report| self.is_up(report.node));
+    /// The tails of chains that nodes which answer say they run, of those nodes that are to run some.
+    pub(super) fn tails(&self, view: &ControlView) -> BTreeSet<(NodeId, ActorId, Epoch)> {
+        let wanted: BTreeSet<NodeId> = view.tails.values().map(|tail| tail.node).collect();
+        let answering = wanted.iter().filter(|node| self.is_up(**node)).filter_map(|node| self.sight.reports.get(node));
         let of = |report: &Arc<NodeReport>| {
             let node = report.node;
             tails(report).map(move |(actor, epoch)| (node, actor, epoch)).collect::<Vec<_>>()

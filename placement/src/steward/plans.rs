@@ -1,10 +1,11 @@
 //! What the placement engine wants at the moment, kept up to date by what has changed.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use mesh_core::{id::ActorId, time::Instant};
+use mesh_core::{id::ActorId, meta::ControlView, time::Instant};
 
+use super::Outlook;
 use crate::{Move, Planner, View};
 
 /// The moves that are wanted and not made yet.
@@ -13,6 +14,48 @@ pub struct Plans {
     planner: Option<Planner>,
     wanted: BTreeMap<ActorId, Move>,
     looked_at: Option<Instant>,
+    /// One has been begun, and what came of it counts.
+    studies: bool,
+}
+
+/// A look at the whole mesh. It may take long, and is taken beside everything else; what it finds depends on nothing but what
+/// stands in it.
+#[derive(Clone, Debug)]
+pub struct Study {
+    planner: Option<Planner>,
+    control: Arc<ControlView>,
+    known: Outlook,
+    now: Instant,
+}
+
+/// What a look at the whole mesh has found.
+#[derive(Clone, Debug)]
+pub struct Studied {
+    planner: Planner,
+    /// The actors that were looked at, ascending, and the moves that these want.
+    decided: Vec<ActorId>,
+    moves: Vec<Move>,
+}
+
+impl Study {
+    /// Takes the look.
+    #[must_use]
+    pub fn carry_out(self) -> Studied {
+        Studied::of(self.planner, self.known.view(&self.control, self.now))
+    }
+}
+
+impl Studied {
+    fn of(planner: Option<Planner>, view: View) -> Self {
+        let (planner, plan) = match planner {
+            Some(mut planner) => {
+                let plan = planner.update(view);
+                (planner, plan)
+            }
+            None => Planner::new(view),
+        };
+        Self { planner, decided: plan.decisions.into_keys().collect(), moves: plan.moves }
+    }
 }
 
 impl Plans {
@@ -25,21 +68,38 @@ impl Plans {
             || self.looked_at.is_none_or(|at| now.since(at) >= LOOK_INTERVAL)
     }
 
-    /// Looks at what is.
-    pub fn look(&mut self, view: View, now: Instant) {
-        self.looked_at = Some(now);
-        let plan = match &mut self.planner {
-            Some(planner) => planner.update(view),
-            None => {
-                let (planner, plan) = Planner::new(view);
-                self.planner = Some(planner);
-                plan
-            }
-        };
+    /// Whether a look may begin: what it costs grows with the mesh, and it is not all that a node does.
+    #[must_use]
+    pub fn may_look(&self, actors: usize, now: Instant) -> bool {
+        let gap = LOOK_EACH.saturating_mul(u32::try_from(actors).unwrap_or(u32::MAX)).min(LOOK_INTERVAL);
+        self.looked_at.is_none_or(|at| now.since(at) >= gap)
+    }
+
+    /// Begins a look at what is.
+    #[must_use]
+    pub fn study(&mut self, control: Arc<ControlView>, known: Outlook, now: Instant) -> Study {
+        (self.looked_at, self.studies) = (Some(now), true);
+        Study { planner: self.planner.take(), control, known, now }
+    }
+
+    /// A look has come to its end. What was begun by who leads no more, or for whoever began anew, counts for nothing.
+    pub fn learn(&mut self, studied: Studied) {
+        if !core::mem::take(&mut self.studies) {
+            return;
+        }
+        let Studied { planner, decided, moves } = studied;
+        self.planner = Some(planner);
         let known =
             |actor: &ActorId| self.planner.as_ref().is_some_and(|planner| planner.view().actors.contains_key(actor));
-        self.wanted.retain(|actor, _| !plan.decisions.contains_key(actor) && known(actor));
-        self.wanted.extend(plan.moves.into_iter().map(|step| (step.actor, step)));
+        self.wanted.retain(|actor, _| decided.binary_search(actor).is_err() && known(actor));
+        self.wanted.extend(moves.into_iter().map(|step| (step.actor, step)));
+    }
+
+    /// Looks at once.
+    #[cfg(test)]
+    pub(super) fn look(&mut self, view: View, now: Instant) {
+        let study = self.study(Arc::default(), Outlook::new(mesh_core::id::NodeId(1), now), now);
+        self.learn(Studied::of(study.planner, view));
     }
 
     /// What is wanted.
@@ -48,6 +108,8 @@ impl Plans {
     }
 }
 
+/// Between two looks, for each actor that there is: some ten times what a look costs.
+const LOOK_EACH: Duration = Duration::from_micros(5);
 /// Between two looks at the whole mesh without news.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -73,31 +135,64 @@ mod tests {
         view
     }
 
+    fn at(millis: u64) -> Instant {
+        Instant(millis * 1_000_000)
+    }
+
+    fn study(plans: &mut Plans, now_ms: u64) -> Study {
+        plans.study(Arc::default(), Outlook::new(NodeId(1), at(now_ms)), at(now_ms))
+    }
+
+    fn look(plans: &mut Plans, view: View) {
+        let now = at(view.now_ms);
+        plans.look(view, now);
+    }
+
     #[test]
     fn what_is_wanted_stays_wanted_until_it_is_so_or_nobody_wants_it() {
         let (here, there) = (NodeId(1), NodeId(2));
-        let at = |millis: u64| Instant(millis * 1_000_000);
         let mut plans = Plans::default();
         assert!(plans.is_due(at(60_000)));
         let wanted = |plans: &Plans| plans.wanted().map(|step| (step.actor, step.to)).collect::<Vec<_>>();
-        plans.look(view(60_000, there, here), at(60_000));
+        look(&mut plans, view(60_000, there, here));
         assert_eq!(wanted(&plans), [(ACTOR, Spot::whole(there))]);
         // Nothing is new, and it is wanted all the same.
-        plans.look(view(60_100, there, here), at(60_100));
+        look(&mut plans, view(60_100, there, here));
         assert_eq!(wanted(&plans), [(ACTOR, Spot::whole(there))]);
         // It was taken back before it was made.
-        plans.look(view(60_200, here, here), at(60_200));
+        look(&mut plans, view(60_200, here, here));
         assert_eq!(wanted(&plans), []);
-        plans.look(view(60_300, there, here), at(60_300));
+        look(&mut plans, view(60_300, there, here));
         // It was made.
-        plans.look(view(60_400, there, there), at(60_400));
+        look(&mut plans, view(60_400, there, there));
         assert_eq!(wanted(&plans), []);
         // Its actor is gone.
-        plans.look(view(60_500, here, there), at(60_500));
+        look(&mut plans, view(60_500, here, there));
         let mut gone = view(60_600, here, there);
         gone.actors.clear();
-        plans.look(gone, at(60_600));
+        look(&mut plans, gone);
         assert_eq!(wanted(&plans), []);
         assert!(plans.is_due(at(61_600)));
+    }
+
+    #[test]
+    fn a_look_that_nobody_waits_for_any_more_counts_for_nothing() {
+        let mut plans = Plans::default();
+        let begun = study(&mut plans, 60_000);
+        // It led no more, and leads again.
+        plans = Plans::default();
+        plans.learn(Studied::of(begun.planner, view(60_000, NodeId(2), NodeId(1))));
+        assert_eq!(plans.wanted().count(), 0);
+        assert!(plans.planner.is_none());
+    }
+
+    #[test]
+    fn the_next_look_may_begin_after_ten_times_what_one_costs() {
+        let mut plans = Plans::default();
+        assert!(plans.may_look(100_000, at(0)));
+        drop(study(&mut plans, 1000));
+        assert!(!plans.may_look(100_000, at(1499)) && plans.may_look(100_000, at(1500)));
+        assert!(!plans.may_look(10_000_000, at(1999)) && plans.may_look(10_000_000, at(2000)));
+        assert!(plans.may_look(3, at(1001)));
     }
 }

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use mesh_core::{
     Error, ErrorKind,
-    assignment::Assignment,
-    id::{ActorId, DriveId, NodeId},
+    id::{ActorId, DriveId, NodeId, TenantId},
     meta::ControlView,
     op::GroupReport,
 };
@@ -25,6 +24,8 @@ pub struct Own<'a> {
     pub drives_up: usize,
     /// The actors that run here.
     pub hosted: &'a BTreeSet<ActorId>,
+    /// Those that are to run here, among others.
+    pub concerns: &'a BTreeSet<ActorId>,
 }
 
 /// Whether it is ready.
@@ -60,12 +61,13 @@ pub fn look(own: &Own<'_>) -> Result<(), Error> {
     if view.tenants.is_empty() {
         return missing("there is no tenant yet");
     }
-    let mut data = view.assignments.values().filter(|row| row.actor.as_data().is_some());
-    let is_own = |row: &&Assignment| row.actor.as_data().is_some_and(|(_, node)| node == own.here);
-    if own.is_host && data.clone().filter(is_own).count() < view.tenants.len() {
+    let has_place = |tenant: &TenantId| view.assignments.contains_key(&ActorId::data(*tenant, own.here));
+    if own.is_host && !view.tenants.keys().all(has_place) {
         return missing("not every data chain of this node has a place yet");
     }
-    if data.any(|row| row.node == own.here && !own.hosted.contains(&row.actor)) {
+    let mut rows = own.concerns.iter().filter(|actor| actor.as_data().is_some());
+    let is_to_run = |actor: &&ActorId| view.assignments.get(*actor).is_some_and(|row| row.node == own.here);
+    if rows.any(|actor| is_to_run(&actor) && !own.hosted.contains(actor)) {
         return missing("a data chain of this node does not run: not yet, or it was given up, which the log says");
     }
     let laid_out = |drive: &DriveId| newest.domains.contains_key(drive);
@@ -80,7 +82,8 @@ mod tests {
     use std::sync::Arc;
 
     use mesh_core::{
-        id::{ClusterId, Epoch, GroupId, KeyId, LayoutId, TenantId},
+        assignment::Assignment,
+        id::{ClusterId, Epoch, GroupId, KeyId, LayoutId},
         meta::{TenantLimits, TenantRow, WrappedKey},
         topology::Code,
     };
@@ -97,7 +100,8 @@ mod tests {
         let mut groups: Vec<GroupReport> = Vec::new();
         let mut hosted = BTreeSet::new();
         let says = |view: &ControlView, groups: &[GroupReport], drives_up, hosted: &BTreeSet<ActorId>| {
-            let own = Own { here: HERE, is_host: true, view, groups, drives_up, hosted };
+            let concerns = view.assignments.keys().copied().collect();
+            let own = Own { here: HERE, is_host: true, view, groups, drives_up, hosted, concerns: &concerns };
             look(&own).map_err(|error| error.message().to_owned())
         };
         let expect = |said: Result<(), String>, what: &str| {

@@ -9,6 +9,7 @@ use mesh_core::{
     id::{ActorId, DriveId, Epoch, GroupId, NodeId, TenantId},
     limits::STRIPE_BYTES_MAX,
     meta::{ControlView, Grant},
+    shared::SharedMap,
     spec::{EncryptSpec, Encryption, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
     topology::DriveState,
 };
@@ -44,7 +45,7 @@ pub fn ingress(
 /// `Unreachable` if the tenant is not known here yet.
 pub fn data_chain(
     view: &ControlView,
-    drives: &BTreeMap<DriveId, DriveState>,
+    drives: &SharedMap<DriveId, DriveState>,
     actor: ActorId,
 ) -> Result<Vec<FunctionSpec>, Error> {
     let tenant = actor.as_data().and_then(|(tenant, _)| view.tenants.get(&tenant)).ok_or_else(|| {
@@ -104,7 +105,7 @@ mod tests {
     fn a_tail_is_what_its_head_leaves() {
         let chain = ActorId::data(TenantId(7), NodeId(1));
         let stages = || {
-            let erasure = ErasureSpec { layouts: BTreeMap::new(), drives: BTreeMap::new() };
+            let erasure = ErasureSpec { layouts: BTreeMap::new(), drives: SharedMap::new() };
             vec![FunctionSpec::Encrypt(EncryptSpec::default()), FunctionSpec::Erasure(erasure)]
         };
         assert_eq!(head(stages(), None), FunctionSpec::Chain(stages()));

@@ -126,7 +126,7 @@ impl Room {
     fn on(&mut self, event: Event) -> Vec<String> {
         let acts = self.steward.on(event, self.now);
         self.steward.check(self.now).expect("all is as it must be");
-        let is_news = |act: &&Act| !matches!(act, Act::Beat(..) | Act::Stat | Act::Restarted(..));
+        let is_news = |act: &&Act| !matches!(act, Act::Beat(..) | Act::Stat | Act::Restarted(..) | Act::Plan(_));
         acts.iter().filter(is_news).map(|act| format!("{act:?}")).collect()
     }
 
@@ -231,9 +231,8 @@ fn the_leader_gives_places_and_hears_what_came_of_it() {
     let mut room = Room::new(mesh(&[1]));
     let wrapped = mesh_core::meta::WrappedKey { key: mesh_core::id::KeyId(0), nonce: [0; 12], sealed: vec![0; 48] };
     let limits = mesh_core::meta::TenantLimits::default();
-    let tenant = mesh_core::id::TenantId(7);
-    let row =
-        mesh_core::meta::TenantRow { id: tenant, name: "tenant".into(), key: mesh_core::id::KeyId(0), wrapped, limits };
+    let tenant = TenantId(7);
+    let row = TenantRow { id: tenant, name: "tenant".into(), key: mesh_core::id::KeyId(0), wrapped, limits };
     let mut control = mesh(&[1]);
     control.tenants.insert(tenant, Arc::new(row));
     room.on(Event::Control(Arc::new(control)));
@@ -421,4 +420,123 @@ fn what_was_under_way_while_the_node_was_asleep_is_not_late() {
     assert!(room.steward.busy.contains_key(&Key::Ensure(GroupId(1))));
     room.now = room.now + Duration::from_secs(3600);
     room.on(Event::Time);
+}
+
+/// A tenant's chain for this node, on its DPU.
+fn split_mesh(at: NodeId, epoch: u64) -> ControlView {
+    let mut control = mesh(&[1, 2]);
+    let dpu = control.nodes.get_mut(&OTHER).expect("it is there");
+    (dpu.kind, dpu.attached_to) = (NodeKind::Dpu, Some(HERE));
+    let wrapped = mesh_core::meta::WrappedKey { key: mesh_core::id::KeyId(0), nonce: [0; 12], sealed: vec![0; 48] };
+    let (id, key, limits) = (TenantId(7), mesh_core::id::KeyId(0), mesh_core::meta::TenantLimits::default());
+    control.tenants.insert(id, Arc::new(TenantRow { id, name: "tenant".into(), key, wrapped, limits }));
+    let chain = ActorId::data(id, HERE);
+    control.assignments.insert(chain, Assignment::new(chain, at, Epoch(epoch)));
+    control
+}
+
+/// The leader, which has waited for the DPU and taken a look at the whole mesh: that look.
+fn plans_without_its_dpu() -> (Room, Box<plans::Study>) {
+    let mut room = Room::new(split_mesh(OTHER, 1));
+    let functions = ["policy", "encrypt", "erasure"].map(|kind| (kind.to_owned(), (0, 0))).into();
+    room.steward.here.ability = Arc::new(Ability { functions, millicores: 8000, memory_bytes: 1 << 30 });
+    room.observes(Observed::default());
+    room.passes(2500);
+    let acts = room.steward.on(Event::Observed(Box::new(leading())), room.now);
+    let study = acts.into_iter().find_map(|act| if let Act::Plan(study) = act { Some(study) } else { None });
+    (room, study.expect("a look"))
+}
+
+fn steps(acts: &[String]) -> Vec<&String> {
+    acts.iter().filter(|act| act.starts_with("Step(")).collect()
+}
+
+#[test]
+fn a_plan_is_made_beside_the_owner_and_carried_out_by_its_next_look() {
+    let (mut room, study) = plans_without_its_dpu();
+    assert_eq!(steps(&room.observes(leading())), [""; 0], "it is under way, once");
+    assert_eq!(room.on(Event::Planned(Box::new(study.carry_out()))), [""; 0]);
+    let acts = room.observes(leading());
+    let [step] = steps(&acts)[..] else { panic!("{acts:?}") };
+    assert!(step.contains("Propose(Assign(Assignment {") && step.contains("node: node-1, epoch: e2"), "{step}");
+}
+
+#[test]
+fn what_does_not_fit_any_more_of_a_plan_is_not_carried_out() {
+    // Another leader has given the actor away meanwhile.
+    let (mut room, study) = plans_without_its_dpu();
+    room.on(Event::Control(Arc::new(split_mesh(HERE, 2))));
+    room.on(Event::Planned(Box::new(study.carry_out())));
+    assert_eq!(steps(&room.observes(leading())), [""; 0]);
+    // It leads no more.
+    let (mut room, study) = plans_without_its_dpu();
+    room.observes(Observed::default());
+    assert_eq!(room.on(Event::Planned(Box::new(study.carry_out()))), [""; 0]);
+    assert_eq!(steps(&room.observes(leading())), [""; 0]);
+    // It failed: the next look begins anew.
+    let (mut room, _) = plans_without_its_dpu();
+    room.on(Event::Ended(Key::Plan, Err(Error::bug("it broke down"))));
+    let acts = room.steward.on(Event::Observed(Box::new(leading())), room.now);
+    assert!(acts.iter().any(|act| matches!(act, Act::Plan(_))));
+}
+
+#[test]
+fn figures_are_shown_every_few_milliseconds_and_who_is_there_at_once() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    room.observes(Observed::default());
+    let shown = |room: &mut Room| room.steward.publish().is_some();
+    assert!(shown(&mut room) && !shown(&mut room));
+    room.on(Event::Heard(beat(2), room.now));
+    assert!(shown(&mut room), "a node is there");
+    let mut count = 0;
+    for version in 2..102 {
+        room.now = room.now + Duration::from_millis(1);
+        let load = mesh_core::op::NodeLoad { cpu_ns: version, ..Default::default() };
+        let since = mesh_core::op::AsOf { states: 1, figures: version - 1 };
+        let news = News { since, version, figures: true, load: Some(load), ..News::default() };
+        room.on(Event::Heard(Arc::new(Beat { news: Some(Arc::new(news)), ..(*beat(2)).clone() }), room.now));
+        count += usize::from(shown(&mut room));
+    }
+    assert_eq!(count, 5, "in a tenth of a second");
+    assert!(room.steward.wake_at() <= room.now + SHOW_GAP);
+    let mut draining = report(2);
+    draining.state = NodeState::Draining;
+    room.on(Event::Heard(introduces(draining, 200), room.now));
+    assert!(shown(&mut room));
+}
+
+#[test]
+fn a_bare_beat_of_a_node_that_is_known_is_a_sign_of_life_and_of_no_other() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    let bare = |start| Arc::new(Beat { incarnation: Incarnation(start), news: None, ..(*beat(2)).clone() });
+    assert_eq!(room.on(Event::Heard(bare(1), room.now)), [""; 0]);
+    assert!(!room.steward.outlook().is_up(OTHER), "it has not introduced itself");
+    assert_eq!(room.steward.answer_to(&bare(1)).held, None);
+    room.on(Event::Heard(beat(2), room.now));
+    for _ in 0..5 {
+        room.passes(1500);
+        assert_eq!(room.on(Event::Heard(bare(1), room.now)), ["Locate(node-2, 127.0.0.1:2)"]);
+    }
+    assert!(room.steward.outlook().is_up(OTHER));
+    // Another start of it says nothing before it has introduced itself.
+    room.passes(1500);
+    assert_eq!(room.on(Event::Heard(bare(2), room.now)), [""; 0]);
+    room.passes(600);
+    assert!(!room.steward.outlook().is_up(OTHER));
+}
+
+#[test]
+fn what_a_node_remembers_goes_with_every_beat_and_with_an_answer_that_could_tell_something() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    room.observes(Observed::default());
+    room.on(Event::Heard(beat(2), room.now));
+    room.passes(500);
+    let acts = room.steward.on(Event::Observed(Box::default()), room.now);
+    let beats: Vec<_> =
+        acts.iter().filter_map(|act| if let Act::Beat(_, beat) = act { Some(beat) } else { None }).collect();
+    let known = beats.first().and_then(|beat| beat.witness).map(|witness| witness.incarnation);
+    assert_eq!((beats.len(), known), (1, Some(Incarnation(1))));
+    assert_eq!(room.steward.answer_to(&beat(2)).witness, None);
+    let later = Beat { incarnation: Incarnation(5), ..(*beat(2)).clone() };
+    assert_eq!(room.steward.answer_to(&later).witness.map(|witness| witness.incarnation), Some(Incarnation(1)));
 }
