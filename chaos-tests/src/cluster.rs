@@ -38,7 +38,7 @@ use mesh_core::{
 };
 use mesh_placement::{
     migration::Heard,
-    steward::{Event, Key, peers::Timing},
+    steward::{Event, Key, peers::Timing, plans::Studied},
 };
 
 mod chains;
@@ -118,6 +118,8 @@ enum Errand {
     Beat(Life, NodeId, mesh_core::time::Instant),
     /// An act of a steward ends.
     Act(Life, Key),
+    /// A look at the whole mesh has found something.
+    Planned(Life, Box<Studied>),
     /// A node stands for election.
     Stand(Life),
     /// A node hears that it does not lead any more.
@@ -325,6 +327,7 @@ impl Cluster {
         let life = (node, boot);
         let agent = self.begin(world, life);
         self.agents.insert(node, agent);
+        world.follow(node, &ControlView::default(), &self.replica(node));
         for drive in self.swarm.drives_at(node) {
             if self.blank.remove(&drive)
                 && let Some(disk) = world.disks.get_mut(&drive)
@@ -415,6 +418,7 @@ impl Cluster {
             Some(Errand::Alarm(life)) => self.alarm(world, life, number),
             Some(Errand::News(life, decision, view)) => self.news(world, life, decision, view),
             Some(Errand::CatchUp(life)) => self.catch_up(world, life),
+            Some(Errand::Planned(life, studied)) => self.hear(world, life, Event::Planned(studied)),
             Some(Errand::Stand(life)) => self.stand(world, life),
             Some(Errand::Depose(node, term)) => self.depose(world, node, term),
             Some(Errand::Election) => self.election(world),

@@ -12,10 +12,7 @@ use mesh_core::{
     meta::ControlView,
     op::GroupReport,
 };
-use mesh_placement::{
-    doors::Directory,
-    steward::{Event, Group, Key},
-};
+use mesh_placement::steward::{Event, Group, Key};
 
 use super::{Cluster, Errand, LIFE, Life, NAMESPACE};
 use crate::{planted::Bug, world::World};
@@ -145,8 +142,9 @@ impl Cluster {
         if is_deaf || !is_news || is_behind || !self.is_alive(world, life) {
             return;
         }
+        let before = self.replica(node);
         self.replicas.insert(node, (decision, view.clone()));
-        world.set_directory(node, Directory::of(&view));
+        world.follow(node, &before, &view);
         self.hear(world, life, Event::Control(view));
         self.resume_steps(world, life);
     }

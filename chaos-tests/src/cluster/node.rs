@@ -200,10 +200,10 @@ impl Cluster {
         let node = life.0;
         let ended = |key: Key, outcome: Result<(), Error>| Event::Ended(key, outcome);
         match act {
-            Act::Beat(to, report) => {
+            Act::Beat(to, beat) => {
                 let number = self.number(Errand::Beat(life, to, world.clock(node)));
                 let budget = self.timing().silence;
-                world.ask_node(node, to, (NodeOp::Heartbeat(report), Buf::empty()), budget, number);
+                world.ask_node(node, to, (NodeOp::Beat(beat), Buf::empty()), budget, number);
             }
             Act::Up(peer) => world.resume(node, peer),
             Act::Down(peer) => world.abandon(node, peer),
@@ -220,6 +220,11 @@ impl Cluster {
             }
             Act::LayOut(layout) => {
                 self.propose(world, node, MeshCommand::PutLayout(layout), Errand::Act(life, Key::LayOut));
+            }
+            // What it finds, it has found of what was so when it began.
+            Act::Plan(study) => {
+                let takes = self.dice.span(&(Duration::from_micros(10)..Duration::from_millis(3)));
+                self.after(world, takes, Errand::Planned(life, Box::new(study.carry_out())));
             }
             Act::Actor(actor, deeds) => {
                 for deed in deeds {
@@ -362,12 +367,11 @@ impl Cluster {
     pub fn asked(&mut self, world: &mut World, node: NodeId, from: Origin, op: NodeOp, payload: &Buf) {
         let Some(life) = self.life(world, node) else { return };
         match op {
-            NodeOp::Heartbeat(report) => {
-                let sender = report.node;
-                self.hear(world, life, Event::Heard(report, world.clock(node)));
+            NodeOp::Beat(beat) => {
+                self.hear(world, life, Event::Heard(beat.clone(), world.clock(node)));
                 if let Some(agent) = self.agent(world, life) {
-                    let own = agent.steward.report_to(sender);
-                    world.respond(node, from, Ok(Answer::Report(vec![own])));
+                    let answer = agent.steward.answer_to(&beat);
+                    world.respond(node, from, Ok(Answer::Beat(answer)));
                 }
             }
             NodeOp::Move(step) => self.asked_for_step(world, life, from, step, payload.clone()),
@@ -384,11 +388,7 @@ impl Cluster {
     ) {
         let now = world.clock(life.0);
         match outcome.map(|response| response.answer) {
-            Ok(Answer::Report(reports)) => {
-                for report in reports.into_iter().filter(|report| report.node == to) {
-                    self.hear(world, life, Event::Heard(report, now));
-                }
-            }
+            Ok(Answer::Beat(beat)) if beat.node == to => self.hear(world, life, Event::Heard(beat, now)),
             Ok(other) => world.violate(|| format!("a beat was answered by {other:?}")),
             Err(error) => self.hear(world, life, Event::Unanswered(to, asked_at, error.kind())),
         }

@@ -13,7 +13,7 @@ use mesh_core::{
     snapshot::{Mark, Snapshot},
     time::Instant,
 };
-use mesh_placement::doors::{self, Arrival, Came, Directory, Doors, Fate, Gone, HOPS_MAX, Park, Verdict};
+use mesh_placement::doors::{self, Arrival, Came, Doors, Fate, Gone, HOPS_MAX, Park, Verdict};
 
 use super::{
     Happening, Notice, Place, Setting, World,
@@ -155,10 +155,10 @@ impl World {
         doors.into_iter().flat_map(Doors::iter).map(|(actor, epoch, phase, _)| (actor, epoch, phase)).collect()
     }
 
-    /// A node hears from the control group where actors are.
-    pub fn set_directory(&mut self, node: NodeId, directory: Directory) {
+    /// A node hears from the control group where actors are, which it knew otherwise before.
+    pub fn follow(&mut self, node: NodeId, before: &ControlView, after: &ControlView) {
         if let Some(node) = self.nodes.get_mut(&node).filter(|node| node.up) {
-            node.doors.set_directory(directory);
+            node.doors.follow(before, after);
         }
     }
 

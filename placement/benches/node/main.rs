@@ -31,7 +31,7 @@ use mesh_core::{
     Buf, Lane, Principal,
     envelope::{Body, Envelope},
     id::{ActorId, Epoch, NodeId},
-    meta::{Command, ControlView, MetaAnswer},
+    meta::{ControlView, MeshCommand, MetaAnswer},
     op::{ActorReport, DriveReport, NodeLoad},
     time::Instant,
 };
@@ -65,7 +65,7 @@ enum Next {
     /// Something has happened.
     Event(Event),
     /// What was proposed is committed: by this node, for that hand.
-    Committed(Command, Option<(ActorId, u64)>),
+    Committed(MeshCommand, Option<(ActorId, u64)>),
 }
 
 /// CPU time and counts of one kind of work.

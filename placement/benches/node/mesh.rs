@@ -6,7 +6,7 @@ use mesh_core::{
     assignment::{Assignment, Preference, Scope, Wish},
     id::{ActorId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, ReplicaId, TenantId},
     limits::{DPU_HEARTBEAT_INTERVAL, DPU_SILENCE_MAX, HEARTBEAT_INTERVAL, HEARTBEAT_SILENCE_MAX},
-    meta::{Command, ControlView, TenantLimits, TenantRow, WrappedKey},
+    meta::{ControlView, MeshCommand, TenantLimits, TenantRow, WrappedKey},
     op::{Ability, ActorReport, DriveReport, GroupReport},
     time::Instant,
     topology::{Code, DriveInfo, DriveState, NodeInfo, NodeKind},
@@ -119,14 +119,14 @@ impl Mesh {
     }
 
     /// Its host takes an actor back.
-    pub(crate) fn takeover(&self, actor: ActorId) -> Command {
+    pub(crate) fn takeover(&self, actor: ActorId) -> MeshCommand {
         let row = self.control.assignments[&actor];
         let to = self.host_of(row.node).unwrap();
-        Command::Assign(Assignment::new(actor, to, Epoch(row.epoch.0 + 1)))
+        MeshCommand::Assign(Assignment::new(actor, to, Epoch(row.epoch.0 + 1)))
     }
 
-    pub(crate) fn apply(&mut self, command: &Command) {
-        let Command::Assign(row) = command else { panic!("nothing but places is decided here: {command:?}") };
+    pub(crate) fn apply(&mut self, command: &MeshCommand) {
+        let MeshCommand::Assign(row) = command else { panic!("nothing but places is decided here: {command:?}") };
         self.control.assignments.insert(row.actor, *row);
     }
 }

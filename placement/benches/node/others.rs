@@ -6,7 +6,7 @@ use mesh_core::{
     Answer, Op,
     envelope::Body,
     id::{ActorId, NodeId, ReplicaId},
-    meta::Command,
+    meta::MeshCommand,
     op::{AsOf, Beat, Held, NodeLoad, NodeOp, NodeReport, Witness},
     time::Instant,
     topology::{NodeInfo, NodeState},
@@ -88,8 +88,8 @@ impl Others {
     }
 
     /// The group has decided something, and whoever is concerned does it.
-    pub(crate) fn learn(&mut self, command: &Command) {
-        let Command::Assign(row) = command else { return };
+    pub(crate) fn learn(&mut self, command: &MeshCommand) {
+        let MeshCommand::Assign(row) = command else { return };
         let functions = ["policy", "encrypt", "erasure"].map(str::to_owned).to_vec();
         if let Some(other) = self.nodes.get_mut(&row.node) {
             other.report.actors.push(mesh::actor_report(row.actor, functions, row.epoch));
