@@ -68,12 +68,12 @@ fn a_target_that_begins_anew_for_a_second_controller_is_found() {
 
 #[test]
 fn steps_of_a_move_that_is_over_are_found() {
-    assert!(finds("old-steps", 2, 3, &[Victim::Rival]));
+    assert!(finds("old-steps", 10, 4, &[Victim::Rival]));
 }
 
 #[test]
 fn a_source_that_begins_anew_and_runs_in_the_middle_of_its_move_is_found() {
-    assert!(finds("runs-on-return", 4, 5, &[Victim::SourceAndGroup]));
+    assert!(finds("runs-on-return", 6, 5, &[Victim::SourceAndGroup]));
 }
 
 /// Every so manieth event: the runner takes all.
