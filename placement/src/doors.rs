@@ -70,6 +70,9 @@ impl Directory {
 pub enum Came {
     /// From this node: whoever asks follows the actor.
     Here,
+    /// From this node, by the head of a chain under this epoch, for its tail. One of another epoch may be made of other stages:
+    /// nobody follows it there.
+    Head(Epoch),
     /// Over a link, for an actor under an epoch; 0: the sender has no idea. Whoever sent it is told where the actor is.
     Link(Epoch),
 }
@@ -191,11 +194,12 @@ impl<A, P> Doors<A, P> {
                     _ => Verdict::Refused(stale(id, Place { node: self.node, epoch: door.epoch })),
                 };
             }
+            Came::Head(epoch) if epoch != door.epoch => return Verdict::Refused(no_such_actor(id)),
             // It runs elsewhere, until its move is committed.
             Came::Here | Came::Link(Epoch(0)) if phase == Phase::Warming && self.runs_elsewhere(id).is_some() => {
                 return self.elsewhere(id, came);
             }
-            Came::Here | Came::Link(_) => {}
+            Came::Here | Came::Head(_) | Came::Link(_) => {}
         }
         match door.state {
             State::Open => Verdict::In(&door.actor),
@@ -215,6 +219,10 @@ impl<A, P> Doors<A, P> {
     fn elsewhere(&self, id: ActorId, came: Came) -> Verdict<'_, A> {
         match came {
             Came::Here => match self.directory.locate(id).filter(|place| place.node != self.node) {
+                Some(place) => Verdict::Go(place),
+                None => Verdict::Refused(no_such_actor(id)),
+            },
+            Came::Head(epoch) => match self.runs_elsewhere(id).filter(|place| place.epoch == epoch) {
                 Some(place) => Verdict::Go(place),
                 None => Verdict::Refused(no_such_actor(id)),
             },
@@ -305,6 +313,7 @@ impl<A, P> Doors<A, P> {
         self.doors.get(&id).filter(|door| leaves(door))?;
         self.take_away(id, |came| match came {
             Came::Here => Fate::Again,
+            Came::Head(_) => Fate::Refused(no_such_actor(id)),
             Came::Link(_) => Fate::Refused(stale(id, to)),
         })
     }
@@ -624,6 +633,24 @@ mod tests {
             doors.host(ACTOR, Epoch(9), false, "two").map_err(|(error, _)| error.kind()),
             Err(ErrorKind::Conflict)
         );
+    }
+
+    #[test]
+    fn a_tail_takes_from_its_head_of_the_same_epoch_alone() {
+        let tail = ActorId::tail(TenantId(1), HERE, 2);
+        let verdict = |doors: &Few, epoch| match doors.knock(tail, Came::Head(Epoch(epoch))) {
+            Verdict::In(_) => "in".to_owned(),
+            Verdict::Go(place) => format!("to {} {}", place.node, place.epoch.0),
+            Verdict::Waits(_) => "waits".to_owned(),
+            Verdict::Refused(error) => format!("{:?}", error.kind()),
+        };
+        let mut doors = Few::new(HERE);
+        assert_eq!(verdict(&doors, 5), "NoSuchActor");
+        // Of the next epoch it may be made of other stages: what the head of before sends is not for it.
+        doors.learn(tail, at(AWAY, 6));
+        assert_eq!([5, 6, 7].map(|epoch| verdict(&doors, epoch)), ["NoSuchActor", "to node-2 6", "NoSuchActor"]);
+        doors.host(tail, Epoch(6), false, "tail").unwrap();
+        assert_eq!([5, 6, 7].map(|epoch| verdict(&doors, epoch)), ["NoSuchActor", "in", "NoSuchActor"]);
     }
 
     #[test]

@@ -247,7 +247,7 @@ impl Steward {
         };
         let mut hosting = Hosting::default();
         hosting.learn(here.info.id, &control);
-        Self {
+        let mut steward = Self {
             peers: Peers::new(here.timing, now),
             here,
             outlook,
@@ -255,9 +255,9 @@ impl Steward {
             unshown: true,
             published: None,
             acquaintances,
-            voice: Voice::default(),
+            voice: Voice::new(now),
             ears: Ears::default(),
-            moving: control.assignments.values().filter(|row| row.moving.is_some()).map(|row| row.actor).collect(),
+            moving: on_a_move(&control),
             control,
             own: Box::default(),
             drives: Vec::new(),
@@ -276,7 +276,10 @@ impl Steward {
             lead: Lead::default(),
             complaints: Complaints::default(),
             renew_at: None,
-        }
+        };
+        // Also those of nodes that it may never hear.
+        steward.count_drives();
+        steward
     }
 
     const fn id(&self) -> NodeId {
@@ -397,6 +400,11 @@ impl Steward {
         self.hosting = Hosting::default();
         self.hosting.learn(self.id(), &self.control);
         self.lead = Lead { last_hand: self.lead.last_hand, rests_until: now + REST, ..Lead::default() };
+        // What was heard or said half is heard and said anew.
+        (self.ears, self.voice) = (Ears::default(), Voice::new(now));
+        self.moving = on_a_move(&self.control);
+        // It has no end that it must have; what comes of it then is left.
+        self.busy.remove(&Key::Plan);
         self.due = Due { look: true, hosting: true, plan: true, beat: true };
         self.told.clear();
         self.replicas_know.clear();
@@ -404,6 +412,7 @@ impl Steward {
         self.outlook.up_since = Arc::new([(self.id(), Instant::default())].into());
         let mut acts = Vec::new();
         self.see(now, &mut acts);
+        self.count_drives();
         acts.retain(|act| matches!(act, Act::Up(_)));
         acts
     }
@@ -621,6 +630,11 @@ fn complain(known: &mut Option<Error>, now: Option<Error>, say: fn(Error) -> Act
         acts.push(say(error.clone()));
     }
     *known = now;
+}
+
+/// The actors that are on a move.
+fn on_a_move(control: &ControlView) -> BTreeSet<ActorId> {
+    control.assignments.values().filter(|row| row.moving.is_some()).map(|row| row.actor).collect()
 }
 
 /// How drives are, without their figures.

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use mesh_core::{
     Answer, Effect, Error, ErrorKind, Job, Op, Outcome, Request, Response, Target, WorkOutcome,
-    id::{DriveId, GroupId, NodeId},
+    id::{DriveId, Epoch, GroupId, NodeId},
     meta::MetaAnswer,
     port::{DiskJob, WorkOutput},
 };
@@ -96,12 +96,12 @@ impl World {
     }
 
     fn call(&mut self, place: Place, to: Target, request: Request) {
-        let next = self.hosted(place).and_then(|hosted| hosted.setting.next);
+        let Some((next, epoch)) = self.hosted(place).map(|hosted| (hosted.setting.next, hosted.epoch)) else { return };
         let actor = match to {
             Target::Metadata => return self.call_metadata(place, request),
-            Target::Actor(actor) => Some(actor),
-            Target::Next => next,
-            Target::Tail(cut) => specs::tail_of(place.actor, cut),
+            Target::Actor(actor) => Some((actor, Epoch(0))),
+            Target::Next => next.map(|actor| (actor, Epoch(0))),
+            Target::Tail(cut) => specs::tail_of(place.actor, cut).map(|actor| (actor, epoch)),
         };
         match actor {
             None => {

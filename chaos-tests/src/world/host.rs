@@ -9,7 +9,7 @@ use std::{
 
 use mesh_core::{
     Cx, Effect, Event, Op, Outcome, Request, StorageFunction, WorkOutcome,
-    id::{ActorId, NodeId, Token},
+    id::{ActorId, Epoch, NodeId, Token},
     spec::FunctionSpec,
     time::Instant,
 };
@@ -61,6 +61,7 @@ impl Node {
 pub(super) struct Hosted {
     pub(super) function: Box<dyn StorageFunction>,
     pub(super) life: u64,
+    pub(super) epoch: Epoch,
     /// Who waits until nothing is under way that the state depends on.
     pub(super) settling: Option<u64>,
     pub(super) setting: Setting,
@@ -111,10 +112,16 @@ pub enum Origin {
 }
 
 impl Hosted {
-    pub(super) fn new(function: Box<dyn StorageFunction>, life: u64, entropy: Stream, setting: Setting) -> Self {
+    pub(super) fn new(
+        function: Box<dyn StorageFunction>,
+        (life, epoch): (u64, Epoch),
+        entropy: Stream,
+        setting: Setting,
+    ) -> Self {
         Self {
             function,
             life,
+            epoch,
             settling: None,
             setting,
             tokens: TokenSource::default(),

@@ -205,7 +205,7 @@ impl World {
     ) {
         self.lives += 1;
         let entropy = Stream::new(self.seed, "entropy", self.lives);
-        let hosted = Hosted::new(function, self.lives, entropy, setting);
+        let hosted = Hosted::new(function, (self.lives, epoch), entropy, setting);
         self.note(&[71, node.0, actor.0, epoch.0], || format!("{node} hosts {actor} under {epoch}, {phase}"));
         let Some(host) = self.nodes.get_mut(&node).filter(|node| node.up) else { return };
         if let Err((error, _)) = host.doors.host(actor, epoch, phase == Phase::Warming, hosted) {
@@ -338,7 +338,7 @@ impl World {
     pub(super) fn see_to_parked(&mut self, node: NodeId, actor: ActorId, gone: Gone<Hosted, Parked>) -> Hosted {
         for (Parked { origin, request, .. }, fate) in gone.parked {
             match fate {
-                Fate::Again => self.ask(node, origin, actor, request),
+                Fate::Again => self.ask(node, origin, (actor, Epoch(0)), request),
                 Fate::Refused(error) => self.settle(node, origin, Err(error)),
             }
         }
@@ -393,7 +393,7 @@ impl World {
         request: Request,
     ) {
         let Some(host) = self.nodes.get_mut(&node).filter(|host| host.up && host.boot == boot) else { return };
-        let came = if matches!(origin, Origin::Link { .. }) { Came::Link(epoch) } else { Came::Here };
+        let came = if matches!(origin, Origin::Link { .. }) { Came::Link(epoch) } else { came_here(epoch) };
         match host.doors.knock(actor, came) {
             Verdict::In(_) => self.let_in(node, actor, origin, request),
             Verdict::Waits(_) => match host.doors.park(actor, came, Parked { since: self.now, origin, request }) {
@@ -403,30 +403,37 @@ impl World {
                     self.settle(node, parked.origin, Err(error));
                 }
             },
-            Verdict::Go(_) => self.ask(node, origin, actor, request),
+            Verdict::Go(_) => self.ask(node, origin, (actor, epoch), request),
             Verdict::Refused(error) => self.settle(node, origin, Err(error)),
         }
     }
 
     /// Asks an actor, here or elsewhere. If it has moved, it is asked where it is now.
-    pub(super) fn ask(&mut self, node: NodeId, origin: Origin, actor: ActorId, request: Request) {
-        self.ask_within(HOPS_MAX, node, origin, actor, request);
+    /// `head`: the epoch of the chain whose tail it asks; else 0.
+    pub(super) fn ask(&mut self, node: NodeId, origin: Origin, (actor, head): (ActorId, Epoch), request: Request) {
+        self.ask_within(HOPS_MAX, node, origin, (actor, head), request);
     }
 
-    fn ask_within(&mut self, hops: u32, node: NodeId, origin: Origin, actor: ActorId, request: Request) {
+    fn ask_within(
+        &mut self,
+        hops: u32,
+        node: NodeId,
+        origin: Origin,
+        (actor, head): (ActorId, Epoch),
+        request: Request,
+    ) {
         let Some(host) = self.nodes.get(&node) else { return };
-        match host.doors.knock(actor, Came::Here) {
+        match host.doors.knock(actor, came_here(head)) {
             Verdict::In(_) | Verdict::Waits(_) => {
                 let (after, boot) = (self.hop(), self.boot_of(node));
-                let epoch = Epoch(0);
-                self.schedule(after, Happening::Request { node, boot, actor, epoch, origin, request });
+                self.schedule(after, Happening::Request { node, boot, actor, epoch: head, origin, request });
             }
             Verdict::Go(to) if host.lost.contains(&to.node) => {
                 let error = Error::new(ErrorKind::Unreachable, "the node is lost").with("node", to.node);
                 self.settle(node, origin, Err(error));
             }
             Verdict::Go(to) => {
-                let again = (hops > 0).then(|| (request.clone(), hops));
+                let again = (hops > 0 && actor.as_data().is_some()).then(|| (request.clone(), hops));
                 self.send_to(to, Ask { node, origin, actor, again, asked: to }, request);
             }
             Verdict::Refused(error) => self.settle(node, origin, Err(error)),
@@ -452,7 +459,7 @@ impl World {
         match (doors::newer(asked, &outcome), again) {
             (Some(newer), Some((request, hops))) => {
                 self.learn(node, actor, (newer.node, newer.epoch));
-                self.ask_within(hops - 1, node, origin, actor, request);
+                self.ask_within(hops - 1, node, origin, (actor, Epoch(0)), request);
             }
             _ => match origin {
                 Origin::Local(place) => self.take_reply(place, outcome),
@@ -482,6 +489,11 @@ impl World {
         self.note(&[78, node.0, u64::from(outcome.is_ok())], || format!("{node} answers {to:?}: {outcome:?}"));
         self.settle(node, to, outcome.map(Into::into));
     }
+}
+
+/// From a node itself: by the head of a chain under this epoch, or, where it is 0, by anybody.
+const fn came_here(head: Epoch) -> Came {
+    if head.0 == 0 { Came::Here } else { Came::Head(head) }
 }
 
 const fn place((node, epoch): (NodeId, Epoch)) -> doors::Place {

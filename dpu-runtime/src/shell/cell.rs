@@ -280,19 +280,22 @@ impl State {
             }
             Effect::Call { to, call, request } => {
                 let actor = match to {
-                    Target::Actor(actor) => Ok(actor),
+                    Target::Actor(actor) => Ok((actor, None)),
                     Target::Tail(cut) => match self.setup.id.as_data() {
-                        Some((tenant, ingress)) => Ok(ActorId::tail(tenant, ingress, cut)),
+                        Some((tenant, ingress)) => Ok((ActorId::tail(tenant, ingress, cut), Some(self.setup.epoch))),
                         None => Err(Error::bug("what is no data chain was cut").with("actor", self.setup.id)),
                     },
-                    _ => self.setup.onward.resolve(&request),
+                    _ => self.setup.onward.resolve(&request).map(|actor| (actor, None)),
                 };
                 match actor {
-                    Ok(actor) => {
+                    Ok((actor, head)) => {
                         let answer_to = myself.clone();
                         let done = Box::new(move |outcome| tell(&answer_to, Message::Reply { call, outcome }));
                         let deadline = request.deadline;
-                        let guard = host.ask(actor, request, done);
+                        let guard = match head {
+                            Some(epoch) => host.ask_tail((actor, epoch), request, done),
+                            None => host.ask(actor, request, done),
+                        };
                         self.await_reply(call, deadline, guard);
                     }
                     Err(error) => self.queue.push_back(Event::Reply { call, outcome: Err(error) }),

@@ -298,11 +298,27 @@ impl Host {
 
     /// Asks an actor, here or elsewhere. `done` is called exactly once. If it has moved, it is asked where it is now.
     pub fn ask(&self, actor: ActorId, request: Request, done: Completion<Outcome>) -> CallGuard {
-        self.ask_within(HOPS_MAX, actor, request, done)
+        self.ask_within(HOPS_MAX, (actor, Came::Here), request, done)
     }
 
-    fn ask_within(&self, hops: u32, actor: ActorId, request: Request, done: Completion<Outcome>) -> CallGuard {
-        let Some((place, request, done)) = self.take(actor, Came::Here, request, done) else {
+    /// Asks the tail of a chain, as its head under an epoch does: one of another epoch takes nothing.
+    pub(super) fn ask_tail(
+        &self,
+        (tail, epoch): (ActorId, Epoch),
+        request: Request,
+        done: Completion<Outcome>,
+    ) -> CallGuard {
+        self.ask_within(0, (tail, Came::Head(epoch)), request, done)
+    }
+
+    fn ask_within(
+        &self,
+        hops: u32,
+        (actor, came): (ActorId, Came),
+        request: Request,
+        done: Completion<Outcome>,
+    ) -> CallGuard {
+        let Some((place, request, done)) = self.take(actor, came, request, done) else {
             return CallGuard::none();
         };
         let budget = request.deadline.after(self.0.ports.clock.now());
@@ -319,7 +335,7 @@ impl Host {
             // The directory was behind; the actor certainly did not take the request.
             (Some(newer), Some(again), Some(host)) => {
                 host.learn(actor, newer);
-                host.ask_within(hops - 1, actor, again, done).forget();
+                host.ask_within(hops - 1, (actor, Came::Here), again, done).forget();
             }
             _ => done(outcome),
         });

@@ -113,6 +113,11 @@ impl Steward {
         }
         acts.push(Act::Restarted(node, beat.incarnation));
         self.show_acquaintances();
+        // Of counters that came with other news nothing new is said: they are those of before.
+        let has_figures = said.news != Heard::Nothing && beat.news.as_ref().is_some_and(|news| news.figures);
+        if has_figures && self.leads_control() {
+            self.lead.meter.hear(&said.report, at);
+        }
         self.note(before, said, (at, now), acts);
         if let Some(info) = self.control.nodes.get(&node)
             && self.acquaintances.heed_start(info, &self.outlook.sight.reports)
@@ -144,9 +149,6 @@ impl Steward {
         self.due.plan |= has_turned;
         let node = report.node;
         if said.news != Heard::Nothing {
-            if self.leads_control() {
-                self.lead.meter.hear(&report, at);
-            }
             self.outlook.sight.reports.insert(node, report);
             let is_figures = said.news == Heard::Figures;
             (self.unpublished, self.unshown) = (self.unpublished || !is_figures, true);

@@ -24,6 +24,8 @@ use mesh_core::{
 #[derive(Clone, Debug, Default)]
 pub struct Voice {
     own: Arc<NodeReport>,
+    /// Where versions began: what is held as of that or less is of another voice of this start.
+    born: u64,
     version: u64,
     /// When all that is in no list below last changed.
     report_at: u64,
@@ -98,6 +100,14 @@ impl<K: Ord + Copy> Log<K> {
 }
 
 impl Voice {
+    /// One that has said nothing yet. Its versions are greater than those of any voice that this start had before `now`: they
+    /// begin at that moment in microseconds, and a node says something new not nearly so often.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        let born = now.0 / 1000;
+        Self { born, version: born, ..Self::default() }
+    }
+
     /// This node is so from now on. The actors and peers of a report are in order.
     /// Says whether anything but figures is new.
     pub fn say(&mut self, own: &Arc<NodeReport>) -> bool {
@@ -142,7 +152,7 @@ impl Voice {
     /// Whether anything was said.
     #[must_use]
     pub const fn has_spoken(&self) -> bool {
-        self.version > 0
+        self.version > self.born
     }
 
     /// When a state last changed.
@@ -182,10 +192,10 @@ impl Voice {
     fn news(&mut self, holds: AsOf, with_figures: bool) -> Option<Arc<News>> {
         let forgot = self.actors.forgot.max(self.sees.forgot);
         // What was never said nobody holds.
-        let knows = holds.states > 0 && holds.states >= forgot && holds.states <= self.version;
+        let knows = holds.states > self.born && holds.states >= forgot && holds.states <= self.version;
         let since = if knows { holds } else { AsOf::default() };
         let figures = !knows || (with_figures && since.figures < self.figures_at());
-        if self.version == 0 || (!figures && since.states >= self.states_at()) {
+        if !self.has_spoken() || (!figures && since.states >= self.states_at()) {
             return None;
         }
         let since = if figures { since } else { AsOf { figures: 0, ..since } };

@@ -193,6 +193,8 @@ enum Step {
     Says,
     /// The listener begins anew.
     Anew,
+    /// What speaks begins anew, under the same start.
+    SpeaksAnew,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -207,6 +209,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..4_usize).prop_map(Step::Lost),
         4 => Just(Step::Says),
         1 => Just(Step::Anew),
+        1 => Just(Step::SpeaksAnew),
     ]
 }
 
@@ -218,6 +221,7 @@ struct Pair {
     report: Option<Arc<NodeReport>>,
     way: Vec<Beat>,
     secs: u64,
+    voices: u64,
 }
 
 impl Pair {
@@ -256,7 +260,7 @@ proptest! {
     fn what_is_held_is_what_was_said_once_messages_come_through(steps in prop::collection::vec(step(), 0..60)) {
         let own = NodeReport { node: HERE, incarnation: START, ..NodeReport::default() };
         let (voice, ears) = (Voice::default(), Ears::default());
-        let mut pair = Pair { voice, own, ears, report: None, way: Vec::new(), secs: 0 };
+        let mut pair = Pair { voice, own, ears, report: None, way: Vec::new(), secs: 0, voices: 0 };
         said(&mut pair.voice, &pair.own);
         for step in steps {
             match step {
@@ -288,6 +292,11 @@ proptest! {
                 Step::Lost(_) => {}
                 Step::Says => pair.says(),
                 Step::Anew => (pair.ears, pair.report) = (Ears::default(), None),
+                Step::SpeaksAnew => {
+                    pair.voices += 1;
+                    pair.voice = Voice::new(Instant(pair.voices * 1_000_000_000));
+                    said(&mut pair.voice, &pair.own);
+                }
             }
             if *pair.voice.own != pair.own {
                 said(&mut pair.voice, &pair.own);
