@@ -1,7 +1,6 @@
 //! A toy stage that keeps state: in a world with moves it stands in every data chain behind Policy, as a function of the
-//! embedding program. It notes changes, each in the
-//! next free place and once however often it is asked; everything else it hands on. What it keeps is in memory alone, so a
-//! move has to bring all of it over, and nothing but a move can.
+//! embedding program. It notes changes, each in the next free place and once however often it is asked; everything else it
+//! hands on. What it keeps is in memory alone, so a move has to bring all of it over, and nothing but a move can.
 //!
 //! A change is a write of a stripe to a bucket of its own; its answer says which birth of the state has it, and where.
 

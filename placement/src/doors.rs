@@ -10,6 +10,8 @@
 //! not here   to where it is known to be        told where, if that is known
 //! ```
 //!
+//! What a head sends to its tail is taken, here and elsewhere, by the tail of the same epoch alone, or by nobody.
+//!
 //! A request of this node for an actor that is to arrive is with the old place until the commit is heard of: if that place
 //! dies in between, it fails with it, and may be sent again.
 //!
