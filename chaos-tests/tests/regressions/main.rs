@@ -5,7 +5,6 @@ mod failed_sync;
 mod given_to_the_target;
 mod late_copies;
 mod late_delete;
-mod other_cut;
 mod power_cuts;
 mod stray_attempts;
 mod told_too_early;
