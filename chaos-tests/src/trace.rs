@@ -151,7 +151,9 @@ impl Digest for Answer {
             Self::Admin(answer) => all(&[19, of_bytes(format!("{answer:?}").as_bytes())]),
             Self::Left(drives) => drives.iter().fold(20, |hash, drive| mix(hash ^ drive.0)),
             Self::ReportPage { reports, more } => all(&[21, reports.len() as u64, u64::from(*more)]),
-            Self::Beat(beat) => all(&[22, beat.node.0, beat.incarnation.0, beat.marked]),
+            Self::Beat(beat) => {
+                all(&[22, beat.node.0, beat.incarnation.0, beat.replica.map_or(0, |replica| replica.0), beat.marked])
+            }
         }
     }
 }

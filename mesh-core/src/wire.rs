@@ -43,7 +43,7 @@ pub mod proto {
 }
 
 /// The wire version that this build speaks.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Length of the preamble.
 pub const PREAMBLE_BYTES: usize = 24;
 

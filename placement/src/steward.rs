@@ -233,6 +233,8 @@ struct Complaints {
     refused: Option<Error>,
     /// Why damaged metadata are not rebuilt.
     unrenewed: Option<Error>,
+    /// Why nothing is planned.
+    unplanned: Option<Error>,
 }
 
 impl Steward {
@@ -379,8 +381,9 @@ impl Steward {
                 self.stat(acts);
             }
             Event::Planned(studied) => {
-                self.busy.remove(&Key::Plan);
+                self.busy.remove(&Key::Plan(studied.number()));
                 self.lead.plans.learn(*studied);
+                self.complaints.unplanned = None;
                 self.due.look = true;
             }
             Event::Ended(key, outcome) => self.ended(key, outcome, now, acts),
@@ -399,12 +402,14 @@ impl Steward {
         self.layouts = Layouts::default();
         self.hosting = Hosting::default();
         self.hosting.learn(self.id(), &self.control);
-        self.lead = Lead { last_hand: self.lead.last_hand, rests_until: now + REST, ..Lead::default() };
+        let mut plans = core::mem::take(&mut self.lead.plans);
+        plans.begin_anew();
+        self.lead = Lead { last_hand: self.lead.last_hand, plans, rests_until: now + REST, ..Lead::default() };
         // What was heard or said half is heard and said anew.
         (self.ears, self.voice) = (Ears::default(), Voice::new(now));
         self.moving = on_a_move(&self.control);
         // It has no end that it must have; what comes of it then is left.
-        self.busy.remove(&Key::Plan);
+        self.busy.retain(|key, _| !matches!(key, Key::Plan(_)));
         self.due = Due { look: true, hosting: true, plan: true, beat: true };
         self.told.clear();
         self.replicas_know.clear();
@@ -579,8 +584,11 @@ impl Steward {
                 }
                 self.tell_replicas(acts);
             }
-            // What it knew is lost with it: the next look begins anew.
-            Key::Plan => self.lead.plans = Plans::default(),
+            Key::Plan(number) => {
+                if self.lead.plans.fail(number, now) {
+                    complain(&mut self.complaints.unplanned, outcome.err(), unplanned, acts);
+                }
+            }
             Key::Stat | Key::Elect(_) | Key::Ensure(_) | Key::Members(_) | Key::LayOut | Key::HandOver(_) => {}
         }
     }
@@ -650,6 +658,10 @@ pub fn is_judged(error: &Error) -> bool {
 
 const fn unrenewed(error: Error) -> Act {
     Act::Complain("this node's metadata are damaged, and are not rebuilt", error)
+}
+
+const fn unplanned(error: Error) -> Act {
+    Act::Complain("what runs where is not planned for now, and nothing moves", error)
 }
 
 /// Between two times that figures are shown to whoever reads them.

@@ -17,8 +17,13 @@ use mesh_core::{
 use mesh_dpu_runtime::metadata::RaftMetadata;
 use mesh_placement::{
     migration::{Ask, Heard},
-    steward::{Act, Event, Group, is_judged, members::Step},
+    steward::{
+        Act, Event, Group, is_judged,
+        members::Step,
+        plans::{Studied, Study},
+    },
 };
+use tokio::sync::Semaphore;
 
 use super::{Inner, chains, media};
 
@@ -117,6 +122,17 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
         tracing::debug!(node = %node.id, ?what, %error, "an act failed");
     }
     outcome
+}
+
+/// Makes a plan, beside everything else, once the one before has come to its end.
+pub(super) async fn plan(study: Study, desk: Arc<Semaphore>) -> Result<Studied, Error> {
+    let place = desk.acquire_owned().await.map_err(|error| Error::bug("nothing plans any more").caused_by(error))?;
+    let planned = tokio::task::spawn_blocking(move || {
+        let studied = study.carry_out();
+        drop(place);
+        studied
+    });
+    planned.await.map_err(|error| Error::bug("a plan broke down").caused_by(error))
 }
 
 fn beat(node: &Arc<Inner>, to: NodeId, said: Arc<Beat>) {

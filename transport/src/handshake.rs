@@ -154,7 +154,7 @@ pub const GREETING_BYTES_MAX: usize = 1024;
 /// The name of a build at most.
 pub const SOFTWARE_BYTES_MAX: usize = 256;
 /// The oldest wire version that this build still speaks.
-pub const VERSION_MIN: u16 = 2;
+pub const VERSION_MIN: u16 = 3;
 
 const _: () = {
     assert!(VERSION_MIN <= wire::VERSION);
@@ -220,7 +220,9 @@ mod tests {
     #[test]
     fn refuses_when_no_version_is_common() {
         let role = Role::Node(NodeId(2));
-        for (min, max, ok) in [(2, 2, true), (1, 9, true), (3, 9, false), (1, 1, false), (0, 0, false), (3, 2, false)] {
+        let (old, now, next) = (VERSION_MIN - 1, wire::VERSION, wire::VERSION + 1);
+        let ranges = [(now, now, true), (old, next, true), (next, u16::MAX, false), (old, old, false), (0, 0, false)];
+        for (min, max, ok) in ranges.into_iter().chain([(next, now, false)]) {
             let hello = Hello { version_min: min, version_max: max, ..hello(&local(2), Lane::Control) };
             match answer(&local(1), &role, &Body::Hello(hello)) {
                 Ok((_, welcome)) => assert!(ok && welcome.version == wire::VERSION, "{min}..={max}"),

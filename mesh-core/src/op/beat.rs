@@ -16,7 +16,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{ActorReport, DriveReport, NodeLoad, NodeReport, Witness};
-use crate::id::{ActorId, Incarnation, NodeId};
+use crate::id::{ActorId, Incarnation, NodeId, ReplicaId};
 
 /// "I am alive", with what the one who is told this does not know yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +27,9 @@ pub struct Beat {
     pub incarnation: Incarnation,
     /// Where its mesh listener is.
     pub address: String,
-    /// How often its metadata store has said durably what it promises.
+    /// Its replica of the control group.
+    pub replica: Option<ReplicaId>,
+    /// How often its metadata store has said durably what it promises, since it has that replica.
     pub marked: u64,
     /// What it remembers of the one whom it tells this; left out where that could say nothing to it.
     pub witness: Option<Witness>,

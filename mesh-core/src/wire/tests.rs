@@ -56,7 +56,7 @@ fn refuses_another_version_and_says_which() {
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert_eq!(
         error.to_string(),
-        "a frame of another wire version; run the same build on every node [version=9 supported=2]"
+        "a frame of another wire version; run the same build on every node [version=9 supported=3]"
     );
 }
 

@@ -63,7 +63,7 @@ fn inside() {
 fn claims_of_lengths_are_refused_before_anything_is_allocated() {
     for (header, payload) in [(u32::MAX, 0), (0, u32::MAX), (u32::MAX, u32::MAX)] {
         let mut bytes = [0; 24];
-        bytes[..6].copy_from_slice(b"MESH\x02\0");
+        bytes[..6].copy_from_slice(b"MESH\x03\0");
         bytes[8..12].copy_from_slice(&u32::to_le_bytes(header));
         bytes[16..20].copy_from_slice(&u32::to_le_bytes(payload));
         let crc = crc32c(&bytes[..20]);

@@ -293,7 +293,8 @@ fn beat(news: Option<News>) -> Beat {
         node: NodeId(115),
         incarnation: Incarnation(116),
         address: "10.0.0.1:7000".into(),
-        marked: 136,
+        replica: Some(ReplicaId::new(NodeId(135), 136)),
+        marked: 145,
         witness: Some(Witness {
             life: 137,
             incarnation: Incarnation(138),

@@ -19,7 +19,7 @@ use crate::{commands, golden, samples};
 /// A frame around any header, with true lengths and checksums: written from the drawing in `wire.rs`, not with its
 /// code.
 pub(crate) fn frame(header: &[u8], payload: &[u8]) -> Vec<u8> {
-    let mut frame = b"MESH\x02\0\0\0".to_vec();
+    let mut frame = b"MESH\x03\0\0\0".to_vec();
     frame.extend_from_slice(&u32::try_from(header.len()).expect("small").to_le_bytes());
     frame.extend_from_slice(&crc32c(header).to_le_bytes());
     frame.extend_from_slice(&u32::try_from(payload.len()).expect("small").to_le_bytes());
@@ -59,7 +59,7 @@ fn every_message_has_its_golden_bytes() {
         golden::cover(kind, variants, &encoded);
     }
     let golden =
-        golden::check("wire-v2.txt", "Frames of wire version 2: name, preamble, header and payload.", &encoded);
+        golden::check("wire-v3.txt", "Frames of wire version 3: name, preamble, header and payload.", &encoded);
     for (name, envelope) in envelopes {
         assert_eq!(Envelope::decode_whole(&golden[&name]).expect("golden bytes decode"), envelope, "{name}");
     }

@@ -150,6 +150,7 @@ impl Other {
             node: self.report.node,
             incarnation: self.report.incarnation,
             address: self.report.address.clone(),
+            replica: self.report.groups.first().map(|said| said.replica),
             marked: self.marked,
             witness: None,
             held: self.held,

@@ -142,7 +142,7 @@ impl Acquaintances {
         member: Option<u64>,
         elsewhere: bool,
     ) -> Met {
-        let (node, said) = (beat.node, said(report, beat.marked));
+        let (node, said) = (beat.node, said(report, beat));
         let verdict = witness::judge(&said, known, member, elsewhere);
         if verdict != Verdict::Known {
             Arc::make_mut(&mut self.turned_away).insert(node, (beat.incarnation, verdict.clone()));
@@ -170,11 +170,13 @@ impl Acquaintances {
     }
 }
 
-/// What a node says of itself in a report, and how often its store is marked.
+/// What a node says of itself in a report, and how often its store is marked. A beat that comes late speaks of a replica that
+/// may be no more: what that one had promised says nothing of its successor.
 #[must_use]
-pub fn said(report: &NodeReport, marked: u64) -> Said<'_> {
+pub fn said<'a>(report: &'a NodeReport, beat: &Beat) -> Said<'a> {
     let control = report.groups.iter().find(|said| said.group == GroupId::CONTROL);
     let replica = control.map(|said| said.replica);
+    let marked = if beat.replica == replica { beat.marked } else { 0 };
     Said { life: report.life, starts: &report.starts, replica, marked }
 }
 
@@ -196,6 +198,8 @@ impl Acquaintances {
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::{id::ReplicaId, op::GroupReport};
+
     use super::*;
     use crate::steward::tests::host;
 
@@ -258,6 +262,37 @@ mod tests {
             meet(&mut known, &report(1, &[7], port), Some(&witness), Some(1), true);
         }
         assert!(known.is_bounded());
+    }
+
+    #[test]
+    fn what_a_replica_that_is_no_more_had_promised_says_nothing_of_its_successor() {
+        let mut known = Acquaintances::default();
+        let with = |replica: u64, starts: &[u64]| {
+            let (group, replica) = (GroupId::CONTROL, ReplicaId::new(NODE, replica));
+            let said = GroupReport { group, replica, leader: None, term: 1, trouble: None, voters: Vec::new() };
+            NodeReport { groups: vec![said], ..report(1, starts, 1) }
+        };
+        let beat = |replica: u64, marked, report: &NodeReport| Beat {
+            node: NODE,
+            incarnation: report.incarnation,
+            address: report.address.clone(),
+            replica: Some(ReplicaId::new(NODE, replica)),
+            marked,
+            ..Beat::default()
+        };
+        let mut meet = |beat: Beat, report: &NodeReport| {
+            let before = known.witnesses().get(&NODE).copied();
+            let met = known.meet(&beat, report, before.as_ref(), Some(1), false);
+            (met, known.witnesses()[&NODE].marked)
+        };
+        let old = with(1, &[5]);
+        assert_eq!(meet(beat(1, 500, &old), &old), (Met::Known, 500));
+        // It was renewed: its store begins anew.
+        let new = with(2, &[5]);
+        assert_eq!(meet(beat(2, 3, &new), &new), (Met::Known, 3));
+        assert_eq!(meet(beat(1, 501, &new), &new), (Met::Known, 3), "this one was under way for long");
+        let again = with(2, &[5, 6]);
+        assert_eq!(meet(beat(2, 4, &again), &again), (Met::Known, 4), "and so its next start counts");
     }
 
     #[test]

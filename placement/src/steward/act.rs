@@ -98,8 +98,8 @@ pub enum Key {
     Members(GroupId),
     /// A new layout.
     LayOut,
-    /// A look at the whole mesh.
-    Plan,
+    /// A look at the whole mesh: [`Study::number`].
+    Plan(u64),
     /// Damaged metadata are set aside.
     Renew,
     /// Another replica is to lead, so that this one can be set aside.
@@ -191,7 +191,7 @@ impl Act {
             Self::Ensure(group) => Key::Ensure(*group),
             Self::Members(group, _) => Key::Members(*group),
             Self::LayOut(_) => Key::LayOut,
-            Self::Plan(_) => Key::Plan,
+            Self::Plan(study) => Key::Plan(study.number()),
             Self::Renew => Key::Renew,
             Self::HandOver(group, _) => Key::HandOver(*group),
             Self::Actor(actor, _) => Key::Actor(*actor),

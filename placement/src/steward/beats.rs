@@ -37,6 +37,7 @@ impl Steward {
             node: info.id,
             incarnation: info.incarnation,
             address: info.address.clone(),
+            replica: self.replica(),
             marked: self.own.marked,
             witness: None,
             held: self.ears.held(to),
@@ -178,10 +179,13 @@ impl Steward {
         }
     }
 
+    fn replica(&self) -> Option<ReplicaId> {
+        self.group(GroupId::CONTROL).map(|group| group.report.replica)
+    }
+
     /// What this node says of itself to be judged by.
     fn said(&self) -> Said<'_> {
-        let replica = self.group(GroupId::CONTROL).map(|group| group.report.replica);
-        Said { life: self.here.info.life, starts: &self.here.starts, replica, marked: self.own.marked }
+        Said { life: self.here.info.life, starts: &self.here.starts, replica: self.replica(), marked: self.own.marked }
     }
 
     /// Composes what is said to others of this node.

@@ -175,14 +175,14 @@ impl Steward {
     fn lead(&mut self, now: Instant, acts: &mut Vec<Act>) {
         if !self.leads_control() {
             self.lead.driver.rest();
-            self.lead.plans = Plans::default();
+            self.lead.plans.begin_anew();
             // Whoever leads next looks at everything.
             self.due.plan = false;
             return;
         }
         let control = self.control.clone();
         let is_due = self.due.plan || self.lead.plans.is_due(now);
-        let looks = is_due && self.is_free(Key::Plan) && self.lead.plans.may_look(control.assignments.len(), now);
+        let looks = is_due && self.lead.plans.may_look(control.assignments.len(), now);
         if now < self.lead.rests_until || (!looks && self.lead.plans.wanted().next().is_none()) {
             return;
         }
@@ -200,6 +200,9 @@ impl Steward {
         let under_way = self.moving.iter().filter_map(|actor| control.assignments.get(actor));
         let asks = self.lead.driver.clear(under_way, now);
         self.ask(asks, acts);
+        if !self.lead.plans.may_begin() {
+            return;
+        }
         // Those that back off, or wait for their turn, too.
         let mut asks = Asks::new();
         for step in self.lead.plans.wanted() {

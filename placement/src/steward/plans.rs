@@ -14,14 +14,21 @@ pub struct Plans {
     planner: Option<Planner>,
     wanted: BTreeMap<ActorId, Move>,
     looked_at: Option<Instant>,
-    /// One has been begun, and what came of it counts.
+    /// The number of the last look that was begun.
+    last: u64,
+    /// What came of that counts, and is not known yet.
     studies: bool,
+    /// What is wanted was found just now.
+    fresh: bool,
+    /// How often in a row a look failed, and until when none is begun for that.
+    failed: Option<(u32, Instant)>,
 }
 
 /// A look at the whole mesh. It may take long, and is taken beside everything else; what it finds depends on nothing but what
 /// stands in it.
 #[derive(Clone, Debug)]
 pub struct Study {
+    number: u64,
     planner: Option<Planner>,
     control: Arc<ControlView>,
     known: Outlook,
@@ -31,6 +38,7 @@ pub struct Study {
 /// What a look at the whole mesh has found.
 #[derive(Clone, Debug)]
 pub struct Studied {
+    number: u64,
     planner: Planner,
     /// The actors that were looked at, ascending, and the moves that these want.
     decided: Vec<ActorId>,
@@ -41,12 +49,24 @@ impl Study {
     /// Takes the look.
     #[must_use]
     pub fn carry_out(self) -> Studied {
-        Studied::of(self.planner, self.known.view(&self.control, self.now))
+        Studied::of(self.number, self.planner, self.known.view(&self.control, self.now))
+    }
+
+    /// Which one it is: a later one has a greater number.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
     }
 }
 
 impl Studied {
-    fn of(planner: Option<Planner>, view: View) -> Self {
+    /// Which [`Study`] it is of.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn of(number: u64, planner: Option<Planner>, view: View) -> Self {
         let (planner, plan) = match planner {
             Some(mut planner) => {
                 let plan = planner.update(view);
@@ -54,7 +74,7 @@ impl Studied {
             }
             None => Planner::new(view),
         };
-        Self { planner, decided: plan.decisions.into_keys().collect(), moves: plan.moves }
+        Self { number, planner, decided: plan.decisions.into_keys().collect(), moves: plan.moves }
     }
 }
 
@@ -72,34 +92,62 @@ impl Plans {
     #[must_use]
     pub fn may_look(&self, actors: usize, now: Instant) -> bool {
         let gap = LOOK_EACH.saturating_mul(u32::try_from(actors).unwrap_or(u32::MAX)).min(LOOK_INTERVAL);
-        self.looked_at.is_none_or(|at| now.since(at) >= gap)
+        let has_failed = self.failed.is_some_and(|(_, until)| now < until);
+        !self.studies && !has_failed && self.looked_at.is_none_or(|at| now.since(at) >= gap)
+    }
+
+    /// Whether what is wanted may be begun: not while a look is under way that may find it otherwise, but what a look has
+    /// just found at least once, however much happens.
+    pub fn may_begin(&mut self) -> bool {
+        core::mem::take(&mut self.fresh) || !self.studies
+    }
+
+    /// Forgets everything but its numbers.
+    pub fn begin_anew(&mut self) {
+        *self = Self { last: self.last, ..Self::default() };
     }
 
     /// Begins a look at what is.
     #[must_use]
     pub fn study(&mut self, control: Arc<ControlView>, known: Outlook, now: Instant) -> Study {
-        (self.looked_at, self.studies) = (Some(now), true);
-        Study { planner: self.planner.take(), control, known, now }
+        (self.looked_at, self.studies, self.last) = (Some(now), true, self.last + 1);
+        Study { number: self.last, planner: self.planner.take(), control, known, now }
     }
 
     /// A look has come to its end. What was begun by who leads no more, or for whoever began anew, counts for nothing.
     pub fn learn(&mut self, studied: Studied) {
-        if !core::mem::take(&mut self.studies) {
+        if !self.ends(studied.number) {
             return;
         }
-        let Studied { planner, decided, moves } = studied;
-        self.planner = Some(planner);
+        let Studied { planner, decided, moves, .. } = studied;
+        (self.planner, self.fresh, self.failed) = (Some(planner), true, None);
         let known =
             |actor: &ActorId| self.planner.as_ref().is_some_and(|planner| planner.view().actors.contains_key(actor));
         self.wanted.retain(|actor, _| decided.binary_search(actor).is_err() && known(actor));
         self.wanted.extend(moves.into_iter().map(|step| (step.actor, step)));
     }
 
+    /// A look has failed: the next one begins anew, after a while. Whether that matters to anybody.
+    pub fn fail(&mut self, number: u64, now: Instant) -> bool {
+        if !self.ends(number) {
+            return false;
+        }
+        let times = self.failed.map_or(0, |(times, _)| times);
+        self.begin_anew();
+        let pause = FAILED_PAUSE.saturating_mul(1 << times.min(FAILED_DOUBLINGS));
+        self.failed = Some((times.saturating_add(1), now + pause));
+        true
+    }
+
+    fn ends(&mut self, number: u64) -> bool {
+        number == self.last && core::mem::take(&mut self.studies)
+    }
+
     /// Looks at once.
     #[cfg(test)]
     pub(super) fn look(&mut self, view: View, now: Instant) {
         let study = self.study(Arc::default(), Outlook::new(mesh_core::id::NodeId(1), now), now);
-        self.learn(Studied::of(study.planner, view));
+        self.learn(Studied::of(study.number, study.planner, view));
     }
 
     /// What is wanted.
@@ -110,6 +158,9 @@ impl Plans {
 
 /// Between two looks, for each actor that there is: some ten times what a look costs.
 const LOOK_EACH: Duration = Duration::from_micros(5);
+/// After a look that failed, before the next one; twice as long each time, up to a minute.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
+const FAILED_DOUBLINGS: u32 = 6;
 /// Between two looks at the whole mesh without news.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -180,17 +231,56 @@ mod tests {
         let mut plans = Plans::default();
         let begun = study(&mut plans, 60_000);
         // It led no more, and leads again.
-        plans = Plans::default();
-        plans.learn(Studied::of(begun.planner, view(60_000, NodeId(2), NodeId(1))));
+        plans.begin_anew();
+        let found = |begun: Study| Studied::of(begun.number, begun.planner, view(60_000, NodeId(2), NodeId(1)));
+        plans.learn(found(begun.clone()));
+        assert_eq!((plans.wanted().count(), plans.planner.is_none()), (0, true));
+        // Nor while another one is under way, and its failure is not that one's.
+        let second = study(&mut plans, 60_100);
+        plans.learn(found(begun.clone()));
+        assert!(!plans.fail(begun.number, at(60_100)) && !plans.may_look(1, at(99_000)));
         assert_eq!(plans.wanted().count(), 0);
-        assert!(plans.planner.is_none());
+        plans.learn(found(second));
+        assert_eq!(plans.wanted().count(), 1);
+    }
+
+    #[test]
+    fn what_was_found_before_waits_for_a_look_under_way_and_what_was_just_found_does_not() {
+        let mut plans = Plans::default();
+        look(&mut plans, view(60_000, NodeId(2), NodeId(1)));
+        let begun = study(&mut plans, 60_100);
+        assert!(plans.may_begin(), "found just now, whatever came since");
+        assert!(!plans.may_begin(), "this may be found otherwise in a moment");
+        plans.learn(Studied::of(begun.number, begun.planner, view(60_100, NodeId(2), NodeId(1))));
+        assert!(plans.may_begin() && plans.may_begin(), "nobody looks");
+    }
+
+    #[test]
+    fn a_look_that_failed_is_taken_again_after_twice_as_long_each_time() {
+        let mut plans = Plans::default();
+        look(&mut plans, view(0, NodeId(2), NodeId(1)));
+        let mut now = at(60_000);
+        for secs in [1, 2, 4, 8, 16, 32, 64, 64] {
+            assert!(plans.may_look(1, now));
+            let begun = plans.study(Arc::default(), Outlook::new(NodeId(1), now), now);
+            assert!(plans.fail(begun.number, now));
+            assert_eq!(plans.wanted().count(), 0, "what it knew is lost with it");
+            now = now + Duration::from_millis(secs * 1000 - 1);
+            assert!(!plans.may_look(1, now), "{secs}");
+            now = now + Duration::from_millis(1);
+        }
+        let begun = plans.study(Arc::default(), Outlook::new(NodeId(1), now), now);
+        plans.learn(Studied::of(begun.number, begun.planner, view(60_000, NodeId(2), NodeId(1))));
+        let begun = plans.study(Arc::default(), Outlook::new(NodeId(1), now), now);
+        plans.fail(begun.number, now);
+        assert!(plans.may_look(1, now + Duration::from_secs(1)), "that it failed is over once it has not");
     }
 
     #[test]
     fn the_next_look_may_begin_after_ten_times_what_one_costs() {
         let mut plans = Plans::default();
         assert!(plans.may_look(100_000, at(0)));
-        drop(study(&mut plans, 1000));
+        look(&mut plans, view(1000, NodeId(2), NodeId(1)));
         assert!(!plans.may_look(100_000, at(1499)) && plans.may_look(100_000, at(1500)));
         assert!(!plans.may_look(10_000_000, at(1999)) && plans.may_look(10_000_000, at(2000)));
         assert!(plans.may_look(3, at(1001)));

@@ -473,11 +473,25 @@ fn what_does_not_fit_any_more_of_a_plan_is_not_carried_out() {
     room.observes(Observed::default());
     assert_eq!(room.on(Event::Planned(Box::new(study.carry_out()))), [""; 0]);
     assert_eq!(steps(&room.observes(leading())), [""; 0]);
-    // It failed: the next look begins anew.
-    let (mut room, _) = plans_without_its_dpu();
-    room.on(Event::Ended(Key::Plan, Err(Error::bug("it broke down"))));
-    let acts = room.steward.on(Event::Observed(Box::new(leading())), room.now);
-    assert!(acts.iter().any(|act| matches!(act, Act::Plan(_))));
+}
+
+#[test]
+fn a_plan_that_fails_is_said_once_and_made_anew_after_a_while() {
+    let (mut room, study) = plans_without_its_dpu();
+    let plans = |room: &mut Room, millis| {
+        room.passes(millis);
+        let acts = room.steward.on(Event::Observed(Box::new(leading())), room.now);
+        acts.iter().find_map(|act| if let Act::Plan(study) = act { Some(study.number()) } else { None })
+    };
+    let fails = |room: &mut Room, number| room.on(Event::Ended(Key::Plan(number), Err(Error::bug("it broke down"))));
+    let said = fails(&mut room, study.number());
+    assert!(said.len() == 1 && said[0].starts_with("Complain(\"what runs where is not planned"), "{said:?}");
+    assert_eq!(plans(&mut room, 999), None);
+    let second = plans(&mut room, 1).expect("a look");
+    assert_eq!(fails(&mut room, study.number()), [""; 0], "that one has ended before");
+    assert_eq!(fails(&mut room, second), [""; 0], "it is said already");
+    assert_eq!(plans(&mut room, 1999), None);
+    assert!(plans(&mut room, 1).is_some());
 }
 
 #[test]
