@@ -27,7 +27,8 @@
 //!
 //! The same events, times and random bytes must give the same effects. So: time is [`Cx::now`] (monotonic) or [`Cx::wall`],
 //! random bytes are [`Cx::random`], maps whose order can be seen are `BTreeMap`s. A broken invariant panics: the function is
-//! then built again from its settings. Bad input never does.
+//! then built again from its settings, at once three times, then after longer and longer pauses; one that cannot be kept
+//! running on a node is tried on another that may run it. Bad input never does.
 //!
 //! # Moving
 //!

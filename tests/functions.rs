@@ -5,17 +5,25 @@
 #[path = "../examples/filter/content.rs"]
 mod content;
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use content::{ContentFilter, KIND};
 use mesh::{
     Node,
-    config::{Config, DpuConfig, DriveConfig, NodeNumber, Size},
+    config::{Config, DpuConfig, DriveConfig, NodeNumber, PeerConfig, Size},
     env::{Env, LinkSetup},
     provision::{FIRST_TENANT, Provision},
 };
 use mesh_core::{
-    Buf, Error, ErrorKind, Lane, Op, Outcome, Pool, Principal,
+    Buf, Cx, Error, ErrorKind, Event, Lane, Op, Outcome, Pool, Principal, StorageFunction,
     assignment::{Assignment, MoveId, Preference, Scope, Tail, Wish},
     bluefield::Generation,
     envelope::Envelope,
@@ -23,6 +31,7 @@ use mesh_core::{
     limits::HEARTBEAT_SILENCE_MAX,
     op::{AdminAnswer, AdminOp, MoveOp, MoveStep, NodeOp, Phase},
     port::{CallGuard, Completion, Inbound, Role},
+    snapshot::{Mark, Snapshot},
     spec::CustomSpec,
     topology::NodeState,
 };
@@ -241,11 +250,11 @@ async fn the_last_stages_of_a_chain_run_on_a_dpu_that_lacks_the_first_and_on_the
     until("the DPU has worked", || tail_requests(&nodes[0]).is_some_and(|requests| requests > 1)).await;
 
     // Under load it goes and comes back; nobody notices.
-    let stopping = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopping = Arc::new(AtomicBool::new(false));
     let (busy, told, expected) = (nodes[0].client(somebody()), stopping.clone(), body.clone());
     let load = tokio::spawn(async move {
         let mut count = 0;
-        while !told.load(std::sync::atomic::Ordering::Acquire) {
+        while !told.load(Ordering::Acquire) {
             let key = format!("load-{}", count % 7);
             busy.put_bytes(BUCKET, &key, &expected).await.unwrap();
             assert!(busy.get_bytes(BUCKET, &key).await.unwrap() == expected, "{key}");
@@ -261,9 +270,91 @@ async fn the_last_stages_of_a_chain_run_on_a_dpu_that_lacks_the_first_and_on_the
         enter(deft(folder.path()), &provision, false, &mut nodes).await;
         until("the chain is split again", || split(&nodes[0])).await;
     }
-    stopping.store(true, std::sync::atomic::Ordering::Release);
+    stopping.store(true, Ordering::Release);
     assert!(load.await.unwrap() > 3);
     assert_eq!(client.get_bytes(BUCKET, "split").await.unwrap(), body);
+    stop(nodes).await;
+}
+
+/// A content filter that breaks down once it is told to, where it works and where it is built.
+struct Brittle(ContentFilter, Arc<AtomicBool>);
+
+impl Brittle {
+    fn new(settings: &[u8], broken: &Arc<AtomicBool>) -> Result<Box<dyn StorageFunction>, Error> {
+        assert!(!broken.load(Ordering::Acquire), "broken where it is built");
+        Ok(Box::new(Self(ContentFilter::new(settings)?, broken.clone())))
+    }
+}
+
+impl StorageFunction for Brittle {
+    fn on_event(&mut self, event: Event, cx: &mut Cx<'_>) {
+        assert!(!self.1.load(Ordering::Acquire), "broken where it works");
+        self.0.on_event(event, cx);
+    }
+
+    fn in_flight(&self) -> usize {
+        self.0.in_flight()
+    }
+
+    fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
+        self.0.snapshot(since)
+    }
+
+    fn restore(&mut self, page: &Snapshot) -> Result<(), Error> {
+        self.0.restore(page)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_that_breaks_down_on_its_host_is_tried_on_the_dpu_and_others_notice_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let provision = Provision::create(folder.path(), BUCKET).unwrap();
+    let broken = Arc::new(AtomicBool::new(false));
+    let mut nodes = Vec::new();
+    for number in [1, 2, 3] {
+        if number == 1 {
+            let config = config(folder.path(), number);
+            provision.equip(config.node.id(), &config.data).unwrap();
+            let broken = broken.clone();
+            let builder = Node::builder(config).function(KIND, move |settings, _| Brittle::new(settings, &broken));
+            nodes.push(builder.start().await.unwrap());
+        } else {
+            join(folder.path(), &provision, number, true, &mut nodes).await;
+        }
+    }
+    // A DPU has no metadata of its own, and asks those that it was told of.
+    let peers =
+        nodes.iter().map(|node| PeerConfig { node: NodeNumber(node.id().0), address: node.address() }).collect();
+    enter(Config { peers, ..config(folder.path(), DPU) }, &provision, true, &mut nodes).await;
+    nodes[0].found(&provision.founding().unwrap()).await.unwrap();
+    let (client, operator) = (nodes[0].client(somebody()), nodes[0].client(administrator()));
+    for node in &nodes {
+        node.ready(Duration::from_secs(60)).await.unwrap();
+    }
+    let is_ready = |node: &Node| {
+        let found = node.status().iter().any(|one| one.node == NodeId(DPU) && !one.ability.functions.is_empty());
+        found && row(node).is_some_and(|row| row.node == NodeId(1))
+    };
+    until("the chain runs on its host, and the DPU is there", || is_ready(&nodes[0])).await;
+    operator.set_stages(Scope::Tenant(FIRST_TENANT), filter("SECRET")).await.unwrap();
+    until("the filter stands in the chain", || functions(&nodes[0]).len() == 4).await;
+    client.put_bytes(BUCKET, "before", b"before").await.unwrap();
+
+    broken.store(true, Ordering::Release);
+    let lost = client.put_bytes(BUCKET, "during", b"during").await.map(drop);
+    // Whether it failed with its reason, or was sent again and came through: it did not hang.
+    assert!(lost.is_ok() || lost.is_err_and(|error| error.kind() != ErrorKind::Bug));
+    let other = nodes[1].client(somebody());
+    other.put_bytes(BUCKET, "other", b"other").await.unwrap();
+    until("the DPU runs it", || row(&nodes[0]).is_some_and(|row| row.node == NodeId(DPU))).await;
+    until("with the filter", || functions(&nodes[0]).len() == 4).await;
+    client.put_bytes(BUCKET, "after", b"after").await.unwrap();
+    assert_eq!(client.get_bytes(BUCKET, "before").await.unwrap(), b"before");
+    assert_eq!(client.put_bytes(BUCKET, "after", b"SECRET").await.unwrap_err().kind(), ErrorKind::Denied);
+    let reports = nodes[1].status();
+    let unable: Vec<_> =
+        reports.iter().flat_map(|one| one.unable.iter().map(|(actor, _)| (one.node, *actor))).collect();
+    assert_eq!(unable, [(NodeId(1), CHAIN)]);
     stop(nodes).await;
 }
 
@@ -289,7 +380,7 @@ async fn warm(provision: &Provision, at: &Node, row: Assignment) -> Outcome {
         entropy: env.entropy.clone(),
         pool: Pool::default(),
     };
-    let link = env.links.bind(setup, std::sync::Arc::new(Deaf)).await.unwrap();
+    let link = env.links.bind(setup, Arc::new(Deaf)).await.unwrap();
     link.set_peer(at.id(), at.address());
     let step = MoveStep { actor: CHAIN, epoch: row.epoch, id: MoveId(row.moves.0 + 1), what: MoveOp::Warm };
     let asked = async {

@@ -298,7 +298,7 @@ async fn station(folder: &Path, provision: &Provision, number: u64) -> Result<Ar
         metadata: metadata.clone(),
         outbound: link.clone(),
     };
-    let host = Host::new(id, ports).await?;
+    let host = Host::new(id, ports);
     let agent = Agent::new(host.clone(), Arc::new(|_, epoch| Ok(arriving(epoch))));
     let station = Arc::new(Station { id, env, host, agent, metadata, link });
     if gate.0.set(Arc::downgrade(&station)).is_err() {

@@ -109,7 +109,7 @@ async fn run() {
         metadata: world.clone(),
         outbound: world,
     };
-    let host = Host::new(NodeId(1), ports).await.expect("a host");
+    let host = Host::new(NodeId(1), ports);
     let setup = ActorSetup {
         id: ActorId(1),
         epoch: Epoch(1),

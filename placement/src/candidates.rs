@@ -184,6 +184,9 @@ impl Asker<'_> {
         if let Some(reason) = self.not_served(id, node) {
             return Some(reason);
         }
+        if actor.failed_on.contains(&id) {
+            return Some(Reason::Failed(id));
+        }
         let stages = actor.stages.get(stages).unwrap_or_default();
         let lacking = stages.iter().find(|stage| !node.capabilities.contains(&stage.kind));
         lacking.map(|stage| Reason::NoCapability { kind: stage.kind.clone(), node: Some(id) })

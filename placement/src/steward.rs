@@ -16,7 +16,8 @@
 //! - [`members`]: who is to follow and to vote in a metadata group;
 //! - [`renewal`]: when damaged metadata are set aside;
 //! - [`layouts`]: when a new layout is made;
-//! - [`hosting`]: what runs here, and what it is made of ([`specs`]), by [`chains`] for each data chain;
+//! - [`hosting`]: what runs here, and what it is made of ([`specs`]), by [`chains`] for each data chain, and by [`failures`]
+//!   where it does not;
 //! - [`plans`]: what the placement engine wants, by [`meter`];
 //! - [`driver`]: what the leader of the control group does so that every actor runs where the plan wants it;
 //! - [`readiness`]: what is missing before the node takes data;
@@ -49,6 +50,7 @@ use crate::{migration::Heard, survey};
 pub mod acquaintance;
 pub mod chains;
 pub mod driver;
+pub mod failures;
 pub mod hosting;
 pub mod invariants;
 pub mod layouts;
@@ -676,4 +678,4 @@ const STORED_ADDRESSES_AFTER: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -79,6 +79,13 @@ pub fn view(control: &ControlView, survey: Survey<'_>) -> View {
             view.actors.insert(row.actor, actor(control, survey, row, tenant, ingress));
         }
     }
+    for report in survey.reports.values().filter(|report| survey.up_since.contains_key(&report.node)) {
+        for (actor, _) in &report.unable {
+            if let Some(actor) = view.actors.get_mut(actor) {
+                actor.failed_on.insert(report.node);
+            }
+        }
+    }
     view
 }
 
@@ -122,16 +129,103 @@ pub fn wish(control: &ControlView, actor: ActorId, tenant: TenantId) -> Wish {
     Wish { preference: preference.unwrap_or_default(), pin: wish(&scopes[0]).and_then(|wish| wish.pin) }
 }
 
-/// Whether an actor's node lives and cannot run it: it came back as a program that lacks one of the kinds. Then there is
-/// nothing that could be moved live.
+/// Whether an actor's node lives and cannot run it: it came back as a program that lacks one of the kinds, or has tried in
+/// vain. Then there is nothing that could be moved live.
 #[must_use]
 pub fn is_stranded(control: &ControlView, reports: &SharedMap<NodeId, Arc<NodeReport>>, row: &Assignment) -> bool {
     let Some(report) = reports.get(&row.node) else { return false };
     let lacks = |stage: &CustomSpec| !report.ability.functions.contains_key(&*stage.kind);
-    row.actor.as_data().is_some_and(|(tenant, _)| control.stages_of(tenant).any(lacks))
+    let has_failed = report.unable.contains(&(row.actor, row.epoch));
+    (has_failed || row.actor.as_data().is_some_and(|(tenant, _)| control.stages_of(tenant).any(lacks)))
         && !report.actors.iter().any(|one| one.actor == row.actor)
 }
 
 const fn millis(at: Instant) -> u64 {
     at.0 / 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::{
+        id::{Epoch, KeyId},
+        meta::{TenantLimits, TenantRow, WrappedKey},
+        op::{Ability, ActorReport, Phase},
+        plan::Reason,
+        topology::NodeInfo,
+    };
+
+    use super::*;
+    use crate::steward::tests::host;
+
+    const TENANT: TenantId = TenantId(7);
+    const CHAIN: ActorId = ActorId::data(TENANT, NodeId(1));
+
+    fn report(node: u64) -> NodeReport {
+        let functions = ["policy", "encrypt", "erasure"].map(|kind| (kind.to_owned(), (0, 0))).into();
+        let ability = Arc::new(Ability { functions, millicores: 8000, memory_bytes: 1 << 30 });
+        NodeReport { node: NodeId(node), ability, ..NodeReport::default() }
+    }
+
+    /// A host whose chain does not run on it, and its DPU.
+    fn control() -> ControlView {
+        let wrapped = WrappedKey { key: KeyId(0), nonce: [0; 12], sealed: vec![0; 48] };
+        let limits = TenantLimits::default();
+        let tenant = TenantRow { id: TENANT, name: "tenant".into(), key: KeyId(0), wrapped, limits };
+        let dpu = NodeInfo { kind: NodeKind::Dpu, attached_to: Some(NodeId(1)), ..host(2) };
+        ControlView {
+            nodes: [(NodeId(1), host(1)), (NodeId(2), dpu)].into(),
+            tenants: [(TENANT, Arc::new(tenant))].into(),
+            assignments: [(CHAIN, Assignment::new(CHAIN, NodeId(1), Epoch(4)))].into(),
+            ..ControlView::default()
+        }
+    }
+
+    fn plan(control: &ControlView, reports: &SharedMap<NodeId, Arc<NodeReport>>) -> (Option<Spot>, Reason) {
+        let up_since = [1, 2].map(|node| (NodeId(node), Instant(0))).into();
+        let (loads, moved_at) = Default::default();
+        let now = Instant(3_600_000_000_000);
+        let survey = Survey { reports, up_since: &up_since, loads: &loads, moved_at: &moved_at, now };
+        let mut plan = crate::plan(&view(control, survey));
+        let decision = plan.decisions.remove(&CHAIN).expect("it is looked at");
+        (decision.spot, decision.reason)
+    }
+
+    #[test]
+    fn a_chain_that_its_node_has_failed_to_run_goes_to_the_other_and_stays_where_there_is_none() {
+        let (one, two) = (NodeId(1), NodeId(2));
+        let (mut control, mut host, mut dpu) = (control(), report(1), report(2));
+        let reports = |host: &NodeReport, dpu: &NodeReport| -> SharedMap<NodeId, Arc<NodeReport>> {
+            [(one, Arc::new(host.clone())), (two, Arc::new(dpu.clone()))].into()
+        };
+        let stranded = |control: &ControlView, reports: &SharedMap<NodeId, Arc<NodeReport>>| {
+            is_stranded(control, reports, &control.assignments[&CHAIN])
+        };
+        assert!(!stranded(&control, &reports(&host, &dpu)));
+        host.unable = vec![(CHAIN, Epoch(4))];
+        assert_eq!(plan(&control, &reports(&host, &dpu)), (Some(Spot::whole(two)), Reason::Failed(one)));
+        assert!(stranded(&control, &reports(&host, &dpu)));
+        // Nobody can: it stays, and is tried there.
+        dpu.unable = vec![(CHAIN, Epoch(3))];
+        let failed = |node| Box::new(Reason::Failed(node));
+        let stuck = Reason::Stuck { why: failed(one), but: failed(two) };
+        assert_eq!(plan(&control, &reports(&host, &dpu)), (Some(Spot::whole(one)), stuck));
+        // The next epoch is another chance, and one that runs is moved live.
+        control.assignments.insert(CHAIN, Assignment::new(CHAIN, one, Epoch(6)));
+        assert!(!stranded(&control, &reports(&host, &dpu)));
+        host.unable = vec![(CHAIN, Epoch(6))];
+        assert!(stranded(&control, &reports(&host, &dpu)));
+        let runs = ActorReport {
+            actor: CHAIN,
+            functions: Vec::new(),
+            epoch: Epoch(6),
+            phase: Phase::Running,
+            jobs: 0,
+            bytes: 0,
+            requests: 0,
+            traffic_bytes: 0,
+            restarts: 0,
+        };
+        host.actors = vec![runs];
+        assert!(!stranded(&control, &reports(&host, &dpu)));
+    }
 }

@@ -85,6 +85,8 @@ pub struct ActorView {
     /// The node that a person wants it on. It yields to a node that is down or being emptied: an actor somewhere else
     /// serves better than none.
     pub pin: Option<NodeId>,
+    /// Nodes that have tried to run it of late, in vain.
+    pub failed_on: BTreeSet<NodeId>,
     /// Where it runs.
     pub at: Option<Spot>,
     /// Where it is being moved to: it is left alone, and its room is kept at both ends.
@@ -254,6 +256,7 @@ impl ActorView {
             load: Load::default(),
             preference: Preference::Auto,
             pin: None,
+            failed_on: BTreeSet::new(),
             at: None,
             moving: None,
             moved_at_ms: None,

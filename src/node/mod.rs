@@ -218,7 +218,7 @@ impl Builder {
             metadata: metadata.clone(),
             outbound,
         };
-        let host = Host::new(id, ports).await?;
+        let host = Host::new(id, ports);
         let ability = Arc::new(ability::of(&config, &env, &registry)?);
         let inner = Arc::new_cyclic(|me| Inner {
             id,

@@ -190,7 +190,7 @@ async fn agent(node: u64, harm: Harm, version: u16) -> (Agent, Arc<World>) {
         metadata: world.clone(),
         outbound: world.clone(),
     };
-    let host = Host::new(NodeId(node), ports).await.unwrap();
+    let host = Host::new(NodeId(node), ports);
     let setups: Setups = Arc::new(move |id, epoch| {
         let build = move |_: &FunctionSpec| -> Result<Box<dyn StorageFunction>, Error> {
             Ok(Box::new(Ledger { version, restless: harm == Harm::Restless, ..Ledger::default() }))

@@ -142,7 +142,6 @@ struct Inner {
     ports: Ports,
     doors: RwLock<Doors<Hosted, Parked>>,
     calls: Calls,
-    supervisor: ActorRef<SupervisorMessage>,
 }
 
 impl core::fmt::Debug for Host {
@@ -153,15 +152,10 @@ impl core::fmt::Debug for Host {
 
 impl Host {
     /// A node without actors.
-    ///
-    /// # Errors
-    /// `Bug` if the runtime starts no actor.
-    pub async fn new(node: NodeId, ports: Ports) -> Result<Self, Error> {
-        let (supervisor, _) = ractor::Actor::spawn(None, Supervisor, ())
-            .await
-            .map_err(|error| Error::bug("the supervisor cannot be started").with("why", error))?;
+    #[must_use]
+    pub fn new(node: NodeId, ports: Ports) -> Self {
         let (doors, calls) = (RwLock::new(Doors::new(node)), Calls::default());
-        Ok(Self(Arc::new(Inner { node, ports, doors, calls, supervisor })))
+        Self(Arc::new(Inner { node, ports, doors, calls }))
     }
 
     /// The node.
@@ -179,7 +173,7 @@ impl Host {
     /// Starts an actor; it takes requests when this returns.
     ///
     /// # Errors
-    /// `Conflict` if it is hosted already; what building the function says.
+    /// `Conflict` if it is hosted already; `Bug` if building the function panics, else what that says.
     pub async fn start(&self, setup: ActorSetup) -> Result<(), Error> {
         self.launch(setup, false).await
     }
@@ -189,9 +183,11 @@ impl Host {
         if self.hosts(id) {
             return Err(Error::new(ErrorKind::Conflict, "the actor is hosted here already").with("actor", id));
         }
+        let (supervisor, _) = ractor::Actor::spawn(None, Supervisor, ())
+            .await
+            .map_err(|error| Error::bug("the supervisor cannot be started").with("why", error))?;
         let (answer, started) = oneshot::channel();
-        self.0
-            .supervisor
+        supervisor
             .cast(SupervisorMessage::Start { host: self.downgrade(), setup: Box::new(setup), warming, answer })
             .map_err(|error| Error::bug("the supervisor is gone").with("why", error))?;
         started.await.map_err(|_| Error::bug("the supervisor is gone"))?
@@ -439,7 +435,6 @@ impl Host {
             });
             futures_util::future::join_all(stops).await;
         }
-        self.0.supervisor.stop(None);
     }
 
     pub(super) fn downgrade(&self) -> WeakHost {

@@ -1,9 +1,10 @@
-//! Starts actors, and builds a function anew when it has panicked.
+//! What builds an actor's function, starts it, and builds it anew when it has panicked. Every actor has one of its own: a
+//! function that panics where it is built, or does not end there, and a disk that does not end its jobs, hold up nobody else.
 
 use core::time::Duration;
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use mesh_core::{Error, ErrorKind, id::ActorId};
+use mesh_core::{Error, ErrorKind, StorageFunction, id::ActorId};
 use ractor::{Actor, ActorId as CellId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
@@ -13,56 +14,72 @@ use super::{
     host::{ActorSetup, Hosted, WeakHost},
 };
 
-/// The supervisor of one host's actors.
+/// The supervisor of one actor. It ends with it.
 pub(super) struct Supervisor;
 
 pub(super) enum SupervisorMessage {
-    /// Start this actor.
+    /// Start it. Told once, and first.
     Start { host: WeakHost, setup: Box<ActorSetup>, warming: bool, answer: oneshot::Sender<Result<(), Error>> },
 }
 
-/// Who is who: ractor knows cells, the host knows actors. Never iterated.
-pub(super) type Children = HashMap<CellId, (WeakHost, ActorId)>;
+/// Whom it looks after.
+pub(super) struct Ward {
+    host: WeakHost,
+    id: ActorId,
+    /// ractor knows cells, the host knows actors.
+    cell: CellId,
+    panics: Panics,
+}
+
+/// How often a function has panicked with no calm time between.
+#[derive(Clone, Copy, Debug, Default)]
+struct Panics {
+    in_a_row: u32,
+    last: Option<tokio::time::Instant>,
+}
+
+impl Panics {
+    /// It has panicked. How long to wait before it is built again; `None`: it is given up.
+    fn again(&mut self, now: tokio::time::Instant) -> Option<Duration> {
+        let is_calm = self.last.is_none_or(|last| now.duration_since(last) >= CALM);
+        self.in_a_row = if is_calm { 1 } else { self.in_a_row.saturating_add(1) };
+        self.last = Some(now);
+        let pause = match self.in_a_row.checked_sub(PANICS_AT_ONCE) {
+            None | Some(0) => Duration::ZERO,
+            Some(times) => PAUSE.saturating_mul(1 << (times - 1).min(16)),
+        };
+        (self.in_a_row <= PANICS_MAX).then_some(pause)
+    }
+}
 
 impl Actor for Supervisor {
     type Msg = SupervisorMessage;
-    type State = Children;
+    type State = Option<Ward>;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<SupervisorMessage>, (): ()) -> Result<Children, ActorProcessingErr> {
-        Ok(Children::new())
+    async fn pre_start(&self, _: ActorRef<SupervisorMessage>, (): ()) -> Result<Option<Ward>, ActorProcessingErr> {
+        Ok(None)
     }
 
     async fn handle(
         &self,
         myself: ActorRef<SupervisorMessage>,
         message: SupervisorMessage,
-        children: &mut Children,
+        ward: &mut Option<Ward>,
     ) -> Result<(), ActorProcessingErr> {
         let SupervisorMessage::Start { host, setup, warming, answer } = message;
-        let id = setup.id;
-        let disk_jobs = Arc::new(());
-        let started = match spawn(&myself, &host, &setup, &disk_jobs).await {
-            Ok(address) => {
-                let epoch = setup.epoch;
-                let cell = address.get_id();
-                let hosted = Hosted { address, credits: Credits::default(), setup: *setup, restarts: 0, disk_jobs };
-                match host.upgrade().map(|alive| alive.write(|doors| doors.host(id, epoch, warming, hosted))) {
-                    // Two starts of one actor may have been asked for at once: the first one counts.
-                    Some(Err((error, second))) => {
-                        second.address.stop(None);
-                        Err(error)
-                    }
-                    Some(Ok(())) | None => {
-                        children.insert(cell, (host.clone(), id));
-                        Ok(())
-                    }
-                }
-            }
-            Err(error) => Err(error),
-        };
+        let started = start(&myself, host, *setup, warming).await;
         // Whoever asked may be gone; the actor runs all the same.
-        drop(answer.send(started));
+        match started {
+            Ok(started) => {
+                *ward = Some(started);
+                drop(answer.send(Ok(())));
+            }
+            Err(error) => {
+                drop(answer.send(Err(error)));
+                myself.stop(None);
+            }
+        }
         Ok(())
     }
 
@@ -70,20 +87,39 @@ impl Actor for Supervisor {
         &self,
         myself: ActorRef<SupervisorMessage>,
         event: SupervisionEvent,
-        children: &mut Children,
+        ward: &mut Option<Ward>,
     ) -> Result<(), ActorProcessingErr> {
-        match event {
-            SupervisionEvent::ActorFailed(cell, why) => {
-                if let Some((host, id)) = children.remove(&cell.get_id()) {
-                    restart(&myself, &host, (id, cell.get_id()), &why.to_string(), children).await;
-                }
+        let is_over = match (event, ward.as_mut()) {
+            (SupervisionEvent::ActorFailed(cell, why), Some(ward)) if cell.get_id() == ward.cell => {
+                !restart(&myself, ward, &why.to_string()).await
             }
-            SupervisionEvent::ActorTerminated(cell, ..) => {
-                children.remove(&cell.get_id());
-            }
-            _ => {}
+            (SupervisionEvent::ActorTerminated(cell, ..), Some(ward)) => cell.get_id() == ward.cell,
+            _ => false,
+        };
+        if is_over {
+            myself.stop(None);
         }
         Ok(())
+    }
+}
+
+async fn start(
+    myself: &ActorRef<SupervisorMessage>,
+    host: WeakHost,
+    setup: ActorSetup,
+    warming: bool,
+) -> Result<Ward, Error> {
+    let (id, epoch, disk_jobs) = (setup.id, setup.epoch, Arc::new(()));
+    let address = spawn(myself, &host, &setup, &disk_jobs).await?;
+    let cell = address.get_id();
+    let hosted = Hosted { address, credits: Credits::default(), setup, restarts: 0, disk_jobs };
+    match host.upgrade().map(|alive| alive.write(|doors| doors.host(id, epoch, warming, hosted))) {
+        // Two starts of one actor may have been asked for at once: the first one counts.
+        Some(Err((error, second))) => {
+            second.address.stop(None);
+            Err(error)
+        }
+        Some(Ok(())) | None => Ok(Ward { host, id, cell, panics: Panics::default() }),
     }
 }
 
@@ -93,7 +129,7 @@ async fn spawn(
     setup: &ActorSetup,
     disk_jobs: &Arc<()>,
 ) -> Result<ActorRef<Message>, Error> {
-    let function = (setup.build)(&setup.spec)?;
+    let function = build(setup).await?;
     let arguments = Arguments { host: host.clone(), setup: setup.clone(), function, disk_jobs: disk_jobs.clone() };
     let (address, _) = Actor::spawn_linked(None, Cell, arguments, myself.get_cell())
         .await
@@ -101,43 +137,60 @@ async fn spawn(
     Ok(address)
 }
 
-/// A function that panics over and over is given up: a broken invariant does not mend itself, and a person must look.
-async fn restart(
-    myself: &ActorRef<SupervisorMessage>,
-    host: &WeakHost,
-    (id, cell): (ActorId, CellId),
-    why: &str,
-    children: &mut Children,
-) {
-    let Some(alive) = host.upgrade() else { return };
-    let Some((setup, restarts, disk_jobs)) = alive.write(|doors| {
-        // One that has left, and ends what it had, is not built again: another may stand in its place.
-        let hosted = doors.get_mut(id).filter(|hosted| hosted.address.get_id() == cell)?;
-        hosted.restarts += 1;
-        Some((hosted.setup.clone(), hosted.restarts, hosted.disk_jobs.clone()))
+/// Aside: it may be anybody's code, and take its time.
+async fn build(setup: &ActorSetup) -> Result<Box<dyn StorageFunction>, Error> {
+    let (build, spec) = (setup.build.clone(), setup.spec.clone());
+    let built = tokio::task::spawn_blocking(move || build(&spec)).await;
+    built.unwrap_or_else(|error| {
+        Err(Error::bug("a function panicked where it is built").with("actor", setup.id).caused_by(error))
+    })
+}
+
+/// Builds a function that has panicked again, from its spec. One that panics over and over is given up: whoever wants it here
+/// sees that it is gone, and decides what then. Whether it runs again.
+async fn restart(myself: &ActorRef<SupervisorMessage>, ward: &mut Ward, why: &str) -> bool {
+    let id = ward.id;
+    let Some((setup, restarts, disk_jobs)) = ward.host.upgrade().and_then(|alive| {
+        alive.write(|doors| {
+            // One that has left, and ends what it had, is not built again: another may stand in its place.
+            let hosted = doors.get_mut(id).filter(|hosted| hosted.address.get_id() == ward.cell)?;
+            hosted.restarts += 1;
+            Some((hosted.setup.clone(), hosted.restarts, hosted.disk_jobs.clone()))
+        })
     }) else {
-        return;
+        return false;
     };
     tracing::error!(actor = %id, %why, restarts, "a function panicked; it is built again from its spec");
-    let started = if restarts > RESTARTS_MAX {
-        Err(Error::bug("the function has panicked too often; restart the node once the cause is known"))
-    } else if !settled(&disk_jobs).await {
-        Err(Error::new(ErrorKind::DriveFailed, "the disk does not end the jobs of the function that panicked"))
-    } else {
-        spawn(myself, host, &setup, &disk_jobs).await
+    let started = match ward.panics.again(tokio::time::Instant::now()) {
+        None => Err(Error::bug("the function panics over and over")),
+        Some(pause) => {
+            tokio::time::sleep(pause).await;
+            if settled(&disk_jobs).await {
+                spawn(myself, &ward.host, &setup, &disk_jobs).await
+            } else {
+                Err(Error::new(ErrorKind::DriveFailed, "the disk does not end the jobs of the function that panicked"))
+            }
+        }
     };
+    let before = ward.cell;
+    let Some(alive) = ward.host.upgrade() else { return false };
     match started {
         Ok(address) => {
-            children.insert(address.get_id(), (host.clone(), id));
-            // Stopped meanwhile, it must not live on outside the table.
-            alive.write(|doors| match doors.get_mut(id) {
+            ward.cell = address.get_id();
+            // Stopped meanwhile, it must not live on outside the table; nor take the place of another.
+            alive.write(|doors| match doors.get_mut(id).filter(|hosted| hosted.address.get_id() == before) {
                 Some(hosted) => hosted.address = address,
                 None => address.stop(None),
             });
+            true
         }
         Err(error) => {
             tracing::error!(actor = %id, %error, "the actor is given up");
-            drop(alive.write(|doors| doors.evict(id)));
+            drop(alive.write(|doors| {
+                let is_same = doors.get_mut(id).is_some_and(|hosted| hosted.address.get_id() == before);
+                is_same.then(|| doors.evict(id))
+            }));
+            false
         }
     }
 }
@@ -157,4 +210,29 @@ async fn settled(disk_jobs: &Arc<()>) -> bool {
 
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
-const RESTARTS_MAX: u32 = 100;
+/// Panics in a row after which a function is built again at once; after each further one it waits twice as long.
+const PANICS_AT_ONCE: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(50);
+/// Panics in a row that are borne.
+const PANICS_MAX: u32 = 7;
+/// Two panics that lie further apart are not in a row.
+const CALM: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_in_a_row_wait_longer_each_time_and_those_that_lie_apart_do_not() {
+        let began = tokio::time::Instant::now();
+        let mut panics = Panics::default();
+        let mut pauses = |after: u64| panics.again(began + Duration::from_secs(after)).map(|pause| pause.as_millis());
+        let row: Vec<_> = (1..=8).map(&mut pauses).collect();
+        assert_eq!(row, [Some(0), Some(0), Some(0), Some(50), Some(100), Some(200), Some(400), None]);
+        assert_eq!(pauses(68), Some(0), "it was calm for a minute");
+        let row: Vec<_> = (69..76).map(&mut pauses).collect();
+        assert_eq!(row[5..], [Some(400), None]);
+        // Each of them a minute after the one before, for ever.
+        assert_eq!((3..103).map(|minute| pauses(minute * 60)).filter(Option::is_some).count(), 100);
+    }
+}

@@ -148,7 +148,7 @@ impl Entropy for Zeros {
     }
 }
 
-async fn host() -> (Host, Arc<World>) {
+fn host() -> (Host, Arc<World>) {
     let world = Arc::new(World { origin: tokio::time::Instant::now(), sent: Mutex::default() });
     let ports = Ports {
         clock: world.clone(),
@@ -158,7 +158,7 @@ async fn host() -> (Host, Arc<World>) {
         metadata: world.clone(),
         outbound: world.clone(),
     };
-    (Host::new(NodeId(1), ports).await.unwrap(), world)
+    (Host::new(NodeId(1), ports), world)
 }
 
 fn setup(id: ActorId, onward: Onward) -> ActorSetup {
@@ -187,7 +187,7 @@ const ACTOR: ActorId = ActorId(7);
 
 #[tokio::test]
 async fn answers_wakes_computes_and_goes_on() {
-    let (host, _) = host().await;
+    let (host, _) = host();
     let chain = ActorId::data(TenantId(3), NodeId(1));
     host.start(setup(ACTOR, Onward::DataChain(NodeId(1)))).await.unwrap();
     host.start(setup(chain, Onward::End)).await.unwrap();
@@ -205,7 +205,7 @@ async fn answers_wakes_computes_and_goes_on() {
 
 #[tokio::test]
 async fn a_panic_fails_what_is_in_flight_and_the_function_is_built_again() {
-    let (host, _) = host().await;
+    let (host, _) = host();
     host.start(setup(ACTOR, Onward::End)).await.unwrap();
     let stuck = host.request(ACTOR, asking(5, 0));
     let broken = host.request(ACTOR, asking(1, 0));
@@ -226,9 +226,73 @@ async fn a_panic_fails_what_is_in_flight_and_the_function_is_built_again() {
     assert_eq!(tokio::time::timeout(core::time::Duration::from_secs(20), again).await.unwrap(), done());
 }
 
+/// One that is built as this says.
+fn built_by(id: ActorId, build: impl Fn() + Send + Sync + 'static) -> ActorSetup {
+    let build: Build = Arc::new(move |_| {
+        build();
+        Ok(Box::new(Toy::default()))
+    });
+    ActorSetup { build, ..setup(id, Onward::End) }
+}
+
+#[tokio::test]
+async fn a_function_that_panics_where_it_is_built_fails_alone_and_may_be_started_again() {
+    let (host, _) = host();
+    host.start(setup(ACTOR, Onward::End)).await.unwrap();
+    let (other, first) = (ActorId(8), std::sync::atomic::AtomicBool::new(true));
+    let unlucky =
+        built_by(other, move || assert!(!first.swap(false, std::sync::atomic::Ordering::SeqCst), "not this time"));
+    let error = host.start(unlucky.clone()).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Bug && error.to_string().contains("panicked where it is built"), "{error}");
+    assert!(!host.hosts(other));
+    assert_eq!(host.request(ACTOR, asking(0, 0)).await, done());
+    // The other one is still looked after.
+    assert_eq!(host.request(ACTOR, asking(1, 0)).await.unwrap_err().kind(), ErrorKind::Restarted);
+    host.start(unlucky).await.unwrap();
+    assert_eq!(host.request(other, asking(0, 0)).await, done());
+}
+
+#[tokio::test]
+async fn a_function_that_takes_long_to_build_holds_up_no_other() {
+    let (host, _) = host();
+    let (release, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let slow = host.start(built_by(ActorId(8), move || assert!(gate.lock().unwrap().recv().is_err())));
+    let mut slow = Box::pin(slow);
+    assert!(futures_util::poll!(&mut slow).is_pending());
+    host.start(setup(ACTOR, Onward::End)).await.unwrap();
+    assert_eq!(host.request(ACTOR, asking(1, 0)).await.unwrap_err().kind(), ErrorKind::Restarted);
+    let again = async {
+        while host.request(ACTOR, asking(0, 0)).await != done() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(core::time::Duration::from_secs(20), again).await.unwrap();
+    drop(release);
+    slow.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_function_that_panics_over_and_over_is_given_up_and_may_be_started_again() {
+    let (host, _) = host();
+    host.start(setup(ACTOR, Onward::End)).await.unwrap();
+    let given_up = async {
+        loop {
+            match host.request(ACTOR, asking(1, 0)).await.unwrap_err().kind() {
+                ErrorKind::Restarted => tokio::task::yield_now().await,
+                other => break other,
+            }
+        }
+    };
+    let kind = tokio::time::timeout(core::time::Duration::from_secs(20), given_up).await.unwrap();
+    assert_eq!((kind, host.hosts(ACTOR)), (ErrorKind::NoSuchActor, false));
+    host.start(setup(ACTOR, Onward::End)).await.unwrap();
+    assert_eq!(host.request(ACTOR, asking(0, 0)).await, done());
+}
+
 #[tokio::test]
 async fn a_compute_job_that_panics_is_an_error_of_the_work() {
-    let (host, _) = host().await;
+    let (host, _) = host();
     host.start(setup(ACTOR, Onward::End)).await.unwrap();
     assert_eq!(host.request(ACTOR, asking(3, 13)).await.unwrap_err().kind(), ErrorKind::Overloaded);
     assert_eq!(host.request(ACTOR, asking(3, 500)).await, done());
@@ -236,7 +300,7 @@ async fn a_compute_job_that_panics_is_an_error_of_the_work() {
 
 #[tokio::test]
 async fn refuses_stale_epochs_and_strangers_and_sends_the_rest_to_its_node() {
-    let (host, world) = host().await;
+    let (host, world) = host();
     host.start(setup(ACTOR, Onward::End)).await.unwrap();
     let (answer, outcome) = tokio::sync::oneshot::channel();
     host.ask_local(ACTOR, Epoch(9), asking(0, 0), Box::new(move |outcome| drop(answer.send(outcome))));
@@ -249,7 +313,7 @@ async fn refuses_stale_epochs_and_strangers_and_sends_the_rest_to_its_node() {
 
 #[tokio::test]
 async fn draining_answers_what_is_there_and_refuses_what_comes() {
-    let (host, _) = host().await;
+    let (host, _) = host();
     host.start(setup(ACTOR, Onward::End)).await.unwrap();
     let last = host.request(ACTOR, asking(2, 0));
     let stopping = host.stop(ACTOR, core::time::Duration::from_secs(20));
@@ -339,7 +403,7 @@ fn count(outcome: mesh_core::Outcome) -> u64 {
 
 #[tokio::test]
 async fn an_actor_that_moves_brings_its_state_and_requests_wait_for_it() {
-    let ((from, _), (to, _)) = (host().await, host().await);
+    let ((from, _), (to, _)) = (host(), host());
     from.start(counter(1, false)).await.unwrap();
     assert_eq!(count(from.request(ACTOR, asking(0, 0)).await), 1);
     to.warm(counter(2, false)).await.unwrap();
@@ -362,7 +426,7 @@ async fn an_actor_that_moves_brings_its_state_and_requests_wait_for_it() {
 
 #[tokio::test]
 async fn what_came_over_a_link_is_told_where_the_actor_is_now() {
-    let (host, _) = host().await;
+    let (host, _) = host();
     host.start(counter(1, false)).await.unwrap();
     host.freeze(ACTOR, Epoch(1)).await.unwrap();
     let (answer, outcome) = tokio::sync::oneshot::channel();
@@ -375,7 +439,7 @@ async fn what_came_over_a_link_is_told_where_the_actor_is_now() {
 
 #[tokio::test]
 async fn an_actor_that_does_not_leave_goes_on_with_what_waited() {
-    let (host, _) = host().await;
+    let (host, _) = host();
     host.start(counter(1, false)).await.unwrap();
     host.freeze(ACTOR, Epoch(1)).await.unwrap();
     let waits = [host.request(ACTOR, asking(0, 0)), host.request(ACTOR, asking(0, 0))];
@@ -389,7 +453,7 @@ async fn an_actor_that_does_not_leave_goes_on_with_what_waited() {
 #[tokio::test]
 async fn a_freeze_waits_for_what_the_state_depends_on_and_for_nothing_else() {
     for lingers in [false, true] {
-        let (host, _) = host().await;
+        let (host, _) = host();
         host.start(counter(1, lingers)).await.unwrap();
         let held = host.request(ACTOR, asking(5, 0));
         let frozen = tokio::time::timeout(core::time::Duration::from_millis(50), host.freeze(ACTOR, Epoch(1))).await;
@@ -408,7 +472,7 @@ async fn a_freeze_waits_for_what_the_state_depends_on_and_for_nothing_else() {
 
 #[tokio::test]
 async fn an_actor_that_does_not_arrive_is_forgotten_and_what_waited_may_be_sent_again() {
-    let (host, _) = host().await;
+    let (host, _) = host();
     host.warm(counter(2, false)).await.unwrap();
     let waits = host.request(ACTOR, asking(0, 0));
     assert_eq!(host.activate(ACTOR, Epoch(3)).unwrap_err().kind(), ErrorKind::NoSuchActor);
@@ -430,7 +494,7 @@ const PATIENCE: core::time::Duration = core::time::Duration::from_secs(5);
 
 #[tokio::test]
 async fn nobody_is_told_that_an_actor_is_where_it_only_warms() {
-    let (host, _) = host().await;
+    let (host, _) = host();
     host.warm(counter(4, false)).await.unwrap();
     let ask = |epoch| {
         let (answer, outcome) = tokio::sync::oneshot::channel();
@@ -445,7 +509,7 @@ async fn nobody_is_told_that_an_actor_is_where_it_only_warms() {
 
 #[tokio::test]
 async fn requests_go_to_where_an_actor_runs_until_it_is_to_be_here() {
-    let (host, world) = host().await;
+    let (host, world) = host();
     host.learn(ACTOR, Place { node: NodeId(9), epoch: Epoch(3) });
     host.warm(counter(4, false)).await.unwrap();
     assert_eq!(host.request(ACTOR, asking(0, 0)).await, done());

@@ -54,6 +54,9 @@ pub struct NodeReport {
     pub survival: Option<Survival>,
     /// Reads through it that found lost data since it started.
     pub lost: u64,
+    /// Data chains that it has tried to run several times in a row, in vain, each with the epoch of the last try, in order:
+    /// for the next minute they are better tried elsewhere.
+    pub unable: Vec<(ActorId, Epoch)>,
 }
 
 /// What is remembered of a node by others: whose files are older than that was set back to a copy of them.

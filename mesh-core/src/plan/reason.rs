@@ -142,6 +142,8 @@ pub enum Reason {
         #[serde(deserialize_with = "simple")]
         but: Box<Self>,
     },
+    /// The node has tried to run it several times in a row, in vain.
+    Failed(NodeId),
 }
 
 /// A reason within a reason. One more within that is refused: whoever sends it may not choose how deep a decoder goes.
@@ -224,6 +226,7 @@ impl fmt::Display for Reason {
             Self::Unmeasured(node) => write!(f, "what it costs on {node} has not been measured"),
             Self::Moving(node) => write!(f, "a move to {node} is under way"),
             Self::Best => f.write_str("it is nowhere better"),
+            Self::Failed(node) => write!(f, "{node} has failed to run it, as its log says"),
             Self::Stuck { why, but } if why == but => write!(f, "{why}, and there is nowhere else"),
             Self::Stuck { why, but } => write!(f, "{why}, but it cannot leave: {but}"),
         }

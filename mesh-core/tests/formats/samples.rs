@@ -368,6 +368,7 @@ fn node_report() -> NodeReport {
         missing: Some("a metadata group has no leader".into()),
         survival: Some(Survival { reads: true, writes: false, reason: "add a drive".into() }),
         lost: 133,
+        unable: vec![(ActorId(143), Epoch(144))],
     }
 }
 

@@ -146,7 +146,8 @@ impl Steward {
             && before.as_ref().is_none_or(|before| {
                 states(&before.drives).ne(states(&report.drives)) || outlook::tails(before).ne(outlook::tails(&report))
             });
-        let has_turned = before.as_ref().is_none_or(|before| before.state != report.state);
+        let has_turned =
+            before.as_ref().is_none_or(|before| before.state != report.state || before.unable != report.unable);
         self.due.plan |= has_turned;
         let node = report.node;
         if said.news != Heard::Nothing {
@@ -213,6 +214,7 @@ impl Steward {
             missing: self.outlook.missing.as_ref().map(ToString::to_string),
             survival: None,
             lost: self.own.lost,
+            unable: self.hosting.unable(&self.own.hosted).collect(),
         };
         let before = self.outlook.own();
         if *before == own && self.voice.has_spoken() {
@@ -220,6 +222,7 @@ impl Steward {
         }
         let drives = states(&before.drives).ne(states(&own.drives));
         let groups = before.groups != own.groups;
+        self.due.plan |= before.unable != own.unable;
         let own = Arc::new(own);
         if self.leads_control() {
             self.lead.meter.hear(&own, now);

@@ -115,7 +115,10 @@ fn changed(before: Option<&NodeReport>, news: &News) -> Option<NodeReport> {
     let mut sees: BTreeSet<NodeId> = before.sees.iter().copied().filter(|node| !news.misses.contains(node)).collect();
     sees.extend(&news.sees);
     report.sees = sees.into_iter().collect();
-    (report.actors.len() <= NODE_ACTORS_MAX && report.sees.len() <= NODE_PEERS_MAX).then_some(report)
+    (report.actors.len() <= NODE_ACTORS_MAX
+        && report.unable.len() <= NODE_ACTORS_MAX
+        && report.sees.len() <= NODE_PEERS_MAX)
+        .then_some(report)
 }
 
 #[cfg(test)]

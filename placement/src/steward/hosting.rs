@@ -1,7 +1,6 @@
 //! What runs on a node: its ingress, the chains that the control group says run here, and tails of chains that are split;
 //! each hosted, configured anew when what it is made of changes, and let go of.
 
-use core::time::Duration;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -21,6 +20,7 @@ use mesh_core::{
 
 use super::{
     chains::{Act, Chains},
+    failures::{Failures, Made},
     specs,
 };
 use crate::fate::{Hosted, Known};
@@ -98,20 +98,12 @@ pub struct Hosting {
     chains: Chains,
     /// What each actor was last configured with, and under which epoch: an actor that has been away meanwhile has not been
     /// configured, whether or not anybody looked while it was away.
-    specs: BTreeMap<ActorId, (Epoch, Arc<FunctionSpec>)>,
+    specs: BTreeMap<ActorId, Made>,
     /// The rows as it knows them, and those that name this node.
     rows: SharedMap<ActorId, Assignment>,
     mine: BTreeSet<ActorId>,
-    /// What could not be started or configured, until when that is not tried again, and how often it happened in a row.
-    failed: BTreeMap<ActorId, Failed>,
-}
-
-#[derive(Clone, Debug)]
-struct Failed {
-    until: Instant,
-    times: u32,
-    /// What it was to be made of: of something else nothing is known.
-    spec: Option<(Epoch, Arc<FunctionSpec>)>,
+    /// What could not be started or configured, or was given up.
+    failures: Failures,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,10 +135,20 @@ impl Hosting {
         self.chains.being_taken_back()
     }
 
-    /// Whether something that failed is to be done again now.
+    /// Whether something that failed is to be done again now, or something is not there any more that was started.
     #[must_use]
-    pub fn is_due(&self, now: Instant) -> bool {
-        self.failed.iter().any(|(actor, failed)| failed.until <= now && !self.specs.contains_key(actor))
+    pub fn is_due(&self, hosted: &BTreeMap<ActorId, Hosted>, now: Instant) -> bool {
+        self.specs.keys().any(|actor| !hosted.contains_key(actor))
+            || self.failures.due(now).any(|actor| self.is_here(actor) && !self.specs.contains_key(&actor))
+    }
+
+    fn is_here(&self, actor: ActorId) -> bool {
+        actor.as_data().is_none() || self.mine.contains(&actor)
+    }
+
+    /// See [`NodeReport::unable`](mesh_core::op::NodeReport::unable).
+    pub fn unable(&self, hosted: &BTreeMap<ActorId, Hosted>) -> impl Iterator<Item = (ActorId, Epoch)> {
+        self.failures.unable(|actor| hosted.contains_key(actor))
     }
 
     /// Looks at everything that is to run here.
@@ -154,8 +156,7 @@ impl Hosting {
     pub fn look(&mut self, on: Grounds<'_>) -> Wanted {
         let mut wanted = Wanted::default();
         let caught_up = on.view.nodes.get(&on.here).is_some_and(|info| info.incarnation == on.incarnation);
-        let is_here = |actor: &ActorId| actor.as_data().is_none() || self.mine.contains(actor);
-        self.failed.retain(|actor, failed| failed.until + FAILED_KEPT > on.now && is_here(actor));
+        self.failures.forget(on.now);
         // The ingress first: it refuses a tenant whose key it does not know, and need not for long.
         if on.kind == NodeKind::Host {
             let epoch = Epoch(on.incarnation.0);
@@ -259,14 +260,18 @@ impl Hosting {
     }
 
     fn put(&mut self, actor: ActorId, epoch: Epoch, spec: FunctionSpec, on: Grounds<'_>, evicted: bool) -> Vec<Deed> {
-        let has_failed = self.failed.get(&actor).is_some_and(|failed| {
-            let same = failed.spec.as_ref().is_none_or(|(under, before)| *under == epoch && **before == spec);
-            failed.until > on.now && same
-        });
-        if has_failed || on.busy.contains(&actor) {
+        if on.busy.contains(&actor) {
             return Vec::new();
         }
         let hosted = !evicted && on.hosted.contains_key(&actor);
+        // Nobody has let go of it here: its function has panicked over and over.
+        if !hosted && !evicted && self.specs.get(&actor).is_some_and(|(under, _)| *under == epoch) {
+            let made = self.specs.remove(&actor);
+            self.failures.note(actor, made, on.now);
+        }
+        if self.failures.hold_back(actor, epoch, &spec, on.now) {
+            return Vec::new();
+        }
         let next = self.next(actor, epoch, &spec, hosted);
         if next == Next::Nothing {
             return Vec::new();
@@ -279,7 +284,6 @@ impl Hosting {
     /// What an actor that runs here needs.
     fn next(&self, actor: ActorId, epoch: Epoch, spec: &FunctionSpec, hosted: bool) -> Next {
         match self.specs.get(&actor).filter(|(under, _)| *under == epoch) {
-            // Not hosted any more, it was given up after panics: a person must look.
             Some((_, before)) if **before == *spec => Next::Nothing,
             Some(_) => Next::Configure,
             // It has arrived by a move.
@@ -290,14 +294,10 @@ impl Hosting {
 
     /// What was done to an actor has come to this. What failed is done again after a while.
     pub fn done(&mut self, actor: ActorId, well: bool, now: Instant) {
-        if well {
-            self.failed.remove(&actor);
-            return;
+        if !well {
+            let made = self.specs.remove(&actor);
+            self.failures.note(actor, made, now);
         }
-        let spec = self.specs.remove(&actor);
-        let times = self.failed.get(&actor).map_or(0, |failed| failed.times);
-        let pause = FAILED_PAUSE.saturating_mul(1 << times.min(4));
-        self.failed.insert(actor, Failed { until: now + pause, times: times.saturating_add(1), spec });
     }
 
     /// See [`Chains::took_back`].
@@ -365,13 +365,10 @@ impl Wanted {
     }
 }
 
-/// What could not be started is tried again after this, and after twice as long each time, up to sixteen times.
-const FAILED_PAUSE: Duration = Duration::from_millis(500);
-/// That it failed is forgotten so long after it could be tried again.
-const FAILED_KEPT: Duration = Duration::from_secs(60);
-
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+
     use mesh_core::{
         id::{KeyId, TenantId},
         meta::{TenantLimits, TenantRow, WrappedKey},
@@ -439,6 +436,10 @@ mod tests {
             wanted.deeds.into_iter().flat_map(each).collect()
         }
 
+        fn is_due(&self, now: Instant) -> bool {
+            self.hosting.is_due(&self.hosted, now)
+        }
+
         fn runs(&mut self, epoch: u64) {
             self.hosted.insert(chain(), Hosted { epoch: Epoch(epoch), phase: Phase::Running });
         }
@@ -491,9 +492,15 @@ mod tests {
         room.row(HERE, 5);
         room.runs(5);
         assert_eq!(room.look(), ["configure"]);
-        // Given up after panics, it stays so.
+        // Given up after panics: it is started again after a while.
         room.hosted.clear();
+        assert!(room.is_due(room.now));
         assert_eq!(room.look(), [""; 0]);
+        room.now = room.now + Duration::from_millis(499);
+        assert!(!room.is_due(room.now));
+        room.now = room.now + Duration::from_millis(1);
+        assert!(room.is_due(room.now));
+        assert_eq!(room.look(), ["start"]);
         // It is no more.
         room.view.assignments = SharedMap::default();
         room.hosting.learn(HERE, &room.view);
@@ -525,13 +532,13 @@ mod tests {
             if room.look() == ["start"] {
                 tries += 1;
                 room.hosting.done(chain(), false, room.now);
-                assert!(!room.hosting.is_due(room.now));
+                assert!(!room.is_due(room.now));
             }
             room.now = room.now + Duration::from_millis(100);
         }
         assert_eq!(tries, 11, "in a minute: after 0.5, 1, 2, 4, and then every 8 seconds");
-        let until = room.hosting.failed[&chain()].until;
-        assert!(room.hosting.is_due(until));
+        assert!(room.is_due(room.now + Duration::from_secs(8)));
+        assert_eq!(room.hosting.unable(&BTreeMap::new()).collect::<Vec<_>>(), [(chain(), Epoch(1))]);
         // Of something else it is not known that it fails.
         room.drives.insert(DriveId(1), DriveState::Up);
         assert_eq!(room.look(), ["start"]);
@@ -539,7 +546,8 @@ mod tests {
         room.hosting.done(chain(), false, room.now);
         room.row(NodeId(2), 2);
         assert_eq!(room.look(), [""; 0]);
-        assert!(!room.hosting.is_due(Instant(u64::MAX)));
+        assert!(!room.is_due(Instant(u64::MAX)));
+        assert_eq!(room.hosting.unable(&BTreeMap::new()).count(), 1, "it is not to come back at once");
     }
 
     #[test]

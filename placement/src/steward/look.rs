@@ -53,7 +53,7 @@ impl Steward {
     /// What runs here.
     fn host(&mut self, now: Instant, acts: &mut Vec<Act>) {
         let looks_around = self.looks_around(now);
-        let has_failed = self.hosting.is_due(now);
+        let has_failed = self.hosting.is_due(&self.own.hosted, now);
         if !self.due.hosting && !has_failed {
             return;
         }

@@ -42,7 +42,7 @@ impl Sight {
     }
 }
 
-pub(super) fn host(node: u64) -> NodeInfo {
+pub(crate) fn host(node: u64) -> NodeInfo {
     NodeInfo {
         id: NodeId(node),
         kind: NodeKind::Host,

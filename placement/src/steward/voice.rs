@@ -268,6 +268,7 @@ pub(super) fn trunk(report: &NodeReport) -> NodeReport {
         missing: report.missing.clone(),
         survival: report.survival.clone(),
         lost: report.lost,
+        unable: report.unable.clone(),
     }
 }
 
