@@ -280,7 +280,7 @@ async fn the_last_stages_of_a_chain_run_on_a_dpu_that_lacks_the_first_and_on_the
 struct Brittle(ContentFilter, Arc<AtomicBool>);
 
 impl Brittle {
-    fn new(settings: &[u8], broken: &Arc<AtomicBool>) -> Result<Box<dyn StorageFunction>, Error> {
+    fn build(settings: &[u8], broken: &Arc<AtomicBool>) -> Result<Box<dyn StorageFunction>, Error> {
         assert!(!broken.load(Ordering::Acquire), "broken where it is built");
         Ok(Box::new(Self(ContentFilter::new(settings)?, broken.clone())))
     }
@@ -316,7 +316,7 @@ async fn a_chain_that_breaks_down_on_its_host_is_tried_on_the_dpu_and_others_not
             let config = config(folder.path(), number);
             provision.equip(config.node.id(), &config.data).unwrap();
             let broken = broken.clone();
-            let builder = Node::builder(config).function(KIND, move |settings, _| Brittle::new(settings, &broken));
+            let builder = Node::builder(config).function(KIND, move |settings, _| Brittle::build(settings, &broken));
             nodes.push(builder.start().await.unwrap());
         } else {
             join(folder.path(), &provision, number, true, &mut nodes).await;
