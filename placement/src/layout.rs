@@ -16,7 +16,7 @@
 //! A layout is immutable. What was written under an older one is found by that one; a new layout moves nothing by
 //! itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use mesh_core::{
     Error, ErrorKind,
@@ -91,8 +91,25 @@ const fn group_length(code: Code) -> usize {
     }
 }
 
-/// The first `length` drives of a group.
+/// The first `length` drives of a group: as [`in_rounds`], but where there are so many nodes the best drive of each is enough.
 fn ranked(group: usize, drives: &[&DriveInfo], length: usize) -> Vec<DriveId> {
+    let mut best: HashMap<NodeId, (u128, DriveId)> = HashMap::new();
+    for drive in drives {
+        let drawn = (cost(group as u64, drive), drive.id);
+        best.entry(drive.node).and_modify(|known| *known = drawn.min(*known)).or_insert(drawn);
+    }
+    if best.len() < length || length == 0 {
+        return in_rounds(group, drives, length);
+    }
+    let mut best: Vec<(u128, DriveId)> = best.into_values().collect();
+    best.select_nth_unstable(length - 1);
+    best.truncate(length);
+    best.sort_unstable();
+    best.into_iter().map(|(_, drive)| drive).collect()
+}
+
+/// By what every drive draws: each node's best before the second-best of any.
+fn in_rounds(group: usize, drives: &[&DriveInfo], length: usize) -> Vec<DriveId> {
     let mut order: Vec<(u128, &DriveInfo)> = drives.iter().map(|drive| (cost(group as u64, drive), *drive)).collect();
     order.sort_by_key(|(cost, drive)| (*cost, drive.id));
     // How many better drives of its node each drive has.

@@ -237,6 +237,8 @@ struct Complaints {
     unrenewed: Option<Error>,
     /// Why nothing is planned.
     unplanned: Option<Error>,
+    /// Why there is no new layout.
+    unlaid: Option<Error>,
 }
 
 impl Steward {
@@ -591,7 +593,12 @@ impl Steward {
                     complain(&mut self.complaints.unplanned, outcome.err(), unplanned, acts);
                 }
             }
-            Key::Stat | Key::Elect(_) | Key::Ensure(_) | Key::Members(_) | Key::LayOut | Key::HandOver(_) => {}
+            Key::Stat | Key::Elect(_) | Key::Ensure(_) | Key::Members(_) | Key::HandOver(_) => {}
+            Key::LayOut => {
+                // What hinders a proposal passes; drives of which no layout can be made do not.
+                let judged = outcome.err().filter(is_judged);
+                complain(&mut self.complaints.unlaid, judged, unlaid, acts);
+            }
         }
     }
 
@@ -660,6 +667,10 @@ pub fn is_judged(error: &Error) -> bool {
 
 const fn unrenewed(error: Error) -> Act {
     Act::Complain("this node's metadata are damaged, and are not rebuilt", error)
+}
+
+const fn unlaid(error: Error) -> Act {
+    Act::Complain("there is no new layout", error)
 }
 
 const fn unplanned(error: Error) -> Act {

@@ -12,13 +12,13 @@ use mesh_core::{
     id::{ActorId, Epoch, GroupId, NodeId},
     meta::MeshCommand,
     op::{Beat, GroupReport, Moved, NodeOp},
-    topology::Layout,
 };
 use mesh_dpu_runtime::metadata::RaftMetadata;
 use mesh_placement::{
     migration::{Ask, Heard},
     steward::{
         Act, Event, Group, is_judged,
+        layouts::Draft,
         members::Step,
         plans::{Studied, Study},
     },
@@ -108,7 +108,7 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
         }
         Act::Ensure(group) => node.metadata.ensure_group(group).await,
         Act::Members(group, step) => change(node, group, step).await,
-        Act::LayOut(layout) => lay_out(node, layout).await,
+        Act::LayOut(draft) => lay_out(node, *draft).await,
         Act::Renew => renew(node).await,
         Act::HandOver(group, next) => node.metadata.transfer_leader(group, next).await,
         Act::Actor(actor, deeds) => chains::carry_out(node, actor, deeds).await,
@@ -207,7 +207,9 @@ async fn change(node: &Inner, group: GroupId, step: Step) -> Result<(), Error> {
     }
 }
 
-async fn lay_out(node: &Inner, layout: Arc<Layout>) -> Result<(), Error> {
+async fn lay_out(node: &Inner, draft: Draft) -> Result<(), Error> {
+    let made = tokio::task::spawn_blocking(move || draft.carry_out()).await;
+    let layout = made.map_err(|error| Error::bug("a layout broke down").caused_by(error))??;
     let (id, drives, code) = (layout.id, layout.domains.len(), layout.code);
     match node.propose(MeshCommand::PutLayout(layout)).await {
         // Another leader was first.

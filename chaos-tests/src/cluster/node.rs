@@ -218,9 +218,10 @@ impl Cluster {
                 let takes = self.dice.span(&(Duration::from_millis(1)..Duration::from_millis(30)));
                 self.after(world, takes, Errand::Stand(life));
             }
-            Act::LayOut(layout) => {
-                self.propose(world, node, MeshCommand::PutLayout(layout), Errand::Act(life, Key::LayOut));
-            }
+            Act::LayOut(draft) => match draft.carry_out() {
+                Ok(made) => self.propose(world, node, MeshCommand::PutLayout(made), Errand::Act(life, Key::LayOut)),
+                Err(error) => events.push_back(ended(Key::LayOut, Err(error))),
+            },
             // What it finds, it has found of what was so when it began.
             Act::Plan(study) => {
                 let takes = self.dice.span(&(Duration::from_micros(10)..Duration::from_millis(3)));

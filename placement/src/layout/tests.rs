@@ -217,3 +217,21 @@ proptest! {
 }
 
 const FIRST_TWO_GROUPS: [u64; 12] = [1, 4, 5, 3, 2, 6, 2, 3, 5, 4, 6, 1];
+#[test]
+fn the_best_of_each_node_are_found_without_an_order_of_all() {
+    // Of two sizes, on nodes with more and fewer drives than others.
+    let drives: Vec<DriveInfo> = (0..400_u64)
+        .map(|drive| {
+            let (id, node) = (DriveId(drive + 1), NodeId(drive % 37 + drive % 5));
+            DriveInfo { id, node, epoch: mesh_core::id::Epoch(1), capacity_bytes: (1 << 40) >> (drive % 2) }
+        })
+        .collect();
+    let drives: Vec<&DriveInfo> = drives.iter().collect();
+    let nodes = drives.iter().map(|drive| drive.node).collect::<BTreeSet<_>>().len();
+    assert_eq!(nodes, 41);
+    for length in [1, 12, 41, 42, 400] {
+        for group in 0..50 {
+            assert_eq!(ranked(group, &drives, length), in_rounds(group, &drives, length), "{group}, {length}");
+        }
+    }
+}

@@ -14,11 +14,12 @@ use mesh_core::{
     meta::ControlView,
     op::{ActorReport, Beat, DriveReport, NodeLoad},
     time::Instant,
-    topology::Layout,
 };
 
 use super::{
-    Deed, Group, members,
+    Deed, Group,
+    layouts::Draft,
+    members,
     plans::{Studied, Study},
 };
 use crate::{
@@ -146,8 +147,8 @@ pub enum Act {
     Ensure(GroupId),
     /// [`Key::Members`].
     Members(GroupId, members::Step),
-    /// [`Key::LayOut`].
-    LayOut(Arc<Layout>),
+    /// [`Key::LayOut`]: [`Draft::carry_out`] beside everything else, then a proposal of what it makes.
+    LayOut(Box<Draft>),
     /// [`Key::Plan`]: [`Study::carry_out`], beside everything else; then [`Event::Planned`], and [`Event::Ended`] only if that
     /// failed.
     Plan(Box<Study>),

@@ -1,13 +1,15 @@
 //! When a new layout is made: once the drives that it would be made of have been the same for a moment.
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use mesh_core::{
     Error,
-    id::{DriveId, LayoutId},
+    id::{DriveId, LayoutId, NodeId},
     meta::ControlView,
+    shared::SharedMap,
     time::Instant,
-    topology::{Layout, NodeKind},
+    topology::{Code, DriveInfo, Layout, NodeInfo, NodeKind},
 };
 
 use crate::layout;
@@ -17,15 +19,60 @@ use crate::layout;
 pub struct Layouts {
     /// The drives that a new layout would be made of, and since when it is these.
     settling: Option<(Vec<DriveId>, Instant)>,
+    /// Of these there is nothing to be made.
+    quiet: Option<Grounds>,
 }
 
-impl Layouts {
-    /// The layout that is to be proposed now, if one is.
+/// What it depends on whether a layout is due.
+#[derive(Clone, Debug)]
+struct Grounds {
+    drives: SharedMap<DriveId, DriveInfo>,
+    nodes: SharedMap<NodeId, NodeInfo>,
+    newest: Option<LayoutId>,
+    code: Option<Code>,
+}
+
+impl Grounds {
+    fn of(view: &ControlView) -> Self {
+        let newest = view.layouts.keys().next_back().copied();
+        Self { drives: view.drives.clone(), nodes: view.nodes.clone(), newest, code: view.code }
+    }
+
+    fn is_same(&self, view: &ControlView) -> bool {
+        self.drives.is_same(&view.drives)
+            && self.nodes.is_same(&view.nodes)
+            && self.newest.as_ref() == view.layouts.keys().next_back()
+            && self.code == view.code
+    }
+}
+
+/// A layout that is to be made. That takes seconds of thousands of drives, and is done beside everything else.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    id: LayoutId,
+    code: Code,
+    drives: Vec<DriveInfo>,
+    nodes: Vec<NodeInfo>,
+}
+
+impl Draft {
+    /// Makes it.
     ///
     /// # Errors
     /// As [`layout::build`].
-    pub fn look(&mut self, view: &ControlView, now: Instant) -> Result<Option<Layout>, Error> {
-        let Some(code) = view.code else { return Ok(None) };
+    pub fn carry_out(self) -> Result<Arc<Layout>, Error> {
+        layout::build(self.id, self.code, &self.drives, &self.nodes).map(Arc::new)
+    }
+}
+
+impl Layouts {
+    /// The layout that is to be made and proposed now, if one is.
+    pub fn look(&mut self, view: &ControlView, now: Instant) -> Option<Draft> {
+        if self.quiet.as_ref().is_some_and(|quiet| quiet.is_same(view)) {
+            return None;
+        }
+        self.quiet = None;
+        let code = view.code?;
         let newest = view.layouts.values().next_back();
         let (infos, nodes): (Vec<_>, Vec<_>) =
             (view.drives.values().cloned().collect(), view.nodes.values().cloned().collect());
@@ -35,20 +82,20 @@ impl Layouts {
             drives.iter().all(|drive| layout.domains.contains_key(drive)) && layout.domains.len() == drives.len()
         });
         if laid_out || drives.len() < code.shards() {
-            self.settling = None;
-            return Ok(None);
+            (self.settling, self.quiet) = (None, Some(Grounds::of(view)));
+            return None;
         }
         let Some((_, since)) = self.settling.as_ref().filter(|(same, _)| *same == drives) else {
             self.settling = Some((drives, now));
-            return Ok(None);
+            return None;
         };
         // Every node that is a member has had time to register; the very first layout waits for them all.
         let quiet = if newest.is_none() && !everybody_has_drives(view) { SETTLE_FIRST } else { SETTLE };
         if now.since(*since) < quiet {
-            return Ok(None);
+            return None;
         }
         let id = LayoutId(newest.map_or(1, |layout| layout.id.0 + 1));
-        layout::build(id, code, &infos, &nodes).map(Some)
+        Some(Draft { id, code, drives: infos, nodes })
     }
 }
 
@@ -62,10 +109,6 @@ const SETTLE_FIRST: Duration = Duration::from_millis(3000);
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use mesh_core::{id::NodeId, topology::Code};
-
     use super::*;
     use crate::steward::tests::{drive, host};
 
@@ -83,8 +126,12 @@ mod tests {
         }
     }
 
-    fn id(made: &Result<Option<Layout>, Error>) -> Option<u64> {
-        made.as_ref().expect("it can be made").as_ref().map(|layout| layout.id.0)
+    fn id(draft: &Option<Draft>) -> Option<u64> {
+        draft.as_ref().map(|draft| draft.id.0)
+    }
+
+    fn made(draft: Option<Draft>) -> Arc<Layout> {
+        draft.expect("one is due").carry_out().expect("it can be made")
     }
 
     #[test]
@@ -97,9 +144,9 @@ mod tests {
         view.drives.insert(DriveId(4), drive(4, 1));
         assert_eq!(id(&layouts.look(&view, at(300))), None);
         assert_eq!(id(&layouts.look(&view, at(599))), None);
-        let first = layouts.look(&view, at(600)).unwrap().expect("a layout");
+        let first = made(layouts.look(&view, at(600)));
         assert_eq!((first.id, first.domains.len()), (LayoutId(1), 4));
-        view.layouts.insert(first.id, Arc::new(first));
+        view.layouts.insert(first.id, first);
         assert_eq!(id(&layouts.look(&view, at(5000))), None);
         // One fewer.
         view.drives.remove(&DriveId(4));
@@ -121,9 +168,9 @@ mod tests {
     fn what_a_layout_would_leave_out_makes_none() {
         let mut layouts = Layouts::default();
         let mut view = view(&[1, 2, 3]);
-        layouts.look(&view, at(0)).unwrap();
-        let first = layouts.look(&view, at(300)).unwrap().expect("a layout");
-        view.layouts.insert(first.id, Arc::new(first));
+        assert_eq!(id(&layouts.look(&view, at(0))), None);
+        let first = made(layouts.look(&view, at(300)));
+        view.layouts.insert(first.id, first);
         // Without capacity.
         let mut empty = drive(4, 1);
         empty.capacity_bytes = 0;

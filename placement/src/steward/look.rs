@@ -165,10 +165,7 @@ impl Steward {
         if !self.leads_control() || !self.is_free(Key::LayOut) {
             return;
         }
-        match self.layouts.look(&self.control, now) {
-            Ok(layout) => acts.extend(layout.map(|layout| Act::LayOut(Arc::new(layout)))),
-            Err(error) => acts.push(Act::Complain("there is no new layout", error)),
-        }
+        acts.extend(self.layouts.look(&self.control, now).map(|draft| Act::LayOut(Box::new(draft))));
     }
 
     /// What the leader of the control group does about actors.
