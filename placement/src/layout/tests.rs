@@ -223,7 +223,7 @@ fn the_best_of_each_node_are_found_without_an_order_of_all() {
     let drives: Vec<DriveInfo> = (0..400_u64)
         .map(|drive| {
             let (id, node) = (DriveId(drive + 1), NodeId(drive % 37 + drive % 5));
-            DriveInfo { id, node, epoch: mesh_core::id::Epoch(1), capacity_bytes: (1 << 40) >> (drive % 2) }
+            DriveInfo { id, node, epoch: Epoch(1), capacity_bytes: (1 << 40) >> (drive % 2) }
         })
         .collect();
     let drives: Vec<&DriveInfo> = drives.iter().collect();
