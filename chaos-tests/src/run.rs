@@ -23,7 +23,7 @@ use crate::{
     content::Contents,
     disk::{Crash, Disk, DiskWeather},
     invariants::{
-        Admission, Answers, Ciphertext, Invariant, Invariants, Ownership, Placement, SoftState, garbage, owing,
+        Admission, Answers, Ciphertext, Invariant, Invariants, Ownership, Placement, SoftState, Tails, garbage, owing,
         unfinished,
     },
     metadata::{Groups, MetadataWeather, Quorum},
@@ -206,6 +206,7 @@ impl Room {
         }
         let store: Box<dyn Groups> = match bug {
             Some(Bug::CommitUnchecked) => Box::new(Unchecked::new(MemoryMetadata::new(1))),
+            Box::new(Tails::default()),
             Some(Bug::ForgottenDeletes) => Box::new(Forgetful::new(MemoryMetadata::new(1))),
             _ => Box::new(MemoryMetadata::new(1)),
         };

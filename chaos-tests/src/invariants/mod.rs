@@ -16,6 +16,7 @@ mod placement;
 mod reclaim;
 mod rest;
 mod soft_state;
+mod tails;
 
 pub use admission::Admission;
 pub use answers::Answers;
@@ -27,6 +28,7 @@ pub use placement::Placement;
 pub use reclaim::{garbage, owing};
 pub use rest::unfinished;
 pub use soft_state::{SoftState, kept};
+pub use tails::Tails;
 
 /// Sees what happens and says what is wrong with it.
 pub trait Invariant {
@@ -63,6 +65,15 @@ pub trait Invariant {
     /// What is wrong.
     fn taken(&mut self, node: NodeId, actor: ActorId, epoch: Epoch) -> Result<(), String> {
         let _unused = (node, actor, epoch);
+        Ok(())
+    }
+
+    /// The tail of a chain has taken in, under this epoch, what a head of `head` has sent.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn tail_taken(&mut self, node: NodeId, tail: (ActorId, Epoch), head: Epoch) -> Result<(), String> {
+        let _unused = (node, tail, head);
         Ok(())
     }
 
@@ -108,6 +119,10 @@ impl Invariants {
 
     pub(crate) fn taken(&mut self, node: NodeId, actor: ActorId, epoch: Epoch) -> Result<(), String> {
         self.0.iter_mut().try_for_each(|one| one.taken(node, actor, epoch))
+    }
+
+    pub(crate) fn tail_taken(&mut self, node: NodeId, tail: (ActorId, Epoch), head: Epoch) -> Result<(), String> {
+        self.0.iter_mut().try_for_each(|one| one.tail_taken(node, tail, head))
     }
 
     pub(crate) fn written(&mut self, drive: DriveId, bufs: &[Buf]) -> Result<(), String> {

@@ -395,7 +395,15 @@ impl World {
         let Some(host) = self.nodes.get_mut(&node).filter(|host| host.up && host.boot == boot) else { return };
         let came = if matches!(origin, Origin::Link { .. }) { Came::Link(epoch) } else { came_here(epoch) };
         match host.doors.knock(actor, came) {
-            Verdict::In(_) => self.let_in(node, actor, origin, request),
+            Verdict::In(hosted) => {
+                let own = hosted.epoch;
+                if actor.as_tail().is_some()
+                    && let Err(why) = self.invariants.tail_taken(node, (actor, own), epoch)
+                {
+                    return self.violate(|| why);
+                }
+                self.let_in(node, actor, origin, request);
+            }
             Verdict::Waits(_) => match host.doors.park(actor, came, Parked { since: self.now, origin, request }) {
                 Park::Waits => self.note(&[77, node.0, actor.0], || format!("{node} {actor}: a request waits")),
                 Park::Full(parked) | Park::Changed(parked) => {
