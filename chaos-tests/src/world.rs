@@ -43,7 +43,7 @@ mod moves;
 use heap::{Happening, Scheduled};
 use host::Node;
 pub(crate) use host::quietly;
-pub use host::{Origin, Owed};
+pub use host::{Counted, Origin, Owed};
 use moves::Ask;
 
 /// One call, request or piece of work of one life of an actor.

@@ -11,7 +11,7 @@ use mesh_core::{
     happened::Happened,
     id::{ActorId, DriveId, GroupId, Incarnation, NodeId},
     meta::{ControlView, MeshCommand},
-    op::{Ability, ActorReport, DriveReport, MoveOp, MoveStep, NodeOp, Phase, STARTS_MAX, ShardOp},
+    op::{Ability, ActorReport, Beat, DriveReport, MoveOp, MoveStep, NodeLoad, NodeOp, Phase, STARTS_MAX, ShardOp},
     time::Instant,
 };
 use mesh_placement::{
@@ -24,7 +24,7 @@ use mesh_placement::{
 use super::{Cluster, Errand, GRACE_MS, Life, moves::Waiting, node_info};
 use crate::{
     planted::Bug,
-    world::{Origin, World, quietly},
+    world::{Counted, Origin, World, quietly},
 };
 
 /// What runs in one life of a node.
@@ -168,22 +168,24 @@ impl Cluster {
         let groups = self.groups(node);
         let agent = self.agent(world, life)?;
         let inventory = world.hosted_at(node);
-        let hosted: BTreeMap<_, _> =
-            inventory.iter().map(|(actor, epoch, phase)| (*actor, Hosted { epoch: *epoch, phase: *phase })).collect();
+        let hosted: BTreeMap<_, _> = inventory
+            .iter()
+            .map(|(actor, epoch, phase, _)| (*actor, Hosted { epoch: *epoch, phase: *phase }))
+            .collect();
         let data = hosted.keys().copied().filter(|actor| actor.as_data().is_some());
         let known = |actor| {
             let known = Known { heard: world.heard_of(node, actor), on: agent.transfers.on(actor), caught_up: false };
             (actor, if bug == Some(Bug::OldNews) { Known::default() } else { known })
         };
-        let report = |(actor, epoch, phase): &(ActorId, _, Phase)| ActorReport {
+        let report = |(actor, epoch, phase, counted): &(ActorId, _, Phase, Counted)| ActorReport {
             actor: *actor,
             functions: Vec::new(),
             epoch: *epoch,
             phase: *phase,
-            jobs: 0,
-            bytes: 0,
-            requests: 0,
-            traffic_bytes: 0,
+            jobs: counted.jobs,
+            bytes: counted.bytes,
+            requests: counted.requests,
+            traffic_bytes: counted.traffic_bytes,
             restarts: 0,
         };
         Some(Observed {
@@ -255,12 +257,15 @@ impl Cluster {
             Act::Settle(actor, epoch, id) => {
                 let errand = Errand::Act(life, Key::Settle(actor, epoch, id));
                 self.propose(world, node, MeshCommand::AbortMove { actor, epoch, id }, errand);
+        let effects = world.effects(node);
             }
             Act::Settled(actor, epoch, id) => self.settled_at_last(world, life, (actor, epoch, id)),
             Act::Unsettled(actor, id) => {
                 if let Some(agent) = self.agent(world, life) {
                     agent.transfers.unsettled(actor, id);
                 }
+            // Its effects are what stands for the work of a simulated process.
+            load: NodeLoad { cpu_ns: effects * EFFECT_NS, ..NodeLoad::default() },
             }
             Act::Step(actor, number, ask) => {
                 if let Some(agent) = self.agent(world, life) {
@@ -402,3 +407,5 @@ const STEP_MAX: Duration = Duration::from_secs(120);
 const STAT_MAX: Duration = Duration::from_secs(2);
 /// How far a replica that has just started is behind, where a planted bug has a node go by it.
 const LAG: Duration = Duration::from_millis(300);
+/// What one effect of a function costs.
+const EFFECT_NS: u64 = 1000;

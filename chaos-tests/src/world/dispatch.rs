@@ -28,7 +28,11 @@ impl World {
         }
         match effect {
             Effect::Reply { id, outcome } => {
-                let owed = self.hosted(place).and_then(|hosted| hosted.requests.remove(&id));
+                let given = outcome.as_ref().map_or(0, |response| response.payload.len() as u64);
+                let owed = self.hosted(place).and_then(|hosted| {
+                    hosted.counted.traffic_bytes += given;
+                    hosted.requests.remove(&id)
+                });
                 self.note(&[20, node.0, actor.0, id.0, outcome.digest()], || {
                     format!("{node} {actor} -> answer {id} {outcome:?}")
                 });

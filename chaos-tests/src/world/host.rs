@@ -74,6 +74,21 @@ pub(super) struct Hosted {
     wake: Option<u64>,
     /// Wakes in a row that changed nothing.
     idle_wakes: u32,
+    /// What it has been asked for, and how many bytes it was given and has given.
+    pub(super) counted: Counted,
+}
+
+/// What an actor was asked to do since it was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Requests that it has not answered, and their bytes.
+    pub jobs: u64,
+    /// See there.
+    pub bytes: u64,
+    /// Requests taken.
+    pub requests: u64,
+    /// Bytes taken and given.
+    pub traffic_bytes: u64,
 }
 
 /// A request that is to be answered.
@@ -83,6 +98,8 @@ pub struct Owed {
     pub(super) origin: Origin,
     /// What was asked.
     pub op: Op,
+    /// Bytes that came with it.
+    pub(super) bytes: u64,
 }
 
 /// Who wants an answer.
@@ -112,6 +129,12 @@ pub enum Origin {
 }
 
 impl Hosted {
+    /// What it was asked to do so far.
+    pub(super) fn counted(&self) -> Counted {
+        let bytes = self.requests.values().map(|owed| owed.bytes).sum();
+        Counted { jobs: self.requests.len() as u64, bytes, ..self.counted }
+    }
+
     pub(super) fn new(
         function: Box<dyn StorageFunction>,
         (life, epoch): (u64, Epoch),
@@ -131,6 +154,7 @@ impl Hosted {
             works: TokenSet::new(),
             wake: None,
             idle_wakes: 0,
+            counted: Counted::default(),
         }
     }
 }
@@ -158,7 +182,10 @@ impl World {
         }
         let Some(hosted) = self.nodes.get_mut(&node).and_then(|node| node.doors.get_mut(actor)) else { return };
         let id = hosted.tokens.next();
-        hosted.requests.insert(id, Owed { origin, op: request.op.clone() });
+        let bytes = request.payload.len() as u64;
+        hosted.requests.insert(id, Owed { origin, op: request.op.clone(), bytes });
+        hosted.counted.requests += 1;
+        hosted.counted.traffic_bytes += bytes;
         let place = Place { node, actor, life: hosted.life, token: id };
         self.note(&[10, node.0, actor.0, id.0, request.digest()], || {
             format!("{node} {actor} <- request {id} {:?} ({:?})", request.op, request.payload)

@@ -17,7 +17,7 @@ use mesh_placement::doors::{self, Arrival, Came, Doors, Fate, Gone, HOPS_MAX, Pa
 
 use super::{
     Happening, Notice, Place, Setting, World,
-    host::{Hosted, Node, Origin},
+    host::{Counted, Hosted, Node, Origin},
 };
 use crate::{metadata::Matter, random::Stream};
 
@@ -148,11 +148,12 @@ impl World {
         known.map_or(Epoch(0), |place| place.epoch)
     }
 
-    /// Every actor that a node hosts, under which epoch, and what it is doing.
+    /// Every actor that a node hosts, under which epoch, what it is doing, and what it was asked to do.
     #[must_use]
-    pub fn hosted_at(&self, node: NodeId) -> Vec<(ActorId, Epoch, Phase)> {
+    pub fn hosted_at(&self, node: NodeId) -> Vec<(ActorId, Epoch, Phase, Counted)> {
         let doors = self.nodes.get(&node).map(|node| &node.doors);
-        doors.into_iter().flat_map(Doors::iter).map(|(actor, epoch, phase, _)| (actor, epoch, phase)).collect()
+        let hosted = doors.into_iter().flat_map(Doors::iter);
+        hosted.map(|(actor, epoch, phase, hosted)| (actor, epoch, phase, hosted.counted())).collect()
     }
 
     /// A node hears from the control group where actors are, which it knew otherwise before.
