@@ -13,7 +13,7 @@
 
 use core::time::Duration;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -38,22 +38,26 @@ use mesh_core::{
 };
 use mesh_placement::{
     migration::Heard,
-    steward::{Event, Key, peers::Timing, plans::Studied},
+    steward::{Deed, Event, Key, peers::Timing, plans::Studied},
 };
 
 mod chains;
 mod groups;
+mod hearsay;
+mod mishaps;
 mod moves;
 mod node;
 mod wishes;
 
 use groups::Leads;
+pub use mishaps::ActWeather;
+use mishaps::Mishaps;
 use node::Agent;
 
 use crate::{
     ledger,
     metadata::Groups,
-    planted::{Bug, Memory, around_drive},
+    planted::{Bug, Memory, Pretence, around_drive},
     random::Stream,
     swarm::{Swarm, drives_of, node_of},
     workload::BUCKET,
@@ -118,6 +122,12 @@ enum Errand {
     Beat(Life, NodeId, mesh_core::time::Instant),
     /// An act of a steward ends.
     Act(Life, Key),
+    /// It ends with an error.
+    Fails(Life, Key),
+    /// A function that takes long is built: what is to be done to its actor now.
+    Built(Life, ActorId, VecDeque<Deed>),
+    /// The same, and whoever wanted it is gone.
+    BuiltUnheard(Life, ActorId, VecDeque<Deed>),
     /// A look at the whole mesh has found something.
     Planned(Life, Box<Studied>),
     /// A node stands for election.
@@ -132,6 +142,8 @@ enum Errand {
     Stepped(Life, ActorId, u64, NodeId),
     /// It has waited.
     Due(Life, ActorId, u64),
+    /// What is to arrive by a move is built, which took long.
+    Warmed(Life, u64, ActorId, Epoch),
     /// A page that a node sends.
     Page(Life),
     /// What a node froze should have come to rest by now.
@@ -142,6 +154,8 @@ enum Errand {
     Wish,
     /// The last stages of some chain are to run elsewhere, or here again.
     Cut,
+    /// A user's wish.
+    Wished,
     /// What comes of it does not matter.
     Said,
 }
@@ -152,6 +166,23 @@ impl Errand {
         match self {
             Self::Act((node, _), _) | Self::Decided((node, _), ..) | Self::Take((node, _), ..) => Some(*node),
             _ => None,
+        }
+    }
+
+    /// Whether it is of what a steward has under way, and ends with it.
+    fn is_of_steward(&self, life: Life) -> bool {
+        match self {
+            Self::Stat(of, _)
+            | Self::Alarm(of)
+            | Self::Act(of, _)
+            | Self::Fails(of, _)
+            | Self::Built(of, ..)
+            | Self::Planned(of, _)
+            | Self::Stand(of)
+            | Self::Decided(of, ..)
+            | Self::Stepped(of, ..)
+            | Self::Due(of, ..) => *of == life,
+            _ => false,
         }
     }
 }
@@ -181,6 +212,7 @@ pub struct Cluster {
     registry: Registry,
     pool: Pool,
     memory: Memory,
+    pretence: Option<Pretence>,
     /// The nodes that run.
     agents: BTreeMap<NodeId, Agent>,
     /// What each node's replica of the control group holds, whether or not it runs, and as of which decision.
@@ -200,6 +232,11 @@ pub struct Cluster {
     wishes: bool,
     /// How moves have ended.
     pub ends: Ends,
+    /// Users' wishes that the group took, and those that it did not, or of which nobody knows.
+    pub wishes_granted: u64,
+    /// See there.
+    pub wishes_refused: u64,
+    mishaps: Mishaps,
     dice: Stream,
 }
 
@@ -267,6 +304,7 @@ impl Cluster {
             beat: BEAT,
             pool: Pool::default(),
             memory: Memory::default(),
+            pretence: (bug == Some(Bug::HeldUnheard)).then(Pretence::default),
             agents: BTreeMap::new(),
             decisions: 0,
             leads: Leads::default(),
@@ -276,6 +314,9 @@ impl Cluster {
             next: CLUSTER_NUMBERS,
             wishes: false,
             ends: Ends::default(),
+            wishes_granted: 0,
+            wishes_refused: 0,
+            mishaps: Mishaps::new(seed),
             dice: Stream::new(seed, "cluster", 0),
         })
     }
@@ -391,6 +432,7 @@ impl Cluster {
         }
         match (errand, outcome) {
             (Errand::Said, _) => {}
+            (Errand::Wished, outcome) => self.wished(world, &outcome),
             (Errand::Take(life, drive, _), Ok(MetaAnswer::Epoch(epoch))) => self.host_drive(world, life, drive, epoch),
             (Errand::Take(life, drive, _), Err(error)) if error.kind() == ErrorKind::Conflict => {
                 self.take(world, life, drive);
@@ -426,7 +468,11 @@ impl Cluster {
                 self.stepped(world, life, actor, number, Heard::Due);
             }
             Some(Errand::Unsettled(life, course)) => self.unsettled(world, life, course),
+            Some(Errand::Warmed(life, course, actor, epoch)) => self.warmed(world, life, course, (actor, epoch)),
             Some(Errand::Unheard(life)) => self.resume_steps(world, life),
+            Some(Errand::Fails(life, key)) => self.fails(world, life, key),
+            Some(Errand::Built(life, actor, deeds)) => self.built(world, life, actor, deeds),
+            Some(Errand::BuiltUnheard(life, actor, deeds)) => self.built_unheard(world, life, actor, deeds),
             Some(Errand::Wish) => self.wish(world),
             Some(Errand::Cut) => self.cut(world),
             _ => {}
@@ -511,7 +557,11 @@ impl Cluster {
             let agent = self.agents.get(&node).filter(|_| world.is_up(node));
             let Some(agent) = agent else { return Some(format!("{node} is down")) };
             let outlook = agent.steward.outlook();
-            if let Some(missing) = &outlook.missing {
+            // Where drives are full, it takes no data, and says so; what is there can be read.
+            let with = |state| outlook.drives.values().filter(|one| **one == state).count();
+            let (up, full) = (with(DriveState::Up), with(DriveState::Full));
+            let is_only_full = up < self.swarm.code.shards() && up + full >= self.swarm.code.shards();
+            if let Some(missing) = outlook.missing.as_ref().filter(|_| !is_only_full) {
                 return Some(format!("{node} is not ready: {missing}"));
             }
             let is_seen = |drive: &DriveId| outlook.drives.get(drive).is_some_and(|state| *state != DriveState::Down);

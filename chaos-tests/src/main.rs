@@ -160,13 +160,13 @@ fn seeds(from: u64, to: u64, bug: Option<Bug>, trace: Option<u64>) -> std::io::R
 
 fn report(seeds: u64, violations: &[u64], figures: Figures, begun: Instant) {
     let real = begun.elapsed().as_secs_f64();
-    let Figures { steps, virtual_ns, succeeded, failed, duplicates, crashes, moves, stays, takeovers, changes } =
-        figures;
+    let Figures { steps, virtual_ns, succeeded, failed, duplicates, crashes, .. } = figures;
+    let Figures { moves, stays, takeovers, changes, wishes, wishes_refused, .. } = figures;
     let simulated = virtual_ns as f64 / 1e9;
     eprintln!(
         "{seeds} seeds, {} violations; {steps} events, {succeeded} tasks well and {failed} failed, {crashes} crashes, \
          {duplicates} copies of requests dropped; {moves} moves, {stays} taken back, {takeovers} chains taken over, \
-         {changes} changes of their states; {simulated:.0} s simulated in {real:.1} s, {:.0} times real time",
+         {changes} changes of their states; {wishes} wishes granted, {wishes_refused} not; {simulated:.0} s simulated in {real:.1} s, {:.0} times real time",
         violations.len(),
         simulated / real.max(1e-9)
     );

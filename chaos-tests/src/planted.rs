@@ -12,7 +12,7 @@ use mesh_core::{
     assignment::MoveId,
     id::{ActorId, GroupId, NodeId, ShardId, Token},
     meta::{Command, ControlView, MeshCommand, MetaAnswer, ObjectCommand, Proposer, Query},
-    op::{ShardOp, StripeOp},
+    op::{AsOf, Beat, Held, News, ShardOp, StripeOp},
     snapshot::{Mark, Snapshot},
     time::Instant,
     topology::Code,
@@ -68,6 +68,8 @@ pub enum Bug {
     OldReplica,
     /// The metadata groups forget which deletes they have seen.
     ForgottenDeletes,
+    /// Nodes say that they hold what of another's report was lost on the way to them.
+    HeldUnheard,
 }
 
 impl Bug {
@@ -95,6 +97,7 @@ impl Bug {
         ("runs-on-return", Self::RunsOnReturn),
         ("old-replica", Self::OldReplica),
         ("forgotten-deletes", Self::ForgottenDeletes),
+        ("held-unheard", Self::HeldUnheard),
     ];
 
     /// The bug of a name.
@@ -286,6 +289,40 @@ impl Groups for Forgetful {
 
     fn control(&mut self) -> Arc<ControlView> {
         Groups::control(&mut self.store)
+    }
+}
+
+/// What nodes pretend to hold of the reports of others, though it never came to them: by who pretends, and of whom.
+#[derive(Debug, Default)]
+pub struct Pretence {
+    count: u64,
+    held: BTreeMap<(NodeId, NodeId), Held>,
+}
+
+impl Pretence {
+    /// What a node hears of a beat: now and then without news, of what runs there and whom it sees.
+    #[must_use]
+    pub fn hear(&mut self, here: NodeId, beat: Arc<Beat>) -> Arc<Beat> {
+        let small = |news: &&Arc<News>| news.report.is_none() && news.drives.is_none() && news.since != AsOf::default();
+        let Some(news) = beat.news.as_ref().filter(small) else { return beat };
+        self.count += 1;
+        if !self.count.is_multiple_of(30) {
+            return beat;
+        }
+        let as_of = AsOf { states: news.version, figures: news.version };
+        self.held.insert((here, beat.node), Held { start: beat.incarnation, as_of });
+        Arc::new(Beat { news: None, ..(*beat).clone() })
+    }
+
+    /// What a node says to another.
+    #[must_use]
+    pub fn say(&self, to: NodeId, beat: &Arc<Beat>) -> Arc<Beat> {
+        match (self.held.get(&(beat.node, to)), beat.held) {
+            (Some(pretended), Some(held)) if pretended.start == held.start && pretended.as_of > held.as_of => {
+                Arc::new(Beat { held: Some(*pretended), ..(**beat).clone() })
+            }
+            _ => beat.clone(),
+        }
     }
 }
 

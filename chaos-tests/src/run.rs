@@ -82,6 +82,10 @@ pub struct Figures {
     pub takeovers: u64,
     /// Changes of chains' states that were acknowledged.
     pub changes: u64,
+    /// Wishes of users about placement that the control group took.
+    pub wishes: u64,
+    /// Those that it refused, or of which nobody heard.
+    pub wishes_refused: u64,
 }
 
 impl core::ops::AddAssign for Figures {
@@ -96,6 +100,8 @@ impl core::ops::AddAssign for Figures {
         self.stays += other.stays;
         self.takeovers += other.takeovers;
         self.changes += other.changes;
+        self.wishes += other.wishes;
+        self.wishes_refused += other.wishes_refused;
     }
 }
 
@@ -200,13 +206,13 @@ impl Room {
             Box::new(Ownership::default()),
             Box::new(Answers::default()),
             Box::new(SoftState::default()),
+            Box::new(Tails::default()),
         ];
         if swarm.encrypted {
             list.push(Box::new(Ciphertext::default()));
         }
         let store: Box<dyn Groups> = match bug {
             Some(Bug::CommitUnchecked) => Box::new(Unchecked::new(MemoryMetadata::new(1))),
-            Box::new(Tails::default()),
             Some(Bug::ForgottenDeletes) => Box::new(Forgetful::new(MemoryMetadata::new(1))),
             _ => Box::new(MemoryMetadata::new(1)),
         };
@@ -258,6 +264,7 @@ impl Room {
         let ends = self.cluster.ends;
         (figures.moves, figures.stays) = (ends.arrived, ends.stayed + ends.elsewhere);
         (figures.takeovers, figures.changes) = (ends.taken_over, self.changes.count() as u64);
+        (figures.wishes, figures.wishes_refused) = (self.cluster.wishes_granted, self.cluster.wishes_refused);
         figures.duplicates = self.world.network.duplicates_dropped;
         let violation = self.world.violation().map(str::to_owned);
         let trace = self.world.into_trace();
@@ -301,6 +308,7 @@ impl Room {
         self.recover(&victims);
         self.read_everything("with m drives lost");
         self.rest();
+        self.agree();
         if !self.is_wrong()
             && let Err(why) = self.oracle.check()
         {
@@ -542,6 +550,17 @@ impl Room {
     fn owing(&mut self) -> Vec<DriveId> {
         let owing = owing(&mut self.world);
         owing.into_iter().filter(|drive| !self.cluster.is_buried(*drive)).collect()
+    }
+
+    /// Every node holds of every other what that one says of itself.
+    fn agree(&mut self) {
+        if !self.is_wrong()
+            && !self.run_until(RECOVERY, |room| room.cluster.disagreement().is_none())
+            && !self.is_wrong()
+            && let Some(why) = self.cluster.disagreement()
+        {
+            self.world.violate(|| why);
+        }
     }
 
     /// Nothing is left unfinished.

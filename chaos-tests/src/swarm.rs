@@ -14,7 +14,9 @@ use mesh_core::{
     topology::Code,
 };
 
-use crate::{disk::DiskWeather, metadata::MetadataWeather, network::NetworkWeather, random::Stream};
+use crate::{
+    cluster::ActWeather, disk::DiskWeather, metadata::MetadataWeather, network::NetworkWeather, random::Stream,
+};
 
 /// Everything that a seed decides beside the dice thrown on the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub struct Swarm {
     pub disk: DiskWeather,
     /// Groups.
     pub metadata: MetadataWeather,
+    /// What stewards want.
+    pub acts: ActWeather,
     /// Drives whose contents may be lost, at most m.
     pub victims: Vec<DriveId>,
     /// How long faults go on.
@@ -155,6 +159,16 @@ pub enum Fault {
         /// For so long.
         span: Duration,
     },
+    /// A steward finds that what must be so is not, and begins anew.
+    Anew {
+        /// Whose.
+        node: NodeId,
+    },
+    /// A steward is lost with what it had under way, and its node has another one.
+    Breakdown {
+        /// Whose.
+        node: NodeId,
+    },
 }
 
 /// The drives of a node.
@@ -216,6 +230,7 @@ impl Swarm {
             network: NetworkWeather::calm(),
             disk: DiskWeather::calm(),
             metadata: MetadataWeather::calm(),
+            acts: ActWeather::calm(),
             victims,
             storm,
             faults: Vec::new(),
@@ -227,6 +242,7 @@ impl Swarm {
         (swarm.segment_bytes, swarm.capacity_bytes) = (segment_kib << 10, capacity_kib << 10);
         swarm.draw_moves(seed);
         swarm.draw_weather(seed);
+        swarm.draw_acts(seed);
         swarm.draw_faults(seed);
         swarm
     }
@@ -284,12 +300,20 @@ impl Swarm {
         }
     }
 
+    fn draw_acts(&mut self, seed: u64) {
+        let mut dice = Stream::new(seed, "acts", 0);
+        let rates = [dice.within(5..300), dice.within(5..300), dice.within(5..300)].map(|rate| rate as u32);
+        let drawn = rates.map(|rate| if dice.chance(400) { rate } else { 0 });
+        let [unbuilt_per_mille, slow_per_mille, failed_per_mille] = drawn;
+        self.acts = ActWeather { unbuilt_per_mille, slow_per_mille, failed_per_mille };
+    }
+
     fn draw_faults(&mut self, seed: u64) {
         let mut kinds = Stream::new(seed, "kinds", 0);
         let storm_ms = u64::try_from(self.storm.as_millis()).unwrap_or(u64::MAX);
         for kind in 0..KINDS {
             let (likely, most) = LIKELIHOOD[kind as usize];
-            let some = kinds.chance(likely) && (kind < KINDS - 1 || self.dpus > 0);
+            let some = kinds.chance(likely) && (kind != 11 || self.dpus > 0);
             let count = 1 + kinds.below(most);
             for nth in 0..if some { count } else { 0 } {
                 let mut dice = Stream::new(seed, "fault", (kind << 32) | nth);
@@ -320,6 +344,8 @@ impl Swarm {
             8 => Fault::Rot { drive: victim, blocks: 1 + dice.below(60) },
             9 => Fault::Destroy { drive: victim, down },
             10 => Fault::Leaderless { span },
+            12 => Fault::Anew { node: NodeId(1 + dice.below(self.nodes + self.dpus)) },
+            13 => Fault::Breakdown { node: NodeId(1 + dice.below(self.nodes + self.dpus)) },
             _ => {
                 let node = NodeId(self.nodes + 1 + dice.below(self.dpus));
                 Fault::Crash { node, effects: 1 + dice.below(60), power: dice.chance(500), down }
@@ -358,7 +384,7 @@ impl Swarm {
 const LATE_COPIES_PER_MILLE: u32 = 500;
 /// Of a thousand random runs, those in which chains move.
 const MOVES_PER_MILLE: u32 = 600;
-const KINDS: u64 = 12;
+const KINDS: u64 = 14;
 /// By kind: in how many of a thousand seeds it is there, and how often at most.
 const LIKELIHOOD: [(u32, u64); KINDS as usize] = [
     (700, 6),
@@ -373,6 +399,8 @@ const LIKELIHOOD: [(u32, u64); KINDS as usize] = [
     (100, 1),
     (250, 3),
     (700, 8),
+    (250, 6),
+    (250, 4),
 ];
 
 #[cfg(test)]

@@ -65,6 +65,7 @@ fn two_hundred_seeds_pass() {
     assert!(figures.failed > 200, "{figures:?}");
     assert!(figures.crashes > 200, "{figures:?}");
     assert!(figures.duplicates > 200, "{figures:?}");
+    assert!(figures.wishes > 3 * figures.wishes_refused && figures.wishes_refused > 0, "{figures:?}");
     assert!(quiet < 10, "{quiet} seeds in which hardly anything went well");
 }
 
@@ -157,4 +158,9 @@ fn shards_that_nobody_sweeps_are_found() {
 #[test]
 fn a_delete_that_is_made_twice_is_found() {
     assert!(found_at("forgotten-deletes", 0..20) < 20);
+}
+
+#[test]
+fn a_report_that_is_said_to_be_held_and_was_lost_is_found() {
+    assert!(found_at("held-unheard", 0..20) < 20);
 }

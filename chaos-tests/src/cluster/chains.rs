@@ -7,7 +7,7 @@ use std::sync::{
 
 use mesh_actors::registry::{Parts, Registry};
 use mesh_core::{
-    Error, StorageFunction,
+    Error, ErrorKind, StorageFunction,
     id::{ActorId, Epoch},
     op::Phase,
     spec::{CustomSpec, FunctionSpec},
@@ -36,9 +36,10 @@ pub(super) fn registry() -> Result<Registry, Error> {
 const PASS_THROUGH: &str = "pass-through";
 
 impl Cluster {
-    pub(super) fn do_deed(&mut self, world: &mut World, life: Life, actor: ActorId, deed: Deed) {
+    pub(super) fn do_deed(&mut self, world: &mut World, life: Life, actor: ActorId, deed: Deed) -> Result<(), Error> {
         let node = life.0;
-        let done = match deed {
+        let gone = |kind, why| Error::new(kind, why).with("actor", actor);
+        match deed {
             Deed::Forget => {
                 if let Some(agent) = self.agent(world, life) {
                     agent.transfers.forget(actor);
@@ -50,7 +51,9 @@ impl Cluster {
                 Ok(())
             }
             Deed::Open(epoch, phase) => world.open(node, actor, epoch, phase),
+            Deed::Start(..) if world.hosts(node, actor) => Err(gone(ErrorKind::Conflict, "it is hosted here already")),
             Deed::Start(epoch, spec) => self.launch(world, life, (actor, epoch), &spec),
+            Deed::Configure(_) if !world.hosts(node, actor) => Err(gone(ErrorKind::NoSuchActor, "it is not here")),
             Deed::Configure(spec) => {
                 world.configure(node, actor, Arc::new(self.made_of(&spec)));
                 Ok(())
@@ -67,9 +70,6 @@ impl Cluster {
                 world.stop(node, actor);
                 Ok(())
             }
-        };
-        if let Err(error) = done {
-            world.violate(|| format!("{node} cannot do to {actor} what it has just found possible: {error}"));
         }
     }
 
@@ -112,6 +112,7 @@ impl Cluster {
         let Some(agent) = self.agent(world, life) else { return Ok(()) };
         let (ability, drives) = (agent.ability.clone(), agent.steward.outlook().drives.clone());
         let stages = arriving(node, &ability, &view, &drives, (actor, epoch))?;
+        self.mishaps.unbuilt()?;
         let (function, setting, spec) = self.build(actor, &FunctionSpec::Chain(stages))?;
         world.warm(node, (actor, epoch), function, setting)?;
         world.configure(node, actor, Arc::new(spec));

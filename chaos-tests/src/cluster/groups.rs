@@ -87,16 +87,19 @@ impl Cluster {
 
     /// A node stands for election: it is elected if a majority hears it, and hears nobody who leads.
     pub(super) fn stand(&mut self, world: &mut World, life: Life) {
-        if !self.is_alive(world, life) {
-            return;
+        if self.is_alive(world, life) {
+            self.run_for_election(world, life.0);
+            self.hear(world, life, Event::Ended(Key::Elect(GroupId::CONTROL), Ok(())));
         }
+    }
+
+    pub(super) fn run_for_election(&mut self, world: &mut World, node: NodeId) {
         let leader = self.leads.leader();
         let is_led = leader.is_some_and(|leader| world.is_up(leader) && self.is_reached(world, leader));
         let overlap = self.dice.span(&(Duration::ZERO..OVERLAP_MAX));
-        if !is_led && self.is_reached(world, life.0) {
-            self.elect(world, life.0, overlap);
+        if !is_led && self.is_reached(world, node) {
+            self.elect(world, node, overlap);
         }
-        self.hear(world, life, Event::Ended(Key::Elect(GroupId::CONTROL), Ok(())));
     }
 
     /// Now and then somebody else leads, though one does.

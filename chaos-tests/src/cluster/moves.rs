@@ -24,7 +24,7 @@ use crate::{
 pub(super) struct Waiting {
     course: Course,
     /// Who asked for it.
-    from: Origin,
+    pub(super) from: Origin,
     /// It waits for its actor to come to rest, and not for a page to arrive.
     settles: bool,
 }
@@ -130,7 +130,13 @@ impl Cluster {
     fn carry(&mut self, world: &mut World, life: Life, number: u64, course: &Course, ask: Ask) -> Option<Heard> {
         let node = life.0;
         Some(match ask {
-            Ask::Warm { actor, epoch } => Heard::Done(self.warm(world, life, (actor, epoch))),
+            Ask::Warm { actor, epoch } => match self.build_time(world, life, actor) {
+                Some(pause) => {
+                    self.after(world, pause, Errand::Warmed(life, number, actor, epoch));
+                    return None;
+                }
+                None => Heard::Done(self.warm(world, life, (actor, epoch))),
+            },
             // Says that it has the page, and lost it.
             Ask::Restore { .. }
                 if self.bug == Some(Bug::LostPage) && matches!(course.step().what, MoveOp::Install { page: 1, .. }) =>
@@ -173,6 +179,14 @@ impl Cluster {
     pub fn settled(&mut self, world: &mut World, node: NodeId, number: u64) {
         if let Some(life) = self.life(world, node) {
             self.course_hears(world, life, number, true, Heard::Done(Ok(())));
+        }
+    }
+
+    /// What is to arrive is built.
+    pub(super) fn warmed(&mut self, world: &mut World, life: Life, number: u64, actor: (ActorId, Epoch)) {
+        if self.agent(world, life).is_some_and(|agent| agent.courses.contains_key(&number)) {
+            let warmed = self.warm(world, life, actor);
+            self.course_hears(world, life, number, false, Heard::Done(warmed));
         }
     }
 

@@ -43,13 +43,47 @@ pub(super) struct Agent {
     /// How its drives were last, and those that are being asked.
     pub(super) drives: BTreeMap<DriveId, DriveReport>,
     pub(super) asked: BTreeSet<DriveId>,
+    /// When the functions are built that are being built.
+    pub(super) built: Instant,
     /// When the steward is told the time next.
     alarm: Option<(Instant, u64)>,
     /// What was asked for actors' sake and has not ended.
     steps: u64,
+    /// Whom this node, and its metadata replicas, were told to be there; and whether these are being told.
+    told: BTreeSet<NodeId>,
+    replicas: BTreeSet<NodeId>,
+    telling: bool,
+    /// It has begun anew, or did not hear what its replicas were told: that is not looked at any more.
+    pub(super) unsure: bool,
 }
 
 impl Agent {
+    /// Another steward takes the place of this one, which is gone with all that it had under way.
+    pub(super) fn renew(&mut self, here: Here, view: Arc<ControlView>, now: Instant) {
+        let is_own = |from: &Origin| matches!(from, Origin::Own { .. });
+        self.steward = Steward::new(here, view, now);
+        // The steps that it asked of its own node end with it.
+        self.courses.retain(|_, waiting| !is_own(&waiting.from));
+        self.unheard.retain(|(_, from, ..)| !is_own(from));
+        self.asked.clear();
+        (self.alarm, self.steps) = (None, 0);
+        // It knows nothing of what was told before, and says who is there, but not who is not.
+        self.told.clear();
+        self.replicas.clear();
+        self.telling = false;
+    }
+
+    /// Who was told to be there is whom the steward takes to be there; the replicas hear of it a little later.
+    fn check_told(&self) -> Result<(), String> {
+        let sight = &self.steward.outlook().sight;
+        let is_so = |told: &BTreeSet<NodeId>| sight.alive.iter().filter(|node| **node != sight.here).eq(told.iter());
+        let replicas = self.telling || self.unsure || is_so(&self.replicas);
+        if is_so(&self.told) && replicas {
+            return Ok(());
+        }
+        Err(format!("{:?} are up, links know {:?} and replicas {:?}", sight.alive, self.told, self.replicas))
+    }
+
     /// Whether its replica would not have caught up yet, where a planted bug has a node go by it.
     pub(super) fn is_young(&self, world: &World) -> bool {
         world.now().since(Instant(self.since)) < LAG
@@ -67,27 +101,36 @@ impl Cluster {
             old.nodes.insert(node, node_info(&self.swarm, node, boot));
             view = Arc::new(old);
         }
-        let functions = self.registry.kinds().map(|kind| (kind.to_owned(), (0, 0))).collect();
-        let ability = Arc::new(Ability { functions, millicores: 8000, memory_bytes: 1 << 34 });
-        let here = Here {
-            info: node_info(&self.swarm, node, boot),
-            starts: (boot.saturating_sub(STARTS_MAX as u64 - 1)..=boot).map(Incarnation).collect(),
-            ability: ability.clone(),
-            reclaim_grace_ms: GRACE_MS,
-            timing: self.timing(),
-        };
+        let here = self.here((node, boot));
         Agent {
             boot,
             since: world.now().0,
+            ability: here.ability.clone(),
             steward: Steward::new(here, view, now),
-            ability,
             transfers: Transfers::default(),
             courses: BTreeMap::new(),
             unheard: Vec::new(),
             drives: BTreeMap::new(),
             asked: BTreeSet::new(),
+            built: now,
             alarm: None,
             steps: 0,
+            told: BTreeSet::new(),
+            replicas: BTreeSet::new(),
+            telling: false,
+            unsure: false,
+        }
+    }
+
+    /// Which node it is, for its steward.
+    pub(super) fn here(&self, (node, boot): Life) -> Here {
+        let functions = self.registry.kinds().map(|kind| (kind.to_owned(), (0, 0))).collect();
+        Here {
+            info: node_info(&self.swarm, node, boot),
+            starts: (boot.saturating_sub(STARTS_MAX as u64 - 1)..=boot).map(Incarnation).collect(),
+            ability: Arc::new(Ability { functions, millicores: 8000, memory_bytes: 1 << 34 }),
+            reclaim_grace_ms: GRACE_MS,
+            timing: self.timing(),
         }
     }
 
@@ -104,11 +147,45 @@ impl Cluster {
 
     /// Tells a steward what has happened, does what it wants, and checks that all is as it must be.
     pub(super) fn hear(&mut self, world: &mut World, life: Life, event: Event) {
+        self.hear_in_turn(world, life, VecDeque::from([event]));
+    }
+
+    /// Does what a steward wants, and goes on.
+    pub(super) fn act(&mut self, world: &mut World, life: Life, acts: Vec<Act>) {
+        let mut events = VecDeque::new();
+        if self.carry_out_all(world, life, acts, &mut events) {
+            self.hear_in_turn(world, life, events);
+        }
+    }
+
+    /// Does these in turn, and looks if the steward wants to; whether the node still lives.
+    fn carry_out_all(&mut self, world: &mut World, life: Life, acts: Vec<Act>, events: &mut VecDeque<Event>) -> bool {
+        let now = world.clock(life.0);
+        for act in acts {
+            // What it let go on may have been the moment of its crash.
+            if !self.is_alive(world, life) {
+                return false;
+            }
+            self.carry_out(world, life, act, events);
+        }
+        let Some(agent) = self.agent(world, life) else { return false };
+        if let Err(why) = agent.check_told() {
+            world.violate(|| format!("{}: {why}", life.0));
+            return false;
+        }
+        let is_curious = events.is_empty() && agent.steward.is_curious(now);
+        if is_curious && let Some(observed) = self.observe(world, life) {
+            events.push_back(Event::Observed(Box::new(observed)));
+        }
+        true
+    }
+
+    fn hear_in_turn(&mut self, world: &mut World, life: Life, mut events: VecDeque<Event>) {
         let node = life.0;
-        let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let now = world.clock(node);
             let Some(agent) = self.agent(world, life) else { return };
+            agent.telling &= !matches!(event, Event::Ended(Key::Peers, _));
             let heard = quietly(|| {
                 let acts = agent.steward.on(event, now);
                 (acts, agent.steward.check(now))
@@ -118,17 +195,8 @@ impl Cluster {
                 Ok((_, Err(broken))) => return world.violate(|| format!("{node}: what must be so is not: {broken}")),
                 Err(text) => return world.violate(|| format!("{node}: its steward panicked: {text}")),
             };
-            for act in acts {
-                // What it let go on may have been the moment of its crash.
-                if !self.is_alive(world, life) {
-                    return;
-                }
-                self.carry_out(world, life, act, &mut events);
-            }
-            let Some(agent) = self.agent(world, life) else { return };
-            if events.is_empty() && agent.steward.is_curious(now) {
-                let observed = self.observe(world, life);
-                events.extend(observed.map(|observed| Event::Observed(Box::new(observed))));
+            if !self.carry_out_all(world, life, acts, &mut events) {
+                return;
             }
         }
         self.set_alarm(world, life);
@@ -163,7 +231,7 @@ impl Cluster {
     }
 
     /// What the node observes of itself.
-    fn observe(&mut self, world: &World, life: Life) -> Option<Observed> {
+    pub(super) fn observe(&mut self, world: &World, life: Life) -> Option<Observed> {
         let (node, now, bug) = (life.0, world.clock(life.0), self.bug);
         let groups = self.groups(node);
         let agent = self.agent(world, life)?;
@@ -188,12 +256,15 @@ impl Cluster {
             traffic_bytes: counted.traffic_bytes,
             restarts: 0,
         };
+        let effects = world.effects(node);
         Some(Observed {
             groups,
             known: data.chain(agent.steward.concerns()).map(known).collect(),
             actors: inventory.iter().map(report).collect(),
             overdue: agent.transfers.overdue(now),
             hosted,
+            // Its effects are what stands for the work of a simulated process.
+            load: NodeLoad { cpu_ns: effects * EFFECT_NS, ..NodeLoad::default() },
             ..Observed::default()
         })
     }
@@ -201,16 +272,34 @@ impl Cluster {
     fn carry_out(&mut self, world: &mut World, life: Life, act: Act, events: &mut VecDeque<Event>) {
         let node = life.0;
         let ended = |key: Key, outcome: Result<(), Error>| Event::Ended(key, outcome);
+        if let (Act::Peers { .. }, Some(agent)) = (&act, self.agent(world, life)) {
+            agent.telling = true;
+        }
+        let Some(act) = self.thwart(world, life, act) else { return };
         match act {
             Act::Beat(to, beat) => {
                 let number = self.number(Errand::Beat(life, to, world.clock(node)));
+                let beat = self.pretence.as_ref().map_or_else(|| beat.clone(), |pretence| pretence.say(to, &beat));
                 let budget = self.timing().silence;
                 world.ask_node(node, to, (NodeOp::Beat(beat), Buf::empty()), budget, number);
             }
-            Act::Up(peer) => world.resume(node, peer),
-            Act::Down(peer) => world.abandon(node, peer),
+            Act::Up(peer) => {
+                world.resume(node, peer);
+                if let Some(agent) = self.agent(world, life) {
+                    agent.told.insert(peer);
+                }
+            }
+            Act::Down(peer) => {
+                world.abandon(node, peer);
+                if let Some(agent) = self.agent(world, life) {
+                    agent.told.remove(&peer);
+                }
+            }
             Act::Stat => self.ask_drives(world, life, events),
-            Act::Peers { .. } => events.push_back(ended(Key::Peers, Ok(()))),
+            Act::Peers { up, down } => {
+                self.tell_replicas(world, life, &up, &down);
+                events.push_back(ended(Key::Peers, Ok(())));
+            }
             // The stand-in for the group is reached by everybody.
             Act::Announce(_) => {
                 let info = node_info(&self.swarm, node, life.1);
@@ -230,12 +319,8 @@ impl Cluster {
                 self.after(world, takes, Errand::Planned(life, Box::new(study.carry_out())));
             }
             Act::Actor(actor, deeds) => {
-                for deed in deeds {
-                    if self.is_alive(world, life) {
-                        self.do_deed(world, life, actor, deed);
-                    }
-                }
-                events.push_back(ended(Key::Actor(actor), Ok(())));
+                let done = self.do_deeds(world, life, actor, deeds.into());
+                events.extend(done.map(|outcome| ended(Key::Actor(actor), outcome)));
             }
             Act::Forget(actor) => {
                 if let Some(agent) = self.agent(world, life) {
@@ -257,15 +342,12 @@ impl Cluster {
             Act::Settle(actor, epoch, id) => {
                 let errand = Errand::Act(life, Key::Settle(actor, epoch, id));
                 self.propose(world, node, MeshCommand::AbortMove { actor, epoch, id }, errand);
-        let effects = world.effects(node);
             }
             Act::Settled(actor, epoch, id) => self.settled_at_last(world, life, (actor, epoch, id)),
             Act::Unsettled(actor, id) => {
                 if let Some(agent) = self.agent(world, life) {
                     agent.transfers.unsettled(actor, id);
                 }
-            // Its effects are what stands for the work of a simulated process.
-            load: NodeLoad { cpu_ns: effects * EFFECT_NS, ..NodeLoad::default() },
             }
             Act::Step(actor, number, ask) => {
                 if let Some(agent) = self.agent(world, life) {
@@ -287,6 +369,14 @@ impl Cluster {
                 world.note(&[95, node.0], || format!("{node} complains: {error}"));
             }
             other => world.violate(|| format!("{node} wants what nothing here gives reason for: {other:?}")),
+        }
+    }
+
+    /// A node's metadata replicas are told who is there.
+    pub(super) fn tell_replicas(&mut self, world: &World, life: Life, up: &[NodeId], down: &[NodeId]) {
+        if let Some(agent) = self.agent(world, life) {
+            agent.replicas.extend(up);
+            agent.replicas.retain(|peer| !down.contains(peer));
         }
     }
 
@@ -374,14 +464,24 @@ impl Cluster {
         let Some(life) = self.life(world, node) else { return };
         match op {
             NodeOp::Beat(beat) => {
+                let beat = self.overheard(node, beat);
                 self.hear(world, life, Event::Heard(beat.clone(), world.clock(node)));
                 if let Some(agent) = self.agent(world, life) {
                     let answer = agent.steward.answer_to(&beat);
+                    let answer = self.pretence.as_ref().map_or(answer.clone(), |one| one.say(beat.node, &answer));
                     world.respond(node, from, Ok(Answer::Beat(answer)));
                 }
             }
             NodeOp::Move(step) => self.asked_for_step(world, life, from, step, payload.clone()),
             other => world.violate(|| format!("{node}: nobody answers {other:?} here")),
+        }
+    }
+
+    /// What a node hears of a beat: all of it, unless a planted bug drops something.
+    fn overheard(&mut self, node: NodeId, beat: Arc<Beat>) -> Arc<Beat> {
+        match &mut self.pretence {
+            Some(pretence) => pretence.hear(node, beat),
+            None => beat,
         }
     }
 
@@ -394,18 +494,21 @@ impl Cluster {
     ) {
         let now = world.clock(life.0);
         match outcome.map(|response| response.answer) {
-            Ok(Answer::Beat(beat)) if beat.node == to => self.hear(world, life, Event::Heard(beat, now)),
+            Ok(Answer::Beat(beat)) if beat.node == to => {
+                let beat = self.overheard(life.0, beat);
+                self.hear(world, life, Event::Heard(beat, now));
+            }
             Ok(other) => world.violate(|| format!("a beat was answered by {other:?}")),
             Err(error) => self.hear(world, life, Event::Unanswered(to, asked_at, error.kind())),
         }
     }
 }
 
+/// What one effect of a function costs.
+const EFFECT_NS: u64 = 1000;
 /// One step at a node, longest.
 const STEP_MAX: Duration = Duration::from_secs(120);
 /// How long a drive may take to say how it is.
 const STAT_MAX: Duration = Duration::from_secs(2);
 /// How far a replica that has just started is behind, where a planted bug has a node go by it.
 const LAG: Duration = Duration::from_millis(300);
-/// What one effect of a function costs.
-const EFFECT_NS: u64 = 1000;

@@ -4,9 +4,10 @@
 use core::time::Duration;
 
 use mesh_core::{
+    Error,
     assignment::{Assignment, Preference, Scope, Tail, Wish},
     id::{ActorId, NodeId},
-    meta::MeshCommand,
+    meta::{MeshCommand, MetaAnswer},
 };
 
 use super::{Cluster, Errand};
@@ -33,7 +34,18 @@ impl Cluster {
     }
 
     fn say(&mut self, world: &mut World, at: NodeId, command: MeshCommand) {
-        self.propose(world, at, command, Errand::Said);
+        self.propose(world, at, command, Errand::Wished);
+    }
+
+    /// What a user has asked of the group has come to this: one that is never granted what it asks for has asked in vain.
+    pub(super) fn wished(&mut self, world: &mut World, outcome: &Result<MetaAnswer, Error>) {
+        match outcome {
+            Ok(_) => self.wishes_granted += 1,
+            Err(error) => {
+                self.wishes_refused += 1;
+                world.note(&[102, u64::from(error.kind().number())], || format!("a wish is refused: {error}"));
+            }
+        }
     }
 
     pub(super) fn wish(&mut self, world: &mut World) {

@@ -6,6 +6,7 @@ use mesh_core::id::{DriveId, NodeId};
 
 use super::{Errand, Fault, PATIENCE, Room, node_of, weather_of};
 use crate::{
+    cluster::ActWeather,
     disk::{Crash, DiskWeather},
     metadata::MetadataWeather,
     network::NetworkWeather,
@@ -25,6 +26,7 @@ impl Room {
         let mut metadata = self.swarm.metadata.clone();
         metadata.stale_reads = self.bug == Some(Bug::StaleRead);
         self.world.metadata.set_weather(metadata);
+        self.cluster.set_weather(self.swarm.acts.clone());
         for at in 0..self.clients.len() {
             let think = self.clients[at].think(&self.swarm);
             self.timer(think, Errand::Thought(at));
@@ -58,6 +60,7 @@ impl Room {
         let stale_reads = self.bug == Some(Bug::StaleRead);
         self.world.metadata.set_weather(MetadataWeather { stale_reads, ..MetadataWeather::calm() });
         self.world.metadata.lose_leaders(0);
+        self.cluster.set_weather(ActWeather::calm());
         for node in self.swarm.members() {
             self.world.crash_at_effect(node, u64::MAX, Crash::Kill);
             // A drive believes its medium to be full until it is started anew: an operator who has made room does that.
@@ -141,6 +144,8 @@ impl Room {
                 self.cluster.replace(drive);
             }
             Fault::Leaderless { span } => self.world.metadata.lose_leaders(lasting(span)),
+            Fault::Anew { node } => self.cluster.begin_anew(&mut self.world, node),
+            Fault::Breakdown { node } => self.cluster.break_down(&mut self.world, node),
         }
     }
 

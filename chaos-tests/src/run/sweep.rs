@@ -15,7 +15,7 @@ use mesh_core::id::{ActorId, NodeId};
 
 use super::{Errand, Room, Verdict};
 use crate::{
-    cluster::Ends,
+    cluster::{ActWeather, Ends},
     disk::{Crash, DiskWeather},
     metadata::MetadataWeather,
     network::NetworkWeather,
@@ -165,6 +165,7 @@ fn swarm() -> Swarm {
         network: NetworkWeather::calm(),
         disk: DiskWeather::calm(),
         metadata: MetadataWeather::calm(),
+        acts: ActWeather::calm(),
         victims: Vec::new(),
         storm: Duration::ZERO,
         faults: Vec::new(),

@@ -10,6 +10,7 @@ mod stray_attempts;
 mod told_too_early;
 
 use mesh_chaos_tests::{
+    cluster::ActWeather,
     disk::DiskWeather,
     metadata::MetadataWeather,
     network::NetworkWeather,
@@ -23,6 +24,7 @@ fn calm(seed: u64) -> Swarm {
         network: NetworkWeather::calm(),
         disk: DiskWeather::calm(),
         metadata: MetadataWeather::calm(),
+        acts: ActWeather::calm(),
         faults: Vec::new(),
         ..Swarm::of(seed)
     }
