@@ -154,6 +154,8 @@ enum Errand {
     Wish,
     /// The last stages of some chain are to run elsewhere, or here again.
     Cut,
+    /// What chains are made of changes, now and then.
+    Stages,
     /// A user's wish.
     Wished,
     /// What comes of it does not matter.
@@ -237,6 +239,8 @@ pub struct Cluster {
     /// See there.
     pub wishes_refused: u64,
     mishaps: Mishaps,
+    /// Dice of those who change what chains are made of.
+    guests: Stream,
     dice: Stream,
 }
 
@@ -317,6 +321,7 @@ impl Cluster {
             wishes_granted: 0,
             wishes_refused: 0,
             mishaps: Mishaps::new(seed),
+            guests: Stream::new(seed, "stages", 0),
             dice: Stream::new(seed, "cluster", 0),
         })
     }
@@ -475,6 +480,7 @@ impl Cluster {
             Some(Errand::BuiltUnheard(life, actor, deeds)) => self.built_unheard(world, life, actor, deeds),
             Some(Errand::Wish) => self.wish(world),
             Some(Errand::Cut) => self.cut(world),
+            Some(Errand::Stages) => self.change_stages(world),
             _ => {}
         }
     }

@@ -37,6 +37,8 @@ pub struct Swarm {
     pub news: core::ops::Range<Duration>,
     /// Whether chains are split, now and then: Erasure, or Encrypt too, runs on another node than what comes before.
     pub split: bool,
+    /// Moments in a thousand at which a user changes what chains are made of.
+    pub stages_per_mille: u32,
     /// Plaintext bytes of a stripe.
     pub stripe_bytes: u32,
     /// Bytes of a medium.
@@ -218,6 +220,7 @@ impl Swarm {
             news: micros(50, 2_000),
             encrypted: shape.chance(700),
             split: shape.chance(300),
+            stages_per_mille: 0,
             stripe_bytes,
             capacity_bytes: 0,
             segment_bytes: 0,
@@ -305,6 +308,8 @@ impl Swarm {
         let rates = [dice.within(5..300), dice.within(5..300), dice.within(5..300)].map(|rate| rate as u32);
         let drawn = rates.map(|rate| if dice.chance(400) { rate } else { 0 });
         let [unbuilt_per_mille, slow_per_mille, failed_per_mille] = drawn;
+        let stages = dice.within(20..300) as u32;
+        self.stages_per_mille = if dice.chance(250) { stages } else { 0 };
         self.acts = ActWeather { unbuilt_per_mille, slow_per_mille, failed_per_mille };
     }
 

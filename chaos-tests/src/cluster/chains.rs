@@ -28,12 +28,18 @@ pub(super) fn registry() -> Result<Registry, Error> {
     let births = AtomicU64::new(0);
     let ledger = move || Ledger::new(1 + births.fetch_add(1, Ordering::Relaxed));
     registry.register(ledger::KIND, Arc::new(move |_, _| Ok(Box::new(ledger()))))?;
-    registry.register(PASS_THROUGH, Arc::new(|_, _| Ok(Box::new(PassThrough::default()))))?;
+    for kind in [PASS_THROUGH, GUEST, OTHER_GUEST] {
+        registry.register(kind, Arc::new(|_, _| Ok(Box::new(PassThrough::default()))))?;
+    }
     Ok(registry)
 }
 
 /// What stands where Encrypt would.
 const PASS_THROUGH: &str = "pass-through";
+/// What users put into their chains, which does nothing there.
+pub(super) const GUEST: &str = "guest";
+/// See [`GUEST`].
+pub(super) const OTHER_GUEST: &str = "other-guest";
 
 impl Cluster {
     pub(super) fn do_deed(&mut self, world: &mut World, life: Life, actor: ActorId, deed: Deed) -> Result<(), Error> {

@@ -85,6 +85,8 @@ impl Cluster {
         // What is done to an actor fails by its deeds.
         let Some(key) = act.key().filter(|key| !matches!(key, Key::Actor(_))) else { return Some(act) };
         let Some((after, done)) = self.mishaps.fails() else { return Some(act) };
+        // The operator of a storm that is over hears soon of a drive that has failed.
+        let after = if key == Key::Stat { after.min(STAT_MAX) } else { after };
         let node = life.0;
         world.note(&[96, node.0, u64::from(done)], || {
             format!("{node}: {key:?} fails in {after:?}, carried out: {done}")
@@ -175,13 +177,23 @@ impl Cluster {
         if !self.is_alive(world, life) {
             return;
         }
-        let started = deeds.pop_front().map_or(Ok(()), |deed| self.do_deed(world, life, actor, deed));
+        let started = deeds.pop_front().map_or(Ok(()), |deed| self.start_late(world, life, actor, deed));
         let ended = match started {
             Ok(()) => self.do_deeds(world, life, actor, deeds),
             Err(error) => Some(Err(error)),
         };
         if let Some(outcome) = ended {
             self.hear(world, life, Event::Ended(Key::Actor(actor), outcome));
+        }
+    }
+
+    /// Starts what has been built for long, unless the node has heard meanwhile that it runs elsewhere.
+    fn start_late(&mut self, world: &mut World, life: Life, actor: ActorId, deed: Deed) -> Result<(), Error> {
+        match deed {
+            Deed::Start(epoch, _) if world.heard_of(life.0, actor) > epoch => {
+                Err(Error::new(ErrorKind::Conflict, "it was built under an epoch that is over").with("actor", actor))
+            }
+            deed => self.do_deed(world, life, actor, deed),
         }
     }
 
@@ -226,7 +238,7 @@ impl Cluster {
     pub(super) fn built_unheard(&mut self, world: &mut World, life: Life, actor: ActorId, deeds: VecDeque<Deed>) {
         for deed in deeds {
             if self.is_alive(world, life)
-                && let Err(error) = self.do_deed(world, life, actor, deed)
+                && let Err(error) = self.start_late(world, life, actor, deed)
             {
                 world.note(&[101], || format!("{} {actor}: nobody hears that this failed: {error}", life.0));
             }
@@ -234,5 +246,7 @@ impl Cluster {
     }
 }
 
+/// Within this drives have said how they are, or have not.
+const STAT_MAX: Duration = Duration::from_millis(500);
 /// An act that takes longer is given up.
 const ACT_MAX: Duration = Duration::from_secs(10);

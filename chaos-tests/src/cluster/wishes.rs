@@ -8,9 +8,13 @@ use mesh_core::{
     assignment::{Assignment, Preference, Scope, Tail, Wish},
     id::{ActorId, NodeId},
     meta::{MeshCommand, MetaAnswer},
+    spec::CustomSpec,
 };
 
-use super::{Cluster, Errand};
+use super::{
+    Cluster, Errand,
+    chains::{GUEST, OTHER_GUEST},
+};
 use crate::world::World;
 
 impl Cluster {
@@ -24,6 +28,9 @@ impl Cluster {
         }
         if begins && self.swarm.split {
             self.cut(world);
+        }
+        if begins && self.swarm.stages_per_mille > 0 {
+            self.change_stages(world);
         }
     }
 
@@ -73,6 +80,22 @@ impl Cluster {
         self.after(world, WISH, Errand::Wish);
     }
 
+    /// Users change what the tenant's chains are made of: they begin anew.
+    pub(super) fn change_stages(&mut self, world: &mut World) {
+        if !self.wishes {
+            return;
+        }
+        let up: Vec<NodeId> = self.swarm.members().filter(|node| world.is_up(*node)).collect();
+        let changes = self.guests.chance(self.swarm.stages_per_mille);
+        let (at, guests) = (self.guests.pick(&up).copied(), self.guests.pick(&GUESTS).copied());
+        if let (true, Some(at), Some(guests)) = (changes, at, guests) {
+            let stages = guests.iter().map(|kind| CustomSpec::new(*kind, [])).collect();
+            let scope = Scope::Tenant(self.tenant());
+            self.say(world, at, MeshCommand::SetStages { scope, stages });
+        }
+        self.after(world, STAGES, Errand::Stages);
+    }
+
     pub(super) fn cut(&mut self, world: &mut World) {
         if !self.wishes {
             return;
@@ -83,8 +106,9 @@ impl Cluster {
             (self.dice.pick(&up).copied(), self.dice.pick(&up).copied(), self.dice.pick(&rows).copied());
         let (whole, last) = (self.dice.chance(300), self.dice.chance(500));
         if let (Some(at), Some(node), Some(row)) = (at, node, row) {
-            // What comes before them may hold state: Policy, and the ledger.
-            let first = 1 + u8::from(self.swarm.moves_per_mille > 0);
+            // What comes before them may hold state: Policy, and the ledger, and what else users have put there.
+            let own = world.decided().stages_of(self.tenant()).count();
+            let first = u8::try_from(1 + own).unwrap_or(u8::MAX);
             let tail = Tail { cut: first + u8::from(last), node };
             let tail = (!whole && node != row.node).then_some(tail);
             self.say(world, at, MeshCommand::SetTail { actor: row.actor, epoch: row.epoch, tail });
@@ -94,6 +118,10 @@ impl Cluster {
     }
 }
 
+/// What users put into chains behind the mesh's own functions, and take out again.
+const GUESTS: [&[&str]; 4] = [&[], &[GUEST], &[GUEST, OTHER_GUEST], &[OTHER_GUEST]];
+/// How often the dice say whether what chains are made of changes.
+const STAGES: Duration = Duration::from_millis(300);
 /// How often the dice say whether somebody wishes something.
 const WISH: Duration = Duration::from_millis(50);
 /// Between two changes of tails.

@@ -151,6 +151,7 @@ fn swarm() -> Swarm {
         code: mesh_core::topology::Code { data: 2, parity: 1 },
         encrypted: true,
         split: false,
+        stages_per_mille: 0,
         moves_per_mille: 1,
         failover_per_mille: 0,
         news: Duration::from_micros(50)..Duration::from_millis(4),

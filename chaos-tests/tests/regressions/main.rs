@@ -25,6 +25,7 @@ fn calm(seed: u64) -> Swarm {
         disk: DiskWeather::calm(),
         metadata: MetadataWeather::calm(),
         acts: ActWeather::calm(),
+        stages_per_mille: 0,
         faults: Vec::new(),
         ..Swarm::of(seed)
     }
