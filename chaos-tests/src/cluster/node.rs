@@ -468,7 +468,8 @@ impl Cluster {
                 self.hear(world, life, Event::Heard(beat.clone(), world.clock(node)));
                 if let Some(agent) = self.agent(world, life) {
                     let answer = agent.steward.answer_to(&beat);
-                    let answer = self.pretence.as_ref().map_or(answer.clone(), |one| one.say(beat.node, &answer));
+                    let answer =
+                        self.pretence.as_ref().map_or_else(|| answer.clone(), |one| one.say(beat.node, &answer));
                     world.respond(node, from, Ok(Answer::Beat(answer)));
                 }
             }

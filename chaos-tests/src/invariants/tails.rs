@@ -48,7 +48,7 @@ mod tests {
     fn sees_a_tail_that_takes_from_another_epoch_or_goes_back() {
         let (chain, tail) = (ActorId::data(TenantId(7), NodeId(1)), ActorId::tail(TenantId(7), NodeId(1), 2));
         let mut tails = Tails::default();
-        let mut taken = |tails: &mut Tails, epoch, head| tails.tail_taken(NodeId(2), (tail, Epoch(epoch)), Epoch(head));
+        let taken = |tails: &mut Tails, epoch, head| tails.tail_taken(NodeId(2), (tail, Epoch(epoch)), Epoch(head));
         assert!(taken(&mut tails, 1, 1).is_err(), "nobody has committed it");
         for epoch in [1, 2] {
             let row = Assignment::new(chain, NodeId(1), Epoch(epoch));
