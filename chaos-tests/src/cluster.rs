@@ -424,7 +424,10 @@ impl Cluster {
         let spec = drive_spec(&self.swarm, drive, epoch);
         let function: Box<dyn StorageFunction> = Box::new(Drive::new(spec.clone(), disk.geometry(), self.pool.clone()));
         let function = around_drive(self.bug, function, &self.memory);
-        world.launch(node, (actor, epoch), function, Setting { next: None, disk: Some(drive) }, Phase::Running);
+        let setting = Setting { next: None, disk: Some(drive) };
+        if let Err(error) = world.launch(node, (actor, epoch), function, setting, Phase::Running) {
+            return world.violate(|| format!("{node} cannot host {actor}: {error}"));
+        }
         world.configure(node, actor, Arc::new(FunctionSpec::Drive(spec)));
         self.hear(world, life, Event::Changed);
     }

@@ -388,7 +388,9 @@ impl World {
     /// Hosts a function on a node that is up.
     pub fn host(&mut self, node: NodeId, actor: ActorId, function: Box<dyn StorageFunction>, setting: Setting) {
         self.publish(actor, node);
-        self.launch(node, (actor, Epoch(0)), function, setting, Phase::Running);
+        if let Err(error) = self.launch(node, (actor, Epoch(0)), function, setting, Phase::Running) {
+            self.violate(|| format!("{node} cannot host {actor}: {error}"));
+        }
     }
 
     /// Says where an actor is to be looked for before it is hosted there.

@@ -86,11 +86,6 @@ impl Agent {
         self.lock().overdue(now)
     }
 
-    /// See [`Transfers::unsettled`].
-    pub fn unsettled(&self, actor: ActorId, id: MoveId) {
-        self.lock().unsettled(actor, id);
-    }
-
     /// Forgets what it knew of an actor's moves: the group has said who runs it.
     pub fn forget(&self, actor: ActorId) {
         self.lock().forget(actor);

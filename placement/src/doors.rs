@@ -252,11 +252,15 @@ impl<A, P> Doors<A, P> {
     /// Hosts an actor that runs, or that is to arrive: then requests for it wait.
     ///
     /// # Errors
-    /// `Conflict` if it is hosted already.
+    /// `Conflict` if it is hosted already, or this node has heard of a later epoch of it: it was built for long.
     pub fn host(&mut self, id: ActorId, epoch: Epoch, warming: bool, actor: A) -> Result<(), (Error, A)> {
         if self.doors.contains_key(&id) {
             let error = Error::new(ErrorKind::Conflict, "the actor is hosted here already").with("actor", id);
             return Err((error, actor));
+        }
+        if let Some(later) = self.directory.actors.get(&id).filter(|place| place.epoch > epoch) {
+            let error = Error::new(ErrorKind::Conflict, "the actor is under a later epoch by now");
+            return Err((error.with("actor", id).with("epoch", epoch).with("later", later.epoch), actor));
         }
         let state = if warming { State::Parking(Phase::Warming, Vec::new()) } else { State::Open };
         self.doors.insert(id, Door { actor, epoch, state });
@@ -520,6 +524,17 @@ mod tests {
                 None => format!("{:?}", error.kind()),
             },
         }
+    }
+
+    #[test]
+    fn what_was_built_for_long_is_not_hosted_under_an_epoch_that_is_over() {
+        let mut doors = Few::new(HERE);
+        doors.learn(ACTOR, at(AWAY, 5));
+        let (error, it) = doors.host(ACTOR, Epoch(4), false, "it").unwrap_err();
+        assert_eq!((error.kind(), it, doors.phase(ACTOR)), (ErrorKind::Conflict, "it", None));
+        // It was given back meanwhile, or arrives under the next one.
+        doors.learn(ACTOR, at(HERE, 6));
+        assert!(doors.host(ACTOR, Epoch(6), false, "it").is_ok());
     }
 
     #[test]

@@ -164,6 +164,8 @@ pub struct Steward {
     replicas_know: BTreeSet<NodeId>,
     /// What they are being told.
     replicas_hear: BTreeSet<NodeId>,
+    /// Of whom they were told something with an end that is not known, or was not good.
+    replicas_doubt: BTreeSet<NodeId>,
     clock: Clock,
     /// When the next one is silent for too long, as far as was known at the last tick.
     silence_at: Option<Instant>,
@@ -270,6 +272,7 @@ impl Steward {
             told: BTreeSet::new(),
             replicas_know: BTreeSet::new(),
             replicas_hear: BTreeSet::new(),
+            replicas_doubt: BTreeSet::new(),
             clock: Clock { began: now, ticked: now, ..Clock::default() },
             silence_at: None,
             due: Due { look: true, hosting: true, plan: true, beat: true },
@@ -415,14 +418,17 @@ impl Steward {
         // It has no end that it must have; what comes of it then is left.
         self.busy.retain(|key, _| !matches!(key, Key::Plan(_)));
         self.due = Due { look: true, hosting: true, plan: true, beat: true };
-        self.told.clear();
-        self.replicas_know.clear();
+        let told = core::mem::take(&mut self.told);
         self.outlook.sight.alive = Arc::new([self.id()].into());
         self.outlook.up_since = Arc::new([(self.id(), Instant::default())].into());
         let mut acts = Vec::new();
         self.see(now, &mut acts);
         self.count_drives();
         acts.retain(|act| matches!(act, Act::Up(_)));
+        // Those that have fallen silent since it looked last.
+        acts.extend(told.difference(&self.told).map(|node| Act::Down(*node)));
+        self.tell_replicas(&mut acts);
+        self.busy.extend(acts.iter().filter_map(Act::key).map(|key| (key, now)));
         acts
     }
 
@@ -486,12 +492,16 @@ impl Steward {
     }
 
     /// So that another can lead at once what one led that is down.
-    fn tell_replicas(&mut self, acts: &mut Vec<Act>) {
-        if self.replicas_know == self.told || self.busy.contains_key(&Key::Peers) {
+    pub(super) fn tell_replicas(&mut self, acts: &mut Vec<Act>) {
+        if self.busy.contains_key(&Key::Peers) {
             return;
         }
-        let up = self.told.difference(&self.replicas_know).copied().collect();
-        let down = self.replicas_know.difference(&self.told).copied().collect();
+        let turned = self.replicas_know.symmetric_difference(&self.told).copied();
+        self.replicas_doubt.extend(turned);
+        if self.replicas_doubt.is_empty() {
+            return;
+        }
+        let (up, down) = self.replicas_doubt.iter().copied().partition(|node| self.told.contains(node));
         self.replicas_hear = self.told.clone();
         acts.push(Act::Peers { up, down });
     }
@@ -580,13 +590,14 @@ impl Steward {
             }
             Key::Settle(actor, epoch, id) => {
                 self.due.hosting = true;
-                acts.push(if well { Act::Settled(actor, epoch, id) } else { Act::Unsettled(actor, id) });
+                acts.extend(well.then_some(Act::Settled(actor, epoch, id)));
             }
             Key::Peers => {
                 if well {
                     self.replicas_know = core::mem::take(&mut self.replicas_hear);
+                    self.replicas_doubt.clear();
+                    self.tell_replicas(acts);
                 }
-                self.tell_replicas(acts);
             }
             Key::Plan(number) => {
                 if self.lead.plans.fail(number, now) {

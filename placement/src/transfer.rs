@@ -144,8 +144,6 @@ struct Transfer {
     confirmed: bool,
     /// Since when it takes no requests.
     frozen: Option<Instant>,
-    /// The group is asked to end it.
-    settles: bool,
 }
 
 /// One step that is being carried out.
@@ -172,6 +170,8 @@ enum Stage {
     Telling,
     /// It was frozen for a move that is over.
     TooLate,
+    /// It was built for a move that is over, or could not be.
+    Unwanted(Error),
     /// State goes to the target.
     Copying(Copying),
     Over,
@@ -240,25 +240,12 @@ impl Transfers {
     }
 
     /// Actors that have been frozen for longer than a move takes, with their moves, which whoever moved them has left alone:
-    /// the group is to be asked to abort them. Each is said once, until [`Self::unsettled`].
+    /// the group is to be asked to abort them.
     #[must_use]
-    pub fn overdue(&mut self, now: Instant) -> Vec<(ActorId, Epoch, MoveId)> {
-        let mut overdue = Vec::new();
-        for (actor, transfer) in &mut self.leaving {
-            if !transfer.settles && transfer.frozen.is_some_and(|since| now.since(since) >= FROZEN_MAX) {
-                transfer.settles = true;
-                overdue.push((*actor, transfer.epoch, transfer.id));
-            }
-        }
-        overdue
-    }
-
-    /// The group was asked to abort a move, and what came of it is not known, or it refused: it is asked again, unless its
-    /// word of the actor has come meanwhile.
-    pub fn unsettled(&mut self, actor: ActorId, id: MoveId) {
-        if let Some(transfer) = self.leaving.get_mut(&actor).filter(|transfer| transfer.id == id) {
-            transfer.settles = false;
-        }
+    pub fn overdue(&self, now: Instant) -> Vec<(ActorId, Epoch, MoveId)> {
+        let is_overdue = |transfer: &Transfer| transfer.frozen.is_some_and(|since| now.since(since) >= FROZEN_MAX);
+        let overdue = self.leaving.iter().filter(|(_, transfer)| is_overdue(transfer));
+        overdue.map(|(actor, transfer)| (*actor, transfer.epoch, transfer.id)).collect()
     }
 
     /// Forgets what it knew of an actor's moves: the group has said who runs it.
@@ -320,10 +307,20 @@ impl Course {
         let actor = self.step.actor;
         match (core::mem::replace(&mut self.stage, Stage::Over), heard) {
             (Stage::Warming, Heard::Done(warmed)) => {
-                if warmed.is_err() && transfers.arriving(self.step).is_ok() {
+                let is_expected = transfers.arriving(self.step).is_ok();
+                if warmed.is_ok() && is_expected {
+                    return self.end(Ok(Moved::default()));
+                }
+                if is_expected {
                     transfers.arriving.remove(&actor);
                 }
-                self.end(warmed.map(|()| Moved::default()))
+                let error = warmed.err().unwrap_or_else(|| not_moving(self.step));
+                if transfers.arriving.contains_key(&actor) {
+                    return self.end(Err(error));
+                }
+                // To build it took longer than the move: what warms here, if anything does, is of no move, and nobody else
+                // sees to it.
+                self.ask(Stage::Unwanted(error), Ask::Discard { actor })
             }
             (Stage::Installing { page, digest, entries }, Heard::Done(restored)) => {
                 let installed =
@@ -343,6 +340,7 @@ impl Course {
             })),
             // An actor that has gone elsewhere is not there to be thawed.
             (Stage::TooLate, Heard::Done(_)) => self.end(Err(not_moving(self.step))),
+            (Stage::Unwanted(error), Heard::Done(_)) => self.end(Err(error)),
             (Stage::Telling, Heard::Done(told)) => self.end(told.map(|()| Moved::default())),
             (Stage::Copying(copying), heard) => match self.copy(transfers, copying, heard, now) {
                 Ok(next) => next,

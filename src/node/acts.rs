@@ -56,10 +56,6 @@ pub(super) fn at_once(node: &Arc<Inner>, act: Act) {
         Act::Forget(actor) => node.agent.forget(actor),
         Act::Trouble(actor, error) => tracing::error!(node = %node.id, %actor, %error, "an actor cannot be hosted"),
         Act::Settled(actor, epoch, id) => settled(node, actor, epoch, id),
-        Act::Unsettled(actor, id) => {
-            tracing::debug!(%actor, "a move that takes long is not settled yet");
-            node.agent.unsettled(actor, id);
-        }
         Act::Note(happened @ (Happened::Placed(_) | Happened::NotPlaced { .. })) => tracing::debug!("{happened}"),
         Act::Note(happened) => node.events.note(node.env.clock.wall(), happened),
         Act::Refused(error) => tracing::warn!(node = %node.id, %error, "the mesh does not take this node in"),

@@ -86,11 +86,11 @@ impl Cluster {
         (actor, epoch): (ActorId, Epoch),
         spec: &FunctionSpec,
     ) -> Result<(), Error> {
+        let (function, setting, spec) = self.build(actor, spec)?;
+        world.launch(node, (actor, epoch), function, setting, Phase::Running)?;
         if actor.as_data().is_some() {
             world.born(node, actor, epoch);
         }
-        let (function, setting, spec) = self.build(actor, spec)?;
-        world.launch(node, (actor, epoch), function, setting, Phase::Running);
         world.configure(node, actor, Arc::new(spec));
         Ok(())
     }

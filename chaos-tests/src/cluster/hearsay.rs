@@ -10,6 +10,10 @@ impl Cluster {
     /// everybody.
     #[must_use]
     pub fn disagreement(&self) -> Option<String> {
+        let deaf = self.agents.iter().find(|(_, agent)| agent.telling);
+        if let Some((node, _)) = deaf {
+            return Some(format!("the metadata replicas of {node} have not been told who is there"));
+        }
         let pairs = self.agents.keys().flat_map(|by| self.agents.keys().map(move |of| (*by, *of)));
         pairs.filter(|(by, of)| by != of).find_map(|(by, of)| self.hears_otherwise(by, of))
     }

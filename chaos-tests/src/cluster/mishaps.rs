@@ -104,15 +104,16 @@ impl Cluster {
         match act {
             Act::Peers { up, down } => {
                 self.tell_replicas(world, life, &up, &down);
-                if let Some(agent) = self.agent(world, life) {
-                    agent.unsure = true;
-                }
             }
             Act::Announce(_) => {
                 let info = node_info(&self.swarm, node, life.1);
                 self.propose(world, node, MeshCommand::PutNode(info), Errand::Said);
             }
-            Act::LayOut(layout) => self.propose(world, node, MeshCommand::PutLayout(layout), Errand::Said),
+            Act::LayOut(draft) => {
+                if let Ok(made) = draft.carry_out() {
+                    self.propose(world, node, MeshCommand::PutLayout(made), Errand::Said);
+                }
+            }
             Act::TakeBack(actor, epoch, id) | Act::Settle(actor, epoch, id) => {
                 self.propose(world, node, MeshCommand::AbortMove { actor, epoch, id }, Errand::Said);
             }
@@ -177,23 +178,13 @@ impl Cluster {
         if !self.is_alive(world, life) {
             return;
         }
-        let started = deeds.pop_front().map_or(Ok(()), |deed| self.start_late(world, life, actor, deed));
+        let started = deeds.pop_front().map_or(Ok(()), |deed| self.do_deed(world, life, actor, deed));
         let ended = match started {
             Ok(()) => self.do_deeds(world, life, actor, deeds),
             Err(error) => Some(Err(error)),
         };
         if let Some(outcome) = ended {
             self.hear(world, life, Event::Ended(Key::Actor(actor), outcome));
-        }
-    }
-
-    /// Starts what has been built for long, unless the node has heard meanwhile that it runs elsewhere.
-    fn start_late(&mut self, world: &mut World, life: Life, actor: ActorId, deed: Deed) -> Result<(), Error> {
-        match deed {
-            Deed::Start(epoch, _) if world.heard_of(life.0, actor) > epoch => {
-                Err(Error::new(ErrorKind::Conflict, "it was built under an epoch that is over").with("actor", actor))
-            }
-            deed => self.do_deed(world, life, actor, deed),
         }
     }
 
@@ -204,7 +195,6 @@ impl Cluster {
         let now = world.clock(node);
         let Some(agent) = self.agent(world, life) else { return };
         let acts = agent.steward.begin_anew(now);
-        agent.unsure = true;
         self.act(world, life, acts);
     }
 
@@ -238,7 +228,7 @@ impl Cluster {
     pub(super) fn built_unheard(&mut self, world: &mut World, life: Life, actor: ActorId, deeds: VecDeque<Deed>) {
         for deed in deeds {
             if self.is_alive(world, life)
-                && let Err(error) = self.start_late(world, life, actor, deed)
+                && let Err(error) = self.do_deed(world, life, actor, deed)
             {
                 world.note(&[101], || format!("{} {actor}: nobody hears that this failed: {error}", life.0));
             }

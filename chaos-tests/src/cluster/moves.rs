@@ -187,8 +187,6 @@ impl Cluster {
         if self.agent(world, life).is_some_and(|agent| agent.courses.contains_key(&number)) {
             let warmed = self.warm(world, life, actor);
             self.course_hears(world, life, number, false, Heard::Done(warmed));
-            // Its move may be over by now: then the steward lets it go, if it looks.
-            self.hear(world, life, Event::Changed);
         }
     }
 

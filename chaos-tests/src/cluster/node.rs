@@ -52,9 +52,7 @@ pub(super) struct Agent {
     /// Whom this node, and its metadata replicas, were told to be there; and whether these are being told.
     told: BTreeSet<NodeId>,
     replicas: BTreeSet<NodeId>,
-    telling: bool,
-    /// It has begun anew, or did not hear what its replicas were told: that is not looked at any more.
-    pub(super) unsure: bool,
+    pub(super) telling: bool,
 }
 
 impl Agent {
@@ -77,7 +75,7 @@ impl Agent {
     fn check_told(&self) -> Result<(), String> {
         let sight = &self.steward.outlook().sight;
         let is_so = |told: &BTreeSet<NodeId>| sight.alive.iter().filter(|node| **node != sight.here).eq(told.iter());
-        let replicas = self.telling || self.unsure || is_so(&self.replicas);
+        let replicas = self.telling || is_so(&self.replicas);
         if is_so(&self.told) && replicas {
             return Ok(());
         }
@@ -118,7 +116,6 @@ impl Cluster {
             told: BTreeSet::new(),
             replicas: BTreeSet::new(),
             telling: false,
-            unsure: false,
         }
     }
 
@@ -185,7 +182,7 @@ impl Cluster {
         while let Some(event) = events.pop_front() {
             let now = world.clock(node);
             let Some(agent) = self.agent(world, life) else { return };
-            agent.telling &= !matches!(event, Event::Ended(Key::Peers, _));
+            agent.telling &= !matches!(event, Event::Ended(Key::Peers, Ok(())));
             let heard = quietly(|| {
                 let acts = agent.steward.on(event, now);
                 (acts, agent.steward.check(now))
@@ -344,11 +341,6 @@ impl Cluster {
                 self.propose(world, node, MeshCommand::AbortMove { actor, epoch, id }, errand);
             }
             Act::Settled(actor, epoch, id) => self.settled_at_last(world, life, (actor, epoch, id)),
-            Act::Unsettled(actor, id) => {
-                if let Some(agent) = self.agent(world, life) {
-                    agent.transfers.unsettled(actor, id);
-                }
-            }
             Act::Step(actor, number, ask) => {
                 if let Some(agent) = self.agent(world, life) {
                     agent.steps += 1;

@@ -196,6 +196,9 @@ impl World {
     }
 
     /// Starts an actor under an epoch.
+    ///
+    /// # Errors
+    /// `Conflict`, as [`Doors::host`](mesh_placement::doors::Doors::host).
     pub fn launch(
         &mut self,
         node: NodeId,
@@ -203,15 +206,13 @@ impl World {
         function: Box<dyn StorageFunction>,
         setting: Setting,
         phase: Phase,
-    ) {
+    ) -> Result<(), Error> {
         self.lives += 1;
         let entropy = Stream::new(self.seed, "entropy", self.lives);
         let hosted = Hosted::new(function, (self.lives, epoch), entropy, setting);
         self.note(&[71, node.0, actor.0, epoch.0], || format!("{node} hosts {actor} under {epoch}, {phase}"));
-        let Some(host) = self.nodes.get_mut(&node).filter(|node| node.up) else { return };
-        if let Err((error, _)) = host.doors.host(actor, epoch, phase == Phase::Warming, hosted) {
-            self.violate(|| format!("{node} hosts {actor} twice: {error}"));
-        }
+        let Some(host) = self.nodes.get_mut(&node).filter(|node| node.up) else { return Ok(()) };
+        host.doors.host(actor, epoch, phase == Phase::Warming, hosted).map_err(|(error, _)| error)
     }
 
     /// An actor in a phase under an epoch.
@@ -238,8 +239,7 @@ impl World {
             Arrival::Discarded(gone) => self.end_discarded(node, actor, gone),
             Arrival::Evicted(gone) => self.end_evicted(node, actor, gone),
         }
-        self.launch(node, (actor, epoch), function, setting, Phase::Warming);
-        Ok(())
+        self.launch(node, (actor, epoch), function, setting, Phase::Warming)
     }
 
     /// Gives a warming actor a page of state.

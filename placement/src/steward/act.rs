@@ -168,8 +168,6 @@ pub enum Act {
     Settle(ActorId, Epoch, MoveId),
     /// The move has ended, and the actor runs on if it still waits for that one.
     Settled(ActorId, Epoch, MoveId),
-    /// Whether it has ended is not known.
-    Unsettled(ActorId, MoveId),
     /// Something is to be done for a move's sake; what comes of it is [`Event::Stepped`], with this number.
     Step(ActorId, u64, Ask),
     /// Something has happened.
@@ -208,7 +206,13 @@ impl Key {
     pub(super) const fn is_seen_late(&self) -> bool {
         matches!(
             self,
-            Self::Announce | Self::Elect(_) | Self::Ensure(_) | Self::LayOut | Self::Renew | Self::HandOver(_)
+            Self::Announce
+                | Self::Elect(_)
+                | Self::Ensure(_)
+                | Self::LayOut
+                | Self::Renew
+                | Self::HandOver(_)
+                | Self::Settle(..)
         )
     }
 

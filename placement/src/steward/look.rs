@@ -21,6 +21,7 @@ impl Steward {
         self.seen_anew = true;
         self.not_before.retain(|_, at| *at > now);
         self.locate_stored(now, acts);
+        self.tell_replicas(acts);
         self.host(now, acts);
         self.settle(acts);
         self.see_to_groups(acts);

@@ -408,9 +408,35 @@ fn replicas_that_did_not_hear_who_is_there_are_told_again() {
     let mut room = Room::new(mesh(&[1, 2]));
     let peers = "Peers { up: [node-2], down: [] }";
     assert_eq!(room.on(Event::Heard(beat(2), room.now)).last().unwrap(), peers);
-    let timeout = Error::new(ErrorKind::Timeout, "it takes long");
-    assert_eq!(room.on(Event::Ended(Key::Peers, Err(timeout))), [peers]);
-    assert_eq!(room.on(Event::Ended(Key::Peers, Ok(()))), Vec::<String>::new());
+    let timeout = || Error::new(ErrorKind::Timeout, "it takes long");
+    assert_eq!(room.on(Event::Ended(Key::Peers, Err(timeout()))), [""; 0]);
+    assert!(room.observes(Observed::default()).contains(&peers.to_owned()), "by the next look");
+    assert_eq!(room.on(Event::Ended(Key::Peers, Ok(()))), [""; 0]);
+    // It may have been carried out: that the node is back by then does not mean that they know.
+    room.passes(2500);
+    assert!(!room.steward.outlook().is_up(OTHER));
+    let acts = room.on(Event::Heard(beat(2), room.now));
+    assert!(!acts.iter().any(|act| act.starts_with("Peers")), "they are being told that it is down");
+    room.on(Event::Ended(Key::Peers, Err(timeout())));
+    assert!(room.observes(Observed::default()).contains(&peers.to_owned()));
+}
+
+#[test]
+fn whoever_begins_anew_says_who_has_fallen_silent_and_remembers_what_the_replicas_know() {
+    let mut room = Room::new(mesh(&[1, 2, 3]));
+    room.on(Event::Heard(beat(2), room.now));
+    room.on(Event::Heard(beat(3), room.now));
+    room.on(Event::Ended(Key::Peers, Ok(())));
+    room.on(Event::Ended(Key::Peers, Ok(())));
+    room.passes(1000);
+    room.on(Event::Heard(beat(3), room.now));
+    room.passes(900);
+    assert!(room.steward.outlook().is_up(OTHER));
+    room.now = room.now + Duration::from_millis(150);
+    let said = format!("{:?}", room.steward.begin_anew(room.now));
+    assert_eq!(said, "[Up(node-3), Down(node-2), Peers { up: [], down: [node-2] }]");
+    assert_eq!(room.steward.check(room.now), Ok(()));
+    assert_eq!(room.on(Event::Ended(Key::Peers, Ok(()))), [""; 0]);
 }
 
 #[test]

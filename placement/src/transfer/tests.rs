@@ -178,11 +178,7 @@ fn a_source_copies_until_little_is_left_then_lets_requests_wait_for_the_rest() {
     assert_eq!(outcome, Ok(Moved { entries: 4, pages: 7, digest: install(&all, 6).1, took_us: 5000 }));
     assert_eq!(source.overdue(ms(3002)), []);
     assert_eq!(source.overdue(ms(3003)), [(ACTOR, EPOCH, ID)]);
-    // Once, until it is known that it led to nothing; of another move nothing is known.
-    assert_eq!(source.overdue(ms(4000)), []);
-    source.unsettled(ACTOR, MoveId(ID.0 + 1));
-    assert_eq!(source.overdue(ms(4000)), []);
-    source.unsettled(ACTOR, ID);
+    // Until it is settled: whoever was told may have been lost.
     assert_eq!(source.overdue(ms(4000)), [(ACTOR, EPOCH, ID)]);
 
     let retired = carry_out(&mut source, step(MoveOp::Retire { to: TO }), &Buf::empty(), [Heard::Retired(2)]);
@@ -287,8 +283,28 @@ fn a_target_that_could_not_be_built_may_be_built_by_the_same_move() {
     let none = Buf::empty();
     let mut target = Transfers::default();
     let refused = Heard::Done(Err(failed(ErrorKind::Unsupported)));
-    assert_eq!(carry_out(&mut target, step(MoveOp::Warm), &none, [refused]).1, Err(ErrorKind::Unsupported));
+    let asks = vec![Ask::Warm { actor: ACTOR, epoch: NEXT }, Ask::Discard { actor: ACTOR }];
+    let failed = carry_out(&mut target, step(MoveOp::Warm), &none, [refused, done()]);
+    assert_eq!(failed, (asks, Err(ErrorKind::Unsupported)));
     assert!(carry_out(&mut target, step(MoveOp::Warm), &none, [done()]).1.is_ok());
+}
+
+#[test]
+fn what_took_longer_to_build_than_its_move_goes_again_unless_the_next_one_waits_for_it() {
+    let none = Buf::empty();
+    let discard = || Next::Continue(Ask::Discard { actor: ACTOR });
+    let over = |next| matches!(next, Next::Break(Err(error)) if Error::kind(&error) == ErrorKind::NoSuchActor);
+    let mut target = Transfers::default();
+    let (mut slow, _) = target.begin(of(3, MoveOp::Warm), &none, ms(1));
+    assert!(carry_out(&mut target, of(3, MoveOp::Discard), &none, [done()]).1.is_ok());
+    assert_eq!(slow.hear(&mut target, done(), ms(2)), discard());
+    assert!(over(slow.hear(&mut target, done(), ms(3))));
+    // The next move has begun, and builds it too: one of the two is there, and whoever comes second sees to that.
+    let (mut slow, _) = target.begin(of(3, MoveOp::Warm), &none, ms(4));
+    assert!(carry_out(&mut target, of(3, MoveOp::Discard), &none, [done()]).1.is_ok());
+    let (mut next, _) = target.begin(of(5, MoveOp::Warm), &none, ms(5));
+    assert!(over(slow.hear(&mut target, done(), ms(6))));
+    assert_eq!(next.hear(&mut target, Heard::Done(Err(failed(ErrorKind::Conflict))), ms(7)), discard());
 }
 
 #[test]
