@@ -570,7 +570,11 @@ impl Cluster {
             let with = |state| outlook.drives.values().filter(|one| **one == state).count();
             let (up, full) = (with(DriveState::Up), with(DriveState::Full));
             let is_only_full = up < self.swarm.code.shards() && up + full >= self.swarm.code.shards();
-            if let Some(missing) = outlook.missing.as_ref().filter(|_| !is_only_full) {
+            if let Some(missing) = outlook
+                .missing
+                .as_ref()
+                .filter(|why| !(is_only_full && why.message().starts_with("too few drives are up")))
+            {
                 return Some(format!("{node} is not ready: {missing}"));
             }
             let is_seen = |drive: &DriveId| outlook.drives.get(drive).is_some_and(|state| *state != DriveState::Down);

@@ -3,7 +3,6 @@
 //! It decides nothing: what a step comes to is `mesh_placement::transfer`'s, when to move is the controller's, and who runs
 //! an actor is the metadata group's. Here are the node's [`Host`], which it is done at, and the link to the other node.
 
-use core::time::Duration;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mesh_core::{
@@ -14,7 +13,7 @@ use mesh_core::{
     op::{MoveStep, Moved, NodeOp},
     time::Instant,
 };
-use mesh_placement::transfer::{Ask, Heard, Next, SETTLE_MAX, Transfers};
+use mesh_placement::transfer::{Ask, Heard, LINGER_MAX, Next, PAGE_MAX, SETTLE_MAX, Transfers};
 use tokio::sync::oneshot;
 
 use crate::shell::{ActorSetup, Host, Place};
@@ -128,7 +127,7 @@ impl Agent {
     /// Brings a page to the target, and waits until it has it.
     async fn send(&self, to: NodeId, step: MoveStep, page: Buf, lane: Lane) -> Result<Moved, Error> {
         let op = Op::Node(Box::new(NodeOp::Move(step)));
-        let envelope = Envelope::request(ActorId::NODE, Epoch(0), op, page, Principal::System, lane, PAGE_BUDGET);
+        let envelope = Envelope::request(ActorId::NODE, Epoch(0), op, page, Principal::System, lane, PAGE_MAX);
         let (answer, outcome) = oneshot::channel();
         let done = Box::new(move |outcome| drop(answer.send(outcome)));
         let guard = self.0.host.ports().outbound.send(to, envelope, done);
@@ -146,10 +145,6 @@ impl Agent {
         self.0.transfers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// What was under way when an actor left ends within this.
-const LINGER_MAX: Duration = Duration::from_secs(30);
-const PAGE_BUDGET: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

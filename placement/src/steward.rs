@@ -389,8 +389,9 @@ impl Steward {
             }
             Event::Planned(studied) => {
                 self.busy.remove(&Key::Plan(studied.number()));
-                self.lead.plans.learn(*studied);
-                self.complaints.unplanned = None;
+                if self.lead.plans.learn(*studied) {
+                    self.complaints.unplanned = None;
+                }
                 self.due.look = true;
             }
             Event::Ended(key, outcome) => self.ended(key, outcome, now, acts),

@@ -314,8 +314,10 @@ impl Course {
                 if is_expected {
                     transfers.arriving.remove(&actor);
                 }
+                // What is here is not of this step, if it failed; or is what the next move takes pages in for.
+                let leaves = if warmed.is_ok() { !transfers.arriving.contains_key(&actor) } else { is_expected };
                 let error = warmed.err().unwrap_or_else(|| not_moving(self.step));
-                if transfers.arriving.contains_key(&actor) {
+                if !leaves {
                     return self.end(Err(error));
                 }
                 // To build it took longer than the move: what warms here, if anything does, is of no move, and nobody else
@@ -577,6 +579,14 @@ fn not_moving(step: MoveStep) -> Error {
 const PAGES_MAX: u32 = 65_536;
 /// An actor comes to rest within this, or does not move now.
 pub const SETTLE_MAX: Duration = Duration::from_millis(1000);
+/// One step at a node: longest, to carry over a large state while the actor goes on.
+pub const STEP_MAX: Duration = Duration::from_secs(120);
+/// The target answers a page within this.
+pub const PAGE_MAX: Duration = Duration::from_secs(5);
+/// A follower that is behind by more than this does not take actors in.
+pub const HEAR_MAX: Duration = Duration::from_secs(2);
+/// What was under way when an actor left ends within this.
+pub const LINGER_MAX: Duration = Duration::from_secs(30);
 /// An actor that is frozen for longer has been left alone.
 const FROZEN_MAX: Duration = Duration::from_secs(3);
 

@@ -22,8 +22,8 @@ use mesh_placement::{
         members::Step,
         plans::{Studied, Study},
     },
+    transfer,
 };
-use tokio::sync::Semaphore;
 
 use super::{Inner, chains, media};
 
@@ -68,8 +68,9 @@ pub(super) fn at_once(node: &Arc<Inner>, act: Act) {
 pub(super) fn keyed(node: Arc<Inner>, act: Act) -> (BoxFuture<'static, Result<(), Error>>, Option<Duration>) {
     let bound = match act {
         // It is not to be cut short: a store that is half renewed serves nobody.
-        // And a user's function is built for as long as it takes: only its own actor waits for it.
+        // What is done to an actor has its own bounds, and only that actor waits for it.
         Act::Renew | Act::Actor(..) => None,
+        Act::LayOut(_) => Some(DESK_MAX),
         _ => Some(STEP_MAX),
     };
     (Box::pin(async move { carry_out(&node, act).await }), bound)
@@ -120,15 +121,26 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
     outcome
 }
 
-/// Makes a plan, beside everything else, once the one before has come to its end.
-pub(super) async fn plan(study: Study, desk: Arc<Semaphore>) -> Result<Studied, Error> {
-    let place = desk.acquire_owned().await.map_err(|error| Error::bug("nothing plans any more").caused_by(error))?;
-    let planned = tokio::task::spawn_blocking(move || {
-        let studied = study.carry_out();
+/// Works something out beside everything else, once the one before has come to its end: one that does not end is not joined
+/// by others.
+async fn at_desk<T: Send + 'static>(node: &Inner, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    let place = node.desk.clone().acquire_owned().await;
+    let place = place.map_err(|error| Error::bug("nothing is worked out any more").caused_by(error))?;
+    let worked = tokio::task::spawn_blocking(move || {
+        let found = work();
         drop(place);
-        studied
+        found
     });
-    planned.await.map_err(|error| Error::bug("a plan broke down").caused_by(error))
+    worked.await.map_err(|error| Error::bug("what was worked out broke down").caused_by(error))
+}
+
+/// Makes a plan.
+///
+/// # Errors
+/// `Timeout` after [`DESK_MAX`].
+pub(super) async fn plan(node: &Inner, study: Study) -> Result<Studied, Error> {
+    let planned = tokio::time::timeout(DESK_MAX, at_desk(node, move || study.carry_out())).await;
+    planned.unwrap_or_else(|_| Err(too_long()))
 }
 
 fn beat(node: &Arc<Inner>, to: NodeId, said: Arc<Beat>) {
@@ -204,8 +216,7 @@ async fn change(node: &Inner, group: GroupId, step: Step) -> Result<(), Error> {
 }
 
 async fn lay_out(node: &Inner, draft: Draft) -> Result<(), Error> {
-    let made = tokio::task::spawn_blocking(move || draft.carry_out()).await;
-    let layout = made.map_err(|error| Error::bug("a layout broke down").caused_by(error))??;
+    let layout = at_desk(node, move || draft.carry_out()).await??;
     let (id, drives, code) = (layout.id, layout.domains.len(), layout.code);
     match node.propose(MeshCommand::PutLayout(layout)).await {
         // Another leader was first.
@@ -239,7 +250,7 @@ pub(super) async fn fulfil(node: &Arc<Inner>, ask: Ask) -> Heard {
         }
         Ask::Step(at, step) if at == node.id => Heard::Stepped(at, node.carry_out(step, Buf::empty()).await),
         Ask::Step(at, step) => {
-            let asked = ask_node(node, at, Op::Node(Box::new(NodeOp::Move(step))), MOVE_STEP_MAX);
+            let asked = ask_node(node, at, Op::Node(Box::new(NodeOp::Move(step))), transfer::STEP_MAX);
             let outcome = tokio::select! {
                 outcome = asked => outcome,
                 () = until_lost(node, at) => {
@@ -279,6 +290,6 @@ pub(crate) async fn ask_node(node: &Arc<Inner>, to: NodeId, op: Op, budget: Dura
 
 /// What takes longer is given up, and tried again if it is still wanted.
 const STEP_MAX: Duration = Duration::from_secs(10);
-/// One step at a node: longest, to carry over a large state while the actor goes on.
-const MOVE_STEP_MAX: Duration = Duration::from_secs(120);
+/// A plan or a layout that takes longer is given up, and made anew.
+const DESK_MAX: Duration = Duration::from_secs(60);
 const ASK_BUDGET: Duration = Duration::from_secs(5);

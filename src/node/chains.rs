@@ -15,7 +15,10 @@ use mesh_dpu_runtime::{
     agent::Setups,
     shell::{ActorSetup, ActorStats, Onward, Place},
 };
-use mesh_placement::steward::{Deed, hosting::arriving};
+use mesh_placement::{
+    steward::{Deed, hosting::arriving},
+    transfer::HEAR_MAX,
+};
 
 use super::Inner;
 
@@ -122,6 +125,3 @@ async fn hear_of(node: &Inner, step: MoveStep) {
         tracing::debug!(actor = %step.actor, epoch = %step.epoch, "an actor comes of an epoch that was not heard of");
     }
 }
-
-/// A follower that is behind by more than this does not take actors in.
-const HEAR_MAX: core::time::Duration = core::time::Duration::from_secs(2);

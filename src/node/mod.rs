@@ -47,7 +47,7 @@ use mesh_dpu_runtime::{
 use mesh_placement::steward::{Event, Outlook};
 use mesh_transport::identity::Identity;
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::{AbortHandle, JoinSet},
 };
 
@@ -89,6 +89,8 @@ pub(crate) struct Inner {
     pub(crate) events: crate::events::Events,
     /// What the steward is told.
     inbox: mpsc::Sender<News>,
+    /// Where plans and layouts are made, one at a time.
+    desk: Arc<Semaphore>,
     /// What the steward knows.
     outlook: watch::Sender<Arc<Outlook>>,
     /// Something has changed here that the steward must see for itself, and others should know.
@@ -239,6 +241,7 @@ impl Builder {
             pool,
             events: crate::events::Events::default(),
             inbox,
+            desk: Arc::new(Semaphore::new(1)),
             outlook,
             changed: Notify::new(),
             media: Mutex::default(),

@@ -25,7 +25,7 @@ use mesh_placement::{
     steward::{Act, Event, Here, Key, Observed, Outlook, Steward, peers::Timing},
 };
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::{self, JoinError, JoinSet},
 };
 
@@ -135,8 +135,6 @@ struct Owner {
     view: Arc<ControlView>,
     /// What takes time; each ends with an event.
     tasks: JoinSet<Event>,
-    /// Where a plan is made, one at a time: one that does not end is not joined by others.
-    desk: Arc<Semaphore>,
     /// What a task is about that ends without its event, because it panicked.
     about: BTreeMap<task::Id, About>,
 }
@@ -149,27 +147,23 @@ enum About {
     Wait(ActorId, u64),
 }
 
-/// A plan that takes longer is given up, and made anew.
-const PLAN_MAX: Duration = Duration::from_secs(60);
-
 /// Works until the node stops.
 pub(super) async fn run(node: Arc<Inner>, mut inbox: mpsc::Receiver<News>) {
-    let desk = Arc::new(Semaphore::new(1));
-    while AssertUnwindSafe(own(node.clone(), &desk, &mut inbox)).catch_unwind().await.is_err() {
+    while AssertUnwindSafe(own(node.clone(), &mut inbox)).catch_unwind().await.is_err() {
         // Nobody else hears what happens: better one that knows nothing yet than none.
         tracing::error!(node = %node.id, "what carries out this node's decisions broke down, as said above, and begins anew: report this");
         tokio::time::sleep(LATE).await;
     }
 }
 
-async fn own(node: Arc<Inner>, desk: &Arc<Semaphore>, inbox: &mut mpsc::Receiver<News>) {
+async fn own(node: Arc<Inner>, inbox: &mut mpsc::Receiver<News>) {
     let stopped = node.stopped();
     tokio::pin!(stopped);
     let mut control = node.metadata.watch_control();
     let view = control.borrow_and_update().clone();
     chains::learn(&node, &ControlView::default(), &view);
     let steward = Steward::new(node.here(), view.clone(), node.env.clock.now());
-    let mut owner = Owner { node, steward, view, desk: desk.clone(), tasks: JoinSet::new(), about: BTreeMap::new() };
+    let mut owner = Owner { node, steward, view, tasks: JoinSet::new(), about: BTreeMap::new() };
     for peer in &owner.node.config.peers {
         let as_of = owner.node.env.starts_until_now();
         owner.node.tell(Event::Given(peer.node.id(), peer.address, as_of));
@@ -270,12 +264,11 @@ impl Owner {
     fn carry_out(&mut self, act: Act) {
         let node = &self.node;
         if let Act::Plan(study) = act {
-            let (key, desk) = (Key::Plan(study.number()), self.desk.clone());
+            let (key, node) = (Key::Plan(study.number()), node.clone());
             let task = async move {
-                match tokio::time::timeout(PLAN_MAX, acts::plan(*study, desk)).await {
-                    Ok(Ok(studied)) => Event::Planned(Box::new(studied)),
-                    Ok(Err(error)) => Event::Ended(key, Err(error)),
-                    Err(_) => Event::Ended(key, Err(acts::too_long())),
+                match acts::plan(&node, *study).await {
+                    Ok(studied) => Event::Planned(Box::new(studied)),
+                    Err(error) => Event::Ended(key, Err(error)),
                 }
             };
             return self.begin(About::Key(key), task);

@@ -1,7 +1,5 @@
 //! What a node does for the moves of data chains: it carries out what `mesh_placement::transfer` wants of it.
 
-use core::time::Duration;
-
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Outcome, Response,
     assignment::MoveId,
@@ -10,7 +8,7 @@ use mesh_core::{
 };
 use mesh_placement::{
     steward::Event,
-    transfer::{Ask, Course, Heard, Next, SETTLE_MAX, Transfers},
+    transfer::{Ask, Course, HEAR_MAX, Heard, Next, PAGE_MAX, SETTLE_MAX, Transfers},
 };
 
 use super::{Cluster, Errand, Life};
@@ -223,8 +221,3 @@ fn around_step(bug: Option<Bug>, transfers: &mut Transfers, step: MoveStep) -> M
         _ => step,
     }
 }
-
-/// A node that is behind by more than this does not take actors in.
-const HEAR_MAX: Duration = Duration::from_secs(2);
-/// One page, longest.
-const PAGE_MAX: Duration = Duration::from_secs(120);

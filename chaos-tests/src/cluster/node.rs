@@ -18,7 +18,7 @@ use mesh_placement::{
     fate::{Hosted, Known},
     migration::{Ask, Heard},
     steward::{Act, Event, Here, Key, Observed, Steward},
-    transfer::Transfers,
+    transfer::{STEP_MAX, Transfers},
 };
 
 use super::{Cluster, Errand, GRACE_MS, Life, moves::Waiting, node_info};
@@ -499,8 +499,6 @@ impl Cluster {
 
 /// What one effect of a function costs.
 const EFFECT_NS: u64 = 1000;
-/// One step at a node, longest.
-const STEP_MAX: Duration = Duration::from_secs(120);
 /// How long a drive may take to say how it is.
 const STAT_MAX: Duration = Duration::from_secs(2);
 /// How far a replica that has just started is behind, where a planted bug has a node go by it.

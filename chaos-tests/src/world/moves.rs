@@ -13,7 +13,10 @@ use mesh_core::{
     snapshot::{Mark, Snapshot},
     time::Instant,
 };
-use mesh_placement::doors::{self, Arrival, Came, Doors, Fate, Gone, HOPS_MAX, Park, Verdict};
+use mesh_placement::{
+    doors::{self, Arrival, Came, Doors, Fate, Gone, HOPS_MAX, Park, Verdict},
+    transfer::LINGER_MAX,
+};
 
 use super::{
     Happening, Notice, Place, Setting, World,
@@ -512,6 +515,3 @@ const fn place((node, epoch): (NodeId, Epoch)) -> doors::Place {
 fn no_such_node(node: NodeId) -> Error {
     Error::new(ErrorKind::NoSuchActor, "there is no such node").with("node", node)
 }
-
-/// What was under way when an actor left ends within this.
-const LINGER_MAX: Duration = Duration::from_secs(30);

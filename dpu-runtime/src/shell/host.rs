@@ -1,6 +1,12 @@
 //! A node's actors behind their [`Doors`], and the way to actors elsewhere.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use mesh_core::{
     Entropy, Error, ErrorKind, Outcome, Request, StorageFunction,
@@ -133,6 +139,17 @@ pub(super) struct Hosted {
     pub(super) disk_jobs: Arc<()>,
 }
 
+type Sites = Arc<Mutex<BTreeSet<ActorId>>>;
+
+/// Where an actor's function is being built, until it has been.
+pub(super) struct Site(Sites, ActorId);
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
+
 /// A node's actors. Clones share them.
 #[derive(Clone)]
 pub struct Host(Arc<Inner>);
@@ -142,6 +159,10 @@ struct Inner {
     ports: Ports,
     doors: RwLock<Doors<Hosted, Parked>>,
     calls: Calls,
+    /// Actors whose functions are being built.
+    sites: Sites,
+    /// It takes no more actors in.
+    closed: AtomicBool,
 }
 
 impl core::fmt::Debug for Host {
@@ -155,7 +176,8 @@ impl Host {
     #[must_use]
     pub fn new(node: NodeId, ports: Ports) -> Self {
         let (doors, calls) = (RwLock::new(Doors::new(node)), Calls::default());
-        Self(Arc::new(Inner { node, ports, doors, calls }))
+        let (sites, closed) = (Sites::default(), AtomicBool::new(false));
+        Self(Arc::new(Inner { node, ports, doors, calls, sites, closed }))
     }
 
     /// The node.
@@ -193,6 +215,32 @@ impl Host {
         started.await.map_err(|_| Error::bug("the supervisor is gone"))?
     }
 
+    /// A place to build an actor's function; one at a time.
+    pub(super) fn site(&self, id: ActorId) -> Result<Site, Error> {
+        let mut sites = self.0.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        if !sites.insert(id) {
+            return Err(Error::new(ErrorKind::Draining, "the actor is still being built from before; try again later")
+                .with("actor", id));
+        }
+        Ok(Site(self.0.sites.clone(), id))
+    }
+
+    /// Hosts what has been built, unless the node has stopped meanwhile.
+    pub(super) fn take_in(
+        &self,
+        id: ActorId,
+        epoch: Epoch,
+        warming: bool,
+        hosted: Hosted,
+    ) -> Result<(), (Error, Hosted)> {
+        self.write(|doors| {
+            if self.0.closed.load(Ordering::Acquire) {
+                return Err((Error::new(ErrorKind::Draining, "the node is stopping").with("actor", id), hosted));
+            }
+            doors.host(id, epoch, warming, hosted)
+        })
+    }
+
     /// Gives an actor new settings; a restart uses them too.
     ///
     /// # Errors
@@ -220,7 +268,10 @@ impl Host {
         if address.cast(Message::Drain(answer)).is_ok() && tokio::time::timeout(patience, drained).await.is_err() {
             tracing::warn!(actor = %id, jobs = credits.taken().0, "an actor is stopped with requests in flight");
         }
-        drop(self.write(|doors| doors.evict(id)));
+        // It may have panicked, and been built again, meanwhile.
+        if let Some(gone) = self.write(|doors| doors.evict(id)) {
+            gone.actor.address.stop(None);
+        }
         address.stop(None);
         Ok(())
     }
@@ -423,8 +474,9 @@ impl Host {
         }
     }
 
-    /// Stops every actor: ingresses, then data chains, then drives, each kind at once and each for at most `patience`.
+    /// Takes no more actors in, and stops every actor: ingresses, then data chains, then drives, each kind at once and each for at most `patience`.
     pub async fn shutdown(&self, patience: core::time::Duration) {
+        self.write(|_| self.0.closed.store(true, Ordering::Release));
         let ids: Vec<ActorId> = self.actors().iter().map(|actor| actor.id).collect();
         let rank = |id: &ActorId| (id.as_drive().is_some(), id.as_data().is_some() || id.as_tail().is_some());
         for kind in [(false, false), (false, true), (true, false)] {

@@ -39,16 +39,16 @@ struct Panics {
 }
 
 impl Panics {
-    /// It has panicked. How long to wait before it is built again; `None`: it is given up.
-    fn again(&mut self, now: tokio::time::Instant) -> Option<Duration> {
+    /// It has panicked. How long to wait before it is built again; `None`: it is given up. `for_ever`: it never is.
+    fn again(&mut self, now: tokio::time::Instant, for_ever: bool) -> Option<Duration> {
         let is_calm = self.last.is_none_or(|last| now.duration_since(last) >= CALM);
         self.in_a_row = if is_calm { 1 } else { self.in_a_row.saturating_add(1) };
         self.last = Some(now);
         let pause = match self.in_a_row.checked_sub(PANICS_AT_ONCE) {
             None | Some(0) => Duration::ZERO,
-            Some(times) => PAUSE.saturating_mul(1 << (times - 1).min(16)),
+            Some(times) => PAUSE.saturating_mul(1 << (times - 1).min(16)).min(PAUSE_MAX),
         };
-        (self.in_a_row <= PANICS_MAX).then_some(pause)
+        (for_ever || self.in_a_row <= PANICS_MAX).then_some(pause)
     }
 }
 
@@ -113,13 +113,17 @@ async fn start(
     let address = spawn(myself, &host, &setup, &disk_jobs).await?;
     let cell = address.get_id();
     let hosted = Hosted { address, credits: Credits::default(), setup, restarts: 0, disk_jobs };
-    match host.upgrade().map(|alive| alive.write(|doors| doors.host(id, epoch, warming, hosted))) {
+    let Some(alive) = host.upgrade() else {
+        hosted.address.stop(None);
+        return Err(Error::new(ErrorKind::Draining, "the node is stopping"));
+    };
+    match alive.take_in(id, epoch, warming, hosted) {
         // Two starts of one actor may have been asked for at once: the first one counts.
-        Some(Err((error, second))) => {
+        Err((error, second)) => {
             second.address.stop(None);
             Err(error)
         }
-        Some(Ok(())) | None => Ok(Ward { host, id, cell, panics: Panics::default() }),
+        Ok(()) => Ok(Ward { host, id, cell, panics: Panics::default() }),
     }
 }
 
@@ -129,7 +133,7 @@ async fn spawn(
     setup: &ActorSetup,
     disk_jobs: &Arc<()>,
 ) -> Result<ActorRef<Message>, Error> {
-    let function = build(setup).await?;
+    let function = build(host, setup).await?;
     let arguments = Arguments { host: host.clone(), setup: setup.clone(), function, disk_jobs: disk_jobs.clone() };
     let (address, _) = Actor::spawn_linked(None, Cell, arguments, myself.get_cell())
         .await
@@ -137,13 +141,26 @@ async fn spawn(
     Ok(address)
 }
 
-/// Aside: it may be anybody's code, and take its time.
-async fn build(setup: &ActorSetup) -> Result<Box<dyn StorageFunction>, Error> {
-    let (build, spec) = (setup.build.clone(), setup.spec.clone());
-    let built = tokio::task::spawn_blocking(move || build(&spec)).await;
-    built.unwrap_or_else(|error| {
-        Err(Error::bug("a function panicked where it is built").with("actor", setup.id).caused_by(error))
-    })
+/// Aside: it may be anybody's code, and never end. Then it is given up, and until it has ended the actor is not built again.
+async fn build(host: &WeakHost, setup: &ActorSetup) -> Result<Box<dyn StorageFunction>, Error> {
+    let Some(alive) = host.upgrade() else { return Err(Error::new(ErrorKind::Draining, "the node is stopping")) };
+    let (site, build, spec) = (alive.site(setup.id)?, setup.build.clone(), setup.spec.clone());
+    drop(alive);
+    let built = tokio::task::spawn_blocking(move || {
+        let built = build(&spec);
+        drop(site);
+        built
+    });
+    match tokio::time::timeout(BUILD_MAX, built).await {
+        Ok(Ok(built)) => built,
+        Ok(Err(error)) => {
+            Err(Error::bug("a function panicked where it is built").with("actor", setup.id).caused_by(error))
+        }
+        Err(_) => {
+            Err(Error::new(ErrorKind::Timeout, "a function takes more than a minute to be built, and is given up")
+                .with("actor", setup.id))
+        }
+    }
 }
 
 /// Builds a function that has panicked again, from its spec. One that panics over and over is given up: whoever wants it here
@@ -161,7 +178,9 @@ async fn restart(myself: &ActorRef<SupervisorMessage>, ward: &mut Ward, why: &st
         return false;
     };
     tracing::error!(actor = %id, %why, restarts, "a function panicked; it is built again from its spec");
-    let started = match ward.panics.again(tokio::time::Instant::now()) {
+    // A drive is served here or nowhere, and nobody else starts it.
+    let for_ever = id.as_drive().is_some();
+    let started = match ward.panics.again(tokio::time::Instant::now(), for_ever) {
         None => Err(Error::bug("the function panics over and over")),
         Some(pause) => {
             tokio::time::sleep(pause).await;
@@ -208,11 +227,14 @@ async fn settled(disk_jobs: &Arc<()>) -> bool {
     true
 }
 
+/// A function is built within this.
+const BUILD_MAX: Duration = Duration::from_secs(60);
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 /// Panics in a row after which a function is built again at once; after each further one it waits twice as long.
 const PANICS_AT_ONCE: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// Panics in a row that are borne.
 const PANICS_MAX: u32 = 7;
 /// Two panics that lie further apart are not in a row.
@@ -226,7 +248,8 @@ mod tests {
     fn panics_in_a_row_wait_longer_each_time_and_those_that_lie_apart_do_not() {
         let began = tokio::time::Instant::now();
         let mut panics = Panics::default();
-        let mut pauses = |after: u64| panics.again(began + Duration::from_secs(after)).map(|pause| pause.as_millis());
+        let mut pauses =
+            |after: u64| panics.again(began + Duration::from_secs(after), false).map(|pause| pause.as_millis());
         let row: Vec<_> = (1..=8).map(&mut pauses).collect();
         assert_eq!(row, [Some(0), Some(0), Some(0), Some(50), Some(100), Some(200), Some(400), None]);
         assert_eq!(pauses(68), Some(0), "it was calm for a minute");
@@ -234,5 +257,10 @@ mod tests {
         assert_eq!(row[5..], [Some(400), None]);
         // Each of them a minute after the one before, for ever.
         assert_eq!((3..103).map(|minute| pauses(minute * 60)).filter(Option::is_some).count(), 100);
+        // Nobody else starts a drive.
+        let mut drive = Panics::default();
+        let row: Vec<_> = (1..=20).map(|after| drive.again(began + Duration::from_secs(after), true)).collect();
+        assert_eq!(row.last(), Some(&Some(PAUSE_MAX)));
+        assert!(row.iter().all(Option::is_some));
     }
 }

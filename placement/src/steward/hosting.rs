@@ -135,11 +135,10 @@ impl Hosting {
         self.chains.being_taken_back()
     }
 
-    /// Whether something that failed is to be done again now, or something is not there any more that was started.
+    /// Whether something that failed is to be done again now.
     #[must_use]
-    pub fn is_due(&self, hosted: &BTreeMap<ActorId, Hosted>, now: Instant) -> bool {
-        self.specs.keys().any(|actor| !hosted.contains_key(actor))
-            || self.failures.due(now).any(|actor| self.is_here(actor) && !self.specs.contains_key(&actor))
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.failures.due(now).any(|actor| self.is_here(actor) && !self.specs.contains_key(&actor))
     }
 
     fn is_here(&self, actor: ActorId) -> bool {
@@ -183,10 +182,15 @@ impl Hosting {
                 }
             }
         }
+        // A chain that has left by a step, before this node heard that it does, is let go of by nobody else.
+        self.specs
+            .retain(|actor, _| actor.as_data().is_none() || self.mine.contains(actor) || on.hosted.contains_key(actor));
         let is_gone = |actor: &ActorId| {
             actor.as_ingress().is_none() && !on.view.assignments.contains_key(actor) && !tails.contains(actor)
         };
-        let gone: Vec<ActorId> = self.specs.keys().copied().filter(is_gone).collect();
+        // Also what was started by whoever decided here before, or came late.
+        let others = on.hosted.keys().filter(|actor| caught_up && actor.as_tail().is_some());
+        let gone: BTreeSet<ActorId> = self.specs.keys().chain(others).copied().filter(is_gone).collect();
         for actor in gone.into_iter().filter(|actor| !on.busy.contains(actor)) {
             self.specs.remove(&actor);
             // The head of a tail may not have heard yet: it is told `NoSuchActor`, and the ingress sends again.
@@ -436,10 +440,6 @@ mod tests {
             wanted.deeds.into_iter().flat_map(each).collect()
         }
 
-        fn is_due(&self, now: Instant) -> bool {
-            self.hosting.is_due(&self.hosted, now)
-        }
-
         fn runs(&mut self, epoch: u64) {
             self.hosted.insert(chain(), Hosted { epoch: Epoch(epoch), phase: Phase::Running });
         }
@@ -494,18 +494,33 @@ mod tests {
         assert_eq!(room.look(), ["configure"]);
         // Given up after panics: it is started again after a while.
         room.hosted.clear();
-        assert!(room.is_due(room.now));
         assert_eq!(room.look(), [""; 0]);
         room.now = room.now + Duration::from_millis(499);
-        assert!(!room.is_due(room.now));
+        assert!(!room.hosting.is_due(room.now));
         room.now = room.now + Duration::from_millis(1);
-        assert!(room.is_due(room.now));
+        assert!(room.hosting.is_due(room.now));
         assert_eq!(room.look(), ["start"]);
         // It is no more.
         room.view.assignments = SharedMap::default();
         room.hosting.learn(HERE, &room.view);
         room.runs(5);
         assert_eq!(room.look(), ["stop"]);
+    }
+
+    #[test]
+    fn what_has_left_by_a_step_and_what_others_left_behind_is_let_go_of() {
+        let mut room = Room::new();
+        assert_eq!(room.look(), ["start"]);
+        room.runs(1);
+        // It is retired by its move before the node hears of its new place.
+        room.hosted.clear();
+        room.row(NodeId(2), 2);
+        assert_eq!(room.look(), [""; 0]);
+        assert!(!room.hosting.is_due(room.now));
+        // A tail that whoever decided here before had begun, and which nobody wants any more.
+        let tail = ActorId::tail(TENANT, NodeId(3), 1);
+        room.hosted.insert(tail, Hosted { epoch: Epoch(1), phase: Phase::Running });
+        assert_eq!(room.look(), ["evict"]);
     }
 
     #[test]
@@ -532,12 +547,12 @@ mod tests {
             if room.look() == ["start"] {
                 tries += 1;
                 room.hosting.done(chain(), false, room.now);
-                assert!(!room.is_due(room.now));
+                assert!(!room.hosting.is_due(room.now));
             }
             room.now = room.now + Duration::from_millis(100);
         }
         assert_eq!(tries, 11, "in a minute: after 0.5, 1, 2, 4, and then every 8 seconds");
-        assert!(room.is_due(room.now + Duration::from_secs(8)));
+        assert!(room.hosting.is_due(room.now + Duration::from_secs(8)));
         assert_eq!(room.hosting.unable(&BTreeMap::new()).collect::<Vec<_>>(), [(chain(), Epoch(1))]);
         // Of something else it is not known that it fails.
         room.drives.insert(DriveId(1), DriveState::Up);
@@ -546,7 +561,7 @@ mod tests {
         room.hosting.done(chain(), false, room.now);
         room.row(NodeId(2), 2);
         assert_eq!(room.look(), [""; 0]);
-        assert!(!room.is_due(Instant(u64::MAX)));
+        assert!(!room.hosting.is_due(Instant(u64::MAX)));
         assert_eq!(room.hosting.unable(&BTreeMap::new()).count(), 1, "it is not to come back at once");
     }
 

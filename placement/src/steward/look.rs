@@ -15,6 +15,8 @@ use crate::{
 impl Steward {
     /// The node has observed itself.
     pub(super) fn look(&mut self, own: Box<Observed>, now: Instant, acts: &mut Vec<Act>) {
+        // What is there has changed, whoever did that: a move, or a function that was given up, or took long to build.
+        self.due.hosting |= self.own.hosted != own.hosted;
         self.own = own;
         self.due.look = false;
         self.clock.looked = Some(now);
@@ -54,7 +56,7 @@ impl Steward {
     /// What runs here.
     fn host(&mut self, now: Instant, acts: &mut Vec<Act>) {
         let looks_around = self.looks_around(now);
-        let has_failed = self.hosting.is_due(&self.own.hosted, now);
+        let has_failed = self.hosting.is_due(now);
         if !self.due.hosting && !has_failed {
             return;
         }

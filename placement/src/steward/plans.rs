@@ -115,9 +115,10 @@ impl Plans {
     }
 
     /// A look has come to its end. What was begun by who leads no more, or for whoever began anew, counts for nothing.
-    pub fn learn(&mut self, studied: Studied) {
+    /// Whether it counts.
+    pub fn learn(&mut self, studied: Studied) -> bool {
         if !self.ends(studied.number) {
-            return;
+            return false;
         }
         let Studied { planner, decided, moves, .. } = studied;
         (self.planner, self.fresh, self.failed) = (Some(planner), true, None);
@@ -125,6 +126,7 @@ impl Plans {
             |actor: &ActorId| self.planner.as_ref().is_some_and(|planner| planner.view().actors.contains_key(actor));
         self.wanted.retain(|actor, _| decided.binary_search(actor).is_err() && known(actor));
         self.wanted.extend(moves.into_iter().map(|step| (step.actor, step)));
+        true
     }
 
     /// A look has failed: the next one begins anew, after a while. Whether that matters to anybody.

@@ -473,6 +473,24 @@ fn plans_without_its_dpu() -> (Room, Box<plans::Study>) {
     (room, study.expect("a look"))
 }
 
+#[test]
+fn what_came_late_is_seen_by_the_next_look_although_nobody_has_said_anything() {
+    let mut room = Room::new(split_mesh(OTHER, 5));
+    room.on(Event::Heard(beat(2), room.now));
+    room.observes(Observed::default());
+    room.passes(2500);
+    room.on(Event::Heard(beat(2), room.now));
+    room.observes(Observed::default());
+    let chain = ActorId::data(TenantId(7), HERE);
+    let deeds =
+        |acts: &[String]| acts.iter().filter(|act| act.starts_with("Actor(") && act.contains("Discard")).count();
+    assert_eq!(deeds(&room.observes(Observed::default())), 0);
+    // It was built for a move that is over.
+    let hosted = crate::fate::Hosted { epoch: Epoch(6), phase: mesh_core::op::Phase::Warming };
+    let late = || Observed { hosted: [(chain, hosted)].into(), ..Observed::default() };
+    assert_eq!(deeds(&room.observes(late())), 1);
+}
+
 fn steps(acts: &[String]) -> Vec<&String> {
     acts.iter().filter(|act| act.starts_with("Step(")).collect()
 }

@@ -299,12 +299,17 @@ fn what_took_longer_to_build_than_its_move_goes_again_unless_the_next_one_waits_
     assert!(carry_out(&mut target, of(3, MoveOp::Discard), &none, [done()]).1.is_ok());
     assert_eq!(slow.hear(&mut target, done(), ms(2)), discard());
     assert!(over(slow.hear(&mut target, done(), ms(3))));
+    // It could not be built after all: what is here is not its own.
+    let (mut slow, _) = target.begin(of(3, MoveOp::Warm), &none, ms(4));
+    target.forget(ACTOR);
+    let conflict = || Heard::Done(Err(failed(ErrorKind::Conflict)));
+    assert!(matches!(slow.hear(&mut target, conflict(), ms(4)), Next::Break(Err(_))));
     // The next move has begun, and builds it too: one of the two is there, and whoever comes second sees to that.
     let (mut slow, _) = target.begin(of(3, MoveOp::Warm), &none, ms(4));
     assert!(carry_out(&mut target, of(3, MoveOp::Discard), &none, [done()]).1.is_ok());
     let (mut next, _) = target.begin(of(5, MoveOp::Warm), &none, ms(5));
     assert!(over(slow.hear(&mut target, done(), ms(6))));
-    assert_eq!(next.hear(&mut target, Heard::Done(Err(failed(ErrorKind::Conflict))), ms(7)), discard());
+    assert_eq!(next.hear(&mut target, conflict(), ms(7)), discard());
 }
 
 #[test]
