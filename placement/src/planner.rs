@@ -88,9 +88,31 @@ impl Planner {
         if open.nodes.is_empty() && open.actors.is_empty() {
             return Plan::default();
         }
-        let component = self.tied(open.nodes, open.actors);
-        let solved = solve(&self.view, &self.index, &component);
+        let solved = self.solve_open(&open);
         self.keep(solved)
+    }
+
+    /// Each component by itself: to decide them together costs more than their sum.
+    fn solve_open(&self, open: &Component) -> Solved {
+        let mut all = Solved::default();
+        let mut done = Component::default();
+        let mut solve_one = |done: &mut Component, nodes: Option<NodeId>, actors: Option<ActorId>| {
+            let component = self.index.component(&self.view, nodes, actors, &done.nodes);
+            all.take(solve(&self.view, &self.index, &component));
+            done.nodes.extend(component.nodes);
+            done.actors.extend(component.actors);
+        };
+        for node in &open.nodes {
+            if !done.nodes.contains(node) {
+                solve_one(&mut done, Some(*node), None);
+            }
+        }
+        for actor in &open.actors {
+            if !done.actors.contains(actor) {
+                solve_one(&mut done, None, Some(*actor));
+            }
+        }
+        all
     }
 
     /// Takes over a whole view, and decides anew what its differences from the last one can have a bearing on.
