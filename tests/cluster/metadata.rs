@@ -150,6 +150,29 @@ async fn metadata_that_are_put_back_from_an_older_copy_are_not_trusted() {
     assert_eq!(listing.entries.len() as u64, OBJECTS, "the one that was put back was rebuilt");
 }
 
+/// The start that the mesh has registered is the one that the copy does not know of, until the node that was put back is
+/// registered itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_put_back_is_rebuilt_once_by_its_first_start() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client(&[1, 2, 3]).await;
+    store(&client).await;
+    cluster.terminate(2);
+    let copy = cluster.dir(2).with_extension("copy");
+    copied(&cluster.dir(2), &copy);
+    cluster.serve(2);
+    cluster.all_up(&client, 6).await;
+    cluster.kill(2);
+    fs::remove_dir_all(cluster.dir(2)).unwrap();
+    fs::rename(&copy, cluster.dir(2)).unwrap();
+    cluster.serve(2);
+    cluster.all_up(&client, 6).await;
+    until("it votes again", PATIENCE, async || cluster.votes(&client, 2).await).await;
+    present(&client, "with who was put back").await;
+    let log = cluster.log(2);
+    assert_eq!(log.matches("a damaged metadata store was set aside").count(), 1, "{log}");
+}
+
 /// Another machine that was once invited under a member's number, and one that has a copy of a member's folder, are told
 /// so, and the member stays where it is for everybody else.
 #[tokio::test(flavor = "multi_thread")]

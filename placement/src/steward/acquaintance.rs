@@ -25,6 +25,8 @@ pub struct Acquaintances {
     witnesses: SharedMap<NodeId, Witness>,
     /// Another start of somebody counts since this was last asked.
     restarts: bool,
+    /// Starts that came with another replica than was known: what went before was their own past, and nobody beside them.
+    renewed: BTreeMap<NodeId, Incarnation>,
     /// Where each one listens, and as of which start.
     addresses: BTreeMap<NodeId, (Incarnation, SocketAddr)>,
     /// Those whose address a person or the configuration gave, until they speak for themselves.
@@ -112,7 +114,8 @@ impl Acquaintances {
         let known = self.witnesses.get(&info.id).filter(|known| known.life == info.life).copied();
         let (Some(known), Some(report)) = (known, said.get(&info.id)) else { return false };
         let counts = (report.life, report.incarnation) == (known.life, known.incarnation);
-        if !counts || !witness::gives_way(&report.starts, info.incarnation) {
+        let is_successor = self.renewed.get(&info.id) == Some(&known.incarnation);
+        if !counts || is_successor || !witness::gives_way(&report.starts, info.incarnation) {
             return false;
         }
         let witness = Witness { incarnation: info.incarnation, marked: 0, ..known };
@@ -161,6 +164,12 @@ impl Acquaintances {
         let is_other = known.is_some_and(|known| known.life != said.life);
         if is_other {
             self.addresses.remove(&node);
+        }
+        // Two that start at once from copies of one folder have the same replica. One that was set back, and was renewed for
+        // that, does not know the start before it either; to give way to that would be to be set back again.
+        let has_another = |known: &&Witness| known.incarnation != said.incarnation() && known.replica != said.replica;
+        if known.filter(has_another).is_some_and(|known| known.life == said.life && known.replica.is_some()) {
+            self.renewed.insert(node, said.incarnation());
         }
         let remembered = said.remembered(known);
         if self.witnesses.get(&node) != Some(&remembered) {
@@ -307,6 +316,37 @@ mod tests {
         assert_eq!(known.heed_starts(&control, &said), [NODE]);
         assert_eq!((known.witnesses()[&NODE].incarnation, known.located().count()), (Incarnation(6), 0));
         assert_eq!(known.heed_starts(&control, &said), []);
+    }
+
+    #[test]
+    fn a_start_that_was_set_back_and_renewed_does_not_give_way_to_the_one_before_it() {
+        let with = |replica: u64, starts: &[u64]| {
+            let (group, replica) = (GroupId::CONTROL, ReplicaId::new(NODE, replica));
+            let said = GroupReport { group, replica, leader: None, term: 1, trouble: None, voters: Vec::new() };
+            let report = NodeReport { groups: vec![said], ..report(1, starts, 1) };
+            let (incarnation, address) = (report.incarnation, report.address.clone());
+            (Beat { node: NODE, incarnation, address, replica: Some(replica), ..Beat::default() }, report)
+        };
+        let mut known = Acquaintances::default();
+        let mut meet = |(beat, report): &(Beat, NodeReport)| {
+            let before = known.witnesses().get(&NODE).copied();
+            known.meet(beat, report, before.as_ref(), Some(1), false)
+        };
+        assert_eq!(meet(&with(1, &[1, 2])), Met::Known);
+        // Its folder was put back to before the start 2, which is the registered one.
+        assert!(matches!(meet(&with(1, &[1, 3])), Met::Refused(Verdict::SetBack(_))));
+        let renewed = with(2, &[1, 3]);
+        assert_eq!(meet(&renewed), Met::Known);
+        let registered = NodeInfo { incarnation: Incarnation(2), ..host(2) };
+        let said = SharedMap::from([(NODE, Arc::new(renewed.1.clone()))]);
+        assert!(!known.heed_start(&registered, &said));
+        assert_eq!(known.witnesses()[&NODE].incarnation, Incarnation(3));
+        // Of two that started at once from copies of one folder, one does.
+        let mut known = Acquaintances::default();
+        let (beat, sibling) = with(1, &[1, 3]);
+        assert_eq!(known.meet(&beat, &sibling, None, Some(1), false), Met::Known);
+        let said = SharedMap::from([(NODE, Arc::new(sibling))]);
+        assert!(known.heed_start(&registered, &said));
     }
 
     #[test]
