@@ -105,13 +105,16 @@ impl Groups for MemoryMetadata {
     }
 }
 
+/// After a drive could not be taken it is tried again.
+const TAKE_AGAIN: Duration = Duration::from_millis(200);
+
 /// What a ticket or a timer of the cluster is about. What is of one life of a node says of which.
 #[derive(Clone, Debug)]
 enum Errand {
     /// A node's own drive is asked how it is.
     Stat(Life, DriveId),
-    /// A drive is to be taken by whoever knows this epoch of it.
-    Take(Life, DriveId, Epoch),
+    /// A drive is to be taken by whoever knows this epoch of it; none: it is to be looked at first.
+    Take(Life, DriveId, Option<Epoch>),
     /// A node's steward is to be told that time has passed.
     Alarm(Life),
     /// A node hears what the control group had decided by then.
@@ -410,8 +413,9 @@ impl Cluster {
     /// The same command until it is answered: one that is late, or comes twice, gives the same epoch.
     fn take_after(&mut self, world: &mut World, life: Life, drive: DriveId, after: Epoch) {
         let (node, capacity_bytes) = (life.0, self.swarm.capacity_bytes);
-        let command = MeshCommand::TakeDrive { drive, node, capacity_bytes, after };
-        self.propose(world, node, command, Errand::Take(life, drive, after));
+        let start = Incarnation(life.1);
+        let command = MeshCommand::TakeDrive { drive, node, start, capacity_bytes, after };
+        self.propose(world, node, command, Errand::Take(life, drive, Some(after)));
     }
 
     /// A drive is this node's: it runs from now on.
@@ -443,7 +447,7 @@ impl Cluster {
             (Errand::Wished, outcome) => self.wished(world, &outcome),
             (Errand::Take(life, drive, _), Ok(MetaAnswer::Epoch(epoch))) => self.host_drive(world, life, drive, epoch),
             (Errand::Take(life, drive, _), Err(error)) if error.kind() == ErrorKind::Conflict => {
-                self.take(world, life, drive);
+                self.after(world, TAKE_AGAIN, Errand::Take(life, drive, None));
             }
             (Errand::Decided(life, actor, number), outcome) => {
                 self.stepped(world, life, actor, number, Heard::Proposed(outcome));
@@ -453,7 +457,7 @@ impl Cluster {
                 if error.certainty() == Certainty::NotProcessed && error.kind().number() >= 200 {
                     world.violate(|| format!("{errand:?} is refused: {error}"));
                 }
-                self.after(world, Duration::from_millis(200), errand);
+                self.after(world, TAKE_AGAIN, errand);
             }
             (errand, Ok(answer)) => world.violate(|| format!("{errand:?} was answered by {answer:?}")),
         }
@@ -462,9 +466,10 @@ impl Cluster {
     /// A timer of the cluster has come.
     pub fn timer(&mut self, world: &mut World, number: u64) {
         match self.errands.remove(&number) {
-            Some(Errand::Take(life, drive, after)) if self.is_alive(world, life) => {
-                self.take_after(world, life, drive, after);
-            }
+            Some(Errand::Take(life, drive, after)) if self.is_alive(world, life) => match after {
+                Some(after) => self.take_after(world, life, drive, after),
+                None => self.take(world, life, drive),
+            },
             Some(Errand::Alarm(life)) => self.alarm(world, life, number),
             Some(Errand::News(life, decision, view)) => self.news(world, life, decision, view),
             Some(Errand::CatchUp(life)) => self.catch_up(world, life),

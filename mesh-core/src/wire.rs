@@ -15,7 +15,7 @@
 //! |---|---|
 //! | 1 | the first |
 //! | 2 | metadata values of format 2: a command says itself which group it is for; a beat carries what has changed, and no whole report |
-//! | 3 | a beat says of which replica its mark is; a report says what its node is unable to run |
+//! | 3 | a beat says of which replica its mark is, and which starts are registered; a report says what its node is unable to run and whom it turns away; who takes a drive says as which start |
 
 use std::sync::Arc;
 

@@ -38,6 +38,7 @@ use mesh_core::{
     assignment::Assignment,
     happened::Happened,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId, ReplicaId, TenantId},
+    limits::NODE_PEERS_MAX,
     meta::{ControlView, TenantRow},
     op::{Ability, Beat, DriveReport, GroupReport, NodeReport, Witness},
     shared::SharedMap,

@@ -61,12 +61,25 @@ pub enum Verdict {
     Twin,
     /// Its files are older than what it has promised, and in what.
     SetBack(String),
+    /// A copy of the node, or the node itself, set back: that is to be seen within a silence.
+    TooSoon,
 }
 
-/// Judges who speaks. `member` is the life of the node that has this number in the mesh, if one has. `elsewhere`: the
-/// known start was heard of just now, at another address.
+/// Whether the known start is there beside one that speaks, at another address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rival {
+    /// Nothing says so.
+    None,
+    /// It may be: whoever is asked has not listened for long enough to say that it is not.
+    Unheard,
+    /// It was heard of just now.
+    Alive,
+}
+
+/// Judges who speaks. `member` is the life of the node that has this number in the mesh, if one has. `rival`: how the known
+/// start is.
 #[must_use]
-pub fn judge(said: &Said<'_>, known: Option<&Witness>, member: Option<u64>, elsewhere: bool) -> Verdict {
+pub fn judge(said: &Said<'_>, known: Option<&Witness>, member: Option<u64>, rival: Rival) -> Verdict {
     if member.is_some_and(|life| life != said.life) {
         return Verdict::Stranger;
     }
@@ -79,7 +92,11 @@ pub fn judge(said: &Said<'_>, known: Option<&Witness>, member: Option<u64>, else
     }
     match said.incarnation().cmp(&known.incarnation) {
         // A process that has ended is silent soon, and one that runs stays where it is.
-        _ if elsewhere && known.life == said.life => Verdict::Twin,
+        _ if rival == Rival::Alive && known.life == said.life => Verdict::Twin,
+        // A successor knows of the start before it. Who does not is a copy of it, or was set back and begins anew.
+        _ if rival == Rival::Unheard && known.life == said.life && !knows(said.starts, known.incarnation) => {
+            Verdict::TooSoon
+        }
         Ordering::Less => Verdict::Earlier,
         Ordering::Equal | Ordering::Greater => Verdict::Known,
     }
@@ -154,28 +171,31 @@ mod tests {
     #[test]
     fn a_node_that_starts_again_is_known() {
         let starts = starts([10, 20, 30]);
-        assert_eq!(judge(&said(&starts, 0), None, None, false), Verdict::Known);
-        assert_eq!(judge(&said(&starts, 5), Some(&known(20, 5)), Some(LIFE), false), Verdict::Known);
-        assert_eq!(judge(&said(&starts, 5), Some(&known(10, 3)), Some(LIFE), false), Verdict::Known);
-        assert_eq!(judge(&said(&starts, 9), Some(&known(30, 8)), Some(LIFE), false), Verdict::Known);
+        assert_eq!(judge(&said(&starts, 0), None, None, Rival::None), Verdict::Known);
+        assert_eq!(judge(&said(&starts, 5), Some(&known(20, 5)), Some(LIFE), Rival::None), Verdict::Known);
+        assert_eq!(judge(&said(&starts, 5), Some(&known(10, 3)), Some(LIFE), Rival::None), Verdict::Known);
+        assert_eq!(judge(&said(&starts, 9), Some(&known(30, 8)), Some(LIFE), Rival::None), Verdict::Known);
     }
 
     #[test]
     fn a_folder_from_before_a_start_that_others_remember_was_set_back() {
         // The copy is of the start 20; 30 ran since; now it is 40.
         let starts = starts([10, 20, 40]);
-        assert!(matches!(judge(&said(&starts, 9), Some(&known(30, 0)), Some(LIFE), false), Verdict::SetBack(_)));
+        assert!(matches!(judge(&said(&starts, 9), Some(&known(30, 0)), Some(LIFE), Rival::None), Verdict::SetBack(_)));
         // However often it is started again.
         let starts = self::starts([10, 20, 40, 50, 60]);
-        assert!(matches!(judge(&said(&starts, 9), Some(&known(30, 0)), Some(LIFE), false), Verdict::SetBack(_)));
+        assert!(matches!(judge(&said(&starts, 9), Some(&known(30, 0)), Some(LIFE), Rival::None), Verdict::SetBack(_)));
     }
 
     #[test]
     fn a_store_that_was_marked_less_often_than_others_remember_was_set_back() {
         let starts = starts([10, 20]);
-        assert!(matches!(judge(&said(&starts, 97), Some(&known(10, 99)), Some(LIFE), false), Verdict::SetBack(_)));
+        assert!(matches!(
+            judge(&said(&starts, 97), Some(&known(10, 99)), Some(LIFE), Rival::None),
+            Verdict::SetBack(_)
+        ));
         // One half of the mark may be damaged.
-        assert_eq!(judge(&said(&starts, 98), Some(&known(10, 99)), Some(LIFE), false), Verdict::Known);
+        assert_eq!(judge(&said(&starts, 98), Some(&known(10, 99)), Some(LIFE), Rival::None), Verdict::Known);
     }
 
     #[test]
@@ -199,54 +219,65 @@ mod tests {
     fn a_new_replica_has_promised_nothing() {
         let starts = starts([10, 20, 40]);
         let renewed = Said { replica: replica(2), ..said(&starts, 1) };
-        assert_eq!(judge(&renewed, Some(&known(30, 99)), Some(LIFE), false), Verdict::Known);
+        assert_eq!(judge(&renewed, Some(&known(30, 99)), Some(LIFE), Rival::None), Verdict::Known);
         assert_eq!(renewed.remembered(Some(&known(30, 99))).marked, 1);
         let unopened = Said { replica: None, ..said(&starts, 0) };
-        assert_eq!(judge(&unopened, Some(&known(30, 99)), Some(LIFE), false), Verdict::Known);
+        assert_eq!(judge(&unopened, Some(&known(30, 99)), Some(LIFE), Rival::None), Verdict::Known);
     }
 
     #[test]
     fn who_starts_more_often_than_a_folder_remembers_is_known_all_the_same() {
         let starts = starts(100..100 + STARTS_MAX as u64);
-        assert_eq!(judge(&said(&starts, 9), Some(&known(50, 0)), Some(LIFE), false), Verdict::Known);
+        assert_eq!(judge(&said(&starts, 9), Some(&known(50, 0)), Some(LIFE), Rival::None), Verdict::Known);
         let few = &starts[1..];
-        assert!(matches!(judge(&said(few, 9), Some(&known(50, 0)), Some(LIFE), false), Verdict::SetBack(_)));
+        assert!(matches!(judge(&said(few, 9), Some(&known(50, 0)), Some(LIFE), Rival::None), Verdict::SetBack(_)));
     }
 
     #[test]
     fn what_comes_out_of_order_is_no_sign() {
         let starts = starts([10, 20]);
-        assert_eq!(judge(&said(&starts, 3), Some(&known(20, 9)), Some(LIFE), false), Verdict::Known);
+        assert_eq!(judge(&said(&starts, 3), Some(&known(20, 9)), Some(LIFE), Rival::None), Verdict::Known);
     }
 
     #[test]
     fn an_earlier_process_is_only_over() {
         let starts = starts([10, 20]);
-        assert_eq!(judge(&said(&starts, 9), Some(&known(30, 9)), Some(LIFE), false), Verdict::Earlier);
+        assert_eq!(judge(&said(&starts, 9), Some(&known(30, 9)), Some(LIFE), Rival::None), Verdict::Earlier);
     }
 
     #[test]
     fn a_copy_does_not_take_the_place_of_who_runs_elsewhere() {
         let starts = starts([10, 20, 30]);
-        assert_eq!(judge(&said(&starts, 9), Some(&known(20, 9)), Some(LIFE), true), Verdict::Twin);
+        assert_eq!(judge(&said(&starts, 9), Some(&known(20, 9)), Some(LIFE), Rival::Alive), Verdict::Twin);
         let renewed = Said { replica: replica(2), ..said(&starts, 1) };
-        assert_eq!(judge(&renewed, Some(&known(20, 9)), Some(LIFE), true), Verdict::Twin);
+        assert_eq!(judge(&renewed, Some(&known(20, 9)), Some(LIFE), Rival::Alive), Verdict::Twin);
         // Or in the very same moment.
-        assert_eq!(judge(&said(&starts, 9), Some(&known(30, 9)), Some(LIFE), true), Verdict::Twin);
+        assert_eq!(judge(&said(&starts, 9), Some(&known(30, 9)), Some(LIFE), Rival::Alive), Verdict::Twin);
         // Or just before.
-        assert_eq!(judge(&said(&starts, 9), Some(&known(31, 9)), Some(LIFE), true), Verdict::Twin);
+        assert_eq!(judge(&said(&starts, 9), Some(&known(31, 9)), Some(LIFE), Rival::Alive), Verdict::Twin);
+    }
+
+    #[test]
+    fn who_has_only_just_started_takes_no_copy_for_a_successor() {
+        // It comes after 20 and knows nothing of 30, the registered one, which may be there.
+        let copy = starts([10, 20, 40]);
+        let renewed = Said { replica: replica(2), ..said(&copy, 1) };
+        assert_eq!(judge(&renewed, Some(&known(30, 9)), Some(LIFE), Rival::Unheard), Verdict::TooSoon);
+        assert_eq!(judge(&renewed, Some(&known(30, 9)), Some(LIFE), Rival::None), Verdict::Known, "it is not");
+        let successor = starts([10, 20, 30, 40]);
+        assert_eq!(judge(&said(&successor, 9), Some(&known(30, 9)), Some(LIFE), Rival::Unheard), Verdict::Known);
     }
 
     #[test]
     fn another_machine_never_takes_the_place_of_a_member() {
         let starts = starts([900]);
         let other = Said { life: 8, ..said(&starts, 0) };
-        assert_eq!(judge(&other, Some(&known(30, 9)), Some(LIFE), false), Verdict::Stranger);
+        assert_eq!(judge(&other, Some(&known(30, 9)), Some(LIFE), Rival::None), Verdict::Stranger);
         // But the member takes its own place back from whoever was there before it was one.
         let stranger = Witness { life: 8, ..known(900, 0) };
         let starts = self::starts([10]);
-        assert_eq!(judge(&said(&starts, 0), Some(&stranger), Some(LIFE), false), Verdict::Known);
+        assert_eq!(judge(&said(&starts, 0), Some(&stranger), Some(LIFE), Rival::None), Verdict::Known);
         // As long as neither is a member, the later one counts.
-        assert_eq!(judge(&said(&starts, 0), Some(&stranger), None, false), Verdict::Earlier);
+        assert_eq!(judge(&said(&starts, 0), Some(&stranger), None, Rival::None), Verdict::Earlier);
     }
 }

@@ -1,5 +1,6 @@
 //! Who may take part in metadata groups: nodes whose beats count, as the steward has judged.
 
+use super::Inner;
 use mesh_core::{
     Error, ErrorKind, Op,
     id::{Incarnation, NodeId},
@@ -7,9 +8,6 @@ use mesh_core::{
     port::Role,
     topology::NodeInfo,
 };
-use mesh_placement::witness::Verdict;
-
-use super::Inner;
 
 impl Inner {
     /// Whether a metadata request of another node may be passed on.
@@ -33,27 +31,23 @@ impl Inner {
         }
     }
 
-    /// A start of a node is registered by itself, and only once its beats count: one that does not would take the place
-    /// of the one that does. Another machine under its number is told so by the group.
+    /// A start of a node is registered only once its beats count: one that does not would take the place of the one that
+    /// does. It asks by way of a node that has met it, and each one on the way, the leader last, refuses it while another runs.
+    /// Another machine under its number is told so by the group.
     async fn admits_start(&self, from: &Role, info: &NodeInfo) -> Result<(), Error> {
         let member = self.metadata.control().nodes.get(&info.id).map(|known| known.life);
-        if *from != Role::Node(info.id) || member.is_some_and(|life| life != info.life) {
+        if member.is_some_and(|life| life != info.life) {
             return Ok(());
         }
-        let met = self.met(info.id, info.incarnation).await;
-        met.map_err(|error| {
-            let known = self.outlook();
-            let turned_away = known.turned_away.get(&info.id).filter(|(start, _)| *start == info.incarnation);
-            match turned_away {
-                Some((_, Verdict::Twin)) => {
-                    let what = "another process runs under the number of this node, from the same folder or a copy of \
-                                it: stop one of the two";
-                    let at = known.sight.reports.get(&info.id).map(|report| report.address.clone());
-                    Error::new(ErrorKind::Conflict, what).with("at", at.unwrap_or_default())
-                }
-                _ => error,
+        let met = if *from == Role::Node(info.id) { self.met(info.id, info.incarnation).await } else { Ok(()) };
+        match self.outlook().rival(info) {
+            Some(at) => {
+                let what = "another process runs under the number of this node, from the same folder or a copy of it: \
+                            stop one of the two";
+                Err(Error::new(ErrorKind::Conflict, what).with("at", at))
             }
-        })
+            None => met,
+        }
     }
 
     /// Waits until this start of a node has said to this one of ours who it is, and counts: what it remembers of this

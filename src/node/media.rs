@@ -16,7 +16,7 @@ use mesh_core::{
     op::{DriveReport, ShardOp},
     port::{Disk, DiskJob, Metadata as _, WorkOutput},
     spec::{DriveSpec, FunctionSpec},
-    topology::DriveState,
+    topology::{DriveState, NodeInfo},
 };
 use mesh_dpu_runtime::shell::{ActorSetup, Onward};
 
@@ -206,8 +206,10 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
 async fn register(node: &Arc<Inner>, drive: DriveId, capacity_bytes: u64) -> Result<Epoch, Error> {
     let mut said = false;
     let mut control = node.metadata.watch_control();
-    // The control group knows no drives of a node that it does not know.
-    if control.wait_for(|view| view.nodes.contains_key(&node.id)).await.is_err() {
+    // A start that is not the registered one takes no drives, and this one's drives would be a step ahead of it for ever.
+    let start = node.incarnation;
+    let is_registered = |info: &NodeInfo| info.incarnation == start;
+    if control.wait_for(|view| view.nodes.get(&node.id).is_some_and(is_registered)).await.is_err() {
         tracing::debug!(%drive, "metadata ended before a drive was registered");
     }
     // The same command until it is answered: one that is late, or comes twice, gives the same epoch.
@@ -220,7 +222,7 @@ async fn register(node: &Arc<Inner>, drive: DriveId, capacity_bytes: u64) -> Res
             tokio::time::sleep(REGISTER_PAUSE).await;
             continue;
         };
-        let command = MeshCommand::TakeDrive { drive, node: node.id, capacity_bytes, after: known };
+        let command = MeshCommand::TakeDrive { drive, node: node.id, start, capacity_bytes, after: known };
         match node.propose(command).await.as_deref() {
             Ok(MetaAnswer::Epoch(epoch)) => return Ok(*epoch),
             Ok(answer) => tracing::error!(%drive, ?answer, "a drive's registration was answered with something else"),

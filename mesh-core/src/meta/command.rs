@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{AccessKeyRow, BucketRef, ObjectRow, PartRow, PrincipalRow, TenantLimits, TenantRow, UploadRow};
 use crate::{
     assignment::{Assignment, MoveId, Scope, Tail, Wish},
-    id::{ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, NodeId, TenantId, WriteId},
+    id::{ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, NodeId, TenantId, WriteId},
     spec::CustomSpec,
     time::UnixMillis,
     topology::{Code, Layout, NodeInfo},
@@ -231,12 +231,15 @@ pub enum MeshCommand {
         capacity_bytes: u64,
     },
     /// A drive is to be used by whoever knew this epoch of it. Gives `Epoch`: the one after. The same again, whenever it
-    /// comes: the same answer and no effect, or `Conflict` if there was another owner since.
+    /// comes: the same answer and no effect, or `Conflict` if there was another owner since. `Conflict` too if another start
+    /// of the node is the registered one: a copy of a node's folder takes it no drives.
     TakeDrive {
         /// The drive.
         drive: DriveId,
         /// The node that has it.
         node: NodeId,
+        /// Which start of it.
+        start: Incarnation,
         /// Its size.
         capacity_bytes: u64,
         /// The epoch of its last owner; 0: it had none.

@@ -33,6 +33,8 @@ pub struct Beat {
     pub marked: u64,
     /// What it remembers of the one whom it tells this; left out where that could say nothing to it.
     pub witness: Option<Witness>,
+    /// Starts that the mesh has registered, as far as the sender knows, of nodes of which that one turns just these away.
+    pub registered: Vec<(NodeId, Incarnation)>,
     /// What it holds of what that one has said.
     pub held: Option<Held>,
     /// What has changed of its own report since that one had it.

@@ -57,6 +57,8 @@ pub struct NodeReport {
     /// Data chains that it has tried to run several times in a row, in vain, each with the epoch of the last try, in order:
     /// for the next minute they are better tried elsewhere.
     pub unable: Vec<(ActorId, Epoch)>,
+    /// Nodes with a start that runs and whose beats count for nothing here, because another start of each does, in order.
+    pub turned_away: Vec<(NodeId, Incarnation)>,
 }
 
 /// What is remembered of a node by others: whose files are older than that was set back to a copy of them.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesh_core::{
     assignment::{MoveId, Scope, Tail},
-    id::{ActorId, BucketId, DriveId, Epoch, GroupId, NodeId, TenantId, WriteId},
+    id::{ActorId, BucketId, DriveId, Epoch, GroupId, Incarnation, NodeId, TenantId, WriteId},
     meta::{BucketCommand, Command, MeshCommand, ObjectCommand, Precondition, UpkeepCommand},
     time::UnixMillis,
     topology::Code,
@@ -109,7 +109,13 @@ fn mesh() -> Vec<MeshCommand> {
         MeshCommand::Invite { node: NodeId(7), invitation: 8 },
         MeshCommand::Drain { node: NodeId(1), draining: true },
         MeshCommand::PutDrive { drive: DriveId(1), node: NodeId(2), capacity_bytes: 3 << 40 },
-        MeshCommand::TakeDrive { drive: DriveId(1), node: NodeId(2), capacity_bytes: 3 << 40, after: Epoch(4) },
+        MeshCommand::TakeDrive {
+            drive: DriveId(1),
+            node: NodeId(2),
+            start: Incarnation(5),
+            capacity_bytes: 3 << 40,
+            after: Epoch(4),
+        },
         MeshCommand::LoseDrive { drive: DriveId(1) },
         MeshCommand::PutLayout(Arc::new(samples::layout())),
         MeshCommand::CreateTenant(samples::tenant_row()),

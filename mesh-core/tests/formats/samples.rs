@@ -301,6 +301,7 @@ fn beat(news: Option<News>) -> Beat {
             replica: Some(ReplicaId::new(NodeId(139), 140)),
             marked: 141,
         }),
+        registered: vec![(NodeId(146), Incarnation(147))],
         held: Some(Held { start: Incarnation(142), as_of: AsOf { states: 143, figures: 144 } }),
         news: news.map(Arc::new),
     }
@@ -369,6 +370,7 @@ fn node_report() -> NodeReport {
         survival: Some(Survival { reads: true, writes: false, reason: "add a drive".into() }),
         lost: 133,
         unable: vec![(ActorId(143), Epoch(144))],
+        turned_away: vec![(NodeId(148), Incarnation(149))],
     }
 }
 

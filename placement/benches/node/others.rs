@@ -153,6 +153,7 @@ impl Other {
             replica: self.report.groups.first().map(|said| said.replica),
             marked: self.marked,
             witness: None,
+            registered: Vec::new(),
             held: self.held,
             news: None,
         }

@@ -1,7 +1,7 @@
 //! Who speaks: whether a beat is of the node that is known under its number, where it listens, and what is to be remembered
 //! of it, whatever becomes of its files. The judgement is [`witness`]'s.
 
-use core::net::SocketAddr;
+use core::{net::SocketAddr, time::Duration};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -12,11 +12,12 @@ use mesh_core::{
     meta::ControlView,
     op::{Beat, NodeReport, Witness},
     shared::SharedMap,
+    time::Instant,
     topology::NodeInfo,
 };
 
 use super::Group;
-use crate::witness::{self, Said, Verdict};
+use crate::witness::{self, Rival, Said, Verdict};
 
 /// What one node knows of who the others are.
 #[derive(Clone, Debug, Default)]
@@ -33,8 +34,19 @@ pub struct Acquaintances {
     given: BTreeSet<NodeId>,
     /// The start whose beat counted least of late, and why.
     turned_away: Arc<BTreeMap<NodeId, (Incarnation, Verdict)>>,
+    /// Since when, and until when, starts whose beats do not count have beaten all the same.
+    insistent: BTreeMap<NodeId, Insistent>,
     /// Whose beats were said not to count, by address: of each number a few.
     refused: BTreeMap<NodeId, BTreeSet<String>>,
+}
+
+/// A start that beats, and does not count.
+#[derive(Clone, Debug)]
+struct Insistent {
+    start: Incarnation,
+    address: String,
+    since: Instant,
+    last: Instant,
 }
 
 /// What is to be thought of a beat.
@@ -44,7 +56,7 @@ pub enum Met {
     Known,
     /// It counts, and what was heard under its number before was of another machine.
     Anew,
-    /// It does not count, which was said before.
+    /// It does not count, which was said before, or is not to be said yet.
     TurnedAway,
     /// It does not count, and that is to be said.
     Refused(Verdict),
@@ -61,6 +73,31 @@ impl Acquaintances {
     #[must_use]
     pub const fn turned_away(&self) -> &Arc<BTreeMap<NodeId, (Incarnation, Verdict)>> {
         &self.turned_away
+    }
+
+    /// A beat of this start does not count.
+    pub fn insists(&mut self, beat: &Beat, now: Instant) {
+        let (start, address) = (beat.incarnation, beat.address.clone());
+        let fresh = Insistent { start, address, since: now, last: now };
+        let one = self.insistent.entry(beat.node).or_insert_with(|| fresh.clone());
+        match one.start == start {
+            true => one.last = now,
+            false => *one = fresh,
+        }
+    }
+
+    /// The starts that are turned away and run for certain: they have gone on to beat for longer than what a process that
+    /// has ended left behind could be under way, and do still.
+    pub fn alive_all_the_same(&self, now: Instant, silence: Duration) -> impl Iterator<Item = (NodeId, Incarnation)> {
+        let is_alive = move |one: &Insistent| one.last.since(one.since) >= silence && now.since(one.last) < silence;
+        self.insistent.iter().filter(move |(_, one)| is_alive(one)).map(|(node, one)| (*node, one.start))
+    }
+
+    /// Where this start beats from in vain, if it did so just now.
+    #[must_use]
+    pub fn insists_from(&self, node: NodeId, start: Incarnation, now: Instant, silence: Duration) -> Option<&str> {
+        let one = self.insistent.get(&node).filter(|one| one.start == start)?;
+        (now.since(one.last) < silence).then_some(&one.address)
     }
 
     /// The nodes of which it is known where they listen.
@@ -105,22 +142,30 @@ impl Acquaintances {
     /// Hears which starts the mesh has registered: of two machines that started at once under one number it is that one,
     /// whichever this node had heard first. Gives the nodes of which another start counts now.
     pub fn heed_starts(&mut self, control: &ControlView, said: &SharedMap<NodeId, Arc<NodeReport>>) -> Vec<NodeId> {
-        let others = control.nodes.values().filter(|info| self.heed_start(info, said));
-        others.map(|info| info.id).collect()
+        let is_same = |info: &&NodeInfo| self.witnesses.get(&info.id).is_some_and(|known| known.life == info.life);
+        let members: Vec<&NodeInfo> = control.nodes.values().filter(is_same).collect();
+        let counts: Vec<(NodeId, Incarnation)> = members.iter().map(|info| (info.id, info.incarnation)).collect();
+        let is_other = |(node, start): &(NodeId, Incarnation)| self.heed_start(*node, *start, said.get(node), false);
+        counts.into_iter().filter(is_other).map(|(node, _)| node).collect()
     }
 
-    /// The same of one node. Whether another start of it counts now.
-    pub fn heed_start(&mut self, info: &NodeInfo, said: &SharedMap<NodeId, Arc<NodeReport>>) -> bool {
-        let known = self.witnesses.get(&info.id).filter(|known| known.life == info.life).copied();
-        let (Some(known), Some(report)) = (known, said.get(&info.id)) else { return false };
+    /// The same of one node, that start of which is registered; `is_alive`: and runs, although it does not count here. Whether
+    /// another start of it counts now.
+    pub fn heed_start(
+        &mut self,
+        node: NodeId,
+        registered: Incarnation,
+        said: Option<&Arc<NodeReport>>,
+        is_alive: bool,
+    ) -> bool {
+        let (Some(known), Some(report)) = (self.witnesses.get(&node).copied(), said) else { return false };
         let counts = (report.life, report.incarnation) == (known.life, known.incarnation);
-        let is_successor = self.renewed.get(&info.id) == Some(&known.incarnation);
-        if !counts || is_successor || !witness::gives_way(&report.starts, info.incarnation) {
+        let is_successor = !is_alive && self.renewed.get(&node) == Some(&known.incarnation);
+        if !counts || is_successor || !witness::gives_way(&report.starts, registered) {
             return false;
         }
-        let witness = Witness { incarnation: info.incarnation, marked: 0, ..known };
-        self.remember(info.id, witness);
-        self.addresses.remove(&info.id);
+        self.remember(node, Witness { incarnation: registered, marked: 0, ..known });
+        self.addresses.remove(&node);
         true
     }
 
@@ -136,25 +181,34 @@ impl Acquaintances {
     }
 
     /// A beat came, of a node with this report. `known`: see [`Self::witness`]; `member`: the life of the node that has this
-    /// number in the mesh; `elsewhere`: the start that counts was heard of just now, at another address.
+    /// number in the mesh; `rival`: how the start that counts is, if it is at another address.
     pub fn meet(
         &mut self,
         beat: &Beat,
         report: &NodeReport,
         known: Option<&Witness>,
         member: Option<u64>,
-        elsewhere: bool,
+        rival: Rival,
     ) -> Met {
         let (node, said) = (beat.node, said(report, beat));
-        let verdict = witness::judge(&said, known, member, elsewhere);
+        let verdict = witness::judge(&said, known, member, rival);
         if verdict != Verdict::Known {
-            Arc::make_mut(&mut self.turned_away).insert(node, (beat.incarnation, verdict.clone()));
+            let turned_away = (beat.incarnation, verdict.clone());
+            if self.turned_away.get(&node) != Some(&turned_away) {
+                Arc::make_mut(&mut self.turned_away).insert(node, turned_away);
+            }
+            if verdict == Verdict::TooSoon {
+                return Met::TurnedAway;
+            }
             let addresses = self.refused.entry(node).or_default();
             let is_news = addresses.len() < REFUSED_MAX && addresses.insert(beat.address.clone());
             return if is_news { Met::Refused(verdict) } else { Met::TurnedAway };
         }
         if self.turned_away.get(&node).is_some_and(|(start, _)| *start == beat.incarnation) {
             Arc::make_mut(&mut self.turned_away).remove(&node);
+        }
+        if self.insistent.get(&node).is_some_and(|one| one.start == beat.incarnation) {
+            self.insistent.remove(&node);
         }
         // Until it speaks for itself, another's word for where it is counts.
         if self.given.remove(&node) {
@@ -231,11 +285,11 @@ mod tests {
         report: &NodeReport,
         witness: Option<&Witness>,
         member: Option<u64>,
-        elsewhere: bool,
+        rival: Rival,
     ) -> Met {
         let (node, incarnation, address) = (report.node, report.incarnation, report.address.clone());
         let beat = Beat { node, incarnation, address, ..Beat::default() };
-        known.meet(&beat, report, witness, member, elsewhere)
+        known.meet(&beat, report, witness, member, rival)
     }
 
     fn at(port: u16) -> SocketAddr {
@@ -247,7 +301,7 @@ mod tests {
         let mut known = Acquaintances::default();
         assert_eq!(known.given(NODE, at(1), Incarnation(50)), Some(at(1)));
         // Its start is older than the moment at which its address was given: it counts all the same.
-        assert_eq!(meet(&mut known, &report(1, &[5], 2), None, None, false), Met::Known);
+        assert_eq!(meet(&mut known, &report(1, &[5], 2), None, None, Rival::None), Met::Known);
         assert_eq!(known.locate(NODE, at(2), Incarnation(5)), Some(at(2)));
         assert_eq!(known.locate(NODE, at(9), Incarnation(4)), None);
         assert_eq!(known.witnesses()[&NODE].incarnation, Incarnation(5));
@@ -256,19 +310,19 @@ mod tests {
     #[test]
     fn a_twin_is_turned_away_and_said_once() {
         let mut known = Acquaintances::default();
-        meet(&mut known, &report(1, &[5], 1), None, Some(1), false);
+        meet(&mut known, &report(1, &[5], 1), None, Some(1), Rival::None);
         let witness = known.witnesses()[&NODE];
         let twin = report(1, &[6], 2);
-        assert_eq!(meet(&mut known, &twin, Some(&witness), Some(1), true), Met::Refused(Verdict::Twin));
-        assert_eq!(meet(&mut known, &twin, Some(&witness), Some(1), true), Met::TurnedAway);
+        assert_eq!(meet(&mut known, &twin, Some(&witness), Some(1), Rival::Alive), Met::Refused(Verdict::Twin));
+        assert_eq!(meet(&mut known, &twin, Some(&witness), Some(1), Rival::Alive), Met::TurnedAway);
         assert_eq!(known.turned_away()[&NODE], (Incarnation(6), Verdict::Twin));
         assert_eq!(known.witnesses()[&NODE], witness);
         // The other is silent by now: it counts, and is turned away no more.
         let restarted = report(1, &[5, 6], 2);
-        assert_eq!(meet(&mut known, &restarted, Some(&witness), Some(1), false), Met::Known);
+        assert_eq!(meet(&mut known, &restarted, Some(&witness), Some(1), Rival::None), Met::Known);
         assert!(known.turned_away().is_empty());
         for port in 10..30 {
-            meet(&mut known, &report(1, &[7], port), Some(&witness), Some(1), true);
+            meet(&mut known, &report(1, &[7], port), Some(&witness), Some(1), Rival::Alive);
         }
         assert!(known.is_bounded());
     }
@@ -291,7 +345,7 @@ mod tests {
         };
         let mut meet = |beat: Beat, report: &NodeReport| {
             let before = known.witnesses().get(&NODE).copied();
-            let met = known.meet(&beat, report, before.as_ref(), Some(1), false);
+            let met = known.meet(&beat, report, before.as_ref(), Some(1), Rival::None);
             (met, known.witnesses()[&NODE].marked)
         };
         let old = with(1, &[5]);
@@ -309,7 +363,7 @@ mod tests {
         let mut known = Acquaintances::default();
         let mut control = ControlView::default();
         let heard = report(1, &[5, 7], 1);
-        meet(&mut known, &heard, None, None, false);
+        meet(&mut known, &heard, None, None, Rival::None);
         known.locate(NODE, at(1), Incarnation(7));
         let said = SharedMap::from([(NODE, Arc::new(heard))]);
         control.nodes.insert(NODE, NodeInfo { incarnation: Incarnation(6), ..host(2) });
@@ -330,31 +384,30 @@ mod tests {
         let mut known = Acquaintances::default();
         let mut meet = |(beat, report): &(Beat, NodeReport)| {
             let before = known.witnesses().get(&NODE).copied();
-            known.meet(beat, report, before.as_ref(), Some(1), false)
+            known.meet(beat, report, before.as_ref(), Some(1), Rival::None)
         };
         assert_eq!(meet(&with(1, &[1, 2])), Met::Known);
         // Its folder was put back to before the start 2, which is the registered one.
         assert!(matches!(meet(&with(1, &[1, 3])), Met::Refused(Verdict::SetBack(_))));
         let renewed = with(2, &[1, 3]);
         assert_eq!(meet(&renewed), Met::Known);
-        let registered = NodeInfo { incarnation: Incarnation(2), ..host(2) };
         let said = SharedMap::from([(NODE, Arc::new(renewed.1.clone()))]);
-        assert!(!known.heed_start(&registered, &said));
+        assert!(!known.heed_start(NODE, Incarnation(2), said.get(&NODE), false));
         assert_eq!(known.witnesses()[&NODE].incarnation, Incarnation(3));
         // Of two that started at once from copies of one folder, one does.
         let mut known = Acquaintances::default();
         let (beat, sibling) = with(1, &[1, 3]);
-        assert_eq!(known.meet(&beat, &sibling, None, Some(1), false), Met::Known);
+        assert_eq!(known.meet(&beat, &sibling, None, Some(1), Rival::None), Met::Known);
         let said = SharedMap::from([(NODE, Arc::new(sibling))]);
-        assert!(known.heed_start(&registered, &said));
+        assert!(known.heed_start(NODE, Incarnation(2), said.get(&NODE), false));
     }
 
     #[test]
     fn another_machine_under_a_number_that_is_no_members_begins_anew() {
         let mut known = Acquaintances::default();
-        meet(&mut known, &report(1, &[5], 1), None, None, false);
+        meet(&mut known, &report(1, &[5], 1), None, None, Rival::None);
         let witness = known.witnesses()[&NODE];
-        assert_eq!(meet(&mut known, &report(2, &[8], 2), Some(&witness), None, false), Met::Anew);
+        assert_eq!(meet(&mut known, &report(2, &[8], 2), Some(&witness), None, Rival::None), Met::Anew);
         assert_eq!(known.witnesses()[&NODE].life, 2);
     }
 }

@@ -7,7 +7,7 @@ use crate::{
         ears::{Heard, Said as News},
         voice,
     },
-    witness::{self, Said},
+    witness::{self, Rival, Said},
 };
 
 impl Steward {
@@ -40,9 +40,21 @@ impl Steward {
             replica: self.replica(),
             marked: self.own.marked,
             witness: None,
+            registered: self.misjudged_by(to),
             held: self.ears.held(to),
             news: None,
         }
+    }
+
+    /// What another node is to be told of starts that it turns away: that they are the registered ones. Who was away while a
+    /// node started again may have met a copy of that one first, and takes nothing from whoever would tell it, least of
+    /// all if that is the node itself, and leads.
+    fn misjudged_by(&self, to: NodeId) -> Vec<(NodeId, Incarnation)> {
+        let Some(report) = self.outlook.sight.reports.get(&to) else { return Vec::new() };
+        let is_registered = |(node, start): &&(NodeId, Incarnation)| {
+            self.control.nodes.get(node).is_some_and(|info| info.incarnation == *start)
+        };
+        report.turned_away.iter().filter(is_registered).copied().collect()
     }
 
     /// Tells all others how this node is.
@@ -91,16 +103,13 @@ impl Steward {
         let Some(said) = self.ears.understand(beat, before.as_ref()) else { return };
         let known = self.witness(node);
         let member = self.control.nodes.get(&node).map(|info| info.life);
-        let elsewhere = before.as_ref().is_some_and(|before| {
-            let is_known = known.is_some_and(|known| known.incarnation == before.incarnation);
-            is_known && before.address != beat.address && self.peers.spoke_lately(node, now)
-        });
-        let met = self.acquaintances.meet(beat, &said.report, known.as_ref(), member, elsewhere);
+        let rival = known.map_or(Rival::None, |known| self.rival(&known, beat, now));
+        let met = self.acquaintances.meet(beat, &said.report, known.as_ref(), member, rival);
         match met {
-            Met::TurnedAway => return self.show_acquaintances(),
+            Met::TurnedAway => return self.turned_away(beat, now),
             Met::Refused(verdict) => {
                 acts.push(Act::TurnAway(node, beat.address.clone(), verdict));
-                return self.show_acquaintances();
+                return self.turned_away(beat, now);
             }
             Met::Anew => self.peers.forget(node),
             Met::Known => {}
@@ -119,12 +128,55 @@ impl Steward {
         if has_figures && self.leads_control() {
             self.lead.meter.hear(&said.report, at);
         }
+        let life = said.report.life;
         self.note(before, said, (at, now), acts);
-        if let Some(info) = self.control.nodes.get(&node)
-            && self.acquaintances.heed_start(info, &self.outlook.sight.reports)
+        let own = self.control.nodes.get(&node).filter(|info| info.life == life).map(|info| (node, info.incarnation));
+        let silence = self.here.timing.silence;
+        let mut heeded = false;
+        let told = beat.registered.iter().copied().filter(|(node, start)| {
+            let insists = self.acquaintances.insists_from(*node, *start, now, silence).is_some();
+            insists && !self.counts_as_registered(*node)
+        });
+        let told: Vec<(NodeId, Incarnation)> = told.collect();
+        for ((node, start), is_alive) in
+            own.map(|own| (own, false)).into_iter().chain(told.into_iter().map(|one| (one, true)))
         {
+            let said = self.outlook.sight.reports.get(&node);
+            heeded |= self.acquaintances.heed_start(node, start, said, is_alive);
+        }
+        if heeded {
             self.show_acquaintances();
         }
+    }
+
+    /// Whether this node knows by itself that the start that counts here is the registered one.
+    fn counts_as_registered(&self, node: NodeId) -> bool {
+        let counts = self.acquaintances.witnesses().get(&node).map(|known| known.incarnation);
+        self.control.nodes.get(&node).map(|info| info.incarnation) == counts
+    }
+
+    /// How the known start of a node is, if it is at another address than one that beats.
+    fn rival(&self, known: &Witness, beat: &Beat, now: Instant) -> Rival {
+        let node = beat.node;
+        let said = self.outlook.sight.reports.get(&node).filter(|said| said.incarnation == known.incarnation);
+        let spoke = said.filter(|_| self.peers.spoke_lately(node, now)).map(|said| &*said.address);
+        let insists = || self.acquaintances.insists_from(node, known.incarnation, now, self.here.timing.silence);
+        if let Some(address) = spoke.or_else(insists) {
+            return if address == beat.address { Rival::None } else { Rival::Alive };
+        }
+        let registered = self.control.nodes.get(&node).filter(|info| info.incarnation == known.incarnation);
+        let is_elsewhere = registered.is_some_and(|info| info.address != beat.address);
+        if is_elsewhere && !self.peers.has_listened(now) { Rival::Unheard } else { Rival::None }
+    }
+
+    /// A beat did not count. If its sender goes on, that is said: others may know better.
+    fn turned_away(&mut self, beat: &Beat, now: Instant) {
+        self.acquaintances.insists(beat, now);
+        let own = self.outlook.own();
+        let alive = self.acquaintances.alive_all_the_same(now, self.here.timing.silence);
+        let is_news = alive.into_iter().any(|one| one.0 == beat.node && !own.turned_away.contains(&one));
+        self.due.look |= is_news;
+        self.show_acquaintances();
     }
 
     fn note(
@@ -215,6 +267,11 @@ impl Steward {
             survival: None,
             lost: self.own.lost,
             unable: self.hosting.unable(&self.own.hosted).collect(),
+            turned_away: self
+                .acquaintances
+                .alive_all_the_same(now, self.here.timing.silence)
+                .take(NODE_PEERS_MAX)
+                .collect(),
         };
         let before = self.outlook.own();
         if *before == own && self.voice.has_spoken() {

@@ -117,6 +117,7 @@ fn changed(before: Option<&NodeReport>, news: &News) -> Option<NodeReport> {
     report.sees = sees.into_iter().collect();
     (report.actors.len() <= NODE_ACTORS_MAX
         && report.unable.len() <= NODE_ACTORS_MAX
+        && report.turned_away.len() <= NODE_PEERS_MAX
         && report.sees.len() <= NODE_PEERS_MAX)
         .then_some(report)
 }

@@ -13,7 +13,7 @@ use mesh_core::{
     op::{ActorReport, DriveReport, NodeReport, Phase, Witness},
     shared::SharedMap,
     time::Instant,
-    topology::{DriveInfo, DriveState, NodeKind, NodeState},
+    topology::{DriveInfo, DriveState, NodeInfo, NodeKind, NodeState},
 };
 
 use super::Sight;
@@ -74,6 +74,15 @@ impl Outlook {
     pub fn has_met(&self, node: NodeId, start: Incarnation) -> bool {
         let said = self.sight.reports.get(&node).is_some_and(|report| report.incarnation == start);
         said && self.witnesses.get(&node).is_some_and(|witness| witness.incarnation == start)
+    }
+
+    /// Where another start of a node than this one runs, as far as this one can tell: that one is to be registered by nobody,
+    /// whoever vouches for it. Who vouches may have met it first, or be cut from the other.
+    #[must_use]
+    pub fn rival(&self, info: &NodeInfo) -> Option<&str> {
+        let said = self.sight.reports.get(&info.id)?;
+        let is_other = said.life == info.life && said.incarnation != info.incarnation && said.address != info.address;
+        (is_other && self.has_met(info.id, said.incarnation) && self.is_up(info.id)).then_some(&said.address)
     }
 
     /// What the placement engine decides from.

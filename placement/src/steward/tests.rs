@@ -598,3 +598,132 @@ fn what_a_node_remembers_goes_with_every_beat_and_with_an_answer_that_could_tell
     let later = Beat { incarnation: Incarnation(5), ..(*beat(2)).clone() };
     assert_eq!(room.steward.answer_to(&later).witness.map(|witness| witness.incarnation), Some(Incarnation(1)));
 }
+
+/// Of node 3, a start that its folder remembers after the first, at this port.
+fn sibling(start: u64, port: u16) -> Arc<Beat> {
+    let starts = vec![Incarnation(1), Incarnation(start)];
+    let address = format!("127.0.0.1:{port}");
+    introduces(NodeReport { incarnation: Incarnation(start), starts, address, ..report(3) }, 1)
+}
+
+#[test]
+fn who_met_a_copy_first_hears_from_others_which_start_is_registered() {
+    let third = NodeId(3);
+    let (member, copy) = (Incarnation(10), Incarnation(20));
+    // It was away when the member started again, which leads now: it takes nothing from that one, the news least of all.
+    let mut room = Room::new(mesh(&[1, 2, 3]));
+    let says = |registered| Arc::new(Beat { registered, ..(*beat(2)).clone() });
+    room.on(Event::Heard(sibling(copy.0, 33), room.now));
+    let turned = room.on(Event::Heard(sibling(member.0, 3), room.now));
+    assert_eq!(turned, ["TurnAway(node-3, \"127.0.0.1:3\", Twin)"]);
+    for _ in 0..4 {
+        room.observes(Observed::default());
+        assert_eq!(room.steward.outlook().own().turned_away, [], "it may be what one that has ended has left");
+        room.passes(500);
+        room.on(Event::Heard(sibling(copy.0, 33), room.now));
+        room.on(Event::Heard(sibling(member.0, 3), room.now));
+    }
+    room.observes(Observed::default());
+    assert_eq!(room.steward.outlook().own().turned_away, [(third, member)]);
+    // What is over, and what both remember, decides nothing.
+    room.on(Event::Heard(
+        says(vec![(third, Incarnation(1)), (third, Incarnation(9)), (HERE, Incarnation(9))]),
+        room.now,
+    ));
+    assert!(room.steward.outlook().has_met(third, copy));
+    room.on(Event::Heard(says(vec![(third, member)]), room.now));
+    assert!(!room.steward.outlook().has_met(third, copy));
+    // Whichever of the two beats first now.
+    let turned = room.on(Event::Heard(sibling(copy.0, 33), room.now));
+    assert_eq!(turned, ["TurnAway(node-3, \"127.0.0.1:33\", Twin)"]);
+    let met = room.on(Event::Heard(sibling(member.0, 3), room.now));
+    assert!(met.contains(&"Locate(node-3, 127.0.0.1:3)".to_owned()), "{met:?}");
+    assert!(room.steward.outlook().has_met(third, member));
+    assert_eq!(room.on(Event::Heard(sibling(copy.0, 33), room.now)), [""; 0]);
+    room.observes(Observed::default());
+    assert_eq!(room.steward.outlook().own().turned_away, [], "that one has said nothing for long enough");
+}
+
+#[test]
+fn what_insisted_and_is_silent_now_takes_no_place() {
+    let (third, member, copy) = (NodeId(3), Incarnation(10), Incarnation(20));
+    let mut room = Room::new(mesh(&[1, 2, 3]));
+    room.on(Event::Heard(sibling(copy.0, 33), room.now));
+    for _ in 0..5 {
+        room.on(Event::Heard(sibling(member.0, 3), room.now));
+        room.passes(500);
+        room.on(Event::Heard(sibling(copy.0, 33), room.now));
+    }
+    room.passes(1500);
+    room.on(Event::Heard(Arc::new(Beat { registered: vec![(third, member)], ..(*beat(2)).clone() }), room.now));
+    assert!(room.steward.outlook().has_met(third, copy));
+}
+
+#[test]
+fn who_has_just_started_waits_for_the_registered_start_before_it_takes_what_does_not_know_it() {
+    let third = NodeId(3);
+    let mut control = mesh(&[1, 2, 3]);
+    control.nodes.get_mut(&third).expect("a member").incarnation = Incarnation(10);
+    let mut room = Room::new(control.clone());
+    assert_eq!(room.on(Event::Heard(sibling(20, 33), room.now)), [""; 0]);
+    assert!(!room.steward.outlook().has_met(third, Incarnation(20)));
+    room.on(Event::Heard(sibling(10, 3), room.now));
+    assert!(room.steward.outlook().has_met(third, Incarnation(10)));
+    let turned = room.on(Event::Heard(sibling(20, 33), room.now));
+    assert_eq!(turned, ["TurnAway(node-3, \"127.0.0.1:33\", Twin)"]);
+    // And nobody else registers it by way of this one.
+    let info =
+        |start, port| NodeInfo { incarnation: Incarnation(start), address: format!("127.0.0.1:{port}"), ..host(3) };
+    assert_eq!(room.steward.outlook().rival(&info(20, 33)), Some("127.0.0.1:3"));
+    assert_eq!(room.steward.outlook().rival(&info(20, 3)), None, "it has started again where it was");
+    assert_eq!(room.steward.outlook().rival(&info(10, 3)), None);
+    room.passes(2500);
+    assert_eq!(room.steward.outlook().rival(&info(20, 33)), None, "it is silent");
+    // The registered one is not there: its folder was put back, and it was renewed.
+    let replica = ReplicaId::new(third, 2);
+    let groups = vec![GroupReport { replica, ..group(3, &[]).report }];
+    let said = room.steward.outlook().sight.reports[&third].clone();
+    let (starts, address) = (vec![Incarnation(1), Incarnation(20)], "127.0.0.1:33".to_owned());
+    let renewed = NodeReport { incarnation: Incarnation(20), starts, address, groups, ..(*said).clone() };
+    let mut room = Room::new(control);
+    room.observes(Observed { groups: vec![group(1, &[1, 2, 3])], ..Observed::default() });
+    room.passes(1500);
+    room.on(Event::Heard(introduces(renewed.clone(), 1), room.now));
+    assert!(!room.steward.outlook().has_met(third, Incarnation(20)));
+    room.passes(600);
+    room.on(Event::Heard(introduces(renewed, 1), room.now));
+    assert!(room.steward.outlook().has_met(third, Incarnation(20)));
+}
+
+#[test]
+fn what_the_group_has_decided_is_not_undone_by_who_has_not_heard_of_it() {
+    let registered = |start| {
+        let mut control = mesh(&[1, 2, 3]);
+        let third = control.nodes.get_mut(&NodeId(3)).expect("a member");
+        third.incarnation = Incarnation(start);
+        control
+    };
+    // The other has not heard that a later start is registered by now.
+    let mut room = Room::new(registered(20));
+    room.on(Event::Heard(sibling(20, 33), room.now));
+    room.on(Event::Heard(
+        Arc::new(Beat { registered: vec![(NodeId(3), Incarnation(10))], ..(*beat(2)).clone() }),
+        room.now,
+    ));
+    assert!(room.steward.outlook().has_met(NodeId(3), Incarnation(20)));
+    // Who knows tells just those who turn it away, and in every beat.
+    let mut room = Room::new(registered(10));
+    let tells = |room: &mut Room, turned_away: Vec<(NodeId, Incarnation)>, version| {
+        room.on(Event::Heard(introduces(NodeReport { turned_away, ..report(2) }, version), room.now));
+        room.steward.answer_to(&beat(2)).registered.clone()
+    };
+    let (member, copy) = ((NodeId(3), Incarnation(10)), (NodeId(3), Incarnation(20)));
+    assert_eq!(tells(&mut room, vec![copy], 1), []);
+    assert_eq!(tells(&mut room, vec![copy, member], 2), [member]);
+    room.observes(Observed::default());
+    room.passes(500);
+    let acts = room.steward.on(Event::Observed(Box::default()), room.now);
+    let beats = acts.iter().filter_map(|act| if let Act::Beat(to, beat) = act { Some((*to, beat)) } else { None });
+    let told: Vec<_> = beats.map(|(to, beat)| (to.0, beat.registered.clone())).collect();
+    assert_eq!(told, [(2, vec![member]), (3, vec![])]);
+}

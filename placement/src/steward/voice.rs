@@ -269,6 +269,7 @@ pub(super) fn trunk(report: &NodeReport) -> NodeReport {
         survival: report.survival.clone(),
         lost: report.lost,
         unable: report.unable.clone(),
+        turned_away: report.turned_away.clone(),
     }
 }
 

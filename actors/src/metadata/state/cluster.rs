@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mesh_core::{
     Error, ErrorKind,
-    id::{ClusterId, DriveId, Epoch, LayoutId, NodeId},
+    id::{ClusterId, DriveId, Epoch, Incarnation, LayoutId, NodeId},
     limits::{GROUP_DRIVES_MAX, LAYOUT_GROUPS_MAX},
     meta::MetaAnswer,
     topology::{Code, DriveInfo, Layout, NodeInfo, NodeKind},
@@ -119,10 +119,14 @@ pub(super) fn put_drive(
     drive: DriveId,
     node: NodeId,
     capacity_bytes: u64,
-    after: Option<Epoch>,
+    by: Option<(Incarnation, Epoch)>,
 ) -> Result<MetaAnswer, Error> {
-    if !rows.has(&keys::node(node))? {
+    let Some(owner) = rows.find::<NodeInfo>(&keys::node(node))? else {
         return Err(Error::invalid("a drive's node must be known first").with("drive", drive).with("node", node));
+    };
+    if by.is_some_and(|(start, _)| start != owner.incarnation) {
+        let what = "another start of this node is registered: a drive is taken by that one";
+        return Err(Error::new(ErrorKind::Conflict, what).with("drive", drive).with("registered", owner.incarnation));
     }
     if rows.has(&keys::lost(drive))? {
         return Err(Error::new(
@@ -134,7 +138,7 @@ pub(super) fn put_drive(
     let key = keys::drive(drive);
     let known = rows.find::<DriveInfo>(&key)?;
     let now = known.as_ref().map_or(Epoch(0), |known| known.epoch);
-    if let Some(after) = after.filter(|after| *after != now) {
+    if let Some((_, after)) = by.filter(|(_, after)| *after != now) {
         // The owner's own command again must not make it a stranger to its drive.
         return match known {
             Some(known) if (known.node, now.0) == (node, after.0 + 1) => Ok(MetaAnswer::Epoch(now)),

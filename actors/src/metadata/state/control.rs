@@ -24,8 +24,8 @@ pub(super) fn mesh(rows: &mut Rows<'_>, command: &MeshCommand) -> Result<MetaAns
         MeshCommand::PutDrive { drive, node, capacity_bytes } => {
             cluster::put_drive(rows, *drive, *node, *capacity_bytes, None)
         }
-        MeshCommand::TakeDrive { drive, node, capacity_bytes, after } => {
-            cluster::put_drive(rows, *drive, *node, *capacity_bytes, Some(*after))
+        MeshCommand::TakeDrive { drive, node, start, capacity_bytes, after } => {
+            cluster::put_drive(rows, *drive, *node, *capacity_bytes, Some((*start, *after)))
         }
         MeshCommand::LoseDrive { drive } => cluster::lose_drive(rows, *drive),
         MeshCommand::PutLayout(layout) => cluster::put_layout(rows, layout),

@@ -176,6 +176,7 @@ fn gives_the_taker_of_a_drive_the_same_epoch_however_often_it_asks() {
     let take = |node, after| MeshCommand::TakeDrive {
         drive: DriveId(1),
         node: NodeId(node),
+        start: Incarnation(1),
         capacity_bytes: 20,
         after: Epoch(after),
     };
@@ -188,10 +189,23 @@ fn gives_the_taker_of_a_drive_the_same_epoch_however_often_it_asks() {
     assert_eq!(group.once(&take(2, 1)), Err(ErrorKind::Conflict));
     let drive = &control_view(&group).drives[&DriveId(1)];
     assert_eq!((drive.node, drive.epoch), (NodeId(1), Epoch(3)));
-    assert_eq!(
-        group.once(&MeshCommand::TakeDrive { drive: DriveId(9), node: NodeId(9), capacity_bytes: 20, after: Epoch(0) }),
-        Err(ErrorKind::Invalid)
-    );
+    assert_eq!(group.once(&take(9, 3)), Err(ErrorKind::Invalid), "no such node");
+}
+
+#[test]
+fn only_the_registered_start_of_a_node_takes_drives() {
+    let mut group = furnished();
+    let take = |start, after| MeshCommand::TakeDrive {
+        drive: DriveId(1),
+        node: NodeId(1),
+        start: Incarnation(start),
+        capacity_bytes: 20,
+        after: Epoch(after),
+    };
+    assert_eq!(group.apply(&MeshCommand::PutNode(node(1, 5))), Ok(MetaAnswer::Done));
+    assert_eq!(group.once(&take(1, 1)), Err(ErrorKind::Conflict), "it is over");
+    assert_eq!(group.once(&take(6, 1)), Err(ErrorKind::Conflict), "a copy of the folder");
+    assert_eq!(group.once(&take(5, 1)), Ok(MetaAnswer::Epoch(Epoch(2))));
 }
 
 #[test]
