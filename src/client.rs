@@ -189,7 +189,8 @@ impl Client {
             match self.ask_node(node, NodeOp::Admin(Box::new(op.clone())), BUDGET_DEFAULT).await {
                 Ok(Answer::Admin(answer)) => return Ok(*answer),
                 Ok(answer) => return Err(strange(&answer)),
-                Err(error) if error.kind() == ErrorKind::Unreachable => refused = Some(error),
+                // One that is just starting knows of no leader yet; another may.
+                Err(error) if is_theirs_alone(&error) || error.kind() == ErrorKind::NotLeader => refused = Some(error),
                 Err(error) => return Err(error),
             }
         }
@@ -234,9 +235,7 @@ impl Client {
         for node in self.nodes.iter().copied() {
             match self.ask_at(node, op.clone(), Buf::empty(), Lane::Interactive).await {
                 Ok(response) => return Ok((node, response)),
-                Err(error) if matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Draining) => {
-                    refused = Some(error);
-                }
+                Err(error) if is_theirs_alone(&error) => refused = Some(error),
                 Err(error) => return Err(error),
             }
         }
@@ -285,6 +284,11 @@ async fn landed<T: 'static>(flying: &mut JoinSet<T>) -> Result<T, Error> {
     }
 }
 
+/// Whether a node did nothing, for a reason that says nothing of other nodes.
+fn is_theirs_alone(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Draining)
+}
+
 fn no_nodes() -> Error {
     Error::new(ErrorKind::Unreachable, "no node is given")
 }
@@ -294,3 +298,61 @@ fn strange(answer: &Answer) -> Error {
 }
 
 const STATUS_BUDGET: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Mutex};
+
+    use mesh_core::port::{CallGuard, Completion};
+
+    use super::*;
+
+    /// Links to nodes of which each answers everything in one way.
+    struct Links {
+        answers: BTreeMap<NodeId, Result<Answer, ErrorKind>>,
+        asked: Mutex<Vec<u64>>,
+    }
+
+    impl Outbound for Links {
+        fn send(&self, to: NodeId, _: Envelope, done: Completion<Outcome>) -> CallGuard {
+            self.asked.lock().unwrap().push(to.0);
+            let answer = self.answers[&to].clone();
+            done(answer.map(Into::into).map_err(|kind| Error::new(kind, "so it is")));
+            CallGuard::none()
+        }
+    }
+
+    /// Who is asked in turn, and what comes of it, where the first node refuses like this and the second does it.
+    fn asks(
+        first: ErrorKind,
+        done: Answer,
+        ask: impl AsyncFn(&Client) -> Result<(), Error>,
+    ) -> (Vec<u64>, Option<ErrorKind>) {
+        let answers = [(NodeId(1), Err(first)), (NodeId(2), Ok(done))].into();
+        let links = Arc::new(Links { answers, asked: Mutex::default() });
+        let client = Client::over(links.clone(), [NodeId(1), NodeId(2)]);
+        let outcome = futures_util::future::FutureExt::now_or_never(ask(&client)).expect("all is answered at once");
+        (links.asked.lock().unwrap().clone(), outcome.err().map(|error| error.kind()))
+    }
+
+    #[test]
+    fn another_node_is_asked_where_one_can_do_nothing_and_no_other_where_it_may_have_done_something() {
+        let drain = async |client: &Client| {
+            client.administer(AdminOp::Drain { node: NodeId(3), draining: true }).await.map(drop)
+        };
+        let done = || Answer::Admin(Box::new(AdminAnswer::Done));
+        for kind in [ErrorKind::Unreachable, ErrorKind::Draining, ErrorKind::NotLeader] {
+            assert_eq!(asks(kind, done(), drain), (vec![1, 2], None), "{kind:?}");
+        }
+        for kind in [ErrorKind::LinkLost, ErrorKind::Timeout, ErrorKind::Denied, ErrorKind::Invalid] {
+            assert_eq!(asks(kind, done(), drain), (vec![1], Some(kind)));
+        }
+        let remove = async |client: &Client| client.remove("bucket", "key").await;
+        for kind in [ErrorKind::Unreachable, ErrorKind::Draining] {
+            assert_eq!(asks(kind, Answer::Done, remove), (vec![1, 2], None), "{kind:?}");
+        }
+        for kind in [ErrorKind::LinkLost, ErrorKind::Timeout, ErrorKind::NotLeader] {
+            assert_eq!(asks(kind, Answer::Done, remove), (vec![1], Some(kind)));
+        }
+    }
+}

@@ -61,7 +61,7 @@ pub enum Verdict {
     Twin,
     /// Its files are older than what it has promised, and in what.
     SetBack(String),
-    /// A copy of the node, or the node itself, set back: that is to be seen within a silence.
+    /// A copy of the node, or a later start of it: that is to be seen within a silence.
     TooSoon,
 }
 
@@ -93,10 +93,8 @@ pub fn judge(said: &Said<'_>, known: Option<&Witness>, member: Option<u64>, riva
     match said.incarnation().cmp(&known.incarnation) {
         // A process that has ended is silent soon, and one that runs stays where it is.
         _ if rival == Rival::Alive && known.life == said.life => Verdict::Twin,
-        // A successor knows of the start before it. Who does not is a copy of it, or was set back and begins anew.
-        _ if rival == Rival::Unheard && known.life == said.life && !knows(said.starts, known.incarnation) => {
-            Verdict::TooSoon
-        }
+        // The same start again is no other, wherever it is.
+        Ordering::Less | Ordering::Greater if rival == Rival::Unheard && known.life == said.life => Verdict::TooSoon,
         Ordering::Less => Verdict::Earlier,
         Ordering::Equal | Ordering::Greater => Verdict::Known,
     }
@@ -139,7 +137,8 @@ pub fn gives_way(starts: &[Incarnation], registered: Incarnation) -> bool {
 }
 
 /// Whether a folder with these starts was the one that had this start, as far as it remembers.
-fn knows(starts: &[Incarnation], start: Incarnation) -> bool {
+#[must_use]
+pub fn knows(starts: &[Incarnation], start: Incarnation) -> bool {
     let oldest = starts.first().filter(|_| starts.len() >= STARTS_MAX);
     starts.contains(&start) || oldest.is_some_and(|oldest| start < *oldest)
 }
@@ -264,8 +263,12 @@ mod tests {
         let renewed = Said { replica: replica(2), ..said(&copy, 1) };
         assert_eq!(judge(&renewed, Some(&known(30, 9)), Some(LIFE), Rival::Unheard), Verdict::TooSoon);
         assert_eq!(judge(&renewed, Some(&known(30, 9)), Some(LIFE), Rival::None), Verdict::Known, "it is not");
-        let successor = starts([10, 20, 30, 40]);
-        assert_eq!(judge(&said(&successor, 9), Some(&known(30, 9)), Some(LIFE), Rival::Unheard), Verdict::Known);
+        // A folder may be copied while its node runs, and knows everything then.
+        let copy = starts([10, 20, 30, 40]);
+        assert_eq!(judge(&said(&copy, 9), Some(&known(30, 9)), Some(LIFE), Rival::Unheard), Verdict::TooSoon);
+        assert_eq!(judge(&said(&copy, 9), Some(&known(30, 9)), Some(LIFE), Rival::None), Verdict::Known);
+        let same = starts([10, 20, 30]);
+        assert_eq!(judge(&said(&same, 9), Some(&known(30, 9)), Some(LIFE), Rival::Unheard), Verdict::Known);
     }
 
     #[test]

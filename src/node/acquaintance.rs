@@ -8,6 +8,7 @@ use mesh_core::{
     port::Role,
     topology::NodeInfo,
 };
+use mesh_placement::witness::Verdict;
 
 impl Inner {
     /// Whether a metadata request of another node may be passed on.
@@ -40,12 +41,18 @@ impl Inner {
             return Ok(());
         }
         let met = if *from == Role::Node(info.id) { self.met(info.id, info.incarnation).await } else { Ok(()) };
-        match self.outlook().rival(info) {
-            Some(at) => {
-                let what = "another process runs under the number of this node, from the same folder or a copy of it: \
-                            stop one of the two";
-                Err(Error::new(ErrorKind::Conflict, what).with("at", at))
+        let known = self.outlook();
+        let twin = "another process runs under the number of this node, from the same folder or a copy of it: stop one \
+                    of the two";
+        if let Some(at) = known.rival(info) {
+            return Err(Error::new(ErrorKind::Conflict, twin).with("at", at));
+        }
+        match known.turns_away(info.id, info.incarnation) {
+            Some(Verdict::Twin) => {
+                let at = known.sight.reports.get(&info.id).map(|report| report.address.clone());
+                Err(Error::new(ErrorKind::Conflict, twin).with("at", at.unwrap_or_default()))
             }
+            Some(_) => Err(uncounted(info.id)),
             None => met,
         }
     }
@@ -64,12 +71,13 @@ impl Inner {
         let met = outlook.wait_for(|known| known.has_met(node, start));
         match tokio::time::timeout(MEET_MAX, met).await {
             Ok(Ok(_)) => Ok(()),
-            _ => {
-                Err(Error::new(ErrorKind::Draining, "this node has heard no beat of yours that counts")
-                    .with("node", node))
-            }
+            _ => Err(uncounted(node)),
         }
     }
+}
+
+fn uncounted(node: NodeId) -> Error {
+    Error::new(ErrorKind::Draining, "this node has heard no beat of yours that counts").with("node", node)
 }
 
 /// A node that is there beats at once: who has said nothing for so long has no say either.

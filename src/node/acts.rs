@@ -181,16 +181,23 @@ async fn announce(node: &Arc<Inner>, members: Vec<NodeId>) -> Result<(), Error> 
         return node.propose(command).await.map(drop);
     }
     let command = Arc::new(command.into());
-    let mut refused = None;
+    let (mut refused, mut judged) = (None, 0);
     for member in members {
         let relayed = NodeOp::RelayPropose(Arc::clone(&command));
         let outcome = ask_node(node, member, Op::Node(Box::new(relayed)), ASK_BUDGET).await;
         match outcome.map(|response| response.answer) {
             Ok(Answer::Meta(_)) => return Ok(()),
             Ok(_) => return Err(Error::bug("an announcement was answered with something else")),
-            // No other member would say anything else.
-            Err(error) if is_judged(&error) => return Err(error),
-            Err(error) => refused = Some(error),
+            // It may have met a copy of this node first, and others this one.
+            Err(error) if is_judged(&error) => {
+                judged += 1;
+                refused = Some(error);
+                if judged == JUDGES_MAX {
+                    break;
+                }
+            }
+            Err(error) if judged == 0 => refused = Some(error),
+            Err(_) => {}
         }
     }
     Err(refused.unwrap_or_else(|| Error::new(ErrorKind::Unreachable, "no member of the mesh answers yet")))
@@ -293,3 +300,5 @@ const STEP_MAX: Duration = Duration::from_secs(10);
 /// A plan or a layout that takes longer is given up, and made anew.
 const DESK_MAX: Duration = Duration::from_secs(60);
 const ASK_BUDGET: Duration = Duration::from_secs(5);
+/// Members that are asked whether they take this node in, where each refuses for a reason that a person has to see to.
+const JUDGES_MAX: usize = 3;

@@ -206,15 +206,15 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
 async fn register(node: &Arc<Inner>, drive: DriveId, capacity_bytes: u64) -> Result<Epoch, Error> {
     let mut said = false;
     let mut control = node.metadata.watch_control();
-    // A start that is not the registered one takes no drives, and this one's drives would be a step ahead of it for ever.
     let start = node.incarnation;
     let is_registered = |info: &NodeInfo| info.incarnation == start;
-    if control.wait_for(|view| view.nodes.get(&node.id).is_some_and(is_registered)).await.is_err() {
-        tracing::debug!(%drive, "metadata ended before a drive was registered");
-    }
     // The same command until it is answered: one that is late, or comes twice, gives the same epoch.
     let mut after = None;
     loop {
+        // Another start takes no drives: the registered one's would be behind them for ever.
+        if control.wait_for(|view| view.nodes.get(&node.id).is_some_and(is_registered)).await.is_err() {
+            return Err(Error::new(ErrorKind::Draining, "the metadata ended before the drive was registered"));
+        }
         if after.is_none() {
             after = last_epoch(node, drive).await;
         }

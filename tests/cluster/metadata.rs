@@ -180,18 +180,21 @@ async fn nobody_takes_the_place_of_a_member_that_runs() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client(&[1, 2, 3]).await;
     store(&client).await;
-    // A second machine with the invitation of node 3, and one with a folder of it from before its last start.
-    let copy = cluster.dir(3).with_extension("copy");
+    // A second machine with the invitation of node 3, one with a folder of it from before its last start, and one that was
+    // copied while it ran.
+    let [before, live] = ["before", "live"].map(|when| cluster.dir(3).with_extension(when));
     cluster.terminate(3);
-    copied(&cluster.dir(3), &copy);
+    copied(&cluster.dir(3), &before);
     cluster.serve(3);
     cluster.all_up(&client, 6).await;
-    for copy in [Some(copy.as_path()), None] {
+    copied(&cluster.dir(3), &live);
+    for copy in [Some(before.as_path()), Some(live.as_path()), None] {
         let twin = cluster.serve_twin(3, copy);
         until("the twin is told", PATIENCE, async || {
             let said = twin.log();
             let told = said.contains("and is as it was after")
                 || said.contains("was the last, of which its data folder")
+                || said.contains("stop one of the two")
                 || said.contains("invite this machine under a number of its own");
             if told { Ok(()) } else { Err(Error::invalid(said)) }
         })

@@ -127,7 +127,9 @@ impl Cluster {
 
     /// Starts another machine under a node's number: with a copy of its folder, or by its invitation.
     pub(crate) fn serve_twin(&self, node: u64, copy: Option<&Path>) -> Twin {
-        let dir = self.folder.path().join(if copy.is_some() { "twin-by-copy" } else { "twin-by-invitation" });
+        let name =
+            copy.and_then(Path::file_name).map_or_else(|| "invitation".into(), |name| name.display().to_string());
+        let dir = self.folder.path().join(format!("twin-by-{name}"));
         let address = crate::ports::free(1)[0].to_string();
         let drive = |name: char| self.folder.path().join(format!("twin-drive-{name}")).display().to_string();
         match copy {

@@ -34,8 +34,10 @@ pub struct Acquaintances {
     given: BTreeSet<NodeId>,
     /// The start whose beat counted least of late, and why.
     turned_away: Arc<BTreeMap<NodeId, (Incarnation, Verdict)>>,
-    /// Since when, and until when, starts whose beats do not count have beaten all the same.
-    insistent: BTreeMap<NodeId, Insistent>,
+    /// Starts whose beats do not count and go on: of each number a few.
+    insistent: BTreeMap<NodeId, Vec<Insistent>>,
+    /// The latest start of each number of which another said that it is registered, and which was right.
+    told: BTreeMap<NodeId, Incarnation>,
     /// Whose beats were said not to count, by address: of each number a few.
     refused: BTreeMap<NodeId, BTreeSet<String>>,
 }
@@ -76,27 +78,31 @@ impl Acquaintances {
     }
 
     /// A beat of this start does not count.
-    pub fn insists(&mut self, beat: &Beat, now: Instant) {
-        let (start, address) = (beat.incarnation, beat.address.clone());
-        let fresh = Insistent { start, address, since: now, last: now };
-        let one = self.insistent.entry(beat.node).or_insert_with(|| fresh.clone());
-        match one.start == start {
-            true => one.last = now,
-            false => *one = fresh,
+    pub fn insists(&mut self, beat: &Beat, now: Instant, silence: Duration) {
+        let all = self.insistent.entry(beat.node).or_default();
+        all.retain(|one| now.since(one.last) < silence);
+        if let Some(one) = all.iter_mut().find(|one| one.start == beat.incarnation) {
+            (one.last, one.address) = (now, beat.address.clone());
+            return;
         }
+        if all.len() >= INSISTENT_MAX {
+            all.remove(0);
+        }
+        all.push(Insistent { start: beat.incarnation, address: beat.address.clone(), since: now, last: now });
     }
 
     /// The starts that are turned away and run for certain: they have gone on to beat for longer than what a process that
     /// has ended left behind could be under way, and do still.
     pub fn alive_all_the_same(&self, now: Instant, silence: Duration) -> impl Iterator<Item = (NodeId, Incarnation)> {
-        let is_alive = move |one: &Insistent| one.last.since(one.since) >= silence && now.since(one.last) < silence;
-        self.insistent.iter().filter(move |(_, one)| is_alive(one)).map(|(node, one)| (*node, one.start))
+        let is_alive = move |one: &&Insistent| one.last.since(one.since) >= silence && now.since(one.last) < silence;
+        let all = self.insistent.iter().flat_map(|(node, all)| all.iter().map(move |one| (*node, one)));
+        all.filter(move |(_, one)| is_alive(one)).map(|(node, one)| (node, one.start))
     }
 
     /// Where this start beats from in vain, if it did so just now.
     #[must_use]
     pub fn insists_from(&self, node: NodeId, start: Incarnation, now: Instant, silence: Duration) -> Option<&str> {
-        let one = self.insistent.get(&node).filter(|one| one.start == start)?;
+        let one = self.insistent.get(&node)?.iter().find(|one| one.start == start)?;
         (now.since(one.last) < silence).then_some(&one.address)
     }
 
@@ -149,8 +155,9 @@ impl Acquaintances {
         counts.into_iter().filter(is_other).map(|(node, _)| node).collect()
     }
 
-    /// The same of one node, that start of which is registered; `is_alive`: and runs, although it does not count here. Whether
-    /// another start of it counts now.
+    /// The same of one node, that start of which is registered; `is_alive`: as another says, and it runs, although it does not
+    /// count here. Registered starts only ever grow: who says less has not heard of the latest. Whether another start of the
+    /// node counts now.
     pub fn heed_start(
         &mut self,
         node: NodeId,
@@ -160,9 +167,17 @@ impl Acquaintances {
     ) -> bool {
         let (Some(known), Some(report)) = (self.witnesses.get(&node).copied(), said) else { return false };
         let counts = (report.life, report.incarnation) == (known.life, known.incarnation);
-        let is_successor = !is_alive && self.renewed.get(&node) == Some(&known.incarnation);
-        if !counts || is_successor || !witness::gives_way(&report.starts, registered) {
+        let is_latest = self.told.get(&node).is_none_or(|told| *told <= registered);
+        if !counts || !is_latest || known.incarnation == registered {
             return false;
+        }
+        // Two that run at once are a node and its copy, whatever the copy knows.
+        let is_successor = self.renewed.get(&node) == Some(&known.incarnation);
+        if !is_alive && (is_successor || !witness::gives_way(&report.starts, registered)) {
+            return false;
+        }
+        if is_alive {
+            self.told.insert(node, registered);
         }
         self.remember(node, Witness { incarnation: registered, marked: 0, ..known });
         self.addresses.remove(&node);
@@ -207,8 +222,8 @@ impl Acquaintances {
         if self.turned_away.get(&node).is_some_and(|(start, _)| *start == beat.incarnation) {
             Arc::make_mut(&mut self.turned_away).remove(&node);
         }
-        if self.insistent.get(&node).is_some_and(|one| one.start == beat.incarnation) {
-            self.insistent.remove(&node);
+        if let Some(all) = self.insistent.get_mut(&node) {
+            all.retain(|one| one.start != beat.incarnation);
         }
         // Until it speaks for itself, another's word for where it is counts.
         if self.given.remove(&node) {
@@ -245,11 +260,14 @@ pub fn said<'a>(report: &'a NodeReport, beat: &Beat) -> Said<'a> {
 
 /// Addresses of which it is said that their beats do not count: of each number.
 pub(super) const REFUSED_MAX: usize = 8;
+/// Starts of each number whose beats do not count that are told apart.
+const INSISTENT_MAX: usize = 4;
 
 impl Acquaintances {
     /// Whether of no number more is remembered than is to be.
     pub(super) fn is_bounded(&self) -> bool {
         self.refused.values().all(|addresses| addresses.len() <= REFUSED_MAX)
+            && self.insistent.values().all(|all| all.len() <= INSISTENT_MAX)
     }
 
     #[cfg(test)]

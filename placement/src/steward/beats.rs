@@ -103,7 +103,7 @@ impl Steward {
         let Some(said) = self.ears.understand(beat, before.as_ref()) else { return };
         let known = self.witness(node);
         let member = self.control.nodes.get(&node).map(|info| info.life);
-        let rival = known.map_or(Rival::None, |known| self.rival(&known, beat, now));
+        let rival = known.map_or(Rival::None, |known| self.rival(&known, beat, &said.report.starts, now));
         let met = self.acquaintances.meet(beat, &said.report, known.as_ref(), member, rival);
         match met {
             Met::TurnedAway => return self.turned_away(beat, now),
@@ -135,7 +135,7 @@ impl Steward {
         let mut heeded = false;
         let told = beat.registered.iter().copied().filter(|(node, start)| {
             let insists = self.acquaintances.insists_from(*node, *start, now, silence).is_some();
-            insists && !self.counts_as_registered(*node)
+            insists && self.registered(*node) < Some(*start)
         });
         let told: Vec<(NodeId, Incarnation)> = told.collect();
         for ((node, start), is_alive) in
@@ -149,17 +149,18 @@ impl Steward {
         }
     }
 
-    /// Whether this node knows by itself that the start that counts here is the registered one.
-    fn counts_as_registered(&self, node: NodeId) -> bool {
-        let counts = self.acquaintances.witnesses().get(&node).map(|known| known.incarnation);
-        self.control.nodes.get(&node).map(|info| info.incarnation) == counts
+    /// The start of a node that is registered, as far as this one has heard.
+    fn registered(&self, node: NodeId) -> Option<Incarnation> {
+        self.control.nodes.get(&node).map(|info| info.incarnation)
     }
 
     /// How the known start of a node is, if it is at another address than one that beats.
-    fn rival(&self, known: &Witness, beat: &Beat, now: Instant) -> Rival {
+    fn rival(&self, known: &Witness, beat: &Beat, starts: &[Incarnation], now: Instant) -> Rival {
         let node = beat.node;
         let said = self.outlook.sight.reports.get(&node).filter(|said| said.incarnation == known.incarnation);
-        let spoke = said.filter(|_| self.peers.spoke_lately(node, now)).map(|said| &*said.address);
+        // A successor of a DPU is there again faster than a node that lost a beat is down.
+        let longest = !witness::knows(starts, known.incarnation);
+        let spoke = said.filter(|_| self.peers.spoke_lately(node, longest, now)).map(|said| &*said.address);
         let insists = || self.acquaintances.insists_from(node, known.incarnation, now, self.here.timing.silence);
         if let Some(address) = spoke.or_else(insists) {
             return if address == beat.address { Rival::None } else { Rival::Alive };
@@ -171,7 +172,7 @@ impl Steward {
 
     /// A beat did not count. If its sender goes on, that is said: others may know better.
     fn turned_away(&mut self, beat: &Beat, now: Instant) {
-        self.acquaintances.insists(beat, now);
+        self.acquaintances.insists(beat, now, self.here.timing.silence);
         let own = self.outlook.own();
         let alive = self.acquaintances.alive_all_the_same(now, self.here.timing.silence);
         let is_news = alive.into_iter().any(|one| one.0 == beat.node && !own.turned_away.contains(&one));

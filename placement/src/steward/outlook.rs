@@ -82,7 +82,15 @@ impl Outlook {
     pub fn rival(&self, info: &NodeInfo) -> Option<&str> {
         let said = self.sight.reports.get(&info.id)?;
         let is_other = said.life == info.life && said.incarnation != info.incarnation && said.address != info.address;
-        (is_other && self.has_met(info.id, said.incarnation) && self.is_up(info.id)).then_some(&said.address)
+        let is_here = || info.id == self.sight.here;
+        let runs = || is_here() || self.has_met(info.id, said.incarnation) && self.is_up(info.id);
+        (is_other && runs()).then_some(&said.address)
+    }
+
+    /// Why the beats of a start do not count here, if they do not.
+    #[must_use]
+    pub fn turns_away(&self, node: NodeId, start: Incarnation) -> Option<&Verdict> {
+        self.turned_away.get(&node).filter(|(other, _)| *other == start).map(|(_, verdict)| verdict)
     }
 
     /// What the placement engine decides from.

@@ -138,11 +138,12 @@ impl Peers {
         self.seen.get(&node).is_some_and(within)
     }
 
-    /// Whether a peer spoke within a silence, whatever became of its link since.
+    /// Whether a peer spoke within a silence, whatever became of its link since: within its own, or the longest.
     #[must_use]
-    pub fn spoke_lately(&self, node: NodeId, now: Instant) -> bool {
+    pub fn spoke_lately(&self, node: NodeId, longest: bool, now: Instant) -> bool {
         let now = self.judged_at(now);
-        self.seen.get(&node).is_some_and(|seen| now.since(seen.heard_at) <= self.silence(seen))
+        let within = |seen: &Seen| if longest { self.timing.silence } else { self.silence(seen) };
+        self.seen.get(&node).is_some_and(|seen| now.since(seen.heard_at) <= within(seen))
     }
 
     /// How a peer looks.
@@ -231,7 +232,7 @@ mod tests {
         // A broken link is proof.
         assert!(!peers.lost(PEER, at(3150), at(3200)), "it spoke since");
         assert!(peers.lost(PEER, at(3200), at(3200)));
-        assert_eq!((peers.presence(PEER, at(3200)), peers.spoke_lately(PEER, at(3200))), (Presence::Down, true));
+        assert_eq!((peers.presence(PEER, at(3200)), peers.spoke_lately(PEER, false, at(3200))), (Presence::Down, true));
         assert!(!peers.lost(PEER, at(3200), at(3200)));
     }
 

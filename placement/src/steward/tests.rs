@@ -5,6 +5,7 @@ use mesh_core::{
 };
 
 use super::*;
+use crate::witness::Verdict;
 
 /// The control group with these voters, as the replica of a node knows it.
 pub(super) fn group(node: u64, voters: &[u64]) -> Group {
@@ -601,53 +602,70 @@ fn what_a_node_remembers_goes_with_every_beat_and_with_an_answer_that_could_tell
 
 /// Of node 3, a start that its folder remembers after the first, at this port.
 fn sibling(start: u64, port: u16) -> Arc<Beat> {
-    let starts = vec![Incarnation(1), Incarnation(start)];
-    let address = format!("127.0.0.1:{port}");
-    introduces(NodeReport { incarnation: Incarnation(start), starts, address, ..report(3) }, 1)
+    started(&[1, start], port)
+}
+
+/// Of node 3, the last of these starts.
+fn started(starts: &[u64], port: u16) -> Arc<Beat> {
+    let starts: Vec<_> = starts.iter().copied().map(Incarnation).collect();
+    let incarnation = *starts.last().expect("one");
+    introduces(NodeReport { incarnation, starts, address: format!("127.0.0.1:{port}"), ..report(3) }, 1)
 }
 
 #[test]
 fn who_met_a_copy_first_hears_from_others_which_start_is_registered() {
     let third = NodeId(3);
     let (member, copy) = (Incarnation(10), Incarnation(20));
-    // It was away when the member started again, which leads now: it takes nothing from that one, the news least of all.
-    let mut room = Room::new(mesh(&[1, 2, 3]));
-    let says = |registered| Arc::new(Beat { registered, ..(*beat(2)).clone() });
-    room.on(Event::Heard(sibling(copy.0, 33), room.now));
-    let turned = room.on(Event::Heard(sibling(member.0, 3), room.now));
-    assert_eq!(turned, ["TurnAway(node-3, \"127.0.0.1:3\", Twin)"]);
-    for _ in 0..4 {
+    // The copy was made before the member's present start, or in it.
+    for knows in [false, true] {
+        let twin = || match knows {
+            false => sibling(copy.0, 33),
+            true => started(&[1, member.0, copy.0], 33),
+        };
+        // It was away when the member started again, which leads now: it takes nothing from that one, the news least of all.
+        let mut room = Room::new(mesh(&[1, 2, 3]));
+        room.passes(2100);
+        let says = |registered| Arc::new(Beat { registered, ..(*beat(2)).clone() });
+        room.on(Event::Heard(twin(), room.now));
+        let turned = room.on(Event::Heard(sibling(member.0, 3), room.now));
+        assert_eq!(turned, ["TurnAway(node-3, \"127.0.0.1:3\", Twin)"]);
+        assert_eq!(room.steward.outlook().turns_away(third, member), Some(&Verdict::Twin));
+        for _ in 0..4 {
+            room.observes(Observed::default());
+            assert_eq!(room.steward.outlook().own().turned_away, [], "it may be what one that has ended has left");
+            room.passes(500);
+            room.on(Event::Heard(twin(), room.now));
+            room.on(Event::Heard(sibling(member.0, 3), room.now));
+            // Another that does not count takes nothing from that.
+            room.on(Event::Heard(sibling(15, 44), room.now));
+        }
         room.observes(Observed::default());
-        assert_eq!(room.steward.outlook().own().turned_away, [], "it may be what one that has ended has left");
-        room.passes(500);
-        room.on(Event::Heard(sibling(copy.0, 33), room.now));
+        assert!(room.steward.outlook().own().turned_away.contains(&(third, member)));
+        // What is over, what nobody heard of, and what is not of this number, decides nothing.
+        room.on(Event::Heard(says(vec![(third, Incarnation(1)), (third, Incarnation(30)), (HERE, member)]), room.now));
+        assert!(room.steward.outlook().has_met(third, copy));
+        room.on(Event::Heard(says(vec![(third, member)]), room.now));
+        assert!(!room.steward.outlook().has_met(third, copy));
+        // Whichever of the two beats first now.
+        room.on(Event::Heard(twin(), room.now));
+        assert_eq!(room.steward.outlook().turns_away(third, copy), Some(&Verdict::Twin));
+        let met = room.on(Event::Heard(sibling(member.0, 3), room.now));
+        assert!(met.contains(&"Locate(node-3, 127.0.0.1:3)".to_owned()), "{met:?}");
+        room.on(Event::Heard(twin(), room.now));
+        assert!(room.steward.outlook().has_met(third, member));
+        // Its own older view of who is registered undoes nothing, nor does one who has not heard of it.
         room.on(Event::Heard(sibling(member.0, 3), room.now));
+        room.on(Event::Heard(sibling(15, 44), room.now));
+        room.on(Event::Heard(says(vec![(third, Incarnation(5)), (third, Incarnation(9))]), room.now));
+        assert!(room.steward.outlook().has_met(third, member));
     }
-    room.observes(Observed::default());
-    assert_eq!(room.steward.outlook().own().turned_away, [(third, member)]);
-    // What is over, and what both remember, decides nothing.
-    room.on(Event::Heard(
-        says(vec![(third, Incarnation(1)), (third, Incarnation(9)), (HERE, Incarnation(9))]),
-        room.now,
-    ));
-    assert!(room.steward.outlook().has_met(third, copy));
-    room.on(Event::Heard(says(vec![(third, member)]), room.now));
-    assert!(!room.steward.outlook().has_met(third, copy));
-    // Whichever of the two beats first now.
-    let turned = room.on(Event::Heard(sibling(copy.0, 33), room.now));
-    assert_eq!(turned, ["TurnAway(node-3, \"127.0.0.1:33\", Twin)"]);
-    let met = room.on(Event::Heard(sibling(member.0, 3), room.now));
-    assert!(met.contains(&"Locate(node-3, 127.0.0.1:3)".to_owned()), "{met:?}");
-    assert!(room.steward.outlook().has_met(third, member));
-    assert_eq!(room.on(Event::Heard(sibling(copy.0, 33), room.now)), [""; 0]);
-    room.observes(Observed::default());
-    assert_eq!(room.steward.outlook().own().turned_away, [], "that one has said nothing for long enough");
 }
 
 #[test]
 fn what_insisted_and_is_silent_now_takes_no_place() {
     let (third, member, copy) = (NodeId(3), Incarnation(10), Incarnation(20));
     let mut room = Room::new(mesh(&[1, 2, 3]));
+    room.passes(2100);
     room.on(Event::Heard(sibling(copy.0, 33), room.now));
     for _ in 0..5 {
         room.on(Event::Heard(sibling(member.0, 3), room.now));
@@ -677,6 +695,9 @@ fn who_has_just_started_waits_for_the_registered_start_before_it_takes_what_does
     assert_eq!(room.steward.outlook().rival(&info(20, 33)), Some("127.0.0.1:3"));
     assert_eq!(room.steward.outlook().rival(&info(20, 3)), None, "it has started again where it was");
     assert_eq!(room.steward.outlook().rival(&info(10, 3)), None);
+    let own = NodeInfo { address: "127.0.0.1:33".into(), incarnation: Incarnation(20), ..host(1) };
+    room.observes(Observed::default());
+    assert_eq!(room.steward.outlook().rival(&own), Some("127.0.0.1:1"), "least of all its own");
     room.passes(2500);
     assert_eq!(room.steward.outlook().rival(&info(20, 33)), None, "it is silent");
     // The registered one is not there: its folder was put back, and it was renewed.
@@ -703,14 +724,19 @@ fn what_the_group_has_decided_is_not_undone_by_who_has_not_heard_of_it() {
         third.incarnation = Incarnation(start);
         control
     };
-    // The other has not heard that a later start is registered by now.
+    // The other has not heard that a later start is registered by now; the one before it runs, and is turned away.
     let mut room = Room::new(registered(20));
-    room.on(Event::Heard(sibling(20, 33), room.now));
-    room.on(Event::Heard(
-        Arc::new(Beat { registered: vec![(NodeId(3), Incarnation(10))], ..(*beat(2)).clone() }),
-        room.now,
-    ));
+    let says = |start| Arc::new(Beat { registered: vec![(NodeId(3), Incarnation(start))], ..(*beat(2)).clone() });
+    room.on(Event::Heard(sibling(20, 3), room.now));
+    let turned = room.on(Event::Heard(sibling(10, 33), room.now));
+    assert_eq!(turned, ["TurnAway(node-3, \"127.0.0.1:33\", Twin)"]);
+    room.on(Event::Heard(says(10), room.now));
     assert!(room.steward.outlook().has_met(NodeId(3), Incarnation(20)));
+    // This one has not heard that a later one is.
+    room.on(Event::Heard(sibling(25, 33), room.now));
+    room.on(Event::Heard(says(25), room.now));
+    room.on(Event::Heard(sibling(25, 33), room.now));
+    assert!(room.steward.outlook().has_met(NodeId(3), Incarnation(25)));
     // Who knows tells just those who turn it away, and in every beat.
     let mut room = Room::new(registered(10));
     let tells = |room: &mut Room, turned_away: Vec<(NodeId, Incarnation)>, version| {
