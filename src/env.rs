@@ -1,9 +1,9 @@
-//! What a node takes from outside: links, disks, clocks, randomness, threads. All of it comes in through one [`Env`],
-//! so that functions live on whatever clock, disks and links they are given. Timers are tokio's, which a simulation can
-//! pause; the node's own small files (numbers, incarnation, the metadata store) are in the file system.
+//! What a node takes from outside: links, disks, files, clocks, randomness, threads. All of it comes in through one [`Env`],
+//! so that a node lives on whatever clock, disks and links it is given. Timers are tokio's, which a simulation can pause.
 
 use std::{
     collections::BTreeSet,
+    io,
     net::SocketAddr,
     path::Path,
     sync::Arc,
@@ -18,6 +18,7 @@ use mesh_core::{
     time::{Instant, UnixMillis},
 };
 use mesh_dpu_runtime::disk::FileDisk;
+use mesh_dpu_runtime::metadata::Home;
 use mesh_dpu_runtime::shell::Workers;
 use mesh_transport::identity::Identity;
 
@@ -35,6 +36,8 @@ pub struct Env {
     pub entropy: Randomness,
     /// Media.
     pub disks: Arc<dyn Disks>,
+    /// The node's own small files, and its metadata.
+    pub files: Arc<dyn Files>,
     /// Links.
     pub links: Arc<dyn Links>,
     /// Threads for compute jobs.
@@ -75,11 +78,36 @@ impl Env {
             clock: Arc::new(SystemClock::default()),
             entropy: Arc::new(|| Box::new(SystemEntropy)),
             disks: Arc::new(FileDisks),
+            files: Arc::new(FileSystem),
             links: Arc::new(crate::quic::QuicLinks),
             workers: Workers::threads(cores)?,
             calibrates: true,
         })
     }
+}
+
+/// Keeps a node's own small files and its metadata. What it says is kept is durable.
+pub trait Files: Send + Sync {
+    /// Makes a folder and those above it that are missing.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn folder(&self, path: &Path) -> io::Result<()>;
+
+    /// What a file holds; none if it is not there.
+    ///
+    /// # Errors
+    /// What the system says; `InvalidData` if it is no text.
+    fn read(&self, path: &Path) -> io::Result<Option<String>>;
+
+    /// Puts a file in place, whatever was there before: whole or not at all. `mode` is who may read and write it.
+    ///
+    /// # Errors
+    /// What the system says; the old file is then as it was.
+    fn replace(&self, path: &Path, contents: &str, mode: u32) -> io::Result<()>;
+
+    /// Where the metadata of a folder are.
+    fn metadata(&self, folder: &Path) -> Home;
 }
 
 /// Opens media.
@@ -174,6 +202,32 @@ pub struct SystemEntropy;
 impl Entropy for SystemEntropy {
     fn fill(&mut self, target: &mut [u8]) {
         aws_lc_rs::rand::fill(target).expect("the system's random generator works");
+    }
+}
+
+/// The file system.
+#[derive(Debug)]
+pub struct FileSystem;
+
+impl Files for FileSystem {
+    fn folder(&self, path: &Path) -> io::Result<()> {
+        crate::files::folder(path)
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Option<String>> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn replace(&self, path: &Path, contents: &str, mode: u32) -> io::Result<()> {
+        crate::files::replace(path, contents.as_bytes(), mode)
+    }
+
+    fn metadata(&self, folder: &Path) -> Home {
+        Home::Folder(folder.to_owned())
     }
 }
 

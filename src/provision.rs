@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{NodeNumber, PeerConfig},
-    env::{SystemClock, SystemEntropy},
+    env::{Env, SystemClock, SystemEntropy},
     files,
     founding::{Founding, new_access_key},
     keyring::{Keyring, access_label},
@@ -252,13 +252,13 @@ pub fn new_invitation() -> u64 {
 }
 
 /// The number of the invitation that a data folder was made from; 0: none.
-pub(crate) fn invitation(data: &Path) -> Result<u64, Error> {
+pub(crate) fn invitation(data: &Path, env: &Env) -> Result<u64, Error> {
     let path = data.join(INVITATION);
     let failed = |what: &'static str| Error::new(ErrorKind::Invalid, what).with("file", path.display());
-    match fs::read_to_string(&path) {
-        Ok(text) => u64::from_str_radix(text.trim(), 16)
+    match env.files.read(&path) {
+        Ok(Some(text)) => u64::from_str_radix(text.trim(), 16)
             .map_err(|error| failed("the number of the invitation is damaged").caused_by(error)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Ok(None) => Ok(0),
         Err(error) => Err(failed("the number of the invitation cannot be read").caused_by(error)),
     }
 }

@@ -289,7 +289,7 @@ async fn station(folder: &Path, provision: &Provision, number: u64) -> Result<Ar
         peers: (1..=3).map(NodeId).collect(),
         ..RaftConfig::new(id, data.join("metadata"))
     };
-    let metadata = RaftMetadata::start(raft, link.clone(), env.clock.clone()).await?;
+    let metadata = RaftMetadata::start(raft, link.clone(), env.clock.clone(), (env.entropy)()).await?;
     let ports = Ports {
         clock: env.clock.clone(),
         entropy: env.entropy.clone(),

@@ -23,7 +23,8 @@ use mesh_core::{
 };
 use mesh_dpu_runtime::metadata::{RaftConfig, RaftMetadata};
 use metadata_cluster::{
-    QUICK, TokioClock, first_of, get_object, len_of, open_block, open_session, propose, proposer, put_as, query, until,
+    QUICK, TokioClock, entropy, first_of, get_object, len_of, open_block, open_session, propose, proposer, put_as,
+    query, until,
 };
 
 const DIR: &str = "MESH_POWER_CUT_DIR";
@@ -55,7 +56,7 @@ async fn open(dir: &Path) -> (Arc<RaftMetadata>, Arc<TokioClock>) {
         log_keep: 20,
         ..RaftConfig::new(NodeId(1), dir.join("meta"))
     };
-    let metadata = RaftMetadata::start(config, Arc::new(Alone), clock.clone()).await.expect("opened");
+    let metadata = RaftMetadata::start(config, Arc::new(Alone), clock.clone(), entropy()).await.expect("opened");
     let alone = BTreeSet::from_iter(metadata.replica_id(GroupId(1)));
     metadata.initialize(GroupId(1), &alone).await.expect("initialized");
     metadata.elect(GroupId(1)).await.expect("asked");

@@ -21,7 +21,7 @@ use mesh_core::{
 use mesh_dpu_runtime::shell::{ActorSetup, Onward};
 
 use super::{Inner, lock};
-use crate::{config::DriveConfig, files};
+use crate::config::DriveConfig;
 
 /// The node's drives, by their place in the configuration.
 #[derive(Default)]
@@ -418,15 +418,12 @@ impl Numbers {
 
     fn load(node: &Inner) -> Result<Self, Error> {
         let path = Self::path(node);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => {
-                return Err(Error::new(ErrorKind::DriveFailed, "the drives' numbers cannot be read")
-                    .with("file", path.display())
-                    .caused_by(error));
-            }
-        };
+        let kept = node.env.files.read(&path).map_err(|error| {
+            Error::new(ErrorKind::DriveFailed, "the drives' numbers cannot be read")
+                .with("file", path.display())
+                .caused_by(error)
+        })?;
+        let text = kept.unwrap_or_default();
         let mut numbers = BTreeMap::new();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             let (number, place) = line.split_once(' ').unwrap_or((line, ""));
@@ -481,7 +478,7 @@ impl Numbers {
             .map(|(place, (drive, formatted))| format!("{}{} {place}\n", drive.0, if *formatted { "" } else { "?" }))
             .collect();
         let path = Self::path(node);
-        files::replace(&path, text.as_bytes(), 0o644).map_err(|error| {
+        node.env.files.replace(&path, &text, 0o644).map_err(|error| {
             Error::new(ErrorKind::DriveFailed, "the drives' numbers cannot be kept")
                 .with("file", path.display())
                 .caused_by(error)

@@ -175,7 +175,7 @@ impl Builder {
             Some(env) => env,
             None => Env::real()?,
         };
-        crate::files::folder(&config.data).map_err(|error| {
+        env.files.folder(&config.data).map_err(|error| {
             Error::new(ErrorKind::DriveFailed, "the data folder cannot be made")
                 .with("folder", config.data.display())
                 .caused_by(error)
@@ -192,7 +192,7 @@ impl Builder {
         let starts = begin_start(&config.data, &env)?;
         let incarnation = starts.last().copied().unwrap_or_default();
         let life = life(&config.data, &env)?;
-        let invitation = crate::provision::invitation(&config.data)?;
+        let invitation = crate::provision::invitation(&config.data, &env)?;
         let (inbox, news) = mpsc::channel(owner::INBOX_MAX);
         let outlook = watch::channel(Arc::new(Outlook::new(id, env.clock.now()))).0;
         let gate = Arc::new(Gate::default());
@@ -209,7 +209,9 @@ impl Builder {
         };
         let link = env.links.bind(setup, gate.clone()).await?;
         let outbound: Arc<dyn Outbound> = link.clone();
-        let metadata = RaftMetadata::start(raft(&config, incarnation), outbound.clone(), env.clock.clone()).await?;
+        let metadata =
+            RaftMetadata::start(raft(&config, &env, incarnation), outbound.clone(), env.clock.clone(), (env.entropy)())
+                .await?;
         keyring.learn(&metadata.control());
         let load = Arc::new(Load::default());
         let ports = Ports {
@@ -277,7 +279,7 @@ fn registry(own: Vec<(String, Make)>, config: &Config) -> Result<Registry, Error
 }
 
 /// What the metadata replicas of a start need to know.
-fn raft(config: &Config, start: Incarnation) -> RaftConfig {
+fn raft(config: &Config, env: &Env, start: Incarnation) -> RaftConfig {
     RaftConfig {
         start,
         groups: vec![GroupId::CONTROL],
@@ -287,7 +289,7 @@ fn raft(config: &Config, start: Incarnation) -> RaftConfig {
             election_min: config.timing.election_min.0,
             election_max: config.timing.election_max.0,
         },
-        ..RaftConfig::new(config.node.id(), config.data.join("metadata"))
+        ..RaftConfig::new(config.node.id(), env.files.metadata(&config.data.join("metadata")))
     }
 }
 
@@ -522,12 +524,9 @@ fn begin_start(data: &Path, env: &Env) -> Result<Vec<Incarnation>, Error> {
             .with("file", path.display())
             .caused_by(error)
     };
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => crate::files::unsealed(&text).map(str::to_owned),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(failed(error)),
-    };
-    if text.is_none() && path.exists() {
+    let kept = env.files.read(&path).map_err(failed)?;
+    let text = kept.as_deref().and_then(crate::files::unsealed);
+    if text.is_none() && kept.is_some() {
         // Others remember the last start, and say that this folder does not.
         tracing::error!(file = %path.display(), "the file of this node's starts fails its checksum and is begun anew");
     }
@@ -537,7 +536,7 @@ fn begin_start(data: &Path, env: &Env) -> Result<Vec<Incarnation>, Error> {
     starts.push(env.new_start(last));
     starts.drain(..starts.len().saturating_sub(STARTS_MAX));
     let text: Vec<String> = starts.iter().map(|start| start.0.to_string()).collect();
-    crate::files::replace(&path, crate::files::sealed(&text.join(" ")).as_bytes(), 0o644).map_err(failed)?;
+    env.files.replace(&path, &crate::files::sealed(&text.join(" ")), 0o644).map_err(failed)?;
     Ok(starts)
 }
 
@@ -545,18 +544,18 @@ fn begin_start(data: &Path, env: &Env) -> Result<Vec<Incarnation>, Error> {
 fn life(data: &Path, env: &Env) -> Result<u64, Error> {
     let path = data.join("life");
     let failed = |what: &'static str| Error::new(ErrorKind::DriveFailed, what).with("file", path.display());
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
+    match env.files.read(&path) {
+        Ok(Some(text)) => {
             crate::files::unsealed(&text).and_then(|life| u64::from_str_radix(life, 16).ok()).ok_or_else(|| {
                 failed("the file that says which life this folder is of fails its checksum; put back a copy of it")
             })
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Ok(None) => {
             let mut life = [0; 8];
             (env.entropy)().fill(&mut life);
             let life = u64::from_be_bytes(life);
-            crate::files::replace(&path, crate::files::sealed(&format!("{life:016x}")).as_bytes(), 0o600)
-                .map_err(|error| failed("the data folder cannot be written").caused_by(error))?;
+            let kept = env.files.replace(&path, &crate::files::sealed(&format!("{life:016x}")), 0o600);
+            kept.map_err(|error| failed("the data folder cannot be written").caused_by(error))?;
             Ok(life)
         }
         Err(error) => Err(failed("the data folder cannot be read").caused_by(error)),

@@ -8,6 +8,8 @@
 
 use std::io;
 
+use super::trees::Value;
+
 /// A piece at most.
 pub(super) const CHUNK_BYTES: usize = 2048;
 /// Pieces behind the head at most.
@@ -43,7 +45,7 @@ pub(super) fn first_piece(head: &[u8]) -> io::Result<&[u8]> {
 }
 
 /// Joins a value; `piece` gives the pieces behind the head by number.
-pub(super) fn join(head: &[u8], mut piece: impl FnMut(u16) -> io::Result<Option<sled::IVec>>) -> io::Result<Vec<u8>> {
+pub(super) fn join(head: &[u8], mut piece: impl FnMut(u16) -> io::Result<Option<Value>>) -> io::Result<Vec<u8>> {
     let (count, first) = parse(head)?;
     let mut value = first.to_vec();
     for number in 0..count {

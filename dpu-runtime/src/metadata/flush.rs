@@ -2,7 +2,11 @@
 //!
 //! Two threads in a row, so that the mark of one batch becomes durable while the database already takes the next. What
 //! a batch claims is noted before its flush begins; so a mark never claims more than what was flushed before it.
+//!
+//! In memory a task does the same on tokio's clock, which a simulation pauses: between what was written, flushed and marked a
+//! moment passes, in which the node may crash.
 
+use core::time::Duration;
 use std::{
     io,
     panic::AssertUnwindSafe,
@@ -42,12 +46,27 @@ struct Batch {
     waiting: Vec<Waiter>,
 }
 
-/// The two threads.
+/// Who does it.
 pub(super) struct Flusher(Mutex<Option<Running>>);
 
-struct Running {
-    waiters: SyncSender<Waiter>,
-    threads: [JoinHandle<()>; 2],
+enum Running {
+    /// Two threads.
+    Threads { waiters: SyncSender<Waiter>, threads: [JoinHandle<()>; 2] },
+    /// A task.
+    Task(Arc<Queue>, tokio::task::AbortHandle),
+}
+
+/// How long a step takes.
+pub type Latency = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// Who waits for the task.
+struct Queue {
+    steps: Arc<dyn Durable>,
+    claims: Arc<Mutex<Claims>>,
+    waiting: Mutex<Vec<Waiter>>,
+    asked: tokio::sync::Notify,
+    /// Batches that were begun, and the newest that was marked: an older one claims less, and is marked with it.
+    batches: Mutex<(u64, u64)>,
 }
 
 impl Flusher {
@@ -56,38 +75,140 @@ impl Flusher {
         Self(Mutex::new(None))
     }
 
-    pub(super) fn start(files: Arc<dyn Durable>, claims: Arc<Mutex<Claims>>) -> io::Result<Self> {
+    /// Threads do it.
+    pub(super) fn start(steps: Arc<dyn Durable>, claims: Arc<Mutex<Claims>>) -> io::Result<Self> {
         let (waiters, asked) = sync_channel(WAITERS_MAX);
         let (flushed, unmarked) = sync_channel(UNMARKED_MAX);
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
-        let marks = Arc::clone(&files);
+        let marks = Arc::clone(&steps);
         let marker = thread("metadata-mark").spawn(move || mark_forever(&*marks, &unmarked))?;
-        let flusher = thread("metadata-flush").spawn(move || flush_forever(&*files, &claims, &asked, &flushed))?;
-        Ok(Self(Mutex::new(Some(Running { waiters, threads: [flusher, marker] }))))
+        let flusher = thread("metadata-flush").spawn(move || flush_forever(&*steps, &claims, &asked, &flushed))?;
+        Ok(Self(Mutex::new(Some(Running::Threads { waiters, threads: [flusher, marker] }))))
+    }
+
+    /// A task on the present tokio runtime does it.
+    pub(super) fn in_task(steps: Arc<dyn Durable>, claims: Arc<Mutex<Claims>>, latency: Latency) -> Self {
+        let queue = Arc::new(Queue {
+            steps,
+            claims,
+            waiting: Mutex::default(),
+            asked: tokio::sync::Notify::new(),
+            batches: Mutex::default(),
+        });
+        let task = tokio::spawn(Arc::clone(&queue).flush_forever(latency));
+        Self(Mutex::new(Some(Running::Task(queue, task.abort_handle()))))
     }
 
     /// Tells a waiter, in the order of calls.
     pub(super) fn tell(&self, waiter: Waiter) {
-        let waiters = lock(&self.0).as_ref().map(|running| running.waiters.clone());
-        let refused = match waiters {
-            Some(waiters) => waiters.send(waiter).err().map(|refused| refused.0),
-            None => Some(waiter),
+        let refused = {
+            let running = lock(&self.0);
+            match &*running {
+                Some(Running::Threads { waiters, .. }) => {
+                    let waiters = waiters.clone();
+                    drop(running);
+                    waiters.send(waiter).err().map(|refused| refused.0)
+                }
+                Some(Running::Task(queue, _)) => queue.take(waiter),
+                None => Some(waiter),
+            }
         };
         if let Some(waiter) = refused {
-            waiter(Err(io::Error::new(io::ErrorKind::BrokenPipe, "the metadata store is closed")));
+            waiter(Err(closed()));
         }
+    }
+
+    /// Comes back once everything written and claimed before is durable. Blocks.
+    pub(super) fn finish(&self) -> io::Result<()> {
+        if let Some(Running::Task(queue, _)) = &*lock(&self.0) {
+            return queue.flush();
+        }
+        let (done, flushed) = sync_channel(1);
+        self.tell(Box::new(move |outcome| drop(done.send(outcome))));
+        flushed.recv().map_err(|_| closed())?
     }
 
     /// Flushes what is waiting and ends. Nothing becomes durable afterwards.
     pub(super) fn close(&self) {
-        let Some(running) = lock(&self.0).take() else { return };
-        drop(running.waiters);
-        for thread in running.threads {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the metadata store panicked");
+        let running = lock(&self.0).take();
+        match running {
+            Some(Running::Threads { waiters, threads }) => {
+                drop(waiters);
+                for thread in threads {
+                    if thread.join().is_err() {
+                        tracing::error!("a thread of the metadata store panicked");
+                    }
+                }
             }
+            Some(Running::Task(queue, task)) => {
+                task.abort();
+                // Whoever waits is told what came of it.
+                drop(queue.flush());
+            }
+            None => {}
         }
     }
+}
+
+impl Queue {
+    /// Takes a waiter, unless too many wait.
+    fn take(&self, waiter: Waiter) -> Option<Waiter> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.len() >= WAITERS_MAX {
+            return Some(waiter);
+        }
+        waiting.push(waiter);
+        self.asked.notify_one();
+        None
+    }
+
+    async fn flush_forever(self: Arc<Self>, latency: Latency) {
+        loop {
+            self.asked.notified().await;
+            let Some(batch) = self.begin() else { continue };
+            tokio::time::sleep(latency()).await;
+            let flushed = self.steps.flush().and_then(|()| self.steps.sync());
+            tokio::time::sleep(latency()).await;
+            drop(self.end(batch, flushed));
+        }
+    }
+
+    /// All at once.
+    fn flush(&self) -> io::Result<()> {
+        lock(&self.waiting).push(Box::new(|_| ()));
+        let Some(batch) = self.begin() else { return Ok(()) };
+        self.end(batch, self.steps.flush().and_then(|()| self.steps.sync()))
+    }
+
+    /// Who waits now, with what is claimed, and the number of this batch.
+    fn begin(&self) -> Option<(u64, Claims, Vec<Waiter>)> {
+        let waiting = core::mem::take(&mut *lock(&self.waiting));
+        if waiting.is_empty() {
+            return None;
+        }
+        let mut batches = lock(&self.batches);
+        batches.0 += 1;
+        Some((batches.0, lock(&self.claims).clone(), waiting))
+    }
+
+    /// Marks a batch that was flushed, and tells who waits.
+    fn end(&self, (number, claims, waiting): (u64, Claims, Vec<Waiter>), flushed: io::Result<()>) -> io::Result<()> {
+        let mark = || {
+            let mut batches = lock(&self.batches);
+            if number > batches.1 {
+                self.steps.mark(&claims)?;
+                batches.1 = number;
+            }
+            Ok(())
+        };
+        let outcome = flushed.and_then(|()| mark()).map_err(|error: io::Error| error.to_string());
+        answer(waiting, &outcome);
+        outcome.map_err(io::Error::other)
+    }
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the metadata store is closed")
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::{
     flush::lock,
     machine::{GroupState, into_io},
-    rows::{Digest, SledTable},
+    rows::{Digest, TreeTable},
     store::Store,
 };
 use mesh_actors::metadata::table::{Change, Table, View};
@@ -42,7 +42,7 @@ pub(super) struct Aside {
     /// Rows below this are read.
     cursor: Vec<u8>,
     /// Rows at or above it as they were, once one changed.
-    old: Option<SledTable>,
+    old: Option<TreeTable>,
     spoilt: bool,
     sending: Arc<Sending>,
     /// When the first rows were read.
@@ -93,7 +93,7 @@ impl Aside {
     }
 
     /// Puts the old values of rows aside that are about to change.
-    pub(super) fn keep(&mut self, table: &SledTable, changes: &[Change]) -> io::Result<()> {
+    pub(super) fn keep(&mut self, table: &TreeTable, changes: &[Change]) -> io::Result<()> {
         let mut kept = Vec::new();
         for change in changes {
             if self.spoilt || change.key < self.cursor {
@@ -114,7 +114,7 @@ impl Aside {
             return Ok(());
         }
         if self.old.is_none() {
-            self.old = Some(SledTable::new(self.store.tree(&self.name)?));
+            self.old = Some(TreeTable::new(self.store.tree(&self.name)?));
         }
         self.old.as_ref().map_or(Ok(()), |old| old.commit(&kept, None))
     }

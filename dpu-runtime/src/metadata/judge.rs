@@ -12,20 +12,22 @@ use mesh_core::id::GroupId;
 
 use super::{
     flush::guarded,
-    log::{self, Log, SledLog},
+    home::META,
+    log::{self, Log, TreeLog},
     machine,
     mark::{Claim, Claims},
-    rows::SledTable,
-    store::{META, Slot, read_slot},
+    rows::TreeTable,
+    store::{Slot, read_slot},
+    trees::Trees,
     types::{LogId, Vote},
 };
 
 /// The groups that are damaged, and why.
-pub(super) fn groups(db: &sled::Db, claims: &Claims) -> BTreeMap<GroupId, String> {
-    let names: BTreeSet<String> = trees(db).into_iter().collect();
+pub(super) fn groups(trees: &Trees, claims: &Claims) -> BTreeMap<GroupId, String> {
+    let names: BTreeSet<String> = trees.names().into_iter().collect();
     let mut found = BTreeMap::new();
     for (group, claim) in &claims.groups {
-        if let Err(error) = judge(db, &names, *group, claim) {
+        if let Err(error) = judge(trees, &names, *group, claim) {
             found.insert(*group, error.to_string());
         }
     }
@@ -38,13 +40,8 @@ pub(super) fn groups(db: &sled::Db, claims: &Claims) -> BTreeMap<GroupId, String
     found
 }
 
-/// The names of all trees.
-pub(super) fn trees(db: &sled::Db) -> Vec<String> {
-    db.tree_names().into_iter().filter_map(|name| String::from_utf8(name.to_vec()).ok()).collect()
-}
-
-fn judge(db: &sled::Db, names: &BTreeSet<String>, group: GroupId, claim: &Claim) -> io::Result<()> {
-    let tree = |name: &str| guarded(|| Ok(db.open_tree(name)?));
+fn judge(trees: &Trees, names: &BTreeSet<String>, group: GroupId, claim: &Claim) -> io::Result<()> {
+    let tree = |name: &str| guarded(|| trees.open(name));
     let meta = tree(META)?;
     let vote: Option<Vote> = read_slot(&meta, group, Slot::Vote)?;
     if claim.vote.is_some() && !matches!(vote.partial_cmp(&claim.vote), Some(Ordering::Equal | Ordering::Greater)) {
@@ -60,9 +57,9 @@ fn judge(db: &sled::Db, names: &BTreeSet<String>, group: GroupId, claim: &Claim)
     }
     // Only trees that are there are opened: opening makes them.
     let name = log::tree_name(group);
-    let log = if names.contains(&name) { Some(SledLog::open(tree(&name)?, purged)?) } else { None };
+    let log = if names.contains(&name) { Some(TreeLog::open(tree(&name)?, purged)?) } else { None };
     let name = machine::tree_name(group, generation);
-    let state = if names.contains(&name) { Some(SledTable::new(tree(&name)?)) } else { None };
+    let state = if names.contains(&name) { Some(TreeTable::new(tree(&name)?)) } else { None };
     let applied = match &state {
         Some(table) => table.verify()?,
         None => None,
@@ -79,7 +76,7 @@ fn judge(db: &sled::Db, names: &BTreeSet<String>, group: GroupId, claim: &Claim)
 }
 
 /// The log reaches to the mark, and is the one that was marked.
-fn judge_log(log: Option<&SledLog>, purged: Option<LogId>, claim: &Claim) -> io::Result<()> {
+fn judge_log(log: Option<&TreeLog>, purged: Option<LogId>, claim: &Claim) -> io::Result<()> {
     let Some((last, crc)) = claim.last else { return Ok(()) };
     if purged.is_some_and(|purged| purged.index >= last.index) {
         return Ok(());
@@ -88,7 +85,7 @@ fn judge_log(log: Option<&SledLog>, purged: Option<LogId>, claim: &Claim) -> io:
         Some(log) => log.checksum(last.index)?,
         None => None,
     };
-    if found == Some(crc) { Ok(()) } else { Err(missing("the log's entry", &Some(last), &log.and_then(SledLog::last))) }
+    if found == Some(crc) { Ok(()) } else { Err(missing("the log's entry", &Some(last), &log.and_then(TreeLog::last))) }
 }
 
 fn missing(what: &str, claimed: &impl core::fmt::Debug, found: &impl core::fmt::Debug) -> io::Error {

@@ -22,6 +22,7 @@ use super::{
     chunks,
     flush::guarded,
     store::{Slot, Store},
+    trees::{Batch, Tree},
     types::{Entry, LogId, Types, Vote, decode, encode},
 };
 
@@ -47,7 +48,7 @@ pub(super) trait Log: Send + Sync + 'static {
     fn forget(&self, to: u64) -> io::Result<()>;
 }
 
-/// A log in a sled tree.
+/// A log in a tree.
 ///
 /// ```text
 /// index:8 0:2            the head of an entry, see super::chunks
@@ -59,8 +60,8 @@ pub(super) trait Log: Send + Sync + 'static {
 ///
 /// So the checksum of one entry tells the whole log before it: an older entry that came back in its place, with a
 /// checksum that is right in itself, does not fit.
-pub(super) struct SledLog {
-    tree: sled::Tree,
+pub(super) struct TreeLog {
+    tree: Tree,
     /// Held while entries are removed, and shared while they are read.
     kept: RwLock<Kept>,
 }
@@ -133,17 +134,17 @@ fn damaged(index: u64, what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("entry {index} of the log {what}"))
 }
 
-impl SledLog {
+impl TreeLog {
     /// Opens a log that is purged up to an entry, and reads all of it.
     ///
     /// # Errors
     /// `InvalidData` if an entry behind the purged ones is missing, damaged, or not the one that was kept.
-    pub(super) fn open(tree: sled::Tree, purged: Option<LogId>) -> io::Result<Self> {
+    pub(super) fn open(tree: Tree, purged: Option<LogId>) -> io::Result<Self> {
         let mut kept = Kept { first: purged.map_or(0, |purged| purged.index + 1), last: None };
         let first = kept.first;
         guarded(|| {
-            for key in tree.range(entry_key(first, 0)..).keys() {
-                let key = key?;
+            for row in tree.range(Bound::Included(&entry_key(first, 0)), Bound::Unbounded) {
+                let (key, _) = row?;
                 let Some((index, piece)) = parse_key(&key) else { return Err(damaged(first, "has a damaged key")) };
                 if piece != 0 {
                     match kept.last {
@@ -178,21 +179,21 @@ impl SledLog {
         *self.kept.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remove(&self, range: impl RangeBounds<[u8; 10]>) -> io::Result<()> {
+    fn remove(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> io::Result<()> {
         guarded(|| {
-            let mut batch = sled::Batch::default();
-            for key in self.tree.range(range).keys() {
-                batch.remove(key?);
+            let mut batch = Batch::default();
+            for row in self.tree.range(from, to) {
+                batch.remove(row?.0);
             }
-            Ok(self.tree.apply_batch(batch)?)
+            self.tree.apply(batch)
         })
     }
 }
 
 /// Reads one entry.
-fn entry_at(tree: &sled::Tree, index: u64) -> io::Result<Option<Sealed>> {
+fn entry_at(tree: &Tree, index: u64) -> io::Result<Option<Sealed>> {
     let Some(head) = tree.get(entry_key(index, 0))? else { return Ok(None) };
-    let joined = chunks::join(&head, |piece| Ok(tree.get(entry_key(index, piece + 1))?));
+    let joined = chunks::join(&head, |piece| tree.get(entry_key(index, piece + 1)));
     Sealed::open(
         index,
         joined.map_err(|error| io::Error::new(error.kind(), format!("entry {index} of the log: {error}")))?,
@@ -200,10 +201,10 @@ fn entry_at(tree: &sled::Tree, index: u64) -> io::Result<Option<Sealed>> {
     .map(Some)
 }
 
-impl Log for SledLog {
+impl Log for TreeLog {
     fn append(&self, entries: Vec<(u64, Vec<u8>)>) -> io::Result<u32> {
         let Kept { mut first, mut last } = self.kept();
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         for (index, bytes) in entries {
             match last {
                 // It begins where it was purged, or anywhere.
@@ -222,7 +223,7 @@ impl Log for SledLog {
             }
             last = Some((index, crc));
         }
-        guarded(|| Ok(self.tree.apply_batch(batch)?))?;
+        guarded(|| self.tree.apply(batch))?;
         *self.kept.write().unwrap_or_else(PoisonError::into_inner) = Kept { first, last };
         Ok(last.map_or(0, |(_, crc)| crc))
     }
@@ -266,7 +267,7 @@ impl Log for SledLog {
             Some(last) if last >= kept.first => guarded(|| entry_at(&self.tree, last))?.map(|entry| (last, entry.crc)),
             _ => None,
         };
-        self.remove(entry_key(from, 0)..)?;
+        self.remove(Bound::Included(&entry_key(from, 0)), Bound::Unbounded)?;
         if kept.last.is_some_and(|(last, _)| last >= from) {
             kept.last = last;
         }
@@ -279,7 +280,7 @@ impl Log for SledLog {
         if kept.last.is_some_and(|(last, _)| last <= to) {
             kept.last = None;
         }
-        self.remove(..=entry_key(to, u16::MAX))
+        self.remove(Bound::Unbounded, Bound::Included(&entry_key(to, u16::MAX)))
     }
 }
 
@@ -300,7 +301,7 @@ impl LogStore {
         store.sound(group)?;
         store.replica(group)?;
         let purged: Option<LogId> = store.read(group, Slot::Purged)?;
-        let log = store.heed(group, SledLog::open(store.tree(&tree_name(group))?, purged))?;
+        let log = store.heed(group, TreeLog::open(store.tree(&tree_name(group))?, purged))?;
         if let Some(purged) = purged {
             log.forget(purged.index)?;
         }

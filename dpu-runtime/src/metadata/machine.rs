@@ -31,7 +31,7 @@ use tokio::sync::watch;
 use super::{
     flush::lock,
     image::{self, Aside, Image, Sending},
-    rows::SledTable,
+    rows::TreeTable,
     staging::Staged,
     store::{Slot, Store},
     types::{Applied, LogId, Membership, SnapshotMeta, Types},
@@ -54,7 +54,7 @@ pub(crate) struct GroupState {
 
 struct Current {
     generation: u64,
-    table: SledTable,
+    table: TreeTable,
     applied: Option<LogId>,
     membership: Membership,
     images: Vec<Weak<Mutex<Aside>>>,
@@ -83,7 +83,7 @@ impl GroupState {
                 store.drop_tree(&other)?;
             }
         }
-        let table = SledTable::new(store.tree(&name)?);
+        let table = TreeTable::new(store.tree(&name)?);
         let (applied, membership) = store.heed(group, table.applied())?;
         let view = control.is_some().then(|| view_of(&table)).transpose()?;
         let current = Current { generation, table, applied, membership, images: Vec::new(), image: 0, view };
@@ -114,7 +114,7 @@ impl GroupState {
     }
 
     /// Looks at the table; nothing changes meanwhile.
-    pub(super) fn with_table<T>(&self, look: impl FnOnce(&SledTable) -> T) -> T {
+    pub(super) fn with_table<T>(&self, look: impl FnOnce(&TreeTable) -> T) -> T {
         look(&self.read().table)
     }
 
@@ -127,7 +127,7 @@ impl GroupState {
         let generation = self.read().generation + 1;
         let name = tree_name(self.group, generation);
         self.store.drop_tree(&name)?;
-        Ok(Staged { generation, table: SledTable::new(self.store.tree(&name)?) })
+        Ok(Staged { generation, table: TreeTable::new(self.store.tree(&name)?) })
     }
 
     fn position(&self) -> (Option<LogId>, Membership) {
@@ -164,7 +164,7 @@ impl GroupState {
     fn apply_sound(&self, entries: Vec<EntryResponder<Types>>) -> io::Result<()> {
         let (mut applied, mut membership) = self.position();
         let mut told: Vec<(ApplyResponder<Types>, Applied)> = Vec::new();
-        let table = self.with_table(SledTable::clone);
+        let table = self.with_table(TreeTable::clone);
         let mut view = View::new(&table);
         for (entry, responder) in entries {
             applied = Some(entry.log_id());
@@ -354,7 +354,7 @@ pub(super) fn into_io(error: Error) -> io::Error {
     }
 }
 
-fn view_of(table: &SledTable) -> io::Result<Arc<ControlView>> {
+fn view_of(table: &TreeTable) -> io::Result<Arc<ControlView>> {
     state::control_view(table).map(Arc::new).map_err(into_io)
 }
 

@@ -22,6 +22,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
 };
 
 use mesh_core::{
@@ -31,7 +32,10 @@ use mesh_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::types::{LogId, Vote, decode, encode};
+use super::{
+    flush::lock,
+    types::{LogId, Vote, decode, encode},
+};
 
 /// Groups that one node has replicas of at most: 64 namespaces, the control group, and some room.
 pub(super) const GROUPS_MAX: usize = 72;
@@ -89,9 +93,78 @@ pub(super) enum Found {
     Whole(Mark, Claims),
 }
 
-/// The file.
+/// What holds both slots. It never changes its length.
+pub(super) enum Slots {
+    /// A file.
+    File(File),
+    /// Memory: what is written is durable.
+    Memory(Arc<Mutex<Vec<u8>>>),
+}
+
+impl Slots {
+    /// Those of a folder.
+    ///
+    /// # Errors
+    /// `NotFound` if there are none.
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        OpenOptions::new().read(true).write(true).open(path(dir)).map(Self::File)
+    }
+
+    /// New ones in memory.
+    pub(super) fn in_memory() -> Self {
+        Self::Memory(Arc::new(Mutex::new(vec![0; 2 * SLOT_BYTES])))
+    }
+
+    /// The same ones, if they are in memory.
+    pub(super) fn same(&self) -> Option<Self> {
+        let Self::Memory(bytes) = self else { return None };
+        Some(Self::Memory(Arc::clone(bytes)))
+    }
+
+    /// Others in memory that hold the same, if these are there.
+    pub(super) fn copy(&self) -> Option<Self> {
+        let Self::Memory(bytes) = self else { return None };
+        Some(Self::Memory(Arc::new(Mutex::new(lock(bytes).clone()))))
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        match self {
+            Self::File(file) => Ok(file.metadata()?.len()),
+            Self::Memory(bytes) => Ok(lock(bytes).len() as u64),
+        }
+    }
+
+    fn read(&self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::File(file) => {
+                let mut bytes = vec![0; 2 * SLOT_BYTES];
+                file.read_exact_at(&mut bytes, 0)?;
+                Ok(bytes)
+            }
+            Self::Memory(bytes) => Ok(lock(bytes).clone()),
+        }
+    }
+
+    /// Puts one slot, durably.
+    fn put(&self, slot: &[u8], at: usize) -> io::Result<()> {
+        match self {
+            Self::File(file) => {
+                file.write_all_at(slot, at as u64)?;
+                file.sync_data()
+            }
+            Self::Memory(bytes) => {
+                let mut bytes = lock(bytes);
+                let place = bytes.get_mut(at..at + slot.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+                place.copy_from_slice(slot);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The mark, which is written again and again.
 pub(super) struct Mark {
-    file: File,
+    slots: Slots,
     /// Of the slot written last.
     sequence: u64,
 }
@@ -102,40 +175,42 @@ impl Mark {
         let (path, unfinished) = (path(dir), dir.join("mark.new"));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&unfinished)?;
         file.write_all_at(&[0; 2 * SLOT_BYTES], 0)?;
-        let mut mark = Self { file, sequence: 0 };
-        mark.write(claims)?;
-        mark.write(claims)?;
-        mark.file.sync_all()?;
+        let mark = Self::make_in(Slots::File(file), claims)?;
+        if let Slots::File(file) = &mark.slots {
+            file.sync_all()?;
+        }
         std::fs::rename(&unfinished, path)?;
         File::open(dir)?.sync_all()?;
+        Ok(mark)
+    }
+
+    /// The same in new slots.
+    pub(super) fn make_in(slots: Slots, claims: &Claims) -> io::Result<Self> {
+        let mut mark = Self { slots, sequence: 0 };
+        mark.write(claims)?;
+        mark.write(claims)?;
         Ok(mark)
     }
 
     /// Reads a mark.
     ///
     /// # Errors
-    /// The file cannot be opened or read: nothing is known of what it says.
-    pub(super) fn read(dir: &Path) -> io::Result<Found> {
-        let file = match OpenOptions::new().read(true).write(true).open(path(dir)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-            Err(error) => return Err(error),
-        };
-        let len = file.metadata()?.len();
+    /// It cannot be read: nothing is known of what it says.
+    pub(super) fn read(slots: Slots) -> io::Result<Found> {
+        let len = slots.len()?;
         if len != 2 * SLOT_BYTES as u64 {
             let said = format!("the mark is {len} bytes long instead of {}", 2 * SLOT_BYTES);
             return Ok(Found::Damaged(said));
         }
-        let mut bytes = vec![0; 2 * SLOT_BYTES];
-        file.read_exact_at(&mut bytes, 0)?;
-        let slots = bytes.chunks_exact(SLOT_BYTES).filter_map(parse);
-        let Some((sequence, claims)) = slots.max_by_key(|(sequence, _)| *sequence) else {
+        let bytes = slots.read()?;
+        let whole = bytes.chunks_exact(SLOT_BYTES).filter_map(parse);
+        let Some((sequence, claims)) = whole.max_by_key(|(sequence, _)| *sequence) else {
             return Ok(Found::Damaged("both halves of the mark fail their checksums".into()));
         };
         Ok(match claims.first() {
             Some(&format) if format != FORMAT => Found::OfFormat(format),
             _ => match decode(claims) {
-                Ok(claims) => Found::Whole(Self { file, sequence }, claims),
+                Ok(claims) => Found::Whole(Self { slots, sequence }, claims),
                 Err(error) => Found::Damaged(format!("the mark says what cannot be: {error}")),
             },
         })
@@ -150,8 +225,7 @@ impl Mark {
     pub(super) fn write(&mut self, claims: &Claims) -> io::Result<()> {
         let sequence = self.sequence + 1;
         let slot = draw(sequence, claims)?;
-        self.file.write_all_at(&slot, (sequence % 2) * SLOT_BYTES as u64)?;
-        self.file.sync_data()?;
+        self.slots.put(&slot, (sequence % 2) as usize * SLOT_BYTES)?;
         self.sequence = sequence;
         Ok(())
     }
@@ -214,7 +288,7 @@ mod tests {
     }
 
     fn read(dir: &Path) -> Option<Claims> {
-        match Mark::read(dir).unwrap() {
+        match Mark::read(Slots::open(dir).unwrap()).unwrap() {
             Found::Whole(_, claims) => Some(claims),
             _ => None,
         }
@@ -256,7 +330,7 @@ mod tests {
         Mark::make(dir.path(), &claims(1, 1)).unwrap();
         for len in [0, 1, SLOT_BYTES as u64, 2 * SLOT_BYTES as u64 - 1, 2 * SLOT_BYTES as u64 + 1] {
             OpenOptions::new().write(true).open(path(dir.path())).unwrap().set_len(len).unwrap();
-            assert!(matches!(Mark::read(dir.path()).unwrap(), Found::Damaged(_)), "{len}");
+            assert!(matches!(Mark::read(Slots::open(dir.path()).unwrap()).unwrap(), Found::Damaged(_)), "{len}");
         }
     }
 }

@@ -1,14 +1,16 @@
-//! The metadata groups of a node, on Raft (openraft) over one durable store (sled).
+//! The metadata groups of a node, on Raft (openraft) over one durable store (sled; in a simulation memory that keeps the same
+//! promises).
 //!
 //! Owns a replica of each group that the node hosts, the store under them, and the way of requests to whoever leads.
 //! Never decides what a command means: that is [`mesh_actors::metadata::state`]. openraft and sled are seen by nobody else.
 //!
-//! * `store` keeps bytes durable, one flusher for all groups; `log` is Raft's log and vote over it.
+//! * `store` keeps bytes durable, one flusher for all groups, in the `trees` of a `home`; `log` is Raft's log and vote over it.
 //! * `machine` is a group's state, `rows` its table, `image` and `staging` its snapshots, going and coming.
 //! * `network` carries Raft's messages, `replica` joins the above, `route` finds the leader.
 
 mod chunks;
 mod flush;
+mod home;
 mod image;
 mod judge;
 mod log;
@@ -18,8 +20,10 @@ mod network;
 mod replica;
 mod route;
 mod rows;
+mod runtime;
 mod staging;
 mod store;
+mod trees;
 mod types;
 
 #[cfg(test)]
@@ -27,7 +31,6 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
@@ -36,7 +39,7 @@ use std::{
 };
 
 use mesh_core::{
-    Answer, Buf, Error, ErrorKind, Op, Outcome, Response,
+    Answer, Buf, Entropy, Error, ErrorKind, Op, Outcome, Response,
     id::{GroupId, Incarnation, NodeId, ReplicaId},
     limits::HEARTBEAT_INTERVAL,
     meta::ControlView,
@@ -56,7 +59,13 @@ use self::{
     network::{Message, Router},
     replica::{Raft, Replica, no_such_group},
     route::{Ask, REQUESTS_MAX},
+    runtime::Dice,
     store::{Health, Store},
+};
+
+pub use self::{
+    flush::Latency,
+    home::{Home, MemoryHome},
 };
 
 /// How long [`RaftMetadata::shutdown`] waits for the last user of the store.
@@ -69,8 +78,8 @@ pub struct RaftConfig {
     pub node: NodeId,
     /// Its start, which its messages name.
     pub start: Incarnation,
-    /// Where its files are; made if it is not there.
-    pub dir: PathBuf,
+    /// Where they are.
+    pub home: Home,
     /// The groups that it has a replica of from the start; see [`RaftMetadata::ensure_group`].
     pub groups: Vec<GroupId>,
     /// Who else may have replicas: asked for groups that this node has none of.
@@ -86,12 +95,12 @@ pub struct RaftConfig {
 impl RaftConfig {
     /// The defaults: conservative times, no groups.
     #[must_use]
-    pub fn new(node: NodeId, dir: PathBuf) -> Self {
+    pub fn new(node: NodeId, home: impl Into<Home>) -> Self {
         let (groups, peers) = (Vec::new(), Vec::new());
         Self {
             node,
             start: Incarnation::default(),
-            dir,
+            home: home.into(),
             groups,
             peers,
             timing: Timing::default(),
@@ -130,6 +139,7 @@ pub struct RaftMetadata {
     peers: Vec<NodeId>,
     timing: Timing,
     raft_config: Arc<openraft::Config>,
+    dice: Dice,
     /// Another one after [`Self::renew`].
     store: RwLock<Arc<Store>>,
     router: Router,
@@ -152,7 +162,8 @@ impl core::fmt::Debug for RaftMetadata {
 }
 
 impl RaftMetadata {
-    /// Opens the node's store and starts its groups, on the present tokio runtime.
+    /// Opens the node's store and starts its groups, on the present tokio runtime. `entropy` is what the numbers of replicas and
+    /// the waits before elections are drawn from.
     ///
     /// # Errors
     /// `Invalid` for a nonsensical configuration; `DriveFailed` or `Corrupt` if the store cannot be opened (its files
@@ -161,15 +172,18 @@ impl RaftMetadata {
         config: RaftConfig,
         outbound: Arc<dyn Outbound>,
         clock: Arc<dyn Clock>,
+        entropy: Box<dyn Entropy>,
     ) -> Result<Arc<Self>, Error> {
         let raft_config = Arc::new(raft_config(&config)?);
-        let store = RwLock::new(Arc::new(Store::open(&config.dir, config.node)?));
+        let dice = Dice::new(entropy);
+        let store = RwLock::new(Arc::new(Store::open(config.home.clone(), config.node, dice.clone())?));
         let metadata = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             node: config.node,
             peers: config.peers.into_iter().filter(|peer| *peer != config.node).collect(),
             timing: config.timing,
             raft_config,
+            dice,
             store,
             // Half an election: a message that takes longer is as good as lost.
             router: Router::new(outbound, config.start, config.timing.election_min / 2),
@@ -236,9 +250,8 @@ impl RaftMetadata {
         let state = GroupState::open(Arc::clone(store), group, control).map_err(failed)?;
         let machine = Machine(Arc::clone(&state));
         let network = self.router.for_group(group);
-        let raft = Raft::new(id.0, Arc::clone(&self.raft_config), network, log, machine)
-            .await
-            .map_err(|error| failed(std::io::Error::other(error)))?;
+        let raft = Raft::new(id.0, Arc::clone(&self.raft_config), network, log, machine);
+        let raft = self.dice.clone().scope(raft).await.map_err(|error| failed(std::io::Error::other(error)))?;
         let replica = Arc::new(Replica::new(raft, state, self.timing.election_max));
         self.groups.write().unwrap_or_else(PoisonError::into_inner).insert(group, replica);
         Ok(())

@@ -1,4 +1,4 @@
-//! A group's state in a sled tree.
+//! A group's state in a tree.
 //!
 //! ```text
 //! 'a'                            rows:8 sum:16  what was applied: log id and membership, encoded;  crc:8
@@ -7,11 +7,12 @@
 //! a row                          crc:8 value
 //! ```
 //!
-//! Rows and 'a' change in one batch, which sled recovers whole or not at all. A row's checksum is the CRC-64/NVME of
+//! Rows and 'a' change in one batch, which is recovered whole or not at all. A row's checksum is the CRC-64/NVME of
 //! key and value, checked whenever it is read; that of 'a' covers the tree's name too. `rows` counts the rows, and
 //! `sum` adds up a number for each, which its checksum decides: so rows that vanish or come back are seen too, when
-//! the table is [verified](SledTable::verify).
+//! the table is [verified](TreeTable::verify).
 
+use core::ops::Bound;
 use std::io;
 
 use mesh_core::{Error, ErrorKind};
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     chunks,
     flush::guarded,
+    trees::{Batch, Tree},
     types::{LogId, Membership, decode, encode},
 };
 use mesh_actors::metadata::table::{Change, Table, Visit};
@@ -29,7 +31,7 @@ const CRC_BYTES: usize = 8;
 
 /// The table of one group.
 #[derive(Clone)]
-pub(super) struct SledTable(sled::Tree);
+pub(super) struct TreeTable(Tree);
 
 /// All rows in one number, whatever their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,8 +71,8 @@ struct Head {
     membership: Membership,
 }
 
-impl SledTable {
-    pub(super) const fn new(tree: sled::Tree) -> Self {
+impl TreeTable {
+    pub(super) const fn new(tree: Tree) -> Self {
         Self(tree)
     }
 
@@ -93,7 +95,7 @@ impl SledTable {
         let head = self.head()?;
         let (mut digest, mut pieces, mut wanted) = (Digest::default(), 0_u64, 0_u64);
         guarded(|| {
-            for row in &self.0 {
+            for row in self.0.rows() {
                 let (key, value) = row?;
                 match key.split_first() {
                     Some((b'r', key)) => {
@@ -130,7 +132,7 @@ impl SledTable {
         );
         let mut head = self.head()?.unwrap_or_default();
         guarded(|| {
-            let mut batch = sled::Batch::default();
+            let mut batch = Batch::default();
             for change in changes {
                 let key = row_key(&change.key);
                 let old = match self.0.get(&key)? {
@@ -162,12 +164,12 @@ impl SledTable {
                 head.membership = membership.clone();
             }
             batch.insert(APPLIED, self.draw(&head)?);
-            Ok(self.0.apply_batch(batch)?)
+            self.0.apply(batch)
         })
     }
 
     fn head(&self) -> io::Result<Option<Head>> {
-        let Some(bytes) = guarded(|| Ok(self.0.get(APPLIED)?))? else { return Ok(None) };
+        let Some(bytes) = guarded(|| self.0.get(APPLIED))? else { return Ok(None) };
         let parse = || {
             let (sealed, crc) = bytes.split_last_chunk::<CRC_BYTES>()?;
             let (rows, rest) = sealed.split_first_chunk::<8>()?;
@@ -192,7 +194,7 @@ impl SledTable {
 
     /// A row's checksum and value.
     fn join(&self, key: &[u8], head: &[u8]) -> io::Result<(u64, Vec<u8>)> {
-        let mut value = chunks::join(head, |piece| Ok(self.0.get(piece_key(key, piece))?))?;
+        let mut value = chunks::join(head, |piece| self.0.get(piece_key(key, piece)))?;
         let crc = crc_of(&value)?;
         value.drain(..CRC_BYTES);
         if crc == checksum(key, &value) {
@@ -203,7 +205,7 @@ impl SledTable {
     }
 }
 
-impl Table for SledTable {
+impl Table for TreeTable {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let row = guarded(|| match self.0.get(row_key(key))? {
             Some(head) => self.join(key, &head).map(|(_, value)| Some(value)),
@@ -216,7 +218,8 @@ impl Table for SledTable {
         if from >= to {
             return Ok(());
         }
-        let mut rows = self.0.range(row_key(from)..row_key(to));
+        let (from, to) = (row_key(from), row_key(to));
+        let mut rows = self.0.range(Bound::Included(&from), Bound::Excluded(&to));
         let mut next = || {
             guarded(|| match rows.next().transpose()? {
                 Some((key, head)) => self.join(&key[1..], &head).map(|(_, value)| Some((key, value))),
@@ -277,7 +280,10 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{
+        super::trees::{Memory, Trees},
+        *,
+    };
     use mesh_actors::metadata::MemoryTable;
 
     fn rows(table: &dyn Table) -> BTreeMap<Vec<u8>, Vec<u8>> {
@@ -304,8 +310,7 @@ mod tests {
                 1..8,
             )
         ) {
-            let db = sled::Config::new().temporary(true).open().unwrap();
-            let table = SledTable::new(db.open_tree("t").unwrap());
+            let table = TreeTable::new(Trees::Memory(Memory::default()).open("t").unwrap());
             let mut model = MemoryTable::default();
             for (round, batch) in batches.into_iter().enumerate() {
                 let changes: Vec<Change> = batch
@@ -316,7 +321,7 @@ mod tests {
                 model.commit(changes);
                 prop_assert_eq!(rows(&table), rows(&model));
             }
-            let pieces = table.0.iter().keys().filter(|key| key.as_ref().unwrap()[0] == b'x').count();
+            let pieces = table.0.rows().filter(|row| row.as_ref().unwrap().0[0] == b'x').count();
             let wanted: usize = model.rows().map(|(_, value)| (value.len() + CRC_BYTES).saturating_sub(1) / chunks::CHUNK_BYTES).sum();
             prop_assert_eq!(pieces, wanted, "no piece is left behind");
         }

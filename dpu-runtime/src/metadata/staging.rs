@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     image::Row,
-    rows::{Digest, SledTable},
+    rows::{Digest, TreeTable},
     types::{SnapshotMeta, Vote},
 };
 use mesh_actors::metadata::table::Change;
@@ -31,7 +31,7 @@ pub(super) struct Chunk {
 /// A state tree that is not in use yet.
 pub(crate) struct Staged {
     pub(super) generation: u64,
-    pub(super) table: SledTable,
+    pub(super) table: TreeTable,
 }
 
 impl Staged {

@@ -29,9 +29,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     io,
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -50,19 +48,13 @@ use tokio::sync::oneshot;
 
 use super::{
     flush::{Durable, Flusher, guarded, lock},
+    home::{Database, Home, Medium, cannot_be_used_now},
     judge,
-    mark::{self, Claim, Claims, Found, GROUPS_MAX, Mark},
+    mark::{Claim, Claims, Found, GROUPS_MAX, Mark},
+    runtime::Dice,
+    trees::{Tree, Trees},
     types::{Types, decode, encode},
 };
-
-/// The tree of votes, watermarks and generations.
-pub(super) const META: &str = "meta";
-/// The key in it under which the store's owner stands.
-const OWNER: &[u8] = b"n";
-/// Memory for cached pages.
-const CACHE_BYTES: u64 = 64 << 20;
-/// Damaged stores that are kept at most. Whoever has so many needs another drive.
-const SET_ASIDE_MAX: u32 = 4;
 
 /// Which value of a group stands in the `meta` tree.
 #[derive(Clone, Copy, Debug)]
@@ -86,8 +78,10 @@ pub(super) enum Health {
 
 /// A node's metadata on its drive.
 pub(super) struct Store {
-    dir: PathBuf,
+    home: Home,
     node: NodeId,
+    /// For the numbers of replicas.
+    dice: Dice,
     /// None if it cannot be used.
     database: RwLock<Option<Database>>,
     claims: Arc<Mutex<Claims>>,
@@ -95,12 +89,6 @@ pub(super) struct Store {
     flusher: Flusher,
     /// How often the mark was written durably.
     marked: Arc<AtomicU64>,
-}
-
-#[derive(Clone)]
-struct Database {
-    db: sled::Db,
-    meta: sled::Tree,
 }
 
 #[derive(Default)]
@@ -111,21 +99,20 @@ struct Damage {
 }
 
 /// The real steps to durability.
-struct Files {
-    db: sled::Db,
-    file: File,
+struct Steps {
+    trees: Trees,
+    medium: Medium,
     mark: Mutex<Mark>,
     marked: Arc<AtomicU64>,
 }
 
-impl Durable for Files {
+impl Durable for Steps {
     fn flush(&self) -> io::Result<()> {
-        self.db.flush()?;
-        Ok(())
+        self.trees.flush()
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()
+        self.medium.sync()
     }
 
     fn mark(&self, claims: &Claims) -> io::Result<()> {
@@ -137,89 +124,84 @@ impl Durable for Files {
 }
 
 impl Store {
-    /// Opens a node's files, or makes them, and judges them. Damage is no error: see [`Store::health`].
+    /// Opens a node's metadata, or makes them, and judges them. Damage is no error: see [`Store::health`].
     ///
     /// # Errors
     /// `DriveFailed` if they cannot be used now (another process has them, no permission, no space), `Conflict` if
     /// they are another node's, `Unsupported` if they are of another format. Nothing is deleted.
-    pub(super) fn open(dir: &Path, node: NodeId) -> Result<Self, Error> {
-        Self::open_over(dir, node, |files| files)
+    pub(super) fn open(home: impl Into<Home>, node: NodeId, dice: Dice) -> Result<Self, Error> {
+        Self::open_over(home, node, dice, |steps| steps)
     }
 
     /// As [`Store::open`], with something put between the store and its files.
     pub(super) fn open_over(
-        dir: &Path,
+        home: impl Into<Home>,
         node: NodeId,
+        dice: Dice,
         over: impl FnOnce(Arc<dyn Durable>) -> Arc<dyn Durable>,
     ) -> Result<Self, Error> {
-        let path = dir.join("db");
-        let failed = |error: io::Error| cannot_use(&path).caused_by(error);
-        std::fs::create_dir_all(dir).map_err(failed)?;
-        let there = path.try_exists().map_err(failed)?;
-        let (mark, claims) = match Mark::read(dir).map_err(failed)? {
+        let home = home.into();
+        let failed = |error: io::Error| cannot_use(&home).caused_by(error);
+        let there = home.has_database().map_err(failed)?;
+        let (mark, claims) = match home.read_mark().map_err(failed)? {
             Found::Whole(mark, claims) => (mark, claims),
             Found::Nothing if !there => {
                 let claims = Claims { node, groups: BTreeMap::new() };
-                (Mark::make(dir, &claims).map_err(failed)?, claims)
+                (home.make_mark(&claims).map_err(failed)?, claims)
             }
             Found::Nothing => {
                 let why = "there is a database, but no mark of what it promised beside it";
-                return Ok(Self::unusable(dir, Claims { node, ..Claims::default() }, 0, damaged(why)));
+                return Ok(Self::unusable(home, dice, Claims { node, ..Claims::default() }, 0, damaged(why)));
             }
             Found::OfFormat(format) => {
                 let what = "the metadata store is of another format than this build's, and is left as it is: run the \
                             build that wrote it";
                 return Err(Error::new(ErrorKind::Unsupported, what)
-                    .with("path", dir.display())
+                    .with("path", &home)
                     .with("format", format)
                     .with("supported", FORMAT));
             }
             Found::Damaged(why) => {
-                return Ok(Self::unusable(dir, Claims { node, ..Claims::default() }, 0, damaged(why)));
+                return Ok(Self::unusable(home, dice, Claims { node, ..Claims::default() }, 0, damaged(why)));
             }
         };
         if claims.node != node {
             return Err(Error::new(ErrorKind::Conflict, "these metadata files are another node's")
-                .with("path", path.display())
+                .with("path", home.database())
                 .with("owner", claims.node)
                 .with("node", node));
         }
         if !there {
             // A store that is made has its mark first; then nothing is claimed yet.
             if !claims.groups.values().all(Claim::is_empty) {
-                return Ok(Self::unusable(
-                    dir,
-                    claims,
-                    mark.count(),
-                    damaged("the database is missing").with("path", path.display()),
-                ));
+                let why = damaged("the database is missing").with("path", home.database());
+                return Ok(Self::unusable(home, dice, claims, mark.count(), why));
             }
-            make(dir, &path, node).map_err(failed)?;
+            home.make_database(node).map_err(failed)?;
         }
-        let database = match open_database(&path, node) {
+        let database = match home.open_database(node) {
             Ok(database) => database,
             Err(error) if cannot_be_used_now(&error) => return Err(failed(error)),
             Err(error) => {
-                let why = damaged("the database cannot be read").with("path", path.display()).caused_by(error);
-                return Ok(Self::unusable(dir, claims, mark.count(), why));
+                let why = damaged("the database cannot be read").with("path", home.database()).caused_by(error);
+                return Ok(Self::unusable(home, dice, claims, mark.count(), why));
             }
         };
-        let groups = judge::groups(&database.db, &claims);
-        let flushed = guarded(|| {
-            // Recovery may have written.
-            database.db.flush()?;
-            sync_files(&path)
-        });
-        flushed.map_err(failed)?;
-        let file = File::open(path.join("db")).map_err(failed)?;
+        let groups = judge::groups(&database.trees, &claims);
+        let medium = home.settle(&database).map_err(failed)?;
         let marked = Arc::new(AtomicU64::new(mark.count()));
-        let files = Files { db: database.db.clone(), file, mark: Mutex::new(mark), marked: Arc::clone(&marked) };
-        let files = over(Arc::new(files));
+        let steps =
+            Steps { trees: database.trees.clone(), medium, mark: Mutex::new(mark), marked: Arc::clone(&marked) };
+        let steps = over(Arc::new(steps));
         let claims = Arc::new(Mutex::new(claims));
-        let flusher = Flusher::start(files, Arc::clone(&claims)).map_err(failed)?;
+        let flusher = match &home {
+            Home::Folder(_) => Flusher::start(steps, Arc::clone(&claims)).map_err(failed)?,
+            Home::Memory(memory) => Flusher::in_task(steps, Arc::clone(&claims), memory.latency()),
+        };
         let opened = Self {
-            dir: dir.to_owned(),
+            home,
             node,
+            dice,
             database: RwLock::new(Some(database)),
             claims,
             damage: Mutex::default(),
@@ -233,11 +215,12 @@ impl Store {
     }
 
     /// A store of which nothing can be used.
-    fn unusable(dir: &Path, claims: Claims, marked: u64, why: Error) -> Self {
-        tracing::error!(path = %dir.display(), error = %why, "{IS_DAMAGED}");
+    fn unusable(home: Home, dice: Dice, claims: Claims, marked: u64, why: Error) -> Self {
+        tracing::error!(path = %home, error = %why, "{IS_DAMAGED}");
         Self {
-            dir: dir.to_owned(),
+            home,
             node: claims.node,
+            dice,
             database: RwLock::new(None),
             claims: Arc::new(Mutex::new(claims)),
             damage: Mutex::new(Damage { whole: Some(why), groups: BTreeMap::new() }),
@@ -271,7 +254,7 @@ impl Store {
             return Ok(claim.replica);
         }
         self.sound(group)?;
-        let replica = mint(self.node)?;
+        let replica = self.mint()?;
         let minted = {
             let mut claims = lock(&self.claims);
             if claims.groups.len() >= GROUPS_MAX {
@@ -281,9 +264,24 @@ impl Store {
             claims.groups.entry(group).or_insert_with(|| Claim { replica, ..Claim::default() }).replica
         };
         // Into both halves of the mark: if one is damaged, the other still knows the number.
-        self.sync_blocking()?;
-        self.sync_blocking()?;
+        self.flusher.finish()?;
+        self.flusher.finish()?;
         Ok(minted)
+    }
+
+    /// A number that no replica had before.
+    fn mint(&self) -> io::Result<ReplicaId> {
+        if self.node.0 >= ReplicaId::NODES {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a node of so large a number cannot have replicas",
+            ));
+        }
+        let mut bytes = [0; 8];
+        while u64::from_le_bytes(bytes) == 0 {
+            self.dice.fill(&mut bytes[..6]);
+        }
+        Ok(ReplicaId::new(self.node, u64::from_le_bytes(bytes)))
     }
 
     /// Whether there is a name left under which this store could be set aside.
@@ -291,17 +289,7 @@ impl Store {
     /// # Errors
     /// `Conflict` if too many damaged stores are kept already.
     pub(super) fn expect_room_aside(&self) -> Result<(), Error> {
-        self.aside().map(drop)
-    }
-
-    fn aside(&self) -> Result<(PathBuf, PathBuf), Error> {
-        let names = |n: u32| (self.dir.join(format!("db.damaged-{n}")), self.dir.join(format!("mark.damaged-{n}")));
-        let free = (1..=SET_ASIDE_MAX).map(names).find(|(db, mark)| !db.exists() && !mark.exists());
-        free.ok_or_else(|| {
-            let many =
-                "too many damaged metadata stores are kept beside this one: replace the drive, or move them away";
-            Error::new(ErrorKind::Conflict, many).with("path", self.dir.display())
-        })
+        self.home.number_aside().map(drop)
     }
 
     /// Forgets this store for good: its files are set aside under other names, and a new store is made in its place in
@@ -315,8 +303,7 @@ impl Store {
     /// `Conflict` if somebody still uses it, or if too many damaged stores are kept already; `DriveFailed`. Nothing is
     /// deleted; it may be tried again by opening the store anew.
     pub(super) fn renew_all(&self) -> Result<Self, Error> {
-        let path = self.dir.join("db");
-        let failed = |error: io::Error| cannot_use(&path).caused_by(error);
+        let failed = |error: io::Error| cannot_use(&self.home).caused_by(error);
         self.close();
         let taken = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
         guarded(|| {
@@ -324,27 +311,16 @@ impl Store {
             Ok(())
         })
         .map_err(failed)?;
-        wait_for_last_user(&path.join("db"))?;
-        let (db_aside, mark_aside) = self.aside()?;
+        self.home.wait_for_last_user()?;
+        let number = self.home.number_aside()?;
         let mut groups = BTreeMap::new();
         for group in lock(&self.claims).groups.keys() {
-            groups.insert(*group, Claim { replica: mint(self.node).map_err(failed)?, ..Claim::default() });
+            groups.insert(*group, Claim { replica: self.mint().map_err(failed)?, ..Claim::default() });
         }
-        let set_aside = || {
-            let mark = mark::path(&self.dir);
-            if mark.try_exists()? {
-                std::fs::hard_link(&mark, &mark_aside)?;
-            }
-            if path.try_exists()? {
-                std::fs::rename(&path, &db_aside)?;
-            }
-            // The new mark claims nothing: it must not come to stand beside the old database.
-            File::open(&self.dir)?.sync_all()?;
-            Mark::make(&self.dir, &Claims { node: self.node, groups })
-        };
-        drop(set_aside().map_err(failed)?);
-        tracing::warn!(aside = %db_aside.display(), "a damaged metadata store was set aside; a new one takes its place");
-        Self::open(&self.dir, self.node)
+        let aside = self.home.set_aside(number).map_err(failed)?;
+        drop(self.home.make_mark(&Claims { node: self.node, groups }).map_err(failed)?);
+        tracing::warn!(aside, "a damaged metadata store was set aside; a new one takes its place");
+        Self::open(self.home.clone(), self.node, self.dice.clone())
     }
 
     /// Refuses a group that is damaged.
@@ -370,7 +346,7 @@ impl Store {
         if damage.whole.is_some() {
             return false;
         }
-        tracing::error!(path = %self.dir.display(), why, "{IS_DAMAGED}");
+        tracing::error!(path = %self.home, why, "{IS_DAMAGED}");
         damage.whole = Some(damaged(format!("these metadata were put back from an older copy: {why}")));
         true
     }
@@ -378,11 +354,7 @@ impl Store {
     /// Takes the mark away from beside the database, under another name, so that the store stays damaged when it is
     /// opened again. Blocks.
     pub(super) fn keep_disowned(&self) -> io::Result<()> {
-        match std::fs::rename(mark::path(&self.dir), self.dir.join("mark.older")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => File::open(&self.dir)?.sync_all(),
-        }
+        self.home.disown()
     }
 
     /// Passes an outcome on; if it tells of damage, the group is damaged from now on.
@@ -401,7 +373,7 @@ impl Store {
         if damage.whole.is_some() || damage.groups.contains_key(&group) {
             return;
         }
-        tracing::error!(%group, path = %self.dir.display(), why, "{IS_DAMAGED}");
+        tracing::error!(%group, path = %self.home, why, "{IS_DAMAGED}");
         damage.groups.insert(group, damaged(why.to_owned()).with("group", group));
     }
 
@@ -418,19 +390,19 @@ impl Store {
         database.clone().ok_or_else(|| io::Error::new(io::ErrorKind::BrokenPipe, "the metadata store is closed"))
     }
 
-    pub(super) fn tree(&self, name: &str) -> io::Result<sled::Tree> {
+    pub(super) fn tree(&self, name: &str) -> io::Result<Tree> {
         let database = self.database()?;
-        guarded(|| Ok(database.db.open_tree(name)?))
+        guarded(|| database.trees.open(name))
     }
 
     pub(super) fn drop_tree(&self, name: &str) -> io::Result<()> {
         let database = self.database()?;
-        guarded(|| database.db.drop_tree(name).map(|_| ()).map_err(io::Error::from))
+        guarded(|| database.trees.remove(name))
     }
 
     /// The names of all trees that begin so.
     pub(super) fn trees_under(&self, prefix: &str) -> Vec<String> {
-        let names = self.database().map(|database| judge::trees(&database.db)).unwrap_or_default();
+        let names = self.database().map(|database| database.trees.names()).unwrap_or_default();
         names.into_iter().filter(|name| name.starts_with(prefix)).collect()
     }
 
@@ -446,7 +418,7 @@ impl Store {
         let (database, key) = (self.database()?, slot_key(group, slot));
         let mut bytes = encode(value)?;
         bytes.extend_from_slice(&slot_crc(&key, &bytes).to_le_bytes());
-        guarded(|| database.meta.insert(key, bytes).map(|_| ()).map_err(io::Error::from))
+        guarded(|| database.meta.insert(key, bytes))
     }
 
     /// Comes back once everything written and claimed before is durable.
@@ -455,12 +427,6 @@ impl Store {
         // Who asked may have gone; then nobody wants to know.
         self.flusher.tell(Box::new(move |outcome| drop(done.send(outcome))));
         flushed.await.map_err(|_| gone())?
-    }
-
-    fn sync_blocking(&self) -> io::Result<()> {
-        let (done, flushed) = std::sync::mpsc::sync_channel(1);
-        self.flusher.tell(Box::new(move |outcome| drop(done.send(outcome))));
-        flushed.recv().map_err(|_| gone())?
     }
 
     /// Tells Raft once everything written and claimed before is durable. Calls are answered in order.
@@ -488,119 +454,9 @@ fn damaged(why: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Corrupt, why)
 }
 
-/// A number that no replica had before.
-fn mint(node: NodeId) -> io::Result<ReplicaId> {
-    if node.0 >= ReplicaId::NODES {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a node of so large a number cannot have replicas"));
-    }
-    let mut bytes = [0; 8];
-    while u64::from_le_bytes(bytes) == 0 {
-        rustix::rand::getrandom(&mut bytes[..6], rustix::rand::GetRandomFlags::empty())?;
-    }
-    Ok(ReplicaId::new(node, u64::from_le_bytes(bytes)))
-}
-
-const LOCK_TRIES: u32 = 20;
-const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(25);
-/// For the last user of a store that is renewed: [`LOCK_PAUSE`] each.
-const LAST_USER_TRIES: u32 = 200;
-
-fn open_database(path: &Path, node: NodeId) -> io::Result<Database> {
-    let config = sled::Config::new()
-        .path(path)
-        .mode(sled::Mode::HighThroughput)
-        .cache_capacity(CACHE_BYTES)
-        .flush_every_ms(None);
-    let open = || guarded(|| Ok(config.open()?));
-    let mut opened = open();
-    // A process that is just ending, or one that forks at this moment, may hold the lock a little longer than it means to.
-    for _ in 0..LOCK_TRIES {
-        if !opened.as_ref().is_err_and(is_locked) {
-            break;
-        }
-        std::thread::sleep(LOCK_PAUSE);
-        opened = open();
-    }
-    let db = opened?;
-    guarded(|| {
-        let meta = db.open_tree(META)?;
-        let owner = meta.get(OWNER)?;
-        if owner.as_deref() != Some(node.0.to_be_bytes().as_slice()) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "it does not know whose it is: its contents are gone",
-            ));
-        }
-        Ok(Database { meta, db: db.clone() })
-    })
-}
-
-fn is_locked(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("WouldBlock")
-}
-
-/// What says nothing about the contents.
-fn cannot_be_used_now(error: &io::Error) -> bool {
-    use io::ErrorKind as Kind;
-    let of_the_process = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
-    is_locked(error)
-        || matches!(
-            error.kind(),
-            Kind::PermissionDenied | Kind::StorageFull | Kind::OutOfMemory | Kind::ReadOnlyFilesystem
-        )
-        || of_the_process.contains(&error.raw_os_error())
-}
-
-fn cannot_use(path: &Path) -> Error {
+fn cannot_use(home: &Home) -> Error {
     let what = "the metadata store cannot be used; no file was removed. If another process has it, stop that one";
-    Error::new(ErrorKind::DriveFailed, what).with("path", path.display())
-}
-
-/// Waits until nobody has a database open.
-fn wait_for_last_user(file: &Path) -> Result<(), Error> {
-    let Ok(file) = File::open(file) else { return Ok(()) };
-    for _ in 0..LAST_USER_TRIES {
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
-            Err(error) => {
-                return Err(Error::new(ErrorKind::DriveFailed, "the metadata store cannot be locked").caused_by(error));
-            }
-            Ok(()) => return Ok(()),
-        }
-    }
-    Err(Error::new(
-        ErrorKind::Conflict,
-        "the metadata store is still in use; shut its groups down before it is renewed",
-    ))
-}
-
-/// Makes a node's database: under another name first, so that what has the name is whole.
-fn make(dir: &Path, path: &Path, node: NodeId) -> io::Result<()> {
-    let unfinished = dir.join("db.new");
-    if unfinished.try_exists()? {
-        std::fs::remove_dir_all(&unfinished)?;
-    }
-    let config = sled::Config::new().path(&unfinished).flush_every_ms(None);
-    let db = guarded(|| Ok(config.open()?))?;
-    db.open_tree(META)?.insert(OWNER, &node.0.to_be_bytes())?;
-    db.flush()?;
-    drop(db);
-    sync_files(&unfinished)?;
-    std::fs::rename(&unfinished, path)?;
-    for directory in [Some(dir), dir.parent()].into_iter().flatten() {
-        if !directory.as_os_str().is_empty() {
-            File::open(directory)?.sync_all()?;
-        }
-    }
-    Ok(())
-}
-
-/// Makes the database's files durable, and their names.
-fn sync_files(path: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(path)? {
-        File::open(entry?.path())?.sync_all()?;
-    }
-    File::open(path)?.sync_all()
+    Error::new(ErrorKind::DriveFailed, what).with("path", home.database())
 }
 
 fn gone() -> io::Error {
@@ -620,9 +476,9 @@ fn slot_crc(key: &[u8; 10], value: &[u8]) -> u32 {
 }
 
 /// Reads a value of a group.
-pub(super) fn read_slot<T: DeserializeOwned>(meta: &sled::Tree, group: GroupId, slot: Slot) -> io::Result<Option<T>> {
+pub(super) fn read_slot<T: DeserializeOwned>(meta: &Tree, group: GroupId, slot: Slot) -> io::Result<Option<T>> {
     let key = slot_key(group, slot);
-    let Some(bytes) = guarded(|| Ok(meta.get(key)?))? else { return Ok(None) };
+    let Some(bytes) = guarded(|| meta.get(key))? else { return Ok(None) };
     match bytes.split_last_chunk::<4>() {
         Some((value, crc)) if u32::from_le_bytes(*crc) == slot_crc(&key, value) => decode(value).map(Some),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("the {slot:?} row fails its checksum"))),

@@ -22,6 +22,7 @@ openraft::declare_raft_types!(
         R = Applied,
         NodeId = u64,
         Node = (),
+        AsyncRuntime = super::runtime::Runtime,
 );
 
 pub(super) type Entry = alias::EntryOf<Types>;

@@ -3,13 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher as _, RandomState},
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use mesh_core::{
-    Error, ErrorKind, Op, Outcome,
+    Entropy, Error, ErrorKind, Op, Outcome,
     envelope::{Body, Envelope},
     id::{ActorId, BucketId, Epoch, GroupId, LayoutId, NodeId, ReplicaId, TenantId, WriteId},
     meta::{
@@ -120,6 +121,20 @@ impl Outbound for Link {
     }
 }
 
+/// What a replica's number and its waits are drawn from: each time something else.
+pub(crate) fn entropy() -> Box<dyn Entropy> {
+    struct Hashed(RandomState, u64);
+    impl Entropy for Hashed {
+        fn fill(&mut self, target: &mut [u8]) {
+            for part in target.chunks_mut(8) {
+                self.1 += 1;
+                part.copy_from_slice(&self.0.hash_one(self.1).to_le_bytes()[..part.len()]);
+            }
+        }
+    }
+    Box::new(Hashed(RandomState::new(), 0))
+}
+
 /// Nodes, their files and their links.
 pub(crate) struct Cluster {
     dir: TempDir,
@@ -162,9 +177,10 @@ impl Cluster {
     pub(crate) async fn open(&self, node: u64, groups: Vec<GroupId>) -> Arc<RaftMetadata> {
         let id = NodeId(node);
         let dir = self.dir.path().join(node.to_string());
-        let config = RaftConfig { node: id, dir, groups, ..self.config.clone() };
+        let config = RaftConfig { node: id, home: dir.into(), groups, ..self.config.clone() };
         let link = Link { from: id, wires: Arc::clone(&self.wires), clock: Arc::clone(&self.clock) };
-        let opened = RaftMetadata::start(config, Arc::new(link), Arc::clone(&self.clock)).await.expect("opened");
+        let opened =
+            RaftMetadata::start(config, Arc::new(link), Arc::clone(&self.clock), entropy()).await.expect("opened");
         lock(&self.wires).nodes.insert(id, Arc::clone(&opened));
         opened
     }

@@ -109,7 +109,7 @@ fn a_power_cut_at_any_step_damages_nothing() {
         *lock(&camera) = Some(Arc::clone(&standing));
         standing as Arc<dyn Durable>
     };
-    let store = Arc::new(Store::open_over(&dir.path().join("store"), NodeId(1), over).unwrap());
+    let store = Arc::new(Store::open_over(dir.path().join("store"), NodeId(1), entropy(), over).unwrap());
     let camera = lock(&camera).take().unwrap();
     runtime().block_on(live(&store, &camera));
     drop(store);
@@ -133,7 +133,7 @@ fn a_power_cut_at_any_step_damages_nothing() {
 }
 
 fn judge(shot: &Path, number: usize, acknowledged: &Acknowledged) {
-    let store = Arc::new(Store::open(shot, NodeId(1)).unwrap());
+    let store = Arc::new(Store::open(shot, NodeId(1), entropy()).unwrap());
     let told = acknowledged.iter().rfind(|told| told.0 <= number);
     match store.health(GROUP) {
         Health::Damaged(why) => panic!("a power cut at step {number} is taken for damage: {why}"),

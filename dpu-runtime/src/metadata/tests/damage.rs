@@ -2,6 +2,7 @@
 //!
 //! `MESH_DAMAGES` says how many damages are tried; a few hundred by default.
 
+use core::ops::Bound;
 use std::{
     collections::BTreeMap,
     fs::OpenOptions,
@@ -45,7 +46,7 @@ pub(super) fn blank(term: u64, index: u64) -> openraft::alias::EntryOf<Types> {
 /// A store that has seen some life: entries, truncations, purges, rows that came, changed and went, restarts.
 fn make(dir: &Path) {
     for life in 0..4_u64 {
-        let store = Arc::new(Store::open(dir, NodeId(1)).unwrap());
+        let store = Arc::new(Store::open(dir, NodeId(1), entropy()).unwrap());
         runtime().block_on(async {
             for (at, group) in GROUPS.into_iter().enumerate() {
                 let mut log = LogStore::open(Arc::clone(&store), group).unwrap();
@@ -189,7 +190,7 @@ fn dump(dir: &Path) -> std::io::Result<Dump> {
 
 /// Judges a damaged store. Some: it was named, with these words. None: it is as it was.
 fn judge(dir: &Path, wanted: &BTreeMap<GroupId, Contents>) -> Option<String> {
-    let store = Arc::new(Store::open(dir, NodeId(1)).expect("damage does not keep a store from opening"));
+    let store = Arc::new(Store::open(dir, NodeId(1), entropy()).expect("damage does not keep a store from opening"));
     let mut named = None;
     for (group, wanted) in wanted {
         match store.health(*group) {
@@ -222,7 +223,7 @@ fn whatever_is_damaged_is_named_or_as_it_was() {
     let wanted: Arc<BTreeMap<GroupId, Contents>> = {
         let at = silent("sound");
         assert_eq!(judge(&at, &BTreeMap::new()), None);
-        let store = Arc::new(Store::open(&at, NodeId(1)).unwrap());
+        let store = Arc::new(Store::open(&at, NodeId(1), entropy()).unwrap());
         Arc::new(GROUPS.iter().map(|group| (*group, read(&store, *group).unwrap())).collect())
     };
     assert!(wanted.values().all(|contents| contents.rows.len() > 50 && contents.entries.len() > 30));
@@ -265,13 +266,13 @@ fn a_database_from_before_is_named() {
     make(&now);
     copy(&now, &before);
     {
-        let store = Arc::new(Store::open(&now, NodeId(1)).unwrap());
+        let store = Arc::new(Store::open(&now, NodeId(1), entropy()).unwrap());
         let mut log = LogStore::open(Arc::clone(&store), GROUP).unwrap();
         runtime().block_on(log.save_vote(&Vote::new_committed(9, 1))).unwrap();
     }
     std::fs::remove_dir_all(now.join("db")).unwrap();
     copy(&before.join("db"), &now.join("db"));
-    let store = Store::open(&now, NodeId(1)).unwrap();
+    let store = Store::open(&now, NodeId(1), entropy()).unwrap();
     assert!(matches!(store.health(GROUP), Health::Damaged(why) if why.to_string().contains("vote")));
     assert!(matches!(store.health(GroupId::CONTROL), Health::Sound), "the other one is as it was");
 }
@@ -281,9 +282,9 @@ fn a_mark_without_its_database_and_a_database_without_its_mark_are_named() {
     for lost in ["db", "mark"] {
         let dir = tempfile::tempdir().unwrap();
         make(dir.path());
-        let marked = Store::open(dir.path(), NodeId(1)).unwrap().marked();
+        let marked = Store::open(dir.path(), NodeId(1), entropy()).unwrap().marked();
         std::fs::rename(dir.path().join(lost), dir.path().join("elsewhere")).unwrap();
-        let store = Store::open(dir.path(), NodeId(1)).unwrap();
+        let store = Store::open(dir.path(), NodeId(1), entropy()).unwrap();
         // What is damaged is not taken for an older copy besides, as long as there is a mark.
         assert_eq!(store.marked(), if lost == "db" { marked } else { 0 });
         assert!(GROUPS.iter().all(|group| matches!(store.health(*group), Health::Damaged(_))), "{lost}");
@@ -291,7 +292,7 @@ fn a_mark_without_its_database_and_a_database_without_its_mark_are_named() {
         // Nothing was made in its place, and nothing else was touched.
         assert!(!dir.path().join(lost).exists());
         std::fs::rename(dir.path().join("elsewhere"), dir.path().join(lost)).unwrap();
-        let store = Store::open(dir.path(), NodeId(1)).unwrap();
+        let store = Store::open(dir.path(), NodeId(1), entropy()).unwrap();
         assert!(GROUPS.iter().all(|group| matches!(store.health(*group), Health::Sound)), "{lost}");
     }
 }
@@ -299,15 +300,15 @@ fn a_mark_without_its_database_and_a_database_without_its_mark_are_named() {
 #[test]
 fn a_beginning_that_was_interrupted_is_new() {
     let dir = tempfile::tempdir().unwrap();
-    drop(Store::open(dir.path(), NodeId(1)).unwrap());
+    drop(Store::open(dir.path(), NodeId(1), entropy()).unwrap());
     std::fs::remove_dir_all(dir.path().join("db")).unwrap();
-    let store = Store::open(dir.path(), NodeId(1)).unwrap();
+    let store = Store::open(dir.path(), NodeId(1), entropy()).unwrap();
     assert!(matches!(store.health(GROUP), Health::New));
     let replica = store.replica(GROUP).unwrap();
     assert_eq!((replica.node(), store.replica(GROUP).unwrap()), (NodeId(1), replica));
     assert!(matches!(store.health(GROUP), Health::New), "it has a number, and has kept nothing");
     drop(store);
-    assert_eq!(Store::open(dir.path(), NodeId(1)).unwrap().replica(GROUP).unwrap(), replica, "for life");
+    assert_eq!(Store::open(dir.path(), NodeId(1), entropy()).unwrap().replica(GROUP).unwrap(), replica, "for life");
 }
 
 #[test]
@@ -318,7 +319,7 @@ fn a_renewed_store_is_new_under_other_numbers_and_keeps_the_damaged_files() {
     let mut lost = std::fs::read(&file).unwrap();
     lost.truncate(lost.len() / 2);
     std::fs::write(&file, &lost).unwrap();
-    let mut store = Store::open(dir.path(), NodeId(1)).unwrap();
+    let mut store = Store::open(dir.path(), NodeId(1), entropy()).unwrap();
     let mut numbers = vec![store.replicas()];
     for round in 1..=4 {
         let renewed = store.renew_all().unwrap();
@@ -335,7 +336,7 @@ fn a_renewed_store_is_new_under_other_numbers_and_keeps_the_damaged_files() {
     let refused = store.renew_all().err().expect("too many are kept");
     assert_eq!(refused.kind(), ErrorKind::Conflict);
     drop(store);
-    let store = Store::open(dir.path(), NodeId(1)).unwrap();
+    let store = Store::open(dir.path(), NodeId(1), entropy()).unwrap();
     assert_eq!(store.replicas(), numbers[4]);
 }
 
@@ -355,12 +356,12 @@ fn a_store_in_use_is_not_renewed() {
 fn a_group_whose_row_is_damaged_while_it_runs_stops_and_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     make(dir.path());
-    let store = Arc::new(Store::open(dir.path(), NodeId(1)).unwrap());
+    let store = Arc::new(Store::open(dir.path(), NodeId(1), entropy()).unwrap());
     let contents = read(&store, GROUP).unwrap();
     let mut log = LogStore::open(Arc::clone(&store), GROUP).unwrap();
     let state = GroupState::open(Arc::clone(&store), GROUP, None).unwrap();
     let tree = store.tree(&store.trees_under(&format!("state/{:016x}/", GROUP.0))[0]).unwrap();
-    let (key, value) = tree.scan_prefix("rK").next().unwrap().unwrap();
+    let (key, value) = tree.range(Bound::Included(b"rK"), Bound::Unbounded).next().unwrap().unwrap();
     let mut changed = value.to_vec();
     *changed.last_mut().unwrap() ^= 1;
     tree.insert(key, changed).unwrap();
@@ -386,7 +387,7 @@ fn an_entry_that_was_taken_back_does_not_come_back() {
     let runtime = runtime();
     runtime.block_on(log.append((0..5).map(|index| blank(1, index)), IOFlushed::noop())).unwrap();
     let tree = store.tree(&super::super::log::tree_name(GROUP)).unwrap();
-    let old: Vec<_> = tree.iter().skip(2).map(|row| row.unwrap()).collect();
+    let old: Vec<_> = tree.rows().skip(2).map(|row| row.unwrap()).collect();
     runtime.block_on(log.truncate_after(Some(log_id(1, 1)))).unwrap();
     runtime.block_on(log.append((2..6).map(|index| blank(1, index)), IOFlushed::noop())).unwrap();
     runtime.block_on(log.truncate_after(Some(log_id(1, 1)))).unwrap();

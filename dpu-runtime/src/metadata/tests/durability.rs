@@ -15,9 +15,11 @@ use openraft::{entry::RaftEntry, storage::IOFlushed, type_config::TypeConfigExt}
 use super::*;
 use crate::metadata::{
     flush::{Durable, lock},
-    log::{Log, SledLog},
+    home::META,
+    log::{Log, TreeLog},
     mark::{Claim, Claims},
-    store::{META, read_slot},
+    store::read_slot,
+    trees::Tree,
 };
 
 const GROUPS: [GroupId; 2] = [GroupId(1), GroupId(7)];
@@ -163,10 +165,10 @@ struct Asked {
 }
 
 /// A log that another thread may be adding to or cutting just now, once that is over.
-fn whole(tree: &sled::Tree) -> SledLog {
+fn whole(tree: &Tree) -> TreeLog {
     let began = std::time::Instant::now();
     loop {
-        match SledLog::open(tree.clone(), None) {
+        match TreeLog::open(tree.clone(), None) {
             Ok(log) => return log,
             Err(error) if began.elapsed() > std::time::Duration::from_secs(10) => panic!("{error}"),
             Err(_) => std::thread::yield_now(),
@@ -187,13 +189,13 @@ proptest! {
             assert!(gates.set(Arc::clone(&standing)).is_ok());
             standing as Arc<dyn Durable>
         };
-        let store = Arc::new(Store::open_over(dir.path(), NodeId(1), over).unwrap());
+        let store = Arc::new(Store::open_over(dir.path(), NodeId(1), entropy(), over).unwrap());
         let gates = Arc::clone(gates.get().unwrap());
         let logs = GROUPS.map(|group| LogStore::open(Arc::clone(&store), group).unwrap());
         let meta = store.tree(META).unwrap();
         let trees = GROUPS.map(|group| store.tree(&crate::metadata::log::tree_name(group)).unwrap());
         let look = move || {
-            let has = |(group, tree): (&GroupId, &sled::Tree)| {
+            let has = |(group, tree): (&GroupId, &Tree)| {
                 let vote = read_slot::<Vote>(&meta, *group, Slot::Vote).unwrap().map_or(0, |vote| vote.leader_id.term);
                 (*group, (vote, whole(tree).last()))
             };

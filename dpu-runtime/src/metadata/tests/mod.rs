@@ -5,6 +5,7 @@ mod cuts;
 mod damage;
 mod decoders;
 mod durability;
+mod memory;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -22,6 +23,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{
+    home::{Home, MemoryHome},
     image::{Image, Row},
     log::LogStore,
     machine::{GroupState, Machine, SnapshotData},
@@ -33,10 +35,21 @@ use mesh_actors::metadata::table::Change;
 
 const GROUP: GroupId = GroupId(3);
 
+/// What the numbers of replicas are drawn from.
+fn entropy() -> super::runtime::Dice {
+    struct Drawn;
+    impl mesh_core::Entropy for Drawn {
+        fn fill(&mut self, target: &mut [u8]) {
+            rand::rng().fill_bytes(target);
+        }
+    }
+    super::runtime::Dice::new(Box::new(Drawn))
+}
+
 struct Builder;
 
-fn open(dir: &Path) -> (Arc<Store>, LogStore, Machine) {
-    let store = Arc::new(Store::open(dir, NodeId(1)).expect("a store"));
+fn open(home: impl Into<Home>) -> (Arc<Store>, LogStore, Machine) {
+    let store = Arc::new(Store::open(home, NodeId(1), entropy()).expect("a store"));
     let log = LogStore::open(Arc::clone(&store), GROUP).expect("a log");
     let state = GroupState::open(Arc::clone(&store), GROUP, None).expect("a state");
     (store, log, Machine(state))
@@ -222,22 +235,22 @@ fn a_snapshot_arrives_in_order_or_not_at_all() {
 fn refuses_files_of_another_node_and_leaves_them() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
-    let refused = Store::open(dir.path(), NodeId(2)).err().expect("another node's files");
+    let refused = Store::open(dir.path(), NodeId(2), entropy()).err().expect("another node's files");
     assert_eq!(refused.kind(), ErrorKind::Conflict);
-    assert!(Store::open(dir.path(), NodeId(1)).is_ok());
+    assert!(Store::open(dir.path(), NodeId(1), entropy()).is_ok());
 }
 
 #[test]
 fn refuses_files_that_another_has_open_and_damaged_ones() {
     let dir = tempfile::tempdir().unwrap();
     let (store, log, machine) = open(dir.path());
-    let busy = Store::open(dir.path(), NodeId(1)).err().expect("somebody has it open");
+    let busy = Store::open(dir.path(), NodeId(1), entropy()).err().expect("somebody has it open");
     assert_eq!(busy.kind(), ErrorKind::DriveFailed);
     drop((store, log, machine));
     let file = dir.path().join("db/db");
     let len = std::fs::metadata(&file).unwrap().len();
     std::fs::write(&file, vec![0x5a; len as usize]).unwrap();
-    let damaged = Store::open(dir.path(), NodeId(1)).expect("damage is told, not refused");
+    let damaged = Store::open(dir.path(), NodeId(1), entropy()).expect("damage is told, not refused");
     assert!(matches!(damaged.health(GROUP), Health::Damaged(why) if why.kind() == ErrorKind::Corrupt));
     assert!(file.exists());
 }
@@ -259,7 +272,7 @@ fn refuses_files_of_another_format_and_leaves_them_as_they_are() {
     }
     std::fs::write(&path, &bytes).unwrap();
     let database = std::fs::read(dir.path().join("db/db")).unwrap();
-    let refused = Store::open(dir.path(), NodeId(1)).err().expect("an earlier build's");
+    let refused = Store::open(dir.path(), NodeId(1), entropy()).err().expect("an earlier build's");
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
     let said = format!("format={} supported={FORMAT}", FORMAT - 1);
     assert!(refused.to_string().contains(&said), "{refused}");
