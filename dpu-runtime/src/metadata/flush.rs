@@ -39,11 +39,73 @@ pub(super) trait Durable: Send + Sync + 'static {
 /// Is told once everything written before it was given to [`Flusher::tell`] is durable and marked, or that it is not.
 pub(super) type Waiter = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// What was flushed with which claims, and who waits for it.
-struct Batch {
+/// Who waits for what was written before, and what is claimed of it.
+struct Asked {
+    /// In the order in which the claims were noted.
+    number: u64,
     claims: Claims,
-    flushed: Result<(), String>,
     waiting: Vec<Waiter>,
+}
+
+/// The same once it was flushed.
+struct Batch {
+    asked: Asked,
+    flushed: Result<(), String>,
+}
+
+/// The first of the two steps.
+#[derive(Default)]
+struct Flushing {
+    asked: u64,
+    failure: Option<String>,
+}
+
+impl Flushing {
+    /// Notes what is claimed, before anything is flushed.
+    fn begin(&mut self, claims: &Mutex<Claims>, waiting: Vec<Waiter>) -> Asked {
+        self.asked += 1;
+        Asked { number: self.asked, claims: lock(claims).clone(), waiting }
+    }
+
+    /// Flushes once for all who wait.
+    fn flush(&mut self, steps: &dyn Durable, asked: Asked) -> Batch {
+        if self.failure.is_none() {
+            // After a failed fsync nobody knows what is on the drive: nothing is promised any more.
+            self.failure = guarded(|| steps.flush().and_then(|()| steps.sync())).err().map(|error| error.to_string());
+            if let Some(error) = &self.failure {
+                tracing::error!(error, "the metadata store cannot be made durable; its groups stop");
+            }
+        }
+        Batch { asked, flushed: self.failure.clone().map_or(Ok(()), Err) }
+    }
+}
+
+/// The second.
+#[derive(Default)]
+struct Marking {
+    /// The newest that was marked: what was asked before it claims no more.
+    marked: u64,
+    failure: Option<String>,
+}
+
+impl Marking {
+    /// Marks what was flushed, and tells who waits.
+    fn mark(&mut self, steps: &dyn Durable, batches: Vec<Batch>) {
+        // The last one that was flushed claims all that those before it do.
+        let last = batches.iter().rev().find(|batch| batch.flushed.is_ok());
+        if self.failure.is_none()
+            && let Some(last) = last.filter(|last| last.asked.number > self.marked)
+        {
+            self.failure = steps.mark(&last.asked.claims).err().map(|error| error.to_string());
+            self.marked = last.asked.number;
+            if let Some(error) = &self.failure {
+                tracing::error!(error, "the mark of the metadata store cannot be made durable; its groups stop");
+            }
+        }
+        for batch in batches {
+            answer(batch.asked.waiting, &self.failure.clone().map_or(batch.flushed, Err));
+        }
+    }
 }
 
 /// Who does it.
@@ -65,8 +127,8 @@ struct Queue {
     claims: Arc<Mutex<Claims>>,
     waiting: Mutex<Vec<Waiter>>,
     asked: tokio::sync::Notify,
-    /// Batches that were begun, and the newest that was marked: an older one claims less, and is marked with it.
-    batches: Mutex<(u64, u64)>,
+    flushing: Mutex<Flushing>,
+    marking: Mutex<Marking>,
 }
 
 impl Flusher {
@@ -93,7 +155,8 @@ impl Flusher {
             claims,
             waiting: Mutex::default(),
             asked: tokio::sync::Notify::new(),
-            batches: Mutex::default(),
+            flushing: Mutex::default(),
+            marking: Mutex::default(),
         });
         let task = tokio::spawn(Arc::clone(&queue).flush_forever(latency));
         Self(Mutex::new(Some(Running::Task(queue, task.abort_handle()))))
@@ -118,13 +181,13 @@ impl Flusher {
         }
     }
 
-    /// Comes back once everything written and claimed before is durable. Blocks.
+    /// Comes back once everything written and claimed before is durable. Blocks; a task's work is done here and now.
     pub(super) fn finish(&self) -> io::Result<()> {
-        if let Some(Running::Task(queue, _)) = &*lock(&self.0) {
-            return queue.flush();
-        }
         let (done, flushed) = sync_channel(1);
         self.tell(Box::new(move |outcome| drop(done.send(outcome))));
+        if let Some(Running::Task(queue, _)) = &*lock(&self.0) {
+            queue.flush();
+        }
         flushed.recv().map_err(|_| closed())?
     }
 
@@ -142,8 +205,7 @@ impl Flusher {
             }
             Some(Running::Task(queue, task)) => {
                 task.abort();
-                // Whoever waits is told what came of it.
-                drop(queue.flush());
+                queue.flush();
             }
             None => {}
         }
@@ -165,45 +227,25 @@ impl Queue {
     async fn flush_forever(self: Arc<Self>, latency: Latency) {
         loop {
             self.asked.notified().await;
-            let Some(batch) = self.begin() else { continue };
+            let Some(asked) = self.begin() else { continue };
             tokio::time::sleep(latency()).await;
-            let flushed = self.steps.flush().and_then(|()| self.steps.sync());
+            let batch = lock(&self.flushing).flush(&*self.steps, asked);
             tokio::time::sleep(latency()).await;
-            drop(self.end(batch, flushed));
+            lock(&self.marking).mark(&*self.steps, vec![batch]);
         }
     }
 
-    /// All at once.
-    fn flush(&self) -> io::Result<()> {
-        lock(&self.waiting).push(Box::new(|_| ()));
-        let Some(batch) = self.begin() else { return Ok(()) };
-        self.end(batch, self.steps.flush().and_then(|()| self.steps.sync()))
+    /// Both steps at once.
+    fn flush(&self) {
+        if let Some(asked) = self.begin() {
+            let batch = lock(&self.flushing).flush(&*self.steps, asked);
+            lock(&self.marking).mark(&*self.steps, vec![batch]);
+        }
     }
 
-    /// Who waits now, with what is claimed, and the number of this batch.
-    fn begin(&self) -> Option<(u64, Claims, Vec<Waiter>)> {
+    fn begin(&self) -> Option<Asked> {
         let waiting = core::mem::take(&mut *lock(&self.waiting));
-        if waiting.is_empty() {
-            return None;
-        }
-        let mut batches = lock(&self.batches);
-        batches.0 += 1;
-        Some((batches.0, lock(&self.claims).clone(), waiting))
-    }
-
-    /// Marks a batch that was flushed, and tells who waits.
-    fn end(&self, (number, claims, waiting): (u64, Claims, Vec<Waiter>), flushed: io::Result<()>) -> io::Result<()> {
-        let mark = || {
-            let mut batches = lock(&self.batches);
-            if number > batches.1 {
-                self.steps.mark(&claims)?;
-                batches.1 = number;
-            }
-            Ok(())
-        };
-        let outcome = flushed.and_then(|()| mark()).map_err(|error: io::Error| error.to_string());
-        answer(waiting, &outcome);
-        outcome.map_err(io::Error::other)
+        (!waiting.is_empty()).then(|| lock(&self.flushing).begin(&self.claims, waiting))
     }
 }
 
@@ -226,45 +268,25 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> 
 }
 
 /// Flushes once for all who wait, again and again, until nobody can ask any more.
-fn flush_forever(files: &dyn Durable, claims: &Mutex<Claims>, asked: &Receiver<Waiter>, flushed: &SyncSender<Batch>) {
-    let mut failure: Option<String> = None;
+fn flush_forever(steps: &dyn Durable, claims: &Mutex<Claims>, asked: &Receiver<Waiter>, flushed: &SyncSender<Batch>) {
+    let mut flushing = Flushing::default();
     while let Ok(first) = asked.recv() {
         let mut waiting = vec![first];
         waiting.extend(asked.try_iter().take(FLUSH_BATCH_MAX - 1));
-        let claims = lock(claims).clone();
-        if failure.is_none() {
-            // After a failed fsync nobody knows what is on the drive: nothing is promised any more.
-            failure = guarded(|| files.flush().and_then(|()| files.sync())).err().map(|error| error.to_string());
-            if let Some(error) = &failure {
-                tracing::error!(error, "the metadata store cannot be made durable; its groups stop");
-            }
-        }
-        let batch = Batch { claims, flushed: failure.clone().map_or(Ok(()), Err), waiting };
-        if let Err(refused) = flushed.send(batch) {
-            answer(refused.0.waiting, &Err("the metadata store is closed".into()));
+        let asked = flushing.begin(claims, waiting);
+        if let Err(refused) = flushed.send(flushing.flush(steps, asked)) {
+            answer(refused.0.asked.waiting, &Err("the metadata store is closed".into()));
         }
     }
 }
 
 /// Marks what was flushed and tells who waits, until there is no more.
-fn mark_forever(files: &dyn Durable, unmarked: &Receiver<Batch>) {
-    let mut failure: Option<String> = None;
+fn mark_forever(steps: &dyn Durable, unmarked: &Receiver<Batch>) {
+    let mut marking = Marking::default();
     while let Ok(first) = unmarked.recv() {
         let mut batches = vec![first];
         batches.extend(unmarked.try_iter());
-        // The last one that was flushed claims all that those before it do.
-        let last = batches.iter().rev().find(|batch| batch.flushed.is_ok());
-        if failure.is_none()
-            && let Some(last) = last
-        {
-            failure = files.mark(&last.claims).err().map(|error| error.to_string());
-            if let Some(error) = &failure {
-                tracing::error!(error, "the mark of the metadata store cannot be made durable; its groups stop");
-            }
-        }
-        for batch in batches {
-            answer(batch.waiting, &failure.clone().map_or(batch.flushed, Err));
-        }
+        marking.mark(steps, batches);
     }
 }
 

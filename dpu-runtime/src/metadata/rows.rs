@@ -310,20 +310,25 @@ mod tests {
                 1..8,
             )
         ) {
-            let table = TreeTable::new(Trees::Memory(Memory::default()).open("t").unwrap());
+            let db = sled::Config::new().temporary(true).open().unwrap();
+            let tables = [Trees::Sled(db), Trees::Memory(Memory::default())].map(|trees| TreeTable::new(trees.open("t").unwrap()));
             let mut model = MemoryTable::default();
             for (round, batch) in batches.into_iter().enumerate() {
                 let changes: Vec<Change> = batch
                     .into_iter()
                     .map(|(key, len)| Change { key, value: len.map(|len| vec![round as u8; len]) })
                     .collect();
-                table.commit(&changes, None).unwrap();
+                tables.iter().for_each(|table| table.commit(&changes, None).unwrap());
                 model.commit(changes);
-                prop_assert_eq!(rows(&table), rows(&model));
+                for table in &tables {
+                    prop_assert_eq!(rows(table), rows(&model));
+                }
             }
-            let pieces = table.0.rows().filter(|row| row.as_ref().unwrap().0[0] == b'x').count();
             let wanted: usize = model.rows().map(|(_, value)| (value.len() + CRC_BYTES).saturating_sub(1) / chunks::CHUNK_BYTES).sum();
-            prop_assert_eq!(pieces, wanted, "no piece is left behind");
+            for table in &tables {
+                let pieces = table.0.rows().filter(|row| row.as_ref().unwrap().0[0] == b'x').count();
+                prop_assert_eq!(pieces, wanted, "no piece is left behind");
+            }
         }
     }
 }

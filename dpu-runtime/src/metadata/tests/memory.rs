@@ -1,6 +1,9 @@
 //! Metadata in memory keep the promises of those in files: openraft's suite, and crashes at any moment.
 
-use core::time::Duration;
+use core::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 use std::collections::BTreeSet;
 
 use openraft::{
@@ -9,7 +12,10 @@ use openraft::{
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
-use crate::metadata::flush::lock;
+use crate::metadata::{
+    flush::{Durable, lock},
+    mark::Claims,
+};
 
 /// Memory in which each step takes up to a few milliseconds.
 fn home(seed: u64) -> MemoryHome {
@@ -96,4 +102,35 @@ async fn a_crash_at_any_moment_loses_nothing_that_was_acknowledged() {
         seen.insert(crash(seed).await);
     }
     assert!(seen.iter().any(|(_, lost)| *lost == 4), "something was acknowledged in between: {seen:?}");
+}
+
+/// A medium whose first sync fails.
+struct FailsOnce(Arc<dyn Durable>, AtomicBool);
+
+impl Durable for FailsOnce {
+    fn flush(&self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        if self.1.swap(true, Ordering::Relaxed) { self.0.sync() } else { Err(std::io::Error::other("it breaks")) }
+    }
+
+    fn mark(&self, claims: &Claims) -> std::io::Result<()> {
+        self.0.mark(claims)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failed_sync_nothing_is_promised_any_more_in_files_or_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    for home in [Home::from(folder.path()), Home::Memory(home(1))] {
+        let over = |steps| Arc::new(FailsOnce(steps, AtomicBool::default())) as Arc<dyn Durable>;
+        let store = Store::open_over(home, NodeId(1), entropy(), over).unwrap();
+        let marked = store.marked();
+        for _ in 0..3 {
+            assert!(store.sync().await.is_err_and(|error| error.to_string().contains("it breaks")));
+        }
+        assert_eq!(store.marked(), marked);
+    }
 }
