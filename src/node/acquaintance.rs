@@ -1,6 +1,5 @@
 //! Who may take part in metadata groups: nodes whose beats count, as the steward has judged.
 
-use super::Inner;
 use mesh_core::{
     Error, ErrorKind, Op,
     id::{Incarnation, NodeId},
@@ -8,7 +7,9 @@ use mesh_core::{
     port::Role,
     topology::NodeInfo,
 };
-use mesh_placement::witness::Verdict;
+use mesh_placement::steward::outlook::uncounted;
+
+use super::Inner;
 
 impl Inner {
     /// Whether a metadata request of another node may be passed on.
@@ -41,20 +42,8 @@ impl Inner {
             return Ok(());
         }
         let met = if *from == Role::Node(info.id) { self.met(info.id, info.incarnation).await } else { Ok(()) };
-        let known = self.outlook();
-        let twin = "another process runs under the number of this node, from the same folder or a copy of it: stop one \
-                    of the two";
-        if let Some(at) = known.rival(info) {
-            return Err(Error::new(ErrorKind::Conflict, twin).with("at", at));
-        }
-        match known.turns_away(info.id, info.incarnation) {
-            Some(Verdict::Twin) => {
-                let at = known.sight.reports.get(&info.id).map(|report| report.address.clone());
-                Err(Error::new(ErrorKind::Conflict, twin).with("at", at.unwrap_or_default()))
-            }
-            Some(_) => Err(uncounted(info.id)),
-            None => met,
-        }
+        self.outlook().admits(info)?;
+        met
     }
 
     /// Waits until this start of a node has said to this one of ours who it is, and counts: what it remembers of this
@@ -74,10 +63,6 @@ impl Inner {
             _ => Err(uncounted(node)),
         }
     }
-}
-
-fn uncounted(node: NodeId) -> Error {
-    Error::new(ErrorKind::Draining, "this node has heard no beat of yours that counts").with("node", node)
 }
 
 /// A node that is there beats at once: who has said nothing for so long has no say either.

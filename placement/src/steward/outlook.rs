@@ -76,21 +76,30 @@ impl Outlook {
         said && self.witnesses.get(&node).is_some_and(|witness| witness.incarnation == start)
     }
 
-    /// Where another start of a node than this one runs, as far as this one can tell: that one is to be registered by nobody,
-    /// whoever vouches for it. Who vouches may have met it first, or be cut from the other.
-    #[must_use]
-    pub fn rival(&self, info: &NodeInfo) -> Option<&str> {
-        let said = self.sight.reports.get(&info.id)?;
-        let is_other = said.life == info.life && said.incarnation != info.incarnation && said.address != info.address;
-        let is_here = || info.id == self.sight.here;
-        let runs = || is_here() || self.has_met(info.id, said.incarnation) && self.is_up(info.id);
-        (is_other && runs()).then_some(&said.address)
+    /// Whether nothing that this node has seen speaks against it that this start of a node is registered, whoever vouches for
+    /// it: who does may have met it first, or be cut from the one that runs.
+    ///
+    /// # Errors
+    /// `Conflict` if another start of the node runs, with where; `Draining` if the beats of this one do not count here.
+    pub fn admits(&self, info: &NodeInfo) -> Result<(), Error> {
+        let said = self.sight.reports.get(&info.id);
+        let verdict = self.turned_away.get(&info.id).filter(|(start, _)| *start == info.incarnation);
+        let verdict = verdict.map(|(_, verdict)| verdict);
+        let is_twin = verdict == Some(&Verdict::Twin) || said.is_some_and(|said| self.runs_elsewhere(said, info));
+        if is_twin {
+            let what = "another process runs under the number of this node, from the same folder or a copy of it: stop \
+                        one of the two";
+            let at = said.map(|said| said.address.clone()).unwrap_or_default();
+            return Err(Error::new(ErrorKind::Conflict, what).with("at", at));
+        }
+        verdict.map_or(Ok(()), |_| Err(uncounted(info.id)))
     }
 
-    /// Why the beats of a start do not count here, if they do not.
-    #[must_use]
-    pub fn turns_away(&self, node: NodeId, start: Incarnation) -> Option<&Verdict> {
-        self.turned_away.get(&node).filter(|(other, _)| *other == start).map(|(_, verdict)| verdict)
+    /// Whether the start of this report runs, and is another than this one, at another address.
+    fn runs_elsewhere(&self, said: &NodeReport, info: &NodeInfo) -> bool {
+        let is_other = said.life == info.life && said.incarnation != info.incarnation && said.address != info.address;
+        let runs = || self.has_met(info.id, said.incarnation) && self.is_up(info.id);
+        is_other && (info.id == self.sight.here || runs())
     }
 
     /// What the placement engine decides from.
@@ -222,3 +231,8 @@ pub(super) fn tails(report: &NodeReport) -> impl Iterator<Item = (ActorId, Epoch
 
 /// What is said of a drive that was declared lost.
 pub const LOST: &str = "it was declared lost and is never used again";
+/// What a start is told whose beats do not count.
+#[must_use]
+pub fn uncounted(node: NodeId) -> Error {
+    Error::new(ErrorKind::Draining, "this node has heard no beat of yours that counts").with("node", node)
+}

@@ -629,7 +629,7 @@ fn who_met_a_copy_first_hears_from_others_which_start_is_registered() {
         room.on(Event::Heard(twin(), room.now));
         let turned = room.on(Event::Heard(sibling(member.0, 3), room.now));
         assert_eq!(turned, ["TurnAway(node-3, \"127.0.0.1:3\", Twin)"]);
-        assert_eq!(room.steward.outlook().turns_away(third, member), Some(&Verdict::Twin));
+        assert_eq!(room.steward.outlook().turned_away.get(&third), Some(&(member, Verdict::Twin)));
         for _ in 0..4 {
             room.observes(Observed::default());
             assert_eq!(room.steward.outlook().own().turned_away, [], "it may be what one that has ended has left");
@@ -648,7 +648,7 @@ fn who_met_a_copy_first_hears_from_others_which_start_is_registered() {
         assert!(!room.steward.outlook().has_met(third, copy));
         // Whichever of the two beats first now.
         room.on(Event::Heard(twin(), room.now));
-        assert_eq!(room.steward.outlook().turns_away(third, copy), Some(&Verdict::Twin));
+        assert_eq!(room.steward.outlook().turned_away.get(&third), Some(&(copy, Verdict::Twin)));
         let met = room.on(Event::Heard(sibling(member.0, 3), room.now));
         assert!(met.contains(&"Locate(node-3, 127.0.0.1:3)".to_owned()), "{met:?}");
         room.on(Event::Heard(twin(), room.now));
@@ -682,24 +682,32 @@ fn who_has_just_started_waits_for_the_registered_start_before_it_takes_what_does
     let third = NodeId(3);
     let mut control = mesh(&[1, 2, 3]);
     control.nodes.get_mut(&third).expect("a member").incarnation = Incarnation(10);
+    let info =
+        |start, port| NodeInfo { incarnation: Incarnation(start), address: format!("127.0.0.1:{port}"), ..host(3) };
+    // Whether it says that the member's address is where the other runs.
+    let admits = |room: &Room, info: NodeInfo| {
+        let admitted = room.steward.outlook().admits(&info);
+        admitted.map_err(|error| (error.kind(), error.to_string().contains("[at=127.0.0.1:3]")))
+    };
     let mut room = Room::new(control.clone());
+    assert_eq!(admits(&room, info(20, 33)), Ok(()), "it has heard of nobody, and somebody vouches for it");
     assert_eq!(room.on(Event::Heard(sibling(20, 33), room.now)), [""; 0]);
     assert!(!room.steward.outlook().has_met(third, Incarnation(20)));
+    assert_eq!(admits(&room, info(20, 33)), Err((ErrorKind::Draining, false)));
     room.on(Event::Heard(sibling(10, 3), room.now));
     assert!(room.steward.outlook().has_met(third, Incarnation(10)));
     let turned = room.on(Event::Heard(sibling(20, 33), room.now));
     assert_eq!(turned, ["TurnAway(node-3, \"127.0.0.1:33\", Twin)"]);
-    // And nobody else registers it by way of this one.
-    let info =
-        |start, port| NodeInfo { incarnation: Incarnation(start), address: format!("127.0.0.1:{port}"), ..host(3) };
-    assert_eq!(room.steward.outlook().rival(&info(20, 33)), Some("127.0.0.1:3"));
-    assert_eq!(room.steward.outlook().rival(&info(20, 3)), None, "it has started again where it was");
-    assert_eq!(room.steward.outlook().rival(&info(10, 3)), None);
-    let own = NodeInfo { address: "127.0.0.1:33".into(), incarnation: Incarnation(20), ..host(1) };
+    // And nobody registers it by way of this one, whoever vouches for it, nor one that this one has not heard.
+    assert_eq!(admits(&room, info(20, 33)), Err((ErrorKind::Conflict, true)));
+    assert_eq!(admits(&room, info(21, 44)), Err((ErrorKind::Conflict, true)));
+    assert_eq!(admits(&room, info(21, 3)), Ok(()), "it has started again where it was");
+    assert_eq!(admits(&room, info(10, 3)), Ok(()));
     room.observes(Observed::default());
-    assert_eq!(room.steward.outlook().rival(&own), Some("127.0.0.1:1"), "least of all its own");
+    let own = NodeInfo { address: "127.0.0.1:33".into(), incarnation: Incarnation(20), ..host(1) };
+    assert_eq!(admits(&room, own), Err((ErrorKind::Conflict, false)), "least of all its own");
     room.passes(2500);
-    assert_eq!(room.steward.outlook().rival(&info(20, 33)), None, "it is silent");
+    assert_eq!(admits(&room, info(21, 44)), Ok(()), "the other is silent");
     // The registered one is not there: its folder was put back, and it was renewed.
     let replica = ReplicaId::new(third, 2);
     let groups = vec![GroupReport { replica, ..group(3, &[]).report }];
