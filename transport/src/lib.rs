@@ -30,5 +30,5 @@ pub mod session;
 
 pub use identity::{Authority, Identity, Validity, role_of};
 pub use link::{LinkStats, PeerState};
-pub use memory::{Delivery, MemoryFabric, MemoryLink, MemoryOptions};
+pub use memory::{Delivery, End, Kind, MemoryFabric, MemoryLink, MemoryOptions, UnderWay};
 pub use quic::{QuicConfig, QuicLink};

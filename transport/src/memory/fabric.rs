@@ -1,19 +1,20 @@
 //! The state of the wires. No lock is held while a port is called.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use mesh_core::{
     Error, ErrorKind, Lane, Outcome, Response,
     envelope::{Body, Envelope},
-    id::NodeId,
+    id::{Incarnation, NodeId},
     port::{CallGuard, Clock, Completion, Inbound, Role},
     time::Instant,
 };
 
-use super::{Delivery, End, MemoryOptions};
+use super::{Delivery, End, Kind, MemoryOptions, UnderWay};
 use crate::{
     gate, handshake,
     session::{Action, Calls},
@@ -29,23 +30,61 @@ pub(super) struct Fabric {
 
 #[derive(Default)]
 struct State {
-    /// Which start, and its way in.
-    nodes: BTreeMap<NodeId, (u64, Arc<dyn Inbound>)>,
+    /// Nodes that are there, by start.
+    nodes: BTreeMap<u64, Joined>,
     clients: BTreeMap<u64, Role>,
     starts: u64,
+    /// What the starts were told of where others are.
+    routes: BTreeMap<(Caller, NodeId), SocketAddr>,
+    /// Which start of a node a caller is connected to. It may be gone, and the caller may not know.
+    met: BTreeMap<(Caller, NodeId), u64>,
     cuts: BTreeSet<(End, End)>,
     wires: BTreeMap<Wire, Ends>,
-    queue: VecDeque<Message>,
+    /// By number: the later one came later.
+    queue: BTreeMap<u64, Message>,
+    /// Messages that there were.
+    messages: u64,
     /// Somebody is delivering; what he finds in the queue he delivers too.
     delivering: bool,
 }
 
-/// Who asks whom, in which lane.
+/// A start of a node.
+struct Joined {
+    node: NodeId,
+    address: SocketAddr,
+    incarnation: Incarnation,
+    inbound: Arc<dyn Inbound>,
+}
+
+/// Who asks: an end, and which start of it; 0 for clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Caller {
+    pub(super) end: End,
+    pub(super) start: u64,
+}
+
+/// Who asks whom, in which lane: a start another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Wire {
-    from: End,
+    from: Caller,
     to: NodeId,
+    met: u64,
     lane: Lane,
+}
+
+/// Who asks whom, in whatever lane: caller, node, start.
+type Way = (Caller, NodeId, u64);
+
+impl Wire {
+    const fn way(&self) -> Way {
+        (self.from, self.to, self.met)
+    }
+}
+
+/// Whether a way is between two ends.
+fn is_between(way: Way, a: End, b: End) -> bool {
+    let ends = (way.0.end, End::Node(way.1));
+    ends == (a, b) || ends == (b, a)
 }
 
 /// Both ends of a wire. They outlive cuts, so that the numbers of calls never come again.
@@ -71,12 +110,36 @@ enum Message {
     Request(Wire, Box<Envelope>),
     Answer(Wire, u64, Outcome),
     Cancel(Wire, u64),
+    /// A call has ended without an answer.
+    Ended(Wire, Done, Outcome),
 }
 
 impl Message {
     const fn wire(&self) -> Wire {
         match self {
-            Self::Request(wire, _) | Self::Answer(wire, ..) | Self::Cancel(wire, _) => *wire,
+            Self::Request(wire, _) | Self::Answer(wire, ..) | Self::Cancel(wire, _) | Self::Ended(wire, ..) => *wire,
+        }
+    }
+
+    fn under_way(&self, number: u64) -> UnderWay {
+        let (from, to) = self.ends();
+        let (kind, about) = match self {
+            Self::Request(_, envelope) => (Kind::Request, envelope.header.id),
+            Self::Answer(_, id, _) => (Kind::Answer, *id),
+            Self::Cancel(_, id) => (Kind::Cancel, *id),
+            Self::Ended(..) => (Kind::Ended, 0),
+        };
+        UnderWay { number, from: (from.end, from.start), to: (to.end, to.start), kind, about }
+    }
+
+    /// From whom, and to whom.
+    const fn ends(&self) -> (Caller, Caller) {
+        let wire = self.wire();
+        let asked = Caller { end: End::Node(wire.to), start: wire.met };
+        match self {
+            Self::Request(..) | Self::Cancel(..) => (wire.from, asked),
+            Self::Answer(..) => (asked, wire.from),
+            Self::Ended(..) => (wire.from, wire.from),
         }
     }
 }
@@ -84,7 +147,7 @@ impl Message {
 /// What is to be done once the lock is released.
 #[derive(Default)]
 struct After {
-    tell: Vec<(Done, Outcome)>,
+    tell: Vec<(Wire, Done, Outcome)>,
     /// Dropped: the one who serves learns that nobody waits.
     guards: Vec<CallGuard>,
 }
@@ -92,7 +155,7 @@ struct After {
 impl After {
     fn run(self) {
         drop(self.guards);
-        for (done, outcome) in self.tell {
+        for (_, done, outcome) in self.tell {
             done(outcome);
         }
     }
@@ -107,12 +170,20 @@ impl Fabric {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn join(&self, node: NodeId, inbound: Arc<dyn Inbound>) -> u64 {
+    pub(super) fn join(
+        &self,
+        node: NodeId,
+        (address, incarnation): (SocketAddr, Incarnation),
+        inbound: Arc<dyn Inbound>,
+    ) -> Option<u64> {
         let mut state = self.lock();
+        if state.nodes.values().any(|joined| joined.address == address) {
+            return None;
+        }
         state.starts += 1;
         let start = state.starts;
-        state.nodes.insert(node, (start, inbound));
-        start
+        state.nodes.insert(start, Joined { node, address, incarnation, inbound });
+        Some(start)
     }
 
     pub(super) fn client(&self, role: Role) -> u64 {
@@ -122,27 +193,84 @@ impl Fabric {
         client
     }
 
-    pub(super) fn leave(&self, node: NodeId) {
-        let mut after = After::default();
-        let mut state = self.lock();
-        let gone = state.nodes.remove(&node);
-        state.sever(|wire| wire.from == End::Node(node) || wire.to == node, "the node is gone", &mut after);
-        drop(state);
-        after.run();
-        drop(gone);
+    pub(super) fn set_peer(&self, caller: Caller, node: NodeId, address: SocketAddr) {
+        self.lock().routes.insert((caller, node), address);
     }
 
-    pub(super) fn cut(&self, a: End, b: End) {
+    /// A start of a node has restarted: what a caller has with earlier ones ends.
+    pub(super) fn restarted(self: &Arc<Self>, caller: Caller, node: NodeId, incarnation: Incarnation) {
+        let mut after = After::default();
+        let mut state = self.lock();
+        let earlier = state
+            .met
+            .get(&(caller, node))
+            .copied()
+            .filter(|start| state.nodes.get(start).is_none_or(|joined| joined.incarnation < incarnation));
+        let Some(earlier) = earlier else { return };
+        state.met.remove(&(caller, node));
+        state.sever(|way| way.0 == caller && way.2 == earlier, "the peer has restarted", &mut after);
+        self.end(state, after);
+    }
+
+    /// A start is gone, and nobody is told.
+    pub(super) fn vanish(self: &Arc<Self>, start: u64) {
+        let mut state = self.lock();
+        let gone = state.nodes.remove(&start);
+        state.routes.retain(|(caller, _), _| caller.start != start);
+        let (mut actions, mut guards) = (Vec::new(), Vec::new());
+        for (wire, ends) in &mut state.wires {
+            if wire.from.start == start {
+                ends.deadlines.clear();
+                ends.calls.broken("the node is gone", &mut actions);
+            } else if wire.met == start {
+                let ids: Vec<u64> = ends.served.keys().copied().collect();
+                guards.extend(ids.into_iter().filter_map(|id| ends.abandon(id)));
+                ends.served.clear();
+            }
+        }
+        // What itself has asked nobody answers any more; what it asked may arrive yet.
+        state.queue.retain(|_, message| message.ends().1.start != start);
+        drop(state);
+        for guard in guards {
+            guard.forget();
+        }
+        drop((actions, gone));
+    }
+
+    /// Who is connected to a start, or is asked by it, notices that the connection is gone.
+    pub(super) fn lost(self: &Arc<Self>, start: u64) {
+        let mut after = After::default();
+        let mut state = self.lock();
+        state.sever(|way| way.0.start == start || way.2 == start, "the connection was lost", &mut after);
+        self.end(state, after);
+    }
+
+    pub(super) fn leave(self: &Arc<Self>, node: NodeId) {
+        let mut after = After::default();
+        let mut state = self.lock();
+        let of_node: Vec<u64> =
+            state.nodes.iter().filter(|(_, joined)| joined.node == node).map(|(start, _)| *start).collect();
+        state.sever(|way| way.0.end == End::Node(node) || way.1 == node, "the node is gone", &mut after);
+        self.end(state, after);
+        for start in of_node {
+            self.vanish(start);
+        }
+    }
+
+    /// Breaks what is between two ends now.
+    pub(super) fn sever(self: &Arc<Self>, a: End, b: End) {
+        let mut after = After::default();
+        let mut state = self.lock();
+        state.sever(|way| is_between(way, a, b), "the connection was lost", &mut after);
+        self.end(state, after);
+    }
+
+    pub(super) fn cut(self: &Arc<Self>, a: End, b: End) {
         let mut after = After::default();
         let mut state = self.lock();
         state.cuts.insert((a.min(b), a.max(b)));
-        let between = |wire: &Wire| {
-            let to = End::Node(wire.to);
-            (wire.from, to) == (a, b) || (wire.from, to) == (b, a)
-        };
-        state.sever(between, "the wire was cut", &mut after);
-        drop(state);
-        after.run();
+        state.sever(|way| is_between(way, a, b), "the wire was cut", &mut after);
+        self.end(state, after);
     }
 
     pub(super) fn heal(&self, a: End, b: End) {
@@ -151,15 +279,16 @@ impl Fabric {
 
     pub(super) fn reachable(&self, from: End) -> BTreeSet<NodeId> {
         let state = self.lock();
-        state.nodes.keys().copied().filter(|node| End::Node(*node) != from && state.is_joined(from, *node)).collect()
+        let nodes = state.nodes.values().map(|joined| joined.node);
+        nodes.filter(|node| End::Node(*node) != from && !state.is_cut(from, *node)).collect()
     }
 
     pub(super) fn queued(&self) -> usize {
         self.lock().queue.len()
     }
 
-    pub(super) fn check_start(&self, end: End, start: u64) -> Result<(), Error> {
-        self.lock().check_start(end, start)
+    pub(super) fn check_start(&self, caller: Caller) -> Result<(), Error> {
+        self.lock().check_start(caller)
     }
 
     pub(super) fn wake_at(&self) -> Option<Instant> {
@@ -170,28 +299,45 @@ impl Fabric {
         let now = self.clock.now();
         let wires: Vec<Wire> = self.lock().wires.keys().copied().collect();
         for wire in wires {
-            self.with_calls(wire, |calls, actions| calls.expire(now, actions));
+            let mut actions = Vec::new();
+            let mut state = self.lock();
+            if let Some(ends) = state.wires.get_mut(&wire) {
+                ends.calls.expire(now, &mut actions);
+            }
+            let mut after = After::default();
+            state.perform(wire, actions, &mut after);
+            self.end(state, after);
         }
     }
 
-    pub(super) fn send(
-        self: &Arc<Self>,
-        from: End,
-        start: u64,
-        to: NodeId,
-        envelope: Envelope,
-        done: Done,
-    ) -> CallGuard {
+    /// Tells what has come to an end of itself: in the order of messages, if those are taken off by somebody else, for who is
+    /// told lives where he says.
+    fn end(self: &Arc<Self>, mut state: MutexGuard<'_, State>, mut after: After) {
+        if self.options.delivery == Delivery::Queued {
+            for (wire, done, outcome) in after.tell.drain(..) {
+                state.queue(Message::Ended(wire, done, outcome));
+            }
+        }
+        drop(state);
+        after.run();
+        self.deliver_inline();
+    }
+
+    pub(super) fn send(self: &Arc<Self>, from: Caller, to: NodeId, envelope: Envelope, done: Done) -> CallGuard {
         let now = self.clock.now();
-        let wire = Wire { from, to, lane: envelope.header.lane };
+        let lane = envelope.header.lane;
         let mut after = After::default();
         let mut state = self.lock();
-        if let Err(error) = state.check_start(from, start).and_then(|()| state.check_wire(from, to)) {
-            drop(state);
-            done(Err(error));
-            return CallGuard::none();
-        }
-        let terms = handshake::terms(&state.role(from));
+        let met = match state.check_start(from).and_then(|()| state.meet(from, to)) {
+            Ok(met) => met,
+            Err(error) => {
+                drop(state);
+                done(Err(error));
+                return CallGuard::none();
+            }
+        };
+        let wire = Wire { from, to, met, lane };
+        let terms = handshake::terms(&state.role(from.end));
         let ends = state.wires.entry(wire).or_default();
         let mut actions = Vec::new();
         if !ends.connected {
@@ -238,13 +384,36 @@ impl Fabric {
     /// The oldest message; if there is none, the delivering is over in the same moment.
     fn oldest(&self) -> Option<Message> {
         let mut state = self.lock();
-        let message = state.queue.pop_front();
+        let message = state.queue.pop_first().map(|(_, message)| message);
         state.delivering = message.is_some();
         message
     }
 
     pub(super) fn step(self: &Arc<Self>, index: usize) -> bool {
-        let message = self.lock().queue.remove(index);
+        let mut state = self.lock();
+        let number = state.queue.keys().nth(index).copied();
+        let message = number.and_then(|number| state.queue.remove(&number));
+        drop(state);
+        message.map(|message| self.deliver(message)).is_some()
+    }
+
+    pub(super) fn under_way(&self, after: u64) -> Vec<UnderWay> {
+        let state = self.lock();
+        let after = state.queue.range(after.saturating_add(1)..);
+        after.map(|(number, message)| message.under_way(*number)).collect()
+    }
+
+    pub(super) fn describe(&self, number: u64) -> Option<String> {
+        match self.lock().queue.get(&number)? {
+            Message::Request(_, envelope) => Some(format!("{:?}", envelope.header.body)),
+            Message::Answer(_, _, outcome) => Some(format!("{outcome:?}")),
+            Message::Ended(_, _, outcome) => Some(format!("{outcome:?}")),
+            Message::Cancel(..) => Some("it is given up".to_owned()),
+        }
+    }
+
+    pub(super) fn deliver_numbered(self: &Arc<Self>, number: u64) -> bool {
+        let message = self.lock().queue.remove(&number);
         message.map(|message| self.deliver(message)).is_some()
     }
 
@@ -255,6 +424,7 @@ impl Fabric {
                 let outcome = self.over_the_wire(wire, id, outcome);
                 self.with_calls(wire, |calls, actions| calls.answered(id, outcome, actions));
             }
+            Message::Ended(_, done, outcome) => done(outcome),
             Message::Cancel(wire, id) => {
                 let mut state = self.lock();
                 let guard = state.wires.get_mut(&wire).and_then(|ends| ends.abandon(id));
@@ -268,8 +438,9 @@ impl Fabric {
         let id = envelope.header.id;
         let now = self.clock.now();
         let mut state = self.lock();
-        let role = state.role(wire.from);
-        let inbound = state.nodes.get(&wire.to).map(|(_, inbound)| inbound.clone());
+        let role = state.role(wire.from.end);
+        // A start that is gone takes nothing, and nobody says so.
+        let Some(inbound) = state.nodes.get(&wire.met).map(|joined| joined.inbound.clone()) else { return };
         let ends = state.wires.entry(wire).or_default();
         // Without one, its cancellation has overtaken it.
         let Some(deadline) = ends.deadlines.remove(&id) else { return };
@@ -285,8 +456,6 @@ impl Fabric {
         if let Err(error) = gate::admit(&role, &mut envelope) {
             return self.answer(wire, id, Err(error));
         }
-        // A wire is severed when its node leaves, and what was on it is gone: so there is a node.
-        let Some(inbound) = inbound else { return };
         let fabric = self.clone();
         let guard = inbound.deliver(&role, envelope, Box::new(move |outcome| fabric.answer(wire, id, outcome)));
         let mut state = self.lock();
@@ -317,7 +486,7 @@ impl Fabric {
             Some(Served::Delivering | Served::Held(_)) => ends.served.remove(&id),
         });
         if served.is_some() {
-            state.queue.push_back(Message::Answer(wire, id, outcome));
+            state.queue(Message::Answer(wire, id, outcome));
         }
         drop(state);
         if let Some(Served::Held(guard)) = served {
@@ -355,6 +524,11 @@ impl Drop for Delivering<'_> {
 }
 
 impl State {
+    fn queue(&mut self, message: Message) {
+        self.messages += 1;
+        self.queue.insert(self.messages, message);
+    }
+
     fn role(&self, end: End) -> Role {
         match end {
             End::Node(node) => Role::Node(node),
@@ -364,37 +538,39 @@ impl State {
         }
     }
 
-    fn is_joined(&self, a: End, node: NodeId) -> bool {
+    fn is_cut(&self, a: End, node: NodeId) -> bool {
         let b = End::Node(node);
-        self.nodes.contains_key(&node) && !self.cuts.contains(&(a.min(b), a.max(b)))
+        self.cuts.contains(&(a.min(b), a.max(b)))
     }
 
-    fn check_start(&self, end: End, start: u64) -> Result<(), Error> {
-        let current = match end {
-            End::Node(node) => self.nodes.get(&node).is_some_and(|(current, _)| *current == start),
-            End::Client(_) => true,
-        };
-        if current { Ok(()) } else { Err(unreachable("this is the link of an earlier start of the node")) }
+    fn check_start(&self, caller: Caller) -> Result<(), Error> {
+        let is_current = caller.start == 0 || self.nodes.contains_key(&caller.start);
+        if is_current { Ok(()) } else { Err(unreachable("this is the link of an earlier start of the node")) }
     }
 
-    fn check_wire(&self, from: End, to: NodeId) -> Result<(), Error> {
-        if self.is_joined(from, to) {
-            Ok(())
-        } else {
-            Err(unreachable("the peer cannot be reached, and the request was not sent").with("peer", to))
+    /// The start of a node that a caller is connected to, from now on if it was not.
+    fn meet(&mut self, from: Caller, to: NodeId) -> Result<u64, Error> {
+        if let Some(met) = self.met.get(&(from, to)) {
+            return Ok(*met);
         }
+        let address = self.routes.get(&(from, to)).copied().unwrap_or_else(|| super::usual(to));
+        let there = self.nodes.iter().find(|(_, joined)| joined.address == address && joined.node == to);
+        let met = there.map(|(start, _)| *start).filter(|_| !self.is_cut(from.end, to));
+        let met = met.ok_or_else(|| unreachable("no way there").with("peer", to))?;
+        self.met.insert((from, to), met);
+        Ok(met)
     }
 
     fn perform(&mut self, wire: Wire, actions: Vec<Action<Done>>, after: &mut After) {
         for action in actions {
             match action {
-                Action::Complete { caller, outcome } => after.tell.push((caller, outcome)),
-                Action::Reset { id } => self.queue.push_back(Message::Cancel(wire, id)),
+                Action::Complete { caller, outcome } => after.tell.push((wire, caller, outcome)),
+                Action::Reset { id } => self.queue(Message::Cancel(wire, id)),
                 Action::Send { id, deadline, envelope } => {
                     let Some(ends) = self.wires.get_mut(&wire) else { continue };
                     if ends.calls.sent(id) {
                         ends.deadlines.insert(id, deadline);
-                        self.queue.push_back(Message::Request(wire, envelope));
+                        self.queue(Message::Request(wire, envelope));
                     }
                 }
             }
@@ -402,16 +578,18 @@ impl State {
     }
 
     /// Breaks wires: what is on them is gone, and both ends are told.
-    fn sever(&mut self, severed: impl Fn(&Wire) -> bool, reason: &str, after: &mut After) {
-        self.queue.retain(|message| !severed(&message.wire()));
-        for (_, ends) in self.wires.iter_mut().filter(|(wire, _)| severed(wire)) {
+    fn sever(&mut self, severed: impl Fn(Way) -> bool, reason: &str, after: &mut After) {
+        self.met.retain(|(from, to), met| !severed((*from, *to, *met)));
+        // What has ended is owed to who asked.
+        self.queue.retain(|_, message| matches!(message, Message::Ended(..)) || !severed(message.wire().way()));
+        for (wire, ends) in self.wires.iter_mut().filter(|(wire, _)| severed(wire.way())) {
             let mut actions = Vec::new();
             ends.connected = false;
             ends.deadlines.clear();
             ends.calls.broken(reason, &mut actions);
             for action in actions {
                 if let Action::Complete { caller, outcome } = action {
-                    after.tell.push((caller, outcome));
+                    after.tell.push((*wire, caller, outcome));
                 }
             }
             let ids: Vec<u64> = ends.served.keys().copied().collect();
