@@ -1,8 +1,8 @@
 //! What a node takes from outside: links, disks, files, clocks, randomness, threads. All of it comes in through one [`Env`],
 //! so that a node lives on whatever clock, disks and links it is given. Timers are tokio's, which a simulation can pause.
 
+use core::time::Duration;
 use std::{
-    collections::BTreeSet,
     io,
     net::SocketAddr,
     path::Path,
@@ -17,9 +17,12 @@ use mesh_core::{
     port::{Clock, Disk, Inbound, Outbound},
     time::{Instant, UnixMillis},
 };
-use mesh_dpu_runtime::disk::FileDisk;
-use mesh_dpu_runtime::metadata::Home;
-use mesh_dpu_runtime::shell::Workers;
+use mesh_dpu_runtime::{
+    disk::FileDisk,
+    load::{ProcessUse, thread_cpu_time},
+    metadata::Home,
+    shell::Workers,
+};
 use mesh_transport::identity::Identity;
 
 use crate::config::DriveConfig;
@@ -42,6 +45,8 @@ pub struct Env {
     pub links: Arc<dyn Links>,
     /// Threads for compute jobs.
     pub workers: Workers,
+    /// The machine and the process.
+    pub machine: Arc<dyn Machine>,
     /// Whether a node measures what functions cost on this machine. A simulation has nothing to measure.
     pub calibrates: bool,
 }
@@ -73,14 +78,14 @@ impl Env {
     /// # Errors
     /// If the operating system gives no threads.
     pub fn real() -> Result<Self, Error> {
-        let cores = std::thread::available_parallelism().map_or(2, core::num::NonZero::get);
         Ok(Self {
             clock: Arc::new(SystemClock::default()),
             entropy: Arc::new(|| Box::new(SystemEntropy)),
             disks: Arc::new(FileDisks),
             files: Arc::new(FileSystem),
             links: Arc::new(crate::quic::QuicLinks),
-            workers: Workers::threads(cores)?,
+            workers: Workers::threads(ThisMachine.cores())?,
+            machine: Arc::new(ThisMachine),
             calibrates: true,
         })
     }
@@ -110,6 +115,24 @@ pub trait Files: Send + Sync {
     fn metadata(&self, folder: &Path) -> Home;
 }
 
+/// What a node is told of the machine and the process that it runs in.
+pub trait Machine: Send + Sync {
+    /// Cores that the process is not kept from.
+    fn cores(&self) -> usize;
+
+    /// Bytes of memory that there are; none where the system does not say.
+    fn memory_bytes(&self) -> Option<u64>;
+
+    /// What the process has used since it started.
+    fn used(&self) -> ProcessUse;
+
+    /// CPU time that the calling thread has used.
+    fn thread_cpu(&self) -> Duration;
+
+    /// The process's number.
+    fn pid(&self) -> u32;
+}
+
 /// Opens media.
 pub trait Disks: Send + Sync {
     /// Opens a medium for this process alone.
@@ -136,7 +159,7 @@ pub struct LinkSetup {
     /// The cluster.
     pub cluster: ClusterId,
     /// A peer that is silent for so long is down.
-    pub silence: core::time::Duration,
+    pub silence: Duration,
     /// The node's clock.
     pub clock: Arc<dyn Clock>,
     /// For jitter.
@@ -159,8 +182,6 @@ pub trait Link: Outbound {
     fn set_peer(&self, node: NodeId, address: SocketAddr);
     /// Says which start of a peer is the present one: calls on connections to earlier ones end.
     fn restarted(&self, node: NodeId, incarnation: Incarnation);
-    /// Peers with a working connection.
-    fn peers_up(&self) -> BTreeSet<NodeId>;
     /// What stands between this node and the others, if it is a clock or the dates of a certificate.
     fn complaint(&self) -> Option<Error> {
         None
@@ -202,6 +223,35 @@ pub struct SystemEntropy;
 impl Entropy for SystemEntropy {
     fn fill(&mut self, target: &mut [u8]) {
         aws_lc_rs::rand::fill(target).expect("the system's random generator works");
+    }
+}
+
+/// What Linux says.
+#[derive(Debug)]
+pub struct ThisMachine;
+
+impl Machine for ThisMachine {
+    fn cores(&self) -> usize {
+        std::thread::available_parallelism().map_or(1, core::num::NonZero::get)
+    }
+
+    fn memory_bytes(&self) -> Option<u64> {
+        let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    }
+
+    fn used(&self) -> ProcessUse {
+        // Where the system does not tell, the functions' own counts are told all the same.
+        ProcessUse::read(Path::new("/")).unwrap_or_default()
+    }
+
+    fn thread_cpu(&self) -> Duration {
+        thread_cpu_time()
+    }
+
+    fn pid(&self) -> u32 {
+        std::process::id()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
 };
@@ -80,10 +80,6 @@ impl Link for Quic {
 
     fn restarted(&self, node: NodeId, incarnation: Incarnation) {
         self.link.restarted(node, incarnation);
-    }
-
-    fn peers_up(&self) -> BTreeSet<NodeId> {
-        self.link.up().borrow().clone()
     }
 
     fn complaint(&self) -> Option<Error> {

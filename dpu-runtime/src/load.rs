@@ -240,9 +240,13 @@ pub fn thread_cpu_time() -> Duration {
 /// A compute back end whose work is counted: sealing, opening and keys as `encrypt`, coding as `erasure`.
 pub struct Metered {
     inner: Arc<dyn Compute>,
+    cpu: CpuClock,
     encrypt: Arc<Counters>,
     erasure: Arc<Counters>,
 }
+
+/// What the calling thread has used of the CPU: [`thread_cpu_time`], as a rule.
+pub type CpuClock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 impl fmt::Debug for Metered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -251,12 +255,12 @@ impl fmt::Debug for Metered {
 }
 
 impl Metered {
-    /// Counts what `inner` does in `load`.
+    /// Counts what `inner` does in `load`, in this clock's time.
     ///
     /// # Errors
     /// As [`Load::counters`].
-    pub fn new(inner: Arc<dyn Compute>, load: &Load) -> Result<Self, Error> {
-        Ok(Self { inner, encrypt: load.counters("encrypt")?, erasure: load.counters("erasure")? })
+    pub fn new(inner: Arc<dyn Compute>, cpu: CpuClock, load: &Load) -> Result<Self, Error> {
+        Ok(Self { inner, cpu, encrypt: load.counters("encrypt")?, erasure: load.counters("erasure")? })
     }
 }
 
@@ -270,9 +274,9 @@ impl Compute for Metered {
             ComputeJob::Decode { len, .. } => (&self.erasure, u64::from(*len)),
         };
         let queued = counters.enter();
-        let before = thread_cpu_time();
+        let before = (self.cpu)();
         let outcome = self.inner.run(job);
-        counters.add(bytes, thread_cpu_time().saturating_sub(before));
+        counters.add(bytes, (self.cpu)().saturating_sub(before));
         drop(queued);
         outcome
     }

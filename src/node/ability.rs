@@ -14,12 +14,15 @@ use mesh_core::{
 };
 use mesh_dpu_runtime::{
     calibrate::{Bench, Calibration, Fixed, Origin, fingerprint},
-    load::{Load, ProcessUse, thread_cpu_time},
+    load::Load,
     offload::software::Software,
     profile::cpu_quota,
 };
 
-use crate::{config::Config, env::Env};
+use crate::{
+    config::Config,
+    env::{Env, Machine},
+};
 
 /// The kinds of function that this build has and the configuration allows, with what they cost on this machine: measured
 /// at the first start and kept in the data folder.
@@ -33,8 +36,8 @@ pub(super) fn of(config: &Config, env: &Env, registry: &Registry) -> Result<Abil
     let kinds = registry.kinds().filter(|kind| allowed(kind));
     Ok(Ability {
         functions: kinds.map(|kind| (kind.to_owned(), cost(kind))).collect(),
-        millicores: millicores(config),
-        memory_bytes: config.memory.map_or_else(|| memory_bytes(config), |memory| memory.0),
+        millicores: millicores(config, env.machine.cores()),
+        memory_bytes: config.memory.map_or_else(|| memory_bytes(config, env.machine.memory_bytes()), |memory| memory.0),
     })
 }
 
@@ -43,7 +46,7 @@ fn costs(folder: &Path, env: &Env) -> Result<Calibration, Error> {
     let mut entropy = (env.entropy)();
     let mut bench = Bench {
         backend: &|keys, pool| Box::new(Software::new(keys, pool)),
-        clock: &thread_cpu_time,
+        clock: &|| env.machine.thread_cpu(),
         entropy: &mut *entropy,
         fixed: vec![Fixed { name: "policy", run: Box::new(decide) }],
     };
@@ -92,8 +95,7 @@ impl mesh_core::Entropy for Silence {
 }
 
 /// What the process may use of the CPU: of an emulated DPU its share, else all that it is not kept from.
-fn millicores(config: &Config) -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+fn millicores(config: &Config, cores: usize) -> u32 {
     let thousandths = match emulated(config) {
         Some(generation) => {
             let quota = cpu_quota(&generation.profile(), cores);
@@ -106,11 +108,8 @@ fn millicores(config: &Config) -> u32 {
 
 /// Half of what the machine has, and of an emulated DPU no more than half of what such a one has; the other half is for
 /// everybody else. Unknown: 1 GiB.
-fn memory_bytes(config: &Config) -> u64 {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let total = total.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    let present = total.map_or(2 << 30, |kib| kib * 1024);
+fn memory_bytes(config: &Config, present: Option<u64>) -> u64 {
+    let present = present.unwrap_or(2 << 30);
     let stood_for = emulated(config).map_or(u64::MAX, |generation| generation.profile().memory_for_actors());
     (present / 2).min(stood_for)
 }
@@ -120,10 +119,8 @@ fn emulated(config: &Config) -> Option<Generation> {
 }
 
 /// What the process has used, and its functions.
-pub(super) fn load(counted: &Load) -> NodeLoad {
-    // Where the system does not tell, the functions' own counts are told all the same.
-    let process = ProcessUse::read(Path::new("/")).unwrap_or_default();
-    let report = counted.report(process);
+pub(super) fn load(counted: &Load, machine: &dyn Machine) -> NodeLoad {
+    let report = counted.report(machine.used());
     let functions = report.functions.into_iter();
     NodeLoad {
         cpu_ns: report.process.cpu_ns,

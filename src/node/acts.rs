@@ -126,12 +126,12 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
 async fn at_desk<T: Send + 'static>(node: &Inner, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
     let place = node.desk.clone().acquire_owned().await;
     let place = place.map_err(|error| Error::bug("nothing is worked out any more").caused_by(error))?;
-    let worked = tokio::task::spawn_blocking(move || {
+    let worked = node.env.workers.aside(move || {
         let found = work();
         drop(place);
         found
     });
-    worked.await.map_err(|error| Error::bug("what was worked out broke down").caused_by(error))
+    worked.await
 }
 
 /// Makes a plan.

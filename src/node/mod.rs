@@ -30,6 +30,7 @@ use std::{
 use mesh_actors::registry::{Make, Parts, Registry};
 use mesh_core::{
     Error, ErrorKind, Outcome, Pool, Request, StorageFunction,
+    happened::Row,
     id::{ActorId, DriveId, GroupId, Incarnation, NodeId},
     meta::{Command, ControlView, MetaAnswer},
     op::{Ability, NodeReport, STARTS_MAX},
@@ -217,7 +218,7 @@ impl Builder {
         let ports = Ports {
             clock: env.clock.clone(),
             entropy: env.entropy.clone(),
-            compute: compute(id, &keyring, &pool, &load)?,
+            compute: compute(id, &env, (&keyring, &pool), &load)?,
             workers: env.workers.clone(),
             metadata: metadata.clone(),
             outbound,
@@ -294,11 +295,17 @@ fn raft(config: &Config, env: &Env, start: Incarnation) -> RaftConfig {
 }
 
 /// What computes on this machine, metered.
-fn compute(id: NodeId, keyring: &SharedKeyring, pool: &Pool, load: &Arc<Load>) -> Result<Arc<dyn Compute>, Error> {
+fn compute(
+    id: NodeId,
+    env: &Env,
+    (keyring, pool): (&SharedKeyring, &Pool),
+    load: &Arc<Load>,
+) -> Result<Arc<dyn Compute>, Error> {
     let software: Arc<dyn Compute> = Arc::new(Software::new(keyring.clone(), pool.clone()));
     let (compute, backend) = offload::accelerated(software);
     tracing::debug!(node = %id, %backend, "what computes here");
-    Ok(Arc::new(Metered::new(compute, load)?))
+    let machine = env.machine.clone();
+    Ok(Arc::new(Metered::new(compute, Arc::new(move || machine.thread_cpu()), load)?))
 }
 
 impl Node {
@@ -385,6 +392,13 @@ impl Node {
                 .with("node", self.0.id)
                 .with("why", missing)),
         }
+    }
+
+    /// What has happened after the event of this number, as far as this node saw it while it led the control group; and the
+    /// number of the last that is given.
+    #[must_use]
+    pub fn happened(&self, after: u64) -> (Vec<Row>, u64) {
+        self.0.events.after(after)
     }
 
     /// Its data folder.
@@ -481,7 +495,7 @@ impl Inner {
             kind: self.kind(),
             address: self.link.address().to_string(),
             incarnation: self.incarnation,
-            pid: std::process::id(),
+            pid: self.env.machine.pid(),
             draining: false,
             attached_to: self.config.dpu.as_ref().map(|dpu| dpu.attached_to.id()),
             emulated: self.config.dpu.as_ref().and_then(|dpu| dpu.emulated),

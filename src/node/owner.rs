@@ -113,7 +113,7 @@ impl Inner {
             known: data.chain(steward.concerns()).map(known).collect(),
             actors: inventory.into_iter().map(chains::report).collect(),
             hosted,
-            load: ability::load(&self.load),
+            load: ability::load(&self.load, &*self.env.machine),
             lost: self.losses.count(),
             leaving: self.is_leaving(),
             overdue: self.agent.overdue(self.env.clock.now()),

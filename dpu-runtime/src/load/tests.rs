@@ -103,7 +103,9 @@ fn this_process_has_used_something() {
 #[test]
 fn compute_jobs_are_counted_by_the_function_that_starts_them() {
     let load = Load::default();
-    let software = Metered::new(Arc::new(Software::new(Arc::new(NoKeys), Pool::default())), &load).unwrap();
+    let software =
+        Metered::new(Arc::new(Software::new(Arc::new(NoKeys), Pool::default())), Arc::new(thread_cpu_time), &load)
+            .unwrap();
     let code = Code { data: 2, parity: 1 };
     let job = ComputeJob::Encode { code, bytes: Buf::zeroed(100_000) };
     assert!(!software.is_small(&job));

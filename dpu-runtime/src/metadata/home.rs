@@ -139,6 +139,16 @@ pub(super) struct Database {
 }
 
 impl Home {
+    /// Does something with the files where it keeps nobody from anything else; in memory there is nothing to wait for.
+    pub(super) async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        match self {
+            Self::Folder(_) => tokio::task::spawn_blocking(work)
+                .await
+                .map_err(|error| Error::bug("what was done with the metadata's files panicked").caused_by(error)),
+            Self::Memory(_) => Ok(work()),
+        }
+    }
+
     /// Where the database is, for people.
     pub(super) fn database(&self) -> String {
         match self {

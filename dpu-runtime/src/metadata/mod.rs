@@ -294,8 +294,8 @@ impl RaftMetadata {
             if !Arc::ptr_eq(&store, &metadata.store()) {
                 return;
             }
-            let kept = tokio::task::spawn_blocking(move || store.keep_disowned()).await;
-            if let Err(error) = kept.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            let kept = store.home().aside(move || store.keep_disowned()).await;
+            if let Err(error) = kept.map_err(std::io::Error::other).and_then(|kept| kept) {
                 tracing::error!(%error, "that this node's metadata are an older copy cannot be kept");
             }
         });
@@ -344,8 +344,7 @@ impl RaftMetadata {
         let control = self.replica(GroupId::CONTROL).ok().and_then(|replica| replica.state.applied_index());
         let states = self.close_groups().await;
         self.wait_for(&states).await;
-        let renewed = tokio::task::spawn_blocking(move || old.renew_all()).await;
-        let renewed = renewed.map_err(|error| Error::bug("a store's renewal failed").with("why", error));
+        let renewed = old.home().aside(move || old.renew_all()).await;
         match renewed.and_then(|renewed| renewed) {
             Ok(new) => *self.store.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new),
             Err(error) => {

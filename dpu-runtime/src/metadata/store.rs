@@ -284,6 +284,11 @@ impl Store {
         Ok(ReplicaId::new(self.node, u64::from_le_bytes(bytes)))
     }
 
+    /// Where it is.
+    pub(super) fn home(&self) -> Home {
+        self.home.clone()
+    }
+
     /// Whether there is a name left under which this store could be set aside.
     ///
     /// # Errors

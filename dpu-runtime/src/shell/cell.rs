@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use super::{
     credits::Permit,
     host::{ActorSetup, Host, WeakHost},
+    workers::Workers,
 };
 
 /// What a function is told.
@@ -117,7 +118,7 @@ impl Drop for State {
 
 /// A function that is given back aside: a state of a million entries takes a tenth of a second for that, and not on a
 /// thread that others' requests wait for, least of all when the actor has just moved away.
-struct Aside(Option<Box<dyn StorageFunction>>);
+struct Aside(Option<Box<dyn StorageFunction>>, Workers);
 
 impl Deref for Aside {
     type Target = dyn StorageFunction;
@@ -135,8 +136,8 @@ impl DerefMut for Aside {
 
 impl Drop for Aside {
     fn drop(&mut self) {
-        if let (Some(function), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn_blocking(move || drop(function));
+        if let Some(function) = self.0.take() {
+            self.1.discard(function);
         }
     }
 }
@@ -162,7 +163,7 @@ impl Actor for Cell {
             entropy: (alive.ports().entropy)(),
             queue: VecDeque::from([Event::Configure(setup.spec.clone())]),
             setup,
-            function: Aside(Some(function)),
+            function: Aside(Some(function), alive.ports().workers.clone()),
             disk_jobs,
             tokens: Tokens::default(),
             owed: HashMap::new(),

@@ -145,8 +145,9 @@ async fn spawn(
 async fn build(host: &WeakHost, setup: &ActorSetup) -> Result<Box<dyn StorageFunction>, Error> {
     let Some(alive) = host.upgrade() else { return Err(Error::new(ErrorKind::Draining, "the node is stopping")) };
     let (site, build, spec) = (alive.site(setup.id)?, setup.build.clone(), setup.spec.clone());
+    let workers = alive.ports().workers.clone();
     drop(alive);
-    let built = tokio::task::spawn_blocking(move || {
+    let built = workers.aside(move || {
         let built = build(&spec);
         drop(site);
         built

@@ -62,6 +62,27 @@ impl Workers {
     }
 }
 
+impl Workers {
+    /// Does something that may take long, or never end, on a thread of its own; without threads where it is asked for.
+    ///
+    /// # Errors
+    /// `Bug` if it panics.
+    pub async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        const BROKE_DOWN: &str = "what was done aside panicked";
+        match &self.0 {
+            Some(_) => tokio::task::spawn_blocking(work).await.map_err(|error| Error::bug(BROKE_DOWN).caused_by(error)),
+            None => std::panic::catch_unwind(core::panic::AssertUnwindSafe(work)).map_err(|_| Error::bug(BROKE_DOWN)),
+        }
+    }
+
+    /// Gives something back aside: that may take long, and nobody waits for it.
+    pub(super) fn discard<T: Send + 'static>(&self, what: T) {
+        if let (Some(_), Ok(runtime)) = (&self.0, tokio::runtime::Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(what));
+        }
+    }
+}
+
 fn run(queue: &Mutex<Receiver<Task>>) {
     loop {
         // The lock is held while waiting: the others wait for it instead of for the queue.
