@@ -282,6 +282,9 @@ impl<'a> Solver<'a> {
         }
         for need in candidate.needs.into_iter().flatten() {
             let own = item.needs().into_iter().flatten().any(|own| own.node == need.node);
+            if !own && self.rooms.node(need.node).is_some_and(|node| !node.ready) {
+                return Err((Reason::NotReady(need.node), None));
+            }
             let up_since = self.rooms.node(need.node).map_or(0, |node| node.up_since_ms);
             let settled_ms = up_since.saturating_add(rules.settle_ms);
             if !own && settled_ms > now_ms {

@@ -19,6 +19,7 @@
 //! - [`hosting`]: what runs here, and what it is made of ([`specs`]), by [`chains`] for each data chain, and by [`failures`]
 //!   where it does not;
 //! - [`plans`]: what the placement engine wants, by [`meter`];
+//! - [`estranged`]: DPUs that do not reach their hosts;
 //! - [`driver`]: what the leader of the control group does so that every actor runs where the plan wants it;
 //! - [`readiness`]: what is missing before the node takes data;
 //! - [`invariants`]: what is so after every event.
@@ -51,6 +52,7 @@ use crate::{migration::Heard, survey};
 pub mod acquaintance;
 pub mod chains;
 pub mod driver;
+pub mod estranged;
 pub mod failures;
 pub mod hosting;
 pub mod invariants;
@@ -79,6 +81,7 @@ use self::{
     acquaintance::Acquaintances,
     driver::{Asks, Driver},
     ears::Ears,
+    estranged::Estranged,
     hosting::Hosting,
     layouts::Layouts,
     meter::Meter,
@@ -215,6 +218,7 @@ struct Lead {
     driver: Driver,
     plans: Plans,
     meter: Meter,
+    estranged: Estranged,
     /// The number of what is under way for each actor, and how much of it is not answered.
     hands: BTreeMap<ActorId, (u64, usize)>,
     last_hand: u64,

@@ -1,6 +1,9 @@
 //! What the placement engine decides from: the control group's rows and what nodes report, as one [`View`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mesh_core::{
     assignment::{Assignment, Scope, Wish},
@@ -34,6 +37,8 @@ pub struct Survey<'a> {
     pub reports: &'a SharedMap<NodeId, Arc<NodeReport>>,
     /// Since when each that answers is up; who is missing here is down.
     pub up_since: &'a BTreeMap<NodeId, Instant>,
+    /// DPUs that answer and do not reach their hosts, which are as good as down; and when each was last so.
+    pub estranged: (&'a BTreeSet<NodeId>, &'a BTreeMap<NodeId, Instant>),
     /// What each actor is asked to do.
     pub loads: &'a SharedMap<ActorId, Load>,
     /// When each actor last moved.
@@ -48,13 +53,15 @@ pub fn view(control: &ControlView, survey: Survey<'_>) -> View {
     let mut view = View { now_ms: millis(survey.now), ..View::default() };
     for info in control.nodes.values() {
         let report = survey.reports.get(&info.id);
-        let up_since = survey.up_since.get(&info.id);
+        let up_since = survey.up_since.get(&info.id).filter(|_| !survey.estranged.0.contains(&info.id));
+        let up_since = up_since.map(|since| survey.estranged.1.get(&info.id).map_or(*since, |at| *since.max(at)));
         let ability = report.map(|report| &report.ability);
         let mut node = info.attached_to.map_or_else(|| NodeView::host(info.id), NodeView::dpu);
         node.emulated = info.emulated.is_some();
         node.up = up_since.is_some();
         node.draining = info.draining || report.is_some_and(|report| report.state == NodeState::Draining);
-        node.up_since_ms = up_since.map_or(0, |at| millis(*at));
+        node.ready = report.is_none_or(|report| report.missing.is_none());
+        node.up_since_ms = up_since.map_or(0, millis);
         node.milliwatts_per_core = match (info.emulated, info.attached_to) {
             (Some(generation), _) => generation.profile().core_milliwatts,
             (None, Some(_)) => MILLIWATTS_DPU,
@@ -180,11 +187,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_dpu_is_entered_for_preference_once_nothing_is_missing_there() {
+        let (one, two) = (NodeId(1), NodeId(2));
+        let (mut control, mut dpu) = (control(), report(2));
+        let reports = |dpu: &NodeReport| -> SharedMap<NodeId, Arc<NodeReport>> {
+            [(one, Arc::new(report(1))), (two, Arc::new(dpu.clone()))].into()
+        };
+        control
+            .wishes
+            .insert(Scope::Mesh, Wish { preference: mesh_core::assignment::Preference::PreferDpu, pin: None });
+        dpu.missing = Some("too few drives are up".to_owned());
+        assert_eq!(plan(&control, &reports(&dpu)), (Some(Spot::whole(one)), Reason::NotReady(two)));
+        let there = |dpu: &NodeReport| plan(&control, &reports(dpu)).0;
+        dpu.missing = None;
+        assert_eq!(there(&dpu), Some(Spot::whole(two)));
+        // What runs there stays: nobody else has what it holds.
+        dpu.missing = Some("too few drives are up".to_owned());
+        control.assignments.insert(CHAIN, Assignment::new(CHAIN, two, Epoch(5)));
+        assert_eq!(plan(&control, &reports(&dpu)).0, Some(Spot::whole(two)));
+    }
+
     fn plan(control: &ControlView, reports: &SharedMap<NodeId, Arc<NodeReport>>) -> (Option<Spot>, Reason) {
         let up_since = [1, 2].map(|node| (NodeId(node), Instant(0))).into();
         let (loads, moved_at) = Default::default();
         let now = Instant(3_600_000_000_000);
-        let survey = Survey { reports, up_since: &up_since, loads: &loads, moved_at: &moved_at, now };
+        let (estranged, estranged_at) = Default::default();
+        let estranged = (&estranged, &estranged_at);
+        let survey = Survey { reports, up_since: &up_since, estranged, loads: &loads, moved_at: &moved_at, now };
         let mut plan = crate::plan(&view(control, survey));
         let decision = plan.decisions.remove(&CHAIN).expect("it is looked at");
         (decision.spot, decision.reason)

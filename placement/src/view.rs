@@ -44,6 +44,8 @@ pub struct NodeView {
     pub up: bool,
     /// It is being emptied: nothing enters, everything leaves.
     pub draining: bool,
+    /// It has what it needs to serve: what is not ready is not entered for preference or gain.
+    pub ready: bool,
     /// When it came up.
     pub up_since_ms: u64,
     /// Bytes that all actors on it may use together, those that run there now included. Not a momentary reading: it
@@ -209,6 +211,7 @@ impl NodeView {
             emulated: false,
             up: true,
             draining: false,
+            ready: true,
             up_since_ms: 0,
             memory_free_bytes: 0,
             capabilities: BTreeSet::new(),

@@ -144,6 +144,8 @@ pub enum Reason {
     },
     /// The node has tried to run it several times in a row, in vain.
     Failed(NodeId),
+    /// The node says that something is missing before it can serve.
+    NotReady(NodeId),
 }
 
 /// A reason within a reason. One more within that is refused: whoever sends it may not choose how deep a decoder goes.
@@ -227,6 +229,7 @@ impl fmt::Display for Reason {
             Self::Moving(node) => write!(f, "a move to {node} is under way"),
             Self::Best => f.write_str("it is nowhere better"),
             Self::Failed(node) => write!(f, "{node} has failed to run it, as its log says"),
+            Self::NotReady(node) => write!(f, "{node} is not ready to serve, as `mesh status` says"),
             Self::Stuck { why, but } if why == but => write!(f, "{why}, and there is nowhere else"),
             Self::Stuck { why, but } => write!(f, "{why}, but it cannot leave: {but}"),
         }

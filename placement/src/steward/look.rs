@@ -174,6 +174,8 @@ impl Steward {
     /// What the leader of the control group does about actors.
     fn lead(&mut self, now: Instant, acts: &mut Vec<Act>) {
         if !self.leads_control() {
+            self.lead.estranged.forget();
+            self.show_estranged();
             self.lead.driver.rest();
             self.lead.plans.begin_anew();
             // Whoever leads next looks at everything.
@@ -181,6 +183,11 @@ impl Steward {
             return;
         }
         let control = self.control.clone();
+        let silence = self.here.timing.silence;
+        if self.lead.estranged.look(&control, &Sight { now, ..self.outlook.sight.clone() }, silence) {
+            self.due.plan = true;
+        }
+        self.show_estranged();
         let is_due = self.due.plan || self.lead.plans.is_due(now);
         let looks = is_due && self.lead.plans.may_look(control.assignments.len(), now);
         if now < self.lead.rests_until || (!looks && self.lead.plans.wanted().next().is_none()) {
@@ -210,12 +217,23 @@ impl Steward {
                 continue;
             };
             let presence = self.presence(row.node, now);
+            let is_stranded = || survey::is_stranded(&control, &self.outlook.sight.reports, row);
             let stranded = presence == Presence::Up
                 && step.to.head != row.node
-                && survey::is_stranded(&control, &self.outlook.sight.reports, row);
+                && (self.outlook.estranged.contains(&row.node) || is_stranded());
             asks.extend(self.lead.driver.go(row, step, presence, stranded, now));
         }
         self.ask(asks, acts);
+    }
+
+    fn show_estranged(&mut self) {
+        let shown = (&self.outlook.estranged, &self.outlook.estranged_at);
+        let known = (self.lead.estranged.now(), self.lead.estranged.last());
+        if !(Arc::ptr_eq(shown.0, known.0) && Arc::ptr_eq(shown.1, known.1)) {
+            self.outlook.estranged = self.lead.estranged.now().clone();
+            self.outlook.estranged_at = self.lead.estranged.last().clone();
+            self.unshown = true;
+        }
     }
 
     /// Whether what was planned still fits what is: a plan is some time old when it is made. What does not fit is planned

@@ -26,6 +26,10 @@ pub struct Outlook {
     pub sight: Sight,
     /// Since when each that answers is up, this node included.
     pub up_since: Arc<BTreeMap<NodeId, Instant>>,
+    /// DPUs that answer this node and not their hosts; known to whoever leads the control group.
+    pub estranged: Arc<BTreeSet<NodeId>>,
+    /// When each was last so.
+    pub estranged_at: Arc<BTreeMap<NodeId, Instant>>,
     /// What is remembered of the others: only the start in it counts.
     pub witnesses: SharedMap<NodeId, Witness>,
     /// The starts whose beats did not count, and why.
@@ -48,6 +52,8 @@ impl Outlook {
         Self {
             sight: Sight { here, now, alive: Arc::new([here].into()), reports: [(here, own)].into() },
             up_since: Arc::new([(here, Instant::default())].into()),
+            estranged: Arc::default(),
+            estranged_at: Arc::default(),
             witnesses: SharedMap::default(),
             turned_away: Arc::default(),
             drives: SharedMap::default(),
@@ -106,7 +112,14 @@ impl Outlook {
     #[must_use]
     pub fn view(&self, control: &ControlView, now: Instant) -> View {
         let (reports, up_since) = (&self.sight.reports, &self.up_since);
-        let survey = survey::Survey { reports, up_since, loads: &self.loads, moved_at: &self.moved_at, now };
+        let survey = survey::Survey {
+            reports,
+            up_since,
+            estranged: (&self.estranged, &self.estranged_at),
+            loads: &self.loads,
+            moved_at: &self.moved_at,
+            now,
+        };
         survey::view(control, survey)
     }
 

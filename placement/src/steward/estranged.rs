@@ -1,0 +1,129 @@
+//! DPUs that answer this node and not the host that they serve: nothing that comes in there reaches what runs on them. For
+//! the placement engine they are as good as down, however well the controller itself gets on with them.
+
+use core::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use mesh_core::{
+    id::{Incarnation, NodeId},
+    meta::ControlView,
+    time::Instant,
+};
+
+use super::Sight;
+
+/// What the controller knows of them.
+#[derive(Clone, Debug, Default)]
+pub struct Estranged {
+    /// Since when each host is known, and as which start: one that has just started has not heard of everybody yet.
+    met: BTreeMap<NodeId, (Incarnation, Instant)>,
+    /// Those that are estranged, or were lately: when that was seen last.
+    last: Arc<BTreeMap<NodeId, Instant>>,
+    now: Arc<BTreeSet<NodeId>>,
+}
+
+impl Estranged {
+    /// Those that are estranged.
+    #[must_use]
+    pub const fn now(&self) -> &Arc<BTreeSet<NodeId>> {
+        &self.now
+    }
+
+    /// Those that are, or were, with the last moment at which they were.
+    #[must_use]
+    pub const fn last(&self) -> &Arc<BTreeMap<NodeId, Instant>> {
+        &self.last
+    }
+
+    /// Nothing counts any more: this node does not lead.
+    pub fn forget(&mut self) {
+        if !(self.met.is_empty() && self.last.is_empty()) {
+            *self = Self::default();
+        }
+    }
+
+    /// Looks at what hosts say. A host is believed once it has been known, in this start, for a silence. Whether somebody is
+    /// estranged who was not, or is no more who was.
+    pub fn look(&mut self, view: &ControlView, sight: &Sight, silence: Duration) -> bool {
+        let pairs: Vec<(NodeId, NodeId)> =
+            view.nodes.values().filter_map(|info| Some((info.id, info.attached_to?))).collect();
+        let hosts: BTreeSet<NodeId> = pairs.iter().map(|(_, host)| *host).collect();
+        self.met.retain(|host, _| hosts.contains(host) && sight.alive.contains(host));
+        for host in hosts.into_iter().filter(|host| sight.alive.contains(host)) {
+            let Some(report) = sight.reports.get(&host) else { continue };
+            let met = self.met.entry(host).or_insert((report.incarnation, sight.now));
+            if met.0 != report.incarnation {
+                *met = (report.incarnation, sight.now);
+            }
+        }
+        let is_estranged = |dpu: NodeId, host: NodeId| {
+            let is_believed = self.met.get(&host).is_some_and(|(_, met)| sight.now.since(*met) >= silence);
+            let says = sight.reports.get(&host).is_some_and(|report| report.sees.binary_search(&dpu).is_err());
+            host != sight.here && sight.alive.contains(&dpu) && is_believed && says
+        };
+        let now: BTreeSet<NodeId> =
+            pairs.iter().filter(|(dpu, host)| is_estranged(*dpu, *host)).map(|(dpu, _)| *dpu).collect();
+        if !now.is_empty() || !self.last.is_empty() {
+            let known = self.last.iter().map(|(dpu, at)| (*dpu, *at));
+            let kept = known.filter(|(_, at)| sight.now.since(*at) < REMEMBERED);
+            self.last = Arc::new(kept.chain(now.iter().map(|dpu| (*dpu, sight.now))).collect());
+        }
+        let has_changed = *self.now != now;
+        if has_changed {
+            self.now = Arc::new(now);
+        }
+        has_changed
+    }
+}
+
+/// How long it is remembered of a DPU that it was estranged: longer than the engine lets nodes settle.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::{
+        id::GroupId,
+        topology::{NodeInfo, NodeKind},
+    };
+
+    use super::*;
+    use crate::steward::tests::{host, sight};
+
+    const DPU: NodeId = NodeId(12);
+    const SILENCE: Duration = Duration::from_secs(2);
+
+    /// Node 1 leads, and sees node 2 and its DPU.
+    fn look(estranged: &mut Estranged, sees: bool, start: u64, millis: u64) -> (bool, Vec<NodeId>) {
+        let dpu = NodeInfo { kind: NodeKind::Dpu, attached_to: Some(NodeId(2)), ..host(12) };
+        let view = ControlView { nodes: [(NodeId(2), host(2)), (DPU, dpu)].into(), ..ControlView::default() };
+        let mut sight = sight(1, &[1, 2, 12], GroupId::CONTROL, Some(1));
+        sight.now = Instant(millis * 1_000_000);
+        sight.change(2, |report| {
+            report.incarnation = Incarnation(start);
+            report.sees = if sees { vec![NodeId(1), NodeId(2), DPU] } else { vec![NodeId(1), NodeId(2)] };
+        });
+        let changed = estranged.look(&view, &sight, SILENCE);
+        (changed, estranged.now().iter().copied().collect())
+    }
+
+    #[test]
+    fn a_dpu_is_estranged_once_its_host_has_listened_for_a_silence_and_does_not_see_it() {
+        let mut estranged = Estranged::default();
+        assert_eq!(look(&mut estranged, false, 5, 1_000), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 5, 2_999), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 5, 3_000), (true, vec![DPU]));
+        assert_eq!(look(&mut estranged, false, 5, 4_000), (false, vec![DPU]));
+        assert_eq!(look(&mut estranged, true, 5, 5_000), (true, vec![]));
+        assert_eq!(estranged.last().get(&DPU), Some(&Instant(4_000_000_000)));
+        // Known for long, it is believed at once; not so another start of it.
+        assert_eq!(look(&mut estranged, false, 5, 6_000), (true, vec![DPU]));
+        assert_eq!(look(&mut estranged, false, 6, 6_100), (true, vec![]));
+        assert_eq!(look(&mut estranged, false, 6, 8_100), (true, vec![DPU]));
+        assert_eq!(look(&mut estranged, true, 6, 8_200), (true, vec![]));
+        assert_eq!(look(&mut estranged, true, 6, 68_100), (false, vec![]));
+        assert!(estranged.last().is_empty(), "it is forgotten in the end");
+    }
+}
