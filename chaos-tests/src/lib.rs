@@ -1,6 +1,9 @@
 //! The simulator: machines of mesh on one virtual clock, with faults, thousands of times faster than real time.
 //!
-//! This is the first of four rooms. It has the very machines that a node runs: its steward, its doors, the transfers of its
+//! There are two rooms. In the second, [`nodes`], everything but sockets and files is the daemon's own: whole nodes with the
+//! real Raft. What is said here is of the first.
+//!
+//! It has the very machines that a node runs: its steward, its doors, the transfers of its
 //! moves, and the storage functions from Object to Drive. In place of the network, the media and the Raft groups it has
 //! stand-ins that fail as the real ones may.
 //!
@@ -27,6 +30,7 @@ pub mod invariants;
 pub mod ledger;
 pub mod metadata;
 pub mod network;
+pub mod nodes;
 pub mod oracle;
 pub mod planted;
 pub mod random;

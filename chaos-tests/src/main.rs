@@ -14,9 +14,10 @@ use std::{
 };
 
 use mesh_chaos_tests::{
+    nodes::{self, run::Planted},
     planted::Bug,
     run::{
-        Figures, Verdict, run,
+        Figures, run,
         sweep::{Victim, run_move},
     },
     shrink::shrink,
@@ -31,7 +32,9 @@ usage:
   mesh-chaos sweep [VICTIM] [--seed S] [--bug NAME] [--every N]  one move under load, with each fault, or this one, at each
                                                       (N-th) of its events; one line a fault; 1 on a violation
   mesh-chaos move [VICTIM:EVENT] [--seed S] [--bug NAME] [--log]  one run of the sweep
-  mesh-chaos bugs                                     the names of the planted bugs";
+  mesh-chaos bugs                                     the names of the planted bugs
+  mesh-chaos nodes A..B [--bug NAME]                  whole nodes, with the real Raft: as `seeds`
+  mesh-chaos node SEED [--bug NAME] [--log]           one of these; --log prints every message and what nodes say";
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,20 +45,17 @@ enum Order {
     Sweep { victims: Vec<Victim>, seed: u64, bug: Option<Bug>, every: usize },
     Move { seed: u64, fault: Option<(Victim, u64)>, bug: Option<Bug>, log: bool },
     Bugs,
+    Nodes { from: u64, to: u64, bug: Option<Planted> },
+    Node { seed: u64, bug: Option<Planted>, log: bool },
 }
 
 fn parse(arguments: &[String]) -> Result<Order, String> {
     let mut words = arguments.iter().map(String::as_str);
     let command = words.next().ok_or("no command")?;
-    let (mut place, mut bug, mut trace, mut log, mut move_seed, mut every) = (None, None, None, false, 1, 1);
+    let (mut place, mut named, mut trace, mut log, mut move_seed, mut every) = (None, None, None, false, 1, 1);
     while let Some(word) = words.next() {
         match word {
-            "--bug" => {
-                let name = words.next().ok_or("--bug needs a name")?;
-                bug = Some(
-                    Bug::named(name).ok_or_else(|| format!("there is no planted bug {name:?}; see mesh-chaos bugs"))?,
-                );
-            }
+            "--bug" => named = Some(words.next().ok_or("--bug needs a name")?),
             "--trace" => trace = Some(number(words.next().ok_or("--trace needs a seed")?)?),
             "--seed" => move_seed = number(words.next().ok_or("--seed needs a number")?)?,
             "--every" => every = number(words.next().ok_or("--every needs a number")?)?.max(1),
@@ -65,16 +65,24 @@ fn parse(arguments: &[String]) -> Result<Order, String> {
             word => return Err(format!("{word:?} is too much")),
         }
     }
+    let unknown = |name: &str| format!("there is no planted bug {name:?} here; see mesh-chaos bugs");
+    let of_nodes = matches!(command, "nodes" | "node");
+    let bug = |name: &str| Bug::named(name).ok_or_else(|| unknown(name));
+    let bug = named.filter(|_| !of_nodes).map(bug).transpose()?;
+    let planted = |name: &str| Planted::named(name).ok_or_else(|| unknown(name));
+    let planted = named.filter(|_| of_nodes).map(planted).transpose()?;
     let seed = || number(place.ok_or("which seed?")?);
-    match command {
-        "seeds" => {
-            let (from, to) = place.and_then(|range| range.split_once("..")).ok_or("which seeds? A..B")?;
-            let (from, to) = (number(from)?, number(to)?);
-            if from >= to {
-                return Err(format!("{from}..{to} has no seeds"));
-            }
-            Ok(Order::Seeds { from, to, bug, trace })
+    let range = || {
+        let (from, to) = place.and_then(|range| range.split_once("..")).ok_or("which seeds? A..B")?;
+        match (number(from)?, number(to)?) {
+            (from, to) if from < to => Ok((from, to)),
+            (from, to) => Err(format!("{from}..{to} has no seeds")),
         }
+    };
+    match command {
+        "seeds" => range().map(|(from, to)| Order::Seeds { from, to, bug, trace }),
+        "nodes" => range().map(|(from, to)| Order::Nodes { from, to, bug: planted }),
+        "node" => Ok(Order::Node { seed: seed()?, bug: planted, log }),
         "replay" => Ok(Order::Replay { seed: seed()?, bug, log }),
         "shrink" => Ok(Order::Shrink { seed: seed()?, bug }),
         "sweep" => {
@@ -103,37 +111,38 @@ fn victim(name: &str) -> Result<Victim, String> {
     named.ok_or_else(|| format!("there is no victim {name:?}, but {}", known()))
 }
 
-/// Lines that came too early wait for those before them.
-struct Lines {
+/// Verdicts that came too early wait for those before them.
+struct Line<V> {
     next: u64,
-    early: BTreeMap<u64, Verdict>,
+    early: BTreeMap<u64, V>,
 }
 
-fn seeds(from: u64, to: u64, bug: Option<Bug>, trace: Option<u64>) -> std::io::Result<ExitCode> {
-    let begun = Instant::now();
+/// Runs the seeds on all cores, and gives each verdict in their order.
+fn each<V: Send>(
+    seeds: core::ops::Range<u64>,
+    run: impl Fn(u64) -> V + Sync,
+    mut take: impl FnMut(V) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let next = AtomicU64::new(from);
-    let lines = Mutex::new(Lines { next: from, early: BTreeMap::new() });
+    let next = AtomicU64::new(seeds.start);
+    let line = Mutex::new(Line { next: seeds.start, early: BTreeMap::new() });
     let ready = Condvar::new();
-    let mut figures = Figures::default();
-    let mut violations: Vec<u64> = Vec::new();
-    let mut out = std::io::stdout().lock();
-    std::thread::scope(|scope| -> std::io::Result<()> {
+    std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= to {
+                    if seed >= seeds.end {
                         return;
                     }
-                    let verdict = run(seed, bug, trace == Some(seed));
-                    lines.lock().unwrap_or_else(PoisonError::into_inner).early.insert(seed, verdict);
+                    let verdict = run(seed);
+                    line.lock().unwrap_or_else(PoisonError::into_inner).early.insert(seed, verdict);
                     ready.notify_one();
                 }
             });
         }
-        let mut held = lines.lock().unwrap_or_else(PoisonError::into_inner);
-        while held.next < to {
+        let mut held = line.lock().unwrap_or_else(PoisonError::into_inner);
+        while held.next < seeds.end {
             let seed = held.next;
             let Some(verdict) = held.early.remove(&seed) else {
                 held = ready.wait(held).unwrap_or_else(PoisonError::into_inner);
@@ -141,21 +150,80 @@ fn seeds(from: u64, to: u64, bug: Option<Bug>, trace: Option<u64>) -> std::io::R
             };
             held.next += 1;
             drop(held);
+            take(verdict)?;
+            held = line.lock().unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    })
+}
+
+fn seeds(from: u64, to: u64, bug: Option<Bug>, trace: Option<u64>) -> std::io::Result<ExitCode> {
+    let begun = Instant::now();
+    let mut figures = Figures::default();
+    let mut violations: Vec<u64> = Vec::new();
+    let mut out = std::io::stdout().lock();
+    each(
+        from..to,
+        |seed| run(seed, bug, trace == Some(seed)),
+        |verdict| {
             figures += verdict.figures;
-            if verdict.violation.is_some() {
-                violations.push(verdict.seed);
-            }
+            violations.extend(verdict.violation.iter().map(|_| verdict.seed));
             for line in &verdict.log {
                 writeln!(out, "{line}")?;
             }
-            writeln!(out, "{verdict}")?;
-            held = lines.lock().unwrap_or_else(PoisonError::into_inner);
-        }
-        Ok(())
-    })?;
+            writeln!(out, "{verdict}")
+        },
+    )?;
     out.flush()?;
     report(to - from, &violations, figures, begun);
     Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Seeds of whole nodes.
+fn whole_nodes(from: u64, to: u64, bug: Option<Planted>) -> std::io::Result<ExitCode> {
+    let begun = Instant::now();
+    let mut figures = nodes::run::Figures::default();
+    let mut violations: Vec<u64> = Vec::new();
+    let mut out = std::io::stdout().lock();
+    each(
+        from..to,
+        |seed| nodes::run::run(seed, bug, false),
+        |verdict| {
+            figures += verdict.figures;
+            violations.extend(verdict.violation.iter().map(|_| verdict.seed));
+            writeln!(out, "{verdict}")?;
+            out.flush()
+        },
+    )?;
+    let real = begun.elapsed().as_secs_f64();
+    let simulated = figures.windows as f64 / 1e3;
+    eprintln!(
+        "{} seeds, {} violations; {} messages, {} operations well, {} refused and {} unknown, {} crashes; {simulated:.0} s \
+         simulated in {real:.1} s, {:.0} times real time",
+        to - from,
+        violations.len(),
+        figures.messages,
+        figures.tally.well,
+        figures.tally.refused,
+        figures.tally.unknown,
+        figures.crashes,
+        simulated / real.max(1e-9)
+    );
+    if let Some(first) = violations.first() {
+        eprintln!("the first violation is of seed {first}: mesh-chaos node {first} --log");
+    }
+    Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn whole_node(seed: u64, bug: Option<Planted>, log: bool) -> std::io::Result<ExitCode> {
+    let verdict = nodes::run::run(seed, bug, log);
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for line in &verdict.log {
+        writeln!(out, "{line}")?;
+    }
+    writeln!(out, "{verdict}")?;
+    out.flush()?;
+    Ok(if verdict.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn report(seeds: u64, violations: &[u64], figures: Figures, begun: Instant) {
@@ -255,8 +323,11 @@ fn main() -> ExitCode {
         Ok(Order::Shrink { seed, bug }) => Ok(shrunk(seed, bug)),
         Ok(Order::Sweep { victims, seed, bug, every }) => Ok(sweep_move(&victims, seed, bug, every)),
         Ok(Order::Move { seed, fault, bug, log }) => one_move(seed, fault, bug, log),
+        Ok(Order::Nodes { from, to, bug }) => whole_nodes(from, to, bug),
+        Ok(Order::Node { seed, bug, log }) => whole_node(seed, bug, log),
         Ok(Order::Bugs) => {
             Bug::ALL.iter().for_each(|(name, _)| println!("{name}"));
+            Planted::ALL.iter().for_each(|(name, _)| println!("{name} (in nodes)"));
             Ok(ExitCode::SUCCESS)
         }
         Err(why) => {

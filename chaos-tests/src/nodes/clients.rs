@@ -1,0 +1,370 @@
+//! Who puts, gets and removes, through the mesh's own client, and what they saw.
+
+use core::time::Duration;
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use mesh::Client;
+use mesh_core::{
+    Error, ErrorKind, Principal,
+    error::Certainty,
+    id::{NodeId, TenantId, WriteId},
+    op::AdminOp,
+    port::Clock as _,
+};
+use mesh_transport::{End, MemoryFabric, MemoryLink};
+use tokio::runtime::Runtime;
+
+use super::{lock, log, machine, time::RoomTime};
+use crate::{
+    content::{Content, Contents},
+    oracle::{Deed, End as Ending, Oracle, Ticket},
+    random::Stream,
+};
+
+/// Tenants' buckets, in the order of their founding.
+pub(super) const BUCKETS: [&str; 2] = ["main", "other"];
+/// What readers at the end are numbered from.
+const READER: usize = 100;
+/// Each tenant's user.
+pub(super) const USER: &str = "admin";
+
+/// Their process, which nothing befalls.
+pub(super) struct Clients {
+    runtime: Runtime,
+    began: tokio::time::Instant,
+    fabric: MemoryFabric,
+    hosts: Vec<(NodeId, SocketAddr)>,
+    pub(super) seen: Arc<Seen>,
+}
+
+/// What they saw.
+pub(super) struct Seen {
+    time: Arc<RoomTime>,
+    stop: AtomicBool,
+    running: AtomicU64,
+    book: Mutex<Book>,
+}
+
+struct Book {
+    oracle: Oracle,
+    contents: Contents,
+    keys: BTreeMap<u64, (String, Content)>,
+    violation: Option<String>,
+    tally: Tally,
+    trace: u64,
+    /// When each client was last answered well.
+    last_well: BTreeMap<usize, u64>,
+}
+
+/// What came of operations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Did what they were to do.
+    pub well: u64,
+    /// Did nothing.
+    pub refused: u64,
+    /// May have done it.
+    pub unknown: u64,
+    /// Windows that the longest one took.
+    pub longest: u64,
+}
+
+impl Seen {
+    fn now(&self) -> u64 {
+        self.time.now().0
+    }
+
+    pub(super) fn violation(&self) -> Option<String> {
+        lock(&self.book).violation.clone()
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        lock(&self.book).tally
+    }
+
+    pub(super) fn trace(&self) -> u64 {
+        lock(&self.book).trace
+    }
+
+    /// The client that has not been answered well for the longest time, of those that count, and since when.
+    pub(super) fn most_neglected(&self, counts: impl Fn(usize) -> bool) -> Option<(usize, u64)> {
+        let book = lock(&self.book);
+        let last = book.last_well.iter().filter(|(who, _)| counts(**who)).min_by_key(|(_, at)| **at);
+        last.map(|(who, at)| (*who, *at / 1_000_000))
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.running.load(Relaxed) == 0
+    }
+
+    /// They end with what they do now.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
+    /// Whether some order of what they did explains what they saw.
+    pub(super) fn check(&self) -> Result<(), String> {
+        lock(&self.book).oracle.check()
+    }
+
+    fn broken(&self, why: String) {
+        lock(&self.book).violation.get_or_insert(why);
+    }
+
+    fn begin(&self, key: &str, deed: Deed) -> (Ticket, u64) {
+        let now = self.now();
+        (lock(&self.book).oracle.begin(key, deed, now), now)
+    }
+
+    /// An operation has ended.
+    fn end(&self, (ticket, began): (Ticket, u64), (who, what): (usize, &str), outcome: Result<Deed, &Error>) {
+        let now = self.now();
+        let mut book = lock(&self.book);
+        let took = (now - began) / 1_000_000;
+        book.tally.longest = book.tally.longest.max(took);
+        let (ending, code) = match outcome {
+            Ok(deed) => {
+                book.tally.well += 1;
+                book.last_well.insert(who, now);
+                (Ending::Did(deed), 0)
+            }
+            Err(error) => {
+                let kind = error.kind();
+                // What is damaged or gone, or a mistake of ours, is no weather.
+                if matches!(kind, ErrorKind::Corrupt | ErrorKind::Lost | ErrorKind::Bug | ErrorKind::Denied) {
+                    book.violation.get_or_insert_with(|| format!("{what} was answered: {error}"));
+                }
+                if error.certainty() == Certainty::NotProcessed {
+                    book.tally.refused += 1;
+                    (Ending::Nothing, u64::from(kind.number()))
+                } else {
+                    book.tally.unknown += 1;
+                    (Ending::Unknown, u64::from(kind.number()))
+                }
+            }
+        };
+        book.trace = mesh_core::topology::mix(book.trace ^ now ^ code << 48);
+        book.oracle.end(ticket, ending, now);
+        drop(book);
+        log::say(|| match outcome {
+            Ok(deed) => format!("CLIENT {what}: {deed:?} after {took} ms"),
+            Err(error) => format!("CLIENT {what}: {error} after {took} ms"),
+        });
+    }
+
+    fn create(&self, key: &str, len: u64) -> (Content, Vec<u8>) {
+        let mut book = lock(&self.book);
+        let content = book.contents.create(len);
+        book.keys.insert(content.number, (key.to_owned(), content));
+        let bytes = book.contents.bytes(content, 0, usize::try_from(len).unwrap_or(0)).to_vec();
+        (content, bytes)
+    }
+
+    /// Which content these bytes of a key are.
+    fn recognise(&self, key: &str, bytes: &[u8]) -> Result<WriteId, String> {
+        let number = bytes.first_chunk().map(|first| u64::from_le_bytes(*first));
+        let book = lock(&self.book);
+        let known = number.and_then(|number| book.keys.get(&number));
+        let Some((owner, content)) = known else { return Err(format!("{key:?} reads as what nobody wrote")) };
+        let whole = book.contents.bytes(*content, 0, usize::try_from(content.len).unwrap_or(0));
+        match owner == key && whole[..] == *bytes {
+            true => Ok(WriteId(content.number)),
+            false => Err(format!("{key:?} reads as bytes of {owner:?} that differ from what was written")),
+        }
+    }
+}
+
+impl Clients {
+    pub(super) fn new(
+        seed: u64,
+        time: Arc<RoomTime>,
+        fabric: MemoryFabric,
+        hosts: Vec<(NodeId, SocketAddr)>,
+    ) -> io::Result<Self> {
+        let runtime = machine::runtime(seed, 0)?;
+        let began = {
+            let _inside = runtime.enter();
+            tokio::time::Instant::now()
+        };
+        let book = Book {
+            oracle: Oracle::default(),
+            contents: Contents::new(seed),
+            keys: BTreeMap::new(),
+            violation: None,
+            tally: Tally::default(),
+            trace: seed,
+            last_well: BTreeMap::new(),
+        };
+        let seen = Seen { time, stop: AtomicBool::new(false), running: AtomicU64::new(0), book: Mutex::new(book) };
+        Ok(Self { runtime, began, fabric, hosts, seen: Arc::new(seen) })
+    }
+
+    /// Hosts that they know.
+    pub(super) fn hosts(&self) -> usize {
+        self.hosts.len()
+    }
+
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    pub(super) fn live(&self, windows: u64) {
+        let target = self.began + Duration::from_millis(windows);
+        self.runtime.block_on(async move { tokio::time::sleep_until(target).await });
+    }
+
+    /// A way in, and its end.
+    fn link(&self, principal: Principal) -> (Arc<MemoryLink>, End) {
+        let link = self.fabric.client(principal);
+        for (host, address) in &self.hosts {
+            link.set_peer(*host, *address);
+        }
+        let end = link.end();
+        (link, end)
+    }
+
+    /// Begins a client of a tenant that works until it is stopped, at the hosts in turn from this one on.
+    pub(super) fn begin(&self, which: usize, tenant: usize, mut dice: Stream, keys: u64) -> End {
+        let (link, end) = self.link(user(tenant));
+        let mut nodes: Vec<NodeId> = self.hosts.iter().map(|(host, _)| *host).collect();
+        let turns = which % nodes.len();
+        nodes.rotate_left(turns);
+        let client = User { client: Client::over(link, nodes), bucket: BUCKETS[tenant] };
+        let seen = self.seen.clone();
+        seen.running.fetch_add(1, Relaxed);
+        lock(&seen.book).last_well.insert(which, seen.now());
+        self.runtime.spawn(async move {
+            while !seen.stop.load(Relaxed) {
+                one(&client, &seen, which, &mut dice, keys).await;
+                tokio::time::sleep(Duration::from_millis(dice.below(60))).await;
+            }
+            seen.running.fetch_sub(1, Relaxed);
+        });
+        end
+    }
+
+    /// Reads every key through every host, until each has been read; then they are over.
+    pub(super) fn read_all(&self) -> Vec<End> {
+        let keys = lock(&self.seen.book).oracle.keys().to_vec();
+        let readers = self.hosts.iter().flat_map(|host| (0..BUCKETS.len()).map(move |tenant| (host, tenant)));
+        let begin = |((host, _), tenant): (&(NodeId, SocketAddr), usize)| {
+            let (link, end) = self.link(user(tenant));
+            let client = User { client: Client::over(link, [*host]), bucket: BUCKETS[tenant] };
+            let mut keys = keys.clone();
+            keys.retain(|key| key.starts_with(BUCKETS[tenant]));
+            let (seen, host) = (self.seen.clone(), *host);
+            seen.running.fetch_add(1, Relaxed);
+            self.runtime.spawn(async move {
+                for key in keys {
+                    while !get(&client, &seen, &key, READER + host.0 as usize).await {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+                seen.running.fetch_sub(1, Relaxed);
+            });
+            end
+        };
+        readers.map(begin).collect()
+    }
+
+    /// Asks for a great many objects at once, as the first tenant; what comes of it is no matter.
+    pub(super) fn burst(&self, many: u64) -> End {
+        let (link, end) = self.link(user(0));
+        let nodes: Vec<NodeId> = self.hosts.iter().map(|(host, _)| *host).collect();
+        let client = Client::over(link, nodes);
+        for number in 0..many {
+            let client = client.clone();
+            self.runtime.spawn(async move {
+                drop(client.get_bytes(BUCKETS[0], &format!("k{}", number % 16)).await);
+            });
+        }
+        end
+    }
+
+    /// Asks something as an administrator; what comes of it is no matter.
+    pub(super) fn administer(&self, op: AdminOp) -> End {
+        let (link, end) = self.link(Principal::Admin { name: USER.into() });
+        let nodes: Vec<NodeId> = self.hosts.iter().map(|(host, _)| *host).collect();
+        let client = Client::over(link, nodes);
+        self.runtime.spawn(async move {
+            let answer = client.administer(op).await;
+            log::say(|| format!("ADMIN {answer:?}"));
+        });
+        end
+    }
+}
+
+fn user(tenant: usize) -> Principal {
+    Principal::User { tenant: TenantId(1 + tenant as u64), name: USER.into() }
+}
+
+/// A client, and where it works.
+struct User {
+    client: Client,
+    bucket: &'static str,
+}
+
+/// One operation.
+async fn one(user: &User, seen: &Seen, who: usize, dice: &mut Stream, keys: u64) {
+    let User { client, bucket } = user;
+    let name = format!("k{}", dice.below(keys));
+    let key = format!("{bucket}/{name}");
+    match dice.below(100) {
+        0..45 => {
+            let len = match dice.below(20) {
+                0..12 => 8 + dice.below(200),
+                12..18 => 200 + dice.below(20_000),
+                _ => 20_000 + dice.below(300_000),
+            };
+            let (content, bytes) = seen.create(&key, len);
+            let deed = Deed::Write(Some(WriteId(content.number)));
+            let ticket = seen.begin(&key, deed);
+            let outcome = client.put_bytes(bucket, &name, &bytes).await;
+            let what = format!("{who} puts {key} {}", content.number);
+            seen.end(ticket, (who, &what), outcome.as_ref().map(|_| deed));
+        }
+        45..90 => {
+            get(user, seen, &key, who).await;
+        }
+        _ => {
+            let ticket = seen.begin(&key, Deed::Write(None));
+            let outcome = client.remove(bucket, &name).await;
+            seen.end(ticket, (who, &format!("{who} removes {key}")), outcome.as_ref().map(|()| Deed::Write(None)));
+        }
+    }
+}
+
+/// Reads a key. Whether it was answered.
+async fn get(user: &User, seen: &Seen, key: &str, who: usize) -> bool {
+    let name = key.split_once('/').map_or(key, |(_, name)| name);
+    let ticket = seen.begin(key, Deed::Read(None));
+    let what = format!("{who} gets {key}");
+    match user.client.get_bytes(user.bucket, name).await {
+        Ok(bytes) => match seen.recognise(key, &bytes) {
+            Ok(version) => {
+                seen.end(ticket, (who, &what), Ok(Deed::Read(Some(version))));
+                true
+            }
+            Err(why) => {
+                seen.broken(why);
+                true
+            }
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            seen.end(ticket, (who, &what), Ok(Deed::Read(None)));
+            true
+        }
+        Err(error) => {
+            seen.end(ticket, (who, &what), Err(&error));
+            false
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What the nodes of a room say. A panic anywhere, and everything that asks to be reported, fails the run.
+
+use core::{cell::RefCell, fmt::Write as _};
+use std::{
+    panic,
+    sync::{Arc, Once},
+};
+
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, SubscriberExt as _},
+};
+
+use super::time::RoomTime;
+
+thread_local! {
+    static HEARD: RefCell<Option<Heard>> = const { RefCell::new(None) };
+}
+
+/// What was said on this thread.
+struct Heard {
+    time: Arc<RoomTime>,
+    /// Kept if somebody wants to read it.
+    lines: Option<Vec<String>>,
+    /// The first thing that must never be said.
+    broken: Option<String>,
+}
+
+/// What a panic says that a run plants.
+pub(super) const PLANTED: &str = "planted:";
+
+/// Runs a room, and hears what its nodes say. With `wanted`, keeps it.
+pub(super) fn hearing<T>(time: Arc<RoomTime>, wanted: bool, run: impl FnOnce() -> T) -> T {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let is_heard =
+                HEARD.try_with(|heard| heard.try_borrow_mut().is_ok_and(|mut heard| note_panic(heard.as_mut(), info)));
+            if !is_heard.unwrap_or(false) {
+                before(info);
+            }
+        }));
+    });
+    HEARD.set(Some(Heard { time, lines: wanted.then(Vec::new), broken: None }));
+    let level = if wanted { Level::DEBUG } else { Level::ERROR };
+    let subscriber = tracing_subscriber::registry().with(Ears(level));
+    let result = tracing::subscriber::with_default(subscriber, run);
+    HEARD.set(None);
+    result
+}
+
+/// Whether the panic was of a room.
+fn note_panic(heard: Option<&mut Heard>, info: &panic::PanicHookInfo<'_>) -> bool {
+    let Some(heard) = heard else { return false };
+    let said = info.payload_as_str().unwrap_or("something");
+    if !said.starts_with(PLANTED) {
+        let place = info.location().map_or_else(String::new, ToString::to_string);
+        heard.say(&format!("PANIC at {place}: {said}"));
+        heard.broken.get_or_insert_with(|| format!("a panic at {place}: {said}"));
+    }
+    true
+}
+
+/// Adds a line, if lines are kept.
+pub(super) fn say(line: impl FnOnce() -> String) {
+    HEARD.with_borrow_mut(|heard| {
+        if let Some(heard) = heard.as_mut().filter(|heard| heard.lines.is_some()) {
+            heard.say(&line());
+        }
+    });
+}
+
+/// The first thing that must never be said.
+pub(super) fn broken() -> Option<String> {
+    HEARD.with_borrow(|heard| heard.as_ref().and_then(|heard| heard.broken.clone()))
+}
+
+/// Takes the lines.
+pub(super) fn take_lines() -> Vec<String> {
+    HEARD
+        .with_borrow_mut(|heard| heard.as_mut().and_then(|heard| heard.lines.as_mut()).map(core::mem::take))
+        .unwrap_or_default()
+}
+
+impl Heard {
+    fn say(&mut self, line: &str) {
+        let now = self.time.windows();
+        if let Some(lines) = &mut self.lines {
+            lines.push(format!("{:>4}.{:03} {line}", now / 1000, now % 1000));
+        }
+    }
+}
+
+struct Ears(Level);
+
+impl<S: Subscriber> Layer<S> for Ears {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        metadata.is_event() && *metadata.level() <= self.0 && metadata.target().starts_with("mesh")
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut line = Line(format!("{} {}:", event.metadata().level(), event.metadata().target()));
+        event.record(&mut line);
+        HEARD.with_borrow_mut(|heard| {
+            let Some(heard) = heard else { return };
+            heard.say(&line.0);
+            if line.0.contains("report this") {
+                heard.broken.get_or_insert(line.0);
+            }
+        });
+    }
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn core::fmt::Debug) {
+        let written = match field.name() {
+            "message" => write!(self.0, " {value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
+        debug_assert!(written.is_ok(), "text can be written to");
+    }
+}

@@ -1,0 +1,38 @@
+//! The second room: whole nodes. Every [`mesh::Node`] here is the daemon's: its steward, shell, agent, doors, functions and
+//! client, and the real Raft. Only what a node takes from outside is the room's: links, media, files, clocks, dice.
+//!
+//! Each start of a node has a tokio runtime of its own, whose clock is paused, and all of them share one thread. The room
+//! drives them in windows of a millisecond, one node after another; a message that is sent in one window arrives in a later
+//! one, so that the nodes of a window cannot have anything to do with each other, and their order does not matter. To drop
+//! a runtime is to kill a process, to leave it out is to stop one, and to give it longer or shorter windows is a clock that
+//! goes at another rate.
+//!
+//! * `time`: the clocks. `medium`: drives. `machine`: what outlives a node's process, and how one is started and ended.
+//! * `net`: when messages arrive, and what is lost.
+//! * [`plan`]: what a seed draws. `room`: the windows, and what befalls the nodes in them.
+//! * `clients`: who puts, gets and removes, and what they saw. [`run`](mod@run): one seed from start to verdict.
+//! * `log`: what nodes say, and whether one of them broke down.
+
+#[cfg(not(tokio_unstable))]
+compile_error!(
+    "the simulator gives tokio's runtimes their seeds, which needs `--cfg tokio_unstable`: it is in the repository's \
+     .cargo/config.toml, which RUSTFLAGS in the environment replaces; another workspace needs the same lines"
+);
+
+mod clients;
+mod log;
+mod machine;
+mod medium;
+mod net;
+pub mod plan;
+mod room;
+pub mod run;
+mod time;
+mod toys;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// No code that holds one of these locks can leave its value half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,304 @@
+//! What a seed draws: the mesh's shape, the weather, and what befalls it.
+
+use mesh_core::{
+    assignment::{Preference, Scope, Wish},
+    id::NodeId,
+    topology::Code,
+};
+
+pub use super::net::Weather;
+use crate::random::Stream;
+
+/// Everything that a seed decides beforehand. Times are in milliseconds, which are windows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Hosts, numbered from 1, of two drives each.
+    pub hosts: u64,
+    /// DPUs: one each of the first hosts. That of host 1 is node 11.
+    pub dpus: u64,
+    /// How stripes are coded.
+    pub code: Code,
+    /// Namespace groups.
+    pub namespaces: u16,
+    /// Every node is told of every host; else only of node 1.
+    pub told_of_all: bool,
+    /// The last hosts that are started only in the storm, so long after its beginning.
+    pub late: Vec<u64>,
+    /// Every other client is of a second tenant.
+    pub second_tenant: bool,
+    /// In every chain there is a function that panics at so many requests in a thousand; none: no such function.
+    pub frail: Option<u16>,
+    /// Clients.
+    pub clients: usize,
+    /// Keys that they use.
+    pub keys: u64,
+    /// The network.
+    pub weather: Weather,
+    /// How fast the clocks of nodes go, in thousandths of the room's.
+    pub rates: Vec<u64>,
+    /// How long the faults go on.
+    pub storm: u64,
+    /// What befalls it, and when after the storm's beginning.
+    pub faults: Vec<(u64, Fault)>,
+}
+
+/// One fault, or one order of an administrator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A process dies at the so-manieth thing that it does outwards from then on, and is started again after a while.
+    Crash {
+        /// Whose.
+        node: NodeId,
+        /// Disk jobs, flushes and messages until then; 0: at once.
+        steps: u64,
+        /// The machine's power is gone with it.
+        power: bool,
+        /// Until it is started again.
+        down: u64,
+    },
+    /// A process is told to stop, as by SIGTERM, and started again after it has.
+    Stop {
+        /// Whose.
+        node: NodeId,
+        /// Until it is started again.
+        down: u64,
+    },
+    /// All processes die at once.
+    Blackout {
+        /// Until each is started again.
+        down: Vec<u64>,
+    },
+    /// A process sleeps, as by SIGSTOP.
+    Pause {
+        /// Whose.
+        node: NodeId,
+        /// For how long.
+        span: u64,
+    },
+    /// A process gets the CPU only now and then.
+    Slow {
+        /// Whose.
+        node: NodeId,
+        /// Every so many windows.
+        every: u64,
+        /// For how long.
+        span: u64,
+    },
+    /// Nothing goes from one node to another.
+    Cut {
+        /// From here.
+        from: NodeId,
+        /// To there.
+        to: NodeId,
+        /// Nor back.
+        both: bool,
+        /// For how long.
+        span: u64,
+    },
+    /// A node is cut off from everybody, clients among them.
+    Isolate {
+        /// Which.
+        node: NodeId,
+        /// For how long.
+        span: u64,
+    },
+    /// A drive ends no job.
+    Stall {
+        /// Whose.
+        node: NodeId,
+        /// Which of its drives.
+        drive: u64,
+        /// For how long.
+        span: u64,
+    },
+    /// A drive's jobs take longer.
+    SlowDrive {
+        /// Whose.
+        node: NodeId,
+        /// Which of its drives.
+        drive: u64,
+        /// So many times.
+        times: u64,
+        /// For how long.
+        span: u64,
+    },
+    /// An administrator wishes something.
+    Wish {
+        /// Of what.
+        scope: Scope,
+        /// What; none: nothing any more.
+        wish: Option<Wish>,
+    },
+    /// A client asks a great many things at once.
+    Burst {
+        /// How many.
+        many: u64,
+    },
+    /// An administrator drains a node, and takes that back.
+    Drain {
+        /// Which.
+        node: NodeId,
+        /// After so long.
+        span: u64,
+    },
+}
+
+/// The DPU of a host.
+#[must_use]
+pub const fn dpu_of(host: u64) -> NodeId {
+    NodeId(10 + host)
+}
+
+impl Plan {
+    /// What this seed draws.
+    /// A plan in fair weather in which nothing happens: hosts and DPUs of code 2+1, whose chains go to the DPUs, and three
+    /// clients.
+    #[must_use]
+    pub fn fair(hosts: u64, dpus: u64) -> Self {
+        let wish =
+            Fault::Wish { scope: Scope::Mesh, wish: Some(Wish { preference: Preference::PreferDpu, pin: None }) };
+        Self {
+            hosts,
+            dpus,
+            code: Code { data: 2, parity: 1 },
+            namespaces: 1,
+            told_of_all: true,
+            late: Vec::new(),
+            second_tenant: false,
+            frail: None,
+            clients: 3,
+            keys: 8,
+            weather: Weather { latency: 1, stragglers: 0, straggling: 0 },
+            rates: vec![1000; usize::try_from(hosts + dpus).unwrap_or(0)],
+            storm: 10_000,
+            faults: vec![(0, wish)],
+        }
+    }
+
+    /// What this seed draws.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let mut dice = Stream::new(seed, "plan", 0);
+        let hosts = 3 + dice.below(3);
+        let dpus = dice.below(3).min(hosts);
+        let code = match (hosts, dice.below(2)) {
+            (5, 0) => Code { data: 3, parity: 2 },
+            (4 | 5, 1) => Code { data: 2, parity: 2 },
+            _ => Code { data: 2, parity: 1 },
+        };
+        let weather = Weather {
+            latency: 1 + dice.below(4),
+            stragglers: [0, 5, 30][dice.below(3) as usize],
+            straggling: 20 + dice.below(400),
+        };
+        let storm = 8_000 + dice.below(12_000);
+        let mut plan = Self {
+            hosts,
+            dpus,
+            code,
+            namespaces: 1 + dice.below(3) as u16,
+            told_of_all: dice.chance(500),
+            late: Vec::new(),
+            second_tenant: dice.chance(400),
+            frail: None,
+            clients: 2 + dice.below(3) as usize,
+            keys: 4 + dice.below(12),
+            weather,
+            rates: Vec::new(),
+            storm,
+            faults: Vec::new(),
+        };
+        let skewed = dice.chance(300);
+        plan.rates = plan.nodes().map(|_| if skewed { 990 + dice.below(21) } else { 1000 }).collect();
+        if dice.chance(200) {
+            plan.frail = Some(1 + dice.below(60) as u16);
+        }
+        // What is there from the beginning holds a whole stripe.
+        let spare = hosts - u64::from(code.data) - u64::from(code.parity);
+        plan.late = (0..dice.below(3).min(spare).min(hosts - 3)).map(|_| dice.below(storm)).collect();
+        if dpus > 0 {
+            let wish = Wish { preference: Preference::PreferDpu, pin: None };
+            plan.faults.push((0, Fault::Wish { scope: Scope::Mesh, wish: Some(wish) }));
+        }
+        // Some come all at once, and many of them to one node.
+        let (crowded, from) = (dice.chance(400), 500 + dice.below(storm));
+        let focus = plan.nodes().nth(dice.below(hosts + dpus) as usize).filter(|_| dice.chance(400));
+        for number in 0..dice.below(14) {
+            // A stream of its own for each: to leave one out shifts no other's dice.
+            let mut dice = Stream::new(seed, "fault", number);
+            let at = if crowded { from + dice.below(3_000) } else { 500 + dice.below(storm) };
+            let focus = focus.filter(|_| dice.chance(700));
+            plan.faults.push((at.min(storm), plan.draw(&mut dice, focus)));
+        }
+        plan.faults.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (1..=self.hosts).map(NodeId).chain((1..=self.dpus).map(dpu_of))
+    }
+
+    /// When a host is first started, if that is in the storm.
+    #[must_use]
+    pub fn late(&self, node: NodeId) -> Option<u64> {
+        let last = self.hosts.checked_sub(node.0)?;
+        self.late.get(usize::try_from(last).ok()?).copied()
+    }
+
+    fn draw(&self, dice: &mut Stream, focus: Option<NodeId>) -> Fault {
+        let nodes: Vec<NodeId> = self.nodes().collect();
+        let node = focus.unwrap_or_else(|| *dice.pick(&nodes).unwrap_or(&NodeId(1)));
+        let others: Vec<NodeId> = nodes.iter().copied().filter(|other| *other != node).collect();
+        let to = *dice.pick(&others).unwrap_or(&NodeId(2));
+        let host = NodeId(1 + dice.below(self.hosts));
+        // Most are shorter than it takes to notice them.
+        let span = match dice.below(3) {
+            0 => 50 + dice.below(400),
+            1 => 300 + dice.below(2_000),
+            _ => 1_500 + dice.below(8_000),
+        };
+        let (drive, down) = (dice.below(2), span);
+        match dice.below(17) {
+            0..4 => Fault::Crash { node, steps: dice.below(300), power: dice.chance(500), down },
+            4 => Fault::Stop { node, down },
+            5 => Fault::Blackout { down: nodes.iter().map(|_| 10 + dice.below(3_000)).collect() },
+            6 | 7 => Fault::Pause { node, span },
+            8 => Fault::Slow { node, every: 5 + dice.below(80), span },
+            9 | 10 => Fault::Cut { from: node, to, both: dice.chance(500), span },
+            11 => Fault::Isolate { node, span },
+            12 => Fault::Stall { node: host, drive, span: span.min(4_000) },
+            13 => Fault::SlowDrive { node: host, drive, times: 2 + dice.below(30), span },
+            14 if self.dpus > 0 => {
+                let preference = match dice.below(3) {
+                    0 => Preference::HostOnly,
+                    1 => Preference::Auto,
+                    _ => Preference::PreferDpu,
+                };
+                Fault::Wish { scope: Scope::Mesh, wish: Some(Wish { preference, pin: None }) }
+            }
+            16 => Fault::Burst { many: 200 + dice.below(2_500) },
+            15 if self.dpus > 0 => Fault::Drain { node: dpu_of(1 + dice.below(self.dpus)), span },
+            _ => Fault::Crash { node, steps: 1 + dice.below(2_000), power: false, down: 20 + dice.below(300) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_always_draws_the_same_and_another_seed_something_else() {
+        assert_eq!(Plan::of(7), Plan::of(7));
+        assert_ne!(Plan::of(7), Plan::of(8));
+        for seed in 0..200 {
+            let plan = Plan::of(seed);
+            let nodes: Vec<NodeId> = plan.nodes().collect();
+            assert!(u64::from(plan.code.data) + u64::from(plan.code.parity) <= plan.hosts, "{plan:?}");
+            assert_eq!(plan.rates.len(), nodes.len());
+            let early = nodes.iter().filter(|node| node.0 <= plan.hosts && plan.late(**node).is_none()).count() as u64;
+            assert!(early >= 3.max(u64::from(plan.code.data) + u64::from(plan.code.parity)), "{plan:?}");
+        }
+    }
+}

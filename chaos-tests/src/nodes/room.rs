@@ -1,0 +1,634 @@
+//! The room: it drives the nodes through their windows, and does to them what the plan says.
+
+use core::{net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use futures_util::FutureExt as _;
+use mesh::{
+    Node,
+    config::{CodeText, Config, DpuConfig, DriveConfig, NodeNumber, PeerConfig, Size},
+    founding::{self, Founding},
+    keyring::Keyring,
+};
+use mesh_core::{
+    assignment::Scope,
+    bluefield::Generation,
+    happened::Happened,
+    id::{ActorName, NodeId},
+    op::AdminOp,
+    topology::mix,
+};
+use mesh_transport::{Delivery, End, MemoryFabric, MemoryOptions, UnderWay};
+
+use super::{
+    clients::{BUCKETS, Clients, USER},
+    log,
+    machine::{CLUSTER, Machine, Own, Shared},
+    net::Net,
+    plan::{Fault, Plan, dpu_of},
+    time::RoomTime,
+    toys,
+};
+use crate::random::Stream;
+
+/// What happens at a window of the room.
+enum Due {
+    Fault(Fault),
+    PowerOn(NodeId),
+    Wake(NodeId),
+    Hurry(NodeId),
+    Join(End, End),
+    Quick(NodeId, u64),
+    Undrain(NodeId),
+    /// A process that was told to stop is gone by now, or is killed.
+    Gone(NodeId, u64),
+}
+
+pub(super) struct Room {
+    pub(super) time: Arc<RoomTime>,
+    pub(super) clients: Clients,
+    shared: Shared,
+    net: Net,
+    machines: BTreeMap<NodeId, Machine>,
+    /// When each was powered on, and how fast its clock goes.
+    began: BTreeMap<NodeId, u64>,
+    rates: BTreeMap<NodeId, u64>,
+    asleep: BTreeSet<NodeId>,
+    /// Slow ones: they live once in so many windows.
+    slow: BTreeMap<NodeId, u64>,
+    /// Those that have just been woken.
+    woken: BTreeSet<NodeId>,
+    /// Restart after a death at a step: so long after.
+    doomed: BTreeMap<NodeId, u64>,
+    stopping: BTreeMap<NodeId, (Arc<AtomicBool>, u64)>,
+    agenda: BTreeMap<(u64, u64), Due>,
+    planned: u64,
+    hash: u64,
+    pub(super) messages: u64,
+    pub(super) crashes: u64,
+    /// What befalls nodes, and what has and is over for so long.
+    hurt: Hurt,
+    /// Events that each node has told.
+    told: BTreeMap<NodeId, (u64, u64)>,
+    planted: Option<Planted>,
+    /// Since when there are clients.
+    pub(super) formed: u64,
+}
+
+/// A fault that is built in, to prove that it is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// Drives say that they have synced and have not.
+    LyingSync,
+    /// One host is not started again.
+    Grave,
+}
+
+impl Planted {
+    /// Their names.
+    pub const ALL: [(&str, Self); 2] = [("lying-sync", Self::LyingSync), ("grave", Self::Grave)];
+
+    /// The one of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, planted)| *planted)
+    }
+}
+
+/// When each node was last hurt: it was down, asleep, slow, cut off from somebody, or its drive did not answer.
+#[derive(Default)]
+struct Hurt {
+    /// Until when, as far as it is known.
+    until: BTreeMap<NodeId, u64>,
+}
+
+impl Hurt {
+    fn note(&mut self, node: NodeId, until: u64) {
+        let known = self.until.entry(node).or_default();
+        *known = until.max(*known);
+    }
+
+    /// The nodes that have not been well all the time since then.
+    fn since(&self, then: u64) -> BTreeSet<NodeId> {
+        self.until.iter().filter(|(_, until)| **until >= then).map(|(node, _)| *node).collect()
+    }
+}
+
+/// Silence after which a peer is down: the configuration's default.
+const SILENCE: u64 = mesh_core::limits::HEARTBEAT_SILENCE_MAX.as_millis() as u64;
+const CAPACITY_BYTES: u64 = 256 << 20;
+/// A node that starts is no better than one that is down for so long: it waits out a silence, and is caught up.
+const STARTS: u64 = 4_000;
+/// A node is not robbed unless it has not been well within this before.
+const WELL: u64 = 4_000;
+/// Clients are answered within this while all are well, and have been.
+const FAIR: u64 = 5_000;
+/// … and within this with one node that is not.
+const ROUGH: u64 = 12_000;
+/// Once a cut is over, connections are made anew.
+const HEALS: u64 = 1_000;
+/// A process that was told to stop is killed after so long.
+const STOP_MAX: u64 = 20_000;
+
+impl Room {
+    pub(super) fn new(
+        seed: u64,
+        plan: &Plan,
+        functions: Vec<Own>,
+        planted: Option<Planted>,
+        time: Arc<RoomTime>,
+    ) -> io::Result<Self> {
+        let options = MemoryOptions { delivery: Delivery::Queued, codec: true };
+        let fabric = MemoryFabric::new(options, time.clone());
+        let mut keys = Stream::new(seed, "keyring", 0);
+        let keyring = Keyring::create(CLUSTER, &mut keys);
+        let tenants = if plan.second_tenant { 2 } else { 1 };
+        let found = |(number, bucket): (u64, &&str)| {
+            let (access_key, _, secret) =
+                founding::new_access_key(&keyring, &mut Stream::new(seed, "founding", number));
+            let (tenant, principal, bucket) = (format!("tenant-{number}"), USER.to_owned(), (*bucket).to_owned());
+            Founding { tenant, principal, access_key, secret, bucket }
+        };
+        let foundings = (1..).zip(&BUCKETS).take(tenants).map(found).collect();
+        let founded = Arc::new(AtomicBool::new(false));
+        let shared = Shared { seed, time: time.clone(), fabric: fabric.clone(), foundings, founded, functions };
+        let mut net = Net::new(seed, fabric.clone(), time.clone(), plan.weather.clone(), SILENCE);
+        let mut dice = Stream::new(seed, "machines", 0);
+        let mut machines = BTreeMap::new();
+        for node in plan.nodes() {
+            let ahead = dice.below(2_000);
+            let machine = Machine::new(&shared, configuration(plan, node), ahead);
+            for medium in machine.media() {
+                medium.lies(planted == Some(Planted::LyingSync));
+            }
+            machines.insert(node, machine);
+            net.add(End::Node(node));
+        }
+        let hosts = (1..=plan.hosts).map(NodeId).map(|host| (host, address(host))).collect();
+        let clients = Clients::new(seed, time.clone(), fabric, hosts)?;
+        let rates = plan.nodes().zip(plan.rates.iter().copied()).collect();
+        Ok(Self {
+            time,
+            clients,
+            shared,
+            net,
+            machines,
+            began: BTreeMap::new(),
+            rates,
+            asleep: BTreeSet::new(),
+            slow: BTreeMap::new(),
+            woken: BTreeSet::new(),
+            doomed: BTreeMap::new(),
+            stopping: BTreeMap::new(),
+            agenda: BTreeMap::new(),
+            planned: 0,
+            hash: mix(seed),
+            messages: 0,
+            crashes: 0,
+            hurt: Hurt::default(),
+            told: BTreeMap::new(),
+            planted,
+            formed: 0,
+        })
+    }
+
+    /// Everything that has happened, as one number.
+    pub(super) fn trace(&self) -> u64 {
+        mix(self.hash ^ self.clients.seen.trace())
+    }
+
+    /// Puts something on the agenda.
+    fn plan(&mut self, after: u64, due: Due) {
+        self.planned += 1;
+        self.agenda.insert((self.time.windows() + after.max(1), self.planned), due);
+    }
+
+    pub(super) fn befall(&mut self, after: u64, fault: Fault) {
+        self.plan(after, Due::Fault(fault));
+    }
+
+    pub(super) fn power_on(&mut self, node: NodeId, after: u64) {
+        self.plan(after, Due::PowerOn(node));
+    }
+
+    /// A client begins.
+    pub(super) fn client(&mut self, which: usize, keys: u64) {
+        let dice = Stream::new(self.shared.seed, "client", which as u64);
+        let end = self.clients.begin(which, which % self.shared.foundings.len(), dice, keys);
+        self.net.add(end);
+    }
+
+    /// From now on there is a function in every chain that panics at so many requests in a thousand.
+    pub(super) fn frail(&mut self, per_mille: u16) {
+        let op = AdminOp::Stages { scope: Scope::Mesh, stages: vec![toys::stage(per_mille)] };
+        let end = self.clients.administer(op);
+        self.net.add(end);
+    }
+
+    /// All keys are read through all hosts.
+    pub(super) fn read_all(&mut self) {
+        for end in self.clients.read_all() {
+            self.net.add(end);
+        }
+    }
+
+    /// All faults are over, and everything runs.
+    pub(super) fn calm(&mut self) {
+        // What was to come of faults comes now.
+        let agenda = core::mem::take(&mut self.agenda);
+        self.net.heal_all();
+        for node in core::mem::take(&mut self.asleep) {
+            self.wake(node);
+        }
+        self.slow.clear();
+        self.doomed.clear();
+        for due in agenda.into_values() {
+            if let Due::Gone(..) | Due::Undrain(_) = due {
+                self.plan(1, due);
+            }
+        }
+        let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
+        for node in nodes {
+            let Some(machine) = self.machines.get(&node) else { continue };
+            for medium in machine.media() {
+                medium.stall(0);
+                medium.slow(1);
+            }
+            if let Some(running) = &machine.running {
+                running.life.dies_after(u64::MAX / 2, false);
+            }
+            self.power_on(node, 1);
+        }
+    }
+
+    /// What is missing before all is well; none: nothing.
+    pub(super) fn missing(&self, wanted: &[NodeId]) -> Option<String> {
+        for (node, machine) in wanted.iter().filter_map(|node| self.machines.get_key_value(node)) {
+            let Some(running) = &machine.running else { return Some(format!("{node} does not run")) };
+            match running.node() {
+                None => return Some(format!("{node} is starting")),
+                Some(Err(error)) => return Some(format!("{node} did not start: {error}")),
+                Some(Ok(started)) => {
+                    let _inside = running.runtime.enter();
+                    if let Some(Err(error)) = started.ready(Duration::ZERO).now_or_never() {
+                        return Some(error.to_string());
+                    }
+                    if started.ready(Duration::ZERO).now_or_never().is_none() {
+                        return Some(format!("{node} is not ready"));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Nodes that run, and which start of each it is.
+    fn nodes(&self) -> impl Iterator<Item = (NodeId, u64, Node)> {
+        let node = |machine: &Machine| {
+            let running = machine.running.as_ref()?;
+            Some((machine.id(), running.life.start(), running.node()?.ok()?))
+        };
+        self.machines.values().filter_map(node)
+    }
+
+    /// Whether somebody was robbed: an actor was taken over from a node that has been well all the time.
+    ///
+    /// # Errors
+    /// Which, from whom.
+    pub(super) fn expect_no_robbery(&mut self) -> Result<(), String> {
+        let since = self.time.windows().saturating_sub(WELL);
+        let hurt = self.hurt.since(since);
+        for (node, start, running) in self.nodes().collect::<Vec<_>>() {
+            let told = self.told.entry(node).or_default();
+            if told.0 != start {
+                *told = (start, 0);
+            }
+            let (rows, last) = running.happened(told.1);
+            told.1 = last;
+            for row in rows {
+                if let Happened::TakenOver { actor, from, to, .. } = row.what
+                    && !hurt.contains(&from)
+                {
+                    return Err(format!("{} was taken over from {from}, which is well, by {to}", ActorName(actor)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether clients are answered while they should be: with at most one node that is not well, within a bound, also if it
+    /// is their own ingress where all have been well.
+    ///
+    /// # Errors
+    /// Who is not.
+    pub(super) fn expect_answers(&self) -> Result<(), String> {
+        let now = self.time.windows();
+        let hurt = |span: u64| self.hurt.since(now.saturating_sub(span));
+        let hosts = self.clients.hosts() as u64;
+        let (all_well, one_not) = (hurt(FAIR).is_empty(), hurt(ROUGH));
+        let (span, neglected) = match one_not.first() {
+            _ if all_well => (FAIR, self.clients.seen.most_neglected(|_| true)),
+            // Who asks that one waits for it, and is not counted.
+            Some(hurt) if one_not.len() == 1 => {
+                let host = if hurt.0 > 10 { hurt.0 - 10 } else { hurt.0 };
+                (ROUGH, self.clients.seen.most_neglected(|who| who as u64 % hosts + 1 != host))
+            }
+            _ => return Ok(()),
+        };
+        match neglected {
+            Some((who, since)) if now.saturating_sub(since) > span && now > self.formed + span => Err(format!(
+                "client {who} has not been answered for {} ms, and {} not well all that time",
+                now - since,
+                one_not.first().map_or_else(|| "nobody was".to_owned(), |node| format!("only {node} was"))
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next window.
+    pub(super) fn step(&mut self) -> io::Result<()> {
+        let now = self.time.advance();
+        let later = self.agenda.split_off(&(now + 1, 0));
+        for due in core::mem::replace(&mut self.agenda, later).into_values() {
+            self.happen(due)?;
+        }
+        if self.shared.fabric.wake_at().is_some_and(|at| at <= mesh_core::port::Clock::now(&*self.time)) {
+            self.shared.fabric.expire();
+        }
+        let mut due: BTreeMap<End, Vec<UnderWay>> = BTreeMap::new();
+        for message in self.net.due() {
+            due.entry(message.to.0).or_default().push(message);
+        }
+        let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
+        for node in nodes {
+            let messages = due.remove(&End::Node(node)).unwrap_or_default();
+            self.live(node, now, messages);
+        }
+        // What is left is for clients.
+        {
+            let _inside = self.clients.runtime().enter();
+            for message in due.into_values().flatten() {
+                deliver(&self.shared.fabric, now, &message, &mut self.hash, &mut self.messages);
+            }
+        }
+        self.clients.live(now);
+        self.net.collect();
+        Ok(())
+    }
+
+    /// One window of one node.
+    fn live(&mut self, node: NodeId, now: u64, messages: Vec<UnderWay>) {
+        let rate = self.rates.get(&node).copied().unwrap_or(1000);
+        let began = self.began.get(&node).copied().unwrap_or(now);
+        let Some(machine) = self.machines.get_mut(&node) else { return };
+        let Some(running) = &mut machine.running else {
+            // Nobody takes them; the fabric is told.
+            for message in messages {
+                self.shared.fabric.deliver(message.number);
+            }
+            return;
+        };
+        {
+            let _inside = running.runtime.enter();
+            for message in messages {
+                deliver(&self.shared.fabric, now, &message, &mut self.hash, &mut self.messages);
+            }
+        }
+        let rests =
+            self.asleep.contains(&node) || self.slow.get(&node).is_some_and(|every| !now.is_multiple_of(*every));
+        if !rests && running.life.is_alive() {
+            let at_once = self.woken.remove(&node) || self.slow.contains_key(&node);
+            running.live(Duration::from_micros((now - began) * rate), at_once);
+        }
+        if !running.life.is_alive() {
+            let down = self.doomed.remove(&node).unwrap_or(1_000);
+            self.kill(node, false);
+            self.power_on(node, down);
+        }
+        if rests {
+            self.hurt.note(node, now);
+        }
+    }
+
+    fn kill(&mut self, node: NodeId, power: bool) {
+        let Some(machine) = self.machines.get_mut(&node) else { return };
+        let Some(start) = machine.kill(power) else { return };
+        log::say(|| format!("ROOM {node} is killed{}", if power { " with its power" } else { "" }));
+        self.crashes += 1;
+        self.hurt.note(node, self.time.windows());
+        self.stopping.remove(&node);
+        if self.asleep.remove(&node) {
+            self.net.sleeps(End::Node(node), false);
+        }
+        self.slow.remove(&node);
+        if start > 0 {
+            self.net.vanished(start);
+        }
+    }
+
+    fn wake(&mut self, node: NodeId) {
+        self.asleep.remove(&node);
+        self.net.sleeps(End::Node(node), false);
+        self.woken.insert(node);
+    }
+
+    fn happen(&mut self, due: Due) -> io::Result<()> {
+        match due {
+            Due::Fault(fault) => {
+                log::say(|| format!("ROOM {fault:?}"));
+                self.strike(fault);
+            }
+            Due::PowerOn(node) => {
+                let now = self.time.windows();
+                if self.planted == Some(Planted::Grave) && node.0 == 2 && self.began.contains_key(&node) {
+                    return Ok(());
+                }
+                if let Some(machine) = self.machines.get_mut(&node).filter(|machine| machine.running.is_none()) {
+                    log::say(|| format!("ROOM {node} is started"));
+                    machine.power_on(&self.shared)?;
+                    self.began.insert(node, now);
+                    self.woken.remove(&node);
+                    // It has to find its way in.
+                    self.hurt.note(node, now + STARTS);
+                }
+            }
+            Due::Wake(node) => {
+                if self.asleep.contains(&node) {
+                    log::say(|| format!("ROOM {node} goes on"));
+                    self.wake(node);
+                }
+            }
+            Due::Hurry(node) => {
+                self.slow.remove(&node);
+                self.woken.insert(node);
+            }
+            Due::Join(from, to) => self.net.heal(from, to),
+            Due::Quick(node, drive) => {
+                if let Some(medium) = self.machines.get(&node).and_then(|machine| machine.media().nth(drive as usize)) {
+                    medium.slow(1);
+                }
+            }
+            Due::Undrain(node) => {
+                let end = self.clients.administer(AdminOp::Drain { node, draining: false });
+                self.net.add(end);
+            }
+            Due::Gone(node, down) => {
+                let over = self.stopping.get(&node).map(|(over, until)| {
+                    over.load(std::sync::atomic::Ordering::Relaxed) || self.time.windows() >= *until
+                });
+                match over {
+                    Some(true) => {
+                        self.kill(node, false);
+                        self.power_on(node, down);
+                    }
+                    Some(false) => self.plan(10, Due::Gone(node, down)),
+                    None => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn strike(&mut self, fault: Fault) {
+        match fault {
+            Fault::Crash { node, steps: 0, power, down } => {
+                self.kill(node, power);
+                self.power_on(node, down);
+            }
+            Fault::Crash { node, steps, power, down } => {
+                if let Some(running) = self.machines.get(&node).and_then(|machine| machine.running.as_ref()) {
+                    running.life.dies_after(steps, power);
+                    self.doomed.insert(node, down);
+                }
+            }
+            Fault::Stop { node, down } => {
+                let Some(running) = self.machines.get(&node).and_then(|machine| machine.running.as_ref()) else {
+                    return;
+                };
+                let Some(Ok(started)) = running.node() else { return };
+                let over = Arc::new(AtomicBool::new(false));
+                let done = over.clone();
+                running.runtime.spawn(async move {
+                    started.shutdown(Duration::from_millis(STOP_MAX)).await;
+                    done.store(true, std::sync::atomic::Ordering::Relaxed);
+                });
+                self.stopping.insert(node, (over, self.time.windows() + STOP_MAX));
+                self.hurt.note(node, self.time.windows() + STOP_MAX);
+                self.plan(10, Due::Gone(node, down));
+            }
+            Fault::Blackout { down } => {
+                let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
+                for (node, down) in nodes.into_iter().zip(down) {
+                    self.kill(node, true);
+                    self.power_on(node, down);
+                }
+            }
+            Fault::Pause { node, span } => {
+                if self.machines.get(&node).is_some_and(|machine| machine.running.is_some()) && self.asleep.insert(node)
+                {
+                    self.net.sleeps(End::Node(node), true);
+                    self.plan(span, Due::Wake(node));
+                }
+            }
+            Fault::Slow { node, every, span } => {
+                self.slow.insert(node, every.max(1));
+                self.plan(span, Due::Hurry(node));
+            }
+            Fault::Cut { from, to, both, span } => {
+                self.cut(End::Node(from), End::Node(to), span);
+                if both {
+                    self.cut(End::Node(to), End::Node(from), span);
+                }
+            }
+            Fault::Isolate { node, span } => {
+                for other in self.net.others(node) {
+                    self.cut(End::Node(node), other, span);
+                    self.cut(other, End::Node(node), span);
+                }
+            }
+            Fault::Stall { node, drive, span } => {
+                let until = self.time.windows() + span;
+                self.hurt.note(node, until);
+                if let Some(medium) = self.machines.get(&node).and_then(|machine| machine.media().nth(drive as usize)) {
+                    medium.stall(until);
+                }
+            }
+            Fault::SlowDrive { node, drive, times, span } => {
+                self.hurt.note(node, self.time.windows() + span);
+                if let Some(medium) = self.machines.get(&node).and_then(|machine| machine.media().nth(drive as usize)) {
+                    medium.slow(times);
+                    self.plan(span, Due::Quick(node, drive));
+                }
+            }
+            Fault::Wish { scope, wish } => {
+                let end = self.clients.administer(AdminOp::Wish { scope, wish });
+                self.net.add(end);
+            }
+            Fault::Burst { many } => {
+                let end = self.clients.burst(many);
+                self.net.add(end);
+            }
+            Fault::Drain { node, span } => {
+                let end = self.clients.administer(AdminOp::Drain { node, draining: true });
+                self.net.add(end);
+                self.plan(span, Due::Undrain(node));
+            }
+        }
+    }
+
+    fn cut(&mut self, from: End, to: End, span: u64) {
+        for end in [from, to] {
+            if let End::Node(node) = end {
+                // The connection is not back at once.
+                self.hurt.note(node, self.time.windows() + span + HEALS);
+            }
+        }
+        self.net.cut(from, to);
+        self.plan(span, Due::Join(from, to));
+    }
+}
+
+fn deliver(fabric: &MemoryFabric, now: u64, message: &UnderWay, hash: &mut u64, messages: &mut u64) {
+    log::say(|| {
+        let said = fabric.describe(message.number).unwrap_or_default();
+        let cut = said.char_indices().nth(300).map_or(said.len(), |(at, _)| at);
+        format!("{:?} to {:?} {:?}: {}", message.from.0, message.to.0, message.kind, &said[..cut])
+    });
+    for word in [now, message.number, message.from.1, message.to.1, message.about, message.kind as u64] {
+        *hash = mix(*hash ^ word);
+    }
+    *messages += 1;
+    fabric.deliver(message.number);
+}
+
+/// Where a node listens.
+fn address(node: NodeId) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, u8::try_from(node.0).unwrap_or(u8::MAX)], 4433))
+}
+
+/// How a node is configured.
+fn configuration(plan: &Plan, node: NodeId) -> Config {
+    let number = |node: NodeId| NodeNumber(node.0);
+    let host_of = (1..=plan.dpus).find(|host| dpu_of(*host) == node);
+    let drive = |at: u64| DriveConfig {
+        path: PathBuf::from(format!("/machine-{}/drive-{at}", node.0)),
+        capacity: Some(Size(CAPACITY_BYTES)),
+    };
+    let known = (1..=plan.hosts).map(NodeId).filter(|peer| plan.told_of_all || peer.0 == 1);
+    let mut config = Config::new(number(node), address(node), PathBuf::from(format!("/machine-{}", node.0)));
+    config.bootstrap = node.0 == 1;
+    config.peers = known
+        .filter(|peer| *peer != node)
+        .map(|peer| PeerConfig { node: number(peer), address: address(peer) })
+        .collect();
+    config.drives = if host_of.is_some() { Vec::new() } else { (0..2).map(drive).collect() };
+    config.dpu = host_of.map(|host| DpuConfig { attached_to: number(NodeId(host)), emulated: Some(Generation::Bf3) });
+    config.cluster.code = CodeText(plan.code);
+    config.cluster.namespaces = mesh::config::Namespaces(plan.namespaces);
+    config
+}

@@ -1,0 +1,185 @@
+//! One seed, from start to verdict.
+
+use core::fmt;
+use mesh_core::id::NodeId;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use super::{clients::Tally, log, plan::Plan, room::Room, time::RoomTime, toys};
+
+pub use super::room::Planted;
+
+/// What came of a seed.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Which.
+    pub seed: u64,
+    /// Everything that happened, as one number.
+    pub trace: u64,
+    /// What must not be.
+    pub violation: Option<String>,
+    /// How much happened.
+    pub figures: Figures,
+    /// Every message and what nodes said, if that was asked for.
+    pub log: Vec<String>,
+}
+
+/// How much happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Milliseconds of the room.
+    pub windows: u64,
+    /// Messages that were delivered.
+    pub messages: u64,
+    /// Processes that died.
+    pub crashes: u64,
+    /// What clients saw.
+    pub tally: Tally,
+    /// Windows from the end of the faults until all was well.
+    pub recovery: u64,
+}
+
+impl core::ops::AddAssign for Figures {
+    fn add_assign(&mut self, other: Self) {
+        self.windows += other.windows;
+        self.messages += other.messages;
+        self.crashes += other.crashes;
+        self.tally.well += other.tally.well;
+        self.tally.refused += other.tally.refused;
+        self.tally.unknown += other.tally.unknown;
+        self.tally.longest = self.tally.longest.max(other.tally.longest);
+        self.recovery = self.recovery.max(other.recovery);
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Figures { windows, messages, crashes, tally, recovery } = self.figures;
+        let Tally { well, refused, unknown, longest } = tally;
+        write!(
+            f,
+            "seed {} {:016x} {windows} ms, {messages} messages, {crashes} crashes, {well} well, {refused} refused, \
+             {unknown} unknown, longest {longest} ms, well again after {recovery} ms: ",
+            self.seed, self.trace
+        )?;
+        match &self.violation {
+            None => f.write_str("ok"),
+            Some(why) => write!(f, "VIOLATION {}", why.replace('\n', " ")),
+        }
+    }
+}
+
+/// Runs a seed. With `wanted`, keeps the log.
+#[must_use]
+pub fn run(seed: u64, planted: Option<Planted>, wanted: bool) -> Verdict {
+    run_plan(seed, &Plan::of(seed), planted, wanted)
+}
+
+/// Runs a plan with this seed's dice.
+#[must_use]
+pub fn run_plan(seed: u64, plan: &Plan, planted: Option<Planted>, wanted: bool) -> Verdict {
+    let time = Arc::new(RoomTime::default());
+    log::hearing(time.clone(), wanted, || {
+        let mut figures = Figures::default();
+        let mut trace = 0;
+        let violation = match Room::new(seed, plan, vec![toys::frail()], planted, time) {
+            Err(error) => Some(format!("the room could not be made: {error}")),
+            Ok(mut room) => {
+                let acted = catch_unwind(AssertUnwindSafe(|| acts(&mut room, plan, &mut figures)));
+                // What it says of a panic is heard as everybody's is.
+                let violation = acted.unwrap_or_else(|_| Err(log::broken().unwrap_or_default())).err();
+                if let Some(why) = &violation {
+                    log::say(|| format!("VIOLATION {why}"));
+                }
+                trace = room.trace();
+                figures.windows = room.time.windows();
+                (figures.messages, figures.crashes) = (room.messages, room.crashes);
+                figures.tally = room.clients.seen.tally();
+                violation
+            }
+        };
+        // Also what was said while it was taken down.
+        let violation = violation.or_else(log::broken);
+        Verdict { seed, trace, violation, figures, log: log::take_lines() }
+    })
+}
+
+fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures) -> Result<(), String> {
+    let early: Vec<NodeId> = plan.nodes().filter(|node| plan.late(*node).is_none()).collect();
+    for (at, node) in early.iter().enumerate() {
+        room.power_on(*node, 1 + at as u64 * 37);
+    }
+    until(room, FORM_MAX, "the mesh is formed", |room| room.missing(&early))?;
+    room.formed = room.time.windows();
+    for which in 0..plan.clients {
+        room.client(which, plan.keys);
+    }
+    if let Some(per_mille) = plan.frail {
+        room.frail(per_mille);
+    }
+    for node in plan.nodes() {
+        if let Some(after) = plan.late(node) {
+            room.power_on(node, 1 + after);
+        }
+    }
+    for (after, fault) in &plan.faults {
+        room.befall(*after, fault.clone());
+    }
+    for window in 0..plan.storm {
+        step(room)?;
+        // Who breaks down at what he is asked answers when he answers.
+        if window.is_multiple_of(LOOK) && plan.frail.is_none() {
+            room.expect_answers()?;
+        }
+    }
+    room.calm();
+    let ended = room.time.windows();
+    let all: Vec<NodeId> = plan.nodes().collect();
+    until(room, RECOVER_MAX, "all is well again", |room| room.missing(&all))?;
+    figures.recovery = room.time.windows() - ended;
+    for _ in 0..CALM {
+        step(room)?;
+    }
+    room.clients.seen.stop();
+    let is_over = |room: &Room| (!room.clients.seen.is_over()).then(|| "operations are under way".to_owned());
+    until(room, END_MAX, "clients come to their end", is_over)?;
+    room.read_all();
+    until(room, END_MAX, "everything is read through every host", is_over)?;
+    room.clients.seen.check()
+}
+
+fn step(room: &mut Room) -> Result<(), String> {
+    room.step().map_err(|error| format!("the room broke down: {error}"))?;
+    log::broken().or_else(|| room.clients.seen.violation()).map_or(Ok(()), Err)?;
+    if room.time.windows().is_multiple_of(LOOK) {
+        room.expect_no_robbery()?;
+    }
+    Ok(())
+}
+
+/// Goes on until nothing is missing.
+fn until(room: &mut Room, max: u64, what: &str, missing: impl Fn(&Room) -> Option<String>) -> Result<(), String> {
+    for window in 0..max {
+        step(room)?;
+        if window % LOOK == 0 && missing(room).is_none() {
+            return Ok(());
+        }
+    }
+    match missing(room) {
+        None => Ok(()),
+        Some(why) => Err(format!("{max} ms have passed and not yet: {what}: {why}")),
+    }
+}
+
+/// Windows between two looks.
+const LOOK: u64 = 20;
+/// A mesh is formed within this.
+const FORM_MAX: u64 = 60_000;
+/// Once all faults are over, everything is well again within this.
+const RECOVER_MAX: u64 = 30_000;
+/// How long clients go on then.
+const CALM: u64 = 2_000;
+/// What clients have under way ends within this.
+const END_MAX: u64 = 60_000;

@@ -1,0 +1,102 @@
+//! Whole nodes: seeds pass and repeat, planted faults do not pass, and what was found once stays mended.
+
+use std::thread;
+
+use mesh_chaos_tests::nodes::{
+    plan::{Fault, Plan, dpu_of},
+    run::{Planted, Verdict, run, run_plan},
+};
+use mesh_core::id::NodeId;
+
+/// Runs seeds on two threads.
+fn run_all(seeds: core::ops::Range<u64>, planted: Option<Planted>) -> Vec<Verdict> {
+    let half = |from: u64| seeds.clone().skip(usize::try_from(from).unwrap_or(0)).step_by(2).collect::<Vec<_>>();
+    let halves = [half(0), half(1)];
+    thread::scope(|scope| {
+        let run_half = |half: &[u64]| half.iter().map(|seed| run(*seed, planted, false)).collect::<Vec<_>>();
+        let threads = halves.each_ref().map(|half| scope.spawn(move || run_half(half)));
+        threads.into_iter().flat_map(|thread| thread.join().expect("a run does not panic")).collect()
+    })
+}
+
+fn wrong(verdicts: &[Verdict]) -> Vec<String> {
+    verdicts.iter().filter(|verdict| verdict.violation.is_some()).map(ToString::to_string).collect()
+}
+
+/// Runs a plan in which no operation may fail. Gives what came of it.
+fn flawless(seed: u64, plan: &Plan) -> Verdict {
+    let verdict = run_plan(seed, plan, None, false);
+    println!("{verdict}");
+    assert_eq!(verdict.violation, None);
+    let tally = verdict.figures.tally;
+    assert!(tally.well > 100, "{tally:?}");
+    assert_eq!((tally.refused, tally.unknown), (0, 0), "{tally:?}");
+    verdict
+}
+
+#[test]
+fn seeds_pass_and_repeat() {
+    let first = run_all(0..12, None);
+    assert_eq!(wrong(&first), [""; 0]);
+    let (mut figures, mut again) = (mesh_chaos_tests::nodes::run::Figures::default(), run_all(0..12, None));
+    first.iter().for_each(|verdict| figures += verdict.figures);
+    assert!(figures.tally.well > 3_000 && figures.crashes > 10, "{figures:?}");
+    let traces = |verdicts: &mut Vec<Verdict>| {
+        verdicts.sort_by_key(|verdict| verdict.seed);
+        verdicts.iter().map(|verdict| (verdict.seed, verdict.trace, verdict.figures)).collect::<Vec<_>>()
+    };
+    let mut first = first;
+    assert_eq!(traces(&mut first), traces(&mut again));
+}
+
+#[test]
+fn planted_faults_do_not_pass() {
+    for (name, planted) in Planted::ALL {
+        let found = (0..40).step_by(4).find_map(|from| {
+            let verdicts = run_all(from..from + 4, Some(planted));
+            verdicts.into_iter().find(|verdict| verdict.violation.is_some())
+        });
+        let found = found.unwrap_or_else(|| panic!("{name} is not found in 40 seeds"));
+        println!("{name} is found: {found}");
+    }
+}
+
+/// DPUs that know one host and are killed and started again under load, also faster than anybody notices: no request fails.
+#[test]
+fn dpus_that_start_again_cost_no_request() {
+    for (seed, down) in [100, 300, 2_000].into_iter().enumerate() {
+        let mut plan = Plan { told_of_all: false, storm: 40_000, ..Plan::fair(3, 1) };
+        let crash = |at| (at, Fault::Crash { node: dpu_of(1), steps: 0, power: false, down });
+        plan.faults.extend((1..8).map(|time| crash(time * 5_000)));
+        let verdict = flawless(seed as u64, &plan);
+        assert_eq!(verdict.figures.crashes, 7);
+    }
+}
+
+/// A host and its DPU that do not see each other, while everybody else sees both.
+#[test]
+fn a_host_and_its_dpu_that_are_cut_from_each_other() {
+    for (seed, both) in [true, false].into_iter().enumerate() {
+        let mut plan = Plan { storm: 40_000, ..Plan::fair(3, 2) };
+        let cut = Fault::Cut { from: NodeId(2), to: dpu_of(2), both, span: 25_000 };
+        plan.faults.push((5_000, cut));
+        let verdict = run_plan(seed as u64, &plan, None, false);
+        println!("{verdict}");
+        assert_eq!(verdict.violation, None);
+        assert!(verdict.figures.tally.longest < 5_000, "{:?}", verdict.figures.tally);
+    }
+}
+
+/// The node that the others are judged by sleeps: nobody is robbed when it wakes.
+#[test]
+fn who_has_slept_robs_nobody() {
+    for node in 1..=3 {
+        for span in [400, 900, 1_600] {
+            let mut plan = Plan { storm: 12_000, ..Plan::fair(3, 2) };
+            plan.faults.extend((1..5).map(|time| (time * 2_500, Fault::Pause { node: NodeId(node), span })));
+            let verdict = run_plan(node * 10 + span, &plan, None, false);
+            println!("{verdict}");
+            assert_eq!(verdict.violation, None);
+        }
+    }
+}
