@@ -175,6 +175,9 @@ impl Asker<'_> {
         if !node.up {
             return Some(Reason::NodeDown(id));
         }
+        if node.blind {
+            return Some(Reason::NotReady(id));
+        }
         if node.draining {
             return Some(Reason::Draining(id));
         }

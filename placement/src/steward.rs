@@ -19,7 +19,7 @@
 //! - [`hosting`]: what runs here, and what it is made of ([`specs`]), by [`chains`] for each data chain, and by [`failures`]
 //!   where it does not;
 //! - [`plans`]: what the placement engine wants, by [`meter`];
-//! - [`estranged`]: DPUs that do not reach their hosts;
+//! - [`estranged`]: DPUs that do not reach their hosts; [`blind`]: those that do not see the drives;
 //! - [`driver`]: what the leader of the control group does so that every actor runs where the plan wants it;
 //! - [`readiness`]: what is missing before the node takes data;
 //! - [`invariants`]: what is so after every event.
@@ -50,6 +50,7 @@ use mesh_core::{
 use crate::{migration::Heard, survey};
 
 pub mod acquaintance;
+pub mod blind;
 pub mod chains;
 pub mod driver;
 pub mod estranged;
@@ -79,6 +80,7 @@ pub use outlook::Outlook;
 
 use self::{
     acquaintance::Acquaintances,
+    blind::Blind,
     driver::{Asks, Driver},
     ears::Ears,
     estranged::Estranged,
@@ -219,6 +221,7 @@ struct Lead {
     plans: Plans,
     meter: Meter,
     estranged: Estranged,
+    blind: Blind,
     /// The number of what is under way for each actor, and how much of it is not answered.
     hands: BTreeMap<ActorId, (u64, usize)>,
     last_hand: u64,
@@ -493,6 +496,10 @@ impl Steward {
         self.told = up;
         (self.unpublished, self.seen_anew) = (true, true);
         (self.due.look, self.due.hosting, self.due.plan) = (true, true, true);
+        // The controller believes what a host says of its DPU.
+        let is_own =
+            |node: &NodeId| self.control.nodes.get(node).is_some_and(|info| info.attached_to == Some(self.id()));
+        self.due.beat |= turned.iter().any(is_own);
         self.count_drives_of(&turned);
         self.tell_replicas(acts);
     }

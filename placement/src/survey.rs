@@ -39,6 +39,8 @@ pub struct Survey<'a> {
     pub up_since: &'a BTreeMap<NodeId, Instant>,
     /// DPUs that answer and do not reach their hosts, which are as good as down; and when each was last so.
     pub estranged: (&'a BTreeSet<NodeId>, &'a BTreeMap<NodeId, Instant>),
+    /// DPUs on which chains can do nothing, where their hosts could: they are left, live.
+    pub blind: &'a BTreeSet<NodeId>,
     /// What each actor is asked to do.
     pub loads: &'a SharedMap<ActorId, Load>,
     /// When each actor last moved.
@@ -60,6 +62,7 @@ pub fn view(control: &ControlView, survey: Survey<'_>) -> View {
         node.emulated = info.emulated.is_some();
         node.up = up_since.is_some();
         node.draining = info.draining || report.is_some_and(|report| report.state == NodeState::Draining);
+        node.blind = survey.blind.contains(&info.id);
         node.ready = report.is_none_or(|report| report.missing.is_none());
         node.up_since_ms = up_since.map_or(0, millis);
         node.milliwatts_per_core = match (info.emulated, info.attached_to) {
@@ -212,9 +215,9 @@ mod tests {
         let up_since = [1, 2].map(|node| (NodeId(node), Instant(0))).into();
         let (loads, moved_at) = Default::default();
         let now = Instant(3_600_000_000_000);
-        let (estranged, estranged_at) = Default::default();
-        let estranged = (&estranged, &estranged_at);
-        let survey = Survey { reports, up_since: &up_since, estranged, loads: &loads, moved_at: &moved_at, now };
+        let (estranged, estranged_at, blind) = Default::default();
+        let (estranged, blind) = ((&estranged, &estranged_at), &blind);
+        let survey = Survey { reports, up_since: &up_since, estranged, blind, loads: &loads, moved_at: &moved_at, now };
         let mut plan = crate::plan(&view(control, survey));
         let decision = plan.decisions.remove(&CHAIN).expect("it is looked at");
         (decision.spot, decision.reason)

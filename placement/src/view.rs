@@ -46,6 +46,8 @@ pub struct NodeView {
     pub draining: bool,
     /// It has what it needs to serve: what is not ready is not entered for preference or gain.
     pub ready: bool,
+    /// What runs there can do nothing, and its host could: everything leaves, and nothing enters.
+    pub blind: bool,
     /// When it came up.
     pub up_since_ms: u64,
     /// Bytes that all actors on it may use together, those that run there now included. Not a momentary reading: it
@@ -212,6 +214,7 @@ impl NodeView {
             up: true,
             draining: false,
             ready: true,
+            blind: false,
             up_since_ms: 0,
             memory_free_bytes: 0,
             capabilities: BTreeSet::new(),
@@ -235,7 +238,7 @@ impl NodeView {
     /// Whether actors may be here.
     #[must_use]
     pub const fn usable(&self) -> bool {
-        self.up && !self.draining
+        self.up && !self.draining && !self.blind
     }
 
     /// Nanoseconds a second of all cores together that actors may use.

@@ -98,8 +98,8 @@ pub(super) fn setups(node: Weak<Inner>) -> Setups {
         let gone = || Error::new(ErrorKind::Draining, "the node is stopping");
         let node = node.upgrade().ok_or_else(gone)?;
         let view = node.metadata.control();
-        let drives = &node.outlook().drives;
-        let stages = arriving(node.id, &node.ability, &view, drives, (actor, epoch))?;
+        let known = node.outlook();
+        let stages = arriving(node.id, &node.ability, &view, &known.drives, known.looks_around, (actor, epoch))?;
         Ok(setup(&node, actor, epoch, Arc::new(FunctionSpec::Chain(stages))))
     })
 }

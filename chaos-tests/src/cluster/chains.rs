@@ -116,8 +116,9 @@ impl Cluster {
     ) -> Result<(), Error> {
         let (node, view) = (life.0, self.replica(life.0));
         let Some(agent) = self.agent(world, life) else { return Ok(()) };
-        let (ability, drives) = (agent.ability.clone(), agent.steward.outlook().drives.clone());
-        let stages = arriving(node, &ability, &view, &drives, (actor, epoch))?;
+        let known = agent.steward.outlook();
+        let (ability, drives, looks_around) = (agent.ability.clone(), known.drives.clone(), known.looks_around);
+        let stages = arriving(node, &ability, &view, &drives, looks_around, (actor, epoch))?;
         self.mishaps.unbuilt()?;
         let (function, setting, spec) = self.build(actor, &FunctionSpec::Chain(stages))?;
         world.warm(node, (actor, epoch), function, setting)?;

@@ -57,6 +57,8 @@ pub struct NodeReport {
     /// Data chains that it has tried to run several times in a row, in vain, each with the epoch of the last try, in order:
     /// for the next minute they are better tried elsewhere.
     pub unable: Vec<(ActorId, Epoch)>,
+    /// Registered drives that it sees up or full.
+    pub drives_up: u32,
     /// Nodes with a start that runs and whose beats count for nothing here, because another start of each does, in order.
     pub turned_away: Vec<(NodeId, Incarnation)>,
 }

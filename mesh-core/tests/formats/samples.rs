@@ -369,6 +369,7 @@ fn node_report() -> NodeReport {
         missing: Some("a metadata group has no leader".into()),
         survival: Some(Survival { reads: true, writes: false, reason: "add a drive".into() }),
         lost: 133,
+        drives_up: 136,
         unable: vec![(ActorId(143), Epoch(144))],
         turned_away: vec![(NodeId(148), Incarnation(149))],
     }

@@ -267,6 +267,7 @@ impl Steward {
             missing: self.outlook.missing.as_ref().map(ToString::to_string),
             survival: None,
             lost: self.own.lost,
+            drives_up: u32::try_from(self.drives_up()).unwrap_or(u32::MAX),
             unable: self.hosting.unable(&self.own.hosted).collect(),
             turned_away: self
                 .acquaintances

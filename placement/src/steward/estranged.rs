@@ -9,6 +9,7 @@ use std::{
 
 use mesh_core::{
     id::{Incarnation, NodeId},
+    limits::HEARTBEAT_INTERVAL,
     meta::ControlView,
     time::Instant,
 };
@@ -23,6 +24,8 @@ pub struct Estranged {
     /// Those that are estranged, or were lately: when that was seen last.
     last: Arc<BTreeMap<NodeId, Instant>>,
     now: Arc<BTreeSet<NodeId>>,
+    /// Since when each is not seen by its host, without a break.
+    unseen: BTreeMap<NodeId, Instant>,
 }
 
 impl Estranged {
@@ -59,13 +62,19 @@ impl Estranged {
                 *met = (report.incarnation, sight.now);
             }
         }
-        let is_estranged = |dpu: NodeId, host: NodeId| {
+        let is_unseen = |dpu: NodeId, host: NodeId| {
             let is_believed = self.met.get(&host).is_some_and(|(_, met)| sight.now.since(*met) >= silence);
             let says = sight.reports.get(&host).is_some_and(|report| report.sees.binary_search(&dpu).is_err());
             host != sight.here && sight.alive.contains(&dpu) && is_believed && says
         };
-        let now: BTreeSet<NodeId> =
-            pairs.iter().filter(|(dpu, host)| is_estranged(*dpu, *host)).map(|(dpu, _)| *dpu).collect();
+        let unseen: BTreeSet<NodeId> =
+            pairs.iter().filter(|(dpu, host)| is_unseen(*dpu, *host)).map(|(dpu, _)| *dpu).collect();
+        self.unseen.retain(|dpu, _| unseen.contains(dpu));
+        for dpu in unseen {
+            self.unseen.entry(dpu).or_insert(sight.now);
+        }
+        let lasts = |since: &Instant| sight.now.since(*since) >= LASTS;
+        let now: BTreeSet<NodeId> = self.unseen.iter().filter(|(_, since)| lasts(since)).map(|(dpu, _)| *dpu).collect();
         if !now.is_empty() || !self.last.is_empty() {
             let known = self.last.iter().map(|(dpu, at)| (*dpu, *at));
             let kept = known.filter(|(_, at)| sight.now.since(*at) < REMEMBERED);
@@ -79,6 +88,9 @@ impl Estranged {
     }
 }
 
+/// What a host says of its DPU counts once it has said so for this long: one report may be of a moment, and the next one comes
+/// with the next beat.
+const LASTS: Duration = HEARTBEAT_INTERVAL.saturating_mul(2);
 /// How long it is remembered of a DPU that it was estranged: longer than the engine lets nodes settle.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
@@ -114,16 +126,23 @@ mod tests {
         let mut estranged = Estranged::default();
         assert_eq!(look(&mut estranged, false, 5, 1_000), (false, vec![]));
         assert_eq!(look(&mut estranged, false, 5, 2_999), (false, vec![]));
-        assert_eq!(look(&mut estranged, false, 5, 3_000), (true, vec![DPU]));
-        assert_eq!(look(&mut estranged, false, 5, 4_000), (false, vec![DPU]));
+        assert_eq!(look(&mut estranged, false, 5, 3_000), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 5, 3_999), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 5, 4_000), (true, vec![DPU]));
+        assert_eq!(look(&mut estranged, false, 5, 4_500), (false, vec![DPU]));
         assert_eq!(look(&mut estranged, true, 5, 5_000), (true, vec![]));
-        assert_eq!(estranged.last().get(&DPU), Some(&Instant(4_000_000_000)));
-        // Known for long, it is believed at once; not so another start of it.
-        assert_eq!(look(&mut estranged, false, 5, 6_000), (true, vec![DPU]));
-        assert_eq!(look(&mut estranged, false, 6, 6_100), (true, vec![]));
-        assert_eq!(look(&mut estranged, false, 6, 8_100), (true, vec![DPU]));
-        assert_eq!(look(&mut estranged, true, 6, 8_200), (true, vec![]));
-        assert_eq!(look(&mut estranged, true, 6, 68_100), (false, vec![]));
+        assert_eq!(estranged.last().get(&DPU), Some(&Instant(4_500_000_000)));
+        // One report is of a moment.
+        assert_eq!(look(&mut estranged, false, 5, 6_000), (false, vec![]));
+        assert_eq!(look(&mut estranged, true, 5, 6_900), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 5, 7_000), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 5, 8_000), (true, vec![DPU]));
+        // Another start has to listen first.
+        assert_eq!(look(&mut estranged, false, 6, 8_100), (true, vec![]));
+        assert_eq!(look(&mut estranged, false, 6, 10_100), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 6, 11_100), (true, vec![DPU]));
+        assert_eq!(look(&mut estranged, true, 6, 11_200), (true, vec![]));
+        assert_eq!(look(&mut estranged, true, 6, 71_100), (false, vec![]));
         assert!(estranged.last().is_empty(), "it is forgotten in the end");
     }
 }

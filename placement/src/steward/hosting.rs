@@ -340,15 +340,20 @@ fn runs_here(here: NodeId, ability: &Ability, stages: &[FunctionSpec]) -> Result
 /// What a chain is made of is fixed for an epoch: of another one, this node may know other functions.
 ///
 /// # Errors
-/// `Draining` if this node knows of another epoch, or sees too few drives: here the actor could do nothing, and where it is
-/// it can; `Unreachable` if this node does not know the tenant yet; `Unsupported`.
+/// `Draining` if this node knows of another epoch, or has just started and `looks_around`: here the actor could do nothing
+/// yet, and where it is it can; `Unreachable` if this node does not know the tenant yet; `Unsupported`.
 pub fn arriving(
     here: NodeId,
     ability: &Ability,
     view: &ControlView,
     drives: &SharedMap<DriveId, DriveState>,
+    looks_around: bool,
     (actor, epoch): (ActorId, Epoch),
 ) -> Result<Vec<FunctionSpec>, Error> {
+    if looks_around {
+        let why = "this node has just started, and has not heard of every host yet; try again";
+        return Err(Error::new(ErrorKind::Draining, why).with("node", here));
+    }
     let known = view.assignments.get(&actor).map_or(Epoch(0), |row| row.epoch);
     if known.0 + 1 != epoch.0 {
         return Err(Error::new(ErrorKind::Draining, "this node knows of another epoch of the actor; try again")
@@ -356,13 +361,6 @@ pub fn arriving(
             .with("node", here)
             .with("knows", known)
             .with("asked", epoch));
-    }
-    let up = drives.values().filter(|state| matches!(state, DriveState::Up | DriveState::Full)).count();
-    if let Some(code) = view.code.filter(|code| up < code.shards()) {
-        return Err(Error::new(ErrorKind::Draining, "this node sees too few drives for now; try again")
-            .with("node", here)
-            .with("up", up)
-            .with("code", code));
     }
     let stages = specs::data_chain(view, drives, actor)?;
     runs_here(here, ability, &stages)?;

@@ -53,9 +53,19 @@ impl Steward {
         self.peers.looks_around(hosts.map(|node| node.id), now)
     }
 
+    /// Registered drives that this node sees.
+    pub(super) fn drives_up(&self) -> usize {
+        let is_up = |state: &&DriveState| matches!(state, DriveState::Up | DriveState::Full);
+        self.outlook.drives.values().filter(is_up).count()
+    }
+
     /// What runs here.
     fn host(&mut self, now: Instant, acts: &mut Vec<Act>) {
         let looks_around = self.looks_around(now);
+        if self.outlook.looks_around != looks_around {
+            self.outlook.looks_around = looks_around;
+            self.unpublished = true;
+        }
         let has_failed = self.hosting.is_due(now);
         if !self.due.hosting && !has_failed {
             return;
@@ -175,6 +185,7 @@ impl Steward {
     fn lead(&mut self, now: Instant, acts: &mut Vec<Act>) {
         if !self.leads_control() {
             self.lead.estranged.forget();
+            self.lead.blind.forget();
             self.show_estranged();
             self.lead.driver.rest();
             self.lead.plans.begin_anew();
@@ -184,9 +195,10 @@ impl Steward {
         }
         let control = self.control.clone();
         let silence = self.here.timing.silence;
-        if self.lead.estranged.look(&control, &Sight { now, ..self.outlook.sight.clone() }, silence) {
-            self.due.plan = true;
-        }
+        let sight = Sight { now, ..self.outlook.sight.clone() };
+        let is_estranged = self.lead.estranged.look(&control, &sight, silence);
+        let is_blind = self.lead.blind.look(&control, &sight);
+        self.due.plan |= is_estranged || is_blind;
         self.show_estranged();
         let is_due = self.due.plan || self.lead.plans.is_due(now);
         let looks = is_due && self.lead.plans.may_look(control.assignments.len(), now);
@@ -232,6 +244,10 @@ impl Steward {
         if !(Arc::ptr_eq(shown.0, known.0) && Arc::ptr_eq(shown.1, known.1)) {
             self.outlook.estranged = self.lead.estranged.now().clone();
             self.outlook.estranged_at = self.lead.estranged.last().clone();
+            self.unshown = true;
+        }
+        if !Arc::ptr_eq(&self.outlook.blind, self.lead.blind.now()) {
+            self.outlook.blind = self.lead.blind.now().clone();
             self.unshown = true;
         }
     }
@@ -291,7 +307,7 @@ impl Steward {
                 is_host: self.here.info.kind == NodeKind::Host,
                 view: &self.control,
                 groups: &self.outlook_groups(),
-                drives_up: self.outlook.drives.values().filter(|state| **state == DriveState::Up).count(),
+                drives_up: self.drives_up(),
                 hosted: &self.own.hosted.keys().copied().collect(),
                 concerns: &self.hosting.concerns().collect(),
             }),

@@ -30,6 +30,10 @@ pub struct Outlook {
     pub estranged: Arc<BTreeSet<NodeId>>,
     /// When each was last so.
     pub estranged_at: Arc<BTreeMap<NodeId, Instant>>,
+    /// DPUs that do not see the drives that their hosts see; known to whoever leads the control group.
+    pub blind: Arc<BTreeSet<NodeId>>,
+    /// This node has just begun to listen, and has not heard of every host yet.
+    pub looks_around: bool,
     /// What is remembered of the others: only the start in it counts.
     pub witnesses: SharedMap<NodeId, Witness>,
     /// The starts whose beats did not count, and why.
@@ -54,6 +58,8 @@ impl Outlook {
             up_since: Arc::new([(here, Instant::default())].into()),
             estranged: Arc::default(),
             estranged_at: Arc::default(),
+            blind: Arc::default(),
+            looks_around: true,
             witnesses: SharedMap::default(),
             turned_away: Arc::default(),
             drives: SharedMap::default(),
@@ -116,6 +122,7 @@ impl Outlook {
             reports,
             up_since,
             estranged: (&self.estranged, &self.estranged_at),
+            blind: &self.blind,
             loads: &self.loads,
             moved_at: &self.moved_at,
             now,

@@ -268,6 +268,7 @@ pub(super) fn trunk(report: &NodeReport) -> NodeReport {
         missing: report.missing.clone(),
         survival: report.survival.clone(),
         lost: report.lost,
+        drives_up: report.drives_up,
         unable: report.unable.clone(),
         turned_away: report.turned_away.clone(),
     }

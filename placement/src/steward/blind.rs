@@ -1,0 +1,98 @@
+//! DPUs on which chains can do nothing, for they do not see enough drives, while the hosts that they serve do: a chain is
+//! moved home from there, live, and not back before the DPU sees them again.
+
+use core::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use mesh_core::{id::NodeId, limits::HEARTBEAT_INTERVAL, meta::ControlView, time::Instant, topology::NodeInfo};
+
+use super::Sight;
+
+/// What the controller knows of them.
+#[derive(Clone, Debug, Default)]
+pub struct Blind {
+    /// Since when each has said, without a break, that it sees too few.
+    since: BTreeMap<NodeId, Instant>,
+    now: Arc<BTreeSet<NodeId>>,
+}
+
+impl Blind {
+    /// Those that are.
+    #[must_use]
+    pub const fn now(&self) -> &Arc<BTreeSet<NodeId>> {
+        &self.now
+    }
+
+    /// Nothing counts any more: this node does not lead.
+    pub fn forget(&mut self) {
+        if !(self.since.is_empty() && self.now.is_empty()) {
+            *self = Self::default();
+        }
+    }
+
+    /// Looks at what DPUs and hosts say. Whether that has changed who is blind.
+    pub fn look(&mut self, view: &ControlView, sight: &Sight) -> bool {
+        let Some(code) = view.code else { return false };
+        let sees = |node: NodeId| {
+            let report = sight.reports.get(&node).filter(|_| sight.alive.contains(&node));
+            report.map(|report| report.drives_up as usize >= code.shards())
+        };
+        let lacks = |info: &&NodeInfo| {
+            sees(info.id) == Some(false) && info.attached_to.is_some_and(|host| sees(host) == Some(true))
+        };
+        let lacking: BTreeSet<NodeId> = view.nodes.values().filter(lacks).map(|info| info.id).collect();
+        self.since.retain(|dpu, _| lacking.contains(dpu));
+        for dpu in lacking {
+            self.since.entry(dpu).or_insert(sight.now);
+        }
+        let lasts = |since: &Instant| sight.now.since(*since) >= LASTS;
+        let now: BTreeSet<NodeId> = self.since.iter().filter(|(_, since)| lasts(since)).map(|(dpu, _)| *dpu).collect();
+        let has_changed = *self.now != now;
+        if has_changed {
+            self.now = Arc::new(now);
+        }
+        has_changed
+    }
+}
+
+/// What lasts less is over before a move would be.
+const LASTS: Duration = HEARTBEAT_INTERVAL;
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::{
+        id::GroupId,
+        topology::{Code, NodeKind},
+    };
+
+    use super::*;
+    use crate::steward::tests::{host, sight};
+
+    fn look(blind: &mut Blind, (on_dpu, on_host): (u32, u32), millis: u64) -> bool {
+        let dpu = NodeInfo { kind: NodeKind::Dpu, attached_to: Some(NodeId(2)), ..host(12) };
+        let nodes = [(NodeId(2), host(2)), (NodeId(12), dpu)].into();
+        let view = ControlView { nodes, code: Some(Code { data: 2, parity: 1 }), ..ControlView::default() };
+        let mut sight = sight(1, &[1, 2, 12], GroupId::CONTROL, Some(1));
+        sight.now = Instant(millis * 1_000_000);
+        sight.change(12, |report| report.drives_up = on_dpu);
+        sight.change(2, |report| report.drives_up = on_host);
+        blind.look(&view, &sight);
+        blind.now().contains(&NodeId(12))
+    }
+
+    #[test]
+    fn a_dpu_is_blind_that_sees_too_few_drives_for_some_time_while_its_host_sees_enough() {
+        let mut blind = Blind::default();
+        assert!(!look(&mut blind, (2, 6), 1_000));
+        assert!(!look(&mut blind, (2, 6), 1_499));
+        assert!(look(&mut blind, (2, 6), 1_500));
+        // At home it would be no better.
+        assert!(!look(&mut blind, (2, 2), 1_600));
+        assert!(!look(&mut blind, (2, 6), 1_700));
+        assert!(look(&mut blind, (2, 6), 2_200));
+        assert!(!look(&mut blind, (3, 6), 2_300));
+    }
+}
