@@ -37,24 +37,41 @@ pub struct QuicLinks;
 impl Links for QuicLinks {
     fn bind(&self, setup: LinkSetup, inbound: Arc<dyn Inbound>) -> BoxFuture<'static, Result<Arc<dyn Link>, Error>> {
         async move {
-            let config = QuicConfig {
-                address: setup.address,
-                identity: setup.identity,
-                node: setup.node,
-                incarnation: setup.incarnation,
-                cluster: setup.cluster,
-                capabilities: 0,
-                software: SOFTWARE.to_owned(),
-                clock: setup.clock,
-                entropy: (setup.entropy)(),
-                pool: setup.pool,
-                idle_timeout: setup.silence,
-            };
-            let link = QuicLink::bind(config, Some(inbound))?;
+            let link = QuicLink::bind(configuration(setup), Some(inbound))?;
             let address = link.local_address()?;
             Ok(Arc::new(Quic { link, address }) as Arc<dyn Link>)
         }
         .boxed()
+    }
+}
+
+/// A node's link over QUIC on a socket of the caller's, such as a simulated one. To be called inside a tokio runtime.
+///
+/// # Errors
+/// `Invalid` if the identity is not this node's.
+pub fn on(
+    socket: Arc<dyn quinn::AsyncUdpSocket>,
+    setup: LinkSetup,
+    inbound: Arc<dyn Inbound>,
+) -> Result<Arc<dyn Link>, Error> {
+    let link = QuicLink::bind_on(socket, configuration(setup), Some(inbound))?;
+    let address = link.local_address()?;
+    Ok(Arc::new(Quic { link, address }))
+}
+
+fn configuration(setup: LinkSetup) -> QuicConfig {
+    QuicConfig {
+        address: setup.address,
+        identity: setup.identity,
+        node: setup.node,
+        incarnation: setup.incarnation,
+        cluster: setup.cluster,
+        capabilities: 0,
+        software: SOFTWARE.to_owned(),
+        clock: setup.clock,
+        entropy: (setup.entropy)(),
+        pool: setup.pool,
+        idle_timeout: setup.silence,
     }
 }
 

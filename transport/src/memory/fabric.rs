@@ -34,6 +34,8 @@ struct State {
     nodes: BTreeMap<u64, Joined>,
     clients: BTreeMap<u64, Role>,
     starts: u64,
+    /// Of every start that there was.
+    incarnations: BTreeMap<u64, Incarnation>,
     /// What the starts were told of where others are.
     routes: BTreeMap<(Caller, NodeId), SocketAddr>,
     /// Which start of a node a caller is connected to. It may be gone, and the caller may not know.
@@ -52,7 +54,6 @@ struct State {
 struct Joined {
     node: NodeId,
     address: SocketAddr,
-    incarnation: Incarnation,
     inbound: Arc<dyn Inbound>,
 }
 
@@ -182,7 +183,8 @@ impl Fabric {
         }
         state.starts += 1;
         let start = state.starts;
-        state.nodes.insert(start, Joined { node, address, incarnation, inbound });
+        state.incarnations.insert(start, incarnation);
+        state.nodes.insert(start, Joined { node, address, inbound });
         Some(start)
     }
 
@@ -201,11 +203,9 @@ impl Fabric {
     pub(super) fn restarted(self: &Arc<Self>, caller: Caller, node: NodeId, incarnation: Incarnation) {
         let mut after = After::default();
         let mut state = self.lock();
-        let earlier = state
-            .met
-            .get(&(caller, node))
-            .copied()
-            .filter(|start| state.nodes.get(start).is_none_or(|joined| joined.incarnation < incarnation));
+        let met = state.met.get(&(caller, node)).copied();
+        let is_earlier = |start: &u64| state.incarnations.get(start).is_some_and(|known| *known < incarnation);
+        let earlier = met.filter(is_earlier);
         let Some(earlier) = earlier else { return };
         state.met.remove(&(caller, node));
         state.sever(|way| way.0 == caller && way.2 == earlier, "the peer has restarted", &mut after);
@@ -242,6 +242,11 @@ impl Fabric {
         let mut after = After::default();
         let mut state = self.lock();
         state.sever(|way| way.0.start == start || way.2 == start, "the connection was lost", &mut after);
+        if !state.nodes.contains_key(&start) {
+            // Nothing of it is asked or answered any more.
+            state.wires.retain(|wire, _| wire.from.start != start && wire.met != start);
+            state.incarnations.remove(&start);
+        }
         self.end(state, after);
     }
 

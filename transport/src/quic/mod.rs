@@ -191,7 +191,7 @@ impl QuicLink {
                 return Err(Error::invalid("a client's link only asks: it cannot have a way in"));
             }
             Some(_) => {
-                let crypto = Arc::new(tls::server(&config.identity)?);
+                let crypto = Arc::new(tls::server(&config.identity, &config.clock)?);
                 let mut server = quinn::ServerConfig::with_crypto(crypto);
                 server.transport_config(socket::connection(config.idle_timeout, true)?);
                 // Packets of those that were not yet looked at, which happens at once.
@@ -205,7 +205,7 @@ impl QuicLink {
         };
         let transport = socket::connection(config.idle_timeout, false)?;
         let dial = |expected| -> Result<quinn::ClientConfig, Error> {
-            let mut dial = quinn::ClientConfig::new(Arc::new(tls::client(&config.identity, expected)?));
+            let mut dial = quinn::ClientConfig::new(Arc::new(tls::client(&config.identity, expected, &config.clock)?));
             dial.transport_config(transport.clone());
             Ok(dial)
         };

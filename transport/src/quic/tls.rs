@@ -1,11 +1,12 @@
 //! Mutual TLS 1.3 with the cluster's authority and nothing else.
 
+use core::time::Duration;
 use std::sync::Arc;
 
 use mesh_core::{
     Error, ErrorKind,
     id::{ClusterId, NodeId},
-    port::Role,
+    port::{Clock, Role},
 };
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
@@ -17,6 +18,7 @@ use rustls::{
     crypto::CryptoProvider,
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::WebPkiClientVerifier,
+    time_provider::TimeProvider,
 };
 
 use crate::{
@@ -28,12 +30,12 @@ use crate::{
 const ALPN: &[u8] = b"mesh/1";
 
 /// For the side that accepts: only certificates of the cluster's authority come in.
-pub(super) fn server(identity: &Identity) -> Result<QuicServerConfig, Error> {
+pub(super) fn server(identity: &Identity, clock: &Arc<dyn Clock>) -> Result<QuicServerConfig, Error> {
     let provider = provider();
     let verifier = WebPkiClientVerifier::builder_with_provider(roots(identity)?, provider.clone())
         .build()
         .map_err(|error| unusable().caused_by(error))?;
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+    let mut config = rustls::ServerConfig::builder_with_details(provider, dates(clock))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| unusable().caused_by(error))?
         .with_client_cert_verifier(verifier)
@@ -47,7 +49,11 @@ pub(super) fn server(identity: &Identity) -> Result<QuicServerConfig, Error> {
 }
 
 /// For the side that dials.
-pub(super) fn client(identity: &Identity, expected: Expected) -> Result<QuicClientConfig, Error> {
+pub(super) fn client(
+    identity: &Identity,
+    expected: Expected,
+    clock: &Arc<dyn Clock>,
+) -> Result<QuicClientConfig, Error> {
     let provider = provider();
     let verifier = WebPkiServerVerifier::builder_with_provider(roots(identity)?, provider.clone())
         .build()
@@ -56,7 +62,7 @@ pub(super) fn client(identity: &Identity, expected: Expected) -> Result<QuicClie
         Expected::Node(_) => verifier,
         Expected::AnyNode => Arc::new(AnyNodeVerifier { inner: verifier, cluster: identity.cluster() }),
     };
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut config = rustls::ClientConfig::builder_with_details(provider, dates(clock))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| unusable().caused_by(error))?
         .dangerous()
@@ -66,6 +72,25 @@ pub(super) fn client(identity: &Identity, expected: Expected) -> Result<QuicClie
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     QuicClientConfig::try_from(config).map_err(|error| unusable().caused_by(error))
+}
+
+/// By whose clock certificates are valid: the node's, as everything else.
+struct Dates(Arc<dyn Clock>);
+
+fn dates(clock: &Arc<dyn Clock>) -> Arc<dyn TimeProvider> {
+    Arc::new(Dates(clock.clone()))
+}
+
+impl core::fmt::Debug for Dates {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Dates")
+    }
+}
+
+impl TimeProvider for Dates {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.0.wall().0)))
+    }
 }
 
 /// The name to dial under.

@@ -169,7 +169,7 @@ struct Raw {
 impl Raw {
     fn new(identity: &Identity) -> Self {
         let endpoint = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let config = quinn::ClientConfig::new(Arc::new(tls::client(identity, Expected::AnyNode).unwrap()));
+        let config = quinn::ClientConfig::new(Arc::new(tls::client(identity, Expected::AnyNode, &watch()).unwrap()));
         Self { endpoint, config }
     }
 

@@ -251,7 +251,7 @@ async fn a_link_is_not_opened_with_another_nodes_identity_or_a_client_serving() 
 /// A node that greets well and then answers every request with the same bytes.
 fn impostor(authority: &Authority, answer: Vec<u8>) -> SocketAddr {
     let identity = identity(authority, &node(1));
-    let server = quinn::ServerConfig::with_crypto(Arc::new(tls::server(&identity).unwrap()));
+    let server = quinn::ServerConfig::with_crypto(Arc::new(tls::server(&identity, &watch()).unwrap()));
     let endpoint = quinn::Endpoint::server(server, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = endpoint.local_addr().unwrap();
     tokio::spawn(async move {
