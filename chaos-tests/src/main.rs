@@ -14,7 +14,7 @@ use std::{
 };
 
 use mesh_chaos_tests::{
-    nodes::{self, run::Planted},
+    nodes::{self, plan::Plan, run::Planted},
     planted::Bug,
     run::{
         Figures, run,
@@ -33,7 +33,7 @@ usage:
                                                       (N-th) of its events; one line a fault; 1 on a violation
   mesh-chaos move [VICTIM:EVENT] [--seed S] [--bug NAME] [--log]  one run of the sweep
   mesh-chaos bugs                                     the names of the planted bugs
-  mesh-chaos nodes A..B [--bug NAME]                  whole nodes, with the real Raft: as `seeds`
+  mesh-chaos nodes A..B [--bug NAME] [--quic]         whole nodes, with the real Raft: as `seeds`; --quic: over the real QUIC
   mesh-chaos node SEED [--bug NAME] [--log]           one of these; --log prints every message and what nodes say";
 
 /// What is to be done.
@@ -45,14 +45,15 @@ enum Order {
     Sweep { victims: Vec<Victim>, seed: u64, bug: Option<Bug>, every: usize },
     Move { seed: u64, fault: Option<(Victim, u64)>, bug: Option<Bug>, log: bool },
     Bugs,
-    Nodes { from: u64, to: u64, bug: Option<Planted> },
-    Node { seed: u64, bug: Option<Planted>, log: bool },
+    Nodes { from: u64, to: u64, bug: Option<Planted>, quic: bool },
+    Node { seed: u64, bug: Option<Planted>, quic: bool, log: bool },
 }
 
 fn parse(arguments: &[String]) -> Result<Order, String> {
     let mut words = arguments.iter().map(String::as_str);
     let command = words.next().ok_or("no command")?;
-    let (mut place, mut named, mut trace, mut log, mut move_seed, mut every) = (None, None, None, false, 1, 1);
+    let (mut quic, mut place, mut named, mut trace, mut log, mut move_seed, mut every) =
+        (false, None, None, None, false, 1, 1);
     while let Some(word) = words.next() {
         match word {
             "--bug" => named = Some(words.next().ok_or("--bug needs a name")?),
@@ -60,6 +61,7 @@ fn parse(arguments: &[String]) -> Result<Order, String> {
             "--seed" => move_seed = number(words.next().ok_or("--seed needs a number")?)?,
             "--every" => every = number(words.next().ok_or("--every needs a number")?)?.max(1),
             "--log" => log = true,
+            "--quic" => quic = true,
             option if option.starts_with('-') => return Err(format!("unknown option {option}")),
             word if place.is_none() => place = Some(word),
             word => return Err(format!("{word:?} is too much")),
@@ -81,8 +83,8 @@ fn parse(arguments: &[String]) -> Result<Order, String> {
     };
     match command {
         "seeds" => range().map(|(from, to)| Order::Seeds { from, to, bug, trace }),
-        "nodes" => range().map(|(from, to)| Order::Nodes { from, to, bug: planted }),
-        "node" => Ok(Order::Node { seed: seed()?, bug: planted, log }),
+        "nodes" => range().map(|(from, to)| Order::Nodes { from, to, bug: planted, quic }),
+        "node" => Ok(Order::Node { seed: seed()?, bug: planted, quic, log }),
         "replay" => Ok(Order::Replay { seed: seed()?, bug, log }),
         "shrink" => Ok(Order::Shrink { seed: seed()?, bug }),
         "sweep" => {
@@ -180,14 +182,14 @@ fn seeds(from: u64, to: u64, bug: Option<Bug>, trace: Option<u64>) -> std::io::R
 }
 
 /// Seeds of whole nodes.
-fn whole_nodes(from: u64, to: u64, bug: Option<Planted>) -> std::io::Result<ExitCode> {
+fn whole_nodes(from: u64, to: u64, bug: Option<Planted>, quic: bool) -> std::io::Result<ExitCode> {
     let begun = Instant::now();
     let mut figures = nodes::run::Figures::default();
     let mut violations: Vec<u64> = Vec::new();
     let mut out = std::io::stdout().lock();
     each(
         from..to,
-        |seed| nodes::run::run(seed, bug, false),
+        |seed| run_nodes(seed, bug, quic, false),
         |verdict| {
             figures += verdict.figures;
             violations.extend(verdict.violation.iter().map(|_| verdict.seed));
@@ -215,8 +217,13 @@ fn whole_nodes(from: u64, to: u64, bug: Option<Planted>) -> std::io::Result<Exit
     Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn whole_node(seed: u64, bug: Option<Planted>, log: bool) -> std::io::Result<ExitCode> {
-    let verdict = nodes::run::run(seed, bug, log);
+fn run_nodes(seed: u64, bug: Option<Planted>, quic: bool, log: bool) -> nodes::run::Verdict {
+    let plan = if quic { Plan::over_quic(seed) } else { Plan::of(seed) };
+    nodes::run::run_plan(seed, &plan, bug, log)
+}
+
+fn whole_node(seed: u64, bug: Option<Planted>, quic: bool, log: bool) -> std::io::Result<ExitCode> {
+    let verdict = run_nodes(seed, bug, quic, log);
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for line in &verdict.log {
         writeln!(out, "{line}")?;
@@ -323,8 +330,8 @@ fn main() -> ExitCode {
         Ok(Order::Shrink { seed, bug }) => Ok(shrunk(seed, bug)),
         Ok(Order::Sweep { victims, seed, bug, every }) => Ok(sweep_move(&victims, seed, bug, every)),
         Ok(Order::Move { seed, fault, bug, log }) => one_move(seed, fault, bug, log),
-        Ok(Order::Nodes { from, to, bug }) => whole_nodes(from, to, bug),
-        Ok(Order::Node { seed, bug, log }) => whole_node(seed, bug, log),
+        Ok(Order::Nodes { from, to, bug, quic }) => whole_nodes(from, to, bug, quic),
+        Ok(Order::Node { seed, bug, quic, log }) => whole_node(seed, bug, quic, log),
         Ok(Order::Bugs) => {
             Bug::ALL.iter().for_each(|(name, _)| println!("{name}"));
             Planted::ALL.iter().for_each(|(name, _)| println!("{name} (in nodes)"));

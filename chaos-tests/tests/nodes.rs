@@ -41,6 +41,7 @@ fn seeds_pass_and_repeat() {
     let (mut figures, mut again) = (mesh_chaos_tests::nodes::run::Figures::default(), run_all(0..12, None));
     first.iter().for_each(|verdict| figures += verdict.figures);
     assert!(figures.tally.well > 3_000 && figures.crashes > 10, "{figures:?}");
+    assert!(figures.looked.iter().all(|looked| *looked > 100), "answers were hardly looked for: {figures:?}");
     let traces = |verdicts: &mut Vec<Verdict>| {
         verdicts.sort_by_key(|verdict| verdict.seed);
         verdicts.iter().map(|verdict| (verdict.seed, verdict.trace, verdict.figures)).collect::<Vec<_>>()
@@ -80,11 +81,31 @@ fn a_host_and_its_dpu_that_are_cut_from_each_other() {
         let mut plan = Plan { storm: 40_000, ..Plan::fair(3, 2) };
         let cut = Fault::Cut { from: NodeId(2), to: dpu_of(2), both, span: 25_000 };
         plan.faults.push((5_000, cut));
-        let verdict = run_plan(seed as u64, &plan, None, false);
-        println!("{verdict}");
-        assert_eq!(verdict.violation, None);
+        let verdict = flawless(seed as u64, &plan);
         assert!(verdict.figures.tally.longest < 5_000, "{:?}", verdict.figures.tally);
     }
+}
+
+/// A DPU that does not see the drives of others any more, while its host and the controller see it and them: its chains go home.
+#[test]
+fn a_dpu_that_loses_sight_of_the_drives() {
+    let mut plan = Plan { storm: 30_000, ..Plan::fair(3, 1) };
+    let cut = |to| (5_000, Fault::Cut { from: dpu_of(1), to: NodeId(to), both: true, span: 20_000 });
+    plan.faults.extend([cut(2), cut(3)]);
+    let verdict = run_plan(1, &plan, None, false);
+    println!("{verdict}");
+    assert_eq!(verdict.violation, None);
+    let tally = verdict.figures.tally;
+    // What was under way when the drives fell silent is answered by then: some of it that it cannot be done.
+    assert!(tally.longest < 8_000 && tally.well > 1_000 && tally.refused + tally.unknown < 60, "{tally:?}");
+}
+
+/// The real links: QUIC, with handshakes, back-offs, idle timeouts and lost datagrams.
+#[test]
+fn seeds_over_quic_pass() {
+    let verdicts: Vec<Verdict> = (0..4).map(|seed| run_plan(seed, &Plan::over_quic(seed), None, false)).collect();
+    verdicts.iter().for_each(|verdict| println!("{verdict}"));
+    assert_eq!(wrong(&verdicts), [""; 0]);
 }
 
 /// The node that the others are judged by sleeps: nobody is robbed when it wakes.

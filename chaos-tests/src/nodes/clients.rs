@@ -15,14 +15,21 @@ use mesh::Client;
 use mesh_core::{
     Error, ErrorKind, Principal,
     error::Certainty,
-    id::{NodeId, TenantId, WriteId},
+    id::{Incarnation, NodeId, TenantId, WriteId},
     op::AdminOp,
-    port::Clock as _,
+    port::{Clock as _, Outbound, Role},
 };
-use mesh_transport::{End, MemoryFabric, MemoryLink};
+use mesh_transport::{
+    End, MemoryFabric,
+    quic::{QuicConfig, QuicLink},
+};
 use tokio::runtime::Runtime;
 
-use super::{lock, log, machine, time::RoomTime};
+use super::{
+    air::Air,
+    lock, log, machine, net,
+    time::{NodeClock, RoomTime},
+};
 use crate::{
     content::{Content, Contents},
     oracle::{Deed, End as Ending, Oracle, Ticket},
@@ -41,6 +48,9 @@ pub(super) struct Clients {
     runtime: Runtime,
     began: tokio::time::Instant,
     fabric: MemoryFabric,
+    air: Option<Arc<Air>>,
+    links: AtomicU64,
+    seed: u64,
     hosts: Vec<(NodeId, SocketAddr)>,
     pub(super) seen: Arc<Seen>,
 }
@@ -138,8 +148,7 @@ impl Seen {
             }
             Err(error) => {
                 let kind = error.kind();
-                // What is damaged or gone, or a mistake of ours, is no weather.
-                if matches!(kind, ErrorKind::Corrupt | ErrorKind::Lost | ErrorKind::Bug | ErrorKind::Denied) {
+                if is_wrong(error) {
                     book.violation.get_or_insert_with(|| format!("{what} was answered: {error}"));
                 }
                 if error.certainty() == Certainty::NotProcessed {
@@ -186,7 +195,7 @@ impl Clients {
     pub(super) fn new(
         seed: u64,
         time: Arc<RoomTime>,
-        fabric: MemoryFabric,
+        (fabric, air): (MemoryFabric, Option<Arc<Air>>),
         hosts: Vec<(NodeId, SocketAddr)>,
     ) -> io::Result<Self> {
         let runtime = machine::runtime(seed, 0)?;
@@ -204,7 +213,7 @@ impl Clients {
             last_well: BTreeMap::new(),
         };
         let seen = Seen { time, stop: AtomicBool::new(false), running: AtomicU64::new(0), book: Mutex::new(book) };
-        Ok(Self { runtime, began, fabric, hosts, seen: Arc::new(seen) })
+        Ok(Self { runtime, began, fabric, air, links: AtomicU64::new(0), seed, hosts, seen: Arc::new(seen) })
     }
 
     /// Hosts that they know.
@@ -222,13 +231,34 @@ impl Clients {
     }
 
     /// A way in, and its end.
-    fn link(&self, principal: Principal) -> (Arc<MemoryLink>, End) {
+    fn link(&self, principal: Principal) -> (Arc<dyn Outbound>, End) {
+        if let Some(air) = &self.air {
+            return match self.quic(air, principal) {
+                Ok(link) => link,
+                Err(error) => panic!("a client's link cannot be made: {error}"),
+            };
+        }
         let link = self.fabric.client(principal);
         for (host, address) in &self.hosts {
             link.set_peer(*host, *address);
         }
         let end = link.end();
         (link, end)
+    }
+
+    fn quic(&self, air: &Arc<Air>, principal: Principal) -> Result<(Arc<dyn Outbound>, End), Error> {
+        let number = self.links.fetch_add(1, Relaxed) + 1;
+        let end = End::Client(number);
+        let clock = Arc::new(NodeClock { began: self.began, wall: RoomTime::default().wall() });
+        let entropy = Box::new(Stream::new(self.seed, "client's link", number));
+        let identity = machine::identity(&Role::Client(principal))?;
+        let config = QuicConfig::new(net::address(end), identity, Incarnation(number), clock, entropy);
+        let _inside = self.runtime.enter();
+        let link = QuicLink::bind_on(air.socket(net::address(end), None), config, None)?;
+        for (host, address) in &self.hosts {
+            link.set_peer(*host, *address);
+        }
+        Ok((link, end))
     }
 
     /// Begins a client of a tenant that works until it is stopped, at the hosts in turn from this one on.
@@ -281,25 +311,48 @@ impl Clients {
         let nodes: Vec<NodeId> = self.hosts.iter().map(|(host, _)| *host).collect();
         let client = Client::over(link, nodes);
         for number in 0..many {
-            let client = client.clone();
+            let (client, seen) = (client.clone(), self.seen.clone());
             self.runtime.spawn(async move {
-                drop(client.get_bytes(BUCKETS[0], &format!("k{}", number % 16)).await);
+                let name = format!("k{}", number % 16);
+                // Not in the history, which would become too long to be explained.
+                match client.get_bytes(BUCKETS[0], &name).await {
+                    Ok(bytes) => {
+                        if let Err(why) = seen.recognise(&format!("{}/{name}", BUCKETS[0]), &bytes) {
+                            seen.broken(why);
+                        }
+                    }
+                    Err(error) if is_wrong(&error) => seen.broken(format!("one of many gets was answered: {error}")),
+                    Err(_) => {}
+                }
             });
         }
         end
     }
 
-    /// Asks something as an administrator; what comes of it is no matter.
+    /// Asks something as an administrator, until it is done or refused for a reason that stays.
     pub(super) fn administer(&self, op: AdminOp) -> End {
         let (link, end) = self.link(Principal::Admin { name: USER.into() });
         let nodes: Vec<NodeId> = self.hosts.iter().map(|(host, _)| *host).collect();
         let client = Client::over(link, nodes);
         self.runtime.spawn(async move {
-            let answer = client.administer(op).await;
-            log::say(|| format!("ADMIN {answer:?}"));
+            loop {
+                let answer = client.administer(op.clone()).await;
+                log::say(|| format!("ADMIN {answer:?}"));
+                match answer {
+                    Err(error) if !matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Invalid) => {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                    _ => return,
+                }
+            }
         });
         end
     }
+}
+
+/// What is damaged or gone, or a mistake of ours, is no weather.
+fn is_wrong(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Lost | ErrorKind::Bug | ErrorKind::Denied)
 }
 
 fn user(tenant: usize) -> Principal {

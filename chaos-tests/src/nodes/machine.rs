@@ -38,6 +38,7 @@ use mesh_transport::{
 use tokio::runtime::{Builder, RngSeed, Runtime};
 
 use super::{
+    air::Air,
     lock,
     medium::{Medium, Opened},
     time::{NodeClock, RoomTime},
@@ -106,11 +107,13 @@ struct Kept {
     files: Mutex<BTreeMap<PathBuf, String>>,
     home: MemoryHome,
     media: BTreeMap<PathBuf, Arc<Medium>>,
+    dice: Mutex<Stream>,
 }
 
 impl Kept {
     fn crash(&self, power: bool) {
-        self.home.crash();
+        let written = !power && lock(&self.dice).chance(500);
+        self.home.crash(written);
         for medium in self.media.values() {
             medium.crash(power);
         }
@@ -148,6 +151,8 @@ pub(super) struct Shared {
     pub(super) foundings: Vec<Founding>,
     pub(super) founded: Arc<AtomicBool>,
     pub(super) functions: Vec<Own>,
+    /// For QUIC; none: links are in memory.
+    pub(super) air: Option<Arc<Air>>,
 }
 
 /// A kind of function of the embedding program, and how it is made.
@@ -170,7 +175,12 @@ impl Machine {
             let dice = Stream::new(seed, "medium", node.0 * 100 + at as u64);
             (drive.path.clone(), Medium::new(drive.capacity.map_or(0, |size| size.0), dice))
         });
-        let kept = Kept { files: Mutex::default(), home: MemoryHome::new(latency), media: media.collect() };
+        let kept = Kept {
+            files: Mutex::default(),
+            home: MemoryHome::new(latency),
+            media: media.collect(),
+            dice: Mutex::new(Stream::new(seed, "kept", node.0)),
+        };
         Self { config, seed, kept: Arc::new(kept), current, ahead_ms, starts: 0, running: None }
     }
 
@@ -209,7 +219,7 @@ impl Machine {
         let mut keys = Stream::new(self.seed, "keyring", 0);
         let mut builder = Node::builder(self.config.clone())
             .env(env)
-            .identity(identity(node).map_err(io::Error::other)?)
+            .identity(identity(&Role::Node(node)).map_err(io::Error::other)?)
             .keyring(Keyring::create(CLUSTER, &mut keys));
         for (kind, make) in &shared.functions {
             let make = make.clone();
@@ -257,7 +267,7 @@ impl Machine {
             entropy,
             disks: Arc::new(Bays { kept: kept.clone(), life: life.clone(), time }),
             files: Arc::new(Folder { kept, life: life.clone() }),
-            links: Arc::new(Wiring { fabric: shared.fabric.clone(), life }),
+            links: Arc::new(Wiring { fabric: shared.fabric.clone(), air: shared.air.clone(), life }),
             workers: Workers::inline(),
             machine: Arc::new(Fixed),
             calibrates: false,
@@ -300,18 +310,19 @@ pub(super) fn runtime(seed: u64, which: u64) -> io::Result<Runtime> {
     Builder::new_current_thread().enable_time().start_paused(true).rng_seed(RngSeed::from_bytes(&bytes)).build()
 }
 
-/// Certificates: nobody looks at them over memory links, and each is made once a process.
-fn identity(node: NodeId) -> Result<Identity, Error> {
+/// Certificates: each is made once a process. Over memory links nobody looks at them.
+pub(super) fn identity(role: &Role) -> Result<Identity, Error> {
     static AUTHORITY: OnceLock<Result<Authority, Error>> = OnceLock::new();
-    static ISSUED: Mutex<BTreeMap<NodeId, Identity>> = Mutex::new(BTreeMap::new());
+    static ISSUED: Mutex<BTreeMap<String, Identity>> = Mutex::new(BTreeMap::new());
     let authority = AUTHORITY.get_or_init(|| Authority::create(CLUSTER)).as_ref().map_err(Clone::clone)?;
     let mut issued = lock(&ISSUED);
-    if let Some(identity) = issued.get(&node) {
+    let name = format!("{role:?}");
+    if let Some(identity) = issued.get(&name) {
         return Ok(identity.clone());
     }
     let validity = Validity::starting(RoomTime::default().wall(), Duration::from_secs(3600));
-    let identity = authority.issue(&Role::Node(node), validity)?;
-    issued.insert(node, identity.clone());
+    let identity = authority.issue(role, validity)?;
+    issued.insert(name, identity.clone());
     Ok(identity)
 }
 
@@ -381,27 +392,50 @@ impl Files for Folder {
     }
 
     fn metadata(&self, _: &Path) -> Home {
-        Home::Memory(self.kept.home.clone())
+        Home::Memory(self.kept.home.opened())
     }
 }
 
 struct Wiring {
     fabric: MemoryFabric,
+    air: Option<Arc<Air>>,
     life: Arc<Life>,
 }
 
 impl Links for Wiring {
     fn bind(&self, setup: LinkSetup, inbound: Arc<dyn Inbound>) -> BoxFuture<'static, Result<Arc<dyn Link>, Error>> {
-        let (fabric, life) = (self.fabric.clone(), self.life.clone());
+        let (fabric, air, life) = (self.fabric.clone(), self.air.clone(), self.life.clone());
         async move {
             if !life.is_alive() {
                 return Err(Error::new(ErrorKind::Unreachable, "the machine is off"));
             }
+            if let Some(air) = air {
+                return mesh::quic::on(air.socket(setup.address, Some(life)), setup, inbound);
+            }
+            let inbound = Arc::new(Doorstep { inbound, life: life.clone() });
             let link = fabric.listen(setup.node, setup.incarnation, setup.address, inbound)?;
             life.start.store(link.start(), Relaxed);
             Ok(Arc::new(Cable { link, fabric, life, address: setup.address }) as Arc<dyn Link>)
         }
         .boxed()
+    }
+}
+
+/// Lets requests in, and answers out while the process lives.
+struct Doorstep {
+    inbound: Arc<dyn Inbound>,
+    life: Arc<Life>,
+}
+
+impl Inbound for Doorstep {
+    fn deliver(&self, from: &Role, envelope: Envelope, done: Completion<Outcome>) -> CallGuard {
+        let life = self.life.clone();
+        let answered = Box::new(move |outcome| {
+            if life.step() {
+                done(outcome);
+            }
+        });
+        self.inbound.deliver(from, envelope, answered)
     }
 }
 

@@ -56,7 +56,13 @@ impl Medium {
 
     /// No job ends before that window.
     pub(super) fn stall(&self, until: u64) {
-        self.stalled_until.store(until, Relaxed);
+        self.stalled_until.fetch_max(until, Relaxed);
+    }
+
+    /// From now on jobs take their usual time.
+    pub(super) fn heal(&self) {
+        self.stalled_until.store(0, Relaxed);
+        self.slow(1);
     }
 
     /// Jobs that begin from now on take so many times as long.
@@ -70,7 +76,8 @@ impl Medium {
         let mut state = lock(&self.state);
         for (_, job) in core::mem::take(&mut state.pending) {
             let torn = match (job, state.dice.below(3)) {
-                (_, 0) => None,
+                // Nobody was told of a sync that had not ended.
+                (_, 0) | (DiskJob::Sync, _) => None,
                 (DiskJob::Write { at, bufs }, 1) => Some(DiskJob::Write { at, bufs: part_of(&bufs, &mut state.dice) }),
                 (job, _) => Some(job),
             };
@@ -116,6 +123,7 @@ impl Disk for Opened {
         if !self.life.step() {
             return;
         }
+        let is_sync = job == DiskJob::Sync;
         let (number, pause) = {
             let mut state = lock(&self.medium.state);
             state.jobs += 1;
@@ -125,6 +133,8 @@ impl Disk for Opened {
             (number, stalled + state.dice.below(3) * self.medium.slowness.load(Relaxed))
         };
         let (medium, life) = (self.medium.clone(), self.life.clone());
+        // It covers what had ended before it began.
+        let syncing = is_sync.then(|| medium.disk.begin_sync());
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(pause)).await;
             if !life.is_alive() {
@@ -132,7 +142,12 @@ impl Disk for Opened {
             }
             let job = lock(&medium.state).pending.remove(&number);
             match job {
-                Some(DiskJob::Sync) if medium.lies.load(Relaxed) => done(Ok(WorkOutput::Done)),
+                Some(DiskJob::Sync) => {
+                    if let Some(syncing) = syncing.filter(|_| !medium.lies.load(Relaxed)) {
+                        medium.disk.end_sync(syncing);
+                    }
+                    done(Ok(WorkOutput::Done));
+                }
                 Some(job) => done(medium.disk.run(job)),
                 None => {}
             }

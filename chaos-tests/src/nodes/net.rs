@@ -3,6 +3,7 @@
 //! It behaves as QUIC does: what is lost is sent again, so a cut holds messages up and loses none, until the idle timeout has
 //! passed; then the connection is gone, with all that is on it, and nobody is reached until the cut is healed.
 
+use core::net::{IpAddr, SocketAddr};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -11,7 +12,10 @@ use std::{
 use mesh_core::id::NodeId;
 use mesh_transport::{End, Kind, MemoryFabric, UnderWay};
 
-use super::time::RoomTime;
+use super::{
+    air::{Air, Datagram},
+    time::RoomTime,
+};
 use crate::random::Stream;
 
 /// How the network is, apart from its faults.
@@ -23,6 +27,8 @@ pub struct Weather {
     pub stragglers: u32,
     /// So many windows at most.
     pub straggling: u64,
+    /// So many datagrams in a thousand are lost; messages are not, for links send them again.
+    pub loss: u32,
 }
 
 /// A pair of ends between which nothing goes in one direction at least.
@@ -35,6 +41,8 @@ struct Dark {
 pub(super) struct Net {
     seed: u64,
     fabric: MemoryFabric,
+    air: Option<Arc<Air>>,
+    flying: BTreeMap<(u64, u64), Datagram>,
     time: Arc<RoomTime>,
     weather: Weather,
     idle: u64,
@@ -58,10 +66,18 @@ pub(super) struct Net {
 }
 
 impl Net {
-    pub(super) fn new(seed: u64, fabric: MemoryFabric, time: Arc<RoomTime>, weather: Weather, idle: u64) -> Self {
+    pub(super) fn new(
+        seed: u64,
+        (fabric, air): (MemoryFabric, Option<Arc<Air>>),
+        time: Arc<RoomTime>,
+        weather: Weather,
+        idle: u64,
+    ) -> Self {
         Self {
             seed,
             fabric,
+            air,
+            flying: BTreeMap::new(),
             time,
             weather,
             idle,
@@ -162,9 +178,18 @@ impl Net {
     /// What was sent until now is given the time of its arrival.
     pub(super) fn collect(&mut self) {
         let now = self.time.windows();
+        let Weather { latency, stragglers, straggling, loss } = self.weather;
+        for datagram in self.air.as_ref().map(|air| air.sent()).unwrap_or_default() {
+            let dice = self.dice(end_at(datagram.from), end_at(datagram.to));
+            let is_lost = dice.chance(loss);
+            let extra = if dice.chance(stragglers) { straggling } else { latency };
+            let extra = dice.below(extra.max(1));
+            if !is_lost {
+                self.flying.insert((now + 1 + extra, datagram.number), datagram);
+            }
+        }
         for message in self.fabric.under_way(self.seen) {
             self.seen = message.number;
-            let Weather { latency, stragglers, straggling } = self.weather;
             let dice = self.dice(message.from.0, message.to.0);
             let extra = match (message.kind, dice.chance(stragglers)) {
                 (Kind::Ended, _) => 0,
@@ -173,6 +198,14 @@ impl Net {
             };
             self.coming.insert((now + 1 + extra, message.number), message);
         }
+    }
+
+    /// The datagrams that arrive now, in order. What is cut is lost.
+    pub(super) fn landing(&mut self) -> Vec<Datagram> {
+        let later = self.flying.split_off(&(self.time.windows() + 1, 0));
+        let landing = core::mem::replace(&mut self.flying, later);
+        let is_through = |one: &Datagram| !self.cuts.contains(&(end_at(one.from), end_at(one.to)));
+        landing.into_values().filter(is_through).collect()
     }
 
     /// What arrives now, in order. Connections that have been silent for too long are gone.
@@ -204,6 +237,24 @@ impl Net {
         }
         due
     }
+}
+
+/// Where an end is.
+pub(super) fn address(end: End) -> SocketAddr {
+    let (net, number) = match end {
+        End::Node(node) => (0, node.0),
+        End::Client(client) => (1, client),
+    };
+    let [high, low] = u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes();
+    SocketAddr::from(([10, net, high, low], 4433))
+}
+
+/// Who is there.
+fn end_at(address: SocketAddr) -> End {
+    let IpAddr::V4(ip) = address.ip() else { return End::Client(0) };
+    let [_, net, high, low] = ip.octets();
+    let number = u64::from(u16::from_be_bytes([high, low]));
+    if net == 0 { End::Node(NodeId(number)) } else { End::Client(number) }
 }
 
 fn pair(a: End, b: End) -> (End, End) {

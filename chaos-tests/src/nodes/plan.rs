@@ -28,6 +28,8 @@ pub struct Plan {
     pub second_tenant: bool,
     /// In every chain there is a function that panics at so many requests in a thousand; none: no such function.
     pub frail: Option<u16>,
+    /// The real QUIC between all of them; else links in memory.
+    pub quic: bool,
     /// Clients.
     pub clients: usize,
     /// Keys that they use.
@@ -166,9 +168,10 @@ impl Plan {
             late: Vec::new(),
             second_tenant: false,
             frail: None,
+            quic: false,
             clients: 3,
             keys: 8,
-            weather: Weather { latency: 1, stragglers: 0, straggling: 0 },
+            weather: Weather { latency: 1, stragglers: 0, straggling: 0, loss: 0 },
             rates: vec![1000; usize::try_from(hosts + dpus).unwrap_or(0)],
             storm: 10_000,
             faults: vec![(0, wish)],
@@ -190,6 +193,7 @@ impl Plan {
             latency: 1 + dice.below(4),
             stragglers: [0, 5, 30][dice.below(3) as usize],
             straggling: 20 + dice.below(400),
+            loss: 0,
         };
         let storm = 8_000 + dice.below(12_000);
         let mut plan = Self {
@@ -201,6 +205,7 @@ impl Plan {
             late: Vec::new(),
             second_tenant: dice.chance(400),
             frail: None,
+            quic: false,
             clients: 2 + dice.below(3) as usize,
             keys: 4 + dice.below(12),
             weather,
@@ -231,6 +236,16 @@ impl Plan {
             plan.faults.push((at.min(storm), plan.draw(&mut dice, focus)));
         }
         plan.faults.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    /// What this seed draws, over QUIC: smaller, for handshakes cost.
+    #[must_use]
+    pub fn over_quic(seed: u64) -> Self {
+        let mut plan = Self { quic: true, clients: 2, ..Self::of(seed) };
+        plan.weather.loss = [0, 1, 10][Stream::new(seed, "loss", 0).below(3) as usize];
+        plan.weather.stragglers = plan.weather.stragglers.min(5);
+        plan.faults.retain(|(_, fault)| !matches!(fault, Fault::Burst { .. }));
         plan
     }
 

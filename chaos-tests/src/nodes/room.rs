@@ -1,6 +1,6 @@
 //! The room: it drives the nodes through their windows, and does to them what the plan says.
 
-use core::{net::SocketAddr, time::Duration};
+use core::time::Duration;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -16,7 +16,7 @@ use mesh::{
     keyring::Keyring,
 };
 use mesh_core::{
-    assignment::Scope,
+    assignment::{Preference, Scope, Wish},
     bluefield::Generation,
     happened::Happened,
     id::{ActorName, NodeId},
@@ -26,10 +26,11 @@ use mesh_core::{
 use mesh_transport::{Delivery, End, MemoryFabric, MemoryOptions, UnderWay};
 
 use super::{
+    air::Air,
     clients::{BUCKETS, Clients, USER},
     log,
     machine::{CLUSTER, Machine, Own, Shared},
-    net::Net,
+    net::{Net, address},
     plan::{Fault, Plan, dpu_of},
     time::RoomTime,
     toys,
@@ -78,6 +79,8 @@ pub(super) struct Room {
     planted: Option<Planted>,
     /// Since when there are clients.
     pub(super) formed: u64,
+    /// What was wished last of all chains.
+    wish: Option<Wish>,
 }
 
 /// A fault that is built in, to prove that it is found.
@@ -105,6 +108,8 @@ impl Planted {
 struct Hurt {
     /// Until when, as far as it is known.
     until: BTreeMap<NodeId, u64>,
+    /// How often answers were looked for, with nobody hurt and with one.
+    looked: [u64; 2],
 }
 
 impl Hurt {
@@ -156,8 +161,17 @@ impl Room {
         };
         let foundings = (1..).zip(&BUCKETS).take(tenants).map(found).collect();
         let founded = Arc::new(AtomicBool::new(false));
-        let shared = Shared { seed, time: time.clone(), fabric: fabric.clone(), foundings, founded, functions };
-        let mut net = Net::new(seed, fabric.clone(), time.clone(), plan.weather.clone(), SILENCE);
+        let air = plan.quic.then(Arc::<Air>::default);
+        let shared = Shared {
+            seed,
+            time: time.clone(),
+            fabric: fabric.clone(),
+            foundings,
+            founded,
+            functions,
+            air: air.clone(),
+        };
+        let mut net = Net::new(seed, (fabric.clone(), air.clone()), time.clone(), plan.weather.clone(), SILENCE);
         let mut dice = Stream::new(seed, "machines", 0);
         let mut machines = BTreeMap::new();
         for node in plan.nodes() {
@@ -169,8 +183,8 @@ impl Room {
             machines.insert(node, machine);
             net.add(End::Node(node));
         }
-        let hosts = (1..=plan.hosts).map(NodeId).map(|host| (host, address(host))).collect();
-        let clients = Clients::new(seed, time.clone(), fabric, hosts)?;
+        let hosts = (1..=plan.hosts).map(NodeId).map(|host| (host, address(End::Node(host)))).collect();
+        let clients = Clients::new(seed, time.clone(), (fabric, air), hosts)?;
         let rates = plan.nodes().zip(plan.rates.iter().copied()).collect();
         Ok(Self {
             time,
@@ -194,6 +208,7 @@ impl Room {
             told: BTreeMap::new(),
             planted,
             formed: 0,
+            wish: None,
         })
     }
 
@@ -255,10 +270,7 @@ impl Room {
         let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
         for node in nodes {
             let Some(machine) = self.machines.get(&node) else { continue };
-            for medium in machine.media() {
-                medium.stall(0);
-                medium.slow(1);
-            }
+            machine.media().for_each(|medium| medium.heal());
             if let Some(running) = &machine.running {
                 running.life.dies_after(u64::MAX / 2, false);
             }
@@ -296,6 +308,35 @@ impl Room {
         self.machines.values().filter_map(node)
     }
 
+    /// How often it was looked for answers while nobody was hurt, and while one was.
+    pub(super) const fn looked(&self) -> [u64; 2] {
+        self.hurt.looked
+    }
+
+    /// What is not where it should be once all is calm; none: nothing.
+    pub(super) fn unsettled(&self) -> Option<String> {
+        let views: Vec<_> = self.nodes().map(|(_, _, node)| node.control()).collect();
+        let view = views.iter().max_by_key(|view| view.assignments.values().map(|row| row.epoch.0).sum::<u64>())?;
+        for row in view.assignments.values() {
+            let name = ActorName(row.actor);
+            if let Some(to) = row.moving {
+                return Some(format!("{name} is still on its way from {} to {to}", row.node));
+            }
+            let Some((_, ingress)) = row.actor.as_data() else { continue };
+            let dpu = dpu_of(ingress.0);
+            let wanted = match self.wish.map(|wish| wish.preference) {
+                Some(Preference::PreferDpu) if view.nodes.contains_key(&dpu) => dpu,
+                Some(Preference::PreferDpu | Preference::HostOnly) => ingress,
+                _ => continue,
+            };
+            if row.node != wanted {
+                return Some(format!("{name} runs on {} and not on {wanted}", row.node));
+            }
+        }
+        let drained = view.nodes.values().find(|info| info.draining);
+        drained.map(|info| format!("{} is still being drained", info.id))
+    }
+
     /// Whether somebody was robbed: an actor was taken over from a node that has been well all the time.
     ///
     /// # Errors
@@ -326,7 +367,7 @@ impl Room {
     ///
     /// # Errors
     /// Who is not.
-    pub(super) fn expect_answers(&self) -> Result<(), String> {
+    pub(super) fn expect_answers(&mut self) -> Result<(), String> {
         let now = self.time.windows();
         let hurt = |span: u64| self.hurt.since(now.saturating_sub(span));
         let hosts = self.clients.hosts() as u64;
@@ -340,6 +381,9 @@ impl Room {
             }
             _ => return Ok(()),
         };
+        if now > self.formed + span {
+            self.hurt.looked[usize::from(!all_well)] += 1;
+        }
         match neglected {
             Some((who, since)) if now.saturating_sub(since) > span && now > self.formed + span => Err(format!(
                 "client {who} has not been answered for {} ms, and {} not well all that time",
@@ -363,6 +407,15 @@ impl Room {
         let mut due: BTreeMap<End, Vec<UnderWay>> = BTreeMap::new();
         for message in self.net.due() {
             due.entry(message.to.0).or_default().push(message);
+        }
+        for datagram in self.net.landing() {
+            for word in [now, datagram.number] {
+                self.hash = mix(self.hash ^ word);
+            }
+            self.messages += 1;
+            if let Some(air) = &self.shared.air {
+                air.deliver(datagram);
+            }
         }
         let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
         for node in nodes {
@@ -413,6 +466,10 @@ impl Room {
         if rests {
             self.hurt.note(node, now);
         }
+    }
+
+    fn runs(&self, node: NodeId) -> bool {
+        self.machines.get(&node).is_some_and(|machine| machine.running.is_some())
     }
 
     fn kill(&mut self, node: NodeId, power: bool) {
@@ -484,6 +541,7 @@ impl Room {
                 match over {
                     Some(true) => {
                         self.kill(node, false);
+                        self.hurt.until.insert(node, self.time.windows());
                         self.power_on(node, down);
                     }
                     Some(false) => self.plan(10, Due::Gone(node, down)),
@@ -497,8 +555,10 @@ impl Room {
     fn strike(&mut self, fault: Fault) {
         match fault {
             Fault::Crash { node, steps: 0, power, down } => {
-                self.kill(node, power);
-                self.power_on(node, down);
+                if self.runs(node) {
+                    self.kill(node, power);
+                    self.power_on(node, down);
+                }
             }
             Fault::Crash { node, steps, power, down } => {
                 if let Some(running) = self.machines.get(&node).and_then(|machine| machine.running.as_ref()) {
@@ -524,13 +584,14 @@ impl Room {
             Fault::Blackout { down } => {
                 let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
                 for (node, down) in nodes.into_iter().zip(down) {
-                    self.kill(node, true);
-                    self.power_on(node, down);
+                    if self.runs(node) {
+                        self.kill(node, true);
+                        self.power_on(node, down);
+                    }
                 }
             }
             Fault::Pause { node, span } => {
-                if self.machines.get(&node).is_some_and(|machine| machine.running.is_some()) && self.asleep.insert(node)
-                {
+                if self.runs(node) && self.asleep.insert(node) {
                     self.net.sleeps(End::Node(node), true);
                     self.plan(span, Due::Wake(node));
                 }
@@ -566,6 +627,7 @@ impl Room {
                 }
             }
             Fault::Wish { scope, wish } => {
+                self.wish = wish;
                 let end = self.clients.administer(AdminOp::Wish { scope, wish });
                 self.net.add(end);
             }
@@ -606,11 +668,6 @@ fn deliver(fabric: &MemoryFabric, now: u64, message: &UnderWay, hash: &mut u64, 
     fabric.deliver(message.number);
 }
 
-/// Where a node listens.
-fn address(node: NodeId) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, u8::try_from(node.0).unwrap_or(u8::MAX)], 4433))
-}
-
 /// How a node is configured.
 fn configuration(plan: &Plan, node: NodeId) -> Config {
     let number = |node: NodeId| NodeNumber(node.0);
@@ -620,11 +677,11 @@ fn configuration(plan: &Plan, node: NodeId) -> Config {
         capacity: Some(Size(CAPACITY_BYTES)),
     };
     let known = (1..=plan.hosts).map(NodeId).filter(|peer| plan.told_of_all || peer.0 == 1);
-    let mut config = Config::new(number(node), address(node), PathBuf::from(format!("/machine-{}", node.0)));
+    let mut config = Config::new(number(node), address(End::Node(node)), PathBuf::from(format!("/machine-{}", node.0)));
     config.bootstrap = node.0 == 1;
     config.peers = known
         .filter(|peer| *peer != node)
-        .map(|peer| PeerConfig { node: number(peer), address: address(peer) })
+        .map(|peer| PeerConfig { node: number(peer), address: address(End::Node(peer)) })
         .collect();
     config.drives = if host_of.is_some() { Vec::new() } else { (0..2).map(drive).collect() };
     config.dpu = host_of.map(|host| DpuConfig { attached_to: number(NodeId(host)), emulated: Some(Generation::Bf3) });

@@ -39,6 +39,8 @@ pub struct Figures {
     pub tally: Tally,
     /// Windows from the end of the faults until all was well.
     pub recovery: u64,
+    /// How often it was looked whether clients are answered, with nobody hurt and with one node that was.
+    pub looked: [u64; 2],
 }
 
 impl core::ops::AddAssign for Figures {
@@ -51,12 +53,13 @@ impl core::ops::AddAssign for Figures {
         self.tally.unknown += other.tally.unknown;
         self.tally.longest = self.tally.longest.max(other.tally.longest);
         self.recovery = self.recovery.max(other.recovery);
+        self.looked = [self.looked[0] + other.looked[0], self.looked[1] + other.looked[1]];
     }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Figures { windows, messages, crashes, tally, recovery } = self.figures;
+        let Figures { windows, messages, crashes, tally, recovery, .. } = self.figures;
         let Tally { well, refused, unknown, longest } = tally;
         write!(
             f,
@@ -82,28 +85,29 @@ pub fn run(seed: u64, planted: Option<Planted>, wanted: bool) -> Verdict {
 pub fn run_plan(seed: u64, plan: &Plan, planted: Option<Planted>, wanted: bool) -> Verdict {
     let time = Arc::new(RoomTime::default());
     log::hearing(time.clone(), wanted, || {
-        let mut figures = Figures::default();
-        let mut trace = 0;
-        let violation = match Room::new(seed, plan, vec![toys::frail()], planted, time) {
-            Err(error) => Some(format!("the room could not be made: {error}")),
-            Ok(mut room) => {
-                let acted = catch_unwind(AssertUnwindSafe(|| acts(&mut room, plan, &mut figures)));
-                // What it says of a panic is heard as everybody's is.
-                let violation = acted.unwrap_or_else(|_| Err(log::broken().unwrap_or_default())).err();
-                if let Some(why) = &violation {
-                    log::say(|| format!("VIOLATION {why}"));
-                }
-                trace = room.trace();
-                figures.windows = room.time.windows();
-                (figures.messages, figures.crashes) = (room.messages, room.crashes);
-                figures.tally = room.clients.seen.tally();
-                violation
-            }
-        };
-        // Also what was said while it was taken down.
-        let violation = violation.or_else(log::broken);
-        Verdict { seed, trace, violation, figures, log: log::take_lines() }
+        let mut verdict = Verdict { seed, trace: 0, violation: None, figures: Figures::default(), log: Vec::new() };
+        let ran = catch_unwind(AssertUnwindSafe(|| run_in(&mut verdict, plan, planted, time)));
+        let said = ran.unwrap_or_else(|_| Err("the room itself broke down".to_owned())).err();
+        if let Some(why) = &said {
+            log::say(|| format!("VIOLATION {why}"));
+        }
+        // Also what was said while it was taken down; and what was said first is nearer to the cause.
+        verdict.violation = log::broken().or(said);
+        verdict.log = log::take_lines();
+        verdict
     })
+}
+
+fn run_in(verdict: &mut Verdict, plan: &Plan, planted: Option<Planted>, time: Arc<RoomTime>) -> Result<(), String> {
+    let room = Room::new(verdict.seed, plan, vec![toys::frail()], planted, time);
+    let mut room = room.map_err(|error| format!("the room could not be made: {error}"))?;
+    let figures = &mut verdict.figures;
+    let outcome = acts(&mut room, plan, figures);
+    verdict.trace = room.trace();
+    figures.windows = room.time.windows();
+    (figures.messages, figures.crashes) = (room.messages, room.crashes);
+    figures.tally = room.clients.seen.tally();
+    outcome
 }
 
 fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures) -> Result<(), String> {
@@ -139,9 +143,14 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures) -> Result<(), Strin
     let all: Vec<NodeId> = plan.nodes().collect();
     until(room, RECOVER_MAX, "all is well again", |room| room.missing(&all))?;
     figures.recovery = room.time.windows() - ended;
-    for _ in 0..CALM {
+    for window in 0..CALM {
         step(room)?;
+        if window.is_multiple_of(LOOK) && plan.frail.is_none() {
+            room.expect_answers()?;
+        }
     }
+    until(room, SETTLE_MAX, "everything is where it should be", Room::unsettled)?;
+    figures.looked = room.looked();
     room.clients.seen.stop();
     let is_over = |room: &Room| (!room.clients.seen.is_over()).then(|| "operations are under way".to_owned());
     until(room, END_MAX, "clients come to their end", is_over)?;
@@ -180,6 +189,8 @@ const FORM_MAX: u64 = 60_000;
 /// Once all faults are over, everything is well again within this.
 const RECOVER_MAX: u64 = 30_000;
 /// How long clients go on then.
-const CALM: u64 = 2_000;
+const CALM: u64 = 8_000;
+/// Then everything is where it should be within this.
+const SETTLE_MAX: u64 = 20_000;
 /// What clients have under way ends within this.
 const END_MAX: u64 = 60_000;

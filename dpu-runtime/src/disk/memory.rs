@@ -20,6 +20,10 @@ pub struct MemoryDisk {
 
 type Block = Arc<[u8]>;
 
+/// A sync that is under way.
+#[derive(Debug)]
+pub struct Syncing(BTreeMap<u64, Option<Block>>);
+
 #[derive(Clone, Debug, Default)]
 struct Space {
     /// What a read gives, by block number. A block that is missing is zeros.
@@ -71,6 +75,29 @@ impl MemoryDisk {
         let copy = Self { capacity_bytes: self.capacity_bytes, space: Mutex::new(self.space().clone()) };
         copy.power_cut(|_| false);
         Arc::new(copy)
+    }
+
+    /// Begins a sync: it covers what is written now, and nothing that is written before it ends.
+    #[must_use]
+    pub fn begin_sync(&self) -> Syncing {
+        let space = self.space();
+        Syncing(space.durable.keys().map(|block| (*block, space.now.get(block).cloned())).collect())
+    }
+
+    /// It ends.
+    pub fn end_sync(&self, Syncing(covered): Syncing) {
+        let mut space = self.space();
+        for (block, bytes) in covered {
+            let is_as_it_was = match (space.now.get(&block), &bytes) {
+                (Some(now), Some(then)) => Arc::ptr_eq(now, then),
+                (now, then) => now.is_none() && then.is_none(),
+            };
+            if is_as_it_was {
+                space.durable.remove(&block);
+            } else if let Some(durable) = space.durable.get_mut(&block) {
+                *durable = bytes;
+            }
+        }
     }
 
     /// How many blocks were written and not synced.
@@ -163,6 +190,20 @@ mod tests {
         assert_eq!((read(&copy, 0), read(&copy, 4096), read(&copy, 8192)), (1, 1, 0));
         disk.power_cut(|block| block == 2);
         assert_eq!((read(&disk, 4096), read(&disk, 8192), disk.unsynced_blocks()), (1, 2, 0));
+    }
+
+    #[test]
+    fn a_sync_covers_what_was_written_when_it_began() {
+        let disk = MemoryDisk::new(1 << 20);
+        write(&disk, 0, 1);
+        write(&disk, 8192, 1);
+        let syncing = disk.begin_sync();
+        write(&disk, 8192, 2);
+        write(&disk, 16384, 2);
+        disk.end_sync(syncing);
+        assert_eq!((read(&disk, 0), read(&disk, 8192), read(&disk, 16384)), (1, 2, 2));
+        disk.power_cut(|_| false);
+        assert_eq!((read(&disk, 0), read(&disk, 8192), read(&disk, 16384)), (1, 1, 0));
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod memory;
 
 pub use failing::{FailingDisk, Fault};
 pub use file::{FileDisk, FileOptions};
-pub use memory::MemoryDisk;
+pub use memory::{MemoryDisk, Syncing};
 
 use mesh_core::{Error, limits::ALIGNMENT_BYTES, port::DiskJob};
 

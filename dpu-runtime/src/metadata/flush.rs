@@ -126,6 +126,9 @@ struct Queue {
     steps: Arc<dyn Durable>,
     claims: Arc<Mutex<Claims>>,
     waiting: Mutex<Vec<Waiter>>,
+    /// What is between two steps.
+    begun: Mutex<Option<Asked>>,
+    unmarked: Mutex<Option<Batch>>,
     asked: tokio::sync::Notify,
     flushing: Mutex<Flushing>,
     marking: Mutex<Marking>,
@@ -154,6 +157,8 @@ impl Flusher {
             steps,
             claims,
             waiting: Mutex::default(),
+            begun: Mutex::default(),
+            unmarked: Mutex::default(),
             asked: tokio::sync::Notify::new(),
             flushing: Mutex::default(),
             marking: Mutex::default(),
@@ -227,20 +232,38 @@ impl Queue {
     async fn flush_forever(self: Arc<Self>, latency: Latency) {
         loop {
             self.asked.notified().await;
-            let Some(asked) = self.begin() else { continue };
+            *lock(&self.begun) = self.begin();
             tokio::time::sleep(latency()).await;
+            self.flush_begun();
+            tokio::time::sleep(latency()).await;
+            self.mark_flushed();
+        }
+    }
+
+    /// What has begun is taken from where it lies: whoever could not wait has done it already.
+    fn flush_begun(&self) {
+        let asked = lock(&self.begun).take();
+        if let Some(asked) = asked {
             let batch = lock(&self.flushing).flush(&*self.steps, asked);
-            tokio::time::sleep(latency()).await;
+            *lock(&self.unmarked) = Some(batch);
+        }
+    }
+
+    fn mark_flushed(&self) {
+        let batch = lock(&self.unmarked).take();
+        if let Some(batch) = batch {
             lock(&self.marking).mark(&*self.steps, vec![batch]);
         }
     }
 
-    /// Both steps at once.
+    /// All steps of all that waits, at once.
     fn flush(&self) {
-        if let Some(asked) = self.begin() {
-            let batch = lock(&self.flushing).flush(&*self.steps, asked);
-            lock(&self.marking).mark(&*self.steps, vec![batch]);
-        }
+        self.mark_flushed();
+        self.flush_begun();
+        self.mark_flushed();
+        *lock(&self.begun) = self.begin();
+        self.flush_begun();
+        self.mark_flushed();
     }
 
     fn begin(&self) -> Option<Asked> {

@@ -14,7 +14,7 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use mesh_core::{Error, ErrorKind, id::NodeId};
@@ -79,6 +79,8 @@ impl core::fmt::Display for Home {
 pub struct MemoryHome {
     kept: Arc<Mutex<Kept>>,
     latency: Latency,
+    /// What it changes counts until this many crashes have been; none: for ever.
+    crashes: Option<u64>,
 }
 
 /// What there is, all of it durable but for what the trees have not flushed.
@@ -88,6 +90,7 @@ struct Kept {
     database: Option<Memory>,
     /// How many stores were set aside: their contents are of no use to anybody in memory.
     aside: u32,
+    crashes: u64,
 }
 
 impl core::fmt::Debug for MemoryHome {
@@ -100,23 +103,44 @@ impl MemoryHome {
     /// An empty one, in which each step to durability takes so long, on tokio's clock.
     #[must_use]
     pub fn new(latency: Latency) -> Self {
-        Self { kept: Arc::default(), latency }
+        Self { kept: Arc::default(), latency, crashes: None }
+    }
+
+    /// The same for a process that starts now: after the next crash it changes nothing any more.
+    #[must_use]
+    pub fn opened(&self) -> Self {
+        Self { crashes: Some(lock(&self.kept).crashes), ..self.clone() }
+    }
+
+    /// What there is, for a change.
+    fn change(&self) -> io::Result<MutexGuard<'_, Kept>> {
+        let kept = lock(&self.kept);
+        if self.crashes.is_some_and(|crashes| crashes != kept.crashes) {
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the machine has crashed"));
+        }
+        Ok(kept)
     }
 
     pub(super) fn latency(&self) -> Latency {
         Arc::clone(&self.latency)
     }
 
-    /// What was not made durable is gone. Whoever uses it goes on with what nobody finds again.
-    pub fn crash(&self) {
+    /// What was not made durable is gone, or is there all the same if it was `written`. Whoever uses it goes on with what
+    /// nobody finds again.
+    pub fn crash(&self, written: bool) {
         let mut kept = lock(&self.kept);
-        *kept = kept.left();
+        let mut left = kept.left();
+        if written {
+            left.database = kept.database.as_ref().map(Memory::written);
+        }
+        left.crashes = kept.crashes + 1;
+        *kept = left;
     }
 
     /// As a crash at this moment would leave it, to be put back later in place of another: a copy of the folder.
     #[must_use]
     pub fn copy(&self) -> Self {
-        Self { kept: Arc::new(Mutex::new(lock(&self.kept).left())), latency: self.latency() }
+        Self { kept: Arc::new(Mutex::new(lock(&self.kept).left())), latency: self.latency(), crashes: None }
     }
 }
 
@@ -127,6 +151,7 @@ impl Kept {
             mark: self.mark.as_ref().and_then(Slots::copy),
             database: self.database.as_ref().map(Memory::durable),
             aside: self.aside,
+            crashes: self.crashes,
         }
     }
 }
@@ -190,7 +215,7 @@ impl Home {
             Self::Memory(memory) => {
                 let slots = Slots::in_memory();
                 let mark = Mark::make_in(slots.same().unwrap_or_else(Slots::in_memory), claims)?;
-                lock(&memory.kept).mark = Some(slots);
+                memory.change()?.mark = Some(slots);
                 Ok(mark)
             }
         }
@@ -205,7 +230,7 @@ impl Home {
                 let trees = Trees::Memory(database.clone());
                 trees.open(META)?.insert(OWNER, &node.0.to_be_bytes())?;
                 trees.flush()?;
-                lock(&memory.kept).database = Some(database);
+                memory.change()?.database = Some(database);
                 Ok(())
             }
         }
@@ -218,7 +243,7 @@ impl Home {
     pub(super) fn open_database(&self, node: NodeId) -> io::Result<Database> {
         let trees = match self {
             Self::Folder(folder) => Trees::Sled(open_files(&database_path(folder))?),
-            Self::Memory(memory) => Trees::Memory(lock(&memory.kept).database.clone().ok_or(io::ErrorKind::NotFound)?),
+            Self::Memory(memory) => Trees::Memory(memory.change()?.database.clone().ok_or(io::ErrorKind::NotFound)?),
         };
         guarded(|| {
             let meta = trees.open(META)?;
@@ -283,7 +308,7 @@ impl Home {
                 Ok(database_aside.display().to_string())
             }
             Self::Memory(memory) => {
-                let mut kept = lock(&memory.kept);
+                let mut kept = memory.change()?;
                 kept.database = None;
                 kept.aside = number;
                 Ok(format!("{self}, number {number}"))
@@ -300,7 +325,7 @@ impl Home {
                 Ok(()) => File::open(folder)?.sync_all(),
             },
             Self::Memory(memory) => {
-                lock(&memory.kept).mark = None;
+                memory.change()?.mark = None;
                 Ok(())
             }
         }

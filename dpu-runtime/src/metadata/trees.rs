@@ -210,6 +210,12 @@ impl Memory {
         Self(Arc::new(Mutex::new(Both { now: durable.clone(), durable })))
     }
 
+    /// All of it, as if everything that was written had become durable, in trees of their own.
+    pub(super) fn written(&self) -> Self {
+        let now = lock(&self.0).now.clone();
+        Self(Arc::new(Mutex::new(Both { durable: now.clone(), now })))
+    }
+
     fn tree(&self, name: &str) -> SharedMap<Value, Value> {
         lock(&self.0).now.get(name).cloned().unwrap_or_default()
     }

@@ -85,7 +85,7 @@ async fn crash(seed: u64) -> (usize, usize) {
         tokio::time::sleep(Duration::from_micros(dice.next_u64() % 60_000)).await;
         writes.abort();
         assert!(writes.await.unwrap_err().is_cancelled(), "it wrote until then");
-        home.crash();
+        home.crash(false);
         drop(store);
         let acknowledged = *lock(&promised);
         lost += usize::from(acknowledged != (vote, last));
