@@ -12,6 +12,7 @@ use mesh_core::{
     meta::{ControlView, MeshCommand},
     op::{AdminAnswer, AdminOp, NodeOp, page},
     plan::Plan,
+    port::Role,
     time::Instant,
 };
 use mesh_placement::{Move, Reason, Spot, View};
@@ -19,8 +20,13 @@ use mesh_placement::{Move, Reason, Spot, View};
 use crate::node::{Inner, ask_node};
 
 /// Answers an administrator.
-pub(crate) async fn administer(node: &Arc<Inner>, op: AdminOp, deadline: Instant) -> Outcome {
+pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, deadline: Instant) -> Outcome {
     if !node.metadata.is_leader(GroupId::CONTROL) {
+        if matches!(from, Role::Node(_)) {
+            // Who passed it on takes this one for the leader, and would get it back for ever.
+            let not_here = "this node does not lead the control group, or not yet; try again";
+            return Err(Error::new(ErrorKind::NotLeader, not_here).with("node", node.id));
+        }
         return pass_on(node, op, deadline).await;
     }
     let control = node.metadata.control();

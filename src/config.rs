@@ -26,13 +26,13 @@ pub struct Config {
     #[serde(default)]
     pub bootstrap: bool,
     /// Other members, to begin with; the rest is learned from them.
-    #[serde(default, rename = "peer")]
+    #[serde(default, rename = "peer", skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerConfig>,
     /// The S3 front end; none: this node serves no S3.
     #[serde(default)]
     pub s3: Option<S3Config>,
     /// The drives.
-    #[serde(default, rename = "drive")]
+    #[serde(default, rename = "drive", skip_serializing_if = "Vec::is_empty")]
     pub drives: Vec<DriveConfig>,
     /// Set on a DPU; none: this node runs on a host.
     #[serde(default)]
@@ -237,6 +237,9 @@ impl Config {
             }
             if self.bootstrap {
                 return Err(Error::invalid("a DPU cannot make a cluster: set bootstrap on a host"));
+            }
+            if self.s3.is_some() {
+                return Err(Error::invalid("a DPU serves no S3 yet: take the [s3] section out, its host serves"));
             }
         }
         if let Some(domain) = self.s3.as_ref().and_then(|s3| s3.domain.as_deref()) {
@@ -541,6 +544,16 @@ reclaim_grace = "30s"
     }
 
     #[test]
+    fn what_is_not_there_is_not_written_so_that_it_can_be_added() {
+        let bare = Config::parse("node = 2\naddress = \"127.0.0.1:7102\"\ndata = \"data\"").unwrap();
+        let text = bare.to_text().unwrap();
+        let more =
+            format!("{text}\n[[drive]]\npath = \"/dev/nvme0n1\"\n\n[[peer]]\nnode = 1\naddress = \"127.0.0.1:7101\"\n");
+        let more = Config::parse(&more).unwrap();
+        assert_eq!((more.drives.len(), more.peers.len()), (1, 1));
+    }
+
+    #[test]
     fn refuses_with_the_line_and_what_is_allowed() {
         let refused = |from: &str, to: &str| Config::parse(&FULL.replace(from, to)).unwrap_err().message().to_owned();
         let unknown = refused("bootstrap = false", "boostrap = false");
@@ -559,6 +572,8 @@ reclaim_grace = "30s"
         assert!(span.contains("1ms to 168h"), "{span}");
         let memory = refused("9002\"", "9002\"\nmemory = \"32MiB\"");
         assert!(memory.contains("64MiB to 1TiB"), "{memory}");
+        let listens = refused("[cluster]", "[dpu]\nattached_to = 1\n\n[cluster]");
+        assert!(listens.contains("take the [s3] section out"), "{listens}");
         let twins = refused("/dev/nvme0n1", "drive-a");
         assert!(twins.contains("same path"), "{twins}");
     }

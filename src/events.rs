@@ -9,12 +9,15 @@ use mesh_core::{
 
 use crate::node::lock;
 
+/// Events of one millisecond have numbers of their own, so many bits of them.
+const MORE_BITS: u32 = 12;
 /// Events that are kept at most; an older one is forgotten.
 const EVENTS_MAX: usize = 4096;
 /// Events that one answer brings at most.
 const PAGE_MAX: usize = 512;
 
-/// The newest events of one node. A new leader of the control group begins with none.
+/// The newest events of one node, which has only those of the times when it led the control group. Numbers are times, so
+/// that who has read another leader's events goes on with those of this one that came later.
 #[derive(Default)]
 pub(crate) struct Events(Mutex<Ring>);
 
@@ -29,7 +32,8 @@ impl Events {
     pub(crate) fn note(&self, at: UnixMillis, what: Happened) {
         tracing::info!("{what}");
         let mut ring = lock(&self.0);
-        ring.last += 1;
+        // Below 2^53 until 2039, as numbers of starts.
+        ring.last = (at.0 << MORE_BITS).max(ring.last + 1);
         let number = ring.last;
         if ring.newest.len() == EVENTS_MAX {
             ring.newest.pop_front();
@@ -40,8 +44,6 @@ impl Events {
     /// The events after a number, and the number of the last one given.
     pub(crate) fn after(&self, number: u64) -> (Vec<Row>, u64) {
         let ring = lock(&self.0);
-        // A number of another leader's: from the beginning.
-        let number = if number > ring.last { 0 } else { number };
         let later: Vec<Row> = ring.newest.iter().filter(|row| row.number > number).take(PAGE_MAX).cloned().collect();
         let next = later.last().map_or(number, |row| row.number);
         (later, next)
@@ -57,14 +59,29 @@ mod tests {
     #[test]
     fn events_are_numbered_and_read_page_by_page() {
         let events = Events::default();
-        for at in 0..3 {
+        for at in [1, 1, 2] {
             events.note(UnixMillis(at), Happened::NodeUp(NodeId(at)));
         }
-        let (rows, next) = events.after(1);
-        assert_eq!((rows.len(), next), (2, 3));
-        assert_eq!(rows[0], Row { number: 2, at: UnixMillis(1), what: Happened::NodeUp(NodeId(1)) });
-        assert_eq!(events.after(3), (vec![], 3));
-        // Of another leader's count: all.
-        assert_eq!(events.after(99).0.len(), 3);
+        let (rows, next) = events.after(4096);
+        assert_eq!((rows.len(), next), (2, 8192));
+        assert_eq!(rows[0], Row { number: 4097, at: UnixMillis(1), what: Happened::NodeUp(NodeId(1)) });
+        assert_eq!(events.after(8192), (vec![], 8192));
+    }
+
+    #[test]
+    fn who_has_read_another_leaders_events_goes_on_with_the_later_ones_of_this() {
+        let (one, other) = (Events::default(), Events::default());
+        for at in 10..20 {
+            one.note(UnixMillis(at), Happened::NodeUp(NodeId(at)));
+        }
+        other.note(UnixMillis(5), Happened::NodeUp(NodeId(1)));
+        other.note(UnixMillis(21), Happened::NodeDown(NodeId(1)));
+        let (_, read) = one.after(0);
+        let rows: Vec<_> = other.after(read).0.into_iter().map(|row| row.what).collect();
+        assert_eq!(rows, [Happened::NodeDown(NodeId(1))]);
+        // And back again: what has happened there meanwhile, and nothing twice.
+        one.note(UnixMillis(30), Happened::NodeUp(NodeId(1)));
+        let (_, read) = other.after(0);
+        assert_eq!(one.after(read).0.len(), 1);
     }
 }

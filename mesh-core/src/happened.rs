@@ -11,10 +11,10 @@ use crate::{
     time::UnixMillis,
 };
 
-/// One event. A new leader begins to count anew.
+/// One event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
-    /// Counted from 1.
+    /// Ascending with time, also from one leader to the next, as far as their clocks agree.
     pub number: u64,
     /// When, by the leader's clock.
     pub at: UnixMillis,

@@ -371,9 +371,9 @@ impl Steward {
             Event::Time => self.pass(now, acts),
             Event::Heard(beat, at) => self.heard(&beat, at, now, acts),
             Event::Unanswered(node, asked_at, kind) => {
-                // A broken link is proof; a beat that is only late is not, nor is one that found no room there: then the
-                // silence decides.
-                let is_proof = !matches!(kind, ErrorKind::Timeout | ErrorKind::Overloaded);
+                // A broken link is proof; whatever else comes of a beat is none, least of all what the peer itself says:
+                // then the silence decides.
+                let is_proof = matches!(kind, ErrorKind::LinkLost | ErrorKind::Unreachable);
                 if is_proof && self.peers.lost(node, asked_at, now) {
                     self.see(now, acts);
                     self.due.beat = true;

@@ -158,7 +158,7 @@ fn of_node(
             )));
         }
         NodeOp::Admin(op) => {
-            let task = tokio::spawn(async move { done(crate::admin::administer(&node, *op, deadline).await) });
+            let task = tokio::spawn(async move { done(crate::admin::administer(&node, &from, *op, deadline).await) });
             return CallGuard::new(move || task.abort());
         }
     }

@@ -137,7 +137,7 @@ impl Host {
     }
 
     /// Sees to what waited for an actor that is gone, and lets it end what it has, within `patience`.
-    fn let_go(&self, id: ActorId, gone: Gone<Hosted, Parked>, patience: Duration) {
+    pub(super) fn let_go(&self, id: ActorId, gone: Gone<Hosted, Parked>, patience: Duration) {
         self.release(id, gone.parked);
         let address = gone.actor.address;
         if patience.is_zero() {

@@ -168,6 +168,10 @@ async fn build(host: &WeakHost, setup: &ActorSetup) -> Result<Box<dyn StorageFun
 /// sees that it is gone, and decides what then. Whether it runs again.
 async fn restart(myself: &ActorRef<SupervisorMessage>, ward: &mut Ward, why: &str) -> bool {
     let id = ward.id;
+    if lost_on_arrival(ward) {
+        tracing::error!(actor = %id, %why, "a function panicked while it arrived; what it was given is lost, and the move fails");
+        return false;
+    }
     let Some((setup, restarts, disk_jobs)) = ward.host.upgrade().and_then(|alive| {
         alive.write(|doors| {
             // One that has left, and ends what it had, is not built again: another may stand in its place.
@@ -213,6 +217,16 @@ async fn restart(myself: &ActorRef<SupervisorMessage>, ward: &mut Ward, why: &st
             false
         }
     }
+}
+
+/// Whether it was to arrive here by a move. Then it is not built again: it would go on without the pages that it had been given.
+fn lost_on_arrival(ward: &Ward) -> bool {
+    let Some(alive) = ward.host.upgrade() else { return false };
+    let gone = alive.write(|doors| {
+        let is_same = doors.get_mut(ward.id).is_some_and(|hosted| hosted.address.get_id() == ward.cell);
+        is_same.then(|| doors.discard(ward.id)).flatten()
+    });
+    gone.map(|gone| alive.let_go(ward.id, gone, Duration::ZERO)).is_some()
 }
 
 /// Waits until no disk job of the old function is under way: what it wrote late could hit what the new one has read.

@@ -424,6 +424,52 @@ async fn an_actor_that_moves_brings_its_state_and_requests_wait_for_it() {
     assert!(from.actors().is_empty());
 }
 
+/// One that breaks down by itself once it has been given something.
+struct Brittle(Option<Instant>);
+
+impl StorageFunction for Brittle {
+    fn on_event(&mut self, event: Event, _: &mut Cx<'_>) {
+        assert!(!matches!(event, Event::Wake), "it breaks down");
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        self.0
+    }
+
+    fn in_flight(&self) -> usize {
+        0
+    }
+
+    fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
+        Snapshot { since, ..Snapshot::default() }
+    }
+
+    fn restore(&mut self, _: &Snapshot) -> Result<(), Error> {
+        self.0 = Some(Instant(1));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_actor_that_breaks_down_between_two_pages_takes_none_of_the_later_ones() {
+    let (host, _) = host();
+    let build = |_: &FunctionSpec| -> Result<Box<dyn StorageFunction>, Error> { Ok(Box::new(Brittle(None))) };
+    let setup = ActorSetup { epoch: Epoch(2), build: Arc::new(build), ..setup(ACTOR, Onward::End) };
+    host.warm(setup).await.unwrap();
+    host.restore(ACTOR, Epoch(2), Snapshot::default()).await.unwrap();
+    // Whatever it is told next has it look at the time.
+    host.configure(ACTOR, Arc::new(FunctionSpec::Chain(Vec::new()))).unwrap();
+    let gone = async {
+        while host.hosts(ACTOR) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(core::time::Duration::from_secs(20), gone).await.unwrap();
+    let later = host.restore(ACTOR, Epoch(2), Snapshot::default()).await;
+    assert_eq!(later.unwrap_err().kind(), ErrorKind::NoSuchActor);
+    assert_eq!(host.activate(ACTOR, Epoch(2)).unwrap_err().kind(), ErrorKind::NoSuchActor);
+}
+
 #[tokio::test]
 async fn what_came_over_a_link_is_told_where_the_actor_is_now() {
     let (host, _) = host();

@@ -339,11 +339,17 @@ fn a_beat_counts_from_when_it_came_and_not_from_when_there_was_time_to_hear_it()
 }
 
 #[test]
-fn a_node_that_has_no_room_for_a_beat_is_there() {
+fn only_a_broken_link_says_that_a_node_is_gone() {
     let mut room = Room::new(mesh(&[1, 2]));
     room.on(Event::Heard(beat(2), room.now));
-    assert_eq!(room.on(Event::Unanswered(OTHER, room.now, ErrorKind::Overloaded)), Vec::<String>::new());
-    assert!(room.steward.outlook().is_up(OTHER));
+    let alive =
+        [ErrorKind::Overloaded, ErrorKind::Timeout, ErrorKind::Draining, ErrorKind::Denied, ErrorKind::Restarted];
+    for kind in alive {
+        assert_eq!(room.on(Event::Unanswered(OTHER, room.now, kind)), Vec::<String>::new());
+        assert!(room.steward.outlook().is_up(OTHER), "{kind:?}");
+    }
+    room.on(Event::Unanswered(OTHER, room.now, ErrorKind::LinkLost));
+    assert!(!room.steward.outlook().is_up(OTHER));
 }
 
 #[test]
