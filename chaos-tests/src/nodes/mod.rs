@@ -9,7 +9,8 @@
 //!
 //! * `time`: the clocks. `medium`: drives. `machine`: what outlives a node's process, and how one is started and ended.
 //! * `net`: when messages arrive, and what is lost. A [plan](plan::Plan::over_quic) can have the real QUIC instead, on the
-//!   sockets of `air`: what is on their wires differs from run to run, for ciphers bring their own entropy.
+//!   sockets of `air`: their order, times and sizes repeat, but for the sizes of handshakes; the bytes do not, for ciphers
+//!   bring their own entropy.
 //! * [`plan`]: what a seed draws. `room`: the windows, and what befalls the nodes in them.
 //! * `clients`: who puts, gets and removes, and what they saw. [`run`](mod@run): one seed from start to verdict.
 //! * `log`: what nodes say, and whether one of them broke down.

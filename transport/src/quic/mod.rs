@@ -210,8 +210,11 @@ impl QuicLink {
             Ok(dial)
         };
         let (dial_known, dial_any) = (dial(Expected::Node(config.node))?, dial(Expected::AnyNode)?);
+        let mut config = config;
+        let mut seed = [0; 32];
+        config.entropy.fill(&mut seed);
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
-            socket::endpoint()?,
+            socket::endpoint(seed)?,
             server,
             socket,
             Arc::new(quinn::TokioRuntime),

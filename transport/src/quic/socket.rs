@@ -50,10 +50,11 @@ pub(super) fn bind(address: SocketAddr) -> Result<UdpSocket, Error> {
     Ok(socket)
 }
 
-/// What holds for the whole endpoint.
-pub(super) fn endpoint() -> Result<EndpointConfig, Error> {
+/// What holds for the whole endpoint. What it leaves to chance (which packet numbers it skips, say) comes of the seed.
+pub(super) fn endpoint(seed: [u8; 32]) -> Result<EndpointConfig, Error> {
     let mut config = EndpointConfig::default();
     config
+        .rng_seed(Some(seed))
         .max_udp_payload_size(MTU_MAX)
         .map_err(|error| Error::bug("QUIC refuses our packet size").caused_by(error))?;
     Ok(config)
