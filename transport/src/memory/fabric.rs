@@ -220,7 +220,6 @@ impl Fabric {
         let (mut actions, mut guards) = (Vec::new(), Vec::new());
         for (wire, ends) in &mut state.wires {
             if wire.from.start == start {
-                ends.deadlines.clear();
                 ends.calls.broken("the node is gone", &mut actions);
             } else if wire.met == start {
                 let ids: Vec<u64> = ends.served.keys().copied().collect();

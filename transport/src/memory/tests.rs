@@ -134,6 +134,7 @@ fn a_cut_loses_what_is_on_the_wire_and_refuses_what_comes_later() {
     let heard = Heard::default();
     let _on_the_way = two.send(ONE, status(b""), heard.ear());
     fabric.cut(ONE, TWO);
+    assert_eq!((heard.take(), fabric.pump(10)), (vec![], 1), "it is told when the test says so");
     assert_eq!((heard.take(), fabric.queued()), (vec![Err(ErrorKind::LinkLost)], 0));
     let _refused = two.send(ONE, status(b""), heard.ear());
     assert_eq!(heard.take(), vec![Err(ErrorKind::Unreachable)]);
@@ -143,6 +144,7 @@ fn a_cut_loses_what_is_on_the_wire_and_refuses_what_comes_later() {
     let _served = two.send(ONE, status(b""), heard.ear());
     assert_eq!(fabric.pump(10), 1);
     fabric.cut(TWO, ONE);
+    fabric.pump(10);
     assert_eq!((heard.take(), desk.given_up()), (vec![Err(ErrorKind::LinkLost)], 1), "who serves is told");
     let (_, _, late) = desk.next();
     late(Ok(Response::new(Answer::Done)));
@@ -231,6 +233,72 @@ fn a_restarted_node_starts_without_its_past() {
     assert_eq!(heard.take(), vec![Err(ErrorKind::Unreachable), Ok(Buf::copy_of(b"again"))]);
 }
 
+fn at(port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], port))
+}
+
+#[test]
+fn a_start_that_vanishes_answers_nothing_until_that_is_noticed() {
+    let (fabric, _) = fabric(Delivery::Queued);
+    let desk = Arc::new(Desk::default());
+    let old = fabric.listen(ONE, Incarnation(5), at(1), desk.clone()).unwrap();
+    let two = fabric.join(TWO, desk.clone());
+    let heard = Heard::default();
+    let _nowhere = two.send(ONE, status(b""), heard.ear());
+    assert_eq!(heard.take(), vec![Err(ErrorKind::Unreachable)], "nobody has said where it is");
+    two.set_peer(ONE, at(1));
+    let _taken = two.send(ONE, status(b"taken"), heard.ear());
+    let _own = old.send(TWO, status(b"own"), heard.ear());
+    fabric.pump(1);
+    let _under_way = two.send(ONE, status(b"under way"), heard.ear());
+    fabric.vanish(old.start());
+    let (_, _, late) = desk.next();
+    late(Ok(Response::new(Answer::Done)));
+    fabric.pump(10);
+    // What it had sent arrives; who has asked it hears nothing, and it hears nothing of its own calls.
+    assert_eq!((heard.take(), &desk.next().1.payload[..]), (vec![], &b"own"[..]));
+    let _dead = old.send(TWO, status(b""), heard.ear());
+    assert_eq!(heard.take(), vec![Err(ErrorKind::Unreachable)]);
+
+    // Its next start is there, and who does not know that goes on asking the old one.
+    let new = fabric.listen(ONE, Incarnation(7), at(1), Desk::echo()).unwrap();
+    let _still = two.send(ONE, status(b""), heard.ear());
+    fabric.pump(10);
+    two.restarted(ONE, Incarnation(5));
+    assert_eq!((fabric.pump(10), heard.take()), (0, vec![]), "that is the one that it knows");
+    two.restarted(ONE, Incarnation(7));
+    fabric.pump(10);
+    assert_eq!(heard.take(), vec![Err(ErrorKind::LinkLost); 3]);
+    let _again = two.send(ONE, status(b"again"), heard.ear());
+    fabric.pump(10);
+    assert_eq!(heard.take(), vec![Ok(Buf::copy_of(b"again"))]);
+    assert!(fabric.listen(TWO, Incarnation(1), at(1), Desk::echo()).is_err(), "somebody listens there");
+
+    // Nobody tells them: the silence does.
+    let _asked = two.send(ONE, status(b""), heard.ear());
+    fabric.vanish(new.start());
+    fabric.lost(new.start());
+    fabric.pump(10);
+    assert_eq!(heard.take(), vec![Err(ErrorKind::LinkLost)]);
+    let _none = two.send(ONE, status(b""), heard.ear());
+    assert_eq!(heard.take(), vec![Err(ErrorKind::Unreachable)]);
+}
+
+#[test]
+fn what_has_ended_of_itself_is_told_in_the_order_of_messages() {
+    let (fabric, _) = fabric(Delivery::Queued);
+    let _one = fabric.join(ONE, Desk::echo());
+    let two = fabric.join(TWO, Desk::echo());
+    let heard = Heard::default();
+    let _asked = two.send(ONE, status(b""), heard.ear());
+    fabric.sever(ONE, TWO);
+    let under_way = fabric.under_way(0);
+    let [ended] = &under_way[..] else { panic!("{under_way:?}") };
+    assert_eq!((ended.kind, ended.to, heard.take()), (Kind::Ended, (End::Node(TWO), two.start()), vec![]));
+    assert!(fabric.deliver(ended.number) && !fabric.deliver(ended.number));
+    assert_eq!(heard.take(), vec![Err(ErrorKind::LinkLost)]);
+}
+
 #[test]
 fn what_cannot_be_encoded_fails_at_its_sender() {
     let (fabric, _) = fabric(Delivery::Inline);
@@ -303,6 +371,7 @@ proptest! {
             }
         }
         fabric.cut(ONE, TWO);
+        fabric.pump(usize::MAX);
         let mut heard = heard.lock().unwrap().clone();
         heard.sort_unstable();
         prop_assert_eq!(heard, (0..started).collect::<Vec<_>>());
