@@ -350,10 +350,6 @@ pub fn arriving(
     looks_around: bool,
     (actor, epoch): (ActorId, Epoch),
 ) -> Result<Vec<FunctionSpec>, Error> {
-    if looks_around {
-        let why = "this node has just started, and has not heard of every host yet; try again";
-        return Err(Error::new(ErrorKind::Draining, why).with("node", here));
-    }
     let known = view.assignments.get(&actor).map_or(Epoch(0), |row| row.epoch);
     if known.0 + 1 != epoch.0 {
         return Err(Error::new(ErrorKind::Draining, "this node knows of another epoch of the actor; try again")
@@ -364,6 +360,10 @@ pub fn arriving(
     }
     let stages = specs::data_chain(view, drives, actor)?;
     runs_here(here, ability, &stages)?;
+    if looks_around {
+        let why = "this node has just started, and has not heard of every host yet; try again";
+        return Err(Error::new(ErrorKind::Draining, why).with("node", here));
+    }
     Ok(stages)
 }
 
