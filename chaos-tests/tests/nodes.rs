@@ -41,7 +41,7 @@ fn seeds_pass_and_repeat() {
     let (mut figures, mut again) = (mesh_chaos_tests::nodes::run::Figures::default(), run_all(0..12, None));
     first.iter().for_each(|verdict| figures += verdict.figures);
     assert!(figures.tally.well > 3_000 && figures.crashes > 10, "{figures:?}");
-    assert!(figures.looked.iter().all(|looked| *looked > 100), "answers were hardly looked for: {figures:?}");
+    assert!(figures.looked.iter().all(|looked| *looked > 50), "answers were hardly looked for: {figures:?}");
     let traces = |verdicts: &mut Vec<Verdict>| {
         verdicts.sort_by_key(|verdict| verdict.seed);
         verdicts.iter().map(|verdict| (verdict.seed, verdict.trace, verdict.figures)).collect::<Vec<_>>()
