@@ -68,7 +68,7 @@ fn a_target_that_begins_anew_for_a_second_controller_is_found() {
 
 #[test]
 fn steps_of_a_move_that_is_over_are_found() {
-    assert!(finds("old-steps", 10, 4, &[Victim::Rival]));
+    assert!(finds("old-steps", 6, 4, &[Victim::Rival]));
 }
 
 #[test]
