@@ -47,7 +47,7 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, dead
         }
         AdminOp::Invite { node: invited, invitation } => {
             node.propose(MeshCommand::Invite { node: invited, invitation }).await?;
-            node.events.note(node.env.clock.wall(), Happened::Invited(invited));
+            node.note(Happened::Invited(invited));
             AdminAnswer::Done
         }
         AdminOp::LoseDrive { drive } => AdminAnswer::Lost(crate::drives::lose(node, &control, drive).await?),
@@ -110,7 +110,7 @@ async fn set_wish(
         refuse_elsewhere(view, actor, pin)?;
     }
     node.propose(MeshCommand::SetWish { scope, wish }).await?;
-    node.events.note(node.env.clock.wall(), Happened::Wished { scope, wish });
+    node.note(Happened::Wished { scope, wish });
     Ok(plan.moves)
 }
 
@@ -137,7 +137,7 @@ async fn drain(node: &Arc<Inner>, control: &ControlView, drained: NodeId, draini
             .with("why", reason));
     }
     node.propose(MeshCommand::Drain { node: drained, draining }).await?;
-    node.events.note(node.env.clock.wall(), Happened::Drained { node: drained, draining });
+    node.note(Happened::Drained { node: drained, draining });
     Ok(plan.moves)
 }
 

@@ -51,7 +51,7 @@ pub(crate) async fn lose(node: &Arc<Inner>, control: &ControlView, drive: DriveI
         .with("witness", witness.node));
     }
     node.propose(MeshCommand::LoseDrive { drive }).await?;
-    node.events.note(node.env.clock.wall(), Happened::DriveLost { drive, node: info.node });
+    node.note(Happened::DriveLost { drive, node: info.node });
     Ok(said(control, drive, info.node))
 }
 

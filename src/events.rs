@@ -9,15 +9,16 @@ use mesh_core::{
 
 use crate::node::lock;
 
-/// Events of one millisecond have numbers of their own, so many bits of them.
-const MORE_BITS: u32 = 12;
+/// Events of one entry of the log have numbers of their own, so many bits of them.
+const MORE_BITS: u32 = 16;
 /// Events that are kept at most; an older one is forgotten.
 const EVENTS_MAX: usize = 4096;
 /// Events that one answer brings at most.
 const PAGE_MAX: usize = 512;
 
-/// The newest events of one node, which has only those of the times when it led the control group. Numbers are times, so
-/// that who has read another leader's events goes on with those of this one that came later.
+/// The newest events of one node: all of the times when it led the control group, and what it saw of others at all times.
+/// Numbers ascend with the group's log, which a leader has further than the one before it: so who has read another leader's
+/// events goes on with those of this one that came later, whatever their clocks say.
 #[derive(Default)]
 pub(crate) struct Events(Mutex<Ring>);
 
@@ -29,11 +30,11 @@ struct Ring {
 
 impl Events {
     /// Notes what has happened, and logs it.
-    pub(crate) fn note(&self, at: UnixMillis, what: Happened) {
+    pub(crate) fn note(&self, as_of: u64, at: UnixMillis, what: Happened) {
         tracing::info!("{what}");
         let mut ring = lock(&self.0);
-        // Below 2^53 until 2039, as numbers of starts.
-        ring.last = (at.0 << MORE_BITS).max(ring.last + 1);
+        // Below 2^53 for 137 thousand million entries of the log, so that every reader of JSON reads it as it is.
+        ring.last = (as_of << MORE_BITS).max(ring.last + 1);
         let number = ring.last;
         if ring.newest.len() == EVENTS_MAX {
             ring.newest.pop_front();
@@ -59,28 +60,30 @@ mod tests {
     #[test]
     fn events_are_numbered_and_read_page_by_page() {
         let events = Events::default();
-        for at in [1, 1, 2] {
-            events.note(UnixMillis(at), Happened::NodeUp(NodeId(at)));
+        for as_of in [1, 1, 2] {
+            events.note(as_of, UnixMillis(as_of), Happened::NodeUp(NodeId(as_of)));
         }
-        let (rows, next) = events.after(4096);
-        assert_eq!((rows.len(), next), (2, 8192));
-        assert_eq!(rows[0], Row { number: 4097, at: UnixMillis(1), what: Happened::NodeUp(NodeId(1)) });
-        assert_eq!(events.after(8192), (vec![], 8192));
+        let entry = 1 << MORE_BITS;
+        let (rows, next) = events.after(entry);
+        assert_eq!((rows.len(), next), (2, 2 * entry));
+        assert_eq!(rows[0], Row { number: entry + 1, at: UnixMillis(1), what: Happened::NodeUp(NodeId(1)) });
+        assert_eq!(events.after(2 * entry), (vec![], 2 * entry));
     }
 
     #[test]
     fn who_has_read_another_leaders_events_goes_on_with_the_later_ones_of_this() {
         let (one, other) = (Events::default(), Events::default());
-        for at in 10..20 {
-            one.note(UnixMillis(at), Happened::NodeUp(NodeId(at)));
+        for as_of in 10..20 {
+            one.note(as_of, UnixMillis(1_000 + as_of), Happened::NodeUp(NodeId(as_of)));
         }
-        other.note(UnixMillis(5), Happened::NodeUp(NodeId(1)));
-        other.note(UnixMillis(21), Happened::NodeDown(NodeId(1)));
+        // What it saw itself long ago; and, as leader, with a clock that is behind.
+        other.note(5, UnixMillis(500), Happened::NodeUp(NodeId(1)));
+        other.note(21, UnixMillis(600), Happened::NodeDown(NodeId(1)));
         let (_, read) = one.after(0);
         let rows: Vec<_> = other.after(read).0.into_iter().map(|row| row.what).collect();
         assert_eq!(rows, [Happened::NodeDown(NodeId(1))]);
         // And back again: what has happened there meanwhile, and nothing twice.
-        one.note(UnixMillis(30), Happened::NodeUp(NodeId(1)));
+        one.note(30, UnixMillis(1_030), Happened::NodeUp(NodeId(1)));
         let (_, read) = other.after(0);
         assert_eq!(one.after(read).0.len(), 1);
     }

@@ -14,7 +14,7 @@ use crate::{
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
-    /// Ascending with time, also from one leader to the next, as far as their clocks agree.
+    /// Ascending with time, also from one leader to the next.
     pub number: u64,
     /// When, by the leader's clock.
     pub at: UnixMillis,

@@ -127,6 +127,8 @@ pub struct Group {
     pub learners: BTreeSet<ReplicaId>,
     /// Those who have what the leader has, or nearly; known to the leader.
     pub caught_up: BTreeSet<ReplicaId>,
+    /// Who is to vote alone once a change that was cut short is finished; until then those before it have to agree as well.
+    pub unfinished: Option<BTreeSet<ReplicaId>>,
 }
 
 /// Which node it is, from its start to its end.
@@ -365,6 +367,8 @@ impl Steward {
         if !slept.is_zero() {
             // What is under way was asleep with it.
             self.busy.values_mut().for_each(|since| *since = *since + slept);
+            self.lead.estranged.slept(slept);
+            self.lead.blind.slept(slept);
         }
         let known = acts.len();
         match event {

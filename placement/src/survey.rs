@@ -1,5 +1,6 @@
 //! What the placement engine decides from: the control group's rows and what nodes report, as one [`View`].
 
+use core::time::Duration;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -15,7 +16,7 @@ use mesh_core::{
     shared::SharedMap,
     spec::CustomSpec,
     time::Instant,
-    topology::{NodeKind, NodeState},
+    topology::{NodeInfo, NodeKind, NodeState},
 };
 
 use crate::{ActorView, Cost, Load, NodeView, Stage, View};
@@ -30,6 +31,9 @@ const MILLIWATTS_DPU: u32 = 2500;
 /// What a chain holds when it is busy: the stripes of one stream.
 const WORKING_BYTES: u64 = (STREAM_STRIPES * STRIPE_BYTES_MAX) as u64;
 
+/// How long a DPU must have been well again before it is entered.
+const CALM: Duration = Duration::from_secs(5);
+
 /// What is known of the nodes and of what actors do.
 #[derive(Clone, Copy, Debug)]
 pub struct Survey<'a> {
@@ -39,8 +43,8 @@ pub struct Survey<'a> {
     pub up_since: &'a BTreeMap<NodeId, Instant>,
     /// DPUs that answer and do not reach their hosts, which are as good as down; and when each was last so.
     pub estranged: (&'a BTreeSet<NodeId>, &'a BTreeMap<NodeId, Instant>),
-    /// DPUs on which chains can do nothing, where their hosts could: they are left, live.
-    pub blind: &'a BTreeSet<NodeId>,
+    /// DPUs on which chains can do nothing, where their hosts could: they are left, live; and when each was last so.
+    pub blind: (&'a BTreeSet<NodeId>, &'a BTreeMap<NodeId, Instant>),
     /// What each actor is asked to do.
     pub loads: &'a SharedMap<ActorId, Load>,
     /// When each actor last moved.
@@ -56,14 +60,16 @@ pub fn view(control: &ControlView, survey: Survey<'_>) -> View {
     for info in control.nodes.values() {
         let report = survey.reports.get(&info.id);
         let up_since = survey.up_since.get(&info.id).filter(|_| !survey.estranged.0.contains(&info.id));
-        let up_since = up_since.map(|since| survey.estranged.1.get(&info.id).map_or(*since, |at| *since.max(at)));
+        // What was not well just now is given time to show that it is.
+        let last = [survey.estranged.1, survey.blind.1].into_iter().filter_map(|last| last.get(&info.id)).max();
+        let up_since = up_since.map(|since| last.map_or(*since, |at| (*since).max(*at + CALM)));
         let ability = report.map(|report| &report.ability);
         let mut node = info.attached_to.map_or_else(|| NodeView::host(info.id), NodeView::dpu);
         node.emulated = info.emulated.is_some();
         node.up = up_since.is_some();
         node.draining = info.draining || report.is_some_and(|report| report.state == NodeState::Draining);
-        node.blind = survey.blind.contains(&info.id);
-        node.ready = report.is_none_or(|report| report.missing.is_none());
+        node.blind = survey.blind.0.contains(&info.id);
+        node.ready = sees_enough(control, survey.reports, info);
         node.up_since_ms = up_since.map_or(0, millis);
         node.milliwatts_per_core = match (info.emulated, info.attached_to) {
             (Some(generation), _) => generation.profile().core_milliwatts,
@@ -97,6 +103,14 @@ pub fn view(control: &ControlView, survey: Survey<'_>) -> View {
         }
     }
     view
+}
+
+/// Whether a DPU sees the drives that a chain needs, if its host does: that it lacks something else, a chain of another tenant
+/// that fails there among it, is no reason against it.
+fn sees_enough(control: &ControlView, reports: &SharedMap<NodeId, Arc<NodeReport>>, info: &NodeInfo) -> bool {
+    let Some((code, host)) = control.code.zip(info.attached_to) else { return true };
+    let sees = |node: &NodeId| reports.get(node).map(|report| report.drives_up as usize >= code.shards());
+    sees(&info.id) != Some(false) || sees(&host) == Some(false)
 }
 
 fn actor(control: &ControlView, survey: Survey<'_>, row: &Assignment, tenant: TenantId, ingress: NodeId) -> ActorView {
@@ -191,22 +205,23 @@ mod tests {
     }
 
     #[test]
-    fn a_dpu_is_entered_for_preference_once_nothing_is_missing_there() {
+    fn a_dpu_is_entered_for_preference_once_it_sees_the_drives_that_its_host_sees() {
         let (one, two) = (NodeId(1), NodeId(2));
         let (mut control, mut dpu) = (control(), report(2));
+        let host = NodeReport { drives_up: 6, ..report(1) };
         let reports = |dpu: &NodeReport| -> SharedMap<NodeId, Arc<NodeReport>> {
-            [(one, Arc::new(report(1))), (two, Arc::new(dpu.clone()))].into()
+            [(one, Arc::new(host.clone())), (two, Arc::new(dpu.clone()))].into()
         };
-        control
-            .wishes
-            .insert(Scope::Mesh, Wish { preference: mesh_core::assignment::Preference::PreferDpu, pin: None });
-        dpu.missing = Some("too few drives are up".to_owned());
+        let wish = Wish { preference: mesh_core::assignment::Preference::PreferDpu, pin: None };
+        control.wishes.insert(Scope::Mesh, wish);
+        control.code = Some(mesh_core::topology::Code { data: 2, parity: 1 });
         assert_eq!(plan(&control, &reports(&dpu)), (Some(Spot::whole(one)), Reason::NotReady(two)));
-        let there = |dpu: &NodeReport| plan(&control, &reports(dpu)).0;
-        dpu.missing = None;
-        assert_eq!(there(&dpu), Some(Spot::whole(two)));
-        // What runs there stays: nobody else has what it holds.
-        dpu.missing = Some("too few drives are up".to_owned());
+        dpu.drives_up = 3;
+        // That something else is missing there is no reason.
+        dpu.missing = Some("a data chain of this node does not run".to_owned());
+        assert_eq!(plan(&control, &reports(&dpu)).0, Some(Spot::whole(two)));
+        // What runs there stays, as long as it is not blind.
+        dpu.drives_up = 2;
         control.assignments.insert(CHAIN, Assignment::new(CHAIN, two, Epoch(5)));
         assert_eq!(plan(&control, &reports(&dpu)).0, Some(Spot::whole(two)));
     }
@@ -215,8 +230,8 @@ mod tests {
         let up_since = [1, 2].map(|node| (NodeId(node), Instant(0))).into();
         let (loads, moved_at) = Default::default();
         let now = Instant(3_600_000_000_000);
-        let (estranged, estranged_at, blind) = Default::default();
-        let (estranged, blind) = ((&estranged, &estranged_at), &blind);
+        let (estranged, estranged_at, blind, blind_at) = Default::default();
+        let (estranged, blind) = ((&estranged, &estranged_at), (&blind, &blind_at));
         let survey = Survey { reports, up_since: &up_since, estranged, blind, loads: &loads, moved_at: &moved_at, now };
         let mut plan = crate::plan(&view(control, survey));
         let decision = plan.decisions.remove(&CHAIN).expect("it is looked at");

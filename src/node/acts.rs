@@ -33,7 +33,8 @@ pub(super) fn groups(metadata: &RaftMetadata) -> Vec<Group> {
         let (voters, learners) = metadata.members(report.group);
         let leads = metadata.is_leader(report.group);
         let caught_up = if leads { metadata.caught_up(report.group) } else { Default::default() };
-        Group { report, leads, voters, learners, caught_up }
+        let unfinished = leads.then(|| metadata.unfinished(report.group)).flatten();
+        Group { report, leads, voters, learners, caught_up, unfinished }
     };
     metadata.status().into_iter().map(group).collect()
 }
@@ -57,7 +58,7 @@ pub(super) fn at_once(node: &Arc<Inner>, act: Act) {
         Act::Trouble(actor, error) => tracing::error!(node = %node.id, %actor, %error, "an actor cannot be hosted"),
         Act::Settled(actor, epoch, id) => settled(node, actor, epoch, id),
         Act::Note(happened @ (Happened::Placed(_) | Happened::NotPlaced { .. })) => tracing::debug!("{happened}"),
-        Act::Note(happened) => node.events.note(node.env.clock.wall(), happened),
+        Act::Note(happened) => node.note(happened),
         Act::Refused(error) => tracing::warn!(node = %node.id, %error, "the mesh does not take this node in"),
         Act::Complain(what, error) => tracing::error!(node = %node.id, %error, "{what}"),
         other => tracing::error!(node = %node.id, act = ?other, "this act takes time, and was not done"),

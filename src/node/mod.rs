@@ -30,7 +30,7 @@ use std::{
 use mesh_actors::registry::{Make, Parts, Registry};
 use mesh_core::{
     Error, ErrorKind, Outcome, Pool, Request, StorageFunction,
-    happened::Row,
+    happened::{Happened, Row},
     id::{ActorId, DriveId, GroupId, Incarnation, NodeId},
     meta::{Command, ControlView, MetaAnswer},
     op::{Ability, NodeReport, STARTS_MAX},
@@ -463,6 +463,12 @@ impl Inner {
         let deadline = self.env.clock.now() + PROPOSE_BUDGET;
         self.metadata.propose(Arc::new(command.into()), deadline, Box::new(move |outcome| drop(answer.send(outcome))));
         outcome.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Restarted, "metadata ended unasked")))
+    }
+
+    /// Notes what has happened, as of what the control group has decided until now.
+    pub(crate) fn note(&self, what: Happened) {
+        let as_of = self.metadata.applied(GroupId::CONTROL).unwrap_or(0);
+        self.events.note(as_of, self.env.clock.wall(), what);
     }
 
     /// Whether it has been told to stop and its actors are to go elsewhere: a host's have nowhere to go.

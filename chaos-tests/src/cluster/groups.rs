@@ -46,7 +46,7 @@ impl Cluster {
             let leads = leader == Some(node);
             let said = if leads { voters.iter().copied().collect() } else { Vec::new() };
             let report = GroupReport { group, replica: replica(node), leader, term, trouble: None, voters: said };
-            Group { report, leads, voters: voters.clone(), caught_up: learners.clone(), learners }
+            Group { report, leads, voters: voters.clone(), caught_up: learners.clone(), learners, unfinished: None }
         };
         let own = self.leads.terms.get(&node).map(|term| (*term, Some(node)));
         let (term, leader) = own.unwrap_or_else(|| (self.leads.term, self.leads.leader()));

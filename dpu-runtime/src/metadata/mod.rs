@@ -162,6 +162,12 @@ impl core::fmt::Debug for RaftMetadata {
 }
 
 impl RaftMetadata {
+    /// Up to where this node's replica of a group has applied its log; none: nothing yet.
+    #[must_use]
+    pub fn applied(&self, group: GroupId) -> Option<u64> {
+        self.replica(group).ok().and_then(|replica| replica.state.applied_index())
+    }
+
     /// Opens the node's store and starts its groups, on the present tokio runtime. `entropy` is what the numbers of replicas and
     /// the waits before elections are drawn from.
     ///
@@ -341,7 +347,7 @@ impl RaftMetadata {
         // Nothing is closed for a renewal that cannot be.
         old.expect_room_aside()?;
         let kept = self.kept();
-        let control = self.replica(GroupId::CONTROL).ok().and_then(|replica| replica.state.applied_index());
+        let control = self.applied(GroupId::CONTROL);
         let states = self.close_groups().await;
         self.wait_for(&states).await;
         let renewed = old.home().aside(move || old.renew_all()).await;
@@ -411,6 +417,13 @@ impl RaftMetadata {
     #[must_use]
     pub fn members(&self, group: GroupId) -> (BTreeSet<ReplicaId>, BTreeSet<ReplicaId>) {
         self.replica(group).map_or_else(|_| Default::default(), |replica| replica.members())
+    }
+
+    /// Who is to vote alone in a group once a change of voters is finished that was cut short, with the leader that began it or
+    /// by its bound; none: there is no such change.
+    #[must_use]
+    pub fn unfinished(&self, group: GroupId) -> Option<BTreeSet<ReplicaId>> {
+        self.replica(group).ok().and_then(|replica| replica.unfinished())
     }
 
     /// The members that have what this leader of the group has, or nearly; none on anybody else.

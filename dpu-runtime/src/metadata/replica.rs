@@ -135,6 +135,14 @@ impl Replica {
         (self.raft.voter_ids().map(ReplicaId).collect(), self.raft.learner_ids().map(ReplicaId).collect())
     }
 
+    /// Who is to vote alone once a change of voters is finished that was cut short; none: there is no such change.
+    pub(super) fn unfinished(&self) -> Option<BTreeSet<ReplicaId>> {
+        let membership = self.raft.metrics().borrow_watched().membership_config.clone();
+        let configs = membership.get_joint_config();
+        let goal = configs.last().filter(|_| configs.len() > 1)?;
+        Some(goal.iter().copied().map(ReplicaId).collect())
+    }
+
     /// Proposes a command and waits until it is applied here.
     ///
     /// # Errors

@@ -175,7 +175,7 @@ pub(crate) fn groups(node: NodeId, leader: NodeId, hosts: u64) -> Vec<Group> {
         };
         let learners: BTreeSet<ReplicaId> = learners(id);
         let caught_up = if leads { learners.iter().chain(&voters).copied().collect() } else { BTreeSet::new() };
-        Group { report, leads, voters: voters.clone(), learners, caught_up }
+        Group { report, leads, voters: voters.clone(), learners, caught_up, unfinished: None }
     };
     [GroupId::CONTROL, GroupId(1)].map(group).into()
 }

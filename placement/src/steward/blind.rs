@@ -17,6 +17,8 @@ pub struct Blind {
     /// Since when each has said, without a break, that it sees too few.
     since: BTreeMap<NodeId, Instant>,
     now: Arc<BTreeSet<NodeId>>,
+    /// Those that are, or were lately: when that was seen last.
+    last: Arc<BTreeMap<NodeId, Instant>>,
 }
 
 impl Blind {
@@ -26,15 +28,28 @@ impl Blind {
         &self.now
     }
 
+    /// Those that are, or were, with the last moment at which they were.
+    #[must_use]
+    pub const fn last(&self) -> &Arc<BTreeMap<NodeId, Instant>> {
+        &self.last
+    }
+
+    /// This node was itself asleep: nobody has said anything meanwhile.
+    pub fn slept(&mut self, span: Duration) {
+        for since in self.since.values_mut() {
+            *since = *since + span;
+        }
+    }
+
     /// Nothing counts any more: this node does not lead.
     pub fn forget(&mut self) {
-        if !(self.since.is_empty() && self.now.is_empty()) {
+        if !(self.since.is_empty() && self.last.is_empty()) {
             *self = Self::default();
         }
     }
 
-    /// Looks at what DPUs and hosts say. Whether that has changed who is blind.
-    pub fn look(&mut self, view: &ControlView, sight: &Sight) -> bool {
+    /// Looks at what DPUs and hosts say. Whether that has changed who is blind. `heard_at`: when each last spoke.
+    pub fn look(&mut self, view: &ControlView, sight: &Sight, heard_at: impl Fn(NodeId) -> Option<Instant>) -> bool {
         let Some(code) = view.code else { return false };
         let sees = |node: NodeId| {
             let report = sight.reports.get(&node).filter(|_| sight.alive.contains(&node));
@@ -48,8 +63,15 @@ impl Blind {
         for dpu in lacking {
             self.since.entry(dpu).or_insert(sight.now);
         }
-        let lasts = |since: &Instant| sight.now.since(*since) >= LASTS;
-        let now: BTreeSet<NodeId> = self.since.iter().filter(|(_, since)| lasts(since)).map(|(dpu, _)| *dpu).collect();
+        // It has spoken since, and sees no more.
+        let again = |dpu: NodeId, since: Instant| heard_at(dpu).is_some_and(|at| at >= since + LASTS);
+        let lasting = self.since.iter().filter(|(dpu, since)| again(**dpu, **since));
+        let now: BTreeSet<NodeId> = lasting.map(|(dpu, _)| *dpu).collect();
+        if !now.is_empty() || !self.last.is_empty() {
+            let known = self.last.iter().map(|(dpu, at)| (*dpu, *at));
+            let kept = known.filter(|(_, at)| sight.now.since(*at) < REMEMBERED);
+            self.last = Arc::new(kept.chain(now.iter().map(|dpu| (*dpu, sight.now))).collect());
+        }
         let has_changed = *self.now != now;
         if has_changed {
             self.now = Arc::new(now);
@@ -58,6 +80,8 @@ impl Blind {
     }
 }
 
+/// How long it is remembered of a DPU that it was blind: longer than the engine wants it to be well before it is entered.
+const REMEMBERED: Duration = Duration::from_secs(60);
 /// What lasts less is over before a move would be.
 const LASTS: Duration = HEARTBEAT_INTERVAL;
 
@@ -79,7 +103,8 @@ mod tests {
         sight.now = Instant(millis * 1_000_000);
         sight.change(12, |report| report.drives_up = on_dpu);
         sight.change(2, |report| report.drives_up = on_host);
-        blind.look(&view, &sight);
+        let heard_at = sight.now;
+        blind.look(&view, &sight, |_| Some(heard_at));
         blind.now().contains(&NodeId(12))
     }
 

@@ -48,9 +48,25 @@ impl Estranged {
         }
     }
 
-    /// Looks at what hosts say. A host is believed once it has been known, in this start, for a silence. Whether somebody is
-    /// estranged who was not, or is no more who was.
-    pub fn look(&mut self, view: &ControlView, sight: &Sight, silence: Duration) -> bool {
+    /// This node was itself asleep: nobody has said anything meanwhile.
+    pub fn slept(&mut self, span: Duration) {
+        for since in self.unseen.values_mut() {
+            *since = *since + span;
+        }
+        for (_, since) in self.met.values_mut() {
+            *since = *since + span;
+        }
+    }
+
+    /// Looks at what hosts say. A host is believed once it has been known, in this start, for a silence, and says it again.
+    /// Whether somebody is estranged who was not, or is no more who was. `heard_at`: when each last spoke.
+    pub fn look(
+        &mut self,
+        view: &ControlView,
+        sight: &Sight,
+        silence: Duration,
+        heard_at: impl Fn(NodeId) -> Option<Instant>,
+    ) -> bool {
         let pairs: Vec<(NodeId, NodeId)> =
             view.nodes.values().filter_map(|info| Some((info.id, info.attached_to?))).collect();
         let hosts: BTreeSet<NodeId> = pairs.iter().map(|(_, host)| *host).collect();
@@ -73,8 +89,11 @@ impl Estranged {
         for dpu in unseen {
             self.unseen.entry(dpu).or_insert(sight.now);
         }
-        let lasts = |since: &Instant| sight.now.since(*since) >= LASTS;
-        let now: BTreeSet<NodeId> = self.unseen.iter().filter(|(_, since)| lasts(since)).map(|(dpu, _)| *dpu).collect();
+        // The host has spoken since, and not seen it then either.
+        let again = |host: NodeId, since: Instant| heard_at(host).is_some_and(|at| at >= since + LASTS);
+        let lasts = |dpu: NodeId, host| self.unseen.get(&dpu).is_some_and(|since| again(host, *since));
+        let now: BTreeSet<NodeId> =
+            pairs.iter().filter(|(dpu, host)| lasts(*dpu, *host)).map(|(dpu, _)| *dpu).collect();
         if !now.is_empty() || !self.last.is_empty() {
             let known = self.last.iter().map(|(dpu, at)| (*dpu, *at));
             let kept = known.filter(|(_, at)| sight.now.since(*at) < REMEMBERED);
@@ -109,6 +128,11 @@ mod tests {
 
     /// Node 1 leads, and sees node 2 and its DPU.
     fn look(estranged: &mut Estranged, sees: bool, start: u64, millis: u64) -> (bool, Vec<NodeId>) {
+        look_as_of(estranged, sees, start, millis, millis)
+    }
+
+    /// … as it said at the moment `said`.
+    fn look_as_of(estranged: &mut Estranged, sees: bool, start: u64, millis: u64, said: u64) -> (bool, Vec<NodeId>) {
         let dpu = NodeInfo { kind: NodeKind::Dpu, attached_to: Some(NodeId(2)), ..host(12) };
         let view = ControlView { nodes: [(NodeId(2), host(2)), (DPU, dpu)].into(), ..ControlView::default() };
         let mut sight = sight(1, &[1, 2, 12], GroupId::CONTROL, Some(1));
@@ -117,7 +141,7 @@ mod tests {
             report.incarnation = Incarnation(start);
             report.sees = if sees { vec![NodeId(1), NodeId(2), DPU] } else { vec![NodeId(1), NodeId(2)] };
         });
-        let changed = estranged.look(&view, &sight, SILENCE);
+        let changed = estranged.look(&view, &sight, SILENCE, |_| Some(Instant(said * 1_000_000)));
         (changed, estranged.now().iter().copied().collect())
     }
 
@@ -137,12 +161,17 @@ mod tests {
         assert_eq!(look(&mut estranged, true, 5, 6_900), (false, vec![]));
         assert_eq!(look(&mut estranged, false, 5, 7_000), (false, vec![]));
         assert_eq!(look(&mut estranged, false, 5, 8_000), (true, vec![DPU]));
+        // Nor does an old report count because nothing newer has come.
+        assert_eq!(look(&mut estranged, true, 5, 8_010), (true, vec![]));
+        assert_eq!(look(&mut estranged, false, 5, 8_020), (false, vec![]));
+        assert_eq!(look_as_of(&mut estranged, false, 5, 9_500, 8_500), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 5, 9_600), (true, vec![DPU]));
         // Another start has to listen first.
-        assert_eq!(look(&mut estranged, false, 6, 8_100), (true, vec![]));
-        assert_eq!(look(&mut estranged, false, 6, 10_100), (false, vec![]));
-        assert_eq!(look(&mut estranged, false, 6, 11_100), (true, vec![DPU]));
-        assert_eq!(look(&mut estranged, true, 6, 11_200), (true, vec![]));
-        assert_eq!(look(&mut estranged, true, 6, 71_100), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 6, 10_100), (true, vec![]));
+        assert_eq!(look(&mut estranged, false, 6, 12_100), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 6, 13_100), (true, vec![DPU]));
+        assert_eq!(look(&mut estranged, true, 6, 13_200), (true, vec![]));
+        assert_eq!(look(&mut estranged, true, 6, 73_100), (false, vec![]));
         assert!(estranged.last().is_empty(), "it is forgotten in the end");
     }
 }

@@ -196,8 +196,9 @@ impl Steward {
         let control = self.control.clone();
         let silence = self.here.timing.silence;
         let sight = Sight { now, ..self.outlook.sight.clone() };
-        let is_estranged = self.lead.estranged.look(&control, &sight, silence);
-        let is_blind = self.lead.blind.look(&control, &sight);
+        let heard_at = |node: NodeId| self.peers.heard_at(node);
+        let is_estranged = self.lead.estranged.look(&control, &sight, silence, heard_at);
+        let is_blind = self.lead.blind.look(&control, &sight, heard_at);
         self.due.plan |= is_estranged || is_blind;
         self.show_estranged();
         let is_due = self.due.plan || self.lead.plans.is_due(now);
@@ -246,7 +247,9 @@ impl Steward {
             self.outlook.estranged_at = self.lead.estranged.last().clone();
             self.unshown = true;
         }
-        if !Arc::ptr_eq(&self.outlook.blind, self.lead.blind.now()) {
+        let (shown, known) = (&self.outlook.blind_at, self.lead.blind.last());
+        if !(Arc::ptr_eq(&self.outlook.blind, self.lead.blind.now()) && Arc::ptr_eq(shown, known)) {
+            self.outlook.blind_at = known.clone();
             self.outlook.blind = self.lead.blind.now().clone();
             self.unshown = true;
         }

@@ -26,6 +26,8 @@ pub struct Members {
     pub learners: BTreeSet<ReplicaId>,
     /// Those who have what the leader has, or nearly.
     pub caught_up: BTreeSet<ReplicaId>,
+    /// See [`Group::unfinished`].
+    pub unfinished: Option<BTreeSet<ReplicaId>>,
     /// The nodes that are to have a replica and that answer.
     pub nodes: BTreeMap<NodeId, Wanted>,
 }
@@ -72,6 +74,7 @@ impl Members {
             voters: group.voters.clone(),
             learners: group.learners.clone(),
             caught_up: group.caught_up.clone(),
+            unfinished: group.unfinished.clone(),
             nodes: nodes.collect(),
         }
     }
@@ -79,7 +82,13 @@ impl Members {
     /// The next change, if anything is to be changed.
     #[must_use]
     pub fn step(&self) -> Option<Step> {
-        self.follow().or_else(|| self.replace()).or_else(|| self.promote()).or_else(|| self.forget())
+        // First what another leader, or this one too slowly, has begun: until then two sets of voters have to agree.
+        let finish = || self.unfinished.clone().map(Step::Vote);
+        finish()
+            .or_else(|| self.follow())
+            .or_else(|| self.replace())
+            .or_else(|| self.promote())
+            .or_else(|| self.forget())
     }
 
     /// What nodes say they have now, with their wishes to vote.
@@ -218,7 +227,8 @@ mod tests {
         let dpu = Wanted { votes: false, replica: Some(replica(9, 1)) };
         let nodes = BTreeMap::from([(NodeId(9), dpu)]);
         let learners = set(&[(9, 1)]);
-        let group = Members { voters: set(&[(1, 1)]), caught_up: learners.clone(), learners, nodes };
+        let group =
+            Members { voters: set(&[(1, 1)]), caught_up: learners.clone(), learners, nodes, ..Members::default() };
         assert_eq!(group.step(), None);
     }
 
@@ -234,12 +244,38 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_was_cut_short_is_finished_first() {
+        let goal = set(&[(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)]);
+        let learners = set(&[(6, 1)]);
+        let nodes = nodes(&[(6, 1), (7, 1)]);
+        let group = Members {
+            voters: goal.clone(),
+            caught_up: learners.clone(),
+            learners,
+            unfinished: Some(goal.clone()),
+            nodes,
+        };
+        assert_eq!(group.step(), Some(Step::Vote(goal)));
+        // A replacement leaves two lives of one node: neither counts as a voter more.
+        let both = set(&[(1, 1), (2, 1), (3, 1), (3, 2)]);
+        let goal = set(&[(1, 1), (2, 1), (3, 2)]);
+        let group = Members { voters: both, unfinished: Some(goal.clone()), ..Members::default() };
+        assert_eq!(group.step(), Some(Step::Vote(goal)));
+    }
+
+    #[test]
     fn from_three_on_voters_are_an_odd_number() {
         let vote = |voters: &[(u64, u64)], learners: &[(u64, u64)]| {
             let learners = set(learners);
             let mut now: Vec<(u64, u64)> = voters.to_vec();
             now.extend(learners.iter().map(|replica| (replica.node().0, 1)));
-            let group = Members { voters: set(voters), caught_up: learners.clone(), learners, nodes: nodes(&now) };
+            let group = Members {
+                voters: set(voters),
+                caught_up: learners.clone(),
+                learners,
+                nodes: nodes(&now),
+                ..Members::default()
+            };
             match group.step() {
                 Some(Step::Vote(voters)) => voters.len(),
                 step => step.map_or(0, |step| panic!("{step:?}")),
@@ -257,7 +293,8 @@ mod tests {
     fn no_more_vote_than_may() {
         let voters = set(&[(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)]);
         let learners = set(&[(6, 1)]);
-        let group = Members { voters, caught_up: learners.clone(), learners, nodes: nodes(&[(6, 1)]) };
+        let group =
+            Members { voters, caught_up: learners.clone(), learners, nodes: nodes(&[(6, 1)]), ..Members::default() };
         assert_eq!(group.step(), None);
     }
 
@@ -271,7 +308,13 @@ mod tests {
             let learners: Vec<(u64, u64)> = learners.into_iter().collect();
             let learners = set(&learners).difference(&voters).copied().collect();
             let caught_up: Vec<(u64, u64)> = caught_up.into_iter().collect();
-            Members { voters, learners, caught_up: set(&caught_up), nodes: nodes(&one_a_node(now)) }
+            Members {
+                voters,
+                learners,
+                caught_up: set(&caught_up),
+                nodes: nodes(&one_a_node(now)),
+                ..Members::default()
+            }
         })
     }
 

@@ -32,6 +32,8 @@ pub struct Outlook {
     pub estranged_at: Arc<BTreeMap<NodeId, Instant>>,
     /// DPUs that do not see the drives that their hosts see; known to whoever leads the control group.
     pub blind: Arc<BTreeSet<NodeId>>,
+    /// When each was last so.
+    pub blind_at: Arc<BTreeMap<NodeId, Instant>>,
     /// This node has just begun to listen, and has not heard of every host yet.
     pub looks_around: bool,
     /// What is remembered of the others: only the start in it counts.
@@ -59,6 +61,7 @@ impl Outlook {
             estranged: Arc::default(),
             estranged_at: Arc::default(),
             blind: Arc::default(),
+            blind_at: Arc::default(),
             looks_around: true,
             witnesses: SharedMap::default(),
             turned_away: Arc::default(),
@@ -122,7 +125,7 @@ impl Outlook {
             reports,
             up_since,
             estranged: (&self.estranged, &self.estranged_at),
-            blind: &self.blind,
+            blind: (&self.blind, &self.blind_at),
             loads: &self.loads,
             moved_at: &self.moved_at,
             now,

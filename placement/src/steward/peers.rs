@@ -138,6 +138,12 @@ impl Peers {
         self.seen.get(&node).is_some_and(within)
     }
 
+    /// When a peer last spoke.
+    #[must_use]
+    pub fn heard_at(&self, node: NodeId) -> Option<Instant> {
+        self.seen.get(&node).map(|seen| seen.heard_at)
+    }
+
     /// Whether a peer spoke within a silence, whatever became of its link since: within its own, or the longest.
     #[must_use]
     pub fn spoke_lately(&self, node: NodeId, longest: bool, now: Instant) -> bool {

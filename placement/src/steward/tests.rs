@@ -19,7 +19,7 @@ pub(super) fn group(node: u64, voters: &[u64]) -> Group {
         voters: Vec::new(),
     };
     let voters = voters.iter().map(|node| replica(*node)).collect();
-    Group { report, leads: false, voters, learners: BTreeSet::new(), caught_up: BTreeSet::new() }
+    Group { report, leads: false, voters, learners: BTreeSet::new(), caught_up: BTreeSet::new(), unfinished: None }
 }
 
 /// What a node sees, if these answer and follow that leader.
