@@ -50,6 +50,8 @@ pub(super) struct Clients {
     fabric: MemoryFabric,
     air: Option<Arc<Air>>,
     links: AtomicU64,
+    /// Administrators' orders are carried out one after another, in their order.
+    orders: Arc<tokio::sync::Mutex<()>>,
     seed: u64,
     hosts: Vec<(NodeId, SocketAddr)>,
     pub(super) seen: Arc<Seen>,
@@ -213,7 +215,17 @@ impl Clients {
             last_well: BTreeMap::new(),
         };
         let seen = Seen { time, stop: AtomicBool::new(false), running: AtomicU64::new(0), book: Mutex::new(book) };
-        Ok(Self { runtime, began, fabric, air, links: AtomicU64::new(0), seed, hosts, seen: Arc::new(seen) })
+        Ok(Self {
+            runtime,
+            began,
+            fabric,
+            air,
+            links: AtomicU64::new(0),
+            orders: Arc::default(),
+            seed,
+            hosts,
+            seen: Arc::new(seen),
+        })
     }
 
     /// Hosts that they know.
@@ -334,7 +346,9 @@ impl Clients {
         let (link, end) = self.link(Principal::Admin { name: USER.into() });
         let nodes: Vec<NodeId> = self.hosts.iter().map(|(host, _)| *host).collect();
         let client = Client::over(link, nodes);
+        let orders = self.orders.clone();
         self.runtime.spawn(async move {
+            let _turn = orders.lock().await;
             loop {
                 let answer = client.administer(op.clone()).await;
                 log::say(|| format!("ADMIN {answer:?}"));
