@@ -3,7 +3,7 @@
 //! An operation takes effect at one moment between its call and its return; one whose outcome is unknown may take effect
 //! at any moment after its call, or never. The search is Wing and Gong's with Lowe's memory of what was tried.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::id::WriteId;
 
@@ -193,7 +193,7 @@ fn explains(history: &[Entry]) -> bool {
     entries.sort_by_key(|entry| entry.called);
     let words = entries.len().div_ceil(64);
     let must = entries.iter().filter(|entry| entry.settled).count();
-    let mut tried: HashSet<(Vec<u64>, Value)> = HashSet::new();
+    let mut tried: BTreeSet<(Vec<u64>, Value)> = BTreeSet::new();
     let mut stack: Vec<(Vec<u64>, Value, usize)> = vec![(vec![0; words], None, 0)];
     while let Some((done, value, count)) = stack.pop() {
         if count == must {

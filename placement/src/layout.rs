@@ -16,7 +16,7 @@
 //! A layout is immutable. What was written under an older one is found by that one; a new layout moves nothing by
 //! itself.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
     Error, ErrorKind,
@@ -93,7 +93,7 @@ const fn group_length(code: Code) -> usize {
 
 /// The first `length` drives of a group: as [`in_rounds`], but where there are so many nodes the best drive of each is enough.
 fn ranked(group: usize, drives: &[&DriveInfo], length: usize) -> Vec<DriveId> {
-    let mut best: HashMap<NodeId, (u128, DriveId)> = HashMap::new();
+    let mut best: BTreeMap<NodeId, (u128, DriveId)> = BTreeMap::new();
     for drive in drives {
         let drawn = (cost(group as u64, drive), drive.id);
         best.entry(drive.node).and_modify(|known| *known = drawn.min(*known)).or_insert(drawn);

@@ -79,6 +79,8 @@ pub(super) struct Room {
     planted: Option<Planted>,
     /// Since when there are clients.
     pub(super) formed: u64,
+    /// There is a function in every chain that panics.
+    frail: bool,
     /// What was wished last of all chains.
     wish: Option<Wish>,
 }
@@ -208,6 +210,7 @@ impl Room {
             told: BTreeMap::new(),
             planted,
             formed: 0,
+            frail: false,
             wish: None,
         })
     }
@@ -240,6 +243,7 @@ impl Room {
 
     /// From now on there is a function in every chain that panics at so many requests in a thousand.
     pub(super) fn frail(&mut self, per_mille: u16) {
+        self.frail = true;
         let op = AdminOp::Stages { scope: Scope::Mesh, stages: vec![toys::stage(per_mille)] };
         let end = self.clients.administer(op);
         self.net.add(end);
@@ -322,7 +326,8 @@ impl Room {
             if let Some(to) = row.moving {
                 return Some(format!("{name} is still on its way from {} to {to}", row.node));
             }
-            let Some((_, ingress)) = row.actor.as_data() else { continue };
+            // A chain that breaks down too often where it is wished is elsewhere for a minute.
+            let Some((_, ingress)) = row.actor.as_data().filter(|_| !self.frail) else { continue };
             let dpu = dpu_of(ingress.0);
             let wanted = match self.wish.map(|wish| wish.preference) {
                 Some(Preference::PreferDpu) if view.nodes.contains_key(&dpu) => dpu,

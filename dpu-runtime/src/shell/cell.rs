@@ -1,7 +1,7 @@
 //! One function in one ractor actor.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::{Deref, DerefMut},
     sync::Arc,
 };
@@ -94,10 +94,11 @@ pub(super) struct State {
     disk_jobs: Arc<()>,
     tokens: Tokens,
     entropy: Box<dyn Entropy>,
-    /// Answers owed, by the request's token. Never iterated.
-    owed: HashMap<Token, Owed>,
-    /// Calls under way: when they are given up, and how they are cancelled. Dropped with the actor.
-    calls: HashMap<Token, (Instant, CallGuard)>,
+    /// Answers owed, by the request's token. In its order, for with the actor they are dropped: whoever is owed one hears of it
+    /// in the same order from one seed.
+    owed: BTreeMap<Token, Owed>,
+    /// Calls under way: when they are given up, and how they are cancelled. Dropped with the actor, in their order.
+    calls: BTreeMap<Token, (Instant, CallGuard)>,
     /// The same by time: whoever is asked may never answer, here as well as over a link.
     deadlines: BTreeSet<(Instant, Token)>,
     queue: VecDeque<Event>,
@@ -166,8 +167,8 @@ impl Actor for Cell {
             function: Aside(Some(function), alive.ports().workers.clone()),
             disk_jobs,
             tokens: Tokens::default(),
-            owed: HashMap::new(),
-            calls: HashMap::new(),
+            owed: BTreeMap::new(),
+            calls: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             effects: Vec::new(),
             timer: None,
