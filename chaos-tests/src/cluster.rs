@@ -20,6 +20,7 @@ use std::{
 use mesh_actors::{
     drive::{Drive, superblock},
     metadata::MemoryMetadata,
+    registry::Make,
     registry::Registry,
 };
 use mesh_core::{
@@ -269,11 +270,18 @@ pub fn layout(swarm: &Swarm) -> Layout {
 }
 
 impl Cluster {
-    /// Forms the cluster in the metadata groups: everything but the nodes' functions.
+    /// Forms the cluster in the metadata groups: everything but the nodes' functions. `own`: stages of a program, and the
+    /// functions that they are made of.
     ///
     /// # Errors
     /// The groups refuse: the simulator is wrong.
-    pub fn form(seed: u64, swarm: Swarm, bug: Option<Bug>, world: &mut World) -> Result<Self, Error> {
+    pub fn form(
+        seed: u64,
+        swarm: Swarm,
+        bug: Option<Bug>,
+        own: (Vec<CustomSpec>, Vec<(String, Make)>),
+        world: &mut World,
+    ) -> Result<Self, Error> {
         let mut establish = |command: Command| world.metadata.establish(&command);
         establish(MeshCommand::Form { cluster: CLUSTER, code: swarm.code, namespaces: 1 }.into())?;
         for id in swarm.members() {
@@ -296,8 +304,9 @@ impl Cluster {
         )?;
         let created = mesh_core::time::UnixMillis(0);
         establish(BucketCommand::CreateBucket { proposer: None, name: BUCKET.into(), tenant, created }.into())?;
-        if swarm.moves_per_mille > 0 {
-            let stages = vec![CustomSpec::new(ledger::KIND, [])];
+        let ledger = (swarm.moves_per_mille > 0).then(|| CustomSpec::new(ledger::KIND, []));
+        let stages: Vec<CustomSpec> = ledger.into_iter().chain(own.0).collect();
+        if !stages.is_empty() {
             establish(MeshCommand::SetStages { scope: Scope::Mesh, stages }.into())?;
         }
         world.look_at_control(false);
@@ -305,7 +314,7 @@ impl Cluster {
         Ok(Self {
             blank: swarm.drive_ids().collect(),
             replicas: swarm.members().map(|node| (node, (0, formed.clone()))).collect(),
-            registry: chains::registry()?,
+            registry: chains::registry(own.1)?,
             swarm,
             bug,
             beat: BEAT,

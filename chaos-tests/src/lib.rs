@@ -22,16 +22,20 @@
 //!   its events:
 //!   `mesh-chaos sweep --seed 1`; one run of it again, with every event: `mesh-chaos move source:100 --seed 1 --log`.
 //! * [`shrink`]: the fewest faults that still show a violation.
+//!
+//! [`harness`]: both rooms, for functions, workloads and invariants of others.
 
 pub mod cluster;
 pub mod content;
 pub mod disk;
+pub mod harness;
 pub mod invariants;
 pub mod ledger;
 pub mod metadata;
 pub mod network;
 pub mod nodes;
 pub mod oracle;
+mod panics;
 pub mod planted;
 pub mod random;
 pub mod run;

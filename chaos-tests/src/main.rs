@@ -2,18 +2,10 @@
 //!
 //! Standard output is the same from run to run: one line a seed, in their order. Times go to standard error.
 
-use std::{
-    collections::BTreeMap,
-    io::Write as _,
-    process::ExitCode,
-    sync::{
-        Condvar, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
-};
+use std::{io::Write as _, process::ExitCode, time::Instant};
 
 use mesh_chaos_tests::{
+    harness::runner::{Lost, PATIENCE, each},
     nodes::{self, plan::Plan, run::Planted},
     planted::Bug,
     run::{
@@ -113,52 +105,6 @@ fn victim(name: &str) -> Result<Victim, String> {
     named.ok_or_else(|| format!("there is no victim {name:?}, but {}", known()))
 }
 
-/// Verdicts that came too early wait for those before them.
-struct Line<V> {
-    next: u64,
-    early: BTreeMap<u64, V>,
-}
-
-/// Runs the seeds on all cores, and gives each verdict in their order.
-fn each<V: Send>(
-    seeds: core::ops::Range<u64>,
-    run: impl Fn(u64) -> V + Sync,
-    mut take: impl FnMut(V) -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let next = AtomicU64::new(seeds.start);
-    let line = Mutex::new(Line { next: seeds.start, early: BTreeMap::new() });
-    let ready = Condvar::new();
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
-                    let verdict = run(seed);
-                    line.lock().unwrap_or_else(PoisonError::into_inner).early.insert(seed, verdict);
-                    ready.notify_one();
-                }
-            });
-        }
-        let mut held = line.lock().unwrap_or_else(PoisonError::into_inner);
-        while held.next < seeds.end {
-            let seed = held.next;
-            let Some(verdict) = held.early.remove(&seed) else {
-                held = ready.wait(held).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            held.next += 1;
-            drop(held);
-            take(verdict)?;
-            held = line.lock().unwrap_or_else(PoisonError::into_inner);
-        }
-        Ok(())
-    })
-}
-
 fn seeds(from: u64, to: u64, bug: Option<Bug>, trace: Option<u64>) -> std::io::Result<ExitCode> {
     let begun = Instant::now();
     let mut figures = Figures::default();
@@ -166,8 +112,13 @@ fn seeds(from: u64, to: u64, bug: Option<Bug>, trace: Option<u64>) -> std::io::R
     let mut out = std::io::stdout().lock();
     each(
         from..to,
-        |seed| run(seed, bug, trace == Some(seed)),
-        |verdict| {
+        PATIENCE,
+        move |seed| run(seed, bug, trace == Some(seed)),
+        |came| {
+            let verdict = match came {
+                Ok(verdict) => verdict,
+                Err(lost) => return lose(&mut out, &mut violations, &lost),
+            };
             figures += verdict.figures;
             violations.extend(verdict.violation.iter().map(|_| verdict.seed));
             for line in &verdict.log {
@@ -181,6 +132,13 @@ fn seeds(from: u64, to: u64, bug: Option<Bug>, trace: Option<u64>) -> std::io::R
     Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Of a seed of which nothing came.
+fn lose(out: &mut impl std::io::Write, violations: &mut Vec<u64>, lost: &Lost) -> std::io::Result<()> {
+    violations.push(lost.seed);
+    writeln!(out, "{lost}")?;
+    out.flush()
+}
+
 /// Seeds of whole nodes.
 fn whole_nodes(from: u64, to: u64, bug: Option<Planted>, quic: bool) -> std::io::Result<ExitCode> {
     let begun = Instant::now();
@@ -189,8 +147,13 @@ fn whole_nodes(from: u64, to: u64, bug: Option<Planted>, quic: bool) -> std::io:
     let mut out = std::io::stdout().lock();
     each(
         from..to,
-        |seed| run_nodes(seed, bug, quic, false),
-        |verdict| {
+        PATIENCE,
+        move |seed| run_nodes(seed, bug, quic, false),
+        |came| {
+            let verdict = match came {
+                Ok(verdict) => verdict,
+                Err(lost) => return lose(&mut out, &mut violations, &lost),
+            };
             figures += verdict.figures;
             violations.extend(verdict.violation.iter().map(|_| verdict.seed));
             writeln!(out, "{verdict}")?;

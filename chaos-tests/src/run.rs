@@ -22,6 +22,7 @@ use crate::{
     cluster::{CLUSTER_NUMBERS, Cluster, GRACE_MS, SimulatedKeys, USER, layout},
     content::Contents,
     disk::{Crash, Disk, DiskWeather},
+    harness::Program,
     invariants::{
         Admission, Answers, Ciphertext, Invariant, Invariants, Ownership, Placement, SoftState, Tails, garbage, owing,
         unfinished,
@@ -39,10 +40,12 @@ use crate::{
 
 mod census;
 mod moves;
+mod own;
 mod storm;
 pub mod sweep;
 
 use moves::Changes;
+use own::Own;
 
 /// What a seed came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,7 +127,19 @@ pub fn run(seed: u64, bug: Option<Bug>, log: bool) -> Verdict {
 /// Runs a seed with another swarm than its own, such as one with fewer faults.
 #[must_use]
 pub fn run_swarm(seed: u64, swarm: Swarm, bug: Option<Bug>, log: bool) -> Verdict {
-    match Room::open(seed, swarm, bug, log) {
+    run_with(seed, swarm, bug, log, None)
+}
+
+/// Runs a seed with the functions and the clients of a program beside its own.
+#[must_use]
+pub fn run_program(seed: u64, program: &dyn Program, log: bool) -> Verdict {
+    // What users put into chains and take out again would begin the program's state anew.
+    let swarm = Swarm { stages_per_mille: 0, ..Swarm::of(seed) };
+    run_with(seed, swarm, None, log, Some(program))
+}
+
+fn run_with(seed: u64, swarm: Swarm, bug: Option<Bug>, log: bool, program: Option<&dyn Program>) -> Verdict {
+    match Room::open(seed, swarm, bug, log, program) {
         Ok(mut room) => {
             room.play();
             room.close()
@@ -187,6 +202,8 @@ struct Room {
     dice: Stream,
     /// What a drive said last that was asked what it holds.
     counted: Option<mesh_core::Outcome>,
+    /// What a program has brought.
+    own: Option<Own>,
 }
 
 /// How long clients may take to end what they were doing.
@@ -197,7 +214,14 @@ const RECOVERY: Duration = Duration::from_secs(120);
 const TRIES: u32 = 20;
 
 impl Room {
-    fn open(seed: u64, swarm: Swarm, bug: Option<Bug>, log: bool) -> Result<Self, Error> {
+    fn open(
+        seed: u64,
+        swarm: Swarm,
+        bug: Option<Bug>,
+        log: bool,
+        program: Option<&dyn Program>,
+    ) -> Result<Self, Error> {
+        let own = program.map(Own::of).transpose()?;
         let table = Arc::new(layout(&swarm));
         let layouts = core::iter::once((table.id, table)).collect();
         let mut list: Vec<Box<dyn Invariant>> = vec![
@@ -231,9 +255,13 @@ impl Room {
                 world.disks.insert(drive, Disk::new(node, swarm.capacity_bytes, weather, stream));
             }
         }
-        let cluster = Cluster::form(seed, swarm.clone(), bug, &mut world)?;
+        let (stages, functions) =
+            own.as_ref().map(|own| (own.stages.clone(), own.functions.clone())).unwrap_or_default();
+        let cluster = Cluster::form(seed, swarm.clone(), bug, (stages, functions), &mut world)?;
         world.note(&[seed], || format!("{swarm:#?}"));
-        let clients = (0..swarm.clients as u64).map(|index| Client::new(seed, index, &swarm)).collect();
+        let own_clients = 0..own.as_ref().map_or(0, |own| own.book.clients());
+        let clients = (0..swarm.clients as u64).map(|index| Client::new(seed, index, &swarm));
+        let clients = clients.chain(own_clients.map(|index| Client::own(seed, index, &swarm))).collect();
         Ok(Self {
             seed,
             bug,
@@ -253,6 +281,7 @@ impl Room {
             figures: Figures::default(),
             dice: Stream::new(seed, "room", 0),
             counted: None,
+            own,
             swarm,
         })
     }
@@ -299,6 +328,7 @@ impl Room {
         self.check_gates();
         self.check_states();
         self.read_everything("after all faults healed");
+        self.read_own();
         self.write_afresh();
         self.reclaim();
         self.census();
@@ -307,8 +337,10 @@ impl Room {
         }
         self.recover(&victims);
         self.read_everything("with m drives lost");
+        self.read_own();
         self.rest();
         self.agree();
+        self.conclude_own();
         if !self.is_wrong()
             && let Err(why) = self.oracle.check()
         {
@@ -401,12 +433,16 @@ impl Room {
         let mut desk = Desk {
             oracle: &mut self.oracle,
             contents: &mut self.contents,
+            book: self.own.as_mut().map(|own| &mut own.book),
             now: self.world.now().0,
             asks: Vec::new(),
             violation: None,
         };
         let task = client.choose(&self.swarm, &mut desk);
-        self.begin(at, task);
+        self.own_violation();
+        if let Some(task) = task {
+            self.begin(at, task);
+        }
     }
 
     fn begin(&mut self, at: usize, task: Box<dyn Task>) {
@@ -425,6 +461,7 @@ impl Room {
         let mut desk = Desk {
             oracle: &mut self.oracle,
             contents: &mut self.contents,
+            book: self.own.as_mut().map(|own| &mut own.book),
             now: self.world.now().0,
             asks: Vec::new(),
             violation: None,
@@ -434,6 +471,7 @@ impl Room {
         if let Some(why) = violation {
             self.world.violate(|| why);
         }
+        self.own_violation();
         for (tag, op, payload) in asks {
             self.ask(at, tag, op, payload);
         }

@@ -11,6 +11,7 @@ use mesh_core::{
 
 use crate::{
     content::{Content, Contents},
+    harness::book::Book,
     oracle::Oracle,
     random::Stream,
     swarm::Swarm,
@@ -18,11 +19,13 @@ use crate::{
 
 mod bucket;
 mod get;
+mod own;
 mod put;
 mod upload;
 
 pub use bucket::Bucket;
 pub use get::Get;
+pub use own::Own;
 pub use put::{Delete, Put};
 pub use upload::Upload;
 
@@ -43,6 +46,8 @@ pub struct Desk<'a> {
     pub oracle: &'a mut Oracle,
     /// Where bytes come from.
     pub contents: &'a mut Contents,
+    /// What clients of a program do and see, if one is run.
+    pub(crate) book: Option<&'a mut Book>,
     /// The world's clock.
     pub now: u64,
     /// What it asks, with what it calls the question.
@@ -93,6 +98,8 @@ pub struct Client {
     stream: Stream,
     /// The ingress that it goes to.
     pub home: NodeId,
+    /// It is the so-manieth of a program's.
+    own: Option<usize>,
     /// What it does now.
     pub task: Option<Box<dyn Task>>,
 }
@@ -109,7 +116,15 @@ impl Client {
     pub fn new(seed: u64, index: u64, swarm: &Swarm) -> Self {
         let mut stream = Stream::new(seed, "client", index);
         let home = NodeId(1 + stream.below(swarm.nodes));
-        Self { stream, home, task: None }
+        Self { stream, home, own: None, task: None }
+    }
+
+    /// The `index`-th client of the program that a seed runs.
+    #[must_use]
+    pub fn own(seed: u64, index: usize, swarm: &Swarm) -> Self {
+        let mut stream = Stream::new(seed, "own client", index as u64);
+        let home = NodeId(1 + stream.below(swarm.nodes));
+        Self { stream, home, own: Some(index), task: None }
     }
 
     /// How long it waits before it does something next.
@@ -150,8 +165,18 @@ impl Client {
         contents.create(len)
     }
 
-    /// Something to do.
-    pub fn choose(&mut self, swarm: &Swarm, desk: &mut Desk<'_>) -> Box<dyn Task> {
+    /// Something to do; none: it has done everything.
+    pub fn choose(&mut self, swarm: &Swarm, desk: &mut Desk<'_>) -> Option<Box<dyn Task>> {
+        match (self.own, desk.book.as_mut()) {
+            (Some(own), Some(book)) => {
+                let deed = book.next(own, &mut self.stream)?;
+                Some(Box::new(Own::new(Some(own), deed)))
+            }
+            _ => Some(self.choose_any(swarm, desk)),
+        }
+    }
+
+    fn choose_any(&mut self, swarm: &Swarm, desk: &mut Desk<'_>) -> Box<dyn Task> {
         if self.stream.chance(FLEETING_PER_MILLE)
             && let Some(task) = self.choose_fleeting(swarm, desk)
         {

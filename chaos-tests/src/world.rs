@@ -27,6 +27,7 @@ use mesh_placement::doors::{self, Doors};
 
 use crate::{
     disk::{Crash, Disk},
+    harness::Beacon,
     invariants::Invariants,
     metadata::{Matter, Quorum},
     network::Network,
@@ -42,7 +43,6 @@ mod moves;
 
 use heap::{Happening, Scheduled};
 use host::Node;
-pub(crate) use host::quietly;
 pub use host::{Counted, Origin, Owed};
 use moves::Ask;
 
@@ -496,6 +496,7 @@ impl World {
             let Reverse(Scheduled { at, what, .. }) = self.heap.pop()?;
             self.now = self.now.max(at);
             self.steps += 1;
+            Beacon::step();
             if self.steps > STEPS_MAX {
                 self.violate(|| format!("the world does not come to rest: {STEPS_MAX} steps"));
                 return None;

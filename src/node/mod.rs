@@ -31,11 +31,12 @@ use mesh_actors::registry::{Make, Parts, Registry};
 use mesh_core::{
     Error, ErrorKind, Outcome, Pool, Request, StorageFunction,
     happened::{Happened, Row},
-    id::{ActorId, DriveId, GroupId, Incarnation, NodeId},
+    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
     meta::{Command, ControlView, MetaAnswer},
     op::{Ability, NodeReport, STARTS_MAX},
     port::{Compute, Metadata as _, Outbound},
     shared::SharedMap,
+    snapshot::Snapshot,
     topology::{DriveState, NodeInfo, NodeKind},
 };
 use mesh_dpu_runtime::{
@@ -60,6 +61,9 @@ use crate::{
     founding::Founding,
     keyring::{Keyring, SharedKeyring},
 };
+
+/// Pages of a state that are given at once, at most: a million entries.
+const STATE_PAGES_MAX: usize = 1024;
 
 /// A running node. Clones share it; it runs until [`Self::shutdown`].
 #[derive(Clone)]
@@ -399,6 +403,26 @@ impl Node {
     #[must_use]
     pub fn happened(&self, after: u64) -> (Vec<Row>, u64) {
         self.0.events.after(after)
+    }
+
+    /// The state of an actor that runs here under this epoch, as a move would carry it, page by page: for tests and tools.
+    /// The actor goes on meanwhile, and a page says what changed since the one before it.
+    ///
+    /// # Errors
+    /// `NoSuchActor` if it does not run here under this epoch; `TooLarge` over `STATE_PAGES_MAX` pages.
+    pub async fn state(&self, actor: ActorId, epoch: Epoch) -> Result<Vec<Snapshot>, Error> {
+        let (mut pages, mut since) = (Vec::new(), None);
+        while pages.len() < STATE_PAGES_MAX {
+            let page = self.0.host.snapshot(actor, epoch, since).await?;
+            let more = page.more;
+            since = Some(page.mark);
+            pages.push(page);
+            if !more {
+                return Ok(pages);
+            }
+        }
+        Err(Error::new(ErrorKind::TooLarge, "the state has more pages than are given at once")
+            .with("pages", pages.len()))
     }
 
     /// Its data folder.

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use mesh_actors::registry::{Parts, Registry};
+use mesh_actors::registry::{Make, Parts, Registry};
 use mesh_core::{
     Error, ErrorKind, StorageFunction,
     id::{ActorId, Epoch},
@@ -21,8 +21,8 @@ use crate::{
     world::{Setting, World},
 };
 
-/// The kinds of function that nodes have: the mesh's own, and those of the simulator.
-pub(super) fn registry() -> Result<Registry, Error> {
+/// The kinds of function that nodes have: the mesh's own, those of the simulator, and those of a program.
+pub(super) fn registry(own: Vec<(String, Make)>) -> Result<Registry, Error> {
     let mut registry = Registry::default();
     // Each ledger is another one, and says which.
     let births = AtomicU64::new(0);
@@ -30,6 +30,9 @@ pub(super) fn registry() -> Result<Registry, Error> {
     registry.register(ledger::KIND, Arc::new(move |_, _| Ok(Box::new(ledger()))))?;
     for kind in [PASS_THROUGH, GUEST, OTHER_GUEST] {
         registry.register(kind, Arc::new(|_, _| Ok(Box::new(PassThrough::default()))))?;
+    }
+    for (kind, make) in own {
+        registry.register(&kind, make)?;
     }
     Ok(registry)
 }

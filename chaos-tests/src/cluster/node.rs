@@ -23,8 +23,9 @@ use mesh_placement::{
 
 use super::{Cluster, Errand, GRACE_MS, Life, moves::Waiting, node_info};
 use crate::{
+    panics::quietly,
     planted::Bug,
-    world::{Counted, Origin, World, quietly},
+    world::{Counted, Origin, World},
 };
 
 /// What runs in one life of a node.

@@ -1,5 +1,7 @@
 //! Who puts, gets and removes, through the mesh's own client, and what they saw.
 
+mod own;
+
 use core::time::Duration;
 use std::{
     collections::BTreeMap,
@@ -32,6 +34,7 @@ use super::{
 };
 use crate::{
     content::{Content, Contents},
+    harness::book::Book as Program,
     oracle::{Deed, End as Ending, Oracle, Ticket},
     random::Stream,
 };
@@ -74,6 +77,8 @@ struct Book {
     trace: u64,
     /// When each client was last answered well.
     last_well: BTreeMap<usize, u64>,
+    /// What a program's clients do and see.
+    own: Option<Program>,
 }
 
 /// What came of operations.
@@ -95,7 +100,9 @@ impl Seen {
     }
 
     pub(super) fn violation(&self) -> Option<String> {
-        lock(&self.book).violation.clone()
+        let book = lock(&self.book);
+        let own = || book.own.as_ref().and_then(|own| own.violation()).map(str::to_owned);
+        book.violation.clone().or_else(own)
     }
 
     pub(super) fn tally(&self) -> Tally {
@@ -199,6 +206,7 @@ impl Clients {
         time: Arc<RoomTime>,
         (fabric, air): (MemoryFabric, Option<Arc<Air>>),
         hosts: Vec<(NodeId, SocketAddr)>,
+        own: Option<Program>,
     ) -> io::Result<Self> {
         let runtime = machine::runtime(seed, 0)?;
         let began = {
@@ -213,6 +221,7 @@ impl Clients {
             tally: Tally::default(),
             trace: seed,
             last_well: BTreeMap::new(),
+            own,
         };
         let seen = Seen { time, stop: AtomicBool::new(false), running: AtomicU64::new(0), book: Mutex::new(book) };
         Ok(Self {

@@ -1,10 +1,7 @@
 //! What the nodes of a room say. A panic anywhere, and everything that asks to be reported, fails the run.
 
 use core::{cell::RefCell, fmt::Write as _};
-use std::{
-    panic,
-    sync::{Arc, Once},
-};
+use std::{panic::PanicHookInfo, sync::Arc};
 
 use tracing::{
     Event, Level, Metadata, Subscriber,
@@ -38,17 +35,7 @@ pub(super) const PLANTED: &str = "planted:";
 
 /// Runs a room, and hears what its nodes say. With `wanted`, keeps it.
 pub(super) fn hearing<T>(time: Arc<RoomTime>, wanted: bool, run: impl FnOnce() -> T) -> T {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let before = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            let is_heard =
-                HEARD.try_with(|heard| heard.try_borrow_mut().is_ok_and(|mut heard| note_panic(heard.as_mut(), info)));
-            if !is_heard.unwrap_or(false) {
-                before(info);
-            }
-        }));
-    });
+    crate::panics::install();
     HEARD.set(Some(Heard { time, lines: wanted.then(Vec::new), broken: None }));
     let level = if wanted { Level::DEBUG } else { Level::ERROR };
     let subscriber = tracing_subscriber::registry().with(Ears(level));
@@ -58,7 +45,12 @@ pub(super) fn hearing<T>(time: Arc<RoomTime>, wanted: bool, run: impl FnOnce() -
 }
 
 /// Whether the panic was of a room.
-fn note_panic(heard: Option<&mut Heard>, info: &panic::PanicHookInfo<'_>) -> bool {
+pub(crate) fn note_panic(info: &PanicHookInfo<'_>) -> bool {
+    let heard = HEARD.try_with(|heard| heard.try_borrow_mut().is_ok_and(|mut heard| note(heard.as_mut(), info)));
+    heard.unwrap_or(false)
+}
+
+fn note(heard: Option<&mut Heard>, info: &PanicHookInfo<'_>) -> bool {
     let Some(heard) = heard else { return false };
     let said = info.payload_as_str().unwrap_or("something");
     if !said.starts_with(PLANTED) {

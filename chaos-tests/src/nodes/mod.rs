@@ -35,6 +35,8 @@ mod toys;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub(crate) use log::note_panic;
+
 /// No code that holds one of these locks can leave its value half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -8,7 +8,6 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use futures_util::FutureExt as _;
 use mesh::{
     Node,
     config::{CodeText, Config, DpuConfig, DriveConfig, NodeNumber, PeerConfig, Size},
@@ -16,16 +15,18 @@ use mesh::{
     keyring::Keyring,
 };
 use mesh_core::{
-    assignment::{Preference, Scope, Wish},
+    assignment::{Scope, Wish},
     bluefield::Generation,
-    happened::Happened,
-    id::{ActorName, NodeId},
+    id::NodeId,
     op::AdminOp,
-    plan::Reason,
     topology::mix,
 };
 use mesh_transport::{Delivery, End, MemoryFabric, MemoryOptions, UnderWay};
 
+mod checks;
+mod own;
+
+use self::checks::Hurt;
 use super::{
     air::Air,
     clients::{BUCKETS, Clients, USER},
@@ -36,7 +37,10 @@ use super::{
     time::RoomTime,
     toys,
 };
-use crate::random::Stream;
+use crate::{
+    harness::{Beacon, book::Book},
+    random::Stream,
+};
 
 /// What happens at a window of the room.
 enum Due {
@@ -84,6 +88,8 @@ pub(super) struct Room {
     frail: bool,
     /// What was wished last of all chains.
     wish: Option<Wish>,
+    /// What chains keep, once that was asked for; none: not answered yet.
+    states: own::States,
 }
 
 /// A fault that is built in, to prove that it is found.
@@ -106,38 +112,11 @@ impl Planted {
     }
 }
 
-/// When each node was last hurt: it was down, asleep, slow, cut off from somebody, or its drive did not answer.
-#[derive(Default)]
-struct Hurt {
-    /// Until when, as far as it is known.
-    until: BTreeMap<NodeId, u64>,
-    /// How often answers were looked for, with nobody hurt and with one.
-    looked: [u64; 2],
-}
-
-impl Hurt {
-    fn note(&mut self, node: NodeId, until: u64) {
-        let known = self.until.entry(node).or_default();
-        *known = until.max(*known);
-    }
-
-    /// The nodes that have not been well all the time since then.
-    fn since(&self, then: u64) -> BTreeSet<NodeId> {
-        self.until.iter().filter(|(_, until)| **until >= then).map(|(node, _)| *node).collect()
-    }
-}
-
 /// Silence after which a peer is down: the configuration's default.
 const SILENCE: u64 = mesh_core::limits::HEARTBEAT_SILENCE_MAX.as_millis() as u64;
 const CAPACITY_BYTES: u64 = 256 << 20;
 /// A node that starts is no better than one that is down for so long: it waits out a silence, and is caught up.
 const STARTS: u64 = 4_000;
-/// A node is not robbed unless it has not been well within this before.
-const WELL: u64 = 4_000;
-/// Clients are answered within this while all are well, and have been.
-const FAIR: u64 = 5_000;
-/// … and within this with one node that is not.
-const ROUGH: u64 = 12_000;
 /// Once a cut is over, connections are made anew.
 const HEALS: u64 = 1_000;
 /// A process that was told to stop is killed after so long.
@@ -147,7 +126,7 @@ impl Room {
     pub(super) fn new(
         seed: u64,
         plan: &Plan,
-        functions: Vec<Own>,
+        (functions, own): (Vec<Own>, Option<Book>),
         planted: Option<Planted>,
         time: Arc<RoomTime>,
     ) -> io::Result<Self> {
@@ -187,7 +166,7 @@ impl Room {
             net.add(End::Node(node));
         }
         let hosts = (1..=plan.hosts).map(NodeId).map(|host| (host, address(End::Node(host)))).collect();
-        let clients = Clients::new(seed, time.clone(), (fabric, air), hosts)?;
+        let clients = Clients::new(seed, time.clone(), (fabric, air), hosts, own)?;
         let rates = plan.nodes().zip(plan.rates.iter().copied()).collect();
         Ok(Self {
             time,
@@ -213,6 +192,7 @@ impl Room {
             formed: 0,
             frail: false,
             wish: None,
+            states: own::States::default(),
         })
     }
 
@@ -283,27 +263,6 @@ impl Room {
         }
     }
 
-    /// What is missing before all is well; none: nothing.
-    pub(super) fn missing(&self, wanted: &[NodeId]) -> Option<String> {
-        for (node, machine) in wanted.iter().filter_map(|node| self.machines.get_key_value(node)) {
-            let Some(running) = &machine.running else { return Some(format!("{node} does not run")) };
-            match running.node() {
-                None => return Some(format!("{node} is starting")),
-                Some(Err(error)) => return Some(format!("{node} did not start: {error}")),
-                Some(Ok(started)) => {
-                    let _inside = running.runtime.enter();
-                    if let Some(Err(error)) = started.ready(Duration::ZERO).now_or_never() {
-                        return Some(error.to_string());
-                    }
-                    if started.ready(Duration::ZERO).now_or_never().is_none() {
-                        return Some(format!("{node} is not ready"));
-                    }
-                }
-            }
-        }
-        None
-    }
-
     /// Nodes that run, and which start of each it is.
     fn nodes(&self) -> impl Iterator<Item = (NodeId, u64, Node)> {
         let node = |machine: &Machine| {
@@ -313,95 +272,6 @@ impl Room {
         self.machines.values().filter_map(node)
     }
 
-    /// How often it was looked for answers while nobody was hurt, and while one was.
-    pub(super) const fn looked(&self) -> [u64; 2] {
-        self.hurt.looked
-    }
-
-    /// What is not where it should be once all is calm; none: nothing.
-    pub(super) fn unsettled(&self) -> Option<String> {
-        let views: Vec<_> = self.nodes().map(|(_, _, node)| node.control()).collect();
-        let view = views.iter().max_by_key(|view| view.assignments.values().map(|row| row.epoch.0).sum::<u64>())?;
-        for row in view.assignments.values() {
-            let name = ActorName(row.actor);
-            if let Some(to) = row.moving {
-                return Some(format!("{name} is still on its way from {} to {to}", row.node));
-            }
-            // A chain that breaks down too often where it is wished is elsewhere for a minute.
-            let Some((_, ingress)) = row.actor.as_data().filter(|_| !self.frail) else { continue };
-            let dpu = dpu_of(ingress.0);
-            let wanted = match self.wish.map(|wish| wish.preference) {
-                Some(Preference::PreferDpu) if view.nodes.contains_key(&dpu) => dpu,
-                Some(Preference::PreferDpu | Preference::HostOnly) => ingress,
-                _ => continue,
-            };
-            if row.node != wanted {
-                return Some(format!("{name} runs on {} and not on {wanted}", row.node));
-            }
-        }
-        let drained = view.nodes.values().find(|info| info.draining);
-        drained.map(|info| format!("{} is still being drained", info.id))
-    }
-
-    /// Whether somebody was robbed: an actor was taken over from a node that has been well all the time.
-    ///
-    /// # Errors
-    /// Which, from whom.
-    pub(super) fn expect_no_robbery(&mut self) -> Result<(), String> {
-        let since = self.time.windows().saturating_sub(WELL);
-        let hurt = self.hurt.since(since);
-        for (node, start, running) in self.nodes().collect::<Vec<_>>() {
-            let told = self.told.entry(node).or_default();
-            if told.0 != start {
-                *told = (start, 0);
-            }
-            let (rows, last) = running.happened(told.1);
-            told.1 = last;
-            for row in rows {
-                // A chain that breaks down too often where it runs is started elsewhere.
-                if let Happened::TakenOver { actor, from, to, why, .. } = row.what
-                    && !hurt.contains(&from)
-                    && !(self.frail && matches!(why, Reason::Failed(_)))
-                {
-                    return Err(format!("{} was taken over from {from}, which is well, by {to}", ActorName(actor)));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether clients are answered while they should be: with at most one node that is not well, within a bound, also if it
-    /// is their own ingress where all have been well.
-    ///
-    /// # Errors
-    /// Who is not.
-    pub(super) fn expect_answers(&mut self) -> Result<(), String> {
-        let now = self.time.windows();
-        let hurt = |span: u64| self.hurt.since(now.saturating_sub(span));
-        let hosts = self.clients.hosts() as u64;
-        let (all_well, one_not) = (hurt(FAIR).is_empty(), hurt(ROUGH));
-        let (span, neglected) = match one_not.first() {
-            _ if all_well => (FAIR, self.clients.seen.most_neglected(|_| true)),
-            // Who asks that one waits for it, and is not counted.
-            Some(hurt) if one_not.len() == 1 => {
-                let host = if hurt.0 > 10 { hurt.0 - 10 } else { hurt.0 };
-                (ROUGH, self.clients.seen.most_neglected(|who| who as u64 % hosts + 1 != host))
-            }
-            _ => return Ok(()),
-        };
-        if now > self.formed + span {
-            self.hurt.looked[usize::from(!all_well)] += 1;
-        }
-        match neglected {
-            Some((who, since)) if now.saturating_sub(since) > span && now > self.formed + span => Err(format!(
-                "client {who} has not been answered for {} ms, and {} not well all that time",
-                now - since,
-                one_not.first().map_or_else(|| "nobody was".to_owned(), |node| format!("only {node} was"))
-            )),
-            _ => Ok(()),
-        }
-    }
-
     /// The next window.
     pub(super) fn step(&mut self) -> io::Result<()> {
         let now = self.time.advance();
@@ -409,6 +279,7 @@ impl Room {
         for due in core::mem::replace(&mut self.agenda, later).into_values() {
             self.happen(due)?;
         }
+        Beacon::step();
         if self.shared.fabric.wake_at().is_some_and(|at| at <= mesh_core::port::Clock::now(&*self.time)) {
             self.shared.fabric.expire();
         }

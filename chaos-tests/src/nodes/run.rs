@@ -1,13 +1,17 @@
 //! One seed, from start to verdict.
 
 use core::fmt;
-use mesh_core::id::NodeId;
+use mesh_core::{id::NodeId, spec::CustomSpec};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
 use super::{clients::Tally, log, plan::Plan, room::Room, time::RoomTime, toys};
+use crate::harness::{
+    Program,
+    book::{Book, guarded},
+};
 
 pub use super::room::Planted;
 
@@ -83,10 +87,23 @@ pub fn run(seed: u64, planted: Option<Planted>, wanted: bool) -> Verdict {
 /// Runs a plan with this seed's dice.
 #[must_use]
 pub fn run_plan(seed: u64, plan: &Plan, planted: Option<Planted>, wanted: bool) -> Verdict {
+    run_with(seed, plan, planted, wanted, None)
+}
+
+/// Runs a seed with the functions and the clients of a program in place of its own.
+#[must_use]
+pub fn run_program(seed: u64, program: &dyn Program, wanted: bool) -> Verdict {
+    // The room's own clients may have no business with what the program's functions do; and a function that breaks down
+    // takes the state of all others in its chain with it.
+    let plan = Plan { clients: 0, frail: None, ..Plan::of(seed) };
+    run_with(seed, &plan, None, wanted, Some(program))
+}
+
+fn run_with(seed: u64, plan: &Plan, planted: Option<Planted>, wanted: bool, program: Option<&dyn Program>) -> Verdict {
     let time = Arc::new(RoomTime::default());
     log::hearing(time.clone(), wanted, || {
         let mut verdict = Verdict { seed, trace: 0, violation: None, figures: Figures::default(), log: Vec::new() };
-        let ran = catch_unwind(AssertUnwindSafe(|| run_in(&mut verdict, plan, planted, time)));
+        let ran = catch_unwind(AssertUnwindSafe(|| run_in(&mut verdict, plan, planted, time, program)));
         let said = ran.unwrap_or_else(|_| Err("the room itself broke down".to_owned())).err();
         if let Some(why) = &said {
             log::say(|| format!("VIOLATION {why}"));
@@ -98,11 +115,22 @@ pub fn run_plan(seed: u64, plan: &Plan, planted: Option<Planted>, wanted: bool) 
     })
 }
 
-fn run_in(verdict: &mut Verdict, plan: &Plan, planted: Option<Planted>, time: Arc<RoomTime>) -> Result<(), String> {
-    let room = Room::new(verdict.seed, plan, vec![toys::frail()], planted, time);
+fn run_in(
+    verdict: &mut Verdict,
+    plan: &Plan,
+    planted: Option<Planted>,
+    time: Arc<RoomTime>,
+    program: Option<&dyn Program>,
+) -> Result<(), String> {
+    let book = program.map(Book::new).transpose()?;
+    let brought = program.map(|program| guarded("the program", || (program.stages(), program.functions())));
+    let (stages, own) = brought.transpose()?.unwrap_or_default();
+    let clients = book.as_ref().map_or(0, Book::clients);
+    let functions = core::iter::once(toys::frail()).chain(own).collect();
+    let room = Room::new(verdict.seed, plan, (functions, book), planted, time);
     let mut room = room.map_err(|error| format!("the room could not be made: {error}"))?;
     let figures = &mut verdict.figures;
-    let outcome = acts(&mut room, plan, figures);
+    let outcome = acts(&mut room, plan, figures, (&stages, clients));
     verdict.trace = room.trace();
     figures.windows = room.time.windows();
     (figures.messages, figures.crashes) = (room.messages, room.crashes);
@@ -110,13 +138,22 @@ fn run_in(verdict: &mut Verdict, plan: &Plan, planted: Option<Planted>, time: Ar
     outcome
 }
 
-fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures) -> Result<(), String> {
+/// `own`: a program's stages, and how many clients it has.
+fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec], usize)) -> Result<(), String> {
     let early: Vec<NodeId> = plan.nodes().filter(|node| plan.late(*node).is_none()).collect();
     for (at, node) in early.iter().enumerate() {
         room.power_on(*node, 1 + at as u64 * 37);
     }
     until(room, FORM_MAX, "the mesh is formed", |room| room.missing(&early))?;
+    let (stages, clients) = own;
+    if !stages.is_empty() {
+        room.declare(stages.to_vec());
+        until(room, FORM_MAX, "every chain has the program's stages", |room| room.undeclared(stages))?;
+    }
     room.formed = room.time.windows();
+    for which in 0..clients {
+        room.own_client(which);
+    }
     for which in 0..plan.clients {
         room.client(which, plan.keys);
     }
@@ -156,7 +193,13 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures) -> Result<(), Strin
     until(room, END_MAX, "clients come to their end", is_over)?;
     room.read_all();
     until(room, END_MAX, "everything is read through every host", is_over)?;
-    room.clients.seen.check()
+    room.clients.seen.check()?;
+    room.read_own();
+    until(room, END_MAX, "what the program's clients used is read through every host", is_over)?;
+    room.ask_states();
+    until(room, END_MAX, "every chain has said its state", Room::stateless)?;
+    let chains = room.states(stages.len())?;
+    room.clients.seen.conclude(&chains)
 }
 
 fn step(room: &mut Room) -> Result<(), String> {

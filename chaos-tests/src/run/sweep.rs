@@ -176,7 +176,7 @@ fn swarm() -> Swarm {
 /// Runs the scenario, with a fault just before the `at`-th event of the move, or without.
 #[must_use]
 pub fn run_move(seed: u64, fault: Option<(Victim, u64)>, bug: Option<Bug>, log: bool) -> Outcome {
-    match Room::open(seed, swarm(), bug, log) {
+    match Room::open(seed, swarm(), bug, log, None) {
         Ok(mut room) => {
             let events = room.play_move(seed, fault);
             let (ends, changes) = (room.cluster.ends, room.changes.count());

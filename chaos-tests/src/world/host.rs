@@ -1,10 +1,8 @@
 //! Nodes, and what hosts one function: the shell, without threads. A panic of a function is a violation.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Once},
+    sync::Arc,
 };
 
 use mesh_core::{
@@ -17,7 +15,7 @@ use mesh_core::{
 use mesh_placement::doors::Doors;
 
 use super::{EFFECTS_MAX, Happening, Place, Setting, TokenSet, TokenSource, World, moves::Parked};
-use crate::{disk::Crash, random::Stream, trace::Digest as _};
+use crate::{disk::Crash, panics::quietly, random::Stream, trace::Digest as _};
 
 /// One machine.
 pub(super) struct Node {
@@ -287,30 +285,4 @@ impl World {
         }
         self.report_rest(place);
     }
-}
-
-thread_local! {
-    static QUIET: RefCell<Option<String>> = const { RefCell::new(None) };
-    static LISTENING: RefCell<bool> = const { RefCell::new(false) };
-}
-
-/// Runs something; its panic is not printed but returned, with where it was.
-pub(crate) fn quietly<T>(run: impl FnOnce() -> T) -> Result<T, String> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let loud = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if LISTENING.with(|listening| *listening.borrow()) {
-                let text = info.payload_as_str().unwrap_or("(no text)").to_owned();
-                let line = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
-                QUIET.with(|quiet| *quiet.borrow_mut() = Some(format!("{text}{line}")));
-            } else {
-                loud(info);
-            }
-        }));
-    });
-    LISTENING.with(|listening| *listening.borrow_mut() = true);
-    let result = catch_unwind(AssertUnwindSafe(run));
-    LISTENING.with(|listening| *listening.borrow_mut() = false);
-    result.map_err(|_| QUIET.with(|quiet| quiet.borrow_mut().take()).unwrap_or_default())
 }

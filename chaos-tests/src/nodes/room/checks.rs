@@ -1,0 +1,163 @@
+//! What must hold of whole nodes, all the time and once all is calm.
+
+use core::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use futures_util::FutureExt as _;
+use mesh_core::{
+    assignment::Preference,
+    happened::Happened,
+    id::{ActorName, NodeId},
+    meta::ControlView,
+    plan::Reason,
+};
+
+use super::{Room, dpu_of};
+
+/// When each node was last hurt: it was down, asleep, slow, cut off from somebody, or its drive did not answer.
+#[derive(Default)]
+pub(super) struct Hurt {
+    /// Until when, as far as it is known.
+    pub(super) until: BTreeMap<NodeId, u64>,
+    /// How often answers were looked for, with nobody hurt and with one.
+    looked: [u64; 2],
+}
+
+impl Hurt {
+    pub(super) fn note(&mut self, node: NodeId, until: u64) {
+        let known = self.until.entry(node).or_default();
+        *known = until.max(*known);
+    }
+
+    /// The nodes that have not been well all the time since then.
+    fn since(&self, then: u64) -> BTreeSet<NodeId> {
+        self.until.iter().filter(|(_, until)| **until >= then).map(|(node, _)| *node).collect()
+    }
+}
+
+/// A node is not robbed unless it has not been well within this before.
+const WELL: u64 = 4_000;
+/// Clients are answered within this while all are well, and have been.
+const FAIR: u64 = 5_000;
+/// … and within this with one node that is not.
+const ROUGH: u64 = 12_000;
+
+impl Room {
+    /// What is missing before all is well; none: nothing.
+    pub(in crate::nodes) fn missing(&self, wanted: &[NodeId]) -> Option<String> {
+        for (node, machine) in wanted.iter().filter_map(|node| self.machines.get_key_value(node)) {
+            let Some(running) = &machine.running else { return Some(format!("{node} does not run")) };
+            match running.node() {
+                None => return Some(format!("{node} is starting")),
+                Some(Err(error)) => return Some(format!("{node} did not start: {error}")),
+                Some(Ok(started)) => {
+                    let _inside = running.runtime.enter();
+                    if let Some(Err(error)) = started.ready(Duration::ZERO).now_or_never() {
+                        return Some(error.to_string());
+                    }
+                    if started.ready(Duration::ZERO).now_or_never().is_none() {
+                        return Some(format!("{node} is not ready"));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// How often it was looked for answers while nobody was hurt, and while one was.
+    pub(in crate::nodes) const fn looked(&self) -> [u64; 2] {
+        self.hurt.looked
+    }
+
+    /// The newest view that a node has of the control group.
+    pub(in crate::nodes) fn newest(&self) -> Option<Arc<ControlView>> {
+        let views = self.nodes().map(|(_, _, node)| node.control());
+        views.max_by_key(|view| view.assignments.values().map(|row| row.epoch.0).sum::<u64>())
+    }
+
+    /// What is not where it should be once all is calm; none: nothing.
+    pub(in crate::nodes) fn unsettled(&self) -> Option<String> {
+        let view = self.newest()?;
+        for row in view.assignments.values() {
+            let name = ActorName(row.actor);
+            if let Some(to) = row.moving {
+                return Some(format!("{name} is still on its way from {} to {to}", row.node));
+            }
+            // A chain that breaks down too often where it is wished is elsewhere for a minute.
+            let Some((_, ingress)) = row.actor.as_data().filter(|_| !self.frail) else { continue };
+            let dpu = dpu_of(ingress.0);
+            let wanted = match self.wish.map(|wish| wish.preference) {
+                Some(Preference::PreferDpu) if view.nodes.contains_key(&dpu) => dpu,
+                Some(Preference::PreferDpu | Preference::HostOnly) => ingress,
+                _ => continue,
+            };
+            if row.node != wanted {
+                return Some(format!("{name} runs on {} and not on {wanted}", row.node));
+            }
+        }
+        let drained = view.nodes.values().find(|info| info.draining);
+        drained.map(|info| format!("{} is still being drained", info.id))
+    }
+
+    /// Whether somebody was robbed: an actor was taken over from a node that has been well all the time.
+    ///
+    /// # Errors
+    /// Which, from whom.
+    pub(in crate::nodes) fn expect_no_robbery(&mut self) -> Result<(), String> {
+        let since = self.time.windows().saturating_sub(WELL);
+        let hurt = self.hurt.since(since);
+        for (node, start, running) in self.nodes().collect::<Vec<_>>() {
+            let told = self.told.entry(node).or_default();
+            if told.0 != start {
+                *told = (start, 0);
+            }
+            let (rows, last) = running.happened(told.1);
+            told.1 = last;
+            for row in rows {
+                // A chain that breaks down too often where it runs is started elsewhere.
+                if let Happened::TakenOver { actor, from, to, why, .. } = row.what
+                    && !hurt.contains(&from)
+                    && !(self.frail && matches!(why, Reason::Failed(_)))
+                {
+                    return Err(format!("{} was taken over from {from}, which is well, by {to}", ActorName(actor)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether clients are answered while they should be: with at most one node that is not well, within a bound, also if it
+    /// is their own ingress where all have been well.
+    ///
+    /// # Errors
+    /// Who is not.
+    pub(in crate::nodes) fn expect_answers(&mut self) -> Result<(), String> {
+        let now = self.time.windows();
+        let hurt = |span: u64| self.hurt.since(now.saturating_sub(span));
+        let hosts = self.clients.hosts() as u64;
+        let (all_well, one_not) = (hurt(FAIR).is_empty(), hurt(ROUGH));
+        let (span, neglected) = match one_not.first() {
+            _ if all_well => (FAIR, self.clients.seen.most_neglected(|_| true)),
+            // Who asks that one waits for it, and is not counted.
+            Some(hurt) if one_not.len() == 1 => {
+                let host = if hurt.0 > 10 { hurt.0 - 10 } else { hurt.0 };
+                (ROUGH, self.clients.seen.most_neglected(|who| who as u64 % hosts + 1 != host))
+            }
+            _ => return Ok(()),
+        };
+        if now > self.formed + span {
+            self.hurt.looked[usize::from(!all_well)] += 1;
+        }
+        match neglected {
+            Some((who, since)) if now.saturating_sub(since) > span && now > self.formed + span => Err(format!(
+                "client {who} has not been answered for {} ms, and {} not well all that time",
+                now - since,
+                one_not.first().map_or_else(|| "nobody was".to_owned(), |node| format!("only {node} was"))
+            )),
+            _ => Ok(()),
+        }
+    }
+}
