@@ -63,6 +63,11 @@
 //! 3. **Place** it: nothing is left to do. The chain moves as one, by `mesh move`, `mesh prefer`, `mesh drain` and by the
 //!    placement engine; `mesh actors` shows it by its kind. A DPU node runs it if its program registers the kind.
 //!
+//! # Under faults
+//!
+//! The simulator takes the function as it is, with a workload and what must hold: `mesh_chaos_tests::harness`. Its example
+//! `content` runs the filter below through crashes, cuts and moves, from seeds.
+//!
 //! # The function, and its test
 //!
 //! ```

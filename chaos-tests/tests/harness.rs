@@ -50,23 +50,21 @@ impl StorageFunction for Clerk {
             Event::Request { id, request } => {
                 self.requests += 1;
                 assert!(self.flaw != Flaw::Breaks || self.requests < 20, "it has had enough");
-                match &request.op {
-                    Op::Stripe(op) => match &**op {
-                        StripeOp::Write(target) => {
-                            let key = target.binding.object.as_bytes();
-                            let count = self.counts.get(key).and_then(|count| count.first_chunk()).copied();
-                            let count = u64::from_le_bytes(count.unwrap_or_default()) + 1;
-                            self.counts.insert(key, &count.to_le_bytes()).expect("keys of objects are short");
-                            self.cache.entry(target.binding.object.clone()).or_insert_with(|| request.payload.clone());
+                let stripe = if let Op::Stripe(op) = &request.op { Some(&**op) } else { None };
+                match stripe {
+                    Some(StripeOp::Write(target)) => {
+                        let key = target.binding.object.as_bytes();
+                        let count = self.counts.get(key).and_then(|count| count.first_chunk()).copied();
+                        let count = u64::from_le_bytes(count.unwrap_or_default()) + 1;
+                        self.counts.insert(key, &count.to_le_bytes()).expect("keys of objects are short");
+                        self.cache.entry(target.binding.object.clone()).or_insert_with(|| request.payload.clone());
+                    }
+                    Some(StripeOp::Read { target, .. }) if self.flaw == Flaw::StaleCache => {
+                        if let Some(bytes) = self.cache.get(&target.binding.object) {
+                            let (answer, payload) = (Answer::Done, bytes.clone());
+                            return cx.reply(id, Ok(Response { answer, payload }));
                         }
-                        StripeOp::Read { target, .. } if self.flaw == Flaw::StaleCache => {
-                            if let Some(bytes) = self.cache.get(&target.binding.object) {
-                                let (answer, payload) = (Answer::Done, bytes.clone());
-                                return cx.reply(id, Ok(Response { answer, payload }));
-                            }
-                        }
-                        _ => {}
-                    },
+                    }
                     _ => {}
                 }
                 let call = cx.call(Target::Next, request);

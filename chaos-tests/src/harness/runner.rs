@@ -125,7 +125,8 @@ pub fn twice(room: Room, seed: u64, make: &dyn Fn(u64) -> Box<dyn Program>) -> V
 /// Where two logs differ first.
 fn difference(one: &[String], other: &[String]) -> String {
     let at = (0..one.len().max(other.len())).find(|at| one.get(*at) != other.get(*at));
-    let line = |log: &[String], at: usize| log.get(at).map_or("(its end)".to_owned(), |line| line.trim().to_owned());
+    let line =
+        |log: &[String], at: usize| log.get(at).map_or_else(|| "(its end)".to_owned(), |line| line.trim().to_owned());
     at.map_or_else(
         || "two further runs do not show where they differ".to_owned(),
         |at| {
