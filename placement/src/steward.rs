@@ -19,7 +19,8 @@
 //! - [`hosting`]: what runs here, and what it is made of ([`specs`]), by [`chains`] for each data chain, and by [`failures`]
 //!   where it does not;
 //! - [`plans`]: what the placement engine wants, by [`meter`];
-//! - [`estranged`]: DPUs that do not reach their hosts; [`blind`]: those that do not see the drives;
+//! - [`estranged`]: DPUs that do not reach their hosts; [`blind`]: those that do not see the drives; [`lasting`]: what counts
+//!   once it has been said again;
 //! - [`driver`]: what the leader of the control group does so that every actor runs where the plan wants it;
 //! - [`readiness`]: what is missing before the node takes data;
 //! - [`invariants`]: what is so after every event.
@@ -57,6 +58,7 @@ pub mod estranged;
 pub mod failures;
 pub mod hosting;
 pub mod invariants;
+pub mod lasting;
 pub mod layouts;
 pub mod members;
 pub mod meter;

@@ -226,12 +226,40 @@ mod tests {
         assert_eq!(plan(&control, &reports(&dpu)).0, Some(Spot::whole(two)));
     }
 
+    #[test]
+    fn a_dpu_that_was_estranged_or_blind_is_entered_once_it_has_been_well_for_five_seconds() {
+        let (one, two) = (NodeId(1), NodeId(2));
+        let mut control = control();
+        let wish = Wish { preference: mesh_core::assignment::Preference::PreferDpu, pin: None };
+        control.wishes.insert(Scope::Mesh, wish);
+        let reports: SharedMap<NodeId, Arc<NodeReport>> =
+            [1, 2].map(|node| (NodeId(node), Arc::new(report(node)))).into();
+        let settle = crate::Rules::default().settle_ms;
+        let well = |millis: u64| [(two, Instant(NOW.0 - millis * 1_000_000))].into();
+        for (millis, spot) in [(0, one), (5_000 + settle - 1, one), (5_000 + settle, two)] {
+            for last in [(well(millis), BTreeMap::new()), (BTreeMap::new(), well(millis))] {
+                let decided = plan_since(&control, &reports, (&last.0, &last.1)).0;
+                assert_eq!(decided, Some(Spot::whole(spot)), "{millis} ms after {last:?}");
+            }
+        }
+    }
+
+    const NOW: Instant = Instant(3_600_000_000_000);
+
     fn plan(control: &ControlView, reports: &SharedMap<NodeId, Arc<NodeReport>>) -> (Option<Spot>, Reason) {
+        plan_since(control, reports, (&BTreeMap::new(), &BTreeMap::new()))
+    }
+
+    /// … with DPUs that were estranged, or blind, at these moments last.
+    fn plan_since(
+        control: &ControlView,
+        reports: &SharedMap<NodeId, Arc<NodeReport>>,
+        last: (&BTreeMap<NodeId, Instant>, &BTreeMap<NodeId, Instant>),
+    ) -> (Option<Spot>, Reason) {
         let up_since = [1, 2].map(|node| (NodeId(node), Instant(0))).into();
         let (loads, moved_at) = Default::default();
-        let now = Instant(3_600_000_000_000);
-        let (estranged, estranged_at, blind, blind_at) = Default::default();
-        let (estranged, blind) = ((&estranged, &estranged_at), (&blind, &blind_at));
+        let (now, nobody) = (NOW, BTreeSet::new());
+        let (estranged, blind) = ((&nobody, last.0), (&nobody, last.1));
         let survey = Survey { reports, up_since: &up_since, estranged, blind, loads: &loads, moved_at: &moved_at, now };
         let mut plan = crate::plan(&view(control, survey));
         let decision = plan.decisions.remove(&CHAIN).expect("it is looked at");

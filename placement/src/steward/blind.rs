@@ -9,41 +9,33 @@ use std::{
 
 use mesh_core::{id::NodeId, limits::HEARTBEAT_INTERVAL, meta::ControlView, time::Instant, topology::NodeInfo};
 
-use super::Sight;
+use super::{Sight, lasting::Lasting};
 
 /// What the controller knows of them.
 #[derive(Clone, Debug, Default)]
-pub struct Blind {
-    /// Since when each has said, without a break, that it sees too few.
-    since: BTreeMap<NodeId, Instant>,
-    now: Arc<BTreeSet<NodeId>>,
-    /// Those that are, or were lately: when that was seen last.
-    last: Arc<BTreeMap<NodeId, Instant>>,
-}
+pub struct Blind(Lasting);
 
 impl Blind {
     /// Those that are.
     #[must_use]
     pub const fn now(&self) -> &Arc<BTreeSet<NodeId>> {
-        &self.now
+        self.0.now()
     }
 
     /// Those that are, or were, with the last moment at which they were.
     #[must_use]
     pub const fn last(&self) -> &Arc<BTreeMap<NodeId, Instant>> {
-        &self.last
+        self.0.last()
     }
 
     /// This node was itself asleep: nobody has said anything meanwhile.
     pub fn slept(&mut self, span: Duration) {
-        for since in self.since.values_mut() {
-            *since = *since + span;
-        }
+        self.0.slept(span);
     }
 
     /// Nothing counts any more: this node does not lead.
     pub fn forget(&mut self) {
-        if !(self.since.is_empty() && self.last.is_empty()) {
+        if !self.0.is_empty() {
             *self = Self::default();
         }
     }
@@ -58,30 +50,11 @@ impl Blind {
         let lacks = |info: &&NodeInfo| {
             sees(info.id) == Some(false) && info.attached_to.is_some_and(|host| sees(host) == Some(true))
         };
-        let lacking: BTreeSet<NodeId> = view.nodes.values().filter(lacks).map(|info| info.id).collect();
-        self.since.retain(|dpu, _| lacking.contains(dpu));
-        for dpu in lacking {
-            self.since.entry(dpu).or_insert(sight.now);
-        }
-        // It has spoken since, and sees no more.
-        let again = |dpu: NodeId, since: Instant| heard_at(dpu).is_some_and(|at| at >= since + LASTS);
-        let lasting = self.since.iter().filter(|(dpu, since)| again(**dpu, **since));
-        let now: BTreeSet<NodeId> = lasting.map(|(dpu, _)| *dpu).collect();
-        if !now.is_empty() || !self.last.is_empty() {
-            let known = self.last.iter().map(|(dpu, at)| (*dpu, *at));
-            let kept = known.filter(|(_, at)| sight.now.since(*at) < REMEMBERED);
-            self.last = Arc::new(kept.chain(now.iter().map(|dpu| (*dpu, sight.now))).collect());
-        }
-        let has_changed = *self.now != now;
-        if has_changed {
-            self.now = Arc::new(now);
-        }
-        has_changed
+        let lacking = view.nodes.values().filter(lacks).map(|info| info.id).collect();
+        self.0.look(sight.now, lacking, LASTS, heard_at)
     }
 }
 
-/// How long it is remembered of a DPU that it was blind: longer than the engine wants it to be well before it is entered.
-const REMEMBERED: Duration = Duration::from_secs(60);
 /// What lasts less is over before a move would be.
 const LASTS: Duration = HEARTBEAT_INTERVAL;
 

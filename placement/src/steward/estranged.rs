@@ -14,45 +14,39 @@ use mesh_core::{
     time::Instant,
 };
 
-use super::Sight;
+use super::{Sight, lasting::Lasting};
 
 /// What the controller knows of them.
 #[derive(Clone, Debug, Default)]
 pub struct Estranged {
     /// Since when each host is known, and as which start: one that has just started has not heard of everybody yet.
     met: BTreeMap<NodeId, (Incarnation, Instant)>,
-    /// Those that are estranged, or were lately: when that was seen last.
-    last: Arc<BTreeMap<NodeId, Instant>>,
-    now: Arc<BTreeSet<NodeId>>,
-    /// Since when each is not seen by its host, without a break.
-    unseen: BTreeMap<NodeId, Instant>,
+    unseen: Lasting,
 }
 
 impl Estranged {
     /// Those that are estranged.
     #[must_use]
     pub const fn now(&self) -> &Arc<BTreeSet<NodeId>> {
-        &self.now
+        self.unseen.now()
     }
 
     /// Those that are, or were, with the last moment at which they were.
     #[must_use]
     pub const fn last(&self) -> &Arc<BTreeMap<NodeId, Instant>> {
-        &self.last
+        self.unseen.last()
     }
 
     /// Nothing counts any more: this node does not lead.
     pub fn forget(&mut self) {
-        if !(self.met.is_empty() && self.last.is_empty()) {
+        if !(self.met.is_empty() && self.unseen.is_empty()) {
             *self = Self::default();
         }
     }
 
     /// This node was itself asleep: nobody has said anything meanwhile.
     pub fn slept(&mut self, span: Duration) {
-        for since in self.unseen.values_mut() {
-            *since = *since + span;
-        }
+        self.unseen.slept(span);
         for (_, since) in self.met.values_mut() {
             *since = *since + span;
         }
@@ -67,9 +61,9 @@ impl Estranged {
         silence: Duration,
         heard_at: impl Fn(NodeId) -> Option<Instant>,
     ) -> bool {
-        let pairs: Vec<(NodeId, NodeId)> =
+        let pairs: BTreeMap<NodeId, NodeId> =
             view.nodes.values().filter_map(|info| Some((info.id, info.attached_to?))).collect();
-        let hosts: BTreeSet<NodeId> = pairs.iter().map(|(_, host)| *host).collect();
+        let hosts: BTreeSet<NodeId> = pairs.values().copied().collect();
         self.met.retain(|host, _| hosts.contains(host) && sight.alive.contains(host));
         for host in hosts.into_iter().filter(|host| sight.alive.contains(host)) {
             let Some(report) = sight.reports.get(&host) else { continue };
@@ -83,35 +77,14 @@ impl Estranged {
             let says = sight.reports.get(&host).is_some_and(|report| report.sees.binary_search(&dpu).is_err());
             host != sight.here && sight.alive.contains(&dpu) && is_believed && says
         };
-        let unseen: BTreeSet<NodeId> =
-            pairs.iter().filter(|(dpu, host)| is_unseen(*dpu, *host)).map(|(dpu, _)| *dpu).collect();
-        self.unseen.retain(|dpu, _| unseen.contains(dpu));
-        for dpu in unseen {
-            self.unseen.entry(dpu).or_insert(sight.now);
-        }
-        // The host has spoken since, and not seen it then either.
-        let again = |host: NodeId, since: Instant| heard_at(host).is_some_and(|at| at >= since + LASTS);
-        let lasts = |dpu: NodeId, host| self.unseen.get(&dpu).is_some_and(|since| again(host, *since));
-        let now: BTreeSet<NodeId> =
-            pairs.iter().filter(|(dpu, host)| lasts(*dpu, *host)).map(|(dpu, _)| *dpu).collect();
-        if !now.is_empty() || !self.last.is_empty() {
-            let known = self.last.iter().map(|(dpu, at)| (*dpu, *at));
-            let kept = known.filter(|(_, at)| sight.now.since(*at) < REMEMBERED);
-            self.last = Arc::new(kept.chain(now.iter().map(|dpu| (*dpu, sight.now))).collect());
-        }
-        let has_changed = *self.now != now;
-        if has_changed {
-            self.now = Arc::new(now);
-        }
-        has_changed
+        let unseen = pairs.iter().filter(|(dpu, host)| is_unseen(**dpu, **host)).map(|(dpu, _)| *dpu).collect();
+        self.unseen.look(sight.now, unseen, LASTS, |dpu| heard_at(*pairs.get(&dpu)?))
     }
 }
 
 /// What a host says of its DPU counts once it has said so for this long: one report may be of a moment, and the next one comes
 /// with the next beat.
 const LASTS: Duration = HEARTBEAT_INTERVAL.saturating_mul(2);
-/// How long it is remembered of a DPU that it was estranged: longer than the engine lets nodes settle.
-const REMEMBERED: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
