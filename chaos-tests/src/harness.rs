@@ -34,6 +34,8 @@ pub(crate) use self::beacon::Beacon;
 pub use self::cli::main;
 pub use crate::random::Stream as Dice;
 
+/// Clients of a program at most.
+pub const CLIENTS_MAX: usize = 64;
 /// Bytes of one put at most.
 pub const PUT_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a key at most.
@@ -48,7 +50,7 @@ pub trait Program {
     /// What stands, in this order, in every data chain between Policy and Encrypt, with its settings.
     fn stages(&self) -> Vec<CustomSpec>;
 
-    /// How many clients there are: each does one thing at a time.
+    /// How many clients there are, 1 to `CLIENTS_MAX`: each does one thing at a time. Nobody else puts or gets anything.
     fn clients(&self) -> usize {
         3
     }
@@ -136,6 +138,22 @@ impl Deed {
     pub fn key(&self) -> &str {
         match self {
             Self::Put { key, .. } | Self::Get { key } | Self::Remove { key } => key,
+        }
+    }
+
+    /// What the object is called in the mesh: nobody else's is called so.
+    pub(crate) fn object(&self) -> String {
+        format!("own/{}", self.key())
+    }
+}
+
+/// For logs: a put without its bytes.
+impl core::fmt::Display for Deed {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Put { key, bytes } => write!(f, "puts {} bytes under {key:?}", bytes.len()),
+            Self::Get { key } => write!(f, "gets {key:?}"),
+            Self::Remove { key } => write!(f, "removes {key:?}"),
         }
     }
 }

@@ -11,8 +11,8 @@ thread_local! {
     static LISTENING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Once a process: a panic goes to whoever listens on its thread, else to `others` if they want it, else where panics went
-/// before.
+/// Once a process: a panic goes to whoever listens on its thread, else to the room of whole nodes if one runs there, else
+/// where panics went before.
 pub(crate) fn install() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -22,7 +22,7 @@ use crate::{
     cluster::{CLUSTER_NUMBERS, Cluster, GRACE_MS, SimulatedKeys, USER, layout},
     content::Contents,
     disk::{Crash, Disk, DiskWeather},
-    harness::Program,
+    harness::{Program, book::Brought},
     invariants::{
         Admission, Answers, Ciphertext, Invariant, Invariants, Ownership, Placement, SoftState, Tails, garbage, owing,
         unfinished,
@@ -45,7 +45,6 @@ mod storm;
 pub mod sweep;
 
 use moves::Changes;
-use own::Own;
 
 /// What a seed came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,11 +129,12 @@ pub fn run_swarm(seed: u64, swarm: Swarm, bug: Option<Bug>, log: bool) -> Verdic
     run_with(seed, swarm, bug, log, None)
 }
 
-/// Runs a seed with the functions and the clients of a program beside its own.
+/// Runs a seed with the functions and the clients of a program in place of its own.
 #[must_use]
 pub fn run_program(seed: u64, program: &dyn Program, log: bool) -> Verdict {
     // What users put into chains and take out again would begin the program's state anew.
-    let swarm = Swarm { stages_per_mille: 0, ..Swarm::of(seed) };
+    // And the world's own clients may have no business with what its functions do.
+    let swarm = Swarm { stages_per_mille: 0, clients: 0, ..Swarm::of(seed) };
     run_with(seed, swarm, None, log, Some(program))
 }
 
@@ -203,7 +203,7 @@ struct Room {
     /// What a drive said last that was asked what it holds.
     counted: Option<mesh_core::Outcome>,
     /// What a program has brought.
-    own: Option<Own>,
+    own: Option<Brought>,
 }
 
 /// How long clients may take to end what they were doing.
@@ -221,7 +221,8 @@ impl Room {
         log: bool,
         program: Option<&dyn Program>,
     ) -> Result<Self, Error> {
-        let own = program.map(Own::of).transpose()?;
+        let broken = |why: String| Error::invalid("the program cannot be run").with("why", why);
+        let own = program.map(Brought::of).transpose().map_err(broken)?;
         let table = Arc::new(layout(&swarm));
         let layouts = core::iter::once((table.id, table)).collect();
         let mut list: Vec<Box<dyn Invariant>> = vec![
@@ -549,7 +550,8 @@ impl Room {
 
     /// New objects go in.
     fn write_afresh(&mut self) {
-        if self.cluster.is_full() {
+        // A program's function may refuse what is not its clients'.
+        if self.cluster.is_full() || self.own.is_some() {
             return;
         }
         for turn in 0..self.swarm.nodes {

@@ -96,7 +96,8 @@ impl StorageFunction for Clerk {
     }
 }
 
-struct Office(Flaw);
+/// Its flaw, and how many entries of states the auditors have seen.
+struct Office(Flaw, Arc<AtomicU64>);
 
 impl Program for Office {
     fn functions(&self) -> Vec<(String, Make)> {
@@ -117,7 +118,7 @@ impl Program for Office {
     }
 
     fn invariant(&self) -> Box<dyn Invariant> {
-        Box::new(Audit { flaw: self.0, written: 0 })
+        Box::new(Audit { flaw: self.0, written: 0, counted: self.1.clone() })
     }
 }
 
@@ -154,6 +155,7 @@ impl Workload for Work {
 struct Audit {
     flaw: Flaw,
     written: u64,
+    counted: Arc<AtomicU64>,
 }
 
 impl Invariant for Audit {
@@ -163,12 +165,8 @@ impl Invariant for Audit {
     }
 
     fn at_rest(&mut self, chains: &[ChainState]) -> Result<(), String> {
-        let mut counted = 0;
-        for page in chains.iter().flat_map(|chain| chain.stages.iter().flatten()) {
-            counted += page.entries.len();
-        }
-        // Were it so in every run, the states were never looked at.
-        COUNTED.fetch_add(counted as u64, Relaxed);
+        let pages = chains.iter().flat_map(|chain| chain.stages.iter().flatten());
+        self.counted.fetch_add(pages.map(|page| page.entries.len() as u64).sum(), Relaxed);
         if self.flaw == Flaw::InvariantRefuses && self.written > 0 {
             return Err(format!("{} letters are too many", self.written));
         }
@@ -176,10 +174,8 @@ impl Invariant for Audit {
     }
 }
 
-static COUNTED: AtomicU64 = AtomicU64::new(0);
-
 fn run(room: Room, seed: u64, flaw: Flaw) -> Verdict {
-    once(room, seed, &move |_| Box::new(Office(flaw)), false)
+    once(room, seed, &move |_| Box::new(Office(flaw, Arc::default())), false)
 }
 
 /// The first violation of a few seeds.
@@ -192,12 +188,14 @@ fn found(room: Room, flaw: Flaw) -> String {
 #[test]
 fn a_program_that_is_well_passes_in_both_rooms_and_repeats() {
     for (room, seeds) in [(Room::World, 0..10), (Room::Nodes, 0..2)] {
+        let counted = Arc::new(AtomicU64::new(0));
         for seed in seeds {
-            let verdict = twice(room, seed, &|_| Box::new(Office(Flaw::None)));
+            let (office, counted) = (Flaw::None, counted.clone());
+            let verdict = twice(room, seed, &move |_| Box::new(Office(office, counted.clone())));
             assert_eq!(verdict.violation, None, "{room:?} {verdict}");
             assert!(verdict.figures.well > 20, "{room:?} {verdict}");
         }
-        assert!(COUNTED.swap(0, Relaxed) > 0, "no state was seen in {room:?}");
+        assert!(counted.load(Relaxed) > 0, "no state was seen in {room:?}");
     }
 }
 
@@ -205,7 +203,7 @@ fn a_program_that_is_well_passes_in_both_rooms_and_repeats() {
 fn a_function_that_answers_with_what_was_there_before_is_found() {
     for room in [Room::World, Room::Nodes] {
         let why = found(room, Flaw::StaleCache);
-        assert!(why.contains("letter-") || why.contains("damaged") || why.contains("bytes"), "{room:?}: {why}");
+        assert!(why.contains("letter-"), "{room:?}: {why}");
     }
 }
 
@@ -234,7 +232,7 @@ fn what_the_invariant_says_and_what_a_workload_may_not_want_are_violations() {
 #[test]
 fn what_is_not_deterministic_is_said_with_both_traces_and_the_place() {
     for room in [Room::World, Room::Nodes] {
-        let verdict = twice(room, 1, &|_| Box::new(Office(Flaw::NotDeterministic)));
+        let verdict = twice(room, 1, &|_| Box::new(Office(Flaw::NotDeterministic, Arc::default())));
         let why = verdict.violation.unwrap_or_default();
         let trace = format!("it is not deterministic: traces {:016x} and ", verdict.trace);
         assert!(why.starts_with(&trace) && why.contains("two runs differ first in line "), "{room:?}: {why}");
@@ -276,7 +274,7 @@ fn what_hangs_is_given_up_and_the_others_are_run() {
     let release = Arc::new(AtomicBool::new(false));
     let stuck = release.clone();
     let make = move |seed| -> Box<dyn Program> {
-        if seed == 1 { Box::new(Stuck(stuck.clone())) } else { Box::new(Office(Flaw::None)) }
+        if seed == 1 { Box::new(Stuck(stuck.clone())) } else { Box::new(Office(Flaw::None, Arc::default())) }
     };
     let mut came = Vec::new();
     // Long enough for one step of a busy machine.

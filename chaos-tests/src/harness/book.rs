@@ -5,9 +5,11 @@ use std::{
     hash::{DefaultHasher, Hasher as _},
 };
 
-use mesh_core::{Error, ErrorKind, error::Certainty, id::WriteId};
+use mesh_core::{Error, ErrorKind, error::Certainty, id::WriteId, spec::CustomSpec};
 
-use super::{Beacon, ChainState, Deed, Dice, Done, Invariant, KEY_BYTES_MAX, PUT_BYTES_MAX, Program, Workload};
+use super::{
+    Beacon, CLIENTS_MAX, ChainState, Deed, Dice, Done, Invariant, KEY_BYTES_MAX, Make, PUT_BYTES_MAX, Program, Workload,
+};
 use crate::{
     oracle::{self, End, Oracle, Ticket},
     panics::quietly,
@@ -28,6 +30,31 @@ struct Client {
     workload: Box<dyn Workload>,
     /// How often it was asked.
     asked: u64,
+}
+
+/// A deed that has begun.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Begun {
+    ticket: Ticket,
+    deed: oracle::Deed,
+}
+
+/// What a program brings into a room.
+pub(crate) struct Brought {
+    pub(crate) book: Book,
+    pub(crate) stages: Vec<CustomSpec>,
+    pub(crate) functions: Vec<(String, Make)>,
+}
+
+impl Brought {
+    /// All of it.
+    ///
+    /// # Errors
+    /// A panic of the program's, or a number of clients that is not allowed.
+    pub(crate) fn of(program: &dyn Program) -> Result<Self, String> {
+        let (stages, functions) = guarded("the program", || (program.stages(), program.functions()))?;
+        Ok(Self { book: Book::new(program)?, stages, functions })
+    }
 }
 
 /// What bytes are known by: their length and a hash.
@@ -54,15 +81,13 @@ pub(crate) fn guarded<T>(who: &str, run: impl FnOnce() -> T) -> Result<T, String
 }
 
 impl Book {
-    /// Of a program's clients.
-    ///
-    /// # Errors
-    /// A panic of the program's.
-    pub(crate) fn new(program: &dyn Program) -> Result<Self, String> {
+    fn new(program: &dyn Program) -> Result<Self, String> {
+        let clients = guarded("the program", || program.clients())?;
+        if !(1..=CLIENTS_MAX).contains(&clients) {
+            return Err(format!("the program has {clients} clients; 1 to {CLIENTS_MAX} are allowed"));
+        }
         guarded("the program", || Self {
-            workloads: (0..program.clients())
-                .map(|client| Client { workload: program.workload(client), asked: 0 })
-                .collect(),
+            workloads: (0..clients).map(|client| Client { workload: program.workload(client), asked: 0 }).collect(),
             invariant: program.invariant(),
             oracle: Oracle::default(),
             put: BTreeMap::new(),
@@ -106,13 +131,13 @@ impl Book {
     }
 
     /// A deed begins.
-    pub(crate) fn begin(&mut self, deed: &Deed, now: u64) -> Ticket {
+    pub(crate) fn begin(&mut self, deed: &Deed, now: u64) -> Begun {
         let wanted = match deed {
             Deed::Put { key, bytes } => oracle::Deed::Write(Some(self.number(key, bytes))),
             Deed::Get { .. } => oracle::Deed::Read(None),
             Deed::Remove { .. } => oracle::Deed::Write(None),
         };
-        self.oracle.begin(deed.key(), wanted, now)
+        Begun { ticket: self.oracle.begin(deed.key(), wanted, now), deed: wanted }
     }
 
     /// The number of these bytes under a key, which they get if they have none.
@@ -129,15 +154,14 @@ impl Book {
     pub(crate) fn end(
         &mut self,
         client: Option<usize>,
-        (ticket, deed): (Ticket, &Deed),
+        (begun, deed): (Begun, &Deed),
         ended: &Result<Done, Error>,
         now: u64,
     ) {
-        let end = self.ending(deed, ended);
-        match end {
-            Ok(end) => self.oracle.end(ticket, end, now),
+        match self.ending((begun, deed), ended) {
+            Ok(end) => self.oracle.end(begun.ticket, end, now),
             Err(why) => {
-                self.oracle.end(ticket, End::Nothing, now);
+                self.oracle.end(begun.ticket, End::Nothing, now);
                 self.note(Err(why));
             }
         }
@@ -158,25 +182,23 @@ impl Book {
     }
 
     /// What came of a deed, for the history.
-    fn ending(&self, deed: &Deed, ended: &Result<Done, Error>) -> Result<End, String> {
+    fn ending(&self, (begun, deed): (Begun, &Deed), ended: &Result<Done, Error>) -> Result<End, String> {
         let key = deed.key();
         Ok(match (deed, ended) {
-            (Deed::Put { bytes, .. }, Ok(Done::Put)) => {
-                let at = self.put.get(key).and_then(|known| known.iter().position(|one| *one == print(bytes)));
-                End::Did(oracle::Deed::Write(at.map(|at| WriteId(at as u64))))
-            }
-            (Deed::Remove { .. }, Ok(Done::Removed)) => End::Did(oracle::Deed::Write(None)),
-            (Deed::Get { .. }, Ok(Done::Got(None))) => End::Did(oracle::Deed::Read(None)),
+            (Deed::Put { .. }, Ok(Done::Put))
+            | (Deed::Remove { .. }, Ok(Done::Removed))
+            | (Deed::Get { .. }, Ok(Done::Got(None))) => End::Did(begun.deed),
             (Deed::Get { .. }, Ok(Done::Got(Some(bytes)))) if self.stores => {
                 let known = self.put.get(key).map_or(&[][..], Vec::as_slice);
-                let at = known.iter().position(|one| *one == print(bytes));
+                let print = print(bytes);
+                let at = known.iter().position(|one| *one == print);
                 let at = at
                     .ok_or_else(|| format!("{key:?} reads as {} bytes that nobody has put there whole", bytes.len()))?;
                 End::Did(oracle::Deed::Read(Some(WriteId(at as u64))))
             }
             // Which of all that was put is not known.
             (Deed::Get { .. }, Ok(Done::Got(Some(_)))) => End::Did(oracle::Deed::Exists),
-            (_, Ok(done)) => return Err(format!("{deed:?} was answered by {done:?}")),
+            (_, Ok(done)) => return Err(format!("that somebody {deed} was answered by {done:?}")),
             (_, Err(error)) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Lost | ErrorKind::Bug) => {
                 return Err(format!("{key:?} was answered: {error}"));
             }

@@ -57,25 +57,39 @@ fn parse(words: &[String]) -> Result<Order, String> {
 /// is.
 ///
 /// ```no_run
-/// use mesh_chaos_tests::harness::{Make, Program, Workload};
+/// use mesh_chaos_tests::harness::{self, Deed, Dice, Make, Program, Workload};
 /// use mesh_core::spec::CustomSpec;
 ///
-/// struct Mine;
+/// /// Clients that write and read books; it has no function of its own.
+/// struct Library;
 ///
-/// impl Program for Mine {
+/// impl Program for Library {
 ///     fn functions(&self) -> Vec<(String, Make)> {
-///         todo!("the kinds that nodes register")
+///         Vec::new()
 ///     }
 ///     fn stages(&self) -> Vec<CustomSpec> {
-///         todo!("which of them stand in chains, with their settings")
+///         Vec::new()
 ///     }
-///     fn workload(&self, client: usize) -> Box<dyn Workload> {
-///         todo!("what client {client} does")
+///     fn workload(&self, _client: usize) -> Box<dyn Workload> {
+///         Box::new(Reader)
+///     }
+/// }
+///
+/// struct Reader;
+///
+/// impl Workload for Reader {
+///     fn next(&mut self, dice: &mut Dice) -> Option<Deed> {
+///         let key = format!("book-{}", dice.below(8));
+///         Some(if dice.chance(300) {
+///             Deed::Put { key, bytes: dice.bits().to_le_bytes().to_vec() }
+///         } else {
+///             Deed::Get { key }
+///         })
 ///     }
 /// }
 ///
 /// fn main() -> std::process::ExitCode {
-///     mesh_chaos_tests::harness::main(|_seed| Mine)
+///     harness::main(|_seed| Library)
 /// }
 /// ```
 pub fn main<P: Program + 'static>(make: impl Fn(u64) -> P + Send + Sync + 'static) -> ExitCode {

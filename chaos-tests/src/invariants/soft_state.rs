@@ -39,18 +39,8 @@ pub fn kept(
     (node, actor, epoch): (NodeId, ActorId, Epoch),
     acknowledged: &BTreeMap<u64, Entry>,
 ) -> Result<(), String> {
-    let mut pages = Vec::new();
-    let mut since = None;
-    loop {
-        let page = world.snapshot(node, actor, epoch, since);
-        let page = page.map_err(|error| format!("{actor} does not give its state: {error}"))?;
-        since = Some(page.mark);
-        let more = page.more;
-        pages.push(page);
-        if !more {
-            break;
-        }
-    }
+    let pages = world.pages((node, actor, epoch));
+    let pages = pages.map_err(|error| format!("{actor} does not give its state: {error}"))?;
     let (birth, entries) = ledger::read(&pages);
     let places: BTreeMap<u64, u64> = entries.iter().map(|(id, place)| (*place, *id)).collect();
     if places.len() != entries.len() || places.keys().next_back().is_some_and(|last| *last != places.len() as u64) {

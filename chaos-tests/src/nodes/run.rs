@@ -10,7 +10,7 @@ use std::{
 use super::{clients::Tally, log, plan::Plan, room::Room, time::RoomTime, toys};
 use crate::harness::{
     Program,
-    book::{Book, guarded},
+    book::{Book, Brought},
 };
 
 pub use super::room::Planted;
@@ -122,9 +122,10 @@ fn run_in(
     time: Arc<RoomTime>,
     program: Option<&dyn Program>,
 ) -> Result<(), String> {
-    let book = program.map(Book::new).transpose()?;
-    let brought = program.map(|program| guarded("the program", || (program.stages(), program.functions())));
-    let (stages, own) = brought.transpose()?.unwrap_or_default();
+    let (book, stages, own) = match program.map(Brought::of).transpose()? {
+        Some(Brought { book, stages, functions }) => (Some(book), stages, functions),
+        None => (None, Vec::new(), Vec::new()),
+    };
     let clients = book.as_ref().map_or(0, Book::clients);
     let functions = core::iter::once(toys::frail()).chain(own).collect();
     let room = Room::new(verdict.seed, plan, (functions, book), planted, time);

@@ -1,32 +1,12 @@
 //! A program's clients and what they saw, in the world.
 
-use mesh_core::{Error, assignment::Assignment, snapshot::Snapshot, spec::CustomSpec};
+use mesh_core::assignment::Assignment;
 
 use super::Room;
 use crate::{
-    harness::{
-        ChainState, Deed, Make, Program,
-        book::{Book, guarded},
-    },
-    workload,
+    harness::{ChainState, Deed},
+    workload::Own,
 };
-
-/// What a program has brought into a world.
-pub(super) struct Own {
-    pub(super) book: Book,
-    pub(super) stages: Vec<CustomSpec>,
-    pub(super) functions: Vec<(String, Make)>,
-}
-
-impl Own {
-    pub(super) fn of(program: &dyn Program) -> Result<Self, Error> {
-        let broken = |why: String| Error::invalid("the program cannot be run").with("why", why);
-        let book = Book::new(program).map_err(broken)?;
-        let brought = guarded("the program", || (program.stages(), program.functions()));
-        let (stages, functions) = brought.map_err(broken)?;
-        Ok(Self { book, stages, functions })
-    }
-}
 
 impl Room {
     /// What is wrong for the program is wrong for the world.
@@ -40,7 +20,7 @@ impl Room {
     pub(super) fn read_own(&mut self) {
         let keys = self.own.as_ref().map(|own| own.book.keys()).unwrap_or_default();
         for key in keys {
-            let get = || Box::new(workload::Own::new(None, Deed::Get { key: key.clone() })) as Box<_>;
+            let get = || Box::new(Own::new(None, Deed::Get { key: key.clone() })) as Box<_>;
             if self.is_wrong() || !self.insist("what a program's clients wrote", get) {
                 return;
             }
@@ -59,7 +39,7 @@ impl Room {
             if self.is_wrong() {
                 return;
             }
-            match self.pages(&row) {
+            match self.world.pages((row.node, row.actor, row.epoch)) {
                 Ok(pages) => chains.push(ChainState::of(row.actor, pages, before, count)),
                 Err(error) => self.world.violate(|| format!("{} does not give its state: {error}", row.actor)),
             }
@@ -69,19 +49,6 @@ impl Room {
             && let Err(why) = own.book.conclude(&chains)
         {
             self.world.violate(|| why);
-        }
-    }
-
-    fn pages(&mut self, row: &Assignment) -> Result<Vec<Snapshot>, Error> {
-        let (mut pages, mut since) = (Vec::new(), None);
-        loop {
-            let page = self.world.snapshot(row.node, row.actor, row.epoch, since)?;
-            let more = page.more;
-            since = Some(page.mark);
-            pages.push(page);
-            if !more {
-                return Ok(pages);
-            }
         }
     }
 }

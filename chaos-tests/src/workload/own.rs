@@ -12,13 +12,8 @@ use mesh_core::{
 };
 
 use super::{BUCKET, Desk, Progress, Task};
-use crate::{
-    harness::{Deed, Done},
-    oracle::Ticket,
-};
+use crate::harness::{Deed, Done, book::Begun};
 
-/// Keys of programs begin so: nobody else's do.
-const FOLDER: &str = "own/";
 /// Stripes and pieces at once.
 const WINDOW: usize = 2;
 const HEAD: u32 = u32::MAX;
@@ -30,7 +25,7 @@ pub struct Own {
     /// Whose; none: the harness's own.
     client: Option<usize>,
     deed: Deed,
-    ticket: Option<Ticket>,
+    begun: Option<Begun>,
     way: Way,
 }
 
@@ -46,16 +41,16 @@ impl Own {
     /// Of this client, or of the harness.
     #[must_use]
     pub const fn new(client: Option<usize>, deed: Deed) -> Self {
-        Self { client, deed, ticket: None, way: Way::Waits }
+        Self { client, deed, begun: None, way: Way::Waits }
     }
 
     fn place(&self) -> Place {
-        Place::new(BUCKET, format!("{FOLDER}{}", self.deed.key()))
+        Place::new(BUCKET, self.deed.object())
     }
 
     fn over(&self, ended: Result<Done, Error>, desk: &mut Desk<'_>) -> Progress {
-        if let (Some(book), Some(ticket)) = (desk.book.as_mut(), self.ticket) {
-            book.end(self.client, (ticket, &self.deed), &ended, desk.now);
+        if let (Some(book), Some(begun)) = (desk.book.as_mut(), self.begun) {
+            book.end(self.client, (begun, &self.deed), &ended, desk.now);
         }
         Progress::Over(ended.map(|_| ()))
     }
@@ -148,7 +143,7 @@ impl Own {
 impl Task for Own {
     fn begin(&mut self, desk: &mut Desk<'_>) {
         let now = desk.now;
-        self.ticket = desk.book.as_mut().map(|book| book.begin(&self.deed, now));
+        self.begun = desk.book.as_mut().map(|book| book.begin(&self.deed, now));
         let place = self.place();
         match &self.deed {
             Deed::Put { .. } => {
@@ -191,10 +186,6 @@ impl Task for Own {
     }
 
     fn name(&self) -> String {
-        match &self.deed {
-            Deed::Put { key, bytes } => format!("puts {} bytes under {key:?}", bytes.len()),
-            Deed::Get { key } => format!("gets {key:?}"),
-            Deed::Remove { key } => format!("removes {key:?}"),
-        }
+        self.deed.to_string()
     }
 }

@@ -267,6 +267,23 @@ impl World {
         Ok(self.present(node, actor, epoch, Phase::Running)?.function.snapshot(since))
     }
 
+    /// All pages of the state of an actor that runs there, as a move would carry it.
+    ///
+    /// # Errors
+    /// As [`Self::snapshot`].
+    pub fn pages(&mut self, (node, actor, epoch): (NodeId, ActorId, Epoch)) -> Result<Vec<Snapshot>, Error> {
+        let (mut pages, mut since) = (Vec::new(), None);
+        loop {
+            let page = self.snapshot(node, actor, epoch, since)?;
+            let more = page.more;
+            since = Some(page.mark);
+            pages.push(page);
+            if !more {
+                return Ok(pages);
+            }
+        }
+    }
+
     /// Lets requests wait, and gives notice once nothing is under way that the state depends on.
     ///
     /// # Errors

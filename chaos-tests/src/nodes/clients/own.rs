@@ -16,8 +16,6 @@ use crate::{
 
 /// The tenant that they are of.
 const TENANT: usize = 0;
-/// What they put begins so.
-const FOLDER: &str = "own/";
 /// Between two deeds of one client, at most: in milliseconds.
 const THINKS: u64 = 60;
 
@@ -96,18 +94,13 @@ impl Seen {
         book.trace = mesh_core::topology::mix(book.trace ^ now ^ u64::from(code) << 48);
         drop(book);
         log::say(|| {
-            let what = match deed {
-                Deed::Put { key, bytes } => format!("puts {} bytes under {key:?}", bytes.len()),
-                Deed::Get { key } => format!("gets {key:?}"),
-                Deed::Remove { key } => format!("removes {key:?}"),
-            };
             let came = match ended {
                 Ok(Done::Got(Some(bytes))) => format!("{} bytes", bytes.len()),
                 Ok(done) => format!("{done:?}"),
                 Err(error) => error.to_string(),
             };
             format!(
-                "PROGRAM {} {what}: {came} after {took} ms",
+                "PROGRAM {} {deed}: {came} after {took} ms",
                 who.map_or_else(|| "-".to_owned(), |who| who.to_string())
             )
         });
@@ -118,8 +111,8 @@ impl Seen {
 /// One deed. Whether it was answered.
 async fn one(client: &Client, seen: &Arc<Seen>, who: Option<usize>, deed: &Deed) -> bool {
     let began = seen.now();
-    let Some(ticket) = lock(&seen.book).own.as_mut().map(|own| own.begin(deed, began)) else { return true };
-    let key = format!("{FOLDER}{}", deed.key());
+    let Some(begun) = lock(&seen.book).own.as_mut().map(|own| own.begin(deed, began)) else { return true };
+    let key = deed.object();
     let ended = match deed {
         Deed::Put { bytes, .. } => client.put_bytes(BUCKETS[TENANT], &key, bytes).await.map(|_| Done::Put),
         Deed::Get { .. } => match client.get_bytes(BUCKETS[TENANT], &key).await {
@@ -132,7 +125,7 @@ async fn one(client: &Client, seen: &Arc<Seen>, who: Option<usize>, deed: &Deed)
     let is_answered = seen.own_ended(who, deed, began, &ended);
     let now = seen.now();
     if let Some(own) = lock(&seen.book).own.as_mut() {
-        own.end(who, (ticket, deed), &ended, now);
+        own.end(who, (begun, deed), &ended, now);
     }
     is_answered
 }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use mesh_core::{Error, assignment::Scope, id::ActorId, op::AdminOp, snapshot::Snapshot, spec::CustomSpec};
+use mesh_core::{Error, ErrorKind, assignment::Scope, id::ActorId, op::AdminOp, snapshot::Snapshot, spec::CustomSpec};
 
 use super::{Room, Stream};
 use crate::{harness::ChainState, nodes::lock};
@@ -65,10 +65,12 @@ impl Room {
         let Some(view) = self.newest() else { return };
         for row in view.assignments.values().filter(|row| row.actor.as_data().is_some()) {
             let running = self.machines.get(&row.node).and_then(|machine| machine.running.as_ref());
+            let (states, actor, epoch) = (self.states.clone(), row.actor, row.epoch);
             let Some((running, Ok(node))) = running.and_then(|running| Some((running, running.node()?))) else {
+                let gone = Error::new(ErrorKind::NoSuchActor, "its node does not run").with("node", row.node);
+                lock(&states).insert(actor, Some(Err(gone)));
                 continue;
             };
-            let (states, actor, epoch) = (self.states.clone(), row.actor, row.epoch);
             lock(&states).insert(actor, None);
             running.runtime.spawn(async move {
                 let pages = node.state(actor, epoch).await;
