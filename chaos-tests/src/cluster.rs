@@ -136,6 +136,8 @@ enum Errand {
     Planned(Life, Box<Studied>),
     /// A node stands for election.
     Stand(Life),
+    /// A node hears whether a majority follows it.
+    Confirm(Life),
     /// A node hears that it does not lead any more.
     Depose(NodeId, u64),
     /// Somebody else should lead.
@@ -484,6 +486,7 @@ impl Cluster {
             Some(Errand::CatchUp(life)) => self.catch_up(world, life),
             Some(Errand::Planned(life, studied)) => self.hear(world, life, Event::Planned(studied)),
             Some(Errand::Stand(life)) => self.stand(world, life),
+            Some(Errand::Confirm(life)) => self.confirm(world, life),
             Some(Errand::Depose(node, term)) => self.depose(world, node, term),
             Some(Errand::Election) => self.election(world),
             Some(Errand::Due(life, actor, number)) => {

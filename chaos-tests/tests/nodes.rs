@@ -100,6 +100,27 @@ fn a_dpu_that_loses_sight_of_the_drives() {
     assert!(tally.longest < 8_000 && tally.well > 1_000 && tally.refused + tally.unknown < 60, "{tally:?}");
 }
 
+/// Whoever leads and has slept, or is cut off, misses all DPUs before it knows that it leads no more: it takes nothing from
+/// them, neither then nor once it is heard again.
+#[test]
+fn a_leader_that_slept_or_was_cut_off_robs_nobody() {
+    let mut plan = Plan { storm: 90_000, ..Plan::fair(3, 2) };
+    let pauses = [2_100, 2_250, 2_400].map(|span| (span, true));
+    let cuts = [350, 800, 1_500, 2_600].map(|span| (span, false));
+    let mut at = 2_000;
+    for (span, sleeps) in pauses.into_iter().chain(cuts) {
+        for node in (1..=3).map(NodeId) {
+            plan.faults.push((at, if sleeps { Fault::Pause { node, span } } else { Fault::Isolate { node, span } }));
+            at += 4_000;
+        }
+    }
+    for seed in 0..2 {
+        let verdict = run_plan(seed, &plan, None, false);
+        println!("{verdict}");
+        assert_eq!(verdict.violation, None);
+    }
+}
+
 /// A host that knows one member, which does not lead and has just been started again, gets in all the same.
 #[test]
 fn who_knows_one_member_that_does_not_lead_gets_in() {

@@ -21,7 +21,8 @@
 //! - [`plans`]: what the placement engine wants, by [`meter`];
 //! - [`estranged`]: DPUs that do not reach their hosts; [`blind`]: those that do not see the drives; [`lasting`]: what counts
 //!   once it has been said again;
-//! - [`driver`]: what the leader of the control group does so that every actor runs where the plan wants it;
+//! - [`driver`]: what the leader of the control group does so that every actor runs where the plan wants it; [`backing`]: from
+//!   whom it may take one;
 //! - [`readiness`]: what is missing before the node takes data;
 //! - [`invariants`]: what is so after every event.
 //!
@@ -51,6 +52,7 @@ use mesh_core::{
 use crate::{migration::Heard, survey};
 
 pub mod acquaintance;
+pub mod backing;
 pub mod blind;
 pub mod chains;
 pub mod driver;
@@ -82,6 +84,7 @@ pub use outlook::Outlook;
 
 use self::{
     acquaintance::Acquaintances,
+    backing::Backing,
     blind::Blind,
     driver::{Asks, Driver},
     ears::Ears,
@@ -224,6 +227,7 @@ struct Lead {
     driver: Driver,
     plans: Plans,
     meter: Meter,
+    backing: Backing,
     estranged: Estranged,
     blind: Blind,
     /// The number of what is under way for each actor, and how much of it is not answered.
@@ -493,6 +497,7 @@ impl Steward {
             acts.extend([Act::Note(Happened::NodeDown(*node)), Act::Down(*node)]);
         }
         for node in up.difference(&self.told) {
+            self.lead.backing.is_there(*node);
             acts.extend([Act::Note(Happened::NodeUp(*node)), Act::Up(*node)]);
         }
         let here = [(self.id(), Instant::default())];
@@ -623,6 +628,7 @@ impl Steward {
                     complain(&mut self.complaints.unplanned, outcome.err(), unplanned, acts);
                 }
             }
+            Key::Confirm => self.lead.backing.answered(well, 2 * self.here.timing.dpu_beat, now),
             Key::Stat | Key::Elect(_) | Key::Ensure(_) | Key::Members(_) | Key::HandOver(_) => {}
             Key::LayOut => {
                 // What hinders a proposal passes; drives of which no layout can be made do not.

@@ -105,6 +105,7 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
             node.metadata.elect(group).await
         }
         Act::Ensure(group) => node.metadata.ensure_group(group).await,
+        Act::Confirm => node.metadata.confirm(GroupId::CONTROL).await,
         Act::Members(group, step) => change(node, group, step).await,
         Act::LayOut(draft) => lay_out(node, *draft).await,
         Act::Renew => renew(node).await,
@@ -226,7 +227,7 @@ async fn change(node: &Inner, group: GroupId, step: Step) -> Result<(), Error> {
 async fn lay_out(node: &Inner, draft: Draft) -> Result<(), Error> {
     let layout = at_desk(node, move || draft.carry_out()).await??;
     let (id, drives, code) = (layout.id, layout.domains.len(), layout.code);
-    match node.propose(MeshCommand::PutLayout(layout)).await {
+    match node.decide(MeshCommand::PutLayout(layout)).await {
         // Another leader was first.
         Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
         Err(error) => Err(error),
@@ -249,7 +250,9 @@ async fn renew(node: &Arc<Inner>) -> Result<(), Error> {
 pub(super) async fn fulfil(node: &Arc<Inner>, ask: Ask) -> Heard {
     match ask {
         Ask::Propose(command) => {
-            let answer = node.propose(command).await;
+            // A move that was begun is ended by whoever carries it out; anything else is decided by who leads.
+            let ends = matches!(command, MeshCommand::CommitMove { .. } | MeshCommand::AbortMove { .. });
+            let answer = if ends { node.propose(command).await } else { node.decide(command).await };
             Heard::Proposed(answer.map(|answer| (*answer).clone()))
         }
         Ask::Wait(pause) => {

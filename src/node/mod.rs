@@ -489,6 +489,15 @@ impl Inner {
         outcome.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Restarted, "metadata ended unasked")))
     }
 
+    /// Proposes what this node has decided because it leads the group: by itself, or not at all. Sent on, a decision of one
+    /// that leads no more would come late, and of a time that is over.
+    ///
+    /// # Errors
+    /// `NotLeader`, and as [`Self::propose`].
+    pub(crate) async fn decide(&self, command: impl Into<Command>) -> Result<Arc<MetaAnswer>, Error> {
+        self.metadata.propose_here(Arc::new(command.into()), PROPOSE_BUDGET).await
+    }
+
     /// Notes what has happened, as of what the control group has decided until now.
     pub(crate) fn note(&self, what: Happened) {
         let as_of = self.metadata.applied(GroupId::CONTROL).unwrap_or(0);

@@ -8,6 +8,7 @@ use std::{
 };
 
 use mesh_core::{
+    Error, ErrorKind,
     id::{ActorId, GroupId, NodeId, ReplicaId},
     meta::ControlView,
     op::GroupReport,
@@ -91,6 +92,13 @@ impl Cluster {
             self.run_for_election(world, life.0);
             self.hear(world, life, Event::Ended(Key::Elect(GroupId::CONTROL), Ok(())));
         }
+    }
+
+    /// A majority follows whoever leads and is heard by it; whoever leads no more learns so.
+    pub(super) fn confirm(&mut self, world: &mut World, life: Life) {
+        let follows = self.leads.leader() == Some(life.0) && self.is_reached(world, life.0);
+        let deposed = || Error::new(ErrorKind::NotLeader, "another replica leads this metadata group");
+        self.hear(world, life, Event::Ended(Key::Confirm, follows.then_some(()).ok_or_else(deposed)));
     }
 
     pub(super) fn run_for_election(&mut self, world: &mut World, node: NodeId) {

@@ -307,6 +307,7 @@ impl Cluster {
                 let takes = self.dice.span(&(Duration::from_millis(1)..Duration::from_millis(30)));
                 self.after(world, takes, Errand::Stand(life));
             }
+            Act::Confirm => self.after(world, CONFIRM, Errand::Confirm(life)),
             Act::LayOut(draft) => match draft.carry_out() {
                 Ok(made) => self.propose(world, node, MeshCommand::PutLayout(made), Errand::Act(life, Key::LayOut)),
                 Err(error) => events.push_back(ended(Key::LayOut, Err(error))),
@@ -500,6 +501,8 @@ impl Cluster {
 
 /// What one effect of a function costs.
 const EFFECT_NS: u64 = 1000;
+/// A majority says within this whether it follows.
+const CONFIRM: Duration = Duration::from_millis(2);
 /// How long a drive may take to say how it is.
 const STAT_MAX: Duration = Duration::from_secs(2);
 /// How far a replica that has just started is behind, where a planted bug has a node go by it.

@@ -42,7 +42,7 @@ use mesh_core::{
     Answer, Buf, Entropy, Error, ErrorKind, Op, Outcome, Response,
     id::{GroupId, Incarnation, NodeId, ReplicaId},
     limits::HEARTBEAT_INTERVAL,
-    meta::ControlView,
+    meta::{Command, ControlView, MetaAnswer},
     op::{GroupReport, NodeOp},
     port::{Clock, Outbound},
     time::Instant,
@@ -473,6 +473,23 @@ impl RaftMetadata {
     #[must_use]
     pub fn is_leader(&self, group: GroupId) -> bool {
         self.replica(group).is_ok_and(|replica| replica.raft.is_leader())
+    }
+
+    /// Comes back once a majority of a group has followed this leader that was asked from now on.
+    ///
+    /// # Errors
+    /// `NotLeader`, also for who leads no more and does not know it; `Timeout` without a majority; `Overloaded`;
+    /// `Unreachable` without a replica here.
+    pub async fn confirm(&self, group: GroupId) -> Result<(), Error> {
+        self.replica(group)?.confirm().await
+    }
+
+    /// Proposes as the leader, or not at all: whoever leads instead decides by what it sees itself.
+    ///
+    /// # Errors
+    /// As [`Metadata::propose`](mesh_core::port::Metadata::propose), and `NotLeader`.
+    pub async fn propose_here(&self, command: Arc<Command>, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
+        self.answer_here(command.group(), &Ask::Propose(command), budget).await
     }
 
     /// Calls an election now, if no leader is heard of: at the start, once peers are connected, and when the link to

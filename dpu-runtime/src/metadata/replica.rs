@@ -189,13 +189,18 @@ impl Replica {
     /// # Errors
     /// What the query names; `NotLeader`; `Timeout`; `Overloaded`.
     pub(super) async fn query(self: &Arc<Self>, query: &Query, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
-        let passed = self.pass_barrier()?;
-        match tokio::time::timeout(budget, passed).await {
-            Ok(Ok(passed)) => passed?,
-            Ok(Err(_)) => return Err(Error::new(ErrorKind::Unreachable, "this replica is shutting down")),
-            Err(_) => return Err(timeout()),
-        }
+        let passed = self.confirm();
+        tokio::time::timeout(budget, passed).await.map_err(|_| timeout())??;
         self.state.query(query).map(Arc::new)
+    }
+
+    /// Comes back once a majority has followed this leader that was asked from now on.
+    ///
+    /// # Errors
+    /// `NotLeader`; `Timeout` without a majority; `Overloaded`; `Unreachable`.
+    pub(super) async fn confirm(self: &Arc<Self>) -> Result<(), Error> {
+        let shut = |_| Err(Error::new(ErrorKind::Unreachable, "this replica is shutting down"));
+        self.pass_barrier()?.await.unwrap_or_else(shut)
     }
 
     fn pass_barrier(self: &Arc<Self>) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {

@@ -99,6 +99,8 @@ pub enum Key {
     Members(GroupId),
     /// A new layout.
     LayOut,
+    /// A majority of the control group is asked whether it follows this node.
+    Confirm,
     /// A look at the whole mesh: [`Study::number`].
     Plan(u64),
     /// Damaged metadata are set aside.
@@ -149,6 +151,8 @@ pub enum Act {
     Members(GroupId, members::Step),
     /// [`Key::LayOut`]: [`Draft::carry_out`] beside everything else, then a proposal of what it makes.
     LayOut(Box<Draft>),
+    /// [`Key::Confirm`]: well if a majority follows this node that was asked just now.
+    Confirm,
     /// [`Key::Plan`]: [`Study::carry_out`], beside everything else; then [`Event::Planned`], and [`Event::Ended`] only if that
     /// failed.
     Plan(Box<Study>),
@@ -190,6 +194,7 @@ impl Act {
             Self::Ensure(group) => Key::Ensure(*group),
             Self::Members(group, _) => Key::Members(*group),
             Self::LayOut(_) => Key::LayOut,
+            Self::Confirm => Key::Confirm,
             Self::Plan(study) => Key::Plan(study.number()),
             Self::Renew => Key::Renew,
             Self::HandOver(group, _) => Key::HandOver(*group),

@@ -184,6 +184,7 @@ impl Steward {
     /// What the leader of the control group does about actors.
     fn lead(&mut self, now: Instant, acts: &mut Vec<Act>) {
         if !self.leads_control() {
+            self.lead.backing.forget();
             self.lead.estranged.forget();
             self.lead.blind.forget();
             self.show_estranged();
@@ -225,6 +226,8 @@ impl Steward {
         }
         // Those that back off, or wait for their turn, too.
         let mut asks = Asks::new();
+        let within = self.here.timing.dpu_silence;
+        let mut missed = BTreeSet::new();
         for step in self.lead.plans.wanted() {
             let Some(row) = control.assignments.get(&step.actor).filter(|row| self.holds_good(step, row, now)) else {
                 continue;
@@ -234,9 +237,17 @@ impl Steward {
             let stranded = presence == Presence::Up
                 && step.to.head != row.node
                 && (self.outlook.estranged.contains(&row.node) || is_stranded());
+            if (presence == Presence::Down || stranded) && !self.lead.backing.holds(row.node, within, now) {
+                missed.insert(row.node);
+                continue;
+            }
             asks.extend(self.lead.driver.go(row, step, presence, stranded, now));
         }
         self.ask(asks, acts);
+        if !missed.is_empty() && self.is_free(Key::Confirm) {
+            self.lead.backing.ask(missed, within, now);
+            acts.push(Act::Confirm);
+        }
     }
 
     fn show_estranged(&mut self) {

@@ -507,9 +507,28 @@ fn a_plan_is_made_beside_the_owner_and_carried_out_by_its_next_look() {
     let (mut room, study) = plans_without_its_dpu();
     assert_eq!(steps(&room.observes(leading())), [""; 0], "it is under way, once");
     assert_eq!(room.on(Event::Planned(Box::new(study.carry_out()))), [""; 0]);
+    assert_eq!(room.observes(leading()), ["Confirm"]);
+    assert_eq!(steps(&room.observes(leading())), [""; 0], "it is under way, once");
+    assert_eq!(room.on(Event::Ended(Key::Confirm, Ok(()))), [""; 0]);
     let acts = room.observes(leading());
     let [step] = steps(&acts)[..] else { panic!("{acts:?}") };
     assert!(step.contains("Propose(Assign(Assignment {") && step.contains("node: node-1, epoch: e2"), "{step}");
+}
+
+#[test]
+fn a_leader_that_nobody_follows_any_more_takes_nothing_from_who_is_missed() {
+    let (mut room, study) = plans_without_its_dpu();
+    room.on(Event::Planned(Box::new(study.carry_out())));
+    assert_eq!(room.observes(leading()), ["Confirm"]);
+    let deposed = Error::new(ErrorKind::NotLeader, "another replica leads this metadata group");
+    assert_eq!(room.on(Event::Ended(Key::Confirm, Err(deposed))), [""; 0]);
+    assert_eq!(room.observes(leading()), ["Confirm"], "it asks again");
+    // The DPU is heard before the majority is: its chain is moved home, as it is.
+    room.on(Event::Heard(beat(2), room.now));
+    room.on(Event::Ended(Key::Confirm, Ok(())));
+    let acts = room.observes(leading());
+    let [step] = steps(&acts)[..] else { panic!("{acts:?}") };
+    assert!(step.contains("Propose(BeginMove {"), "{step}");
 }
 
 #[test]
