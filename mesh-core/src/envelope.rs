@@ -2,8 +2,8 @@
 
 use crate::{
     buf::Buf,
-    effect::{Lane, Principal},
-    error::Error,
+    effect::{Lane, Principal, Response},
+    error::{Error, ErrorKind},
     id::{ActorId, ClusterId, Epoch, Incarnation, NodeId},
     op::{Answer, Op},
 };
@@ -66,6 +66,8 @@ pub enum Body {
     Failure(Error),
     /// The answer to request `id` is no longer wanted.
     Cancel(u64),
+    /// It came whole, and this build does not know what it says: `Unsupported`, with what that is. Never sent.
+    Unread(Error),
 }
 
 /// Who opens a connection, and what it can do.
@@ -158,6 +160,23 @@ impl Envelope {
         match outcome {
             Ok(response) => Self::of(id, lane, Body::Answer(response.answer), response.payload),
             Err(error) => Self::of(id, lane, Body::Failure(error), Buf::empty()),
+        }
+    }
+
+    /// What an answer says. One that is not known here is [`ErrorKind::Unread`].
+    ///
+    /// # Errors
+    /// `Invalid` if this is no answer: the link must be closed.
+    pub fn into_outcome(self) -> Result<crate::Outcome, Error> {
+        match self.header.body {
+            Body::Answer(answer) => Ok(Ok(Response { answer, payload: self.payload })),
+            Body::Failure(error) => Ok(Err(error)),
+            Body::Unread(what) => Ok(Err(Error::new(
+                ErrorKind::Unread,
+                "the answer is of a newer build, and this one cannot read it: it may be done; upgrade this node",
+            )
+            .caused_by(what))),
+            _ => Err(Error::invalid("a message that is no answer where one was expected")),
         }
     }
 }

@@ -88,7 +88,7 @@ kinds! {
     QuotaExceeded = 206, NotProcessed;
     /// A precondition (`If-Match`, `If-None-Match`) does not hold.
     Precondition = 207, NotProcessed;
-    /// Understood, and not offered.
+    /// Not offered, or not known to the build that was asked.
     Unsupported = 208, NotProcessed;
     /// There is no such bucket.
     NoSuchBucket = 209, NotProcessed;
@@ -134,6 +134,8 @@ kinds! {
     LinkLost = 401, MaybeProcessed;
     /// The caller gave up.
     Cancelled = 402, MaybeProcessed;
+    /// It was answered, and this build does not know what the answer says.
+    Unread = 403, MaybeProcessed;
 
     // 5xx bug
     /// A broken invariant. A person must look.

@@ -1,7 +1,8 @@
 //! What metadata groups are told ([`Command`]), asked ([`Query`]) and answer ([`MetaAnswer`]), and the rows they hold.
 //!
-//! Encoded with postcard behind the number of their format; new variants are added at the end only, and any other change is
-//! a new format.
+//! Encoded behind the number of their format. New variants stand at the end of their enum and new fields at the end of their
+//! struct, with a default; any other change is a new format. [`encode`] has how that is written, and what older builds make
+//! of it.
 //!
 //! The vocabulary only: what a command does to the rows is the metadata function's.
 
@@ -13,7 +14,7 @@ mod object;
 mod query;
 
 pub use answer::{ListEntry, Listing, MetaAnswer};
-pub use codec::{FORMAT, decode, encode};
+pub use codec::{FORMAT, decode, encode, encode_as_newer, encode_onto};
 pub use command::{BucketCommand, Command, MeshCommand, ObjectCommand, Precondition, Proposer, Session, UpkeepCommand};
 pub use control::{
     AccessKeyRow, BucketRef, BucketRow, ControlView, Grant, PrincipalRow, TenantLimits, TenantRow, WrappedKey,

@@ -9,13 +9,21 @@
 //! ```
 //!
 //! Checksums are CRC-32C; `preamble_crc` covers bytes 0 to 20, `header_crc` the header, and the header's `payload_crc`
-//! the payload. Lengths are checked against `limits` before anything is allocated. Versions:
+//! the payload. Lengths are checked against `limits` before anything is allocated. Flags are for later, and ignored.
+//!
+//! Builds that differ talk to each other. Fields of the header that are not known here are passed over, as are fields at the
+//! end of an encoded value ([`crate::meta`]). A frame that is whole and says something that is not known here (an operation,
+//! an answer, a variant inside one, a lane, a kind of principal) becomes [`Body::Unread`]: a request is answered
+//! [`Unsupported`](ErrorKind::Unsupported), whoever asked is told of an answer that it is [`Unread`](ErrorKind::Unread), and
+//! the link goes on. Only what no build sends closes it. So new operations and fields need no new version; the version
+//! changes only when an older build must not read what a newer one sends:
 //!
 //! | version | why |
 //! |---|---|
 //! | 1 | the first |
 //! | 2 | metadata values of format 2: a command says itself which group it is for; a beat carries what has changed, and no whole report |
 //! | 3 | a beat says of which replica its mark is, and which starts are registered; a report says what its node is unable to run and whom it turns away; who takes a drive says as which start |
+//! | 4 | metadata values of format 3: values may get fields at their end; what is not known is answered |
 
 use std::sync::Arc;
 
@@ -44,7 +52,7 @@ pub mod proto {
 }
 
 /// The wire version that this build speaks.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// Length of the preamble.
 pub const PREAMBLE_BYTES: usize = 24;
 
@@ -85,9 +93,11 @@ impl Preamble {
         }
         let version = u16::from_le_bytes([bytes[4], bytes[5]]);
         if version != VERSION {
-            return Err(Error::invalid("a frame of another wire version; run the same build on every node")
-                .with("version", version)
-                .with("supported", VERSION));
+            return Err(Error::invalid(
+                "a frame of another wire version; run builds of one wire version on every node",
+            )
+            .with("version", version)
+            .with("supported", VERSION));
         }
         if word(20) != crc32c(&bytes[..20]) {
             return Err(Error::invalid("the frame's preamble fails its checksum"));
@@ -129,7 +139,7 @@ impl Envelope {
         Ok(head.into())
     }
 
-    /// Puts a message together from what followed a preamble.
+    /// Puts a message together from what followed a preamble. What is whole and not known here is [`Body::Unread`].
     ///
     /// # Errors
     /// `Invalid` if a length, a checksum or a field is wrong: the link must be closed.
@@ -220,6 +230,25 @@ fn encode_header(header: &Header, payload: &Buf) -> Result<proto::Header, Error>
 }
 
 fn decode_header(header: proto::Header) -> Result<Header, Error> {
+    let (id, actor, epoch, budget_us) = (header.id, ActorId(header.actor), Epoch(header.epoch), header.budget_us);
+    match known_header(header) {
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(Header {
+            id,
+            actor,
+            epoch,
+            lane: Lane::Control,
+            budget_us,
+            region: None,
+            trace: Vec::new(),
+            principal: Principal::Anonymous,
+            body: Body::Unread(error),
+        }),
+        known => known,
+    }
+}
+
+/// A header, if all of it is known here; else `Unsupported`.
+fn known_header(header: proto::Header) -> Result<Header, Error> {
     let principal = match header.principal {
         None => Principal::Anonymous,
         Some(principal) => match principal.kind {
@@ -227,7 +256,7 @@ fn decode_header(header: proto::Header) -> Result<Header, Error> {
             1 => Principal::System,
             2 => Principal::User { tenant: TenantId(principal.tenant), name: principal.name.into() },
             3 => Principal::Admin { name: principal.name.into() },
-            _ => return Err(Error::invalid("an unknown kind of principal")),
+            kind => return Err(unknown("a kind of principal").with("kind", kind)),
         },
     };
     Ok(Header {
@@ -243,9 +272,7 @@ fn decode_header(header: proto::Header) -> Result<Header, Error> {
         }),
         trace: header.trace.to_vec(),
         principal,
-        body: decode_body(
-            header.body.ok_or_else(|| Error::invalid("a frame without a body that this version knows"))?,
-        )?,
+        body: decode_body(header.body.ok_or_else(|| unknown("an operation or an answer"))?)?,
     })
 }
 
@@ -254,8 +281,14 @@ fn lane(number: u32) -> Result<Lane, Error> {
         0 => Ok(Lane::Control),
         1 => Ok(Lane::Interactive),
         2 => Ok(Lane::Bulk),
-        _ => Err(Error::invalid("an unknown lane")),
+        _ => Err(unknown("a lane").with("lane", number)),
     }
+}
+
+fn unknown(what: &'static str) -> Error {
+    let error =
+        "a newer build sends something that this one does not know; upgrade this node, or ask for something else";
+    Error::new(ErrorKind::Unsupported, error).with("what", what)
 }
 
 /// Answers of Object, which only gateways and clients see: encoded as one value.
@@ -297,6 +330,7 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
             bytes_max: welcome.bytes_max,
         }),
         Body::Failure(error) => B::Failure(error.to_proto()),
+        Body::Unread(_) => return Err(Error::bug("what was not understood is not sent on")),
         Body::Cancel(id) => B::Cancel(proto::Cancel { id: *id }),
         Body::Request(op) => match op {
             Op::Object(op) => B::Object(meta::encode(&**op)?.into()),

@@ -698,7 +698,14 @@ fn states(drives: &[DriveReport]) -> impl Iterator<Item = (DriveId, DriveState)>
 /// The group has looked at it, and whoever asks again will be told the same.
 #[must_use]
 pub fn is_judged(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Denied | ErrorKind::Conflict | ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        ErrorKind::Invalid
+            | ErrorKind::Denied
+            | ErrorKind::Conflict
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::Unsupported
+    )
 }
 
 const fn unrenewed(error: Error) -> Act {

@@ -18,10 +18,13 @@ use mesh_core::{
 /// who says that it is the mesh itself, may ask nothing: no certificate names them.
 ///
 /// # Errors
-/// `Denied`, or `Unsupported` for a payload that is elsewhere: the request must then not be delivered. `Invalid` if this is no request: the link must be closed.
+/// `Denied`, or `Unsupported` for what is not known here and for a payload that is elsewhere: the request is answered so,
+/// and not delivered. `Invalid` if this is no request: the link must be closed.
 pub fn admit(role: &Role, envelope: &mut Envelope) -> Result<(), Error> {
-    let Body::Request(op) = &envelope.header.body else {
-        return Err(Error::invalid("a message that is no request where a request was expected"));
+    let op = match &envelope.header.body {
+        Body::Request(op) => op,
+        Body::Unread(error) => return Err(error.clone()),
+        _ => return Err(Error::invalid("a message that is no request where a request was expected")),
     };
     if envelope.header.region.is_some() {
         // Its payload was not checked, for it is not here; and these links cannot fetch it.
@@ -167,6 +170,15 @@ mod tests {
         let mut envelope = request(ActorId::drive(DriveId(1)), ShardOp::Stat);
         envelope.header.region = Some(region);
         assert_eq!(admit(&Role::Node(NodeId(2)), &mut envelope).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn what_is_not_known_here_is_answered_whoever_asks() {
+        let error = Error::new(ErrorKind::Unsupported, "a newer build asks");
+        for role in [Role::Node(NodeId(2)), Role::Client(alice()), Role::Client(Principal::Anonymous)] {
+            let mut envelope = Envelope::of(1, Lane::Control, Body::Unread(error.clone()), Buf::empty());
+            assert_eq!(admit(&role, &mut envelope), Err(error.clone()), "{role:?}");
+        }
     }
 
     #[test]

@@ -64,8 +64,10 @@ pub fn hello(local: &Local, lane: Lane) -> Hello {
 /// Tell the other end and close: `Invalid` for something else than a Hello, `Unsupported` if there is no common
 /// version, `Denied` for another cluster or a name that the certificate does not bear out.
 pub fn answer(local: &Local, role: &Role, first: &Body) -> Result<(Hello, Welcome), Error> {
-    let Body::Hello(hello) = first else {
-        return Err(Error::invalid("the first message of a connection must be a Hello"));
+    let hello = match first {
+        Body::Hello(hello) => hello,
+        Body::Unread(error) => return Err(error.clone()),
+        _ => return Err(Error::invalid("the first message of a connection must be a Hello")),
     };
     if hello.cluster != local.cluster {
         return Err(Error::new(ErrorKind::Denied, "this node belongs to another cluster: check the address")
@@ -108,7 +110,7 @@ pub fn answer(local: &Local, role: &Role, first: &Body) -> Result<(Hello, Welcom
 pub fn accept_welcome(expected: Expected, role: &Role, answer: Body) -> Result<(Welcome, Terms), Error> {
     let welcome = match answer {
         Body::Welcome(welcome) => welcome,
-        Body::Failure(error) => return Err(error),
+        Body::Failure(error) | Body::Unread(error) => return Err(error),
         _ => return Err(Error::invalid("a Hello was answered by something else than a Welcome")),
     };
     let Role::Node(certified) = *role else {
@@ -154,7 +156,7 @@ pub const GREETING_BYTES_MAX: usize = 1024;
 /// The name of a build at most.
 pub const SOFTWARE_BYTES_MAX: usize = 256;
 /// The oldest wire version that this build still speaks.
-pub const VERSION_MIN: u16 = 3;
+pub const VERSION_MIN: u16 = 4;
 
 const _: () = {
     assert!(VERSION_MIN <= wire::VERSION);

@@ -49,6 +49,8 @@ pub struct LinkStats {
     pub overloads: u64,
     /// Requests that were refused because the other end's role may not ask that.
     pub denials: u64,
+    /// Requests and answers that this build did not know: of a newer one.
+    pub unread: u64,
     /// Requests sent.
     pub requests_sent: u64,
     /// Requests brought in.
@@ -83,6 +85,7 @@ counters!(
     duplicates,
     overloads,
     denials,
+    unread,
     requests_sent,
     requests_served,
     bytes_sent,

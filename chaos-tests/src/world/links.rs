@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use mesh_core::{
-    Buf, Error, ErrorKind, Op, Outcome, Request, Response,
+    Buf, Error, ErrorKind, Op, Outcome, Request,
     envelope::{Body, Envelope},
     id::{ActorId, Epoch, NodeId},
     wire::{PREAMBLE_BYTES, Preamble},
@@ -124,12 +124,10 @@ impl World {
                 };
                 // The caller's session is the other way round.
                 let Some(place) = self.network.settle(to, from, session, envelope.header.id) else { return };
-                let outcome = match envelope.header.body {
-                    Body::Answer(answer) => Ok(Response { answer, payload: envelope.payload }),
-                    Body::Failure(error) => Err(error),
-                    other => Err(Error::bug("an answer that is none").with("body", format!("{other:?}"))),
-                };
-                self.take_reply(place, outcome);
+                match envelope.into_outcome() {
+                    Ok(outcome) => self.take_reply(place, outcome),
+                    Err(error) => self.violate(|| format!("{to}: an answer that is none: {error}")),
+                }
             }
         }
     }

@@ -287,7 +287,11 @@ impl Replica {
 }
 
 fn read<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
-    decode(payload).map_err(|error| Error::invalid("a Raft message cannot be read").caused_by(error))
+    decode(payload).map_err(|error| {
+        let is_newer = error.kind() == io::ErrorKind::Unsupported;
+        let kind = if is_newer { ErrorKind::Unsupported } else { ErrorKind::Invalid };
+        Error::new(kind, "a Raft message cannot be read").caused_by(error)
+    })
 }
 
 fn answer<T: Serialize, E: std::error::Error>(outcome: Result<T, E>) -> Outcome {

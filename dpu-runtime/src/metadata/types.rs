@@ -1,16 +1,17 @@
 //! The types that Raft is made of here, and how they are encoded.
 //!
 //! ```text
-//! a log entry, a vote, a watermark, a mark's claims, a Raft message:   format:1  postcard
+//! a log entry, a vote, a watermark, a mark's claims, a Raft message:   format:1  value
 //! ```
 //!
-//! The format is that of metadata values ([`mesh_core::meta::FORMAT`]), for commands stand in entries.
+//! The format is that of metadata values ([`mesh_core::meta::FORMAT`]), for commands stand in entries: what is here grows as
+//! they do.
 
 use std::{fmt, io, sync::Arc};
 
 use mesh_core::{
-    Error,
-    meta::{Command, FORMAT, MetaAnswer},
+    Error, ErrorKind,
+    meta::{self, Command, MetaAnswer},
 };
 use openraft::alias;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -92,20 +93,13 @@ pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
 
 /// Puts a value behind what is there.
 pub(super) fn encode_onto<T: Serialize>(bytes: &mut Vec<u8>, value: &T) -> io::Result<()> {
-    bytes.push(FORMAT);
-    *bytes = postcard::to_extend(value, core::mem::take(bytes)).map_err(io::Error::other)?;
-    Ok(())
+    meta::encode_onto(bytes, value).map_err(io::Error::other)
 }
 
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
-    let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
-    match bytes.split_first() {
-        Some((&FORMAT, rest)) => match postcard::take_from_bytes(rest) {
-            Ok((value, [])) => Ok(value),
-            Ok(_) => Err(invalid("bytes behind a Raft value".into())),
-            Err(error) => Err(invalid(format!("a Raft value is damaged: {error}"))),
-        },
-        Some((format, _)) => Err(invalid(format!("a Raft value of format {format}; this build reads {FORMAT}"))),
-        None => Err(invalid("an empty Raft value".into())),
-    }
+    meta::decode(bytes).map_err(|error| {
+        // What a newer build wrote is not damaged.
+        let is_newer = error.kind() == ErrorKind::Unsupported;
+        io::Error::new(if is_newer { io::ErrorKind::Unsupported } else { io::ErrorKind::InvalidData }, error)
+    })
 }

@@ -297,9 +297,16 @@ mod tests {
         assert!(meta::decode::<Reason>(&two).is_err());
         // The next one is read as ever.
         assert_eq!(meta::decode::<Reason>(&bytes).unwrap(), one);
-        // Each byte a level, as long as a header may be.
-        let level = bytes[1];
-        let deep: Vec<u8> = core::iter::once(bytes[0]).chain(core::iter::repeat_n(level, 2 << 20)).collect();
-        assert!(meta::decode::<Reason>(&deep).is_err());
+        // Levels within levels, each in a struct that is long enough: written from the inside, and so backwards.
+        let (format, level) = (bytes[0], bytes[1]);
+        let mut deep = Vec::new();
+        while deep.len() < 2 << 20 {
+            let len = postcard::to_stdvec(&deep.len()).unwrap();
+            deep.extend(len.into_iter().rev().chain([level]));
+        }
+        deep.push(format);
+        deep.reverse();
+        let error = meta::decode::<Reason>(&deep).unwrap_err();
+        assert!(error.to_string().contains("a reason lies deeper than any does"), "{error}");
     }
 }

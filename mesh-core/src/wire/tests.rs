@@ -56,7 +56,7 @@ fn refuses_another_version_and_says_which() {
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert_eq!(
         error.to_string(),
-        "a frame of another wire version; run the same build on every node [version=9 supported=3]"
+        "a frame of another wire version; run builds of one wire version on every node [version=9 supported=4]"
     );
 }
 
@@ -159,8 +159,7 @@ fn refuses_numbers_out_of_range() {
     let refused = [
         (B::Hello(proto::Hello { version_min: 65_536, ..hello.clone() }), "a version over 65,535"),
         (B::Hello(proto::Hello { version_max: u32::MAX, ..hello.clone() }), "a version over 65,535"),
-        (B::Hello(proto::Hello { cluster: vec![0; 15].into(), ..hello.clone() }), "a cluster id of a wrong length"),
-        (B::Hello(proto::Hello { lane: 3, ..hello }), "an unknown lane"),
+        (B::Hello(proto::Hello { cluster: vec![0; 15].into(), ..hello }), "a cluster id of a wrong length"),
         (B::Welcome(proto::Welcome { version: 65_536, ..Default::default() }), "a version over 65,535"),
         (B::Shard(shard(0, 1)), "a code over the limits"),
         (B::Shard(shard(17, 0)), "a code over the limits"),
@@ -182,10 +181,10 @@ fn refuses_numbers_out_of_range() {
             "a list of shards of a wrong length",
         ),
         (B::Query(query(b"")), "an empty metadata value"),
-        (B::Query(query(b"\x01\x02")), "a metadata value of another format; run the same build on every node"),
-        (B::Query(query(b"\x02\x02\x00")), "bytes behind a metadata value"),
-        (B::Query(query(b"\x02\xff\x7f")), "a metadata value is damaged"),
-        (B::Propose(b"\x02"[..].into()), "a metadata value is damaged"),
+        (B::Query(query(b"\x01\x02")), "a metadata value of another format; run builds of one format on every node"),
+        (B::Query(query(b"\x03\x02\x00")), "bytes behind a metadata value"),
+        (B::Query(query(b"\x03\x00\x05")), "a metadata value is damaged"),
+        (B::Propose(b"\x03"[..].into()), "a metadata value is damaged"),
     ];
     for (body, why) in refused {
         assert_eq!(refusal(&header(body)), why);
@@ -193,12 +192,51 @@ fn refuses_numbers_out_of_range() {
 }
 
 #[test]
-fn refuses_a_header_that_says_nothing_it_knows() {
-    assert_eq!(refusal(&proto::Header::default()), "a frame without a body that this version knows");
-    let stat = || header(proto::header::Body::DriveStat(proto::Done {}));
-    assert_eq!(refusal(&proto::Header { lane: 3, ..stat() }), "an unknown lane");
+fn what_is_whole_and_not_known_here_is_unread_and_keeps_its_number() {
+    use proto::header::Body as B;
+    let stat = || header(B::DriveStat(proto::Done {}));
     let principal = Some(proto::Principal { kind: 4, ..Default::default() });
-    assert_eq!(refusal(&proto::Header { principal, ..stat() }), "an unknown kind of principal");
+    let value = |bytes: &'static [u8]| bytes::Bytes::from_static(bytes);
+    let newer =
+        "a newer build sends something that this one does not know; upgrade this node, or ask for something else";
+    let within =
+        "a newer build says something that this one does not know; upgrade this node, or ask for something else";
+    let cases = [
+        (proto::Header::default(), newer, "[what=an operation or an answer]"),
+        (proto::Header { lane: 3, ..stat() }, newer, "[what=a lane lane=3]"),
+        (proto::Header { principal, ..stat() }, newer, "[what=a kind of principal kind=4]"),
+        (header(B::Object(value(b"\x03\x7f"))), within, "[of=ObjectOp variant=127]"),
+        (header(B::Propose(value(b"\x03\x02\xff\x01"))), within, "[of=MeshCommand variant=255]"),
+        (header(B::Meta(value(b"\x03\x7e\x01\x02"))), within, "[of=MetaAnswer variant=126]"),
+        (header(B::Admin(value(b"\x03\x40"))), within, "[of=AdminOp variant=64]"),
+    ];
+    for (header, message, context) in cases {
+        let header = proto::Header { id: 7, actor: 8, epoch: 9, budget_us: 10, payload_crc: crc32c(b"p"), ..header };
+        let envelope = decode(&header, b"p").expect("the frame is whole");
+        assert_eq!(envelope.payload, Buf::copy_of(b"p"));
+        let Header { id, actor, epoch, budget_us, body, principal, .. } = envelope.header;
+        assert_eq!((id, actor, epoch, budget_us), (7, ActorId(8), Epoch(9), 10));
+        assert_eq!(principal, Principal::Anonymous, "nobody is believed who cannot be read");
+        let Body::Unread(error) = body else { panic!("{body:?}") };
+        assert_eq!((error.kind(), error.to_string()), (ErrorKind::Unsupported, format!("{message} {context}")));
+    }
+}
+
+#[test]
+fn an_answer_that_cannot_be_read_may_have_been_done() {
+    let unread = proto::Header { id: 7, ..proto::Header::default() };
+    let error = decode(&unread, b"").unwrap().into_outcome().expect("an answer").expect_err("not a good one");
+    assert_eq!((error.kind(), error.certainty()), (ErrorKind::Unread, crate::error::Certainty::MaybeProcessed));
+    assert!(error.to_string().ends_with("[what=an operation or an answer]"), "{error}");
+    // A failure of a kind that is not known is one of its class.
+    let failure = proto::Failure { kind: 299, message: "no".into(), ..Default::default() };
+    let answer = decode(&header(proto::header::Body::Failure(failure)), b"").unwrap();
+    assert_eq!(answer.into_outcome().unwrap().unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(asked(ShardOp::Stat).into_outcome().unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn refuses_a_header_that_is_none() {
     let garbage = b"\xff\xff\xff\xff";
     let preamble = Preamble { header_len: 4, header_crc: crc32c(garbage), payload_len: 0 };
     let error = Envelope::decode(preamble, garbage, Buf::empty()).expect_err("garbage");
@@ -213,4 +251,13 @@ fn a_field_of_a_later_version_is_passed_over() {
     let preamble = Preamble { header_len: header.len(), header_crc: crc32c(&header), payload_len: 0 };
     let envelope = Envelope::decode(preamble, &header, Buf::empty()).expect("an unknown field");
     assert_eq!(envelope.header.body, Body::Request(ShardOp::Stat.into()));
+}
+
+#[test]
+fn flags_of_a_later_version_are_passed_over() {
+    let mut bytes = preamble(MAGIC, VERSION, 1, 2);
+    bytes[6..8].copy_from_slice(&[0xff, 0xff]);
+    let crc = crc32c(&bytes[..20]);
+    bytes[20..].copy_from_slice(&crc.to_le_bytes());
+    assert_eq!(Preamble::decode(&bytes), Ok(Preamble { header_len: 1, header_crc: 0, payload_len: 2 }));
 }

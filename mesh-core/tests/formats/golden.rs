@@ -1,15 +1,15 @@
 //! Golden bytes: a fixture has one line a message, its name and its bytes in hexadecimal.
 //!
-//! A test that fails here says that bytes which an older build wrote or sends are not what this build writes. Either
-//! that was a mistake, or the format has a new version. Values that no released build ever wrote may be rewritten with
-//! `MESH_BLESS=1 cargo test -p mesh-core --test formats`.
+//! A test that fails here says that this build does not write what the one before wrote. Either that was a mistake, or values
+//! have grown: then the fixture goes, as it is, to `fixtures/read` under the next number, for what a build has written must
+//! be read forever, and `MESH_BLESS=1 cargo test -p mesh-core --test formats` writes the new one.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf};
 
 /// Compares the encoding of every sample with the fixture, in both directions: no sample without golden bytes, no
 /// golden bytes without a sample. Gives the golden bytes by name.
 pub(crate) fn check(file: &str, about: &str, samples: &[(String, Vec<u8>)]) -> BTreeMap<String, Vec<u8>> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(file);
+    let path = folder().join(file);
     if std::env::var_os("MESH_BLESS").is_some() {
         fs::write(&path, render(about, samples)).expect("the fixture can be written");
     }
@@ -30,6 +30,23 @@ pub(crate) fn check(file: &str, about: &str, samples: &[(String, Vec<u8>)]) -> B
     }
     assert!(wrong.is_empty(), "{file}: the format has changed:\n{wrong}");
     golden
+}
+
+/// All that builds of a format have ever written: the golden bytes of each, under the name of its file.
+pub(crate) fn ever(format: &str) -> Vec<(String, BTreeMap<String, Vec<u8>>)> {
+    let files = fs::read_dir(folder().join("read")).expect("the folder is there");
+    let names = files.map(|file| file.expect("a file").file_name().into_string().expect("a name of letters"));
+    let mut names: Vec<String> = names.filter(|name| name.starts_with(&format!("{format}."))).collect();
+    names.sort();
+    let read = |name: String| {
+        let text = fs::read_to_string(folder().join("read").join(&name)).expect("it was there");
+        (name, parse(&text))
+    };
+    names.into_iter().map(read).collect()
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
 /// Fails if a variant has no sample: a variant that is added gets one.

@@ -1,9 +1,10 @@
-//! The formats that leave a process: the wire, and metadata values. Golden bytes of everything, and decoders that
-//! bear anything.
+//! The formats that leave a process: the wire, and metadata values. Golden bytes of everything, what other builds write, and
+//! decoders that bear anything.
 
 mod bounds;
 mod commands;
 mod golden;
 mod meta;
+mod other_builds;
 mod samples;
 mod wire;

@@ -19,7 +19,7 @@ use crate::{commands, golden, samples};
 /// A frame around any header, with true lengths and checksums: written from the drawing in `wire.rs`, not with its
 /// code.
 pub(crate) fn frame(header: &[u8], payload: &[u8]) -> Vec<u8> {
-    let mut frame = b"MESH\x03\0\0\0".to_vec();
+    let mut frame = b"MESH\x04\0\0\0".to_vec();
     frame.extend_from_slice(&u32::try_from(header.len()).expect("small").to_le_bytes());
     frame.extend_from_slice(&crc32c(header).to_le_bytes());
     frame.extend_from_slice(&u32::try_from(payload.len()).expect("small").to_le_bytes());
@@ -35,9 +35,13 @@ fn header_of(frame: &[u8]) -> &[u8] {
     &frame[PREAMBLE_BYTES..]
 }
 
-/// Decodes; what decodes must encode again, and to the same message.
-fn bear(frame: &[u8]) -> Result<Envelope, Error> {
+/// Decodes; what decodes must encode again, and to the same message, unless it says what is not known here.
+pub(crate) fn bear(frame: &[u8]) -> Result<Envelope, Error> {
     let envelope = Envelope::decode_whole(frame)?;
+    if let Body::Unread(error) = &envelope.header.body {
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        return Ok(envelope);
+    }
     let again = envelope.encode().expect("what was decoded can be encoded");
     let back = Envelope::decode_whole(&again).expect("what was encoded can be decoded");
     assert_eq!(back, envelope);
@@ -59,7 +63,7 @@ fn every_message_has_its_golden_bytes() {
         golden::cover(kind, variants, &encoded);
     }
     let golden =
-        golden::check("wire-v3.txt", "Frames of wire version 3: name, preamble, header and payload.", &encoded);
+        golden::check("wire-v4.txt", "Frames of wire version 4: name, preamble, header and payload.", &encoded);
     for (name, envelope) in envelopes {
         assert_eq!(Envelope::decode_whole(&golden[&name]).expect("golden bytes decode"), envelope, "{name}");
     }

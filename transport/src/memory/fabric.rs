@@ -7,8 +7,8 @@ use std::{
 };
 
 use mesh_core::{
-    Error, ErrorKind, Lane, Outcome, Response,
-    envelope::{Body, Envelope},
+    Error, ErrorKind, Lane, Outcome,
+    envelope::Envelope,
     id::{Incarnation, NodeId},
     port::{CallGuard, Clock, Completion, Inbound, Role},
     time::Instant,
@@ -503,12 +503,7 @@ impl Fabric {
         if !self.options.codec {
             return outcome;
         }
-        let answer = self.coded(Envelope::answer(id, wire.lane, outcome))?;
-        match answer.header.body {
-            Body::Answer(said) => Ok(Response { answer: said, payload: answer.payload }),
-            Body::Failure(error) => Err(error),
-            _ => Err(Error::bug("an answer that is none after the codec")),
-        }
+        self.coded(Envelope::answer(id, wire.lane, outcome))?.into_outcome()?
     }
 
     fn coded(&self, envelope: Envelope) -> Result<Envelope, Error> {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use mesh_core::{
-    Answer, Buf, ErrorKind, Lane, Op, Response,
+    Answer, Buf, Error, ErrorKind, Lane, Op, Response,
     id::{ActorId, DriveId, Epoch, TenantId},
     op::{NodeOp, ShardOp},
     time::UnixMillis,
@@ -214,6 +214,27 @@ fn a_client_speaks_in_its_own_name_and_may_not_address_a_drive() {
     assert_eq!(heard.take(), vec![Err(ErrorKind::Denied)]);
     fabric.cut(client.end(), ONE);
     assert_eq!(heard.take(), vec![Err(ErrorKind::LinkLost)]);
+}
+
+#[test]
+fn what_is_not_known_here_is_answered_and_the_wire_goes_on() {
+    // Without the codec: no build can encode what it does not know.
+    let options = MemoryOptions { delivery: Delivery::Inline, codec: false };
+    let fabric = MemoryFabric::new(options, Arc::new(Hands::default()));
+    let desk = Arc::new(Desk::default());
+    let _one = fabric.join(ONE, desk.clone());
+    let two = fabric.join(TWO, desk.clone());
+    let heard = Heard::default();
+    let _held = two.send(ONE, status(b""), heard.ear());
+    let mut newer = status(b"");
+    let unknown = Error::new(ErrorKind::Unsupported, "a newer build asks");
+    newer.header.body = mesh_core::envelope::Body::Unread(unknown);
+    drop(two.send(ONE, newer, heard.ear()));
+    assert_eq!(heard.take(), vec![Err(ErrorKind::Unsupported)]);
+    let (_, _, done) = desk.next();
+    done(Ok(Response { answer: Answer::Done, payload: Buf::copy_of(b"held") }));
+    assert_eq!(heard.take(), vec![Ok(Buf::copy_of(b"held"))], "what was under way goes on");
+    assert!(desk.asked.lock().unwrap().is_empty(), "the other was never delivered");
 }
 
 #[test]

@@ -138,7 +138,7 @@ struct Shared {
     counters: Counters,
     identity: Identity,
     complaints: Mutex<dates::Complaints>,
-    /// Those whose bad frames were logged.
+    /// Those whose bad frames were logged, and what others said that was not known here.
     warned: Mutex<BTreeSet<String>>,
     /// Others' new requests are refused.
     draining: AtomicBool,
@@ -430,6 +430,12 @@ impl Shared {
         }
     }
 
+    /// Whether a line is to be written: each once, and not without end.
+    fn warns(&self, line: String) -> bool {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        warned.len() < WARNED_MAX && warned.insert(line)
+    }
+
     fn jitter(&self) -> u64 {
         let mut bytes = [0; 8];
         self.entropy.lock().unwrap_or_else(PoisonError::into_inner).fill(&mut bytes);
@@ -498,12 +504,25 @@ fn bad_frame(shared: &Shared, connection: &quinn::Connection, error: &Error) {
     }
     count(&shared.counters.bad_frames);
     connection.close(BAD_FRAME, error.to_string().as_bytes());
-    let who = tls::role(connection, shared.local.cluster)
-        .map_or_else(|_| connection.remote_address().to_string(), |role| format!("{role:?}"));
-    let mut warned = shared.warned.lock().unwrap_or_else(PoisonError::into_inner);
-    if warned.len() < WARNED_MAX && warned.insert(who.clone()) {
+    let who = who(shared, connection);
+    if shared.warns(who.clone()) {
         tracing::warn!(%who, %error, "a peer breaks the protocol; its connections are closed, further ones silently");
     }
+}
+
+/// The other end is of a newer build, and said something that this one does not know: count, and say so once for each such
+/// thing. The connection goes on.
+fn unread(shared: &Shared, connection: &quinn::Connection, error: &Error) {
+    count(&shared.counters.unread);
+    let who = who(shared, connection);
+    if shared.warns(format!("{who}: {error}")) {
+        tracing::info!(%who, %error, "a peer says what this build does not know; it is told so, and the link goes on");
+    }
+}
+
+fn who(shared: &Shared, connection: &quinn::Connection) -> String {
+    tls::role(connection, shared.local.cluster)
+        .map_or_else(|_| connection.remote_address().to_string(), |role| format!("{role:?}"))
 }
 
 fn no_runtime(error: tokio::runtime::TryCurrentError) -> Error {
@@ -524,7 +543,7 @@ const INCOMING_MAX: usize = 1024;
 const INCOMING_BYTES_MAX: u64 = 64 << 10;
 /// Early packets of all of them at most.
 const INCOMING_TOTAL_BYTES_MAX: u64 = 8 << 20;
-/// Peers whose bad frames are logged at most.
+/// Lines about peers whose frames are bad or not known, at most.
 const WARNED_MAX: usize = 256;
 /// How often a closing link looks whether its own calls have ended.
 const QUIET_POLL: Duration = Duration::from_millis(5);

@@ -20,6 +20,7 @@ use super::{
     frame::{Stream, Trouble, WriteFailure, read_preamble, read_rest},
     greet::Greeting,
     guests::{Guests, Room, Stay},
+    unread,
 };
 use crate::{
     gate, handshake,
@@ -207,7 +208,11 @@ impl Served {
                 bad_frame(&self.shared, &self.connection, &error);
                 return None;
             }
-            count(&self.shared.counters.denials);
+            if matches!(envelope.header.body, Body::Unread(_)) {
+                unread(&self.shared, &self.connection, &error);
+            } else {
+                count(&self.shared.counters.denials);
+            }
             return Some((Err(error), Room::none()));
         }
         if self.shared.is_draining() {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use mesh_core::{
-    Error, ErrorKind, Lane, Outcome, Response,
+    Error, Lane, Outcome,
     envelope::{Body, Envelope},
     id::Incarnation,
     limits::LINK_BYTES_MAX,
@@ -25,6 +25,7 @@ use super::{
     frame::{Stream, Trouble, WriteFailure, read_preamble, read_rest},
     greet::Greeted,
     peer::Peer,
+    unread,
 };
 use crate::{
     link::{add, count},
@@ -372,6 +373,9 @@ impl Slot {
         let answer = read_rest(&mut stream.recv, preamble, &shared.pool).await?;
         drop(room);
         add(&shared.counters.bytes_received, preamble.header_len + preamble.payload_len);
+        if let Body::Unread(error) = &answer.header.body {
+            unread(shared, connection, error);
+        }
         outcome(id, answer)
     }
 }
@@ -385,9 +389,5 @@ fn outcome(id: u64, envelope: Envelope) -> Result<Outcome, Trouble> {
     if envelope.header.region.is_some() {
         return Err(Trouble::Bad(Error::invalid("an answer whose payload is elsewhere, on a link without RDMA")));
     }
-    match envelope.header.body {
-        Body::Answer(answer) => Ok(Ok(Response { answer, payload: envelope.payload })),
-        Body::Failure(error) => Ok(Err(error)),
-        _ => Err(Trouble::Bad(Error::new(ErrorKind::Invalid, "a message that is no answer where one was expected"))),
-    }
+    envelope.into_outcome().map_err(Trouble::Bad)
 }

@@ -22,6 +22,7 @@ pub(super) const fn code_of(kind: ErrorKind) -> (&'static str, StatusCode) {
         | ErrorKind::Timeout
         | ErrorKind::LinkLost
         | ErrorKind::Cancelled
+        | ErrorKind::Unread
         | ErrorKind::Restarted => ("ServiceUnavailable", StatusCode::SERVICE_UNAVAILABLE),
         ErrorKind::Overloaded | ErrorKind::RateLimited => ("SlowDown", StatusCode::SERVICE_UNAVAILABLE),
         ErrorKind::Denied => ("AccessDenied", StatusCode::FORBIDDEN),
@@ -116,7 +117,7 @@ mod tests {
             .filter(|kind| code_of(**kind).1 == StatusCode::SERVICE_UNAVAILABLE)
             .map(|kind| kind.number())
             .collect();
-        assert_eq!(cured, [100, 101, 102, 103, 104, 105, 106, 205, 301, 303, 304, 400, 401, 402, 501]);
+        assert_eq!(cured, [100, 101, 102, 103, 104, 105, 106, 205, 301, 303, 304, 400, 401, 402, 403, 501]);
     }
 
     #[test]

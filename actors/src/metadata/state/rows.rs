@@ -242,9 +242,17 @@ impl<'t> Rows<'t> {
 /// A row's value.
 pub(super) fn decode<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, Error> {
     meta::decode(value).map_err(|error| {
-        Error::new(ErrorKind::Corrupt, "a metadata row cannot be read; the replica must be built anew from the others")
-            .with("row", key.escape_ascii())
-            .caused_by(error)
+        let error = match error.kind() {
+            // Other replicas may well read it: this one must stop, but has lost nothing.
+            ErrorKind::Unsupported => {
+                Error::bug("a metadata row is of a newer build; run that build on this node again").caused_by(error)
+            }
+            _ => {
+                let what = "a metadata row cannot be read; the replica must be built anew from the others";
+                Error::new(ErrorKind::Corrupt, what).caused_by(error)
+            }
+        };
+        error.with("row", key.escape_ascii())
     })
 }
 

@@ -209,6 +209,53 @@ async fn garbage_closes_its_connection_and_nothing_else() {
     assert_eq!(&answer.payload[..], b"payload");
 }
 
+/// A whole frame without payload, of a build that has more operations and answers than this one.
+fn newer(header: &[u8]) -> Vec<u8> {
+    let mut frame = b"MESH".to_vec();
+    frame.extend_from_slice(&VERSION.to_le_bytes());
+    frame.extend_from_slice(&[0; 2]);
+    frame.extend_from_slice(&u32::try_from(header.len()).unwrap().to_le_bytes());
+    frame.extend_from_slice(&mesh_core::wire::crc32c(header).to_le_bytes());
+    frame.extend_from_slice(&[0; 4]);
+    let crc = mesh_core::wire::crc32c(&frame);
+    frame.extend_from_slice(&crc.to_le_bytes());
+    [&frame, header].concat()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_known_here_is_answered_and_the_connection_goes_on() {
+    let authority = authority();
+    let (one, address) = serve(&authority, 1, echo());
+    let connection = Raw::new(&identity(&authority, &node(2))).greeted(address, 2).await;
+    // Request 5: no body that is known; request 6: an operation of Object of a later build.
+    let later = [&[0x08, 6, 0x82, 0x02, 2, mesh_core::meta::FORMAT], &[99][..]].concat();
+    for (id, header) in [(5, vec![0x08, 5]), (6, later)] {
+        let answer = exchange(&connection, &newer(&header)).await.unwrap();
+        assert_eq!(answer.header.id, id);
+        let Body::Failure(error) = answer.header.body else { panic!("{:?}", answer.header.body) };
+        assert_eq!((error.kind(), error.certainty()), (ErrorKind::Unsupported, mesh_core::Certainty::NotProcessed));
+        assert!(error.message().starts_with("a newer build "), "{error}");
+    }
+    let mut good = request(Lane::Interactive, Buf::copy_of(b"payload"));
+    good.header.id = 7;
+    let answer = exchange(&connection, &good.encode().unwrap()).await.unwrap();
+    assert_eq!(&answer.payload[..], b"payload");
+    let stats = one.stats();
+    assert_eq!((stats.unread, stats.bad_frames, stats.denials, stats.requests_served), (2, 0, 0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_not_known_here_is_unread_and_the_link_goes_on() {
+    let authority = authority();
+    let client = QuicLink::bind(config(&authority, &alice()), None).unwrap();
+    client.set_peer(NodeId(1), impostor(&authority, newer(&[0x08, 1])));
+    let error = call(&client, 1, request(Lane::Interactive, Buf::empty())).await.unwrap_err();
+    assert_eq!((error.kind(), error.certainty()), (ErrorKind::Unread, mesh_core::Certainty::MaybeProcessed));
+    let stats = client.stats();
+    assert_eq!((stats.unread, stats.bad_frames, stats.links_lost), (1, 0, 0));
+    until_up(&client, 1, true).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_instead_of_a_greeting_is_refused() {
     let authority = authority();
