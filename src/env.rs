@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use mesh_core::{
     Entropy, Error, Pool,
     id::{ClusterId, Incarnation, NodeId},
+    meta::{LEVEL, Level},
     port::{Clock, Disk, Inbound, Outbound},
     time::{Instant, UnixMillis},
 };
@@ -49,6 +50,9 @@ pub struct Env {
     pub machine: Arc<dyn Machine>,
     /// Whether a node measures what functions cost on this machine. A simulation has nothing to measure.
     pub calibrates: bool,
+    /// What the node says that its build can do. Only who tries builds side by side in one program says anything but
+    /// [`LEVEL`].
+    pub level: Level,
 }
 
 impl core::fmt::Debug for Env {
@@ -87,6 +91,7 @@ impl Env {
             workers: Workers::threads(ThisMachine.cores())?,
             machine: Arc::new(ThisMachine),
             calibrates: true,
+            level: LEVEL,
         })
     }
 }

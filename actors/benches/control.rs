@@ -115,6 +115,7 @@ fn node(id: u64) -> NodeInfo {
         emulated: None,
         life: 1,
         invitation: 0,
+        level: mesh_core::meta::LEVEL,
     }
 }
 

@@ -193,6 +193,7 @@ impl Station {
             emulated: None,
             life: 1,
             invitation: 0,
+            level: mesh_core::meta::LEVEL,
         }
     }
 

@@ -640,6 +640,7 @@ fn node_info(swarm: &Swarm, id: NodeId, boot: u64) -> NodeInfo {
         emulated: None,
         life: LIFE,
         invitation: 0,
+        level: mesh_core::meta::LEVEL,
     }
 }
 

@@ -158,3 +158,18 @@ fn who_has_slept_robs_nobody() {
         }
     }
 }
+
+/// A mesh is upgraded a node at a time, with one taken back in between: its level rises with the last one, and not before.
+#[test]
+fn the_level_rises_with_the_last_node_that_is_upgraded() {
+    let roll = [(1, 2), (2, 2), (2, 1), (2, 2), (11, 2), (3, 2)];
+    for (seed, upgrades, level) in [(1, &roll[..5], 1), (2, &roll[..], 2)] {
+        let mut plan = Plan { storm: 40_000, ..Plan::fair(3, 1) };
+        let upgrade = |(node, level)| Fault::Upgrade { node: NodeId(node), level, down: 500 };
+        plan.faults.extend((1..).map(|time| time * 5_000).zip(upgrades.iter().copied().map(upgrade)));
+        let verdict = run_plan(seed, &plan, None, false);
+        println!("{verdict}");
+        assert_eq!((verdict.violation, verdict.figures.level), (None, level));
+        assert!(verdict.figures.tally.well > 1_000, "{:?}", verdict.figures.tally);
+    }
+}

@@ -44,6 +44,7 @@ fn node_info(id: u64, address: &str) -> MeshCommand {
         emulated: None,
         life: 1,
         invitation: 0,
+        level: mesh_core::meta::LEVEL,
     })
 }
 

@@ -10,6 +10,7 @@ mod answer;
 mod codec;
 mod command;
 mod control;
+mod level;
 mod object;
 mod query;
 
@@ -19,6 +20,7 @@ pub use command::{BucketCommand, Command, MeshCommand, ObjectCommand, Preconditi
 pub use control::{
     AccessKeyRow, BucketRef, BucketRow, ControlView, Grant, PrincipalRow, TenantLimits, TenantRow, WrappedKey,
 };
+pub use level::{LEVEL, Level};
 pub use object::{
     Attributes, Body, Extent, Garbage, GarbageMark, GarbagePage, ObjectRow, PartRow, Reference, Run, Shape, UploadRow,
 };

@@ -8,6 +8,7 @@ use crate::{
     bluefield::Generation,
     id::{DriveId, Epoch, Incarnation, LayoutId, NodeId, StripeId},
     limits::{DATA_SHARDS_MAX, PARITY_SHARDS_MAX},
+    meta::Level,
 };
 
 /// What a node runs on.
@@ -45,6 +46,9 @@ pub struct NodeInfo {
     pub life: u64,
     /// The invitation that it joined by; 0: none.
     pub invitation: u64,
+    /// What its build can do.
+    #[serde(default)]
+    pub level: Level,
 }
 
 /// A drive, as the control group knows it.

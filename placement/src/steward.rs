@@ -629,7 +629,7 @@ impl Steward {
                 }
             }
             Key::Confirm => self.lead.backing.answered(well, 2 * self.here.timing.dpu_beat, now),
-            Key::Stat | Key::Elect(_) | Key::Ensure(_) | Key::Members(_) | Key::HandOver(_) => {}
+            Key::Stat | Key::Elect(_) | Key::Ensure(_) | Key::Members(_) | Key::HandOver(_) | Key::RaiseLevel => {}
             Key::LayOut => {
                 // What hinders a proposal passes; drives of which no layout can be made do not.
                 let judged = outcome.err().filter(is_judged);

@@ -24,7 +24,8 @@ use super::{Connect, human, say};
 /// `capacity_bytes`, `free_bytes`, `shards`, `corrupt` (records found damaged since its node started) and `reason` (why it is not up, or
 /// null); `groups`, an array with `id`, `leader` (a node's id, or null), `term`, and `troubles`, an array with `node` and
 /// `why`, of the replicas that neither vote nor serve; `survival`, what goes on when any one more node is lost: `reads`,
-/// `writes`, and `reason` why not and what helps; null while there is no layout.
+/// `writes`, and `reason` why not and what helps; null while there is no layout; `level`, what the builds of all nodes can do
+/// together, with `held_back_by`, the `id`s of nodes whose builds can do less than others' (each node has its `level`).
 ///
 /// Fails if the node that answers does not take data, with what it waits for.
 #[derive(Debug, Args)]
@@ -42,6 +43,8 @@ struct Shown {
     drives: Vec<ShownDrive>,
     groups: Vec<ShownGroup>,
     survival: Option<Survival>,
+    level: u16,
+    held_back_by: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -55,6 +58,7 @@ struct ShownNode {
     emulated: Option<Generation>,
     missing: Option<String>,
     lost: u64,
+    level: u16,
 }
 
 #[derive(Serialize)]
@@ -130,6 +134,7 @@ fn shown(reports: &[Arc<NodeReport>]) -> Shown {
         emulated: report.emulated,
         missing: report.missing.clone(),
         lost: report.lost,
+        level: report.level.0,
     });
     let drives = reports.iter().flat_map(|report| {
         report.drives.iter().map(|drive| ShownDrive {
@@ -163,7 +168,18 @@ fn shown(reports: &[Arc<NodeReport>]) -> Shown {
     });
     // Only the one who answers says it.
     let survival = reports.iter().find_map(|report| report.survival.clone());
-    Shown { nodes: nodes.collect(), drives: drives.collect(), groups: groups.collect(), survival }
+    let level = reports.iter().find_map(|report| report.mesh_level).unwrap_or_default();
+    // Where some can do more, the others hold the mesh back.
+    let most = reports.iter().map(|report| report.level).max().unwrap_or_default();
+    let behind = reports.iter().filter(|report| report.level < most.max(level));
+    Shown {
+        nodes: nodes.collect(),
+        drives: drives.collect(),
+        groups: groups.collect(),
+        survival,
+        level: level.0,
+        held_back_by: behind.map(|report| report.node.to_string()).collect(),
+    }
 }
 
 fn lines(shown: &Shown) -> Vec<String> {
@@ -218,7 +234,22 @@ fn lines(shown: &Shown) -> Vec<String> {
     }
     lines.push(String::new());
     lines.push(survives(shown.survival.as_ref()));
+    lines.push(levels(shown));
     lines
+}
+
+/// What the builds of the nodes can do together, in a line.
+fn levels(shown: &Shown) -> String {
+    let Shown { level, held_back_by, .. } = shown;
+    let most = shown.nodes.iter().map(|node| node.level).max().unwrap_or(*level);
+    match held_back_by.as_slice() {
+        _ if most <= *level && held_back_by.is_empty() => format!("feature level {level}"),
+        [] => format!("feature level {level}; it rises to {most} now"),
+        behind if most <= *level => {
+            format!("feature level {level}; too old for it: {}: run newer builds there", behind.join(", "))
+        }
+        behind => format!("feature level {level}; held back from {most} by {}: upgrade them", behind.join(", ")),
+    }
 }
 
 /// What the loss of a node costs, in a line.
@@ -245,7 +276,31 @@ const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::meta::Level;
+
     use super::*;
+
+    #[test]
+    fn who_holds_the_mesh_back_is_said() {
+        let report = |node, level, mesh: Option<u16>| {
+            let (level, mesh_level) = (Level(level), mesh.map(Level));
+            Arc::new(NodeReport { node: NodeId(node), level, mesh_level, ..NodeReport::default() })
+        };
+        let line = |reports: [Arc<NodeReport>; 3]| lines(&shown(&reports)).pop().unwrap_or_default();
+        assert_eq!(line([report(1, 2, Some(2)), report(2, 2, None), report(3, 2, None)]), "feature level 2");
+        assert_eq!(
+            line([report(1, 1, Some(1)), report(2, 3, None), report(3, 1, None)]),
+            "feature level 1; held back from 3 by node-1, node-3: upgrade them"
+        );
+        assert_eq!(
+            line([report(1, 2, Some(1)), report(2, 2, None), report(3, 2, None)]),
+            "feature level 1; it rises to 2 now"
+        );
+        assert_eq!(
+            line([report(1, 2, Some(2)), report(2, 2, None), report(3, 1, None)]),
+            "feature level 2; too old for it: node-3: run newer builds there"
+        );
+    }
 
     #[test]
     fn a_node_that_waits_says_what_for_and_what_a_loss_would_cost_is_said_at_once() {
@@ -262,6 +317,7 @@ mod tests {
         assert!(text.contains("not ready: a metadata group has no leader"), "{text}");
         let warning = "NOT SAFE against the loss of a node: reads go on, writes fail: add 1 to other nodes";
         assert!(text.contains(warning), "{text}");
+        assert!(text.contains("feature level 1"), "{text}");
         let alone = [Arc::new(waiting)];
         assert_eq!(missing(&alone), Some("a metadata group has no leader"));
         assert!(lines(&shown(&alone)).join("\n").contains("knows of no layout yet"));

@@ -10,7 +10,7 @@ use mesh_core::{
     envelope::Envelope,
     happened::Happened,
     id::{ActorId, Epoch, GroupId, NodeId},
-    meta::MeshCommand,
+    meta::{Level, MeshCommand},
     op::{Beat, GroupReport, Moved, NodeOp},
 };
 use mesh_dpu_runtime::metadata::RaftMetadata;
@@ -108,6 +108,7 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
         Act::Confirm => node.metadata.confirm(GroupId::CONTROL).await,
         Act::Members(group, step) => change(node, group, step).await,
         Act::LayOut(draft) => lay_out(node, *draft).await,
+        Act::RaiseLevel(level) => raise_level(node, level).await,
         Act::Renew => renew(node).await,
         Act::HandOver(group, next) => node.metadata.transfer_leader(group, next).await,
         Act::Actor(actor, deeds) => chains::carry_out(node, actor, deeds).await,
@@ -233,6 +234,18 @@ async fn lay_out(node: &Inner, draft: Draft) -> Result<(), Error> {
         Err(error) => Err(error),
         Ok(_) => {
             tracing::info!(layout = %id, drives, %code, "a new layout");
+            Ok(())
+        }
+    }
+}
+
+async fn raise_level(node: &Inner, level: Level) -> Result<(), Error> {
+    match node.propose(MeshCommand::RaiseLevel(level)).await {
+        // A node of an older build was first.
+        Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => {
+            tracing::info!(%level, "every node speaks this level, and the mesh does from now on");
             Ok(())
         }
     }

@@ -540,6 +540,7 @@ impl Inner {
             emulated: self.config.dpu.as_ref().and_then(|dpu| dpu.emulated),
             life: self.life,
             invitation: self.invitation,
+            level: self.env.level,
         }
     }
 

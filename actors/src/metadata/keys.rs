@@ -12,6 +12,7 @@
 //! control group
 //!   'C'                             Formed: cluster, code, how many namespaces
 //!   'c' what:1                      the last number given out ('t' tenants, 'b' buckets)
+//!   'v'                             the mesh's level
 //!   'm' prefix                      how many rows there are whose keys begin so, if anybody has asked
 //!   'n' node:8                      NodeInfo
 //!   'i' node:8                      the invitation by which nobody has joined yet
@@ -57,6 +58,7 @@ use mesh_core::time::UnixMillis;
 
 pub(super) const FORMED: u8 = b'C';
 pub(super) const COUNTER: u8 = b'c';
+pub(super) const LEVEL: u8 = b'v';
 pub(super) const ROWS: u8 = b'm';
 pub(super) const NODE: u8 = b'n';
 pub(super) const INVITATION: u8 = b'i';
@@ -115,6 +117,10 @@ pub(super) fn all(kind: u8) -> Vec<u8> {
 
 pub(super) fn formed() -> Vec<u8> {
     key(FORMED, &[])
+}
+
+pub(super) fn level() -> Vec<u8> {
+    key(LEVEL, &[])
 }
 
 pub(super) fn counter(which: Counter) -> Vec<u8> {

@@ -114,6 +114,7 @@ impl Cluster {
                     self.propose(world, node, MeshCommand::PutLayout(made), Errand::Said);
                 }
             }
+            Act::RaiseLevel(level) => self.propose(world, node, MeshCommand::RaiseLevel(level), Errand::Said),
             Act::TakeBack(actor, epoch, id) | Act::Settle(actor, epoch, id) => {
                 self.propose(world, node, MeshCommand::AbortMove { actor, epoch, id }, Errand::Said);
             }

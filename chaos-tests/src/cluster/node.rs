@@ -312,6 +312,9 @@ impl Cluster {
                 Ok(made) => self.propose(world, node, MeshCommand::PutLayout(made), Errand::Act(life, Key::LayOut)),
                 Err(error) => events.push_back(ended(Key::LayOut, Err(error))),
             },
+            Act::RaiseLevel(level) => {
+                self.propose(world, node, MeshCommand::RaiseLevel(level), Errand::Act(life, Key::RaiseLevel));
+            }
             // What it finds, it has found of what was so when it began.
             Act::Plan(study) => {
                 let takes = self.dice.span(&(Duration::from_micros(10)..Duration::from_millis(3)));

@@ -23,6 +23,7 @@ use mesh_core::{
     Error, ErrorKind, Outcome, Pool,
     envelope::Envelope,
     id::{ClusterId, Incarnation, NodeId},
+    meta::Level,
     port::{CallGuard, Clock as _, Completion, Disk, Inbound, Outbound, Role},
     time::UnixMillis,
 };
@@ -130,6 +131,8 @@ pub(super) struct Machine {
     /// How far its wall clock is ahead.
     ahead_ms: u64,
     starts: u64,
+    /// Of the build that is started here next.
+    pub(super) level: Level,
     pub(super) running: Option<Running>,
 }
 
@@ -181,7 +184,7 @@ impl Machine {
             media: media.collect(),
             dice: Mutex::new(Stream::new(seed, "kept", node.0)),
         };
-        Self { config, seed, kept: Arc::new(kept), current, ahead_ms, starts: 0, running: None }
+        Self { config, seed, kept: Arc::new(kept), current, ahead_ms, starts: 0, level: Level::FIRST, running: None }
     }
 
     pub(super) fn id(&self) -> NodeId {
@@ -271,6 +274,7 @@ impl Machine {
             workers: Workers::inline(),
             machine: Arc::new(Fixed),
             calibrates: false,
+            level: self.level,
         }
     }
 }

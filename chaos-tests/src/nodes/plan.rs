@@ -65,6 +65,15 @@ pub enum Fault {
         /// Until it is started again.
         down: u64,
     },
+    /// As [`Self::Stop`], and what is started again is a build of this level; at first all are of the first.
+    Upgrade {
+        /// Whose.
+        node: NodeId,
+        /// The level.
+        level: u16,
+        /// Until it is started again.
+        down: u64,
+    },
     /// All processes die at once.
     Blackout {
         /// Until each is started again.

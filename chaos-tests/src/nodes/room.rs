@@ -18,6 +18,7 @@ use mesh_core::{
     assignment::{Scope, Wish},
     bluefield::Generation,
     id::NodeId,
+    meta::Level,
     op::AdminOp,
     topology::mix,
 };
@@ -263,6 +264,18 @@ impl Room {
         }
     }
 
+    /// The mesh's level, as far as anybody knows.
+    ///
+    /// # Errors
+    /// It is above that of a build.
+    pub(super) fn level(&self) -> Result<u16, String> {
+        let level = self.nodes().map(|(.., node)| node.control().level).max().unwrap_or_default();
+        match self.machines.values().find(|machine| machine.level < level) {
+            Some(machine) => Err(format!("the mesh is at level {level}, and {} at {}", machine.id(), machine.level)),
+            None => Ok(level.0),
+        }
+    }
+
     /// Nodes that run, and which start of each it is.
     fn nodes(&self) -> impl Iterator<Item = (NodeId, u64, Node)> {
         let node = |machine: &Machine| {
@@ -463,6 +476,12 @@ impl Room {
                 self.stopping.insert(node, (over, self.time.windows() + STOP_MAX));
                 self.hurt.note(node, self.time.windows() + STOP_MAX);
                 self.plan(10, Due::Gone(node, down));
+            }
+            Fault::Upgrade { node, level, down } => {
+                if let Some(machine) = self.machines.get_mut(&node) {
+                    machine.level = Level(level);
+                }
+                self.strike(Fault::Stop { node, down });
             }
             Fault::Blackout { down } => {
                 let nodes: Vec<NodeId> = self.machines.keys().copied().collect();

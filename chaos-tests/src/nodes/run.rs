@@ -45,6 +45,8 @@ pub struct Figures {
     pub recovery: u64,
     /// How often it was looked whether clients are answered, with nobody hurt and with one node that was.
     pub looked: [u64; 2],
+    /// The mesh's level in the end.
+    pub level: u16,
 }
 
 impl core::ops::AddAssign for Figures {
@@ -58,6 +60,7 @@ impl core::ops::AddAssign for Figures {
         self.tally.longest = self.tally.longest.max(other.tally.longest);
         self.recovery = self.recovery.max(other.recovery);
         self.looked = [self.looked[0] + other.looked[0], self.looked[1] + other.looked[1]];
+        self.level = self.level.max(other.level);
     }
 }
 
@@ -189,6 +192,7 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
     }
     until(room, SETTLE_MAX, "everything is where it should be", Room::unsettled)?;
     figures.looked = room.looked();
+    figures.level = room.level()?;
     room.clients.seen.stop();
     let is_over = |room: &Room| (!room.clients.seen.is_over()).then(|| "operations are under way".to_owned());
     until(room, END_MAX, "clients come to their end", is_over)?;
@@ -208,6 +212,7 @@ fn step(room: &mut Room) -> Result<(), String> {
     log::broken().or_else(|| room.clients.seen.violation()).map_or(Ok(()), Err)?;
     if room.time.windows().is_multiple_of(LOOK) {
         room.expect_no_robbery()?;
+        room.level()?;
     }
     Ok(())
 }

@@ -71,6 +71,10 @@ impl Metadata for RaftMetadata {
     }
 
     fn propose(&self, command: Arc<Command>, deadline: Instant, done: Completion<Result<Arc<MetaAnswer>, Error>>) {
+        // Before it is in anybody's log: a replica of an older build could not read it there.
+        if let Err(error) = self.control().can(command.level()) {
+            return done(Err(error));
+        }
         self.begin(command.group(), Ask::Propose(command), deadline, done);
     }
 }

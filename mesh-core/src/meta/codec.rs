@@ -17,7 +17,8 @@
 //!
 //! What cannot be passed over is a variant that is not known here: it is refused as [`Unsupported`](ErrorKind::Unsupported),
 //! for whoever sent it did nothing wrong. Nor does a build keep fields that it passed over. So what must not be lost on the
-//! way through older nodes, and every new variant inside a value, waits until all nodes know it.
+//! way through older nodes, and every new variant inside a value, waits until all nodes know it:
+//! the mesh has a level that says so ([`LEVEL`](super::LEVEL)).
 //!
 //! The format changes only when an older build must not read what a newer one writes:
 //!

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{AccessKeyRow, BucketRef, ObjectRow, PartRow, PrincipalRow, TenantLimits, TenantRow, UploadRow};
+use super::{AccessKeyRow, BucketRef, Level, ObjectRow, PartRow, PrincipalRow, TenantLimits, TenantRow, UploadRow};
 use crate::{
     assignment::{Assignment, MoveId, Scope, Tail, Wish},
     id::{ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, NodeId, TenantId, WriteId},
@@ -337,6 +337,11 @@ pub enum MeshCommand {
         /// At most `CUSTOM_STAGES_MAX`, in order; none: takes the declaration back.
         stages: Vec<CustomSpec>,
     },
+
+    // --- builds ---
+    /// Raises what the mesh can do, for good. `Conflict` if a node does not speak that level. A level that it has or is above:
+    /// no effect.
+    RaiseLevel(Level),
 }
 
 /// What the mesh itself keeps in order in a namespace group: write ids, and what is garbage.
@@ -388,6 +393,16 @@ impl Command {
             Self::Bucket(_) | Self::Mesh(_) => GroupId::CONTROL,
             Self::Object(bucket, _) => bucket.group,
             Self::Upkeep(group, _) | Self::OpenSession { group, .. } => *group,
+        }
+    }
+
+    /// What all nodes must be able to do before it may be proposed: each replica has to store and apply it.
+    #[must_use]
+    pub const fn level(&self) -> Level {
+        match self {
+            Self::Bucket(_) | Self::Object(..) | Self::Mesh(_) | Self::Upkeep(..) | Self::OpenSession { .. } => {
+                Level::FIRST
+            }
         }
     }
 

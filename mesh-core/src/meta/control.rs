@@ -11,6 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::Level;
 use crate::{
     assignment::{Assignment, Scope, Tail, Wish},
     id::{ActorId, BucketId, ClusterId, DriveId, GroupId, KeyId, LayoutId, NodeId, TenantId},
@@ -171,6 +172,9 @@ pub struct ControlView {
     pub tails: SharedMap<ActorId, Tail>,
     /// Drives that were declared lost, as they were known; `drives` does not have them.
     pub lost: SharedMap<DriveId, DriveInfo>,
+    /// What all nodes can do together. It never falls.
+    #[serde(default)]
+    pub level: Level,
 }
 
 impl ControlView {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     bluefield::Generation,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
+    meta::Level,
     topology::{DriveState, NodeKind, NodeState, Survival},
 };
 
@@ -61,6 +62,12 @@ pub struct NodeReport {
     pub drives_up: u32,
     /// Nodes with a start that runs and whose beats count for nothing here, because another start of each does, in order.
     pub turned_away: Vec<(NodeId, Incarnation)>,
+    /// What its build can do.
+    #[serde(default)]
+    pub level: Level,
+    /// What the mesh can do, as the one who tells it knows; of nobody else.
+    #[serde(default)]
+    pub mesh_level: Option<Level>,
 }
 
 /// What is remembered of a node by others: whose files are older than that was set back to a copy of them.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mesh_core::{
     assignment::{MoveId, Scope, Tail},
     id::{ActorId, BucketId, DriveId, Epoch, GroupId, Incarnation, NodeId, TenantId, WriteId},
-    meta::{BucketCommand, Command, MeshCommand, ObjectCommand, Precondition, UpkeepCommand},
+    meta::{BucketCommand, Command, Level, MeshCommand, ObjectCommand, Precondition, UpkeepCommand},
     time::UnixMillis,
     topology::Code,
 };
@@ -19,7 +19,8 @@ variants!(OBJECT_COMMANDS, object_command_name, ObjectCommand:
 
 variants!(MESH_COMMANDS, mesh_command_name, MeshCommand:
     Form PutNode Invite Drain PutDrive TakeDrive LoseDrive PutLayout CreateTenant SetLimits PutPrincipal PutAccessKey
-    DropAccessKey Assign BeginMove CommitMove AbortMove SetTail SetWish SetStages);
+    DropAccessKey Assign BeginMove CommitMove AbortMove SetTail SetWish SetStages
+    RaiseLevel);
 
 variants!(UPKEEP_COMMANDS, upkeep_command_name, UpkeepCommand:
     OpenBlock CloseBlock SweptBlock DropGarbage OweGarbage PayOwed);
@@ -130,6 +131,7 @@ fn mesh() -> Vec<MeshCommand> {
         MeshCommand::SetTail { actor: ActorId(1), epoch: Epoch(2), tail: Some(Tail { cut: 1, node: NodeId(4) }) },
         MeshCommand::SetWish { scope: Scope::Actor(ActorId(1)), wish: Some(samples::wish()) },
         MeshCommand::SetStages { scope: Scope::Tenant(TenantId(1)), stages: samples::stages() },
+        MeshCommand::RaiseLevel(Level(154)),
     ]
 }
 

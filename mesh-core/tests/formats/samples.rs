@@ -15,7 +15,7 @@ use mesh_core::{
     },
     meta::{
         AccessKeyRow, Attributes, BucketCommand, BucketRef, BucketRow, Command, ControlView, Extent, Garbage,
-        GarbageMark, GarbagePage, Grant, ListEntry, Listing, MetaAnswer, ObjectCommand, ObjectRow, PartRow,
+        GarbageMark, GarbagePage, Grant, Level, ListEntry, Listing, MetaAnswer, ObjectCommand, ObjectRow, PartRow,
         Precondition, PrincipalRow, Proposer, Query, Reference, Run, Session, Shape, TenantLimits, TenantRow,
         UploadRow, WrappedKey,
     },
@@ -204,6 +204,7 @@ pub(crate) fn node_info() -> NodeInfo {
         emulated: Some(Generation::Bf3),
         life: 55,
         invitation: 56,
+        level: Level(300),
     }
 }
 
@@ -254,6 +255,7 @@ fn control_view() -> ControlView {
         tails: [(ActorId(1), Tail { cut: 2, node: NodeId(3) })].into(),
         stages: [(Scope::Mesh, stages().into())].into(),
         lost: [(DriveId(62), DriveInfo { id: DriveId(62), ..drive_info() })].into(),
+        level: Level(153),
     }
 }
 
@@ -372,6 +374,8 @@ fn node_report() -> NodeReport {
         drives_up: 136,
         unable: vec![(ActorId(143), Epoch(144))],
         turned_away: vec![(NodeId(148), Incarnation(149))],
+        level: Level(151),
+        mesh_level: Some(Level(152)),
     }
 }
 

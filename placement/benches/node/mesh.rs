@@ -144,6 +144,7 @@ fn node(id: NodeId, hosts: u64) -> NodeInfo {
         emulated: None,
         life: u64::MAX / 3 - id.0,
         invitation: 0,
+        level: mesh_core::meta::LEVEL,
     }
 }
 

@@ -26,6 +26,7 @@ fn node(id: u64, draining: bool) -> NodeInfo {
         emulated: None,
         life: 1,
         invitation: 0,
+        level: mesh_core::meta::LEVEL,
     }
 }
 

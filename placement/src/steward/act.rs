@@ -11,7 +11,7 @@ use mesh_core::{
     assignment::MoveId,
     happened::Happened,
     id::{ActorId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
-    meta::ControlView,
+    meta::{ControlView, Level},
     op::{ActorReport, Beat, DriveReport, NodeLoad},
     time::Instant,
 };
@@ -101,6 +101,8 @@ pub enum Key {
     LayOut,
     /// A majority of the control group is asked whether it follows this node.
     Confirm,
+    /// The mesh can do more.
+    RaiseLevel,
     /// A look at the whole mesh: [`Study::number`].
     Plan(u64),
     /// Damaged metadata are set aside.
@@ -153,6 +155,8 @@ pub enum Act {
     LayOut(Box<Draft>),
     /// [`Key::Confirm`]: well if a majority follows this node that was asked just now.
     Confirm,
+    /// [`Key::RaiseLevel`]: every node speaks this level; propose it.
+    RaiseLevel(Level),
     /// [`Key::Plan`]: [`Study::carry_out`], beside everything else; then [`Event::Planned`], and [`Event::Ended`] only if that
     /// failed.
     Plan(Box<Study>),
@@ -195,6 +199,7 @@ impl Act {
             Self::Members(group, _) => Key::Members(*group),
             Self::LayOut(_) => Key::LayOut,
             Self::Confirm => Key::Confirm,
+            Self::RaiseLevel(_) => Key::RaiseLevel,
             Self::Plan(study) => Key::Plan(study.number()),
             Self::Renew => Key::Renew,
             Self::HandOver(group, _) => Key::HandOver(*group),
@@ -215,6 +220,7 @@ impl Key {
                 | Self::Elect(_)
                 | Self::Ensure(_)
                 | Self::LayOut
+                | Self::RaiseLevel
                 | Self::Renew
                 | Self::HandOver(_)
                 | Self::Settle(..)

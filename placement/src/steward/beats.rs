@@ -274,6 +274,8 @@ impl Steward {
                 .alive_all_the_same(now, self.here.timing.silence)
                 .take(NODE_PEERS_MAX)
                 .collect(),
+            level: info.level,
+            mesh_level: None,
         };
         let before = self.outlook.own();
         if *before == own && self.voice.has_spoken() {

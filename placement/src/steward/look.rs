@@ -30,6 +30,7 @@ impl Steward {
         self.make_known(acts);
         self.see_to_damage(now, acts);
         self.lay_out(now, acts);
+        self.raise_level(acts);
         self.lead(now, acts);
         let missing = self.what_is_missing().err();
         if self.outlook.missing.as_ref().map(ToString::to_string) != missing.as_ref().map(ToString::to_string) {
@@ -179,6 +180,13 @@ impl Steward {
             return;
         }
         acts.extend(self.layouts.look(&self.control, now).map(|draft| Act::LayOut(Box::new(draft))));
+    }
+
+    /// Raises the mesh's level once every node speaks a higher one; a node that is away holds it back.
+    fn raise_level(&self, acts: &mut Vec<Act>) {
+        if self.leads_control() && self.is_free(Key::RaiseLevel) {
+            acts.extend(self.control.level_to_come().map(Act::RaiseLevel));
+        }
     }
 
     /// What the leader of the control group does about actors.

@@ -161,6 +161,7 @@ impl Outlook {
                     pid: info.pid,
                     attached_to: info.attached_to,
                     emulated: info.emulated,
+                    level: info.level,
                     ..NodeReport::default()
                 },
             );
@@ -175,6 +176,7 @@ impl Outlook {
         }
         if let Some(own) = nodes.get_mut(&here) {
             (own.missing, own.survival) = (self.missing.as_ref().map(ToString::to_string), survival);
+            own.mesh_level = Some(view.level);
         }
         for report in nodes.values_mut() {
             self.judge(report, view);

@@ -7,6 +7,8 @@ use mesh_core::{
 use super::*;
 use crate::witness::Verdict;
 
+mod level;
+
 /// The control group with these voters, as the replica of a node knows it.
 pub(super) fn group(node: u64, voters: &[u64]) -> Group {
     let replica = |node: u64| ReplicaId::new(NodeId(node), 1);
@@ -55,6 +57,7 @@ pub(crate) fn host(node: u64) -> NodeInfo {
         emulated: None,
         life: 1,
         invitation: 0,
+        level: mesh_core::meta::LEVEL,
     }
 }
 

@@ -271,6 +271,8 @@ pub(super) fn trunk(report: &NodeReport) -> NodeReport {
         drives_up: report.drives_up,
         unable: report.unable.clone(),
         turned_away: report.turned_away.clone(),
+        level: report.level,
+        mesh_level: report.mesh_level,
     }
 }
 

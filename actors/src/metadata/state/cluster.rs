@@ -10,7 +10,10 @@ use mesh_core::{
     topology::{Code, DriveInfo, Layout, NodeInfo, NodeKind},
 };
 
-use super::rows::{Formed, Rows};
+use super::{
+    level,
+    rows::{Formed, Rows},
+};
 use crate::metadata::keys;
 
 /// Nodes of a cluster at most, DPUs among them.
@@ -45,6 +48,7 @@ pub(super) fn put_node(rows: &mut Rows<'_>, node: &NodeInfo) -> Result<MetaAnswe
     if node.address.is_empty() || node.address.len() > ADDRESS_BYTES_MAX {
         return Err(Error::invalid("a node's address is host:port").with("bytes", node.address.len()));
     }
+    level::expect_spoken(rows, node)?;
     let key = keys::node(node.id);
     let draining = match rows.find::<NodeInfo>(&key)? {
         Some(known) if known.incarnation > node.incarnation => {

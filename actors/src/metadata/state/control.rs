@@ -5,7 +5,7 @@ use mesh_core::{
     meta::{BucketCommand, MeshCommand, MetaAnswer},
 };
 
-use super::{buckets, cluster, placement, rows::Rows, stages, tenants};
+use super::{buckets, cluster, level, placement, rows::Rows, stages, tenants};
 
 /// Buckets' names.
 pub(super) fn bucket(rows: &mut Rows<'_>, command: &BucketCommand) -> Result<MetaAnswer, Error> {
@@ -42,5 +42,6 @@ pub(super) fn mesh(rows: &mut Rows<'_>, command: &MeshCommand) -> Result<MetaAns
         MeshCommand::SetWish { scope, wish } => placement::set_wish(rows, *scope, *wish),
         MeshCommand::Drain { node, draining } => placement::drain(rows, *node, *draining),
         MeshCommand::SetStages { scope, stages } => stages::set(rows, *scope, stages),
+        MeshCommand::RaiseLevel(level) => level::raise(rows, *level),
     }
 }

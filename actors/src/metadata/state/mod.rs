@@ -5,13 +5,14 @@
 //! one, with the exceptions that [`mesh_core::meta::MeshCommand`] names (`PutDrive` gives a new epoch each time).
 //!
 //! [`control`] and [`namespace`] say which file does what a command of theirs asks: [`cluster`], [`tenants`], [`buckets`],
-//! [`placement`], [`stages`] in the control group; [`blocks`], [`objects`], [`uploads`], [`waste`], [`owed`] in namespace
+//! [`placement`], [`stages`], [`level`] in the control group; [`blocks`], [`objects`], [`uploads`], [`waste`], [`owed`] in namespace
 //! groups; [`sessions`] in both. [`listing`] answers pages, [`view`] shows the control group.
 
 mod blocks;
 mod buckets;
 mod cluster;
 mod control;
+mod level;
 mod listing;
 mod namespace;
 mod objects;
@@ -124,6 +125,11 @@ fn expect_own(rows: &Rows<'_>, command: &Command) -> Result<(), Error> {
 }
 
 fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
+    // Of the control group, which knows the level. Replicas of the others have it from whoever proposes: what is proposed at
+    // all, all of them can apply.
+    if matches!(command, Command::Bucket(_) | Command::Mesh(_)) {
+        level::expect(rows, command.level())?;
+    }
     match command {
         Command::Bucket(command) => control::bucket(rows, command),
         Command::Mesh(command) => control::mesh(rows, command),

@@ -23,7 +23,7 @@ use crate::metadata::{
 };
 
 /// The kinds of row that the view shows, ascending: drives come before their losses.
-const SHOWN: [u8; 12] = [
+const SHOWN: [u8; 13] = [
     keys::FORMED,
     keys::ASSIGNMENT,
     keys::DRIVE,
@@ -34,6 +34,7 @@ const SHOWN: [u8; 12] = [
     keys::PRINCIPAL,
     keys::STAGES,
     keys::TENANT,
+    keys::LEVEL,
     keys::WISH,
     keys::LOST,
 ];
@@ -95,6 +96,10 @@ fn show(view: &mut ControlView, key: &[u8], value: Option<&[u8]>) -> Result<bool
         keys::STAGES => {
             let stages = row::<(Scope, Vec<CustomSpec>)>(key, value)?;
             set(&mut view.stages, known(key, keys::scope_of(key))?, stages.map(|(_, stages)| stages.into()))
+        }
+        keys::LEVEL => {
+            let level = row(key, value)?.unwrap_or_default();
+            core::mem::replace(&mut view.level, level) != level
         }
         _ => false,
     })

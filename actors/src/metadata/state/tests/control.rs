@@ -36,6 +36,7 @@ pub(super) fn node(id: u64, incarnation: u64) -> NodeInfo {
         emulated: None,
         life: 1,
         invitation: 0,
+        level: mesh_core::meta::LEVEL,
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod control;
 mod deletion;
+mod level;
 mod listing;
 mod namespace;
 mod owed;

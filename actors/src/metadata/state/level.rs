@@ -1,0 +1,63 @@
+//! Control group: what all nodes can do together.
+
+use core::ops::ControlFlow;
+
+use mesh_core::{
+    Error, ErrorKind,
+    meta::{Level, MetaAnswer},
+    topology::NodeInfo,
+};
+
+use super::rows::Rows;
+use crate::metadata::keys;
+
+/// What the mesh can do.
+pub(super) fn of_mesh(rows: &Rows<'_>) -> Result<Level, Error> {
+    Ok(rows.find(&keys::level())?.unwrap_or_default())
+}
+
+/// Refuses what the mesh cannot do yet, the same at every replica.
+pub(super) fn expect(rows: &Rows<'_>, needs: Level) -> Result<(), Error> {
+    // Nothing is read for what every build can do.
+    if needs <= Level::FIRST {
+        return Ok(());
+    }
+    let level = of_mesh(rows)?;
+    if needs <= level {
+        return Ok(());
+    }
+    let what = "the mesh cannot do this before every node runs a build that can: upgrade the others";
+    Err(Error::new(ErrorKind::Unsupported, what).with("needs", needs).with("level", level))
+}
+
+/// Refuses a node whose build is older than what the mesh does.
+pub(super) fn expect_spoken(rows: &Rows<'_>, node: &NodeInfo) -> Result<(), Error> {
+    let level = of_mesh(rows)?;
+    if node.level >= level {
+        return Ok(());
+    }
+    let what = "this node's build is older than what the mesh does by now: run a newer one on it";
+    Err(Error::new(ErrorKind::Unsupported, what).with("node", node.id).with("level", node.level).with("needed", level))
+}
+
+pub(super) fn raise(rows: &mut Rows<'_>, to: Level) -> Result<MetaAnswer, Error> {
+    if to <= of_mesh(rows)? {
+        return Ok(MetaAnswer::Done);
+    }
+    let (from, mut behind) = (keys::all(keys::NODE), None);
+    rows.scan(&from, &keys::behind(&from), |_, node: NodeInfo| {
+        if node.level >= to {
+            return Ok(ControlFlow::Continue(()));
+        }
+        behind = Some(node);
+        Ok(ControlFlow::Break(()))
+    })?;
+    if let Some(node) = behind {
+        return Err(Error::new(ErrorKind::Conflict, "a node does not speak this level: upgrade it first")
+            .with("node", node.id)
+            .with("level", node.level)
+            .with("asked", to));
+    }
+    rows.put(keys::level(), &to)?;
+    Ok(MetaAnswer::Done)
+}

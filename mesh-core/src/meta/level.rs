@@ -1,0 +1,136 @@
+//! What builds can do, and what the nodes of a mesh can do all together: [`Level`].
+//!
+//! A build passes over fields that it does not know and answers operations that it does not know; a command that it does not
+//! know it can neither store nor apply, and a new field it does not keep. So whatever all replicas have to understand has a
+//! level, and waits until every node speaks it:
+//!
+//! ```text
+//!   a node registers      NodeInfo::level = LEVEL of its build; below the mesh's: it is refused
+//!   all nodes speak more  the leader of the control group proposes RaiseLevel; the mesh's level never falls
+//!   from then on          commands of that level may be proposed, and no older build comes back
+//! ```
+
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::ControlView;
+use crate::{
+    error::{Error, ErrorKind},
+    id::NodeId,
+};
+
+/// How much a build can do, or the nodes of a mesh all together: everything of this level and of those below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Level(pub u16);
+
+impl Level {
+    /// What every build of this format can do.
+    pub const FIRST: Self = Self(1);
+}
+
+/// Of who does not say.
+impl Default for Level {
+    fn default() -> Self {
+        Self::FIRST
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl ControlView {
+    /// Whether the mesh can do what needs a level.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the nodes that hold it back.
+    pub fn can(&self, needs: Level) -> Result<(), Error> {
+        if needs <= self.level {
+            return Ok(());
+        }
+        let who: Vec<String> = self.below(needs).map(|node| node.to_string()).collect();
+        let what = "the mesh cannot do this before every node runs a build that can; upgrade those that hold it back";
+        let error = Error::new(ErrorKind::Unsupported, what).with("needs", needs).with("level", self.level);
+        // Nobody does: then the mesh is about to be raised.
+        Err(if who.is_empty() { error } else { error.with("held_back_by", who.join(" ")) })
+    }
+
+    /// The nodes that do not speak a level.
+    pub fn below(&self, level: Level) -> impl Iterator<Item = NodeId> {
+        self.nodes.values().filter(move |info| info.level < level).map(|info| info.id)
+    }
+
+    /// The level that all nodes speak, if that is more than the mesh's.
+    #[must_use]
+    pub fn level_to_come(&self) -> Option<Level> {
+        let spoken = self.nodes.values().map(|info| info.level).min()?;
+        (spoken > self.level).then_some(spoken)
+    }
+}
+
+/// What this build can do. It goes up by one with whatever older builds cannot store, apply or keep, which gets a line:
+///
+/// | level | since |
+/// |---|---|
+/// | 1 | metadata format 3 |
+pub const LEVEL: Level = Level(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        id::Incarnation,
+        topology::{NodeInfo, NodeKind},
+    };
+
+    fn view(level: u16, nodes: &[u16]) -> ControlView {
+        let info = |(at, level): (usize, &u16)| NodeInfo {
+            id: NodeId(at as u64 + 1),
+            kind: NodeKind::Host,
+            address: "127.0.0.1:1".into(),
+            incarnation: Incarnation(1),
+            pid: 1,
+            draining: false,
+            attached_to: None,
+            emulated: None,
+            life: 1,
+            invitation: 0,
+            level: Level(*level),
+        };
+        let nodes = nodes.iter().enumerate().map(info).map(|info| (info.id, info)).collect();
+        ControlView { nodes, level: Level(level), ..ControlView::default() }
+    }
+
+    #[test]
+    fn what_the_mesh_cannot_do_is_refused_with_who_holds_it_back() {
+        assert_eq!(view(2, &[2, 3, 2]).can(Level(2)), Ok(()));
+        assert_eq!(view(2, &[2, 3, 2]).can(Level(1)), Ok(()));
+        let error = view(1, &[2, 1, 3, 1]).can(Level(2)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert_eq!(
+            error.to_string(),
+            "the mesh cannot do this before every node runs a build that can; upgrade those that hold it back \
+             [needs=2 level=1 held_back_by=node-2 node-4]"
+        );
+        let error = view(1, &[2, 2]).can(Level(2)).unwrap_err();
+        assert!(error.to_string().ends_with("[needs=2 level=1]"), "{error}");
+    }
+
+    #[test]
+    fn the_level_to_come_is_the_lowest_that_is_spoken_if_it_is_more() {
+        for (level, nodes, to_come) in [
+            (1, &[2, 1, 2][..], None),
+            (1, &[2, 2, 2], Some(2)),
+            (1, &[4, 3, 5], Some(3)),
+            (3, &[2, 3], None),
+            (2, &[2, 2], None),
+            (1, &[], None),
+        ] {
+            assert_eq!(view(level, nodes).level_to_come(), to_come.map(Level), "{nodes:?} in a mesh of level {level}");
+        }
+    }
+}
