@@ -1,0 +1,293 @@
+#!/usr/bin/env python3
+"""Upgrades a mesh of three nodes a node at a time under the load of real S3 clients, and takes one node back.
+
+    roll.py [--base COMMIT] [--newer COMMIT] [--no-patch] [--profile dev|release] [--clients 6]
+
+The older build is that of --base (by default the first commit of this wire version), the newer one that of --newer (by
+default the commit that is checked out), with `newer.patch` beside this script on top, so that it differs whatever the two
+commits are: a field more in the report of a node and in the row of an object, an operation that the older one does not
+know and that is asked all the time, and a feature level more. Both are built in work trees of their own in
+target/upgrade.
+
+Three nodes start with the older build and are founded as README shows. Then, all the time, clients put objects, read them
+back and compare every byte, without retries of their own, each through the nodes that are not about to be stopped (as behind
+a balancer that is told so). One node after another is stopped (SIGTERM) and started with the newer build; after each, every
+node must be up as every node sees it. Before the last one is upgraded the one before is taken back to the older build and
+forward again: the mesh's level has not risen, so it is let in. Once all are of the newer build the level must rise, and
+then the older build must be refused, with the reason.
+
+Stdout: a line a step, what a newer node said that an older one did not know, from the logs, and at the end the counts.
+The exit code is 1 if a request failed, an object was lost or wrong, or a step did not come to its end. Without boto3 it
+prints SKIPPED.
+"""
+
+import argparse
+import collections
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(ROOT, "tests", "power"))
+
+from nodes import READY, Fault, Mesh, run, until  # noqa: E402: found only now
+
+# The commit of the older build; empty: the first one of the wire version that is checked out.
+BASE = ""
+VERSION_FILE, VERSION_LINE = "mesh-core/src/wire.rs", "pub const VERSION: u16 = "
+# Seconds.
+STOP, UP, RISE, BUILD = 40, 60, 60, 3600
+# Objects that a client reads again, beside those that it has just put.
+OLDER = 64
+
+
+def git(*command, at=ROOT):
+    return run("git", "-C", at, *command).stdout.strip()
+
+
+def first_of_this_version():
+    """The first commit of the wire version that is checked out."""
+    text = open(os.path.join(ROOT, VERSION_FILE)).read()
+    version = re.search(re.escape(VERSION_LINE) + r"(\d+);", text)[1]
+    # No patch, oldest first: the commit that brought the line, whatever has touched it since.
+    commits = git("log", "--reverse", "--format=%H", "-S", f"{VERSION_LINE}{version};", "--", VERSION_FILE).splitlines()
+    if not commits:
+        sys.exit(f"no commit brought wire version {version}: name one with --base")
+    return commits[0]
+
+
+def build(name, commit, patch, profile):
+    """The binary of a commit, in a work tree of its own."""
+    tree = os.path.join(ROOT, "target", "upgrade", name)
+    if os.path.exists(tree):
+        git("checkout", "--quiet", "--force", "--detach", commit, at=tree)
+        git("clean", "--quiet", "-fd", at=tree)
+    else:
+        git("worktree", "prune")
+        git("worktree", "add", "--quiet", "--detach", tree, commit)
+    if patch is not None:
+        git("apply", patch, at=tree)
+    what = git("log", "-1", "--format=%h %s", at=tree) + (" with newer.patch" if patch else "")
+    print(f"{name}: {what}", flush=True)
+    target = os.path.join(ROOT, "target", "upgrade", f"{name}-target")
+    command = ["cargo", "build", "--quiet", "--bin", "mesh", "--target-dir", target]
+    command += ["--release"] if profile == "release" else []
+    subprocess.run(command, cwd=tree, check=True, timeout=BUILD)
+    return os.path.join(target, "release" if profile == "release" else "debug", "mesh")
+
+
+class Load:
+    """Clients that put, read back and compare, each through a node that takes requests."""
+
+    def __init__(self, mesh, count):
+        self.mesh, self.stop, self.lock = mesh, threading.Event(), threading.Lock()
+        self.open, self.busy = set(mesh.up), collections.Counter()
+        self.done, self.failed, self.wrong = 0, [], []
+        self.threads = [threading.Thread(target=self.run, args=(number,), daemon=True) for number in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def begin(self, dice):
+        """A node that takes requests, with one more under way."""
+        with self.lock:
+            number = dice.choice(sorted(self.open))
+            self.busy[number] += 1
+            return number
+
+    def ask(self, dice, what, call):
+        number = self.begin(dice)
+        try:
+            answer = call(self.mesh.clients[number])
+            self.done += 1
+            return answer
+        except Exception as error:  # noqa: BLE001: any failure at the client counts
+            self.failed.append(f"{time.strftime('%H:%M:%S')} {what} at node-{number}: {error}")
+            return None
+        finally:
+            with self.lock:
+                self.busy[number] -= 1
+
+    def run(self, number):
+        dice, turn, kept, bucket = random.Random(number), 0, {}, self.mesh.bucket()
+        while not self.stop.is_set():
+            turn += 1
+            key = f"roll/{number}/{turn}"
+            body = dice.randbytes(dice.choice((100, 5_000, 300_000)))
+            put = self.ask(dice, f"PUT {key}", lambda s3: s3.put_object(Bucket=bucket, Key=key, Body=body))
+            if put is not None:
+                kept[key] = body
+                with self.mesh.lock:
+                    self.mesh.acknowledged[key] = body
+            if len(kept) > OLDER:
+                del kept[next(iter(kept))]
+            for name in [key, dice.choice(list(kept) or [key])]:
+                if name not in kept:
+                    continue
+                got = self.ask(
+                    dice, f"GET {name}", lambda s3: s3.get_object(Bucket=bucket, Key=name)["Body"].read()
+                )
+                if got is not None and got != kept[name]:
+                    self.wrong.append(name)
+            time.sleep(0.02)
+
+    def leave(self, number):
+        """Nothing more is asked of a node, and what it has under way has ended."""
+        with self.lock:
+            self.open.discard(number)
+        until(f"requests at node-{number} end", 60, lambda: "ended" if self.busy[number] == 0 else None)
+
+    def enter(self, number):
+        with self.lock:
+            self.open.add(number)
+
+    def end(self):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(120)
+
+
+class Roll:
+    def __init__(self, mesh, load, older, newer):
+        self.mesh, self.load, self.older, self.newer = mesh, load, older, newer
+
+    def status(self, node):
+        """How the mesh looks from a node."""
+        environment = {**os.environ, **self.mesh.environment, "MESH_CONNECT": node.address}
+        command = [node.args.mesh, "status", "--json"]
+        asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        if asked.returncode != 0:
+            raise RuntimeError(asked.stderr.strip())
+        return json.loads(asked.stdout)
+
+    def all_up(self):
+        for node in self.mesh.nodes:
+            status = self.status(node)
+            down = [one["id"] for one in status["nodes"] if one["state"] != "up"]
+            if down or len(status["nodes"]) != len(self.mesh.nodes):
+                raise RuntimeError(f"node-{node.number} sees {down} not up of {len(status['nodes'])}")
+        return "up"
+
+    def start(self, node, program):
+        node.args = argparse.Namespace(**{**vars(node.args), "mesh": program})
+        node.serve()
+
+    def stop(self, node):
+        self.load.leave(node.number)
+        node.child.send_signal(signal.SIGTERM)
+        code = node.child.wait(timeout=STOP)
+        if code != 0:
+            raise Fault(f"node-{node.number} ended with {code}")
+
+    def to(self, node, program, name):
+        began = time.monotonic()
+        self.stop(node)
+        self.start(node, program)
+        until(f"all nodes are up with node-{node.number} of the {name} build", UP, self.all_up)
+        self.load.enter(node.number)
+        took = time.monotonic() - began
+        failed = len(self.load.failed)
+        print(f"node-{node.number} to the {name} build: all up after {took:.1f} s, {failed} requests failed so far", flush=True)
+        # The load has a while with this mix.
+        time.sleep(3)
+
+    def level(self):
+        return {node.number: self.status(node).get("level") for node in self.mesh.nodes}
+
+    def run(self, patched):
+        *early, before, last = self.mesh.nodes
+        for node in [*early, before]:
+            self.to(node, self.newer, "newer")
+        self.to(before, self.older, "older")
+        self.to(before, self.newer, "newer")
+        if patched:
+            print(f"level before the last: {self.status(early[0])['level']}", flush=True)
+        self.to(last, self.newer, "newer")
+        if not patched:
+            return
+        until("the level rises", RISE, lambda: "risen" if set(self.level().values()) == {2} else None)
+        print("level after the last: 2", flush=True)
+        self.refused(last)
+
+    def refused(self, node):
+        """The older build is not let in any more."""
+        self.stop(node)
+        seen = len(open(node.log_path, errors="replace").read())
+        self.start(node, self.older)
+        told = lambda: re.search(r".*does not take this node in.*", open(node.log_path, errors="replace").read()[seen:])
+        line = until(f"node-{node.number} of the older build is refused", UP, told)
+        print(f"the older build after that: {line[0].strip()[:300]}", flush=True)
+        node.child.terminate()
+        node.child.wait(timeout=STOP)
+        self.start(node, self.newer)
+        until("all nodes are up again", UP, self.all_up)
+        self.load.enter(node.number)
+
+
+def unknown(nodes):
+    """What nodes have said that others did not know, and what came of it: each line once, by the node that logged it."""
+    told = collections.Counter()
+    for node in nodes:
+        for line in open(node.log_path, errors="replace"):
+            found = re.search(r"(a peer says what this build does not know.*|a newer operation is not known there.*|a peer breaks the protocol.*)", line)
+            if found:
+                told[f"node-{node.number}: {found[1].strip()[:240]}"] += 1
+    return told
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default=BASE, metavar="COMMIT", help="of the older build")
+    parser.add_argument("--newer", default="HEAD", metavar="COMMIT", help="of the newer build")
+    parser.add_argument("--no-patch", action="store_true", help="the newer build as it is")
+    parser.add_argument("--profile", choices=("dev", "release"), default="dev")
+    parser.add_argument("--clients", type=int, default=6)
+    args = parser.parse_args()
+    patch = None if args.no_patch else os.path.join(HERE, "newer.patch")
+    older = build("older", args.base or first_of_this_version(), None, args.profile)
+    newer = build("newer", args.newer, patch, args.profile)
+
+    nodes, fault = [], None
+    with tempfile.TemporaryDirectory(prefix="mesh-roll-") as folder:
+        settings = argparse.Namespace(mesh=older, code="2+1", seed=1)
+        try:
+            mesh = Mesh(folder, settings, nodes, prefix="roll")
+            mesh.whole()
+            load = Load(mesh, args.clients)
+            roll = Roll(mesh, load, older, newer)
+            until("all nodes are up", READY, roll.all_up)
+            try:
+                roll.run(patch is not None)
+            except (Fault, TimeoutError, subprocess.TimeoutExpired) as error:
+                fault = error
+            load.end()
+            counts = mesh.check(dict(mesh.acknowledged), {})
+            for line, times in sorted(unknown(nodes).items()):
+                print(f"  {times} x {line}")
+            print(
+                f"{load.done} requests, {len(load.failed)} failed, {len(load.wrong)} with wrong bytes; "
+                f"of {sum(counts.values())} objects {counts['kept']} kept, {counts['lost']} lost, {counts['wrong']} wrong"
+            )
+            for line in load.failed[:20] + load.wrong[:20]:
+                print(f"  {line}")
+            if fault is not None:
+                print(f"FAULT {fault}")
+                for node in nodes:
+                    print(f"--- the end of {node.log_path}")
+                    print("".join(open(node.log_path, errors="replace").readlines()[-30:]))
+            bad = load.failed or load.wrong or mesh.missing() or fault
+            return 1 if bad else 0
+        finally:
+            for node in nodes:
+                node.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
