@@ -11,7 +11,8 @@ target/upgrade.
 
 Three nodes start with the older build and are founded as README shows. Then, all the time, clients put objects, read them
 back and compare every byte, without retries of their own, each through the nodes that are not about to be stopped (as behind
-a balancer that is told so). One node after another is stopped (SIGTERM) and started with the newer build; after each, every
+a balancer that is told so). What was put while all nodes were there is read again at any time; what was put while one was
+out has two parts of three on one of the others, as nothing repairs that yet, so it is read at once and in the end. One node after another is stopped (SIGTERM) and started with the newer build; after each, every
 node must be up as every node sees it. Before the last one is upgraded the one before is taken back to the older build and
 forward again: the mesh's level has not risen, so it is let in. Once all are of the newer build the level must rise, and
 then the older build must be refused, with the reason.
@@ -95,6 +96,11 @@ class Load:
         for thread in self.threads:
             thread.start()
 
+    @property
+    def whole(self):
+        """Whether no node is out."""
+        return len(self.open) == len(self.mesh.up)
+
     def begin(self, dice):
         """A node that takes requests, with one more under way."""
         with self.lock:
@@ -121,20 +127,22 @@ class Load:
             turn += 1
             key = f"roll/{number}/{turn}"
             body = dice.randbytes(dice.choice((100, 5_000, 300_000)))
+            whole = self.whole
             put = self.ask(dice, f"PUT {key}", lambda s3: s3.put_object(Bucket=bucket, Key=key, Body=body))
-            if put is not None:
+            if put is None:
+                continue
+            with self.mesh.lock:
+                self.mesh.acknowledged[key] = body
+            if whole and self.whole:
                 kept[key] = body
-                with self.mesh.lock:
-                    self.mesh.acknowledged[key] = body
             if len(kept) > OLDER:
                 del kept[next(iter(kept))]
-            for name in [key, dice.choice(list(kept) or [key])]:
-                if name not in kept:
-                    continue
+            older = [dice.choice(list(kept.items()))] if kept else []
+            for name, wanted in [(key, body), *older]:
                 got = self.ask(
                     dice, f"GET {name}", lambda s3: s3.get_object(Bucket=bucket, Key=name)["Body"].read()
                 )
-                if got is not None and got != kept[name]:
+                if got is not None and got != wanted:
                     self.wrong.append(name)
             time.sleep(0.02)
 
@@ -155,8 +163,8 @@ class Load:
 
 
 class Roll:
-    def __init__(self, mesh, load, older, newer):
-        self.mesh, self.load, self.older, self.newer = mesh, load, older, newer
+    def __init__(self, mesh, load, older, newer, pause):
+        self.mesh, self.load, self.older, self.newer, self.pause = mesh, load, older, newer, pause
 
     def status(self, node):
         """How the mesh looks from a node."""
@@ -171,6 +179,8 @@ class Roll:
         for node in self.mesh.nodes:
             status = self.status(node)
             down = [one["id"] for one in status["nodes"] if one["state"] != "up"]
+            down += [one["id"] for one in status["drives"] if one["state"] != "up"]
+            down += [f"{one['id']}: {one['missing']}" for one in status["nodes"] if one["missing"]]
             if down or len(status["nodes"]) != len(self.mesh.nodes):
                 raise RuntimeError(f"node-{node.number} sees {down} not up of {len(status['nodes'])}")
         return "up"
@@ -196,7 +206,7 @@ class Roll:
         failed = len(self.load.failed)
         print(f"node-{node.number} to the {name} build: all up after {took:.1f} s, {failed} requests failed so far", flush=True)
         # The load has a while with this mix.
-        time.sleep(3)
+        time.sleep(self.pause)
 
     def level(self):
         return {node.number: self.status(node).get("level") for node in self.mesh.nodes}
@@ -247,12 +257,15 @@ def main():
     parser.add_argument("--base", default=BASE, metavar="COMMIT", help="of the older build")
     parser.add_argument("--newer", default="HEAD", metavar="COMMIT", help="of the newer build")
     parser.add_argument("--no-patch", action="store_true", help="the newer build as it is")
+    parser.add_argument("--older-binary", metavar="FILE", help="this one, and nothing is built for it")
+    parser.add_argument("--newer-binary", metavar="FILE", help="likewise; with newer.patch, unless --no-patch")
     parser.add_argument("--profile", choices=("dev", "release"), default="dev")
+    parser.add_argument("--pause", type=float, default=6, metavar="SECONDS", help="between a node that is up and the next")
     parser.add_argument("--clients", type=int, default=6)
     args = parser.parse_args()
     patch = None if args.no_patch else os.path.join(HERE, "newer.patch")
-    older = build("older", args.base or first_of_this_version(), None, args.profile)
-    newer = build("newer", args.newer, patch, args.profile)
+    older = args.older_binary or build("older", args.base or first_of_this_version(), None, args.profile)
+    newer = args.newer_binary or build("newer", args.newer, patch, args.profile)
 
     nodes, fault = [], None
     with tempfile.TemporaryDirectory(prefix="mesh-roll-") as folder:
@@ -261,7 +274,7 @@ def main():
             mesh = Mesh(folder, settings, nodes, prefix="roll")
             mesh.whole()
             load = Load(mesh, args.clients)
-            roll = Roll(mesh, load, older, newer)
+            roll = Roll(mesh, load, older, newer, args.pause)
             until("all nodes are up", READY, roll.all_up)
             try:
                 roll.run(patch is not None)
