@@ -16,16 +16,29 @@ impl<'a, 'de> Reader<'a, 'de> {
         Self(bytes)
     }
 
-    /// What has no parts, as postcard has it.
-    fn bare<T: de::Deserialize<'de>>(&mut self) -> Result<T, Fault> {
-        let (value, rest) = postcard::take_from_bytes(self.0)?;
+    #[inline]
+    fn byte(&mut self) -> Result<u8, Fault> {
+        let (byte, rest) = self.0.split_first().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
         *self.0 = rest;
-        Ok(value)
+        Ok(*byte)
+    }
+
+    /// A length or the number of a variant: most are below 128, and their own varint.
+    #[inline]
+    fn number(&mut self) -> Result<u64, Fault> {
+        if let Some((byte @ ..0x80, rest)) = self.0.split_first() {
+            *self.0 = rest;
+            return Ok(u64::from(*byte));
+        }
+        let (number, rest) = postcard::take_from_bytes(self.0)?;
+        *self.0 = rest;
+        Ok(number)
     }
 
     /// A length, of no more than the bytes that are there: nothing that is counted here takes less than one.
+    #[inline]
     fn len(&mut self) -> Result<usize, Fault> {
-        let len = self.bare::<u64>()?;
+        let len = self.number()?;
         let len = usize::try_from(len).ok().filter(|len| *len <= self.0.len());
         len.ok_or_else(|| Fault::damaged("a length of more than there is"))
     }
@@ -56,7 +69,8 @@ impl<'a, 'de> Reader<'a, 'de> {
 
 macro_rules! bare {
     ($($name:ident,)*) => {
-        $(fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        $(#[inline]
+        fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
             let mut postcard = postcard::Deserializer::from_bytes(self.0);
             let value = (&mut postcard).$name(visitor)?;
             *self.0 = postcard.finalize()?;
@@ -75,7 +89,6 @@ impl<'de> Deserializer<'de> for Reader<'_, 'de> {
         deserialize_i32,
         deserialize_i64,
         deserialize_i128,
-        deserialize_u8,
         deserialize_u16,
         deserialize_u32,
         deserialize_u64,
@@ -90,8 +103,13 @@ impl<'de> Deserializer<'de> for Reader<'_, 'de> {
         deserialize_unit,
     }
 
+    #[inline]
+    fn deserialize_u8<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_u8(self.byte()?)
+    }
+
     fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Fault> {
-        match self.bare::<u8>()? {
+        match self.byte()? {
             0 => visitor.visit_none(),
             1 => visitor.visit_some(self),
             _ => Err(Fault::damaged("neither something nor nothing")),
@@ -144,7 +162,7 @@ impl<'de> Deserializer<'de> for Reader<'_, 'de> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        let variant = self.bare::<u32>()?;
+        let variant = u32::try_from(self.number()?).map_err(Fault::damaged)?;
         if variants.get(variant as usize).is_none() {
             return Err(Fault::Unknown { of: name, variant });
         }
@@ -178,6 +196,7 @@ struct Fields<'a, 'de> {
 impl<'de> de::SeqAccess<'de> for Fields<'_, 'de> {
     type Error = Fault;
 
+    #[inline]
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
         if self.frame.is_empty() {
             *self.early = true;
@@ -194,6 +213,7 @@ struct Items<'a, 'de> {
 }
 
 impl<'de> Items<'_, 'de> {
+    #[inline]
     fn next<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
         let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
         self.left = left;
@@ -204,6 +224,7 @@ impl<'de> Items<'_, 'de> {
 impl<'de> de::SeqAccess<'de> for Items<'_, 'de> {
     type Error = Fault;
 
+    #[inline]
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
         self.next(seed)
     }
