@@ -240,7 +240,7 @@ async fn lay_out(node: &Inner, draft: Draft) -> Result<(), Error> {
 }
 
 async fn raise_level(node: &Inner, level: Level) -> Result<(), Error> {
-    match node.propose(MeshCommand::RaiseLevel(level)).await {
+    match node.decide(MeshCommand::RaiseLevel(level)).await {
         // A node of an older build was first.
         Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
         Err(error) => Err(error),
