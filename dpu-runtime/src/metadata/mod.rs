@@ -489,6 +489,7 @@ impl RaftMetadata {
     /// # Errors
     /// As [`Metadata::propose`](mesh_core::port::Metadata::propose), and `NotLeader`.
     pub async fn propose_here(&self, command: Arc<Command>, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
+        self.control().can(command.level())?;
         self.answer_here(command.group(), &Ask::Propose(command), budget).await
     }
 
