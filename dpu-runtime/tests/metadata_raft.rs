@@ -15,7 +15,7 @@ use std::{
 use mesh_core::{
     ErrorKind, Op,
     id::{ClusterId, GroupId, Incarnation, NodeId, ReplicaId, WriteId},
-    meta::{Command, MeshCommand, MetaAnswer, ObjectCommand, PartRow, Query, UploadRow},
+    meta::{Command, LEVEL, Level, MeshCommand, MetaAnswer, ObjectCommand, PartRow, Query, UploadRow},
     op::NodeOp,
     time::{Instant, UnixMillis},
     topology::{Code, NodeInfo, NodeKind},
@@ -32,7 +32,7 @@ fn form() -> MeshCommand {
     MeshCommand::Form { cluster: ClusterId([7; 16]), code: Code { data: 2, parity: 1 }, namespaces: 2 }
 }
 
-fn node_info(id: u64, address: &str) -> MeshCommand {
+fn node_info(id: u64, address: &str, level: Level) -> MeshCommand {
     MeshCommand::PutNode(NodeInfo {
         id: NodeId(id),
         kind: NodeKind::Host,
@@ -44,7 +44,7 @@ fn node_info(id: u64, address: &str) -> MeshCommand {
         emulated: None,
         life: 1,
         invitation: 0,
-        level: mesh_core::meta::LEVEL,
+        level,
     })
 }
 
@@ -233,7 +233,7 @@ async fn a_member_that_lags_is_brought_up_by_a_snapshot() {
     // Long addresses: rows of several pieces, and a snapshot of several chunks.
     let address = "a".repeat(300);
     for count in 1..=200 {
-        assert!(propose(&writer, clock, node_info(count, &address), BUDGET).await.is_ok());
+        assert!(propose(&writer, clock, node_info(count, &address, LEVEL), BUDGET).await.is_ok());
         let put = put_object(1, 1, &format!("{count:04}{}", "k".repeat(900)), WriteId(first.0 + count), count);
         assert!(propose(&writer, clock, put, BUDGET).await.is_ok());
     }
@@ -388,6 +388,56 @@ async fn all_nodes_restart_from_their_files() {
     }
 }
 
+/// Once the mesh does more, an older build takes no part in it: it opens nothing that knows so, and where it does not know it,
+/// nothing passes between it and the others, which go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_that_is_older_than_what_the_mesh_does_takes_no_part() {
+    let mut cluster = Cluster::start(3, &[0, 1], QUICK, 5000).await;
+    let clock = cluster.clock.clone();
+    let groups = cluster.config.groups.clone();
+    for node in 1..=3 {
+        cluster.close(node).await;
+    }
+    cluster.config.level = Level(2);
+    for node in 1..=3 {
+        cluster.open(node, groups.clone()).await;
+    }
+    cluster.settle().await;
+    assert!(propose(&cluster.node(1), &*clock, form(), BUDGET).await.is_ok());
+    for node in 1..=3 {
+        assert!(propose(&cluster.node(1), &*clock, node_info(node, "127.0.0.1:1", Level(2)), BUDGET).await.is_ok());
+    }
+    cluster.close(3).await;
+    let raised = propose(&cluster.node(1), &*clock, MeshCommand::RaiseLevel(Level(2)), BUDGET).await;
+    assert_eq!(raised, Ok(Arc::new(MetaAnswer::Done)));
+
+    // One that was away when it was raised.
+    cluster.config.level = Level(1);
+    let old = cluster.open(3, groups.clone()).await;
+    let applied = old.applied(GroupId::CONTROL);
+    for count in 0..20 {
+        let done = propose(&cluster.node(1 + count % 2), &*clock, open_session(1, 1, 1 + count), BUDGET).await;
+        assert!(done.is_ok(), "{done:?}");
+    }
+    assert!(old.elect(GroupId::CONTROL).await.is_ok());
+    let before = cluster.carried("raft");
+    until("they have talked for a while", || cluster.carried("raft") > before + 60).await;
+    assert_eq!((old.applied(GroupId::CONTROL), old.control().level), (applied, Level(1)), "something came to it");
+    assert!(old.status().iter().all(|group| group.leader != Some(NodeId(3))), "somebody voted for it");
+    drop(old);
+    cluster.close(3).await;
+
+    // One that knows so, by what it has applied.
+    cluster.config.level = Level(2);
+    cluster.open(3, groups.clone()).await;
+    until("it has caught up", || cluster.node(3).control().level == Level(2)).await;
+    cluster.close(3).await;
+    cluster.config.level = Level(1);
+    let refused = cluster.try_open(3, groups).await.expect_err("it opens nothing");
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
+    assert!(refused.to_string().contains("run a newer build on it [level=1 needed=2"), "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_are_added_and_removed_while_it_runs() {
     let cluster = Cluster::start(3, &[0], QUICK, 5000).await;
@@ -411,7 +461,7 @@ async fn members_are_added_and_removed_while_it_runs() {
     let voters: BTreeSet<ReplicaId> = remaining.map(|node| cluster.replica(node, 0)).collect();
     leader.change_voters(GroupId::CONTROL, &voters).await.expect("changed");
     cluster.close(removed).await;
-    assert!(propose(&fourth, clock, node_info(1, "here:1"), BUDGET).await.is_ok());
+    assert!(propose(&fourth, clock, node_info(1, "here:1", LEVEL), BUDGET).await.is_ok());
     until("the new member has it", || fourth.control().nodes.len() == 1).await;
 }
 
@@ -571,7 +621,7 @@ async fn a_node_that_is_cut_from_the_leader_goes_by_a_third() {
             cluster.cut(follower, leader)
         }
         let began = std::time::Instant::now();
-        let put = propose(&cluster.node(follower), &*cluster.clock, node_info(9, "nine"), BUDGET).await;
+        let put = propose(&cluster.node(follower), &*cluster.clock, node_info(9, "nine", LEVEL), BUDGET).await;
         assert_eq!(put, Ok(Arc::new(MetaAnswer::Done)));
         let seen = query(&cluster.node(follower), &*cluster.clock, 0, Query::Control, BUDGET).await.expect("an answer");
         assert!(matches!(&*seen, MetaAnswer::Control(view) if view.nodes.contains_key(&NodeId(9))));
@@ -613,7 +663,7 @@ async fn a_leader_without_a_majority_says_so_in_seconds() {
     let (node, clock) = (cluster.node(leader), &*cluster.clock);
     let began = std::time::Instant::now();
     let (written, read) = tokio::join!(
-        propose(&node, clock, node_info(9, "nine"), Duration::from_secs(30)),
+        propose(&node, clock, node_info(9, "nine", LEVEL), Duration::from_secs(30)),
         query(&node, clock, 0, Query::Control, Duration::from_secs(30)),
     );
     for error in [written.expect_err("no majority"), read.expect_err("no majority")] {

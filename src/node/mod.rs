@@ -287,6 +287,7 @@ fn registry(own: Vec<(String, Make)>, config: &Config) -> Result<Registry, Error
 fn raft(config: &Config, env: &Env, start: Incarnation) -> RaftConfig {
     RaftConfig {
         start,
+        level: env.level,
         groups: vec![GroupId::CONTROL],
         peers: config.peers.iter().map(|peer| peer.node.id()).collect(),
         timing: Timing {

@@ -11,9 +11,9 @@ target/upgrade.
 
 Three nodes start with the older build and are founded as README shows. Then, all the time, clients put objects, read them
 back and compare every byte, without retries of their own, each through the nodes that are not about to be stopped (as behind
-a balancer that is told so). What was put while all nodes were there is read again at any time; what was put while one was
-out has two parts of three on one of the others, as nothing repairs that yet, so it is read at once and in the end. One node after another is stopped (SIGTERM) and started with the newer build; after each, every
-node must be up as every node sees it. Before the last one is upgraded the one before is taken back to the older build and
+a balancer that is told so). What was put while all nodes were there is read again at any time; what was put while one was out has two parts of three on one
+of the others, as nothing repairs that yet, so it is read at once and in the end. One node after another is stopped
+(SIGTERM) and started with the newer build; after each, every node must be up as every node sees it. Before the last one is upgraded the one before is taken back to the older build and
 forward again: the mesh's level has not risen, so it is let in. Once all are of the newer build the level must rise, and
 then the older build must be refused, with the reason.
 
@@ -227,15 +227,16 @@ class Roll:
         self.refused(last)
 
     def refused(self, node):
-        """The older build is not let in any more."""
+        """The older build does not start on a store of a mesh that does more."""
         self.stop(node)
         seen = len(open(node.log_path, errors="replace").read())
         self.start(node, self.older)
-        told = lambda: re.search(r".*does not take this node in.*", open(node.log_path, errors="replace").read()[seen:])
-        line = until(f"node-{node.number} of the older build is refused", UP, told)
-        print(f"the older build after that: {line[0].strip()[:300]}", flush=True)
-        node.child.terminate()
-        node.child.wait(timeout=STOP)
+        code = node.child.wait(timeout=UP)
+        said = open(node.log_path, errors="replace").read()[seen:]
+        line = re.search(r".*the mesh does by now what this build cannot.*", said)
+        if code == 0 or not line:
+            raise Fault(f"node-{node.number} of the older build ended with {code}, and said {said[-2000:]}")
+        print(f"the older build after that ends with {code}: {line[0].strip()[:300]}", flush=True)
         self.start(node, self.newer)
         until("all nodes are up again", UP, self.all_up)
         self.load.enter(node.number)

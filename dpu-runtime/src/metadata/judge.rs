@@ -23,12 +23,17 @@ use super::{
 };
 
 /// The groups that are damaged, and why.
-pub(super) fn groups(trees: &Trees, claims: &Claims) -> BTreeMap<GroupId, String> {
+///
+/// # Errors
+/// `Unsupported`: what a newer build wrote is not damaged, and not for this one.
+pub(super) fn groups(trees: &Trees, claims: &Claims) -> io::Result<BTreeMap<GroupId, String>> {
     let names: BTreeSet<String> = trees.names().into_iter().collect();
     let mut found = BTreeMap::new();
     for (group, claim) in &claims.groups {
-        if let Err(error) = judge(trees, &names, *group, claim) {
-            found.insert(*group, error.to_string());
+        match judge(trees, &names, *group, claim) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Err(error),
+            Err(error) => drop(found.insert(*group, error.to_string())),
         }
     }
     // A replica gets its number before it keeps anything.
@@ -37,7 +42,7 @@ pub(super) fn groups(trees: &Trees, claims: &Claims) -> BTreeMap<GroupId, String
             found.insert(group, "the mark does not know this replica: its number and its promises are lost".into());
         }
     }
-    found
+    Ok(found)
 }
 
 fn judge(trees: &Trees, names: &BTreeSet<String>, group: GroupId, claim: &Claim) -> io::Result<()> {

@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use mesh_core::{id::GroupId, wire::crc32c};
+use mesh_core::{id::GroupId, meta::Level, wire::crc32c};
 use openraft::{
     LogState, OptionalSend, RaftLogReader,
     entry::RaftEntry,
@@ -23,7 +23,7 @@ use super::{
     flush::guarded,
     store::{Slot, Store},
     trees::{Batch, Tree},
-    types::{Entry, LogId, Types, Vote, decode, encode},
+    types::{Entry, LogId, Types, Vote, decode, encode, raised_by},
 };
 
 /// Entries that are read for one append message, together; at least one is read, however large.
@@ -73,6 +73,8 @@ struct Kept {
     first: u64,
     /// The last, and its checksum.
     last: Option<(u64, u32)>,
+    /// The level to which the mesh was raised by what was there when it was opened.
+    raised: Level,
 }
 
 /// The name of a group's tree.
@@ -138,9 +140,10 @@ impl TreeLog {
     /// Opens a log that is purged up to an entry, and reads all of it.
     ///
     /// # Errors
-    /// `InvalidData` if an entry behind the purged ones is missing, damaged, or not the one that was kept.
+    /// `InvalidData` if an entry behind the purged ones is missing, damaged, or not the one that was kept; `Unsupported` if a
+    /// newer build wrote it and this one cannot read it.
     pub(super) fn open(tree: Tree, purged: Option<LogId>) -> io::Result<Self> {
-        let mut kept = Kept { first: purged.map_or(0, |purged| purged.index + 1), last: None };
+        let mut kept = Kept { first: purged.map_or(0, |purged| purged.index + 1), ..Kept::default() };
         let first = kept.first;
         guarded(|| {
             for row in tree.range(Bound::Included(&entry_key(first, 0)), Bound::Unbounded) {
@@ -165,9 +168,11 @@ impl TreeLog {
                     None => kept.first = index,
                     Some(_) => {}
                 }
-                if decode::<Entry>(&entry.bytes)?.index() != index {
+                let read: Entry = decode(&entry.bytes)?;
+                if read.index() != index {
                     return Err(damaged(index, "stands in another's place"));
                 }
+                kept.raised = kept.raised.max(raised_by(&read));
                 kept.last = Some((index, entry.crc));
             }
             Ok(())
@@ -203,7 +208,7 @@ fn entry_at(tree: &Tree, index: u64) -> io::Result<Option<Sealed>> {
 
 impl Log for TreeLog {
     fn append(&self, entries: Vec<(u64, Vec<u8>)>) -> io::Result<u32> {
-        let Kept { mut first, mut last } = self.kept();
+        let Kept { mut first, mut last, raised } = self.kept();
         let mut batch = Batch::default();
         for (index, bytes) in entries {
             match last {
@@ -224,7 +229,7 @@ impl Log for TreeLog {
             last = Some((index, crc));
         }
         guarded(|| self.tree.apply(batch))?;
-        *self.kept.write().unwrap_or_else(PoisonError::into_inner) = Kept { first, last };
+        *self.kept.write().unwrap_or_else(PoisonError::into_inner) = Kept { first, last, raised };
         Ok(last.map_or(0, |(_, crc)| crc))
     }
 
@@ -290,6 +295,7 @@ pub(crate) struct LogStore {
     group: GroupId,
     log: Arc<dyn Log>,
     store: Arc<Store>,
+    raised: Level,
 }
 
 impl LogStore {
@@ -305,7 +311,13 @@ impl LogStore {
         if let Some(purged) = purged {
             log.forget(purged.index)?;
         }
-        Ok(Self { group, log: Arc::new(log), store })
+        let raised = log.kept().raised;
+        Ok(Self { group, log: Arc::new(log), store, raised })
+    }
+
+    /// The level to which the mesh was raised by what was kept when it was opened.
+    pub(super) const fn raised(&self) -> Level {
+        self.raised
     }
 
     fn purged(&self) -> io::Result<Option<LogId>> {

@@ -33,7 +33,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -42,7 +42,7 @@ use mesh_core::{
     Answer, Buf, Entropy, Error, ErrorKind, Op, Outcome, Response,
     id::{GroupId, Incarnation, NodeId, ReplicaId},
     limits::HEARTBEAT_INTERVAL,
-    meta::{Command, ControlView, MetaAnswer},
+    meta::{Command, ControlView, LEVEL, Level, MetaAnswer},
     op::{GroupReport, NodeOp},
     port::{Clock, Outbound},
     time::Instant,
@@ -56,11 +56,12 @@ use tokio::sync::{Semaphore, watch};
 use self::{
     log::LogStore,
     machine::{GroupState, Machine},
-    network::{Message, Router},
+    network::{Head, Message, Router},
     replica::{Raft, Replica, no_such_group},
     route::{Ask, REQUESTS_MAX},
     runtime::Dice,
     store::{Health, Store},
+    types::beyond,
 };
 
 pub use self::{
@@ -78,6 +79,8 @@ pub struct RaftConfig {
     pub node: NodeId,
     /// Its start, which its messages name.
     pub start: Incarnation,
+    /// What its build can do.
+    pub level: Level,
     /// Where they are.
     pub home: Home,
     /// The groups that it has a replica of from the start; see [`RaftMetadata::ensure_group`].
@@ -100,6 +103,7 @@ impl RaftConfig {
         Self {
             node,
             start: Incarnation::default(),
+            level: LEVEL,
             home: home.into(),
             groups,
             peers,
@@ -136,6 +140,9 @@ pub struct RaftMetadata {
     /// For the tasks that requests run in.
     me: Weak<Self>,
     node: NodeId,
+    level: Level,
+    /// It was said that this build is too old.
+    is_behind: AtomicBool,
     peers: Vec<NodeId>,
     timing: Timing,
     raft_config: Arc<openraft::Config>,
@@ -173,7 +180,8 @@ impl RaftMetadata {
     ///
     /// # Errors
     /// `Invalid` for a nonsensical configuration; `DriveFailed` or `Corrupt` if the store cannot be opened (its files
-    /// are left as they are), `Conflict` if it is another node's, `Unsupported` if it is of another format.
+    /// are left as they are), `Conflict` if it is another node's, `Unsupported` if it is of another format, or of a mesh
+    /// that does what this build cannot.
     pub async fn start(
         config: RaftConfig,
         outbound: Arc<dyn Outbound>,
@@ -183,23 +191,31 @@ impl RaftMetadata {
         let raft_config = Arc::new(raft_config(&config)?);
         let dice = Dice::new(entropy);
         let store = RwLock::new(Arc::new(Store::open(config.home.clone(), config.node, dice.clone())?));
+        let control = watch::Sender::default();
         let metadata = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             node: config.node,
+            level: config.level,
+            is_behind: AtomicBool::new(false),
             peers: config.peers.into_iter().filter(|peer| *peer != config.node).collect(),
             timing: config.timing,
             raft_config,
             dice,
             store,
             // Half an election: a message that takes longer is as good as lost.
-            router: Router::new(outbound, config.start, config.timing.election_min / 2),
+            router: Router::new(
+                outbound,
+                (config.start, config.level),
+                control.subscribe(),
+                config.timing.election_min / 2,
+            ),
             clock,
             runtime: tokio::runtime::Handle::current(),
             permits: Arc::new(Semaphore::new(REQUESTS_MAX)),
             groups: RwLock::default(),
             damaged: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
-            control: watch::Sender::default(),
+            control,
             publish_from: AtomicU64::new(0),
         });
         for group in config.groups {
@@ -213,7 +229,7 @@ impl RaftMetadata {
     /// its group says so in [`Self::status`], and [`Self::renew`] puts a new one in its place.
     ///
     /// # Errors
-    /// `DriveFailed`: the store cannot be read or written.
+    /// `DriveFailed`: the store cannot be read or written. `Unsupported`: the mesh does what this build cannot.
     pub async fn ensure_group(&self, group: GroupId) -> Result<(), Error> {
         let _one_at_a_time = self.opening.lock().await;
         if self.replica(group).is_ok() || self.damage(group).is_some() {
@@ -253,7 +269,13 @@ impl RaftMetadata {
         let log = LogStore::open(Arc::clone(store), group).map_err(failed)?;
         let from = self.publish_from.load(Ordering::Acquire);
         let control = (group == GroupId::CONTROL).then(|| (self.control.clone(), from));
+        let raised = log.raised();
         let state = GroupState::open(Arc::clone(store), group, control).map_err(failed)?;
+        // Applied by this build, what is in the log would come to something else than elsewhere.
+        let needed = self.control().level.max(raised);
+        if needed > self.level {
+            return Err(beyond(self.level, needed).with("group", group));
+        }
         let machine = Machine(Arc::clone(&state));
         let network = self.router.for_group(group);
         let raft = Raft::new(id.0, Arc::clone(&self.raft_config), network, log, machine);
@@ -572,16 +594,23 @@ impl RaftMetadata {
         Ok(Response::new(Answer::Meta(answer)))
     }
 
-    /// Answers another node's [`NodeOp::Raft`].
+    /// Answers another node's [`NodeOp::Raft`]. Nothing passes between builds one of which is older than what the mesh does.
     pub async fn handle_raft(&self, group: GroupId, rpc: u32, payload: Buf) -> Outcome {
         let Some(message) = Message::from_number(rpc) else {
             return Err(Error::new(ErrorKind::Unsupported, "an unknown Raft message").with("number", rpc));
         };
         let replica = self.replica(group)?;
+        let (head, payload) = Head::of(&payload)?;
+        if let Err(error) = head.expect_understood(self.level, self.control().level) {
+            if !self.is_behind.swap(true, Ordering::AcqRel) {
+                tracing::warn!(node = %self.node, replica = %head.to, %error, "a build is older than what the mesh does");
+            }
+            return Err(error);
+        }
         // Raft itself would say so for every message.
         match self.trouble(group, &replica) {
             Some(trouble) => Err(trouble),
-            None => replica.receive(message, &payload).await,
+            None => replica.receive(message, head.to, payload, self.level).await,
         }
     }
 

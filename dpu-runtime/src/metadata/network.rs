@@ -3,10 +3,12 @@
 //! Every message is one request [`NodeOp::Raft`]; the numbers of the messages are part of the protocol. Its payload is
 //!
 //! ```text
-//! to:8 (big-endian; the replica that is meant)   the message: a Raft value, see super::types
+//! to:8 (the replica that is meant)   speaks:2 (the sender's build)   needs:2 (what the mesh does, as the sender knows)
+//! the message: a Raft value, see super::types
 //! ```
 //!
-//! and the answer's payload is a Raft value.
+//! with numbers in big-endian order; and the answer's payload is a Raft value. A build that is older than what the mesh does
+//! would drop what it does not know of each entry, and neither says nor is told anything: see [`Head::expect_understood`].
 
 use std::{
     io,
@@ -22,6 +24,7 @@ use mesh_core::{
     envelope::Envelope,
     id::{ActorId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
     limits::{COMMAND_BYTES_MAX, PAYLOAD_BYTES_MAX},
+    meta::{ControlView, Level},
     op::NodeOp,
     port::Outbound,
 };
@@ -37,13 +40,13 @@ use openraft::{
 };
 use openraft_multi::{GroupNetworkAdapter, GroupNetworkFactory, GroupRouter};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{
     log::READ_BYTES_MAX,
     machine::SnapshotData,
     staging::Chunk,
-    types::{Types, Vote, decode, encode_onto},
+    types::{Types, Vote, beyond, decode, encode_onto},
 };
 
 /// Rows of a snapshot in one message, about.
@@ -88,14 +91,23 @@ pub(crate) struct Router {
     outbound: Arc<dyn Outbound>,
     /// Of this node.
     start: Incarnation,
+    /// What its build can do.
+    level: Level,
+    /// What the mesh does.
+    control: watch::Receiver<Arc<ControlView>>,
     /// How long one message may take.
     budget: Duration,
     transfers: Arc<AtomicU64>,
 }
 
 impl Router {
-    pub(super) fn new(outbound: Arc<dyn Outbound>, start: Incarnation, budget: Duration) -> Self {
-        Self { outbound, start, budget, transfers: Arc::default() }
+    pub(super) fn new(
+        outbound: Arc<dyn Outbound>,
+        (start, level): (Incarnation, Level),
+        control: watch::Receiver<Arc<ControlView>>,
+        budget: Duration,
+    ) -> Self {
+        Self { outbound, start, level, control, budget, transfers: Arc::default() }
     }
 
     pub(super) fn for_group(&self, group: GroupId) -> Factory {
@@ -126,7 +138,8 @@ impl Router {
         request: &impl Serialize,
         budget: Duration,
     ) -> Result<R, RPCError<Types>> {
-        let mut payload = to.to_be_bytes().to_vec();
+        let head = Head { to: ReplicaId(to), speaks: self.level, needs: self.control.borrow().level };
+        let mut payload = head.bytes();
         encode_onto(&mut payload, request).map_err(failed)?;
         let op = NodeOp::Raft { group: GroupId(group), rpc: message as u32, start: self.start };
         let op = Op::Node(Box::new(op));
@@ -142,11 +155,47 @@ impl Router {
     }
 }
 
-/// Whom a message is for, and the message.
-pub(super) fn addressee(payload: &[u8]) -> Result<(ReplicaId, &[u8]), Error> {
-    let (to, message) =
-        payload.split_first_chunk::<8>().ok_or_else(|| Error::invalid("a Raft message names no replica"))?;
-    Ok((ReplicaId(u64::from_be_bytes(*to)), message))
+/// What stands before a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// The replica that is meant.
+    pub(super) to: ReplicaId,
+    /// What the sender's build can do.
+    speaks: Level,
+    /// What the mesh does, as the sender knows.
+    needs: Level,
+}
+
+impl Head {
+    fn bytes(self) -> Vec<u8> {
+        [&self.to.0.to_be_bytes()[..], &self.speaks.0.to_be_bytes(), &self.needs.0.to_be_bytes()].concat()
+    }
+
+    /// A payload's head, and the message behind it.
+    pub(super) fn of(payload: &[u8]) -> Result<(Self, &[u8]), Error> {
+        let short = || Error::invalid("a Raft message that ends in its head");
+        let (to, rest) = payload.split_first_chunk::<8>().ok_or_else(short)?;
+        let (speaks, rest) = rest.split_first_chunk::<2>().ok_or_else(short)?;
+        let (needs, message) = rest.split_first_chunk::<2>().ok_or_else(short)?;
+        let level = |bytes: &[u8; 2]| Level(u16::from_be_bytes(*bytes));
+        Ok((Self { to: ReplicaId(u64::from_be_bytes(*to)), speaks: level(speaks), needs: level(needs) }, message))
+    }
+
+    /// Whether both ends understand all that the mesh does. `level`: what this build can do; `mesh`: what the mesh does.
+    ///
+    /// # Errors
+    /// `Unsupported`, at the newer end and at the older one.
+    pub(super) fn expect_understood(self, level: Level, mesh: Level) -> Result<(), Error> {
+        let needed = mesh.max(self.needs);
+        if level < needed {
+            return Err(beyond(level, needed));
+        }
+        if self.speaks < mesh {
+            let what = "this node's build is older than what the mesh does by now: run a newer one on it";
+            return Err(Error::new(ErrorKind::Unsupported, what).with("level", self.speaks).with("needed", mesh));
+        }
+        Ok(())
+    }
 }
 
 fn failed(error: io::Error) -> RPCError<Types> {

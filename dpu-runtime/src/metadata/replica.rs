@@ -10,13 +10,13 @@ use std::{
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Outcome, Redirect, Response,
     id::{GroupId, NodeId, ReplicaId},
-    meta::{Command, MetaAnswer, Query},
+    meta::{Command, Level, MetaAnswer, Query},
 };
 use openraft::{
     Instant as _, ReadPolicy,
     async_runtime::WatchReceiver,
     errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError},
-    raft::TransferLeaderRequest,
+    raft::{AppendEntriesRequest, TransferLeaderRequest},
     storage::Snapshot,
 };
 use serde::Serialize;
@@ -24,9 +24,9 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::{
     machine::{GroupState, Machine, SnapshotData},
-    network::{self, Message},
+    network::Message,
     staging::{Arrival, Chunk},
-    types::{Applied, LogId, Proposal, Types, decode, encode},
+    types::{Applied, LogId, Proposal, Types, beyond, decode, encode, raised_by},
 };
 
 /// Reads that wait for a barrier at most.
@@ -81,7 +81,8 @@ impl Replica {
         let metrics = self.raft.metrics();
         let running = metrics.borrow_watched().running_state.clone();
         running.err().map(|fatal| {
-            let what = "this replica has stopped; once its medium takes writes again, restart the node";
+            let what = "this replica has stopped; mend what is said of it (a medium that takes no writes, a build that is \
+                        too old), and restart the node";
             Error::new(ErrorKind::DriveFailed, what).with("why", fatal)
         })
     }
@@ -249,17 +250,24 @@ impl Replica {
     /// Answers another replica's Raft message.
     ///
     /// # Errors
-    /// `Invalid` for a message that cannot be read; `Unreachable` if this replica has stopped, or is not the one that is
-    /// meant: who follows in an earlier one's place must never answer for it.
-    pub(super) async fn receive(&self, message: Message, payload: &[u8]) -> Outcome {
-        let (to, payload) = network::addressee(payload)?;
+    /// `Invalid` for a message that cannot be read; `Unsupported` for one that this build, of a `level`, must not heed;
+    /// `Unreachable` if this replica has stopped, or is not the one that is meant: who follows in an earlier one's place must
+    /// never answer for it.
+    pub(super) async fn receive(&self, message: Message, to: ReplicaId, payload: &[u8], level: Level) -> Outcome {
         if to != self.id() {
             return Err(Error::new(ErrorKind::Unreachable, "this replica of the metadata group is no more")
                 .with("asked", to)
                 .with("here", self.id()));
         }
         match message {
-            Message::Append => answer(self.raft.append_entries(read(payload)?).await),
+            Message::Append => {
+                let request: AppendEntriesRequest<Types> = read(payload)?;
+                // What stands behind may be of that level: kept here without what is not known, it would be another entry.
+                match request.entries.iter().map(raised_by).max() {
+                    Some(raised) if raised > level => Err(beyond(level, raised)),
+                    _ => answer(self.raft.append_entries(request).await),
+                }
+            }
             Message::Vote => answer(self.raft.vote(read(payload)?).await),
             Message::PreVote => answer(self.raft.pre_vote(read(payload)?).await),
             Message::Transfer => answer(self.raft.handle_transfer_leader(read(payload)?).await),

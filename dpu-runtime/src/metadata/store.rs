@@ -128,7 +128,7 @@ impl Store {
     ///
     /// # Errors
     /// `DriveFailed` if they cannot be used now (another process has them, no permission, no space), `Conflict` if
-    /// they are another node's, `Unsupported` if they are of another format. Nothing is deleted.
+    /// they are another node's, `Unsupported` if they are of another format or a newer build's. Nothing is deleted.
     pub(super) fn open(home: impl Into<Home>, node: NodeId, dice: Dice) -> Result<Self, Error> {
         Self::open_over(home, node, dice, |steps| steps)
     }
@@ -161,6 +161,7 @@ impl Store {
                     .with("format", format)
                     .with("supported", FORMAT));
             }
+            Found::OfNewer(error) => return Err(of_newer(&home, error)),
             Found::Damaged(why) => {
                 return Ok(Self::unusable(home, dice, Claims { node, ..Claims::default() }, 0, damaged(why)));
             }
@@ -187,7 +188,7 @@ impl Store {
                 return Ok(Self::unusable(home, dice, claims, mark.count(), why));
             }
         };
-        let groups = judge::groups(&database.trees, &claims);
+        let groups = judge::groups(&database.trees, &claims).map_err(|error| of_newer(&home, error))?;
         let medium = home.settle(&database).map_err(failed)?;
         let marked = Arc::new(AtomicU64::new(mark.count()));
         let steps =
@@ -457,6 +458,13 @@ const IS_DAMAGED: &str = "the metadata store is damaged: this replica neither vo
 /// Damage, in words.
 fn damaged(why: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Corrupt, why)
+}
+
+/// Whole, and with something in it that this build does not know.
+fn of_newer(home: &Home, error: io::Error) -> Error {
+    let what =
+        "the metadata store holds what a newer build wrote, and is left as it is: run that build on this node again";
+    Error::new(ErrorKind::Unsupported, what).with("path", home).caused_by(error)
 }
 
 fn cannot_use(home: &Home) -> Error {

@@ -11,9 +11,9 @@ use std::{fmt, io, sync::Arc};
 
 use mesh_core::{
     Error, ErrorKind,
-    meta::{self, Command, MetaAnswer},
+    meta::{self, Command, Level, MeshCommand, MetaAnswer},
 };
-use openraft::alias;
+use openraft::{EntryPayload, alias};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 openraft::declare_raft_types!(
@@ -89,6 +89,23 @@ pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     encode_onto(&mut bytes, value)?;
     Ok(bytes)
+}
+
+/// The level of the mesh that an entry raises it to: what stands behind it may be of that level.
+pub(super) fn raised_by(entry: &Entry) -> Level {
+    match &entry.payload {
+        EntryPayload::Normal(Proposal(command)) => match **command {
+            Command::Mesh(MeshCommand::RaiseLevel(level)) => level,
+            _ => Level::FIRST,
+        },
+        _ => Level::FIRST,
+    }
+}
+
+/// A build meets what only a later one can do.
+pub(super) fn beyond(level: Level, needed: Level) -> Error {
+    let what = "the mesh does by now what this build cannot: this node takes no part in it; run a newer build on it";
+    Error::new(ErrorKind::Unsupported, what).with("level", level).with("needed", needed)
 }
 
 /// Puts a value behind what is there.

@@ -175,14 +175,18 @@ impl Cluster {
 
     /// Opens a node on its files.
     pub(crate) async fn open(&self, node: u64, groups: Vec<GroupId>) -> Arc<RaftMetadata> {
+        self.try_open(node, groups).await.expect("opened")
+    }
+
+    /// The same, where it may not open.
+    pub(crate) async fn try_open(&self, node: u64, groups: Vec<GroupId>) -> Result<Arc<RaftMetadata>, Error> {
         let id = NodeId(node);
         let dir = self.dir.path().join(node.to_string());
         let config = RaftConfig { node: id, home: dir.into(), groups, ..self.config.clone() };
         let link = Link { from: id, wires: Arc::clone(&self.wires), clock: Arc::clone(&self.clock) };
-        let opened =
-            RaftMetadata::start(config, Arc::new(link), Arc::clone(&self.clock), entropy()).await.expect("opened");
+        let opened = RaftMetadata::start(config, Arc::new(link), Arc::clone(&self.clock), entropy()).await?;
         lock(&self.wires).nodes.insert(id, Arc::clone(&opened));
-        opened
+        Ok(opened)
     }
 
     /// Removes the files of a node that is away.

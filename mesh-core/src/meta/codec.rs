@@ -16,9 +16,10 @@
 //! costs a byte for each struct of less than 128 bytes, two for each larger one.
 //!
 //! What cannot be passed over is a variant that is not known here: it is refused as [`Unsupported`](ErrorKind::Unsupported),
-//! for whoever sent it did nothing wrong. Nor does a build keep fields that it passed over. So what must not be lost on the
-//! way through older nodes, and every new variant inside a value, waits until all nodes know it:
-//! the mesh has a level that says so ([`LEVEL`](super::LEVEL)).
+//! for whoever sent it did nothing wrong. Nor does a build keep fields that it passed over, and each replica of a group keeps
+//! what it has read: a new field inside a command, or in a row that a command writes, would be in some replicas and not in
+//! others, for good. So such a field is left at its default, and every new variant inside a value is not said (one in a beat
+//! makes the whole beat unread), until all nodes know it: the mesh has a level that says so ([`LEVEL`](super::LEVEL)).
 //!
 //! The format changes only when an older build must not read what a newer one writes:
 //!

@@ -396,7 +396,8 @@ impl Command {
         }
     }
 
-    /// What all nodes must be able to do before it may be proposed: each replica has to store and apply it.
+    /// What all nodes must be able to do before it may be proposed: each replica has to store and apply it, with every field
+    /// of it that is not at its default.
     #[must_use]
     pub const fn level(&self) -> Level {
         match self {

@@ -47,16 +47,21 @@ impl ControlView {
     /// Whether the mesh can do what needs a level.
     ///
     /// # Errors
-    /// `Unsupported`, with the nodes that hold it back.
+    /// `Unsupported`, with the nodes that hold it back; `Overloaded` if nobody is known who does, and it may be asked again:
+    /// the mesh is about to be raised, or this node has not heard of it yet.
     pub fn can(&self, needs: Level) -> Result<(), Error> {
         if needs <= self.level {
             return Ok(());
         }
         let who: Vec<String> = self.below(needs).map(|node| node.to_string()).collect();
-        let what = "the mesh cannot do this before every node runs a build that can; upgrade those that hold it back";
-        let error = Error::new(ErrorKind::Unsupported, what).with("needs", needs).with("level", self.level);
-        // Nobody does: then the mesh is about to be raised.
-        Err(if who.is_empty() { error } else { error.with("held_back_by", who.join(" ")) })
+        let error = if who.is_empty() {
+            Error::new(ErrorKind::Overloaded, "the mesh is about to be able to do this; ask again")
+        } else {
+            let what =
+                "the mesh cannot do this before every node runs a build that can; upgrade those that hold it back";
+            Error::new(ErrorKind::Unsupported, what).with("held_back_by", who.join(" "))
+        };
+        Err(error.with("needs", needs).with("level", self.level))
     }
 
     /// The nodes that do not speak a level.
@@ -114,10 +119,12 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "the mesh cannot do this before every node runs a build that can; upgrade those that hold it back \
-             [needs=2 level=1 held_back_by=node-2 node-4]"
+             [held_back_by=node-2 node-4 needs=2 level=1]"
         );
         let error = view(1, &[2, 2]).can(Level(2)).unwrap_err();
-        assert!(error.to_string().ends_with("[needs=2 level=1]"), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Overloaded);
+        assert_eq!(error.to_string(), "the mesh is about to be able to do this; ask again [needs=2 level=1]");
+        assert_eq!(view(1, &[]).can(Level(2)).unwrap_err().kind(), ErrorKind::Overloaded, "it has just started");
     }
 
     #[test]

@@ -510,13 +510,14 @@ fn bad_frame(shared: &Shared, connection: &quinn::Connection, error: &Error) {
     }
 }
 
-/// The other end is of a newer build, and said something that this one does not know: count, and say so once for each such
-/// thing. The connection goes on.
+/// The other end is of a newer build, and said something that this one does not know: count, and say so once of each. The
+/// connection goes on.
 fn unread(shared: &Shared, connection: &quinn::Connection, error: &Error) {
     count(&shared.counters.unread);
     let who = who(shared, connection);
-    if shared.warns(format!("{who}: {error}")) {
-        tracing::info!(%who, %error, "a peer says what this build does not know; it is told so, and the link goes on");
+    // Not of each such thing: numbers that somebody makes up are no end of them.
+    if shared.warns(format!("{who} is newer")) {
+        tracing::info!(%who, %error, "a peer says what this build does not know; it is told so, the link goes on, and more of the kind is not logged");
     }
 }
 

@@ -245,7 +245,8 @@ pub(super) fn decode<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T,
         let error = match error.kind() {
             // Other replicas may well read it: this one must stop, but has lost nothing.
             ErrorKind::Unsupported => {
-                Error::bug("a metadata row is of a newer build; run that build on this node again").caused_by(error)
+                Error::bug("a metadata row is of another build; run the build that wrote it on this node again")
+                    .caused_by(error)
             }
             _ => {
                 let what = "a metadata row cannot be read; the replica must be built anew from the others";

@@ -280,6 +280,27 @@ fn refuses_files_of_another_format_and_leaves_them_as_they_are() {
     assert_eq!(std::fs::read(dir.path().join("db/db")).unwrap(), database);
 }
 
+/// A build that was taken back too far: nothing of what it cannot read is damaged, and nothing is set aside.
+#[test]
+fn refuses_what_a_newer_build_wrote_and_leaves_it_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let (store, log, _) = open(dir.path());
+        drop(log);
+        let tree = store.tree(&super::log::tree_name(GROUP)).unwrap();
+        let log = super::log::TreeLog::open(tree, None).unwrap();
+        use openraft::entry::RaftEntry;
+        // What is in it is the last that it says.
+        let mut newer = super::types::encode(&openraft::alias::EntryOf::<Types>::new_blank(log_id(1, 0))).unwrap();
+        *newer.last_mut().unwrap() = 99;
+        super::log::Log::append(&log, vec![(0, newer)]).unwrap();
+    }
+    let refused = Store::open(dir.path(), NodeId(1), entropy()).err().expect("a newer build's");
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
+    let said = refused.to_string();
+    assert!(said.starts_with("the metadata store holds what a newer build wrote, and is left as it is"), "{said}");
+}
+
 #[test]
 fn a_store_that_was_not_finished_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
