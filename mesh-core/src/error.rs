@@ -317,6 +317,18 @@ mod tests {
         assert_eq!(ErrorKind::from_number(499).certainty(), Certainty::MaybeProcessed);
     }
 
+    /// Whoever is told that nothing was processed sends again, and what was processed after all is done twice.
+    #[test]
+    fn what_may_have_been_processed_is_never_said_to_be_certain() {
+        use ErrorKind::{Bug, Cancelled, DriveFailed, LinkLost, Restarted, Timeout};
+        let uncertain = ErrorKind::ALL.iter().copied().filter(|kind| kind.certainty() != Certainty::NotProcessed);
+        assert_eq!(
+            uncertain.collect::<Vec<_>>(),
+            [DriveFailed, Timeout, LinkLost, Cancelled, Bug, Restarted],
+            "of all others nothing was done"
+        );
+    }
+
     #[test]
     fn survives_the_wire_with_its_redirect() {
         let error = Error::new(ErrorKind::StaleEpoch, "moved").with("actor", 7).redirect_to(Redirect {

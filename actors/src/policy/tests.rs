@@ -301,6 +301,61 @@ fn what_belongs_to_the_mesh_itself_is_for_the_mesh_itself() {
     assert_eq!(refusal.map(|error| error.kind()), Some(ErrorKind::Denied));
 }
 
+/// A name that it learnt is what a grant is held against.
+#[test]
+fn the_name_of_another_tenant_s_bucket_is_not_learnt() {
+    let remove = || propose(BucketCommand::RemoveBucket { bucket: BucketId(3) });
+    for (tenant, refused) in [(TenantId(8), Some(ErrorKind::Denied)), (TENANT, None)] {
+        let mut bench = Bench::new(spec());
+        let lookup = query(CONTROL, Query::Bucket { name: "photos".into() });
+        let effects = bench.ask(user("owner"), lookup, Buf::empty());
+        let [Effect::Call { call, .. }] = effects[..] else { panic!("not passed on: {effects:?}") };
+        let row = BucketRow { bucket: bucket(tenant), created: UnixMillis(0) };
+        bench.event(Event::Reply {
+            call,
+            outcome: Ok(Answer::Meta(Arc::new(MetaAnswer::Bucket(Arc::new(row)))).into()),
+        });
+        assert_eq!(bench.refusal(user("owner"), remove()).map(|error| error.kind()), refused, "{tenant}");
+    }
+}
+
+/// A move waits for these: the name and the bytes would be of the function that was left behind.
+#[test]
+fn it_moves_once_it_has_learnt_the_names_and_charged_the_bytes_that_are_out() {
+    let mut bench = Bench::new(limited(None, Some(100)));
+    assert!(bench.policy.lingers());
+    let lookup = query(CONTROL, Query::Bucket { name: "photos".into() });
+    for (op, waits) in [(lookup, true), (read(TENANT), true), (write(TENANT), false), (list_buckets(), false)] {
+        let effects = bench.ask(user("owner"), op.clone(), Buf::empty());
+        let [Effect::Call { call, .. }] = effects[..] else { panic!("not passed on: {effects:?}") };
+        assert_eq!(bench.policy.lingers(), !waits, "{op:?}");
+        bench.event(Event::Reply { call, outcome: Err(Error::new(ErrorKind::LinkLost, "planted")) });
+        assert!(bench.policy.lingers(), "{op:?}");
+    }
+    // Where there is no limit, nothing is charged.
+    let mut bench = Bench::new(spec());
+    assert!(bench.refusal(user("owner"), read(TENANT)).is_none());
+    assert!(bench.policy.lingers());
+}
+
+#[test]
+fn so_many_requests_are_under_way_at_once() {
+    let mut bench = Bench::new(spec());
+    let mut last = None;
+    for _ in 0..MAILBOX_JOBS_MAX {
+        let effects = bench.ask(user("owner"), read(TENANT), Buf::empty());
+        let [Effect::Call { call, .. }] = effects[..] else { panic!("not passed on: {effects:?}") };
+        last = Some(call);
+    }
+    let refusal = |bench: &mut Bench| bench.refusal(user("owner"), read(TENANT)).map(|error| error.kind());
+    assert_eq!(refusal(&mut bench), Some(ErrorKind::Overloaded));
+    assert_eq!(bench.policy.in_flight(), MAILBOX_JOBS_MAX);
+    let outcome = Err(Error::new(ErrorKind::LinkLost, "planted"));
+    bench.event(Event::Reply { call: last.expect("there was one"), outcome });
+    assert_eq!(refusal(&mut bench), None);
+    assert_eq!(refusal(&mut bench), Some(ErrorKind::Overloaded));
+}
+
 #[test]
 fn passes_stripes_on_queries_to_metadata_and_proposals_to_raft_and_replies_back() {
     let mut bench = Bench::new(spec());

@@ -23,7 +23,8 @@ const ACTOR: ActorId = ActorId(7);
 const ID: MoveId = MoveId(3);
 const EPOCH: Epoch = Epoch(5);
 
-/// Keeps a number a key; every request adds one to the next key in turn. Pages of two entries.
+/// Keeps a number a key; every request adds one to the next key in turn, but a deletion is never answered. Pages of two
+/// entries.
 #[derive(Default)]
 struct Ledger {
     numbers: BTreeMap<u8, u64>,
@@ -46,7 +47,10 @@ impl Ledger {
 
 impl StorageFunction for Ledger {
     fn on_event(&mut self, event: Event, cx: &mut Cx<'_>) {
-        if let Event::Request { id, .. } = event {
+        if let Event::Request { id, request } = event {
+            if matches!(&request.op, Op::Shard(op) if matches!(**op, ShardOp::Delete { .. })) {
+                return;
+            }
             let key = (self.numbers.values().sum::<u64>() % 5) as u8;
             self.add(key);
             let payload = Buf::copy_of(&self.numbers.values().sum::<u64>().to_le_bytes());
@@ -245,6 +249,24 @@ async fn the_state_arrives_whole_however_it_changes_on_the_way() {
         assert!(from.0.host.actors().is_empty());
         assert_eq!(from.overdue(LATER), []);
     }
+}
+
+#[tokio::test]
+async fn what_was_under_way_when_an_actor_left_has_half_a_minute_to_end() {
+    let (from, to) = pair(Harm::None, 0).await;
+    let unanswered = Request::system(ShardOp::Delete { ids: Vec::new() }, Instant::NEVER);
+    let mut held = Box::pin(from.0.host.request(ACTOR, unanswered));
+    step(&to, MoveOp::Warm).await.unwrap();
+    step(&from, MoveOp::PreCopy { to: TO }).await.unwrap();
+    step(&from, MoveOp::Freeze { to: TO }).await.unwrap();
+    step(&to, MoveOp::Activate).await.unwrap();
+    tokio::time::pause();
+    step(&from, MoveOp::Retire { to: TO }).await.unwrap();
+    assert_eq!(ask(&to).await, Ok(13));
+    let early = tokio::time::timeout(Duration::from_secs(29), &mut held).await;
+    assert!(early.is_err(), "{early:?}");
+    let late = tokio::time::timeout(Duration::from_secs(2), held).await.expect("not longer");
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::Restarted);
 }
 
 #[tokio::test]

@@ -7,7 +7,9 @@ use mesh_core::{
     id::{ActorId, Epoch, GroupId, NodeId, ShardId, StripeId, TenantId, Token, WriteId},
     meta::{Command, MetaAnswer, Query},
     op::ShardOp,
-    port::{CallGuard, Clock, Completion, Compute, ComputeJob, Metadata, Outbound, WorkOutput},
+    port::{
+        CallGuard, Clock, Completion, Compute, ComputeJob, Disk, DiskJob, Geometry, Metadata, Outbound, WorkOutput,
+    },
     snapshot::{Mark, Snapshot},
     spec::{EncryptSpec, FunctionSpec},
     time::{Instant, UnixMillis},
@@ -224,6 +226,87 @@ async fn a_panic_fails_what_is_in_flight_and_the_function_is_built_again() {
         }
     };
     assert_eq!(tokio::time::timeout(core::time::Duration::from_secs(20), again).await.unwrap(), done());
+}
+
+/// A disk whose jobs end when they are told to.
+#[derive(Default)]
+struct SlowDisk(Mutex<Vec<Completion<WorkOutcome>>>);
+
+impl Disk for SlowDisk {
+    fn geometry(&self) -> Geometry {
+        Geometry { capacity_bytes: 1 << 20, align_bytes: 4096 }
+    }
+
+    fn start(&self, _: DiskJob, done: Completion<WorkOutcome>) {
+        self.0.lock().unwrap().push(done);
+    }
+}
+
+/// Syncs, panics or replies, as the shard number says: 0, 1, another.
+struct Syncing;
+
+impl StorageFunction for Syncing {
+    fn on_event(&mut self, event: Event, cx: &mut Cx<'_>) {
+        if let Event::Request { id, request } = event {
+            match wish(&request) {
+                0 => {
+                    cx.start(Job::Disk(DiskJob::Sync));
+                }
+                1 => panic!("asked to"),
+                _ => cx.reply(id, done()),
+            }
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        0
+    }
+
+    fn snapshot(&mut self, _: Option<Mark>) -> Snapshot {
+        Snapshot::default()
+    }
+}
+
+/// What the old function wrote late could hit what the new one has read.
+#[tokio::test]
+async fn a_function_that_panicked_is_built_again_once_its_disk_jobs_have_ended_and_not_before() {
+    use core::{
+        sync::atomic::{AtomicUsize, Ordering::SeqCst},
+        time::Duration,
+    };
+    let (host, _) = host();
+    let (disk, builds) = (Arc::new(SlowDisk::default()), Arc::new(AtomicUsize::new(0)));
+    let counted = builds.clone();
+    let build = move |_: &FunctionSpec| -> Result<Box<dyn StorageFunction>, Error> {
+        counted.fetch_add(1, SeqCst);
+        Ok(Box::new(Syncing))
+    };
+    let medium: Arc<dyn Disk> = disk.clone();
+    let setup = ActorSetup { build: Arc::new(build), disk: Some(medium), ..setup(ACTOR, Onward::End) };
+    host.start(setup).await.unwrap();
+    let syncing = host.request(ACTOR, asking(0, 0));
+    let broken = host.request(ACTOR, asking(1, 0));
+    for lost in [syncing.await, broken.await] {
+        assert_eq!(lost.unwrap_err().kind(), ErrorKind::Restarted);
+    }
+    let built_again = async || {
+        while builds.load(SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_millis(300), built_again()).await.is_err(), "the disk has a job");
+    let ends = disk.0.lock().unwrap().pop().expect("it has begun");
+    ends(Ok(WorkOutput::Done));
+    tokio::time::timeout(Duration::from_secs(20), built_again()).await.unwrap();
+    let answered = async {
+        loop {
+            match host.request(ACTOR, asking(2, 0)).await {
+                Err(error) if error.kind() == ErrorKind::Restarted => tokio::task::yield_now().await,
+                outcome => break outcome,
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(20), answered).await.unwrap(), done());
 }
 
 /// One that is built as this says.

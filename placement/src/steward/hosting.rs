@@ -383,6 +383,7 @@ mod tests {
         id::{KeyId, TenantId},
         meta::{TenantLimits, TenantRow, WrappedKey},
         spec::EncryptSpec,
+        topology::NodeInfo,
     };
 
     use super::*;
@@ -398,6 +399,7 @@ mod tests {
         drives: SharedMap<DriveId, DriveState>,
         hosted: BTreeMap<ActorId, Hosted>,
         busy: BTreeSet<ActorId>,
+        tails: BTreeSet<(NodeId, ActorId, Epoch)>,
         now: Instant,
     }
 
@@ -412,8 +414,8 @@ mod tests {
             view.assignments.insert(chain(), Assignment::new(chain(), HERE, Epoch(1)));
             let mut hosting = Hosting::default();
             hosting.learn(HERE, &view);
-            let (drives, hosted, busy) = Default::default();
-            Self { hosting, view, drives, hosted, busy, now: Instant(0) }
+            let (drives, hosted, busy, tails) = Default::default();
+            Self { hosting, view, drives, hosted, busy, tails, now: Instant(0) }
         }
 
         fn look(&mut self) -> Vec<&'static str> {
@@ -436,7 +438,7 @@ mod tests {
                 hosted: &self.hosted,
                 known: &known,
                 busy: &self.busy,
-                tails: &BTreeSet::new(),
+                tails: &self.tails,
                 looks_around: false,
                 now: self.now,
             };
@@ -527,6 +529,44 @@ mod tests {
         let tail = ActorId::tail(TENANT, NodeId(3), 1);
         room.hosted.insert(tail, Hosted { epoch: Epoch(1), phase: Phase::Running });
         assert_eq!(room.look(), ["evict"]);
+    }
+
+    /// What the group says then is from before this start: who was given what since, this node has not heard yet.
+    #[test]
+    fn a_node_that_knows_itself_by_an_earlier_start_alone_begins_nothing_and_lets_go_of_nothing() {
+        let mut room = Room::new();
+        let tail = ActorId::tail(TENANT, NodeId(3), 1);
+        room.hosted.insert(tail, Hosted { epoch: Epoch(1), phase: Phase::Running });
+        room.view.nodes.insert(HERE, NodeInfo { incarnation: Incarnation(0), ..host(1) });
+        assert_eq!(room.deeds(), []);
+        room.view.nodes.remove(&HERE);
+        assert_eq!(room.deeds(), []);
+        room.view.nodes.insert(HERE, host(1));
+        let deeds: Vec<_> = room.deeds().iter().map(|(actor, deed)| (*actor, name(deed))).collect();
+        assert_eq!(deeds, [(chain(), "start"), (tail, "evict")]);
+    }
+
+    #[test]
+    fn a_chain_is_whole_until_its_tail_runs_under_the_same_epoch() {
+        let mut room = Room::new();
+        let tail = Tail { cut: 1, node: NodeId(2) };
+        room.view.tails.insert(chain(), tail);
+        let spec = |room: &Room, tail: Option<&Tail>| {
+            Arc::new(specs::head(specs::data_chain(&room.view, &room.drives, chain()).unwrap(), tail))
+        };
+        assert_eq!(room.deeds(), [(chain(), Deed::Start(Epoch(1), spec(&room, None)))]);
+        room.runs(1);
+        room.hosting.done(chain(), true, room.now);
+        // One of another epoch, at another node, and of another cut.
+        let of = |cut| ActorId::tail(TENANT, NodeId(3), cut);
+        room.tails = [(NodeId(2), of(1), Epoch(2)), (NodeId(4), of(1), Epoch(1)), (NodeId(2), of(2), Epoch(1))].into();
+        assert_eq!(room.deeds(), []);
+        room.tails.insert((NodeId(2), of(1), Epoch(1)));
+        assert_eq!(room.deeds(), [(chain(), Deed::Configure(spec(&room, Some(&tail))))]);
+        // It is gone: the chain is whole at once.
+        room.hosting.done(chain(), true, room.now);
+        room.tails.clear();
+        assert_eq!(room.deeds(), [(chain(), Deed::Configure(spec(&room, None)))]);
     }
 
     #[test]

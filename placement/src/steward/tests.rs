@@ -1,4 +1,5 @@
 use mesh_core::{
+    assignment::MoveId,
     id::{DriveId, Epoch, Incarnation},
     op::News,
     topology::{DriveInfo, NodeInfo, NodeKind},
@@ -207,6 +208,45 @@ fn an_act_is_under_way_once_and_what_failed_is_wanted_anew() {
     // What went well may be followed by more.
     room.on(Event::Ended(Key::Ensure(GroupId(1)), Ok(())));
     assert!(room.steward.due.look);
+}
+
+/// Nobody else thaws it: whoever moved it may be gone.
+#[test]
+fn what_has_waited_long_for_the_end_of_a_move_is_settled_once_and_again_if_that_failed() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    let (actor, epoch, id) = (ActorId(9), Epoch(5), MoveId(3));
+    let key = || Key::Settle(actor, epoch, id);
+    let settle = format!("{:?}", Act::Settle(actor, epoch, id));
+    let settled = format!("{:?}", Act::Settled(actor, epoch, id));
+    let overdue = || Observed { overdue: vec![(actor, epoch, id)], ..Observed::default() };
+    let of = |acts: Vec<String>| acts.into_iter().filter(|act| act.starts_with("Settle")).collect::<Vec<_>>();
+    assert_eq!(of(room.observes(Observed::default())), [""; 0]);
+    assert_eq!(of(room.observes(overdue())), [settle.clone()]);
+    assert_eq!(of(room.observes(overdue())), [""; 0], "it is under way");
+    assert_eq!(of(room.on(Event::Ended(key(), Err(Error::new(ErrorKind::Timeout, "as planned"))))), [""; 0]);
+    room.passes(200);
+    assert_eq!(of(room.observes(overdue())), [settle]);
+    assert_eq!(of(room.on(Event::Ended(key(), Ok(())))), [settled]);
+}
+
+#[test]
+fn a_dpu_that_beats_briskly_is_missed_after_its_own_short_silence() {
+    let mut room = Room::new(split_mesh(OTHER, 1));
+    let dpu = NodeReport { kind: NodeKind::Dpu, attached_to: Some(HERE), ..report(2) };
+    let down = |acts: Vec<String>| acts.contains(&"Down(node-2)".to_owned());
+    room.on(Event::Heard(introduces(dpu.clone(), 1), room.now));
+    assert!(!down(room.passes(50)));
+    room.on(Event::Heard(introduces(dpu, 1), room.now));
+    assert!(!down(room.passes(150)));
+    assert!(down(room.passes(50)));
+    // A host does not beat so often: it is given the long silence.
+    let mut room = Room::new(mesh(&[1, 2]));
+    for _ in 0..2 {
+        room.on(Event::Heard(beat(2), room.now));
+        assert!(!down(room.passes(50)));
+    }
+    assert!(!down(room.passes(1950)));
+    assert!(down(room.passes(50)));
 }
 
 #[test]

@@ -199,6 +199,25 @@ fn nothing_goes_while_requests_wait_if_the_target_has_all() {
     assert_eq!(outcome, Ok(Moved { entries: 0, pages: 3, digest: install(&pages, 2).1, took_us: 2000 }));
 }
 
+/// The page that confirms is read before requests wait: what a request changes in between is in a later page alone.
+#[test]
+fn what_changed_between_the_confirmation_and_the_gate_goes_over() {
+    let pages = [page(1, 2, false), page(2, 0, false), page(3, 0, false), page(4, 1, false)];
+    let mut source = copied(&pages[..2]);
+    let heard = [
+        Heard::Page(Ok(pages[2].clone())),
+        sent(install(&pages, 2).1),
+        done(),
+        Heard::Page(Ok(pages[3].clone())),
+        sent(install(&pages, 3).1),
+    ];
+    let (asks, outcome) = carry_out(&mut source, step(MoveOp::Freeze { to: TO }), &Buf::empty(), heard);
+    let settle = Ask::Settle { actor: ACTOR, epoch: EPOCH };
+    let control = |number| send(&pages, number, Lane::Control);
+    assert_eq!(asks, [read(Some(2)), control(2), settle, read(Some(3)), control(3)]);
+    assert_eq!(outcome, Ok(Moved { entries: 1, pages: 4, digest: install(&pages, 3).1, took_us: 3000 }));
+}
+
 #[test]
 fn a_copy_that_fails_leaves_the_actor_as_it_is() {
     let pages = [page(1, 2, false), page(2, 0, false), page(3, 0, false)];

@@ -115,6 +115,28 @@ fn does_not_return_to_a_drive_that_failed_with_a_superfluous_shard() {
     assert_refused(&bench.answer(13, fails(ErrorKind::DriveFailed)), ErrorKind::TooFewShards, "2 of the 6 drives");
 }
 
+/// Else one caller that gives every request a millisecond would keep all others from sound drives.
+#[test]
+fn a_drive_is_suspected_after_a_second_without_an_answer_and_not_for_a_caller_in_a_hurry() {
+    let mut bench = Bench::whole();
+    bench.write();
+    assert_eq!(bench.answer(4, fails(ErrorKind::Timeout)), [put(5, 6, 2, 1000)]);
+    for call in [2, 3, 5] {
+        bench.answer(call, ok());
+    }
+    bench.ask(StripeOp::Write(target()), b"stripe");
+    let same = [put(7, 1, 0, 1000), put(8, 3, 1, 1000), put(9, 5, 2, 1000)];
+    assert_eq!(bench.done(6, WorkOutput::Shards(shards())), same);
+    bench.pass(core::time::Duration::from_secs(1));
+    assert_eq!(bench.answer(9, fails(ErrorKind::Timeout)), [put(10, 6, 2, 2000)]);
+    for call in [7, 8, 10] {
+        bench.answer(call, ok());
+    }
+    bench.ask(StripeOp::Write(target()), b"stripe");
+    let others = [put(12, 1, 0, 2000), put(13, 3, 1, 2000), put(14, 6, 2, 2000)];
+    assert_eq!(bench.done(11, WorkOutput::Shards(shards())), others);
+}
+
 #[test]
 fn refuses_at_once_with_fewer_than_k_plus_m_drives_up() {
     let mut bench = Bench::new(spec(&[1, 2, 3, 4]));

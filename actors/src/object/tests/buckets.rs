@@ -46,6 +46,22 @@ fn a_bucket_of_another_tenant_is_denied_and_not_kept() {
 }
 
 #[test]
+fn what_one_tenant_has_looked_up_opens_no_bucket_to_another() {
+    let mut bench = Bench::new(spec());
+    bench.know_the_bucket();
+    let eve = || Principal::User { tenant: TenantId(8), name: "eve".into() };
+    for _ in 0..2 {
+        let (_, effects) = bench.ask_as(eve(), head(), Buf::empty());
+        let [Effect::Call { call, request: Request { op, principal, .. }, .. }] = &effects[..] else {
+            panic!("{effects:?}")
+        };
+        let lookup = Query::Bucket { name: "photos".into() };
+        assert_eq!((op, principal), (&Op::Query { group: CONTROL, query: Arc::new(lookup) }, &eve()));
+        assert_eq!(refused(&bench.reply(*call, meta(row(bucket())))), ErrorKind::Denied);
+    }
+}
+
+#[test]
 fn a_bucket_that_its_group_does_not_know_is_looked_up_once_more() {
     let mut bench = Bench::new(spec());
     bench.know_the_bucket();

@@ -335,6 +335,23 @@ fn removes_buckets_and_gives_a_new_one_another_number() {
 }
 
 #[test]
+fn a_tenant_has_so_many_buckets_and_room_again_when_one_is_removed() {
+    let mut group = furnished();
+    assert!(group.apply(&tenant("other", 2)).is_ok());
+    for number in 1..=1000 {
+        assert!(group.once(&bucket_named(&format!("bucket-{number}"), 1, 10)).is_ok(), "{number}");
+    }
+    let more = |number: u64| bucket_named(&format!("more-{number}"), 1, 10);
+    assert_eq!(group.once(&more(1)), Err(ErrorKind::QuotaExceeded));
+    assert!(group.once(&bucket_named("theirs", 2, 10)).is_ok(), "another tenant's room is its own");
+    assert_eq!(group.apply(&BucketCommand::RemoveBucket { bucket: BucketId(1) }), Ok(MetaAnswer::Done));
+    assert!(group.once(&more(2)).is_ok());
+    assert_eq!(group.once(&more(3)), Err(ErrorKind::QuotaExceeded));
+    let Ok(MetaAnswer::Buckets(all)) = group.query(&Query::Buckets { tenant: TenantId(1) }) else { panic!("no list") };
+    assert_eq!(all.len(), 1000, "one answer names them all");
+}
+
+#[test]
 fn the_founding_makes_its_bucket_once() {
     let mut group = furnished();
     let command =

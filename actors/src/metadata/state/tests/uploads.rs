@@ -128,6 +128,50 @@ fn refuses_completions_that_do_not_fit() {
 }
 
 #[test]
+fn a_completion_holds_its_precondition() {
+    let (mut group, upload) = uploaded();
+    let there = after(upload, 9);
+    assert_eq!(group.apply(&put("film", object(there, 3, 7))), committed(there));
+    let on = |precondition: Precondition| {
+        let mut command = complete(upload, "film", &[(2, after(upload, 1))]);
+        if let Command::Object(_, ObjectCommand::CompleteUpload { precondition: to, .. }) = &mut command {
+            *to = precondition;
+        }
+        command
+    };
+    let etag = |etag: String| Precondition { etag: Some(etag), ..Precondition::default() };
+    let absent = Precondition { absent: true, ..Precondition::default() };
+    for precondition in [absent, etag("another".into())] {
+        assert_eq!(group.apply(&on(precondition)), Err(ErrorKind::Precondition));
+        assert_eq!((group.usage(), group.garbage()), ((12 * MIB + 3, 1), vec![]), "nothing has changed");
+    }
+    assert_eq!(group.apply(&on(etag(format!("etag-{there}")))), committed(upload));
+    assert_eq!(group.usage(), (5 * MIB, 1));
+}
+
+/// The number of an upload is no secret: whoever may write to another bucket must not reach it by that.
+#[test]
+fn an_upload_is_reached_through_its_own_bucket_alone() {
+    let (mut group, upload) = uploaded();
+    let other = BucketRef { id: BucketId(8), name: "music".into(), tenant: TenantId(2), group: NAMESPACE };
+    let elsewhere = |command: Command| match command {
+        Command::Object(_, command) => Command::Object(other.clone(), command),
+        other => other,
+    };
+    let named = [(2, after(upload, 1)), (5, after(upload, 2)), (9, after(upload, 3))];
+    for command in
+        [put_part(upload, part(1, after(upload, 4), MIB)), complete(upload, "film", &named), abort(upload, 9)]
+    {
+        assert_eq!(group.apply(&elsewhere(command)), Err(ErrorKind::NoSuchUpload));
+    }
+    assert_eq!(group.query(&Query::Upload { bucket: other.clone(), upload }), Err(ErrorKind::NoSuchUpload));
+    let parts = Query::Parts { bucket: other, upload, after: 0, limit: 10 };
+    assert_eq!(group.query(&parts), Err(ErrorKind::NoSuchUpload));
+    assert_eq!((group.usage(), group.garbage()), ((12 * MIB, 0), vec![]));
+    assert_eq!(group.apply(&complete(upload, "film", &named)), committed(upload));
+}
+
+#[test]
 fn garbage_of_parts_is_named_and_dropped_one_by_one() {
     let (mut group, upload) = uploaded();
     let writes = [after(upload, 1), after(upload, 2), after(upload, 3)];
