@@ -156,7 +156,7 @@ fn an_upload_is_reached_through_its_own_bucket_alone() {
     let other = BucketRef { id: BucketId(8), name: "music".into(), tenant: TenantId(2), group: NAMESPACE };
     let elsewhere = |command: Command| match command {
         Command::Object(_, command) => Command::Object(other.clone(), command),
-        other => other,
+        command => command,
     };
     let named = [(2, after(upload, 1)), (5, after(upload, 2)), (9, after(upload, 3))];
     for command in
