@@ -122,4 +122,8 @@ impl Calls for Gates {
             Fate::Fails => Err(io::Error::from_raw_os_error(5)),
         }
     }
+    /// Is not held: whoever writes next waits for it.
+    fn settle(&self, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
 }

@@ -21,6 +21,12 @@ pub(in crate::disk) trait Calls: core::fmt::Debug + Send + Sync {
     /// # Errors
     /// What the system says; nothing is known then of what the file kept.
     fn sync(&self, file: &File) -> io::Result<()>;
+
+    /// Makes durable that a file is there: its length, or, of a directory, the names in it.
+    ///
+    /// # Errors
+    /// As of [`Self::sync`].
+    fn settle(&self, file: &File) -> io::Result<()>;
 }
 
 /// The calls of the system.
@@ -34,6 +40,10 @@ impl Calls for Kernel {
 
     fn sync(&self, file: &File) -> io::Result<()> {
         retried(|| rustix::fs::fdatasync(file))
+    }
+
+    fn settle(&self, file: &File) -> io::Result<()> {
+        retried(|| rustix::fs::fsync(file))
     }
 }
 

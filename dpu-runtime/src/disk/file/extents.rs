@@ -92,7 +92,7 @@ impl Extents {
         calls: Arc<dyn Calls>,
     ) -> Result<Self, Error> {
         // A process that ended between making an extent and syncing the directory left one that may yet vanish.
-        handle.sync_all().map_err(|error| failed("the medium's directory cannot be synced", &path, &error))?;
+        calls.settle(&handle).map_err(|error| failed("the medium's directory cannot be synced", &path, &error))?;
         let mut files = Vec::new();
         for extent in 0..capacity_bytes.div_ceil(extent_bytes) as usize {
             let file = path.join(name(extent));
@@ -310,7 +310,7 @@ impl Extents {
             }
             Err(error) => return Err(error),
         }
-        if let Err(error) = file.sync_all().and_then(|()| self.handle.sync_all()) {
+        if let Err(error) = self.calls.settle(&file).and_then(|()| self.calls.settle(&self.handle)) {
             // The system says it once: the same sync made again would report success without having kept anything.
             *held(&self.syncing) = Some(failed("the medium failed the sync of a new extent", path, &error));
             return Err(error);

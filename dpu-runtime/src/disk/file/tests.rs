@@ -1,4 +1,8 @@
-use std::sync::{Mutex, mpsc};
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, Ordering::SeqCst},
+    mpsc,
+};
 
 use mesh_core::port::WorkOutput;
 
@@ -85,6 +89,65 @@ fn what_was_deleted_is_not_synced() {
         assert_eq!(error.kind(), ErrorKind::DriveFailed);
         assert!(error.to_string().contains("deleted while it was in use"), "{error}");
     }
+}
+
+/// Notes what is asked of the system, and fails to make names durable if told to.
+#[derive(Debug, Default)]
+struct Noted {
+    calls: Mutex<Vec<&'static str>>,
+    loses_names: AtomicBool,
+}
+
+impl Noted {
+    fn note(&self, call: &'static str) {
+        self.calls.lock().unwrap().push(call);
+    }
+
+    fn taken(&self) -> Vec<&'static str> {
+        core::mem::take(&mut *self.calls.lock().unwrap())
+    }
+}
+
+impl Calls for Noted {
+    fn write(&self, file: &File, slices: &[io::IoSlice<'_>], at: u64) -> io::Result<usize> {
+        self.note("write");
+        Kernel.write(file, slices, at)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        self.note("sync");
+        Kernel.sync(file)
+    }
+
+    fn settle(&self, file: &File) -> io::Result<()> {
+        let is_directory = file.metadata()?.is_dir();
+        self.note(if is_directory { "names" } else { "file" });
+        if is_directory && self.loses_names.load(SeqCst) {
+            return Err(Errno::IO.into());
+        }
+        Kernel.settle(file)
+    }
+}
+
+/// Else what was written and synced is gone with the power, for its file has no name.
+#[test]
+fn an_extent_and_its_name_are_durable_before_anything_is_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let noted = Arc::new(Noted::default());
+    let disk = FileDisk::open_with(directory.path(), options(4 * MIB), noted.clone()).unwrap();
+    assert_eq!(noted.taken(), ["names"], "what an earlier process made and did not sync");
+    let write = |at| wait(&disk, DiskJob::Write { at, bufs: vec![filled(4096, |_| 7)] });
+    write(0).unwrap();
+    assert_eq!(noted.taken(), ["file", "names", "write"]);
+    write(4096).unwrap();
+    wait(&disk, DiskJob::Sync).unwrap();
+    assert_eq!(noted.taken(), ["write", "sync"]);
+    noted.loses_names.store(true, SeqCst);
+    assert_eq!(write(MIB).unwrap_err().kind(), ErrorKind::DriveFailed);
+    noted.loses_names.store(false, SeqCst);
+    let error = wait(&disk, DiskJob::Sync).unwrap_err();
+    assert!(error.to_string().contains("the sync of a new extent"), "it is said once: {error}");
+    assert_eq!(noted.taken(), ["file", "names"]);
 }
 
 #[test]
