@@ -270,6 +270,30 @@ async fn listings_name_the_very_keys_and_keys_that_no_listing_can_name_are_refus
     node.stop().await;
 }
 
+/// A listing that began anew would never end.
+#[tokio::test]
+async fn a_listing_goes_on_from_a_token_of_its_own_and_from_nothing_else() {
+    let node = Node::start(4096).await;
+    let client = node.with_bucket().await;
+    for key in ["key-01", "key-02", "key-03"] {
+        assert_eq!(client.send("PUT", &format!("/bucket/{key}"), key.as_bytes()).await.status, 200);
+    }
+    let list = async |token: &str| {
+        let reply = client.send("GET", &format!("/bucket?list-type=2&max-keys=1{token}"), b"").await;
+        (reply.status, String::from_utf8(reply.body).expect("text"))
+    };
+    let (_, first) = list("").await;
+    let token = first.split_once("<NextContinuationToken>").and_then(|(_, rest)| rest.split_once('<')).expect("one").0;
+    let (_, second) = list(&format!("&continuation-token={token}")).await;
+    assert!(second.contains("<Key>key-02</Key>") && !second.contains("<Key>key-01</Key>"), "{second}");
+    let another_version = format!("b{}", &token[1..]);
+    for wrong in [&token[1..], &token[..token.len() - 1], &another_version, "key-01", "a%2A%2A%2A%2A"] {
+        let (status, why) = list(&format!("&continuation-token={wrong}")).await;
+        assert!(status == 400 && why.contains("<Code>InvalidArgument</Code>"), "{wrong}: {status} {why}");
+    }
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn buckets_are_found_in_host_names() {
     let node = Node::start(4096).await;
