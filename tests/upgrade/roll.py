@@ -44,6 +44,8 @@ from nodes import READY, Fault, Mesh, run, until  # noqa: E402: found only now
 # The commit of the older build; empty: the first one of the wire version that is checked out.
 BASE = ""
 VERSION_FILE, VERSION_LINE = "mesh-core/src/wire.rs", "pub const VERSION: u16 = "
+# What builds of this version have had only from some commit on, and without which they cannot talk.
+HEAD_FILE, HEAD_LINE = "dpu-runtime/src/metadata/network.rs", "speaks:2 (the sender's build)"
 # Seconds.
 STOP, UP, RISE, BUILD = 40, 60, 60, 3600
 # Objects that a client reads again, beside those that it has just put.
@@ -55,13 +57,20 @@ def git(*command, at=ROOT):
 
 
 def first_of_this_version():
-    """The first commit of the wire version that is checked out."""
+    """The first commit of the wire version that is checked out, with the heads of Raft's messages as they are."""
     text = open(os.path.join(ROOT, VERSION_FILE)).read()
     version = re.search(re.escape(VERSION_LINE) + r"(\d+);", text)[1]
-    # No patch, oldest first: the commit that brought the line, whatever has touched it since.
-    commits = git("log", "--reverse", "--format=%H", "-S", f"{VERSION_LINE}{version};", "--", VERSION_FILE).splitlines()
+    brought = [first_with(VERSION_FILE, f"{VERSION_LINE}{version};"), first_with(HEAD_FILE, HEAD_LINE)]
+    # The later one.
+    return brought[0] if git("merge-base", *brought) == brought[1] else brought[1]
+
+
+def first_with(file, line):
+    """The commit that brought a line, whatever has touched it since."""
+    # No patch, oldest first.
+    commits = git("log", "--reverse", "--format=%H", "-S", line, "--", file).splitlines()
     if not commits:
-        sys.exit(f"no commit brought wire version {version}: name one with --base")
+        sys.exit(f"no commit brought {line!r} in {file}: name one with --base")
     return commits[0]
 
 

@@ -222,7 +222,7 @@ fn what_has_waited_long_for_the_end_of_a_move_is_settled_once_and_again_if_that_
     let overdue = || Observed { overdue: vec![(actor, epoch, id)], ..Observed::default() };
     let of = |acts: Vec<String>| acts.into_iter().filter(|act| act.starts_with("Settle")).collect::<Vec<_>>();
     assert_eq!(of(room.observes(Observed::default())), [""; 0]);
-    assert_eq!(of(room.observes(overdue())), [settle.clone()]);
+    assert_eq!(of(room.observes(overdue())), core::slice::from_ref(&settle));
     assert_eq!(of(room.observes(overdue())), [""; 0], "it is under way");
     assert_eq!(of(room.on(Event::Ended(key(), Err(Error::new(ErrorKind::Timeout, "as planned"))))), [""; 0]);
     room.passes(200);
