@@ -320,11 +320,11 @@ mod tests {
     /// Whoever is told that nothing was processed sends again, and what was processed after all is done twice.
     #[test]
     fn what_may_have_been_processed_is_never_said_to_be_certain() {
-        use ErrorKind::{Bug, Cancelled, DriveFailed, LinkLost, Restarted, Timeout};
+        use ErrorKind::{Bug, Cancelled, DriveFailed, LinkLost, Restarted, Timeout, Unread};
         let uncertain = ErrorKind::ALL.iter().copied().filter(|kind| kind.certainty() != Certainty::NotProcessed);
         assert_eq!(
             uncertain.collect::<Vec<_>>(),
-            [DriveFailed, Timeout, LinkLost, Cancelled, Bug, Restarted],
+            [DriveFailed, Timeout, LinkLost, Cancelled, Unread, Bug, Restarted],
             "of all others nothing was done"
         );
     }
