@@ -389,6 +389,8 @@ impl Cluster {
         let node = life.0;
         self.activate_early(world, life, &ask);
         match ask {
+            // Also of one that leads no more, which real nodes keep to themselves: here such proposals come late, and must do no
+            // harm.
             Ask::Propose(command) => {
                 self.propose(world, node, command, Errand::Decided(life, actor, number));
             }

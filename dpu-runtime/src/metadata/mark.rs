@@ -89,8 +89,8 @@ pub(super) enum Found {
     Damaged(String),
     /// The mark of a store of this other format.
     OfFormat(u8),
-    /// A mark of a newer build, and what of it is not known.
-    OfNewer(io::Error),
+    /// A whole mark of another build, and why this one cannot read it.
+    OfAnotherBuild(io::Error),
     /// The mark.
     Whole(Mark, Claims),
 }
@@ -213,7 +213,7 @@ impl Mark {
             Some(&format) if format != FORMAT => Found::OfFormat(format),
             _ => match decode(claims) {
                 Ok(claims) => Found::Whole(Self { slots, sequence }, claims),
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => Found::OfNewer(error),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => Found::OfAnotherBuild(error),
                 Err(error) => Found::Damaged(format!("the mark says what cannot be: {error}")),
             },
         })

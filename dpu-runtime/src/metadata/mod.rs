@@ -141,8 +141,8 @@ pub struct RaftMetadata {
     me: Weak<Self>,
     node: NodeId,
     level: Level,
-    /// It was said that this build is too old.
-    is_behind: AtomicBool,
+    /// It was said that a build, this one or another's, is older than what the mesh does.
+    told_of_age: AtomicBool,
     peers: Vec<NodeId>,
     timing: Timing,
     raft_config: Arc<openraft::Config>,
@@ -196,7 +196,7 @@ impl RaftMetadata {
             me: Weak::clone(me),
             node: config.node,
             level: config.level,
-            is_behind: AtomicBool::new(false),
+            told_of_age: AtomicBool::new(false),
             peers: config.peers.into_iter().filter(|peer| *peer != config.node).collect(),
             timing: config.timing,
             raft_config,
@@ -602,7 +602,7 @@ impl RaftMetadata {
         let replica = self.replica(group)?;
         let (head, payload) = Head::of(&payload)?;
         if let Err(error) = head.expect_understood(self.level, self.control().level) {
-            if !self.is_behind.swap(true, Ordering::AcqRel) {
+            if !self.told_of_age.swap(true, Ordering::AcqRel) {
                 tracing::warn!(node = %self.node, replica = %head.to, %error, "a build is older than what the mesh does");
             }
             return Err(error);

@@ -128,7 +128,7 @@ impl Store {
     ///
     /// # Errors
     /// `DriveFailed` if they cannot be used now (another process has them, no permission, no space), `Conflict` if
-    /// they are another node's, `Unsupported` if they are of another format or a newer build's. Nothing is deleted.
+    /// they are another node's, `Unsupported` if they are of another format or hold what this build cannot read. Nothing is deleted.
     pub(super) fn open(home: impl Into<Home>, node: NodeId, dice: Dice) -> Result<Self, Error> {
         Self::open_over(home, node, dice, |steps| steps)
     }
@@ -161,7 +161,7 @@ impl Store {
                     .with("format", format)
                     .with("supported", FORMAT));
             }
-            Found::OfNewer(error) => return Err(of_newer(&home, error)),
+            Found::OfAnotherBuild(error) => return Err(of_another_build(&home, error)),
             Found::Damaged(why) => {
                 return Ok(Self::unusable(home, dice, Claims { node, ..Claims::default() }, 0, damaged(why)));
             }
@@ -188,7 +188,7 @@ impl Store {
                 return Ok(Self::unusable(home, dice, claims, mark.count(), why));
             }
         };
-        let groups = judge::groups(&database.trees, &claims).map_err(|error| of_newer(&home, error))?;
+        let groups = judge::groups(&database.trees, &claims).map_err(|error| of_another_build(&home, error))?;
         let medium = home.settle(&database).map_err(failed)?;
         let marked = Arc::new(AtomicU64::new(mark.count()));
         let steps =
@@ -460,10 +460,9 @@ fn damaged(why: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Corrupt, why)
 }
 
-/// Whole, and with something in it that this build does not know.
-fn of_newer(home: &Home, error: io::Error) -> Error {
-    let what =
-        "the metadata store holds what a newer build wrote, and is left as it is: run that build on this node again";
+/// Whole, and of a build that has more, or that lacks what this one cannot do without.
+fn of_another_build(home: &Home, error: io::Error) -> Error {
+    let what = "the metadata store holds what another build wrote and this one cannot read, and is left as it is: run that build";
     Error::new(ErrorKind::Unsupported, what).with("path", home).caused_by(error)
 }
 

@@ -110,7 +110,7 @@ impl Driver {
     /// Gives an actor its first place.
     #[must_use]
     pub fn place(&mut self, row: Assignment, now: Instant) -> Asks {
-        if !self.may_begin(row.actor) || self.is_backing_off(row.actor, now) {
+        if !self.is_free(row.actor, now) {
             return Asks::new();
         }
         self.change(row.actor, MeshCommand::Assign(row), Change::Place, now)
@@ -122,7 +122,7 @@ impl Driver {
     #[must_use]
     pub fn go(&mut self, row: &Assignment, step: &Move, presence: Presence, stranded: bool, now: Instant) -> Asks {
         let actor = row.actor;
-        if !self.may_begin(actor) || self.is_backing_off(actor, now) {
+        if !self.is_free(actor, now) {
             return Asks::new();
         }
         let to = step.to.head;
@@ -164,8 +164,10 @@ impl Driver {
         self.hands.len() < MOVES_MAX && !self.hands.contains_key(&actor)
     }
 
-    fn is_backing_off(&self, actor: ActorId, now: Instant) -> bool {
-        self.backing_off.get(&actor).is_some_and(|(until, _)| *until > now)
+    /// Whether something could be begun for an actor now: it is not busy, does not back off, and not too many are under way.
+    #[must_use]
+    pub fn is_free(&self, actor: ActorId, now: Instant) -> bool {
+        self.may_begin(actor) && self.backing_off.get(&actor).is_none_or(|(until, _)| *until <= now)
     }
 
     /// What was done for an actor has come to this. Says what is wanted next, or how it ended.

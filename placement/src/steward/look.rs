@@ -240,6 +240,9 @@ impl Steward {
             let Some(row) = control.assignments.get(&step.actor).filter(|row| self.holds_good(step, row, now)) else {
                 continue;
             };
+            if !self.lead.driver.is_free(row.actor, now) {
+                continue;
+            }
             let presence = self.presence(row.node, now);
             let is_stranded = || survey::is_stranded(&control, &self.outlook.sight.reports, row);
             let stranded = presence == Presence::Up

@@ -298,7 +298,7 @@ fn refuses_what_a_newer_build_wrote_and_leaves_it_as_it_is() {
     let refused = Store::open(dir.path(), NodeId(1), entropy()).err().expect("a newer build's");
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
     let said = refused.to_string();
-    assert!(said.starts_with("the metadata store holds what a newer build wrote, and is left as it is"), "{said}");
+    assert!(said.starts_with("the metadata store holds what another build wrote and this one cannot read"), "{said}");
 }
 
 #[test]
