@@ -27,6 +27,8 @@ enum Flaw {
     None,
     /// It remembers what was written under a name, and answers reads from there.
     StaleCache,
+    /// It changes a byte of what is written through it.
+    Scrambles,
     /// It panics at the so-manieth request.
     Breaks,
     WorkloadPanics,
@@ -47,7 +49,7 @@ struct Clerk {
 impl StorageFunction for Clerk {
     fn on_event(&mut self, event: Event, cx: &mut Cx<'_>) {
         match event {
-            Event::Request { id, request } => {
+            Event::Request { id, mut request } => {
                 self.requests += 1;
                 assert!(self.flaw != Flaw::Breaks || self.requests < 20, "it has had enough");
                 let stripe = if let Op::Stripe(op) = &request.op { Some(&**op) } else { None };
@@ -66,6 +68,9 @@ impl StorageFunction for Clerk {
                         }
                     }
                     _ => {}
+                }
+                if self.flaw == Flaw::Scrambles && matches!(stripe, Some(StripeOp::Write(_))) {
+                    request.payload.make_mut()[0] ^= 1;
                 }
                 let call = cx.call(Target::Next, request);
                 self.handed_on.insert(call, id);
@@ -204,6 +209,14 @@ fn a_function_that_answers_with_what_was_there_before_is_found() {
     for room in [Room::World, Room::Nodes] {
         let why = found(room, Flaw::StaleCache);
         assert!(why.contains("letter-"), "{room:?}: {why}");
+    }
+}
+
+#[test]
+fn a_function_that_changes_what_is_written_is_found() {
+    for room in [Room::World, Room::Nodes] {
+        let why = found(room, Flaw::Scrambles);
+        assert!(why.contains("letter-") && why.ends_with(" bytes that nobody has put there whole"), "{room:?}: {why}");
     }
 }
 

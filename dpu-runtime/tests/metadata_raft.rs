@@ -392,7 +392,7 @@ async fn all_nodes_restart_from_their_files() {
 /// nothing passes between it and the others, which go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_build_that_is_older_than_what_the_mesh_does_takes_no_part() {
-    let mut cluster = Cluster::start(3, &[0, 1], QUICK, 5000).await;
+    let mut cluster = Cluster::start(3, &[0, 1], QUICK, 40).await;
     let clock = cluster.clock.clone();
     let groups = cluster.config.groups.clone();
     for node in 1..=3 {
@@ -414,23 +414,29 @@ async fn a_build_that_is_older_than_what_the_mesh_does_takes_no_part() {
     // One that was away when it was raised.
     cluster.config.level = Level(1);
     let old = cluster.open(3, groups.clone()).await;
-    let applied = old.applied(GroupId::CONTROL);
-    for count in 0..20 {
-        let done = propose(&cluster.node(1 + count % 2), &*clock, open_session(1, 1, 1 + count), BUDGET).await;
-        assert!(done.is_ok(), "{done:?}");
+    let applied = || [GroupId::CONTROL, GroupId(1)].map(|group| old.applied(group));
+    let had = applied();
+    for count in 0..100 {
+        let (others, address) = (cluster.node(1 + count % 2), format!("127.0.0.1:{}", 1 + count));
+        for command in [open_session(1, 1, 1 + count), node_info(1, &address, Level(2)).into()] {
+            let done = propose(&others, &*clock, command, BUDGET).await;
+            assert!(done.is_ok(), "{done:?}");
+        }
     }
     assert!(old.elect(GroupId::CONTROL).await.is_ok());
     let before = cluster.carried("raft");
     until("they have talked for a while", || cluster.carried("raft") > before + 60).await;
-    assert_eq!((old.applied(GroupId::CONTROL), old.control().level), (applied, Level(1)), "something came to it");
+    assert_eq!((applied(), old.control().level), (had, Level(1)), "something came to it");
     assert!(old.status().iter().all(|group| group.leader != Some(NodeId(3))), "somebody voted for it");
     drop(old);
     cluster.close(3).await;
 
-    // One that knows so, by what it has applied.
+    // One that knows so by what it has applied, and by that alone: the entry is not in its log.
     cluster.config.level = Level(2);
+    let snapshots = cluster.carried("snapshot");
     cluster.open(3, groups.clone()).await;
     until("it has caught up", || cluster.node(3).control().level == Level(2)).await;
+    assert!(cluster.carried("snapshot") > snapshots, "it has come as a snapshot");
     cluster.close(3).await;
     cluster.config.level = Level(1);
     let refused = cluster.try_open(3, groups).await.expect_err("it opens nothing");

@@ -138,7 +138,7 @@ class Mesh:
     """Three nodes, their clients, and what was acknowledged."""
 
     def __init__(self, folder, args, nodes, kind=Node, prefix="cut", large=LARGE):
-        self.args, self.nodes, self.environment = args, nodes, {}
+        self.args, self.nodes, self.environment, self.folder = args, nodes, {}, folder
         self.prefix, self.large = prefix, large
         ports = free_ports(6)
         for number in NODES:
@@ -151,19 +151,33 @@ class Mesh:
         first.serve()
         self.read_environment(f"{first.folder}/client.env")
         for node in nodes[1:]:
-            ticket = f"{folder}/node-{node.number}.invitation"
-            invite = (args.mesh, "invite", "--dir", first.folder, "--node", str(node.number), "--out", ticket)
-            # The first node may have to be up to be asked for the number.
-            until(f"an invitation for node {node.number}", READY, lambda: run(*invite))
-            run(args.mesh, "join", "--invitation", ticket, *node.arguments())
-            node.configure()
-            node.serve()
+            self.join(node)
         # The nodes that are asked.
         self.up = NODES
         self.clients = {node.number: self.client(node) for node in nodes}
         self.acknowledged, self.uncertain, self.counter = {}, {}, 0
         self.lost, self.wrong = set(), set()
         self.lock = threading.Lock()
+
+    def join(self, node, patience=READY):
+        """Makes a machine a node, by an invitation that the first one gives out and that names it alone."""
+        first, ticket = self.nodes[0], f"{self.folder}/node-{node.number}.invitation"
+        invite = (self.args.mesh, "invite", "--dir", first.folder, "--node", str(node.number), "--out", ticket)
+        # The first node may have to be up to be asked for the number.
+        until(f"an invitation for node {node.number}", patience, lambda: run(*invite))
+        run(self.args.mesh, "join", "--invitation", ticket, *node.arguments())
+        node.configure()
+        node.serve()
+
+    def ask(self, node, *command):
+        """What a command of this mesh says, asked of one node."""
+        environment = {**os.environ, **self.environment, "MESH_CONNECT": node.address}
+        asked = subprocess.run(
+            [node.args.mesh, *command], env=environment, capture_output=True, text=True, timeout=COMMAND
+        )
+        if asked.returncode != 0:
+            raise RuntimeError(asked.stderr.strip())
+        return asked.stdout
 
     def read_environment(self, path):
         for line in open(path):

@@ -26,20 +26,19 @@ import argparse
 import collections
 import json
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "tests", "power"))
 
-from nodes import READY, Fault, Mesh, run, until  # noqa: E402: found only now
+from load import Load  # noqa: E402: found only now
+from nodes import READY, Fault, Mesh, run, until  # noqa: E402: likewise
 
 # The commit of the older build; empty: the first one of the wire version that is checked out.
 BASE = ""
@@ -48,8 +47,6 @@ VERSION_FILE, VERSION_LINE = "mesh-core/src/wire.rs", "pub const VERSION: u16 = 
 HEAD_FILE, HEAD_LINE = "dpu-runtime/src/metadata/network.rs", "speaks:2 (the sender's build)"
 # Seconds.
 STOP, UP, RISE, BUILD = 40, 60, 60, 3600
-# Objects that a client reads again, beside those that it has just put.
-OLDER = 64
 
 
 def git(*command, at=ROOT):
@@ -94,95 +91,13 @@ def build(name, commit, patch, profile):
     return os.path.join(target, "release" if profile == "release" else "debug", "mesh")
 
 
-class Load:
-    """Clients that put, read back and compare, each through a node that takes requests."""
-
-    def __init__(self, mesh, count):
-        self.mesh, self.stop, self.lock = mesh, threading.Event(), threading.Lock()
-        self.open, self.busy = set(mesh.up), collections.Counter()
-        self.done, self.failed, self.wrong = 0, [], []
-        self.threads = [threading.Thread(target=self.run, args=(number,), daemon=True) for number in range(count)]
-        for thread in self.threads:
-            thread.start()
-
-    @property
-    def whole(self):
-        """Whether no node is out."""
-        return len(self.open) == len(self.mesh.up)
-
-    def begin(self, dice):
-        """A node that takes requests, with one more under way."""
-        with self.lock:
-            number = dice.choice(sorted(self.open))
-            self.busy[number] += 1
-            return number
-
-    def ask(self, dice, what, call):
-        number = self.begin(dice)
-        try:
-            answer = call(self.mesh.clients[number])
-            self.done += 1
-            return answer
-        except Exception as error:  # noqa: BLE001: any failure at the client counts
-            self.failed.append(f"{time.strftime('%H:%M:%S')} {what} at node-{number}: {error}")
-            return None
-        finally:
-            with self.lock:
-                self.busy[number] -= 1
-
-    def run(self, number):
-        dice, turn, kept, bucket = random.Random(number), 0, {}, self.mesh.bucket()
-        while not self.stop.is_set():
-            turn += 1
-            key = f"roll/{number}/{turn}"
-            body = dice.randbytes(dice.choice((100, 5_000, 300_000)))
-            whole = self.whole
-            put = self.ask(dice, f"PUT {key}", lambda s3: s3.put_object(Bucket=bucket, Key=key, Body=body))
-            if put is None:
-                continue
-            with self.mesh.lock:
-                self.mesh.acknowledged[key] = body
-            if whole and self.whole:
-                kept[key] = body
-            if len(kept) > OLDER:
-                del kept[next(iter(kept))]
-            older = [dice.choice(list(kept.items()))] if kept else []
-            for name, wanted in [(key, body), *older]:
-                got = self.ask(
-                    dice, f"GET {name}", lambda s3: s3.get_object(Bucket=bucket, Key=name)["Body"].read()
-                )
-                if got is not None and got != wanted:
-                    self.wrong.append(name)
-            time.sleep(0.02)
-
-    def leave(self, number):
-        """Nothing more is asked of a node, and what it has under way has ended."""
-        with self.lock:
-            self.open.discard(number)
-        until(f"requests at node-{number} end", 60, lambda: "ended" if self.busy[number] == 0 else None)
-
-    def enter(self, number):
-        with self.lock:
-            self.open.add(number)
-
-    def end(self):
-        self.stop.set()
-        for thread in self.threads:
-            thread.join(120)
-
-
 class Roll:
     def __init__(self, mesh, load, older, newer, pause):
         self.mesh, self.load, self.older, self.newer, self.pause = mesh, load, older, newer, pause
 
     def status(self, node):
         """How the mesh looks from a node."""
-        environment = {**os.environ, **self.mesh.environment, "MESH_CONNECT": node.address}
-        command = [node.args.mesh, "status", "--json"]
-        asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-        if asked.returncode != 0:
-            raise RuntimeError(asked.stderr.strip())
-        return json.loads(asked.stdout)
+        return json.loads(self.mesh.ask(node, "status", "--json"))
 
     def all_up(self):
         for node in self.mesh.nodes:
