@@ -1,5 +1,6 @@
-//! What a node takes from outside: links, disks, files, clocks, randomness, threads. All of it comes in through one [`Env`],
-//! so that a node lives on whatever clock, disks and links it is given. Timers are tokio's, which a simulation can pause.
+//! What a node takes from outside: links, doorways, disks, files, clocks, randomness, threads. All of it comes in through one
+//! [`Env`], so that a node lives on whatever clock, disks and links it is given. Timers are tokio's, which a simulation can
+//! pause.
 
 use core::time::Duration;
 use std::{
@@ -10,7 +11,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use mesh_core::{
     Entropy, Error, Pool,
     id::{ClusterId, Incarnation, NodeId},
@@ -24,7 +25,9 @@ use mesh_dpu_runtime::{
     metadata::Home,
     shell::Workers,
 };
+use mesh_fronts::s3::Listener;
 use mesh_transport::identity::Identity;
+use tokio::net::TcpListener;
 
 use crate::config::DriveConfig;
 
@@ -44,6 +47,8 @@ pub struct Env {
     pub files: Arc<dyn Files>,
     /// Links.
     pub links: Arc<dyn Links>,
+    /// Where clients of front ends come in.
+    pub doorways: Arc<dyn Doorways>,
     /// Threads for compute jobs.
     pub workers: Workers,
     /// The machine and the process.
@@ -88,6 +93,7 @@ impl Env {
             disks: Arc::new(FileDisks),
             files: Arc::new(FileSystem),
             links: Arc::new(crate::quic::QuicLinks),
+            doorways: Arc::new(Tcp),
             workers: Workers::threads(ThisMachine.cores())?,
             machine: Arc::new(ThisMachine),
             calibrates: true,
@@ -118,6 +124,28 @@ pub trait Files: Send + Sync {
 
     /// Where the metadata of a folder are.
     fn metadata(&self, folder: &Path) -> Home;
+}
+
+/// Lets clients of front ends in.
+pub trait Doorways: Send + Sync {
+    /// Listens. Gives the address, too, with the port if the system was to choose one.
+    ///
+    /// # Errors
+    /// What the system says: another uses it already, or there is no such address here.
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<(Box<dyn Listener>, SocketAddr)>>;
+}
+
+struct Tcp;
+
+impl Doorways for Tcp {
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<(Box<dyn Listener>, SocketAddr)>> {
+        async move {
+            let listener = TcpListener::bind(address).await?;
+            let bound = listener.local_addr()?;
+            Ok((Box::new(listener) as Box<dyn Listener>, bound))
+        }
+        .boxed()
+    }
 }
 
 /// What a node is told of the machine and the process that it runs in.

@@ -10,7 +10,6 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use mesh_core::{Error, ErrorKind, Outcome, Request, id::ActorId};
 use mesh_fronts::s3::{self, AccessKey, AccessKeys, Gateway, GatewayOptions, Ingress, ServeOptions};
 use tokio::{
-    net::TcpListener,
     sync::oneshot,
     task::{JoinHandle, JoinSet},
 };
@@ -74,8 +73,8 @@ pub(super) async fn serve(node: &Arc<Inner>) -> Result<(), Error> {
             .with("address", config.address)
             .caused_by(error)
     };
-    let listener = TcpListener::bind(config.address).await.map_err(refused)?;
-    *lock(&node.s3) = Some(listener.local_addr().map_err(refused)?);
+    let (listener, bound) = node.env.doorways.listen(config.address).await.map_err(refused)?;
+    *lock(&node.s3) = Some(bound);
     let front = Arc::new(Front { node: Arc::downgrade(node), ready: AtomicBool::new(false) });
     let memory_bytes_max = usize::try_from(config.memory.0).unwrap_or(usize::MAX);
     let options = GatewayOptions {

@@ -1,5 +1,6 @@
-//! Who puts, gets and removes, through the mesh's own client, and what they saw.
+//! Who puts, gets and removes, through the mesh's own client or S3, and what they saw.
 
+mod gateway;
 mod own;
 
 use core::time::Duration;
@@ -13,6 +14,7 @@ use std::{
     },
 };
 
+use gateway::Gateways;
 use mesh::Client;
 use mesh_core::{
     Error, ErrorKind, Principal,
@@ -21,6 +23,7 @@ use mesh_core::{
     op::AdminOp,
     port::{Clock as _, Outbound, Role},
 };
+use mesh_fronts::s3::client::Signer;
 use mesh_transport::{
     End, MemoryFabric,
     quic::{QuicConfig, QuicLink},
@@ -30,6 +33,7 @@ use tokio::runtime::Runtime;
 use super::{
     air::Air,
     lock, log, machine, net,
+    street::Street,
     time::{NodeClock, RoomTime},
 };
 use crate::{
@@ -57,8 +61,13 @@ pub(super) struct Clients {
     orders: Arc<tokio::sync::Mutex<()>>,
     seed: u64,
     hosts: Vec<(NodeId, SocketAddr)>,
+    /// None: hosts have none.
+    front: Option<Front>,
     pub(super) seen: Arc<Seen>,
 }
+
+/// Front ends, and each tenant's access key for them.
+type Front = (Arc<Street>, Vec<Signer>);
 
 /// What they saw.
 pub(super) struct Seen {
@@ -205,7 +214,7 @@ impl Clients {
         seed: u64,
         time: Arc<RoomTime>,
         (fabric, air): (MemoryFabric, Option<Arc<Air>>),
-        hosts: Vec<(NodeId, SocketAddr)>,
+        (hosts, front): (Vec<(NodeId, SocketAddr)>, Option<Front>),
         own: Option<Program>,
     ) -> io::Result<Self> {
         let runtime = machine::runtime(seed, 0)?;
@@ -233,6 +242,7 @@ impl Clients {
             orders: Arc::default(),
             seed,
             hosts,
+            front,
             seen: Arc::new(seen),
         })
     }
@@ -288,7 +298,15 @@ impl Clients {
         let mut nodes: Vec<NodeId> = self.hosts.iter().map(|(host, _)| *host).collect();
         let turns = which % nodes.len();
         nodes.rotate_left(turns);
-        let client = User { client: Client::over(link, nodes), bucket: BUCKETS[tenant] };
+        // Every other client comes by a front end.
+        let way = match &self.front {
+            Some((street, signers)) if which % 2 == 1 => {
+                let hosts = nodes.iter().map(|host| net::front(*host)).collect();
+                Way::Front(Gateways::new(street.clone(), hosts, signers[tenant].clone()))
+            }
+            _ => Way::Mesh(Client::over(link, nodes)),
+        };
+        let client = User { way, bucket: BUCKETS[tenant] };
         let seen = self.seen.clone();
         seen.running.fetch_add(1, Relaxed);
         lock(&seen.book).last_well.insert(which, seen.now());
@@ -308,7 +326,7 @@ impl Clients {
         let readers = self.hosts.iter().flat_map(|host| (0..BUCKETS.len()).map(move |tenant| (host, tenant)));
         let begin = |((host, _), tenant): (&(NodeId, SocketAddr), usize)| {
             let (link, end) = self.link(user(tenant));
-            let client = User { client: Client::over(link, [*host]), bucket: BUCKETS[tenant] };
+            let client = User { way: Way::Mesh(Client::over(link, [*host])), bucket: BUCKETS[tenant] };
             let mut keys = keys.clone();
             keys.retain(|key| key.starts_with(BUCKETS[tenant]));
             let (seen, host) = (self.seen.clone(), *host);
@@ -384,13 +402,42 @@ fn user(tenant: usize) -> Principal {
 
 /// A client, and where it works.
 struct User {
-    client: Client,
+    way: Way,
     bucket: &'static str,
+}
+
+/// The way in.
+enum Way {
+    Mesh(Client),
+    Front(Gateways),
+}
+
+impl User {
+    async fn put(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        match &self.way {
+            Way::Mesh(client) => client.put_bytes(self.bucket, name, bytes).await.map(drop),
+            Way::Front(gateways) => gateways.put(self.bucket, name, bytes).await,
+        }
+    }
+
+    async fn get(&self, name: &str) -> Result<Vec<u8>, Error> {
+        match &self.way {
+            Way::Mesh(client) => client.get_bytes(self.bucket, name).await,
+            Way::Front(gateways) => gateways.get(self.bucket, name).await,
+        }
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), Error> {
+        match &self.way {
+            Way::Mesh(client) => client.remove(self.bucket, name).await,
+            Way::Front(gateways) => gateways.remove(self.bucket, name).await,
+        }
+    }
 }
 
 /// One operation.
 async fn one(user: &User, seen: &Seen, who: usize, dice: &mut Stream, keys: u64) {
-    let User { client, bucket } = user;
+    let bucket = user.bucket;
     let name = format!("k{}", dice.below(keys));
     let key = format!("{bucket}/{name}");
     match dice.below(100) {
@@ -403,16 +450,16 @@ async fn one(user: &User, seen: &Seen, who: usize, dice: &mut Stream, keys: u64)
             let (content, bytes) = seen.create(&key, len);
             let deed = Deed::Write(Some(WriteId(content.number)));
             let ticket = seen.begin(&key, deed);
-            let outcome = client.put_bytes(bucket, &name, &bytes).await;
+            let outcome = user.put(&name, &bytes).await;
             let what = format!("{who} puts {key} {}", content.number);
-            seen.end(ticket, (who, &what), outcome.as_ref().map(|_| deed));
+            seen.end(ticket, (who, &what), outcome.as_ref().map(|()| deed));
         }
         45..90 => {
             get(user, seen, &key, who).await;
         }
         _ => {
             let ticket = seen.begin(&key, Deed::Write(None));
-            let outcome = client.remove(bucket, &name).await;
+            let outcome = user.remove(&name).await;
             seen.end(ticket, (who, &format!("{who} removes {key}")), outcome.as_ref().map(|()| Deed::Write(None)));
         }
     }
@@ -423,7 +470,7 @@ async fn get(user: &User, seen: &Seen, key: &str, who: usize) -> bool {
     let name = key.split_once('/').map_or(key, |(_, name)| name);
     let ticket = seen.begin(key, Deed::Read(None));
     let what = format!("{who} gets {key}");
-    match user.client.get_bytes(user.bucket, name).await {
+    match user.get(name).await {
         Ok(bytes) => match seen.recognise(key, &bytes) {
             Ok(version) => {
                 seen.end(ticket, (who, &what), Ok(Deed::Read(Some(version))));

@@ -42,6 +42,7 @@ use super::{
     air::Air,
     lock,
     medium::{Medium, Opened},
+    street::Street,
     time::{NodeClock, RoomTime},
 };
 use crate::random::Stream;
@@ -156,6 +157,7 @@ pub(super) struct Shared {
     pub(super) functions: Vec<Own>,
     /// For QUIC; none: links are in memory.
     pub(super) air: Option<Arc<Air>>,
+    pub(super) street: Arc<Street>,
 }
 
 /// A kind of function of the embedding program, and how it is made.
@@ -265,12 +267,14 @@ impl Machine {
             Box::new(Stream::new(seed, "node", which << 24 | taker))
         });
         let (kept, life, time) = (self.kept.clone(), life.clone(), shared.time.clone());
+        let doorways = shared.street.doorways(life.clone());
         Env {
             clock: Arc::new(clock),
             entropy,
             disks: Arc::new(Bays { kept: kept.clone(), life: life.clone(), time }),
             files: Arc::new(Folder { kept, life: life.clone() }),
             links: Arc::new(Wiring { fabric: shared.fabric.clone(), air: shared.air.clone(), life }),
+            doorways,
             workers: Workers::inline(),
             machine: Arc::new(Fixed),
             calibrates: false,

@@ -12,7 +12,7 @@
 //!   sockets of `air`: their order, times and sizes repeat, but for the sizes of handshakes; the bytes do not, for ciphers
 //!   bring their own entropy.
 //! * [`plan`]: what a seed draws. `room`: the windows, and what befalls the nodes in them.
-//! * `clients`: who puts, gets and removes, and what they saw. [`run`](mod@run): one seed from start to verdict.
+//! * `street`: front ends, in memory. `clients`: who puts, gets and removes, and what they saw. [`run`](mod@run): one seed from start to verdict.
 //! * `log`: what nodes say, and whether one of them broke down.
 
 #[cfg(not(tokio_unstable))]
@@ -30,6 +30,7 @@ mod net;
 pub mod plan;
 mod room;
 pub mod run;
+mod street;
 mod time;
 mod toys;
 

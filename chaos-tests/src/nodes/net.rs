@@ -249,6 +249,11 @@ pub(super) fn address(end: End) -> SocketAddr {
     SocketAddr::from(([10, net, high, low], 4433))
 }
 
+/// Where the front end of a host is.
+pub(super) fn front(host: NodeId) -> SocketAddr {
+    SocketAddr::new(address(End::Node(host)).ip(), 80)
+}
+
 /// Who is there.
 fn end_at(address: SocketAddr) -> End {
     let IpAddr::V4(ip) = address.ip() else { return End::Client(0) };

@@ -28,6 +28,8 @@ pub struct Plan {
     pub second_tenant: bool,
     /// In every chain there is a function that panics at so many requests in a thousand; none: no such function.
     pub frail: Option<u16>,
+    /// Hosts have front ends, and every other client comes by them.
+    pub fronts: bool,
     /// The real QUIC between all of them; else links in memory.
     pub quic: bool,
     /// Clients.
@@ -177,6 +179,7 @@ impl Plan {
             late: Vec::new(),
             second_tenant: false,
             frail: None,
+            fronts: false,
             quic: false,
             clients: 3,
             keys: 8,
@@ -214,6 +217,7 @@ impl Plan {
             late: Vec::new(),
             second_tenant: dice.chance(400),
             frail: None,
+            fronts: Stream::new(seed, "fronts", 0).chance(500),
             quic: false,
             clients: 2 + dice.below(3) as usize,
             keys: 4 + dice.below(12),

@@ -10,7 +10,7 @@ use std::{
 
 use mesh::{
     Node,
-    config::{CodeText, Config, DpuConfig, DriveConfig, NodeNumber, PeerConfig, Size},
+    config::{CodeText, Config, DpuConfig, DriveConfig, NodeNumber, PeerConfig, S3Config, Size},
     founding::{self, Founding},
     keyring::Keyring,
 };
@@ -22,6 +22,7 @@ use mesh_core::{
     op::AdminOp,
     topology::mix,
 };
+use mesh_fronts::s3::client::Signer;
 use mesh_transport::{Delivery, End, MemoryFabric, MemoryOptions, UnderWay};
 
 mod checks;
@@ -33,8 +34,9 @@ use super::{
     clients::{BUCKETS, Clients, USER},
     log,
     machine::{CLUSTER, Machine, Own, Shared},
-    net::{Net, address},
+    net::{Net, address, front},
     plan::{Fault, Plan, dpu_of},
+    street::Street,
     time::RoomTime,
     toys,
 };
@@ -137,12 +139,14 @@ impl Room {
         let keyring = Keyring::create(CLUSTER, &mut keys);
         let tenants = if plan.second_tenant { 2 } else { 1 };
         let found = |(number, bucket): (u64, &&str)| {
-            let (access_key, _, secret) =
+            let (access_key, open, secret) =
                 founding::new_access_key(&keyring, &mut Stream::new(seed, "founding", number));
+            let signer = Signer::new(&access_key, &open);
             let (tenant, principal, bucket) = (format!("tenant-{number}"), USER.to_owned(), (*bucket).to_owned());
-            Founding { tenant, principal, access_key, secret, bucket }
+            (Founding { tenant, principal, access_key, secret, bucket }, signer)
         };
-        let foundings = (1..).zip(&BUCKETS).take(tenants).map(found).collect();
+        let (foundings, signers) = (1..).zip(&BUCKETS).take(tenants).map(found).unzip();
+        let street = Arc::<Street>::default();
         let founded = Arc::new(AtomicBool::new(false));
         let air = plan.quic.then(Arc::<Air>::default);
         let shared = Shared {
@@ -153,6 +157,7 @@ impl Room {
             founded,
             functions,
             air: air.clone(),
+            street: street.clone(),
         };
         let mut net = Net::new(seed, (fabric.clone(), air.clone()), time.clone(), plan.weather.clone(), SILENCE);
         let mut dice = Stream::new(seed, "machines", 0);
@@ -167,7 +172,8 @@ impl Room {
             net.add(End::Node(node));
         }
         let hosts = (1..=plan.hosts).map(NodeId).map(|host| (host, address(End::Node(host)))).collect();
-        let clients = Clients::new(seed, time.clone(), (fabric, air), hosts, own)?;
+        let front = plan.fronts.then_some((street, signers));
+        let clients = Clients::new(seed, time.clone(), (fabric, air), (hosts, front), own)?;
         let rates = plan.nodes().zip(plan.rates.iter().copied()).collect();
         Ok(Self {
             time,
@@ -585,6 +591,7 @@ fn configuration(plan: &Plan, node: NodeId) -> Config {
         .filter(|peer| *peer != node)
         .map(|peer| PeerConfig { node: number(peer), address: address(End::Node(peer)) })
         .collect();
+    config.s3 = (plan.fronts && host_of.is_none()).then(|| S3Config::new(front(node)));
     config.drives = if host_of.is_some() { Vec::new() } else { (0..2).map(drive).collect() };
     config.dpu = host_of.map(|host| DpuConfig { attached_to: number(NodeId(host)), emulated: Some(Generation::Bf3) });
     config.cluster.code = CodeText(plan.code);

@@ -24,6 +24,8 @@ mod attributes;
 mod auth;
 mod buckets;
 mod caller;
+#[cfg(any(test, feature = "client"))]
+pub mod client;
 mod conditions;
 mod copy;
 mod credit;
@@ -54,6 +56,7 @@ mod steady;
 mod text;
 mod turns;
 mod via;
+mod wire;
 mod xml;
 
 pub use auth::Stats;
@@ -61,6 +64,7 @@ pub use gateway::{Gateway, GatewayOptions};
 pub use host::check_domain;
 pub use ingress::{AccessKey, AccessKeys, Ingress};
 pub use server::{ServeOptions, serve};
+pub use wire::{Listener, Stream};
 
 #[cfg(test)]
 mod tests;

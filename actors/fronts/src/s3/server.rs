@@ -1,5 +1,6 @@
 //! The HTTP server: connections, their limits, and the way they end.
 
+use core::future::poll_fn;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
@@ -10,7 +11,6 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, timeout},
@@ -21,6 +21,7 @@ use super::{
     gateway::Gateway,
     roster::{Patience, Place, Roster},
     socket::Socket,
+    wire::{Listener, Stream},
 };
 
 /// Settings of a server.
@@ -54,7 +55,7 @@ impl Default for ServeOptions {
 /// Serves S3 on `listener` until `shutdown` is ready, then lets requests under way come to their end, for a bounded
 /// time. Returns once no connection is left.
 pub async fn serve(
-    listener: TcpListener,
+    mut listener: Box<dyn Listener>,
     gateway: Gateway,
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send,
@@ -81,11 +82,11 @@ pub async fn serve(
                 house.roster.look(patience, Instant::now());
                 house.gateway.credit().look(options.stall_max, Instant::now());
             }
-            (stream, peer) = accept(&listener) => house.receive(stream, peer, &door),
+            (stream, peer) = accept(&mut *listener) => house.receive(stream, peer, &door),
         }
     }
     // Closing the listener resets those that are in its queue.
-    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+    while let Some(Ok((stream, peer))) = poll_fn(|cx| listener.poll_accept(cx)).now_or_never() {
         house.receive(stream, peer, &door);
     }
     drop(listener);
@@ -105,7 +106,7 @@ struct House {
 
 impl House {
     /// Lets a connection in, or tells it that there is no room.
-    fn receive(&mut self, stream: TcpStream, peer: SocketAddr, door: &Door) {
+    fn receive(&mut self, stream: Box<dyn Stream>, peer: SocketAddr, door: &Door) {
         match self.roster.enter(Instant::now()) {
             Some(place) => {
                 let watcher = self.graceful.watcher();
@@ -151,9 +152,9 @@ impl House {
 }
 
 /// The next connection.
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+async fn accept(listener: &mut dyn Listener) -> (Box<dyn Stream>, SocketAddr) {
     loop {
-        match listener.accept().await {
+        match poll_fn(|cx| listener.poll_accept(cx)).await {
             Ok(accepted) => return accepted,
             Err(error) => {
                 // Out of descriptors, or the peer is gone already. Both pass; only the former must not spin.
@@ -165,7 +166,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 }
 
 async fn connection(
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     peer: SocketAddr,
     place: Place,
     door: Door,
@@ -208,7 +209,7 @@ async fn connection(
 }
 
 /// Tells a client that there is no room for its connection, without reading what it asks.
-async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+async fn refuse(mut stream: Box<dyn Stream>) -> io::Result<()> {
     stream.write_all(REFUSAL).await?;
     stream.shutdown().await?;
     // Closed with something unread, it would be reset, and the answer lost.

@@ -9,16 +9,15 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep, sleep},
 };
 
-use super::roster::Link;
+use super::{roster::Link, wire::Stream};
 
 /// A connection whose writes fail once the peer has taken nothing for too long. Reads wait: what bounds them is known
 /// further up (a request's head, a body).
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     stall_max: Duration,
     /// Runs while a write waits.
     stalled: Pin<Box<Sleep>>,
@@ -31,12 +30,8 @@ pub(super) struct Socket {
 impl Socket {
     /// # Errors
     /// What the system says: the peer is gone already.
-    pub(super) fn new(stream: TcpStream, stall_max: Duration, link: Link) -> io::Result<Self> {
-        // Without it, small answers wait for the peer's delayed acknowledgement: 40 ms each.
-        stream.set_nodelay(true)?;
-        // What a peer does not take should not pile up in the kernel, where nobody counts it; and it shows here sooner
-        // that a peer takes something.
-        socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    pub(super) fn new(stream: Box<dyn Stream>, stall_max: Duration, link: Link) -> io::Result<Self> {
+        stream.prepare()?;
         Ok(Self { stream, stall_max, stalled: Box::pin(sleep(stall_max)), waits: false, lingers: false, link })
     }
 
@@ -62,7 +57,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.link.cut_off().is_some_and(|cut| cut.at_once)
-            && let Err(error) = self.stream.set_zero_linger()
+            && let Err(error) = self.stream.forsake()
         {
             tracing::debug!(%error, "a connection that is cut stays in the kernel until its peer takes the rest");
         }
@@ -131,7 +126,5 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// What the kernel keeps of an answer that it has not sent at most.
-const UNSENT_BYTES_MAX: u32 = 256 << 10;
 /// A peer that was answered early has so long to read the answer.
 const LINGER_MAX: Duration = Duration::from_secs(2);

@@ -91,7 +91,7 @@ impl Node {
         let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(serve(listener, gateway.clone(), options, async move {
+        let served = tokio::spawn(serve(Box::new(listener), gateway.clone(), options, async move {
             // Dropped or told: either way it is over.
             stopped.await.unwrap_or_default();
         }));
