@@ -640,6 +640,30 @@ async fn a_node_that_is_cut_from_the_leader_goes_by_a_third() {
     }
 }
 
+/// Two might ask for a node that only follows, and one of them, whichever it is, cannot be reached either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_cut_from_the_leader_asks_each_of_the_others_in_turn() {
+    let (cluster, ..) = follower_and_leader().await;
+    let leader = 1;
+    cluster.node(leader).elect(GroupId::CONTROL).await.expect("asked");
+    until("it leads", || cluster.node(leader).is_leader(GroupId::CONTROL)).await;
+    let fourth = cluster.open(4, Vec::new()).await;
+    fourth.ensure_group(GroupId::CONTROL).await.expect("opened");
+    cluster.node(leader).add_learner(GroupId::CONTROL, cluster.replica(4, 0)).await.expect("added");
+    until("it knows who leads", || fourth.status().iter().any(|group| group.leader == Some(NodeId(leader)))).await;
+    for other in (1..=3).filter(|node| *node != leader) {
+        cluster.cut(4, leader);
+        cluster.cut(4, other);
+        let began = std::time::Instant::now();
+        for _ in 0..3 {
+            let asked = query(&fourth, &*cluster.clock, 0, Query::Control, BUDGET).await;
+            assert!(asked.is_ok(), "{asked:?}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?} for three requests", began.elapsed());
+        cluster.heal();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_relayed_is_not_relayed_again() {
     let (cluster, follower, leader) = follower_and_leader().await;

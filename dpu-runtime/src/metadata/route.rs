@@ -103,6 +103,7 @@ impl RaftMetadata {
         let mut pause = PAUSE_MIN;
         let mut redirects = 0;
         let mut attempts = 0;
+        let mut turns = Turns::default();
         let mut hint: Option<NodeId> = None;
         let mut failed: Option<(NodeId, Error)> = None;
         loop {
@@ -114,12 +115,12 @@ impl RaftMetadata {
                 return Err(late(group, failed.map(|(_, error)| error)));
             }
             let tried = failed.as_ref().map(|(node, _)| *node);
-            let at = self.choose(group, hint.take(), tried, attempts);
+            let at = self.choose(group, hint.take(), tried, attempts, &mut turns);
             attempts += 1;
             // Raft says by itself when leadership is lost; a node may just be gone.
             let outcome = match at {
                 Some(node) if node == self.node => self.answer_here(group, &ask, left.min(PATIENCE)).await,
-                Some(node) => self.reach(node, group, &ask, left.min(PATIENCE), attempts).await,
+                Some(node) => self.reach(node, group, &ask, left.min(PATIENCE), &mut turns).await,
                 None => Err(Error::new(ErrorKind::Unreachable, "nobody is known who has this metadata group")),
             };
             let error = match outcome {
@@ -141,20 +142,29 @@ impl RaftMetadata {
 
     /// Whom to ask: who was named, else who leads as far as is known here, else anybody in turn. Not the one that
     /// failed last, if there is another.
-    fn choose(&self, group: GroupId, hint: Option<NodeId>, tried: Option<NodeId>, attempts: usize) -> Option<NodeId> {
+    fn choose(
+        &self,
+        group: GroupId,
+        hint: Option<NodeId>,
+        tried: Option<NodeId>,
+        attempts: usize,
+        turns: &mut Turns,
+    ) -> Option<NodeId> {
         let replica = self.replica(group).ok();
         let known = hint.or_else(|| replica.as_ref()?.leader());
         // Every other time the best guess is taken even if it failed: it may have come back.
         if known.is_some() && (known != tried || attempts.is_multiple_of(2)) {
             return known;
         }
-        let mut others = replica.map(|replica| replica.voters()).unwrap_or_default();
+        in_turn(&self.others(group, |node| Some(node) != tried), &mut turns.elsewhere).or(known)
+    }
+
+    /// The voters of a group, and who else is known, of these.
+    fn others(&self, group: GroupId, which: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+        let mut others = self.replica(group).map(|replica| replica.voters()).unwrap_or_default();
         others.extend(self.peers.iter().copied().filter(|peer| !others.contains(peer)).collect::<Vec<_>>());
-        others.retain(|node| Some(*node) != tried);
-        match others.len() {
-            0 => known,
-            count => others.get(attempts % count).copied(),
-        }
+        others.retain(|node| which(*node));
+        others
     }
 
     /// Answers as the leader, or not at all.
@@ -179,7 +189,7 @@ impl RaftMetadata {
         group: GroupId,
         ask: &Ask,
         budget: Duration,
-        attempt: usize,
+        turns: &mut Turns,
     ) -> Result<Arc<MetaAnswer>, Error> {
         let mut direct = core::pin::pin!(self.forward(to, ask.op(group), budget));
         let early = tokio::time::timeout(SILENCE, &mut direct).await;
@@ -188,7 +198,9 @@ impl RaftMetadata {
             Ok(answered) => return answered,
             Err(_) => None,
         };
-        let Some(third) = self.third(to, group, attempt) else {
+        // Another member each time: some of them may be cut off from the leader, too.
+        let members = self.others(group, |node| node != to && node != self.node);
+        let Some(third) = in_turn(&members, &mut turns.thirds) else {
             return match cut {
                 Some(error) => Err(error),
                 None => direct.await,
@@ -216,14 +228,6 @@ impl RaftMetadata {
         }
     }
 
-    /// Who may ask a leader for this node: another member, not always the same.
-    fn third(&self, leader: NodeId, group: GroupId, attempt: usize) -> Option<NodeId> {
-        let mut others = self.replica(group).map(|replica| replica.voters()).unwrap_or_default();
-        others.extend(self.peers.iter().copied().filter(|peer| !others.contains(peer)).collect::<Vec<_>>());
-        others.retain(|node| *node != leader && *node != self.node);
-        others.get(attempt % others.len().max(1)).copied()
-    }
-
     /// Asks the leader in the name of a node that is cut off from it. What is sent from here is never relayed again.
     pub(super) async fn pass_on(&self, group: GroupId, ask: &Ask, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
         match self.replica(group)?.leader() {
@@ -240,6 +244,21 @@ impl RaftMetadata {
             _ => Err(Error::bug("a node answered a metadata request with something else").with("node", to)),
         }
     }
+}
+
+/// Whom a request goes on with. Each choice counts for itself: what is taken every other time only, and counted with the rest,
+/// comes to the same one of two each time.
+#[derive(Debug, Default)]
+struct Turns {
+    elsewhere: usize,
+    thirds: usize,
+}
+
+/// The next of these.
+fn in_turn(nodes: &[NodeId], turn: &mut usize) -> Option<NodeId> {
+    let node = nodes.get(*turn % nodes.len().max(1)).copied();
+    *turn += 1;
+    node
 }
 
 /// Whether the same request may do better elsewhere or later.
