@@ -463,13 +463,12 @@ impl Steward {
             self.due.beat = true;
             self.stat(acts);
         }
-        if !self.due.beat && is_due(self.clock.beat_briskly, timing.dpu_beat) {
-            self.clock.beat_briskly = Some(now);
-            self.beat(self.brisk_to(), now, acts);
-        }
-        // What changed just now waits for the observation that shows it.
+        // What changed just now waits for the observation that shows it; that a DPU is there waits for nothing.
         if self.may_beat(now) && !self.due.look {
             self.beat_all(now, acts);
+        } else if is_due(self.clock.beat_briskly, timing.dpu_beat) {
+            self.clock.beat_briskly = Some(now);
+            self.beat(self.brisk_to(), now, acts);
         }
     }
 
@@ -628,7 +627,13 @@ impl Steward {
                     complain(&mut self.complaints.unplanned, outcome.err(), unplanned, acts);
                 }
             }
-            Key::Confirm => self.lead.backing.answered(well, 2 * self.here.timing.dpu_beat, now),
+            Key::Confirm => {
+                self.lead.backing.answered(well, 2 * self.here.timing.dpu_beat, now);
+                if well {
+                    // What it was asked for is done while the answer counts, also where looks take longer than that.
+                    self.lead.plans.goes_on();
+                }
+            }
             Key::Stat | Key::Elect(_) | Key::Ensure(_) | Key::Members(_) | Key::HandOver(_) | Key::RaiseLevel => {}
             Key::LayOut => {
                 // What hinders a proposal passes; drives of which no layout can be made do not.

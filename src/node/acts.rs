@@ -24,6 +24,7 @@ use mesh_placement::{
     },
     transfer,
 };
+use tokio::sync::Semaphore;
 
 use super::{Inner, chains, media};
 
@@ -126,8 +127,12 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
 
 /// Works something out beside everything else, once the one before has come to its end: one that does not end is not joined
 /// by others.
-async fn at_desk<T: Send + 'static>(node: &Inner, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    let place = node.desk.clone().acquire_owned().await;
+async fn at_desk<T: Send + 'static>(
+    node: &Inner,
+    desk: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let place = desk.clone().acquire_owned().await;
     let place = place.map_err(|error| Error::bug("nothing is worked out any more").caused_by(error))?;
     let worked = node.env.workers.aside(move || {
         let found = work();
@@ -142,7 +147,7 @@ async fn at_desk<T: Send + 'static>(node: &Inner, work: impl FnOnce() -> T + Sen
 /// # Errors
 /// `Timeout` after [`DESK_MAX`].
 pub(super) async fn plan(node: &Inner, study: Study) -> Result<Studied, Error> {
-    let planned = tokio::time::timeout(DESK_MAX, at_desk(node, move || study.carry_out())).await;
+    let planned = tokio::time::timeout(DESK_MAX, at_desk(node, &node.desk, move || study.carry_out())).await;
     planned.unwrap_or_else(|_| Err(too_long()))
 }
 
@@ -226,7 +231,7 @@ async fn change(node: &Inner, group: GroupId, step: Step) -> Result<(), Error> {
 }
 
 async fn lay_out(node: &Inner, draft: Draft) -> Result<(), Error> {
-    let layout = at_desk(node, move || draft.carry_out()).await??;
+    let layout = at_desk(node, &node.drawing_board, move || draft.carry_out()).await??;
     let (id, drives, code) = (layout.id, layout.domains.len(), layout.code);
     match node.decide(MeshCommand::PutLayout(layout)).await {
         // Another leader was first.

@@ -94,8 +94,9 @@ pub(crate) struct Inner {
     pub(crate) events: crate::events::Events,
     /// What the steward is told.
     inbox: mpsc::Sender<News>,
-    /// Where plans and layouts are made, one at a time.
+    /// Where plans are made, one at a time; and layouts, which take longer in a large mesh, and which no actor waits for.
     desk: Arc<Semaphore>,
+    drawing_board: Arc<Semaphore>,
     /// What the steward knows.
     outlook: watch::Sender<Arc<Outlook>>,
     /// Something has changed here that the steward must see for itself, and others should know.
@@ -109,6 +110,8 @@ pub(crate) struct Inner {
     /// It has been told to stop.
     leaving: AtomicBool,
     stopping: watch::Sender<bool>,
+    /// It has stopped; held by who stops it.
+    stopped: tokio::sync::Mutex<bool>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -249,6 +252,7 @@ impl Builder {
             events: crate::events::Events::default(),
             inbox,
             desk: Arc::new(Semaphore::new(1)),
+            drawing_board: Arc::new(Semaphore::new(1)),
             outlook,
             changed: Notify::new(),
             media: Mutex::default(),
@@ -258,6 +262,7 @@ impl Builder {
             numbers: Mutex::default(),
             leaving: AtomicBool::new(false),
             stopping: watch::channel(false).0,
+            stopped: tokio::sync::Mutex::default(),
             tasks: Mutex::default(),
         });
         gate.open(&inner);
@@ -450,7 +455,10 @@ impl Node {
         if !self.0.leaving.swap(true, Ordering::AcqRel) && self.0.kind() == NodeKind::Dpu {
             self.0.leave(patience.min(LEAVE_MAX)).await;
         }
-        if self.0.stopping.send_replace(true) {
+        self.0.stopping.send_replace(true);
+        // Whoever comes second waits for the end, or goes on where one that was given up has stopped.
+        let mut stopped = self.0.stopped.lock().await;
+        if *stopped {
             return;
         }
         let tasks = core::mem::take(&mut *lock(&self.0.tasks));
@@ -458,6 +466,7 @@ impl Node {
         self.0.host.shutdown(patience).await;
         self.0.metadata.shutdown().await;
         self.0.link.close().await;
+        *stopped = true;
         tracing::info!(node = %self.0.id, "stopped");
     }
 }

@@ -68,11 +68,12 @@ impl Ledger {
     /// Asks to dial.
     ///
     /// # Errors
-    /// `Unreachable`, at once, while backing off or while another probe of a peer that is down is under way.
+    /// At once, while backing off or while another probe of a peer that is down is under way: `Unreachable`, or
+    /// `Overloaded` if it is there by other connections, and only takes no further one.
     pub fn may_dial(&mut self, now: Instant) -> Result<Attempt, Error> {
         let probe = self.state.failures > 0 && !self.state.up;
         if self.state.failures > 0 && (now < self.retry_at || (probe && self.probing)) {
-            return Err(self.down());
+            return Err(if self.state.up { self.full() } else { self.down() });
         }
         self.probing |= probe;
         Ok(Attempt { address: self.state.address, probe })
@@ -82,6 +83,13 @@ impl Ledger {
     #[must_use]
     pub fn refusal(&self) -> Option<Error> {
         (self.state.failures > 0 && !self.state.up).then(|| self.down())
+    }
+
+    fn full(&self) -> Error {
+        let reason = self.state.reason.as_deref().unwrap_or("it failed before");
+        Error::new(ErrorKind::Overloaded, "the peer is there and takes no further connection now: send again later")
+            .with("peer", self.node)
+            .with("reason", reason)
     }
 
     fn down(&self) -> Error {
@@ -209,6 +217,18 @@ mod tests {
         assert!(up(&mut ledger, now));
         ledger.lost(now, 0, "cut".into());
         assert_eq!(ledger.retry_at().since(now), Duration::from_millis(BACK_OFF_MIN_MS / 2));
+    }
+
+    /// `Unreachable` is proof that a peer is lost, for who looks after it.
+    #[test]
+    fn a_peer_that_is_there_by_another_connection_is_not_unreachable() {
+        let mut ledger = ledger();
+        let (first, second) = (ledger.may_dial(ms(0)).unwrap(), ledger.may_dial(ms(0)).unwrap());
+        assert!(ledger.dialled(first, ms(1), Incarnation(1), "mesh".into()));
+        ledger.dial_failed(second, ms(2), 0, "no".into());
+        assert_eq!(ledger.may_dial(ms(3)).unwrap_err().kind(), ErrorKind::Overloaded);
+        ledger.lost(ms(4), 0, "cut".into());
+        assert_eq!(ledger.may_dial(ms(5)).unwrap_err().kind(), ErrorKind::Unreachable);
     }
 
     #[test]

@@ -388,10 +388,12 @@ impl RaftMetadata {
         lock(&self.damaged).clear();
         // What was known of the mesh is better than its history from the beginning.
         self.publish_from.store(control.unwrap_or(0), Ordering::Release);
+        // One that cannot be opened keeps no other from it, and is opened when it is ensured again.
+        let mut opened = Ok(());
         for group in kept {
-            self.open(group).await?;
+            opened = opened.and(self.open(group).await);
         }
-        Ok(())
+        opened
     }
 
     /// Makes these replicas the group's first voters. To be called on one of them; again: no effect.

@@ -3,7 +3,8 @@
 //! end is taken back; a chain that has no place yet gets one.
 //!
 //! It remembers nothing that matters: a new leader plans from what the group holds. At most one thing is under way for an
-//! actor, and at most [`MOVES_MAX`] at all.
+//! actor. Live moves and what one proposal changes have room of their own, [`MOVES_MAX`] each: who has lost its node is given
+//! another however long moves of others take, which wait for functions to be built and states to be carried.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -38,6 +39,29 @@ enum Hand {
     Move(Box<Trip>),
     /// One proposal.
     Change(Change, Instant),
+}
+
+impl Hand {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Move(trip) => Kind::of(&trip.why),
+            Self::Change(..) => Kind::Change,
+        }
+    }
+}
+
+/// What has room of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Move,
+    /// One proposal; to take back what a leader that is gone began is little more.
+    Change,
+}
+
+impl Kind {
+    fn of(why: &Why) -> Self {
+        if matches!(why, Why::Left) { Self::Change } else { Self::Move }
+    }
 }
 
 /// A live move.
@@ -98,7 +122,8 @@ impl Driver {
     pub fn clear<'a>(&mut self, rows: impl IntoIterator<Item = &'a Assignment>, now: Instant) -> Asks {
         let mut asks = Asks::new();
         for row in rows.into_iter().filter(|row| row.moving.is_some()) {
-            if self.may_begin(row.actor)
+            if !self.is_busy(row.actor)
+                && self.has_room(Kind::Change)
                 && let Some(begun) = Migration::clear(row)
             {
                 asks.extend(self.set_out(begun, Why::Left, now));
@@ -110,7 +135,7 @@ impl Driver {
     /// Gives an actor its first place.
     #[must_use]
     pub fn place(&mut self, row: Assignment, now: Instant) -> Asks {
-        if !self.is_free(row.actor, now) {
+        if !self.is_free(row.actor, now) || !self.may_change() {
             return Asks::new();
         }
         self.change(row.actor, MeshCommand::Assign(row), Change::Place, now)
@@ -126,6 +151,10 @@ impl Driver {
             return Asks::new();
         }
         let to = step.to.head;
+        let is_live = presence == Presence::Up && to != row.node && !stranded;
+        if !self.has_room(if is_live { Kind::Move } else { Kind::Change }) {
+            return Asks::new();
+        }
         match presence {
             // It may be there, with its state: it is moved once it answers.
             Presence::Unheard => Asks::new(),
@@ -134,7 +163,7 @@ impl Driver {
                 let change = Change::Tail { at: row.node, tail, why: step.reason.clone() };
                 self.change(actor, MeshCommand::SetTail { actor, epoch: row.epoch, tail }, change, now)
             }
-            Presence::Up if !stranded => self.set_out(Migration::begin(row, to), Why::Plan(step.reason.clone()), now),
+            Presence::Up if is_live => self.set_out(Migration::begin(row, to), Why::Plan(step.reason.clone()), now),
             Presence::Up | Presence::Down => {
                 let epoch = Epoch(row.epoch.0 + 1);
                 let change = Change::TakeOver { from: row.node, to, epoch, why: step.reason.clone() };
@@ -159,15 +188,20 @@ impl Driver {
         vec![(actor, Ask::Propose(command))]
     }
 
-    /// Whether there is room for one more, and nothing under way for this actor.
-    fn may_begin(&self, actor: ActorId) -> bool {
-        self.hands.len() < MOVES_MAX && !self.hands.contains_key(&actor)
+    fn has_room(&self, kind: Kind) -> bool {
+        self.hands.values().filter(|hand| hand.kind() == kind).count() < MOVES_MAX
     }
 
-    /// Whether something could be begun for an actor now: it is not busy, does not back off, and not too many are under way.
+    /// Whether an actor could be given away, however many move.
+    #[must_use]
+    pub fn may_change(&self) -> bool {
+        self.has_room(Kind::Change)
+    }
+
+    /// Whether something could be begun for an actor now, if there is room: it is not busy and does not back off.
     #[must_use]
     pub fn is_free(&self, actor: ActorId, now: Instant) -> bool {
-        self.may_begin(actor) && self.backing_off.get(&actor).is_none_or(|(until, _)| *until <= now)
+        !self.is_busy(actor) && self.backing_off.get(&actor).is_none_or(|(until, _)| *until <= now)
     }
 
     /// What was done for an actor has come to this. Says what is wanted next, or how it ended.
@@ -271,7 +305,7 @@ impl Change {
     }
 }
 
-/// Actors for which something is under way at once.
+/// Live moves at once; and as many changes of one proposal.
 pub const MOVES_MAX: usize = 16;
 /// What failed is tried again after this, and after twice as long each time, up to four times: what is wanted is there a
 /// few seconds after it can be.

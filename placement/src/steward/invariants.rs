@@ -57,7 +57,7 @@ impl Steward {
         let is_waited_for = self.lead.hands.values().all(|(_, waiting)| *waiting > 0)
             && self.lead.hands.keys().all(|actor| self.lead.driver.is_busy(*actor));
         let hands = self.lead.driver.under_way();
-        expect(is_waited_for && hands == self.lead.hands.len() && hands <= MOVES_MAX, Broken::Hands)?;
+        expect(is_waited_for && hands == self.lead.hands.len() && hands <= 2 * MOVES_MAX, Broken::Hands)?;
         let plans = self.lead.plans.wanted().next().is_some();
         expect(!plans || self.leads_control(), Broken::PlansWithoutLeading)?;
         let is_bounded = |key: &Key| !matches!(key, Key::Renew | Key::Actor(_));

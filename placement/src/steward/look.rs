@@ -110,7 +110,8 @@ impl Steward {
     /// The replicas of this node: that there are some, that somebody leads, and who else follows and votes.
     fn see_to_groups(&mut self, acts: &mut Vec<Act>) {
         let namespaces = if self.here.info.kind == NodeKind::Host { self.control.namespaces } else { 0 };
-        for group in (1..=u64::from(namespaces)).map(GroupId) {
+        // That of the control group is there from the start, unless it could not be opened when it was made anew.
+        for group in (0..=u64::from(namespaces)).map(GroupId) {
             if self.group(group).is_none() && self.is_free(Key::Ensure(group)) {
                 acts.push(Act::Ensure(group));
             }
@@ -249,7 +250,9 @@ impl Steward {
                 && step.to.head != row.node
                 && (self.outlook.estranged.contains(&row.node) || is_stranded());
             if (presence == Presence::Down || stranded) && !self.lead.backing.holds(row.node, within, now) {
-                missed.insert(row.node);
+                if self.lead.driver.may_change() {
+                    missed.insert(row.node);
+                }
                 continue;
             }
             asks.extend(self.lead.driver.go(row, step, presence, stranded, now));

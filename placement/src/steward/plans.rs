@@ -102,6 +102,11 @@ impl Plans {
         core::mem::take(&mut self.fresh) || !self.studies
     }
 
+    /// What is wanted may be begun once more, although the next look is under way: something that it had to wait for is here.
+    pub fn goes_on(&mut self) {
+        self.fresh = true;
+    }
+
     /// Forgets everything but its numbers.
     pub fn begin_anew(&mut self) {
         *self = Self { last: self.last, ..Self::default() };
@@ -276,6 +281,17 @@ mod tests {
         let begun = plans.study(Arc::default(), Outlook::new(NodeId(1), now), now);
         plans.fail(begun.number, now);
         assert!(plans.may_look(1, now + Duration::from_secs(1)), "that it failed is over once it has not");
+    }
+
+    #[test]
+    fn what_has_waited_for_an_answer_is_begun_although_the_next_look_is_under_way() {
+        let mut plans = Plans::default();
+        look(&mut plans, view(1000, NodeId(2), NodeId(1)));
+        assert!(plans.may_begin());
+        let _under_way = study(&mut plans, 2000);
+        assert!(!plans.may_begin());
+        plans.goes_on();
+        assert!(plans.may_begin() && !plans.may_begin());
     }
 
     #[test]

@@ -183,6 +183,30 @@ fn a_node_is_up_from_its_first_beat_until_its_silence() {
     assert_eq!(room.on(Event::Unanswered(OTHER, now, ErrorKind::LinkLost)), ["Note(NodeDown(node-2))", "Down(node-2)"]);
 }
 
+/// Its host and the leader miss it after six of its beats.
+#[test]
+fn a_dpu_beats_briskly_however_long_it_waits_to_see_what_has_changed() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    (room.steward.here.info.kind, room.steward.here.info.attached_to) = (NodeKind::Dpu, Some(OTHER));
+    room.on(Event::Changed);
+    let mut beats = Vec::new();
+    for _ in 0..4 {
+        room.now = room.now + timing().dpu_beat;
+        let acts = room.steward.on(Event::Time, room.now);
+        beats.push(acts.iter().filter(|act| matches!(act, Act::Beat(OTHER, ..))).count());
+    }
+    assert_eq!(beats, [1; 4]);
+    assert!(room.steward.due.look && room.steward.due.beat, "nothing has been observed");
+}
+
+/// As when the files could not be opened while damaged metadata were set aside.
+#[test]
+fn a_replica_of_the_control_group_that_is_not_open_is_opened() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    assert!(room.observes(Observed::default()).contains(&"Ensure(group-0)".to_owned()));
+    assert!(!room.observes(leading()).iter().any(|act| act.starts_with("Ensure")));
+}
+
 #[test]
 fn a_silence_ends_at_its_moment_and_not_at_the_next_tick() {
     let mut room = Room::new(mesh(&[1, 2]));

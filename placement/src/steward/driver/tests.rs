@@ -144,6 +144,28 @@ fn a_first_place_that_another_leader_gave_is_one() {
     assert_eq!(driver.place(row(), at(0)), []);
 }
 
+/// Moves wait for functions to be built and for states to be carried; who has lost its node, and whom a leader that is gone has
+/// left in the middle, waits for none of them.
+#[test]
+fn what_takes_one_proposal_does_not_wait_for_moves() {
+    let mut driver = Driver::default();
+    let row = |actor| Assignment::new(ActorId(actor), FROM, Epoch(5));
+    let step = |actor| Move { actor: ActorId(actor), ..wanted(Spot::whole(TO)) };
+    let mut go = |actor, presence| driver.go(&row(actor), &step(actor), presence, false, at(0)).len();
+    let moved: usize = (0..100).map(|actor| go(actor, Presence::Up)).sum();
+    let given: usize = (100..108).map(|actor| go(actor, Presence::Down)).sum();
+    assert_eq!((moved, given), (MOVES_MAX, 8));
+    let left = |actor| {
+        let mut row = row(actor);
+        (row.moves, row.moving) = (MoveId(1), Some(TO));
+        row
+    };
+    let left: Vec<Assignment> = (200..300).map(left).collect();
+    assert_eq!(driver.clear(&left, at(0)).len(), MOVES_MAX - 8);
+    assert_eq!(driver.under_way(), 2 * MOVES_MAX);
+    assert!(!driver.may_change());
+}
+
 #[test]
 fn only_so_many_are_under_way_at_once() {
     let mut driver = Driver::default();
