@@ -515,9 +515,13 @@ impl Room {
                 }
             }
             Fault::Isolate { node, span } => {
+                // The others are well, and see each other.
+                self.hurt.note(node, self.time.windows() + span + HEALS);
                 for other in self.net.others(node) {
-                    self.cut(End::Node(node), other, span);
-                    self.cut(other, End::Node(node), span);
+                    for (from, to) in [(End::Node(node), other), (other, End::Node(node))] {
+                        self.net.cut(from, to);
+                        self.plan(span, Due::Join(from, to));
+                    }
                 }
             }
             Fault::Stall { node, drive, span } => {
