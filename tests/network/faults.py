@@ -225,7 +225,7 @@ def main():
     subprocess.run(("ip", "link", "set", "lo", "up"), check=True)
     args.code, args.seed = "2+1", 1
 
-    nodes, fault, load = [], None, None
+    nodes, fault = [], None
     with tempfile.TemporaryDirectory(prefix="mesh-faults-") as folder:
         try:
             mesh = Mesh(folder, args, nodes, prefix="faults")
@@ -240,22 +240,9 @@ def main():
                 until("all are up", READY, faults.all_up)
                 for case in args.cases.split(","):
                     getattr(faults, case)()
-            except (Fault, TimeoutError, RuntimeError) as error:
+            except (Fault, TimeoutError, RuntimeError, subprocess.TimeoutExpired) as error:
                 fault = error
-            load.end()
-            counts = mesh.check(dict(mesh.acknowledged), {})
-            print(
-                f"{load.done} requests, {len(load.failed)} failed, {len(load.wrong)} with wrong bytes; "
-                f"of {sum(counts.values())} objects {counts['kept']} kept, {counts['lost']} lost, {counts['wrong']} wrong"
-            )
-            for line in load.failed[:20] + load.wrong[:20]:
-                print(f"  {line}")
-            if fault is not None:
-                print(f"FAULT {fault}")
-                for node in nodes:
-                    print(f"--- the end of {node.log_path}")
-                    print("".join(open(node.log_path, errors="replace").readlines()[-30:]))
-            return 1 if load.failed or load.wrong or mesh.missing() or fault else 0
+            return 0 if load.conclude(fault) else 1
         finally:
             for node in nodes:
                 node.end()

@@ -93,3 +93,23 @@ class Load:
         self.stop.set()
         for thread in self.threads:
             thread.join(120)
+
+    def conclude(self, fault, told=()):
+        """Ends it, looks for every object that was acknowledged, and says what it came to. Whether all was well. `fault`:
+        what ended a step before its end, or nothing; `told`: lines to say besides."""
+        self.end()
+        counts = self.mesh.check(dict(self.mesh.acknowledged), {})
+        for line in told:
+            print(f"  {line}")
+        print(
+            f"{self.done} requests, {len(self.failed)} failed, {len(self.wrong)} with wrong bytes; "
+            f"of {sum(counts.values())} objects {counts['kept']} kept, {counts['lost']} lost, {counts['wrong']} wrong"
+        )
+        for line in self.failed[:20] + self.wrong[:20]:
+            print(f"  {line}")
+        if fault is not None:
+            print(f"FAULT {fault}")
+            for node in self.mesh.nodes:
+                print(f"--- the end of {node.log_path}")
+                print("".join(open(node.log_path, errors="replace").readlines()[-30:]))
+        return not (self.failed or self.wrong or self.mesh.missing() or fault)
