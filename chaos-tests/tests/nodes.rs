@@ -88,6 +88,21 @@ fn a_dpu_that_is_lost_holds_no_request_up() {
     }
 }
 
+/// A leader that starts again before anybody has missed it leads no more, and is replaced at once: nobody waits for the end
+/// of the lease that it had. Found by seed 2431.
+#[test]
+fn a_leader_that_starts_again_before_it_is_missed_is_replaced_at_once() {
+    for seed in 0..2 {
+        let mut plan = Plan { told_of_all: seed == 0, storm: 45_000, ..Plan::fair(5, 0) };
+        let crash = |at, node| (at, Fault::Crash { node: NodeId(node), steps: 0, power: false, down: 350 });
+        plan.faults.extend((0..8).map(|time| crash(2_000 + time * 5_000, 1 + time % 5)));
+        let verdict = run_plan(seed, &plan, None, false);
+        println!("{verdict}");
+        assert_eq!(verdict.violation, None);
+        assert!(verdict.figures.tally.longest < 3_000, "{:?}", verdict.figures.tally);
+    }
+}
+
 /// A host and its DPU that do not see each other, while everybody else sees both.
 #[test]
 fn a_host_and_its_dpu_that_are_cut_from_each_other() {

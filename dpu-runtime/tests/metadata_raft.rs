@@ -20,7 +20,7 @@ use mesh_core::{
     time::{Instant, UnixMillis},
     topology::{Code, NodeInfo, NodeKind},
 };
-use mesh_dpu_runtime::metadata::Timing;
+use mesh_dpu_runtime::metadata::{RaftMetadata, Timing};
 use metadata_cluster::{
     Cluster, QUICK, bucket, first_of, get_object, len_of, open_block, open_session, propose, proposer, put_object,
     query, until,
@@ -144,14 +144,41 @@ async fn a_leader_that_everybody_lost_is_replaced_at_once() {
     other.peer_is_down(NodeId(leader)).await;
     other.elect(GroupId(0)).await.expect("asked");
     third.peer_is_down(NodeId(leader)).await;
-    until("another leads", || {
-        let asked = other.elect(GroupId(0));
-        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(asked)).expect("asked");
-        other.is_leader(GroupId(0))
-    })
-    .await;
+    until_it_leads(&other).await;
     assert!(begun.elapsed() < Timing::default().election_min, "{:?}", begun.elapsed());
     assert!(propose(&third, &*cluster.clock, form(), BUDGET).await.is_ok());
+}
+
+/// One that restarts before it is missed never was down; it leads no more, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_has_restarted_is_replaced_at_once() {
+    let cluster = Cluster::start(3, &[0], Timing::default(), 5000).await;
+    let leader = cluster.leader(0);
+    let (other, third) = (cluster.node(1 + leader % 3), cluster.node(1 + (leader + 1) % 3));
+    let said_of = |node: &RaftMetadata| node.status().into_iter().find(|said| said.group == GroupId(0)).expect("open");
+    let term = said_of(&other).term;
+    cluster.close(leader).await;
+    let begun = tokio::time::Instant::now();
+    let back = cluster.open(leader, vec![GroupId(0)]).await;
+    assert!(!back.is_leader(GroupId(0)));
+    // What is said of another term forsakes nobody.
+    other.forsake(GroupId(0), NodeId(leader), term + 1).await.expect("running");
+    third.forsake(GroupId(0), NodeId(leader), term).await.expect("running");
+    third.elect(GroupId(0)).await.expect("asked");
+    assert_eq!(said_of(&other).leader, Some(NodeId(leader)));
+    other.forsake(GroupId(0), NodeId(leader), term).await.expect("running");
+    until_it_leads(&third).await;
+    assert!(begun.elapsed() < Timing::default().election_min, "{:?}", begun.elapsed());
+    assert!(propose(&back, &*cluster.clock, form(), BUDGET).await.is_ok());
+}
+
+async fn until_it_leads(node: &RaftMetadata) {
+    until("another leads", || {
+        let asked = node.elect(GroupId(0));
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(asked)).expect("asked");
+        node.is_leader(GroupId(0))
+    })
+    .await;
 }
 
 /// One writer, whose every acknowledged value later reads must see, on whatever node, while leaders are cut off.

@@ -459,6 +459,19 @@ impl<A, P> Doors<A, P> {
     }
 }
 
+/// The chains that were taken from their owners, and where they are now: what their owners were asked ends. Who gives a
+/// chain away in a move answers what it was asked itself.
+#[must_use]
+pub fn taken_over(before: &ControlView, after: &ControlView) -> BTreeMap<ActorId, Place> {
+    let changed = before.assignments.diff(&after.assignments);
+    let taken = changed.filter_map(|(actor, row, now)| {
+        let (row, now) = (row?, now?);
+        let has_moved = row.move_under_way() == Some((now.since, now.node)) && now.epoch.0 == row.epoch.0 + 1;
+        (now.epoch > row.epoch && !has_moved).then_some((*actor, Place { node: now.node, epoch: now.epoch }))
+    });
+    taken.collect()
+}
+
 /// Where a request goes on to, whose answer says that the actor it was sent to is elsewhere: only to a later epoch, so
 /// that it never goes in a circle. The actor certainly did not take it.
 #[must_use]
@@ -485,7 +498,7 @@ pub const HOPS_MAX: u32 = 4;
 #[cfg(test)]
 mod tests {
     use mesh_core::{
-        assignment::{Assignment, Tail},
+        assignment::{Assignment, MoveId, Tail},
         id::TenantId,
         topology::DriveInfo,
     };
@@ -682,6 +695,37 @@ mod tests {
         view.assignments.insert(chain, Assignment::new(chain, HERE, Epoch(5)));
         doors.follow(&ControlView::default(), &view);
         assert_eq!(doors.directory().locate(chain), Some(at(AWAY, 6)));
+    }
+
+    #[test]
+    fn a_chain_that_comes_under_a_later_epoch_but_by_its_own_move_was_taken_over() {
+        let chain = ActorId::data(TenantId(1), HERE);
+        let rest = Assignment { moves: MoveId(3), since: MoveId(3), ..Assignment::new(chain, HERE, Epoch(5)) };
+        let moving = Assignment { moves: MoveId(4), moving: Some(AWAY), ..rest };
+        let moved = Assignment { node: AWAY, epoch: Epoch(6), moves: MoveId(4), since: MoveId(4), ..rest };
+        let lost = Assignment { moves: MoveId(5), since: MoveId(5), ..moved };
+        let view = |row: &Option<Assignment>| {
+            let mut view = ControlView::default();
+            row.iter().for_each(|row| _ = view.assignments.insert(chain, *row));
+            view
+        };
+        let taken = |before: Option<Assignment>, after: Option<Assignment>| {
+            let taken = taken_over(&view(&before), &view(&after));
+            assert!(taken.keys().all(|actor| *actor == chain));
+            taken.into_values().next()
+        };
+        let away = Some(at(AWAY, 6));
+        for (before, after, expected) in [
+            (None, Some(rest), None),
+            (Some(rest), Some(moving), None),
+            (Some(moving), Some(moved), None),
+            (Some(moving), Some(lost), away),
+            (Some(moving), Some(Assignment { epoch: Epoch(7), ..moved }), Some(at(AWAY, 7))),
+            (Some(rest), Some(moved), away),
+            (Some(moved), None, None),
+        ] {
+            assert_eq!(taken(before, after), expected, "{before:?} {after:?}");
+        }
     }
 
     /// Where everything is by a view alone.

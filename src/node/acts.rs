@@ -101,6 +101,7 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
             Ok(())
         }
         Act::Announce(members) => announce(node, members).await,
+        Act::Forsake(group, leader, term) => node.metadata.forsake(group, leader, term).await,
         Act::Elect(group) => {
             tracing::info!(node = %node.id, %group, "no leader answers; calling an election");
             node.metadata.elect(group).await

@@ -303,6 +303,8 @@ impl Cluster {
                 let info = node_info(&self.swarm, node, life.1);
                 self.propose(world, node, MeshCommand::PutNode(info), Errand::Act(life, Key::Announce));
             }
+            // The stand-in for the group knows no leases.
+            Act::Forsake(group, ..) => events.push_back(ended(Key::Forsake(group), Ok(()))),
             Act::Elect(GroupId::CONTROL) => {
                 let takes = self.dice.span(&(Duration::from_millis(1)..Duration::from_millis(30)));
                 self.after(world, takes, Errand::Stand(life));

@@ -542,10 +542,19 @@ impl RaftMetadata {
     /// a leader that everybody lost can be replaced by [`Self::elect`] at once, not after the longest silence.
     pub async fn peer_is_down(&self, peer: NodeId) {
         for replica in self.replicas() {
-            if let Err(error) = replica.give_up_on(peer).await {
+            if let Err(error) = replica.give_up_on(peer, None).await {
                 tracing::debug!(group = %replica.state.group(), %error, "a stopped replica takes no hints");
             }
         }
+    }
+
+    /// Who led a group in a term is there, and leads no more: it has restarted before anybody missed it, say. This node no
+    /// longer holds others back for its sake, which it would do for the longest silence.
+    ///
+    /// # Errors
+    /// As [`Self::elect`].
+    pub async fn forsake(&self, group: GroupId, leader: NodeId, term: u64) -> Result<(), Error> {
+        self.replica(group)?.give_up_on(leader, Some(term)).await
     }
 
     /// A peer can be reached again: replication to it goes on at once.

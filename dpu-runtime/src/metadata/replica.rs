@@ -111,14 +111,17 @@ impl Replica {
         vote.leader_id.term
     }
 
-    /// Forgets the lease of a leader that cannot be reached, so that this replica votes. Reads never rest on leases.
-    pub(super) async fn give_up_on(&self, peer: NodeId) -> Result<(), Error> {
+    /// Forgets the lease of a leader that is gone, or only that of a term, so that this replica votes. Reads never rest on
+    /// leases.
+    pub(super) async fn give_up_on(&self, peer: NodeId, term: Option<u64>) -> Result<(), Error> {
         let metrics = self.raft.server_metrics();
         let (leader, vote) = {
             let metrics = metrics.borrow_watched();
             (metrics.current_leader, metrics.vote)
         };
-        let Some(leader) = leader.filter(|leader| ReplicaId(*leader).node() == peer && self.id().node() != peer) else {
+        let is_meant = |leader: &u64| ReplicaId(*leader).node() == peer && self.id().node() != peer;
+        let is_of_term = term.is_none_or(|term| term == vote.leader_id.term);
+        let Some(leader) = leader.filter(|leader| is_meant(leader) && is_of_term) else {
             return Ok(());
         };
         // What a leader says when it hands over, to a third: "wait for me no longer".

@@ -1,5 +1,5 @@
-//! Calls to other nodes that are under way: so that those to a node that is lost can be ended at once, instead of
-//! waiting for their deadlines. While it is lost, none is sent to it.
+//! Calls to other nodes that are under way: so that those to a node that is lost, or to an actor that was given to another
+//! node, can be ended at once, instead of waiting for their deadlines. While a node is lost, none is sent to it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,9 +9,10 @@ use std::{
 use mesh_core::{
     Error, ErrorKind, Outcome,
     envelope::Envelope,
-    id::NodeId,
+    id::{ActorId, Epoch, NodeId},
     port::{CallGuard, Completion, Outbound},
 };
+use mesh_placement::doors::Place;
 
 /// The calls of one host. Clones share them.
 #[derive(Clone, Default)]
@@ -25,6 +26,8 @@ struct Table {
 }
 
 struct Call {
+    /// Whom it asks, and under which epoch; 0: under any.
+    asks: (ActorId, Epoch),
     done: Completion<Outcome>,
     /// The link's; not there while it is being sent.
     guard: Option<CallGuard>,
@@ -48,13 +51,14 @@ impl Calls {
             }
             table.last += 1;
             let key = (to, table.last);
-            table.by_node.insert(key, Call { done, guard: None });
+            let asks = (envelope.header.actor, envelope.header.epoch);
+            table.by_node.insert(key, Call { asks, done, guard: None });
             key
         };
         let calls = self.clone();
         let answered = Box::new(move |outcome: Outcome| {
             let call = calls.lock().by_node.remove(&key);
-            if let Some(Call { done, guard }) = call {
+            if let Some(Call { done, guard, .. }) = call {
                 // It has been answered: there is nothing to cancel.
                 guard.into_iter().for_each(CallGuard::forget);
                 done(outcome);
@@ -96,14 +100,20 @@ impl Calls {
             table.by_node.append(&mut rest);
             lost
         };
-        let count = lost.len();
-        for call in lost.into_values() {
-            drop(call.guard);
-            (call.done)(Err(
-                Error::new(ErrorKind::LinkLost, "the node is lost with the request in flight").with("node", node)
-            ));
-        }
-        count
+        end(lost.into_values(), || {
+            Error::new(ErrorKind::LinkLost, "the node is lost with the request in flight").with("node", node)
+        })
+    }
+
+    /// Ends every call to these actors that went elsewhere than where each is now, under an earlier epoch: they were taken
+    /// from whoever had them, who may not know it, and may have processed the call.
+    pub(super) fn taken_over(&self, actors: &BTreeMap<ActorId, Place>) -> usize {
+        let is_lost = |(to, _): &(NodeId, u64), call: &mut Call| {
+            let (actor, epoch) = call.asks;
+            actors.get(&actor).is_some_and(|now| now.node != *to && epoch < now.epoch)
+        };
+        let lost: Vec<Call> = self.lock().by_node.extract_if(.., is_lost).map(|(_, call)| call).collect();
+        end(lost, || Error::new(ErrorKind::LinkLost, "the actor was given to another node with the request in flight"))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
@@ -111,15 +121,21 @@ impl Calls {
     }
 }
 
+/// Ends calls, outside the lock.
+fn end(lost: impl IntoIterator<Item = Call>, why: impl Fn() -> Error) -> usize {
+    lost.into_iter()
+        .map(|Call { done, guard, .. }| {
+            drop(guard);
+            done(Err(why()));
+        })
+        .count()
+}
+
 #[cfg(test)]
 mod tests {
     use core::time::Duration;
 
-    use mesh_core::{
-        Answer, Buf, Lane, Op, Principal,
-        id::{ActorId, Epoch},
-        op::NodeOp,
-    };
+    use mesh_core::{Answer, Buf, Lane, Op, Principal, op::NodeOp};
 
     use super::*;
 
@@ -141,10 +157,14 @@ mod tests {
     type Heard = Arc<Mutex<Vec<Result<(), ErrorKind>>>>;
 
     fn call(calls: &Calls, link: &Silence, to: u64, heard: &Heard) -> CallGuard {
+        call_to(calls, link, (to, ActorId::NODE, 0), heard)
+    }
+
+    fn call_to(calls: &Calls, link: &Silence, (to, actor, epoch): (u64, ActorId, u64), heard: &Heard) -> CallGuard {
         let op = Op::Node(Box::new(NodeOp::Status));
         let budget = Duration::from_secs(1);
         let envelope =
-            Envelope::request(ActorId::NODE, Epoch(0), op, Buf::empty(), Principal::System, Lane::Control, budget);
+            Envelope::request(actor, Epoch(epoch), op, Buf::empty(), Principal::System, Lane::Control, budget);
         let heard = heard.clone();
         let done = Box::new(move |outcome: Outcome| {
             heard.lock().unwrap().push(outcome.map(drop).map_err(|error| error.kind()));
@@ -177,5 +197,22 @@ mod tests {
         assert_eq!(link.kept.lock().unwrap().len(), 1);
         drop(again);
         assert_eq!(*link.cancelled.lock().unwrap(), 3, "a call that nobody waits for is cancelled");
+    }
+
+    #[test]
+    fn calls_to_an_actor_that_was_taken_over_end_where_they_went_to_whoever_had_it() {
+        let [one, two] = [1, 2].map(|node| ActorId::data(mesh_core::id::TenantId(1), NodeId(node)));
+        let (calls, link, heard) = (Calls::default(), Silence::default(), Heard::default());
+        let asks =
+            [(1, one, 5), (1, one, 0), (2, one, 5), (2, one, 6), (3, one, 6), (1, two, 5), (1, ActorId::NODE, 0)];
+        let guards = asks.map(|asks| call_to(&calls, &link, asks, &heard));
+        // It is at node 2 now, under epoch 6. What knows of that epoch, or went there, goes on; and so do all others.
+        let taken = BTreeMap::from([(one, Place { node: NodeId(2), epoch: Epoch(6) })]);
+        assert_eq!(calls.taken_over(&taken), 2);
+        assert_eq!(*heard.lock().unwrap(), [Err(ErrorKind::LinkLost), Err(ErrorKind::LinkLost)]);
+        assert_eq!(*link.cancelled.lock().unwrap(), 2);
+        assert_eq!(calls.taken_over(&taken), 0);
+        drop(guards);
+        assert_eq!(*link.cancelled.lock().unwrap(), 7);
     }
 }

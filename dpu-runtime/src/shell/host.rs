@@ -276,12 +276,18 @@ impl Host {
         Ok(())
     }
 
-    /// The control group said `before`, and says `after`: where actors are now. What is known of a later epoch stays.
+    /// The control group said `before`, and says `after`: where actors are now. What is known of a later epoch stays. What was
+    /// asked of a chain that was taken from its owner fails with `LinkLost`, at once.
     pub fn follow(&self, before: &ControlView, after: &ControlView) {
         let places = (&before.drives, &before.assignments, &before.tails);
         if !(places.0.is_same(&after.drives) && places.1.is_same(&after.assignments) && places.2.is_same(&after.tails))
         {
             self.write(|doors| doors.follow(before, after));
+            let taken = doors::taken_over(before, after);
+            let count = if taken.is_empty() { 0 } else { self.0.calls.taken_over(&taken) };
+            if count > 0 {
+                tracing::debug!(count, "requests to chains that were taken over were ended");
+            }
         }
     }
 

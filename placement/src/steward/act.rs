@@ -91,6 +91,8 @@ pub enum Key {
     Peers,
     /// The node is made known to the mesh.
     Announce,
+    /// A replica forgets who led.
+    Forsake(GroupId),
     /// An election.
     Elect(GroupId),
     /// A replica is begun.
@@ -145,6 +147,8 @@ pub enum Act {
     },
     /// [`Key::Announce`], by a proposal of its own, or through the first of these that takes it.
     Announce(Vec<NodeId>),
+    /// [`Key::Forsake`]: whoever led in this term does not do so any more.
+    Forsake(GroupId, NodeId, u64),
     /// [`Key::Elect`].
     Elect(GroupId),
     /// [`Key::Ensure`].
@@ -194,6 +198,7 @@ impl Act {
             Self::Stat => Key::Stat,
             Self::Peers { .. } => Key::Peers,
             Self::Announce(_) => Key::Announce,
+            Self::Forsake(group, ..) => Key::Forsake(*group),
             Self::Elect(group) => Key::Elect(*group),
             Self::Ensure(group) => Key::Ensure(*group),
             Self::Members(group, _) => Key::Members(*group),

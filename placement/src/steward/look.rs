@@ -116,10 +116,15 @@ impl Steward {
                 acts.push(Act::Ensure(group));
             }
         }
-        for group in self.vacancies.look(&self.own.groups, &self.outlook.sight) {
-            if self.is_free(Key::Elect(group)) {
-                acts.push(Act::Elect(group));
-            }
+        let is_free = |group| {
+            let is_under_way = [Key::Forsake(group), Key::Elect(group)].iter().any(|key| self.busy.contains_key(key));
+            !is_under_way && !self.not_before.contains_key(&Key::Elect(group))
+        };
+        for (group, step) in self.vacancies.look(&self.own.groups, &self.outlook.sight, is_free) {
+            acts.push(match step {
+                vacancy::Step::Forsake(leader, term) => Act::Forsake(group, leader, term),
+                vacancy::Step::Stand => Act::Elect(group),
+            });
         }
         for own in self.own.groups.iter().filter(|own| own.report.leader == Some(self.id())) {
             let group = own.report.group;

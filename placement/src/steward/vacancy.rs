@@ -1,16 +1,26 @@
 //! Elections called by who sees that there is no leader, so that nobody waits out Raft's (conservative) timeouts: after a
-//! restart of all nodes, and when a leader is lost.
+//! restart of all nodes, when a leader is lost, and when one has restarted before anybody has missed it.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
 
 use mesh_core::{
-    id::{GroupId, ReplicaId},
+    id::{GroupId, NodeId, ReplicaId},
     op::GroupReport,
     time::Instant,
 };
 
 use super::{Group, Sight};
+
+/// What is to be done in a group in which nobody leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Who led it in this term leads no more, and says so: this replica no longer holds others back for its sake. Of those
+    /// that are down, replicas hear by themselves.
+    Forsake(NodeId, u64),
+    /// This node stands for election.
+    Stand,
+}
 
 /// The groups in which nobody leads, as far as this node sees.
 #[derive(Clone, Debug, Default)]
@@ -19,27 +29,40 @@ pub struct Vacancies(BTreeMap<GroupId, Vacancy>);
 #[derive(Clone, Copy, Debug)]
 struct Vacancy {
     since: Instant,
+    /// Whose lead this replica was told to forget, and of which term.
+    forsaken: Option<(NodeId, u64)>,
     /// When this node last stood for election.
     stood: Option<Instant>,
 }
 
 impl Vacancies {
-    /// The groups in which this node is to stand for election now. The first living voter does so at once and the others
-    /// after it, one by one, if that led to nothing: its log may be behind. Only while a majority answers; and an election
-    /// asks first whether it would be won, so that one too many disturbs nobody.
+    /// What is to be done now in groups in which nobody leads, apart from those of which something is under way (`is_free`).
+    /// Each forgets first who led it. The first living voter stands at once then, and the others after it, one by one, if
+    /// that led to nothing: its log may be behind. Only while a majority answers; and an election asks first whether it
+    /// would be won, so that one too many disturbs nobody.
     #[must_use]
-    pub fn look(&mut self, groups: &[Group], sight: &Sight) -> Vec<GroupId> {
+    pub fn look(&mut self, groups: &[Group], sight: &Sight, is_free: impl Fn(GroupId) -> bool) -> Vec<(GroupId, Step)> {
         let now = sight.now;
         self.0.retain(|known, _| groups.iter().any(|group| group.report.group == *known));
-        let mut stands = Vec::new();
+        let mut steps = Vec::new();
         for group in groups {
             let Group { report, voters, .. } = group;
             if is_led(group, sight) {
                 self.0.remove(&report.group);
                 continue;
             }
-            let vacancy = self.0.entry(report.group).or_insert(Vacancy { since: now, stood: None });
-            if report.trouble.is_some() || vacancy.stood.is_some_and(|at| now.since(at) < STAND_PAUSE) {
+            let vacancy = self.0.entry(report.group).or_insert(Vacancy { since: now, forsaken: None, stood: None });
+            if report.trouble.is_some() || !is_free(report.group) {
+                continue;
+            }
+            let led = report.leader.filter(|leader| *leader != sight.here && sight.alive.contains(leader));
+            let led = led.map(|leader| (leader, report.term));
+            if let Some((leader, term)) = led.filter(|led| vacancy.forsaken != Some(*led)) {
+                vacancy.forsaken = led;
+                steps.push((report.group, Step::Forsake(leader, term)));
+                continue;
+            }
+            if vacancy.stood.is_some_and(|at| now.since(at) < STAND_PAUSE) {
                 continue;
             }
             let living: Vec<ReplicaId> =
@@ -48,10 +71,10 @@ impl Vacancies {
             let turn = u32::try_from(turn).unwrap_or(u32::MAX);
             if 2 * living.len() > voters.len() && now.since(vacancy.since) >= STAND_TURN.saturating_mul(turn) {
                 vacancy.stood = Some(now);
-                stands.push(report.group);
+                steps.push((report.group, Step::Stand));
             }
         }
-        stands
+        steps
     }
 }
 
@@ -80,8 +103,6 @@ const STAND_TURN: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::id::NodeId;
-
     use super::*;
     use crate::steward::tests::{group, sight};
 
@@ -96,9 +117,13 @@ mod tests {
         sight.now = at(millis);
         let mut group = group(2, &[1, 2, 3]);
         group.report.leader = leader.map(NodeId);
-        let stands = vacancies.look(&[group], &sight);
-        assert!(stands.is_empty() || stands == [GROUP]);
-        !stands.is_empty()
+        steps(vacancies, group, &sight).contains(&Step::Stand)
+    }
+
+    fn steps(vacancies: &mut Vacancies, group: Group, sight: &Sight) -> Vec<Step> {
+        let steps = vacancies.look(&[group], sight, |_| true);
+        assert!(steps.iter().all(|(group, _)| *group == GROUP));
+        steps.into_iter().map(|(_, step)| step).collect()
     }
 
     #[test]
@@ -131,13 +156,11 @@ mod tests {
         assert!(!looks(&mut Vacancies::default(), None, another, 0));
         let mut own = group(2, &[1, 2, 3]);
         own.report.trouble = Some("damaged".into());
-        assert_eq!(Vacancies::default().look(&[own], &sight(2, &[2, 3], GROUP, None)), []);
+        assert_eq!(steps(&mut Vacancies::default(), own, &sight(2, &[2, 3], GROUP, None)), []);
     }
 
     #[test]
     fn a_leader_that_is_lost_or_does_not_say_so_leads_nothing() {
-        // Remembered from before a restart: node 3 says that it does not lead.
-        assert!(looks(&mut Vacancies::default(), Some(3), sight(2, &[2, 3], GROUP, None), 0));
         // It is lost.
         assert!(looks(&mut Vacancies::default(), Some(1), sight(2, &[2, 3], GROUP, Some(1)), 0));
         // It said so in an earlier term: it is asked to say it again.
@@ -148,8 +171,33 @@ mod tests {
         let mut own = group(2, &[1, 2, 3]);
         own.report.leader = Some(NodeId(2));
         let of_others = sight(2, &[2, 3], GROUP, None);
-        assert_eq!(Vacancies::default().look(&[own.clone()], &of_others), [GROUP]);
+        assert_eq!(steps(&mut Vacancies::default(), own.clone(), &of_others), [Step::Stand]);
         own.leads = true;
-        assert_eq!(Vacancies::default().look(&[own], &of_others), []);
+        assert_eq!(steps(&mut Vacancies::default(), own, &of_others), []);
+    }
+
+    #[test]
+    fn who_says_that_it_leads_no_more_is_forsaken_once_for_a_term_and_then_somebody_stands() {
+        let mut vacancies = Vacancies::default();
+        // Remembered from before a restart: node 3 says that it does not lead.
+        let of_others = sight(2, &[2, 3], GROUP, None);
+        let mut led = group(2, &[1, 2, 3]);
+        led.report.leader = Some(NodeId(3));
+        let forsakes = |term| vec![Step::Forsake(NodeId(3), term)];
+        let term = led.report.term;
+        assert_eq!(steps(&mut vacancies, led.clone(), &of_others), forsakes(term));
+        // As long as that is under way nothing else is begun.
+        assert_eq!(vacancies.look(&[led.clone()], &of_others, |_| false), []);
+        assert_eq!(steps(&mut vacancies, led.clone(), &of_others), [Step::Stand]);
+        // It leads again, and is soon lost again.
+        let mut again = of_others.clone();
+        again.change(3, |report| report.groups[0].term = term + 1);
+        led.report.term += 1;
+        assert_eq!(steps(&mut vacancies, led.clone(), &again), forsakes(term + 1));
+        assert_eq!(steps(&mut vacancies, led.clone(), &again), [], "it has stood just now");
+        // Who only follows, or whose turn has not come, holds nobody back either.
+        let mut learner = led;
+        learner.voters.remove(&learner.report.replica);
+        assert_eq!(steps(&mut Vacancies::default(), learner, &again), forsakes(term + 1));
     }
 }
