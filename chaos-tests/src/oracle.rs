@@ -21,8 +21,12 @@ pub enum Deed {
     Create(WriteId),
     /// Sees this value.
     Read(Value),
+    /// Sets the second value, if it was the first.
+    Swap(WriteId, WriteId),
     /// Sees that there is some value.
     Exists,
+    /// Sees that it is not this value.
+    Not(WriteId),
 }
 
 impl Deed {
@@ -31,8 +35,10 @@ impl Deed {
         match self {
             Self::Write(new) => Some(new),
             Self::Create(new) => value.is_none().then_some(Some(new)),
+            Self::Swap(old, new) => (value == Some(old)).then_some(Some(new)),
             Self::Read(seen) => (seen == value).then_some(value),
             Self::Exists => value.is_some().then_some(value),
+            Self::Not(other) => (value != Some(other)).then_some(value),
         }
     }
 }
@@ -174,19 +180,30 @@ fn unexplained(history: &[Entry]) -> Option<Vec<Entry>> {
     returns.get(cuts).map(|cut| until(*cut))
 }
 
+const fn is_write(deed: Deed) -> bool {
+    matches!(deed, Deed::Write(_) | Deed::Create(_) | Deed::Swap(..))
+}
+
 /// Whether some order explains a history of one key that began without a value.
 fn explains(history: &[Entry]) -> bool {
     // An unknown write that nobody saw, and that no answer needs, can be left out: it took no effect.
-    let seen =
-        |value: Value| history.iter().any(|entry| entry.settled && entry.deed == Deed::Read(value)) || value.is_none();
-    let exists = history.iter().any(|entry| entry.deed == Deed::Exists);
+    let needs = |deed: Deed, value: Value| match deed {
+        Deed::Read(seen) => seen == value,
+        Deed::Swap(old, _) => Some(old) == value,
+        _ => false,
+    };
+    let seen = |value: Value| {
+        value.is_none()
+            || history.iter().any(|entry| needs(entry.deed, value) && (entry.settled || is_write(entry.deed)))
+    };
+    let exists = history.iter().any(|entry| matches!(entry.deed, Deed::Exists | Deed::Not(_)));
     let mut entries: Vec<Entry> = history
         .iter()
         .filter(|entry| match entry.deed {
             _ if entry.settled => true,
             Deed::Write(value) => exists || seen(value),
-            Deed::Create(version) => exists || seen(Some(version)),
-            Deed::Read(_) | Deed::Exists => false,
+            Deed::Create(version) | Deed::Swap(_, version) => exists || seen(Some(version)),
+            Deed::Read(_) | Deed::Exists | Deed::Not(_) => false,
         })
         .copied()
         .collect();
@@ -230,6 +247,7 @@ mod tests {
 
     const A: WriteId = WriteId(1);
     const B: WriteId = WriteId(2);
+    const C: WriteId = WriteId(3);
 
     /// (deed, called, returned; 0: never)
     fn check(history: &[(Deed, u64, u64)]) -> bool {
@@ -250,6 +268,20 @@ mod tests {
         assert!(check(&[(Deed::Write(Some(A)), 1, 2), (Deed::Read(Some(A)), 3, 4)]));
         assert!(!check(&[(Deed::Write(Some(A)), 1, 2), (Deed::Read(None), 3, 4)]));
         assert!(!check(&[(Deed::Write(Some(A)), 1, 2), (Deed::Write(Some(B)), 3, 4), (Deed::Read(Some(A)), 5, 6)]));
+    }
+
+    #[test]
+    fn a_value_is_swapped_for_another_only_where_it_stands() {
+        let write = (Deed::Write(Some(A)), 1, 2);
+        assert!(check(&[write, (Deed::Swap(A, B), 3, 4), (Deed::Read(Some(B)), 5, 6)]));
+        assert!(!check(&[write, (Deed::Swap(A, B), 3, 4), (Deed::Swap(A, C), 5, 6)]), "two of one value");
+        assert!(!check(&[(Deed::Swap(A, B), 3, 4)]), "of nothing");
+        // What is refused is refused because of another value, also of one that nobody else saw.
+        assert!(!check(&[write, (Deed::Not(A), 3, 4)]));
+        assert!(check(&[(Deed::Not(A), 3, 4), (Deed::Write(Some(A)), 5, 6)]));
+        assert!(check(&[write, (Deed::Swap(A, B), 3, 0), (Deed::Not(A), 4, 5)]));
+        assert!(check(&[write, (Deed::Write(Some(B)), 3, 0), (Deed::Swap(B, C), 4, 0), (Deed::Read(Some(C)), 5, 6)]));
+        assert!(!check(&[write, (Deed::Swap(B, C), 4, 0), (Deed::Read(Some(C)), 5, 6)]));
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Append {
             scene.desk.reclaim.discard([Doomed::new(target.clone(), Vec::new())], now);
         }
         let at = now + pause(self.tries, error.certainty());
-        let again = (slow_down || is_retryable(error.kind())) && at < scene.caller.deadline;
+        let again = (slow_down || is_retryable(error.kind(), self.tries)) && at < scene.caller.deadline;
         let next = match (again, slow_down) {
             (true, true) => Some(target),
             (true, false) => scene.desk.writes.next_attempt(self.write, self.stripe),

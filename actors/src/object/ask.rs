@@ -123,8 +123,8 @@ impl Ask {
     pub(super) fn judge(&mut self, error: Error, now: Instant) -> Verdict {
         let again = match self.retry {
             Retry::Never => false,
-            Retry::Transport => is_retryable(error.kind()),
-            Retry::Patient => is_retryable(error.kind()) || error.kind() == ErrorKind::RateLimited,
+            Retry::Transport => is_retryable(error.kind(), self.tries),
+            Retry::Patient => is_retryable(error.kind(), self.tries) || error.kind() == ErrorKind::RateLimited,
         };
         let at = now + pause(self.tries, error.certainty());
         self.maybe = match error.kind() {
@@ -160,20 +160,23 @@ const fn is_decision(kind: ErrorKind) -> bool {
     )
 }
 
-/// Whether the same request may go well a little later, without anybody changing anything.
-pub(super) const fn is_retryable(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::StaleEpoch
-            | ErrorKind::Draining
-            | ErrorKind::Overloaded
-            | ErrorKind::NotLeader
-            | ErrorKind::NoSuchActor
-            | ErrorKind::Unreachable
-            | ErrorKind::Timeout
-            | ErrorKind::LinkLost
-            | ErrorKind::Restarted
-    )
+/// Whether the same request may go well a little later, without anybody changing anything, after so many tries. Drives that
+/// the chain does not see may be there for others: then it is brought to where they are seen. Those that are gone stay away
+/// for longer than anybody waits.
+pub(super) const fn is_retryable(kind: ErrorKind, tries: u32) -> bool {
+    matches!(kind, ErrorKind::TooFewShards) && tries < UNSEEN_TRIES
+        || matches!(
+            kind,
+            ErrorKind::StaleEpoch
+                | ErrorKind::Draining
+                | ErrorKind::Overloaded
+                | ErrorKind::NotLeader
+                | ErrorKind::NoSuchActor
+                | ErrorKind::Unreachable
+                | ErrorKind::Timeout
+                | ErrorKind::LinkLost
+                | ErrorKind::Restarted
+        )
 }
 
 /// How long to wait before sending for the `tries + 2`nd time. What was lost on the way goes again at once; what was
@@ -186,4 +189,6 @@ pub(super) fn pause(tries: u32, certainty: Certainty) -> Duration {
 }
 
 const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// With the pauses between them: somewhat longer than a silence, and the move that follows it.
+const UNSEEN_TRIES: u32 = 9;
 const PAUSE_MAX: Duration = Duration::from_secs(1);

@@ -2,8 +2,9 @@
 
 mod gateway;
 mod own;
+mod user;
 
-use core::time::Duration;
+use core::{fmt, time::Duration};
 use std::{
     collections::BTreeMap,
     io,
@@ -29,6 +30,7 @@ use mesh_transport::{
     quic::{QuicConfig, QuicLink},
 };
 use tokio::runtime::Runtime;
+use user::{User, Way};
 
 use super::{
     air::Air,
@@ -88,6 +90,15 @@ struct Book {
     last_well: BTreeMap<usize, u64>,
     /// What a program's clients do and see.
     own: Option<Program>,
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Judged {
+    Well,
+    /// Nothing was done.
+    Refused,
+    Unknown,
 }
 
 /// What came of operations.
@@ -153,16 +164,32 @@ impl Seen {
     }
 
     /// An operation has ended.
-    fn end(&self, (ticket, began): (Ticket, u64), (who, what): (usize, &str), outcome: Result<Deed, &Error>) {
+    fn end(&self, (ticket, began): (Ticket, u64), by: (usize, &str), outcome: Result<Deed, &Error>) {
+        let ending = match self.judge(began, by, outcome) {
+            Judged::Well => outcome.map_or(Ending::Unknown, Ending::Did),
+            Judged::Refused => Ending::Nothing,
+            Judged::Unknown => Ending::Unknown,
+        };
+        self.settle(ticket, ending);
+    }
+
+    /// What is known of an operation on one key.
+    fn settle(&self, ticket: Ticket, ending: Ending) {
+        let now = self.now();
+        lock(&self.book).oracle.end(ticket, ending, now);
+    }
+
+    /// How something has ended that began then, and whether it may.
+    fn judge<T: fmt::Debug>(&self, began: u64, (who, what): (usize, &str), outcome: Result<T, &Error>) -> Judged {
         let now = self.now();
         let mut book = lock(&self.book);
         let took = (now - began) / 1_000_000;
         book.tally.longest = book.tally.longest.max(took);
-        let (ending, code) = match outcome {
-            Ok(deed) => {
+        let (judged, code) = match &outcome {
+            Ok(_) => {
                 book.tally.well += 1;
                 book.last_well.insert(who, now);
-                (Ending::Did(deed), 0)
+                (Judged::Well, 0)
             }
             Err(error) => {
                 let kind = error.kind();
@@ -171,20 +198,20 @@ impl Seen {
                 }
                 if error.certainty() == Certainty::NotProcessed {
                     book.tally.refused += 1;
-                    (Ending::Nothing, u64::from(kind.number()))
+                    (Judged::Refused, u64::from(kind.number()))
                 } else {
                     book.tally.unknown += 1;
-                    (Ending::Unknown, u64::from(kind.number()))
+                    (Judged::Unknown, u64::from(kind.number()))
                 }
             }
         };
         book.trace = mesh_core::topology::mix(book.trace ^ now ^ code << 48);
-        book.oracle.end(ticket, ending, now);
         drop(book);
         log::say(|| match outcome {
-            Ok(deed) => format!("CLIENT {what}: {deed:?} after {took} ms"),
+            Ok(did) => format!("CLIENT {what}: {did:?} after {took} ms"),
             Err(error) => format!("CLIENT {what}: {error} after {took} ms"),
         });
+        judged
     }
 
     fn create(&self, key: &str, len: u64) -> (Content, Vec<u8>) {
@@ -197,12 +224,17 @@ impl Seen {
 
     /// Which content these bytes of a key are.
     fn recognise(&self, key: &str, bytes: &[u8]) -> Result<WriteId, String> {
+        self.recognise_part(key, bytes, bytes.len() as u64)
+    }
+
+    /// Which content this beginning is of, which has so many bytes.
+    fn recognise_part(&self, key: &str, bytes: &[u8], len: u64) -> Result<WriteId, String> {
         let number = bytes.first_chunk().map(|first| u64::from_le_bytes(*first));
         let book = lock(&self.book);
         let known = number.and_then(|number| book.keys.get(&number));
         let Some((owner, content)) = known else { return Err(format!("{key:?} reads as what nobody wrote")) };
-        let whole = book.contents.bytes(*content, 0, usize::try_from(content.len).unwrap_or(0));
-        match owner == key && whole[..] == *bytes {
+        let written = book.contents.bytes(*content, 0, bytes.len());
+        match owner == key && content.len == len && written[..] == *bytes {
             true => Ok(WriteId(content.number)),
             false => Err(format!("{key:?} reads as bytes of {owner:?} that differ from what was written")),
         }
@@ -306,13 +338,13 @@ impl Clients {
             }
             _ => Way::Mesh(Client::over(link, nodes)),
         };
-        let client = User { way, bucket: BUCKETS[tenant] };
+        let client = User::new(way, BUCKETS[tenant], which);
         let seen = self.seen.clone();
         seen.running.fetch_add(1, Relaxed);
         lock(&seen.book).last_well.insert(which, seen.now());
         self.runtime.spawn(async move {
             while !seen.stop.load(Relaxed) {
-                one(&client, &seen, which, &mut dice, keys).await;
+                client.one(&seen, &mut dice, keys).await;
                 tokio::time::sleep(Duration::from_millis(dice.below(60))).await;
             }
             seen.running.fetch_sub(1, Relaxed);
@@ -320,22 +352,26 @@ impl Clients {
         end
     }
 
-    /// Reads every key through every host, until each has been read; then they are over.
+    /// Reads every key through every host, until each has been read, and a list of all of them; then they are over.
     pub(super) fn read_all(&self) -> Vec<End> {
         let keys = lock(&self.seen.book).oracle.keys().to_vec();
         let readers = self.hosts.iter().flat_map(|host| (0..BUCKETS.len()).map(move |tenant| (host, tenant)));
         let begin = |((host, _), tenant): (&(NodeId, SocketAddr), usize)| {
             let (link, end) = self.link(user(tenant));
-            let client = User { way: Way::Mesh(Client::over(link, [*host])), bucket: BUCKETS[tenant] };
+            let way = Way::Mesh(Client::over(link, [*host]));
+            let client = User::new(way, BUCKETS[tenant], READER + host.0 as usize);
             let mut keys = keys.clone();
             keys.retain(|key| key.starts_with(BUCKETS[tenant]));
-            let (seen, host) = (self.seen.clone(), *host);
+            let seen = self.seen.clone();
             seen.running.fetch_add(1, Relaxed);
             self.runtime.spawn(async move {
-                for key in keys {
-                    while !get(&client, &seen, &key, READER + host.0 as usize).await {
+                for key in &keys {
+                    while !client.read(&seen, key).await {
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
+                }
+                while !keys.is_empty() && !client.list(&seen, &keys).await {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 seen.running.fetch_sub(1, Relaxed);
             });
@@ -398,96 +434,4 @@ fn is_wrong(error: &Error) -> bool {
 
 fn user(tenant: usize) -> Principal {
     Principal::User { tenant: TenantId(1 + tenant as u64), name: USER.into() }
-}
-
-/// A client, and where it works.
-struct User {
-    way: Way,
-    bucket: &'static str,
-}
-
-/// The way in.
-enum Way {
-    Mesh(Client),
-    Front(Gateways),
-}
-
-impl User {
-    async fn put(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        match &self.way {
-            Way::Mesh(client) => client.put_bytes(self.bucket, name, bytes).await.map(drop),
-            Way::Front(gateways) => gateways.put(self.bucket, name, bytes).await,
-        }
-    }
-
-    async fn get(&self, name: &str) -> Result<Vec<u8>, Error> {
-        match &self.way {
-            Way::Mesh(client) => client.get_bytes(self.bucket, name).await,
-            Way::Front(gateways) => gateways.get(self.bucket, name).await,
-        }
-    }
-
-    async fn remove(&self, name: &str) -> Result<(), Error> {
-        match &self.way {
-            Way::Mesh(client) => client.remove(self.bucket, name).await,
-            Way::Front(gateways) => gateways.remove(self.bucket, name).await,
-        }
-    }
-}
-
-/// One operation.
-async fn one(user: &User, seen: &Seen, who: usize, dice: &mut Stream, keys: u64) {
-    let bucket = user.bucket;
-    let name = format!("k{}", dice.below(keys));
-    let key = format!("{bucket}/{name}");
-    match dice.below(100) {
-        0..45 => {
-            let len = match dice.below(20) {
-                0..12 => 8 + dice.below(200),
-                12..18 => 200 + dice.below(20_000),
-                _ => 20_000 + dice.below(300_000),
-            };
-            let (content, bytes) = seen.create(&key, len);
-            let deed = Deed::Write(Some(WriteId(content.number)));
-            let ticket = seen.begin(&key, deed);
-            let outcome = user.put(&name, &bytes).await;
-            let what = format!("{who} puts {key} {}", content.number);
-            seen.end(ticket, (who, &what), outcome.as_ref().map(|()| deed));
-        }
-        45..90 => {
-            get(user, seen, &key, who).await;
-        }
-        _ => {
-            let ticket = seen.begin(&key, Deed::Write(None));
-            let outcome = user.remove(&name).await;
-            seen.end(ticket, (who, &format!("{who} removes {key}")), outcome.as_ref().map(|()| Deed::Write(None)));
-        }
-    }
-}
-
-/// Reads a key. Whether it was answered.
-async fn get(user: &User, seen: &Seen, key: &str, who: usize) -> bool {
-    let name = key.split_once('/').map_or(key, |(_, name)| name);
-    let ticket = seen.begin(key, Deed::Read(None));
-    let what = format!("{who} gets {key}");
-    match user.get(name).await {
-        Ok(bytes) => match seen.recognise(key, &bytes) {
-            Ok(version) => {
-                seen.end(ticket, (who, &what), Ok(Deed::Read(Some(version))));
-                true
-            }
-            Err(why) => {
-                seen.broken(why);
-                true
-            }
-        },
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            seen.end(ticket, (who, &what), Ok(Deed::Read(None)));
-            true
-        }
-        Err(error) => {
-            seen.end(ticket, (who, &what), Err(&error));
-            false
-        }
-    }
 }

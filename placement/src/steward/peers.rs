@@ -81,6 +81,8 @@ impl Peers {
         for seen in self.seen.values_mut() {
             seen.heard_at = seen.heard_at + slept;
             seen.alive_at = seen.alive_at.map(|at| at + slept);
+            // Its links may have been given up meanwhile: to be missed soon it has to beat briskly again first.
+            seen.brisk = false;
         }
         self.since = self.since + slept;
         self.woke_at = Some(now);
@@ -281,6 +283,21 @@ mod tests {
         assert!(peers.is_up(PEER, at(12_500)));
         ticked(&mut peers, 12_600..=12_600);
         assert!(!peers.is_up(PEER, at(12_600)));
+    }
+
+    /// Its links may have been given up while it slept, and are made anew.
+    #[test]
+    fn who_was_asleep_misses_a_brisk_peer_late_until_it_has_beaten_briskly_again() {
+        let mut peers = Peers::new(TIMING, at(0));
+        peers.heard(PEER, true, at(0));
+        peers.heard(PEER, true, at(50));
+        peers.tick(at(10_000));
+        ticked(&mut peers, 10_100..=11_400);
+        assert!(peers.is_up(PEER, at(11_400)));
+        peers.heard(PEER, true, at(11_400));
+        assert!(peers.is_up(PEER, at(11_800)));
+        peers.heard(PEER, true, at(11_450));
+        assert!(!peers.is_up(PEER, at(11_700)));
     }
 
     #[test]

@@ -220,13 +220,38 @@ fn an_append_gives_up_after_the_last_attempt_and_poisons_its_write() {
 
 #[test]
 fn an_append_fails_at_once_where_sending_again_is_in_vain() {
-    for kind in [ErrorKind::Denied, ErrorKind::TooFewShards, ErrorKind::NoSpace, ErrorKind::Bug] {
+    for kind in [ErrorKind::Denied, ErrorKind::NoSpace, ErrorKind::Bug] {
         let mut bench = Bench::new(spec());
         let write = bench.begin();
         let (id, effects) = bench.append(write, 0, b"x");
         let (call, _) = stripe_op(&effects);
         assert_eq!(bench.reply(call, failure(kind)), [Effect::Reply { id, outcome: failure(kind) }]);
     }
+}
+
+#[test]
+fn an_append_waits_a_while_for_drives_that_are_not_seen() {
+    let mut bench = Bench::new(spec());
+    let write = bench.begin();
+    let (begun, (id, effects)) = (bench.now, bench.append(write, 0, b"x"));
+    let (mut call, _) = stripe_op(&effects);
+    for _ in 0..9 {
+        assert_eq!(bench.reply(call, failure(ErrorKind::TooFewShards)), []);
+        // What an attempt may have left behind is let go meanwhile.
+        call = loop {
+            let at = bench.object.wake_at().expect("a pause");
+            let again = bench.wake(at).into_iter().find_map(|effect| match effect {
+                Effect::Call { call, request, .. } if matches!(&request.op, Op::Stripe(op) if matches!(**op, StripeOp::Write(_))) => Some(call),
+                _ => None,
+            });
+            if let Some(again) = again {
+                break again;
+            }
+        };
+    }
+    assert_eq!(bench.now.since(begun), Duration::from_millis(10 + 20 + 40 + 80 + 160 + 320 + 640 + 1000 + 1000));
+    let effects = bench.reply(call, failure(ErrorKind::TooFewShards));
+    assert_eq!(effects, [Effect::Reply { id, outcome: failure(ErrorKind::TooFewShards) }]);
 }
 
 #[test]

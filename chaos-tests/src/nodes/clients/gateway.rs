@@ -1,15 +1,19 @@
 //! Clients of S3: signed requests through the front ends of hosts, in turn.
 
 use core::{net::SocketAddr, time::Duration};
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use mesh_core::{Error, ErrorKind};
-use mesh_fronts::s3::client::{Framing, Reply, Signer};
+use mesh_fronts::s3::client::{Framing, Reply, Signer, checksum};
 use tokio::io::AsyncWriteExt as _;
 
+use super::user::nothing_yet;
 use crate::nodes::street::Street;
 
 /// An SDK that repeats nothing: it goes to the next host after one that did not answer well.
@@ -31,7 +35,8 @@ impl Gateways {
         Self { street, hosts, at: AtomicUsize::new(0), asked: AtomicUsize::new(0), signer }
     }
 
-    pub(super) async fn put(&self, bucket: &str, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    /// Gives the ETag.
+    pub(super) async fn put(&self, bucket: &str, name: &str, bytes: &[u8]) -> Result<String, Error> {
         let target = format!("/{bucket}/{name}");
         let turn = self.asked.fetch_add(1, Relaxed);
         if bytes.len() > WHOLE_MAX && turn.is_multiple_of(2) {
@@ -39,52 +44,142 @@ impl Gateways {
         }
         let framing = [Framing::Whole, Framing::Unsigned, Framing::Signed(8 << 10)];
         let framing = framing.get(turn % framing.len()).unwrap_or(&Framing::Whole);
-        self.ask(("PUT", &target), bytes, framing).await.map(drop)
+        etag(&self.ask(("PUT", &target), &[], bytes, framing).await?)
+    }
+
+    /// In place of what has this ETag, or of nothing.
+    pub(super) async fn put_if(&self, bucket: &str, name: &str, bytes: &[u8], etag: Option<&str>) -> Result<(), Error> {
+        let condition = etag.map_or(("if-none-match", "*"), |etag| ("if-match", etag));
+        let headers = [condition, ("x-amz-meta-from", "a room"), ("content-type", "application/x-room")];
+        self.ask(("PUT", &format!("/{bucket}/{name}")), &headers, bytes, &Framing::Whole).await.map(drop)
     }
 
     /// Only the last request makes it visible.
-    async fn put_in_parts(&self, target: &str, bytes: &[u8]) -> Result<(), Error> {
-        let nothing_yet = |error: Error| match error.kind() {
-            kind @ (ErrorKind::Denied | ErrorKind::Bug) => Error::new(kind, error.to_string()),
-            _ => Error::new(ErrorKind::Unreachable, "an upload did not come to its completion").caused_by(error),
-        };
-        let begun =
-            self.ask(("POST", &format!("{target}?uploads")), b"", &Framing::Whole).await.map_err(nothing_yet)?;
-        let text = String::from_utf8_lossy(&begun.body);
-        let upload = text.split_once("<UploadId>").and_then(|(_, rest)| rest.split_once("</UploadId>"));
-        let (upload, _) = upload.ok_or_else(|| Error::new(ErrorKind::Bug, "an upload without an id"))?;
+    async fn put_in_parts(&self, target: &str, bytes: &[u8]) -> Result<String, Error> {
+        let upload = self.begin_upload(target).await.map_err(nothing_yet)?;
         let part = format!("{target}?partNumber=1&uploadId={upload}");
-        let part = self.ask(("PUT", &part), bytes, &Framing::Unsigned).await.map_err(nothing_yet)?;
-        let etag = part.headers.get("etag").ok_or_else(|| Error::new(ErrorKind::Bug, "a part without an ETag"))?;
+        let part = self.ask(("PUT", &part), &[], bytes, &Framing::Unsigned).await.map_err(nothing_yet)?;
         let list = format!(
-            "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+            "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{}</ETag></Part></CompleteMultipartUpload>",
+            etag(&part)?
         );
         let complete = format!("{target}?uploadId={upload}");
-        let completed = self.ask(("POST", &complete), list.as_bytes(), &Framing::Whole).await?;
+        let completed = self.ask(("POST", &complete), &[], list.as_bytes(), &Framing::Whole).await?;
         // A completion that takes long says that it goes on before it knows what it comes to.
-        match completed.code().as_str() {
-            "" => Ok(()),
-            code => Err(refusal(code)),
-        }
+        expect_done(&completed)?;
+        Ok(element(&completed, "ETag").unwrap_or_default().replace("&quot;", "\""))
     }
 
-    pub(super) async fn get(&self, bucket: &str, name: &str) -> Result<Vec<u8>, Error> {
+    async fn begin_upload(&self, target: &str) -> Result<String, Error> {
+        let begun = self.ask(("POST", &format!("{target}?uploads")), &[], b"", &Framing::Whole).await?;
+        element(&begun, "UploadId").ok_or_else(|| Error::bug("an upload without an id"))
+    }
+
+    /// The bytes, and the ETag. Every other time by a presigned URL.
+    pub(super) async fn get(&self, bucket: &str, name: &str) -> Result<(Vec<u8>, String), Error> {
         let target = format!("/{bucket}/{name}");
-        self.ask(("GET", &target), b"", &Framing::Whole).await.map(|reply| reply.body)
+        let is_presigned = self.asked.fetch_add(1, Relaxed).is_multiple_of(2);
+        let reply = match is_presigned {
+            true => self.ask_in(Manner::Presigned, ("GET", &target)).await?,
+            false => self.ask(("GET", &target), &[], b"", &Framing::Whole).await?,
+        };
+        let etag = etag(&reply)?;
+        Ok((reply.body, etag))
+    }
+
+    /// So many bytes, and the length of all.
+    pub(super) async fn beginning(&self, bucket: &str, name: &str, bytes: u64) -> Result<(Vec<u8>, u64), Error> {
+        let range = format!("bytes=0-{}", bytes - 1);
+        let target = format!("/{bucket}/{name}");
+        let reply = self.ask(("GET", &target), &[("range", &range)], b"", &Framing::Whole).await?;
+        let range = reply.headers.get("content-range").and_then(|range| range.split_once('/'));
+        let len = range.and_then(|(_, len)| len.parse().ok());
+        let len = len.filter(|_| reply.status == 206).ok_or_else(|| Error::bug("a range that does not say of what"))?;
+        Ok((reply.body, len))
+    }
+
+    pub(super) async fn head(&self, bucket: &str, name: &str) -> Result<(), Error> {
+        self.ask(("HEAD", &format!("/{bucket}/{name}")), &[], b"", &Framing::Whole).await.map(drop)
+    }
+
+    /// What has this ETag, or nothing.
+    pub(super) async fn copy(&self, bucket: &str, (from, etag): (&str, &str), to: &str) -> Result<(), Error> {
+        let source = format!("/{bucket}/{from}");
+        let headers = [("x-amz-copy-source", &*source), ("x-amz-copy-source-if-match", etag)];
+        let copied = self.ask(("PUT", &format!("/{bucket}/{to}")), &headers, b"", &Framing::Whole).await?;
+        // As a completion.
+        expect_done(&copied)
     }
 
     pub(super) async fn remove(&self, bucket: &str, name: &str) -> Result<(), Error> {
-        let target = format!("/{bucket}/{name}");
-        self.ask(("DELETE", &target), b"", &Framing::Whole).await.map(drop)
+        self.ask(("DELETE", &format!("/{bucket}/{name}")), &[], b"", &Framing::Whole).await.map(drop)
+    }
+
+    /// By one request.
+    pub(super) async fn remove_all(&self, bucket: &str, names: &[&str]) -> Result<(), Error> {
+        let keys: String = names.iter().map(|name| format!("<Object><Key>{name}</Key></Object>")).collect();
+        let list = format!("<Delete>{keys}</Delete>");
+        let headers = [("x-amz-checksum-sha256", &*checksum(list.as_bytes()))];
+        let target = format!("/{bucket}?delete");
+        let removed = self.ask(("POST", &target), &headers, list.as_bytes(), &Framing::Whole).await?;
+        expect_done(&removed)
+    }
+
+    /// The keys that begin so, a few a page.
+    pub(super) async fn list(&self, bucket: &str, prefix: &str, page: usize) -> Result<BTreeSet<String>, Error> {
+        let (mut names, mut token) = (BTreeSet::new(), String::new());
+        loop {
+            let target = format!("/{bucket}?list-type=2&max-keys={page}&prefix={prefix}{token}");
+            let listed = self.ask(("GET", &target), &[], b"", &Framing::Whole).await?;
+            let text = String::from_utf8_lossy(&listed.body);
+            let keys = text.split("<Key>").skip(1).filter_map(|rest| Some(rest.split_once("</Key>")?.0.to_owned()));
+            names.extend(keys);
+            let Some(next) = element(&listed, "NextContinuationToken") else { return Ok(names) };
+            token = format!("&continuation-token={}", percent(&next));
+        }
+    }
+
+    /// What changes nothing that anybody sees.
+    pub(super) async fn look_around(&self, bucket: &str) -> Result<(), Error> {
+        let get = async |target: &str| self.ask(("GET", target), &[], b"", &Framing::Whole).await;
+        let known = get("/").await?;
+        if !String::from_utf8_lossy(&known.body).contains(&format!("<Name>{bucket}</Name>")) {
+            return Err(Error::bug("a bucket is not listed").with("bucket", bucket));
+        }
+        get(&format!("/{bucket}?location")).await?;
+        self.ask(("HEAD", &format!("/{bucket}")), &[], b"", &Framing::Whole).await?;
+        let target = format!("/{bucket}/own-upload");
+        let upload = self.begin_upload(&target).await?;
+        let part = format!("{target}?partNumber=7&uploadId={upload}");
+        self.ask(("PUT", &part), &[], b"a part", &Framing::Whole).await?;
+        let parts = get(&format!("{target}?uploadId={upload}")).await?;
+        if element(&parts, "PartNumber").as_deref() != Some("7") {
+            return Err(Error::bug("an upload lists other parts than it has").with("upload", upload));
+        }
+        let uploads = get(&format!("/{bucket}?prefix=own-&uploads")).await?;
+        if !String::from_utf8_lossy(&uploads.body).contains(&upload) {
+            return Err(Error::bug("an upload is not listed").with("upload", upload));
+        }
+        self.ask(("DELETE", &format!("{target}?uploadId={upload}")), &[], b"", &Framing::Whole).await.map(drop)
     }
 
     /// One request to one host.
-    async fn ask(&self, (method, target): (&str, &str), body: &[u8], framing: &Framing<'_>) -> Result<Reply, Error> {
+    async fn ask(
+        &self,
+        what: (&str, &str),
+        headers: &[(&str, &str)],
+        body: &[u8],
+        framing: &Framing<'_>,
+    ) -> Result<Reply, Error> {
+        self.ask_in(Manner::Signed { headers, body, framing }, what).await
+    }
+
+    async fn ask_in(&self, manner: Manner<'_>, what: (&str, &str)) -> Result<Reply, Error> {
         let host = self.hosts.get(self.at.load(Relaxed) % self.hosts.len()).copied();
         let host = host.ok_or_else(|| Error::new(ErrorKind::Unreachable, "no host is known"))?;
-        let asked = tokio::time::timeout(PATIENCE, self.ask_at(host, (method, target), body, framing)).await;
+        let asked = tokio::time::timeout(PATIENCE, self.ask_at(host, manner, what)).await;
         let asked = asked.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no answer came")));
-        if asked.as_ref().is_err_and(|error| error.kind() != ErrorKind::NotFound) {
+        if asked.as_ref().is_err_and(|error| !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Precondition)) {
             self.at.fetch_add(1, Relaxed);
         }
         asked
@@ -93,16 +188,21 @@ impl Gateways {
     async fn ask_at(
         &self,
         host: SocketAddr,
+        manner: Manner<'_>,
         (method, target): (&str, &str),
-        body: &[u8],
-        framing: &Framing<'_>,
     ) -> Result<Reply, Error> {
         let mut stream = self.street.connect(host).map_err(|error| {
             Error::new(ErrorKind::Unreachable, "a front end takes no connection").with("host", host).caused_by(error)
         })?;
         let broken = |error| Error::new(ErrorKind::LinkLost, "a connection broke").with("host", host).caused_by(error);
-        let (head, body) =
-            self.signer.request(&host.to_string(), (method, target), &[], body, framing).map_err(broken)?;
+        let name = host.to_string();
+        let request = match manner {
+            Manner::Signed { headers, body, framing } => {
+                self.signer.request(&name, (method, target), headers, body, framing)
+            }
+            Manner::Presigned => self.signer.presigned(&name, (method, target)).map(|head| (head, Vec::new())),
+        };
+        let (head, body) = request.map_err(broken)?;
         // Who refuses early closes before everything is sent: its answer counts.
         let sent = async {
             stream.write_all(head.as_bytes()).await?;
@@ -115,16 +215,56 @@ impl Gateways {
         }
         match reply.status {
             200..300 => Ok(reply),
+            // A HEAD has no body to say more.
+            404 if method == "HEAD" => Err(refusal("NoSuchKey").with("host", host)),
             _ => Err(refusal(&reply.code()).with("host", host).with("status", reply.status)),
         }
     }
+}
+
+/// How a request is signed.
+#[derive(Clone, Copy)]
+enum Manner<'a> {
+    Signed { headers: &'a [(&'a str, &'a str)], body: &'a [u8], framing: &'a Framing<'a> },
+    Presigned,
+}
+
+/// What stands in the first element of this name.
+fn element(reply: &Reply, name: &str) -> Option<String> {
+    let text = String::from_utf8_lossy(&reply.body);
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once(&format!("</{name}>"))?.0.to_owned())
+}
+
+fn etag(reply: &Reply) -> Result<String, Error> {
+    reply.headers.get("etag").cloned().ok_or_else(|| Error::bug("an answer without an ETag"))
+}
+
+/// An answer that began well may say in its body that it did not end well.
+fn expect_done(reply: &Reply) -> Result<(), Error> {
+    match reply.code().as_str() {
+        "" => Ok(()),
+        code => Err(refusal(code)),
+    }
+}
+
+/// As it stands in a query.
+fn percent(text: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(escape).collect()
 }
 
 /// What a refusal means for a history. What says to send it again may have done it: a gateway does not say how certain it is.
 fn refusal(code: &str) -> Error {
     let kind = match code {
         "NoSuchKey" => ErrorKind::NotFound,
-        "SlowDown" | "ServiceUnavailable" | "InternalError" | "RequestTimeout" => ErrorKind::LinkLost,
+        "PreconditionFailed" => ErrorKind::Precondition,
+        "SlowDown" | "ServiceUnavailable" | "InternalError" | "RequestTimeout" | "ConditionalRequestConflict" => {
+            ErrorKind::LinkLost
+        }
         // Whoever completes or removes twice.
         "NoSuchUpload" => ErrorKind::LinkLost,
         "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" => ErrorKind::Denied,
