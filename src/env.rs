@@ -22,7 +22,7 @@ use mesh_core::{
 use mesh_dpu_runtime::{
     disk::FileDisk,
     load::{ProcessUse, thread_cpu_time},
-    metadata::Home,
+    metadata::{Home, SNAPSHOT_EVERY},
     shell::Workers,
 };
 use mesh_fronts::s3::Listener;
@@ -58,6 +58,8 @@ pub struct Env {
     /// What the node says that its build can do. Only who tries builds side by side in one program says anything but
     /// [`LEVEL`].
     pub level: Level,
+    /// Entries of a metadata group's log between two snapshots; a fifth of them is kept for those that lag.
+    pub snapshot_every: u64,
 }
 
 impl core::fmt::Debug for Env {
@@ -98,6 +100,7 @@ impl Env {
             machine: Arc::new(ThisMachine),
             calibrates: true,
             level: LEVEL,
+            snapshot_every: SNAPSHOT_EVERY,
         })
     }
 }

@@ -293,6 +293,8 @@ fn raft(config: &Config, env: &Env, start: Incarnation) -> RaftConfig {
     RaftConfig {
         start,
         level: env.level,
+        snapshot_every: env.snapshot_every,
+        log_keep: env.snapshot_every / 5,
         groups: vec![GroupId::CONTROL],
         peers: config.peers.iter().map(|peer| peer.node.id()).collect(),
         timing: Timing {

@@ -153,6 +153,7 @@ pub(super) struct Shared {
     pub(super) time: Arc<RoomTime>,
     pub(super) fabric: MemoryFabric,
     pub(super) foundings: Vec<Founding>,
+    pub(super) snapshot_every: u64,
     pub(super) founded: Arc<AtomicBool>,
     pub(super) functions: Vec<Own>,
     /// For QUIC; none: links are in memory.
@@ -279,6 +280,7 @@ impl Machine {
             machine: Arc::new(Fixed),
             calibrates: false,
             level: self.level,
+            snapshot_every: shared.snapshot_every,
         }
     }
 }

@@ -2,11 +2,15 @@
 
 use mesh_core::{
     assignment::{Preference, Scope, Wish},
+    bluefield::Generation,
     id::NodeId,
+    op::AdminOp,
     topology::Code,
 };
 
 pub use super::net::Weather;
+use mesh_dpu_runtime::metadata::SNAPSHOT_EVERY;
+
 use crate::random::Stream;
 
 /// Everything that a seed decides beforehand. Times are in milliseconds, which are windows.
@@ -28,6 +32,10 @@ pub struct Plan {
     pub second_tenant: bool,
     /// In every chain there is a function that panics at so many requests in a thousand; none: no such function.
     pub frail: Option<u16>,
+    /// In every chain there is a function that keeps accounts, and panics if they do not add up.
+    pub ledger: bool,
+    /// Entries of a metadata group's log between two snapshots.
+    pub snapshot_every: u64,
     /// Hosts have front ends, and every other client comes by them.
     pub fronts: bool,
     /// The real QUIC between all of them; else links in memory.
@@ -147,6 +155,11 @@ pub enum Fault {
         /// How many.
         many: u64,
     },
+    /// An administrator asks something, which changes nothing.
+    Question {
+        /// What.
+        op: AdminOp,
+    },
     /// An administrator drains a node, and takes that back.
     Drain {
         /// Which.
@@ -163,7 +176,6 @@ pub const fn dpu_of(host: u64) -> NodeId {
 }
 
 impl Plan {
-    /// What this seed draws.
     /// A plan in fair weather in which nothing happens: hosts and DPUs of code 2+1, whose chains go to the DPUs, and three
     /// clients.
     #[must_use]
@@ -179,6 +191,8 @@ impl Plan {
             late: Vec::new(),
             second_tenant: false,
             frail: None,
+            ledger: false,
+            snapshot_every: SNAPSHOT_EVERY,
             fronts: false,
             quic: false,
             clients: 3,
@@ -217,6 +231,8 @@ impl Plan {
             late: Vec::new(),
             second_tenant: dice.chance(400),
             frail: None,
+            ledger: false,
+            snapshot_every: SNAPSHOT_EVERY,
             fronts: Stream::new(seed, "fronts", 0).chance(500),
             quic: false,
             clients: 2 + dice.below(3) as usize,
@@ -230,6 +246,13 @@ impl Plan {
         plan.rates = plan.nodes().map(|_| if skewed { 990 + dice.below(21) } else { 1000 }).collect();
         if dice.chance(200) {
             plan.frail = Some(1 + dice.below(60) as u16);
+        }
+        // Streams of their own, as for front ends: what came later shifts nobody's dice. Who breaks down takes the state of
+        // his whole chain with him.
+        plan.ledger = plan.frail.is_none() && Stream::new(seed, "ledger", 0).chance(500);
+        let mut logs = Stream::new(seed, "logs", 0);
+        if logs.chance(500) {
+            plan.snapshot_every = 20 + logs.below(300);
         }
         // What is there from the beginning holds a whole stripe.
         let spare = hosts - u64::from(code.data) - u64::from(code.parity);
@@ -247,6 +270,11 @@ impl Plan {
             let at = if crowded { from + dice.below(3_000) } else { 500 + dice.below(storm) };
             let focus = focus.filter(|_| dice.chance(700));
             plan.faults.push((at.min(storm), plan.draw(&mut dice, focus)));
+        }
+        let mut questions = Stream::new(seed, "questions", 0);
+        for _ in 0..questions.below(4) {
+            let at = questions.below(storm);
+            plan.faults.push((at, Fault::Question { op: plan.question(&mut questions) }));
         }
         plan.faults.sort_by_key(|(at, _)| *at);
         plan
@@ -272,6 +300,23 @@ impl Plan {
     pub fn late(&self, node: NodeId) -> Option<u64> {
         let last = self.hosts.checked_sub(node.0)?;
         self.late.get(usize::try_from(last).ok()?).copied()
+    }
+
+    fn question(&self, dice: &mut Stream) -> AdminOp {
+        let nodes: Vec<NodeId> = self.nodes().collect();
+        let some = |dice: &mut Stream| nodes.iter().copied().filter(|_| dice.chance(300)).collect::<Vec<_>>();
+        let generations = [Generation::Bf2, Generation::Bf3, Generation::Bf4];
+        match dice.below(3) {
+            0 => AdminOp::Events { after: dice.below(20) },
+            _ => AdminOp::Plan {
+                with_dpus: some(dice)
+                    .into_iter()
+                    .filter(|node| node.0 > self.dpus && node.0 <= self.hosts)
+                    .map(|host| (host, *dice.pick(&generations).unwrap_or(&Generation::Bf3)))
+                    .collect(),
+                without: some(dice),
+            },
+        }
     }
 
     fn draw(&self, dice: &mut Stream, focus: Option<NodeId>) -> Fault {

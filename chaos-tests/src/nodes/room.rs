@@ -15,7 +15,7 @@ use mesh::{
     keyring::Keyring,
 };
 use mesh_core::{
-    assignment::{Scope, Wish},
+    assignment::Wish,
     bluefield::Generation,
     id::NodeId,
     meta::Level,
@@ -154,6 +154,7 @@ impl Room {
             time: time.clone(),
             fabric: fabric.clone(),
             foundings,
+            snapshot_every: plan.snapshot_every,
             founded,
             functions,
             air: air.clone(),
@@ -232,9 +233,12 @@ impl Room {
     /// From now on there is a function in every chain that panics at so many requests in a thousand.
     pub(super) fn frail(&mut self, per_mille: u16) {
         self.frail = true;
-        let op = AdminOp::Stages { scope: Scope::Mesh, stages: vec![toys::stage(per_mille)] };
-        let end = self.clients.administer(op);
-        self.net.add(end);
+        self.declare(vec![toys::stage(per_mille)]);
+    }
+
+    /// From now on there is a function in every chain that keeps accounts.
+    pub(super) fn ledger(&mut self) {
+        self.declare(vec![toys::account()]);
     }
 
     /// All keys are read through all hosts.
@@ -541,6 +545,10 @@ impl Room {
             Fault::Wish { scope, wish } => {
                 self.wish = wish;
                 let end = self.clients.administer(AdminOp::Wish { scope, wish });
+                self.net.add(end);
+            }
+            Fault::Question { op } => {
+                let end = self.clients.administer(op);
                 self.net.add(end);
             }
             Fault::Burst { many } => {

@@ -98,7 +98,7 @@ pub fn run_plan(seed: u64, plan: &Plan, planted: Option<Planted>, wanted: bool) 
 pub fn run_program(seed: u64, program: &dyn Program, wanted: bool) -> Verdict {
     // The room's own clients may have no business with what the program's functions do; and a function that breaks down
     // takes the state of all others in its chain with it.
-    let plan = Plan { clients: 0, frail: None, ..Plan::of(seed) };
+    let plan = Plan { clients: 0, frail: None, ledger: false, ..Plan::of(seed) };
     run_with(seed, &plan, None, wanted, Some(program))
 }
 
@@ -130,7 +130,7 @@ fn run_in(
         None => (None, Vec::new(), Vec::new()),
     };
     let clients = book.as_ref().map_or(0, Book::clients);
-    let functions = core::iter::once(toys::frail()).chain(own).collect();
+    let functions = [toys::frail(), toys::ledger()].into_iter().chain(own).collect();
     let room = Room::new(verdict.seed, plan, (functions, book), planted, time);
     let mut room = room.map_err(|error| format!("the room could not be made: {error}"))?;
     let figures = &mut verdict.figures;
@@ -163,6 +163,9 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
     }
     if let Some(per_mille) = plan.frail {
         room.frail(per_mille);
+    }
+    if plan.ledger {
+        room.ledger();
     }
     for node in plan.nodes() {
         if let Some(after) = plan.late(node) {

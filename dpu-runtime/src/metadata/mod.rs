@@ -69,6 +69,8 @@ pub use self::{
     home::{Home, MemoryHome},
 };
 
+/// Entries between snapshots, where nobody wants it otherwise.
+pub const SNAPSHOT_EVERY: u64 = 5000;
 /// How long [`RaftMetadata::shutdown`] waits for the last user of the store.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
@@ -108,8 +110,8 @@ impl RaftConfig {
             groups,
             peers,
             timing: Timing::default(),
-            snapshot_every: 5000,
-            log_keep: 1000,
+            snapshot_every: SNAPSHOT_EVERY,
+            log_keep: SNAPSHOT_EVERY / 5,
         }
     }
 }
