@@ -147,6 +147,24 @@ fn a_leader_that_slept_or_was_cut_off_robs_nobody() {
     }
 }
 
+/// A member whose metadata are gone, or are an older copy of them, neither votes nor answers, and has them made anew.
+#[test]
+fn metadata_that_are_lost_or_put_back_are_made_anew() {
+    for seed in 0..2 {
+        let mut plan = Plan { storm: 95_000, snapshot_every: 60, ..Plan::fair(3, 1) };
+        for (turn, node) in [1, 2, 3].map(NodeId).into_iter().enumerate() {
+            let at = 4_000 + turn as u64 * 30_000;
+            plan.faults.push((at, Fault::LoseMetadata { node, down: 200 }));
+            plan.faults.push((at + 12_000, Fault::SetBack { node, span: 3_000, down: 200 }));
+        }
+        let verdict = run_plan(seed, &plan, None, false);
+        println!("{verdict}");
+        assert_eq!((verdict.violation, verdict.figures.crashes), (None, 6));
+        let tally = verdict.figures.tally;
+        assert!(tally.longest < 5_000 && tally.well > 3_000, "{tally:?}");
+    }
+}
+
 /// A host that knows one member, which does not lead and has just been started again, gets in all the same.
 #[test]
 fn who_knows_one_member_that_does_not_lead_gets_in() {

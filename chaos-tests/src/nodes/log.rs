@@ -23,6 +23,8 @@ struct Heard {
     time: Arc<RoomTime>,
     /// Kept if somebody wants to read it.
     lines: Option<Vec<String>>,
+    /// What is no error any more, for somebody has brought it about.
+    expected: Vec<&'static str>,
     /// The first thing that must never be said.
     broken: Option<String>,
 }
@@ -36,7 +38,7 @@ pub(super) const PLANTED: &str = "planted:";
 /// Runs a room, and hears what its nodes say. With `wanted`, keeps it.
 pub(super) fn hearing<T>(time: Arc<RoomTime>, wanted: bool, run: impl FnOnce() -> T) -> T {
     crate::panics::install();
-    HEARD.set(Some(Heard { time, lines: wanted.then(Vec::new), broken: None }));
+    HEARD.set(Some(Heard { time, lines: wanted.then(Vec::new), expected: EXPECTED.to_vec(), broken: None }));
     let level = if wanted { Level::DEBUG } else { Level::ERROR };
     let subscriber = tracing_subscriber::registry().with(Ears(level));
     let result = tracing::subscriber::with_default(subscriber, run);
@@ -59,6 +61,11 @@ fn note(heard: Option<&mut Heard>, info: &PanicHookInfo<'_>) -> bool {
         heard.broken.get_or_insert_with(|| format!("a panic at {place}: {said}"));
     }
     true
+}
+
+/// From now on this may be said.
+pub(super) fn expect(what: &'static str) {
+    HEARD.with_borrow_mut(|heard| heard.iter_mut().for_each(|heard| heard.expected.push(what)));
 }
 
 /// Adds a line, if lines are kept.
@@ -105,7 +112,7 @@ impl<S: Subscriber> Layer<S> for Ears {
             let Some(heard) = heard else { return };
             heard.say(&line.0);
             let is_error = *event.metadata().level() == Level::ERROR;
-            if is_error && !EXPECTED.iter().any(|expected| line.0.contains(expected)) {
+            if is_error && !heard.expected.iter().any(|expected| line.0.contains(expected)) {
                 heard.broken.get_or_insert(line.0);
             }
         });

@@ -194,6 +194,11 @@ impl Machine {
         self.config.node.id()
     }
 
+    /// Its metadata, which outlive its processes.
+    pub(super) fn metadata(&self) -> &MemoryHome {
+        &self.kept.home
+    }
+
     pub(super) fn media(&self) -> impl Iterator<Item = &Arc<Medium>> {
         self.kept.media.values()
     }

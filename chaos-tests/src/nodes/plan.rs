@@ -75,6 +75,22 @@ pub enum Fault {
         /// Until it is started again.
         down: u64,
     },
+    /// A process dies, and somebody removes its metadata before it is started again.
+    LoseMetadata {
+        /// Whose.
+        node: NodeId,
+        /// Until it is started again.
+        down: u64,
+    },
+    /// A process dies, and is started again on a copy of its metadata.
+    SetBack {
+        /// Whose.
+        node: NodeId,
+        /// The copy is so old.
+        span: u64,
+        /// Until it is started again.
+        down: u64,
+    },
     /// As [`Self::Stop`], and what is started again is a build of this level; at first all are of the first.
     Upgrade {
         /// Whose.
@@ -270,6 +286,11 @@ impl Plan {
             let at = if crowded { from + dice.below(3_000) } else { 500 + dice.below(storm) };
             let focus = focus.filter(|_| dice.chance(700));
             plan.faults.push((at.min(storm), plan.draw(&mut dice, focus)));
+        }
+        let mut losses = Stream::new(seed, "losses", 0);
+        if losses.chance(200) {
+            let (at, node) = (500 + losses.below(storm), NodeId(1 + losses.below(hosts)));
+            plan.faults.push((at.min(storm), Fault::LoseMetadata { node, down: 50 + losses.below(4_000) }));
         }
         let mut questions = Stream::new(seed, "questions", 0);
         for _ in 0..questions.below(4) {

@@ -14,14 +14,8 @@ use mesh::{
     founding::{self, Founding},
     keyring::Keyring,
 };
-use mesh_core::{
-    assignment::Wish,
-    bluefield::Generation,
-    id::NodeId,
-    meta::Level,
-    op::AdminOp,
-    topology::mix,
-};
+use mesh_core::{assignment::Wish, bluefield::Generation, id::NodeId, meta::Level, op::AdminOp, topology::mix};
+use mesh_dpu_runtime::metadata::MemoryHome;
 use mesh_fronts::s3::client::Signer;
 use mesh_transport::{Delivery, End, MemoryFabric, MemoryOptions, UnderWay};
 
@@ -54,6 +48,8 @@ enum Due {
     Join(End, End),
     Quick(NodeId, u64),
     Undrain(NodeId),
+    /// A copy of its metadata is put in place.
+    PutBack(NodeId, MemoryHome, u64),
     /// A process that was told to stop is gone by now, or is killed.
     Gone(NodeId, u64),
 }
@@ -120,6 +116,8 @@ const SILENCE: u64 = mesh_core::limits::HEARTBEAT_SILENCE_MAX.as_millis() as u64
 const CAPACITY_BYTES: u64 = 256 << 20;
 /// A node that starts is no better than one that is down for so long: it waits out a silence, and is caught up.
 const STARTS: u64 = 4_000;
+/// And one whose metadata are made anew, for so long.
+const RENEWS: u64 = 15_000;
 /// Once a cut is over, connections are made anew.
 const HEALS: u64 = 1_000;
 /// A process that was told to stop is killed after so long.
@@ -394,6 +392,19 @@ impl Room {
         }
     }
 
+    /// A process dies, and something befalls its metadata before it is started again: they are made anew then.
+    fn kill_for_good(&mut self, node: NodeId, down: u64) -> Option<&MemoryHome> {
+        if !self.runs(node) {
+            return None;
+        }
+        log::expect("neither votes nor serves");
+        log::expect("this node's metadata are damaged, and are not rebuilt");
+        self.kill(node, false);
+        self.power_on(node, down);
+        self.hurt.note(node, self.time.windows() + down + RENEWS);
+        self.machines.get(&node).map(Machine::metadata)
+    }
+
     fn wake(&mut self, node: NodeId) {
         self.asleep.remove(&node);
         self.net.sleeps(End::Node(node), false);
@@ -418,6 +429,11 @@ impl Room {
                     self.woken.remove(&node);
                     // It has to find its way in.
                     self.hurt.note(node, now + STARTS);
+                }
+            }
+            Due::PutBack(node, copy, down) => {
+                if let Some(metadata) = self.kill_for_good(node, down) {
+                    metadata.put_back(&copy);
                 }
             }
             Due::Wake(node) => {
@@ -486,6 +502,16 @@ impl Room {
                 self.stopping.insert(node, (over, self.time.windows() + STOP_MAX));
                 self.hurt.note(node, self.time.windows() + STOP_MAX);
                 self.plan(10, Due::Gone(node, down));
+            }
+            Fault::LoseMetadata { node, down } => {
+                if let Some(metadata) = self.kill_for_good(node, down) {
+                    metadata.lose_database();
+                }
+            }
+            Fault::SetBack { node, span, down } => {
+                if let Some(machine) = self.machines.get(&node) {
+                    self.plan(span, Due::PutBack(node, machine.metadata().copy(), down));
+                }
             }
             Fault::Upgrade { node, level, down } => {
                 if let Some(machine) = self.machines.get_mut(&node) {

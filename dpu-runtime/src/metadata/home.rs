@@ -137,10 +137,22 @@ impl MemoryHome {
         *kept = left;
     }
 
-    /// As a crash at this moment would leave it, to be put back later in place of another: a copy of the folder.
+    /// As a crash at this moment would leave it: a copy of the folder, for [`Self::put_back`].
     #[must_use]
     pub fn copy(&self) -> Self {
         Self { kept: Arc::new(Mutex::new(lock(&self.kept).left())), latency: self.latency(), crashes: None }
+    }
+
+    /// Somebody puts a copy in place of what is there now, while nobody has it open.
+    pub fn put_back(&self, copy: &Self) {
+        let left = lock(&copy.kept).left();
+        let mut kept = lock(&self.kept);
+        *kept = Kept { crashes: kept.crashes + 1, ..left };
+    }
+
+    /// Somebody removes the database, and leaves the mark beside it, while nobody has it open.
+    pub fn lose_database(&self) {
+        lock(&self.kept).database = None;
     }
 }
 

@@ -475,10 +475,16 @@ impl RaftMetadata {
                 voters: if replica.raft.is_leader() { replica.members().0.into_iter().collect() } else { Vec::new() },
             }
         });
-        let damaged = lock(&self.damaged);
-        let closed = damaged.iter().map(|(group, (replica, error))| GroupReport {
-            group: *group,
-            replica: *replica,
+        // Also those that nobody has asked for since it started: who follows them has to know.
+        let (store, mut damaged) = (self.store(), lock(&self.damaged).clone());
+        for (group, replica) in store.replicas().into_iter().filter(|(group, _)| !groups.contains_key(group)) {
+            if let Health::Damaged(error) = store.health(group) {
+                damaged.entry(group).or_insert((replica, error));
+            }
+        }
+        let closed = damaged.into_iter().map(|(group, (replica, error))| GroupReport {
+            group,
+            replica,
             leader: None,
             term: 0,
             trouble: Some(error.to_string()),

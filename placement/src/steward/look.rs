@@ -175,6 +175,8 @@ impl Steward {
             Ok(None) => None,
             Ok(Some(Renewal::Begin)) => return acts.push(Act::Renew),
             Ok(Some(Renewal::HandOver(group, next))) => return acts.push(Act::HandOver(group, next)),
+            // Who has just started has not heard of everybody yet.
+            Err(_) if !self.peers.has_listened(now) => return,
             Err(error) => Some(error),
         };
         complain(&mut self.complaints.unrenewed, error, unrenewed, acts);

@@ -332,6 +332,9 @@ fn what_only_a_person_can_mend_is_said_once_and_keeps_the_node_from_taking_data(
     // Damage of which no majority has a copy.
     let damaged = || Observed { damage: Some(Ok([GroupId::CONTROL].into())), ..Observed::default() };
     let complaints = |acts: Vec<String>| acts.into_iter().filter(|act| act.starts_with("Complain")).count();
+    // Who has just started has not heard of everybody yet.
+    assert_eq!(complaints(room.observes(damaged())), 0);
+    room.passes(2_100);
     assert_eq!(complaints(room.observes(damaged())), 1);
     assert_eq!(complaints(room.observes(damaged())), 0);
 }

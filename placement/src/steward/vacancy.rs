@@ -86,8 +86,9 @@ fn is_led(group: &Group, sight: &Sight) -> bool {
         return group.leads;
     }
     let said = sight.said_of(leader, id);
-    // What it said in an earlier term it said of another time.
-    sight.alive.contains(&leader) && said.is_none_or(|said| said.leader == Some(leader) || said.term < term)
+    // What it said in an earlier term it said of another time; a replica that is damaged has forgotten its term.
+    let leads = |said: &GroupReport| said.trouble.is_none() && (said.leader == Some(leader) || said.term < term);
+    sight.alive.contains(&leader) && said.is_none_or(leads)
 }
 
 /// A voter that is damaged, or that its node has lost, answers nothing.
@@ -166,7 +167,13 @@ mod tests {
         // It said so in an earlier term: it is asked to say it again.
         let mut earlier = sight(2, &[2, 3], GROUP, None);
         earlier.change(3, |report| report.groups[0].term = 0);
-        assert!(!looks(&mut Vacancies::default(), Some(3), earlier, 0));
+        assert!(!looks(&mut Vacancies::default(), Some(3), earlier.clone(), 0));
+        // It has lost its metadata with its restart, and with them the term.
+        let mut damaged = earlier.clone();
+        damaged.change(3, |report| report.groups[0].trouble = Some("damaged".into()));
+        let mut led = group(2, &[1, 2, 3]);
+        led.report.leader = Some(NodeId(3));
+        assert_eq!(steps(&mut Vacancies::default(), led, &damaged), [Step::Forsake(NodeId(3), 1)]);
         // This node, by its own replica.
         let mut own = group(2, &[1, 2, 3]);
         own.report.leader = Some(NodeId(2));
