@@ -42,7 +42,9 @@ impl Gateways {
         if bytes.len() > WHOLE_MAX && turn.is_multiple_of(2) {
             return self.put_in_parts(&target, bytes).await;
         }
-        let framing = [Framing::Whole, Framing::Unsigned, Framing::Signed(8 << 10)];
+        let trailer = format!("x-amz-checksum-sha256:{}", checksum(bytes));
+        let chunked = Framing::Chunked(8 << 10, &trailer);
+        let framing = [Framing::Whole, Framing::Unsigned, Framing::Signed(8 << 10), chunked];
         let framing = framing.get(turn % framing.len()).unwrap_or(&Framing::Whole);
         etag(&self.ask(("PUT", &target), &[], bytes, framing).await?)
     }
@@ -59,9 +61,13 @@ impl Gateways {
         let upload = self.begin_upload(target).await.map_err(nothing_yet)?;
         let part = format!("{target}?partNumber=1&uploadId={upload}");
         let part = self.ask(("PUT", &part), &[], bytes, &Framing::Unsigned).await.map_err(nothing_yet)?;
+        self.complete(target, &upload, &etag(&part)?).await
+    }
+
+    /// Makes an object of one part.
+    async fn complete(&self, target: &str, upload: &str, etag: &str) -> Result<String, Error> {
         let list = format!(
-            "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{}</ETag></Part></CompleteMultipartUpload>",
-            etag(&part)?
+            "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
         );
         let complete = format!("{target}?uploadId={upload}");
         let completed = self.ask(("POST", &complete), &[], list.as_bytes(), &Framing::Whole).await?;
@@ -111,6 +117,18 @@ impl Gateways {
         expect_done(&copied)
     }
 
+    /// As the only part of an upload.
+    pub(super) async fn copy_as_part(&self, bucket: &str, (from, etag): (&str, &str), to: &str) -> Result<(), Error> {
+        let (source, target) = (format!("/{bucket}/{from}"), format!("/{bucket}/{to}"));
+        let upload = self.begin_upload(&target).await.map_err(nothing_yet)?;
+        let headers = [("x-amz-copy-source", &*source), ("x-amz-copy-source-if-match", etag)];
+        let part = format!("{target}?partNumber=1&uploadId={upload}");
+        let copied = self.ask(("PUT", &part), &headers, b"", &Framing::Whole).await.map_err(nothing_yet)?;
+        expect_done(&copied).map_err(nothing_yet)?;
+        let etag = element(&copied, "ETag").ok_or_else(|| Error::bug("a part without an ETag"))?;
+        self.complete(&target, &upload, &etag).await.map(drop)
+    }
+
     pub(super) async fn remove(&self, bucket: &str, name: &str) -> Result<(), Error> {
         self.ask(("DELETE", &format!("/{bucket}/{name}")), &[], b"", &Framing::Whole).await.map(drop)
     }
@@ -140,13 +158,16 @@ impl Gateways {
     }
 
     /// What changes nothing that anybody sees.
-    pub(super) async fn look_around(&self, bucket: &str) -> Result<(), Error> {
+    pub(super) async fn look_around(&self, bucket: &str, own: &str) -> Result<(), Error> {
         let get = async |target: &str| self.ask(("GET", target), &[], b"", &Framing::Whole).await;
         let known = get("/").await?;
         if !String::from_utf8_lossy(&known.body).contains(&format!("<Name>{bucket}</Name>")) {
             return Err(Error::bug("a bucket is not listed").with("bucket", bucket));
         }
         get(&format!("/{bucket}?location")).await?;
+        let own = format!("/{own}");
+        self.ask(("PUT", &own), &[], b"", &Framing::Whole).await?;
+        self.ask(("DELETE", &own), &[], b"", &Framing::Whole).await?;
         self.ask(("HEAD", &format!("/{bucket}")), &[], b"", &Framing::Whole).await?;
         let target = format!("/{bucket}/own-upload");
         let upload = self.begin_upload(&target).await?;

@@ -56,12 +56,12 @@ impl User {
             87..90 => self.create(seen, (&key, &name)).await,
             90..93 => self.swap(seen, (&key, &name)).await,
             93..95 => self.look_at(seen, dice, (&key, &name)).await,
-            95..97 => self.duplicate(seen, (&key, &name)).await,
+            95..97 => self.duplicate(seen, dice, (&key, &name)).await,
             97..99 => {
                 let all: Vec<String> = (0..keys).map(|at| format!("{}/{KEYS}{at}", self.bucket)).collect();
                 self.list(seen, &all).await;
             }
-            _ => self.look_around(seen).await,
+            _ => self.look_around(seen, dice.below(1 << 40)).await,
         }
     }
 
@@ -244,8 +244,8 @@ impl User {
         }
     }
 
-    /// Stores something elsewhere, and makes it a key by copying it.
-    async fn duplicate(&self, seen: &Seen, (key, name): (&str, &str)) {
+    /// Stores something elsewhere, and makes it a key by copying it, whole or as a part.
+    async fn duplicate(&self, seen: &Seen, dice: &mut Stream, (key, name): (&str, &str)) {
         let (content, bytes) = seen.create(key, HEAD + content_len(name));
         let (elsewhere, began) = (format!("own-{}", self.who), seen.now());
         let stored = match &self.way {
@@ -258,13 +258,19 @@ impl User {
         let deed = Deed::Write(Some(WriteId(content.number)));
         let ticket = seen.begin(key, deed);
         // An earlier one of its own may come late.
+        let as_part = dice.chance(500);
         let outcome = match &self.way {
             Way::Mesh(client) => {
                 let source = Conditions { if_match: Some(etag), ..Conditions::default() };
-                let options = CopyOptions { source, ..CopyOptions::default() };
                 let (from, to) = (Place::new(self.bucket, &*elsewhere), Place::new(self.bucket, name));
-                client.copy(&from, &to, options).await.map(drop)
+                if as_part {
+                    copy_as_part(client, &from, source, &to).await
+                } else {
+                    let options = CopyOptions { source, ..CopyOptions::default() };
+                    client.copy(&from, &to, options).await.map(drop)
+                }
             }
+            Way::Front(gateways) if as_part => gateways.copy_as_part(self.bucket, (&elsewhere, &etag), name).await,
             Way::Front(gateways) => gateways.copy(self.bucket, (&elsewhere, &etag), name).await,
         };
         let what = format!("{} copies to {key} {}", self.who, content.number);
@@ -308,11 +314,11 @@ impl User {
     }
 
     /// What changes nothing that anybody sees.
-    async fn look_around(&self, seen: &Seen) {
-        let began = seen.now();
+    async fn look_around(&self, seen: &Seen, number: u64) {
+        let (began, own) = (seen.now(), format!("own-{number}"));
         let looked = match &self.way {
-            Way::Mesh(client) => looks_around(client, self.bucket).await,
-            Way::Front(gateways) => gateways.look_around(self.bucket).await,
+            Way::Mesh(client) => looks_around(client, self.bucket, &own).await,
+            Way::Front(gateways) => gateways.look_around(self.bucket, &own).await,
         };
         seen.judge(began, (self.who, &format!("{} looks around", self.who)), looked.as_ref());
     }
@@ -340,12 +346,25 @@ pub(super) fn nothing_yet(error: Error) -> Error {
     }
 }
 
-async fn looks_around(client: &Client, bucket: &str) -> Result<(), Error> {
+async fn copy_as_part(client: &Client, from: &Place, source: Conditions, to: &Place) -> Result<(), Error> {
+    let upload = client.create_upload(&to.bucket, &to.key, Attributes::default()).await.map_err(nothing_yet)?;
+    let part = upload.copy_part(1, from, None, source).await.map_err(nothing_yet)?;
+    upload.complete(&[part]).await.map(drop)
+}
+
+async fn looks_around(client: &Client, bucket: &str, own: &str) -> Result<(), Error> {
     let known = client.buckets().await?;
     if known.iter().all(|row| &*row.bucket.name != bucket) {
         return Err(Error::bug("a bucket is not listed").with("bucket", bucket));
     }
     client.bucket(bucket).await?;
+    client.create_bucket(own).await?;
+    client.put_bytes(own, "it", b"is not empty").await?;
+    if !matches!(client.delete_bucket(own).await, Err(error) if error.kind() != ErrorKind::Invalid) {
+        return Err(Error::bug("a bucket with an object in it was deleted").with("bucket", own));
+    }
+    client.remove(own, "it").await?;
+    client.delete_bucket(own).await?;
     client.status().await?;
     let upload = client.create_upload(bucket, "own-upload", Attributes::default()).await?;
     upload.put_part_bytes(7, b"a part").await?;
