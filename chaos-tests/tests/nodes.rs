@@ -42,6 +42,7 @@ fn seeds_pass_and_repeat() {
     first.iter().for_each(|verdict| figures += verdict.figures);
     assert!(figures.tally.well > 3_000 && figures.crashes > 10, "{figures:?}");
     assert!(figures.looked.iter().all(|looked| *looked > 50), "answers were hardly looked for: {figures:?}");
+    assert!(figures.compared > 1_000, "replicas were hardly compared: {figures:?}");
     let traces = |verdicts: &mut Vec<Verdict>| {
         verdicts.sort_by_key(|verdict| verdict.seed);
         verdicts.iter().map(|verdict| (verdict.seed, verdict.trace, verdict.figures)).collect::<Vec<_>>()

@@ -18,7 +18,7 @@ mod owner;
 
 use core::time::Duration;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::Path,
     sync::{
@@ -381,6 +381,15 @@ impl Node {
     #[must_use]
     pub fn control(&self) -> Arc<ControlView> {
         self.0.metadata.control()
+    }
+
+    /// What each of this node's metadata replicas has applied last, by its index, and a digest of its state: the same on every
+    /// node that has applied the same.
+    ///
+    /// # Errors
+    /// `Corrupt` where it cannot be read.
+    pub fn metadata_digests(&self) -> Result<BTreeMap<GroupId, (u64, u128)>, Error> {
+        self.0.metadata.digests()
     }
 
     /// Asks this node's ingress, as `request.principal`.

@@ -287,6 +287,14 @@ impl Plan {
             let focus = focus.filter(|_| dice.chance(700));
             plan.faults.push((at.min(storm), plan.draw(&mut dice, focus)));
         }
+        // One after another gets the next build, whatever else befalls it.
+        let mut rolls = Stream::new(seed, "rolls", 0);
+        if rolls.chance(150) {
+            let upgrade = |node| Fault::Upgrade { node, level: 2, down: 50 + rolls.below(800) };
+            let upgrades: Vec<Fault> = plan.nodes().map(upgrade).collect();
+            let step = storm / (upgrades.len() as u64 + 1);
+            plan.faults.extend((1..).map(|turn| turn * step).zip(upgrades));
+        }
         let mut losses = Stream::new(seed, "losses", 0);
         if losses.chance(200) {
             let (at, node) = (500 + losses.below(storm), NodeId(1 + losses.below(hosts)));

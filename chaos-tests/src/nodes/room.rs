@@ -14,7 +14,14 @@ use mesh::{
     founding::{self, Founding},
     keyring::Keyring,
 };
-use mesh_core::{assignment::Wish, bluefield::Generation, id::NodeId, meta::Level, op::AdminOp, topology::mix};
+use mesh_core::{
+    assignment::Wish,
+    bluefield::Generation,
+    id::{GroupId, NodeId},
+    meta::Level,
+    op::AdminOp,
+    topology::mix,
+};
 use mesh_dpu_runtime::metadata::MemoryHome;
 use mesh_fronts::s3::client::Signer;
 use mesh_transport::{Delivery, End, MemoryFabric, MemoryOptions, UnderWay};
@@ -73,6 +80,10 @@ pub(super) struct Room {
     stopping: BTreeMap<NodeId, (Arc<AtomicBool>, u64)>,
     agenda: BTreeMap<(u64, u64), Due>,
     planned: u64,
+    /// Of each group's state at an index, and whose it was.
+    digests: BTreeMap<(GroupId, u64), (u128, NodeId)>,
+    /// How often one was seen on another node, too.
+    pub(super) compared: u64,
     hash: u64,
     pub(super) messages: u64,
     pub(super) crashes: u64,
@@ -188,6 +199,8 @@ impl Room {
             doomed: BTreeMap::new(),
             stopping: BTreeMap::new(),
             agenda: BTreeMap::new(),
+            digests: BTreeMap::new(),
+            compared: 0,
             planned: 0,
             hash: mix(seed),
             messages: 0,

@@ -45,6 +45,8 @@ pub struct Figures {
     pub recovery: u64,
     /// How often it was looked whether clients are answered, with nobody hurt and with one node that was.
     pub looked: [u64; 2],
+    /// How often the state of a metadata group's replica was compared with another's.
+    pub compared: u64,
     /// The mesh's level in the end.
     pub level: u16,
 }
@@ -59,6 +61,7 @@ impl core::ops::AddAssign for Figures {
         self.tally.unknown += other.tally.unknown;
         self.tally.longest = self.tally.longest.max(other.tally.longest);
         self.recovery = self.recovery.max(other.recovery);
+        self.compared += other.compared;
         self.looked = [self.looked[0] + other.looked[0], self.looked[1] + other.looked[1]];
         self.level = self.level.max(other.level);
     }
@@ -137,7 +140,7 @@ fn run_in(
     let outcome = acts(&mut room, plan, figures, (&stages, clients));
     verdict.trace = room.trace();
     figures.windows = room.time.windows();
-    (figures.messages, figures.crashes) = (room.messages, room.crashes);
+    (figures.messages, figures.crashes, figures.compared) = (room.messages, room.crashes, room.compared);
     figures.tally = room.clients.seen.tally();
     outcome
 }
@@ -227,6 +230,7 @@ fn step(room: &mut Room) -> Result<(), String> {
     if room.time.windows().is_multiple_of(LOOK) {
         room.expect_no_robbery()?;
         room.level()?;
+        room.expect_same_replicas()?;
     }
     Ok(())
 }

@@ -493,6 +493,24 @@ impl RaftMetadata {
         open.chain(closed).collect()
     }
 
+    /// The index of what each replica that works has applied last, and a digest of its state: wherever the same was applied,
+    /// the digest is the same, whether it came by the log or by a snapshot.
+    ///
+    /// # Errors
+    /// `Corrupt` where it cannot be read.
+    pub fn digests(&self) -> Result<BTreeMap<GroupId, (u64, u128)>, Error> {
+        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
+        let mut digests = BTreeMap::new();
+        for (group, replica) in groups.iter().filter(|(group, replica)| self.trouble(**group, replica).is_none()) {
+            let state = replica.state.with_table(rows::TreeTable::state).map_err(|error| {
+                let what = "the state of this metadata group cannot be read";
+                Error::new(ErrorKind::Corrupt, what).with("group", group).caused_by(error)
+            })?;
+            digests.extend(state.map(|state| (*group, state)));
+        }
+        Ok(digests)
+    }
+
     /// Why an open replica does not work.
     fn trouble(&self, group: GroupId, replica: &Replica) -> Option<Error> {
         match self.store().health(group) {

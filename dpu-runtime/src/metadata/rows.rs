@@ -82,6 +82,13 @@ impl TreeTable {
         Ok((head.applied, head.membership))
     }
 
+    /// The index of what was applied last, and all rows in one number.
+    pub(super) fn state(&self) -> io::Result<Option<(u64, u128)>> {
+        let head = self.head()?.unwrap_or_default();
+        let Digest { rows, sum } = head.digest;
+        Ok(head.applied.map(|applied| (applied.index, sum ^ u128::from(rows))))
+    }
+
     /// All rows in one number.
     pub(super) fn digest(&self) -> io::Result<Digest> {
         Ok(self.head()?.unwrap_or_default().digest)

@@ -46,6 +46,24 @@ const FAIR: u64 = 5_000;
 const ROUGH: u64 = 12_000;
 
 impl Room {
+    /// Replicas of a metadata group that have applied the same have the same state.
+    ///
+    /// # Errors
+    /// Which have not.
+    pub(in crate::nodes) fn expect_same_replicas(&mut self) -> Result<(), String> {
+        for (node, _, running) in self.nodes().collect::<Vec<_>>() {
+            let digests = running.metadata_digests().map_err(|error| format!("{node}: {error}"))?;
+            for (group, (index, digest)) in digests {
+                let (known, other) = *self.digests.entry((group, index)).or_insert((digest, node));
+                if known != digest {
+                    return Err(format!("{node} and {other} have applied {group} up to {index}, and to other ends"));
+                }
+                self.compared += u64::from(other != node);
+            }
+        }
+        Ok(())
+    }
+
     /// What is missing before all is well; none: nothing.
     pub(in crate::nodes) fn missing(&self, wanted: &[NodeId]) -> Option<String> {
         for (node, machine) in wanted.iter().filter_map(|node| self.machines.get_key_value(node)) {
