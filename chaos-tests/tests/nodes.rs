@@ -41,7 +41,8 @@ fn seeds_pass_and_repeat() {
     let (mut figures, mut again) = (mesh_chaos_tests::nodes::run::Figures::default(), run_all(0..12, None));
     first.iter().for_each(|verdict| figures += verdict.figures);
     assert!(figures.tally.well > 3_000 && figures.crashes > 10, "{figures:?}");
-    assert!(figures.looked.iter().all(|looked| *looked > 50), "answers were hardly looked for: {figures:?}");
+    let [all_well, one_hurt] = figures.looked;
+    assert!(all_well > 100 && one_hurt > 10, "answers were hardly looked for: {figures:?}");
     assert!(figures.compared > 1_000, "replicas were hardly compared: {figures:?}");
     let traces = |verdicts: &mut Vec<Verdict>| {
         verdicts.sort_by_key(|verdict| verdict.seed);

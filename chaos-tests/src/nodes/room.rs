@@ -128,7 +128,7 @@ const CAPACITY_BYTES: u64 = 256 << 20;
 /// A node that starts is no better than one that is down for so long: it waits out a silence, and is caught up.
 const STARTS: u64 = 4_000;
 /// And one whose metadata are made anew, for so long.
-const RENEWS: u64 = 15_000;
+const RENEWS: u64 = 6_000;
 /// Once a cut is over, connections are made anew.
 const HEALS: u64 = 1_000;
 /// A process that was told to stop is killed after so long.

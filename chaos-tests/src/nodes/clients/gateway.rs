@@ -238,6 +238,7 @@ impl Gateways {
             200..300 => Ok(reply),
             // A HEAD has no body to say more.
             404 if method == "HEAD" => Err(refusal("NoSuchKey").with("host", host)),
+            500 | 503 if method == "HEAD" => Err(refusal("ServiceUnavailable").with("host", host)),
             _ => Err(refusal(&reply.code()).with("host", host).with("status", reply.status)),
         }
     }
