@@ -11,9 +11,11 @@
 //! * `net`: when messages arrive, and what is lost. A [plan](plan::Plan::over_quic) can have the real QUIC instead, on the
 //!   sockets of `air`: their order, times and sizes repeat, but for the sizes of handshakes; the bytes do not, for ciphers
 //!   bring their own entropy.
-//! * [`plan`]: what a seed draws. `room`: the windows, and what befalls the nodes in them.
-//! * `street`: front ends, in memory. `clients`: who puts, gets and removes, and what they saw. [`run`](mod@run): one seed from start to verdict.
-//! * `log`: what nodes say, and whether one of them broke down.
+//! * [`plan`]: what a seed draws. `room`: the windows, what befalls the nodes in them, and what must hold all the time:
+//!   clients are answered, no chain is taken from a node that is well, replicas that have applied the same are the same.
+//! * `street`: front ends, in memory. `clients`: who puts, gets, removes, creates, swaps, copies and lists, by the mesh's client
+//!   or by S3, and what they saw. [`run`](mod@run): one seed from start to verdict.
+//! * `log`: what nodes say, and whether one of them broke down. `toys`: functions that break down, or keep accounts.
 
 #[cfg(not(tokio_unstable))]
 compile_error!(
