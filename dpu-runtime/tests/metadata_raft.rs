@@ -314,6 +314,46 @@ async fn a_store_that_is_disowned_stays_damaged_until_another_takes_its_place() 
     assert!(!node.is_damaged(), "the new store has its mark");
 }
 
+/// A group that is damaged while the others are sound is told of, and renewed, before anybody asks for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_damaged_group_is_renewed_although_nobody_has_asked_for_it() {
+    let cluster = Cluster::start(3, &[0, 1], QUICK, 40).await;
+    let follower = (1..=3).find(|node| [0, 1].iter().all(|group| cluster.leader(*group) != *node)).expect("a follower");
+    let database = cluster.path().join(follower.to_string()).join("db");
+    let before = cluster.path().join("before");
+    cluster.close(follower).await;
+    copy(&database, &before);
+    drop(cluster.open(follower, vec![GroupId(0), GroupId(1)]).await);
+    assert!(propose(&cluster.node(follower), &*cluster.clock, open_session(1, 1, 1), BUDGET).await.is_ok());
+    cluster.settle().await;
+    cluster.close(follower).await;
+    std::fs::remove_dir_all(&database).expect("removed");
+    copy(&before, &database);
+
+    let node = cluster.open(follower, vec![GroupId(0)]).await;
+    let troubled = |node: &RaftMetadata| -> Vec<(GroupId, bool)> {
+        node.status().into_iter().map(|said| (said.group, said.trouble.is_some())).collect()
+    };
+    assert_eq!(troubled(&node), [(GroupId(0), false), (GroupId(1), true)]);
+    assert!(node.is_damaged());
+    node.renew().await.expect("renewed");
+    assert!(!node.is_damaged());
+    assert_eq!(troubled(&node), [(GroupId(0), false), (GroupId(1), false)]);
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("made");
+    for entry in std::fs::read_dir(from).expect("read") {
+        let path = entry.expect("read").path();
+        let target = to.join(path.file_name().expect("named"));
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).expect("copied");
+        }
+    }
+}
+
 /// The state travels slowly, and in the meantime it is rewritten, and more entries are written than are kept behind a
 /// snapshot. Still the first snapshot is enough, or the second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

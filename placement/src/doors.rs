@@ -460,7 +460,8 @@ impl<A, P> Doors<A, P> {
 }
 
 /// The chains that were taken from their owners, and where they are now: what their owners were asked ends. Who gives a
-/// chain away in a move answers what it was asked itself.
+/// chain away in a move answers what it was asked itself. Of what came to pass between the two views nothing is known, and it
+/// counts as a loss.
 #[must_use]
 pub fn taken_over(before: &ControlView, after: &ControlView) -> BTreeMap<ActorId, Place> {
     let changed = before.assignments.diff(&after.assignments);

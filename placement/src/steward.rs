@@ -634,8 +634,12 @@ impl Steward {
                     self.lead.plans.goes_on();
                 }
             }
-            Key::Stat | Key::Forsake(_) | Key::Elect(_) | Key::Ensure(_) => {}
-            Key::Members(_) | Key::HandOver(_) | Key::RaiseLevel => {}
+            Key::Forsake(group) => {
+                if !well {
+                    self.vacancies.did_not_forsake(group);
+                }
+            }
+            Key::Stat | Key::Elect(_) | Key::Ensure(_) | Key::Members(_) | Key::HandOver(_) | Key::RaiseLevel => {}
             Key::LayOut => {
                 // What hinders a proposal passes; drives of which no layout can be made do not.
                 let judged = outcome.err().filter(is_judged);

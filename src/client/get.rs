@@ -111,7 +111,7 @@ impl Client {
     /// Writes an object's bytes to `target`. `progress` is told the bytes written so far.
     ///
     /// # Errors
-    /// `NotFound`, `NoSuchBucket`, `Denied`; `TooFewShards` once drives have been out of sight for three seconds; `Lost`;
+    /// `NotFound`, `NoSuchBucket`, `Denied`; `TooFewShards` once drives have been out of sight for some three seconds; `Lost`;
     /// `Conflict` if it was replaced meanwhile: read it again. `target` may have got a part of the bytes then.
     pub async fn get(
         &self,

@@ -2,7 +2,7 @@
 """What only real processes have shown: cuts, pauses, restarts and joins of a mesh of hosts and a DPU, under clients that
 retry nothing.
 
-    faults.py --mesh target/release/mesh [--cases restarts,cuts,joins,pauses] [--cycles 100] [--clients 4]
+    faults.py --mesh target/release/mesh [--cases restarts,cuts,blind,leaders,joins,pauses] [--cycles 100] [--clients 4]
 
 Three hosts and an emulated DPU of the first, made with `init`, `invite` and `join` as README shows, each a `mesh serve` of
 its own: what a node knows of the others at its start is the one address of its invitation. DPUs are preferred. All the
@@ -12,6 +12,9 @@ time clients put objects through all three hosts, read them back and compare eve
   come back to it.
 - cuts: the datagrams between a host and its DPU are dropped, both ways and each way alone, while another host leads and
   sees both. The chain has to come to the host, and back to the DPU when the cut has ended.
+- blind: the datagrams between the DPU and all hosts but its own are dropped. The chain has to come home, and back.
+- leaders: whichever host leads is killed and started again 0.3 s later, before anybody has missed it. Somebody has to lead
+  again long before its lease would be over.
 - pauses: the leader, the DPU's host and both are stopped (SIGSTOP) for half a second. Nothing may move.
 - joins: a fourth host joins by way of a first that does not lead.
 
@@ -40,6 +43,8 @@ DPU, FOURTH = 11, 4
 # Seconds: after which a DPU that is killed is started again, in turn; how long a cut lasts once the chain has come to
 # the host; how long a process is stopped, and what it then has until it is looked at; what a step may take.
 DOWN, CUT, PAUSE, CALM, STEP = (0.1, 0.3, 2.0), 10, 0.5, 3, 60
+# Leaders that are killed; how long each is away; how long a request may take then. A lease is six seconds long.
+LEADERS, AWAY, LED = 6, 0.3, 4.5
 CHAIN, CONTROL = "chain-1-1", "group-0"
 
 
@@ -175,6 +180,43 @@ class Faults:
             until("the chain is on the DPU again", STEP, lambda: self.chain(dpu))
             self.say(f"cuts: {name} no more: the chain on the DPU after {time.monotonic() - began:.1f} s")
 
+    def blind(self):
+        dpu, others = self.dpu, (self.second, self.third)
+        until("the chain is on the DPU", STEP, lambda: self.chain(dpu))
+        until("all are up", STEP, self.all_up)
+        done = self.load.done
+        self.load.slowest_since()
+        with Cut(*((dpu, other) for other in others), *((other, dpu) for other in others)) as cut:
+            began = time.monotonic()
+            until("the chain is on the host of a DPU that sees nobody else", STEP, lambda: self.chain(self.first))
+            took = time.monotonic() - began
+            time.sleep(CUT)
+            node, _ = self.chain()
+            dropped = cut.dropped()
+        if not all(dropped) or node != "node-1":
+            raise Fault(f"no such case: {dropped} datagrams dropped, the chain at {node}")
+        self.say(f"blind: the chain on the host after {took:.1f} s, {self.load.done - done} requests meanwhile, {dropped} datagrams dropped")
+        began = time.monotonic()
+        until("the chain is on the DPU again", STEP, lambda: self.chain(dpu))
+        self.say(f"blind no more: the chain on the DPU after {time.monotonic() - began:.1f} s")
+
+    def leaders(self):
+        for _ in range(LEADERS):
+            until("all are up", STEP, self.all_up)
+            led = self.leader()
+            leader = next(node for node in self.mesh.nodes if f"node-{node.number}" == led)
+            self.load.leave(leader.number)
+            self.load.slowest_since()
+            leader.kill()
+            time.sleep(AWAY)
+            leader.serve()
+            until("all are up again", STEP, self.all_up)
+            slowest = self.load.slowest_since()
+            self.load.enter(leader.number)
+            if slowest > LED:
+                raise Fault(f"after node-{leader.number} was away for {AWAY} s a request took {slowest:.1f} s")
+            self.say(f"leaders: {led} away for {AWAY} s; a request took {slowest:.1f} s; {self.leader()} leads")
+
     def pauses(self):
         until("all are up", STEP, self.all_up)
         for _ in range(3):
@@ -216,7 +258,7 @@ def inside():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mesh", required=True, metavar="FILE", help="the program")
-    parser.add_argument("--cases", default="restarts,cuts,pauses,joins", help="with commas between them")
+    parser.add_argument("--cases", default="restarts,cuts,blind,leaders,pauses,joins", help="with commas between them")
     parser.add_argument("--cycles", type=int, default=100, help="of restarts")
     parser.add_argument("--clients", type=int, default=4)
     args = parser.parse_args()

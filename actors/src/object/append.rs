@@ -7,7 +7,7 @@ use mesh_core::{
 };
 
 use super::{
-    ask::{is_retryable, pause},
+    ask::{Unseen, is_retryable, pause},
     reclaim::Doomed,
     task::{Failure, Heard, Question, Retry, Scene, Step, Task},
     writes::{Stored, no_such_write},
@@ -21,11 +21,12 @@ pub(super) struct Append {
     /// The attempt under way.
     target: Option<StripeTarget>,
     tries: u32,
+    unseen: Unseen,
 }
 
 impl Append {
-    pub(super) const fn new(write: WriteId, stripe: u32, payload: Buf) -> Self {
-        Self { write, stripe, payload, target: None, tries: 0 }
+    pub(super) fn new(write: WriteId, stripe: u32, payload: Buf) -> Self {
+        Self { write, stripe, payload, target: None, tries: 0, unseen: Unseen::default() }
     }
 
     fn claim(&mut self, scene: &mut Scene<'_, '_>) -> Result<Step, Error> {
@@ -77,8 +78,9 @@ impl Append {
         if !slow_down && may_have_left_shards(&error) {
             scene.desk.reclaim.discard([Doomed::new(target.clone(), Vec::new())], now);
         }
-        let at = now + pause(self.tries, error.certainty());
-        let again = (slow_down || is_retryable(error.kind(), self.tries)) && at < scene.caller.deadline;
+        let unseen = self.unseen.again(error.kind(), now);
+        let at = unseen.unwrap_or_else(|| now + pause(self.tries, error.certainty()));
+        let again = (slow_down || unseen.is_some() || is_retryable(error.kind())) && at < scene.caller.deadline;
         let next = match (again, slow_down) {
             (true, true) => Some(target),
             (true, false) => scene.desk.writes.next_attempt(self.write, self.stripe),

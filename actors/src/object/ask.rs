@@ -70,6 +70,7 @@ pub(super) struct Ask {
     retry: Retry,
     pub(super) deadline: Instant,
     tries: u32,
+    unseen: Unseen,
     /// A sending may have taken effect.
     maybe: bool,
 }
@@ -107,7 +108,8 @@ impl Ask {
         };
         let session = session.filter(|_| owner.is_for_somebody());
         let request = Some(request);
-        Self { owner, way, bucket: None, session, number, request, retry, deadline, tries: 0, maybe: false }
+        let unseen = Unseen::default();
+        Self { owner, way, bucket: None, session, number, request, retry, deadline, tries: 0, unseen, maybe: false }
     }
 
     /// What to send now; keeps a copy if it may be sent again.
@@ -123,10 +125,14 @@ impl Ask {
     pub(super) fn judge(&mut self, error: Error, now: Instant) -> Verdict {
         let again = match self.retry {
             Retry::Never => false,
-            Retry::Transport => is_retryable(error.kind(), self.tries),
-            Retry::Patient => is_retryable(error.kind(), self.tries) || error.kind() == ErrorKind::RateLimited,
+            Retry::Transport => is_retryable(error.kind()),
+            Retry::Patient => is_retryable(error.kind()) || error.kind() == ErrorKind::RateLimited,
         };
-        let at = now + pause(self.tries, error.certainty());
+        let unseen = if self.retry == Retry::Never { None } else { self.unseen.again(error.kind(), now) };
+        let (again, at) = match unseen {
+            Some(at) => (true, at),
+            None => (again, now + pause(self.tries, error.certainty())),
+        };
         self.maybe = match error.kind() {
             // What was sent before may have taken effect before the session was over.
             ErrorKind::Fenced if self.number.is_some() => true,
@@ -160,23 +166,46 @@ const fn is_decision(kind: ErrorKind) -> bool {
     )
 }
 
-/// Whether the same request may go well a little later, without anybody changing anything, after so many tries. Drives that
-/// the chain does not see may be there for others: then it is brought to where they are seen. Those that are gone stay away
-/// for longer than anybody waits.
-pub(super) const fn is_retryable(kind: ErrorKind, tries: u32) -> bool {
-    matches!(kind, ErrorKind::TooFewShards) && tries < UNSEEN_TRIES
-        || matches!(
-            kind,
-            ErrorKind::StaleEpoch
-                | ErrorKind::Draining
-                | ErrorKind::Overloaded
-                | ErrorKind::NotLeader
-                | ErrorKind::NoSuchActor
-                | ErrorKind::Unreachable
-                | ErrorKind::Timeout
-                | ErrorKind::LinkLost
-                | ErrorKind::Restarted
-        )
+/// Whether the same request may go well a little later, without anybody changing anything.
+pub(super) const fn is_retryable(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::StaleEpoch
+            | ErrorKind::Draining
+            | ErrorKind::Overloaded
+            | ErrorKind::NotLeader
+            | ErrorKind::NoSuchActor
+            | ErrorKind::Unreachable
+            | ErrorKind::Timeout
+            | ErrorKind::LinkLost
+            | ErrorKind::Restarted
+    )
+}
+
+/// Waits for drives that the chain does not see: others may, and then it is brought to where they are seen. Those that are
+/// gone stay away for longer than anybody waits.
+#[derive(Debug, Default)]
+pub(super) struct Unseen(Option<Box<Waiting>>);
+
+/// Few ever wait.
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    tries: u32,
+}
+
+impl Unseen {
+    /// When to ask again, if that is why it failed, and it may be worth it. Each try costs a chain something, and may leave
+    /// shards behind: they are few.
+    pub(super) fn again(&mut self, kind: ErrorKind, now: Instant) -> Option<Instant> {
+        if kind != ErrorKind::TooFewShards {
+            return None;
+        }
+        let waiting = self.0.get_or_insert_with(|| Box::new(Waiting { since: now, tries: 0 }));
+        let pause = UNSEEN_PAUSE.saturating_mul(1 << waiting.tries.min(16)).min(PAUSE_MAX);
+        waiting.tries += 1;
+        (now.since(waiting.since) < UNSEEN_MAX).then_some(now + pause)
+    }
 }
 
 /// How long to wait before sending for the `tries + 2`nd time. What was lost on the way goes again at once; what was
@@ -189,6 +218,7 @@ pub(super) fn pause(tries: u32, certainty: Certainty) -> Duration {
 }
 
 const PAUSE_MIN: Duration = Duration::from_millis(10);
-/// With the pauses between them: somewhat longer than a silence, and the move that follows it.
-const UNSEEN_TRIES: u32 = 9;
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Somewhat longer than a silence, and the move that follows it.
+const UNSEEN_MAX: Duration = Duration::from_millis(2_500);
+const UNSEEN_PAUSE: Duration = Duration::from_millis(250);

@@ -409,13 +409,16 @@ impl Clients {
         let (link, end) = self.link(Principal::Admin { name: USER.into() });
         let nodes: Vec<NodeId> = self.hosts.iter().map(|(host, _)| *host).collect();
         let client = Client::over(link, nodes);
-        let orders = self.orders.clone();
+        let (orders, seen) = (self.orders.clone(), self.seen.clone());
         self.runtime.spawn(async move {
             let _turn = orders.lock().await;
             loop {
                 let answer = client.administer(op.clone()).await;
                 log::say(|| format!("ADMIN {answer:?}"));
                 match answer {
+                    Err(error) if is_wrong(&error) => {
+                        return seen.broken(format!("an administrator was answered: {error}"));
+                    }
                     Err(error) if !matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Invalid) => {
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }

@@ -1,5 +1,5 @@
 //! Functions of an embedding program: one that breaks down now and then, on dice of its own, and one whose state says
-//! whether it came along whole.
+//! whether it was torn on its way.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -298,9 +298,9 @@ impl RaftMetadata {
     #[must_use]
     pub fn is_damaged(&self) -> bool {
         let store = self.store();
-        let open = self.replicas();
-        let turned = |replica: &Arc<Replica>| matches!(store.health(replica.state.group()), Health::Damaged(_));
-        !lock(&self.damaged).is_empty() || open.iter().any(turned)
+        // Also of groups that nobody has asked for since it started, as in [`Self::status`].
+        let turned = |group: &GroupId| matches!(store.health(*group), Health::Damaged(_));
+        !lock(&self.damaged).is_empty() || store.replicas().keys().any(turned)
     }
 
     /// How often this node has said durably what its replicas promise: what others remember of it is never more, unless

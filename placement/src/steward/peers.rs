@@ -105,10 +105,17 @@ impl Peers {
             heard_at: now,
             alive_at: Some(now),
             up_since: before.map_or(now, |seen| seen.up_since),
-            brisk: beats_briskly && before.is_some_and(|seen| now.since(seen.heard_at) <= self.timing.dpu_silence),
+            brisk: beats_briskly && before.is_some_and(|seen| self.is_brisk(seen, now)),
         };
         self.seen.insert(node, seen);
         was_up
+    }
+
+    /// Whether a peer that beats now beats at the short interval. Two beats that waited together, while this node slept, say
+    /// nothing of how its link is now.
+    fn is_brisk(&self, before: &Seen, now: Instant) -> bool {
+        let gap = now.since(before.heard_at);
+        gap <= self.timing.dpu_silence && (before.brisk || gap >= self.timing.dpu_beat / 2)
     }
 
     /// What was asked of a peer then ended with its link: that is proof, unless it has been heard of since (it restarted, or
@@ -292,6 +299,10 @@ mod tests {
         peers.heard(PEER, true, at(0));
         peers.heard(PEER, true, at(50));
         peers.tick(at(10_000));
+        // Beats that waited.
+        peers.heard(PEER, true, at(10_000));
+        peers.heard(PEER, true, at(10_001));
+        peers.heard(PEER, true, at(10_002));
         ticked(&mut peers, 10_100..=11_400);
         assert!(peers.is_up(PEER, at(11_400)));
         peers.heard(PEER, true, at(11_400));

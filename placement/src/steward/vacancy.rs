@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 
 use mesh_core::{
-    id::{GroupId, NodeId, ReplicaId},
+    id::{GroupId, Incarnation, NodeId, ReplicaId},
     op::GroupReport,
     time::Instant,
 };
@@ -24,7 +24,12 @@ pub enum Step {
 
 /// The groups in which nobody leads, as far as this node sees.
 #[derive(Clone, Debug, Default)]
-pub struct Vacancies(BTreeMap<GroupId, Vacancy>);
+pub struct Vacancies {
+    vacant: BTreeMap<GroupId, Vacancy>,
+    /// Who leads each group in which term, as far as this node's replica knows, and which start of that node it was when
+    /// this became known.
+    led: BTreeMap<GroupId, (NodeId, u64, Incarnation)>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Vacancy {
@@ -43,22 +48,23 @@ impl Vacancies {
     #[must_use]
     pub fn look(&mut self, groups: &[Group], sight: &Sight, is_free: impl Fn(GroupId) -> bool) -> Vec<(GroupId, Step)> {
         let now = sight.now;
-        self.0.retain(|known, _| groups.iter().any(|group| group.report.group == *known));
+        self.vacant.retain(|known, _| groups.iter().any(|group| group.report.group == *known));
+        self.led.retain(|known, _| groups.iter().any(|group| group.report.group == *known));
         let mut steps = Vec::new();
         for group in groups {
             let Group { report, voters, .. } = group;
+            let gone = self.has_gone(report, sight);
             if is_led(group, sight) {
-                self.0.remove(&report.group);
+                self.vacant.remove(&report.group);
                 continue;
             }
-            let vacancy = self.0.entry(report.group).or_insert(Vacancy { since: now, forsaken: None, stood: None });
+            let vacancy =
+                self.vacant.entry(report.group).or_insert(Vacancy { since: now, forsaken: None, stood: None });
             if report.trouble.is_some() || !is_free(report.group) {
                 continue;
             }
-            let led = report.leader.filter(|leader| *leader != sight.here && sight.alive.contains(leader));
-            let led = led.map(|leader| (leader, report.term));
-            if let Some((leader, term)) = led.filter(|led| vacancy.forsaken != Some(*led)) {
-                vacancy.forsaken = led;
+            if let Some((leader, term)) = gone.filter(|led| vacancy.forsaken != Some(*led)) {
+                vacancy.forsaken = gone;
                 steps.push((report.group, Step::Forsake(leader, term)));
                 continue;
             }
@@ -75,6 +81,28 @@ impl Vacancies {
             }
         }
         steps
+    }
+
+    /// A group's replica did not forget who led: it is told again.
+    pub fn did_not_forsake(&mut self, group: GroupId) {
+        if let Some(vacancy) = self.vacant.get_mut(&group) {
+            vacancy.forsaken = None;
+        }
+    }
+
+    /// Who led in which term, if that is over for good: its replica is damaged, or its node is another start of itself than
+    /// when it was known to lead, and does not lead any more. That it does not say so is not enough: what it said last may
+    /// be of when it stood.
+    fn has_gone(&mut self, report: &GroupReport, sight: &Sight) -> Option<(NodeId, u64)> {
+        let leader = report.leader.filter(|leader| *leader != sight.here && sight.alive.contains(leader))?;
+        let start = sight.reports.get(&leader)?.incarnation;
+        let led = self.led.entry(report.group).or_insert((leader, report.term, start));
+        if (led.0, led.1) != (leader, report.term) {
+            *led = (leader, report.term, start);
+        }
+        let said = sight.said_of(leader, report.group);
+        let is_damaged = said.is_some_and(|said| said.trouble.is_some());
+        (is_damaged || start > led.2).then_some((leader, report.term))
     }
 }
 
@@ -186,25 +214,34 @@ mod tests {
     #[test]
     fn who_says_that_it_leads_no_more_is_forsaken_once_for_a_term_and_then_somebody_stands() {
         let mut vacancies = Vacancies::default();
-        // Remembered from before a restart: node 3 says that it does not lead.
-        let of_others = sight(2, &[2, 3], GROUP, None);
         let mut led = group(2, &[1, 2, 3]);
         led.report.leader = Some(NodeId(3));
-        let forsakes = |term| vec![Step::Forsake(NodeId(3), term)];
         let term = led.report.term;
+        // It has just been elected: what it said last is of when it stood.
+        let mut of_others = sight(2, &[2, 3], GROUP, None);
+        assert_eq!(steps(&mut vacancies, led.clone(), &of_others), [Step::Stand], "which asks first");
+        assert_eq!(steps(&mut vacancies, led.clone(), &sight(2, &[2, 3], GROUP, Some(3))), []);
+        // It has restarted.
+        of_others.change(3, |report| report.incarnation = Incarnation(7));
+        let forsakes = |term| vec![Step::Forsake(NodeId(3), term)];
         assert_eq!(steps(&mut vacancies, led.clone(), &of_others), forsakes(term));
-        // As long as that is under way nothing else is begun.
+        // As long as that is under way nothing else is begun; and if it comes to nothing it is told again.
         assert_eq!(vacancies.look(&[led.clone()], &of_others, |_| false), []);
+        vacancies.did_not_forsake(GROUP);
+        assert_eq!(steps(&mut vacancies, led.clone(), &of_others), forsakes(term));
         assert_eq!(steps(&mut vacancies, led.clone(), &of_others), [Step::Stand]);
-        // It leads again, and is soon lost again.
+        // This start of it leads in the next term, and then another one is there.
         let mut again = of_others.clone();
         again.change(3, |report| report.groups[0].term = term + 1);
         led.report.term += 1;
-        assert_eq!(steps(&mut vacancies, led.clone(), &again), forsakes(term + 1));
         assert_eq!(steps(&mut vacancies, led.clone(), &again), [], "it has stood just now");
+        again.change(3, |report| report.incarnation = Incarnation(8));
+        assert_eq!(steps(&mut vacancies, led.clone(), &again), forsakes(term + 1));
         // Who only follows, or whose turn has not come, holds nobody back either.
-        let mut learner = led;
+        let (mut learner, mut vacancies) = (led, Vacancies::default());
         learner.voters.remove(&learner.report.replica);
-        assert_eq!(steps(&mut Vacancies::default(), learner, &again), forsakes(term + 1));
+        assert_eq!(steps(&mut vacancies, learner.clone(), &again), []);
+        again.change(3, |report| report.groups[0].trouble = Some("damaged".into()));
+        assert_eq!(steps(&mut vacancies, learner, &again), forsakes(term + 1));
     }
 }

@@ -149,7 +149,10 @@ impl User {
         let (content, bytes) = seen.create(key, HEAD + content_len(name));
         let deed = Deed::Create(WriteId(content.number));
         let ticket = seen.begin(key, deed);
-        let outcome = self.put_if(name, &bytes, None).await;
+        let mut outcome = self.put_if(name, &bytes, None).await;
+        if outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            outcome = Err(Error::bug("what is to be created was to be there"));
+        }
         self.has_put_if(
             seen,
             (ticket, &format!("{} creates {key} {}", self.who, content.number)),
