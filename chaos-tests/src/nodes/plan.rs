@@ -287,9 +287,10 @@ impl Plan {
             let focus = focus.filter(|_| dice.chance(700));
             plan.faults.push((at.min(storm), plan.draw(&mut dice, focus)));
         }
-        // One after another gets the next build, whatever else befalls it.
+        // One after another gets the next build, whatever else befalls it. A host that comes later with an older one would
+        // not be let in.
         let mut rolls = Stream::new(seed, "rolls", 0);
-        if rolls.chance(150) {
+        if plan.late.is_empty() && rolls.chance(250) {
             let upgrade = |node| Fault::Upgrade { node, level: 2, down: 50 + rolls.below(800) };
             let upgrades: Vec<Fault> = plan.nodes().map(upgrade).collect();
             let step = storm / (upgrades.len() as u64 + 1);
