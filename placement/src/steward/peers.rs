@@ -295,7 +295,7 @@ mod tests {
     /// Its links may have been given up while it slept, and are made anew.
     #[test]
     fn who_was_asleep_misses_a_brisk_peer_late_until_it_has_beaten_briskly_again() {
-        let mut peers = Peers::new(TIMING, at(0));
+        let mut peers = Peers::new(Timing { late: Duration::from_millis(100), ..TIMING }, at(0));
         peers.heard(PEER, true, at(0));
         peers.heard(PEER, true, at(50));
         peers.tick(at(10_000));
@@ -308,6 +308,7 @@ mod tests {
         peers.heard(PEER, true, at(11_400));
         assert!(peers.is_up(PEER, at(11_800)));
         peers.heard(PEER, true, at(11_450));
+        ticked(&mut peers, 11_550..=11_650);
         assert!(!peers.is_up(PEER, at(11_700)));
     }
 
