@@ -111,11 +111,12 @@ impl Peers {
         was_up
     }
 
-    /// Whether a peer that beats now beats at the short interval. Two beats that waited together, while this node slept, say
-    /// nothing of how its link is now.
+    /// Whether a peer that beats now beats at the short interval. A beat from before this node slept, and two that waited
+    /// together meanwhile, say nothing of how its link is now.
     fn is_brisk(&self, before: &Seen, now: Instant) -> bool {
         let gap = now.since(before.heard_at);
-        gap <= self.timing.dpu_silence && (before.brisk || gap >= self.timing.dpu_beat / 2)
+        let is_of_now = self.woke_at.is_none_or(|woke| before.heard_at > woke) && gap >= self.timing.dpu_beat / 2;
+        gap <= self.timing.dpu_silence && (before.brisk || is_of_now)
     }
 
     /// What was asked of a peer then ended with its link: that is proof, unless it has been heard of since (it restarted, or
