@@ -41,8 +41,7 @@ fn seeds_pass_and_repeat() {
     let (mut figures, mut again) = (mesh_chaos_tests::nodes::run::Figures::default(), run_all(0..12, None));
     first.iter().for_each(|verdict| figures += verdict.figures);
     assert!(figures.tally.well > 3_000 && figures.crashes > 10, "{figures:?}");
-    let [all_well, one_hurt] = figures.looked;
-    assert!(all_well > 100 && one_hurt > 10, "answers were hardly looked for: {figures:?}");
+    assert!(figures.looked[0] > 100, "answers were hardly looked for: {figures:?}");
     assert!(figures.compared > 1_000, "replicas were hardly compared: {figures:?}");
     let traces = |verdicts: &mut Vec<Verdict>| {
         verdicts.sort_by_key(|verdict| verdict.seed);
@@ -73,6 +72,7 @@ fn dpus_that_start_again_cost_no_request() {
         plan.faults.extend((1..8).map(|time| crash(time * 5_000)));
         let verdict = flawless(seed as u64, &plan);
         assert_eq!(verdict.figures.crashes, 7);
+        assert!(verdict.figures.looked[1] > 100, "answers were hardly looked for: {:?}", verdict.figures);
     }
 }
 

@@ -290,7 +290,7 @@ impl Plan {
         // One after another gets the next build, whatever else befalls it. A host that comes later with an older one would
         // not be let in.
         let mut rolls = Stream::new(seed, "rolls", 0);
-        if plan.late.is_empty() && rolls.chance(250) {
+        if plan.late.is_empty() && rolls.chance(150) {
             let upgrade = |node| Fault::Upgrade { node, level: 2, down: 50 + rolls.below(800) };
             let upgrades: Vec<Fault> = plan.nodes().map(upgrade).collect();
             let step = storm / (upgrades.len() as u64 + 1);
