@@ -326,9 +326,12 @@ async fn one_damaged_group_is_renewed_although_nobody_has_asked_for_it() {
     let before = cluster.path().join("before");
     cluster.close(follower).await;
     copy(&database, &before);
-    drop(cluster.open(follower, vec![GroupId(0), GroupId(1)]).await);
-    assert!(propose(&cluster.node(follower), &*cluster.clock, open_session(1, 1, 1), BUDGET).await.is_ok());
-    cluster.settle().await;
+    let node = cluster.open(follower, vec![GroupId(0), GroupId(1)]).await;
+    let applied = |node: &RaftMetadata| node.digests().expect("read").get(&GroupId(1)).map(|state| state.0);
+    let known = applied(&node);
+    assert!(propose(&node, &*cluster.clock, open_session(1, 1, 1), BUDGET).await.is_ok());
+    until("it has kept, and applied, what was before unknown", || applied(&node) > known).await;
+    drop(node);
     cluster.close(follower).await;
     std::fs::remove_dir_all(&database).expect("removed");
     copy(&before, &database);
