@@ -361,6 +361,10 @@ impl Room {
             for message in messages {
                 self.shared.fabric.deliver(message.number);
             }
+            // Also for as long as it is down; one that has not come yet is missed by nobody.
+            if self.began.contains_key(&node) {
+                self.hurt.note(node, now);
+            }
             return;
         };
         {
