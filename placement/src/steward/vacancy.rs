@@ -15,8 +15,8 @@ use super::{Group, Sight};
 /// What is to be done in a group in which nobody leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Who led it in this term leads no more, and says so: this replica no longer holds others back for its sake. Of those
-    /// that are down, replicas hear by themselves.
+    /// Who led it in this term is there, and never leads again in it, for its node has restarted or its replica is damaged:
+    /// this replica no longer holds others back for its sake. Of those that are down, replicas hear by themselves.
     Forsake(NodeId, u64),
     /// This node stands for election.
     Stand,
