@@ -73,8 +73,7 @@ impl Inner {
         if header.actor != ActorId::NODE {
             let request = Request { op, payload, principal: header.principal, deadline, lane: header.lane };
             let done = watched(&node, header.actor, &request.op, done);
-            node.host.ask_local(header.actor, header.epoch, request, done);
-            return CallGuard::none();
+            return node.host.ask_local(header.actor, header.epoch, request, done);
         }
         match op {
             Op::Node(op) => of_node(node, from, *op, payload, deadline, done),

@@ -21,7 +21,7 @@ use mesh_core::{
     Error, ErrorKind, Principal,
     error::Certainty,
     id::{Incarnation, NodeId, TenantId, WriteId},
-    op::AdminOp,
+    op::{AdminAnswer, AdminOp},
     port::{Clock as _, Outbound, Role},
 };
 use mesh_fronts::s3::client::Signer;
@@ -334,7 +334,7 @@ impl Clients {
         let way = match &self.front {
             Some((street, signers)) if which % 2 == 1 => {
                 let hosts = nodes.iter().map(|host| net::front(*host)).collect();
-                Way::Front(Gateways::new(street.clone(), hosts, signers[tenant].clone()))
+                Way::Front(Gateways::new(street.clone(), self.seen.time.clone(), hosts, signers[tenant].clone()))
             }
             _ => Way::Mesh(Client::over(link, nodes)),
         };
@@ -414,7 +414,11 @@ impl Clients {
             let _turn = orders.lock().await;
             loop {
                 let answer = client.administer(op.clone()).await;
-                log::say(|| format!("ADMIN {answer:?}"));
+                let said = answer.as_ref().map_or_else(|error| vec![error.to_string()], words);
+                log::say(|| format!("ADMIN {op:?}: {}", said.join("; ")));
+                if said.iter().any(String::is_empty) {
+                    return seen.broken(format!("an administrator was answered without words: {answer:?}"));
+                }
                 match answer {
                     Err(error) if is_wrong(&error) => {
                         return seen.broken(format!("an administrator was answered: {error}"));
@@ -427,6 +431,24 @@ impl Clients {
             }
         });
         end
+    }
+}
+
+/// What is shown to administrators.
+fn words(answer: &AdminAnswer) -> Vec<String> {
+    match answer {
+        AdminAnswer::Plan(plan) | AdminAnswer::PlanPage { plan, .. } => {
+            let reasons = plan.decisions.values().map(|decision| match decision.spot {
+                Some(spot) => format!("{spot}: {}", decision.reason),
+                None => format!("nowhere: {}", decision.reason),
+            });
+            [plan.to_string()].into_iter().chain(reasons).collect()
+        }
+        AdminAnswer::Moves(moves) => moves.iter().map(ToString::to_string).collect(),
+        AdminAnswer::Events { events, .. } => events.iter().map(ToString::to_string).collect(),
+        AdminAnswer::Chains(rows) => rows.iter().map(ToString::to_string).collect(),
+        AdminAnswer::Lost(lost) => vec![lost.to_string()],
+        AdminAnswer::Done => Vec::new(),
     }
 }
 

@@ -23,6 +23,15 @@ struct Table {
     last: u64,
     by_node: BTreeMap<(NodeId, u64), Call>,
     lost: BTreeSet<NodeId>,
+    /// The last actors that were taken over at once, and how often that has happened.
+    taken: (u64, BTreeMap<ActorId, Place>),
+}
+
+impl Table {
+    /// Whether it went to who had an actor before it was taken over.
+    fn is_behind(taken: &BTreeMap<ActorId, Place>, to: NodeId, (actor, epoch): (ActorId, Epoch)) -> bool {
+        taken.get(&actor).is_some_and(|now| now.node != to && epoch < now.epoch)
+    }
 }
 
 struct Call {
@@ -34,11 +43,17 @@ struct Call {
 }
 
 impl Calls {
-    /// Sends a request; `done` is called exactly once, unless the returned guard is dropped before.
+    /// How often actors were taken over until now: to be asked before it is looked up where a request goes.
+    pub(super) fn take_overs(&self) -> u64 {
+        self.lock().taken.0
+    }
+
+    /// Sends a request; `done` is called exactly once, unless the returned guard is dropped before. `since`: where it goes was
+    /// looked up after so many [take-overs](Self::take_overs).
     pub(super) fn send(
         &self,
         outbound: &dyn Outbound,
-        to: NodeId,
+        (to, since): (NodeId, u64),
         envelope: Envelope,
         done: Completion<Outcome>,
     ) -> CallGuard {
@@ -49,9 +64,14 @@ impl Calls {
                 done(Err(Error::new(ErrorKind::Unreachable, "the node is lost; nothing was sent").with("node", to)));
                 return CallGuard::none();
             }
+            let asks = (envelope.header.actor, envelope.header.epoch);
+            if table.taken.0 != since && Table::is_behind(&table.taken.1, to, asks) {
+                drop(table);
+                done(Err(Error::new(ErrorKind::LinkLost, GIVEN_AWAY)));
+                return CallGuard::none();
+            }
             table.last += 1;
             let key = (to, table.last);
-            let asks = (envelope.header.actor, envelope.header.epoch);
             table.by_node.insert(key, Call { asks, done, guard: None });
             key
         };
@@ -107,19 +127,23 @@ impl Calls {
 
     /// Ends every call to these actors that went elsewhere than where each is now, under an earlier epoch: they were taken
     /// from whoever had them, who may not know it, and may have processed the call.
-    pub(super) fn taken_over(&self, actors: &BTreeMap<ActorId, Place>) -> usize {
-        let is_lost = |(to, _): &(NodeId, u64), call: &mut Call| {
-            let (actor, epoch) = call.asks;
-            actors.get(&actor).is_some_and(|now| now.node != *to && epoch < now.epoch)
+    pub(super) fn taken_over(&self, actors: BTreeMap<ActorId, Place>) -> usize {
+        let lost: Vec<Call> = {
+            let mut table = self.lock();
+            let is_lost = |(to, _): &(NodeId, u64), call: &mut Call| Table::is_behind(&actors, *to, call.asks);
+            let lost = table.by_node.extract_if(.., is_lost).map(|(_, call)| call).collect();
+            table.taken = (table.taken.0 + 1, actors);
+            lost
         };
-        let lost: Vec<Call> = self.lock().by_node.extract_if(.., is_lost).map(|(_, call)| call).collect();
-        end(lost, || Error::new(ErrorKind::LinkLost, "the actor was given to another node with the request in flight"))
+        end(lost, || Error::new(ErrorKind::LinkLost, GIVEN_AWAY))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+const GIVEN_AWAY: &str = "the actor was given to another node with the request in flight";
 
 /// Ends calls, outside the lock.
 fn end(lost: impl IntoIterator<Item = Call>, why: impl Fn() -> Error) -> usize {
@@ -160,7 +184,17 @@ mod tests {
         call_to(calls, link, (to, ActorId::NODE, 0), heard)
     }
 
-    fn call_to(calls: &Calls, link: &Silence, (to, actor, epoch): (u64, ActorId, u64), heard: &Heard) -> CallGuard {
+    fn call_to(calls: &Calls, link: &Silence, asks: (u64, ActorId, u64), heard: &Heard) -> CallGuard {
+        call_since(calls, link, calls.take_overs(), asks, heard)
+    }
+
+    fn call_since(
+        calls: &Calls,
+        link: &Silence,
+        since: u64,
+        (to, actor, epoch): (u64, ActorId, u64),
+        heard: &Heard,
+    ) -> CallGuard {
         let op = Op::Node(Box::new(NodeOp::Status));
         let budget = Duration::from_secs(1);
         let envelope =
@@ -169,7 +203,7 @@ mod tests {
         let done = Box::new(move |outcome: Outcome| {
             heard.lock().unwrap().push(outcome.map(drop).map_err(|error| error.kind()));
         });
-        calls.send(link, NodeId(to), envelope, done)
+        calls.send(link, (NodeId(to), since), envelope, done)
     }
 
     #[test]
@@ -208,11 +242,28 @@ mod tests {
         let guards = asks.map(|asks| call_to(&calls, &link, asks, &heard));
         // It is at node 2 now, under epoch 6. What knows of that epoch, or went there, goes on; and so do all others.
         let taken = BTreeMap::from([(one, Place { node: NodeId(2), epoch: Epoch(6) })]);
-        assert_eq!(calls.taken_over(&taken), 2);
+        assert_eq!(calls.taken_over(taken.clone()), 2);
         assert_eq!(*heard.lock().unwrap(), [Err(ErrorKind::LinkLost), Err(ErrorKind::LinkLost)]);
         assert_eq!(*link.cancelled.lock().unwrap(), 2);
-        assert_eq!(calls.taken_over(&taken), 0);
+        assert_eq!(calls.taken_over(taken), 0);
         drop(guards);
         assert_eq!(*link.cancelled.lock().unwrap(), 7);
+    }
+
+    #[test]
+    fn a_call_whose_way_was_looked_up_before_a_take_over_and_is_sent_after_it_ends_at_once() {
+        let actor = ActorId::data(mesh_core::id::TenantId(1), NodeId(1));
+        let (calls, link, heard) = (Calls::default(), Silence::default(), Heard::default());
+        let place = |node, epoch| BTreeMap::from([(actor, Place { node: NodeId(node), epoch: Epoch(epoch) })]);
+        let before = calls.take_overs();
+        assert_eq!(calls.taken_over(place(2, 6)), 0);
+        let send = |since, (to, epoch)| call_since(&calls, &link, since, (to, actor, epoch), &heard).forget();
+        send(before, (1, 5));
+        assert_eq!((heard.lock().unwrap().pop(), link.kept.lock().unwrap().len()), (Some(Err(ErrorKind::LinkLost)), 0));
+        // To where it is now, under its epoch, or looked up since: these go.
+        send(before, (2, 5));
+        send(before, (1, 6));
+        send(calls.take_overs(), (1, 5));
+        assert_eq!((heard.lock().unwrap().len(), link.kept.lock().unwrap().len()), (0, 3));
     }
 }

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     ops::{Deref, DerefMut},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use mesh_core::{
@@ -49,30 +52,55 @@ pub(super) enum Message {
 
 /// A request's answer that is still owed. If it is dropped, because the function panicked or its actor ended, the
 /// request fails with `Restarted`.
-pub(super) struct Owed(Option<(Completion<Outcome>, Permit)>);
+pub(super) struct Owed {
+    to: Option<(Completion<Outcome>, Permit)>,
+    /// Whoever asked has given it up.
+    given_up: Arc<AtomicBool>,
+}
 
 impl Owed {
     pub(super) fn new(done: Completion<Outcome>, permit: Permit) -> Self {
-        Self(Some((done, permit)))
+        Self { to: Some((done, permit)), given_up: Arc::default() }
+    }
+
+    /// For who asked: dropped, it takes the request back, where its function has not been given it yet. A function is not
+    /// stopped in what it has begun.
+    pub(super) fn guard(&self) -> CallGuard {
+        let given_up = self.given_up.clone();
+        CallGuard::new(move || given_up.store(true, Ordering::Release))
     }
 
     pub(super) fn pay(mut self, outcome: Outcome) {
-        if let Some((done, permit)) = self.0.take() {
+        if let Some((done, permit)) = self.to.take() {
             permit.answered(&outcome);
             drop(permit);
             done(outcome);
         }
     }
 
+    /// Gives it back if its function need be given the request at all. Else it is paid: work that nobody waits for would hold
+    /// up what somebody does, the more the less there is time for.
+    pub(super) fn wanted(self, deadline: Instant, now: Instant) -> Option<Self> {
+        let why = if self.given_up.load(Ordering::Acquire) {
+            "whoever asked has given it up"
+        } else if deadline <= now {
+            "the budget ran out before the actor took the request"
+        } else {
+            return Some(self);
+        };
+        self.pay(Err(Error::new(ErrorKind::Timeout, why)));
+        None
+    }
+
     /// For who will have it answered otherwise.
     pub(super) fn release(mut self) -> Option<Completion<Outcome>> {
-        self.0.take().map(|(done, _)| done)
+        self.to.take().map(|(done, _)| done)
     }
 }
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        if let Some((done, permit)) = self.0.take() {
+        if let Some((done, permit)) = self.to.take() {
             drop(permit);
             done(Err(Error::new(
                 ErrorKind::Restarted,
@@ -105,7 +133,8 @@ pub(super) struct State {
     effects: Vec<Effect>,
     /// When the timer that runs will go off.
     timer: Option<(Instant, tokio::task::JoinHandle<()>)>,
-    drained: Option<oneshot::Sender<()>>,
+    /// Who waits until nothing is in flight: one that stops it, and one that has sent it away.
+    drained: Vec<oneshot::Sender<()>>,
     settled: Option<oneshot::Sender<()>>,
 }
 
@@ -172,7 +201,7 @@ impl Actor for Cell {
             deadlines: BTreeSet::new(),
             effects: Vec::new(),
             timer: None,
-            drained: None,
+            drained: Vec::new(),
             settled: None,
         };
         state.run(&alive, &myself);
@@ -191,6 +220,7 @@ impl Actor for Cell {
         };
         let event = match message {
             Message::Request { request, owed } => {
+                let Some(owed) = owed.wanted(request.deadline, host.ports().clock.now()) else { return Ok(()) };
                 let id = state.tokens.next();
                 state.owed.insert(id, owed);
                 Event::Request { id, request }
@@ -218,7 +248,8 @@ impl Actor for Cell {
                 Event::Configure(spec)
             }
             Message::Drain(answer) => {
-                state.drained = Some(answer);
+                state.drained.retain(|waiting| !waiting.is_closed());
+                state.drained.push(answer);
                 state.report_rest();
                 return Ok(());
             }
@@ -397,13 +428,12 @@ impl State {
         {
             tracing::debug!(actor = %self.setup.id, "settled, and nobody waits for it");
         }
-        if self.drained.is_some()
-            && self.owed.is_empty()
-            && self.function.in_flight() == 0
-            && let Some(answer) = self.drained.take()
-            && answer.send(()).is_err()
-        {
-            tracing::debug!(actor = %self.setup.id, "drained, and nobody waits for it");
+        if !self.drained.is_empty() && self.owed.is_empty() && self.function.in_flight() == 0 {
+            for answer in self.drained.drain(..) {
+                if answer.send(()).is_err() {
+                    tracing::debug!(actor = %self.setup.id, "drained, and nobody waits for it");
+                }
+            }
         }
     }
 }

@@ -139,6 +139,13 @@ pub(super) struct Hosted {
     pub(super) disk_jobs: Arc<()>,
 }
 
+/// What becomes of a request.
+enum Way {
+    /// It is dealt with here.
+    Here(CallGuard),
+    Elsewhere(Place, Request, Completion<Outcome>),
+}
+
 type Sites = Arc<Mutex<BTreeSet<ActorId>>>;
 
 /// Where an actor's function is being built, until it has been.
@@ -284,7 +291,7 @@ impl Host {
         {
             self.write(|doors| doors.follow(before, after));
             let taken = doors::taken_over(before, after);
-            let count = if taken.is_empty() { 0 } else { self.0.calls.taken_over(&taken) };
+            let count = if taken.is_empty() { 0 } else { self.0.calls.taken_over(taken) };
             if count > 0 {
                 tracing::debug!(count, "requests to chains that were taken over were ended");
             }
@@ -349,7 +356,8 @@ impl Host {
         })
     }
 
-    /// Asks an actor, here or elsewhere. `done` is called exactly once. If it has moved, it is asked where it is now.
+    /// Asks an actor, here or elsewhere. `done` is called exactly once, unless the guard is dropped before: that takes the
+    /// request back where its function has not been given it. If it has moved, it is asked where it is now.
     pub fn ask(&self, actor: ActorId, request: Request, done: Completion<Outcome>) -> CallGuard {
         self.ask_within(HOPS_MAX, (actor, Came::Here), request, done)
     }
@@ -371,8 +379,10 @@ impl Host {
         request: Request,
         done: Completion<Outcome>,
     ) -> CallGuard {
-        let Some((place, request, done)) = self.take(actor, came, request, done) else {
-            return CallGuard::none();
+        let since = self.0.calls.take_overs();
+        let (place, request, done) = match self.take(actor, came, request, done) {
+            Way::Here(guard) => return guard,
+            Way::Elsewhere(place, request, done) => (place, request, done),
         };
         let budget = request.deadline.after(self.0.ports.clock.now());
         if budget.is_zero() {
@@ -392,24 +402,23 @@ impl Host {
             }
             _ => done(outcome),
         });
-        self.0.calls.send(&*self.0.ports.outbound, place.node, envelope, done)
+        self.0.calls.send(&*self.0.ports.outbound, (place.node, since), envelope, done)
     }
 
-    /// Asks an actor of this node, over a link. `epoch` is the caller's idea of its epoch; 0: it has none.
-    pub fn ask_local(&self, actor: ActorId, epoch: Epoch, request: Request, done: Completion<Outcome>) {
-        if let Some((_, _, done)) = self.take(actor, Came::Link(epoch), request, done) {
-            done(Err(Error::bug("what came over a link is told where to go").with("actor", actor)));
+    /// Asks an actor of this node, over a link. `epoch` is the caller's idea of its epoch; 0: it has none. The guard as
+    /// with [`Self::ask`].
+    pub fn ask_local(&self, actor: ActorId, epoch: Epoch, request: Request, done: Completion<Outcome>) -> CallGuard {
+        match self.take(actor, Came::Link(epoch), request, done) {
+            Way::Here(guard) => guard,
+            Way::Elsewhere(_, _, done) => {
+                done(Err(Error::bug("what came over a link is told where to go").with("actor", actor)));
+                CallGuard::none()
+            }
         }
     }
 
     /// Lets a request in, lets it wait, or refuses it. Else gives it back, with where it goes.
-    fn take(
-        &self,
-        actor: ActorId,
-        came: Came,
-        mut request: Request,
-        mut done: Completion<Outcome>,
-    ) -> Option<(Place, Request, Completion<Outcome>)> {
+    fn take(&self, actor: ActorId, came: Came, mut request: Request, mut done: Completion<Outcome>) -> Way {
         enum Taken {
             In(ActorRef<Message>, Permit),
             Waits(Permit),
@@ -429,39 +438,44 @@ impl Host {
             match taken {
                 Taken::In(address, permit) => {
                     let owed = Owed::new(done, permit);
+                    let guard = owed.guard();
                     // A mailbox that is gone drops the message, and what it owed answers for it.
                     if address.cast(Message::Request { request, owed }).is_err() {
                         tracing::debug!(%actor, "a request came to an actor that has just ended");
                     }
-                    return None;
+                    return Way::Here(guard);
                 }
                 Taken::Waits(permit) => {
-                    let parked = Parked::new(request, Owed::new(done, permit));
+                    let owed = Owed::new(done, permit);
+                    let guard = owed.guard();
+                    let parked = Parked::new(request, owed);
                     match self.write(|doors| doors.park(actor, came, parked)) {
-                        Park::Waits => return None,
+                        Park::Waits => return Way::Here(guard),
                         Park::Full(parked) => {
                             let full = "too many requests wait for an actor that moves";
                             let (_, owed) = parked.into_parts();
                             owed.pay(Err(Error::new(ErrorKind::Overloaded, full).with("actor", actor)));
-                            return None;
+                            return Way::Here(CallGuard::none());
                         }
                         // The door has opened, or the actor has gone, between the two looks.
                         Park::Changed(parked) => {
                             let (again, owed) = parked.into_parts();
-                            (request, done) = (again, owed.release()?);
+                            let Some(released) = owed.release() else { return Way::Here(CallGuard::none()) };
+                            guard.forget();
+                            (request, done) = (again, released);
                         }
                     }
                 }
-                Taken::Go(place) => return Some((place, request, done)),
+                Taken::Go(place) => return Way::Elsewhere(place, request, done),
                 Taken::Refused(error) => {
                     done(Err(error));
-                    return None;
+                    return Way::Here(CallGuard::none());
                 }
             }
         }
     }
 
-    /// Asks an actor and waits for its outcome. Dropping the future cancels a request to another node.
+    /// Asks an actor and waits for its outcome. Dropping the future takes the request back, as with [`Self::ask`].
     pub fn request(&self, actor: ActorId, request: Request) -> impl Future<Output = Outcome> + Send + 'static + use<> {
         let (answer, outcome) = oneshot::channel();
         let guard = self.ask(

@@ -160,7 +160,8 @@ impl Host {
             match fate {
                 Fate::Refused(error) => owed.pay(Err(error)),
                 Fate::Again => {
-                    if let Some(done) = owed.release() {
+                    let owed = owed.wanted(request.deadline, self.ports().clock.now());
+                    if let Some(done) = owed.and_then(Owed::release) {
                         self.ask(id, request, done).forget();
                     }
                 }

@@ -509,6 +509,61 @@ async fn an_actor_that_moves_brings_its_state_and_requests_wait_for_it() {
     assert!(from.actors().is_empty());
 }
 
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_not_begun() {
+    let (host, world) = host();
+    host.start(counter(1, false)).await.unwrap();
+    host.freeze(ACTOR, Epoch(1)).await.unwrap();
+    let mut asked = [(); 3].map(|()| Box::pin(host.request(ACTOR, asking(0, 0))));
+    let soon = Request { deadline: world.now() + core::time::Duration::from_millis(1), ..asking(0, 0) };
+    let mut late = Box::pin(host.request(ACTOR, soon));
+    for waits in asked.iter_mut().chain([&mut late]) {
+        assert!(futures_util::poll!(waits).is_pending());
+    }
+    let [first, second, third] = asked;
+    drop(second);
+    while world.origin.elapsed() < core::time::Duration::from_millis(20) {
+        tokio::task::yield_now().await;
+    }
+    host.thaw(ACTOR, Epoch(1)).unwrap();
+    assert_eq!([count(first.await), count(third.await)], [1, 2], "the one that was given up is not counted");
+    assert_eq!(late.await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(count(host.request(ACTOR, asking(0, 0)).await), 3);
+    // What the function has been given it ends, whoever waits.
+    let begun = host.ask(ACTOR, asking(5, 0), Box::new(|_| {}));
+    assert_eq!(count(host.request(ACTOR, asking(0, 0)).await), 4);
+    drop(begun);
+    assert_eq!(host.actors()[0].jobs, 1);
+    assert_eq!(host.request(ACTOR, asking(6, 0)).await, done());
+    assert_eq!(host.actors()[0].jobs, 0);
+}
+
+#[tokio::test]
+async fn what_waits_for_an_actor_that_goes_is_not_sent_after_it_if_nobody_wants_it() {
+    let (host, world) = host();
+    host.start(counter(1, false)).await.unwrap();
+    host.freeze(ACTOR, Epoch(1)).await.unwrap();
+    let mut asked = [(); 2].map(|()| Box::pin(host.request(ACTOR, asking(0, 0))));
+    for waits in &mut asked {
+        assert!(futures_util::poll!(waits).is_pending());
+    }
+    let [first, second] = asked;
+    drop(first);
+    assert_eq!(host.retire(ACTOR, Epoch(1), Place { node: NodeId(9), epoch: Epoch(2) }, PATIENCE), 2);
+    assert_eq!(second.await, done());
+    assert_eq!(*world.sent.lock().unwrap(), [NodeId(9)]);
+}
+
+#[tokio::test]
+async fn everybody_who_waits_until_an_actor_has_drained_hears_of_it() {
+    let (host, _) = host();
+    host.start(setup(ACTOR, Onward::End)).await.unwrap();
+    let last = host.request(ACTOR, asking(2, 0));
+    let patience = core::time::Duration::from_secs(20);
+    let (last, one, other) = tokio::join!(last, host.stop(ACTOR, patience), host.stop(ACTOR, patience));
+    assert_eq!((last, one, other), (done(), Ok(()), Ok(())));
+}
+
 /// One that breaks down by itself once it has been given something.
 struct Brittle(Option<Instant>);
 

@@ -29,8 +29,33 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Driver {
     hands: BTreeMap<ActorId, Hand>,
-    /// Actors that did not move, until when they are left alone, and how often that happened in a row.
-    backing_off: BTreeMap<ActorId, (Instant, u32)>,
+    /// Actors that did not move.
+    backing_off: BTreeMap<ActorId, Pause>,
+}
+
+/// An actor is left alone for a while.
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    until: Instant,
+    /// It is not moved live before.
+    stays_until: Instant,
+    /// How often something failed in a row.
+    times: u32,
+    /// How often of those it had been stopped for it.
+    stops: u32,
+}
+
+impl Pause {
+    fn next(before: Option<Self>, was_stopped: bool, now: Instant) -> Self {
+        let (times, stops) = before.map_or((0, 0), |pause| (pause.times, pause.stops));
+        let after = |doublings: u32| now + BACK_OFF_MIN.saturating_mul(1 << doublings);
+        Self {
+            until: after(times.min(DOUBLINGS_MAX)),
+            stays_until: after(stops.min(DOUBLINGS_STOPPED_MAX)),
+            times: times.saturating_add(1),
+            stops: stops.saturating_add(u32::from(was_stopped)),
+        }
+    }
 }
 
 /// What is under way for an actor.
@@ -155,6 +180,9 @@ impl Driver {
         if !self.has_room(if is_live { Kind::Move } else { Kind::Change }) {
             return Asks::new();
         }
+        if is_live && self.backing_off.get(&actor).is_some_and(|pause| pause.stays_until > now) {
+            return Asks::new();
+        }
         match presence {
             // It may be there, with its state: it is moved once it answers.
             Presence::Unheard => Asks::new(),
@@ -201,7 +229,7 @@ impl Driver {
     /// Whether something could be begun for an actor now, if there is room: it is not busy and does not back off.
     #[must_use]
     pub fn is_free(&self, actor: ActorId, now: Instant) -> bool {
-        !self.is_busy(actor) && self.backing_off.get(&actor).is_none_or(|(until, _)| *until <= now)
+        !self.is_busy(actor) && self.backing_off.get(&actor).is_none_or(|pause| pause.until <= now)
     }
 
     /// What was done for an actor has come to this. Says what is wanted next, or how it ended.
@@ -211,6 +239,7 @@ impl Driver {
     #[must_use]
     pub fn hear(&mut self, actor: ActorId, heard: Heard, now: Instant) -> (Asks, Option<Happened>) {
         let Some(hand) = self.hands.get_mut(&actor) else { return (Asks::new(), None) };
+        let mut was_stopped = false;
         let happened = match hand {
             Hand::Move(trip) => {
                 if matches!(heard, Heard::Proposed(_))
@@ -223,6 +252,7 @@ impl Driver {
                 let Some(end) = trip.machine.end() else {
                     return (asks.into_iter().map(|ask| (actor, ask)).collect(), None);
                 };
+                was_stopped = trip.stopped.is_some();
                 trip.ended(end.clone(), now)
             }
             Hand::Change(change, began) => {
@@ -231,7 +261,7 @@ impl Driver {
             }
         };
         if happened.has_failed() {
-            self.abandon(actor, now);
+            self.back_off(actor, was_stopped, now);
         } else {
             self.hands.remove(&actor);
             self.backing_off.remove(&actor);
@@ -241,11 +271,14 @@ impl Driver {
 
     /// Lets an actor alone for a while, whatever was under way for it.
     pub fn abandon(&mut self, actor: ActorId, now: Instant) {
+        self.back_off(actor, false, now);
+    }
+
+    fn back_off(&mut self, actor: ActorId, was_stopped: bool, now: Instant) {
         self.hands.remove(&actor);
-        let times = self.backing_off.get(&actor).map_or(0, |(_, times)| *times);
-        let pause = BACK_OFF_MIN.saturating_mul(1 << times.min(2));
-        self.backing_off.insert(actor, (now + pause, times.saturating_add(1)));
-        self.backing_off.retain(|_, (until, _)| *until + BACK_OFF_KEPT > now);
+        let pause = Pause::next(self.backing_off.get(&actor).copied(), was_stopped, now);
+        self.backing_off.insert(actor, pause);
+        self.backing_off.retain(|_, pause| pause.until.max(pause.stays_until) + BACK_OFF_KEPT > now);
     }
 }
 
@@ -307,10 +340,15 @@ impl Change {
 
 /// Live moves at once; and as many changes of one proposal.
 pub const MOVES_MAX: usize = 16;
-/// What failed is tried again after this, and after twice as long each time, up to four times: what is wanted is there a
-/// few seconds after it can be.
+/// What failed is tried again after this, and after twice as long each time.
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
-/// That it failed is forgotten so long after it could be tried again.
+/// Up to four times as long: what is wanted is there a few seconds after it can be.
+const DOUBLINGS_MAX: u32 = 2;
+/// Up to 64 times as long for a live move that the actor was stopped for each time: whoever asked it waited, for nothing.
+/// One whose state cannot be carried over in time stands still once a minute then, not every few seconds. If its node is
+/// lost it is given to another all the same.
+const DOUBLINGS_STOPPED_MAX: u32 = 6;
+/// That it failed is forgotten so long after it could be tried again: longer than a try takes.
 const BACK_OFF_KEPT: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -9,7 +9,10 @@ use s3s::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::text::{base64, hex};
+use super::{
+    presigned::hmac_sha1,
+    text::{base64, hex},
+};
 
 /// What came back.
 #[derive(Debug)]
@@ -71,6 +74,18 @@ impl Signer {
     #[must_use]
     pub fn new(access: &str, secret: &str) -> Self {
         Self { access: access.to_owned(), secret: secret.to_owned() }
+    }
+
+    /// One that has another secret for the same access key.
+    #[must_use]
+    pub fn forged(&self) -> Self {
+        Self { secret: format!("not {}", self.secret), ..self.clone() }
+    }
+
+    /// One whose access key nobody knows.
+    #[must_use]
+    pub fn unknown(&self) -> Self {
+        Self { access: format!("NOT{}", self.access), ..self.clone() }
     }
 
     /// The bytes of a request, as of now: head and body. It ends its connection.
@@ -183,6 +198,16 @@ impl Signer {
         Ok(format!(
             "{method} {target}?{query}&X-Amz-Signature={signature} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
         ))
+    }
+
+    /// The bytes of a request by a URL presigned by version 2, good until so many seconds since 1970. `target` has no query.
+    #[must_use]
+    pub fn presigned_2(&self, host: &str, (method, target): (&str, &str), expires_s: u64) -> String {
+        let to_sign = format!("{method}\n\n\n{expires_s}\n{target}");
+        let signature = base64(&hmac_sha1(self.secret.as_bytes(), to_sign.as_bytes()));
+        let signature = signature.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+        let query = format!("AWSAccessKeyId={}&Expires={expires_s}&Signature={signature}", self.access);
+        format!("{method} {target}?{query} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")
     }
 
     fn signing_key(&self, date: &str) -> [u8; 32] {

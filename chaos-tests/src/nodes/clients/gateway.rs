@@ -9,21 +9,25 @@ use std::{
     },
 };
 
-use mesh_core::{Error, ErrorKind};
+use mesh_core::{Error, ErrorKind, port::Clock as _};
 use mesh_fronts::s3::client::{Framing, Reply, Signer, checksum};
 use tokio::io::AsyncWriteExt as _;
 
-use super::user::nothing_yet;
-use crate::nodes::street::Street;
+use super::user::{acknowledged, nothing_yet};
+use crate::nodes::{street::Street, time::RoomTime};
 
 /// An SDK that repeats nothing: it goes to the next host after one that did not answer well.
 pub(super) struct Gateways {
     street: Arc<Street>,
+    time: Arc<RoomTime>,
     hosts: Vec<SocketAddr>,
     at: AtomicUsize,
     asked: AtomicUsize,
     signer: Signer,
 }
+
+/// Status and code of an answer.
+type Verdict = (u16, &'static str);
 
 /// How long it waits for an answer: longer than a request's budget.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -31,8 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const WHOLE_MAX: usize = 50_000;
 
 impl Gateways {
-    pub(super) fn new(street: Arc<Street>, hosts: Vec<SocketAddr>, signer: Signer) -> Self {
-        Self { street, hosts, at: AtomicUsize::new(0), asked: AtomicUsize::new(0), signer }
+    pub(super) fn new(street: Arc<Street>, time: Arc<RoomTime>, hosts: Vec<SocketAddr>, signer: Signer) -> Self {
+        Self { street, time, hosts, at: AtomicUsize::new(0), asked: AtomicUsize::new(0), signer }
     }
 
     /// Gives the ETag.
@@ -52,7 +56,7 @@ impl Gateways {
     /// In place of what has this ETag, or of nothing.
     pub(super) async fn put_if(&self, bucket: &str, name: &str, bytes: &[u8], etag: Option<&str>) -> Result<(), Error> {
         let condition = etag.map_or(("if-none-match", "*"), |etag| ("if-match", etag));
-        let headers = [condition, ("x-amz-meta-from", "a room"), ("content-type", "application/x-room")];
+        let headers = [condition, META, KIND];
         self.ask(("PUT", &format!("/{bucket}/{name}")), &headers, bytes, &Framing::Whole).await.map(drop)
     }
 
@@ -70,9 +74,9 @@ impl Gateways {
             "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
         );
         let complete = format!("{target}?uploadId={upload}");
-        let completed = self.ask(("POST", &complete), &[], list.as_bytes(), &Framing::Whole).await?;
+        let completed = self.ask(("POST", &complete), &[], list.as_bytes(), &Framing::Whole).await;
         // A completion that takes long says that it goes on before it knows what it comes to.
-        expect_done(&completed)?;
+        let completed = completed.and_then(|reply| expect_done(&reply).map(|()| reply)).map_err(acknowledged)?;
         Ok(element(&completed, "ETag").unwrap_or_default().replace("&quot;", "\""))
     }
 
@@ -81,13 +85,13 @@ impl Gateways {
         element(&begun, "UploadId").ok_or_else(|| Error::bug("an upload without an id"))
     }
 
-    /// The bytes, and the ETag. Every other time by a presigned URL.
+    /// The bytes, and the ETag. Every other time by a presigned URL, by either version.
     pub(super) async fn get(&self, bucket: &str, name: &str) -> Result<(Vec<u8>, String), Error> {
         let target = format!("/{bucket}/{name}");
-        let is_presigned = self.asked.fetch_add(1, Relaxed).is_multiple_of(2);
-        let reply = match is_presigned {
-            true => self.ask_in(Manner::Presigned, ("GET", &target)).await?,
-            false => self.ask(("GET", &target), &[], b"", &Framing::Whole).await?,
+        let reply = match self.asked.fetch_add(1, Relaxed) % 4 {
+            0 => self.ask_in(Manner::Presigned, ("GET", &target)).await?,
+            2 => self.ask_in(Manner::Presigned2 { good_s: 60 }, ("GET", &target)).await?,
+            _ => self.ask(("GET", &target), &[], b"", &Framing::Whole).await?,
         };
         let etag = etag(&reply)?;
         Ok((reply.body, etag))
@@ -157,8 +161,106 @@ impl Gateways {
         }
     }
 
-    /// What changes nothing that anybody sees.
-    pub(super) async fn look_around(&self, bucket: &str, own: &str) -> Result<(), Error> {
+    /// What changes nothing that anybody sees. `number` is its own.
+    pub(super) async fn look_around(&self, bucket: &str, number: u64) -> Result<(), Error> {
+        let own = format!("own-{number}");
+        match number % 4 {
+            0 => self.look_at_uploads(bucket, &own).await,
+            1 => self.look_conditionally(bucket, &own).await,
+            2 => self.be_refused(bucket, &own).await,
+            _ => self.look_closely(bucket, &own).await,
+        }
+        .map_err(acknowledged)
+    }
+
+    /// Heads and ranges of what it has stored, under conditions.
+    async fn look_conditionally(&self, bucket: &str, own: &str) -> Result<(), Error> {
+        let (target, body) = (format!("/{bucket}/{own}"), b"what a room keeps");
+        let stored = etag(&self.ask(("PUT", &target), &[META, KIND], body, &Framing::Whole).await?)?;
+        let (past, future) = ("Thu, 01 Jan 2015 00:00:00 GMT", "Mon, 01 Jan 2035 00:00:00 GMT");
+        let asks: [(&str, (&str, &str), Verdict); 9] = [
+            ("HEAD", ("if-match", &stored), (200, "")),
+            ("HEAD", ("if-none-match", &stored), (304, "")),
+            ("GET", ("if-none-match", &stored), (304, "")),
+            ("GET", ("if-match", "\"another\""), (412, "PreconditionFailed")),
+            ("GET", ("if-modified-since", past), (200, "")),
+            ("GET", ("if-unmodified-since", future), (200, "")),
+            ("GET", ("if-unmodified-since", past), (412, "PreconditionFailed")),
+            ("GET", ("range", "bytes=-4"), (206, "")),
+            ("GET", ("range", "bytes=17-"), (416, "InvalidRange")),
+        ];
+        for (method, header, verdict) in asks {
+            let headers = [header];
+            let manner = Manner::Signed { headers: &headers, body: b"", framing: &Framing::Whole };
+            let reply = self.expect(manner, (method, &target), verdict).await?;
+            let kept = |name: &str| reply.headers.get(name).map(String::as_str);
+            if verdict.0 == 200 && (kept(META.0), kept(KIND.0)) != (Some(META.1), Some(KIND.1)) {
+                return Err(Error::bug("an object has other metadata than it was given").with("object", target));
+            }
+            if verdict.0 == 206 && reply.body != b"eeps" {
+                return Err(Error::bug("a range has other bytes than its object").with("object", target));
+            }
+        }
+        self.remove(bucket, own).await
+    }
+
+    /// What is refused whatever happens, and leaves nothing.
+    async fn be_refused(&self, bucket: &str, own: &str) -> Result<(), Error> {
+        let target = format!("/{bucket}/{own}");
+        let wrong = [("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==")];
+        let sum = checksum(b"other bytes");
+        let other = [("x-amz-checksum-sha256", &*sum)];
+        let damaged = |headers| Manner::Signed { headers, body: b"it", framing: &Framing::Whole };
+        self.expect(damaged(&wrong), ("PUT", &target), (400, "BadDigest")).await?;
+        self.expect(damaged(&other), ("PUT", &target), (400, "BadDigest")).await?;
+        let plain = Manner::Signed { headers: &[], body: b"", framing: &Framing::Whole };
+        self.expect(plain, ("GET", "/no-such-bucket/it"), (404, "NoSuchBucket")).await?;
+        self.expect(plain, ("GET", &format!("/{bucket}?list-type=2&max-keys=-1")), (400, "InvalidArgument")).await?;
+        self.expect(plain, ("GET", &format!("{target}?attributes")), (501, "NotImplemented")).await?;
+        self.expect(plain, ("PUT", &format!("{target}?acl")), (501, "NotImplemented")).await?;
+        self.expect(Manner::Presigned2 { good_s: -60 }, ("GET", &target), (403, "AccessDenied")).await?;
+        for (signer, code) in
+            [(self.signer.forged(), "SignatureDoesNotMatch"), (self.signer.unknown(), "InvalidAccessKeyId")]
+        {
+            let (street, time, hosts) = (self.street.clone(), self.time.clone(), self.hosts.clone());
+            let stranger = Self::new(street, time, hosts, signer);
+            stranger.at.store(self.at.load(Relaxed), Relaxed);
+            for manner in [plain, Manner::Presigned, Manner::Presigned2 { good_s: 60 }] {
+                stranger.expect(manner, ("GET", &target), (403, code)).await?;
+            }
+        }
+        self.expect(plain, ("GET", &target), (404, "NoSuchKey")).await.map(drop)
+    }
+
+    /// Checksums, headers that it wants otherwise, folders, and lists of the older kind.
+    async fn look_closely(&self, bucket: &str, own: &str) -> Result<(), Error> {
+        let (folder, body) = (format!("{own}/"), b"what a room keeps");
+        let (target, sum) = (format!("/{bucket}/{folder}it"), checksum(body));
+        let sums = [("x-amz-checksum-sha256", &*sum)];
+        self.ask(("PUT", &target), &sums, body, &Framing::Whole).await?;
+        let shows = [("x-amz-checksum-mode", "ENABLED")];
+        let head = self.ask(("HEAD", &target), &shows, b"", &Framing::Whole).await?;
+        if head.headers.get("x-amz-checksum-sha256") != Some(&sum) {
+            return Err(Error::bug("an object has another checksum than it was given").with("object", target));
+        }
+        let otherwise = format!("{target}?response-content-type=text%2Fplain");
+        let shown = self.ask(("GET", &otherwise), &shows, b"", &Framing::Whole).await?;
+        if shown.headers.get(KIND.0).map(String::as_str) != Some("text/plain") {
+            return Err(Error::bug("an object is not shown as what it is wanted").with("object", target));
+        }
+        self.ask(("GET", &format!("/{bucket}?versioning")), &[], b"", &Framing::Whole).await?;
+        let prefix = format!("/{bucket}?delimiter=%2F&prefix={own}");
+        for kind in ["", "&list-type=2&fetch-owner=true", "&encoding-type=url"] {
+            let listed = self.ask(("GET", &format!("{prefix}{kind}")), &[], b"", &Framing::Whole).await?;
+            let text = String::from_utf8_lossy(&listed.body);
+            if !text.contains(&format!("<CommonPrefixes><Prefix>{}", folder.trim_end_matches('/'))) {
+                return Err(Error::bug("a folder is not listed").with("list", text));
+            }
+        }
+        self.remove(bucket, &format!("{folder}it")).await
+    }
+
+    async fn look_at_uploads(&self, bucket: &str, own: &str) -> Result<(), Error> {
         let get = async |target: &str| self.ask(("GET", target), &[], b"", &Framing::Whole).await;
         let known = get("/").await?;
         if !String::from_utf8_lossy(&known.body).contains(&format!("<Name>{bucket}</Name>")) {
@@ -177,7 +279,7 @@ impl Gateways {
         if element(&parts, "PartNumber").as_deref() != Some("7") {
             return Err(Error::bug("an upload lists other parts than it has").with("upload", upload));
         }
-        let uploads = get(&format!("/{bucket}?prefix=own-&uploads")).await?;
+        let uploads = get(&format!("/{bucket}?prefix=own-upload&uploads")).await?;
         if !String::from_utf8_lossy(&uploads.body).contains(&upload) {
             return Err(Error::bug("an upload is not listed").with("upload", upload));
         }
@@ -206,7 +308,42 @@ impl Gateways {
         asked
     }
 
-    async fn ask_at(
+    async fn ask_at(&self, host: SocketAddr, manner: Manner<'_>, what: (&str, &str)) -> Result<Reply, Error> {
+        let (reply, (method, _)) = (self.exchange(host, manner, what).await?, what);
+        match reply.status {
+            200..300 => Ok(reply),
+            // A HEAD has no body to say more.
+            404 if method == "HEAD" => Err(refusal("NoSuchKey").with("host", host)),
+            500 | 503 if method == "HEAD" => Err(refusal("ServiceUnavailable").with("host", host)),
+            _ => Err(refusal(&reply.code()).with("host", host).with("status", reply.status)),
+        }
+    }
+
+    /// One request that comes to this and nothing else, unless no answer comes or one that says to send it again.
+    async fn expect(&self, manner: Manner<'_>, what: (&str, &str), verdict: Verdict) -> Result<Reply, Error> {
+        let host = self.hosts.get(self.at.load(Relaxed) % self.hosts.len()).copied();
+        let host = host.ok_or_else(|| Error::new(ErrorKind::Unreachable, "no host is known"))?;
+        let asked = tokio::time::timeout(PATIENCE, self.exchange(host, manner, what)).await;
+        let asked = asked.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no answer came")));
+        let reply = asked.inspect_err(|_| {
+            self.at.fetch_add(1, Relaxed);
+        })?;
+        let (status, code) = reply.verdict();
+        if (status, code.as_str()) == verdict {
+            return Ok(reply);
+        }
+        self.at.fetch_add(1, Relaxed);
+        if matches!(status, 500 | 503) {
+            return Err(refusal("ServiceUnavailable").with("host", host));
+        }
+        Err(Error::bug("a front end answered otherwise than it must")
+            .with("asked", format!("{what:?}"))
+            .with("status", status)
+            .with("code", code)
+            .with("in place of", format!("{verdict:?}")))
+    }
+
+    async fn exchange(
         &self,
         host: SocketAddr,
         manner: Manner<'_>,
@@ -222,6 +359,10 @@ impl Gateways {
                 self.signer.request(&name, (method, target), headers, body, framing)
             }
             Manner::Presigned => self.signer.presigned(&name, (method, target)).map(|head| (head, Vec::new())),
+            Manner::Presigned2 { good_s } => {
+                let until = (self.time.wall().0 / 1000).saturating_add_signed(good_s);
+                Ok((self.signer.presigned_2(&name, (method, target), until), Vec::new()))
+            }
         };
         let (head, body) = request.map_err(broken)?;
         // Who refuses early closes before everything is sent: its answer counts.
@@ -234,22 +375,28 @@ impl Gateways {
         if reply.cut {
             return Err(Error::new(ErrorKind::LinkLost, "an answer was cut short").with("host", host));
         }
-        match reply.status {
-            200..300 => Ok(reply),
-            // A HEAD has no body to say more.
-            404 if method == "HEAD" => Err(refusal("NoSuchKey").with("host", host)),
-            500 | 503 if method == "HEAD" => Err(refusal("ServiceUnavailable").with("host", host)),
-            _ => Err(refusal(&reply.code()).with("host", host).with("status", reply.status)),
-        }
+        Ok(reply)
     }
 }
 
 /// How a request is signed.
 #[derive(Clone, Copy)]
 enum Manner<'a> {
-    Signed { headers: &'a [(&'a str, &'a str)], body: &'a [u8], framing: &'a Framing<'a> },
+    Signed {
+        headers: &'a [(&'a str, &'a str)],
+        body: &'a [u8],
+        framing: &'a Framing<'a>,
+    },
     Presigned,
+    /// Good for so many seconds from now.
+    Presigned2 {
+        good_s: i64,
+    },
 }
+
+/// What it says of what it stores.
+const META: (&str, &str) = ("x-amz-meta-from", "a room");
+const KIND: (&str, &str) = ("content-type", "application/x-room");
 
 /// What stands in the first element of this name.
 fn element(reply: &Reply, name: &str) -> Option<String> {
@@ -282,13 +429,11 @@ fn percent(text: &str) -> String {
 /// What a refusal means for a history. What says to send it again may have done it: a gateway does not say how certain it is.
 fn refusal(code: &str) -> Error {
     let kind = match code {
-        "NoSuchKey" => ErrorKind::NotFound,
+        "NoSuchKey" | "NoSuchUpload" | "NoSuchBucket" => ErrorKind::NotFound,
         "PreconditionFailed" => ErrorKind::Precondition,
         "SlowDown" | "ServiceUnavailable" | "InternalError" | "RequestTimeout" | "ConditionalRequestConflict" => {
             ErrorKind::LinkLost
         }
-        // Whoever completes or removes twice.
-        "NoSuchUpload" => ErrorKind::LinkLost,
         "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" => ErrorKind::Denied,
         _ => ErrorKind::Bug,
     };

@@ -275,7 +275,8 @@ impl User {
             }
             Way::Front(gateways) if as_part => gateways.copy_as_part(self.bucket, (&elsewhere, &etag), name).await,
             Way::Front(gateways) => gateways.copy(self.bucket, (&elsewhere, &etag), name).await,
-        };
+        }
+        .map_err(acknowledged);
         let what = format!("{} copies to {key} {}", self.who, content.number);
         seen.end(ticket, (self.who, &what), outcome.as_ref().map(|()| deed));
     }
@@ -287,7 +288,8 @@ impl User {
         let listed = match &self.way {
             Way::Mesh(client) => self.pages(client).await,
             Way::Front(gateways) => gateways.list(self.bucket, KEYS, PAGE).await,
-        };
+        }
+        .map_err(acknowledged);
         let what = format!("{} lists {}", self.who, self.bucket);
         let judged = seen.judge(began, (self.who, &what), listed.as_ref());
         let listed = listed.unwrap_or_default();
@@ -318,10 +320,12 @@ impl User {
 
     /// What changes nothing that anybody sees.
     async fn look_around(&self, seen: &Seen, number: u64) {
-        let (began, own) = (seen.now(), format!("own-{number}"));
+        let began = seen.now();
         let looked = match &self.way {
-            Way::Mesh(client) => looks_around(client, self.bucket, &own).await,
-            Way::Front(gateways) => gateways.look_around(self.bucket, &own).await,
+            Way::Mesh(client) => {
+                looks_around(client, self.bucket, &format!("own-{number}")).await.map_err(acknowledged)
+            }
+            Way::Front(gateways) => gateways.look_around(self.bucket, number).await,
         };
         seen.judge(began, (self.who, &format!("{} looks around", self.who)), looked.as_ref());
     }
@@ -336,11 +340,20 @@ fn content_len(name: &str) -> u64 {
 async fn put_in_parts(client: &Client, (bucket, name): (&str, &str), bytes: &[u8]) -> Result<(), Error> {
     let upload = client.create_upload(bucket, name, Attributes::default()).await.map_err(nothing_yet)?;
     let part = upload.put_part_bytes(1, bytes).await.map_err(nothing_yet)?;
-    upload.complete(&[part]).await.map(drop)
+    upload.complete(&[part]).await.map(drop).map_err(acknowledged)
+}
+
+/// Whoever has been told that something is there finds it.
+pub(super) fn acknowledged(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::bug("what was acknowledged is not there").caused_by(error),
+        _ => error,
+    }
 }
 
 /// What an error means before anything is visible.
 pub(super) fn nothing_yet(error: Error) -> Error {
+    let error = acknowledged(error);
     match error.kind() {
         kind @ (ErrorKind::Denied | ErrorKind::Bug | ErrorKind::Corrupt | ErrorKind::Lost) => {
             Error::new(kind, error.to_string())
@@ -352,7 +365,7 @@ pub(super) fn nothing_yet(error: Error) -> Error {
 async fn copy_as_part(client: &Client, from: &Place, source: Conditions, to: &Place) -> Result<(), Error> {
     let upload = client.create_upload(&to.bucket, &to.key, Attributes::default()).await.map_err(nothing_yet)?;
     let part = upload.copy_part(1, from, None, source).await.map_err(nothing_yet)?;
-    upload.complete(&[part]).await.map(drop)
+    upload.complete(&[part]).await.map(drop).map_err(acknowledged)
 }
 
 async fn looks_around(client: &Client, bucket: &str, own: &str) -> Result<(), Error> {

@@ -119,6 +119,38 @@ fn what_failed_waits_longer_each_time_and_is_tried_again() {
 }
 
 #[test]
+fn an_actor_that_was_stopped_in_vain_stays_twice_as_long_each_time_and_is_given_away_all_the_same() {
+    let mut driver = Driver::default();
+    let goes = |driver: &mut Driver, presence, now| {
+        let asks = driver.go(&row(), &wanted(Spot::whole(TO)), presence, false, at(now));
+        matches!(&asks[..], [(_, Ask::Propose(_))])
+    };
+    let mut now = 0;
+    for pause in [1, 2, 4, 8, 16, 32, 64, 64] {
+        assert!(goes(&mut driver, Presence::Up, now), "{now}");
+        for heard in [
+            proposed(Ok(MetaAnswer::Done)),
+            Heard::Stepped(TO, Ok(Moved::default())),
+            Heard::Stepped(FROM, Ok(Moved::default())),
+            Heard::Stepped(FROM, Err(refused())),
+            proposed(Ok(MetaAnswer::Done)),
+        ] {
+            assert_eq!(driver.hear(ACTOR, heard, at(now)).1, None);
+        }
+        let mut happened = None;
+        for node in [FROM, TO] {
+            happened = happened.or(driver.hear(ACTOR, Heard::Stepped(node, Ok(Moved::default())), at(now)).1);
+        }
+        assert!(matches!(happened, Some(Happened::NotMoved { elsewhere: false, .. })), "{happened:?}");
+        now += 1000 * pause;
+        assert!(!goes(&mut driver, Presence::Up, now - 1));
+    }
+    // Its node is lost just after it has failed once more.
+    let given = driver.go(&row(), &wanted(Spot::whole(TO)), Presence::Down, false, at(now - 59_000));
+    assert_eq!(given, propose(MeshCommand::Assign(Assignment::new(ACTOR, TO, Epoch(6)))));
+}
+
+#[test]
 fn moves_that_nobody_carries_out_are_taken_back_whatever_backs_off() {
     let mut driver = Driver::default();
     let begun = Assignment { moves: MoveId(4), moving: Some(TO), ..row() };
