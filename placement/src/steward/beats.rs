@@ -76,11 +76,17 @@ impl Steward {
         self.due.beat && self.clock.beat.is_none_or(|at| now.since(at) >= gap.min(self.here.timing.beat))
     }
 
-    /// Whom a DPU beats to at its short interval: its host, and who leads the control group.
+    /// Whom a DPU beats to at its short interval: its host, and who leads the control group; where it does not know who that
+    /// is, all that may. One that leads and hears it less often takes it for lost.
     pub(super) fn brisk_to(&self) -> BTreeSet<NodeId> {
         let Some(host) = self.here.info.attached_to else { return BTreeSet::new() };
-        let leads = self.group(GroupId::CONTROL).and_then(|group| group.report.leader);
-        leads.into_iter().chain([host]).collect()
+        let mut brisk = BTreeSet::from([host]);
+        match self.group(GroupId::CONTROL) {
+            Some(Group { report: GroupReport { leader: Some(leader), .. }, .. }) => _ = brisk.insert(*leader),
+            Some(group) => brisk.extend(group.voters.iter().map(|voter| voter.node())),
+            None => {}
+        }
+        brisk
     }
 
     fn witness(&self, node: NodeId) -> Option<Witness> {

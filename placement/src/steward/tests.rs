@@ -199,6 +199,21 @@ fn a_dpu_beats_briskly_however_long_it_waits_to_see_what_has_changed() {
     assert!(room.steward.due.look && room.steward.due.beat, "nothing has been observed");
 }
 
+#[test]
+fn a_dpu_beats_briskly_to_who_leads_and_to_all_that_may_where_it_does_not_know() {
+    let mut room = Room::new(mesh(&[1, 2, 3, 4]));
+    (room.steward.here.info.kind, room.steward.here.info.attached_to) = (NodeKind::Dpu, Some(OTHER));
+    let of = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+    assert_eq!(room.steward.brisk_to(), of(&[2]));
+    let own = group(1, &[2, 3, 4]);
+    room.observes(Observed { groups: vec![own.clone()], ..Observed::default() });
+    assert_eq!(room.steward.brisk_to(), of(&[2, 3, 4]));
+    let report = GroupReport { leader: Some(NodeId(4)), ..own.report };
+    let groups = vec![Group { report, voters: own.voters, ..group(1, &[]) }];
+    room.observes(Observed { groups, ..Observed::default() });
+    assert_eq!(room.steward.brisk_to(), of(&[2, 4]));
+}
+
 /// As when the files could not be opened while damaged metadata were set aside.
 #[test]
 fn a_replica_of_the_control_group_that_is_not_open_is_opened() {
