@@ -410,7 +410,7 @@ impl Room {
     }
 
     /// A process dies, and something befalls its metadata before it is started again: they are made anew then.
-    fn kill_for_good(&mut self, node: NodeId, down: u64) -> Option<&MemoryHome> {
+    fn kill_for_its_metadata(&mut self, node: NodeId, down: u64) -> Option<&MemoryHome> {
         if !self.runs(node) {
             return None;
         }
@@ -449,7 +449,7 @@ impl Room {
                 }
             }
             Due::PutBack(node, copy, down) => {
-                if let Some(metadata) = self.kill_for_good(node, down) {
+                if let Some(metadata) = self.kill_for_its_metadata(node, down) {
                     metadata.put_back(&copy);
                 }
             }
@@ -521,7 +521,7 @@ impl Room {
                 self.plan(10, Due::Gone(node, down));
             }
             Fault::LoseMetadata { node, down } => {
-                if let Some(metadata) = self.kill_for_good(node, down) {
+                if let Some(metadata) = self.kill_for_its_metadata(node, down) {
                     metadata.lose_database();
                 }
             }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
-    Cx, Error, Event, StorageFunction, Target,
+    Cx, Error, Event, Outcome, Request, StorageFunction, Target,
     carried::Carried,
     id::Token,
     snapshot::{Mark, Snapshot},
@@ -17,10 +17,26 @@ use super::{log::PLANTED, machine::Own};
 const KIND: &str = "frail";
 const LEDGER: &str = "ledger";
 
+/// Requests that the next stage has, by the call: what it answers is the answer.
+#[derive(Default)]
+struct HandedOn(BTreeMap<Token, Token>);
+
+impl HandedOn {
+    fn hand_on(&mut self, id: Token, request: Request, cx: &mut Cx<'_>) {
+        self.0.insert(cx.call(Target::Next, request), id);
+    }
+
+    fn answered(&mut self, call: Token, outcome: Outcome, cx: &mut Cx<'_>) {
+        if let Some(id) = self.0.remove(&call) {
+            cx.reply(id, outcome);
+        }
+    }
+}
+
 /// Hands everything on, and panics at so many requests in a thousand.
 struct Frail {
     per_mille: u16,
-    handed_on: BTreeMap<Token, Token>,
+    handed_on: HandedOn,
 }
 
 /// How it is made.
@@ -28,7 +44,7 @@ pub(super) fn frail() -> Own {
     let make = |settings: &[u8], _: &mesh::Parts| {
         let per_mille = settings.first_chunk().map(|bytes| u16::from_le_bytes(*bytes));
         let per_mille = per_mille.ok_or_else(|| Error::invalid("the settings are two bytes"))?;
-        Ok(Box::new(Frail { per_mille, handed_on: BTreeMap::new() }) as Box<dyn StorageFunction>)
+        Ok(Box::new(Frail { per_mille, handed_on: HandedOn::default() }) as Box<dyn StorageFunction>)
     };
     (KIND.to_owned(), Arc::new(make))
 }
@@ -46,20 +62,15 @@ impl StorageFunction for Frail {
                     u16::from_le_bytes(cx.random()) % 1000 >= self.per_mille,
                     "{PLANTED} it broke down on a request"
                 );
-                let call = cx.call(Target::Next, request);
-                self.handed_on.insert(call, id);
+                self.handed_on.hand_on(id, request, cx);
             }
-            Event::Reply { call, outcome } => {
-                if let Some(id) = self.handed_on.remove(&call) {
-                    cx.reply(id, outcome);
-                }
-            }
+            Event::Reply { call, outcome } => self.handed_on.answered(call, outcome, cx),
             Event::Wake | Event::Done { .. } | Event::Configure(_) => {}
         }
     }
 
     fn in_flight(&self) -> usize {
-        self.handed_on.len()
+        self.handed_on.0.len()
     }
 
     fn lingers(&self) -> bool {
@@ -79,7 +90,7 @@ impl StorageFunction for Frail {
 /// many on accounts and paid out as there are in all, unless its state was torn.
 struct Ledger {
     accounts: Carried,
-    handed_on: BTreeMap<Token, Token>,
+    handed_on: HandedOn,
 }
 
 /// Of the encoding below.
@@ -93,7 +104,7 @@ const ALL: u8 = 255;
 /// How it is made.
 pub(super) fn ledger() -> Own {
     let make = |_: &[u8], _: &mesh::Parts| {
-        let ledger = Ledger { accounts: Carried::new(FORMAT), handed_on: BTreeMap::new() };
+        let ledger = Ledger { accounts: Carried::new(FORMAT), handed_on: HandedOn::default() };
         Ok(Box::new(ledger) as Box<dyn StorageFunction>)
     };
     (LEDGER.to_owned(), Arc::new(make))
@@ -142,20 +153,15 @@ impl StorageFunction for Ledger {
                     counted.is_ok() && self.adds_up(),
                     "accounts do not add up: the state did not come along whole"
                 );
-                let call = cx.call(Target::Next, request);
-                self.handed_on.insert(call, id);
+                self.handed_on.hand_on(id, request, cx);
             }
-            Event::Reply { call, outcome } => {
-                if let Some(id) = self.handed_on.remove(&call) {
-                    cx.reply(id, outcome);
-                }
-            }
+            Event::Reply { call, outcome } => self.handed_on.answered(call, outcome, cx),
             Event::Wake | Event::Done { .. } | Event::Configure(_) => {}
         }
     }
 
     fn in_flight(&self) -> usize {
-        self.handed_on.len()
+        self.handed_on.0.len()
     }
 
     fn lingers(&self) -> bool {
