@@ -404,6 +404,22 @@ impl Clients {
         end
     }
 
+    /// Begins large uploads at a host's front end, as the first tenant, and sends no more of them. What comes of it is no
+    /// matter, only what becomes of others meanwhile.
+    pub(super) fn dawdle(&self, host: NodeId, many: u64, span: u64) {
+        let Some((street, signers)) = &self.front else { return };
+        let Some(signer) = signers.first() else { return };
+        let gateways =
+            Arc::new(Gateways::new(street.clone(), self.seen.time.clone(), vec![net::front(host)], signer.clone()));
+        for number in 0..many {
+            let gateways = gateways.clone();
+            self.runtime.spawn(async move {
+                let came = gateways.begin_to_put(BUCKETS[0], &format!("own-dawdler-{number}"), span).await;
+                log::say(|| format!("CLIENT a dawdler is gone: {came:?}"));
+            });
+        }
+    }
+
     /// Asks something as an administrator, until it is done or refused for a reason that stays.
     pub(super) fn administer(&self, op: AdminOp) -> End {
         let (link, end) = self.link(Principal::Admin { name: USER.into() });

@@ -171,6 +171,16 @@ pub enum Fault {
         /// How many.
         many: u64,
     },
+    /// Clients of a host's front end begin large uploads as the first tenant, and send no more of them: they hold what the
+    /// node has for its clients, while others have theirs to do. They are gone after so long.
+    Dawdlers {
+        /// Whose front end.
+        host: NodeId,
+        /// Uploads.
+        many: u64,
+        /// Milliseconds.
+        span: u64,
+    },
     /// An administrator asks something, which changes nothing.
     Question {
         /// What.
@@ -306,6 +316,12 @@ impl Plan {
             let at = questions.below(storm);
             plan.faults.push((at, Fault::Question { op: plan.question(&mut questions) }));
         }
+        let mut dawdlers = Stream::new(seed, "dawdlers", 0);
+        for _ in 0..if plan.fronts { dawdlers.below(4) } else { 0 } {
+            let (at, host) = (dawdlers.below(storm), NodeId(1 + dawdlers.below(hosts)));
+            let (many, span) = (1 + dawdlers.below(40), 500 + dawdlers.below(8_000));
+            plan.faults.push((at, Fault::Dawdlers { host, many, span }));
+        }
         plan.faults.sort_by_key(|(at, _)| *at);
         plan
     }
@@ -316,7 +332,7 @@ impl Plan {
         let mut plan = Self { quic: true, clients: 2, ..Self::of(seed) };
         plan.weather.loss = [0, 1, 10][Stream::new(seed, "loss", 0).below(3) as usize];
         plan.weather.stragglers = plan.weather.stragglers.min(5);
-        plan.faults.retain(|(_, fault)| !matches!(fault, Fault::Burst { .. }));
+        plan.faults.retain(|(_, fault)| !matches!(fault, Fault::Burst { .. } | Fault::Dawdlers { .. }));
         plan
     }
 

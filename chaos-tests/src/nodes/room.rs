@@ -594,6 +594,7 @@ impl Room {
                 let end = self.clients.administer(op);
                 self.net.add(end);
             }
+            Fault::Dawdlers { host, many, span } => self.clients.dawdle(host, many, span),
             Fault::Burst { many } => {
                 let end = self.clients.burst(many);
                 self.net.add(end);
@@ -646,7 +647,9 @@ fn configuration(plan: &Plan, node: NodeId) -> Config {
         .filter(|peer| *peer != node)
         .map(|peer| PeerConfig { node: number(peer), address: address(End::Node(peer)) })
         .collect();
-    config.s3 = (plan.fronts && host_of.is_none()).then(|| S3Config::new(front(node)));
+    // As much as it has to have at least: then it is the same on machines with many cores and with few.
+    let s3 = S3Config { memory: Size(64 << 20), ..S3Config::new(front(node)) };
+    config.s3 = (plan.fronts && host_of.is_none()).then_some(s3);
     config.drives = if host_of.is_some() { Vec::new() } else { (0..2).map(drive).collect() };
     config.dpu = host_of.map(|host| DpuConfig { attached_to: number(NodeId(host)), emulated: Some(Generation::Bf3) });
     config.cluster.code = CodeText(plan.code);

@@ -26,11 +26,13 @@ pub(super) struct Gateways {
     signer: Signer,
 }
 
-/// Status and code of an answer.
+/// Status and code that an answer must have.
 type Verdict = (u16, &'static str);
 
 /// How long it waits for an answer: longer than a request's budget.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// What a dawdler says that it will send.
+const DAWDLERS_BYTES: u64 = 8 << 20;
 /// What is longer goes in parts, every other time.
 const WHOLE_MAX: usize = 50_000;
 
@@ -51,6 +53,19 @@ impl Gateways {
         let framing = [Framing::Whole, Framing::Unsigned, Framing::Signed(8 << 10), chunked];
         let framing = framing.get(turn % framing.len()).unwrap_or(&Framing::Whole);
         etag(&self.ask(("PUT", &target), &[], bytes, framing).await?)
+    }
+
+    /// Sends the head of a large upload and a little of its body, and waits so many milliseconds for what comes of it.
+    pub(super) async fn begin_to_put(&self, bucket: &str, name: &str, span: u64) -> Result<(u16, String), Error> {
+        let (target, len) = (format!("/{bucket}/{name}"), DAWDLERS_BYTES.to_string());
+        let headers = [("content-length", &*len)];
+        let manner = Manner::Signed { headers: &headers, body: b"a little", framing: &Framing::Unsigned };
+        let host = self.hosts.first().copied();
+        let host = host.ok_or_else(|| Error::new(ErrorKind::Unreachable, "no host is known"))?;
+        let asked = self.exchange(host, manner, ("PUT", &target));
+        let reply = tokio::time::timeout(Duration::from_millis(span), asked).await;
+        let reply = reply.map_err(|_| Error::new(ErrorKind::Timeout, "it has dawdled for as long as it wanted"))??;
+        Ok(reply.verdict())
     }
 
     /// In place of what has this ETag, or of nothing.
