@@ -344,8 +344,7 @@ impl Inbound for Gate {
         let deadline = station.env.clock.now() + Duration::from_micros(header.budget_us);
         if header.actor != ActorId::NODE {
             let request = Request { op, payload, principal: header.principal, deadline, lane: header.lane };
-            station.host.ask_local(header.actor, header.epoch, request, done);
-            return CallGuard::none();
+            return station.host.ask_local(header.actor, header.epoch, request, done);
         }
         tokio::spawn(async move {
             done(match op {

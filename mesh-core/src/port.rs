@@ -166,6 +166,7 @@ pub trait Outbound: Send + Sync {
 }
 
 /// Cancels a call when dropped.
+#[must_use = "dropped, it cancels the call; `forget` lets the call go on"]
 pub struct CallGuard(Option<Box<dyn FnOnce() + Send>>);
 
 impl core::fmt::Debug for CallGuard {
@@ -176,13 +177,11 @@ impl core::fmt::Debug for CallGuard {
 
 impl CallGuard {
     /// Runs `cancel` when dropped.
-    #[must_use]
     pub fn new(cancel: impl FnOnce() + Send + 'static) -> Self {
         Self(Some(Box::new(cancel)))
     }
 
     /// Cancels nothing.
-    #[must_use]
     pub const fn none() -> Self {
         Self(None)
     }

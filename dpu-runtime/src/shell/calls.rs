@@ -65,9 +65,13 @@ impl Calls {
                 return CallGuard::none();
             }
             let asks = (envelope.header.actor, envelope.header.epoch);
-            if table.taken.0 != since && Table::is_behind(&table.taken.1, to, asks) {
+            let missed = table.taken.0.saturating_sub(since);
+            if missed > 1 || missed == 1 && Table::is_behind(&table.taken.1, to, asks) {
                 drop(table);
-                done(Err(Error::new(ErrorKind::LinkLost, GIVEN_AWAY)));
+                done(Err(Error::new(
+                    ErrorKind::Unreachable,
+                    "the actor was given to another node before the request was sent; send it again",
+                )));
                 return CallGuard::none();
             }
             table.last += 1;
@@ -135,15 +139,13 @@ impl Calls {
             table.taken = (table.taken.0 + 1, actors);
             lost
         };
-        end(lost, || Error::new(ErrorKind::LinkLost, GIVEN_AWAY))
+        end(lost, || Error::new(ErrorKind::LinkLost, "the actor was given to another node with the request in flight"))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-const GIVEN_AWAY: &str = "the actor was given to another node with the request in flight";
 
 /// Ends calls, outside the lock.
 fn end(lost: impl IntoIterator<Item = Call>, why: impl Fn() -> Error) -> usize {
@@ -259,11 +261,16 @@ mod tests {
         assert_eq!(calls.taken_over(place(2, 6)), 0);
         let send = |since, (to, epoch)| call_since(&calls, &link, since, (to, actor, epoch), &heard).forget();
         send(before, (1, 5));
-        assert_eq!((heard.lock().unwrap().pop(), link.kept.lock().unwrap().len()), (Some(Err(ErrorKind::LinkLost)), 0));
+        let refused = Some(Err(ErrorKind::Unreachable));
+        assert_eq!((heard.lock().unwrap().pop(), link.kept.lock().unwrap().len()), (refused, 0));
         // To where it is now, under its epoch, or looked up since: these go.
         send(before, (2, 5));
         send(before, (1, 6));
         send(calls.take_overs(), (1, 5));
         assert_eq!((heard.lock().unwrap().len(), link.kept.lock().unwrap().len()), (0, 3));
+        // Only the last one is known: after two it is looked up again, whoever it asks.
+        assert_eq!(calls.taken_over(BTreeMap::new()), 0);
+        send(before, (1, 6));
+        assert_eq!((heard.lock().unwrap().pop(), link.kept.lock().unwrap().len()), (refused, 3));
     }
 }

@@ -77,16 +77,18 @@ impl Steward {
     }
 
     /// Whom a DPU beats to at its short interval: its host, and who leads the control group; where it does not know who that
-    /// is, all that may. One that leads and hears it less often takes it for lost.
+    /// is, for its own replica does not or is damaged, all that may, and those whom others follow. One that leads and hears it
+    /// less often takes it for lost.
     pub(super) fn brisk_to(&self) -> BTreeSet<NodeId> {
         let Some(host) = self.here.info.attached_to else { return BTreeSet::new() };
-        let mut brisk = BTreeSet::from([host]);
-        match self.group(GroupId::CONTROL) {
-            Some(Group { report: GroupReport { leader: Some(leader), .. }, .. }) => _ = brisk.insert(*leader),
-            Some(group) => brisk.extend(group.voters.iter().map(|voter| voter.node())),
-            None => {}
+        let own = self.group(GroupId::CONTROL).filter(|group| group.report.trouble.is_none());
+        if let Some(leader) = own.and_then(|group| group.report.leader) {
+            return BTreeSet::from([host, leader]);
         }
-        brisk
+        let sight = &self.outlook.sight;
+        let said = sight.alive.iter().filter_map(|node| sight.said_of(*node, GroupId::CONTROL)?.leader);
+        let voters = own.into_iter().flat_map(|group| group.voters.iter().map(|voter| voter.node()));
+        said.chain(voters).chain([host]).collect()
     }
 
     fn witness(&self, node: NodeId) -> Option<Witness> {

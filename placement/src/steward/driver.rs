@@ -6,7 +6,7 @@
 //! actor. Live moves and what one proposal changes have room of their own, [`MOVES_MAX`] each: who has lost its node is given
 //! another however long moves of others take, which wait for functions to be built and states to be carried.
 
-use core::time::Duration;
+use core::{mem::Discriminant, time::Duration};
 use std::collections::BTreeMap;
 
 pub use mesh_core::happened::{Happened, Why};
@@ -37,24 +37,54 @@ pub struct Driver {
 #[derive(Clone, Copy, Debug)]
 struct Pause {
     until: Instant,
-    /// It is not moved live before.
-    stays_until: Instant,
     /// How often something failed in a row.
     times: u32,
-    /// How often of those it had been stopped for it.
-    stops: u32,
+    /// The move that it was last stopped for in vain.
+    vain: Option<Vain>,
+}
+
+/// A move for which an actor was stopped in vain.
+#[derive(Clone, Copy, Debug)]
+struct Vain {
+    aim: Aim,
+    /// How often in a row.
+    times: u32,
+    /// It is not tried again before.
+    until: Instant,
+}
+
+/// Where an actor was to go, and what kind of reason there was for it: another one is another move.
+type Aim = (NodeId, Discriminant<Reason>);
+
+fn aim(to: NodeId, why: &Reason) -> Aim {
+    (to, core::mem::discriminant(why))
 }
 
 impl Pause {
-    fn next(before: Option<Self>, was_stopped: bool, now: Instant) -> Self {
-        let (times, stops) = before.map_or((0, 0), |pause| (pause.times, pause.stops));
+    /// After something has failed. `stopped_for`: the actor was stopped for it.
+    fn next(before: Option<Self>, stopped_for: Option<Aim>, now: Instant) -> Self {
         let after = |doublings: u32| now + BACK_OFF_MIN.saturating_mul(1 << doublings);
-        Self {
-            until: after(times.min(DOUBLINGS_MAX)),
-            stays_until: after(stops.min(DOUBLINGS_STOPPED_MAX)),
-            times: times.saturating_add(1),
-            stops: stops.saturating_add(u32::from(was_stopped)),
-        }
+        let before = before.filter(|pause| pause.is_kept(now));
+        let times = before.map_or(0, |pause| pause.times);
+        let known = before.and_then(|pause| pause.vain);
+        let vain = match stopped_for {
+            Some(aim) => {
+                let times = known.filter(|vain| vain.aim == aim).map_or(0, |vain| vain.times);
+                let until = after(times.min(DOUBLINGS_IN_VAIN_MAX));
+                Some(Vain { aim, times: times.saturating_add(1), until })
+            }
+            None => known,
+        };
+        Self { until: after(times.min(DOUBLINGS_MAX)), times: times.saturating_add(1), vain }
+    }
+
+    fn is_kept(&self, now: Instant) -> bool {
+        self.vain.map_or(self.until, |vain| vain.until.max(self.until)) + BACK_OFF_KEPT > now
+    }
+
+    /// Whether this move is to wait.
+    fn defers(&self, aim: Aim, now: Instant) -> bool {
+        self.vain.is_some_and(|vain| vain.aim == aim && vain.until > now)
     }
 }
 
@@ -180,7 +210,7 @@ impl Driver {
         if !self.has_room(if is_live { Kind::Move } else { Kind::Change }) {
             return Asks::new();
         }
-        if is_live && self.backing_off.get(&actor).is_some_and(|pause| pause.stays_until > now) {
+        if is_live && self.backing_off.get(&actor).is_some_and(|pause| pause.defers(aim(to, &step.reason), now)) {
             return Asks::new();
         }
         match presence {
@@ -239,7 +269,7 @@ impl Driver {
     #[must_use]
     pub fn hear(&mut self, actor: ActorId, heard: Heard, now: Instant) -> (Asks, Option<Happened>) {
         let Some(hand) = self.hands.get_mut(&actor) else { return (Asks::new(), None) };
-        let mut was_stopped = false;
+        let mut stopped_for = None;
         let happened = match hand {
             Hand::Move(trip) => {
                 if matches!(heard, Heard::Proposed(_))
@@ -252,7 +282,7 @@ impl Driver {
                 let Some(end) = trip.machine.end() else {
                     return (asks.into_iter().map(|ask| (actor, ask)).collect(), None);
                 };
-                was_stopped = trip.stopped.is_some();
+                stopped_for = trip.stopped.and_then(|_| trip.aim());
                 trip.ended(end.clone(), now)
             }
             Hand::Change(change, began) => {
@@ -261,7 +291,7 @@ impl Driver {
             }
         };
         if happened.has_failed() {
-            self.back_off(actor, was_stopped, now);
+            self.back_off(actor, stopped_for, now);
         } else {
             self.hands.remove(&actor);
             self.backing_off.remove(&actor);
@@ -271,14 +301,14 @@ impl Driver {
 
     /// Lets an actor alone for a while, whatever was under way for it.
     pub fn abandon(&mut self, actor: ActorId, now: Instant) {
-        self.back_off(actor, false, now);
+        self.back_off(actor, None, now);
     }
 
-    fn back_off(&mut self, actor: ActorId, was_stopped: bool, now: Instant) {
+    fn back_off(&mut self, actor: ActorId, stopped_for: Option<Aim>, now: Instant) {
         self.hands.remove(&actor);
-        let pause = Pause::next(self.backing_off.get(&actor).copied(), was_stopped, now);
+        let pause = Pause::next(self.backing_off.get(&actor).copied(), stopped_for, now);
         self.backing_off.insert(actor, pause);
-        self.backing_off.retain(|_, pause| pause.until.max(pause.stays_until) + BACK_OFF_KEPT > now);
+        self.backing_off.retain(|_, pause| pause.is_kept(now));
     }
 }
 
@@ -291,6 +321,14 @@ impl Trip {
                 Ask::Step(_, MoveStep { what: MoveOp::Freeze { .. }, .. }) => self.stopped = Some(now),
                 _ => {}
             }
+        }
+    }
+
+    /// What it is to come to; `None`: it only takes back what another leader began.
+    fn aim(&self) -> Option<Aim> {
+        match &self.why {
+            Why::Plan(reason) => Some(aim(self.machine.way().1, reason)),
+            _ => None,
         }
     }
 
@@ -344,12 +382,12 @@ pub const MOVES_MAX: usize = 16;
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 /// Up to four times as long: what is wanted is there a few seconds after it can be.
 const DOUBLINGS_MAX: u32 = 2;
-/// Up to 64 times as long for a live move that the actor was stopped for each time: whoever asked it waited, for nothing.
-/// One whose state cannot be carried over in time stands still once a minute then, not every few seconds. If its node is
-/// lost it is given to another all the same.
-const DOUBLINGS_STOPPED_MAX: u32 = 6;
-/// That it failed is forgotten so long after it could be tried again: longer than a try takes.
-const BACK_OFF_KEPT: Duration = Duration::from_secs(60);
+/// Up to 32 times as long for a live move that the actor was stopped for in vain each time: whoever asked it waited, for
+/// nothing. One whose state cannot be carried over in time stands still twice a minute then, not every few seconds. To where
+/// else it is to go, and for what other reason, it goes at once; and if its node is lost it is given to another all the same.
+const DOUBLINGS_IN_VAIN_MAX: u32 = 5;
+/// That it failed is forgotten so long after it could be tried again: longer than a step of a move may take.
+const BACK_OFF_KEPT: Duration = Duration::from_secs(180);
 
 #[cfg(test)]
 mod tests;

@@ -209,9 +209,16 @@ fn a_dpu_beats_briskly_to_who_leads_and_to_all_that_may_where_it_does_not_know()
     room.observes(Observed { groups: vec![own.clone()], ..Observed::default() });
     assert_eq!(room.steward.brisk_to(), of(&[2, 3, 4]));
     let report = GroupReport { leader: Some(NodeId(4)), ..own.report };
-    let groups = vec![Group { report, voters: own.voters, ..group(1, &[]) }];
-    room.observes(Observed { groups, ..Observed::default() });
+    let led = Group { report, voters: own.voters, ..group(1, &[]) };
+    room.observes(Observed { groups: vec![led.clone()], ..Observed::default() });
     assert_eq!(room.steward.brisk_to(), of(&[2, 4]));
+    // Its own replica is damaged, or not there: others say whom they follow.
+    room.steward.outlook.sight = sight(1, &[1, 2, 3], GroupId::CONTROL, Some(3));
+    let report = GroupReport { trouble: Some("rot".into()), ..led.report };
+    room.steward.own.groups = vec![Group { report, ..group(1, &[]) }];
+    assert_eq!(room.steward.brisk_to(), of(&[2, 3]));
+    room.steward.own.groups.clear();
+    assert_eq!(room.steward.brisk_to(), of(&[2, 3]));
 }
 
 /// As when the files could not be opened while damaged metadata were set aside.

@@ -444,7 +444,8 @@ fn percent(text: &str) -> String {
 /// What a refusal means for a history. What says to send it again may have done it: a gateway does not say how certain it is.
 fn refusal(code: &str) -> Error {
     let kind = match code {
-        "NoSuchKey" | "NoSuchUpload" | "NoSuchBucket" => ErrorKind::NotFound,
+        "NoSuchKey" => ErrorKind::NotFound,
+        "NoSuchUpload" => ErrorKind::NoSuchUpload,
         "PreconditionFailed" => ErrorKind::Precondition,
         "SlowDown" | "ServiceUnavailable" | "InternalError" | "RequestTimeout" | "ConditionalRequestConflict" => {
             ErrorKind::LinkLost

@@ -346,7 +346,9 @@ async fn put_in_parts(client: &Client, (bucket, name): (&str, &str), bytes: &[u8
 /// Whoever has been told that something is there finds it.
 pub(super) fn acknowledged(error: Error) -> Error {
     match error.kind() {
-        ErrorKind::NotFound => Error::bug("what was acknowledged is not there").caused_by(error),
+        ErrorKind::NotFound | ErrorKind::NoSuchUpload | ErrorKind::InvalidPart | ErrorKind::NoSuchBucket => {
+            Error::bug("what was acknowledged is not there").caused_by(error)
+        }
         _ => error,
     }
 }

@@ -118,36 +118,51 @@ fn what_failed_waits_longer_each_time_and_is_tried_again() {
     assert_eq!(driver.go(&row(), &step, Presence::Down, false, at(now)).len(), 1);
 }
 
-#[test]
-fn an_actor_that_was_stopped_in_vain_stays_twice_as_long_each_time_and_is_given_away_all_the_same() {
-    let mut driver = Driver::default();
-    let goes = |driver: &mut Driver, presence, now| {
-        let asks = driver.go(&row(), &wanted(Spot::whole(TO)), presence, false, at(now));
-        matches!(&asks[..], [(_, Ask::Propose(_))])
-    };
-    let mut now = 0;
-    for pause in [1, 2, 4, 8, 16, 32, 64, 64] {
-        assert!(goes(&mut driver, Presence::Up, now), "{now}");
-        for heard in [
-            proposed(Ok(MetaAnswer::Done)),
-            Heard::Stepped(TO, Ok(Moved::default())),
-            Heard::Stepped(FROM, Ok(Moved::default())),
-            Heard::Stepped(FROM, Err(refused())),
-            proposed(Ok(MetaAnswer::Done)),
-        ] {
-            assert_eq!(driver.hear(ACTOR, heard, at(now)).1, None);
-        }
-        let mut happened = None;
-        for node in [FROM, TO] {
-            happened = happened.or(driver.hear(ACTOR, Heard::Stepped(node, Ok(Moved::default())), at(now)).1);
-        }
-        assert!(matches!(happened, Some(Happened::NotMoved { elsewhere: false, .. })), "{happened:?}");
-        now += 1000 * pause;
-        assert!(!goes(&mut driver, Presence::Up, now - 1));
+/// Whether a move is begun.
+fn goes(driver: &mut Driver, to: NodeId, reason: Reason, now: u64) -> bool {
+    let step = Move { reason, ..wanted(Spot::whole(to)) };
+    matches!(&driver.go(&row(), &step, Presence::Up, false, at(now))[..], [(_, Ask::Propose(_))])
+}
+
+/// It stops its actor, and that stays.
+fn goes_in_vain(driver: &mut Driver, now: u64) {
+    assert!(goes(driver, TO, Reason::Pinned(TO), now), "{now}");
+    for heard in [
+        proposed(Ok(MetaAnswer::Done)),
+        Heard::Stepped(TO, Ok(Moved::default())),
+        Heard::Stepped(FROM, Ok(Moved::default())),
+        Heard::Stepped(FROM, Err(refused())),
+        proposed(Ok(MetaAnswer::Done)),
+    ] {
+        assert_eq!(driver.hear(ACTOR, heard, at(now)).1, None);
     }
-    // Its node is lost just after it has failed once more.
-    let given = driver.go(&row(), &wanted(Spot::whole(TO)), Presence::Down, false, at(now - 59_000));
+    let ends = [FROM, TO].map(|node| driver.hear(ACTOR, Heard::Stepped(node, Ok(Moved::default())), at(now)).1);
+    assert!(matches!(ends, [None, Some(Happened::NotMoved { elsewhere: false, .. })]), "{ends:?}");
+}
+
+#[test]
+fn what_an_actor_was_stopped_for_in_vain_waits_twice_as_long_each_time_and_nothing_else_does() {
+    let mut driver = Driver::default();
+    let mut now = 0;
+    for pause in [1, 2, 4, 8, 16, 32, 32] {
+        goes_in_vain(&mut driver, now);
+        now += 1000 * pause;
+        assert!(!goes(&mut driver, TO, Reason::Pinned(TO), now - 1));
+    }
+    // Something else fails at once: what it was stopped for waits as long as before.
+    assert!(goes(&mut driver, NodeId(3), Reason::Pinned(NodeId(3)), now - 20_000));
+    assert!(driver.hear(ACTOR, proposed(Err(refused())), at(now - 20_000)).1.is_some());
+    assert!(!goes(&mut driver, TO, Reason::Pinned(TO), now - 1));
+    // For another reason it goes, and it is given away where its node is lost.
+    let mut lost = Driver { backing_off: driver.backing_off.clone(), ..Driver::default() };
+    let given = lost.go(&row(), &wanted(Spot::whole(TO)), Presence::Down, false, at(now - 15_000));
     assert_eq!(given, propose(MeshCommand::Assign(Assignment::new(ACTOR, TO, Epoch(6)))));
+    assert!(goes(&mut driver, TO, Reason::Draining(FROM), now - 15_000));
+    assert!(driver.hear(ACTOR, proposed(Err(refused())), at(now - 15_000)).1.is_some());
+    // Long after, nobody remembers it.
+    now += 1000 * 180;
+    goes_in_vain(&mut driver, now);
+    assert!(goes(&mut driver, TO, Reason::Pinned(TO), now + 1000));
 }
 
 #[test]
