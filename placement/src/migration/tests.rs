@@ -166,3 +166,34 @@ fn a_group_that_never_answers_leaves_the_move_to_the_next_controller() {
     }
     assert_eq!((proposals, machine.end()), (PROPOSALS_MAX, Some(&End::Elsewhere(link_lost()))));
 }
+
+#[test]
+fn a_beginning_that_never_comes_through_is_taken_back_for_it_may_have_begun() {
+    let (mut machine, mut asks) = after(0);
+    for _ in 1..PROPOSALS_MAX {
+        assert_eq!(asks, [begin()]);
+        assert!(matches!(machine.hear(Heard::Proposed(Err(link_lost())))[..], [Ask::Wait(_)]));
+        asks = machine.hear(Heard::Due);
+    }
+    assert_eq!(machine.hear(Heard::Proposed(Err(link_lost()))), [abort()]);
+    // What was certainly not done, and may go better, is tried again.
+    let (mut machine, _) = after(0);
+    let passing = Error::new(ErrorKind::NotLeader, "there is none just now");
+    assert!(matches!(machine.hear(Heard::Proposed(Err(passing)))[..], [Ask::Wait(_)]));
+}
+
+#[test]
+fn an_abort_of_what_another_owner_has_by_now_is_over() {
+    let (mut machine, _) =
+        Migration::clear(&Assignment { moves: MoveId(3), moving: Some(TO), ..at_rest() }).expect("a move is under way");
+    assert_eq!(machine.hear(Heard::Proposed(Err(conflict(NodeId(3), 9)))), []);
+    assert_eq!(machine.end(), Some(&End::Elsewhere(conflict(NodeId(3), 9))));
+}
+
+#[test]
+fn a_move_is_called_by_its_stage_and_waits_longer_each_time() {
+    let stages = [0, 1, 2, 3, 4, 5].map(|stages| after(stages).0.to_string());
+    let words = ["beginning", "warming", "copying", "freezing", "committing", "arriving"];
+    assert!(stages.iter().zip(words).all(|(said, word)| said.contains(word)), "{stages:?}");
+    assert_eq!([0, 1, 3, 6, 40].map(|tries| pause(tries).as_millis()), [10, 20, 80, 640, 640]);
+}

@@ -373,3 +373,20 @@ fn an_actor_that_was_frozen_for_a_move_that_was_just_taken_back_goes_on() {
     assert_eq!(again, Next::Continue(Ask::Thaw { actor: ACTOR, epoch: EPOCH }));
     assert!(matches!(course.hear(&mut source, done(), ms(5)), Next::Break(Err(_))));
 }
+
+#[test]
+fn who_could_not_be_let_run_still_takes_pages_each_once() {
+    let mut transfers = Transfers::default();
+    assert!(carry_out(&mut transfers, step(MoveOp::Warm), &Buf::empty(), [done()]).1.is_ok());
+    let refused = Heard::Done(Err(failed(ErrorKind::Restarted)));
+    let activated = carry_out(&mut transfers, step(MoveOp::Activate), &Buf::empty(), [refused]).1;
+    assert_eq!(activated, Err(ErrorKind::Restarted));
+    let pages = [page(1, 2, true), page(2, 1, false)];
+    let (what, _, payload) = install(&pages, 0);
+    assert!(carry_out(&mut transfers, step(what), &payload, [done()]).1.is_ok());
+    // A copy of the last page is there already; another page under its number is none.
+    let MoveOp::Install { page, digest } = what else { unreachable!("a page") };
+    assert!(carry_out(&mut transfers, step(what), &payload, []).1.is_ok());
+    let other = MoveOp::Install { page, digest: digest + 1 };
+    assert_eq!(carry_out(&mut transfers, step(other), &payload, []).1, Err(ErrorKind::Conflict));
+}

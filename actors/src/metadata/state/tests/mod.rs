@@ -4,6 +4,7 @@
 mod control;
 mod deletion;
 mod level;
+mod limits;
 mod listing;
 mod namespace;
 mod owed;

@@ -60,6 +60,8 @@ fn a_move_that_is_committed_changes_node_and_epoch_at_once() {
     assert_eq!(place(&group), (1, 1, 1, Some(2)));
     // Another controller wants it elsewhere, and comes too late.
     assert_eq!(group.apply(&begin(1, 1, 3)), Err(ErrorKind::Conflict));
+    // Nor is the next one begun while this one is under way.
+    assert_eq!(group.apply(&begin(1, 2, 3)), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&commit(1, 1)), Ok(MetaAnswer::Epoch(Epoch(2))));
     assert_eq!(place(&group), (2, 2, 1, None));
     assert_eq!(group.apply(&abort(1, 1)), Err(ErrorKind::Conflict));

@@ -56,6 +56,7 @@ fn a_chain_of_other_functions_begins_anew_and_its_move_ends() {
     assert_eq!(group.apply(&begin), Ok(MetaAnswer::Done));
     assert_eq!(group.apply(&set(Scope::Mesh, &[("filter", "a")])), Ok(MetaAnswer::Done));
     assert_eq!(place(&group), (2, 2, None));
+    assert_eq!(view(&group).assignments[&CHAIN].since, MoveId(2), "it did not come by the move");
     let commit = MeshCommand::CommitMove { actor: CHAIN, epoch: Epoch(1), id: MoveId(1) };
     assert_eq!(group.apply(&commit), Err(ErrorKind::Conflict));
 
@@ -82,6 +83,10 @@ fn a_kind_stands_in_a_chain_once_and_declarations_have_limits() {
     assert_eq!(group.apply(&set(Scope::Mesh, &[("filter", ""), ("filter", "")])), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&set(Scope::Mesh, &[("filter", "")])), Ok(MetaAnswer::Done));
     assert_eq!(group.apply(&set(Scope::Tenant(TENANT), &[("filter", "")])), Err(ErrorKind::Conflict));
+    // Whichever was declared first.
+    let mut other = with_a_chain();
+    assert_eq!(other.apply(&set(Scope::Tenant(TENANT), &[("filter", "")])), Ok(MetaAnswer::Done));
+    assert_eq!(other.apply(&set(Scope::Mesh, &[("filter", "")])), Err(ErrorKind::Conflict));
     assert_eq!(group.apply(&set(Scope::Tenant(TENANT), &[("policy", "")])), Err(ErrorKind::Invalid));
     assert_eq!(group.apply(&set(Scope::Actor(CHAIN), &[("own", "")])), Err(ErrorKind::Invalid));
     let names: Vec<String> = (0..=CUSTOM_STAGES_MAX).map(|number| format!("own-{number}")).collect();

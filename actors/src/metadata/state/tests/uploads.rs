@@ -37,6 +37,12 @@ fn extents(group: &Group, upload: WriteId, offset: u64, limit: u32) -> Vec<(u32,
 fn counts_parts_and_lists_them_by_number() {
     let (mut group, upload) = uploaded();
     assert_eq!(group.usage(), (12 * MIB, 0));
+    // Where it begins is known when all of them are.
+    let early = PartRow { offset: 7, ..part(9, after(upload, 30), MIB) };
+    let mut other = group.clone();
+    assert_eq!(other.apply(&put_part(upload, early)), Ok(MetaAnswer::Done));
+    let all = Query::Parts { bucket: bucket(), upload, after: 0, limit: 10 };
+    assert_eq!(parts(other.query(&all)), (vec![(2, 0), (5, 0), (9, 0)], false));
     let page = |after, limit| parts(group.query(&Query::Parts { bucket: bucket(), upload, after, limit }));
     assert_eq!(page(0, 10), (vec![(2, 0), (5, 0), (9, 0)], false));
     assert_eq!(page(0, 2), (vec![(2, 0), (5, 0)], true));
@@ -165,10 +171,16 @@ fn an_upload_is_reached_through_its_own_bucket_alone() {
         assert_eq!(group.apply(&elsewhere(command)), Err(ErrorKind::NoSuchUpload));
     }
     assert_eq!(group.query(&Query::Upload { bucket: other.clone(), upload }), Err(ErrorKind::NoSuchUpload));
-    let parts = Query::Parts { bucket: other, upload, after: 0, limit: 10 };
+    let parts = Query::Parts { bucket: other.clone(), upload, after: 0, limit: 10 };
     assert_eq!(group.query(&parts), Err(ErrorKind::NoSuchUpload));
     assert_eq!((group.usage(), group.garbage()), ((12 * MIB, 0), vec![]));
     assert_eq!(group.apply(&complete(upload, "film", &named)), committed(upload));
+    // Nor once it is complete.
+    assert_eq!(group.apply(&complete(upload, "film", &named)), committed(upload));
+    assert_eq!(group.apply(&elsewhere(complete(upload, "film", &named))), Err(ErrorKind::NoSuchUpload));
+    let extents = |bucket| Query::Extents { bucket, upload, offset: 0, limit: 10 };
+    assert!(group.query(&extents(bucket())).is_ok());
+    assert_eq!(group.query(&extents(other)), Err(ErrorKind::NotFound));
 }
 
 #[test]
