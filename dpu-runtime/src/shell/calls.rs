@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use mesh_core::{
@@ -16,7 +19,11 @@ use mesh_placement::doors::Place;
 
 /// The calls of one host. Clones share them.
 #[derive(Clone, Default)]
-pub(super) struct Calls(Arc<Mutex<Table>>);
+pub(super) struct Calls {
+    table: Arc<Mutex<Table>>,
+    /// How often actors were taken over: as the table has it, for who looks before every request.
+    take_overs: Arc<AtomicU64>,
+}
 
 #[derive(Default)]
 struct Table {
@@ -45,7 +52,7 @@ struct Call {
 impl Calls {
     /// How often actors were taken over until now: to be asked before it is looked up where a request goes.
     pub(super) fn take_overs(&self) -> u64 {
-        self.lock().taken.0
+        self.take_overs.load(Ordering::Acquire)
     }
 
     /// Sends a request; `done` is called exactly once, unless the returned guard is dropped before. `since`: where it goes was
@@ -137,13 +144,14 @@ impl Calls {
             let is_lost = |(to, _): &(NodeId, u64), call: &mut Call| Table::is_behind(&actors, *to, call.asks);
             let lost = table.by_node.extract_if(.., is_lost).map(|(_, call)| call).collect();
             table.taken = (table.taken.0 + 1, actors);
+            self.take_overs.store(table.taken.0, Ordering::Release);
             lost
         };
         end(lost, || Error::new(ErrorKind::LinkLost, "the actor was given to another node with the request in flight"))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -60,9 +60,7 @@ impl Gateways {
         let (target, len) = (format!("/{bucket}/{name}"), DAWDLERS_BYTES.to_string());
         let headers = [("content-length", &*len)];
         let manner = Manner::Signed { headers: &headers, body: b"a little", framing: &Framing::Unsigned };
-        let host = self.hosts.first().copied();
-        let host = host.ok_or_else(|| Error::new(ErrorKind::Unreachable, "no host is known"))?;
-        let asked = self.exchange(host, manner, ("PUT", &target));
+        let asked = self.exchange(self.host()?, manner, ("PUT", &target));
         let reply = tokio::time::timeout(Duration::from_millis(span), asked).await;
         let reply = reply.map_err(|_| Error::new(ErrorKind::Timeout, "it has dawdled for as long as it wanted"))??;
         Ok(reply.verdict())
@@ -312,10 +310,14 @@ impl Gateways {
         self.ask_in(Manner::Signed { headers, body, framing }, what).await
     }
 
+    /// Whose turn it is.
+    fn host(&self) -> Result<SocketAddr, Error> {
+        let host = self.hosts.get(self.at.load(Relaxed) % self.hosts.len().max(1)).copied();
+        host.ok_or_else(|| Error::new(ErrorKind::Unreachable, "no host is known"))
+    }
+
     async fn ask_in(&self, manner: Manner<'_>, what: (&str, &str)) -> Result<Reply, Error> {
-        let host = self.hosts.get(self.at.load(Relaxed) % self.hosts.len()).copied();
-        let host = host.ok_or_else(|| Error::new(ErrorKind::Unreachable, "no host is known"))?;
-        let asked = tokio::time::timeout(PATIENCE, self.ask_at(host, manner, what)).await;
+        let asked = tokio::time::timeout(PATIENCE, self.ask_at(self.host()?, manner, what)).await;
         let asked = asked.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no answer came")));
         if asked.as_ref().is_err_and(|error| !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Precondition)) {
             self.at.fetch_add(1, Relaxed);
@@ -336,8 +338,7 @@ impl Gateways {
 
     /// One request that comes to this and nothing else, unless no answer comes or one that says to send it again.
     async fn expect(&self, manner: Manner<'_>, what: (&str, &str), verdict: Verdict) -> Result<Reply, Error> {
-        let host = self.hosts.get(self.at.load(Relaxed) % self.hosts.len()).copied();
-        let host = host.ok_or_else(|| Error::new(ErrorKind::Unreachable, "no host is known"))?;
+        let host = self.host()?;
         let asked = tokio::time::timeout(PATIENCE, self.exchange(host, manner, what)).await;
         let asked = asked.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no answer came")));
         let reply = asked.inspect_err(|_| {
