@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Move,
+    Move, Reason,
     steward::{
         hosting::Grounds,
         members::Members,
@@ -288,10 +288,15 @@ impl Steward {
     }
 
     /// Whether what was planned still fits what is: a plan is some time old when it is made. What does not fit is planned
-    /// anew.
+    /// anew: nothing leaves a node for being down that is there again.
     fn holds_good(&self, step: &Move, row: &Assignment, now: Instant) -> bool {
         let is_there = |node: NodeId| self.presence(node, now) == Presence::Up;
-        row.moving.is_none() && step.from == Some(survey::spot(&self.control, row)) && step.to.nodes().all(is_there)
+        let is_missed = match step.reason {
+            Reason::NodeDown(node) => !is_there(node) || self.outlook.estranged.contains(&node),
+            _ => true,
+        };
+        let is_from_there = step.from == Some(survey::spot(&self.control, row));
+        row.moving.is_none() && is_from_there && is_missed && step.to.nodes().all(is_there)
     }
 
     /// Of actors that are no more nothing is remembered.
