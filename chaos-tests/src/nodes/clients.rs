@@ -1,7 +1,9 @@
 //! Who puts, gets and removes, through the mesh's own client or S3, and what they saw.
 
 mod gateway;
+mod looks;
 mod own;
+mod strangers;
 mod user;
 
 use core::{fmt, time::Duration};
@@ -420,8 +422,9 @@ impl Clients {
         }
     }
 
-    /// Asks something as an administrator, until it is done or refused for a reason that stays.
-    pub(super) fn administer(&self, op: AdminOp) -> End {
+    /// Asks something as an administrator, until it is done or refused for a reason that stays; only the latter may come of
+    /// what is folly.
+    pub(super) fn administer(&self, op: AdminOp, is_folly: bool) -> End {
         let (link, end) = self.link(Principal::Admin { name: USER.into() });
         let nodes: Vec<NodeId> = self.hosts.iter().map(|(host, _)| *host).collect();
         let client = Client::over(link, nodes);
@@ -434,10 +437,11 @@ impl Clients {
                 let said = answer.as_ref().map_or_else(|error| vec![error.to_string()], words);
                 log::say(|| format!("ADMIN {op:?}: {}", said.join("; ")));
                 match answer {
+                    Ok(_) if is_folly => return seen.broken(format!("what cannot be was done: {op:?}")),
                     Err(error) if is_wrong(&error) => {
                         return seen.broken(format!("an administrator was answered: {error}"));
                     }
-                    Err(error) if !matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Invalid) => {
+                    Err(error) if !STAYS.contains(&error.kind()) => {
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                     _ => return,
@@ -447,6 +451,9 @@ impl Clients {
         end
     }
 }
+
+/// Reasons to refuse an order that stay.
+const STAYS: [ErrorKind; 3] = [ErrorKind::Conflict, ErrorKind::Invalid, ErrorKind::NotFound];
 
 /// What is shown to administrators.
 fn words(answer: &AdminAnswer) -> Vec<String> {

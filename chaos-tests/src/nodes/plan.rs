@@ -3,7 +3,7 @@
 use mesh_core::{
     assignment::{Preference, Scope, Wish},
     bluefield::Generation,
-    id::NodeId,
+    id::{ActorId, DriveId, NodeId, TenantId},
     op::AdminOp,
     topology::Code,
 };
@@ -12,6 +12,9 @@ pub use super::net::Weather;
 use mesh_dpu_runtime::metadata::SNAPSHOT_EVERY;
 
 use crate::random::Stream;
+
+/// No node, drive or tenant of a room has this number, or the next ones.
+const NOBODY: u64 = 900;
 
 /// Everything that a seed decides beforehand. Times are in milliseconds, which are windows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,6 +189,16 @@ pub enum Fault {
         /// What.
         op: AdminOp,
     },
+    /// An administrator orders what cannot be.
+    Folly {
+        /// What.
+        op: AdminOp,
+    },
+    /// Strangers ask for a tenant's data.
+    Strangers {
+        /// Which host.
+        host: NodeId,
+    },
     /// An administrator drains a node, and takes that back.
     Drain {
         /// Which.
@@ -316,6 +329,16 @@ impl Plan {
             let at = questions.below(storm);
             plan.faults.push((at, Fault::Question { op: plan.question(&mut questions) }));
         }
+        let mut follies = Stream::new(seed, "follies", 0);
+        for _ in 0..follies.below(4) {
+            let at = follies.below(storm);
+            plan.faults.push((at, Fault::Folly { op: plan.folly(&mut follies) }));
+        }
+        let mut strangers = Stream::new(seed, "strangers", 0);
+        for _ in 0..strangers.below(3) {
+            let (at, host) = (strangers.below(storm), NodeId(1 + strangers.below(hosts)));
+            plan.faults.push((at, Fault::Strangers { host }));
+        }
         let mut dawdlers = Stream::new(seed, "dawdlers", 0);
         for _ in 0..if plan.fronts { dawdlers.below(4) } else { 0 } {
             let (at, host) = (dawdlers.below(storm), NodeId(1 + dawdlers.below(hosts)));
@@ -332,7 +355,9 @@ impl Plan {
         let mut plan = Self { quic: true, clients: 2, ..Self::of(seed) };
         plan.weather.loss = [0, 1, 10][Stream::new(seed, "loss", 0).below(3) as usize];
         plan.weather.stragglers = plan.weather.stragglers.min(5);
-        plan.faults.retain(|(_, fault)| !matches!(fault, Fault::Burst { .. } | Fault::Dawdlers { .. }));
+        let is_much =
+            |fault: &Fault| matches!(fault, Fault::Burst { .. } | Fault::Dawdlers { .. } | Fault::Strangers { .. });
+        plan.faults.retain(|(_, fault)| !is_much(fault));
         plan
     }
 
@@ -352,8 +377,10 @@ impl Plan {
         let nodes: Vec<NodeId> = self.nodes().collect();
         let some = |dice: &mut Stream| nodes.iter().copied().filter(|_| dice.chance(300)).collect::<Vec<_>>();
         let generations = [Generation::Bf2, Generation::Bf3, Generation::Bf4];
-        match dice.below(3) {
+        match dice.below(4) {
             0 => AdminOp::Events { after: dice.below(20) },
+            // Nobody comes by that number.
+            1 => AdminOp::Invite { node: NodeId(NOBODY + dice.below(3)), invitation: 1 + dice.below(5) },
             _ => AdminOp::Plan {
                 with_dpus: some(dice)
                     .into_iter()
@@ -362,6 +389,23 @@ impl Plan {
                     .collect(),
                 without: some(dice),
             },
+        }
+    }
+
+    /// What an administrator may order, and nobody can do.
+    fn folly(&self, dice: &mut Stream) -> AdminOp {
+        let (nobody, preference) = (NodeId(NOBODY), Preference::PreferDpu);
+        let host = NodeId(1 + dice.below(self.hosts));
+        let wish = |scope, pin| AdminOp::Wish { scope, wish: Some(Wish { preference, pin }) };
+        match dice.below(8) {
+            0 => AdminOp::Drain { node: nobody, draining: dice.chance(500) },
+            1 => AdminOp::LoseDrive { drive: DriveId(NOBODY) },
+            2 => AdminOp::Plan { with_dpus: Vec::new(), without: vec![nobody] },
+            3 => wish(Scope::Tenant(TenantId(NOBODY)), None),
+            4 => wish(Scope::Actor(ActorId::ingress(host)), None),
+            5 => wish(Scope::Actor(ActorId::drive(DriveId(NOBODY))), Some(host)),
+            6 => AdminOp::Invite { node: NodeId(0), invitation: 1 + dice.below(5) },
+            _ => wish(Scope::Actor(ActorId::data(TenantId(1), host)), Some(nobody)),
         }
     }
 

@@ -470,7 +470,7 @@ impl Room {
                 }
             }
             Due::Undrain(node) => {
-                let end = self.clients.administer(AdminOp::Drain { node, draining: false });
+                let end = self.clients.administer(AdminOp::Drain { node, draining: false }, false);
                 self.net.add(end);
             }
             Due::Gone(node, down) => {
@@ -587,12 +587,21 @@ impl Room {
             }
             Fault::Wish { scope, wish } => {
                 self.wish = wish;
-                let end = self.clients.administer(AdminOp::Wish { scope, wish });
+                let end = self.clients.administer(AdminOp::Wish { scope, wish }, false);
                 self.net.add(end);
             }
             Fault::Question { op } => {
-                let end = self.clients.administer(op);
+                let end = self.clients.administer(op, false);
                 self.net.add(end);
+            }
+            Fault::Folly { op } => {
+                let end = self.clients.administer(op, true);
+                self.net.add(end);
+            }
+            Fault::Strangers { host } => {
+                for end in self.clients.intrude(host) {
+                    self.net.add(end);
+                }
             }
             Fault::Dawdlers { host, many, span } => self.clients.dawdle(host, many, span),
             Fault::Burst { many } => {
@@ -600,7 +609,7 @@ impl Room {
                 self.net.add(end);
             }
             Fault::Drain { node, span } => {
-                let end = self.clients.administer(AdminOp::Drain { node, draining: true });
+                let end = self.clients.administer(AdminOp::Drain { node, draining: true }, false);
                 self.net.add(end);
                 self.plan(span, Due::Undrain(node));
             }

@@ -1,5 +1,7 @@
 //! Clients of S3: signed requests through the front ends of hosts, in turn.
 
+mod looks;
+
 use core::{net::SocketAddr, time::Duration};
 use std::{
     collections::BTreeSet,
@@ -174,131 +176,6 @@ impl Gateways {
         }
     }
 
-    /// What changes nothing that anybody sees. `number` is its own.
-    pub(super) async fn look_around(&self, bucket: &str, number: u64) -> Result<(), Error> {
-        let own = format!("own-{number}");
-        match number % 4 {
-            0 => self.look_at_uploads(bucket, &own).await,
-            1 => self.look_conditionally(bucket, &own).await,
-            2 => self.be_refused(bucket, &own).await,
-            _ => self.look_closely(bucket, &own).await,
-        }
-        .map_err(acknowledged)
-    }
-
-    /// Heads and ranges of what it has stored, under conditions.
-    async fn look_conditionally(&self, bucket: &str, own: &str) -> Result<(), Error> {
-        let (target, body) = (format!("/{bucket}/{own}"), b"what a room keeps");
-        let stored = etag(&self.ask(("PUT", &target), &[META, KIND], body, &Framing::Whole).await?)?;
-        let (past, future) = ("Thu, 01 Jan 2015 00:00:00 GMT", "Mon, 01 Jan 2035 00:00:00 GMT");
-        let asks: [(&str, (&str, &str), Verdict); 9] = [
-            ("HEAD", ("if-match", &stored), (200, "")),
-            ("HEAD", ("if-none-match", &stored), (304, "")),
-            ("GET", ("if-none-match", &stored), (304, "")),
-            ("GET", ("if-match", "\"another\""), (412, "PreconditionFailed")),
-            ("GET", ("if-modified-since", past), (200, "")),
-            ("GET", ("if-unmodified-since", future), (200, "")),
-            ("GET", ("if-unmodified-since", past), (412, "PreconditionFailed")),
-            ("GET", ("range", "bytes=-4"), (206, "")),
-            ("GET", ("range", "bytes=17-"), (416, "InvalidRange")),
-        ];
-        for (method, header, verdict) in asks {
-            let headers = [header];
-            let manner = Manner::Signed { headers: &headers, body: b"", framing: &Framing::Whole };
-            let reply = self.expect(manner, (method, &target), verdict).await?;
-            let kept = |name: &str| reply.headers.get(name).map(String::as_str);
-            if verdict.0 == 200 && (kept(META.0), kept(KIND.0)) != (Some(META.1), Some(KIND.1)) {
-                return Err(Error::bug("an object has other metadata than it was given").with("object", target));
-            }
-            if verdict.0 == 206 && reply.body != b"eeps" {
-                return Err(Error::bug("a range has other bytes than its object").with("object", target));
-            }
-        }
-        self.remove(bucket, own).await
-    }
-
-    /// What is refused whatever happens, and leaves nothing.
-    async fn be_refused(&self, bucket: &str, own: &str) -> Result<(), Error> {
-        let target = format!("/{bucket}/{own}");
-        let wrong = [("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==")];
-        let sum = checksum(b"other bytes");
-        let other = [("x-amz-checksum-sha256", &*sum)];
-        let damaged = |headers| Manner::Signed { headers, body: b"it", framing: &Framing::Whole };
-        self.expect(damaged(&wrong), ("PUT", &target), (400, "BadDigest")).await?;
-        self.expect(damaged(&other), ("PUT", &target), (400, "BadDigest")).await?;
-        let plain = Manner::Signed { headers: &[], body: b"", framing: &Framing::Whole };
-        self.expect(plain, ("GET", "/no-such-bucket/it"), (404, "NoSuchBucket")).await?;
-        self.expect(plain, ("GET", &format!("/{bucket}?list-type=2&max-keys=-1")), (400, "InvalidArgument")).await?;
-        self.expect(plain, ("GET", &format!("{target}?attributes")), (501, "NotImplemented")).await?;
-        self.expect(plain, ("PUT", &format!("{target}?acl")), (501, "NotImplemented")).await?;
-        self.expect(Manner::Presigned2 { good_s: -60 }, ("GET", &target), (403, "AccessDenied")).await?;
-        for (signer, code) in
-            [(self.signer.forged(), "SignatureDoesNotMatch"), (self.signer.unknown(), "InvalidAccessKeyId")]
-        {
-            let (street, time, hosts) = (self.street.clone(), self.time.clone(), self.hosts.clone());
-            let stranger = Self::new(street, time, hosts, signer);
-            stranger.at.store(self.at.load(Relaxed), Relaxed);
-            for manner in [plain, Manner::Presigned, Manner::Presigned2 { good_s: 60 }] {
-                stranger.expect(manner, ("GET", &target), (403, code)).await?;
-            }
-        }
-        self.expect(plain, ("GET", &target), (404, "NoSuchKey")).await.map(drop)
-    }
-
-    /// Checksums, headers that it wants otherwise, folders, and lists of the older kind.
-    async fn look_closely(&self, bucket: &str, own: &str) -> Result<(), Error> {
-        let (folder, body) = (format!("{own}/"), b"what a room keeps");
-        let (target, sum) = (format!("/{bucket}/{folder}it"), checksum(body));
-        let sums = [("x-amz-checksum-sha256", &*sum)];
-        self.ask(("PUT", &target), &sums, body, &Framing::Whole).await?;
-        let shows = [("x-amz-checksum-mode", "ENABLED")];
-        let head = self.ask(("HEAD", &target), &shows, b"", &Framing::Whole).await?;
-        if head.headers.get("x-amz-checksum-sha256") != Some(&sum) {
-            return Err(Error::bug("an object has another checksum than it was given").with("object", target));
-        }
-        let otherwise = format!("{target}?response-content-type=text%2Fplain");
-        let shown = self.ask(("GET", &otherwise), &shows, b"", &Framing::Whole).await?;
-        if shown.headers.get(KIND.0).map(String::as_str) != Some("text/plain") {
-            return Err(Error::bug("an object is not shown as what it is wanted").with("object", target));
-        }
-        self.ask(("GET", &format!("/{bucket}?versioning")), &[], b"", &Framing::Whole).await?;
-        let prefix = format!("/{bucket}?delimiter=%2F&prefix={own}");
-        for kind in ["", "&list-type=2&fetch-owner=true", "&encoding-type=url"] {
-            let listed = self.ask(("GET", &format!("{prefix}{kind}")), &[], b"", &Framing::Whole).await?;
-            let text = String::from_utf8_lossy(&listed.body);
-            if !text.contains(&format!("<CommonPrefixes><Prefix>{}", folder.trim_end_matches('/'))) {
-                return Err(Error::bug("a folder is not listed").with("list", text));
-            }
-        }
-        self.remove(bucket, &format!("{folder}it")).await
-    }
-
-    async fn look_at_uploads(&self, bucket: &str, own: &str) -> Result<(), Error> {
-        let get = async |target: &str| self.ask(("GET", target), &[], b"", &Framing::Whole).await;
-        let known = get("/").await?;
-        if !String::from_utf8_lossy(&known.body).contains(&format!("<Name>{bucket}</Name>")) {
-            return Err(Error::bug("a bucket is not listed").with("bucket", bucket));
-        }
-        get(&format!("/{bucket}?location")).await?;
-        let own = format!("/{own}");
-        self.ask(("PUT", &own), &[], b"", &Framing::Whole).await?;
-        self.ask(("DELETE", &own), &[], b"", &Framing::Whole).await?;
-        self.ask(("HEAD", &format!("/{bucket}")), &[], b"", &Framing::Whole).await?;
-        let target = format!("/{bucket}/own-upload");
-        let upload = self.begin_upload(&target).await?;
-        let part = format!("{target}?partNumber=7&uploadId={upload}");
-        self.ask(("PUT", &part), &[], b"a part", &Framing::Whole).await?;
-        let parts = get(&format!("{target}?uploadId={upload}")).await?;
-        if element(&parts, "PartNumber").as_deref() != Some("7") {
-            return Err(Error::bug("an upload lists other parts than it has").with("upload", upload));
-        }
-        let uploads = get(&format!("/{bucket}?prefix=own-upload&uploads")).await?;
-        if !String::from_utf8_lossy(&uploads.body).contains(&upload) {
-            return Err(Error::bug("an upload is not listed").with("upload", upload));
-        }
-        self.ask(("DELETE", &format!("{target}?uploadId={upload}")), &[], b"", &Framing::Whole).await.map(drop)
-    }
-
     /// One request to one host.
     async fn ask(
         &self,
@@ -338,25 +215,41 @@ impl Gateways {
 
     /// One request that comes to this and nothing else, unless no answer comes or one that says to send it again.
     async fn expect(&self, manner: Manner<'_>, what: (&str, &str), verdict: Verdict) -> Result<Reply, Error> {
+        let reply = self.exchange_in_time(manner, what).await?;
+        let (status, code) = reply.verdict();
+        if (status, code.as_str()) == verdict { Ok(reply) } else { Err(self.otherwise(status, code, what, verdict)) }
+    }
+
+    /// As [`Self::expect`] of what may only say in its body, after it has begun well, that it did not end well.
+    async fn expect_complaint(&self, manner: Manner<'_>, what: (&str, &str), verdict: Verdict) -> Result<(), Error> {
+        let reply = self.exchange_in_time(manner, what).await?;
+        let (status, code) = reply.verdict();
+        if (status == 200 || status == verdict.0) && reply.code() == verdict.1 {
+            return Ok(());
+        }
+        Err(self.otherwise(status, code, what, verdict))
+    }
+
+    async fn exchange_in_time(&self, manner: Manner<'_>, what: (&str, &str)) -> Result<Reply, Error> {
         let host = self.host()?;
         let asked = tokio::time::timeout(PATIENCE, self.exchange(host, manner, what)).await;
         let asked = asked.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no answer came")));
-        let reply = asked.inspect_err(|_| {
+        asked.inspect_err(|_| {
             self.at.fetch_add(1, Relaxed);
-        })?;
-        let (status, code) = reply.verdict();
-        if (status, code.as_str()) == verdict {
-            return Ok(reply);
-        }
+        })
+    }
+
+    /// An answer that was not expected.
+    fn otherwise(&self, status: u16, code: String, what: (&str, &str), verdict: Verdict) -> Error {
         self.at.fetch_add(1, Relaxed);
-        if matches!(status, 500 | 503) {
-            return Err(refusal("ServiceUnavailable").with("host", host));
+        if matches!(status, 500 | 503) || ["InternalError", "ServiceUnavailable", "SlowDown"].contains(&&*code) {
+            return refusal("ServiceUnavailable");
         }
-        Err(Error::bug("a front end answered otherwise than it must")
+        Error::bug("a front end answered otherwise than it must")
             .with("asked", format!("{what:?}"))
             .with("status", status)
             .with("code", code)
-            .with("in place of", format!("{verdict:?}")))
+            .with("in place of", format!("{verdict:?}"))
     }
 
     async fn exchange(
@@ -373,6 +266,10 @@ impl Gateways {
         let request = match manner {
             Manner::Signed { headers, body, framing } => {
                 self.signer.request(&name, (method, target), headers, body, framing)
+            }
+            Manner::Nobody => {
+                let head = format!("{method} {target} HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n\r\n");
+                Ok((head, Vec::new()))
             }
             Manner::Presigned => self.signer.presigned(&name, (method, target)).map(|head| (head, Vec::new())),
             Manner::Presigned2 { good_s } => {
@@ -403,6 +300,8 @@ enum Manner<'a> {
         body: &'a [u8],
         framing: &'a Framing<'a>,
     },
+    /// Not at all.
+    Nobody,
     Presigned,
     /// Good for so many seconds from now.
     Presigned2 {

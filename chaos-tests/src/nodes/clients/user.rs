@@ -14,7 +14,7 @@ use mesh_core::{
     stream::{ByteRange, Place},
 };
 
-use super::{Judged, Seen, gateway::Gateways};
+use super::{Judged, Seen, gateway::Gateways, looks};
 use crate::{
     oracle::{Deed, End as Ending, Ticket},
     random::Stream,
@@ -323,7 +323,13 @@ impl User {
         let began = seen.now();
         let looked = match &self.way {
             Way::Mesh(client) => {
-                looks_around(client, self.bucket, &format!("own-{number}")).await.map_err(acknowledged)
+                let own = format!("own-{number}");
+                match number % 3 {
+                    0 => looks::at_objects(client, self.bucket, &own).await,
+                    1 => looks::at_uploads(client, self.bucket, &own).await,
+                    _ => looks::around(client, self.bucket, &own).await,
+                }
+                .map_err(acknowledged)
             }
             Way::Front(gateways) => gateways.look_around(self.bucket, number).await,
         };
@@ -368,33 +374,4 @@ async fn copy_as_part(client: &Client, from: &Place, source: Conditions, to: &Pl
     let upload = client.create_upload(&to.bucket, &to.key, Attributes::default()).await.map_err(nothing_yet)?;
     let part = upload.copy_part(1, from, None, source).await.map_err(nothing_yet)?;
     upload.complete(&[part]).await.map(drop).map_err(acknowledged)
-}
-
-async fn looks_around(client: &Client, bucket: &str, own: &str) -> Result<(), Error> {
-    let known = client.buckets().await?;
-    if known.iter().all(|row| &*row.bucket.name != bucket) {
-        return Err(Error::bug("a bucket is not listed").with("bucket", bucket));
-    }
-    client.bucket(bucket).await?;
-    client.create_bucket(own).await?;
-    client.put_bytes(own, "it", b"is not empty").await?;
-    if !matches!(client.delete_bucket(own).await, Err(error) if error.kind() != ErrorKind::Invalid) {
-        return Err(Error::bug("a bucket with an object in it was deleted").with("bucket", own));
-    }
-    client.remove(own, "it").await?;
-    client.delete_bucket(own).await?;
-    client.status().await?;
-    let upload = client.create_upload(bucket, "own-upload", Attributes::default()).await?;
-    upload.put_part_bytes(7, b"a part").await?;
-    let (parts, more) = upload.parts(0).await?;
-    let numbers: Vec<u32> = parts.iter().map(|part| part.number).collect();
-    if numbers != [7] || more {
-        return Err(Error::bug("an upload lists other parts than it has").with("parts", format!("{numbers:?}")));
-    }
-    let (uploads, _) = client.uploads(bucket, "own-", None).await?;
-    if uploads.iter().all(|row| row.upload != upload.id()) {
-        return Err(Error::bug("an upload is not listed").with("upload", upload.id()));
-    }
-    let again = client.upload(bucket, "own-upload", upload.id()).await?;
-    again.abort().await
 }

@@ -16,7 +16,7 @@ pub(super) type States = Arc<Mutex<BTreeMap<ActorId, Option<Result<Vec<Snapshot>
 impl Room {
     /// From now on these stand in every chain.
     pub(in crate::nodes) fn declare(&mut self, stages: Vec<CustomSpec>) {
-        let end = self.clients.administer(AdminOp::Stages { scope: Scope::Mesh, stages });
+        let end = self.clients.administer(AdminOp::Stages { scope: Scope::Mesh, stages }, false);
         self.net.add(end);
     }
 
