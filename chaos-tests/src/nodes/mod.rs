@@ -14,7 +14,7 @@
 //! * [`plan`]: what a seed draws. `room`: the windows, what befalls the nodes in them, and what must hold all the time:
 //!   clients are answered, no chain is taken from a node that is well, replicas that have applied the same are the same.
 //! * `street`: front ends, in memory. `clients`: who puts, gets, removes, creates, swaps, copies and lists, by the mesh's client
-//!   or by S3, and what they saw; who is refused, and who dawdles. [`run`](mod@run): one seed from start to verdict.
+//!   or by S3, and what they saw; who is refused, who dawdles, and strangers. [`run`](mod@run): one seed from start to verdict.
 //! * `log`: what nodes say, and whether one of them broke down. `toys`: functions that break down, or keep accounts.
 
 #[cfg(not(tokio_unstable))]

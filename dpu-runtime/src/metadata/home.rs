@@ -1,12 +1,5 @@
 //! Where a node's metadata are: a folder of files, or memory that keeps the same promises.
 //!
-//! ```text
-//! <folder>/mark, db/                              the store's own: see super::store
-//! <folder>/mark.new, db.new                       being made
-//! <folder>/mark.older                             the mark of a store that is an older copy
-//! <folder>/db.damaged-<n>, mark.damaged-<n>       set aside, n from 1 to SET_ASIDE_MAX
-//! ```
-//!
 //! In memory a [crash](MemoryHome::crash) takes back what was not made durable, and nothing has threads of its own; a simulated
 //! node that starts again finds what a machine would.
 
@@ -20,23 +13,18 @@ use std::{
 use mesh_core::{Error, ErrorKind, id::NodeId};
 
 use super::{
+    files,
     flush::{Latency, guarded, lock},
-    mark::{self, Claims, Found, Mark, Slots},
+    mark::{Claims, Found, Mark, Slots},
     trees::{Memory, Tree, Trees},
 };
 
 /// The tree of votes, watermarks and generations.
 pub(super) const META: &str = "meta";
 /// The key in it under which the store's owner stands.
-const OWNER: &[u8] = b"n";
-/// Memory for cached pages.
-const CACHE_BYTES: u64 = 64 << 20;
+pub(super) const OWNER: &[u8] = b"n";
 /// Damaged stores that are kept at most. Whoever has so many needs another drive.
-const SET_ASIDE_MAX: u32 = 4;
-const LOCK_TRIES: u32 = 20;
-const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(25);
-/// For the last user of a store that is renewed: [`LOCK_PAUSE`] each.
-const LAST_USER_TRIES: u32 = 200;
+pub(super) const SET_ASIDE_MAX: u32 = 4;
 
 /// Where a node's metadata are.
 #[derive(Clone, Debug)]
@@ -189,7 +177,7 @@ impl Home {
     /// Where the database is, for people.
     pub(super) fn database(&self) -> String {
         match self {
-            Self::Folder(folder) => database_path(folder).display().to_string(),
+            Self::Folder(folder) => files::database(folder).display().to_string(),
             Self::Memory(_) => self.to_string(),
         }
     }
@@ -197,10 +185,7 @@ impl Home {
     /// Whether there is a database. Makes the folder.
     pub(super) fn has_database(&self) -> io::Result<bool> {
         match self {
-            Self::Folder(folder) => {
-                std::fs::create_dir_all(folder)?;
-                database_path(folder).try_exists()
-            }
+            Self::Folder(folder) => files::has_database(folder),
             Self::Memory(memory) => Ok(lock(&memory.kept).database.is_some()),
         }
     }
@@ -208,11 +193,7 @@ impl Home {
     /// What stands in place of the mark.
     pub(super) fn read_mark(&self) -> io::Result<Found> {
         match self {
-            Self::Folder(folder) => match Slots::open(folder) {
-                Ok(slots) => Mark::read(slots),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
-                Err(error) => Err(error),
-            },
+            Self::Folder(folder) => files::read_mark(folder),
             Self::Memory(memory) => {
                 let slots = lock(&memory.kept).mark.as_ref().and_then(Slots::same);
                 slots.map_or(Ok(Found::Nothing), Mark::read)
@@ -236,7 +217,7 @@ impl Home {
     /// Makes a node's database: under another name first, so that what has the name is whole.
     pub(super) fn make_database(&self, node: NodeId) -> io::Result<()> {
         match self {
-            Self::Folder(folder) => make_files(folder, node),
+            Self::Folder(folder) => files::make_database(folder, node),
             Self::Memory(memory) => {
                 let database = Memory::default();
                 let trees = Trees::Memory(database.clone());
@@ -251,10 +232,10 @@ impl Home {
     /// Opens a node's database.
     ///
     /// # Errors
-    /// What says that it is damaged, or [cannot be used now](cannot_be_used_now).
+    /// What says that it is damaged, or [cannot be used now](files::cannot_be_used_now).
     pub(super) fn open_database(&self, node: NodeId) -> io::Result<Database> {
         let trees = match self {
-            Self::Folder(folder) => Trees::Sled(open_files(&database_path(folder))?),
+            Self::Folder(folder) => Trees::Sled(files::open_database(folder)?),
             Self::Memory(memory) => Trees::Memory(memory.change()?.database.clone().ok_or(io::ErrorKind::NotFound)?),
         };
         guarded(|| {
@@ -271,17 +252,12 @@ impl Home {
 
     /// Makes all of an open database durable, and gives what makes durable from now on what its trees have flushed.
     pub(super) fn settle(&self, database: &Database) -> io::Result<Medium> {
-        let Self::Folder(folder) = self else {
-            database.trees.flush()?;
-            return Ok(Medium::Memory);
-        };
-        let path = database_path(folder);
-        guarded(|| {
-            // Recovery may have written.
-            database.trees.flush()?;
-            sync_files(&path)
-        })?;
-        File::open(path.join("db")).map(Medium::File)
+        // Recovery may have written.
+        guarded(|| database.trees.flush())?;
+        match self {
+            Self::Folder(folder) => files::settle(folder).map(Medium::File),
+            Self::Memory(_) => Ok(Medium::Memory),
+        }
     }
 
     /// Under which number this store could be set aside.
@@ -290,10 +266,7 @@ impl Home {
     /// `Conflict` if too many damaged stores are kept already.
     pub(super) fn number_aside(&self) -> Result<u32, Error> {
         let number = match self {
-            Self::Folder(folder) => (1..=SET_ASIDE_MAX).find(|number| {
-                let (database, mark) = paths_aside(folder, *number);
-                !database.exists() && !mark.exists()
-            }),
+            Self::Folder(folder) => files::number_aside(folder),
             Self::Memory(memory) => Some(lock(&memory.kept).aside + 1).filter(|number| *number <= SET_ASIDE_MAX),
         };
         number.ok_or_else(|| {
@@ -306,19 +279,7 @@ impl Home {
     /// Sets mark and database aside under this number. Then there is neither, durably. Gives where they are, for people.
     pub(super) fn set_aside(&self, number: u32) -> io::Result<String> {
         match self {
-            Self::Folder(folder) => {
-                let (mark, database) = (mark::path(folder), database_path(folder));
-                let (database_aside, mark_aside) = paths_aside(folder, number);
-                if mark.try_exists()? {
-                    std::fs::hard_link(&mark, &mark_aside)?;
-                }
-                if database.try_exists()? {
-                    std::fs::rename(&database, &database_aside)?;
-                }
-                // The new mark claims nothing: it must not come to stand beside the old database.
-                File::open(folder)?.sync_all()?;
-                Ok(database_aside.display().to_string())
-            }
+            Self::Folder(folder) => Ok(files::set_aside(folder, number)?.display().to_string()),
             Self::Memory(memory) => {
                 let mut kept = memory.change()?;
                 kept.database = None;
@@ -331,11 +292,7 @@ impl Home {
     /// Takes the mark away from beside the database, so that the store is damaged when it is opened again.
     pub(super) fn disown(&self) -> io::Result<()> {
         match self {
-            Self::Folder(folder) => match std::fs::rename(mark::path(folder), folder.join("mark.older")) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                Err(error) => Err(error),
-                Ok(()) => File::open(folder)?.sync_all(),
-            },
+            Self::Folder(folder) => files::disown(folder),
             Self::Memory(memory) => {
                 memory.change()?.mark = None;
                 Ok(())
@@ -345,23 +302,10 @@ impl Home {
 
     /// Waits until nobody has the database open.
     pub(super) fn wait_for_last_user(&self) -> Result<(), Error> {
-        let Self::Folder(folder) = self else { return Ok(()) };
-        let Ok(file) = File::open(database_path(folder).join("db")) else { return Ok(()) };
-        for _ in 0..LAST_USER_TRIES {
-            match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
-                Err(error) => {
-                    return Err(
-                        Error::new(ErrorKind::DriveFailed, "the metadata store cannot be locked").caused_by(error)
-                    );
-                }
-                Ok(()) => return Ok(()),
-            }
+        match self {
+            Self::Folder(folder) => files::wait_for_last_user(folder),
+            Self::Memory(_) => Ok(()),
         }
-        Err(Error::new(
-            ErrorKind::Conflict,
-            "the metadata store is still in use; shut its groups down before it is renewed",
-        ))
     }
 }
 
@@ -381,75 +325,4 @@ impl Medium {
             Self::Memory => Ok(()),
         }
     }
-}
-
-fn database_path(folder: &Path) -> PathBuf {
-    folder.join("db")
-}
-
-fn paths_aside(folder: &Path, number: u32) -> (PathBuf, PathBuf) {
-    (folder.join(format!("db.damaged-{number}")), folder.join(format!("mark.damaged-{number}")))
-}
-
-fn open_files(path: &Path) -> io::Result<sled::Db> {
-    let config = sled::Config::new()
-        .path(path)
-        .mode(sled::Mode::HighThroughput)
-        .cache_capacity(CACHE_BYTES)
-        .flush_every_ms(None);
-    let open = || guarded(|| Ok(config.open()?));
-    let mut opened = open();
-    // A process that is just ending, or one that forks at this moment, may hold the lock a little longer than it means to.
-    for _ in 0..LOCK_TRIES {
-        if !opened.as_ref().is_err_and(is_locked) {
-            break;
-        }
-        std::thread::sleep(LOCK_PAUSE);
-        opened = open();
-    }
-    opened
-}
-
-fn is_locked(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("WouldBlock")
-}
-
-/// What says nothing about the contents.
-pub(super) fn cannot_be_used_now(error: &io::Error) -> bool {
-    use io::ErrorKind as Kind;
-    let of_the_process = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
-    is_locked(error)
-        || matches!(
-            error.kind(),
-            Kind::PermissionDenied | Kind::StorageFull | Kind::OutOfMemory | Kind::ReadOnlyFilesystem
-        )
-        || of_the_process.contains(&error.raw_os_error())
-}
-
-fn make_files(folder: &Path, node: NodeId) -> io::Result<()> {
-    let unfinished = folder.join("db.new");
-    if unfinished.try_exists()? {
-        std::fs::remove_dir_all(&unfinished)?;
-    }
-    let config = sled::Config::new().path(&unfinished).flush_every_ms(None);
-    let db = guarded(|| Ok(config.open()?))?;
-    db.open_tree(META)?.insert(OWNER, &node.0.to_be_bytes())?;
-    db.flush()?;
-    drop(db);
-    sync_files(&unfinished)?;
-    std::fs::rename(&unfinished, database_path(folder))?;
-    for directory in [Some(folder), folder.parent()].into_iter().flatten() {
-        if !directory.as_os_str().is_empty() {
-            File::open(directory)?.sync_all()?;
-        }
-    }
-    Ok(())
-}
-
-/// Makes the database's files durable, and their names.
-fn sync_files(path: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(path)? {
-        File::open(entry?.path())?.sync_all()?;
-    }
-    File::open(path)?.sync_all()
 }

@@ -9,6 +9,7 @@
 //! * `network` carries Raft's messages, `replica` joins the above, `route` finds the leader.
 
 mod chunks;
+mod files;
 mod flush;
 mod home;
 mod image;

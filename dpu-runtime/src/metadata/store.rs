@@ -47,8 +47,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::oneshot;
 
 use super::{
+    files::cannot_be_used_now,
     flush::{Durable, Flusher, guarded, lock},
-    home::{Database, Home, Medium, cannot_be_used_now},
+    home::{Database, Home, Medium},
     judge,
     mark::{Claim, Claims, Found, GROUPS_MAX, Mark},
     runtime::Dice,
