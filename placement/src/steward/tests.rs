@@ -9,6 +9,7 @@ use super::*;
 
 mod starts;
 
+mod kept;
 mod level;
 
 /// The control group with these voters, as the replica of a node knows it.

@@ -1,0 +1,193 @@
+//! What a steward keeps from one event to the next: times, drives, moves, addresses, complaints.
+
+use mesh_core::assignment::MoveId;
+
+use super::*;
+
+fn state(room: &Room, drive: u64) -> Option<DriveState> {
+    room.steward.outlook().drives.get(&DriveId(drive)).copied()
+}
+
+/// Node 2, which has drive 5 as said.
+fn with_drive(state: DriveState, version: u64) -> Arc<Beat> {
+    let said =
+        DriveReport { drive: DriveId(5), state, capacity_bytes: 9, free_bytes: 9, shards: 0, corrupt: 0, reason: None };
+    let mut beat = (*introduces(report(2), version)).clone();
+    let news = beat.news.as_deref().expect("just put there").clone();
+    beat.news = Some(Arc::new(News { drives: Some(vec![said]), ..news }));
+    Arc::new(beat)
+}
+
+#[test]
+fn a_drive_is_as_its_node_says_while_that_is_up_and_a_lost_one_is_lost_whoever_says_what() {
+    let mut control = mesh(&[1, 2]);
+    control.drives.insert(DriveId(5), drive(5, 2));
+    let mut room = Room::new(control.clone());
+    assert_eq!(state(&room, 5), Some(DriveState::Down), "it has not been heard");
+    room.on(Event::Heard(with_drive(DriveState::Up, 1), room.now));
+    assert_eq!(state(&room, 5), Some(DriveState::Up));
+    assert!(room.steward.due.hosting && room.steward.publish().is_some());
+    room.on(Event::Heard(with_drive(DriveState::Full, 2), room.now));
+    assert_eq!(state(&room, 5), Some(DriveState::Full));
+    // Its node falls silent.
+    room.passes(2050);
+    assert_eq!(state(&room, 5), Some(DriveState::Down));
+    // Another drive is registered, and this one is lost.
+    let mut lost = control.clone();
+    let five = lost.drives.remove(&DriveId(5)).expect("it is there");
+    lost.lost.insert(DriveId(5), five);
+    room.on(Event::Heard(with_drive(DriveState::Full, 3), room.now));
+    room.on(Event::Control(Arc::new(lost.clone())));
+    assert_eq!(state(&room, 5), Some(DriveState::Lost));
+    lost.drives.insert(DriveId(6), drive(6, 2));
+    room.on(Event::Control(Arc::new(lost)));
+    assert_eq!(state(&room, 6), Some(DriveState::Down), "its node does not speak of it");
+    room.steward.publish();
+    // What changes nothing of them is no news of theirs.
+    room.steward.due.hosting = false;
+    room.on(Event::Heard(with_drive(DriveState::Full, 3), room.now));
+    assert!(!room.steward.due.hosting);
+}
+
+#[test]
+fn times_that_are_set_anew_count_from_then_on() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    room.on(Event::Time);
+    assert_eq!(room.steward.wake_at(), Instant(50_000_000), "a quarter of what is late");
+    room.on(Event::Heard(beat(2), room.now));
+    room.steward.retime(Timing { silence: Duration::from_millis(500), late: Duration::from_millis(400), ..timing() });
+    assert_eq!(room.steward.wake_at(), Instant(100_000_000));
+    assert!(room.passes(550).contains(&"Down(node-2)".to_owned()));
+}
+
+#[test]
+fn drives_are_asked_for_their_figures_with_every_beat_once_at_a_time() {
+    let mut room = Room::new(mesh(&[1]));
+    room.observes(Observed::default());
+    let asks = |room: &mut Room, millis| {
+        room.now = room.now + Duration::from_millis(millis);
+        room.steward.on(Event::Time, room.now).iter().filter(|act| matches!(act, Act::Stat)).count()
+    };
+    assert_eq!([asks(&mut room, 499), asks(&mut room, 1), asks(&mut room, 1)], [0, 1, 0]);
+    room.observes(Observed::default());
+    assert_eq!([asks(&mut room, 499), asks(&mut room, 1)], [0, 0], "they are being asked");
+    room.on(Event::Ended(Key::Stat, Ok(())));
+    assert_eq!(asks(&mut room, 1), 1);
+}
+
+/// A leader that is gone began it.
+#[test]
+fn a_move_that_nobody_carries_out_is_taken_back_also_by_one_who_knew_of_it_from_the_beginning() {
+    let chain = ActorId::data(TenantId(7), HERE);
+    let moving = || {
+        let mut control = split_mesh(HERE, 5);
+        let row = Assignment { moving: Some(OTHER), moves: MoveId(3), ..Assignment::new(chain, HERE, Epoch(5)) };
+        control.assignments.insert(chain, row);
+        control
+    };
+    let takes_back = |room: &mut Room| {
+        let acts = room.observes(leading());
+        steps(&acts).iter().filter(|step| step.contains("Move")).count()
+    };
+    let mut known = Room::new(moving());
+    assert_eq!(takes_back(&mut known), 1);
+    assert_eq!(takes_back(&mut known), 0, "it is under way");
+    let mut learns = Room::new(split_mesh(HERE, 5));
+    learns.on(Event::Control(Arc::new(moving())));
+    assert_eq!(takes_back(&mut learns), 1);
+    // It has ended by itself.
+    let mut ended = Room::new(moving());
+    ended.on(Event::Control(Arc::new(split_mesh(HERE, 6))));
+    assert_eq!((takes_back(&mut ended), ended.steward.moving.len()), (0, 0));
+}
+
+#[test]
+fn whoever_begins_anew_counts_on_and_leads_nothing_for_a_while() {
+    let mut room = Room::new(split_mesh(HERE, 5));
+    let chain = ActorId::data(TenantId(7), HERE);
+    let mut control = split_mesh(HERE, 5);
+    let row = Assignment { moving: Some(OTHER), moves: MoveId(3), ..Assignment::new(chain, HERE, Epoch(5)) };
+    control.assignments.insert(chain, row);
+    room.on(Event::Control(Arc::new(control)));
+    let acts = room.observes(leading());
+    let first = steps(&acts)[0].clone();
+    assert!(first.starts_with(&format!("Step({chain:?}, 1, ")), "{first}");
+    assert_eq!(room.steward.begin_anew(room.now).len(), 0);
+    room.passes(999);
+    assert_eq!(steps(&room.observes(leading())), [""; 0]);
+    room.passes(1);
+    let acts = room.observes(leading());
+    assert!(steps(&acts)[0].starts_with(&format!("Step({chain:?}, 2, ")), "{acts:?}");
+}
+
+#[test]
+fn looks_are_numbered_on_by_whoever_begins_anew() {
+    let (mut room, study) = plans_without_its_dpu();
+    drop(room.steward.begin_anew(room.now));
+    room.passes(1000);
+    let acts = room.steward.on(Event::Observed(Box::new(leading())), room.now);
+    let next = acts.iter().find_map(|act| if let Act::Plan(study) = act { Some(study.number()) } else { None });
+    assert!(next > Some(study.number()), "what comes of the older one would count: {next:?}");
+}
+
+#[test]
+fn of_the_actors_that_it_is_to_run_and_of_moves_that_are_being_taken_back_it_asks_what_is_known() {
+    let room = Room::new(split_mesh(HERE, 5));
+    assert_eq!(room.steward.concerns().collect::<Vec<_>>(), [ActorId::data(TenantId(7), HERE)]);
+    let elsewhere = Room::new(split_mesh(OTHER, 5));
+    assert_eq!(elsewhere.steward.concerns().count(), 0);
+}
+
+#[test]
+fn stored_addresses_count_after_a_while_and_those_of_later_starts_at_once() {
+    let locates = |room: &mut Room| -> Vec<String> {
+        room.observes(Observed::default()).into_iter().filter(|act| act.starts_with("Locate")).collect()
+    };
+    let mut room = Room::new(mesh(&[1, 2]));
+    room.now = Instant(999_999_999);
+    assert_eq!(locates(&mut room), [""; 0], "it may have been stored before the peer moved");
+    room.now = Instant(1_000_000_000);
+    assert_eq!(locates(&mut room), ["Locate(node-2, 127.0.0.1:2)"], "and never where it listens itself");
+    let mut later = mesh(&[1, 2]);
+    later.nodes.get_mut(&OTHER).expect("it is there").incarnation = Incarnation(2);
+    assert_eq!(locates(&mut Room::new(later)), ["Locate(node-2, 127.0.0.1:2)"]);
+}
+
+#[test]
+fn nobody_tells_a_node_where_it_listens_itself() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    let given = |node| Event::Given(node, "127.0.0.1:7".parse().expect("an address"), Incarnation(9));
+    assert_eq!(room.on(given(OTHER)), ["Locate(node-2, 127.0.0.1:7)"]);
+    assert_eq!(room.on(given(HERE)), [""; 0]);
+}
+
+#[test]
+fn what_damaged_metadata_are_not_rebuilt_for_is_said_and_tried_again_later() {
+    let mut room = Room::new(mesh(&[1]));
+    let ended = |outcome| Event::Ended(Key::Renew, outcome);
+    let said = room.on(ended(Err(Error::invalid("no room"))));
+    assert!(said.len() == 1 && said[0].starts_with("Complain(\"this node's metadata are damaged"), "{said:?}");
+    assert_eq!(room.steward.renew_at, Some(room.now + RENEW_PAUSE));
+    assert_eq!(room.on(ended(Err(Error::invalid("no room")))), [""; 0], "it is said already");
+    let is_missing = |room: &mut Room| {
+        room.observes(Observed::default());
+        room.steward.outlook().missing.as_ref().is_some_and(|why| why.to_string().contains("no room"))
+    };
+    assert!(is_missing(&mut room));
+    room.on(ended(Ok(())));
+    assert!(!is_missing(&mut room));
+}
+
+#[test]
+fn what_hinders_a_registration_for_a_while_is_no_refusal() {
+    let mut room = Room::new(mesh(&[1]));
+    let ended = |kind| Event::Ended(Key::Announce, Err(Error::new(kind, "as planned")));
+    for kind in [ErrorKind::Timeout, ErrorKind::NotLeader, ErrorKind::Unreachable, ErrorKind::Draining] {
+        assert_eq!(room.on(ended(kind)), [""; 0], "{kind:?}");
+    }
+    for kind in [ErrorKind::Invalid, ErrorKind::Denied, ErrorKind::Conflict, ErrorKind::QuotaExceeded] {
+        let said = room.on(ended(kind));
+        assert!(said.len() == 1 && said[0].starts_with("Refused("), "{kind:?}: {said:?}");
+        room.on(Event::Ended(Key::Announce, Ok(())));
+    }
+}
