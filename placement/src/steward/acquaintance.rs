@@ -428,4 +428,108 @@ mod tests {
         assert_eq!(meet(&mut known, &report(2, &[8], 2), Some(&witness), None, Rival::None), Met::Anew);
         assert_eq!(known.witnesses()[&NODE].life, 2);
     }
+
+    #[test]
+    fn where_somebody_listens_is_news_once() {
+        let mut known = Acquaintances::default();
+        assert_eq!(known.located().count(), 0);
+        assert_eq!(known.locate_anew(NODE, at(1), Incarnation(5)), Some(at(1)));
+        assert_eq!(known.locate_anew(NODE, at(1), Incarnation(5)), None);
+        assert_eq!(known.locate_anew(NODE, at(2), Incarnation(5)), Some(at(2)));
+        assert_eq!(known.locate_anew(NODE, at(1), Incarnation(4)), None, "an older word");
+        assert_eq!(known.located().collect::<Vec<_>>(), [NODE]);
+    }
+
+    #[test]
+    fn another_start_of_somebody_counts_once_and_what_else_is_remembered_is_none() {
+        let mut known = Acquaintances::default();
+        assert!(!known.take_restarts());
+        let meet = |known: &mut Acquaintances, report: &NodeReport| {
+            let before = known.witnesses().get(&NODE).copied();
+            meet(known, report, before.as_ref(), None, Rival::None);
+            (known.take_restarts(), known.take_restarts())
+        };
+        assert_eq!(meet(&mut known, &report(1, &[5], 1)), (true, false));
+        assert_eq!(meet(&mut known, &report(1, &[5], 1)), (false, false));
+        assert_eq!(meet(&mut known, &report(1, &[5, 6], 1)), (true, false));
+        assert_eq!(meet(&mut known, &report(2, &[6], 1)), (true, false), "of another life");
+        // A replica is made: it is the same start.
+        let (group, replica) = (GroupId::CONTROL, ReplicaId::new(NODE, 1));
+        let said = GroupReport { group, replica, leader: None, term: 1, trouble: None, voters: Vec::new() };
+        assert_eq!(meet(&mut known, &NodeReport { groups: vec![said], ..report(2, &[6], 1) }), (false, false));
+        // Not even where another one is not asked for yet.
+        let before = known.witnesses()[&NODE];
+        known.remember(NODE, Witness { incarnation: Incarnation(7), ..before });
+        known.remember(NODE, Witness { incarnation: Incarnation(7), marked: 9, ..before });
+        assert!(known.take_restarts());
+    }
+
+    #[test]
+    fn who_has_not_spoken_yet_is_as_the_group_knows_it() {
+        let mut known = Acquaintances::default();
+        let control = ControlView { nodes: [(NODE, host(2))].into(), ..ControlView::default() };
+        let group = crate::steward::tests::group(1, &[1, 2]);
+        let replica = Some(ReplicaId::new(NODE, 1));
+        let stored = Witness { life: 1, incarnation: Incarnation(1), replica, marked: 0 };
+        assert_eq!(known.witness(NODE, &control, Some(&group)), Some(stored));
+        assert_eq!(known.witness(NODE, &control, None), Some(Witness { replica: None, ..stored }));
+        assert_eq!(known.witness(NodeId(9), &control, Some(&group)), None);
+        meet(&mut known, &report(1, &[1, 5], 1), None, None, Rival::None);
+        let said = Witness { incarnation: Incarnation(5), replica: None, ..stored };
+        assert_eq!(known.witness(NODE, &control, Some(&group)), Some(said));
+    }
+
+    #[test]
+    fn a_start_that_is_turned_away_runs_for_certain_once_it_has_gone_on_for_a_silence_and_until_one() {
+        let silence = Duration::from_secs(2);
+        let mut known = Acquaintances::default();
+        let beat = Beat { node: NODE, incarnation: Incarnation(6), address: "there".into(), ..Beat::default() };
+        let when = |millis: u64| Instant(millis * 1_000_000);
+        let alive = |known: &Acquaintances, millis| known.alive_all_the_same(when(millis), silence).count();
+        for (millis, is_alive) in [(0, 0), (1_000, 0), (1_999, 0), (2_000, 1)] {
+            known.insists(&beat, when(millis), silence);
+            assert_eq!(alive(&known, millis), is_alive, "{millis}");
+        }
+        let from = |known: &Acquaintances, millis| {
+            known.insists_from(NODE, Incarnation(6), when(millis), silence).map(str::to_owned)
+        };
+        assert_eq!((alive(&known, 3_999), from(&known, 3_999)), (1, Some("there".to_owned())));
+        assert_eq!((alive(&known, 4_000), from(&known, 4_000)), (0, None));
+        // It was silent meanwhile: another one may be there now.
+        known.insists(&beat, when(4_000), silence);
+        assert_eq!(alive(&known, 4_000), 0);
+    }
+
+    /// Only a replica that was renewed is a reason to stay.
+    #[test]
+    fn who_has_the_replica_that_was_known_or_none_before_gives_way_and_its_store_begins_anew() {
+        let with = |replica: Option<u64>, starts: &[u64]| {
+            let of = |replica| {
+                let (group, replica) = (GroupId::CONTROL, ReplicaId::new(NODE, replica));
+                GroupReport { group, replica, leader: None, term: 1, trouble: None, voters: Vec::new() }
+            };
+            NodeReport { groups: replica.into_iter().map(of).collect(), ..report(1, starts, 1) }
+        };
+        // Another start with another replica than none, and the same start with another one.
+        for (first, second) in [((None, 2), (Some(1), 3)), ((Some(1), 3), (Some(2), 3))] {
+            let mut known = Acquaintances::default();
+            let mut last = None;
+            for (replica, start) in [first, second] {
+                let report = with(replica, &[1, start]);
+                let before = known.witnesses().get(&NODE).copied();
+                let beat = Beat {
+                    node: NODE,
+                    incarnation: report.incarnation,
+                    address: report.address.clone(),
+                    replica: replica.map(|replica| ReplicaId::new(NODE, replica)),
+                    marked: 7,
+                    ..Beat::default()
+                };
+                assert_eq!(known.meet(&beat, &report, before.as_ref(), Some(1), Rival::None), Met::Known);
+                last = Some(Arc::new(report));
+            }
+            assert!(known.heed_start(NODE, Incarnation(2), last.as_ref(), false), "{second:?}");
+            assert_eq!(known.witnesses()[&NODE].marked, 0);
+        }
+    }
 }

@@ -93,4 +93,15 @@ mod tests {
         assert!(look(&mut blind, (2, 6), 2_200));
         assert!(!look(&mut blind, (3, 6), 2_300));
     }
+
+    #[test]
+    fn nobody_is_blind_for_a_time_that_was_slept_through_nor_after_it_is_forgotten() {
+        let mut blind = Blind::default();
+        assert!(!look(&mut blind, (2, 6), 1_000));
+        blind.slept(Duration::from_secs(60));
+        assert!(!look(&mut blind, (2, 6), 61_499));
+        assert!(look(&mut blind, (2, 6), 61_500));
+        blind.forget();
+        assert_eq!((blind.now().len(), blind.last().len()), (0, 0));
+    }
 }

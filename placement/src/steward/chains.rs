@@ -156,6 +156,7 @@ mod tests {
         let moving = row(HERE, Some(AWAY));
         let look = |chains: &mut Chains, row: &Assignment| chains.look(HERE, row, None, caught_up(), false);
         assert_eq!(look(&mut chains, &moving), [Act::TakeBack(MoveId(3))]);
+        assert_eq!(chains.being_taken_back().collect::<Vec<_>>(), [ACTOR]);
         assert_eq!(look(&mut chains, &moving), []);
         // Of another move that failed: nothing.
         chains.took_back(ACTOR, MoveId(2), false);
