@@ -163,15 +163,6 @@ impl Driver {
         self.hands.contains_key(&actor)
     }
 
-    /// The move of an actor that is under way from here.
-    #[must_use]
-    pub fn machine(&self, actor: ActorId) -> Option<&Migration> {
-        match self.hands.get(&actor)? {
-            Hand::Move(trip) => Some(&trip.machine),
-            Hand::Change(..) => None,
-        }
-    }
-
     /// Takes back the moves that nobody carries out.
     #[must_use]
     pub fn clear<'a>(&mut self, rows: impl IntoIterator<Item = &'a Assignment>, now: Instant) -> Asks {
@@ -297,11 +288,6 @@ impl Driver {
             self.backing_off.remove(&actor);
         }
         (Asks::new(), Some(happened))
-    }
-
-    /// Lets an actor alone for a while, whatever was under way for it.
-    pub fn abandon(&mut self, actor: ActorId, now: Instant) {
-        self.back_off(actor, None, now);
     }
 
     fn back_off(&mut self, actor: ActorId, stopped_for: Option<Aim>, now: Instant) {
