@@ -106,9 +106,21 @@ mod tests {
 
     /// … as it said at the moment `said`.
     fn look_as_of(estranged: &mut Estranged, sees: bool, start: u64, millis: u64, said: u64) -> (bool, Vec<NodeId>) {
+        look_at(estranged, &[1, 2, 12], sees, start, (millis, said))
+    }
+
+    /// … where these answer.
+    fn look_at(
+        estranged: &mut Estranged,
+        alive: &[u64],
+        sees: bool,
+        start: u64,
+        (millis, said): (u64, u64),
+    ) -> (bool, Vec<NodeId>) {
         let dpu = NodeInfo { kind: NodeKind::Dpu, attached_to: Some(NodeId(2)), ..host(12) };
         let view = ControlView { nodes: [(NodeId(2), host(2)), (DPU, dpu)].into(), ..ControlView::default() };
         let mut sight = sight(1, &[1, 2, 12], GroupId::CONTROL, Some(1));
+        sight.alive = Arc::new(alive.iter().copied().map(NodeId).collect());
         sight.now = Instant(millis * 1_000_000);
         sight.change(2, |report| {
             report.incarnation = Incarnation(start);
@@ -146,5 +158,36 @@ mod tests {
         assert_eq!(look(&mut estranged, true, 6, 13_200), (true, vec![]));
         assert_eq!(look(&mut estranged, true, 6, 73_100), (false, vec![]));
         assert!(estranged.last().is_empty(), "it is forgotten in the end");
+    }
+
+    #[test]
+    fn a_host_has_not_listened_while_the_controller_slept_nor_before_it_led() {
+        let mut estranged = Estranged::default();
+        look(&mut estranged, false, 5, 1_000);
+        estranged.slept(Duration::from_secs(60));
+        assert_eq!(look(&mut estranged, false, 5, 62_999), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 5, 63_000), (false, vec![]));
+        // What it says of the DPU is not of a time that was slept through either.
+        estranged.slept(Duration::from_secs(60));
+        assert_eq!(look(&mut estranged, false, 5, 123_999), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 5, 124_000), (true, vec![DPU]));
+        estranged.forget();
+        assert_eq!((estranged.now().len(), estranged.last().len()), (0, 0));
+        assert_eq!(look(&mut estranged, false, 5, 124_100), (false, vec![]));
+        // Also where nothing but a host was known.
+        estranged.forget();
+        assert_eq!(look(&mut estranged, false, 5, 126_000), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 5, 127_500), (false, vec![]), "it is known since then");
+    }
+
+    #[test]
+    fn a_host_that_was_missed_listens_anew() {
+        let mut estranged = Estranged::default();
+        look(&mut estranged, true, 5, 1_000);
+        assert_eq!(look_at(&mut estranged, &[1, 12], false, 5, (9_000, 8_000)), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 5, 10_000), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 5, 11_999), (false, vec![]), "it is known since then");
+        assert_eq!(look(&mut estranged, false, 5, 12_000), (false, vec![]));
+        assert_eq!(look(&mut estranged, false, 5, 13_000), (true, vec![DPU]));
     }
 }
