@@ -130,11 +130,6 @@ impl Hosting {
         self.mine.iter().copied().chain(self.chains.being_taken_back())
     }
 
-    /// The moves that are being taken back.
-    pub fn being_taken_back(&self) -> impl Iterator<Item = ActorId> {
-        self.chains.being_taken_back()
-    }
-
     /// Whether something that failed is to be done again now.
     #[must_use]
     pub fn is_due(&self, now: Instant) -> bool {
@@ -400,6 +395,9 @@ mod tests {
         hosted: BTreeMap<ActorId, Hosted>,
         busy: BTreeSet<ActorId>,
         tails: BTreeSet<(NodeId, ActorId, Epoch)>,
+        /// What is known of the chain's moves.
+        on: Option<MoveId>,
+        ability: Ability,
         now: Instant,
     }
 
@@ -415,7 +413,9 @@ mod tests {
             let mut hosting = Hosting::default();
             hosting.learn(HERE, &view);
             let (drives, hosted, busy, tails) = Default::default();
-            Self { hosting, view, drives, hosted, busy, tails, now: Instant(0) }
+            let functions = ["policy", "encrypt", "erasure"].map(|kind| (kind.to_owned(), (0, 0)));
+            let ability = Ability { functions: functions.into(), ..Ability::default() };
+            Self { hosting, view, drives, hosted, busy, tails, on: None, ability, now: Instant(0) }
         }
 
         fn look(&mut self) -> Vec<&'static str> {
@@ -423,14 +423,20 @@ mod tests {
         }
 
         fn deeds(&mut self) -> Vec<(ActorId, Deed)> {
-            let functions = ["policy", "encrypt", "erasure"].map(|kind| (kind.to_owned(), (0, 0)));
-            let ability = Ability { functions: functions.into(), ..Ability::default() };
-            let known = self.hosting.concerns().map(|actor| (actor, Known::default())).collect();
+            let wanted = self.wanted();
+            assert!(wanted.troubles.is_empty() && wanted.take_back.is_empty(), "{wanted:?}");
+            let each = |(actor, deeds): (ActorId, Vec<Deed>)| deeds.into_iter().map(move |deed| (actor, deed));
+            wanted.deeds.into_iter().flat_map(each).collect()
+        }
+
+        fn wanted(&mut self) -> Wanted {
+            let known = Known { on: self.on, ..Known::default() };
+            let known = self.hosting.concerns().map(|actor| (actor, known)).collect();
             let grounds = Grounds {
                 here: HERE,
                 kind: NodeKind::Dpu,
                 incarnation: Incarnation(1),
-                ability: &ability,
+                ability: &self.ability,
                 reclaim_grace_ms: 1,
                 view: &self.view,
                 drives: &self.drives,
@@ -442,10 +448,7 @@ mod tests {
                 looks_around: false,
                 now: self.now,
             };
-            let wanted = self.hosting.look(grounds);
-            assert!(wanted.troubles.is_empty() && wanted.take_back.is_empty(), "{wanted:?}");
-            let each = |(actor, deeds): (ActorId, Vec<Deed>)| deeds.into_iter().map(move |deed| (actor, deed));
-            wanted.deeds.into_iter().flat_map(each).collect()
+            self.hosting.look(grounds)
         }
 
         fn runs(&mut self, epoch: u64) {
@@ -624,5 +627,100 @@ mod tests {
         assert_eq!(hosting.next(actor, Epoch(3), &spec, false), Next::Start);
         assert_eq!(hosting.next(actor, Epoch(3), &spec, true), Next::Configure);
         assert_eq!(hosting.next(actor, Epoch(1), &spec, false), Next::Nothing);
+    }
+
+    #[test]
+    fn what_is_under_way_for_an_actor_keeps_it_from_being_let_go_of_meanwhile() {
+        let mut room = Room::new();
+        assert_eq!(room.look(), ["start"]);
+        room.runs(1);
+        room.hosting.done(chain(), true, room.now);
+        room.row(NodeId(2), 2);
+        room.busy.insert(chain());
+        assert_eq!(room.look(), [""; 0]);
+        room.busy.clear();
+        assert_eq!(room.look(), ["retire"]);
+    }
+
+    #[test]
+    fn what_is_known_of_a_move_that_is_over_is_forgotten() {
+        let mut room = Room::new();
+        room.look();
+        room.runs(1);
+        room.hosting.done(chain(), true, room.now);
+        let ended = Assignment { moves: MoveId(1), ..Assignment::new(chain(), HERE, Epoch(1)) };
+        room.view.assignments.insert(chain(), ended);
+        assert_eq!(room.wanted().forget, []);
+        room.on = Some(MoveId(1));
+        assert_eq!(room.wanted().forget, [chain()], "and nothing else is to be done");
+        room.drives.insert(DriveId(1), DriveState::Up);
+        assert_eq!(room.look(), ["forget", "configure"]);
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_told_again_after_a_while() {
+        let mut room = Room::new();
+        room.look();
+        room.runs(1);
+        room.hosting.done(chain(), true, room.now);
+        room.drives.insert(DriveId(1), DriveState::Up);
+        assert_eq!(room.look(), ["configure"]);
+        room.hosting.done(chain(), false, room.now);
+        assert_eq!(room.look(), [""; 0]);
+        room.now = room.now + Duration::from_millis(500);
+        assert_eq!(room.look(), ["configure"]);
+    }
+
+    #[test]
+    fn a_move_of_before_this_start_is_taken_back_and_again_if_that_failed() {
+        let mut room = Room::new();
+        let moving =
+            Assignment { moving: Some(NodeId(2)), moves: MoveId(3), ..Assignment::new(chain(), HERE, Epoch(1)) };
+        room.view.assignments.insert(chain(), moving);
+        room.hosting.learn(HERE, &room.view);
+        let takes_back = [(chain(), Epoch(1), MoveId(3))];
+        assert_eq!(room.wanted().take_back, takes_back);
+        assert_eq!(room.wanted().take_back, []);
+        // It is known of, although it is another's by then.
+        room.row(NodeId(2), 2);
+        assert_eq!(room.hosting.concerns().collect::<Vec<_>>(), [chain()]);
+        let moving =
+            Assignment { moving: Some(NodeId(2)), moves: MoveId(3), ..Assignment::new(chain(), HERE, Epoch(1)) };
+        room.view.assignments.insert(chain(), moving);
+        room.hosting.learn(HERE, &room.view);
+        room.hosting.took_back(chain(), MoveId(3), false);
+        assert_eq!(room.wanted().take_back, takes_back);
+    }
+
+    #[test]
+    fn a_tail_of_functions_that_a_node_was_not_told_to_run_is_refused() {
+        let mut room = Room::new();
+        room.row(NodeId(2), 1);
+        room.view.tails.insert(chain(), Tail { cut: 1, node: HERE });
+        room.ability.functions.remove("erasure");
+        let wanted = room.wanted();
+        let [(actor, error)] = &wanted.troubles[..] else { panic!("{wanted:?}") };
+        assert_eq!((*actor, error.kind()), (ActorId::tail(TENANT, NodeId(3), 1), ErrorKind::Unsupported));
+        assert_eq!(wanted.deeds, []);
+    }
+
+    #[test]
+    fn a_chain_arrives_under_the_next_epoch_at_a_node_that_can_run_it_and_knows_who_is_there() {
+        let mut room = Room::new();
+        room.row(NodeId(2), 4);
+        let arrives = |room: &Room, looks_around, epoch| {
+            let asked = (chain(), Epoch(epoch));
+            let stages = arriving(HERE, &room.ability, &room.view, &room.drives, looks_around, asked);
+            stages.map(|stages| stages.len()).map_err(|error| error.kind())
+        };
+        assert_eq!(arrives(&room, false, 5), Ok(3));
+        for other in [3, 4, 6] {
+            assert_eq!(arrives(&room, false, other), Err(ErrorKind::Draining), "{other}");
+        }
+        assert_eq!(arrives(&room, true, 5), Err(ErrorKind::Draining));
+        room.ability.functions.remove("encrypt");
+        assert_eq!(arrives(&room, false, 5), Err(ErrorKind::Unsupported));
+        room.view.tenants = SharedMap::default();
+        assert_eq!(arrives(&room, false, 5), Err(ErrorKind::Unreachable));
     }
 }

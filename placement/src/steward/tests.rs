@@ -374,6 +374,21 @@ fn every_invariant_is_tripped_by_what_it_forbids() {
         (|it| it.outlook.up_since = Arc::default(), Broken::NeverCameUp),
         (|it| it.lead.hands.extend([(ActorId(9), (1, 1))]), Broken::Hands),
         (
+            // Nothing is waited for, or for another actor than the one for which something is under way.
+            |it| {
+                drop(it.lead.driver.place(Assignment::new(ActorId(9), HERE, Epoch(1)), Instant(0)));
+                it.lead.hands.extend([(ActorId(9), (1, 0))]);
+            },
+            Broken::Hands,
+        ),
+        (
+            |it| {
+                drop(it.lead.driver.place(Assignment::new(ActorId(9), HERE, Epoch(1)), Instant(0)));
+                it.lead.hands.extend([(ActorId(8), (1, 1))]);
+            },
+            Broken::Hands,
+        ),
+        (
             |it| {
                 let row = Assignment::new(ActorId(9), HERE, Epoch(1));
                 drop(it.lead.driver.place(row, Instant(0)));

@@ -191,3 +191,30 @@ fn what_hinders_a_registration_for_a_while_is_no_refusal() {
         room.on(Event::Ended(Key::Announce, Ok(())));
     }
 }
+
+#[test]
+fn as_much_may_be_under_way_as_there_is_room_for_and_an_act_may_take_as_long_as_it_may() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    room.on(Event::Time);
+    let lead = &mut room.steward.lead;
+    for actor in 1..=driver::MOVES_MAX as u64 {
+        let row = Assignment::new(ActorId(actor), HERE, Epoch(1));
+        assert_eq!(lead.driver.place(row, Instant(0)).len(), 1);
+        let other = Assignment::new(ActorId(100 + actor), HERE, Epoch(1));
+        let begun = crate::migration::Migration::begin(&other, OTHER);
+        assert_eq!(lead.driver.set_out(begun, driver::Why::Plan(crate::Reason::Best), Instant(0)).len(), 1);
+        lead.hands.extend([(ActorId(actor), (1, 1)), (ActorId(100 + actor), (1, 1))]);
+    }
+    room.steward.busy = [(Key::LayOut, Instant(0))].into();
+    assert_eq!(room.steward.check(Instant(0) + invariants::ACT_MAX), Ok(()));
+    let late = Instant(invariants::ACT_MAX.as_nanos() as u64 + 1);
+    let broken = room.steward.check(late).expect_err("it takes too long");
+    assert_eq!(broken.to_string(), "an act has not ended for longer than any may take: LayOut");
+    let others = [
+        (invariants::Broken::Unintroduced(OTHER), "node-2 is taken for up, and no report of it counts"),
+        (invariants::Broken::NotHere, "NotHere"),
+    ];
+    for (broken, text) in others {
+        assert_eq!(broken.to_string(), text);
+    }
+}
