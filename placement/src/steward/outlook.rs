@@ -261,3 +261,207 @@ pub const LOST: &str = "it was declared lost and is never used again";
 pub fn uncounted(node: NodeId) -> Error {
     Error::new(ErrorKind::Draining, "this node has heard no beat of yours that counts").with("node", node)
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::{
+        assignment::Tail,
+        bluefield::Generation,
+        id::{ClusterId, LayoutId, TenantId},
+        topology::Code,
+    };
+
+    use super::*;
+    use crate::steward::tests::{drive, host};
+
+    const HERE: NodeId = NodeId(1);
+    const OTHER: NodeId = NodeId(2);
+    const DPU: NodeId = NodeId(11);
+
+    fn said(drive: u64, state: DriveState) -> DriveReport {
+        DriveReport {
+            drive: DriveId(drive),
+            state,
+            capacity_bytes: 100,
+            free_bytes: 50,
+            shards: 3,
+            corrupt: 0,
+            reason: None,
+        }
+    }
+
+    fn runs(actor: ActorId, phase: Phase) -> ActorReport {
+        let (functions, epoch) = (Vec::new(), Epoch(3));
+        let (jobs, bytes, requests, traffic_bytes, restarts) = (0, 0, 0, 0, 0);
+        ActorReport { actor, functions, epoch, phase, jobs, bytes, requests, traffic_bytes, restarts }
+    }
+
+    /// Three hosts and a DPU of the first; drives 5 and 6 of the second are registered, 7 of it is lost.
+    fn mesh() -> ControlView {
+        let dpu = NodeInfo {
+            kind: NodeKind::Dpu,
+            attached_to: Some(HERE),
+            emulated: Some(Generation::Bf3),
+            address: "there:1".into(),
+            incarnation: Incarnation(9),
+            pid: 77,
+            ..host(11)
+        };
+        ControlView {
+            cluster: Some(ClusterId([1; 16])),
+            nodes: [host(1), host(2), host(3), dpu].map(|info| (info.id, info)).into(),
+            drives: [5, 6].map(|id| (DriveId(id), drive(id, 2))).into(),
+            lost: [(DriveId(7), drive(7, 2))].into(),
+            ..ControlView::default()
+        }
+    }
+
+    /// Node 1, which sees node 2 and neither the third nor the DPU.
+    fn outlook() -> Outlook {
+        let mut known = Outlook::new(HERE, Instant(0));
+        let other = NodeReport {
+            node: OTHER,
+            drives: vec![said(5, DriveState::Full), said(7, DriveState::Up)],
+            actors: vec![runs(ActorId(9), Phase::Running)],
+            missing: Some("a while".into()),
+            ..NodeReport::default()
+        };
+        known.sight.reports.insert(OTHER, Arc::new(other));
+        known.sight.alive = Arc::new([HERE, OTHER].into());
+        known
+    }
+
+    fn of(status: &[Arc<NodeReport>], node: NodeId) -> &NodeReport {
+        status.iter().find(|report| report.node == node).expect("it is listed")
+    }
+
+    fn drives(report: &NodeReport) -> Vec<(u64, DriveState, u64, Option<&str>)> {
+        let each = |one: &DriveReport| (one.drive.0, one.state, one.capacity_bytes);
+        report.drives.iter().map(|one| (each(one), one.reason.as_deref())).map(|((a, b, c), d)| (a, b, c, d)).collect()
+    }
+
+    #[test]
+    fn a_status_has_every_member_and_who_was_never_heard_as_it_is_registered() {
+        let mut known = outlook();
+        known.sight.reports.insert(NodeId(9), Arc::new(NodeReport { node: NodeId(9), ..NodeReport::default() }));
+        let control = mesh();
+        let status = known.status(&control);
+        assert_eq!(status.iter().map(|report| report.node).collect::<Vec<_>>(), [HERE, OTHER, NodeId(3), DPU]);
+        let dpu = NodeReport {
+            node: DPU,
+            incarnation: Incarnation(9),
+            kind: NodeKind::Dpu,
+            address: "there:1".into(),
+            pid: 77,
+            attached_to: Some(HERE),
+            emulated: Some(Generation::Bf3),
+            level: control.nodes[&DPU].level,
+            state: NodeState::Down,
+            ..NodeReport::default()
+        };
+        assert_eq!(*of(&status, DPU), dpu);
+        let own = of(&status, HERE);
+        assert_eq!((own.mesh_level, own.missing.as_deref()), (Some(control.level), Some("the node is starting")));
+        assert_eq!((own.state, of(&status, OTHER).mesh_level), (NodeState::Up, None));
+        // Nothing is founded yet: whoever speaks may become one.
+        let status = known.status(&ControlView::default());
+        assert_eq!(status.iter().map(|report| report.node).collect::<Vec<_>>(), [HERE, OTHER, NodeId(9)]);
+    }
+
+    #[test]
+    fn a_node_is_shown_as_it_says_while_it_answers_with_what_the_group_knows_of_its_drives() {
+        let (mut known, mut control) = (outlook(), mesh());
+        let status = known.status(&control);
+        let other = of(&status, OTHER);
+        assert_eq!((other.state, other.actors.len(), other.missing.as_deref()), (NodeState::Up, 1, Some("a while")));
+        let (unsaid, down) = (Some("its node does not have it"), DriveState::Down);
+        let lost = (7, DriveState::Lost, 1 << 30, Some(LOST));
+        assert_eq!(drives(other), [(5, DriveState::Full, 100, None), (6, down, 1 << 30, unsaid), lost]);
+        control.nodes.get_mut(&OTHER).expect("it is there").draining = true;
+        assert_eq!(of(&known.status(&control), OTHER).state, NodeState::Draining, "it is being emptied");
+        control.nodes.get_mut(&OTHER).expect("it is there").draining = false;
+        let mut stops = (*known.sight.reports[&OTHER]).clone();
+        stops.state = NodeState::Draining;
+        stops.drives[0].reason = Some("it is full".into());
+        known.sight.reports.insert(OTHER, Arc::new(stops));
+        assert_eq!(of(&known.status(&control), OTHER).state, NodeState::Draining, "it stops");
+        known.sight.alive = Arc::new([HERE].into());
+        let status = known.status(&control);
+        let other = of(&status, OTHER);
+        assert_eq!((other.state, other.actors.len(), other.missing.as_deref()), (NodeState::Down, 0, None));
+        assert_eq!(drives(other), [(5, down, 100, Some("it is full")), (6, down, 1 << 30, unsaid), lost]);
+        let mut silent = (*known.sight.reports[&OTHER]).clone();
+        silent.drives[0].reason = None;
+        known.sight.reports.insert(OTHER, Arc::new(silent));
+        assert_eq!(drives(of(&known.status(&control), OTHER))[0].3, Some("its node is down"));
+    }
+
+    #[test]
+    fn what_the_mesh_survives_is_said_of_the_newest_layout_and_of_what_is_out() {
+        let (mut known, mut control) = (outlook(), mesh());
+        assert_eq!(of(&known.status(&control), HERE).survival, None, "there is no layout");
+        let all: Vec<DriveInfo> = [(5, 1), (6, 2), (8, 3)].map(|(id, node)| drive(id, node)).into();
+        control.drives = all.iter().map(|info| (info.id, info.clone())).collect();
+        let nodes: Vec<NodeInfo> = control.nodes.values().cloned().collect();
+        let code = Code { data: 2, parity: 1 };
+        let layout = crate::layout::build(LayoutId(1), code, &all, &nodes).expect("it can be made");
+        control.layouts.insert(layout.id, Arc::new(layout));
+        let survival = |known: &Outlook, control: &ControlView| {
+            let status = known.status(control);
+            of(&status, HERE).survival.clone().expect("there is a layout")
+        };
+        // The third host does not answer.
+        assert!(!survival(&known, &control).reads);
+        known.sight.alive = Arc::new([HERE, OTHER, NodeId(3)].into());
+        known.drives = [5, 6, 8].map(|id| (DriveId(id), DriveState::Up)).into();
+        assert_eq!(
+            (survival(&known, &control).reads, of(&known.status(&control), OTHER).survival.clone()),
+            (true, None)
+        );
+        known.drives.insert(DriveId(6), DriveState::Down);
+        assert!(!survival(&known, &control).reads, "a drive is out: one more node is too many");
+    }
+
+    #[test]
+    fn a_drive_is_as_its_node_says_if_that_answers() {
+        let (mut known, control) = (outlook(), mesh());
+        let states = |known: &Outlook| -> Vec<(u64, DriveState)> {
+            known.drive_states(&control).iter().map(|(id, state)| (id.0, *state)).collect()
+        };
+        use DriveState::{Down, Full, Lost};
+        assert_eq!(states(&known), [(5, Full), (6, Down), (7, Lost)]);
+        known.sight.alive = Arc::new([HERE].into());
+        assert_eq!(states(&known), [(5, Down), (6, Down), (7, Lost)]);
+    }
+
+    #[test]
+    fn tails_count_that_run_at_a_node_that_is_to_run_some_and_answers() {
+        let (mut known, mut control) = (outlook(), mesh());
+        let (chain, tail) = (ActorId::data(TenantId(7), HERE), ActorId::tail(TenantId(7), HERE, 1));
+        let actors = vec![
+            runs(chain, Phase::Running),
+            runs(tail, Phase::Running),
+            runs(ActorId::tail(TenantId(8), HERE, 1), Phase::Warming),
+        ];
+        let report = NodeReport { node: OTHER, actors, ..NodeReport::default() };
+        known.sight.reports.insert(OTHER, Arc::new(report));
+        assert!(known.tails(&control).is_empty(), "nobody is to run any");
+        control.tails.insert(chain, Tail { cut: 1, node: OTHER });
+        assert_eq!(known.tails(&control), [(OTHER, tail, Epoch(3))].into());
+        known.sight.alive = Arc::new([HERE].into());
+        assert!(known.tails(&control).is_empty());
+    }
+
+    #[test]
+    fn a_start_is_known_that_has_said_so_and_counts() {
+        let mut known = outlook();
+        let (start, other) = (Incarnation(4), Incarnation(5));
+        let report = NodeReport { incarnation: start, ..(*known.sight.reports[&OTHER]).clone() };
+        known.sight.reports.insert(OTHER, Arc::new(report));
+        assert!(!known.has_met(OTHER, start), "it does not count");
+        known.witnesses.insert(OTHER, Witness { life: 1, incarnation: start, replica: None, marked: 0 });
+        assert!(known.has_met(OTHER, start) && !known.has_met(OTHER, other));
+        known.witnesses.insert(OTHER, Witness { life: 1, incarnation: other, replica: None, marked: 0 });
+        assert!(!known.has_met(OTHER, start) && !known.has_met(OTHER, other));
+    }
+}

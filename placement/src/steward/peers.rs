@@ -344,4 +344,30 @@ mod tests {
         assert!(peers.heard(PEER, false, at(60_000)));
         assert!(peers.is_up(NodeId(3), at(60_000)));
     }
+
+    #[test]
+    fn what_is_known_of_a_peer_is_when_it_spoke_and_nothing_once_it_is_forgotten() {
+        let mut peers = Peers::new(TIMING, at(0));
+        assert_eq!((peers.heard_at(PEER), peers.spoke_lately(PEER, true, at(0))), (None, false));
+        peers.heard(PEER, false, at(7));
+        assert_eq!((peers.heard_at(PEER), peers.is_up(PEER, at(7))), (Some(at(7)), true));
+        // Silences are set anew.
+        peers.retime(Timing { silence: Duration::from_millis(100), ..TIMING });
+        assert!(peers.is_up(PEER, at(107)) && peers.spoke_lately(PEER, true, at(107)));
+        assert!(!peers.is_up(PEER, at(108)) && !peers.spoke_lately(PEER, true, at(108)));
+        peers.forget(PEER);
+        assert_eq!((peers.heard_at(PEER), peers.spoke_lately(PEER, true, at(7))), (None, false));
+    }
+
+    /// That beat had waited while this node slept.
+    #[test]
+    fn a_beat_of_the_moment_at_which_a_node_woke_says_nothing_of_how_briskly_others_come() {
+        let mut peers = Peers::new(TIMING, at(0));
+        peers.tick(at(9_000));
+        peers.heard(PEER, true, at(9_000));
+        peers.heard(PEER, true, at(9_050));
+        assert!(peers.is_up(PEER, at(9_500)), "it is given the long silence");
+        peers.heard(PEER, true, at(9_100));
+        assert!(peers.is_up(PEER, at(9_250)) && !peers.is_up(PEER, at(9_251)));
+    }
 }
