@@ -370,4 +370,15 @@ mod tests {
         peers.heard(PEER, true, at(9_100));
         assert!(peers.is_up(PEER, at(9_250)) && !peers.is_up(PEER, at(9_251)));
     }
+
+    #[test]
+    fn a_node_looks_around_until_it_has_heard_of_all_or_listened_for_a_silence() {
+        let mut peers = Peers::new(TIMING, at(0));
+        ticked(&mut peers, 0..=1_900);
+        assert!(peers.looks_around([PEER], at(1_900)) && !peers.looks_around([], at(1_900)));
+        peers.heard(PEER, false, at(1_900));
+        assert!(!peers.looks_around([PEER], at(1_900)));
+        assert!(peers.looks_around([PEER, NodeId(3)], at(1_999)), "of another one it has not heard");
+        assert!(!peers.looks_around([PEER, NodeId(3)], at(2_000)));
+    }
 }

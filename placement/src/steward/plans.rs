@@ -303,4 +303,31 @@ mod tests {
         assert!(!plans.may_look(10_000_000, at(1999)) && plans.may_look(10_000_000, at(2000)));
         assert!(plans.may_look(3, at(1001)));
     }
+
+    #[test]
+    fn a_look_is_due_a_second_after_the_last_or_when_time_alone_may_change_something() {
+        let mut plans = Plans::default();
+        look(&mut plans, view(60_000, NodeId(1), NodeId(1)));
+        assert!(!plans.is_due(at(60_999)) && plans.is_due(at(61_000)));
+        // A DPU that has just come up is entered once it has been up for long enough.
+        let mut with_dpu = view(70_000, NodeId(1), NodeId(1));
+        let mut dpu = NodeView::dpu(NodeId(1));
+        dpu.capabilities = core::iter::once("policy".into()).collect();
+        (dpu.memory_free_bytes, dpu.millicores, dpu.up_since_ms) = (1 << 30, 8000, 69_800);
+        with_dpu.nodes.insert(NodeId(11), dpu);
+        let actor = with_dpu.actors.get_mut(&ACTOR).expect("it is there");
+        (actor.pin, actor.preference) = (None, crate::Preference::PreferDpu);
+        look(&mut plans, with_dpu);
+        assert_eq!(plans.wanted().count(), 0);
+        assert!(!plans.is_due(at(70_299)) && plans.is_due(at(70_300)), "half a second after it came");
+    }
+
+    #[test]
+    fn what_was_found_says_of_which_look() {
+        let mut plans = Plans::default();
+        study(&mut plans, 60_000);
+        study(&mut plans, 60_100);
+        let third = study(&mut plans, 60_200);
+        assert_eq!((third.number(), third.carry_out().number()), (3, 3));
+    }
 }
