@@ -34,12 +34,14 @@ mod retire;
 mod sessions;
 mod sweep;
 mod task;
+
 #[cfg(test)]
 mod tests;
 mod timers;
 mod upload;
 mod writes;
 
+use core::time::Duration;
 use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
@@ -152,6 +154,9 @@ impl Object {
             }
             other => Box::new(lookup::Lookup::new(other)?),
         };
+        // That it has no chain here is no reason to wait, for as long as whoever asks would, for one that nobody founded.
+        let is_known = self.desk.spec.keys.contains_key(&tenant);
+        let deadline = if is_known { deadline } else { deadline.min(now + UNKNOWN_MAX) };
         Ok(Running { caller: Caller { principal, tenant, deadline, lane }, task })
     }
 
@@ -488,3 +493,7 @@ fn as_reply(outcome: WorkOutcome) -> Outcome {
 fn bounded(spec: ObjectSpec) -> ObjectSpec {
     ObjectSpec { stripe_bytes: spec.stripe_bytes.clamp(1, STRIPE_BYTES_MAX as u32), ..spec }
 }
+
+/// How long a tenant's chain is waited for that this ingress has not been told of: one that was founded just now is told of
+/// within a moment.
+const UNKNOWN_MAX: Duration = Duration::from_secs(1);

@@ -216,6 +216,11 @@ impl Seen {
         judged
     }
 
+    /// A request of a client, which may be one of many of an operation.
+    fn answered(&self, who: usize) {
+        lock(&self.book).last_well.insert(who, self.now());
+    }
+
     fn create(&self, key: &str, len: u64) -> (Content, Vec<u8>) {
         let mut book = lock(&self.book);
         let content = book.contents.create(len);
@@ -336,7 +341,8 @@ impl Clients {
         let way = match &self.front {
             Some((street, signers)) if which % 2 == 1 => {
                 let hosts = nodes.iter().map(|host| net::front(*host)).collect();
-                Way::Front(Gateways::new(street.clone(), self.seen.time.clone(), hosts, signers[tenant].clone()))
+                let gateways = Gateways::new(street.clone(), self.seen.time.clone(), hosts, signers[tenant].clone());
+                Way::Front(gateways.of(self.seen.clone(), which))
             }
             _ => Way::Mesh(Client::over(link, nodes)),
         };

@@ -53,7 +53,8 @@ pub(super) struct Net {
     coming: BTreeMap<(u64, u64), UnderWay>,
     held: BTreeMap<u64, UnderWay>,
     /// Directions in which nothing goes.
-    cuts: BTreeSet<(End, End)>,
+    /// How many faults each is cut by.
+    cuts: BTreeMap<(End, End), u32>,
     /// Ends that sleep.
     asleep: BTreeSet<End>,
     /// Every end that there is.
@@ -85,7 +86,7 @@ impl Net {
             seen: 0,
             coming: BTreeMap::new(),
             held: BTreeMap::new(),
-            cuts: BTreeSet::new(),
+            cuts: BTreeMap::new(),
             asleep: BTreeSet::new(),
             ends: BTreeSet::new(),
             dark: BTreeMap::new(),
@@ -100,13 +101,16 @@ impl Net {
 
     /// Nothing goes from one end to another any more.
     pub(super) fn cut(&mut self, from: End, to: End) {
-        self.cuts.insert((from, to));
+        *self.cuts.entry((from, to)).or_default() += 1;
         self.look();
     }
 
-    /// It does again.
+    /// It does again, as far as this cut is concerned.
     pub(super) fn heal(&mut self, from: End, to: End) {
-        self.cuts.remove(&(from, to));
+        if let Some(cuts) = self.cuts.get_mut(&(from, to)) {
+            *cuts -= 1;
+        }
+        self.cuts.retain(|_, cuts| *cuts > 0);
         self.look();
     }
 
@@ -136,13 +140,13 @@ impl Net {
     }
 
     fn is_held(&self, message: &UnderWay) -> bool {
-        self.asleep.contains(&message.to.0) || self.cuts.contains(&(message.from.0, message.to.0))
+        self.asleep.contains(&message.to.0) || self.cuts.contains_key(&(message.from.0, message.to.0))
     }
 
     /// Cuts or sleepers have changed.
     fn look(&mut self) {
         let now = self.time.windows();
-        let mut dark: BTreeSet<(End, End)> = self.cuts.iter().map(|(from, to)| pair(*from, *to)).collect();
+        let mut dark: BTreeSet<(End, End)> = self.cuts.keys().map(|(from, to)| pair(*from, *to)).collect();
         for sleeper in &self.asleep {
             dark.extend(self.ends.iter().filter(|end| *end != sleeper).map(|end| pair(*sleeper, *end)));
         }
@@ -204,7 +208,7 @@ impl Net {
     pub(super) fn landing(&mut self) -> Vec<Datagram> {
         let later = self.flying.split_off(&(self.time.windows() + 1, 0));
         let landing = core::mem::replace(&mut self.flying, later);
-        let is_through = |one: &Datagram| !self.cuts.contains(&(end_at(one.from), end_at(one.to)));
+        let is_through = |one: &Datagram| !self.cuts.contains_key(&(end_at(one.from), end_at(one.to)));
         landing.into_values().filter(is_through).collect()
     }
 

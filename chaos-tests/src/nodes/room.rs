@@ -603,7 +603,10 @@ impl Room {
                     self.net.add(end);
                 }
             }
-            Fault::Dawdlers { host, many, span } => self.clients.dawdle(host, many, span),
+            Fault::Dawdlers { host, many, span } => {
+                self.hurt.note_dawdlers(self.time.windows() + span);
+                self.clients.dawdle(host, many, span);
+            }
             Fault::Burst { many } => {
                 let end = self.clients.burst(many);
                 self.net.add(end);

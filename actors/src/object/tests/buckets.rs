@@ -45,6 +45,29 @@ fn a_bucket_of_another_tenant_is_denied_and_not_kept() {
     }
 }
 
+/// Its requests were kept for all of their budgets, and with them a node that was told to stop.
+#[test]
+fn a_tenant_that_nobody_founded_is_waited_for_for_a_moment_and_no_longer() {
+    let mut bench = Bench::new(spec());
+    let (began, nobody) = (bench.now, Principal::User { tenant: TenantId(99), name: "nobody".into() });
+    let (_, mut effects) = bench.ask_as(nobody, head(), Buf::empty());
+    while bench.object.in_flight() > 0 {
+        let [Effect::Call { call, request, .. }] = &effects[..] else { panic!("{effects:?}") };
+        assert_eq!(request.deadline, began + Duration::from_secs(1));
+        let missing = Error::new(ErrorKind::NoSuchActor, "the actor is not hosted here");
+        effects = bench.reply(*call, Err(missing));
+        if let Some(at) = bench.object.wake_at().filter(|_| effects.is_empty()) {
+            effects = bench.wake(at);
+        }
+    }
+    assert_eq!(refused(&effects), ErrorKind::NoSuchActor);
+    assert!(bench.now > began && bench.now < began + Duration::from_secs(1));
+    // One that is known has all of its budget.
+    let (_, effects) = bench.ask(head());
+    let [Effect::Call { request, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(request.deadline, bench.deadline());
+}
+
 #[test]
 fn what_one_tenant_has_looked_up_opens_no_bucket_to_another() {
     let mut bench = Bench::new(spec());

@@ -15,7 +15,10 @@ use mesh_core::{Error, ErrorKind, port::Clock as _};
 use mesh_fronts::s3::client::{Framing, Reply, Signer, checksum};
 use tokio::io::AsyncWriteExt as _;
 
-use super::user::{acknowledged, nothing_yet};
+use super::{
+    Seen,
+    user::{acknowledged, nothing_yet},
+};
 use crate::nodes::{street::Street, time::RoomTime};
 
 /// An SDK that repeats nothing: it goes to the next host after one that did not answer well.
@@ -26,6 +29,8 @@ pub(super) struct Gateways {
     at: AtomicUsize,
     asked: AtomicUsize,
     signer: Signer,
+    /// For whom each answer counts; nobody: for none.
+    who: Option<(Arc<Seen>, usize)>,
 }
 
 /// Status and code that an answer must have.
@@ -40,7 +45,12 @@ const WHOLE_MAX: usize = 50_000;
 
 impl Gateways {
     pub(super) fn new(street: Arc<Street>, time: Arc<RoomTime>, hosts: Vec<SocketAddr>, signer: Signer) -> Self {
-        Self { street, time, hosts, at: AtomicUsize::new(0), asked: AtomicUsize::new(0), signer }
+        Self { street, time, hosts, at: AtomicUsize::new(0), asked: AtomicUsize::new(0), signer, who: None }
+    }
+
+    /// Of a client that is to be answered: each request by itself, for there are looks of many.
+    pub(super) fn of(self, seen: Arc<Seen>, who: usize) -> Self {
+        Self { who: Some((seen, who)), ..self }
     }
 
     /// Gives the ETag.
@@ -287,6 +297,9 @@ impl Gateways {
         let reply = Reply::read(&mut stream, method).await.map_err(|error| broken(sent.err().unwrap_or(error)))?;
         if reply.cut {
             return Err(Error::new(ErrorKind::LinkLost, "an answer was cut short").with("host", host));
+        }
+        if let Some((seen, who)) = self.who.as_ref().filter(|_| reply.status < 500) {
+            seen.answered(*who);
         }
         Ok(reply)
     }

@@ -22,6 +22,8 @@ use super::{Room, dpu_of};
 pub(super) struct Hurt {
     /// Until when, as far as it is known.
     pub(super) until: BTreeMap<NodeId, u64>,
+    /// Until when front ends have to do with those who dawdle.
+    dawdlers: u64,
     /// How often answers were looked for, with nobody hurt and with one.
     looked: [u64; 2],
 }
@@ -30,6 +32,11 @@ impl Hurt {
     pub(super) fn note(&mut self, node: NodeId, until: u64) {
         let known = self.until.entry(node).or_default();
         *known = until.max(*known);
+    }
+
+    /// Until then some dawdle: whoever waits for what they hold is answered once they have been cut off.
+    pub(super) fn note_dawdlers(&mut self, until: u64) {
+        self.dawdlers = self.dawdlers.max(until);
     }
 
     /// The nodes that have not been well all the time since then.
@@ -157,8 +164,9 @@ impl Room {
         let hurt = |span: u64| self.hurt.since(now.saturating_sub(span));
         let hosts = self.clients.hosts() as u64;
         let (all_well, one_not) = (hurt(FAIR).is_empty(), hurt(ROUGH));
+        let fair = if self.hurt.dawdlers >= now.saturating_sub(FAIR) { ROUGH } else { FAIR };
         let (span, neglected) = match one_not.first() {
-            _ if all_well => (FAIR, self.clients.seen.most_neglected(|_| true)),
+            _ if all_well => (fair, self.clients.seen.most_neglected(|_| true)),
             // Who asks that one waits for it, and is not counted.
             Some(hurt) if one_not.len() == 1 => {
                 let host = if hurt.0 > 10 { hurt.0 - 10 } else { hurt.0 };
