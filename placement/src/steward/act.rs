@@ -240,3 +240,54 @@ impl Key {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steward::{Outlook, layouts::Layouts, plans::Plans, tests};
+
+    #[test]
+    fn what_ends_is_about_something_and_what_does_not_is_about_nothing() {
+        let (group, node, actor, id) = (GroupId(3), NodeId(2), ActorId(9), MoveId(4));
+        let error = || Error::invalid("as planned");
+        let study = Plans::default().study(Arc::default(), Outlook::new(node, Instant(0)), Instant(0));
+        let mut view = ControlView {
+            code: Some(mesh_core::topology::Code { data: 1, parity: 1 }),
+            nodes: [1, 2].map(|node| (NodeId(node), tests::host(node))).into(),
+            ..ControlView::default()
+        };
+        view.drives = [1, 2].map(|node| (mesh_core::id::DriveId(node), tests::drive(node, node))).into();
+        let mut layouts = Layouts::default();
+        assert!(layouts.look(&view, Instant(0)).is_none());
+        let draft = layouts.look(&view, Instant(60_000_000_000)).expect("one is due");
+        let table = [
+            (Act::Stat, Some(Key::Stat)),
+            (Act::Peers { up: Vec::new(), down: Vec::new() }, Some(Key::Peers)),
+            (Act::Announce(Vec::new()), Some(Key::Announce)),
+            (Act::Forsake(group, node, 1), Some(Key::Forsake(group))),
+            (Act::Elect(group), Some(Key::Elect(group))),
+            (Act::Ensure(group), Some(Key::Ensure(group))),
+            (Act::Members(group, members::Step::Vote(BTreeSet::new())), Some(Key::Members(group))),
+            (Act::LayOut(Box::new(draft)), Some(Key::LayOut)),
+            (Act::Confirm, Some(Key::Confirm)),
+            (Act::RaiseLevel(Level(2)), Some(Key::RaiseLevel)),
+            (Act::Plan(Box::new(study)), Some(Key::Plan(1))),
+            (Act::Renew, Some(Key::Renew)),
+            (Act::HandOver(group, node), Some(Key::HandOver(group))),
+            (Act::Actor(actor, Vec::new()), Some(Key::Actor(actor))),
+            (Act::TakeBack(actor, Epoch(5), id), Some(Key::TakeBack(actor, id))),
+            (Act::Settle(actor, Epoch(5), id), Some(Key::Settle(actor, Epoch(5), id))),
+            (Act::Settled(actor, Epoch(5), id), None),
+            (Act::Forget(actor), None),
+            (Act::Up(node), None),
+            (Act::Down(node), None),
+            (Act::Refused(error()), None),
+            (Act::Complain("it is so", error()), None),
+        ];
+        for (act, key) in table {
+            assert_eq!(act.key(), key, "{act:?}");
+            let of = if matches!(act, Act::Actor(..)) { Some(actor) } else { None };
+            assert_eq!(key.and_then(|key| key.actor()), of, "{act:?}");
+        }
+    }
+}

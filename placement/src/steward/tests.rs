@@ -9,6 +9,8 @@ use super::*;
 
 mod starts;
 
+mod heard;
+
 mod kept;
 mod level;
 
