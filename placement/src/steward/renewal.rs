@@ -114,4 +114,16 @@ mod tests {
         own.caught_up = [1, 3].map(|node| ReplicaId::new(NodeId(node), 1)).into();
         assert_eq!(hand_over(&own), Ok(Renewal::HandOver(GROUP, NodeId(3))));
     }
+
+    #[test]
+    fn of_five_voters_three_are_enough_and_two_are_not() {
+        let renewal = |alive: &[u64]| {
+            let mut sight = sight(1, alive, GROUP, Some(2));
+            let voters = group(1, &[1, 2, 3, 4, 5]).voters.into_iter().collect();
+            sight.change(2, |report| report.groups[0].voters = voters);
+            look(&[group(1, &[1, 2, 3, 4, 5])], &[GROUP].into(), &sight).map_err(|error| error.kind())
+        };
+        assert_eq!(renewal(&[1, 2, 3, 4]), Ok(Renewal::Begin));
+        assert_eq!(renewal(&[1, 2, 3]), Err(ErrorKind::NotLeader));
+    }
 }

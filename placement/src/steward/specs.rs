@@ -116,4 +116,36 @@ mod tests {
         assert_eq!(tail_of(chain, 2), Some(ActorId::tail(TenantId(7), NodeId(1), 2)));
         assert_eq!(tail_of(ActorId::ingress(NodeId(1)), 2), None);
     }
+
+    #[test]
+    fn a_chain_knows_the_principals_of_its_tenant_and_of_no_other() {
+        use mesh_core::{
+            id::KeyId,
+            meta::{PrincipalRow, TenantLimits, TenantRow, WrappedKey},
+        };
+        let (own, other) = (TenantId(7), TenantId(8));
+        let tenant = |id| {
+            let wrapped = WrappedKey { key: KeyId(0), nonce: [0; 12], sealed: vec![0; 48] };
+            let (name, limits) = ("tenant".into(), TenantLimits::default());
+            (id, Arc::new(TenantRow { id, name, key: KeyId(0), wrapped, limits }))
+        };
+        let principal =
+            |tenant, name: &str| Arc::new(PrincipalRow { tenant, name: name.to_owned(), grants: vec![Grant::all()] });
+        let view = ControlView {
+            tenants: [own, other].map(tenant).into(),
+            principals: Arc::new(vec![principal(own, "ann"), principal(other, "eve")]),
+            ..ControlView::default()
+        };
+        let stages = data_chain(&view, &SharedMap::new(), ActorId::data(own, NodeId(1))).expect("it is known");
+        let Some(FunctionSpec::Policy(policy)) = stages.first() else { panic!("{stages:?}") };
+        assert_eq!(policy.principals, [(Arc::from("ann"), vec![Grant::all()])].into());
+    }
+
+    #[test]
+    fn an_ingress_reclaims_for_the_groups_that_its_node_leads_and_never_for_the_control_group() {
+        let leads = [GroupId::CONTROL, GroupId(1), GroupId(3)];
+        let spec = ingress(&ControlView::default(), NodeId(1), Epoch(5), leads.into_iter(), 7);
+        let FunctionSpec::Object(spec) = spec else { panic!("{spec:?}") };
+        assert_eq!((spec.reclaims, spec.epoch, spec.reclaim_grace_ms), (vec![GroupId(1), GroupId(3)], Epoch(5), 7));
+    }
 }

@@ -244,4 +244,30 @@ mod tests {
         again.change(3, |report| report.groups[0].trouble = Some("damaged".into()));
         assert_eq!(steps(&mut vacancies, learner, &again), forsakes(term + 1));
     }
+
+    #[test]
+    fn a_majority_is_more_than_half_of_the_voters() {
+        let stands = |voters: &[u64], alive: &[u64]| {
+            let mut own = group(2, voters);
+            own.report.leader = None;
+            steps(&mut Vacancies::default(), own, &sight(2, alive, GROUP, None)).contains(&Step::Stand)
+        };
+        assert!(!stands(&[1, 2, 3, 4], &[2, 3]));
+        assert!(stands(&[1, 2, 3, 4], &[2, 3, 4]));
+        assert!(!stands(&[1, 2, 3, 4, 5], &[2, 3]));
+        assert!(stands(&[1, 2, 3, 4, 5], &[2, 3, 4]));
+    }
+
+    #[test]
+    fn one_that_is_not_there_is_not_forsaken_whatever_start_it_was() {
+        let mut led = group(2, &[1, 2, 3]);
+        led.report.leader = Some(NodeId(3));
+        let mut vacancies = Vacancies::default();
+        assert_eq!(steps(&mut vacancies, led.clone(), &sight(2, &[2, 3], GROUP, Some(3))), []);
+        // It has restarted, and was heard, and is missed again: replicas hear of that by themselves.
+        let mut gone = sight(2, &[1, 2, 3], GROUP, None);
+        gone.change(3, |report| report.incarnation = Incarnation(7));
+        gone.alive = std::sync::Arc::new([NodeId(1), NodeId(2)].into());
+        assert!(!steps(&mut vacancies, led, &gone).iter().any(|step| matches!(step, Step::Forsake(..))));
+    }
 }
