@@ -173,13 +173,13 @@ mod tests {
     use mesh_core::{
         id::{Epoch, KeyId},
         meta::{TenantLimits, TenantRow, WrappedKey},
-        op::{Ability, ActorReport, Phase},
+        op::Ability,
         plan::Reason,
         topology::NodeInfo,
     };
 
     use super::*;
-    use crate::steward::tests::host;
+    use crate::steward::tests::{host, runs};
 
     const TENANT: TenantId = TenantId(7);
     const CHAIN: ActorId = ActorId::data(TENANT, NodeId(1));
@@ -290,18 +290,7 @@ mod tests {
         assert!(!stranded(&control, &reports(&host, &dpu)));
         host.unable = vec![(CHAIN, Epoch(6))];
         assert!(stranded(&control, &reports(&host, &dpu)));
-        let runs = ActorReport {
-            actor: CHAIN,
-            functions: Vec::new(),
-            epoch: Epoch(6),
-            phase: Phase::Running,
-            jobs: 0,
-            bytes: 0,
-            requests: 0,
-            traffic_bytes: 0,
-            restarts: 0,
-        };
-        host.actors = vec![runs];
+        host.actors = vec![runs(CHAIN, 6)];
         assert!(!stranded(&control, &reports(&host, &dpu)));
     }
 }

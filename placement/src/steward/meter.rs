@@ -84,27 +84,15 @@ const METER_MIN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::{
-        id::{NodeId, TenantId},
-        op::Phase,
-    };
+    use mesh_core::id::{NodeId, TenantId};
 
     use super::*;
+    use crate::steward::tests::runs;
 
     const ACTOR: ActorId = ActorId::data(TenantId(7), NodeId(1));
 
     fn report(epoch: u64, requests: u64) -> NodeReport {
-        let actor = ActorReport {
-            actor: ACTOR,
-            functions: Vec::new(),
-            epoch: Epoch(epoch),
-            phase: Phase::Running,
-            jobs: 0,
-            bytes: 0,
-            requests,
-            traffic_bytes: requests * 10,
-            restarts: 0,
-        };
+        let actor = ActorReport { requests, traffic_bytes: requests * 10, ..runs(ACTOR, epoch) };
         NodeReport { node: NodeId(1), actors: vec![actor], ..NodeReport::default() }
     }
 

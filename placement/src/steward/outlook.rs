@@ -272,7 +272,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::steward::tests::{drive, host};
+    use crate::steward::tests::{drive, host, runs};
 
     const HERE: NodeId = NodeId(1);
     const OTHER: NodeId = NodeId(2);
@@ -288,12 +288,6 @@ mod tests {
             corrupt: 0,
             reason: None,
         }
-    }
-
-    fn runs(actor: ActorId, phase: Phase) -> ActorReport {
-        let (functions, epoch) = (Vec::new(), Epoch(3));
-        let (jobs, bytes, requests, traffic_bytes, restarts) = (0, 0, 0, 0, 0);
-        ActorReport { actor, functions, epoch, phase, jobs, bytes, requests, traffic_bytes, restarts }
     }
 
     /// Three hosts and a DPU of the first; drives 5 and 6 of the second are registered, 7 of it is lost.
@@ -322,7 +316,7 @@ mod tests {
         let other = NodeReport {
             node: OTHER,
             drives: vec![said(5, DriveState::Full), said(7, DriveState::Up)],
-            actors: vec![runs(ActorId(9), Phase::Running)],
+            actors: vec![runs(ActorId(9), 1)],
             missing: Some("a while".into()),
             ..NodeReport::default()
         };
@@ -438,11 +432,8 @@ mod tests {
     fn tails_count_that_run_at_a_node_that_is_to_run_some_and_answers() {
         let (mut known, mut control) = (outlook(), mesh());
         let (chain, tail) = (ActorId::data(TenantId(7), HERE), ActorId::tail(TenantId(7), HERE, 1));
-        let actors = vec![
-            runs(chain, Phase::Running),
-            runs(tail, Phase::Running),
-            runs(ActorId::tail(TenantId(8), HERE, 1), Phase::Warming),
-        ];
+        let warms = ActorReport { phase: Phase::Warming, ..runs(ActorId::tail(TenantId(8), HERE, 1), 3) };
+        let actors = vec![runs(chain, 3), runs(tail, 3), warms];
         let report = NodeReport { node: OTHER, actors, ..NodeReport::default() };
         known.sight.reports.insert(OTHER, Arc::new(report));
         assert!(known.tails(&control).is_empty(), "nobody is to run any");

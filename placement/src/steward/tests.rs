@@ -1,7 +1,7 @@
 use mesh_core::{
     assignment::MoveId,
     id::{DriveId, Epoch, Incarnation},
-    op::News,
+    op::{ActorReport, News, Phase},
     topology::{DriveInfo, NodeInfo, NodeKind},
 };
 
@@ -64,6 +64,13 @@ pub(crate) fn host(node: u64) -> NodeInfo {
         invitation: 0,
         level: mesh_core::meta::LEVEL,
     }
+}
+
+/// An actor that runs, and has counted nothing.
+pub(crate) fn runs(actor: ActorId, epoch: u64) -> ActorReport {
+    let (functions, epoch, phase) = (Vec::new(), Epoch(epoch), Phase::Running);
+    let (jobs, bytes, requests, traffic_bytes, restarts) = (0, 0, 0, 0, 0);
+    ActorReport { actor, functions, epoch, phase, jobs, bytes, requests, traffic_bytes, restarts }
 }
 
 pub(super) fn drive(id: u64, node: u64) -> DriveInfo {
@@ -604,7 +611,7 @@ fn what_came_late_is_seen_by_the_next_look_although_nobody_has_said_anything() {
         |acts: &[String]| acts.iter().filter(|act| act.starts_with("Actor(") && act.contains("Discard")).count();
     assert_eq!(deeds(&room.observes(Observed::default())), 0);
     // It was built for a move that is over.
-    let hosted = crate::fate::Hosted { epoch: Epoch(6), phase: mesh_core::op::Phase::Warming };
+    let hosted = crate::fate::Hosted { epoch: Epoch(6), phase: Phase::Warming };
     let late = || Observed { hosted: [(chain, hosted)].into(), ..Observed::default() };
     assert_eq!(deeds(&room.observes(late())), 1);
 }

@@ -1,9 +1,10 @@
 use mesh_core::{
-    id::{ActorId, Epoch, Incarnation},
-    op::{ActorReport, NodeLoad, Phase},
+    id::{ActorId, Incarnation},
+    op::{ActorReport, NodeLoad},
 };
 
 use super::*;
+use crate::steward::tests::runs;
 
 const NODE: NodeId = NodeId(2);
 const START: Incarnation = Incarnation(7);
@@ -18,18 +19,7 @@ fn all() -> News {
 }
 
 fn actors(of: core::ops::Range<u64>) -> Vec<ActorReport> {
-    let actor = |number| ActorReport {
-        actor: ActorId(number),
-        functions: Vec::new(),
-        epoch: Epoch(1),
-        phase: Phase::Running,
-        jobs: 0,
-        bytes: 0,
-        requests: 0,
-        traffic_bytes: 0,
-        restarts: 0,
-    };
-    of.map(actor).collect()
+    of.map(|number| runs(ActorId(number), 1)).collect()
 }
 
 /// What is held after these beats, each of which counts, and what was new each time.

@@ -1,10 +1,5 @@
 //! What a node says in its beats, and what it makes of others'.
 
-use mesh_core::{
-    id::TenantId,
-    op::{ActorReport, Phase},
-};
-
 use super::*;
 
 const NOTHING_DUE: Due = Due { look: false, hosting: false, plan: false, beat: false };
@@ -48,17 +43,7 @@ fn a_node_makes_nothing_of_its_own_beats() {
 fn what_actors_of_others_do_counts_for_who_leads_as_often_as_their_figures_come() {
     let chain = ActorId::data(TenantId(7), OTHER);
     let counts = |version: u64, requests: u64, figures: bool| {
-        let actor = ActorReport {
-            actor: chain,
-            functions: Vec::new(),
-            epoch: Epoch(1),
-            phase: Phase::Running,
-            jobs: 0,
-            bytes: 0,
-            requests,
-            traffic_bytes: 0,
-            restarts: 0,
-        };
+        let actor = ActorReport { requests, ..runs(chain, 1) };
         let mut beat = (*introduces(report(2), version)).clone();
         let news = News { figures, actors: vec![actor], ..beat.news.as_deref().expect("just put there").clone() };
         beat.news = Some(Arc::new(news));

@@ -1,29 +1,19 @@
 use mesh_core::{
     id::Epoch,
-    op::{Beat, NodeLoad, Phase},
+    op::{Beat, NodeLoad},
     topology::DriveState,
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::steward::ears::Ears;
+use crate::steward::{ears::Ears, tests::runs};
 
 const HERE: NodeId = NodeId(1);
 const OTHER: NodeId = NodeId(2);
 const START: Incarnation = Incarnation(7);
 
 fn actor(number: u64, requests: u64) -> ActorReport {
-    ActorReport {
-        actor: ActorId(number),
-        functions: vec!["policy".to_owned()],
-        epoch: Epoch(1),
-        phase: Phase::Running,
-        jobs: 0,
-        bytes: 0,
-        requests,
-        traffic_bytes: 0,
-        restarts: 0,
-    }
+    ActorReport { functions: vec!["policy".to_owned()], requests, ..runs(ActorId(number), 1) }
 }
 
 fn drive(state: DriveState, free_bytes: u64) -> DriveReport {
