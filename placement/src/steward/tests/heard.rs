@@ -111,7 +111,7 @@ fn what_changes_of_a_node_itself_is_looked_at_by_who_needs_it() {
     let mut room = Room::new(mesh(&[1, 2]));
     room.observes(Observed::default());
     let mut due = |own: Observed| {
-        room.steward.own = Box::new(own);
+        *room.steward.own = own;
         room.steward.due = NOTHING_DUE;
         room.steward.say(room.now);
         [room.steward.due.hosting, room.steward.due.plan]
