@@ -218,3 +218,53 @@ fn as_much_may_be_under_way_as_there_is_room_for_and_an_act_may_take_as_long_as_
         assert_eq!(broken.to_string(), text);
     }
 }
+
+#[test]
+fn a_move_of_before_this_start_is_taken_back_until_the_group_has_settled_it() {
+    let chain = ActorId::data(TenantId(7), HERE);
+    let mut control = split_mesh(HERE, 5);
+    let row = Assignment { moving: Some(OTHER), moves: MoveId(3), ..Assignment::new(chain, HERE, Epoch(5)) };
+    control.assignments.insert(chain, row);
+    let mut room = Room::new(control);
+    room.on(Event::Heard(beat(2), room.now));
+    let key = Key::TakeBack(chain, MoveId(3));
+    let takes_back = |room: &mut Room| {
+        let acts = room.observes(Observed::default());
+        acts.iter().filter(|act| act.starts_with("TakeBack(")).count()
+    };
+    assert_eq!(takes_back(&mut room), 1);
+    room.on(Event::Ended(key, Err(Error::new(ErrorKind::Timeout, "as planned"))));
+    assert_eq!(takes_back(&mut room), 1, "that failed");
+    room.on(Event::Ended(key, Err(Error::new(ErrorKind::Conflict, "it is over"))));
+    assert_eq!(takes_back(&mut room), 0, "the group's word comes by itself");
+}
+
+#[test]
+fn a_replica_that_could_not_be_told_to_forget_who_led_is_told_again() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    let led = || {
+        let own = group(1, &[1, 2]);
+        let report = GroupReport { leader: Some(OTHER), ..own.report };
+        Observed { groups: vec![Group { report, ..group(1, &[1, 2]) }], ..Observed::default() }
+    };
+    let leads = |start: u64, leader: Option<NodeId>| {
+        let groups = vec![GroupReport { leader, ..group(2, &[1, 2]).report }];
+        let starts = (1..=start).map(Incarnation).collect();
+        introduces(NodeReport { incarnation: Incarnation(start), starts, groups, ..report(2) }, start)
+    };
+    room.on(Event::Heard(leads(1, Some(OTHER)), room.now));
+    let forsakes = |room: &mut Room| {
+        room.passes(50);
+        let acts = room.observes(led());
+        acts.iter().filter(|act| act.starts_with("Forsake(")).count()
+    };
+    assert_eq!(forsakes(&mut room), 0);
+    // It has restarted, and does not lead any more.
+    room.on(Event::Heard(leads(2, None), room.now));
+    assert_eq!(forsakes(&mut room), 1);
+    let key = Key::Forsake(GroupId::CONTROL);
+    room.on(Event::Ended(key, Err(Error::new(ErrorKind::Timeout, "as planned"))));
+    assert_eq!(forsakes(&mut room), 1);
+    room.on(Event::Ended(key, Ok(())));
+    assert_eq!(forsakes(&mut room), 0);
+}
