@@ -105,6 +105,21 @@ fn a_leader_that_starts_again_before_it_is_missed_is_replaced_at_once() {
     }
 }
 
+/// A node that is told to stop waits for no stranger, whose tenant nobody founded: it would lead on meanwhile, and hear of
+/// nobody who starts. Found by seed 60272.
+#[test]
+fn a_node_that_stops_waits_for_no_stranger() {
+    let mut plan = Plan { storm: 30_000, ..Plan::fair(3, 0) };
+    plan.faults.extend([
+        (5_000, Fault::Strangers { host: NodeId(1) }),
+        (5_900, Fault::Stop { node: NodeId(1), down: 500 }),
+        (6_400, Fault::Crash { node: NodeId(3), steps: 0, power: false, down: 500 }),
+    ]);
+    let verdict = run_plan(1, &plan, None, false);
+    println!("{verdict}");
+    assert_eq!(verdict.violation, None);
+}
+
 /// A host and its DPU that do not see each other, while everybody else sees both.
 #[test]
 fn a_host_and_its_dpu_that_are_cut_from_each_other() {
