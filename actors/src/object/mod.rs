@@ -34,7 +34,6 @@ mod retire;
 mod sessions;
 mod sweep;
 mod task;
-
 #[cfg(test)]
 mod tests;
 mod timers;

@@ -51,6 +51,8 @@ use crate::{
 pub(super) const BUCKETS: [&str; 2] = ["main", "other"];
 /// What readers at the end are numbered from.
 const READER: usize = 100;
+/// What looks store, and take away again.
+const BODY: &[u8] = b"what a room keeps";
 /// Each tenant's user.
 pub(super) const USER: &str = "admin";
 

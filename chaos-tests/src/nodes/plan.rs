@@ -184,7 +184,7 @@ pub enum Fault {
         /// Milliseconds.
         span: u64,
     },
-    /// An administrator asks something, which changes nothing.
+    /// An administrator asks something, or invites a node that never comes: neither changes what anybody sees.
     Question {
         /// What.
         op: AdminOp,

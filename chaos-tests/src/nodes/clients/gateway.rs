@@ -322,6 +322,13 @@ enum Manner<'a> {
     },
 }
 
+impl<'a> Manner<'a> {
+    /// With the hash of the body in the head.
+    const fn whole(headers: &'a [(&'a str, &'a str)], body: &'a [u8]) -> Self {
+        Self::Signed { headers, body, framing: &Framing::Whole }
+    }
+}
+
 /// What it says of what it stores.
 const META: (&str, &str) = ("x-amz-meta-from", "a room");
 const KIND: (&str, &str) = ("content-type", "application/x-room");
@@ -360,9 +367,7 @@ fn refusal(code: &str) -> Error {
         "NoSuchKey" => ErrorKind::NotFound,
         "NoSuchUpload" => ErrorKind::NoSuchUpload,
         "PreconditionFailed" => ErrorKind::Precondition,
-        "SlowDown" | "ServiceUnavailable" | "InternalError" | "RequestTimeout" | "ConditionalRequestConflict" => {
-            ErrorKind::LinkLost
-        }
+        "SlowDown" | "ServiceUnavailable" | "RequestTimeout" | "ConditionalRequestConflict" => ErrorKind::LinkLost,
         "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" => ErrorKind::Denied,
         _ => ErrorKind::Bug,
     };

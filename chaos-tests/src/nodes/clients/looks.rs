@@ -11,8 +11,7 @@ use mesh_core::{
     stream::ByteRange,
 };
 
-/// What it stores.
-const BODY: &[u8] = b"what a room keeps";
+use super::BODY;
 
 /// Buckets, and what is under way in them.
 pub(super) async fn around(client: &Client, bucket: &str, own: &str) -> Result<(), Error> {

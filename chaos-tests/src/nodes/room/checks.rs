@@ -47,9 +47,9 @@ impl Hurt {
 
 /// A node is not robbed unless it has not been well within this before.
 const WELL: u64 = 4_000;
-/// Clients are answered within this while all are well, and have been.
+/// Clients are answered within this while all are well, have been, and have nothing to do with dawdlers.
 const FAIR: u64 = 5_000;
-/// … and within this with one node that is not.
+/// … and within this with one node that is not, or with dawdlers.
 const ROUGH: u64 = 12_000;
 
 impl Room {

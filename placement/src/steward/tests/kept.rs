@@ -8,6 +8,14 @@ fn state(room: &Room, drive: u64) -> Option<DriveState> {
     room.steward.outlook().drives.get(&DriveId(drive)).copied()
 }
 
+/// A chain of this node, on a move to its DPU.
+fn moving() -> ControlView {
+    let (mut control, chain) = (split_mesh(HERE, 5), ActorId::data(TenantId(7), HERE));
+    let row = Assignment { moving: Some(OTHER), moves: MoveId(3), ..Assignment::new(chain, HERE, Epoch(5)) };
+    control.assignments.insert(chain, row);
+    control
+}
+
 /// Node 2, which has drive 5 as said.
 fn with_drive(state: DriveState, version: u64) -> Arc<Beat> {
     let said =
@@ -78,13 +86,6 @@ fn drives_are_asked_for_their_figures_with_every_beat_once_at_a_time() {
 /// A leader that is gone began it.
 #[test]
 fn a_move_that_nobody_carries_out_is_taken_back_also_by_one_who_knew_of_it_from_the_beginning() {
-    let chain = ActorId::data(TenantId(7), HERE);
-    let moving = || {
-        let mut control = split_mesh(HERE, 5);
-        let row = Assignment { moving: Some(OTHER), moves: MoveId(3), ..Assignment::new(chain, HERE, Epoch(5)) };
-        control.assignments.insert(chain, row);
-        control
-    };
     let takes_back = |room: &mut Room| {
         let acts = room.observes(leading());
         steps(&acts).iter().filter(|step| step.contains("Move")).count()
@@ -105,10 +106,7 @@ fn a_move_that_nobody_carries_out_is_taken_back_also_by_one_who_knew_of_it_from_
 fn whoever_begins_anew_counts_on_and_leads_nothing_for_a_while() {
     let mut room = Room::new(split_mesh(HERE, 5));
     let chain = ActorId::data(TenantId(7), HERE);
-    let mut control = split_mesh(HERE, 5);
-    let row = Assignment { moving: Some(OTHER), moves: MoveId(3), ..Assignment::new(chain, HERE, Epoch(5)) };
-    control.assignments.insert(chain, row);
-    room.on(Event::Control(Arc::new(control)));
+    room.on(Event::Control(Arc::new(moving())));
     let acts = room.observes(leading());
     let first = steps(&acts)[0].clone();
     assert!(first.starts_with(&format!("Step({chain:?}, 1, ")), "{first}");
@@ -222,10 +220,7 @@ fn as_much_may_be_under_way_as_there_is_room_for_and_an_act_may_take_as_long_as_
 #[test]
 fn a_move_of_before_this_start_is_taken_back_until_the_group_has_settled_it() {
     let chain = ActorId::data(TenantId(7), HERE);
-    let mut control = split_mesh(HERE, 5);
-    let row = Assignment { moving: Some(OTHER), moves: MoveId(3), ..Assignment::new(chain, HERE, Epoch(5)) };
-    control.assignments.insert(chain, row);
-    let mut room = Room::new(control);
+    let mut room = Room::new(moving());
     room.on(Event::Heard(beat(2), room.now));
     let key = Key::TakeBack(chain, MoveId(3));
     let takes_back = |room: &mut Room| {
