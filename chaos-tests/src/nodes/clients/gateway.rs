@@ -218,7 +218,7 @@ impl Gateways {
             200..300 => Ok(reply),
             // A HEAD has no body to say more.
             404 if method == "HEAD" => Err(refusal("NoSuchKey").with("host", host)),
-            500 | 503 if method == "HEAD" => Err(refusal("ServiceUnavailable").with("host", host)),
+            503 if method == "HEAD" => Err(refusal("ServiceUnavailable").with("host", host)),
             _ => Err(refusal(&reply.code()).with("host", host).with("status", reply.status)),
         }
     }
@@ -252,7 +252,7 @@ impl Gateways {
     /// An answer that was not expected.
     fn otherwise(&self, status: u16, code: String, what: (&str, &str), verdict: Verdict) -> Error {
         self.at.fetch_add(1, Relaxed);
-        if matches!(status, 500 | 503) || ["InternalError", "ServiceUnavailable", "SlowDown"].contains(&&*code) {
+        if status == 503 || ["ServiceUnavailable", "SlowDown"].contains(&&*code) {
             return refusal("ServiceUnavailable");
         }
         Error::bug("a front end answered otherwise than it must")
