@@ -19,7 +19,8 @@ use mesh_placement::{Move, Reason, Spot, View};
 
 use crate::node::{Inner, ask_node};
 
-/// Answers an administrator.
+/// Answers an administrator. What was ordered is proposed by who has judged it, or not at all: see
+/// [`Inner::decide`].
 pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, deadline: Instant) -> Outcome {
     if !node.metadata.is_leader(GroupId::CONTROL) {
         if matches!(from, Role::Node(_)) {
@@ -46,14 +47,14 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, dead
             AdminAnswer::Moves(page::fitting(drain(node, &control, drained, draining).await?))
         }
         AdminOp::Invite { node: invited, invitation } => {
-            node.propose(MeshCommand::Invite { node: invited, invitation }).await?;
+            node.decide(MeshCommand::Invite { node: invited, invitation }).await?;
             node.note(Happened::Invited(invited));
             AdminAnswer::Done
         }
-        AdminOp::LoseDrive { drive } => AdminAnswer::Lost(crate::drives::lose(node, &control, drive).await?),
+        AdminOp::LoseDrive { drive } => AdminAnswer::Lost(crate::drives::lose(node, drive).await?),
         AdminOp::Stages { scope, stages } => {
             crate::stages::check(node, &control, scope, &stages)?;
-            node.propose(MeshCommand::SetStages { scope, stages }).await?;
+            node.decide(MeshCommand::SetStages { scope, stages }).await?;
             AdminAnswer::Chains(page::fitting(crate::stages::said(&node.metadata.control(), scope)))
         }
     };
@@ -109,7 +110,7 @@ async fn set_wish(
     if let (Scope::Actor(actor), Some(pin)) = (scope, wish.and_then(|wish| wish.pin)) {
         refuse_elsewhere(view, actor, pin)?;
     }
-    node.propose(MeshCommand::SetWish { scope, wish }).await?;
+    node.decide(MeshCommand::SetWish { scope, wish }).await?;
     node.note(Happened::Wished { scope, wish });
     Ok(plan.moves)
 }
@@ -136,7 +137,7 @@ async fn drain(node: &Arc<Inner>, control: &ControlView, drained: NodeId, draini
             .with("actor", ActorName(*actor))
             .with("why", reason));
     }
-    node.propose(MeshCommand::Drain { node: drained, draining }).await?;
+    node.decide(MeshCommand::Drain { node: drained, draining }).await?;
     node.note(Happened::Drained { node: drained, draining });
     Ok(plan.moves)
 }

@@ -1,15 +1,16 @@
 //! What administrators say of drives: that one is lost for good.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
     Error, ErrorKind,
     happened::Happened,
-    id::{DriveId, NodeId},
+    id::{DriveId, GroupId, NodeId, ReplicaId},
     meta::{ControlView, MeshCommand},
     op::LostDrive,
-    topology::DriveState,
+    topology::{DriveInfo, DriveState},
 };
+use mesh_placement::steward::Outlook;
 
 use crate::node::Inner;
 
@@ -17,42 +18,51 @@ use crate::node::Inner;
 ///
 /// # Errors
 /// `NotFound` for a drive that was never registered; `Conflict` while it may yet be in use: it is up, or a node that
-/// answers has a link to its node where this one has none.
-pub(crate) async fn lose(node: &Arc<Inner>, control: &ControlView, drive: DriveId) -> Result<LostDrive, Error> {
+/// answers has a link to its node where this one has none; `NotLeader`, `Timeout`, `Draining` where this node cannot tell: no
+/// majority follows it or is seen by it, or it has just begun to listen.
+pub(crate) async fn lose(node: &Arc<Inner>, drive: DriveId) -> Result<LostDrive, Error> {
+    // It cannot be taken back: who was cut off until now misses everybody, and is asked by nobody else.
+    node.metadata.confirm(GroupId::CONTROL).await?;
+    let control = node.metadata.control();
     if let Some(info) = control.lost.get(&drive) {
-        return Ok(LostDrive { before: true, ..said(control, drive, info.node) });
+        return Ok(LostDrive { before: true, ..said(&control, drive, info.node) });
     }
     let info = control.drives.get(&drive).ok_or_else(|| {
         Error::new(ErrorKind::NotFound, "no drive of this number was ever registered; `mesh status` lists them")
             .with("drive", drive)
     })?;
-    if let Some(state @ (DriveState::Up | DriveState::Full)) = node.drive_states().get(&drive) {
-        let state = if *state == DriveState::Full { "full" } else { "up" };
-        return Err(Error::new(
-            ErrorKind::Conflict,
-            "the drive is in use: only one that does not come back is lost. If it is to go, take it out of its node's \
-             configuration and restart the node, then say this again",
-        )
-        .with("drive", drive)
-        .with("node", info.node)
-        .with("state", state));
-    }
-    let alive = node.alive();
-    let witness =
-        node.status().into_iter().find(|report| alive.contains(&report.node) && report.sees.contains(&info.node));
-    if let Some(witness) = witness.filter(|_| !alive.contains(&info.node)) {
-        return Err(Error::new(
-            ErrorKind::Conflict,
-            "another node has a link to the drive's node: the drive may well be up. Try again when the nodes are of one \
-             mind, or stop that node",
-        )
-        .with("drive", drive)
-        .with("node", info.node)
-        .with("witness", witness.node));
-    }
-    node.propose(MeshCommand::LoseDrive { drive }).await?;
+    let voters = node.metadata.members(GroupId::CONTROL).0;
+    expect_lost(&node.outlook(), &voters, info)?;
+    node.decide(MeshCommand::LoseDrive { drive }).await?;
     node.note(Happened::DriveLost { drive, node: info.node });
-    Ok(said(control, drive, info.node))
+    Ok(said(&control, drive, info.node))
+}
+
+/// Refuses while a drive may yet be in use, as far as the leader of the control group sees that; of its `voters`, a majority
+/// has to be seen.
+fn expect_lost(known: &Outlook, voters: &BTreeSet<ReplicaId>, drive: &DriveInfo) -> Result<(), Error> {
+    let refused = |kind, what| Error::new(kind, what).with("drive", drive.id).with("node", drive.node);
+    if let Some(state @ (DriveState::Up | DriveState::Full)) = known.drives.get(&drive.id) {
+        let state = if *state == DriveState::Full { "full" } else { "up" };
+        let what = "the drive is in use: only one that does not come back is lost. If it is to go, take it out of its node's \
+                    configuration and restart the node, then say this again";
+        return Err(refused(ErrorKind::Conflict, what).with("state", state));
+    }
+    let seen = voters.iter().filter(|voter| known.is_up(voter.node())).count();
+    if known.looks_around || 2 * seen <= voters.len() {
+        let what = "this node does not see enough of the others to tell whether the drive is in use; try again";
+        return Err(refused(ErrorKind::Draining, what));
+    }
+    if known.is_up(drive.node) {
+        return Ok(());
+    }
+    let reports = known.sight.reports.values();
+    let witness = reports.filter(|report| known.is_up(report.node)).find(|report| report.sees.contains(&drive.node));
+    witness.map_or(Ok(()), |witness| {
+        let what = "another node has a link to the drive's node: the drive may well be up. Try again when the nodes are of \
+                    one mind, or stop that node";
+        Err(refused(ErrorKind::Conflict, what).with("witness", witness.node))
+    })
 }
 
 /// What follows from the loss of a drive.
@@ -65,12 +75,51 @@ fn said(control: &ControlView, drive: DriveId, node: NodeId) -> LostDrive {
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::{
-        id::Epoch,
-        topology::{Code, DriveInfo},
-    };
+    use mesh_core::{id::Epoch, op::NodeReport, time::Instant, topology::Code};
 
     use super::*;
+
+    /// Node 1, which sees these.
+    fn outlook(alive: &[u64]) -> Outlook {
+        let mut known = Outlook::new(NodeId(1), Instant::default());
+        known.looks_around = false;
+        known.sight.alive = Arc::new(alive.iter().copied().map(NodeId).collect());
+        known
+    }
+
+    fn judged(known: &Outlook) -> Result<(), ErrorKind> {
+        let voters = (1..=3).map(|node| ReplicaId::new(NodeId(node), 1)).collect();
+        let drive = DriveInfo { id: DriveId(2001), node: NodeId(2), capacity_bytes: 1, epoch: Epoch(1) };
+        expect_lost(known, &voters, &drive).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn a_drive_that_may_be_in_use_is_not_lost() {
+        let state = |alive: &[u64], state| {
+            let mut known = outlook(alive);
+            known.drives.insert(DriveId(2001), state);
+            judged(&known)
+        };
+        assert_eq!(state(&[1, 2, 3], DriveState::Up), Err(ErrorKind::Conflict));
+        assert_eq!(state(&[1, 2, 3], DriveState::Full), Err(ErrorKind::Conflict));
+        assert_eq!(state(&[1, 2, 3], DriveState::Down), Ok(()), "its node says that it has it no more");
+        assert_eq!(state(&[1, 3], DriveState::Down), Ok(()));
+        // Who sees no majority of the voters knows of nobody whether it is down; nor who has not listened yet.
+        assert_eq!(state(&[1], DriveState::Down), Err(ErrorKind::Draining));
+        let known = Outlook { looks_around: true, ..outlook(&[1, 3]) };
+        assert_eq!(judged(&known), Err(ErrorKind::Draining));
+        // Another has a link to its node.
+        let mut known = outlook(&[1, 3]);
+        let sees = |node| NodeReport { node: NodeId(node), sees: vec![NodeId(2)], ..NodeReport::default() };
+        known.sight.reports.insert(NodeId(3), Arc::new(sees(3)));
+        assert_eq!(judged(&known), Err(ErrorKind::Conflict));
+        known.sight.alive = Arc::new([NodeId(1), NodeId(2), NodeId(3)].into());
+        assert_eq!(judged(&known), Ok(()), "its node is seen here, without the drive");
+        // Who has that link answers no more.
+        let mut known = outlook(&[1, 3]);
+        known.sight.reports.insert(NodeId(4), Arc::new(sees(4)));
+        assert_eq!(judged(&known), Ok(()));
+    }
 
     #[test]
     fn says_whether_enough_drives_are_left() {

@@ -105,6 +105,21 @@ fn a_leader_that_starts_again_before_it_is_missed_is_replaced_at_once() {
     }
 }
 
+/// Who is told to stop gives away what it leads before it hears nothing more: nobody has to miss it first.
+#[test]
+fn a_leader_that_is_told_to_stop_gives_away_what_it_leads() {
+    for seed in 0..3 {
+        let mut plan = Plan { storm: 45_000, ..Plan::fair(3, 0) };
+        let stop = |at, node| (at, Fault::Stop { node: NodeId(node), down: 3_000 });
+        plan.faults.extend((0..6).map(|time| stop(2_000 + time * 7_000, 1 + time % 3)));
+        let verdict = run_plan(seed, &plan, None, false);
+        println!("{verdict}");
+        assert_eq!(verdict.violation, None);
+        // Who has to be missed first costs 856 ms here.
+        assert!(verdict.figures.tally.longest < 750, "{:?}", verdict.figures.tally);
+    }
+}
+
 /// A node that is told to stop waits for no stranger, whose tenant nobody founded: it would lead on meanwhile, and hear of
 /// nobody who starts. Found by seed 60272.
 #[test]

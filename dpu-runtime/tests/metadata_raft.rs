@@ -175,6 +175,34 @@ async fn a_leader_that_has_restarted_is_replaced_at_once() {
     assert!(propose(&back, &*cluster.clock, form(), BUDGET).await.is_ok());
 }
 
+/// What is said of an earlier term of who leads again takes nothing from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_leads_again_is_not_forsaken_for_what_it_was() {
+    let cluster = Cluster::start(3, &[0], Timing::default(), 5000).await;
+    let leader = cluster.leader(0);
+    let (first, other, third) =
+        (cluster.node(leader), cluster.node(1 + leader % 3), cluster.node(1 + (leader + 1) % 3));
+    let said_of = |node: &RaftMetadata| node.status().into_iter().find(|said| said.group == GroupId(0)).expect("open");
+    let term = said_of(&third).term;
+    first.transfer_leader(GroupId(0), NodeId(1 + leader % 3)).await.expect("asked");
+    until("the other leads", || other.is_leader(GroupId(0))).await;
+    other.transfer_leader(GroupId(0), NodeId(leader)).await.expect("asked");
+    until("the first leads again", || {
+        first.is_leader(GroupId(0)) && [&other, &third].iter().all(|node| said_of(node).term == said_of(&first).term)
+    })
+    .await;
+    assert!(propose(&third, &*cluster.clock, form(), BUDGET).await.is_ok());
+    let now = said_of(&third).term;
+    assert!(now > term);
+    third.forsake(GroupId(0), NodeId(leader), term).await.expect("running");
+    other.forsake(GroupId(0), NodeId(leader), term).await.expect("running");
+    for _ in 0..40 {
+        third.elect(GroupId(0)).await.expect("asked");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!((first.is_leader(GroupId(0)), said_of(&other).term), (true, now));
+}
+
 async fn until_it_leads(node: &RaftMetadata) {
     until("another leads", || {
         let asked = node.elect(GroupId(0));
@@ -284,83 +312,6 @@ async fn a_member_that_lags_is_brought_up_by_a_snapshot() {
         Query::List { bucket: bucket(1), prefix: String::new(), delimiter: None, after: String::new(), limit: 1000 };
     let listing = query(&cluster.node(lagging), clock, 1, question, BUDGET).await.expect("a listing");
     assert!(matches!(&*listing, MetaAnswer::Listing(listing) if listing.entries.len() == 200));
-}
-
-/// What others remember more of is damaged at once and for good; the store that takes its place is not, however late the
-/// old one is said to be.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_is_disowned_stays_damaged_until_another_takes_its_place() {
-    let cluster = Cluster::start(3, &[0, 1], QUICK, 40).await;
-    let groups = || vec![GroupId(0), GroupId(1)];
-    let follower = (1..=3).find(|node| [0, 1].iter().all(|group| cluster.leader(*group) != *node)).expect("a follower");
-    let why = "it was marked 9 times, and is as it was after 1";
-    let node = cluster.node(follower);
-    let replica = cluster.replica(follower, 0);
-    node.disown(replica, why);
-    assert!(node.is_damaged());
-    assert!(node.status().iter().all(|said| said.trouble.as_ref().is_some_and(|trouble| trouble.contains(why))));
-    let older = cluster.path().join(follower.to_string()).join("mark.older");
-    until("the mark is taken away", || older.exists()).await;
-    drop(node);
-    cluster.close(follower).await;
-    let node = cluster.open(follower, groups()).await;
-    assert!(node.is_damaged(), "at the next start it is damaged still");
-    node.renew().await.expect("renewed");
-    assert!(!node.is_damaged());
-
-    // A beat that was judged before, or comes late.
-    (0..50).for_each(|_| node.disown(replica, why));
-    assert!(!node.is_damaged());
-    drop(node);
-    cluster.close(follower).await;
-    let node = cluster.open(follower, groups()).await;
-    assert!(!node.is_damaged(), "the new store has its mark");
-}
-
-/// A group that is damaged while the others are sound is told of, and renewed, before anybody asks for it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_damaged_group_is_renewed_although_nobody_has_asked_for_it() {
-    let cluster = Cluster::start(3, &[0, 1], QUICK, 40).await;
-    let follower = (1..=3).find(|node| [0, 1].iter().all(|group| cluster.leader(*group) != *node)).expect("a follower");
-    let database = cluster.path().join(follower.to_string()).join("db");
-    let before = cluster.path().join("before");
-    cluster.close(follower).await;
-    copy(&database, &before);
-    let node = cluster.open(follower, vec![GroupId(0), GroupId(1)]).await;
-    let applied = |node: &RaftMetadata| node.digests().expect("read").get(&GroupId(1)).map(|state| state.0);
-    let leader = cluster.node(cluster.leader(1));
-    assert!(propose(&leader, &*cluster.clock, open_session(1, 1, 1), BUDGET).await.is_ok());
-    let last = applied(&leader);
-    drop(leader);
-    until("it has kept, and applied, what was not there before", || applied(&node) >= last).await;
-    drop(node);
-    cluster.close(follower).await;
-    std::fs::remove_dir_all(&database).expect("removed");
-    copy(&before, &database);
-
-    let node = cluster.open(follower, vec![GroupId(0)]).await;
-    let troubled = |node: &RaftMetadata| -> Vec<(GroupId, bool)> {
-        node.status().into_iter().map(|said| (said.group, said.trouble.is_some())).collect()
-    };
-    // As a rule the other one has seen nothing meanwhile.
-    assert!(troubled(&node).contains(&(GroupId(1), true)), "{:?}", troubled(&node));
-    assert!(node.is_damaged());
-    node.renew().await.expect("renewed");
-    assert!(!node.is_damaged());
-    assert_eq!(troubled(&node), [(GroupId(0), false), (GroupId(1), false)]);
-}
-
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).expect("made");
-    for entry in std::fs::read_dir(from).expect("read") {
-        let path = entry.expect("read").path();
-        let target = to.join(path.file_name().expect("named"));
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).expect("copied");
-        }
-    }
 }
 
 /// The state travels slowly, and in the meantime it is rewritten, and more entries are written than are kept behind a

@@ -136,6 +136,14 @@ pub struct Group {
     pub unfinished: Option<BTreeSet<ReplicaId>>,
 }
 
+impl Group {
+    /// Who leads it next where this node gives that away: a voter that answers and has caught up.
+    fn heir(&self, sight: &Sight) -> Option<NodeId> {
+        let follows = |voter: &NodeId| *voter != sight.here && sight.alive.contains(voter);
+        self.voters.intersection(&self.caught_up).map(|voter| voter.node()).find(follows)
+    }
+}
+
 /// Which node it is, from its start to its end.
 #[derive(Clone, Debug)]
 pub struct Here {

@@ -18,7 +18,7 @@ mod owner;
 
 use core::time::Duration;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     path::Path,
     sync::{
@@ -31,13 +31,12 @@ use mesh_actors::registry::{Make, Parts, Registry};
 use mesh_core::{
     Error, ErrorKind, Outcome, Pool, Request, StorageFunction,
     happened::{Happened, Row},
-    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
+    id::{ActorId, Epoch, GroupId, Incarnation, NodeId},
     meta::{Command, ControlView, MetaAnswer},
     op::{Ability, NodeReport, STARTS_MAX},
     port::{Compute, Metadata as _, Outbound},
-    shared::SharedMap,
     snapshot::Snapshot,
-    topology::{DriveState, NodeInfo, NodeKind},
+    topology::{NodeInfo, NodeKind},
 };
 use mesh_dpu_runtime::{
     agent::Agent,
@@ -457,14 +456,14 @@ impl Node {
         }
     }
 
-    /// Stops: S3 requests come to their end, see [`Self::close_front`]; a DPU lets its actors move to its host; then it
-    /// takes no more requests, answers those in flight (at most for `patience`), closes drives, links and the metadata
-    /// store.
+    /// Stops: S3 requests come to their end, see [`Self::close_front`]; others take over the groups that it leads, and a
+    /// DPU lets its actors move to its host; then it takes no more requests, answers those in flight (at most for
+    /// `patience`), closes drives, links and the metadata store.
     pub async fn shutdown(&self, patience: Duration) {
         self.close_front().await;
         // Not again: whoever gave up waiting before it was stopped may go on.
-        if !self.0.leaving.swap(true, Ordering::AcqRel) && self.0.kind() == NodeKind::Dpu {
-            self.0.leave(patience.min(LEAVE_MAX)).await;
+        if !self.0.leaving.swap(true, Ordering::AcqRel) {
+            self.0.leave(patience).await;
         }
         self.0.stopping.send_replace(true);
         // Whoever comes second waits for the end, or goes on where one that was given up has stopped.
@@ -530,15 +529,20 @@ impl Inner {
         self.leaving.load(Ordering::Acquire) && self.kind() == NodeKind::Dpu
     }
 
-    /// Says that this node is about to go, and waits until nothing runs here any more.
+    /// Says that this node is about to go, and waits until others lead what it led and, on a DPU, nothing runs here any more.
     async fn leave(&self, patience: Duration) {
-        if self.outlook().sight.alive.len() < 2 {
+        self.changed.notify_one();
+        let mut outlook = self.outlook.subscribe();
+        let given_away = outlook.wait_for(|known| known.leaves_nobody_unled());
+        if tokio::time::timeout(patience.min(GIVE_AWAY_MAX), given_away).await.is_err() {
+            tracing::warn!(node = %self.id, "stopping before somebody else leads all metadata groups: whoever misses this node sees to it");
+        }
+        if self.kind() != NodeKind::Dpu || self.outlook().sight.alive.len() < 2 {
             return;
         }
-        self.changed.notify_one();
         let mut control = self.metadata.watch_control();
         let empty = control.wait_for(|view| !view.occupied().contains(&self.id));
-        if tokio::time::timeout(patience, empty).await.is_err() {
+        if tokio::time::timeout(patience.min(LEAVE_MAX), empty).await.is_err() {
             tracing::warn!(node = %self.id, "stopping with actors that nobody took over yet: those that may run elsewhere do once this node is missed");
         }
     }
@@ -573,16 +577,6 @@ impl Inner {
     /// Refuses while something is missing before it takes data.
     fn expect_ready(&self) -> Result<(), Error> {
         self.outlook().missing.clone().map_or(Ok(()), Err)
-    }
-
-    /// What this node sees of every registered drive, and of those that are lost.
-    pub(crate) fn drive_states(&self) -> SharedMap<DriveId, DriveState> {
-        self.outlook().drives.clone()
-    }
-
-    /// Nodes that answer, this one included.
-    pub(crate) fn alive(&self) -> Arc<BTreeSet<NodeId>> {
-        self.outlook().sight.alive.clone()
     }
 
     /// How the nodes of the mesh are.
@@ -642,6 +636,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Others lead what a stopping node led within this, or do once it is missed: an election takes a few messages and writes.
+const GIVE_AWAY_MAX: Duration = Duration::from_secs(1);
 /// Actors that a stopping DPU has are elsewhere within this, or run there once it is missed.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 const PROPOSE_BUDGET: Duration = Duration::from_secs(10);

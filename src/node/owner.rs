@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use futures_util::FutureExt as _;
@@ -115,6 +115,7 @@ impl Inner {
             hosted,
             load: ability::load(&self.load, &*self.env.machine),
             lost: self.losses.count(),
+            stopping: self.leaving.load(Ordering::Acquire),
             leaving: self.is_leaving(),
             overdue: self.agent.overdue(self.env.clock.now()),
             complaint: self.link.complaint(),

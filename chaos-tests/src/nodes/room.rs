@@ -17,8 +17,8 @@ use mesh::{
 use mesh_core::{
     assignment::Wish,
     bluefield::Generation,
-    id::{GroupId, NodeId},
-    meta::Level,
+    id::{ActorId, GroupId, NodeId},
+    meta::{ControlView, Level},
     op::AdminOp,
     topology::mix,
 };
@@ -91,6 +91,12 @@ pub(super) struct Room {
     hurt: Hurt,
     /// Events that each node has told.
     told: BTreeMap<NodeId, (u64, u64)>,
+    /// Take-overs that are said to have failed, and until when they may yet be carried out.
+    tried: BTreeMap<(ActorId, NodeId), u64>,
+    /// What seems to have been taken over all the same.
+    robbed: Vec<checks::Robbed>,
+    /// The control group, as it was seen last.
+    seen_last: Arc<ControlView>,
     planted: Option<Planted>,
     /// Since when there are clients.
     pub(super) formed: u64,
@@ -207,6 +213,9 @@ impl Room {
             crashes: 0,
             hurt: Hurt::default(),
             told: BTreeMap::new(),
+            tried: BTreeMap::new(),
+            robbed: Vec::new(),
+            seen_last: Arc::default(),
             planted,
             formed: 0,
             frail: false,

@@ -11,6 +11,7 @@ use core::time::Duration;
 use std::{
     fs::File,
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -57,19 +58,30 @@ pub(super) fn settle(folder: &Path) -> io::Result<File> {
     File::open(path.join("db"))
 }
 
-/// Under which number the store could be set aside, if not too many are.
+/// Under which number the store could be set aside, if not too many are. One that was to be and has not got a new mark since
+/// keeps its number, however often that is tried.
 pub(super) fn number_aside(folder: &Path) -> Option<u32> {
-    (1..=SET_ASIDE_MAX).find(|number| {
-        let (database, mark) = paths_aside(folder, *number);
-        !database.exists() && !mark.exists()
+    let begun = |number: &u32| is_same(&mark::path(folder), &paths_aside(folder, *number).1);
+    (1..=SET_ASIDE_MAX).find(begun).or_else(|| {
+        (1..=SET_ASIDE_MAX).find(|number| {
+            let (database, mark) = paths_aside(folder, *number);
+            !database.exists() && !mark.exists()
+        })
     })
+}
+
+/// Whether two names are of one file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let (one, other) = (std::fs::metadata(one), std::fs::metadata(other));
+    let id = |file: std::fs::Metadata| (file.dev(), file.ino());
+    one.map(id).ok().is_some_and(|one| other.map(id).ok() == Some(one))
 }
 
 /// Sets mark and database aside under this number, durably. Gives where the database is.
 pub(super) fn set_aside(folder: &Path, number: u32) -> io::Result<PathBuf> {
     let (mark, database) = (mark::path(folder), database(folder));
     let (database_aside, mark_aside) = paths_aside(folder, number);
-    if mark.try_exists()? {
+    if mark.try_exists()? && !is_same(&mark, &mark_aside) {
         std::fs::hard_link(&mark, &mark_aside)?;
     }
     if database.try_exists()? {

@@ -372,7 +372,9 @@ impl RaftMetadata {
         // Nothing is closed for a renewal that cannot be.
         old.expect_room_aside()?;
         let kept = self.kept();
-        let control = self.applied(GroupId::CONTROL);
+        // What was known of the mesh is better than its history from the beginning; also where this is tried again, and no
+        // replica of it is open any more.
+        self.publish_from.fetch_max(self.applied(GroupId::CONTROL).unwrap_or(0), Ordering::AcqRel);
         let states = self.close_groups().await;
         self.wait_for(&states).await;
         let renewed = old.home().aside(move || old.renew_all()).await;
@@ -389,8 +391,6 @@ impl RaftMetadata {
             }
         }
         lock(&self.damaged).clear();
-        // What was known of the mesh is better than its history from the beginning.
-        self.publish_from.store(control.unwrap_or(0), Ordering::Release);
         // One that cannot be opened keeps no other from it, and is opened when it is ensured again.
         let mut opened = Ok(());
         for group in kept {

@@ -73,7 +73,9 @@ impl Calls {
             }
             let asks = (envelope.header.actor, envelope.header.epoch);
             let missed = table.taken.0.saturating_sub(since);
-            if missed > 1 || missed == 1 && Table::is_behind(&table.taken.1, to, asks) {
+            // Nobody takes over a drive, or a node: whom they are asked of is not taken for unreachable.
+            let is_chain = asks.0.as_data().is_some() || asks.0.as_tail().is_some();
+            if is_chain && missed > 1 || missed == 1 && Table::is_behind(&table.taken.1, to, asks) {
                 drop(table);
                 done(Err(Error::new(
                     ErrorKind::Unreachable,
@@ -276,9 +278,12 @@ mod tests {
         send(before, (1, 6));
         send(calls.take_overs(), (1, 5));
         assert_eq!((heard.lock().unwrap().len(), link.kept.lock().unwrap().len()), (0, 3));
-        // Only the last one is known: after two it is looked up again, whoever it asks.
+        // Only the last one is known: after two it is looked up again, whichever chain it asks.
         assert_eq!(calls.taken_over(BTreeMap::new()), 0);
         send(before, (1, 6));
         assert_eq!((heard.lock().unwrap().pop(), link.kept.lock().unwrap().len()), (refused, 3));
+        // A drive is where it is, however many chains are taken over.
+        call_since(&calls, &link, before, (1, ActorId::drive(mesh_core::id::DriveId(7)), 5), &heard).forget();
+        assert_eq!((heard.lock().unwrap().len(), link.kept.lock().unwrap().len()), (0, 4));
     }
 }

@@ -47,6 +47,8 @@ pub struct Observed {
     pub load: NodeLoad,
     /// See [`NodeReport::lost`](mesh_core::op::NodeReport::lost).
     pub lost: u64,
+    /// It has been told to stop: it gives away what it leads.
+    pub stopping: bool,
     /// It has been told to stop, and its actors are to go elsewhere.
     pub leaving: bool,
     /// Actors that have been frozen for long: see [`Transfers::overdue`](crate::transfer::Transfers::overdue).

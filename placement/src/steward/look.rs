@@ -121,10 +121,15 @@ impl Steward {
             !is_under_way && !self.not_before.contains_key(&Key::Elect(group))
         };
         for (group, step) in self.vacancies.look(&self.own.groups, &self.outlook.sight, is_free) {
-            acts.push(match step {
-                vacancy::Step::Forsake(leader, term) => Act::Forsake(group, leader, term),
-                vacancy::Step::Stand => Act::Elect(group),
-            });
+            match step {
+                vacancy::Step::Forsake(leader, term) => acts.push(Act::Forsake(group, leader, term)),
+                // Who is about to stop gives it away again.
+                vacancy::Step::Stand if self.own.stopping => {}
+                vacancy::Step::Stand => acts.push(Act::Elect(group)),
+            }
+        }
+        if self.own.stopping {
+            return self.give_away(acts);
         }
         for own in self.own.groups.iter().filter(|own| own.report.leader == Some(self.id())) {
             let group = own.report.group;
@@ -132,6 +137,16 @@ impl Steward {
                 && let Some(step) = Members::of(own, &self.control, &self.outlook.sight).step()
             {
                 acts.push(Act::Members(group, step));
+            }
+        }
+    }
+
+    /// Somebody else is to lead what this node leads, before it stops and hears nothing more.
+    fn give_away(&self, acts: &mut Vec<Act>) {
+        for own in self.own.groups.iter().filter(|own| own.leads) {
+            let group = own.report.group;
+            if self.is_free(Key::HandOver(group)) {
+                acts.extend(own.heir(&self.outlook.sight).map(|heir| Act::HandOver(group, heir)));
             }
         }
     }

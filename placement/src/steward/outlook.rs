@@ -10,7 +10,7 @@ use mesh_core::{
     Error, ErrorKind,
     id::{ActorId, DriveId, Epoch, Incarnation, NodeId},
     meta::ControlView,
-    op::{ActorReport, DriveReport, NodeReport, Phase, Witness},
+    op::{ActorReport, DriveReport, GroupReport, NodeReport, Phase, Witness},
     shared::SharedMap,
     time::Instant,
     topology::{DriveInfo, DriveState, NodeInfo, NodeKind, NodeState},
@@ -76,6 +76,15 @@ impl Outlook {
     #[must_use]
     pub fn own(&self) -> Arc<NodeReport> {
         self.sight.reports.get(&self.sight.here).cloned().unwrap_or_default()
+    }
+
+    /// Whether another node leads each group of which this one has a replica that works, as far as that replica knows; so
+    /// it is where no other node answers.
+    #[must_use]
+    pub fn leaves_nobody_unled(&self) -> bool {
+        let here = self.sight.here;
+        let others_lead = |said: &GroupReport| said.leader.is_some_and(|leader| leader != here);
+        self.sight.alive.len() < 2 || self.own().groups.iter().all(|said| said.trouble.is_some() || others_lead(said))
     }
 
     /// Whether a node answers.

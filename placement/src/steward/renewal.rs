@@ -36,9 +36,8 @@ pub fn look(groups: &[Group], kept: &BTreeSet<GroupId>, sight: &Sight) -> Result
     for group in kept.iter().copied().chain(told).collect::<BTreeSet<GroupId>>() {
         let own = groups.iter().find(|own| own.report.group == group);
         if let Some(own) = own.filter(|own| own.leads) {
-            let follows = |voter: &&ReplicaId| voter.node() != sight.here && sight.alive.contains(&voter.node());
-            let next = own.voters.intersection(&own.caught_up).find(follows).ok_or_else(|| kept_as_it_is(group))?;
-            return Ok(Renewal::HandOver(group, next.node()));
+            let heir = own.heir(sight).ok_or_else(|| kept_as_it_is(group))?;
+            return Ok(Renewal::HandOver(group, heir));
         }
         let said = |report: &NodeReport| report.groups.iter().find(|said| said.group == group).cloned();
         let leader = others.iter().find_map(|report| said(report).filter(|said| said.leader == Some(report.node)));

@@ -126,7 +126,7 @@ fn answers(voter: ReplicaId, group: GroupId, sight: &Sight) -> bool {
     sight.alive.contains(&voter.node()) && is_sound
 }
 
-const STAND_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const STAND_PAUSE: Duration = Duration::from_millis(500);
 /// How much later the next voter stands: longer than an election takes.
 const STAND_TURN: Duration = Duration::from_millis(250);
 

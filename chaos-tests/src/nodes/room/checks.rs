@@ -10,12 +10,29 @@ use futures_util::FutureExt as _;
 use mesh_core::{
     assignment::Preference,
     happened::Happened,
-    id::{ActorName, NodeId},
+    id::{ActorId, ActorName, Epoch, NodeId},
     meta::ControlView,
     plan::Reason,
 };
 
+use mesh_placement::doors::taken_over;
+
 use super::{Room, dpu_of};
+
+/// A take-over that is said to have failed is carried out within so long, if at all.
+const TRIED: u64 = 15_000;
+/// What has moved is told by who led that within so long.
+const TOLD: u64 = 1_000;
+
+/// An actor that seems to have been taken over, though it is said that it was not.
+pub(super) struct Robbed {
+    actor: ActorId,
+    epoch: Epoch,
+    from: NodeId,
+    to: NodeId,
+    /// When that was seen.
+    since: u64,
+}
 
 /// When each node was last hurt: it was down, asleep, slow, cut off from somebody, or its drive did not answer.
 #[derive(Default)]
@@ -127,13 +144,16 @@ impl Room {
         drained.map(|info| format!("{} is still being drained", info.id))
     }
 
-    /// Whether somebody was robbed: an actor was taken over from a node that has been well all the time.
+    /// Whether somebody was robbed: an actor was taken over from a node that has been well all the time. Also by who was told
+    /// that it did not come to that, because it led no more, and whose proposal was carried out all the same.
     ///
     /// # Errors
     /// Which, from whom.
     pub(in crate::nodes) fn expect_no_robbery(&mut self) -> Result<(), String> {
-        let since = self.time.windows().saturating_sub(WELL);
-        let hurt = self.hurt.since(since);
+        let now = self.time.windows();
+        let hurt = self.hurt.since(now.saturating_sub(WELL));
+        let robbed =
+            |actor, from, to| format!("{} was taken over from {from}, which is well, by {to}", ActorName(actor));
         for (node, start, running) in self.nodes().collect::<Vec<_>>() {
             let told = self.told.entry(node).or_default();
             if told.0 != start {
@@ -142,13 +162,34 @@ impl Room {
             let (rows, last) = running.happened(told.1);
             told.1 = last;
             for row in rows {
-                // A chain that breaks down too often where it runs is started elsewhere.
-                if let Happened::TakenOver { actor, from, to, why, .. } = row.what
-                    && !hurt.contains(&from)
-                    && !(self.frail && matches!(why, Reason::Failed(_)))
-                {
-                    return Err(format!("{} was taken over from {from}, which is well, by {to}", ActorName(actor)));
+                match row.what {
+                    // A chain that breaks down too often where it runs is started elsewhere.
+                    Happened::TakenOver { why: Reason::Failed(_), .. } if self.frail => {}
+                    Happened::TakenOver { actor, from, to, .. } if !hurt.contains(&from) => {
+                        return Err(robbed(actor, from, to));
+                    }
+                    Happened::NotTakenOver { actor, to, .. } if !self.frail => {
+                        self.tried.insert((actor, to), now + TRIED);
+                    }
+                    // It moved live, unseen between two looks.
+                    Happened::Moved { actor, epoch, .. } => {
+                        self.robbed.retain(|one| (one.actor, one.epoch) != (actor, epoch))
+                    }
+                    _ => {}
                 }
+            }
+        }
+        if let Some(one) = self.robbed.first().filter(|one| one.since + TOLD < now) {
+            return Err(robbed(one.actor, one.from, one.to));
+        }
+        self.tried.retain(|_, until| *until > now);
+        let Some(newest) = self.newest() else { return Ok(()) };
+        let before = core::mem::replace(&mut self.seen_last, newest);
+        for (actor, place) in taken_over(&before, &self.seen_last) {
+            let from = before.assignments.get(&actor).map(|row| row.node);
+            let was_well = from.filter(|from| *from != place.node && !hurt.contains(from));
+            if let Some(from) = was_well.filter(|_| self.tried.contains_key(&(actor, place.node))) {
+                self.robbed.push(Robbed { actor, epoch: place.epoch, from, to: place.node, since: now });
             }
         }
         Ok(())

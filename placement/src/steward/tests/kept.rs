@@ -58,6 +58,58 @@ fn a_drive_is_as_its_node_says_while_that_is_up_and_a_lost_one_is_lost_whoever_s
 }
 
 #[test]
+fn what_it_leads_is_given_away_before_it_stops_and_taken_no_more() {
+    let mut room = Room::new(mesh(&[1, 2, 3]));
+    for node in [2, 3] {
+        room.on(Event::Heard(beat(node), room.now));
+    }
+    let own = |leader: u64, caught_up: &[u64]| {
+        let mut own = group(1, &[1, 2, 3]);
+        own.report.leader = Some(NodeId(leader)).filter(|leader| leader.0 > 0);
+        own.leads = leader == 1;
+        own.report.voters = if own.leads { own.voters.iter().copied().collect() } else { Vec::new() };
+        own.caught_up = own.voters.iter().copied().filter(|voter| caught_up.contains(&voter.node().0)).collect();
+        vec![own]
+    };
+    let acts = |room: &mut Room, stopping, groups| {
+        let acts = room.observes(Observed { groups, stopping, ..Observed::default() });
+        let about = |act: &&String| ["HandOver", "Elect", "Members"].iter().any(|what| act.starts_with(what));
+        acts.iter().filter(about).cloned().collect::<Vec<_>>()
+    };
+    let nothing: [&str; 0] = [];
+    assert_eq!(acts(&mut room, false, own(1, &[2, 3])), nothing);
+    assert!(!room.steward.outlook().leaves_nobody_unled());
+    // Nobody has caught up.
+    assert_eq!(acts(&mut room, true, own(1, &[1])), nothing);
+    room.now = room.now + Duration::from_millis(200);
+    assert_eq!(acts(&mut room, true, own(1, &[1, 3])), ["HandOver(group-0, node-3)"]);
+    // That is under way.
+    assert_eq!(acts(&mut room, true, own(1, &[1, 2, 3])), nothing);
+    room.on(Event::Ended(Key::HandOver(GroupId::CONTROL), Ok(())));
+    room.now = room.now + Duration::from_millis(200);
+    assert_eq!(acts(&mut room, true, own(3, &[])), nothing);
+    assert!(room.steward.outlook().leaves_nobody_unled());
+    // Nobody leads it: it does not stand for election.
+    room.now = room.now + Duration::from_millis(200);
+    for node in [2, 3] {
+        room.on(Event::Heard(beat(node), room.now));
+    }
+    assert_eq!(acts(&mut room, true, own(0, &[])), nothing);
+    assert!(!room.steward.outlook().leaves_nobody_unled());
+    room.now = room.now + vacancy::STAND_PAUSE;
+    assert_eq!(acts(&mut room, false, own(0, &[])), ["Elect(group-0)"]);
+    // A replica that has stopped waits for nobody, and neither does who is alone.
+    let mut damaged = own(0, &[]);
+    damaged[0].report.trouble = Some("damaged".into());
+    acts(&mut room, true, damaged);
+    assert!(room.steward.outlook().leaves_nobody_unled());
+    acts(&mut room, true, own(1, &[]));
+    assert!(!room.steward.outlook().leaves_nobody_unled());
+    room.passes(2_050);
+    assert!(room.steward.outlook().leaves_nobody_unled());
+}
+
+#[test]
 fn times_that_are_set_anew_count_from_then_on() {
     let mut room = Room::new(mesh(&[1, 2]));
     room.on(Event::Time);
