@@ -143,7 +143,8 @@ impl Steward {
         let mut heeded = false;
         let told = beat.registered.iter().copied().filter(|(node, start)| {
             let insists = self.acquaintances.insists_from(*node, *start, now, silence).is_some();
-            insists && self.registered(*node) < Some(*start)
+            // Also of the one that is registered here: what it has met first may be a copy of it.
+            insists && self.registered(*node) <= Some(*start)
         });
         let told: Vec<(NodeId, Incarnation)> = told.collect();
         for ((node, start), is_alive) in
@@ -299,7 +300,6 @@ impl Steward {
         self.outlook.sight.reports.insert(own.node, own.clone());
         let says_news = self.voice.say(&own);
         (self.unpublished, self.unshown) = (self.unpublished || says_news, true);
-        self.outlook.sight.now = now;
         if drives {
             self.count_drives_of(&[self.id()].into());
         }

@@ -227,7 +227,7 @@ impl Steward {
         }
         let control = self.control.clone();
         let silence = self.here.timing.silence;
-        let sight = Sight { now, ..self.outlook.sight.clone() };
+        let sight = self.outlook.sight.clone();
         let heard_at = |node: NodeId| self.peers.heard_at(node);
         let is_estranged = self.lead.estranged.look(&control, &sight, silence, heard_at);
         let is_blind = self.lead.blind.look(&control, &sight, heard_at);

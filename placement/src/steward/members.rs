@@ -292,9 +292,9 @@ mod tests {
     #[test]
     fn no_more_vote_than_may() {
         let voters = set(&[(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)]);
-        let learners = set(&[(6, 1)]);
-        let group =
-            Members { voters, caught_up: learners.clone(), learners, nodes: nodes(&[(6, 1)]), ..Members::default() };
+        let learners = set(&[(6, 1), (7, 1)]);
+        let nodes = nodes(&[(6, 1), (7, 1)]);
+        let group = Members { voters, caught_up: learners.clone(), learners, nodes, ..Members::default() };
         assert_eq!(group.step(), None);
     }
 

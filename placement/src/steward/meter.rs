@@ -121,7 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_over_the_time_between_two_reports_however_long() {
+    fn a_rate_is_over_the_time_between_two_reports_a_second_at_least_however_long() {
+        let mut meter = Meter::default();
+        meter.hear(&report(1, 0), Instant(0));
+        meter.hear(&report(1, 7), Instant(999_999_999));
+        assert_eq!(meter.loads().get(&ACTOR), None);
+        meter.hear(&report(1, 7), Instant(1_000_000_000));
+        assert_eq!(meter.loads().get(&ACTOR).map(|load| load.requests_per_s), Some(7));
         let mut meter = Meter::default();
         meter.hear(&report(1, 0), Instant(0));
         meter.hear(&report(1, 500), Instant(5_000_000_000));

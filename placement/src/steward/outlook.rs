@@ -277,6 +277,7 @@ mod tests {
         assignment::Tail,
         bluefield::Generation,
         id::{ClusterId, LayoutId, TenantId},
+        meta::Level,
         topology::Code,
     };
 
@@ -308,6 +309,7 @@ mod tests {
             address: "there:1".into(),
             incarnation: Incarnation(9),
             pid: 77,
+            level: Level(7),
             ..host(11)
         };
         ControlView {
@@ -358,7 +360,7 @@ mod tests {
             pid: 77,
             attached_to: Some(HERE),
             emulated: Some(Generation::Bf3),
-            level: control.nodes[&DPU].level,
+            level: Level(7),
             state: NodeState::Down,
             ..NodeReport::default()
         };

@@ -11,8 +11,11 @@ mod starts;
 
 mod heard;
 
+mod beats;
 mod kept;
+mod leads;
 mod level;
+mod looks;
 
 /// The control group with these voters, as the replica of a node knows it.
 pub(super) fn group(node: u64, voters: &[u64]) -> Group {

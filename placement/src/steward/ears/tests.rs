@@ -1,6 +1,7 @@
 use mesh_core::{
-    id::{ActorId, Incarnation},
-    op::{ActorReport, NodeLoad},
+    id::{ActorId, DriveId, Incarnation},
+    op::{ActorReport, DriveReport, NodeLoad},
+    topology::{DriveState, NodeState},
 };
 
 use super::*;
@@ -109,6 +110,28 @@ fn figures_are_no_states() {
     let (report, _, news) = after(&[beat(Some(begin)), beat(Some(more))]);
     let numbers = report.map(|report| report.actors.iter().map(|one| one.actor.0).collect::<Vec<_>>());
     assert_eq!((numbers, news[1]), (Some(vec![2, 3]), Some(Heard::State)));
+}
+
+#[test]
+fn what_a_node_says_of_itself_and_how_its_drives_are_are_states_and_how_full_they_are_is_not() {
+    let drive = |state, free_bytes| DriveReport {
+        drive: DriveId(1),
+        state,
+        capacity_bytes: 9,
+        free_bytes,
+        shards: 0,
+        corrupt: 0,
+        reason: None,
+    };
+    let begin = News { drives: Some(vec![drive(DriveState::Up, 4)]), ..all() };
+    let next = News { since: AsOf { states: 4, figures: 4 }, version: 5, figures: true, ..News::default() };
+    let new = |news: News| after(&[beat(Some(begin.clone())), beat(Some(news))]).2[1];
+    let used = News { drives: Some(vec![drive(DriveState::Up, 3)]), ..next.clone() };
+    assert_eq!(new(used), Some(Heard::Figures));
+    let full = News { drives: Some(vec![drive(DriveState::Full, 4)]), ..next.clone() };
+    assert_eq!(new(full), Some(Heard::State));
+    let stops = NodeReport { state: NodeState::Draining, ..*all().report.expect("it introduces itself") };
+    assert_eq!(new(News { report: Some(Box::new(stops)), ..next }), Some(Heard::State));
 }
 
 #[test]

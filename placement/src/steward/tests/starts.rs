@@ -21,8 +21,8 @@ fn started(starts: &[u64], port: u16) -> Arc<Beat> {
 fn who_met_a_copy_first_hears_from_others_which_start_is_registered() {
     let third = NodeId(3);
     let (member, copy) = (Incarnation(10), Incarnation(20));
-    // The copy was made before the member's present start, or in it.
-    for knows in [false, true] {
+    // The copy was made before the member's present start, or in it; that this one is registered was heard, or not yet.
+    for (knows, heard) in [(false, false), (false, true), (true, false), (true, true)] {
         let twin = || match knows {
             false => sibling(copy.0, 33),
             true => started(&[1, member.0, copy.0], 33),
@@ -49,6 +49,12 @@ fn who_met_a_copy_first_hears_from_others_which_start_is_registered() {
         // What is over, what nobody heard of, and what is not of this number, decides nothing.
         room.on(Event::Heard(says(vec![(third, Incarnation(1)), (third, Incarnation(30)), (HERE, member)]), room.now));
         assert!(room.steward.outlook().has_met(third, copy));
+        if heard {
+            let mut control = mesh(&[1, 2, 3]);
+            control.nodes.get_mut(&third).expect("it is there").incarnation = member;
+            room.on(Event::Control(Arc::new(control)));
+            assert_eq!(room.steward.outlook().has_met(third, copy), knows);
+        }
         room.on(Event::Heard(says(vec![(third, member)]), room.now));
         assert!(!room.steward.outlook().has_met(third, copy));
         // Whichever of the two beats first now.

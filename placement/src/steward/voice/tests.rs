@@ -141,6 +141,47 @@ fn figures_are_told_at_their_pace_and_only_those_that_changed() {
 }
 
 #[test]
+fn figures_that_are_held_are_not_told_again_with_others() {
+    let (mut voice, mut own) = (Voice::default(), report());
+    said(&mut voice, &own);
+    own.drives[0].free_bytes = 3;
+    said(&mut voice, &own);
+    holds(&mut voice, 2, 2);
+    own.load.cpu_ns = 3;
+    said(&mut voice, &own);
+    let news = |version: u64| {
+        let since = AsOf { states: version - 1, figures: version - 1 };
+        News { since, version, figures: true, ..News::default() }
+    };
+    assert_eq!(told(&mut voice, 0), Some(News { load: Some(own.load.clone()), ..news(3) }));
+    holds(&mut voice, 3, 3);
+    own.actors[0].requests = 9;
+    said(&mut voice, &own);
+    assert_eq!(told(&mut voice, 10), Some(News { actors: vec![actor(1, 9)], ..news(4) }));
+}
+
+#[test]
+fn what_many_do_not_hold_is_put_together_once_and_kept_within_bounds_however_they_differ() {
+    let (mut voice, mut own) = (Voice::default(), report());
+    let many = MADE_MAX as u64 + 9;
+    for cpu_ns in 0..=many {
+        own.load.cpu_ns = cpu_ns;
+        own.missing = Some(cpu_ns.to_string());
+        said(&mut voice, &own);
+    }
+    let answer = |voice: &mut Voice, states| {
+        let held = Held { start: START, as_of: AsOf { states, figures: 0 } };
+        voice.answer(Some(held), START).expect("it does not hold the last")
+    };
+    let first = answer(&mut voice, 1);
+    assert!(Arc::ptr_eq(&first, &answer(&mut voice, 1)));
+    for states in 1..=many {
+        answer(&mut voice, states);
+    }
+    assert_eq!(voice.made.len(), MADE_MAX);
+}
+
+#[test]
 fn what_is_gone_is_remembered_within_bounds_and_whoever_missed_it_is_told_all() {
     let (mut voice, mut own) = (Voice::default(), report());
     said(&mut voice, &own);

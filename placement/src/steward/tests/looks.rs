@@ -1,0 +1,303 @@
+//! What a node does for itself by a look: what runs on it, its replicas, that it is known, that its metadata are
+//! sound, and what it says it waits for.
+
+use mesh_core::{
+    id::LayoutId,
+    spec::{FunctionSpec, ObjectSpec},
+    topology::Code,
+};
+
+use super::*;
+use crate::fate::Hosted;
+
+const CHAIN: ActorId = ActorId::data(TenantId(7), HERE);
+const INGRESS: ActorId = ActorId::ingress(HERE);
+
+/// What is to be done to actors by a look.
+fn deeds(room: &mut Room, own: Observed) -> Vec<(ActorId, Vec<Deed>)> {
+    let acts = room.steward.on(Event::Observed(Box::new(own)), room.now);
+    acts.into_iter()
+        .filter_map(|act| if let Act::Actor(actor, deeds) = act { Some((actor, deeds)) } else { None })
+        .collect()
+}
+
+/// The actors that a look starts.
+fn starts(room: &mut Room, own: Observed) -> Vec<ActorId> {
+    let is_start = |deeds: &[Deed]| matches!(deeds, [Deed::Start(..)]);
+    deeds(room, own).into_iter().filter(|(_, deeds)| is_start(deeds)).map(|(actor, _)| actor).collect()
+}
+
+/// What a look wants, but for what runs here.
+fn wants(room: &mut Room, own: Observed) -> Vec<String> {
+    room.observes(own).into_iter().filter(|act| !act.starts_with("Actor(")).collect()
+}
+
+/// Its replica of the control group, led by that node.
+fn led_by(leader: Option<u64>, voters: &[u64]) -> Group {
+    let own = group(1, voters);
+    let report = GroupReport { leader: leader.map(NodeId), ..own.report };
+    Group { report, leads: leader == Some(1), ..group(1, voters) }
+}
+
+fn has(group: Group) -> Observed {
+    Observed { groups: vec![group], ..Observed::default() }
+}
+
+/// Node 2 or 3, the first of which leads the two and node 1.
+fn follows(node: u64) -> Arc<Beat> {
+    let own = group(node, &[1, 2, 3]);
+    let voters = own.voters.iter().copied().collect();
+    let groups = vec![GroupReport { leader: Some(OTHER), voters, ..own.report }];
+    introduces(NodeReport { groups, ..report(node) }, 1)
+}
+
+/// Lets time pass in which these go on to beat.
+fn passes_with(room: &mut Room, millis: u64, beats: &[Arc<Beat>]) {
+    let end = room.now + Duration::from_millis(millis);
+    while room.now < end {
+        let rest = u64::try_from(end.since(room.now).as_millis()).expect("it is short");
+        room.passes(rest.min(500));
+        for beat in beats {
+            room.on(Event::Heard(beat.clone(), room.now));
+        }
+    }
+}
+
+/// What it stored before would be stored on too few nodes, for good.
+#[test]
+fn a_chain_starts_once_every_other_host_is_heard_or_was_waited_for() {
+    let third = NodeInfo { address: "127.0.0.1:3".into(), ..host(3) };
+    let mut control = split_mesh(HERE, 1);
+    control.nodes.insert(third.id, third);
+    let mut room = Room::new(control.clone());
+    assert_eq!(starts(&mut room, Observed::default()), [INGRESS]);
+    assert!(room.steward.outlook().looks_around);
+    // A DPU stores nothing, and may be away.
+    room.on(Event::Heard(beat(3), room.now));
+    assert_eq!(starts(&mut room, Observed::default()), [CHAIN]);
+    assert!(!room.steward.outlook().looks_around);
+    let mut room = Room::new(control);
+    room.passes(1950);
+    assert_eq!(starts(&mut room, Observed::default()), [INGRESS]);
+    room.steward.publish();
+    room.passes(50);
+    assert_eq!(starts(&mut room, Observed::default()), [CHAIN]);
+    assert!(room.steward.publish().is_some_and(|known| !known.looks_around), "whoever is sent a chain has to know");
+}
+
+#[test]
+fn what_could_not_be_started_is_tried_again_after_a_while_though_nothing_is_new() {
+    let hosted = || Hosted { epoch: Epoch(1), phase: Phase::Running };
+    let runs = || Observed { hosted: [(INGRESS, hosted())].into(), ..Observed::default() };
+    let mut room = Room::new(split_mesh(HERE, 1));
+    assert_eq!(starts(&mut room, Observed::default()), [INGRESS, CHAIN]);
+    room.on(Event::Ended(Key::Actor(INGRESS), Ok(())));
+    room.on(Event::Ended(Key::Actor(CHAIN), Err(Error::invalid("as planned"))));
+    assert_eq!(starts(&mut room, runs()), []);
+    room.passes(499);
+    assert_eq!(starts(&mut room, runs()), []);
+    room.passes(1);
+    assert_eq!(starts(&mut room, runs()), [CHAIN]);
+}
+
+/// Garbage of a group is reclaimed by one ingress.
+#[test]
+fn an_ingress_reclaims_for_the_groups_that_its_node_leads() {
+    let leads = |led: u64| {
+        let own = |number| {
+            let own = led_by(Some(if number == led { 1 } else { 2 }), &[1, 2]);
+            Group { report: GroupReport { group: GroupId(number), ..own.report }, ..led_by(None, &[1, 2]) }
+        };
+        let hosted = Hosted { epoch: Epoch(1), phase: Phase::Running };
+        Observed { groups: [0, 1, 2].map(own).into(), hosted: [(INGRESS, hosted)].into(), ..Observed::default() }
+    };
+    let mut room = Room::new(ControlView { namespaces: 2, ..mesh(&[1, 2]) });
+    let mut reclaims = |own| {
+        let deeds = deeds(&mut room, own);
+        room.on(Event::Ended(Key::Actor(INGRESS), Ok(())));
+        let of = |deeds: &[Deed]| match deeds {
+            [Deed::Start(_, spec) | Deed::Configure(spec)] => match &**spec {
+                FunctionSpec::Object(ObjectSpec { reclaims, .. }) => reclaims.clone(),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        deeds.iter().map(|(_, deeds)| of(deeds)).collect::<Vec<_>>()
+    };
+    assert_eq!(reclaims(leads(1)), [[GroupId(1)]]);
+    assert_eq!(reclaims(leads(1)), [[GroupId(0); 0]; 0]);
+    assert_eq!(reclaims(leads(2)), [[GroupId(2)]]);
+}
+
+#[test]
+fn a_node_stands_for_election_once_at_a_time_and_not_at_once_after_one() {
+    let vacant = || has(led_by(None, &[1]));
+    let elect = ["Elect(group-0)"];
+    let mut room = Room::new(mesh(&[1]));
+    assert_eq!(wants(&mut room, vacant()), elect);
+    room.passes(600);
+    assert_eq!(wants(&mut room, vacant()), [""; 0], "that one is under way");
+    room.on(Event::Ended(Key::Elect(GroupId::CONTROL), Ok(())));
+    room.passes(99);
+    assert_eq!(wants(&mut room, vacant()), [""; 0], "who won may not be seen yet");
+    room.passes(1);
+    assert_eq!(wants(&mut room, vacant()), elect);
+}
+
+#[test]
+fn who_leads_a_group_has_others_follow_it_and_nobody_else_does() {
+    let says = |leader: u64| {
+        let groups = vec![GroupReport { leader: Some(NodeId(leader)), ..group(2, &[]).report }];
+        introduces(NodeReport { groups, ..report(2) }, 1)
+    };
+    let mut room = Room::new(mesh(&[1, 2]));
+    room.on(Event::Heard(says(1), room.now));
+    assert_eq!(wants(&mut room, has(led_by(Some(1), &[1]))), ["Members(group-0, Follow(node-2/000000000001))"]);
+    assert_eq!(wants(&mut room, has(led_by(Some(1), &[1]))), [""; 0], "it is under way");
+    let mut room = Room::new(mesh(&[1, 2]));
+    room.on(Event::Heard(says(2), room.now));
+    assert_eq!(wants(&mut room, has(led_by(Some(2), &[1]))), [""; 0]);
+}
+
+#[test]
+fn a_node_makes_itself_known_through_who_is_there_until_the_group_has_its_start_and_its_address() {
+    let own = || has(led_by(Some(2), &[2]));
+    let mut room = Room::new(mesh(&[2]));
+    assert_eq!(wants(&mut room, own()), [""; 0], "it has no vote, and nobody is there");
+    room.on(Event::Heard(follows(2), room.now));
+    assert_eq!(wants(&mut room, own()), ["Announce([node-2])"]);
+    // Who votes proposes it itself.
+    let mut room = Room::new(mesh(&[2]));
+    assert_eq!(wants(&mut room, has(led_by(Some(2), &[1, 2]))), ["Announce([])"]);
+    let registered = |how: fn(&mut NodeInfo)| {
+        let mut control = mesh(&[1, 2]);
+        how(control.nodes.get_mut(&HERE).expect("it is there"));
+        let mut room = Room::new(control);
+        room.on(Event::Heard(follows(2), room.now));
+        wants(&mut room, own())
+    };
+    assert_eq!(registered(|_| {}), [""; 0]);
+    assert_eq!(registered(|info| info.incarnation = Incarnation(0)), ["Announce([node-2])"]);
+    assert_eq!(registered(|info| info.address = "127.0.0.1:9".into()), ["Announce([node-2])"]);
+}
+
+#[test]
+fn damaged_metadata_are_rebuilt_once_at_a_time_and_half_a_minute_after_that_failed() {
+    let damaged = || {
+        let own = group(1, &[1, 2, 3]);
+        let report = GroupReport { trouble: Some("damaged".into()), ..own.report };
+        let groups = vec![Group { report, ..group(1, &[1, 2, 3]) }];
+        Observed { groups, damage: Some(Ok([GroupId::CONTROL].into())), ..Observed::default() }
+    };
+    let others = [follows(2), follows(3)];
+    let mut room = Room::new(mesh(&[1, 2, 3]));
+    others.iter().for_each(|beat| drop(room.on(Event::Heard(beat.clone(), room.now))));
+    room.on(Event::Ended(Key::Peers, Ok(())));
+    assert_eq!(wants(&mut room, damaged()), ["Renew"]);
+    passes_with(&mut room, 1000, &others);
+    assert_eq!(wants(&mut room, damaged()), [""; 0], "it is under way");
+    room.on(Event::Ended(Key::Renew, Err(Error::invalid("no room"))));
+    passes_with(&mut room, 29_999, &others);
+    assert_eq!(wants(&mut room, damaged()), [""; 0]);
+    room.passes(1);
+    assert_eq!(wants(&mut room, damaged()), ["Renew"]);
+}
+
+#[test]
+fn who_leads_with_damaged_metadata_gives_that_away_once_at_a_time() {
+    let damaged = || {
+        let own = led_by(Some(1), &[1, 2, 3]);
+        let groups = vec![Group { caught_up: own.voters.clone(), ..own }];
+        Observed { groups, damage: Some(Ok([GroupId::CONTROL].into())), ..Observed::default() }
+    };
+    let mut room = Room::new(mesh(&[1, 2, 3]));
+    for node in [2, 3] {
+        room.on(Event::Heard(follows(node), room.now));
+    }
+    room.on(Event::Ended(Key::Peers, Ok(())));
+    let hand_over = ["HandOver(group-0, node-2)"];
+    assert_eq!(wants(&mut room, damaged()), hand_over);
+    room.passes(1000);
+    assert_eq!(wants(&mut room, damaged()), [""; 0], "it is under way");
+    room.on(Event::Ended(Key::HandOver(GroupId::CONTROL), Ok(())));
+    room.passes(99);
+    assert_eq!(wants(&mut room, damaged()), [""; 0], "who leads now may not be seen yet");
+    room.passes(1);
+    assert_eq!(wants(&mut room, damaged()), hand_over);
+}
+
+/// Three hosts with a drive each.
+fn with_drives() -> ControlView {
+    ControlView {
+        code: Some(Code { data: 2, parity: 1 }),
+        drives: [1, 2, 3].map(|node| (DriveId(node), drive(node, node))).into(),
+        ..mesh(&[1, 2, 3])
+    }
+}
+
+#[test]
+fn who_leads_makes_a_layout_once_at_a_time_and_nobody_else_does() {
+    let layouts = |room: &mut Room, own| room.observes(own).iter().filter(|act| act.starts_with("LayOut(")).count();
+    let mut room = Room::new(with_drives());
+    assert_eq!(layouts(&mut room, leading()), 0);
+    room.passes(300);
+    assert_eq!(layouts(&mut room, leading()), 1);
+    room.passes(300);
+    assert_eq!(layouts(&mut room, leading()), 0, "it is being made");
+    room.on(Event::Ended(Key::LayOut, Err(Error::new(ErrorKind::Timeout, "as planned"))));
+    room.passes(100);
+    assert_eq!(layouts(&mut room, leading()), 1);
+    let mut room = Room::new(with_drives());
+    let follows = || has(led_by(Some(2), &[1, 2]));
+    assert_eq!(layouts(&mut room, follows()), 0);
+    room.passes(5000);
+    assert_eq!(layouts(&mut room, follows()), 0);
+}
+
+#[test]
+fn a_node_says_what_it_waits_for_by_its_groups_and_by_the_drives_that_it_sees() {
+    let mut control = ControlView { namespaces: 1, ..with_drives() };
+    let (drives, nodes): (Vec<_>, Vec<_>) =
+        (control.drives.values().cloned().collect(), control.nodes.values().cloned().collect());
+    let layout = crate::layout::build(LayoutId(1), Code { data: 2, parity: 1 }, &drives, &nodes);
+    control.layouts.insert(LayoutId(1), Arc::new(layout.expect("it can be made")));
+    let mut room = Room::new(control);
+    let missing = |room: &mut Room, own: Observed| {
+        room.observes(own);
+        let known = room.steward.outlook();
+        (known.missing.as_ref().expect("it is not ready").message().to_owned(), known.own().drives_up)
+    };
+    let both = || {
+        let namespace = GroupReport { group: GroupId(1), ..led_by(Some(1), &[1]).report };
+        let mut own = leading();
+        own.groups.push(Group { report: namespace, ..led_by(Some(1), &[1]) });
+        own
+    };
+    let waits = |what: &str, drives: u32| (what.to_owned(), drives);
+    assert_eq!(missing(&mut room, leading()), waits("not every metadata group is here yet", 0));
+    assert_eq!(missing(&mut room, both()), waits("too few drives are up", 0));
+    let is = |node: u64, state| DriveReport {
+        drive: DriveId(node),
+        state,
+        capacity_bytes: 9,
+        free_bytes: 9,
+        shards: 0,
+        corrupt: 0,
+        reason: None,
+    };
+    let says = |node: u64, version, state| {
+        let mut beat = (*introduces(report(node), version)).clone();
+        let news = beat.news.as_deref().expect("just put there").clone();
+        beat.news = Some(Arc::new(News { drives: Some(vec![is(node, state)]), ..news }));
+        Event::Heard(Arc::new(beat), Instant(0))
+    };
+    room.on(Event::Drives(vec![is(1, DriveState::Up)]));
+    room.on(says(2, 1, DriveState::Full));
+    room.on(says(3, 1, DriveState::Down));
+    assert_eq!(missing(&mut room, both()), waits("too few drives are up", 2));
+    room.on(says(3, 2, DriveState::Up));
+    assert_eq!(missing(&mut room, both()), waits("there is no tenant yet", 3));
+    // Of namespaces a DPU has no replicas.
+    room.steward.here.info.kind = NodeKind::Dpu;
+    assert_eq!(missing(&mut room, leading()), waits("there is no tenant yet", 3));
+}
