@@ -599,7 +599,9 @@ impl Steward {
         // What failed at once would fail at once again: it waits for the next look.
         self.due.look |= well;
         if key.is_seen_late() {
-            self.not_before.insert(key, now + self.here.timing.look);
+            // Who is told to stand again before it is elected begins anew.
+            let hands_over = matches!(key, Key::HandOver(_));
+            self.not_before.insert(key, now + if hands_over { vacancy::STAND_PAUSE } else { self.here.timing.look });
         }
         match key {
             Key::Announce => {

@@ -86,6 +86,11 @@ fn what_it_leads_is_given_away_before_it_stops_and_taken_no_more() {
     // That is under way.
     assert_eq!(acts(&mut room, true, own(1, &[1, 2, 3])), nothing);
     room.on(Event::Ended(Key::HandOver(GroupId::CONTROL), Ok(())));
+    room.now = room.now + Duration::from_millis(499);
+    assert_eq!(acts(&mut room, true, own(1, &[1, 2, 3])), nothing, "an election takes its time");
+    room.now = room.now + Duration::from_millis(1);
+    assert_eq!(acts(&mut room, true, own(1, &[1, 2, 3])), ["HandOver(group-0, node-2)"]);
+    room.on(Event::Ended(Key::HandOver(GroupId::CONTROL), Ok(())));
     room.now = room.now + Duration::from_millis(200);
     assert_eq!(acts(&mut room, true, own(3, &[])), nothing);
     assert!(room.steward.outlook().leaves_nobody_unled());

@@ -220,7 +220,7 @@ fn who_leads_with_damaged_metadata_gives_that_away_once_at_a_time() {
     room.passes(1000);
     assert_eq!(wants(&mut room, damaged()), [""; 0], "it is under way");
     room.on(Event::Ended(Key::HandOver(GroupId::CONTROL), Ok(())));
-    room.passes(99);
+    room.passes(499);
     assert_eq!(wants(&mut room, damaged()), [""; 0], "who leads now may not be seen yet");
     room.passes(1);
     assert_eq!(wants(&mut room, damaged()), hand_over);
