@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use mesh_core::{
-    Answer, Buf, Error, ErrorKind, Lane, Op, Outcome, Pool, Principal, Response,
+    Answer, Buf, Certainty, Error, ErrorKind, Lane, Op, Outcome, Pool, Principal, Response,
     assignment::Scope,
     envelope::Envelope,
     id::{ActorId, Epoch, NodeId},
@@ -191,6 +191,9 @@ impl Client {
                 Ok(answer) => return Err(strange(&answer)),
                 // One that is just starting knows of no leader yet; another may.
                 Err(error) if is_theirs_alone(&error) || error.kind() == ErrorKind::NotLeader => refused = Some(error),
+                Err(error) if op.is_order() && error.kind().certainty() == Certainty::MaybeProcessed => {
+                    return Err(may_come(error));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -282,6 +285,13 @@ async fn landed<T: 'static>(flying: &mut JoinSet<T>) -> Result<T, Error> {
         }
         None => Err(Error::bug("a stream waits for an answer, and nothing is under way")),
     }
+}
+
+/// What an order that nobody has answered comes to.
+fn may_come(error: Error) -> Error {
+    let what = "nobody has said whether the order was carried out, and it may be yet: look whether it was, by `mesh status`, \
+                `mesh plan` or `mesh watch`, and give it again if not";
+    Error::new(error.kind(), what).caused_by(error)
 }
 
 /// Whether a node did nothing, for a reason that says nothing of other nodes.

@@ -203,6 +203,20 @@ async fn a_leader_that_leads_again_is_not_forsaken_for_what_it_was() {
     assert_eq!((first.is_leader(GroupId(0)), said_of(&other).term), (true, now));
 }
 
+/// A node that is about to stop waits for no majority that is gone, long as a request may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stops_gives_up_what_nobody_answers() {
+    let cluster = Cluster::start(3, &[0, 1], QUICK, 5000).await;
+    let leader = cluster.leader(1);
+    let (last, other) = (cluster.node(1 + leader % 3), 1 + (leader + 1) % 3);
+    cluster.close(leader).await;
+    cluster.close(other).await;
+    last.close_soon();
+    let long = Duration::from_secs(3600);
+    let proposed = propose(&last, &*cluster.clock, open_session(1, 1, 1), long);
+    assert_eq!(proposed.await.map_err(|error| error.kind()), Err(ErrorKind::Timeout));
+}
+
 async fn until_it_leads(node: &RaftMetadata) {
     until("another leads", || {
         let asked = node.elect(GroupId(0));

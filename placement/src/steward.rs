@@ -137,11 +137,21 @@ pub struct Group {
 }
 
 impl Group {
-    /// Who leads it next where this node gives that away: a voter that answers and has caught up.
+    /// Who leads it next where this node gives that away: a voter that answers and has caught up, if there is one whose
+    /// replicas all work.
     fn heir(&self, sight: &Sight) -> Option<NodeId> {
-        let follows = |voter: &NodeId| *voter != sight.here && sight.alive.contains(voter);
-        self.voters.intersection(&self.caught_up).map(|voter| voter.node()).find(follows)
+        self.heirs(sight).find(|heir| is_sound(sight, *heir)).or_else(|| self.heirs(sight).next())
     }
+
+    fn heirs(&self, sight: &Sight) -> impl Iterator<Item = NodeId> {
+        let follows = |voter: &NodeId| *voter != sight.here && sight.alive.contains(voter);
+        self.voters.intersection(&self.caught_up).map(|voter| voter.node()).filter(follows)
+    }
+}
+
+/// Whether a node says of none of its replicas that it has stopped.
+fn is_sound(sight: &Sight, node: NodeId) -> bool {
+    sight.reports.get(&node).is_some_and(|said| said.groups.iter().all(|said| said.trouble.is_none()))
 }
 
 /// Which node it is, from its start to its end.

@@ -466,6 +466,7 @@ impl Node {
             self.0.leave(patience).await;
         }
         self.0.stopping.send_replace(true);
+        self.0.metadata.close_soon();
         // Whoever comes second waits for the end, or goes on where one that was given up has stopped.
         let mut stopped = self.0.stopped.lock().await;
         if *stopped {
@@ -589,9 +590,12 @@ impl Inner {
 fn begin_start(data: &Path, env: &Env) -> Result<Vec<Incarnation>, Error> {
     let path = data.join("incarnation");
     let failed = |error| {
-        Error::new(ErrorKind::DriveFailed, "the incarnation cannot be kept")
-            .with("file", path.display())
-            .caused_by(error)
+        Error::new(
+            ErrorKind::DriveFailed,
+            "the data folder cannot be written: make room or mend its medium, then start again",
+        )
+        .with("file", path.display())
+        .caused_by(error)
     };
     let kept = env.files.read(&path).map_err(failed)?;
     let text = kept.as_deref().and_then(crate::files::unsealed);

@@ -163,6 +163,8 @@ pub struct RaftMetadata {
     control: watch::Sender<Arc<ControlView>>,
     /// The control group is told of from this entry on: see [`Self::renew`].
     publish_from: AtomicU64,
+    /// See [`Self::close_soon`].
+    closing: AtomicBool,
 }
 
 impl core::fmt::Debug for RaftMetadata {
@@ -220,6 +222,7 @@ impl RaftMetadata {
             opening: tokio::sync::Mutex::default(),
             control,
             publish_from: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
         });
         for group in config.groups {
             metadata.ensure_group(group).await?;
@@ -662,6 +665,12 @@ impl RaftMetadata {
         }
         store.close();
         self.wait_for(&states).await;
+    }
+
+    /// From now on a request is given up where nobody has answered it for two seconds: whoever waits for it here is about to
+    /// stop, and the others may have.
+    pub fn close_soon(&self) {
+        self.closing.store(true, Ordering::Release);
     }
 
     /// Stops every group.

@@ -8,7 +8,10 @@
 //! Every command may be sent twice, so an attempt of which nothing is known is simply made again, and a second one may
 //! go out before the first has ended.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Lane, Op,
@@ -29,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Between attempts at first.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Between attempts at most.
+/// Who stops waits no longer for somebody to answer: an election that has begun ends within this.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Redirects that are followed without a pause.
 const REDIRECTS_MAX: u32 = 2;
@@ -97,7 +102,7 @@ impl RaftMetadata {
     }
 
     /// Asks whoever leads, until there is an answer or the deadline passes; or until whoever leads has been silent for
-    /// [`PATIENCE`], directly and by way of another, or cannot reach a majority.
+    /// [`PATIENCE`], directly and by way of another, or cannot reach a majority; or for as long as a node that stops waits.
     pub(super) async fn ask(&self, group: GroupId, ask: Ask, deadline: Instant) -> Result<Arc<MetaAnswer>, Error> {
         let silent_at = deadline.min(self.clock.now() + PATIENCE);
         let mut pause = PAUSE_MIN;
@@ -106,6 +111,7 @@ impl RaftMetadata {
         let mut turns = Turns::default();
         let mut hint: Option<NodeId> = None;
         let mut failed: Option<(NodeId, Error)> = None;
+        let mut failed_at: Option<Instant> = None;
         loop {
             let now = self.clock.now();
             let left = deadline.after(now);
@@ -127,6 +133,10 @@ impl RaftMetadata {
                 Err(error) if may_go_better(error.kind()) => error,
                 other => return other,
             };
+            let since = *failed_at.get_or_insert_with(|| self.clock.now());
+            if self.closing.load(Ordering::Acquire) && self.clock.now().since(since) >= CLOSING_PATIENCE {
+                return Err(late(group, Some(error)));
+            }
             tracing::debug!(%group, ?at, %error, "a metadata request is sent again");
             hint = error.redirect().and_then(|redirect| redirect.node).filter(|node| Some(*node) != at);
             failed = at.map(|node| (node, error));

@@ -468,7 +468,8 @@ fn of_another_build(home: &Home, error: io::Error) -> Error {
 }
 
 fn cannot_use(home: &Home) -> Error {
-    let what = "the metadata store cannot be used; no file was removed. If another process has it, stop that one";
+    let what = "the metadata store cannot be used; no file was removed. Make room if there is none; if another process has it, \
+                stop that one";
     Error::new(ErrorKind::DriveFailed, what).with("path", home.database())
 }
 

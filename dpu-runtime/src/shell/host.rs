@@ -499,9 +499,12 @@ impl Host {
         self.write(|_| self.0.closed.store(true, Ordering::Release));
         let ids: Vec<ActorId> = self.actors().iter().map(|actor| actor.id).collect();
         let rank = |id: &ActorId| (id.as_drive().is_some(), id.as_data().is_some() || id.as_tail().is_some());
-        for kind in [(false, false), (false, true), (true, false)] {
+        let end = tokio::time::Instant::now() + patience;
+        // Those that are asked by others stop after them, and have their time, too.
+        for (kind, parts) in [((false, false), 2), ((false, true), 2), ((true, false), 1)] {
+            let part = end.saturating_duration_since(tokio::time::Instant::now()) / parts;
             let stops = ids.iter().copied().filter(|id| rank(id) == kind).map(|id| async move {
-                if let Err(error) = self.stop(id, patience).await {
+                if let Err(error) = self.stop(id, part).await {
                     tracing::debug!(%error, actor = %id, "an actor ended before it was stopped");
                 }
             });

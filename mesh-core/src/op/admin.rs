@@ -76,6 +76,14 @@ pub enum AdminOp {
     },
 }
 
+impl AdminOp {
+    /// Whether it changes something.
+    #[must_use]
+    pub const fn is_order(&self) -> bool {
+        !matches!(self, Self::Plan { .. } | Self::PlanPage { .. } | Self::Events { .. })
+    }
+}
+
 /// What an administrator is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -128,8 +128,9 @@ impl Steward {
                 vacancy::Step::Stand => acts.push(Act::Elect(group)),
             }
         }
+        self.give_away(acts);
         if self.own.stopping {
-            return self.give_away(acts);
+            return;
         }
         for own in self.own.groups.iter().filter(|own| own.report.leader == Some(self.id())) {
             let group = own.report.group;
@@ -141,13 +142,19 @@ impl Steward {
         }
     }
 
-    /// Somebody else is to lead what this node leads, before it stops and hears nothing more.
+    /// Somebody else is to lead what this node leads before it stops and hears nothing more; or where one of its replicas has
+    /// stopped, for they share a medium, and a leader that cannot write finds out by a request.
     fn give_away(&self, acts: &mut Vec<Act>) {
-        for own in self.own.groups.iter().filter(|own| own.leads) {
-            let group = own.report.group;
-            if self.is_free(Key::HandOver(group)) {
-                acts.extend(own.heir(&self.outlook.sight).map(|heir| Act::HandOver(group, heir)));
-            }
+        let sight = &self.outlook.sight;
+        // Damaged metadata are given away as they are made anew.
+        let is_ill = self.own.damage.is_none() && self.own.groups.iter().any(|own| own.report.trouble.is_some());
+        if !self.own.stopping && !is_ill {
+            return;
+        }
+        for own in self.own.groups.iter().filter(|own| own.leads && self.is_free(Key::HandOver(own.report.group))) {
+            // Of two that are ill neither is better.
+            let heir = own.heir(sight).filter(|heir| self.own.stopping || is_sound(sight, *heir));
+            acts.extend(heir.map(|heir| Act::HandOver(own.report.group, heir)));
         }
     }
 

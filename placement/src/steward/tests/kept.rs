@@ -115,6 +115,34 @@ fn what_it_leads_is_given_away_before_it_stops_and_taken_no_more() {
 }
 
 #[test]
+fn what_it_leads_goes_to_who_is_sound_once_a_replica_of_its_own_has_stopped() {
+    let stopped = |node: u64| {
+        let mut said = report(node);
+        said.groups = vec![GroupReport { trouble: Some("no space left".into()), ..group(node, &[]).report }];
+        said
+    };
+    let own = || {
+        let mut control = Group { leads: true, ..group(1, &[1, 2, 3]) };
+        (control.report.leader, control.caught_up) = (Some(HERE), control.voters.clone());
+        let mut namespace = group(1, &[1, 2, 3]);
+        (namespace.report.group, namespace.report.trouble) = (GroupId(1), Some("no space left".into()));
+        vec![control, namespace]
+    };
+    let acts = |room: &mut Room| {
+        let acts = room.observes(Observed { groups: own(), ..Observed::default() });
+        acts.into_iter().filter(|act| act.starts_with("HandOver")).collect::<Vec<_>>()
+    };
+    let mut room = Room::new(mesh(&[1, 2, 3]));
+    for node in [2, 3] {
+        room.on(Event::Heard(introduces(stopped(node), 1), room.now));
+    }
+    assert_eq!(acts(&mut room), [""; 0], "the others are no better");
+    room.on(Event::Heard(introduces(report(3), 2), room.now));
+    room.now = room.now + Duration::from_millis(200);
+    assert_eq!(acts(&mut room), ["HandOver(group-0, node-3)"]);
+}
+
+#[test]
 fn times_that_are_set_anew_count_from_then_on() {
     let mut room = Room::new(mesh(&[1, 2]));
     room.on(Event::Time);
