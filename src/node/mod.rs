@@ -457,13 +457,15 @@ impl Node {
     }
 
     /// Stops: S3 requests come to their end, see [`Self::close_front`]; others take over the groups that it leads, and a
-    /// DPU lets its actors move to its host; then it takes no more requests, answers those in flight (at most for
-    /// `patience`), closes drives, links and the metadata store.
+    /// DPU lets its actors move to its host; then it takes no more requests, answers those in flight, closes drives, links
+    /// and the metadata store. All of the waiting is over within `patience`, or as soon as S3 requests are if that is later.
     pub async fn shutdown(&self, patience: Duration) {
+        let end = tokio::time::Instant::now() + patience;
+        let left = || end.saturating_duration_since(tokio::time::Instant::now());
         self.close_front().await;
         // Not again: whoever gave up waiting before it was stopped may go on.
         if !self.0.leaving.swap(true, Ordering::AcqRel) {
-            self.0.leave(patience).await;
+            self.0.leave(left()).await;
         }
         self.0.stopping.send_replace(true);
         self.0.metadata.close_soon();
@@ -473,8 +475,8 @@ impl Node {
             return;
         }
         let tasks = core::mem::take(&mut *lock(&self.0.tasks));
-        front::wait(tasks, patience).await;
-        self.0.host.shutdown(patience).await;
+        front::wait(tasks, left() / 2).await;
+        self.0.host.shutdown(left()).await;
         self.0.metadata.shutdown().await;
         self.0.link.close().await;
         *stopped = true;
