@@ -418,3 +418,24 @@ fn says_which_shards_are_a_write_s_own_whatever_it_is_used_for() {
     assert_eq!(group.apply(&delete("c", 3)), Ok(MetaAnswer::Deleted { existed: true }));
     assert_eq!(ask(&group), used);
 }
+
+/// Whoever asks for more than one answer should hold asks again for the rest.
+#[test]
+fn an_answer_about_writes_ends_where_their_exceptions_become_many() {
+    let (mut group, first) = with_block();
+    // 16 of these are as much as one answer says: each drive counts, and each exception.
+    let avoid: Vec<DriveId> = (0..15).map(DriveId).collect();
+    let run = |first| mesh_core::meta::Run { first, count: 1, attempt: 1, avoid: avoid.clone(), shared: false };
+    let writes: Vec<WriteId> = (0..20).map(|count| after(first, count)).collect();
+    let of = |write| Extent { runs: (0..64).map(run).collect(), ..extent(write, 10) };
+    for write in &writes {
+        let row = ObjectRow { body: Body::Whole(of(*write)), ..object(*write, 10, 1) };
+        assert_eq!(group.apply(&put(&format!("{write}"), row)), committed(*write));
+    }
+    assert_eq!(group.apply(&Command::Upkeep(NAMESPACE, UpkeepCommand::CloseBlock { first })), Ok(MetaAnswer::Done));
+    let told = |writes: &[WriteId]| {
+        Ok(MetaAnswer::Referenced(writes.iter().map(|write| Reference::Used(Some(Shape::of(&of(*write))))).collect()))
+    };
+    assert_eq!(group.query(&Query::Referenced { writes: writes.clone() }), told(&writes[..16]));
+    assert_eq!(group.query(&Query::Referenced { writes: writes[16..].to_vec() }), told(&writes[16..]));
+}

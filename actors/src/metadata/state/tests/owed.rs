@@ -1,9 +1,9 @@
 //! What drives are owed, and the pages in which garbage is named.
 
 use mesh_core::{
-    id::DriveId,
+    id::{DriveId, KeyId},
     limits::{COMMAND_BYTES_MAX, MANIFEST_RUNS_MAX},
-    meta::{self, GarbageMark, GarbagePage, Run},
+    meta::{self, Garbage, GarbageMark, GarbagePage, Run, WrappedKey},
 };
 
 use super::*;
@@ -189,10 +189,37 @@ fn a_page_of_large_rows_fits_into_an_answer() {
         (named, mark, pages) = (named + page.rows.len(), page.next, pages + 1);
         let bytes = meta::encode(&MetaAnswer::Garbage(page)).expect("an answer").len();
         assert!(bytes <= COMMAND_BYTES_MAX / 2 + 1024, "{bytes}");
+        assert!(mark.is_none() || bytes > COMMAND_BYTES_MAX / 5 * 2, "{bytes}");
         if mark.is_none() {
             break;
         }
     }
     assert_eq!(named, 200);
     assert!(pages > 2, "{pages}");
+}
+
+/// The rows of a page have half an answer: the first one that does not fit begins the next page.
+#[test]
+fn a_page_takes_what_is_just_within_its_bytes() {
+    let mut group = Group::namespace();
+    let first = group.open_block(1);
+    let with_key = |write, sealed| {
+        let key = WrappedKey { key: KeyId(1), nonce: [1; 12], sealed: vec![1; sealed] };
+        Extent { key: Some(key.into()), ..extent(write, 1) }
+    };
+    let bytes = |row: &Garbage| meta::encode(row).expect("a row").len();
+    let (fits, of_each) = (128, COMMAND_BYTES_MAX / 2 / 128);
+    let row = |sealed| Garbage { tenant: TENANT, since: UnixMillis(1 << 40), extent: with_key(first, sealed) };
+    let sealed = (of_each - 100..of_each).find(|sealed| bytes(&row(*sealed)) == of_each).expect("a row of that size");
+    for count in 0..=fits {
+        let version = after(first, count);
+        let row = ObjectRow { body: Body::Whole(with_key(version, sealed)), ..object(version, 1, 10) };
+        assert_eq!(group.once(&put("k", row)), committed(version));
+        assert_eq!(group.once(&delete("k", 1 << 40)), Ok(MetaAnswer::Deleted { existed: true }));
+    }
+    let full = page(&group, None, 1000);
+    assert!(full.rows.iter().all(|row| bytes(row) == of_each));
+    assert_eq!(full.rows.len() as u64, fits);
+    let rest = page(&group, full.next, 1000);
+    assert_eq!(rest.rows.iter().map(|row| row.extent.write).collect::<Vec<_>>(), [after(first, fits)]);
 }

@@ -105,6 +105,23 @@ fn completes_an_upload_and_finds_its_extents_by_offset() {
 }
 
 #[test]
+fn every_byte_of_an_object_is_found_in_its_part() {
+    let (mut group, upload) = begun();
+    let numbers = (1..=20).chain([300, 301, 9_998, 9_999, 10_000]);
+    let named: Vec<(u32, WriteId)> = numbers.zip(1..).map(|(number, count)| (number, after(upload, count))).collect();
+    for (number, write) in &named {
+        assert_eq!(group.once(&put_part(upload, part(*number, *write, 5 * MIB))), Ok(MetaAnswer::Done));
+    }
+    assert_eq!(group.apply(&complete(upload, "film", &named)), committed(upload));
+    for (at, (number, _)) in named.iter().enumerate() {
+        let begin = at as u64 * 5 * MIB;
+        for offset in [begin, begin + 5 * MIB - 1] {
+            assert_eq!(extents(&group, upload, offset, 1), [(*number, begin)], "{offset}");
+        }
+    }
+}
+
+#[test]
 fn parts_that_are_not_named_become_garbage() {
     let (mut group, upload) = uploaded();
     assert_eq!(group.apply(&complete(upload, "film", &[(9, after(upload, 3))])), committed(upload));

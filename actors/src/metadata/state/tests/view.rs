@@ -2,7 +2,7 @@ use mesh_core::{
     Error,
     assignment::{Assignment, MoveId, Preference, Scope, Tail, Wish},
     id::{ClusterId, DriveId, KeyId, NodeId},
-    meta::{AccessKeyRow, ControlView, Grant, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
+    meta::{AccessKeyRow, ControlView, Grant, Level, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
     spec::CustomSpec,
     topology::{Code, Layout, NodeInfo},
 };
@@ -211,6 +211,23 @@ fn a_new_row_costs_the_same_however_many_there_are() {
 }
 
 #[test]
+fn the_newest_of_many_layouts_is_found_by_a_few_reads() {
+    let mut group = furnished();
+    let layout = |id| {
+        let drives: Vec<DriveId> = (1..=3).map(DriveId).collect();
+        let domains = drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect();
+        let layout = Layout { id: LayoutId(id), code: CODE, groups: vec![drives], domains };
+        Command::Mesh(MeshCommand::PutLayout(layout.into()))
+    };
+    for id in 1..=500 {
+        assert_eq!(group.once(&layout(id)), Ok(MetaAnswer::Done));
+    }
+    let watched = Watched(&group.table, Cell::default());
+    assert_eq!(apply(&watched, group.id, &layout(501)).1, Ok(MetaAnswer::Done));
+    assert!(watched.1.get() < 40, "{} rows were read", watched.1.get());
+}
+
+#[test]
 fn what_the_view_does_not_show_is_no_news() {
     let mut group = furnished();
     let view = control_view(&group.table).unwrap();
@@ -223,6 +240,42 @@ fn what_the_view_does_not_show_is_no_news() {
     let changes = apply_together(&mut group, &[bucket, Command::Mesh(MeshCommand::PutNode(node(1, 1)))]);
     assert!(!changes.is_empty());
     assert_eq!(control_after(&view, &changes), Ok(None));
+}
+
+#[test]
+fn every_row_is_news_once() {
+    let mut group = furnished();
+    let actor = ActorId::data(TENANT, NodeId(1));
+    let drives: Vec<DriveId> = (1..=3).map(DriveId).collect();
+    let domains = drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect();
+    let layout = Layout { id: LayoutId(1), code: CODE, groups: vec![drives], domains };
+    let principal = PrincipalRow { tenant: TENANT, name: "ann".into(), grants: vec![Grant::all()] };
+    let key = AccessKeyRow { access: "AK1".into(), secret: wrapped(3), tenant: TENANT, principal: "ann".into() };
+    let mut commands = vec![
+        MeshCommand::PutLayout(layout.into()),
+        MeshCommand::LoseDrive { drive: DriveId(3) },
+        MeshCommand::PutPrincipal(principal),
+        MeshCommand::PutAccessKey(key),
+        MeshCommand::SetStages { scope: Scope::Mesh, stages: vec![CustomSpec::new("filter", [])] },
+        MeshCommand::Assign(Assignment::new(actor, NodeId(1), Epoch(1))),
+        MeshCommand::SetTail { actor, epoch: Epoch(1), tail: Some(Tail { cut: 2, node: NodeId(2) }) },
+        MeshCommand::SetWish { scope: Scope::Mesh, wish: Some(Wish { preference: Preference::Auto, pin: None }) },
+    ];
+    commands.extend((1..=3).map(|id| MeshCommand::PutNode(NodeInfo { level: Level(2), ..node(id, 2) })));
+    commands.push(MeshCommand::RaiseLevel(Level(2)));
+    for command in commands {
+        assert!(group.once(&command).is_ok(), "{command:?}");
+    }
+    let view = control_view(&group.table).unwrap();
+    let rows = group.table.rows().map(|(key, value)| Change { key: key.to_vec(), value: Some(value.to_vec()) });
+    let rows: Vec<Change> = rows.collect();
+    for kind in *b"Cadhklnpstvwx" {
+        assert!(rows.iter().any(|row| row.key[0] == kind), "there is none of {}", kind.escape_ascii());
+    }
+    assert_eq!(control_after(&ControlView::default(), &rows), Ok(Some(view.clone())));
+    for row in rows.chunks(1) {
+        assert_eq!(control_after(&view, row), Ok(None), "{row:?} is written as it was");
+    }
 }
 
 #[test]
