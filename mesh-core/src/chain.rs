@@ -182,6 +182,10 @@ impl StorageFunction for Chain {
         self.stages.iter().map(|stage| stage.in_flight()).sum()
     }
 
+    fn unanswered(&self) -> usize {
+        self.stages.iter().map(|stage| stage.unanswered()).sum()
+    }
+
     fn lingers(&self) -> bool {
         self.stages.iter().all(|stage| stage.lingers())
     }

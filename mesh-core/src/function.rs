@@ -29,6 +29,11 @@ pub trait StorageFunction: Send {
     /// [lingers](Self::lingers).
     fn in_flight(&self) -> usize;
 
+    /// What of that others wait for: a node that stops waits for it, and for no work that a function has begun by itself.
+    fn unanswered(&self) -> usize {
+        self.in_flight()
+    }
+
     /// Whether all that is in flight may end here after the state has gone on to another node: its end changes nothing
     /// that the state holds. Then a move does not wait for it.
     fn lingers(&self) -> bool {

@@ -45,6 +45,10 @@ pub(super) enum Owner {
 }
 
 impl Owner {
+    pub(super) const fn is_task(&self) -> bool {
+        matches!(self, Self::Task(_))
+    }
+
     /// Whether it is somebody's request, or works for one: what needs a session.
     const fn is_for_somebody(&self) -> bool {
         matches!(self, Self::Task(_) | Self::Block(_))

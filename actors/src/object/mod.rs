@@ -66,6 +66,8 @@ pub struct Object {
     tasks: BTreeMap<Token, Running>,
     calls: BTreeMap<Token, Pending>,
     timers: Timers,
+    /// Calls of the function's own work that are out.
+    background: usize,
     /// A bucket is being removed.
     removing: bool,
 }
@@ -98,6 +100,7 @@ impl Object {
             tasks: BTreeMap::new(),
             calls: BTreeMap::new(),
             timers: Timers::default(),
+            background: 0,
             removing: false,
         }
     }
@@ -271,6 +274,9 @@ impl Object {
 
     fn emit(&mut self, mut ask: Ask, cx: &mut Cx<'_>) {
         let request = ask.take_request();
+        if !ask.owner.is_task() {
+            self.background += 1;
+        }
         let token = match (ask.way, request) {
             (Way::Next, request) => cx.call(Target::Next, request),
             (Way::Metadata, request) => cx.call(Target::Metadata, request),
@@ -286,6 +292,9 @@ impl Object {
     fn completed(&mut self, token: Token, outcome: Outcome, cx: &mut Cx<'_>) {
         let pending = self.calls.remove(&token).expect("a completion is of a call this function made, and comes once");
         let Pending::Ask(mut ask) = pending else { unreachable!("a computation ends by Event::Done") };
+        if !ask.owner.is_task() {
+            self.background -= 1;
+        }
         let result = match outcome {
             Ok(response) => Ok(response),
             Err(error) => match ask.judge(error, cx.now()) {
@@ -461,9 +470,12 @@ impl StorageFunction for Object {
         blocks.into_iter().chain(others).flatten().min()
     }
 
-    /// Requests. What it sees to by itself, it or another takes up again: a node that stops does not wait for that, which may
-    /// need others that have stopped already.
     fn in_flight(&self) -> usize {
+        self.tasks.len() + self.background
+    }
+
+    /// What it sees to by itself, it or another takes up again, and may need others that have stopped already.
+    fn unanswered(&self) -> usize {
         self.tasks.len()
     }
 

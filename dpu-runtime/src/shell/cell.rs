@@ -428,7 +428,7 @@ impl State {
         {
             tracing::debug!(actor = %self.setup.id, "settled, and nobody waits for it");
         }
-        if !self.drained.is_empty() && self.owed.is_empty() && self.function.in_flight() == 0 {
+        if !self.drained.is_empty() && self.owed.is_empty() && self.function.unanswered() == 0 {
             for answer in self.drained.drain(..) {
                 if answer.send(()).is_err() {
                     tracing::debug!(actor = %self.setup.id, "drained, and nobody waits for it");

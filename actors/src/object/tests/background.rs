@@ -76,7 +76,7 @@ fn garbage_is_dropped_when_all_its_stripes_are_deleted() {
     let effects = bench.wake(Instant(0));
     assert_eq!(effects, [look(&bench, Token(1), 1, None)]);
     // A node that stops does not wait for it.
-    assert_eq!((bench.under_way(), bench.object.in_flight(), bench.object.wake_at()), (1, 0, None));
+    assert_eq!((bench.object.in_flight(), bench.object.unanswered(), bench.object.wake_at()), (1, 0, None));
 
     let run = Run { first: 1, count: 1, attempt: 2, avoid: vec![DriveId(5)], shared: false };
     let rows = vec![garbage(70, 15, vec![run]), garbage(71, 0, vec![])];
@@ -89,7 +89,7 @@ fn garbage_is_dropped_when_all_its_stripes_are_deleted() {
     let command = Command::Upkeep(GROUP, UpkeepCommand::DropGarbage { writes: vec![WriteId(71), WriteId(70)] });
     assert_eq!(effects, [proposes(&bench, Token(4), command)]);
     assert_eq!(applied(&mut bench, Token(4), MetaAnswer::Done), []);
-    assert_eq!(bench.under_way(), 0);
+    assert_eq!(bench.object.in_flight(), 0);
     assert_eq!(bench.object.wake_at(), Some(bench.now + Duration::from_secs(2)));
 }
 
@@ -118,7 +118,7 @@ fn a_row_of_which_nothing_can_be_deleted_stays_and_passes_come_later_and_later()
         let effects_of_rows = bench.reply(call, named(page(vec![garbage(70, 10, vec![])])));
         let [(call, ..)] = deletions(&effects_of_rows)[..] else { panic!("one stripe") };
         assert_eq!(bench.reply(call, failure(ErrorKind::DriveFailed)), []);
-        assert_eq!(bench.under_way(), 0);
+        assert_eq!(bench.object.in_flight(), 0);
         effects = bench.wake(bench.now + Duration::from_secs(pause));
     }
 }
@@ -131,7 +131,7 @@ fn deletions_are_bounded_and_a_page_is_followed_by_the_next() {
     let mut out: Vec<Token> = Vec::new();
     let first = bench.reply(only_call(&effects), named(GarbagePage { next: Some(mark(63)), ..page(rows) }));
     out.extend(deletions(&first).iter().map(|(call, ..)| *call));
-    assert_eq!((out.len(), bench.under_way()), (16, 16));
+    assert_eq!((out.len(), bench.object.in_flight()), (16, 16));
     let mut deleted = 0;
     let drop = loop {
         let call = out.remove(0);
@@ -253,7 +253,7 @@ fn a_drive_deletes_all_that_it_holds_of_what_it_is_owed_and_then_the_rows_go() {
     let effects = applied(&mut bench, Token(6), MetaAnswer::Done);
     assert_eq!(effects, [page_of(&bench, Token(7), 5)]);
     assert_eq!(bench.reply(Token(7), meta(MetaAnswer::Writes(vec![]))), []);
-    assert_eq!((bench.under_way(), bench.object.wake_at()), (0, Some(bench.now + Duration::from_secs(2))));
+    assert_eq!((bench.object.in_flight(), bench.object.wake_at()), (0, Some(bench.now + Duration::from_secs(2))));
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn litter_is_given_up_after_five_tries() {
         let [(call, ..)] = deletions(&effects)[..] else { panic!("one stripe") };
         assert_eq!(bench.reply(call, failure(ErrorKind::Unreachable)), []);
     }
-    assert_eq!((bench.object.wake_at(), bench.under_way()), (Some(bench.block_is_old_at()), 0));
+    assert_eq!((bench.object.wake_at(), bench.object.in_flight()), (Some(bench.block_is_old_at()), 0));
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn a_tenant_that_nobody_founded_is_waited_for_for_a_moment_and_no_longer() {
     let mut bench = Bench::new(spec());
     let (began, nobody) = (bench.now, Principal::User { tenant: TenantId(99), name: "nobody".into() });
     let (_, mut effects) = bench.ask_as(nobody, head(), Buf::empty());
-    while bench.under_way() > 0 {
+    while bench.object.in_flight() > 0 {
         let [Effect::Call { call, request, .. }] = &effects[..] else { panic!("{effects:?}") };
         assert_eq!(request.deadline, began + Duration::from_secs(1));
         let missing = Error::new(ErrorKind::NoSuchActor, "the actor is not hosted here");
@@ -169,5 +169,5 @@ fn a_deletion_that_does_not_get_to_the_name_is_finished_behind_its_answer() {
     assert_eq!(**command, remove);
     let done = Ok(WorkOutput::Meta(Arc::new(MetaAnswer::Done)));
     assert_eq!(bench.event(Event::Done { work: *work, outcome: done }), []);
-    assert_eq!(bench.under_way(), 0);
+    assert_eq!(bench.object.in_flight(), 0);
 }

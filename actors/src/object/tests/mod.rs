@@ -26,7 +26,7 @@ use mesh_core::{
     time::{Instant, UnixMillis},
 };
 
-use super::{Object, Owner, Pending};
+use super::Object;
 
 const TENANT: TenantId = TenantId(7);
 const GROUP: GroupId = GroupId(1);
@@ -120,12 +120,6 @@ fn extent(write: WriteId, len: u64) -> Extent {
 }
 
 impl Bench {
-    /// Requests, and calls of the function's own work that are out.
-    fn under_way(&self) -> usize {
-        let is_own = |pending: &&Pending| matches!(pending, Pending::Ask(ask) if !matches!(ask.owner, Owner::Task(_)));
-        self.object.tasks.len() + self.object.calls.values().filter(is_own).count()
-    }
-
     fn new(spec: ObjectSpec) -> Self {
         let mut bench = Self::unopened(spec);
         for group in [GroupId::CONTROL, GROUP, GroupId(2)] {

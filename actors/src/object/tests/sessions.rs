@@ -41,7 +41,7 @@ fn nothing_is_read_or_written_in_a_group_before_the_session_is_open_there() {
     let effects = bench.event(Event::Done { work, outcome: done() });
     assert_eq!(effects.len(), 2);
     assert!(matches!(&effects[0], Effect::Call { request, .. } if *request == bench.query(GROUP, query)));
-    assert_eq!(bench.under_way(), 2);
+    assert_eq!(bench.object.in_flight(), 2);
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn who_waits_for_a_session_in_vain_is_told_at_the_deadline_that_nothing_was_sent
     assert_eq!(refused(&effects_late), ErrorKind::Unreachable);
     assert!(matches!(&effects_late[..], [Effect::Reply { id: to, .. }] if *to == id));
     assert_eq!(bench.event(Event::Done { work: only_work(&effects), outcome: done() }), []);
-    assert_eq!(bench.under_way(), 0);
+    assert_eq!(bench.object.in_flight(), 0);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn an_ingress_that_nobody_uses_begins_its_life_too_and_tries_until_it_has() {
     let effects = bench.wake(again);
     assert_eq!(effects, [opening(&bench, GROUP, again.0)]);
     assert_eq!(bench.event(Event::Done { work: only_work(&effects), outcome: done() }), []);
-    assert_eq!((bench.object.wake_at(), bench.under_way()), (None, 0));
+    assert_eq!((bench.object.wake_at(), bench.object.in_flight()), (None, 0));
 }
 
 #[test]

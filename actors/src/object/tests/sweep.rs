@@ -116,7 +116,7 @@ fn swept(bench: &Bench, first: u64) -> Effect {
 #[test]
 fn shards_of_writes_that_nobody_refers_to_are_deleted_and_then_the_block_is_forgotten() {
     let (mut bench, one, two) = walking([used(vec![]), Reference::Nobody, used(vec![]), Reference::Nobody]);
-    assert_eq!(bench.under_way(), 3);
+    assert_eq!(bench.object.in_flight(), 3);
     let found = [id(100, 0, 0), id(101, 0, 1), id(101, 7, 1), id(102, 0, 0), id(103, 0, 1), id(104, 0, 1)];
     let effects = bench.reply(one, shards(&found, false));
     let [(call, 1, ShardOp::Delete { ids })] = &drives(&bench, &effects)[..] else { panic!("{effects:?}") };
@@ -126,7 +126,7 @@ fn shards_of_writes_that_nobody_refers_to_are_deleted_and_then_the_block_is_forg
     assert_eq!(effects, [swept(&bench, 100)]);
     let done = Ok(WorkOutput::Meta(Arc::new(MetaAnswer::Done)));
     assert_eq!(bench.event(Event::Done { work: only_work(&effects), outcome: done }), []);
-    assert_eq!(bench.under_way(), 1);
+    assert_eq!(bench.object.in_flight(), 1);
     // It looks again, and again.
     assert_eq!(bench.wake(seconds(70) + Duration::from_millis(100)), [look(&bench, None)]);
 }
@@ -167,7 +167,7 @@ fn a_block_is_put_off_while_it_cannot_be_told_what_is_a_write_s_own() {
         let mut bench = sweeping();
         let effects = ripen(&mut bench, &[100]);
         assert_eq!(bench.reply(only_call(&effects), meta(MetaAnswer::Referenced(strange))), []);
-        assert_eq!(bench.under_way(), 1);
+        assert_eq!(bench.object.in_flight(), 1);
     }
 }
 
@@ -183,7 +183,7 @@ fn a_walk_goes_on_behind_a_page_to_the_end_of_the_block() {
     let [(call, 1, ref op)] = drives(&bench, &effects)[..] else { panic!("{effects:?}") };
     assert_eq!(*op, list(id(101, 0, 0)));
     assert_eq!(bench.reply(call, shards(&[id(104, 0, 0)], true)), [], "behind the block: this drive is done");
-    assert_eq!(bench.under_way(), 2);
+    assert_eq!(bench.object.in_flight(), 2);
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn a_drive_that_does_not_answer_puts_its_block_off_and_the_rest_is_not_done_agai
     let (mut bench, one, two) = walking([const { Reference::Nobody }; 4]);
     assert_eq!(bench.reply(one, shards(&[], false)), []);
     assert_eq!(bench.reply(two, failure(ErrorKind::Unreachable)), []);
-    assert_eq!(bench.under_way(), 1);
+    assert_eq!(bench.object.in_flight(), 1);
     let looking = bench.wake(seconds(70) + Duration::from_millis(100));
     assert_eq!(looking, [look(&bench, None)]);
     assert_eq!(bench.reply(only_call(&looking), closed([100])), []);
@@ -213,7 +213,7 @@ fn nonsense_from_a_drive_is_a_failure_of_that_drive() {
         let (mut bench, one, two) = walking([const { Reference::Nobody }; 4]);
         assert_eq!(bench.reply(one, outcome), []);
         assert_eq!(bench.reply(two, shards(&[], false)), [], "the block is not forgotten");
-        assert_eq!(bench.under_way(), 1);
+        assert_eq!(bench.object.in_flight(), 1);
     }
 }
 
@@ -267,7 +267,7 @@ fn a_group_that_is_taken_away_is_let_go_of_at_once() {
     assert_eq!(bench.event(Event::Configure(Arc::new(FunctionSpec::Object(over(2))))), []);
     assert_eq!(bench.reply(one, shards(&[], false)), []);
     assert_eq!(bench.reply(two, shards(&[], false)), [], "this was for an earlier term");
-    assert_eq!(bench.under_way(), 1);
+    assert_eq!(bench.object.in_flight(), 1);
     assert_eq!(bench.wake(seconds(80)), [look(&bench, None)]);
 }
 

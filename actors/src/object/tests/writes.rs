@@ -24,7 +24,7 @@ fn begin_looks_up_the_bucket_asks_for_a_block_of_ids_wraps_a_key_and_opens() {
     let command = Arc::new(Command::Upkeep(GROUP, UpkeepCommand::OpenBlock { proposer: proposer(0) }));
     let deadline = bench.now + BUDGET_DEFAULT;
     assert_eq!(effects, [job(Token(2), Job::Propose { command, deadline })]);
-    assert_eq!(bench.under_way(), 2);
+    assert_eq!(bench.object.in_flight(), 2);
 
     let block = Arc::new(MetaAnswer::Block { first: WriteId(100), count: 4096 });
     let effects = bench.event(Event::Done { work: Token(2), outcome: Ok(WorkOutput::Meta(block)) });
@@ -33,7 +33,7 @@ fn begin_looks_up_the_bucket_asks_for_a_block_of_ids_wraps_a_key_and_opens() {
 
     let effects = bench.event(Event::Done { work: Token(3), outcome: Ok(WorkOutput::Key(wrapped())) });
     assert_eq!(effects, [replied(id, Answer::Begun { write: WriteId(100), stripe_bytes: STRIPE })]);
-    assert_eq!(bench.under_way(), 0);
+    assert_eq!(bench.object.in_flight(), 0);
 
     // The second one needs only a key; its stripes carry it.
     let (id, effects) = bench.ask(begin_op());
@@ -69,7 +69,7 @@ fn asks_for_the_next_block_before_the_last_is_used_up() {
     let block = Arc::new(MetaAnswer::Block { first: WriteId(9000), count: 4096 });
     let work = Token(3);
     assert_eq!(bench.event(Event::Done { work, outcome: Ok(WorkOutput::Meta(block)) }), []);
-    assert_eq!(bench.under_way(), 0);
+    assert_eq!(bench.object.in_flight(), 0);
     let (id, effects) = bench.ask(begin_op());
     assert_eq!(effects, [replied(id, Answer::Begun { write: WriteId(9000), stripe_bytes: STRIPE })]);
 }
@@ -111,7 +111,7 @@ fn refuses_what_can_never_be_written() {
     for (op, kind) in table {
         let mut bench = Bench::new(spec());
         assert_eq!(refused(&bench.ask(op.clone()).1), kind, "{op:?}");
-        assert_eq!(bench.under_way(), 0);
+        assert_eq!(bench.object.in_flight(), 0);
     }
     let mut bench = Bench::new(ObjectSpec { layout: None, ..spec() });
     assert_eq!(refused(&bench.ask(begin_op()).1), ErrorKind::TooFewShards);
@@ -165,10 +165,10 @@ fn an_append_whose_link_was_lost_goes_again_at_once_under_a_new_attempt() {
     let op = StripeOp::Delete { target: target(write, 0, 0), avoid: vec![] };
     let request = Request { lane: Lane::Bulk, ..Request::system(op, bench.now + BUDGET_DEFAULT) };
     assert_eq!(effects, [next(bench.last(), request)]);
-    assert_eq!(bench.under_way(), 1);
+    assert_eq!(bench.object.in_flight(), 1);
     let call = bench.last();
     assert_eq!(bench.reply(call, Ok(Answer::Done.into())), []);
-    assert_eq!(bench.under_way(), 0);
+    assert_eq!(bench.object.in_flight(), 0);
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn finish_proposes_a_manifest_with_exceptions_merged_into_runs() {
     let call = bench.last();
     let effects = bench.reply(call, meta(MetaAnswer::Committed { version: write, etag: "e1".into() }));
     assert_eq!(effects, [replied(id, Answer::Committed { version: write, etag: "e1".into() })]);
-    assert_eq!((bench.under_way(), bench.object.wake_at()), (0, Some(bench.block_is_old_at())));
+    assert_eq!((bench.object.in_flight(), bench.object.wake_at()), (0, Some(bench.block_is_old_at())));
 }
 
 #[test]
@@ -463,7 +463,7 @@ fn a_tenant_whose_key_is_not_known_is_refused_and_never_stored_in_plain() {
     let mut bench = Bench::new(ObjectSpec { keys: BTreeMap::new(), ..spec() });
     let (_, effects) = bench.ask(begin_op());
     assert_eq!(refused(&effects), ErrorKind::Unreachable);
-    assert_eq!((effects.len(), bench.under_way()), (1, 0), "nothing was asked or begun");
+    assert_eq!((effects.len(), bench.object.in_flight()), (1, 0), "nothing was asked or begun");
 }
 
 #[test]
