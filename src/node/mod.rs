@@ -458,7 +458,7 @@ impl Node {
 
     /// Stops: S3 requests come to their end, see [`Self::close_front`]; others take over the groups that it leads, and a
     /// DPU lets its actors move to its host; then it takes no more requests, answers those in flight, closes drives, links
-    /// and the metadata store. All of the waiting is over within `patience`, or as soon as S3 requests are if that is later.
+    /// and the metadata store. Nobody is waited for longer than `patience` in all, or than S3 requests take if that is longer.
     pub async fn shutdown(&self, patience: Duration) {
         let end = tokio::time::Instant::now() + patience;
         let left = || end.saturating_duration_since(tokio::time::Instant::now());

@@ -32,9 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Between attempts at first.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Between attempts at most.
+const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Who stops waits no longer for somebody to answer: an election that has begun ends within this.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(2);
-const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Redirects that are followed without a pause.
 const REDIRECTS_MAX: u32 = 2;
 /// Requests under way at most.
@@ -102,7 +102,8 @@ impl RaftMetadata {
     }
 
     /// Asks whoever leads, until there is an answer or the deadline passes; or until whoever leads has been silent for
-    /// [`PATIENCE`], directly and by way of another, or cannot reach a majority; or for as long as a node that stops waits.
+    /// [`PATIENCE`], directly and by way of another, or cannot reach a majority; or, on a node
+    /// that stops, for [`CLOSING_PATIENCE`] since it first failed.
     pub(super) async fn ask(&self, group: GroupId, ask: Ask, deadline: Instant) -> Result<Arc<MetaAnswer>, Error> {
         let silent_at = deadline.min(self.clock.now() + PATIENCE);
         let mut pause = PAUSE_MIN;

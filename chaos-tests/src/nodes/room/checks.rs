@@ -14,7 +14,6 @@ use mesh_core::{
     meta::ControlView,
     plan::Reason,
 };
-
 use mesh_placement::doors::taken_over;
 
 use super::{Room, dpu_of};
@@ -32,6 +31,11 @@ pub(super) struct Robbed {
     to: NodeId,
     /// When that was seen.
     since: u64,
+}
+
+/// How much has happened to actors until a view.
+fn age(view: &ControlView) -> u64 {
+    view.assignments.values().map(|row| row.epoch.0).sum()
 }
 
 /// When each node was last hurt: it was down, asleep, slow, cut off from somebody, or its drive did not answer.
@@ -116,8 +120,7 @@ impl Room {
 
     /// The newest view that a node has of the control group.
     pub(in crate::nodes) fn newest(&self) -> Option<Arc<ControlView>> {
-        let views = self.nodes().map(|(_, _, node)| node.control());
-        views.max_by_key(|view| view.assignments.values().map(|row| row.epoch.0).sum::<u64>())
+        self.nodes().map(|(_, _, node)| node.control()).max_by_key(|view| age(view))
     }
 
     /// What is not where it should be once all is calm; none: nothing.
@@ -183,7 +186,9 @@ impl Room {
             return Err(robbed(one.actor, one.from, one.to));
         }
         self.tried.retain(|_, until| *until > now);
-        let Some(newest) = self.newest() else { return Ok(()) };
+        // While who knew it is down, others may not have heard of it: what is seen then was there before.
+        let newest = self.newest().filter(|newest| age(newest) > age(&self.seen_last));
+        let Some(newest) = newest else { return Ok(()) };
         let before = core::mem::replace(&mut self.seen_last, newest);
         for (actor, place) in taken_over(&before, &self.seen_last) {
             let from = before.assignments.get(&actor).map(|row| row.node);
