@@ -109,9 +109,10 @@ class Faults:
                 raise RuntimeError(f"node-{node.number} sees {bad} of {len(status['nodes'])}")
         return "up"
 
-    def chain(self, at=None):
-        """Where the chain of the DPU's host runs, and under which epoch; with `at`: nothing as long as it is not there."""
-        actors = json.loads(self.mesh.ask(self.second, "actors", "--json"))
+    def chain(self, at=None, asked=None):
+        """Where the chain of the DPU's host runs, and under which epoch, as who is asked says, else the second host; with
+        `at`: nothing as long as it is not there."""
+        actors = json.loads(self.mesh.ask(asked or self.second, "actors", "--json"))
         found = [(one["node"], one["epoch"]) for one in actors if one["id"] == CHAIN and one["phase"] == "running"]
         # While it moves there may be none, or two.
         found.sort(key=lambda one: one[1])
@@ -126,17 +127,18 @@ class Faults:
         return leaders[CONTROL]
 
     def led_by_another(self):
-        """Restarts the DPU's host until another leads the control group."""
+        """Another than the DPU's host leads the control group: a host that is told to stop gives away what it leads. Who is
+        killed and is back at once may well be the first to stand for election."""
         while until("somebody leads", STEP, self.leader) == "node-1":
             self.load.leave(self.first.number)
-            self.first.kill()
+            self.first.leave()
             self.first.serve()
             until("all are up again", STEP, self.all_up)
             self.load.enter(self.first.number)
             self.load.slowest_since()
 
     def restarts(self):
-        _, epoch = until("the chain is on the DPU", STEP, lambda: self.chain(self.dpu))
+        until("the chain is on the DPU", STEP, lambda: self.chain(self.dpu))
         began, slow = time.monotonic(), 0.0
         for cycle in range(self.args.cycles):
             self.dpu.kill()
@@ -144,11 +146,10 @@ class Faults:
             self.dpu.serve()
             killed = time.monotonic()
 
-            def back():
-                node, now = self.chain(self.dpu)
-                return now if now > epoch else None
-
-            epoch = until(f"the chain is on the DPU after restart {cycle + 1}", STEP, back)
+            # The new process says so itself: what others last heard may be of the one before, and the epoch is the same if
+            # nobody has missed it.
+            back = lambda: self.chain(self.dpu, asked=self.dpu)
+            until(f"the chain is on the DPU after restart {cycle + 1}", STEP, back)
             slow = max(slow, time.monotonic() - killed)
             if cycle % 10 == 9:
                 self.say(f"restarts: {cycle + 1}, the chain back within {slow:.1f} s")

@@ -122,6 +122,12 @@ class Node:
             self.child.wait(timeout=60)
             self.child = None
 
+    def leave(self):
+        """SIGTERM, and wait until it has stopped: what it leads it gives away first."""
+        self.child.terminate()
+        self.child.wait(timeout=60)
+        self.child = None
+
     def clean(self):
         """Takes away what `make` made."""
 
