@@ -39,6 +39,8 @@ pub struct Plan {
     pub ledger: bool,
     /// Entries of a metadata group's log between two snapshots.
     pub snapshot_every: u64,
+    /// DPUs may not judge: the policy stays on the host, and the rest of a chain runs on its DPU.
+    pub deft: bool,
     /// Hosts have front ends, and every other client comes by them.
     pub fronts: bool,
     /// The real QUIC between all of them; else links in memory.
@@ -232,6 +234,7 @@ impl Plan {
             frail: None,
             ledger: false,
             snapshot_every: SNAPSHOT_EVERY,
+            deft: false,
             fronts: false,
             quic: false,
             clients: 3,
@@ -272,6 +275,7 @@ impl Plan {
             frail: None,
             ledger: false,
             snapshot_every: SNAPSHOT_EVERY,
+            deft: Stream::new(seed, "deft", 0).chance(250),
             fronts: Stream::new(seed, "fronts", 0).chance(500),
             quic: false,
             clients: 2 + dice.below(3) as usize,

@@ -102,6 +102,8 @@ pub(super) struct Room {
     pub(super) formed: u64,
     /// There is a function in every chain that panics.
     frail: bool,
+    /// DPUs run all of a chain but its policy.
+    deft: bool,
     /// What was wished last of all chains.
     wish: Option<Wish>,
     /// What chains keep, once that was asked for; none: not answered yet.
@@ -180,7 +182,7 @@ impl Room {
         let mut machines = BTreeMap::new();
         for node in plan.nodes() {
             let ahead = dice.below(2_000);
-            let machine = Machine::new(&shared, configuration(plan, node), ahead);
+            let machine = Machine::new(&shared, configuration(plan, node, &shared.functions), ahead);
             for medium in machine.media() {
                 medium.lies(planted == Some(Planted::LyingSync));
             }
@@ -219,6 +221,7 @@ impl Room {
             planted,
             formed: 0,
             frail: false,
+            deft: plan.deft,
             wish: None,
             states: own::States::default(),
         })
@@ -653,8 +656,8 @@ fn deliver(fabric: &MemoryFabric, now: u64, message: &UnderWay, hash: &mut u64, 
     fabric.deliver(message.number);
 }
 
-/// How a node is configured.
-fn configuration(plan: &Plan, node: NodeId) -> Config {
+/// How a node is configured. `own`: functions of the embedding program.
+fn configuration(plan: &Plan, node: NodeId, own: &[Own]) -> Config {
     let number = |node: NodeId| NodeNumber(node.0);
     let host_of = (1..=plan.dpus).find(|host| dpu_of(*host) == node);
     let drive = |at: u64| DriveConfig {
@@ -673,6 +676,8 @@ fn configuration(plan: &Plan, node: NodeId) -> Config {
     config.s3 = (plan.fronts && host_of.is_none()).then_some(s3);
     config.drives = if host_of.is_some() { Vec::new() } else { (0..2).map(drive).collect() };
     config.dpu = host_of.map(|host| DpuConfig { attached_to: number(NodeId(host)), emulated: Some(Generation::Bf3) });
+    let all_but_policy = || ["encrypt", "erasure"].into_iter().chain(own.iter().map(|(kind, _)| kind.as_str()));
+    config.functions = (plan.deft && host_of.is_some()).then(|| all_but_policy().map(str::to_owned).collect());
     config.cluster.code = CodeText(plan.code);
     config.cluster.namespaces = mesh::config::Namespaces(plan.namespaces);
     config

@@ -113,11 +113,6 @@ impl Calls {
         })
     }
 
-    /// Whether a node is lost.
-    pub(super) fn is_lost(&self, node: NodeId) -> bool {
-        self.lock().lost.contains(&node)
-    }
-
     /// A node that was lost is there again.
     pub(super) fn resume(&self, node: NodeId) {
         self.lock().lost.remove(&node);

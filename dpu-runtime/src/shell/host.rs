@@ -309,12 +309,6 @@ impl Host {
         self.read(|doors| doors.directory().actors.get(&actor).map_or(Epoch(0), |place| place.epoch))
     }
 
-    /// Whether a node is lost: see [`Self::abandon`].
-    #[must_use]
-    pub fn is_abandoned(&self, node: NodeId) -> bool {
-        self.0.calls.is_lost(node)
-    }
-
     /// A node is there again.
     pub fn resume(&self, node: NodeId) {
         self.0.calls.resume(node);

@@ -134,13 +134,19 @@ impl Room {
             // A chain that breaks down too often where it is wished is elsewhere for a minute.
             let Some((_, ingress)) = row.actor.as_data().filter(|_| !self.frail) else { continue };
             let dpu = dpu_of(ingress.0);
-            let wanted = match self.wish.map(|wish| wish.preference) {
-                Some(Preference::PreferDpu) if view.nodes.contains_key(&dpu) => dpu,
-                Some(Preference::PreferDpu | Preference::HostOnly) => ingress,
+            let (wanted, tail) = match self.wish.map(|wish| wish.preference) {
+                Some(Preference::PreferDpu) if !view.nodes.contains_key(&dpu) => (ingress, None),
+                Some(Preference::PreferDpu) if self.deft => (ingress, Some(dpu)),
+                Some(Preference::PreferDpu) => (dpu, None),
+                Some(Preference::HostOnly) => (ingress, None),
                 _ => continue,
             };
             if row.node != wanted {
                 return Some(format!("{name} runs on {} and not on {wanted}", row.node));
+            }
+            let at = view.tails.get(&row.actor).map(|tail| tail.node);
+            if at != tail {
+                return Some(format!("{name} has its tail on {at:?} and not on {tail:?}"));
             }
         }
         let drained = view.nodes.values().find(|info| info.draining);
