@@ -105,6 +105,17 @@ fn a_leader_that_starts_again_before_it_is_missed_is_replaced_at_once() {
     }
 }
 
+/// Who dies while its drives are being opened has nothing to say of drives that do not answer. Found by seed 66760.
+#[test]
+fn a_process_that_dies_at_any_step_of_its_start_blames_nobody() {
+    for steps in 35..50 {
+        let mut plan = Plan { late: vec![1_000], storm: 4_000, clients: 1, ..Plan::fair(4, 0) };
+        plan.faults.push((1_010, Fault::Crash { node: NodeId(4), steps, power: false, down: 500 }));
+        let verdict = run_plan(steps, &plan, None, false);
+        assert_eq!((verdict.violation, verdict.figures.crashes), (None, 1), "{steps} steps");
+    }
+}
+
 /// Who is told to stop gives away what it leads before it hears nothing more: nobody has to miss it first.
 #[test]
 fn a_leader_that_is_told_to_stop_gives_away_what_it_leads() {

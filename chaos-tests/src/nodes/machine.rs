@@ -40,7 +40,7 @@ use tokio::runtime::{Builder, RngSeed, Runtime};
 
 use super::{
     air::Air,
-    lock,
+    lock, log,
     medium::{Medium, Opened},
     street::Street,
     time::{NodeClock, RoomTime},
@@ -296,12 +296,13 @@ impl Running {
     pub(super) fn live(&mut self, until: Duration, at_once: bool) {
         let slept = until.saturating_sub(self.own);
         let target = self.began + until;
-        self.runtime.block_on(async {
+        let lived = async {
             if at_once {
                 tokio::time::advance(slept).await;
             }
             tokio::time::sleep_until(target).await;
-        });
+        };
+        log::spoken_by(&self.life, || self.runtime.block_on(lived));
         self.own = until;
     }
 
