@@ -74,6 +74,8 @@ def first_with(file, line):
 def build(name, commit, patch, profile):
     """The binary of a commit, in a work tree of its own."""
     tree = os.path.join(ROOT, "target", "upgrade", name)
+    # HEAD is that of the repository, not the one at which the tree was left.
+    commit = git("rev-parse", "--verify", f"{commit}^{{commit}}")
     if os.path.exists(tree):
         git("checkout", "--quiet", "--force", "--detach", commit, at=tree)
         git("clean", "--quiet", "-fd", at=tree)
