@@ -146,9 +146,12 @@ class Faults:
             self.dpu.serve()
             killed = time.monotonic()
 
-            # The new process says so itself: what others last heard may be of the one before, and the epoch is the same if
-            # nobody has missed it.
-            back = lambda: self.chain(self.dpu, asked=self.dpu)
+            # The new process says so itself, and others agree: what they last heard may be of the one before, and the epoch
+            # is the same if nobody has missed it.
+            def back():
+                found = self.chain(self.dpu, asked=self.dpu)
+                return found if found == self.chain(self.dpu) else None
+
             until(f"the chain is on the DPU after restart {cycle + 1}", STEP, back)
             slow = max(slow, time.monotonic() - killed)
             if cycle % 10 == 9:

@@ -24,7 +24,7 @@ except ImportError as error:
 NODES = (1, 2, 3)
 DRIVE = "640MiB"
 # Seconds.
-READY, BACK, COMMAND, READ_AGAIN = 120, 120, 60, 60
+READY, BACK, COMMAND, READ_AGAIN, LEAVE = 120, 120, 60, 60, 40
 # Hashes of 32 bytes: most objects are small, some have writes that take a while.
 SMALL, LARGE = 400, 8000
 
@@ -123,10 +123,12 @@ class Node:
             self.child = None
 
     def leave(self):
-        """SIGTERM, and wait until it has stopped: what it leads it gives away first."""
+        """SIGTERM, and wait until it has stopped, which has to go well: what it leads it gives away first."""
         self.child.terminate()
-        self.child.wait(timeout=60)
+        code = self.child.wait(timeout=LEAVE)
         self.child = None
+        if code != 0:
+            raise Fault(f"node-{self.number} ended with {code}")
 
     def clean(self):
         """Takes away what `make` made."""

@@ -68,10 +68,16 @@ fn note(heard: Option<&mut Heard>, info: &PanicHookInfo<'_>) -> bool {
 /// Runs a process for a while. One that dies in the midst of that says nothing more: what its disks and links no longer
 /// answer it may take for a fault of theirs.
 pub(super) fn spoken_by<T>(life: &Arc<Life>, run: impl FnOnce() -> T) -> T {
+    /// Also after a panic nobody is taken for who spoke last.
+    struct Silence;
+    impl Drop for Silence {
+        fn drop(&mut self) {
+            SPEAKER.set(None);
+        }
+    }
     SPEAKER.set(Some(life.clone()));
-    let result = run();
-    SPEAKER.set(None);
-    result
+    let _silence = Silence;
+    run()
 }
 
 /// Whether who speaks is a process that has died.

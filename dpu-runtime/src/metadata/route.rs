@@ -102,8 +102,8 @@ impl RaftMetadata {
     }
 
     /// Asks whoever leads, until there is an answer or the deadline passes; or until whoever leads has been silent for
-    /// [`PATIENCE`], directly and by way of another, or cannot reach a majority; or, on a node
-    /// that stops, for [`CLOSING_PATIENCE`] since it first failed.
+    /// [`PATIENCE`], directly and by way of another, or cannot reach a majority; or, on a node that stops, for
+    /// [`CLOSING_PATIENCE`] since it first failed.
     pub(super) async fn ask(&self, group: GroupId, ask: Ask, deadline: Instant) -> Result<Arc<MetaAnswer>, Error> {
         let silent_at = deadline.min(self.clock.now() + PATIENCE);
         let mut pause = PAUSE_MIN;

@@ -67,7 +67,7 @@ pub(super) fn furnished() -> Group {
     group
 }
 
-fn layout(id: u64) -> Layout {
+pub(super) fn layout(id: u64) -> Layout {
     Layout {
         id: LayoutId(id),
         code: CODE,

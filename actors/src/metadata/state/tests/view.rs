@@ -13,7 +13,7 @@ use super::{
         super::table::{Change, Table, View, Visit},
         control_after, control_view,
     },
-    control::{furnished, node},
+    control::{furnished, layout, node},
     *,
 };
 
@@ -213,17 +213,12 @@ fn a_new_row_costs_the_same_however_many_there_are() {
 #[test]
 fn the_newest_of_many_layouts_is_found_by_a_few_reads() {
     let mut group = furnished();
-    let layout = |id| {
-        let drives: Vec<DriveId> = (1..=3).map(DriveId).collect();
-        let domains = drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect();
-        let layout = Layout { id: LayoutId(id), code: CODE, groups: vec![drives], domains };
-        Command::Mesh(MeshCommand::PutLayout(layout.into()))
-    };
+    let put = |id| Command::Mesh(MeshCommand::PutLayout(layout(id).into()));
     for id in 1..=500 {
-        assert_eq!(group.once(&layout(id)), Ok(MetaAnswer::Done));
+        assert_eq!(group.once(&put(id)), Ok(MetaAnswer::Done));
     }
     let watched = Watched(&group.table, Cell::default());
-    assert_eq!(apply(&watched, group.id, &layout(501)).1, Ok(MetaAnswer::Done));
+    assert_eq!(apply(&watched, group.id, &put(501)).1, Ok(MetaAnswer::Done));
     assert!(watched.1.get() < 40, "{} rows were read", watched.1.get());
 }
 
@@ -246,13 +241,10 @@ fn what_the_view_does_not_show_is_no_news() {
 fn every_row_is_news_once() {
     let mut group = furnished();
     let actor = ActorId::data(TENANT, NodeId(1));
-    let drives: Vec<DriveId> = (1..=3).map(DriveId).collect();
-    let domains = drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect();
-    let layout = Layout { id: LayoutId(1), code: CODE, groups: vec![drives], domains };
     let principal = PrincipalRow { tenant: TENANT, name: "ann".into(), grants: vec![Grant::all()] };
     let key = AccessKeyRow { access: "AK1".into(), secret: wrapped(3), tenant: TENANT, principal: "ann".into() };
     let mut commands = vec![
-        MeshCommand::PutLayout(layout.into()),
+        MeshCommand::PutLayout(layout(1).into()),
         MeshCommand::LoseDrive { drive: DriveId(3) },
         MeshCommand::PutPrincipal(principal),
         MeshCommand::PutAccessKey(key),
