@@ -97,7 +97,7 @@ impl World {
             now: Instant(0),
             sequence: 0,
             due: BTreeMap::new(),
-            layout: Arc::new(Layout { id: LayoutId(1), code, groups, domains }),
+            layout: Arc::new(Layout { id: LayoutId(1), code, groups, domains, line: 1 }),
             moods: drives.iter().map(|drive| (*drive, Mood::Well)).collect(),
             shards: BTreeMap::new(),
             dice,

@@ -268,6 +268,7 @@ pub fn layout(swarm: &Swarm) -> Layout {
         code: swarm.code,
         groups: groups.collect(),
         domains: swarm.drive_ids().map(|drive| (drive, node_of(drive))).collect(),
+        line: 1,
     }
 }
 
@@ -289,6 +290,7 @@ impl Cluster {
         for id in swarm.members() {
             establish(MeshCommand::PutNode(node_info(&swarm, id, 0)).into())?;
         }
+        establish(MeshCommand::RaiseLevel(mesh_core::meta::LEVEL).into())?;
         for drive in swarm.drive_ids() {
             let capacity_bytes = swarm.capacity_bytes;
             establish(MeshCommand::PutDrive { drive, node: node_of(drive), capacity_bytes }.into())?;

@@ -10,7 +10,7 @@ use crate::{
     limits::{KIND_BYTES_MAX, SETTINGS_BYTES_MAX},
     meta::{Grant, TenantLimits},
     shared::SharedMap,
-    topology::{DriveState, Layout},
+    topology::{DriveState, Layouts},
 };
 
 /// The kind of a function and its settings.
@@ -162,7 +162,7 @@ pub struct ObjectSpec {
     /// Drives that were declared lost: what they are owed is let go.
     pub lost: Vec<DriveId>,
     /// Every layout that a manifest may name: where shards of the others belong.
-    pub layouts: BTreeMap<LayoutId, Arc<Layout>>,
+    pub layouts: Layouts,
     /// Namespace groups are numbered 1 to this; in each, and in the control group, it begins its life of itself.
     pub namespaces: u16,
 }
@@ -175,7 +175,7 @@ pub struct EncryptSpec {}
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErasureSpec {
     /// Every layout that a manifest may name.
-    pub layouts: BTreeMap<LayoutId, Arc<Layout>>,
+    pub layouts: Layouts,
     /// What this node sees of each drive. One that is missing here is down.
     pub drives: SharedMap<DriveId, DriveState>,
 }

@@ -1,6 +1,7 @@
 //! Nodes, drives, and which drives a stripe goes to.
 
-use std::collections::BTreeMap;
+use core::ops::Bound;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -120,17 +121,27 @@ impl core::fmt::Display for Code {
     }
 }
 
-/// An immutable table of placement groups: what was written under a layout is found by it forever.
+/// An immutable table of placement groups: what was written under a layout is found by it, or by a later one of its line to
+/// which it has moved.
+///
+/// In a line of layouts a stripe belongs to the same group for good, and a shard keeps its number for life. That of number
+/// `i` is at home on the `i`th drive of its group; where that drive cannot be used when the stripe is written, it goes to one
+/// of the spare drives behind the homes, and no other shard goes elsewhere for that. From one layout to the next a drive that
+/// stays a home stays the home of the same shard, so that only what was on drives that are homes no more has to move.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
-    /// Its number; writes use the newest.
+    /// Its number; writes use the newest of a line.
     pub id: LayoutId,
     /// The code of stripes written under it.
     pub code: Code,
-    /// Each group's drives, in order of preference.
+    /// Each group's drives, in order of preference: first the homes, one a shard, then spare ones.
     pub groups: Vec<Vec<DriveId>>,
     /// The failure domain of each drive: its node when the layout was made.
     pub domains: BTreeMap<DriveId, NodeId>,
+    /// Layouts of the same line have the same code and as many groups, and the homes of each keep to those before. 0: of none,
+    /// as older builds made them; shards of such a stripe are numbered by where they are.
+    #[serde(default)]
+    pub line: u32,
 }
 
 /// Where the shards of one stripe go: `drives[i]` holds shard `i`.
@@ -153,12 +164,40 @@ impl Layout {
         &self.groups[(hash % self.groups.len() as u64) as usize]
     }
 
-    /// Where the shards of a stripe go if the drives in `avoid` cannot be used: the first of the group's drives that
-    /// share no failure domain; where there are too few domains, further drives from the least used domains.
-    /// `None` with fewer than k+m usable drives. The same arguments give the same answer forever, so that a manifest
-    /// stores only `avoid`.
+    /// Where the shards of a stripe go if the drives in `avoid` cannot be used: each to its home, or else to the spare drive
+    /// whose failure domain has the fewest of the others. `None` with fewer than k+m usable drives. The same arguments give
+    /// the same answer forever, so that a manifest stores only `avoid`.
     #[must_use]
     pub fn place(&self, stripe: StripeId, avoid: &[DriveId]) -> Option<Placement> {
+        if self.line == 0 {
+            return self.place_in_order(stripe, avoid);
+        }
+        let (homes, spare) = self.group_of(stripe).split_at_checked(self.code.shards())?;
+        let domain = |drive: &DriveId| self.domains.get(drive).copied();
+        let is_usable = |drive: &DriveId| !avoid.contains(drive);
+        let mut used: BTreeMap<Option<NodeId>, usize> = BTreeMap::new();
+        for home in homes.iter().filter(|home| is_usable(home)) {
+            *used.entry(domain(home)).or_default() += 1;
+        }
+        let mut spare: Vec<DriveId> = spare.iter().copied().filter(is_usable).collect();
+        let mut drives = Vec::with_capacity(homes.len());
+        for home in homes {
+            if is_usable(home) {
+                drives.push(*home);
+                continue;
+            }
+            // The first of those that share least.
+            let shares = |at: &usize| used.get(&domain(&spare[*at])).copied().unwrap_or(0);
+            let drive = spare.remove((0..spare.len()).min_by_key(shares)?);
+            *used.entry(domain(&drive)).or_default() += 1;
+            drives.push(drive);
+        }
+        Some(Placement { drives, shared: used.values().any(|&count| count > 1) })
+    }
+
+    /// The first of the group's drives that can be used and share no failure domain, in their order; where there are too few
+    /// domains, further drives from the least used ones.
+    fn place_in_order(&self, stripe: StripeId, avoid: &[DriveId]) -> Option<Placement> {
         let wanted = self.code.shards();
         let usable: Vec<DriveId> =
             self.group_of(stripe).iter().copied().filter(|drive| !avoid.contains(drive)).collect();
@@ -180,6 +219,35 @@ impl Layout {
         }
         Some(Placement { drives, shared: used.values().any(|&count| count > 1) })
     }
+}
+
+/// A mesh's layouts, by their numbers.
+pub type Layouts = BTreeMap<LayoutId, Arc<Layout>>;
+
+/// Where the shards of a stripe that was written under a layout may be: of each the drives, first the one that took it, then
+/// those that are its home in later layouts of the line, to which it may have been moved. `None` for a layout that is not
+/// known, or in which the stripe has no place.
+#[must_use]
+pub fn holders(layouts: &Layouts, layout: LayoutId, stripe: StripeId, avoid: &[DriveId]) -> Option<Vec<Vec<DriveId>>> {
+    let own = layouts.get(&layout)?;
+    let mut holders: Vec<Vec<DriveId>> =
+        own.place(stripe, avoid)?.drives.into_iter().map(|drive| vec![drive]).collect();
+    for later in later(layouts, own) {
+        let moved = later.place(stripe, &[]).into_iter().flat_map(|placement| placement.drives);
+        for (holders, drive) in holders.iter_mut().zip(moved) {
+            if !holders.contains(&drive) {
+                holders.push(drive);
+            }
+        }
+    }
+    Some(holders)
+}
+
+/// The layouts of the same line that came after it, in their order.
+pub fn later<'l>(layouts: &'l Layouts, layout: &Layout) -> impl Iterator<Item = &'l Layout> {
+    let (id, line) = (layout.id, layout.line);
+    let newer = layouts.range((Bound::Excluded(id), Bound::Unbounded)).map(|(_, layout)| &**layout);
+    newer.filter(move |layout| line > 0 && layout.line == line)
 }
 
 /// What goes on when any one node is lost.
@@ -215,6 +283,7 @@ mod tests {
             code: Code { data: 2, parity: 1 },
             groups: vec![drives.clone()],
             domains: drives.iter().map(|drive| (*drive, NodeId((drive.0 - 1) / 2))).collect(),
+            line: 0,
         }
     }
 
@@ -236,5 +305,56 @@ mod tests {
     fn refuses_with_fewer_than_k_plus_m() {
         let avoid: Vec<DriveId> = (1..=4).map(DriveId).collect();
         assert_eq!(layout().place(stripe(), &avoid), None);
+    }
+
+    #[test]
+    fn a_shard_whose_home_cannot_be_used_goes_where_domains_are_shared_least_and_no_other_goes_elsewhere() {
+        let groups = vec![[1, 3, 5, 2, 4, 6].map(DriveId).to_vec()];
+        let layout = Layout { line: 1, groups, ..layout() };
+        let placed = |avoid: &[u64]| {
+            let avoid: Vec<DriveId> = avoid.iter().copied().map(DriveId).collect();
+            let placement = layout.place(stripe(), &avoid)?;
+            Some((placement.drives.into_iter().map(|drive| drive.0).collect::<Vec<_>>(), placement.shared))
+        };
+        assert_eq!(placed(&[]), Some((vec![1, 3, 5], false)));
+        assert_eq!(placed(&[1]), Some((vec![2, 3, 5], false)));
+        assert_eq!(placed(&[5]), Some((vec![1, 3, 6], false)));
+        assert_eq!(placed(&[3, 4]), Some((vec![1, 2, 5], true)));
+        assert_eq!(placed(&[1, 2]), Some((vec![4, 3, 5], true)));
+        assert_eq!(placed(&[1, 3]), Some((vec![2, 4, 5], false)));
+        assert_eq!(placed(&[1, 2, 3]), Some((vec![4, 6, 5], true)));
+        // What is no home is not missed.
+        assert_eq!(placed(&[2, 4, 6]), Some((vec![1, 3, 5], false)));
+        assert_eq!(placed(&[1, 2, 3, 4]), None);
+    }
+
+    #[test]
+    fn a_shard_is_where_it_was_put_or_at_its_home_in_a_later_layout_of_the_line() {
+        let of = |id, line, drives: [u64; 6]| {
+            let groups = vec![drives.map(DriveId).to_vec()];
+            (LayoutId(id), Arc::new(Layout { id: LayoutId(id), line, groups, ..layout() }))
+        };
+        let layouts: Layouts = [
+            of(1, 0, [6, 5, 4, 3, 2, 1]),
+            of(2, 1, [1, 3, 5, 2, 4, 6]),
+            of(3, 2, [6, 4, 2, 1, 3, 5]),
+            of(4, 1, [1, 4, 5, 2, 3, 6]),
+            of(5, 1, [2, 4, 5, 1, 3, 6]),
+        ]
+        .into();
+        let held = |layout, avoid: &[u64]| {
+            let avoid: Vec<DriveId> = avoid.iter().copied().map(DriveId).collect();
+            let holders = holders(&layouts, LayoutId(layout), stripe(), &avoid)?;
+            Some(holders.into_iter().map(|drives| drives.into_iter().map(|drive| drive.0).collect()).collect())
+        };
+        assert_eq!(held(2, &[]), Some(vec![vec![1, 2], vec![3, 4], vec![5]]));
+        assert_eq!(held(2, &[5]), Some(vec![vec![1, 2], vec![3, 4], vec![6, 5]]));
+        assert_eq!(held(4, &[]), Some(vec![vec![1, 2], vec![4], vec![5]]));
+        assert_eq!(held(5, &[]), Some(vec![vec![2], vec![4], vec![5]]));
+        // What is of no line stays where it is, and what is of another is no concern.
+        assert_eq!(held(1, &[]), Some(vec![vec![6], vec![4], vec![2]]));
+        assert_eq!(held(3, &[]), Some(vec![vec![6], vec![4], vec![2]]));
+        assert_eq!(held(6, &[]), None);
+        assert_eq!(held(2, &[1, 2, 3, 4]), None::<Vec<Vec<u64>>>);
     }
 }

@@ -13,10 +13,19 @@
 //!  group        A1 B1 C1 | A2 B2 | A3 ...    cut off at `length`
 //! ```
 //!
-//! A layout is immutable. What was written under an older one is found by that one; a new layout moves nothing by
-//! itself.
+//! A layout is immutable. The next one of its line has as many groups; they are ranked anew, and then every drive that stays
+//! a home stays the home of the same shard: what moves is what the ranking moves.
+//!
+//! ```text
+//!  before       A1 B1 C1 | A2 B2
+//!  ranked       B1 D1 A1 | C1 A2        D is new, and displaces C1
+//!  the next     A1 B1 D1 | C1 A2
+//! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mesh_core::{
     Error, ErrorKind,
@@ -25,18 +34,41 @@ use mesh_core::{
     topology::{Code, DriveInfo, Layout, NodeInfo, mix},
 };
 
+/// Which layout is to be made.
+#[derive(Clone, Debug)]
+pub enum Lineage {
+    /// One of no line, as older builds make them.
+    None(Code),
+    /// The first of a line, which is not 0.
+    First(u32, Code),
+    /// The next one after this, of the same line.
+    Next(Arc<Layout>),
+}
+
+impl Lineage {
+    /// The code that the layout will have.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::None(code) | Self::First(_, code) => *code,
+            Self::Next(before) => before.code,
+        }
+    }
+}
+
 /// A layout of these drives, whatever their order. Drives without capacity and drives of nodes that are being emptied
 /// are left out.
 ///
 /// # Errors
 /// `Invalid` for a code over the limits or a drive given twice, `TooFewShards` if fewer than k+m drives are left.
-pub fn build(id: LayoutId, code: Code, drives: &[DriveInfo], nodes: &[NodeInfo]) -> Result<Layout, Error> {
+pub fn build(id: LayoutId, lineage: &Lineage, drives: &[DriveInfo], nodes: &[NodeInfo]) -> Result<Layout, Error> {
+    let code = lineage.code();
     if !code.is_valid() {
         return Err(Error::invalid("a code over the limits: 1 to 16 data shards, up to 8 parity shards"));
     }
     let usable = usable(drives, nodes);
-    if let Some(pair) = usable.windows(2).find(|pair| pair[0].id == pair[1].id) {
-        return Err(Error::invalid("a drive is given twice").with("drive", pair[0].id));
+    if usable.windows(2).any(|pair| pair[0].id == pair[1].id) {
+        return Err(Error::invalid("the same drive is given twice"));
     }
     if usable.len() < code.shards() {
         let text = format!(
@@ -47,12 +79,35 @@ pub fn build(id: LayoutId, code: Code, drives: &[DriveInfo], nodes: &[NodeInfo])
         return Err(Error::new(ErrorKind::TooFewShards, text));
     }
     let length = group_length(code).min(usable.len());
+    let (line, before, count) = match lineage {
+        Lineage::None(_) => (0, None, group_count(usable.len())),
+        // It cannot have more of them later, however many drives come.
+        Lineage::First(line, _) => (*line, None, GROUPS_MAX),
+        Lineage::Next(before) => (before.line, Some(&before.groups), before.groups.len()),
+    };
+    let group = |group: usize| {
+        let mut drives = ranked(group, &usable, length);
+        if let Some(before) = before {
+            keep_seats(&mut drives[..code.shards()], &before[group]);
+        }
+        drives
+    };
     Ok(Layout {
         id,
         code,
-        groups: (0..group_count(usable.len())).map(|group| ranked(group, &usable, length)).collect(),
+        groups: (0..count).map(group).collect(),
         domains: usable.iter().map(|drive| (drive.id, drive.node)).collect(),
+        line,
     })
+}
+
+/// Has every home that was one before be that of the same shard.
+fn keep_seats(homes: &mut [DriveId], before: &[DriveId]) {
+    for (seat, before) in before.iter().enumerate().take(homes.len()) {
+        if let Some(at) = homes.iter().position(|home| home == before) {
+            homes.swap(at, seat);
+        }
+    }
 }
 
 /// The drives of which a layout would be made, by their numbers.
@@ -65,7 +120,7 @@ pub fn usable<'d>(drives: &'d [DriveInfo], nodes: &[NodeInfo]) -> Vec<&'d DriveI
     usable
 }
 
-/// Groups of a layout of so many drives: a power of two, about 32 a drive, so that chance evens out; at most
+/// Groups of a layout that is of no line: a power of two, about 32 a drive, so that chance evens out; at most
 /// [`GROUPS_MAX`].
 #[must_use]
 pub const fn group_count(drives: usize) -> usize {

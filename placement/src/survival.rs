@@ -50,7 +50,8 @@ pub fn survival(layout: &Layout, hosts: usize, out: &Outage) -> Survival {
     }
     let code = layout.code;
     let mut fewest: Option<(usize, NodeId)> = None;
-    for group in &layout.groups {
+    // Where there are few drives most groups are alike.
+    for group in layout.groups.iter().collect::<BTreeSet<_>>() {
         if let Some((node, shards, unread)) = crowded(layout, group, out) {
             let nodes = code.shards().div_ceil(usize::from(code.parity).max(1));
             let reason = if code.parity == 0 {
@@ -103,8 +104,7 @@ pub const fn drives_each(code: Code, hosts: usize) -> usize {
 /// how many do not answer anyway.
 fn crowded(layout: &Layout, group: &[DriveId], out: &Outage) -> Option<(NodeId, usize, usize)> {
     // Every stripe of a group goes to the same drives; where, only the layout says.
-    let alone =
-        Layout { id: LayoutId(0), code: layout.code, groups: vec![group.to_vec()], domains: layout.domains.clone() };
+    let alone = Layout { id: LayoutId(0), groups: vec![group.to_vec()], domains: layout.domains.clone(), ..*layout };
     let placement = alone.place(StripeId { write: WriteId(0), stripe: 0, attempt: 0 }, &[])?;
     let (unread, read): (Vec<_>, Vec<_>) = placement.drives.iter().partition(|drive| out.is_unread(drive));
     let mut shards: BTreeMap<NodeId, usize> = BTreeMap::new();
@@ -136,7 +136,13 @@ mod tests {
         let drive =
             |(at, node)| DriveInfo { id: DriveId(at as u64 + 1), node, capacity_bytes: 1 << 30, epoch: Epoch(1) };
         let drives: Vec<DriveInfo> = owners.enumerate().map(drive).collect();
-        crate::layout::build(LayoutId(1), Code { data, parity }, &drives, &[] as &[NodeInfo]).unwrap()
+        crate::layout::build(
+            LayoutId(1),
+            &crate::layout::Lineage::First(1, Code { data, parity }),
+            &drives,
+            &[] as &[NodeInfo],
+        )
+        .unwrap()
     }
 
     fn of(data: u8, parity: u8, nodes: &[usize]) -> (bool, bool, String) {

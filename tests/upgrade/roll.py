@@ -44,6 +44,8 @@ BASE = ""
 VERSION_FILE, VERSION_LINE = "mesh-core/src/wire.rs", "pub const VERSION: u16 = "
 # What builds of this version have had only from some commit on, and without which they cannot talk.
 HEAD_FILE, HEAD_LINE = "dpu-runtime/src/metadata/network.rs", "speaks:2 (the sender's build)"
+# The level that newer.patch gives to the newer build.
+NEWER = 3
 # Seconds.
 UP, RISE, BUILD = 60, 60, 3600
 
@@ -144,8 +146,8 @@ class Roll:
         self.to(last, self.newer, "newer")
         if not patched:
             return
-        until("the level rises", RISE, lambda: "risen" if set(self.level().values()) == {2} else None)
-        print("level after the last: 2", flush=True)
+        until("the level rises", RISE, lambda: "risen" if set(self.level().values()) == {NEWER} else None)
+        print(f"level after the last: {NEWER}", flush=True)
         self.refused(last)
 
     def refused(self, node):

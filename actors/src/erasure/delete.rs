@@ -1,6 +1,7 @@
 //! One stripe on its way out: every drive that may have a shard of it forgets it.
 //!
-//! Where the first attempt went well on the first choice of drives, those are the drives of its placement, a shard each.
+//! Where the first attempt went well on the first choice of drives, those are the drives that took it, a shard each, and
+//! those that are the shards' homes in later layouts, to which they may have been moved.
 //! Else a drive was found wanting while the stripe was written, perhaps after it had taken a shard, or an attempt came to
 //! nothing, of which any drive may have kept something; and what is placed anew moves shards to other places. Then every
 //! drive of the group may have any shard of this attempt and those before it, which nobody else would ever delete while
@@ -11,15 +12,16 @@
 //! an error. Of drives that are lost nothing is asked and nothing expected.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 
 use mesh_core::{
     Answer, Buf, Cx, Error, Outcome,
-    id::{DriveId, StripeId},
+    id::{DriveId, ShardId, StripeId},
     limits::{DATA_SHARDS_MAX, PARITY_SHARDS_MAX, SHARD_BATCH_MAX, STRIPE_ATTEMPTS_MAX},
     op::{ShardOp, StripeTarget},
 };
 
-use super::{Caller, Drives, Step, drives::Rank, read::no_placement};
+use super::{Caller, Drives, Step, drives::Rank};
 
 /// See the module's page.
 #[derive(Debug)]
@@ -40,31 +42,31 @@ impl Delete {
         cx: &mut Cx<'_>,
     ) -> Result<Option<Self>, Error> {
         let layout = drives.layout(target.layout)?;
-        let placement = layout.place(target.id, avoid).ok_or_else(no_placement)?;
-        let exceptional = !avoid.is_empty() || target.id.attempt > 0;
-        let holders = if exceptional { layout.group_of(target.id) } else { &placement.drives[..] };
-        let holders: Vec<(u8, DriveId)> = (0..)
-            .zip(holders)
-            .map(|(place, drive)| (place, *drive))
-            .filter(|(_, drive)| !drives.is_lost(*drive))
-            .collect();
+        let holders = drives.holders(&layout, target.id, avoid)?;
+        // What each drive may have.
+        let mut doomed: BTreeMap<DriveId, Vec<ShardId>> = BTreeMap::new();
+        if !avoid.is_empty() || target.id.attempt > 0 {
+            let attempts = (0..=target.id.attempt).map(|attempt| StripeId { attempt, ..target.id });
+            let shards = |id: StripeId| (0..).take(layout.code.shards()).map(move |shard| id.shard(shard));
+            let every: Vec<ShardId> = attempts.flat_map(shards).collect();
+            let later = drives.later(&layout).flat_map(|later| later.group_of(target.id));
+            let group = layout.group_of(target.id).iter().chain(later).filter(|drive| !drives.is_lost(**drive));
+            doomed.extend(group.map(|drive| (*drive, every.clone())));
+        } else {
+            for (shard, holders) in (0..).zip(holders) {
+                holders.into_iter().for_each(|drive| doomed.entry(drive).or_default().push(target.id.shard(shard)));
+            }
+        }
         let now = cx.now();
         let is_sound = |drives: &Drives, drive| drives.rank(drive, now) == Rank::Sound;
-        let ask_all = !holders.iter().any(|(_, drive)| is_sound(drives, *drive));
+        let ask_all = !doomed.keys().any(|drive| is_sound(drives, *drive));
         let mut delete = Self { outstanding: 0, deleted: false, left: Vec::new(), first_error: None };
-        for &(place, drive) in &holders {
+        for (drive, ids) in doomed {
             if !ask_all && !is_sound(drives, drive) {
                 delete.left.push(drive);
                 continue;
             }
-            let ids = if exceptional {
-                let attempts = (0..=target.id.attempt).map(|attempt| StripeId { attempt, ..target.id });
-                let shards = |id: StripeId| (0..).take(layout.code.shards()).map(move |shard| id.shard(shard));
-                attempts.flat_map(shards).collect()
-            } else {
-                vec![target.id.shard(place)]
-            };
-            drives.ask(&caller, (place, drive), ShardOp::Delete { ids }, Buf::empty(), PATIENCE, cx);
+            drives.ask(&caller, (0, drive), ShardOp::Delete { ids }, Buf::empty(), PATIENCE, cx);
             delete.outstanding += 1;
         }
         Ok((delete.outstanding > 0).then_some(delete))

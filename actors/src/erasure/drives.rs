@@ -11,11 +11,11 @@ use std::{
 
 use mesh_core::{
     Buf, Cx, Error, ErrorKind, Outcome, Request, Target,
-    id::{ActorId, DriveId, LayoutId, ShardId, Token},
+    id::{ActorId, DriveId, LayoutId, ShardId, StripeId, Token},
     op::ShardOp,
     spec::ErasureSpec,
     time::Instant,
-    topology::{DriveState, Layout},
+    topology::{self, DriveState, Layout},
 };
 
 use super::Caller;
@@ -84,6 +84,26 @@ impl Drives {
             return Err(Error::invalid("the layout has no groups or no valid code").with("layout", id));
         }
         Ok(layout.clone())
+    }
+
+    /// The layouts of the line that came after one.
+    pub(super) fn later(&self, layout: &Layout) -> impl Iterator<Item = &Layout> {
+        topology::later(&self.spec.layouts, layout)
+    }
+
+    /// Where the shards of a stripe may be: of each the drives that are not lost.
+    pub(super) fn holders(
+        &self,
+        layout: &Layout,
+        stripe: StripeId,
+        avoid: &[DriveId],
+    ) -> Result<Vec<Vec<DriveId>>, Error> {
+        // A manifest names only sets of drives that left a placement.
+        let no_placement =
+            || Error::invalid("the stripe's layout has no placement without the drives that are said to be avoided");
+        let mut holders = topology::holders(&self.spec.layouts, layout.id, stripe, avoid).ok_or_else(no_placement)?;
+        holders.iter_mut().for_each(|holders| holders.retain(|drive| !self.is_lost(*drive)));
+        Ok(holders)
     }
 
     /// Whether a drive takes new shards, as far as is configured.

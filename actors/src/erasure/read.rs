@@ -1,11 +1,12 @@
 //! One stripe on its way back, from whichever k shards come first.
 //!
 //! It asks k drives, those that are up first and data shards first. When a shard fails it asks another at once; when
-//! none fails but the answer is late, it asks one more (and again, each time after the delay). Shards that disagree
-//! about the stripe's length are kept apart: the first k that agree are decoded.
+//! none fails but the answer is late, it asks one more (and again, each time after the delay). A shard that may be on
+//! several drives, because it is being moved to a later layout, is missing only once none of them has given it. Shards
+//! that disagree about the stripe's length are kept apart: the first k that agree are decoded.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mesh_core::{
     Answer, Buf, Cx, Error, ErrorKind, Job, Outcome, Response, WorkOutcome,
@@ -17,7 +18,7 @@ use mesh_core::{
     topology::Code,
 };
 
-use super::{Caller, Drives, Role, Step, Wait};
+use super::{Caller, Drives, Role, Step, Wait, drives::Rank};
 
 /// See the module's page.
 #[derive(Debug)]
@@ -25,10 +26,12 @@ pub(super) struct Read {
     caller: Caller,
     stripe: StripeId,
     code: Code,
-    /// Which drive has which shard.
-    drives: Vec<DriveId>,
-    /// Shards not yet asked for, the best one first.
-    queue: VecDeque<u8>,
+    /// Of each shard the drives that may have it and were not asked yet, the best one first.
+    holders: Vec<VecDeque<DriveId>>,
+    /// The worst that became of each shard so far.
+    failed: Vec<Option<Failed>>,
+    /// Shards that can be asked for: first those whose next drive is sound, of these those that were not asked for yet.
+    queue: BTreeSet<(Rank, bool, u8)>,
     /// Shards asked for and not answered.
     outstanding: usize,
     /// Shards that came, by what they say of the stripe: its length and theirs.
@@ -37,6 +40,14 @@ pub(super) struct Read {
     hedge_at: Option<Instant>,
     decoding: bool,
     missing: Missing,
+}
+
+/// Why a drive gave no shard; where a shard may be on several, the last of these counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Failed {
+    NotFound,
+    Corrupt,
+    Unreachable,
 }
 
 /// Shards that will not come, by reason.
@@ -56,19 +67,20 @@ impl Read {
         cx: &mut Cx<'_>,
     ) -> Result<Self, Error> {
         let layout = drives.layout(target.layout)?;
-        let placement = layout.place(target.id, avoid).ok_or_else(no_placement)?;
-        let mut queue: Vec<u8> = (0..).take(placement.drives.len()).collect();
-        queue.sort_by_key(|shard| (drives.rank(placement.drives[usize::from(*shard)], cx.now()), *shard));
+        let mut holders = drives.holders(&layout, target.id, avoid)?;
+        let rank = |drive: &DriveId| drives.rank(*drive, cx.now());
+        holders.iter_mut().for_each(|holders| holders.sort_by_key(rank));
+        let first = |(shard, holders): (u8, &Vec<DriveId>)| Some((rank(holders.first()?), false, shard));
+        let queue: BTreeSet<_> = (0..).zip(&holders).filter_map(first).collect();
         // What lay on a drive that is lost does not come back.
-        let placed = queue.len();
-        queue.retain(|shard| !drives.is_lost(placement.drives[usize::from(*shard)]));
-        let missing = Missing { not_found: placed - queue.len(), ..Missing::default() };
+        let missing = Missing { not_found: holders.len() - queue.len(), ..Missing::default() };
         let mut read = Self {
             caller,
             stripe: target.id,
             code: layout.code,
-            drives: placement.drives,
-            queue: queue.into(),
+            failed: vec![None; holders.len()],
+            holders: holders.into_iter().map(VecDeque::from).collect(),
+            queue,
             outstanding: 0,
             found: BTreeMap::new(),
             hedge_at: None,
@@ -88,21 +100,40 @@ impl Read {
             return None;
         }
         self.outstanding -= 1;
-        match outcome {
+        let failed = match outcome {
             Ok(response) => match self.sound(&response) {
                 Some(sealed_len) => {
                     let key = (sealed_len, response.payload.len());
                     self.found.entry(key).or_default().push((shard, response.payload));
+                    return self.advance(drives, cx);
                 }
-                None => self.missing.corrupt += 1,
+                None => Failed::Corrupt,
             },
             Err(error) => match error.kind() {
-                ErrorKind::NotFound => self.missing.not_found += 1,
-                ErrorKind::Corrupt => self.missing.corrupt += 1,
-                _ => self.missing.unreachable += 1,
+                ErrorKind::NotFound => Failed::NotFound,
+                ErrorKind::Corrupt => Failed::Corrupt,
+                _ => Failed::Unreachable,
             },
-        }
+        };
+        self.fail(shard, failed, drives, cx.now());
         self.advance(drives, cx)
+    }
+
+    /// A drive did not give a shard: the next one that may have it is asked in its turn.
+    fn fail(&mut self, shard: u8, failed: Failed, drives: &Drives, now: Instant) {
+        let at = usize::from(shard);
+        let worst = self.failed[at].map_or(failed, |known| known.max(failed));
+        self.failed[at] = Some(worst);
+        if let Some(next) = self.holders[at].front() {
+            self.queue.insert((drives.rank(*next, now), true, shard));
+            return;
+        }
+        let Missing { not_found, corrupt, unreachable } = &mut self.missing;
+        *match worst {
+            Failed::NotFound => not_found,
+            Failed::Corrupt => corrupt,
+            Failed::Unreachable => unreachable,
+        } += 1;
     }
 
     /// The delay is over: asks one more.
@@ -152,8 +183,9 @@ impl Read {
 
     /// Asks for the next shard, if there is one.
     fn ask(&mut self, drives: &mut Drives, cx: &mut Cx<'_>) {
-        if let Some(shard) = self.queue.pop_front() {
-            let at = (shard, self.drives[usize::from(shard)]);
+        let next = self.queue.pop_first();
+        let next = next.and_then(|(.., shard)| Some((shard, self.holders[usize::from(shard)].pop_front()?)));
+        if let Some(at @ (shard, _)) = next {
             let op = ShardOp::Read { id: self.stripe.shard(shard) };
             drives.ask(&self.caller, at, op, Buf::empty(), PATIENCE, cx);
             self.outstanding += 1;
@@ -207,11 +239,6 @@ impl Read {
         );
         Error::new(ErrorKind::TooFewShards, text)
     }
-}
-
-/// A manifest names only sets of drives that left a placement.
-pub(super) fn no_placement() -> Error {
-    Error::invalid("the stripe's layout has no placement without the drives that are said to be avoided")
 }
 
 /// A drive that has not answered within this is given up.

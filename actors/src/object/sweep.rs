@@ -26,13 +26,13 @@ use std::{
 
 use mesh_core::{
     Answer, Error, Response,
-    id::{DriveId, GroupId, LayoutId, ShardId, StripeId, WriteId},
+    id::{DriveId, GroupId, ShardId, StripeId, WriteId},
     limits::SHARD_BATCH_MAX,
     meta::{Command, MetaAnswer, Query, Reference, Shape, UpkeepCommand},
     op::ShardOp,
     spec::ObjectSpec,
     time::Instant,
-    topology::Layout,
+    topology::Layouts,
 };
 
 use super::task::{self, Failure, Question};
@@ -354,12 +354,7 @@ impl Round {
     }
 
     /// A drive has answered. Its walk goes on, has come to its end, or is given up for this time.
-    pub(super) fn heard(
-        &mut self,
-        drive: DriveId,
-        result: Result<Response, Error>,
-        layouts: &BTreeMap<LayoutId, Arc<Layout>>,
-    ) {
+    pub(super) fn heard(&mut self, drive: DriveId, result: Result<Response, Error>, layouts: &Layouts) {
         let Some(walk) = self.walks.remove(&drive) else { return };
         let Ok(Response { answer, .. }) = result else { return };
         let (doomed, then) = match (walk, answer) {
@@ -384,9 +379,9 @@ impl Round {
     }
 
     /// Whether a shard of the block lies where nobody looks for it.
-    fn is_astray(&self, drive: DriveId, id: ShardId, layouts: &BTreeMap<LayoutId, Arc<Layout>>) -> bool {
+    fn is_astray(&self, drive: DriveId, id: ShardId, layouts: &Layouts) -> bool {
         match self.writes.get(&id.stripe.write) {
-            Some(Some(shape)) => layouts.get(&shape.layout).is_some_and(|layout| !shape.owns(layout, drive, id)),
+            Some(Some(shape)) => shape.owns(layouts, drive, id) == Some(false),
             Some(None) => true,
             None => false,
         }

@@ -131,6 +131,7 @@ mod tests {
             code: Code { data: 2, parity: 1 },
             groups: vec![drives.clone()],
             domains: drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect(),
+            line: 1,
         };
         let extent =
             Extent { write: WriteId(5), len: 15, stripe_bytes: 10, layout: layout.id, key: None, runs: Vec::new() };

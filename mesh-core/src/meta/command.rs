@@ -399,8 +399,9 @@ impl Command {
     /// What all nodes must be able to do before it may be proposed: each replica has to store and apply it, with every field
     /// of it that is not at its default.
     #[must_use]
-    pub const fn level(&self) -> Level {
+    pub fn level(&self) -> Level {
         match self {
+            Self::Mesh(MeshCommand::PutLayout(layout)) if layout.line > 0 => Level::LINES,
             Self::Bucket(_) | Self::Object(..) | Self::Mesh(_) | Self::Upkeep(..) | Self::OpenSession { .. } => {
                 Level::FIRST
             }

@@ -4,21 +4,18 @@
 //! Nodes, drives and layouts are in [`crate::topology`], places of actors in [`crate::assignment`]; the view only names
 //! them. Secrets stand here only under a wrapping key, never open.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::Level;
 use crate::{
     assignment::{Assignment, Scope, Tail, Wish},
-    id::{ActorId, BucketId, ClusterId, DriveId, GroupId, KeyId, LayoutId, NodeId, TenantId},
+    id::{ActorId, BucketId, ClusterId, DriveId, GroupId, KeyId, NodeId, TenantId},
     shared::SharedMap,
     spec::CustomSpec,
     time::UnixMillis,
-    topology::{Code, DriveInfo, Layout, NodeInfo},
+    topology::{Code, DriveInfo, Layouts, NodeInfo},
 };
 
 /// A secret under a wrapping key, with AES-256-GCM: 12 bytes of nonce, then ciphertext and tag.
@@ -155,7 +152,7 @@ pub struct ControlView {
     /// Drives by number, but for those that are lost.
     pub drives: SharedMap<DriveId, DriveInfo>,
     /// Layouts by number: few, and chains get them as they are.
-    pub layouts: BTreeMap<LayoutId, Arc<Layout>>,
+    pub layouts: Layouts,
     /// Tenants by number.
     pub tenants: SharedMap<TenantId, Arc<TenantRow>>,
     /// Principals, by tenant and name.

@@ -28,6 +28,8 @@ pub struct Level(pub u16);
 impl Level {
     /// What every build of this format can do.
     pub const FIRST: Self = Self(1);
+    /// From here on layouts are of a line.
+    pub const LINES: Self = Self(2);
 }
 
 /// Of who does not say.
@@ -82,7 +84,8 @@ impl ControlView {
 /// | level | since |
 /// |---|---|
 /// | 1 | metadata format 3 |
-pub const LEVEL: Level = Level(1);
+/// | 2 | layouts of a line |
+pub const LEVEL: Level = Level::LINES;
 
 #[cfg(test)]
 mod tests {

@@ -11,7 +11,7 @@ use super::WrappedKey;
 use crate::{
     id::{DriveId, LayoutId, ShardId, TenantId, WriteId},
     time::UnixMillis,
-    topology::Layout,
+    topology::{self, Layouts},
 };
 
 /// Stripes of one write that differ from the nominal: attempt 0, no drive avoided.
@@ -23,7 +23,7 @@ pub struct Run {
     pub count: u32,
     /// The attempt that was stored.
     pub attempt: u8,
-    /// Drives that could not be used: the argument of [`Layout::place`].
+    /// Drives that could not be used: the argument of [`Layout::place`](topology::Layout::place).
     pub avoid: Vec<DriveId>,
     /// Whether shards share a failure domain: repaired first when domains return.
     pub shared: bool,
@@ -82,17 +82,17 @@ impl Shape {
         Self { layout: extent.layout, stripes: extent.stripes(), runs: extent.runs.clone() }
     }
 
-    /// Whether a shard of the write is its own on that drive: of the attempt that was stored, and where that put it.
-    /// `layout` is the one that is named.
+    /// Whether a shard of the write is its own on that drive: of the attempt that was stored, and where that put it, or at
+    /// its home in a later layout. `None`: these layouts do not say.
     #[must_use]
-    pub fn owns(&self, layout: &Layout, drive: DriveId, id: ShardId) -> bool {
+    pub fn owns(&self, layouts: &Layouts, drive: DriveId, id: ShardId) -> Option<bool> {
         let stripe = id.stripe;
         let run = run_of(&self.runs, stripe.stripe);
         if stripe.stripe >= self.stripes || stripe.attempt != run.map_or(0, |run| run.attempt) {
-            return false;
+            return Some(false);
         }
-        let placement = layout.place(stripe, run.map_or(&[], |run| &run.avoid));
-        placement.is_some_and(|placement| placement.drives.get(usize::from(id.shard)) == Some(&drive))
+        let holders = topology::holders(layouts, self.layout, stripe, run.map_or(&[], |run| &run.avoid))?;
+        Some(holders.get(usize::from(id.shard)).is_some_and(|holders| holders.contains(&drive)))
     }
 }
 

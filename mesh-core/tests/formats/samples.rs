@@ -189,6 +189,7 @@ pub(crate) fn layout() -> Layout {
         code: Code { data: 2, parity: 1 },
         groups: vec![vec![DriveId(1), DriveId(2), DriveId(3)], vec![DriveId(3), DriveId(1), DriveId(2)]],
         domains: (1..=3).map(|number| (DriveId(number), NodeId(number + 100))).collect(),
+        line: 4,
     }
 }
 

@@ -40,7 +40,7 @@ fn code(data: u8, parity: u8) -> Code {
 }
 
 fn built(code: Code, drives: &[DriveInfo]) -> Layout {
-    build(LayoutId(1), code, drives, &[]).unwrap()
+    build(LayoutId(1), &Lineage::None(code), drives, &[]).unwrap()
 }
 
 /// How many shards of `stripes` stripes each drive gets.
@@ -159,6 +159,43 @@ fn a_new_drive_moves_only_what_it_takes() {
     assert!((0.75..1.25).contains(&(moved / fair)), "{moved} shards moved, fair were {fair}");
 }
 
+/// The next layout of its line, of these drives.
+fn next(before: &Layout, drives: &[DriveInfo]) -> Layout {
+    build(LayoutId(before.id.0 + 1), &Lineage::Next(Arc::new(before.clone())), drives, &[]).unwrap()
+}
+
+/// How many homes are another drive's.
+fn moved(before: &Layout, after: &Layout, shards: usize) -> usize {
+    let homes = |layout: &Layout| layout.groups.iter().flat_map(|group| group[..shards].to_vec()).collect::<Vec<_>>();
+    homes(before).into_iter().zip(homes(after)).filter(|(before, after)| before != after).count()
+}
+
+#[test]
+fn a_home_stays_that_of_the_same_shard_and_only_what_must_moves() {
+    let (code, drives) = (code(4, 2), even(9, 2));
+    let first = build(LayoutId(1), &Lineage::First(3, code), &drives, &[]).unwrap();
+    assert_eq!((first.line, first.groups.len()), (3, GROUPS_MAX));
+    let homes = GROUPS_MAX * 6;
+    // Nothing changes: nothing moves.
+    let same = next(&first, &drives);
+    assert_eq!((same.id, same.line, &same.groups), (LayoutId(2), 3, &first.groups));
+    // One goes: what was on it moves, and nothing else does.
+    let fewer: Vec<DriveInfo> = drives.iter().filter(|drive| drive.id != DriveId(7)).cloned().collect();
+    let without = next(&same, &fewer);
+    let held = same.groups.iter().filter(|group| group[..6].contains(&DriveId(7))).count();
+    assert_eq!(moved(&same, &without, 6), held);
+    assert!((homes / 36..homes / 9).contains(&held), "{held} of {homes}");
+    // It comes back: it gets about its share again.
+    let back = next(&without, &drives);
+    let taken = back.groups.iter().filter(|group| group[..6].contains(&DriveId(7))).count();
+    assert_eq!((moved(&without, &back, 6), taken), (held, held));
+    // A node more: only to its drives.
+    let more = next(&back, &even(10, 2));
+    let taken: usize = more.groups.iter().map(|group| group[..6].iter().filter(|drive| drive.0 > 18).count()).sum();
+    assert_eq!(moved(&back, &more, 6), taken);
+    assert!((homes / 20..homes / 5).contains(&taken), "{taken} of {homes}");
+}
+
 #[test]
 fn a_removed_drive_leaves_the_order_of_the_others() {
     let whole = even(6, 1);
@@ -173,7 +210,7 @@ fn a_removed_drive_leaves_the_order_of_the_others() {
 fn leaves_out_draining_nodes_and_drives_without_capacity() {
     let mut drives = even(4, 2);
     drives[7].capacity_bytes = 0;
-    let layout = build(LayoutId(5), code(2, 1), &drives, &[node(1, true), node(2, false)]).unwrap();
+    let layout = build(LayoutId(5), &Lineage::None(code(2, 1)), &drives, &[node(1, true), node(2, false)]).unwrap();
     let expected: BTreeSet<DriveId> = [3, 4, 5, 6, 7].map(DriveId).into();
     assert_eq!(layout.id, LayoutId(5));
     assert_eq!(layout.domains.keys().copied().collect::<BTreeSet<_>>(), expected);
@@ -182,10 +219,11 @@ fn leaves_out_draining_nodes_and_drives_without_capacity() {
 
 #[test]
 fn refuses_too_few_drives_a_bad_code_and_twins() {
-    let error = build(LayoutId(1), code(4, 2), &even(5, 1), &[]).unwrap_err();
+    let error = build(LayoutId(1), &Lineage::None(code(4, 2)), &even(5, 1), &[]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooFewShards);
     assert_eq!(error.message(), "5 drives can be used, and 4+2 needs 6: add drives, or choose a smaller code");
-    let kind = |code, drives: &[DriveInfo]| build(LayoutId(1), code, drives, &[]).unwrap_err().kind();
+    let kind =
+        |code, drives: &[DriveInfo]| build(LayoutId(1), &Lineage::First(1, code), drives, &[]).unwrap_err().kind();
     assert_eq!(kind(code(2, 1), &[]), ErrorKind::TooFewShards);
     assert_eq!(kind(code(0, 1), &even(5, 1)), ErrorKind::Invalid);
     assert_eq!(kind(code(1, 0), &[drive(1, 1, 1), drive(1, 2, 1)]), ErrorKind::Invalid);
@@ -202,7 +240,7 @@ proptest! {
         let code = Code { data, parity };
         let drives: Vec<DriveInfo> =
             drives.into_iter().map(|(id, (node, capacity))| drive(id, node, capacity)).collect();
-        match build(LayoutId(1), code, &drives, &[node(0, true)]) {
+        match build(LayoutId(1), &Lineage::First(1, code), &drives, &[node(0, true)]) {
             Ok(layout) => {
                 for group in &layout.groups {
                     prop_assert!((code.shards()..=GROUP_DRIVES_MAX).contains(&group.len()));

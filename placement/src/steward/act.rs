@@ -255,6 +255,7 @@ mod tests {
         let study = Plans::default().study(Arc::default(), Outlook::new(node, Instant(0)), Instant(0));
         let mut view = ControlView {
             code: Some(mesh_core::topology::Code { data: 1, parity: 1 }),
+            level: mesh_core::meta::LEVEL,
             nodes: [1, 2].map(|node| (NodeId(node), tests::host(node))).into(),
             ..ControlView::default()
         };

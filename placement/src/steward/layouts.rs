@@ -1,4 +1,5 @@
-//! When a new layout is made: once the drives that it would be made of have been the same for a moment.
+//! When a new layout is made: once the drives that it would be made of have been the same for a moment. It is the next one
+//! of its line. A mesh some of whose nodes cannot do lines yet makes layouts of none, and begins a line once all can.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -6,13 +7,13 @@ use std::sync::Arc;
 use mesh_core::{
     Error,
     id::{DriveId, LayoutId, NodeId},
-    meta::ControlView,
+    meta::{ControlView, Level},
     shared::SharedMap,
     time::Instant,
     topology::{Code, DriveInfo, Layout, NodeInfo, NodeKind},
 };
 
-use crate::layout;
+use crate::layout::{self, Lineage};
 
 /// What the leader of the control group waits for.
 #[derive(Clone, Debug, Default)]
@@ -30,12 +31,13 @@ struct Grounds {
     nodes: SharedMap<NodeId, NodeInfo>,
     newest: Option<LayoutId>,
     code: Option<Code>,
+    level: Level,
 }
 
 impl Grounds {
     fn of(view: &ControlView) -> Self {
         let newest = view.layouts.keys().next_back().copied();
-        Self { drives: view.drives.clone(), nodes: view.nodes.clone(), newest, code: view.code }
+        Self { drives: view.drives.clone(), nodes: view.nodes.clone(), newest, code: view.code, level: view.level }
     }
 
     fn is_same(&self, view: &ControlView) -> bool {
@@ -43,6 +45,7 @@ impl Grounds {
             && self.nodes.is_same(&view.nodes)
             && self.newest.as_ref() == view.layouts.keys().next_back()
             && self.code == view.code
+            && self.level == view.level
     }
 }
 
@@ -50,7 +53,7 @@ impl Grounds {
 #[derive(Clone, Debug)]
 pub struct Draft {
     id: LayoutId,
-    code: Code,
+    lineage: Lineage,
     drives: Vec<DriveInfo>,
     nodes: Vec<NodeInfo>,
 }
@@ -61,7 +64,7 @@ impl Draft {
     /// # Errors
     /// As [`layout::build`].
     pub fn carry_out(self) -> Result<Arc<Layout>, Error> {
-        layout::build(self.id, self.code, &self.drives, &self.nodes).map(Arc::new)
+        layout::build(self.id, &self.lineage, &self.drives, &self.nodes).map(Arc::new)
     }
 }
 
@@ -78,8 +81,18 @@ impl Layouts {
             (view.drives.values().cloned().collect(), view.nodes.values().cloned().collect());
         // What a layout would leave out must not make one look outdated: it would be made anew for ever.
         let drives: Vec<DriveId> = layout::usable(&infos, &nodes).into_iter().map(|drive| drive.id).collect();
+        let lineage = match newest {
+            // The mesh is about to be able to: no layout is made that the next look replaces.
+            _ if view.level < Level::LINES && view.level_to_come() >= Some(Level::LINES) => return None,
+            _ if view.level < Level::LINES => Lineage::None(code),
+            Some(newest) if newest.line > 0 => Lineage::Next(newest.clone()),
+            _ => Lineage::First(FIRST_LINE, code),
+        };
+        let is_of_line = |layout: &Layout| layout.line > 0 || matches!(lineage, Lineage::None(_));
         let laid_out = newest.is_some_and(|layout| {
-            drives.iter().all(|drive| layout.domains.contains_key(drive)) && layout.domains.len() == drives.len()
+            is_of_line(layout)
+                && drives.iter().all(|drive| layout.domains.contains_key(drive))
+                && layout.domains.len() == drives.len()
         });
         if laid_out || drives.len() < code.shards() {
             (self.settling, self.quiet) = (None, Some(Grounds::of(view)));
@@ -95,7 +108,7 @@ impl Layouts {
             return None;
         }
         let id = LayoutId(newest.map_or(1, |layout| layout.id.0 + 1));
-        Some(Draft { id, code, drives: infos, nodes })
+        Some(Draft { id, lineage, drives: infos, nodes })
     }
 }
 
@@ -104,6 +117,8 @@ fn everybody_has_drives(view: &ControlView) -> bool {
     hosts.all(|info| view.drives.values().any(|drive| drive.node == info.id))
 }
 
+/// The mesh's own line, of which all its layouts are.
+const FIRST_LINE: u32 = 1;
 const SETTLE: Duration = Duration::from_millis(300);
 const SETTLE_FIRST: Duration = Duration::from_millis(3000);
 
@@ -120,6 +135,7 @@ mod tests {
     fn view(with_drives: &[u64]) -> ControlView {
         ControlView {
             code: Some(Code { data: 2, parity: 1 }),
+            level: Level::LINES,
             nodes: [1, 2, 3].map(|node| (NodeId(node), host(node))).into(),
             drives: with_drives.iter().map(|node| (DriveId(*node), drive(*node, *node))).collect(),
             ..ControlView::default()
@@ -183,5 +199,37 @@ mod tests {
         for millis in [1000, 2000, 9000] {
             assert_eq!(id(&layouts.look(&view, at(millis))), None);
         }
+    }
+
+    #[test]
+    fn a_line_begins_once_every_node_can_do_lines() {
+        let mut layouts = Layouts::default();
+        let mut view = view(&[1, 2, 3]);
+        view.level = Level::FIRST;
+        let older = view.nodes.insert(NodeId(3), NodeInfo { level: Level::FIRST, ..host(3) });
+        assert!(older.is_some());
+        assert_eq!(id(&layouts.look(&view, at(0))), None);
+        let first = made(layouts.look(&view, at(300)));
+        assert_eq!((first.id, first.line), (LayoutId(1), 0));
+        view.layouts.insert(first.id, first);
+        assert_eq!(id(&layouts.look(&view, at(5000))), None);
+        // All can, which the mesh does not say yet.
+        view.nodes.insert(NodeId(3), host(3));
+        view.drives.insert(DriveId(5), drive(5, 1));
+        for millis in [5000, 5500] {
+            assert_eq!(id(&layouts.look(&view, at(millis))), None);
+        }
+        // The same drives, and a line all the same.
+        view.drives.remove(&DriveId(5));
+        view.level = Level::LINES;
+        assert_eq!(id(&layouts.look(&view, at(6000))), None);
+        let second = made(layouts.look(&view, at(6300)));
+        assert_eq!((second.id, second.line), (LayoutId(2), 1));
+        view.layouts.insert(second.id, second.clone());
+        assert_eq!(id(&layouts.look(&view, at(9000))), None);
+        view.drives.insert(DriveId(4), drive(4, 1));
+        assert_eq!(id(&layouts.look(&view, at(9000))), None);
+        let third = made(layouts.look(&view, at(9300)));
+        assert_eq!((third.id, third.line, third.groups.len()), (LayoutId(3), 1, second.groups.len()));
     }
 }

@@ -409,7 +409,8 @@ mod tests {
         control.drives = all.iter().map(|info| (info.id, info.clone())).collect();
         let nodes: Vec<NodeInfo> = control.nodes.values().cloned().collect();
         let code = Code { data: 2, parity: 1 };
-        let layout = crate::layout::build(LayoutId(1), code, &all, &nodes).expect("it can be made");
+        let layout = crate::layout::build(LayoutId(1), &crate::layout::Lineage::First(1, code), &all, &nodes)
+            .expect("it can be made");
         control.layouts.insert(layout.id, Arc::new(layout));
         let survival = |known: &Outlook, control: &ControlView| {
             let status = known.status(control);

@@ -105,6 +105,7 @@ fn mesh(nodes: &[u64]) -> ControlView {
     let info = |node: u64| NodeInfo { address: format!("127.0.0.1:{node}"), ..host(node) };
     ControlView {
         cluster: Some(mesh_core::id::ClusterId([1; 16])),
+        level: mesh_core::meta::LEVEL,
         nodes: nodes.iter().map(|node| (NodeId(*node), info(*node))).collect(),
         ..ControlView::default()
     }

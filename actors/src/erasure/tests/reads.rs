@@ -160,3 +160,45 @@ fn reports_shards_that_do_not_decode_as_corruption() {
     let outcome = Err(Error::invalid("a shard's length is not that of this stripe's shards"));
     assert_refused(&bench.on(Event::Done { work: Token(3), outcome }), ErrorKind::Corrupt, "do not fit together");
 }
+
+#[test]
+fn asks_where_a_shard_may_have_been_moved_to_once_it_is_not_where_it_was_put() {
+    let mut bench = Bench::new(moved());
+    assert_eq!(bench.ask(read(&[]), b""), [get(1, 1, 0, 1000), get(2, 3, 1, 1000)]);
+    // What was not asked for yet goes first.
+    assert_eq!(bench.answer(1, fails(ErrorKind::NotFound)), [get(3, 5, 2, 1000)]);
+    assert_eq!(bench.answer(2, fails(ErrorKind::NotFound)), [get(4, 2, 0, 1000)]);
+    assert_eq!(bench.answer(4, brings(0)), []);
+    assert_eq!(bench.answer(3, brings(2)), [decode(5, &[0, 2])]);
+}
+
+#[test]
+fn a_shard_is_missing_once_no_drive_that_may_have_it_has_given_it() {
+    let mut bench = Bench::new(moved());
+    bench.ask(read(&[]), b"");
+    bench.answer(1, fails(ErrorKind::NotFound));
+    assert_eq!(bench.answer(2, fails(ErrorKind::NotFound)), [get(4, 2, 0, 1000)]);
+    assert_eq!(bench.answer(3, fails(ErrorKind::NotFound)), [get(5, 4, 1, 1000)], "the third shard is missing");
+    // A drive that does not answer may yet have it, whatever another said.
+    let away = bench.answer(4, fails(ErrorKind::Unreachable));
+    assert_refused(&away, ErrorKind::TooFewShards, "1 are on drives that cannot be reached, 1 had not come yet, 1 are");
+
+    bench.ask(read(&[]), b"");
+    for call in [6, 7] {
+        bench.answer(call, fails(ErrorKind::NotFound));
+    }
+    bench.answer(8, fails(ErrorKind::NotFound));
+    let lost = bench.answer(9, fails(ErrorKind::NotFound));
+    assert_refused(&lost, ErrorKind::Lost, "too few shards of the stripe are left");
+}
+
+#[test]
+fn of_the_drives_that_may_have_a_shard_the_soundest_is_asked_first() {
+    let mut half = moved();
+    half.drives.insert(DriveId(1), DriveState::Down);
+    half.drives.insert(DriveId(3), DriveState::Lost);
+    let mut bench = Bench::new(half);
+    assert_eq!(bench.ask(read(&[]), b""), [get(1, 2, 0, 1000), get(2, 4, 1, 1000)]);
+    assert_eq!(bench.answer(1, fails(ErrorKind::NotFound)), [get(3, 5, 2, 1000)]);
+    assert_eq!(bench.answer(3, fails(ErrorKind::Corrupt)), [get(4, 1, 0, 1000)]);
+}

@@ -197,8 +197,26 @@ pub(super) fn put_layout(rows: &mut Rows<'_>, layout: &Layout) -> Result<MetaAns
             .with("newest", newest));
     }
     expect_sound(rows, layout)?;
+    if newest.0 > 0
+        && let Some(before) = rows.find::<Layout>(&keys::layout(newest))?
+    {
+        expect_in_line(layout, &before)?;
+    }
     rows.put(key, layout)?;
     Ok(MetaAnswer::Done)
+}
+
+/// A stripe's group and the numbers of its shards are the same in all layouts of a line, and a line does not end.
+fn expect_in_line(layout: &Layout, newest: &Layout) -> Result<(), Error> {
+    let same_line =
+        layout.line == newest.line && layout.code == newest.code && layout.groups.len() == newest.groups.len();
+    if newest.line == 0 || same_line {
+        return Ok(());
+    }
+    Err(Error::invalid("a layout is not of the newest one's line, or has another code or another number of groups")
+        .with("layout", layout.id)
+        .with("line", layout.line)
+        .with("newest_line", newest.line))
 }
 
 /// The newest layout's number: layouts are numbered from 1 without gaps, so the first free number is found by halving.

@@ -259,7 +259,12 @@ fn a_node_says_what_it_waits_for_by_its_groups_and_by_the_drives_that_it_sees() 
     let mut control = ControlView { namespaces: 1, ..with_drives() };
     let (drives, nodes): (Vec<_>, Vec<_>) =
         (control.drives.values().cloned().collect(), control.nodes.values().cloned().collect());
-    let layout = crate::layout::build(LayoutId(1), Code { data: 2, parity: 1 }, &drives, &nodes);
+    let layout = crate::layout::build(
+        LayoutId(1),
+        &crate::layout::Lineage::First(1, Code { data: 2, parity: 1 }),
+        &drives,
+        &nodes,
+    );
     control.layouts.insert(LayoutId(1), Arc::new(layout.expect("it can be made")));
     let mut room = Room::new(control);
     let missing = |room: &mut Room, own: Observed| {

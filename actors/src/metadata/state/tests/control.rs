@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use mesh_core::{
     id::{ClusterId, DriveId, Incarnation, KeyId, NodeId},
-    meta::{AccessKeyRow, BucketRow, Grant, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
+    meta::{AccessKeyRow, BucketRow, Grant, Level, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
     topology::{Code, Layout, NodeInfo, NodeKind},
 };
 
@@ -73,6 +73,7 @@ pub(super) fn layout(id: u64) -> Layout {
         code: CODE,
         groups: vec![vec![DriveId(1), DriveId(2), DriveId(3)]],
         domains: (1..=3).map(|id| (DriveId(id), NodeId(id))).collect(),
+        line: 0,
     }
 }
 
@@ -220,6 +221,29 @@ fn numbers_layouts_without_gaps() {
     let other = Layout { code: Code { data: 1, parity: 1 }, ..layout(3) };
     assert_eq!(group.apply(&MeshCommand::PutLayout(other.into())), Err(ErrorKind::Conflict));
     assert_eq!(control_view(&group).layouts.len(), 9);
+}
+
+#[test]
+fn in_a_line_groups_stay_the_same_and_so_does_the_code() {
+    let mut group = furnished();
+    let groups = |count| vec![vec![DriveId(3), DriveId(1), DriveId(2)]; count];
+    let in_line = |id, line, count| Layout { line, groups: groups(count), ..layout(id) };
+    let mut put = |layout: Layout| group.apply(&MeshCommand::PutLayout(layout.into()));
+    assert_eq!(put(layout(1)), Ok(MetaAnswer::Done));
+    assert_eq!(put(in_line(2, 1, 4)), Err(ErrorKind::Unsupported), "the mesh is of the first level");
+    assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::LINES)), Ok(MetaAnswer::Done));
+    let mut put = |layout: Layout| group.apply(&MeshCommand::PutLayout(layout.into()));
+    // Behind those of no line a line begins as it likes.
+    assert_eq!(put(in_line(2, 1, 4)), Ok(MetaAnswer::Done));
+    for other in [
+        in_line(3, 1, 5),
+        in_line(3, 2, 4),
+        in_line(3, 0, 4),
+        Layout { code: Code { data: 1, parity: 1 }, ..in_line(3, 1, 4) },
+    ] {
+        assert_eq!(put(other), Err(ErrorKind::Invalid));
+    }
+    assert_eq!(put(in_line(3, 1, 4)), Ok(MetaAnswer::Done));
 }
 
 #[test]
