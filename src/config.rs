@@ -53,6 +53,9 @@ pub struct Config {
     /// Timing.
     #[serde(default)]
     pub timing: TimingConfig,
+    /// Repair.
+    #[serde(default)]
+    pub repair: RepairConfig,
 }
 
 /// Another member.
@@ -152,6 +155,20 @@ pub struct TimingConfig {
     pub reclaim_grace: Span,
 }
 
+/// How shards are brought to their homes when drives have come or gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RepairConfig {
+    /// Bytes that this node reads and writes for that in a second at most, for the metadata groups that it leads.
+    pub rate: Size,
+}
+
+impl Default for RepairConfig {
+    fn default() -> Self {
+        Self { rate: Size(64 << 20) }
+    }
+}
+
 impl Default for TimingConfig {
     fn default() -> Self {
         Self {
@@ -183,6 +200,7 @@ impl Config {
             cores: None,
             cluster: ClusterConfig::default(),
             timing: TimingConfig::default(),
+            repair: RepairConfig::default(),
         }
     }
 
@@ -250,6 +268,9 @@ impl Config {
         {
             return Err(Error::invalid("s3.memory must be 64MiB to 1TiB").with("memory", s3.memory));
         }
+        if self.repair.rate.0 < REPAIR_RATE_MIN {
+            return Err(Error::invalid("repair.rate must be at least 1MiB, a second").with("rate", self.repair.rate));
+        }
         if self.timing.reclaim_grace.0 < RECLAIM_GRACE_MIN {
             return Err(Error::invalid(
                 "timing.reclaim_grace must be at least 1s: a GET of what is deleted meanwhile is broken off after seven eighths of it",
@@ -287,6 +308,8 @@ impl Config {
     }
 }
 
+/// A stripe and its parity in some seconds, at the least.
+const REPAIR_RATE_MIN: u64 = 1 << 20;
 const RECLAIM_GRACE_MIN: Duration = Duration::from_secs(1);
 /// Bytes that a drive has at least.
 pub const CAPACITY_MIN: u64 = 256 << 20;

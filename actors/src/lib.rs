@@ -4,6 +4,7 @@
 pub mod drive;
 pub mod encrypt;
 pub mod erasure;
+pub mod keeper;
 pub mod metadata;
 pub mod object;
 pub mod policy;

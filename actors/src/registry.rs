@@ -8,10 +8,10 @@ use mesh_core::{
     spec::{CustomSpec, FunctionSpec},
 };
 
-use crate::{drive::Drive, encrypt::Encrypt, erasure::Erasure, object::Object, policy::Policy};
+use crate::{drive::Drive, encrypt::Encrypt, erasure::Erasure, keeper::Keeper, object::Object, policy::Policy};
 
 /// The mesh's own kinds that this build has, by the names that `FunctionSpec::name` gives them.
-pub const KINDS: [&str; 5] = ["policy", "object", "encrypt", "erasure", "drive"];
+pub const KINDS: [&str; 6] = ["policy", "object", "encrypt", "erasure", "drive", "keeper"];
 
 /// Kinds that a program registers at most.
 const CUSTOM_KINDS_MAX: usize = 64;
@@ -94,6 +94,7 @@ impl Registry {
                     parts.geometry.ok_or_else(|| Error::invalid("a drive needs a medium, and this actor has none"))?;
                 Ok(Box::new(Drive::new(spec.clone(), geometry, parts.pool.clone())))
             }
+            FunctionSpec::Keeper(spec) => Ok(Box::new(Keeper::new(spec.clone()))),
             FunctionSpec::Custom(spec) => {
                 let make = self.custom.get(&spec.kind).ok_or_else(|| {
                     Error::new(ErrorKind::Unsupported, "no such kind of function is registered in this program")

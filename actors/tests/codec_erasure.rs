@@ -236,12 +236,12 @@ impl World {
             }
             ShardOp::Read { id } => match self.shards.get(&(drive, id)) {
                 Some((code, sealed_len, crc, payload)) => {
-                    let answer = Answer::Shard { code: *code, sealed_len: *sealed_len, crc: *crc };
+                    let answer = Answer::Shard { code: *code, sealed_len: *sealed_len, crc: *crc, tenant: TenantId(1) };
                     Ok(Response { answer, payload: payload.clone() })
                 }
                 None => Err(Error::new(ErrorKind::NotFound, "model")),
             },
-            ShardOp::Delete { ids } => {
+            ShardOp::Delete { ids, .. } => {
                 ids.iter().for_each(|id| drop(self.shards.remove(&(drive, *id))));
                 Ok(Answer::Done.into())
             }

@@ -10,7 +10,7 @@ use mesh_actors::metadata::MemoryMetadata;
 use mesh_core::{
     Answer, Cx, Effect, Error, ErrorKind, Event, Op, Outcome, Request, Response, StorageFunction, Target,
     assignment::MoveId,
-    id::{ActorId, GroupId, NodeId, ShardId, Token},
+    id::{ActorId, GroupId, NodeId, ShardId, TenantId, Token},
     meta::{Command, ControlView, MeshCommand, MetaAnswer, ObjectCommand, Proposer, Query},
     op::{AsOf, Beat, Held, News, ShardOp, StripeOp},
     snapshot::{Mark, Snapshot},
@@ -108,7 +108,7 @@ impl Bug {
 }
 
 /// What a drive was given, remembered behind its back and over its restarts.
-pub type Memory = Arc<Mutex<BTreeMap<ShardId, (mesh_core::Buf, Code, u32)>>>;
+pub type Memory = Arc<Mutex<BTreeMap<ShardId, (mesh_core::Buf, Code, u32, TenantId)>>>;
 
 /// Puts a bug around a drive.
 #[must_use]
@@ -347,9 +347,9 @@ impl Twist for SkipCrc {
     fn request(&mut self, id: Token, request: &mut Request) {
         let Op::Shard(op) = &request.op else { return };
         match &**op {
-            ShardOp::Write { id, code, sealed_len, .. } => {
+            ShardOp::Write { id, code, sealed_len, tenant, .. } => {
                 let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-                memory.insert(*id, (request.payload.clone(), *code, *sealed_len));
+                memory.insert(*id, (request.payload.clone(), *code, *sealed_len, *tenant));
             }
             ShardOp::Read { id: shard } => {
                 self.reads.insert(id, *shard);
@@ -363,12 +363,12 @@ impl Twist for SkipCrc {
         let rotten = matches!(&outcome, Err(error) if error.kind() == ErrorKind::Corrupt);
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let known = shard.filter(|_| rotten).and_then(|shard| memory.get(&shard).cloned());
-        let Some((mut payload, code, sealed_len)) = known else { return (1, outcome) };
+        let Some((mut payload, code, sealed_len, tenant)) = known else { return (1, outcome) };
         if let Some(byte) = payload.make_mut().first_mut() {
             *byte ^= 1;
         }
         let crc = crc32c(&payload);
-        (1, Ok(Response { answer: Answer::Shard { code, sealed_len, crc }, payload }))
+        (1, Ok(Response { answer: Answer::Shard { code, sealed_len, crc, tenant }, payload }))
     }
 }
 

@@ -73,7 +73,7 @@ fn steps_of_a_move_that_is_over_are_found() {
 
 #[test]
 fn a_source_that_begins_anew_and_runs_in_the_middle_of_its_move_is_found() {
-    assert!(finds("runs-on-return", 2, 3, &[Victim::SourceAndGroup]));
+    assert!(finds("runs-on-return", 7, 3, &[Victim::SourceAndGroup]));
 }
 
 /// Every so manieth event: the runner takes all.

@@ -113,7 +113,7 @@ fn speed_of_sequential_shards_against_plain_writes() {
         let ours = begun.elapsed().as_secs_f64();
         bench.rest();
         let ids = (round * SHARDS..(round + 1) * SHARDS).map(shard).collect();
-        bench.call(ShardOp::Delete { ids }, Buf::empty()).unwrap();
+        bench.call(ShardOp::Delete { ids, until: None }, Buf::empty()).unwrap();
 
         let begun = Instant::now();
         let (sender, receiver) = std::sync::mpsc::channel();

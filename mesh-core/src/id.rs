@@ -152,6 +152,7 @@ impl ActorId {
     const INGRESS: u64 = 1 << 61;
     const DATA: u64 = 1 << 60;
     const TAIL: u64 = 1 << 63;
+    const KEEPER: u64 = 1 << 59;
 
     /// The actor that owns a drive.
     #[must_use]
@@ -163,6 +164,12 @@ impl ActorId {
     #[must_use]
     pub const fn ingress(node: NodeId) -> Self {
         Self(Self::INGRESS | node.0)
+    }
+
+    /// The actor that keeps what a node's groups have stored (Keeper).
+    #[must_use]
+    pub const fn keeper(node: NodeId) -> Self {
+        Self(Self::KEEPER | node.0)
     }
 
     /// The data chain of one tenant for one ingress node. Tenants are numbered below 2^28, nodes below 2^32.
@@ -194,6 +201,12 @@ impl ActorId {
         }
     }
 
+    /// The node behind this actor, if it is a keeper.
+    #[must_use]
+    pub const fn as_keeper(self) -> Option<NodeId> {
+        if self.0 >> 59 == 1 { Some(NodeId(self.0 & !Self::KEEPER)) } else { None }
+    }
+
     /// The (tenant, ingress) behind this actor, if it is a data chain.
     #[must_use]
     pub const fn as_data(self) -> Option<(TenantId, NodeId)> {
@@ -217,7 +230,8 @@ impl ActorId {
 }
 
 /// The name by which people and scripts call an actor: `chain-T-N` for the data chain of tenant T for ingress node N,
-/// `tail-T-N-C` for its stages from number C on where they run apart from it, `ingress-N`, `drive-D`, `actor-A` for any other.
+/// `tail-T-N-C` for its stages from number C on where they run apart from it, `ingress-N`, `keeper-N`, `drive-D`, `actor-A` for
+/// any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActorName(pub ActorId);
 
@@ -229,7 +243,10 @@ impl fmt::Display for ActorName {
             (_, Some(node), ..) => write!(f, "ingress-{}", node.0),
             (_, _, Some((tenant, node)), _) => write!(f, "chain-{}-{}", tenant.0, node.0),
             (.., Some((tenant, node, cut))) => write!(f, "tail-{}-{}-{cut}", tenant.0, node.0),
-            _ => write!(f, "actor-{}", actor.0),
+            _ => match actor.as_keeper() {
+                Some(node) => write!(f, "keeper-{}", node.0),
+                None => write!(f, "actor-{}", actor.0),
+            },
         }
     }
 }
@@ -240,7 +257,7 @@ impl core::str::FromStr for ActorName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || {
             crate::Error::invalid(
-                "an actor is called chain-TENANT-NODE, tail-TENANT-NODE-STAGE, ingress-NODE, drive-N or actor-N",
+                "an actor is called chain-TENANT-NODE, tail-TENANT-NODE-STAGE, ingress-NODE, keeper-NODE, drive-N or actor-N",
             )
         };
         let (kind, numbers) = text.split_once('-').ok_or_else(invalid)?;
@@ -248,6 +265,7 @@ impl core::str::FromStr for ActorName {
         Ok(Self(match kind {
             "drive" => ActorId::drive(DriveId(number(numbers, 1 << 60)?)),
             "ingress" => ActorId::ingress(NodeId(number(numbers, 1 << 32)?)),
+            "keeper" => ActorId::keeper(NodeId(number(numbers, 1 << 32)?)),
             "chain" => {
                 let (tenant, node) = numbers.split_once('-').ok_or_else(invalid)?;
                 ActorId::data(TenantId(number(tenant, 1 << 28)?), NodeId(number(node, 1 << 32)?))
@@ -414,10 +432,11 @@ mod tests {
             ActorId::drive(DriveId(2001)),
             ActorId::ingress(NodeId(3)),
             ActorId::data(TenantId(7), NodeId(4)),
+            ActorId::keeper(NodeId(5)),
             ActorId(12),
         ];
         let names = actors.map(|actor| ActorName(actor).to_string());
-        assert_eq!(names, ["drive-2001", "ingress-3", "chain-7-4", "actor-12"]);
+        assert_eq!(names, ["drive-2001", "ingress-3", "chain-7-4", "keeper-5", "actor-12"]);
         assert_eq!(names.map(|name| name.parse::<ActorName>().map(|name| name.0)), actors.map(Ok));
         for wrong in ["", "chain-1", "chain-x-1", "node-1", "chain-268435456-1"] {
             assert!(wrong.parse::<ActorName>().is_err(), "{wrong}");

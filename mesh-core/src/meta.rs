@@ -22,6 +22,7 @@ pub use control::{
 };
 pub use level::{LEVEL, Level};
 pub use object::{
-    Attributes, Body, Extent, Garbage, GarbageMark, GarbagePage, ObjectRow, PartRow, Reference, Run, Shape, UploadRow,
+    Attributes, Body, Extent, Garbage, GarbageMark, GarbagePage, ObjectRow, PartRow, Reference, RepairState, Run,
+    Shape, UploadRow, UsesPage,
 };
 pub use query::Query;

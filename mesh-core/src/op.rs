@@ -21,7 +21,7 @@ pub use beat::{AsOf, Beat, Held, News};
 pub use node::{MoveOp, MoveStep, Moved, NodeOp};
 pub use object::{Destination, ObjectOp, Piece};
 pub use report::{Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Phase, STARTS_MAX, Witness};
-pub use stripe::{Binding, ShardOp, StripeOp, StripeTarget};
+pub use stripe::{Binding, Head, ShardOp, StripeOp, StripeTarget};
 
 use crate::{
     effect::{Principal, Request},

@@ -1,6 +1,9 @@
 //! What a function is made from: [`FunctionSpec`]. A function restarts, or starts elsewhere, from its spec alone.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +35,8 @@ pub enum FunctionSpec {
     Custom(CustomSpec),
     /// Functions one after another, of which those from this one on (counted from 0) run elsewhere just now.
     Split(Vec<Self>, u8),
+    /// What is stored, in order: repair.
+    Keeper(KeeperSpec),
 }
 
 impl FunctionSpec {
@@ -59,6 +64,7 @@ impl FunctionSpec {
             Self::Encrypt(_) => "encrypt",
             Self::Erasure(_) => "erasure",
             Self::Drive(_) => "drive",
+            Self::Keeper(_) => "keeper",
             Self::Custom(spec) => &spec.kind,
         }
     }
@@ -106,13 +112,14 @@ impl CustomSpec {
 }
 
 /// What [`FunctionSpec::name`] calls the mesh's own, and names that may yet be wanted for them.
-const RESERVED: [&str; 11] = [
+const RESERVED: [&str; 12] = [
     "chain",
     "policy",
     "object",
     "encrypt",
     "erasure",
     "drive",
+    "keeper",
     "compress",
     "replicate",
     "kv-cache",
@@ -178,6 +185,19 @@ pub struct ErasureSpec {
     pub layouts: Layouts,
     /// What this node sees of each drive. One that is missing here is down.
     pub drives: SharedMap<DriveId, DriveState>,
+}
+
+/// Settings of Keeper: one node's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeeperSpec {
+    /// Namespace groups whose data it keeps: those that its node leads.
+    pub groups: BTreeSet<GroupId>,
+    /// Every layout that a manifest may name.
+    pub layouts: Layouts,
+    /// What this node sees of each drive. One that is missing here is down.
+    pub drives: SharedMap<DriveId, DriveState>,
+    /// Bytes that it reads and writes for repair in a second at most.
+    pub repair_bytes_per_s: u64,
 }
 
 /// Settings of Drive.

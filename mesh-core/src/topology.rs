@@ -225,15 +225,16 @@ impl Layout {
 pub type Layouts = BTreeMap<LayoutId, Arc<Layout>>;
 
 /// Where the shards of a stripe that was written under a layout may be: of each the drives, first the one that took it, then
-/// those that are its home in later layouts of the line, to which it may have been moved. `None` for a layout that is not
-/// known, or in which the stripe has no place.
+/// those that are its home, in that layout and in later ones of the line, to which it may have been moved. `None` for a
+/// layout that is not known, or in which the stripe has no place.
 #[must_use]
 pub fn holders(layouts: &Layouts, layout: LayoutId, stripe: StripeId, avoid: &[DriveId]) -> Option<Vec<Vec<DriveId>>> {
     let own = layouts.get(&layout)?;
     let mut holders: Vec<Vec<DriveId>> =
         own.place(stripe, avoid)?.drives.into_iter().map(|drive| vec![drive]).collect();
-    for later in later(layouts, own) {
-        let moved = later.place(stripe, &[]).into_iter().flat_map(|placement| placement.drives);
+    let own = Some(&**own).filter(|own| own.line > 0);
+    for layout in own.into_iter().chain(own.into_iter().flat_map(|own| later(layouts, own))) {
+        let moved = layout.place(stripe, &[]).into_iter().flat_map(|placement| placement.drives);
         for (holders, drive) in holders.iter_mut().zip(moved) {
             if !holders.contains(&drive) {
                 holders.push(drive);

@@ -41,7 +41,7 @@ use crate::{
     },
     limits::{HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX, SHARD_BATCH_MAX},
     meta::{self, BucketRow, Listing, ObjectRow, PartRow, UploadRow},
-    op::{Answer, NodeOp, Op, Piece, ShardOp, StripeOp, StripeTarget},
+    op::{Answer, Head, NodeOp, Op, Piece, ShardOp, StripeOp, StripeTarget},
     topology::Code,
 };
 
@@ -363,9 +363,10 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                     crc: *crc,
                 }),
                 ShardOp::Read { id } => B::ShardRead(shard_id(*id)),
-                ShardOp::Delete { ids } => {
-                    B::ShardDelete(proto::ShardIds { ids: ids.iter().copied().map(shard_id).collect() })
-                }
+                ShardOp::Delete { ids, until } => B::ShardDelete(proto::ShardIds {
+                    ids: ids.iter().copied().map(shard_id).collect(),
+                    until: until.map(head),
+                }),
                 ShardOp::List { after, limit } => {
                     B::ShardList(proto::ShardList { after: after.map(shard_id), limit: *limit })
                 }
@@ -394,16 +395,18 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
             Answer::Done => B::Done(proto::Done {}),
             Answer::Meta(answer) => B::Meta(meta::encode(&**answer)?.into()),
             Answer::Placed { avoid, shared } => B::Placed(proto::Placed { avoid: numbers(avoid), shared: *shared }),
-            Answer::Shard { code, sealed_len, crc } => B::Shard(proto::Shard {
+            Answer::Shard { code, sealed_len, crc, tenant } => B::Shard(proto::Shard {
                 data: code.data.into(),
                 parity: code.parity.into(),
                 sealed_len: *sealed_len,
                 crc: *crc,
+                tenant: tenant.0,
             }),
-            Answer::Shards(shards, more) => B::Shards(proto::Shards {
-                ids: shards.iter().map(|(id, _)| shard_id(*id)).collect(),
-                lengths: shards.iter().map(|(_, len)| *len).collect(),
+            Answer::Shards { page, more, head: upto } => B::Shards(proto::Shards {
+                ids: page.iter().map(|(id, _)| shard_id(*id)).collect(),
+                lengths: page.iter().map(|(_, len)| *len).collect(),
                 more: *more,
+                head: Some(head(*upto)),
             }),
             Answer::Drive { capacity_bytes, free_bytes, shards, corrupt, full, gone } => B::Drive(proto::Drive {
                 capacity_bytes: *capacity_bytes,
@@ -503,7 +506,7 @@ fn decode_body(body: proto::header::Body) -> Result<Body, Error> {
                 return Err(Error::invalid("too many shards in one request"));
             }
             let ids = message.ids.iter().map(|id| read_shard_id(Some(id))).collect::<Result<_, _>>()?;
-            ShardOp::Delete { ids }.into()
+            ShardOp::Delete { ids, until: message.until.map(read_head) }.into()
         }
         B::ShardList(message) => {
             let after = message.after.as_ref().map(|id| read_shard_id(Some(id))).transpose()?;
@@ -543,15 +546,16 @@ fn decode_answer(body: proto::header::Body) -> Result<Answer, Error> {
             Answer::Placed { avoid: placed.avoid.into_iter().map(DriveId).collect(), shared: placed.shared }
         }
         B::Shard(shard) => {
-            Answer::Shard { code: code(shard.data, shard.parity)?, sealed_len: shard.sealed_len, crc: shard.crc }
+            let (code, tenant) = (code(shard.data, shard.parity)?, TenantId(shard.tenant));
+            Answer::Shard { code, sealed_len: shard.sealed_len, crc: shard.crc, tenant }
         }
         B::Shards(shards) => {
             if shards.ids.len() != shards.lengths.len() || shards.ids.len() > SHARD_BATCH_MAX {
                 return Err(Error::invalid("a list of shards of a wrong length"));
             }
             let pairs = shards.ids.iter().zip(shards.lengths);
-            let pairs = pairs.map(|(id, len)| Ok((read_shard_id(Some(id))?, len))).collect::<Result<_, Error>>()?;
-            Answer::Shards(pairs, shards.more)
+            let page = pairs.map(|(id, len)| Ok((read_shard_id(Some(id))?, len))).collect::<Result<_, Error>>()?;
+            Answer::Shards { page, more: shards.more, head: shards.head.map(read_head).unwrap_or_default() }
         }
         B::Drive(drive) => Answer::Drive {
             capacity_bytes: drive.capacity_bytes,
@@ -606,6 +610,14 @@ fn stripe_id(id: StripeId) -> proto::StripeId {
 
 fn shard_id(id: ShardId) -> proto::ShardId {
     proto::ShardId { stripe: Some(stripe_id(id.stripe)), shard: id.shard.into() }
+}
+
+fn head(head: Head) -> proto::Head {
+    proto::Head { epoch: head.epoch.0, lsn: head.lsn }
+}
+
+fn read_head(head: proto::Head) -> Head {
+    Head { epoch: Epoch(head.epoch), lsn: head.lsn }
 }
 
 fn read_stripe_id(id: Option<&proto::StripeId>) -> Result<StripeId, Error> {

@@ -165,6 +165,8 @@ pub struct Here {
     pub ability: Arc<Ability>,
     /// See [`mesh_core::spec::ObjectSpec::reclaim_grace_ms`].
     pub reclaim_grace_ms: u64,
+    /// See [`mesh_core::spec::KeeperSpec::repair_bytes_per_s`].
+    pub repair_bytes_per_s: u64,
     /// How often it does things, and how long silences may be.
     pub timing: Timing,
 }

@@ -84,6 +84,7 @@ impl Inner {
             starts: self.starts.clone(),
             ability: self.ability.clone(),
             reclaim_grace_ms: u64::try_from(timing.reclaim_grace.0.as_millis()).unwrap_or(u64::MAX),
+            repair_bytes_per_s: self.config.repair.rate.0,
             timing: Timing {
                 beat: HEARTBEAT_INTERVAL,
                 dpu_beat: DPU_HEARTBEAT_INTERVAL,

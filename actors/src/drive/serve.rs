@@ -7,7 +7,7 @@ use mesh_core::{
     Answer, Buf, Cx, Error, ErrorKind, Job, Op, Outcome, Pool, Request, Response, WorkOutcome,
     id::{DriveId, ShardId, Token},
     limits::{MAILBOX_BYTES_MAX, MAILBOX_JOBS_MAX, PAYLOAD_BYTES_MAX, SHARD_BATCH_MAX},
-    op::ShardOp,
+    op::{Head, ShardOp},
     port::{DiskJob, WorkOutput},
     time::Instant,
     wire::crc32c,
@@ -338,7 +338,7 @@ impl Serving {
 
     fn delete(&mut self, request: Token, what: Request, cx: &mut Cx<'_>) {
         let Op::Shard(op) = &what.op else { return };
-        let ShardOp::Delete { ids } = &**op else { return };
+        let ShardOp::Delete { ids, until } = &**op else { return };
         if ids.len() > SHARD_BATCH_MAX {
             self.reply(request, Err(Error::new(ErrorKind::TooLarge, "too many shards in one delete")), cx);
             return;
@@ -347,7 +347,19 @@ impl Serving {
             self.busy.entry(busy).or_default().push((request, what));
             return;
         }
-        let live = |id: &ShardId| Some(Tombstone { id: *id, lsn: self.catalog.live(*id)?.lsn });
+        let head = self.head();
+        if let Some(until) = until.filter(|until| until.epoch != head.epoch) {
+            let text = "the drive has started anew since it was listed: list it again before anything is deleted";
+            let error =
+                Error::new(ErrorKind::Conflict, text).with("listed_under", until.epoch).with("epoch", head.epoch);
+            self.reply(request, Err(error), cx);
+            return;
+        }
+        let lsn_max = until.map_or(u64::MAX, |until| until.lsn);
+        let live = |id: &ShardId| {
+            let live = self.catalog.live(*id).filter(|live| live.lsn <= lsn_max)?;
+            Some(Tombstone { id: *id, lsn: live.lsn })
+        };
         let mut tombstones: Vec<Tombstone> = ids.iter().filter_map(live).collect();
         tombstones.sort_unstable_by_key(|tombstone| tombstone.id);
         tombstones.dedup_by_key(|tombstone| tombstone.id);
@@ -403,8 +415,8 @@ impl Serving {
         };
         match self.examine(id, live, &bytes) {
             Some((shard, payload)) => {
-                let answer = Answer::Shard { code: shard.code, sealed_len: shard.sealed_len, crc: shard.crc };
-                Ok(Response { answer, payload })
+                let Shard { code, sealed_len, crc, tenant, .. } = shard;
+                Ok(Response { answer: Answer::Shard { code, sealed_len, crc, tenant }, payload })
             }
             None => Err(named(
                 Error::new(ErrorKind::Corrupt, "the shard fails its checksum: read others and write it again"),
@@ -434,9 +446,14 @@ impl Serving {
     fn list(&self, after: Option<ShardId>, limit: u32) -> Outcome {
         let limit = (limit as usize).min(SHARD_BATCH_MAX);
         let mut listed = self.catalog.list(after);
-        let shards: Vec<(ShardId, u32)> = listed.by_ref().take(limit).collect();
+        let page: Vec<(ShardId, u32)> = listed.by_ref().take(limit).collect();
         let more = listed.next().is_some();
-        Ok(Answer::Shards(shards, more).into())
+        Ok(Answer::Shards { page, more, head: self.head() }.into())
+    }
+
+    /// How far the log has come: every shard that is placed from now on has a greater number.
+    fn head(&self) -> Head {
+        Head { epoch: self.superblock.epoch, lsn: self.next_lsn.saturating_sub(1) }
     }
 
     fn stat(&self) -> Answer {

@@ -66,7 +66,7 @@ impl Delete {
                 delete.left.push(drive);
                 continue;
             }
-            drives.ask(&caller, (0, drive), ShardOp::Delete { ids }, Buf::empty(), PATIENCE, cx);
+            drives.ask(&caller, (0, drive), ShardOp::Delete { ids, until: None }, Buf::empty(), PATIENCE, cx);
             delete.outstanding += 1;
         }
         Ok((delete.outstanding > 0).then_some(delete))

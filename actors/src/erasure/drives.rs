@@ -182,7 +182,7 @@ impl Drives {
 
     /// Deletes a shard that nothing refers to; nobody waits for it.
     pub(super) fn sweep(&mut self, id: ShardId, drive: DriveId, cx: &mut Cx<'_>) {
-        let op = ShardOp::Delete { ids: vec![id] };
+        let op = ShardOp::Delete { ids: vec![id], until: None };
         let request = Request::system(op, cx.now() + SWEEP_PATIENCE);
         let call = cx.call(Target::Actor(ActorId::drive(drive)), request);
         self.waits.insert(call, Wait { job: call, role: Role::Sweep });

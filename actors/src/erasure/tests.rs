@@ -166,11 +166,12 @@ fn get(token: u64, drive: u64, place: u8, at_ms: u64) -> Effect {
 
 fn delete(token: u64, drive: u64, place: u8, at_ms: u64) -> Effect {
     let ids = vec![first_attempt().shard(place)];
-    to_drive(token, drive, ShardOp::Delete { ids }, Buf::empty(), at_ms + 10_000)
+    to_drive(token, drive, ShardOp::Delete { ids, until: None }, Buf::empty(), at_ms + 10_000)
 }
 
 fn sweep(token: u64, drive: u64, place: u8, at_ms: u64) -> Effect {
-    let request = Request::system(ShardOp::Delete { ids: vec![shard(place)] }, Instant((at_ms + 5000) * MS));
+    let request =
+        Request::system(ShardOp::Delete { ids: vec![shard(place)], until: None }, Instant((at_ms + 5000) * MS));
     Effect::Call { to: Target::Actor(ActorId::drive(DriveId(drive))), call: Token(token), request }
 }
 
@@ -188,7 +189,7 @@ fn brings(place: u8) -> Outcome {
 
 fn brings_of(place: u8, code: Code, sealed_len: u32) -> Outcome {
     let (payload, crc) = shards().swap_remove(place.into());
-    Ok(Response { answer: Answer::Shard { code, sealed_len, crc }, payload })
+    Ok(Response { answer: Answer::Shard { code, sealed_len, crc, tenant: TenantId(7) }, payload })
 }
 
 fn read(avoid: &[u64]) -> StripeOp {
@@ -318,7 +319,7 @@ fn deletes_every_shard_of_every_attempt_at_every_drive_of_the_group_where_not_al
     let every = |token, drive| {
         let ids =
             [first_attempt(), stripe()].into_iter().flat_map(|id| (0..3).map(move |place| id.shard(place))).collect();
-        to_drive(token, drive, ShardOp::Delete { ids }, Buf::empty(), 11_000)
+        to_drive(token, drive, ShardOp::Delete { ids, until: None }, Buf::empty(), 11_000)
     };
     let effects = bench.ask(StripeOp::Delete { target: target(), avoid: vec![DriveId(1)] }, b"");
     assert_eq!(effects, (1..=6).map(|at| every(at, at)).collect::<Vec<_>>());

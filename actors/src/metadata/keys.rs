@@ -45,6 +45,8 @@
 //!   'g'                             the last stamp that garbage was given
 //!   'E' drive:8 write:8             (empty) the drive is owed the deletion of what it holds of a forgotten write
 //!   'e' drive:8                     how many such rows the drive has
+//!   'R'                             RepairState
+//!   'Y' write:8                     (empty) not all shards of the write may be at their homes
 //!   'Q' tenant:8                    Usage
 //!   'X' bucket:8                    (empty) the bucket is sealed, for good
 //!
@@ -92,6 +94,8 @@ pub(super) const WASTE: u8 = b'G';
 pub(super) const STAMP: u8 = b'g';
 pub(super) const OWED: u8 = b'E';
 pub(super) const OWING: u8 = b'e';
+pub(super) const REPAIR: u8 = b'R';
+pub(super) const UNSETTLED: u8 = b'Y';
 pub(super) const USAGE: u8 = b'Q';
 pub(super) const SEALED: u8 = b'X';
 
@@ -271,6 +275,19 @@ pub(super) fn closed_block(key: &[u8]) -> Option<WriteId> {
 
 pub(super) fn write_use(write: WriteId) -> Vec<u8> {
     key(USE, &[&write.0.to_be_bytes()])
+}
+
+/// The write inside a table key of [`write_use`] or [`unsettled`].
+pub(super) fn used_write(key: &[u8]) -> Option<WriteId> {
+    key.get(1..)?.first_chunk::<8>().map(|bytes| WriteId(u64::from_be_bytes(*bytes)))
+}
+
+pub(super) fn repair() -> Vec<u8> {
+    key(REPAIR, &[])
+}
+
+pub(super) fn unsettled(write: WriteId) -> Vec<u8> {
+    key(UNSETTLED, &[&write.0.to_be_bytes()])
 }
 
 pub(super) fn object(bucket: BucketId, name: &str) -> Vec<u8> {

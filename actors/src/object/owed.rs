@@ -163,8 +163,8 @@ impl Debt {
     /// What a drive that is being seen to needs next.
     fn go_on(&mut self, id: GroupId, drive: DriveId, lost: &BTreeSet<DriveId>, now: Instant) -> Option<Question> {
         if let State::Walking(writes, round) = &mut self.state {
-            if let Some((drive, op)) = round.next() {
-                return Some(Question::shard(drive, op));
+            if let Some((drive, want)) = round.next() {
+                return Some(want.question(id, drive));
             }
             if !round.is_over() {
                 return None;

@@ -11,8 +11,12 @@
 //! ```text
 //! a group:  Idle -(period)-> Looking -(closed blocks)-> Idle
 //!           Idle -(a block's time has come)-> Asking -(what refers to its writes)-> Walking -> Settling -> Idle
-//! a drive:  List -> Delete -> List -> … until it is through with the block's range of ids
+//! a drive:  List -> (Check ->) Delete -> List -> … until it is through with the block's range of ids
 //! ```
+//!
+//! Shards are moved while it looks, to the homes that a newer layout gives them, of which this node may not have heard. So
+//! before a shard of a write that is in use is deleted, the group says for which layout it moves any; and a drive that
+//! deletes leaves what was written after it was listed.
 //!
 //! A block is forgotten (`SweptBlock`) only when every registered drive has been walked to the end. A drive that does
 //! not answer puts the block off, later and later; which drives are done is remembered meanwhile, and other blocks go
@@ -29,7 +33,7 @@ use mesh_core::{
     id::{DriveId, GroupId, ShardId, StripeId, WriteId},
     limits::SHARD_BATCH_MAX,
     meta::{Command, MetaAnswer, Query, Reference, Shape, UpkeepCommand},
-    op::ShardOp,
+    op::{Head, ShardOp},
     spec::ObjectSpec,
     time::Instant,
     topology::Layouts,
@@ -115,9 +119,38 @@ pub(super) struct Round {
 enum Walk {
     ListDue(ShardId),
     Listing(ShardId),
-    DeleteDue(Vec<ShardId>, Option<ShardId>),
+    CheckDue(Doomed),
+    Checking(Doomed),
+    DeleteDue(Doomed),
     /// And then a list from there on, if there is more.
     Deleting(Option<ShardId>),
+}
+
+/// What a drive is to delete.
+#[derive(Default)]
+struct Doomed {
+    ids: Vec<ShardId>,
+    /// How far the drive's log had come when they were listed.
+    head: Head,
+    /// Where its list goes on.
+    then: Option<ShardId>,
+}
+
+/// What a walk wants next.
+pub(super) enum Want {
+    /// Of the drive.
+    Drive(ShardOp),
+    /// Of the group: how far it is with repair.
+    Group,
+}
+
+impl Want {
+    pub(super) fn question(self, group: GroupId, drive: DriveId) -> Question {
+        match self {
+            Self::Drive(op) => Question::shard(drive, op),
+            Self::Group => Question::query_directly(group, Query::Repair),
+        }
+    }
 }
 
 impl Sweep {
@@ -220,8 +253,8 @@ impl Group {
                 Some((What::Ask, Question::query_directly(id, Query::Referenced { writes })))
             }
             State::Walking(first, round) => {
-                if let Some((drive, op)) = round.next() {
-                    return Some((What::Walk(drive), Question::shard(drive, op)));
+                if let Some((drive, want)) = round.next() {
+                    return Some((What::Walk(drive), want.question(id, drive)));
                 }
                 if !round.is_over() {
                     return None;
@@ -338,8 +371,8 @@ impl Round {
         self.covered.contains(&drive)
     }
 
-    /// The next thing to send to a drive.
-    pub(super) fn next(&mut self) -> Option<(DriveId, ShardOp)> {
+    /// The next thing to ask for a drive's sake.
+    pub(super) fn next(&mut self) -> Option<(DriveId, Want)> {
         if let Some((&first, _)) = self.writes.first_key_value()
             && self.walks.len() < WALKS_MAX
             && let Some(drive) = self.todo.pop_front()
@@ -357,25 +390,46 @@ impl Round {
     pub(super) fn heard(&mut self, drive: DriveId, result: Result<Response, Error>, layouts: &Layouts) {
         let Some(walk) = self.walks.remove(&drive) else { return };
         let Ok(Response { answer, .. }) = result else { return };
-        let (doomed, then) = match (walk, answer) {
-            (Walk::Listing(after), Answer::Shards(page, more)) => {
+        let next = match (walk, answer) {
+            (Walk::Listing(after), Answer::Shards { page, more, head }) => {
                 let in_order = page.is_sorted_by(|(left, _), (right, _)| left < right);
                 if !in_order || page.first().is_some_and(|(id, _)| *id <= after) || (page.is_empty() && more) {
                     // Not an answer to the question: going on from it might never end.
                     return;
                 }
                 let last = page.last().map(|(id, _)| *id).filter(|_| more);
-                let doomed = page.into_iter().map(|(id, _)| id).filter(|id| self.is_astray(drive, *id, layouts));
-                (doomed.collect(), last.and_then(|last| self.onwards(last)))
+                let then = last.and_then(|last| self.onwards(last));
+                let ids: Vec<ShardId> = page.into_iter().map(|(id, _)| id).collect();
+                let ids: Vec<ShardId> = ids.into_iter().filter(|id| self.is_astray(drive, *id, layouts)).collect();
+                let of_used = ids.iter().any(|id| matches!(self.writes.get(&id.stripe.write), Some(Some(_))));
+                match (ids.is_empty(), of_used) {
+                    (true, _) => self.go_on(drive, then),
+                    (false, true) => Some(Walk::CheckDue(Doomed { ids, head, then })),
+                    (false, false) => Some(Walk::DeleteDue(Doomed { ids, head, then })),
+                }
             }
-            (Walk::Deleting(then), Answer::Done) => (Vec::new(), then),
+            // What is moved for a layout that is not known here is written after the group has begun with it: and if it has not
+            // by now, after the list.
+            (Walk::Checking(doomed), Answer::Meta(meta)) => match &*meta {
+                MetaAnswer::Repair(state) if layouts.last_key_value().is_some_and(|(id, _)| state.marked <= *id) => {
+                    Some(Walk::DeleteDue(doomed))
+                }
+                _ => return,
+            },
+            (Walk::Deleting(then), Answer::Done) => self.go_on(drive, then),
             _ => return,
         };
-        match (doomed.is_empty(), then) {
-            (false, then) => drop(self.walks.insert(drive, Walk::DeleteDue(doomed, then))),
-            (true, Some(after)) => drop(self.walks.insert(drive, Walk::ListDue(after))),
-            (true, None) => drop(self.covered.insert(drive)),
+        if let Some(next) = next {
+            self.walks.insert(drive, next);
         }
+    }
+
+    /// Lists on from there, or is through with a drive.
+    fn go_on(&mut self, drive: DriveId, then: Option<ShardId>) -> Option<Walk> {
+        if then.is_none() {
+            self.covered.insert(drive);
+        }
+        then.map(Walk::ListDue)
     }
 
     /// Whether a shard of the block lies where nobody looks for it.
@@ -397,16 +451,21 @@ impl Round {
 
 impl Walk {
     /// What is to be sent, which is out from now on.
-    fn send(&mut self) -> Option<ShardOp> {
-        let (op, out) = match self {
+    fn send(&mut self) -> Option<Want> {
+        let (want, out) = match self {
             Self::ListDue(after) => {
-                (ShardOp::List { after: Some(*after), limit: SHARD_BATCH_MAX as u32 }, Self::Listing(*after))
+                let list = ShardOp::List { after: Some(*after), limit: SHARD_BATCH_MAX as u32 };
+                (Want::Drive(list), Self::Listing(*after))
             }
-            Self::DeleteDue(ids, then) => (ShardOp::Delete { ids: core::mem::take(ids) }, Self::Deleting(*then)),
-            Self::Listing(_) | Self::Deleting(_) => return None,
+            Self::CheckDue(doomed) => (Want::Group, Self::Checking(core::mem::take(doomed))),
+            Self::DeleteDue(doomed) => {
+                let Doomed { ids, head, then } = core::mem::take(doomed);
+                (Want::Drive(ShardOp::Delete { ids, until: Some(head) }), Self::Deleting(then))
+            }
+            Self::Listing(_) | Self::Checking(_) | Self::Deleting(_) => return None,
         };
         *self = out;
-        Some(op)
+        Some(want)
     }
 }
 

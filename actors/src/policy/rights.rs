@@ -157,6 +157,9 @@ fn of_query<'a>(spec: &PolicySpec, query: &'a Query) -> Option<Subject<'a>> {
         | Query::Referenced { .. }
         | Query::ClosedBlocks { .. }
         | Query::Owed { .. }
+        | Query::Repair
+        | Query::Uses { .. }
+        | Query::Unsettled { .. }
         | Query::Drive { .. } => return None,
     })
 }

@@ -10,8 +10,8 @@ use mesh_core::{
     id::{BucketId, DriveId, GroupId, StripeId, WriteId},
     meta::{
         Body, BucketCommand, BucketRef, BucketRow, Command, Extent, Garbage, GarbageMark, GarbagePage, ListEntry,
-        Listing, MetaAnswer, ObjectCommand, ObjectRow, PartRow, Precondition, Query, Reference, Session, Shape,
-        UpkeepCommand, UploadRow,
+        Listing, MetaAnswer, ObjectCommand, ObjectRow, PartRow, Precondition, Query, Reference, RepairState, Session,
+        Shape, UpkeepCommand, UploadRow,
     },
     time::UnixMillis,
 };
@@ -400,6 +400,8 @@ impl Metadata {
                 let blocks = self.closed_blocks().into_iter().filter(behind).take(*limit as usize);
                 Ok(MetaAnswer::ClosedBlocks(blocks.map(|first| (first, BLOCK)).collect()))
             }
+            // Nothing is moved here.
+            Query::Repair => Ok(MetaAnswer::Repair(RepairState::default())),
             other => panic!("not for this model: {other:?}"),
         }
     }

@@ -17,7 +17,7 @@ use mesh_core::{
     Response, StorageFunction, Target, Tokens,
     id::{ActorId, DriveId, Epoch, GroupId, KeyId, LayoutId, NodeId, ShardId, StripeId, TenantId, Token, WriteId},
     meta::{Attributes, Grant, Precondition, TenantLimits, WrappedKey},
-    op::{Binding, Destination, ObjectOp, Piece, ShardOp, StripeOp},
+    op::{Binding, Destination, Head, ObjectOp, Piece, ShardOp, StripeOp},
     port::{ComputeJob, WorkOutput},
     spec::{Encryption, FunctionSpec, ObjectSpec, PolicySpec},
     time::{Instant, UnixMillis},
@@ -363,9 +363,9 @@ impl Host {
                 let behind = (core::ops::Bound::Excluded(after), core::ops::Bound::Unbounded);
                 let page: Vec<(ShardId, u32)> = held.range(behind).take(PAGE).map(|id| (*id, 1)).collect();
                 let more = held.range(behind).count() > PAGE;
-                Ok(Answer::Shards(page, more).into())
+                Ok(Answer::Shards { page, more, head: Head::default() }.into())
             }
-            ShardOp::Delete { ids } => {
+            ShardOp::Delete { ids, .. } => {
                 assert!(!ids.is_empty());
                 for id in ids {
                     held.remove(&id);

@@ -128,6 +128,7 @@ impl Cluster {
             starts: (boot.saturating_sub(STARTS_MAX as u64 - 1)..=boot).map(Incarnation).collect(),
             ability: Arc::new(Ability { functions, millicores: 8000, memory_bytes: 1 << 34 }),
             reclaim_grace_ms: GRACE_MS,
+            repair_bytes_per_s: REPAIR_BYTES_PER_S,
             timing: self.timing(),
         }
     }
@@ -506,6 +507,8 @@ impl Cluster {
     }
 }
 
+/// What a keeper moves in a second: little enough that heals wait for it.
+const REPAIR_BYTES_PER_S: u64 = 1 << 20;
 /// What one effect of a function costs.
 const EFFECT_NS: u64 = 1000;
 /// A majority says within this whether it follows.

@@ -6,7 +6,7 @@ use mesh_core::{
     ErrorKind,
     id::{DriveId, GroupId, ShardId, StripeId},
     meta::{Body, BucketRef, Extent, MetaAnswer, Query},
-    topology::Layout,
+    topology::{self, Layouts},
 };
 
 use crate::{
@@ -86,27 +86,44 @@ fn of_parts(world: &mut World, query: &Query) -> Vec<Extent> {
     parts.iter().map(|part| part.extent.clone()).collect()
 }
 
-/// The first shard of these extents that its drive does not hold, the drives apart whose contents may be lost.
+/// Where the shards of what is visible are to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Where {
+    /// On any of the drives that may have it.
+    Anywhere,
+    /// At home in the newest layout.
+    Home,
+}
+
+/// The first shard of these extents that is not there, the drives apart whose contents may be lost.
 #[must_use]
 pub fn missing(
     extents: &[Extent],
-    layout: &Layout,
+    layouts: &Layouts,
     held: &BTreeMap<DriveId, BTreeSet<ShardId>>,
     victims: &[DriveId],
+    place: Where,
 ) -> Option<String> {
+    let newest = layouts.values().next_back()?;
     for extent in extents {
         for stripe in 0..extent.stripes() {
             let run = extent.run_of(stripe);
             let attempt = run.map_or(0, |run| run.attempt);
             let avoid = run.map_or(&[][..], |run| &run.avoid);
             let id = StripeId { write: extent.write, stripe, attempt };
-            let Some(placement) = layout.place(id, avoid) else {
+            let drives = match place {
+                Where::Anywhere => topology::holders(layouts, extent.layout, id, avoid),
+                Where::Home => {
+                    newest.place(id, &[]).map(|homes| homes.drives.into_iter().map(|home| vec![home]).collect())
+                }
+            };
+            let Some(drives) = drives else {
                 return Some(format!("{id:?} has no place without {avoid:?}"));
             };
-            for (shard, drive) in (0_u8..).zip(&placement.drives) {
-                let holds = held.get(drive).is_some_and(|shards| shards.contains(&id.shard(shard)));
-                if !holds && !victims.contains(drive) {
-                    return Some(format!("{:?} on {drive}", id.shard(shard)));
+            for (shard, drives) in (0_u8..).zip(&drives) {
+                let holds = |drive| held.get(drive).is_some_and(|shards| shards.contains(&id.shard(shard)));
+                if !drives.iter().any(holds) && !drives.iter().any(|drive| victims.contains(drive)) {
+                    return Some(format!("{:?} on {drives:?}", id.shard(shard)));
                 }
             }
         }
@@ -116,9 +133,11 @@ pub fn missing(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use mesh_core::{
         id::{LayoutId, NodeId, WriteId},
-        topology::Code,
+        topology::{Code, Layout},
     };
 
     use super::*;
@@ -144,9 +163,18 @@ mod tests {
             }
         }
         let extents = [extent];
-        assert_eq!(missing(&extents, &layout, &held, &[]), None);
-        held.get_mut(&DriveId(2)).expect("it holds some").pop_first();
-        assert!(missing(&extents, &layout, &held, &[]).is_some());
-        assert_eq!(missing(&extents, &layout, &held, &[DriveId(2)]), None);
+        let layouts = |layout: &Layout| Layouts::from([(layout.id, Arc::new(layout.clone()))]);
+        let of = |held: &_, victims: &[DriveId], place| missing(&extents, &layouts(&layout), held, victims, place);
+        for place in [Where::Anywhere, Where::Home] {
+            assert_eq!(of(&held, &[], place), None);
+        }
+        let gone = held.get_mut(&DriveId(2)).expect("it holds some").pop_first().expect("one");
+        for place in [Where::Anywhere, Where::Home] {
+            assert!(of(&held, &[], place).is_some());
+            assert_eq!(of(&held, &[DriveId(2)], place), None);
+        }
+        // What is on another drive than it was put on is found by nobody.
+        held.entry(DriveId(3)).or_default().insert(gone);
+        assert!(of(&held, &[], Where::Anywhere).is_some());
     }
 }

@@ -1,5 +1,5 @@
 //! The census: once everything works, what lies on the drives is what somebody refers to. Every shard is of a visible
-//! object or of an open upload, and where the promise holds, every shard of those is there.
+//! object or of an open upload, and where the promise holds, every shard of those is there, and comes home.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +13,8 @@ use mesh_core::{
 
 use super::{Errand, RECOVERY, Room};
 use crate::{
-    cluster::{GRACE_MS, layout},
-    invariants::{missing, visible},
+    cluster::GRACE_MS,
+    invariants::{Where, missing, visible},
     swarm::node_of,
 };
 
@@ -34,20 +34,27 @@ impl Room {
         loop {
             let Some(held) = self.count() else { return };
             let extents = visible(&mut self.world);
-            if let Some(lost) = missing(&extents, &layout(&self.swarm), &held, &self.swarm.victims) {
+            let layouts = self.world.metadata.control().layouts.clone();
+            let absent = |place| missing(&extents, &layouts, &held, &self.swarm.victims, place);
+            if let Some(lost) = absent(Where::Anywhere) {
                 self.world.violate(|| format!("a shard of what is visible is gone: {lost}"));
                 return;
             }
+            let away = absent(Where::Home);
             let writes: BTreeSet<WriteId> = extents.iter().map(|extent| extent.write).collect();
             let left: Vec<(DriveId, ShardId)> = held
                 .iter()
                 .flat_map(|(drive, shards)| shards.iter().map(|id| (*drive, *id)))
                 .filter(|(_, id)| !writes.contains(&id.stripe.write))
                 .collect();
-            if left.is_empty() {
+            if left.is_empty() && away.is_none() {
                 return;
             }
             if self.world.now() >= end {
+                if let Some(away) = away {
+                    self.world.violate(|| format!("a shard of what is visible is brought home by nobody: {away}"));
+                    return;
+                }
                 self.world.violate(|| format!("nobody refers to these shards, and nobody deletes them: {left:?}"));
                 return;
             }
@@ -81,7 +88,7 @@ impl Room {
         self.world.submit(node, ActorId::drive(drive), Request::system(list, deadline), ticket);
         self.run_until(RECOVERY, |room| room.counted.is_some());
         match self.counted.take() {
-            Some(Ok(Response { answer: Answer::Shards(page, more), .. })) if !(more && page.is_empty()) => {
+            Some(Ok(Response { answer: Answer::Shards { page, more, .. }, .. })) if !(more && page.is_empty()) => {
                 Some((page.into_iter().map(|(id, _)| id).collect(), more))
             }
             other => {

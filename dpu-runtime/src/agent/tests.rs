@@ -254,7 +254,7 @@ async fn the_state_arrives_whole_however_it_changes_on_the_way() {
 #[tokio::test]
 async fn what_was_under_way_when_an_actor_left_has_half_a_minute_to_end() {
     let (from, to) = pair(Harm::None, 0).await;
-    let unanswered = Request::system(ShardOp::Delete { ids: Vec::new() }, Instant::NEVER);
+    let unanswered = Request::system(ShardOp::Delete { ids: Vec::new(), until: None }, Instant::NEVER);
     let mut held = Box::pin(from.0.host.request(ACTOR, unanswered));
     step(&to, MoveOp::Warm).await.unwrap();
     step(&from, MoveOp::PreCopy { to: TO }).await.unwrap();

@@ -153,12 +153,14 @@ impl Bench {
     }
 
     pub(crate) fn delete(&mut self, ids: &[ShardId]) -> Result<(), ErrorKind> {
-        self.call(ShardOp::Delete { ids: ids.to_vec() }, Buf::empty()).map(drop).map_err(|error| error.kind())
+        self.call(ShardOp::Delete { ids: ids.to_vec(), until: None }, Buf::empty())
+            .map(drop)
+            .map_err(|error| error.kind())
     }
 
     pub(crate) fn shards(&mut self) -> Vec<ShardId> {
         match self.call(ShardOp::List { after: None, limit: 1024 }, Buf::empty()).map(|response| response.answer) {
-            Ok(Answer::Shards(shards, false)) => shards.into_iter().map(|(id, _)| id).collect(),
+            Ok(Answer::Shards { page, more: false, .. }) => page.into_iter().map(|(id, _)| id).collect(),
             other => panic!("{other:?}"),
         }
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BucketRow, ControlView, GarbagePage, ObjectRow, PartRow, Reference, TenantRow, UploadRow};
+use super::{
+    BucketRow, ControlView, GarbagePage, ObjectRow, PartRow, Reference, RepairState, TenantRow, UploadRow, UsesPage,
+};
 use crate::{
     id::{Epoch, WriteId},
     time::UnixMillis,
@@ -95,4 +97,8 @@ pub enum MetaAnswer {
     ClosedBlocks(Vec<(WriteId, u64)>),
     /// Writes, ascending: what a drive is owed, or what stays garbage.
     Writes(Vec<WriteId>),
+    /// How far a group's data are at their homes.
+    Repair(RepairState),
+    /// A page of writes that are in use.
+    Uses(UsesPage),
 }

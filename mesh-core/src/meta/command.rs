@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{AccessKeyRow, BucketRef, Level, ObjectRow, PartRow, PrincipalRow, TenantLimits, TenantRow, UploadRow};
 use crate::{
     assignment::{Assignment, MoveId, Scope, Tail, Wish},
-    id::{ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, NodeId, TenantId, WriteId},
+    id::{ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, TenantId, WriteId},
     spec::CustomSpec,
     time::UnixMillis,
     topology::{Code, Layout, NodeInfo},
@@ -383,6 +383,26 @@ pub enum UpkeepCommand {
         /// Of what it was owed.
         writes: Vec<WriteId>,
     },
+    /// From now on what is committed under an older layout than this one, or without drives that were its homes, is
+    /// remembered as unsettled. The same again: no effect. `Conflict` if that was said of a later layout.
+    BeginRepair {
+        /// The layout.
+        layout: LayoutId,
+    },
+    /// All shards of writes that are not remembered as unsettled are at their homes in this layout: whoever says so has looked
+    /// since `BeginRepair`. The same again: no effect. `Conflict` if repair has begun for another layout since.
+    EndRepair {
+        /// The layout.
+        layout: LayoutId,
+    },
+    /// All shards of these writes are at their homes in this layout, or they are not in use any more: they are unsettled no
+    /// more. The same again: no effect. `Conflict` if repair has begun for another layout since.
+    Repaired {
+        /// The layout.
+        layout: LayoutId,
+        /// The writes.
+        writes: Vec<WriteId>,
+    },
 }
 
 impl Command {
@@ -402,6 +422,8 @@ impl Command {
     pub fn level(&self) -> Level {
         match self {
             Self::Mesh(MeshCommand::PutLayout(layout)) if layout.line > 0 => Level::LINES,
+            Self::Upkeep(_, UpkeepCommand::BeginRepair { .. } | UpkeepCommand::EndRepair { .. })
+            | Self::Upkeep(_, UpkeepCommand::Repaired { .. }) => Level::LINES,
             Self::Bucket(_) | Self::Object(..) | Self::Mesh(_) | Self::Upkeep(..) | Self::OpenSession { .. } => {
                 Level::FIRST
             }
@@ -453,7 +475,10 @@ impl UpkeepCommand {
             | Self::SweptBlock { .. }
             | Self::DropGarbage { .. }
             | Self::OweGarbage { .. }
-            | Self::PayOwed { .. } => None,
+            | Self::PayOwed { .. }
+            | Self::BeginRepair { .. }
+            | Self::EndRepair { .. }
+            | Self::Repaired { .. } => None,
         }
     }
 }

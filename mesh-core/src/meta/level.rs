@@ -84,7 +84,7 @@ impl ControlView {
 /// | level | since |
 /// |---|---|
 /// | 1 | metadata format 3 |
-/// | 2 | layouts of a line |
+/// | 2 | layouts of a line; repair |
 pub const LEVEL: Level = Level::LINES;
 
 #[cfg(test)]

@@ -82,6 +82,12 @@ impl Shape {
         Self { layout: extent.layout, stripes: extent.stripes(), runs: extent.runs.clone() }
     }
 
+    /// The exception that covers a stripe.
+    #[must_use]
+    pub fn run_of(&self, stripe: u32) -> Option<&Run> {
+        run_of(&self.runs, stripe)
+    }
+
     /// Whether a shard of the write is its own on that drive: of the attempt that was stored, and where that put it, or at
     /// its home in a later layout. `None`: these layouts do not say.
     #[must_use]
@@ -105,6 +111,26 @@ pub enum Reference {
     Open,
     /// It is in use, or garbage, with these shards; `None`: it has none of its own.
     Used(Option<Shape>),
+}
+
+/// How far a group's data are at the homes that a layout gives them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairState {
+    /// What is committed under an older layout than this one is remembered as unsettled.
+    pub marked: LayoutId,
+    /// What is not remembered as unsettled has all its shards at its homes in this layout.
+    pub settled: LayoutId,
+    /// How many writes are unsettled.
+    pub unsettled: u64,
+}
+
+/// A page of writes that are in use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsesPage {
+    /// Which shards are theirs; `None`: it has none that are in use, any more.
+    pub writes: Vec<(WriteId, Option<Shape>)>,
+    /// There are more: `after` of the next page.
+    pub next: Option<WriteId>,
 }
 
 /// What a user gave with an object.

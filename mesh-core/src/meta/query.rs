@@ -125,4 +125,21 @@ pub enum Query {
         /// Which.
         drive: DriveId,
     },
+    /// Namespace: how far the group's data are at their homes. `Repair`.
+    Repair,
+    /// Namespace: writes in use that have shards of their own, ascending: those of visible objects, and of the parts of
+    /// objects and uploads. `Uses`.
+    Uses {
+        /// Only those behind this one.
+        after: Option<WriteId>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Namespace: writes that are remembered because not all of their shards may be at their homes, ascending. `Uses`.
+    Unsettled {
+        /// Only those behind this one.
+        after: Option<WriteId>,
+        /// At most so many.
+        limit: u32,
+    },
 }

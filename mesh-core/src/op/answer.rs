@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{AdminAnswer, Beat, Moved, NodeReport, Piece};
+use super::{AdminAnswer, Beat, Head, Moved, NodeReport, Piece};
 use crate::{
-    id::{DriveId, ShardId, WriteId},
+    id::{DriveId, ShardId, TenantId, WriteId},
     meta::{BucketRow, Listing, MetaAnswer, ObjectRow, PartRow, UploadRow},
     topology::Code,
 };
@@ -31,9 +31,18 @@ pub enum Answer {
         sealed_len: u32,
         /// CRC-32C of the payload.
         crc: u32,
+        /// Whose it is.
+        tenant: TenantId,
     },
-    /// Shards with the lengths of their payloads, ascending; and whether there are more.
-    Shards(Vec<(ShardId, u32)>, bool),
+    /// Shards that a drive has.
+    Shards {
+        /// With the lengths of their payloads, ascending.
+        page: Vec<(ShardId, u32)>,
+        /// Whether there are more.
+        more: bool,
+        /// How far the drive's log had come by then.
+        head: Head,
+    },
     /// A drive.
     Drive {
         /// Bytes in all.

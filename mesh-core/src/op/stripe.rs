@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(doc)]
 use super::Answer;
 use crate::{
-    id::{BucketId, DriveId, LayoutId, ShardId, StripeId, TenantId},
+    id::{BucketId, DriveId, Epoch, LayoutId, ShardId, StripeId, TenantId},
     meta::WrappedKey,
     topology::Code,
 };
@@ -73,6 +73,15 @@ impl StripeOp {
     }
 }
 
+/// How far a drive's log had come: what is written to it later has a greater number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The drive's epoch: each of its starts has another.
+    pub epoch: Epoch,
+    /// The number of the last shard that was written.
+    pub lsn: u64,
+}
+
 /// One shard, at the actor of a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShardOp {
@@ -99,6 +108,9 @@ pub enum ShardOp {
     Delete {
         /// Which, at most `SHARD_BATCH_MAX`.
         ids: Vec<ShardId>,
+        /// Leaves what was written since the drive's log had come so far: whoever deletes knows nothing of it. `Conflict` if
+        /// the drive has started anew since then: list again. `None`: deletes them whenever they were written.
+        until: Option<Head>,
     },
     /// Names shards in ascending order: [`Answer::Shards`].
     List {

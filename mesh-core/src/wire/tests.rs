@@ -128,7 +128,7 @@ fn refuses_a_payload_that_fails_its_checksum_unless_it_is_elsewhere() {
 
 #[test]
 fn refuses_a_shard_whose_checksum_is_not_its_payloads() {
-    let shard = |crc| proto::Shard { data: 2, parity: 1, sealed_len: 7, crc };
+    let shard = |crc| proto::Shard { data: 2, parity: 1, sealed_len: 7, crc, tenant: 5 };
     let write = |crc| proto::ShardWrite {
         id: Some(shard_id(StripeId { write: WriteId(1), stripe: 2, attempt: 3 }.shard(4))),
         tenant: 5,
@@ -173,11 +173,11 @@ fn refuses_numbers_out_of_range() {
         (B::StripeRead(proto::StripeOp::default()), "no stripe is named"),
         (B::StripeWrite(proto::StripeOp { id: stripe(1), ..Default::default() }), "an empty metadata value"),
         (
-            B::ShardDelete(proto::ShardIds { ids: vec![id().unwrap_or_default(); SHARD_BATCH_MAX + 1] }),
+            B::ShardDelete(proto::ShardIds { ids: vec![id().unwrap_or_default(); SHARD_BATCH_MAX + 1], until: None }),
             "too many shards in one request",
         ),
         (
-            B::Shards(proto::Shards { ids: vec![id().unwrap_or_default()], lengths: vec![], more: false }),
+            B::Shards(proto::Shards { ids: vec![id().unwrap_or_default()], lengths: vec![], more: false, head: None }),
             "a list of shards of a wrong length",
         ),
         (B::Query(query(b"")), "an empty metadata value"),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesh_core::{
     assignment::{MoveId, Scope, Tail},
-    id::{ActorId, BucketId, DriveId, Epoch, GroupId, Incarnation, NodeId, TenantId, WriteId},
+    id::{ActorId, BucketId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, TenantId, WriteId},
     meta::{BucketCommand, Command, Level, MeshCommand, ObjectCommand, Precondition, UpkeepCommand},
     time::UnixMillis,
     topology::Code,
@@ -23,7 +23,8 @@ variants!(MESH_COMMANDS, mesh_command_name, MeshCommand:
     RaiseLevel);
 
 variants!(UPKEEP_COMMANDS, upkeep_command_name, UpkeepCommand:
-    OpenBlock CloseBlock SweptBlock DropGarbage OweGarbage PayOwed);
+    OpenBlock CloseBlock SweptBlock DropGarbage OweGarbage PayOwed BeginRepair EndRepair
+    Repaired);
 
 /// The names of all: every one must have a sample.
 pub(crate) fn names() -> Vec<&'static str> {
@@ -145,6 +146,9 @@ fn upkeep() -> Vec<UpkeepCommand> {
             owed: vec![(DriveId(1), vec![WriteId(2), WriteId(3)]), (DriveId(4), vec![WriteId(2)])],
         },
         UpkeepCommand::PayOwed { drive: DriveId(1), writes: vec![WriteId(2)] },
+        UpkeepCommand::BeginRepair { layout: LayoutId(3) },
+        UpkeepCommand::EndRepair { layout: LayoutId(3) },
+        UpkeepCommand::Repaired { layout: LayoutId(3), writes: vec![WriteId(2), WriteId(4)] },
     ]
 }
 

@@ -16,12 +16,12 @@ use mesh_core::{
     meta::{
         AccessKeyRow, Attributes, BucketCommand, BucketRef, BucketRow, Command, ControlView, Extent, Garbage,
         GarbageMark, GarbagePage, Grant, Level, ListEntry, Listing, MetaAnswer, ObjectCommand, ObjectRow, PartRow,
-        Precondition, PrincipalRow, Proposer, Query, Reference, Run, Session, Shape, TenantLimits, TenantRow,
-        UploadRow, WrappedKey,
+        Precondition, PrincipalRow, Proposer, Query, Reference, RepairState, Run, Session, Shape, TenantLimits,
+        TenantRow, UploadRow, UsesPage, WrappedKey,
     },
     op::{
-        Ability, ActorReport, AdminAnswer, AdminOp, AsOf, Beat, Binding, Destination, DriveReport, GroupReport, Held,
-        MoveOp, MoveStep, Moved, News, NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece, ShardOp, StripeOp,
+        Ability, ActorReport, AdminAnswer, AdminOp, AsOf, Beat, Binding, Destination, DriveReport, GroupReport, Head,
+        Held, MoveOp, MoveStep, Moved, News, NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece, ShardOp, StripeOp,
         StripeTarget, Witness,
     },
     plan::Plan,
@@ -48,11 +48,11 @@ pub(crate) use variants;
 
 variants!(QUERIES, query_name, Query:
     Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced ClosedBlocks
-    Owed Drive);
+    Owed Drive Repair Uses Unsettled);
 
 variants!(META_ANSWERS, meta_answer_name, MetaAnswer:
     Done Epoch Tenant Bucket Buckets Control Block Committed Deleted Object Listing Upload Uploads Parts Garbage Usage
-    Referenced ClosedBlocks Writes);
+    Referenced ClosedBlocks Writes Repair Uses);
 
 variants!(OBJECT_OPS, object_op_name, ObjectOp:
     CreateBucket DeleteBucket HeadBucket ListBuckets Begin Append Finish Abort Head Plan Read Delete List CreateUpload
@@ -426,6 +426,9 @@ pub(crate) fn queries() -> Vec<Query> {
         Query::ClosedBlocks { after: Some(WriteId(3)), limit: 4 },
         Query::Owed { drive: DriveId(1), limit: 2 },
         Query::Drive { drive: DriveId(1) },
+        Query::Repair,
+        Query::Uses { after: Some(WriteId(1)), limit: 2 },
+        Query::Unsettled { after: None, limit: 3 },
     ]
 }
 
@@ -461,6 +464,11 @@ pub(crate) fn meta_answers() -> Vec<MetaAnswer> {
         ]),
         MetaAnswer::ClosedBlocks(vec![(WriteId(5), 6), (WriteId::new(GroupId(1), 8192), 4096)]),
         MetaAnswer::Writes(vec![WriteId(5), WriteId::new(GroupId(1), 8192)]),
+        MetaAnswer::Repair(RepairState { marked: LayoutId(3), settled: LayoutId(2), unsettled: 4 }),
+        MetaAnswer::Uses(UsesPage {
+            writes: vec![(WriteId(5), Some(Shape::of(&extent()))), (WriteId(6), None)],
+            next: Some(WriteId(6)),
+        }),
     ]
 }
 
@@ -541,7 +549,7 @@ fn shard_ops() -> Vec<ShardOp> {
             crc: crc32c(PAYLOAD),
         },
         ShardOp::Read { id: shard_id(6) },
-        ShardOp::Delete { ids: vec![shard_id(0), shard_id(1)] },
+        ShardOp::Delete { ids: vec![shard_id(0), shard_id(1)], until: Some(Head { epoch: Epoch(6), lsn: 7 }) },
         ShardOp::List { after: Some(shard_id(7)), limit: 1024 },
         ShardOp::Stat,
     ]
@@ -587,8 +595,12 @@ fn answers() -> Vec<Answer> {
         Answer::Done,
         Answer::Meta(Arc::new(MetaAnswer::Epoch(Epoch(1)))),
         Answer::Placed { avoid: vec![DriveId(1), DriveId(2)], shared: true },
-        Answer::Shard { code: Code { data: 4, parity: 2 }, sealed_len: 1, crc: crc32c(PAYLOAD) },
-        Answer::Shards(vec![(shard_id(1), 4096), (shard_id(2), 8192)], true),
+        Answer::Shard { code: Code { data: 4, parity: 2 }, sealed_len: 1, crc: crc32c(PAYLOAD), tenant: TenantId(5) },
+        Answer::Shards {
+            page: vec![(shard_id(1), 4096), (shard_id(2), 8192)],
+            more: true,
+            head: Head { epoch: Epoch(6), lsn: 7 },
+        },
         Answer::Drive { capacity_bytes: 1, free_bytes: 2, shards: 3, corrupt: 4, full: true, gone: 0 },
         Answer::Begun { write: WriteId(1), stripe_bytes: 4 << 20 },
         Answer::Committed { version: WriteId(1), etag: "e1".into() },

@@ -8,7 +8,7 @@ use mesh_core::{
     id::{
         ActorId, BucketId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, ShardId, StripeId, TenantId, WriteId,
     },
-    op::{Binding, NodeOp, ShardOp, StripeOp, StripeTarget},
+    op::{Binding, Head, NodeOp, ShardOp, StripeOp, StripeTarget},
     topology::Code,
     wire::{PREAMBLE_BYTES, crc32c},
 };
@@ -199,7 +199,8 @@ fn bodies(payload: &[u8]) -> impl Strategy<Value = Body> + use<> {
             ShardOp::Write { id, tenant: TenantId(tenant), code, sealed_len, crc }
         }),
         shard_ids().prop_map(|id| ShardOp::Read { id }),
-        proptest::collection::vec(shard_ids(), 0..30).prop_map(|ids| ShardOp::Delete { ids }),
+        (proptest::collection::vec(shard_ids(), 0..30), proptest::option::of(heads()))
+            .prop_map(|(ids, until)| ShardOp::Delete { ids, until }),
         (proptest::option::of(shard_ids()), any::<u32>()).prop_map(|(after, limit)| ShardOp::List { after, limit }),
     ];
     prop_oneof![
@@ -213,14 +214,19 @@ fn bodies(payload: &[u8]) -> impl Strategy<Value = Body> + use<> {
         failures().prop_map(Body::Failure),
         any::<u64>().prop_map(Body::Cancel),
         (drives(), any::<bool>()).prop_map(|(avoid, shared)| Body::Answer(Answer::Placed { avoid, shared })),
-        (codes(), any::<u32>()).prop_map(move |(code, sealed_len)| Body::Answer(Answer::Shard {
+        (codes(), any::<u32>(), any::<u64>()).prop_map(move |(code, sealed_len, tenant)| Body::Answer(Answer::Shard {
             code,
             sealed_len,
-            crc
+            crc,
+            tenant: TenantId(tenant)
         })),
-        (proptest::collection::vec((shard_ids(), any::<u32>()), 0..30), any::<bool>())
-            .prop_map(|(shards, more)| Body::Answer(Answer::Shards(shards, more))),
+        (proptest::collection::vec((shard_ids(), any::<u32>()), 0..30), any::<bool>(), heads())
+            .prop_map(|(page, more, head)| Body::Answer(Answer::Shards { page, more, head })),
     ]
+}
+
+fn heads() -> impl Strategy<Value = Head> {
+    (any::<u64>(), any::<u64>()).prop_map(|(epoch, lsn)| Head { epoch: Epoch(epoch), lsn })
 }
 
 fn principals() -> impl Strategy<Value = Principal> {

@@ -79,6 +79,7 @@ impl Mesh {
             starts: vec![self.control.nodes[&HERE].incarnation],
             ability: ability(),
             reclaim_grace_ms: 60_000,
+            repair_bytes_per_s: 1 << 26,
             timing: Timing {
                 beat: HEARTBEAT_INTERVAL,
                 dpu_beat: DPU_HEARTBEAT_INTERVAL,

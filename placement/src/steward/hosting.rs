@@ -72,6 +72,8 @@ pub struct Grounds<'a> {
     pub ability: &'a Ability,
     /// See [`mesh_core::spec::ObjectSpec::reclaim_grace_ms`].
     pub reclaim_grace_ms: u64,
+    /// See [`mesh_core::spec::KeeperSpec::repair_bytes_per_s`].
+    pub repair_bytes_per_s: u64,
     /// What the control group holds, as far as it has heard.
     pub view: &'a ControlView,
     /// The drives, as this node sees them.
@@ -158,6 +160,9 @@ impl Hosting {
             let spec = specs::ingress(on.view, on.here, epoch, leads, on.reclaim_grace_ms);
             let deeds = self.put(ActorId::ingress(on.here), epoch, spec, on, false);
             wanted.push(ActorId::ingress(on.here), deeds);
+            let spec = specs::keeper(on.view, on.leads.iter().copied(), on.drives, on.repair_bytes_per_s);
+            let deeds = self.put(ActorId::keeper(on.here), epoch, spec, on, false);
+            wanted.push(ActorId::keeper(on.here), deeds);
         }
         let hosted = on.hosted.keys().copied().filter(|actor| actor.as_data().is_some());
         let concerned: BTreeSet<ActorId> = self.concerns().chain(hosted).collect();
@@ -181,7 +186,8 @@ impl Hosting {
         self.specs
             .retain(|actor, _| actor.as_data().is_none() || self.mine.contains(actor) || on.hosted.contains_key(actor));
         let is_gone = |actor: &ActorId| {
-            actor.as_ingress().is_none() && !on.view.assignments.contains_key(actor) && !tails.contains(actor)
+            let is_own = actor.as_ingress().is_some() || actor.as_keeper().is_some();
+            !is_own && !on.view.assignments.contains_key(actor) && !tails.contains(actor)
         };
         // Also what was started by whoever decided here before, or came late.
         let others = on.hosted.keys().filter(|actor| caught_up && actor.as_tail().is_some());
@@ -438,6 +444,7 @@ mod tests {
                 incarnation: Incarnation(1),
                 ability: &self.ability,
                 reclaim_grace_ms: 1,
+                repair_bytes_per_s: 1 << 20,
                 view: &self.view,
                 drives: &self.drives,
                 leads: &BTreeSet::new(),

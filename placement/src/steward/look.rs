@@ -82,6 +82,7 @@ impl Steward {
             incarnation: self.here.info.incarnation,
             ability: &self.here.ability,
             reclaim_grace_ms: self.here.reclaim_grace_ms,
+            repair_bytes_per_s: self.here.repair_bytes_per_s,
             view: &self.control,
             drives: &self.outlook.drives,
             leads: &leads,

@@ -8,9 +8,9 @@ use mesh_core::{
     assignment::{Assignment, Tail},
     id::{ActorId, DriveId, Epoch, GroupId, NodeId, TenantId},
     limits::STRIPE_BYTES_MAX,
-    meta::{ControlView, Grant},
+    meta::{ControlView, Grant, Level},
     shared::SharedMap,
-    spec::{EncryptSpec, Encryption, ErasureSpec, FunctionSpec, ObjectSpec, PolicySpec},
+    spec::{EncryptSpec, Encryption, ErasureSpec, FunctionSpec, KeeperSpec, ObjectSpec, PolicySpec},
     topology::DriveState,
 };
 
@@ -36,6 +36,22 @@ pub fn ingress(
         lost: view.lost.keys().copied().collect(),
         layouts: view.layouts.clone(),
         namespaces: view.namespaces,
+    })
+}
+
+/// The keeper of a node. `leads`: the groups that it leads; it keeps nothing of those before every node can do lines.
+pub fn keeper(
+    view: &ControlView,
+    leads: impl Iterator<Item = GroupId>,
+    drives: &SharedMap<DriveId, DriveState>,
+    repair_bytes_per_s: u64,
+) -> FunctionSpec {
+    let can = view.level >= Level::LINES;
+    FunctionSpec::Keeper(KeeperSpec {
+        groups: leads.filter(|group| can && *group != GroupId::CONTROL).collect(),
+        layouts: view.layouts.clone(),
+        drives: drives.clone(),
+        repair_bytes_per_s,
     })
 }
 

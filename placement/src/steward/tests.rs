@@ -137,8 +137,14 @@ fn introduces(report: NodeReport, version: u64) -> Arc<Beat> {
 impl Room {
     fn new(control: ControlView) -> Self {
         let info = NodeInfo { address: "127.0.0.1:1".into(), ..host(1) };
-        let here =
-            Here { info, starts: vec![Incarnation(1)], ability: Arc::default(), reclaim_grace_ms: 1, timing: timing() };
+        let here = Here {
+            info,
+            starts: vec![Incarnation(1)],
+            ability: Arc::default(),
+            reclaim_grace_ms: 1,
+            repair_bytes_per_s: 1 << 20,
+            timing: timing(),
+        };
         Self { steward: Steward::new(here, Arc::new(control), Instant(0)), now: Instant(0) }
     }
 

@@ -78,7 +78,7 @@ fn refused(prepare: impl FnOnce(&mut World)) -> (ErrorKind, String) {
     for op in [
         ShardOp::Read { id: shard(1) },
         super::world::write(shard(2), b"new"),
-        ShardOp::Delete { ids: vec![shard(1)] },
+        ShardOp::Delete { ids: vec![shard(1)], until: None },
         ShardOp::List { after: None, limit: 1 },
         ShardOp::Stat,
     ] {

@@ -153,7 +153,7 @@ impl Model {
             Step::Delete { n, more } => {
                 let shards: Vec<u64> = (n..=n + more).filter(|&n| n < SHARDS && !self.is_changing(n)).collect();
                 let ids = shards.iter().map(|&n| shard(n)).collect();
-                self.change(shards, ShardOp::Delete { ids }, Buf::empty(), Belief::Absent);
+                self.change(shards, ShardOp::Delete { ids, until: None }, Buf::empty(), Belief::Absent);
             }
             Step::Read { n } => {
                 let belief = self.belief(n);

@@ -1,8 +1,8 @@
 use mesh_core::{
     Answer, Buf, Effect, Error, ErrorKind, Job, Request, StorageFunction,
     effect::Event,
-    id::Token,
-    op::{Op, ShardOp},
+    id::{Epoch, Token},
+    op::{Head, Op, ShardOp},
     port::{DiskJob, WorkOutput},
     time::Instant,
     wire::crc32c,
@@ -138,7 +138,7 @@ fn requests_for_a_shard_whose_write_is_in_flight_wait_for_it() {
     let same = world.ask(write(shard(1), b"one"), Buf::copy_of(b"one"));
     let other = world.ask(write(shard(1), b"two"), Buf::copy_of(b"two"));
     let read = world.ask(ShardOp::Read { id: shard(1) }, Buf::empty());
-    let delete = world.ask(ShardOp::Delete { ids: vec![shard(9), shard(1)] }, Buf::empty());
+    let delete = world.ask(ShardOp::Delete { ids: vec![shard(9), shard(1)], until: None }, Buf::empty());
     let after = world.ask(ShardOp::Read { id: shard(1) }, Buf::empty());
     assert_eq!(world.jobs.len(), started, "nothing is begun for those who wait");
     world.settle();
@@ -185,7 +185,7 @@ fn a_delete_is_answered_when_its_tombstones_are_durable() {
         world.put(*id, b"x").unwrap();
     }
     world.settle();
-    let (id, effects) = world.ask_for(ShardOp::Delete { ids: ids.clone() }, Buf::empty());
+    let (id, effects) = world.ask_for(ShardOp::Delete { ids: ids.clone(), until: None }, Buf::empty());
     let begun = jobs(&effects);
     assert_eq!(begun.len(), 3, "three blocks hold 400 tombstones: {begun:?}");
     let mut last = Vec::new();
@@ -214,7 +214,7 @@ fn lists_in_pages() {
     let mut after = None;
     loop {
         let response = world.call(ShardOp::List { after, limit: 4 }, Buf::empty()).unwrap();
-        let Answer::Shards(shards, more) = response.answer else { panic!("{response:?}") };
+        let Answer::Shards { page: shards, more, .. } = response.answer else { panic!("{response:?}") };
         assert!(shards.len() <= 4 && shards.iter().all(|(_, len)| *len == 3));
         after = shards.last().map(|(id, _)| *id);
         listed.extend(shards.into_iter().map(|(id, _)| id));
@@ -223,6 +223,32 @@ fn lists_in_pages() {
         }
     }
     assert_eq!(listed, ids);
+}
+
+#[test]
+fn a_delete_by_a_list_leaves_what_came_after_the_list_and_nothing_is_deleted_by_one_of_an_earlier_start() {
+    let mut world = World::new(8, 64);
+    let head = |world: &mut World| {
+        let response = world.call(ShardOp::List { after: None, limit: 10 }, Buf::empty()).unwrap();
+        let Answer::Shards { head, .. } = response.answer else { panic!("{response:?}") };
+        head
+    };
+    let held = |world: &mut World, id| world.call(ShardOp::Read { id }, Buf::empty()).is_ok();
+    world.put(shard(1), b"before").unwrap();
+    let until = Some(head(&mut world));
+    world.put(shard(2), b"after").unwrap();
+    let delete = |until| ShardOp::Delete { ids: vec![shard(1), shard(2)], until };
+    assert!(world.call(delete(until), Buf::empty()).is_ok());
+    assert_eq!([1, 2].map(|number| held(&mut world, shard(number))), [false, true]);
+    // Deleted and written anew, it is another one.
+    world.put(shard(1), b"before").unwrap();
+    assert!(world.call(delete(until), Buf::empty()).is_ok());
+    assert_eq!([1, 2].map(|number| held(&mut world, shard(number))), [true, true]);
+    let earlier = Head { epoch: Epoch(0), ..head(&mut world) };
+    let refused = world.call(delete(Some(earlier)), Buf::empty()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert!(world.call(delete(Some(head(&mut world))), Buf::empty()).is_ok());
+    assert_eq!([1, 2].map(|number| held(&mut world, shard(number))), [false, false]);
 }
 
 #[test]
@@ -265,7 +291,7 @@ fn a_failed_write_or_sync_fails_the_drive_for_good() {
         world.put(shard(1), b"durable").unwrap();
         let one = world.ask(write(shard(2), b"two"), Buf::copy_of(b"two"));
         let two = world.ask(write(shard(3), b"three"), Buf::copy_of(b"three"));
-        let three = world.ask(ShardOp::Delete { ids: vec![shard(1), shard(2)] }, Buf::empty());
+        let three = world.ask(ShardOp::Delete { ids: vec![shard(1), shard(2)], until: None }, Buf::empty());
         if sync {
             world.end(0);
         }

@@ -124,7 +124,7 @@ fn a_slot_is_not_erased_under_a_read() {
         world.put(shard(n), &bytes(n, 3 * BLOCK)).unwrap();
     }
     let read = world.ask(ShardOp::Read { id: shard(0) }, Buf::empty());
-    let delete = world.ask(ShardOp::Delete { ids: (0..3).map(shard).collect() }, Buf::empty());
+    let delete = world.ask(ShardOp::Delete { ids: (0..3).map(shard).collect(), until: None }, Buf::empty());
     // Everything ends but the read.
     while world.jobs.len() > 1 {
         world.end(1);
@@ -148,7 +148,7 @@ fn a_freed_slot_is_erased_durably_before_it_is_given_back() {
     for n in 0..4 {
         world.put(shard(n), &bytes(n, 3 * BLOCK)).unwrap();
     }
-    world.ask(ShardOp::Delete { ids: (0..3).map(shard).collect() }, Buf::empty());
+    world.ask(ShardOp::Delete { ids: (0..3).map(shard).collect(), until: None }, Buf::empty());
     let mut log = Vec::new();
     while !world.jobs.is_empty() {
         log.push(match &world.jobs[0].job {

@@ -303,13 +303,15 @@ impl World {
     }
 
     pub(super) fn delete(&mut self, ids: &[ShardId]) -> Result<(), ErrorKind> {
-        self.call(ShardOp::Delete { ids: ids.to_vec() }, Buf::empty()).map(drop).map_err(|error| error.kind())
+        self.call(ShardOp::Delete { ids: ids.to_vec(), until: None }, Buf::empty())
+            .map(drop)
+            .map_err(|error| error.kind())
     }
 
     pub(super) fn list(&mut self) -> Vec<(ShardId, u32)> {
         match self.call(ShardOp::List { after: None, limit: 1024 }, Buf::empty()) {
             Ok(response) => match response.answer {
-                Answer::Shards(shards, false) => shards,
+                Answer::Shards { page, more: false, .. } => page,
                 other => panic!("{other:?}"),
             },
             Err(error) => panic!("{error}"),

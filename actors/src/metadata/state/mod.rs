@@ -5,8 +5,8 @@
 //! one, with the exceptions that [`mesh_core::meta::MeshCommand`] names (`PutDrive` gives a new epoch each time).
 //!
 //! [`control`] and [`namespace`] say which file does what a command of theirs asks: [`cluster`], [`tenants`], [`buckets`],
-//! [`placement`], [`stages`], [`level`] in the control group; [`blocks`], [`objects`], [`uploads`], [`waste`], [`owed`] in namespace
-//! groups; [`sessions`] in both. [`listing`] answers pages, [`view`] shows the control group.
+//! [`placement`], [`stages`], [`level`] in the control group; [`blocks`], [`objects`], [`uploads`], [`waste`], [`owed`], [`repair`] in
+//! namespace groups; [`sessions`] in both. [`listing`] answers pages, [`view`] shows the control group.
 
 mod blocks;
 mod buckets;
@@ -18,6 +18,7 @@ mod namespace;
 mod objects;
 mod owed;
 mod placement;
+mod repair;
 mod rows;
 mod sessions;
 mod stages;
@@ -86,6 +87,9 @@ pub fn query(table: &dyn Table, group: GroupId, query: &Query) -> Result<MetaAns
         Query::Referenced { writes } => waste::referenced(&rows, writes),
         Query::ClosedBlocks { after, limit } => blocks::closed(&rows, *after, *limit),
         Query::Owed { drive, limit } => owed::page(&rows, *drive, *limit),
+        Query::Repair => repair::state(&rows).map(MetaAnswer::Repair),
+        Query::Uses { after, limit } => repair::uses(&rows, *after, *limit),
+        Query::Unsettled { after, limit } => repair::unsettled(&rows, *after, *limit),
         Query::Drive { drive } => cluster::last_epoch(&rows, *drive),
     }
 }

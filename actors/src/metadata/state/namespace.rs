@@ -5,7 +5,7 @@ use mesh_core::{
     meta::{BucketRef, MetaAnswer, ObjectCommand, UpkeepCommand},
 };
 
-use super::{blocks, buckets, objects, owed, rows::Rows, uploads, waste};
+use super::{blocks, buckets, objects, owed, repair, rows::Rows, uploads, waste};
 
 /// What is in a bucket.
 pub(super) fn object(rows: &mut Rows<'_>, bucket: &BucketRef, command: &ObjectCommand) -> Result<MetaAnswer, Error> {
@@ -30,7 +30,7 @@ pub(super) fn object(rows: &mut Rows<'_>, bucket: &BucketRef, command: &ObjectCo
     }
 }
 
-/// Write ids and garbage.
+/// Write ids, garbage, and what is to be repaired.
 pub(super) fn upkeep(rows: &mut Rows<'_>, command: &UpkeepCommand) -> Result<MetaAnswer, Error> {
     match command {
         UpkeepCommand::OpenBlock { proposer } => blocks::open(rows, proposer.actor),
@@ -39,5 +39,8 @@ pub(super) fn upkeep(rows: &mut Rows<'_>, command: &UpkeepCommand) -> Result<Met
         UpkeepCommand::DropGarbage { writes } => waste::drop_garbage(rows, writes),
         UpkeepCommand::OweGarbage { owed } => owed::owe(rows, owed),
         UpkeepCommand::PayOwed { drive, writes } => owed::pay(rows, *drive, writes),
+        UpkeepCommand::BeginRepair { layout } => repair::begin(rows, *layout),
+        UpkeepCommand::EndRepair { layout } => repair::end(rows, *layout),
+        UpkeepCommand::Repaired { layout, writes } => repair::settle(rows, *layout, writes),
     }
 }

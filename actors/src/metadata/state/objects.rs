@@ -11,7 +11,7 @@ use mesh_core::{
 };
 
 use super::{
-    blocks,
+    blocks, repair,
     rows::{Rows, Use},
     waste,
 };
@@ -56,6 +56,7 @@ pub(super) fn put(
     expect_precondition(old.as_ref(), precondition)?;
     let freed = old.as_ref().map_or(0, |old| old.len);
     charge(rows, bucket.tenant, row.len, freed, quota_bytes)?;
+    repair::note(rows, extent)?;
     show(rows, bucket, key, row, old)?;
     Ok(MetaAnswer::Committed { version: row.version, etag: row.etag.clone() })
 }

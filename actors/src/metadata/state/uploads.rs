@@ -17,7 +17,7 @@ use mesh_core::{
 };
 
 use super::{
-    blocks, objects,
+    blocks, objects, repair,
     rows::{Rows, Upload, Use, Waste, no_such_upload},
     waste,
 };
@@ -79,6 +79,7 @@ pub(super) fn put_part(
     if let Some(old) = old {
         waste::discard_part(rows, state.tenant, old, part.modified)?;
     }
+    repair::note(rows, &part.extent)?;
     rows.put(at, &PartRow { offset: 0, ..PartRow::clone(part) })?;
     rows.set_use(write, &Use::Part { upload, number: part.number })?;
     Ok(MetaAnswer::Done)

@@ -24,7 +24,7 @@ const WRITES_MAX: usize = 16_384;
 /// Bytes of the rows of one page at most, encoded, unless it is one row alone.
 const PAGE_BYTES_MAX: usize = COMMAND_BYTES_MAX / 2;
 /// Exceptions of placement, and drives in them, after which one answer about references names no more writes.
-const RUNS_MAX: usize = 16_384;
+pub(super) const RUNS_MAX: usize = 16_384;
 
 /// Makes an object's bytes garbage. The object's row is the caller's.
 pub(super) fn discard_object(
@@ -190,7 +190,7 @@ pub(super) fn referenced(rows: &Rows<'_>, writes: &[WriteId]) -> Result<MetaAnsw
         }
         let reference = reference(rows, write)?;
         if let Reference::Used(Some(shape)) = &reference {
-            runs += shape.runs.iter().map(|run| 1 + run.avoid.len()).sum::<usize>();
+            runs += weight(shape);
         }
         references.push(reference);
         if runs >= RUNS_MAX {
@@ -198,6 +198,11 @@ pub(super) fn referenced(rows: &Rows<'_>, writes: &[WriteId]) -> Result<MetaAnsw
         }
     }
     Ok(MetaAnswer::Referenced(references))
+}
+
+/// How much a shape adds to an answer, beside what every write does.
+pub(super) fn weight(shape: &Shape) -> usize {
+    shape.runs.iter().map(|run| 1 + run.avoid.len()).sum()
 }
 
 fn reference(rows: &Rows<'_>, write: WriteId) -> Result<Reference, Error> {

@@ -3,7 +3,7 @@
 use mesh_core::{
     limits::BUDGET_DEFAULT,
     meta::{Garbage, GarbageMark, GarbagePage, Run},
-    op::ShardOp,
+    op::{Head, ShardOp},
     spec::FunctionSpec,
 };
 
@@ -242,11 +242,19 @@ fn a_drive_deletes_all_that_it_holds_of_what_it_is_owed_and_then_the_rows_go() {
     let shard = |write, stripe| StripeId { write: WriteId(write), stripe, attempt: 0 }.shard(1);
     // What lies between belongs to others.
     let held = vec![(shard(70, 0), 1), (shard(70, 7), 1), (shard(80, 0), 1)];
-    let effects = bench.reply(Token(3), Ok(Answer::Shards(held, true).into()));
-    assert_eq!(effects, [at_drive(&bench, Token(4), 5, ShardOp::Delete { ids: vec![shard(70, 0), shard(70, 7)] })]);
+    let effects = bench.reply(Token(3), Ok(Answer::Shards { page: held, more: true, head: Head::default() }.into()));
+    assert_eq!(
+        effects,
+        [at_drive(
+            &bench,
+            Token(4),
+            5,
+            ShardOp::Delete { ids: vec![shard(70, 0), shard(70, 7)], until: Some(Head::default()) }
+        )]
+    );
     let effects = bench.reply(Token(4), Ok(Answer::Done.into()));
     assert_eq!(effects, [at_drive(&bench, Token(5), 5, from(90))]);
-    let effects = bench.reply(Token(5), Ok(Answer::Shards(vec![], false).into()));
+    let effects = bench.reply(Token(5), Ok(Answer::Shards { page: vec![], more: false, head: Head::default() }.into()));
     let paid =
         Command::Upkeep(GROUP, UpkeepCommand::PayOwed { drive: DriveId(5), writes: vec![WriteId(70), WriteId(90)] });
     assert_eq!(effects, [proposes(&bench, Token(6), paid)]);
@@ -264,7 +272,7 @@ fn a_drive_that_does_not_answer_is_asked_later_and_later_and_holds_up_no_other()
     assert_eq!(bench.reply(Token(2), writes()), [at_drive(&bench, Token(4), 5, from(70))]);
     assert_eq!(bench.reply(Token(3), writes()), [at_drive(&bench, Token(5), 6, from(70))]);
     assert_eq!(bench.reply(Token(4), failure(ErrorKind::Unreachable)), []);
-    let effects = bench.reply(Token(5), Ok(Answer::Shards(vec![], false).into()));
+    let effects = bench.reply(Token(5), Ok(Answer::Shards { page: vec![], more: false, head: Head::default() }.into()));
     let paid = Command::Upkeep(GROUP, UpkeepCommand::PayOwed { drive: DriveId(6), writes: vec![WriteId(70)] });
     assert_eq!(effects, [proposes(&bench, Token(6), paid)]);
     assert_eq!(applied(&mut bench, Token(6), MetaAnswer::Done), [page_of(&bench, Token(7), 6)]);

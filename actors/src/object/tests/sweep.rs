@@ -3,8 +3,8 @@
 use mesh_core::{
     id::ShardId,
     limits::{BUDGET_DEFAULT, SHARD_BATCH_MAX},
-    meta::{Reference, Run, Shape},
-    op::ShardOp,
+    meta::{Reference, RepairState, Run, Shape},
+    op::{Head, ShardOp},
     spec::FunctionSpec,
     topology::{Code, Layout},
 };
@@ -35,6 +35,9 @@ fn layout() -> Layout {
 fn used(runs: Vec<Run>) -> Reference {
     Reference::Used(Some(Shape { layout: LAYOUT, stripes: 1, runs }))
 }
+
+/// How far every drive's log has come.
+const HEAD: Head = Head { epoch: Epoch(3), lsn: 50 };
 
 fn seconds(count: u64) -> Instant {
     Instant(0) + Duration::from_secs(count)
@@ -76,7 +79,8 @@ fn end_of(write: u64) -> ShardId {
 }
 
 fn shards(ids: &[ShardId], more: bool) -> Outcome {
-    Ok(Answer::Shards(ids.iter().map(|id| (*id, 4096)).collect(), more).into())
+    let page = ids.iter().map(|id| (*id, 4096)).collect();
+    Ok(Answer::Shards { page, more, head: HEAD }.into())
 }
 
 /// What is asked of drives: the call, the drive and the question.
@@ -119,7 +123,7 @@ fn shards_of_writes_that_nobody_refers_to_are_deleted_and_then_the_block_is_forg
     assert_eq!(bench.object.in_flight(), 3);
     let found = [id(100, 0, 0), id(101, 0, 1), id(101, 7, 1), id(102, 0, 0), id(103, 0, 1), id(104, 0, 1)];
     let effects = bench.reply(one, shards(&found, false));
-    let [(call, 1, ShardOp::Delete { ids })] = &drives(&bench, &effects)[..] else { panic!("{effects:?}") };
+    let [(call, 1, ShardOp::Delete { ids, .. })] = &drives(&bench, &effects)[..] else { panic!("{effects:?}") };
     assert_eq!(ids, &[id(101, 0, 1), id(101, 7, 1), id(103, 0, 1)]);
     assert_eq!(bench.reply(*call, Ok(Answer::Done.into())), []);
     let effects = bench.reply(two, shards(&[], false));
@@ -139,14 +143,41 @@ fn of_a_write_that_is_referred_to_only_its_own_shards_are_left() {
     // Its own, one of an attempt that was given up, one of another drive, and one behind the end.
     let found = [id(100, 0, 0), id(100, 0, 1), attempt(100, 1, 0), id(100, 1, 0), attempt(101, 1, 0)];
     let effects = bench.reply(one, shards(&found, false));
-    let [(call, 1, ShardOp::Delete { ids })] = &drives(&bench, &effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(effects, [asked(&bench, bench.last(), Query::Repair)]);
+    let effects = bench.reply(only_call(&effects), repair_for(LAYOUT.0));
+    let [(call, 1, ShardOp::Delete { ids, .. })] = &drives(&bench, &effects)[..] else { panic!("{effects:?}") };
     // What drive 1 took after all of the second write is another drive's.
     assert_eq!(ids, &found[1..]);
     assert_eq!(bench.reply(*call, Ok(Answer::Done.into())), []);
     let found = [id(100, 0, 1), id(101, 0, 0), attempt(101, 1, 0), id(102, 0, 0)];
     let effects = bench.reply(two, shards(&found, false));
-    let [(_, 2, ShardOp::Delete { ids })] = &drives(&bench, &effects)[..] else { panic!("{effects:?}") };
+    let effects = bench.reply(only_call(&effects), repair_for(0));
+    let [(_, 2, ShardOp::Delete { ids, until })] = &drives(&bench, &effects)[..] else { panic!("{effects:?}") };
     assert_eq!(ids, &[id(101, 0, 0), id(102, 0, 0)]);
+    assert_eq!(*until, Some(HEAD), "what comes to the drive from now on is none of these");
+}
+
+/// How far the group is with repair.
+fn repair_for(layout: u64) -> Outcome {
+    meta(MetaAnswer::Repair(RepairState { marked: LayoutId(layout), ..RepairState::default() }))
+}
+
+#[test]
+fn what_may_have_been_moved_for_a_layout_that_is_not_known_here_is_left() {
+    let (mut bench, one, two) = walking([used(vec![]), Reference::Nobody, Reference::Nobody, Reference::Nobody]);
+    let effects = bench.reply(one, shards(&[id(100, 0, 1)], false));
+    assert_eq!(bench.reply(only_call(&effects), repair_for(LAYOUT.0 + 1)), []);
+    // The other drive has none of those: nobody moves what nobody refers to.
+    let effects = bench.reply(two, shards(&[id(101, 0, 1)], false));
+    let [(call, 2, ShardOp::Delete { .. })] = drives(&bench, &effects)[..] else { panic!("{effects:?}") };
+    // The block is put off, and the first drive is asked again.
+    assert_eq!(bench.reply(call, Ok(Answer::Done.into())), []);
+    let looked = bench.wake(seconds(70) + Duration::from_millis(100));
+    assert_eq!(looked, [look(&bench, None)]);
+    assert_eq!(bench.reply(only_call(&looked), closed([100])), []);
+    let effects = bench.wake(seconds(80));
+    let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Referenced(vec![used(vec![]); 4])));
+    assert_eq!(drives(&bench, &effects), [(bench.last(), 1, list(end_of(99)))]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use mesh_core::{
     id::LayoutId,
-    spec::{FunctionSpec, ObjectSpec},
+    spec::{FunctionSpec, KeeperSpec, ObjectSpec},
     topology::Code,
 };
 
@@ -12,6 +12,7 @@ use crate::fate::Hosted;
 
 const CHAIN: ActorId = ActorId::data(TenantId(7), HERE);
 const INGRESS: ActorId = ActorId::ingress(HERE);
+const KEEPER: ActorId = ActorId::keeper(HERE);
 
 /// What is to be done to actors by a look.
 fn deeds(room: &mut Room, own: Observed) -> Vec<(ActorId, Vec<Deed>)> {
@@ -70,7 +71,7 @@ fn a_chain_starts_once_every_other_host_is_heard_or_was_waited_for() {
     let mut control = split_mesh(HERE, 1);
     control.nodes.insert(third.id, third);
     let mut room = Room::new(control.clone());
-    assert_eq!(starts(&mut room, Observed::default()), [INGRESS]);
+    assert_eq!(starts(&mut room, Observed::default()), [INGRESS, KEEPER]);
     assert!(room.steward.outlook().looks_around);
     // A DPU stores nothing, and may be away.
     room.on(Event::Heard(beat(3), room.now));
@@ -78,7 +79,7 @@ fn a_chain_starts_once_every_other_host_is_heard_or_was_waited_for() {
     assert!(!room.steward.outlook().looks_around);
     let mut room = Room::new(control);
     room.passes(1950);
-    assert_eq!(starts(&mut room, Observed::default()), [INGRESS]);
+    assert_eq!(starts(&mut room, Observed::default()), [INGRESS, KEEPER]);
     room.steward.publish();
     room.passes(50);
     assert_eq!(starts(&mut room, Observed::default()), [CHAIN]);
@@ -88,10 +89,11 @@ fn a_chain_starts_once_every_other_host_is_heard_or_was_waited_for() {
 #[test]
 fn what_could_not_be_started_is_tried_again_after_a_while_though_nothing_is_new() {
     let hosted = || Hosted { epoch: Epoch(1), phase: Phase::Running };
-    let runs = || Observed { hosted: [(INGRESS, hosted())].into(), ..Observed::default() };
+    let runs = || Observed { hosted: [(INGRESS, hosted()), (KEEPER, hosted())].into(), ..Observed::default() };
     let mut room = Room::new(split_mesh(HERE, 1));
-    assert_eq!(starts(&mut room, Observed::default()), [INGRESS, CHAIN]);
+    assert_eq!(starts(&mut room, Observed::default()), [INGRESS, KEEPER, CHAIN]);
     room.on(Event::Ended(Key::Actor(INGRESS), Ok(())));
+    room.on(Event::Ended(Key::Actor(KEEPER), Ok(())));
     room.on(Event::Ended(Key::Actor(CHAIN), Err(Error::invalid("as planned"))));
     assert_eq!(starts(&mut room, runs()), []);
     room.passes(499);
@@ -100,33 +102,40 @@ fn what_could_not_be_started_is_tried_again_after_a_while_though_nothing_is_new(
     assert_eq!(starts(&mut room, runs()), [CHAIN]);
 }
 
-/// Garbage of a group is reclaimed by one ingress.
+/// Garbage of a group is reclaimed by one ingress, and what it has stored is kept by one keeper.
 #[test]
-fn an_ingress_reclaims_for_the_groups_that_its_node_leads() {
+fn an_ingress_reclaims_for_the_groups_that_its_node_leads_and_a_keeper_keeps_them() {
     let leads = |led: u64| {
         let own = |number| {
             let own = led_by(Some(if number == led { 1 } else { 2 }), &[1, 2]);
             Group { report: GroupReport { group: GroupId(number), ..own.report }, ..led_by(None, &[1, 2]) }
         };
         let hosted = Hosted { epoch: Epoch(1), phase: Phase::Running };
-        Observed { groups: [0, 1, 2].map(own).into(), hosted: [(INGRESS, hosted)].into(), ..Observed::default() }
+        Observed {
+            groups: [0, 1, 2].map(own).into(),
+            hosted: [(INGRESS, hosted), (KEEPER, hosted)].into(),
+            ..Observed::default()
+        }
     };
     let mut room = Room::new(ControlView { namespaces: 2, ..mesh(&[1, 2]) });
     let mut reclaims = |own| {
         let deeds = deeds(&mut room, own);
-        room.on(Event::Ended(Key::Actor(INGRESS), Ok(())));
+        for actor in [INGRESS, KEEPER] {
+            room.on(Event::Ended(Key::Actor(actor), Ok(())));
+        }
         let of = |deeds: &[Deed]| match deeds {
             [Deed::Start(_, spec) | Deed::Configure(spec)] => match &**spec {
                 FunctionSpec::Object(ObjectSpec { reclaims, .. }) => reclaims.clone(),
+                FunctionSpec::Keeper(KeeperSpec { groups, .. }) => groups.iter().copied().collect(),
                 other => panic!("{other:?}"),
             },
             other => panic!("{other:?}"),
         };
         deeds.iter().map(|(_, deeds)| of(deeds)).collect::<Vec<_>>()
     };
-    assert_eq!(reclaims(leads(1)), [[GroupId(1)]]);
+    assert_eq!(reclaims(leads(1)), [[GroupId(1)]; 2]);
     assert_eq!(reclaims(leads(1)), [[GroupId(0); 0]; 0]);
-    assert_eq!(reclaims(leads(2)), [[GroupId(2)]]);
+    assert_eq!(reclaims(leads(2)), [[GroupId(2)]; 2]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod listing;
 mod namespace;
 mod owed;
 mod placement;
+mod repair;
 mod sessions;
 mod stages;
 mod twice;
