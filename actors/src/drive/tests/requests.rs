@@ -247,7 +247,8 @@ fn a_delete_by_a_list_leaves_what_came_after_the_list_and_nothing_is_deleted_by_
     let earlier = Head { epoch: Epoch(0), ..head(&mut world) };
     let refused = world.call(delete(Some(earlier)), Buf::empty()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Conflict);
-    assert!(world.call(delete(Some(head(&mut world))), Buf::empty()).is_ok());
+    let now = Some(head(&mut world));
+    assert!(world.call(delete(now), Buf::empty()).is_ok());
     assert_eq!([1, 2].map(|number| held(&mut world, shard(number))), [false, false]);
 }
 
