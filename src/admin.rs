@@ -163,6 +163,10 @@ fn expect_movable(control: &ControlView, scope: Scope, wish: Option<Wish>) -> Re
             Err(Error::new(ErrorKind::Conflict, "an ingress is a part of its node, and moves nowhere")
                 .with("actor", ActorName(actor)))
         }
+        Scope::Actor(actor) if actor.as_keeper().is_some_and(|node| control.nodes.contains_key(&node)) => {
+            Err(Error::new(ErrorKind::Conflict, "a keeper is a part of its node, and moves nowhere")
+                .with("actor", ActorName(actor)))
+        }
         Scope::Actor(_) => none("no such actor; `mesh actors` lists them"),
         Scope::Mesh | Scope::Tenant(_) => none("no such tenant"),
     }

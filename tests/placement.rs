@@ -228,6 +228,7 @@ fn status_and_actors_say_where_everything_is(dev: &Dev) {
         let wanted: &[&str] = match kind(one).as_str() {
             "chain" => &["policy", "encrypt", "erasure"],
             "drive" => &["drive"],
+            "keeper" => &["keeper"],
             _ => &["object"],
         };
         assert_eq!(functions, wanted, "{one}");
@@ -235,7 +236,10 @@ fn status_and_actors_say_where_everything_is(dev: &Dev) {
         assert!(one["epoch"].as_u64().unwrap() > 0, "{one}");
         assert_eq!(one["phase"], "running", "{one}");
     }
-    assert_eq!(kinds, BTreeMap::from([("chain".into(), 3), ("drive".into(), 6), ("ingress".into(), 3)]));
+    assert_eq!(
+        kinds,
+        BTreeMap::from([("chain".into(), 3), ("drive".into(), 6), ("ingress".into(), 3), ("keeper".into(), 3)])
+    );
     let ours = actors.iter().find(|one| one["id"] == "chain-1-1").unwrap();
     assert!(ours["reason"].as_str().unwrap().contains("DPU of its ingress host node-1"), "{ours}");
     assert!(dev.done(&["actors"]).lines().any(|line| line.starts_with("chain-1-1 ") && line.contains(" node-11 ")));
@@ -289,7 +293,9 @@ fn a_move_is_done_or_refused(dev: &Dev) {
     dev.refused(REFUSED, &["move", "chain-9-1", "node-1"], &["no such actor"]);
     // Its medium is in another machine.
     dev.refused(REFUSED, &["move", "drive-1001", "node-2"], &["its medium is not visible from node-2"]);
-    dev.refused(REFUSED, &["move", "ingress-1", "node-2"], &["a part of its node"]);
+    for actor in ["ingress-1", "keeper-1"] {
+        dev.refused(REFUSED, &["move", actor, "node-2"], &["a part of its node"]);
+    }
     dev.refused(REFUSED, &["move", "chain-1-9", "anywhere"], &["no such actor"]);
     dev.refused(MISUNDERSTOOD, &["move", "somebody", "node-1"], &["chain-TENANT-NODE"]);
     dev.refused(MISUNDERSTOOD, &["move", "chain-1-1", "somewhere"], &["`somewhere` is no node"]);

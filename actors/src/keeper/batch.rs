@@ -185,11 +185,11 @@ impl Batch {
         &mut self,
         layouts: &Layouts,
         goal: &Layout,
-        is_up: impl Fn(DriveId) -> bool,
+        can_be_read: impl Fn(DriveId) -> bool,
     ) -> Option<Wound> {
         while let Some(stripe) = self.worst() {
             let shards = self.missing.remove(&stripe)?;
-            let wound = self.wound(stripe, &shards, layouts, goal, &is_up);
+            let wound = self.wound(stripe, &shards, layouts, goal, &can_be_read);
             if wound.is_some() {
                 return wound;
             }
@@ -211,7 +211,7 @@ impl Batch {
         shards: &BTreeSet<u8>,
         layouts: &Layouts,
         goal: &Layout,
-        is_up: impl Fn(DriveId) -> bool,
+        can_be_read: impl Fn(DriveId) -> bool,
     ) -> Option<Wound> {
         let Where { layout, avoid } = self.stripes.get(&stripe)?;
         let homes = goal.place(stripe, &[])?.drives;
@@ -219,7 +219,7 @@ impl Batch {
         let goals: BTreeMap<u8, DriveId> =
             shards.iter().filter_map(|shard| Some((*shard, *homes.get(usize::from(*shard))?))).collect();
         let source = |(shard, holders): (u8, Vec<DriveId>)| {
-            let others = holders.into_iter().filter(|drive| goals.get(&shard) != Some(drive) && is_up(*drive));
+            let others = holders.into_iter().filter(|drive| goals.get(&shard) != Some(drive) && can_be_read(*drive));
             others.collect()
         };
         let sources = (0..).zip(holders).map(source).collect();
@@ -246,4 +246,4 @@ fn before(id: ShardId) -> Option<ShardId> {
 /// Shards of a batch of which it is asked whether they are at home, at most; those of one stripe more.
 const DOUBTS_MAX: usize = 4096;
 /// Stripes that are looked at for one batch at most.
-const STRIPES_MAX: usize = 65_536;
+const STRIPES_MAX: usize = 4096;

@@ -31,6 +31,7 @@ use mesh_core::{
     meta::Command,
     op::ShardOp,
     port::WorkOutput,
+    shared::SharedMap,
     snapshot::{Mark, Snapshot},
     spec::{FunctionSpec, KeeperSpec},
     time::Instant,
@@ -278,6 +279,9 @@ impl StorageFunction for Keeper {
         if self.groups.is_empty() && !self.spec.groups.is_empty() && self.goal().is_some() {
             return Some(Instant(0));
         }
+        if self.groups.values().any(Group::is_busy) {
+            return Some(Instant(0));
+        }
         let wakes = self.groups.values().filter_map(Group::wake_at);
         let heal = self.groups.values().any(Group::has_wounds) && self.heals.len() < HEALS_MAX;
         wakes.chain(heal.then_some(self.free_at)).min()
@@ -298,8 +302,13 @@ impl StorageFunction for Keeper {
 }
 
 /// Whether a drive can be read and written.
-fn is_up(drives: &mesh_core::shared::SharedMap<DriveId, DriveState>, drive: DriveId) -> bool {
+fn is_up(drives: &SharedMap<DriveId, DriveState>, drive: DriveId) -> bool {
     drives.get(&drive) == Some(&DriveState::Up)
+}
+
+/// Whether a drive can be read.
+fn can_be_read(drives: &SharedMap<DriveId, DriveState>, drive: DriveId) -> bool {
+    matches!(drives.get(&drive), Some(DriveState::Up | DriveState::Full))
 }
 
 /// Stripes that are healed at a time.

@@ -19,7 +19,7 @@ use mesh_core::{
 
 use super::{
     batch::{At, Batch, Wound},
-    is_up,
+    can_be_read, is_up,
 };
 
 /// See the module's page.
@@ -120,6 +120,11 @@ impl Group {
 
     pub(super) fn wake_at(&self) -> Option<Instant> {
         matches!(self.state, State::Idle).then_some(self.due)
+    }
+
+    /// Whether it stopped only to let others have their turn.
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(&self.state, State::Working(_, work) if work.is_quiet() && !work.is_over())
     }
 
     /// Whether stripes wait for the budget.
@@ -271,31 +276,33 @@ impl Pass {
 impl Work {
     fn next(&mut self, ground: Ground<'_>) -> Option<Want> {
         let Ground { layouts, goal, drives, may_heal, .. } = ground;
-        loop {
-            if let Some((drive, op)) = self.batch.next_list() {
-                return Some(Want::List(drive, op));
-            }
-            if !self.batch.is_listed() {
-                return None;
-            }
-            if !self.batch.is_whole() {
-                let may_heal = may_heal?;
-                let wound = self.batch.next_wound(layouts, goal, |drive| is_up(drives, drive))?;
-                if !may_heal(wound.stripe) {
-                    // A heal for an earlier pass has not ended.
-                    self.batch.broken.insert(wound.stripe.write);
-                    continue;
-                }
-                self.healing.insert(wound.stripe);
-                return Some(Want::Heal(wound));
-            }
-            if !self.healing.is_empty() || self.at.write >= self.writes.len() {
-                return None;
-            }
+        if self.is_quiet() && self.at.write < self.writes.len() {
+            // One batch at a time: to look at what is at home takes time too, and others wait for their turn.
             let broken = core::mem::take(&mut self.batch.broken);
             (self.batch, self.at) = Batch::of(&self.writes, self.at, layouts, goal, |drive| is_up(drives, drive));
             self.batch.broken.extend(broken);
         }
+        if let Some((drive, op)) = self.batch.next_list() {
+            return Some(Want::List(drive, op));
+        }
+        if !self.batch.is_listed() || self.batch.is_whole() {
+            return None;
+        }
+        let may_heal = may_heal?;
+        while let Some(wound) = self.batch.next_wound(layouts, goal, |drive| can_be_read(drives, drive)) {
+            if may_heal(wound.stripe) {
+                self.healing.insert(wound.stripe);
+                return Some(Want::Heal(wound));
+            }
+            // A heal for an earlier pass has not ended.
+            self.batch.broken.insert(wound.stripe.write);
+        }
+        None
+    }
+
+    /// Whether the batch is done with.
+    fn is_quiet(&self) -> bool {
+        self.batch.is_listed() && self.batch.is_whole() && self.healing.is_empty()
     }
 
     fn is_over(&self) -> bool {

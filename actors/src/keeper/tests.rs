@@ -360,6 +360,39 @@ fn what_is_on_a_drive_that_gives_its_place_away_is_copied() {
 }
 
 #[test]
+fn a_full_drive_is_read_and_not_written() {
+    let mut bench = Bench::new();
+    let write = bench.put("a", 2, &[]);
+    bench.pass(Duration::ZERO);
+    bench.set(3, DriveState::Full);
+    bench.lay_out(&[1, 2, 6, 3]);
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.state(), settled(2, 0));
+    bench.assert_at_home(write, 2);
+    bench.set(5, DriveState::Full);
+    bench.lay_out(&[1, 2, 5, 3]);
+    bench.pass(Duration::from_secs(60));
+    assert_eq!((bench.state().settled, bench.writes().len()), (LayoutId(2), 2));
+    bench.set(5, DriveState::Up);
+    bench.pass(Duration::from_secs(1));
+    assert_eq!((bench.state(), bench.writes().len()), (settled(3, 0), 2));
+}
+
+#[test]
+fn others_have_their_turn_while_much_is_looked_at_that_is_at_home() {
+    let mut bench = Bench::new();
+    let many = 3 * 4096;
+    bench.put("a", many, &[]);
+    bench.on(Event::Wake);
+    let mut turns = 1;
+    while bench.keeper.wake_at() <= Some(bench.now) {
+        bench.on(Event::Wake);
+        turns += 1;
+    }
+    assert_eq!((bench.state(), turns), (settled(1, 0), 3));
+}
+
+#[test]
 fn what_was_written_without_a_drive_comes_home_once_that_is_back() {
     let mut bench = Bench::new();
     bench.pass(Duration::ZERO);
