@@ -141,3 +141,45 @@ async fn a_dead_node_holds_up_no_reclaim_and_its_drive_can_be_declared_lost() {
     .await;
     assert_eq!(client.get_bytes(BUCKET, "after").await.unwrap(), b"after");
 }
+
+/// A stripe has a shard on each of the three nodes: what had lost one could be read from the other two, and from no one less.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_on_a_lost_drive_is_rebuilt_so_that_a_node_may_go_after_it() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client(&[1, 2]).await;
+    let key = |number: u64| format!("k{number}");
+    let body = |number: u64| vec![number as u8; 5000 + number as usize];
+    for number in 0..60 {
+        client.put_bytes(BUCKET, &key(number), &body(number)).await.unwrap();
+    }
+    cluster.kill(3);
+    // Without a drive of the node that is away.
+    for number in 60..80 {
+        until("a put", Duration::from_secs(60), async || client.put_bytes(BUCKET, &key(number), &body(number)).await)
+            .await;
+    }
+    let remove = || cluster.administer(&["drive", "remove", "3001", "--lost", "--yes"], "");
+    until("its drive is declared lost", Duration::from_secs(60), async || {
+        let (good, said) = remove();
+        if good { Ok(()) } else { Err(Error::invalid(said)) }
+    })
+    .await;
+    cluster.serve(3);
+    cluster.all_up(&client, 5).await;
+    // Of each object a shard on each node again: the other drive of the third has all of its.
+    until("all is at home", Duration::from_secs(120), async || {
+        let mut drives = drives(&client).await?;
+        drives.retain(|drive| drive.drive.0 == 3002);
+        if drives.iter().any(|drive| drive.shards >= 80) { Ok(()) } else { Err(Error::invalid(format!("{drives:?}"))) }
+    })
+    .await;
+    cluster.kill(1);
+    let client = cluster.client(&[2, 3]).await;
+    for number in 0..80 {
+        until("a get", Duration::from_secs(60), async || {
+            let bytes = client.get_bytes(BUCKET, &key(number)).await?;
+            if bytes == body(number) { Ok(()) } else { Err(Error::invalid(format!("{} other bytes", bytes.len()))) }
+        })
+        .await;
+    }
+}
