@@ -192,13 +192,13 @@ fn found(room: Room, flaw: Flaw) -> String {
 
 #[test]
 fn a_program_that_is_well_passes_in_both_rooms_and_repeats() {
-    for (room, seeds) in [(Room::World, 0..10), (Room::Nodes, 0..2)] {
+    for (room, seeds) in [(Room::World, 10..20), (Room::Nodes, 0..2)] {
         let counted = Arc::new(AtomicU64::new(0));
         for seed in seeds {
             let (office, counted) = (Flaw::None, counted.clone());
             let verdict = twice(room, seed, &move |_| Box::new(Office(office, counted.clone())));
             assert_eq!(verdict.violation, None, "{room:?} {verdict}");
-            assert!(verdict.figures.well > 15, "{room:?} {verdict}");
+            assert!(verdict.figures.well > 20, "{room:?} {verdict}");
         }
         assert!(counted.load(Relaxed) > 0, "no state was seen in {room:?}");
     }

@@ -157,7 +157,9 @@ class Roll:
         self.start(node, self.older)
         code = node.child.wait(timeout=UP)
         said = open(node.log_path, errors="replace").read()[seen:]
-        line = re.search(r".*the mesh does by now what this build cannot.*", said)
+        # Of the level, or of what stands in a log since it rose, whichever it comes upon first.
+        reasons = ("the mesh does by now what this build cannot", "the metadata store holds what a newer build wrote")
+        line = re.search(f".*({'|'.join(reasons)}).*", said)
         if code == 0 or not line:
             raise Fault(f"node-{node.number} of the older build ended with {code}, and said {said[-2000:]}")
         print(f"the older build after that ends with {code}: {line[0].strip()[:300]}", flush=True)
