@@ -97,7 +97,10 @@ impl Digest for Op {
             Self::Shard(op) => match &**op {
                 ShardOp::Write { id, crc, .. } => all(&[3, encoded(meta::encode(id)), u64::from(*crc)]),
                 ShardOp::Read { id } => all(&[4, encoded(meta::encode(id))]),
-                ShardOp::Delete { ids, until } => all(&[5, encoded(meta::encode(ids)), encoded(meta::encode(until))]),
+                ShardOp::Delete { ids, until } => {
+                    let head = until.map_or([0; 3], |head| [head.epoch.0, head.start, head.lsn]);
+                    all(&[5, encoded(meta::encode(ids)), all(&head)])
+                }
                 ShardOp::List { after, limit } => all(&[6, encoded(meta::encode(after)), u64::from(*limit)]),
                 ShardOp::Stat => 7,
             },
@@ -132,7 +135,9 @@ impl Digest for Answer {
                 avoid.iter().fold(all(&[3, u64::from(*shared)]), |hash, drive| mix(hash ^ drive.0))
             }
             Self::Shard { sealed_len, crc, .. } => all(&[4, u64::from(*sealed_len), u64::from(*crc)]),
-            Self::Shards { page, more, head } => all(&[5, page.len() as u64, u64::from(*more), head.epoch.0, head.lsn]),
+            Self::Shards { page, more, head } => {
+                all(&[5, page.len() as u64, u64::from(*more), head.epoch.0, head.start, head.lsn])
+            }
             Self::Drive { free_bytes, shards, corrupt, full, .. } => {
                 all(&[6, *free_bytes, *shards, *corrupt, u64::from(*full)])
             }

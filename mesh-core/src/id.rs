@@ -409,6 +409,25 @@ pub struct ShardId {
     pub shard: u8,
 }
 
+impl ShardId {
+    /// The greatest name below this one; `None` for the first there is. Lists go on behind a name.
+    #[must_use]
+    pub fn before(self) -> Option<Self> {
+        let StripeId { write, stripe, attempt } = self.stripe;
+        if let Some(shard) = self.shard.checked_sub(1) {
+            return Some(self.stripe.shard(shard));
+        }
+        let stripe = if let Some(attempt) = attempt.checked_sub(1) {
+            StripeId { write, stripe, attempt }
+        } else if let Some(stripe) = stripe.checked_sub(1) {
+            StripeId { write, stripe, attempt: u8::MAX }
+        } else {
+            StripeId { write: WriteId(write.0.checked_sub(1)?), stripe: u32::MAX, attempt: u8::MAX }
+        };
+        Some(stripe.shard(u8::MAX))
+    }
+}
+
 impl fmt::Debug for ShardId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}#{}", self.stripe, self.shard)
@@ -424,6 +443,21 @@ mod tests {
         let replica = ReplicaId::new(NodeId(3), 0x1f2e_00c0_ffee);
         assert_eq!((replica.node(), replica.life()), (NodeId(3), 0x1f2e_00c0_ffee));
         assert_eq!(replica.to_string(), "node-3/1f2e00c0ffee");
+    }
+
+    #[test]
+    fn nothing_lies_between_a_shard_and_the_one_before_it() {
+        let id = |write, stripe, attempt, shard| StripeId { write: WriteId(write), stripe, attempt }.shard(shard);
+        for (of, before) in [
+            (id(7, 3, 2, 5), Some(id(7, 3, 2, 4))),
+            (id(7, 3, 2, 0), Some(id(7, 3, 1, u8::MAX))),
+            (id(7, 3, 0, 0), Some(id(7, 2, u8::MAX, u8::MAX))),
+            (id(7, 0, 0, 0), Some(id(6, u32::MAX, u8::MAX, u8::MAX))),
+            (id(0, 0, 0, 0), None),
+        ] {
+            assert_eq!(of.before(), before);
+            assert!(before < Some(of));
+        }
     }
 
     #[test]

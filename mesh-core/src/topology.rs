@@ -195,6 +195,13 @@ impl Layout {
         Some(Placement { drives, shared: used.values().any(|&count| count > 1) })
     }
 
+    /// The homes of a stripe's shards, which are what [`place`](Self::place) gives where no drive is avoided; empty for a layout
+    /// of no line.
+    #[must_use]
+    pub fn homes(&self, stripe: StripeId) -> &[DriveId] {
+        if self.line == 0 { &[] } else { self.group_of(stripe).get(..self.code.shards()).unwrap_or_default() }
+    }
+
     /// The first of the group's drives that can be used and share no failure domain, in their order; where there are too few
     /// domains, further drives from the least used ones.
     fn place_in_order(&self, stripe: StripeId, avoid: &[DriveId]) -> Option<Placement> {
@@ -232,12 +239,10 @@ pub fn holders(layouts: &Layouts, layout: LayoutId, stripe: StripeId, avoid: &[D
     let own = layouts.get(&layout)?;
     let mut holders: Vec<Vec<DriveId>> =
         own.place(stripe, avoid)?.drives.into_iter().map(|drive| vec![drive]).collect();
-    let own = Some(&**own).filter(|own| own.line > 0);
-    for layout in own.into_iter().chain(own.into_iter().flat_map(|own| later(layouts, own))) {
-        let moved = layout.place(stripe, &[]).into_iter().flat_map(|placement| placement.drives);
-        for (holders, drive) in holders.iter_mut().zip(moved) {
-            if !holders.contains(&drive) {
-                holders.push(drive);
+    for layout in core::iter::once(&**own).chain(later(layouts, own)) {
+        for (holders, home) in holders.iter_mut().zip(layout.homes(stripe)) {
+            if !holders.contains(home) {
+                holders.push(*home);
             }
         }
     }
@@ -327,6 +332,8 @@ mod tests {
         // What is no home is not missed.
         assert_eq!(placed(&[2, 4, 6]), Some((vec![1, 3, 5], false)));
         assert_eq!(placed(&[1, 2, 3, 4]), None);
+        assert_eq!(layout.homes(stripe()), [1, 3, 5].map(DriveId));
+        assert!(Layout { line: 0, ..layout }.homes(stripe()).is_empty());
     }
 
     #[test]

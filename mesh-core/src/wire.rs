@@ -613,11 +613,11 @@ fn shard_id(id: ShardId) -> proto::ShardId {
 }
 
 fn head(head: Head) -> proto::Head {
-    proto::Head { epoch: head.epoch.0, lsn: head.lsn }
+    proto::Head { epoch: head.epoch.0, lsn: head.lsn, start: head.start }
 }
 
 fn read_head(head: proto::Head) -> Head {
-    Head { epoch: Epoch(head.epoch), lsn: head.lsn }
+    Head { epoch: Epoch(head.epoch), start: head.start, lsn: head.lsn }
 }
 
 fn read_stripe_id(id: Option<&proto::StripeId>) -> Result<StripeId, Error> {

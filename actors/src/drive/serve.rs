@@ -38,6 +38,8 @@ pub(super) struct Serving {
     pub(super) catalog: Catalog,
     pub(super) next_seq: u64,
     pub(super) next_lsn: u64,
+    /// When it began, by its node's clock, which does not go back: see [`Head::start`].
+    start: u64,
     /// Damaged records and places found since the start.
     pub(super) corrupt: u64,
 
@@ -117,6 +119,7 @@ impl Serving {
             catalog,
             next_seq,
             next_lsn,
+            start: cx.now().0,
             corrupt,
             held: BTreeMap::new(),
             held_bytes: 0,
@@ -348,11 +351,9 @@ impl Serving {
             return;
         }
         let head = self.head();
-        if let Some(until) = until.filter(|until| until.epoch != head.epoch) {
+        if until.is_some_and(|until| (until.epoch, until.start) != (head.epoch, head.start)) {
             let text = "the drive has started anew since it was listed: list it again before anything is deleted";
-            let error =
-                Error::new(ErrorKind::Conflict, text).with("listed_under", until.epoch).with("epoch", head.epoch);
-            self.reply(request, Err(error), cx);
+            self.reply(request, Err(Error::new(ErrorKind::Conflict, text).with("drive", self.drive())), cx);
             return;
         }
         let lsn_max = until.map_or(u64::MAX, |until| until.lsn);
@@ -453,7 +454,7 @@ impl Serving {
 
     /// How far the log has come: every shard that is placed from now on has a greater number.
     fn head(&self) -> Head {
-        Head { epoch: self.superblock.epoch, lsn: self.next_lsn.saturating_sub(1) }
+        Head { epoch: self.superblock.epoch, start: self.start, lsn: self.next_lsn.saturating_sub(1) }
     }
 
     fn stat(&self) -> Answer {

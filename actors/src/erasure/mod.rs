@@ -30,6 +30,7 @@ use mesh_core::{
     time::Instant,
 };
 
+pub(crate) use self::read::sealed_len;
 use self::{
     delete::Delete,
     drives::{Drives, Role, Wait},

@@ -101,7 +101,7 @@ impl Read {
         }
         self.outstanding -= 1;
         let failed = match outcome {
-            Ok(response) => match self.sound(&response) {
+            Ok(response) => match sealed_len(self.code, &response) {
                 Some(sealed_len) => {
                     let key = (sealed_len, response.payload.len());
                     self.found.entry(key).or_default().push((shard, response.payload));
@@ -205,17 +205,6 @@ impl Read {
         }
     }
 
-    /// What a shard says the stripe's length is, if what it says can be.
-    fn sound(&self, response: &Response) -> Option<u32> {
-        let Answer::Shard { code, sealed_len, .. } = response.answer else { return None };
-        let (stripe, shard) = (usize::try_from(sealed_len).ok()?, response.payload.len());
-        let sound = code == self.code
-            && (1..=PAYLOAD_BYTES_MAX).contains(&stripe)
-            && (1..=PAYLOAD_BYTES_MAX).contains(&shard)
-            && shard * usize::from(code.data) >= stripe;
-        sound.then_some(sealed_len)
-    }
-
     fn hopeless(&self, found: usize) -> Error {
         let Missing { not_found, corrupt, unreachable } = self.missing;
         // Drives that have not answered may yet have what they were given.
@@ -239,6 +228,17 @@ impl Read {
         );
         Error::new(ErrorKind::TooFewShards, text)
     }
+}
+
+/// What a shard says the sealed length of its stripe is, if it can be a shard of a stripe under this code.
+pub(crate) fn sealed_len(code: Code, response: &Response) -> Option<u32> {
+    let Answer::Shard { code: said, sealed_len, .. } = response.answer else { return None };
+    let (stripe, shard) = (usize::try_from(sealed_len).ok()?, response.payload.len());
+    let sound = said == code
+        && (1..=PAYLOAD_BYTES_MAX).contains(&stripe)
+        && (1..=PAYLOAD_BYTES_MAX).contains(&shard)
+        && shard * usize::from(code.data) >= stripe;
+    sound.then_some(sealed_len)
 }
 
 /// A drive that has not answered within this is given up.

@@ -20,6 +20,8 @@ use mesh_core::{
 pub(super) struct Batch {
     stripes: BTreeMap<StripeId, Where>,
     lists: BTreeMap<DriveId, List>,
+    /// How many shards it asks about.
+    doubts: usize,
     /// Shards that are not at home, by their stripes.
     missing: BTreeMap<StripeId, BTreeSet<u8>>,
     /// Writes of which not everything is known to be at home.
@@ -34,7 +36,7 @@ struct Where {
 }
 
 /// What is asked of one drive.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct List {
     /// Shards that may not be there.
     doubts: BTreeSet<ShardId>,
@@ -72,7 +74,7 @@ impl Batch {
         while let Some((write, shape)) = writes.get(at.write) {
             let stripes = shape.as_ref().map_or(0, |shape| shape.stripes);
             if let Some(shape) = shape.as_ref().filter(|_| at.stripe < stripes) {
-                if batch.doubts() >= DOUBTS_MAX || looked >= STRIPES_MAX {
+                if batch.doubts >= DOUBTS_MAX || looked >= STRIPES_MAX {
                     break;
                 }
                 looked += 1;
@@ -83,10 +85,6 @@ impl Batch {
             }
         }
         (batch, at)
-    }
-
-    fn doubts(&self) -> usize {
-        self.lists.values().map(|list| list.doubts.len()).sum()
     }
 
     fn look(
@@ -110,24 +108,23 @@ impl Batch {
         if own.line == 0 {
             return;
         }
-        let (Some(placed), Some(homes)) = (own.place(id, avoid), goal.place(id, &[])) else {
+        let Some(placed) = own.place(id, avoid) else {
             self.broken.insert(write);
             return;
         };
-        let mut any = false;
-        for ((shard, placed), home) in (0..).zip(placed.drives).zip(homes.drives) {
+        let before = self.doubts;
+        for ((shard, placed), home) in (0..).zip(&placed.drives).zip(goal.homes(id)) {
             if placed == home {
                 continue;
             }
-            if is_up(home) {
-                let list = self.lists.entry(home).or_insert_with(|| List { doubts: BTreeSet::new(), is_out: false });
-                list.doubts.insert(id.shard(shard));
-                any = true;
+            if is_up(*home) {
+                self.lists.entry(*home).or_default().doubts.insert(id.shard(shard));
+                self.doubts += 1;
             } else {
                 self.broken.insert(write);
             }
         }
-        if any {
+        if self.doubts > before {
             self.stripes.insert(id, Where { layout: shape.layout, avoid: avoid.to_vec() });
         }
     }
@@ -137,7 +134,7 @@ impl Batch {
         let (drive, list) = self.lists.iter_mut().find(|(_, list)| !list.is_out && !list.doubts.is_empty())?;
         let first = *list.doubts.first()?;
         list.is_out = true;
-        Some((*drive, ShardOp::List { after: before(first), limit: SHARD_BATCH_MAX as u32 }))
+        Some((*drive, ShardOp::List { after: first.before(), limit: SHARD_BATCH_MAX as u32 }))
     }
 
     /// What a drive has.
@@ -145,7 +142,7 @@ impl Batch {
         let Some(list) = self.lists.get_mut(&drive) else { return };
         list.is_out = false;
         let Some(first) = list.doubts.first().copied() else { return };
-        let page = match outcome.map(|response| response.answer) {
+        let (page, more) = match outcome.map(|response| response.answer) {
             Ok(Answer::Shards { page, more, .. }) if page.is_sorted_by(|(left, _), (right, _)| left < right) => {
                 (page, more)
             }
@@ -155,7 +152,6 @@ impl Batch {
                 return;
             }
         };
-        let (page, more) = page;
         // What is not in the page is not there, as far as the page reaches: to its last shard, or to the end.
         let last = page.last().map(|(id, _)| *id).filter(|last| more && *last >= first);
         let has: BTreeSet<ShardId> = page.into_iter().map(|(id, _)| id).collect();
@@ -214,7 +210,7 @@ impl Batch {
         can_be_read: impl Fn(DriveId) -> bool,
     ) -> Option<Wound> {
         let Where { layout, avoid } = self.stripes.get(&stripe)?;
-        let homes = goal.place(stripe, &[])?.drives;
+        let homes = goal.homes(stripe);
         let holders = topology::holders(layouts, *layout, stripe, avoid)?;
         let goals: BTreeMap<u8, DriveId> =
             shards.iter().filter_map(|shard| Some((*shard, *homes.get(usize::from(*shard))?))).collect();
@@ -225,22 +221,6 @@ impl Batch {
         let sources = (0..).zip(holders).map(source).collect();
         Some(Wound { stripe, goals, sources })
     }
-}
-
-/// The greatest name of a shard below this one, as far as lists need it.
-fn before(id: ShardId) -> Option<ShardId> {
-    let StripeId { write, stripe, attempt } = id.stripe;
-    if let Some(shard) = id.shard.checked_sub(1) {
-        return Some(id.stripe.shard(shard));
-    }
-    if let Some(attempt) = attempt.checked_sub(1) {
-        return Some(StripeId { attempt, ..id.stripe }.shard(u8::MAX));
-    }
-    if let Some(stripe) = stripe.checked_sub(1) {
-        return Some(StripeId { stripe, attempt: u8::MAX, ..id.stripe }.shard(u8::MAX));
-    }
-    let write = WriteId(write.0.checked_sub(1)?);
-    Some(StripeId { write, stripe: u32::MAX, attempt: u8::MAX }.shard(u8::MAX))
 }
 
 /// Shards of a batch of which it is asked whether they are at home, at most; those of one stripe more.

@@ -11,13 +11,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mesh_core::{
-    Answer, Buf, Error, ErrorKind, Outcome, WorkOutcome,
+    Answer, Buf, Error, ErrorKind, Outcome, Response, WorkOutcome,
     id::{DriveId, StripeId, TenantId},
-    limits::PAYLOAD_BYTES_MAX,
     op::ShardOp,
     port::{ComputeJob, WorkOutput},
     topology::Code,
 };
+
+use crate::erasure::sealed_len;
 
 /// See the module's page.
 #[derive(Debug)]
@@ -62,10 +63,10 @@ pub(super) enum Step {
     Compute(ComputeJob),
 }
 
-/// How it goes on: with these steps, or to its end, and then with how many bytes were moved.
+/// How it goes on: with these steps, or to its end.
 pub(super) enum Course {
     On(Vec<Step>),
-    End(Result<u64, Error>),
+    End(Result<(), Error>),
 }
 
 impl Heal {
@@ -92,6 +93,11 @@ impl Heal {
         let reads: Vec<Step> = goals.into_iter().filter_map(|shard| heal.read(shard)).collect();
         let course = if reads.is_empty() { heal.advance() } else { Course::On(reads) };
         (heal, course)
+    }
+
+    /// Bytes that were read and written for it, whatever came of that.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     fn read(&mut self, shard: u8) -> Option<Step> {
@@ -212,17 +218,13 @@ impl Heal {
         if self.pending > 0 {
             return Course::On(Vec::new());
         }
-        Course::End(self.failed.take().map_or(Ok(self.bytes), Err))
+        Course::End(self.failed.take().map_or(Ok(()), Err))
     }
 
     /// What came, if it can be a shard of the stripe.
-    fn sound(&self, response: mesh_core::Response) -> Option<Found> {
-        let Answer::Shard { code, sealed_len, crc, tenant } = response.answer else { return None };
-        let (stripe, shard) = (usize::try_from(sealed_len).ok()?, response.payload.len());
-        let sound = code == self.code
-            && (1..=PAYLOAD_BYTES_MAX).contains(&stripe)
-            && (1..=PAYLOAD_BYTES_MAX).contains(&shard)
-            && shard * usize::from(code.data) >= stripe;
-        sound.then_some(Found { payload: response.payload, crc, sealed_len, tenant })
+    fn sound(&self, response: Response) -> Option<Found> {
+        let sealed_len = sealed_len(self.code, &response)?;
+        let Answer::Shard { crc, tenant, .. } = response.answer else { return None };
+        Some(Found { payload: response.payload, crc, sealed_len, tenant })
     }
 }

@@ -182,7 +182,7 @@ impl Keeper {
             }
             Course::End(outcome) => {
                 let Some(healing) = self.heals.remove(&stripe) else { return };
-                self.spend(outcome.as_ref().copied().unwrap_or(0), cx.now());
+                self.spend(healing.heal.bytes(), cx.now());
                 if let Some(group) = self.groups.get_mut(&healing.group).filter(|group| group.term() == healing.term) {
                     group.healed(stripe, outcome.is_ok());
                 }

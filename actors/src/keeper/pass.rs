@@ -306,7 +306,7 @@ impl Work {
     }
 
     fn is_over(&self) -> bool {
-        self.at.write >= self.writes.len() && self.batch.is_listed() && self.batch.is_whole() && self.healing.is_empty()
+        self.at.write >= self.writes.len() && self.is_quiet()
     }
 }
 

@@ -225,7 +225,7 @@ impl Bench {
                 let behind = held.keys().filter(|id| after.is_none_or(|after| **id > after)).map(|id| (*id, 1));
                 let page: Vec<_> = behind.clone().take(5).collect();
                 let more = behind.count() > page.len();
-                Ok(Answer::Shards { page, more, head: Head { epoch: Epoch(1), lsn: 1 } }.into())
+                Ok(Answer::Shards { page, more, head: Head::default() }.into())
             }
             ShardOp::Read { id } => {
                 self.read.push((drive, id));

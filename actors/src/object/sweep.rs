@@ -480,8 +480,9 @@ fn is_comparable(reference: &Reference, spec: &ObjectSpec) -> bool {
 }
 
 /// The greatest name of a shard below all those of a write, which is not the first there is.
-const fn below(write: WriteId) -> ShardId {
-    StripeId { write: WriteId(write.0 - 1), stripe: u32::MAX, attempt: u8::MAX }.shard(u8::MAX)
+fn below(write: WriteId) -> ShardId {
+    let first = StripeId { write, stripe: 0, attempt: 0 }.shard(0);
+    first.before().unwrap_or(first)
 }
 
 /// How long to wait after failures in a row.

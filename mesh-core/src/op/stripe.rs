@@ -74,10 +74,12 @@ impl StripeOp {
 }
 
 /// How far a drive's log had come: what is written to it later has a greater number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
-    /// The drive's epoch: each of its starts has another.
+    /// The drive's epoch: each time that its medium is opened has another.
     pub epoch: Epoch,
+    /// Tells its function's starts under one epoch apart: after a panic it may give numbers that it gave before.
+    pub start: u64,
     /// The number of the last shard that was written.
     pub lsn: u64,
 }

@@ -549,7 +549,10 @@ fn shard_ops() -> Vec<ShardOp> {
             crc: crc32c(PAYLOAD),
         },
         ShardOp::Read { id: shard_id(6) },
-        ShardOp::Delete { ids: vec![shard_id(0), shard_id(1)], until: Some(Head { epoch: Epoch(6), lsn: 7 }) },
+        ShardOp::Delete {
+            ids: vec![shard_id(0), shard_id(1)],
+            until: Some(Head { epoch: Epoch(6), start: 8, lsn: 7 }),
+        },
         ShardOp::List { after: Some(shard_id(7)), limit: 1024 },
         ShardOp::Stat,
     ]
@@ -599,7 +602,7 @@ fn answers() -> Vec<Answer> {
         Answer::Shards {
             page: vec![(shard_id(1), 4096), (shard_id(2), 8192)],
             more: true,
-            head: Head { epoch: Epoch(6), lsn: 7 },
+            head: Head { epoch: Epoch(6), start: 8, lsn: 7 },
         },
         Answer::Drive { capacity_bytes: 1, free_bytes: 2, shards: 3, corrupt: 4, full: true, gone: 0 },
         Answer::Begun { write: WriteId(1), stripe_bytes: 4 << 20 },

@@ -226,7 +226,7 @@ fn bodies(payload: &[u8]) -> impl Strategy<Value = Body> + use<> {
 }
 
 fn heads() -> impl Strategy<Value = Head> {
-    (any::<u64>(), any::<u64>()).prop_map(|(epoch, lsn)| Head { epoch: Epoch(epoch), lsn })
+    any::<[u64; 3]>().prop_map(|[epoch, start, lsn]| Head { epoch: Epoch(epoch), start, lsn })
 }
 
 fn principals() -> impl Strategy<Value = Principal> {

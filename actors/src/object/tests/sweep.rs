@@ -37,7 +37,7 @@ fn used(runs: Vec<Run>) -> Reference {
 }
 
 /// How far every drive's log has come.
-const HEAD: Head = Head { epoch: Epoch(3), lsn: 50 };
+const HEAD: Head = Head { epoch: Epoch(3), start: 7, lsn: 50 };
 
 fn seconds(count: u64) -> Instant {
     Instant(0) + Duration::from_secs(count)
