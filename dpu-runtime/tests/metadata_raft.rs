@@ -452,6 +452,7 @@ async fn a_build_that_is_older_than_what_the_mesh_does_takes_no_part() {
     cluster.close(3).await;
     let raised = propose(&cluster.node(1), &*clock, MeshCommand::RaiseLevel(Level(2)), BUDGET).await;
     assert_eq!(raised, Ok(Arc::new(MetaAnswer::Done)));
+    let raised_at = cluster.node(cluster.leader(0)).applied(GroupId::CONTROL);
 
     // One that was away when it was raised.
     cluster.config.level = Level(1);
@@ -474,6 +475,8 @@ async fn a_build_that_is_older_than_what_the_mesh_does_takes_no_part() {
     cluster.close(3).await;
 
     // One that knows so by what it has applied, and by that alone: the entry is not in its log.
+    let purged = |node| cluster.node(node).purged(GroupId::CONTROL) >= raised_at;
+    until("the entry is in nobody's log any more", || purged(1) && purged(2)).await;
     cluster.config.level = Level(2);
     let snapshots = cluster.carried("snapshot");
     cluster.open(3, groups.clone()).await;

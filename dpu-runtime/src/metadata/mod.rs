@@ -180,6 +180,12 @@ impl RaftMetadata {
         self.replica(group).ok().and_then(|replica| replica.state.applied_index())
     }
 
+    /// Up to where this node's replica of a group has purged its log; none: it has all of it.
+    #[must_use]
+    pub fn purged(&self, group: GroupId) -> Option<u64> {
+        self.replica(group).ok().and_then(|replica| replica.purged_index())
+    }
+
     /// Opens the node's store and starts its groups, on the present tokio runtime. `entropy` is what the numbers of replicas and
     /// the waits before elections are drawn from.
     ///

@@ -87,6 +87,13 @@ impl Replica {
         })
     }
 
+    /// Up to where its log was purged: who needs an entry from there gets a snapshot.
+    pub(super) fn purged_index(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let purged = metrics.borrow_watched().purged;
+        purged.map(|purged| purged.index)
+    }
+
     /// Whether a majority has followed this leader within so long.
     pub(super) fn is_followed(&self, within: Duration) -> bool {
         let metrics = self.raft.metrics();

@@ -313,7 +313,7 @@ impl QuicLink {
     pub fn restarted(&self, node: NodeId, incarnation: Incarnation) {
         let peer = self.shared.peers().get(&node).cloned();
         if let Some(peer) = peer {
-            peer.close_older(incarnation);
+            peer.close_older(&self.shared, incarnation);
         }
     }
 

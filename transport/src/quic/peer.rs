@@ -76,7 +76,7 @@ impl Peer {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn dialled(&self, shared: &Shared, attempt: Attempt, welcome: &Welcome) {
+    pub(super) fn dialled(&self, shared: &Arc<Shared>, attempt: Attempt, welcome: &Welcome) {
         let now = shared.clock.now();
         let (came_up, came_back) = {
             let mut ledger = self.ledger();
@@ -84,7 +84,7 @@ impl Peer {
             let came_up = ledger.dialled(attempt, now, welcome.incarnation, welcome.software.clone());
             (came_up, came_up && known)
         };
-        self.close_older(welcome.incarnation);
+        self.close_older(shared, welcome.incarnation);
         count(&shared.counters.handshakes);
         if came_back {
             count(&shared.counters.reconnects);
@@ -119,9 +119,9 @@ impl Peer {
     }
 
     /// So that a restart is noticed as soon as it is heard of, not after a silence.
-    pub(super) fn close_older(&self, incarnation: Incarnation) {
+    pub(super) fn close_older(&self, shared: &Arc<Shared>, incarnation: Incarnation) {
         for slot in &self.slots {
-            slot.close_older(incarnation);
+            slot.close_older(shared, incarnation);
         }
     }
 

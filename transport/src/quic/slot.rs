@@ -192,10 +192,10 @@ impl Slot {
     /// Stays until the connection breaks, and ends its calls then.
     pub(super) async fn stay(self: &Arc<Self>, shared: &Arc<Shared>, peer: &Peer, connection: &quinn::Connection) {
         let reason = connection.closed().await.to_string();
-        count(&shared.counters.links_lost);
         // The ledger first: whoever learns of the loss from its call finds the peer down.
         peer.lost(shared, reason.clone());
-        self.unlink(shared, &reason);
+        self.unlink_from(shared, connection, &reason);
+        count(&shared.counters.links_lost);
         peer.changed.notify_waiters();
     }
 
@@ -233,13 +233,17 @@ impl Slot {
         self.timer.notify_one();
     }
 
-    /// Closes a connection to an earlier start of the peer: nobody is at its other end any more.
-    pub(super) fn close_older(&self, incarnation: Incarnation) {
-        if let Link::Live(connection, earlier) = &self.lock().link
-            && *earlier < incarnation
-        {
-            connection.close(super::GONE, b"the peer has restarted");
-        }
+    /// Closes a connection to an earlier start of the peer: nobody is at its other end any more. What is sent from now on
+    /// goes to the present one.
+    pub(super) fn close_older(self: &Arc<Self>, shared: &Arc<Shared>, incarnation: Incarnation) {
+        let inner = self.lock();
+        let older = match &inner.link {
+            Link::Live(connection, earlier) if *earlier < incarnation => connection.clone(),
+            _ => return,
+        };
+        let reason = "the peer has restarted";
+        older.close(super::GONE, reason.as_bytes());
+        self.break_off(shared, inner, reason);
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -261,8 +265,19 @@ impl Slot {
     }
 
     fn unlink(self: &Arc<Self>, shared: &Arc<Shared>, reason: &str) {
+        self.break_off(shared, self.lock(), reason);
+    }
+
+    /// The same, unless another connection has taken the place of this one.
+    fn unlink_from(self: &Arc<Self>, shared: &Arc<Shared>, connection: &quinn::Connection, reason: &str) {
+        let inner = self.lock();
+        if matches!(&inner.link, Link::Live(live, _) if live.stable_id() == connection.stable_id()) {
+            self.break_off(shared, inner, reason);
+        }
+    }
+
+    fn break_off(self: &Arc<Self>, shared: &Arc<Shared>, mut inner: MutexGuard<'_, Inner>, reason: &str) {
         let mut actions = Vec::new();
-        let mut inner = self.lock();
         inner.link = Link::None;
         inner.calls.broken(reason, &mut actions);
         self.perform(shared, inner, actions).tell();

@@ -231,5 +231,7 @@ async fn a_restart_is_noticed_when_it_is_heard_of_not_after_the_silence() {
     })
     .await;
     until_up(&two, 1, true).await;
+    // Both connections to the earlier start are gone: what is sent goes to the present one.
+    until(|| two.stats().links_lost == 2).await;
     assert!(call(&two, 1, request(Lane::Interactive, Buf::empty())).await.is_ok());
 }
