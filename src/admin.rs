@@ -1,5 +1,5 @@
 //! What administrators ask of the placement engine, answered by the leader of the control group: the plan, also of a mesh
-//! that is not, wishes, drains, stages of chains, lost drives, and what has happened.
+//! that is not, wishes, drains, stages of chains, lost drives, repair, and what has happened.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -51,6 +51,7 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, dead
             node.note(Happened::Invited(invited));
             AdminAnswer::Done
         }
+        AdminOp::Repair => AdminAnswer::Repair(crate::repair::states(node, deadline).await),
         AdminOp::LoseDrive { drive } => AdminAnswer::Lost(crate::drives::lose(node, drive).await?),
         AdminOp::Stages { scope, stages } => {
             crate::stages::check(node, &control, scope, &stages)?;

@@ -161,11 +161,13 @@ pub struct TimingConfig {
 pub struct RepairConfig {
     /// Bytes that this node reads and writes for that in a second at most, for the metadata groups that it leads.
     pub rate: Size,
+    /// All shards are counted so often: what is missing is rebuilt, and what lies where nobody looks is deleted.
+    pub census: Span,
 }
 
 impl Default for RepairConfig {
     fn default() -> Self {
-        Self { rate: Size(64 << 20) }
+        Self { rate: Size(64 << 20), census: Span(Duration::from_hours(7 * 24)) }
     }
 }
 
@@ -271,6 +273,9 @@ impl Config {
         if self.repair.rate.0 < REPAIR_RATE_MIN {
             return Err(Error::invalid("repair.rate must be at least 1MiB, a second").with("rate", self.repair.rate));
         }
+        if self.repair.census.0 < CENSUS_MIN {
+            return Err(Error::invalid("repair.census must be at least 60s").with("census", self.repair.census));
+        }
         if self.timing.reclaim_grace.0 < RECLAIM_GRACE_MIN {
             return Err(Error::invalid(
                 "timing.reclaim_grace must be at least 1s: a GET of what is deleted meanwhile is broken off after seven eighths of it",
@@ -310,6 +315,7 @@ impl Config {
 
 /// A stripe and its parity in some seconds, at the least.
 const REPAIR_RATE_MIN: u64 = 1 << 20;
+const CENSUS_MIN: Duration = Duration::from_secs(60);
 const RECLAIM_GRACE_MIN: Duration = Duration::from_secs(1);
 /// Bytes that a drive has at least.
 pub const CAPACITY_MIN: u64 = 256 << 20;

@@ -33,6 +33,7 @@ pub mod keyring;
 pub mod node;
 pub mod provision;
 pub mod quic;
+mod repair;
 mod stages;
 
 pub use mesh_actors::registry::Parts;

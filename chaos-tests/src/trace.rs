@@ -101,7 +101,10 @@ impl Digest for Op {
                     let head = until.map_or([0; 3], |head| [head.epoch.0, head.start, head.lsn]);
                     all(&[5, encoded(meta::encode(ids)), all(&head)])
                 }
-                ShardOp::List { after, limit } => all(&[6, encoded(meta::encode(after)), u64::from(*limit)]),
+                ShardOp::List { after, limit, relies } => {
+                    let relies = relies.map_or([0; 2], |of| [of.group.0, of.layout.0]);
+                    all(&[6, encoded(meta::encode(after)), u64::from(*limit), all(&relies)])
+                }
                 ShardOp::Stat => 7,
             },
             Self::Query { group, query } => all(&[8, group.0, encoded(meta::encode(&**query))]),

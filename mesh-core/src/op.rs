@@ -15,13 +15,13 @@ mod stripe;
 
 use std::sync::Arc;
 
-pub use admin::{AdminAnswer, AdminOp, ChainRow, LostDrive};
+pub use admin::{AdminAnswer, AdminOp, ChainRow, GroupRepair, LostDrive};
 pub use answer::Answer;
 pub use beat::{AsOf, Beat, Held, News};
 pub use node::{MoveOp, MoveStep, Moved, NodeOp};
 pub use object::{Destination, ObjectOp, Piece};
 pub use report::{Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Phase, STARTS_MAX, Witness};
-pub use stripe::{Binding, Head, ShardOp, StripeOp, StripeTarget};
+pub use stripe::{Binding, Head, Reliance, ShardOp, StripeOp, StripeTarget};
 
 use crate::{
     effect::{Principal, Request},

@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     id::{ClusterId, DriveId, Epoch, GroupId, KeyId, LayoutId, NodeId, TenantId},
     limits::{KIND_BYTES_MAX, SETTINGS_BYTES_MAX},
-    meta::{Grant, TenantLimits},
+    meta::{Grant, Level, TenantLimits},
     shared::SharedMap,
     topology::{DriveState, Layouts},
 };
@@ -198,6 +198,15 @@ pub struct KeeperSpec {
     pub drives: SharedMap<DriveId, DriveState>,
     /// Bytes that it reads and writes for repair in a second at most.
     pub repair_bytes_per_s: u64,
+    /// What all nodes of the mesh can do.
+    #[serde(default)]
+    pub level: Level,
+    /// What was moved away is left where it was for so long, for who has read where it is before.
+    #[serde(default)]
+    pub grace_ms: u64,
+    /// All shards are counted so often; 0: only after a change of layouts.
+    #[serde(default)]
+    pub count_every_ms: u64,
 }
 
 /// Settings of Drive.

@@ -41,7 +41,7 @@ use crate::{
     },
     limits::{HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX, SHARD_BATCH_MAX},
     meta::{self, BucketRow, Listing, ObjectRow, PartRow, UploadRow},
-    op::{Answer, Head, NodeOp, Op, Piece, ShardOp, StripeOp, StripeTarget},
+    op::{Answer, Head, NodeOp, Op, Piece, Reliance, ShardOp, StripeOp, StripeTarget},
     topology::Code,
 };
 
@@ -367,9 +367,11 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                     ids: ids.iter().copied().map(shard_id).collect(),
                     until: until.map(head),
                 }),
-                ShardOp::List { after, limit } => {
-                    B::ShardList(proto::ShardList { after: after.map(shard_id), limit: *limit })
-                }
+                ShardOp::List { after, limit, relies } => B::ShardList(proto::ShardList {
+                    after: after.map(shard_id),
+                    limit: *limit,
+                    relies: relies.map(|of| proto::Reliance { group: of.group.0, layout: of.layout.0 }),
+                }),
                 ShardOp::Stat => B::DriveStat(proto::Done {}),
             },
             Op::Query { group, query } => {
@@ -510,7 +512,8 @@ fn decode_body(body: proto::header::Body) -> Result<Body, Error> {
         }
         B::ShardList(message) => {
             let after = message.after.as_ref().map(|id| read_shard_id(Some(id))).transpose()?;
-            ShardOp::List { after, limit: message.limit }.into()
+            let relies = message.relies.map(|of| Reliance { group: GroupId(of.group), layout: LayoutId(of.layout) });
+            ShardOp::List { after, limit: message.limit, relies }.into()
         }
         B::DriveStat(_) => ShardOp::Stat.into(),
         B::Query(message) => {

@@ -94,6 +94,7 @@ use self::{
     meter::Meter,
     peers::{Peers, Timing},
     plans::Plans,
+    specs::Upkeep,
     vacancy::Vacancies,
     voice::Voice,
 };
@@ -163,10 +164,8 @@ pub struct Here {
     pub starts: Vec<Incarnation>,
     /// What it can run.
     pub ability: Arc<Ability>,
-    /// See [`mesh_core::spec::ObjectSpec::reclaim_grace_ms`].
-    pub reclaim_grace_ms: u64,
-    /// See [`mesh_core::spec::KeeperSpec::repair_bytes_per_s`].
-    pub repair_bytes_per_s: u64,
+    /// How what is stored is kept.
+    pub upkeep: Upkeep,
     /// How often it does things, and how long silences may be.
     pub timing: Timing,
 }

@@ -11,6 +11,7 @@ mod join;
 mod object;
 mod placement;
 mod probe;
+mod repair;
 mod serve;
 mod status;
 
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     Drain(placement::Drain),
     /// Declare a drive lost for good.
     Drive(drive::Drive),
+    /// Show how far each metadata group is with repair.
+    Repair(repair::Repair),
     /// Follow what happens to actors and nodes.
     Watch(placement::Watch),
     /// Show what this machine is, host or DPU, which cards are in it, and how that is known.
@@ -105,6 +108,7 @@ impl Cli {
             Command::Prefer(command) => command.run().await,
             Command::Drain(command) => command.run().await,
             Command::Drive(command) => command.run().await,
+            Command::Repair(command) => command.run().await,
             Command::Watch(command) => command.run().await,
             Command::Probe(command) => command.run(),
             Command::Dpu(command) => command.run(),

@@ -79,6 +79,7 @@ pub(crate) fn told(answer: &AdminAnswer, json: bool) -> Result<(), Error> {
         AdminAnswer::Events { events, .. } => say(&lines(events)),
         AdminAnswer::Chains(chains) => say(&lines(chains)),
         AdminAnswer::Lost(lost) => say(&[lost.to_string()]),
+        AdminAnswer::Repair(groups) => say(&lines(groups)),
     }
 }
 

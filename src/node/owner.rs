@@ -22,7 +22,7 @@ use mesh_core::{
 use mesh_placement::{
     fate::{Hosted, Known},
     migration::{Ask, Heard},
-    steward::{Act, Event, Here, Key, Observed, Outlook, Steward, peers::Timing},
+    steward::{Act, Event, Here, Key, Observed, Outlook, Steward, peers::Timing, specs::Upkeep},
 };
 use tokio::{
     sync::mpsc,
@@ -30,6 +30,7 @@ use tokio::{
 };
 
 use super::{Inner, ability, acts, chains};
+use crate::config::Span;
 
 /// What the owner is told.
 pub(super) enum News {
@@ -79,12 +80,16 @@ impl Inner {
     /// Which node it is, for its steward.
     pub(super) fn here(&self) -> Here {
         let timing = &self.config.timing;
+        let ms = |span: Span| u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX);
         Here {
             info: self.info(),
             starts: self.starts.clone(),
             ability: self.ability.clone(),
-            reclaim_grace_ms: u64::try_from(timing.reclaim_grace.0.as_millis()).unwrap_or(u64::MAX),
-            repair_bytes_per_s: self.config.repair.rate.0,
+            upkeep: Upkeep {
+                reclaim_grace_ms: ms(timing.reclaim_grace),
+                repair_bytes_per_s: self.config.repair.rate.0,
+                count_every_ms: ms(self.config.repair.census),
+            },
             timing: Timing {
                 beat: HEARTBEAT_INTERVAL,
                 dpu_beat: DPU_HEARTBEAT_INTERVAL,

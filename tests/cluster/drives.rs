@@ -145,7 +145,7 @@ async fn a_dead_node_holds_up_no_reclaim_and_its_drive_can_be_declared_lost() {
 /// A stripe has a shard on each of the three nodes: what had lost one could be read from the other two, and from no one less.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_on_a_lost_drive_is_rebuilt_so_that_a_node_may_go_after_it() {
-    let mut cluster = Cluster::start().await;
+    let mut cluster = Cluster::start_with(with_a_short_grace).await;
     let client = cluster.client(&[1, 2]).await;
     let key = |number: u64| format!("k{number}");
     let body = |number: u64| vec![number as u8; 5000 + number as usize];
@@ -166,13 +166,17 @@ async fn what_was_on_a_lost_drive_is_rebuilt_so_that_a_node_may_go_after_it() {
     .await;
     cluster.serve(3);
     cluster.all_up(&client, 5).await;
-    // Of each object a shard on each node again: the other drive of the third has all of its.
-    until("all is at home", Duration::from_secs(120), async || {
-        let mut drives = drives(&client).await?;
-        drives.retain(|drive| drive.drive.0 == 3002);
-        if drives.iter().any(|drive| drive.shards >= 80) { Ok(()) } else { Err(Error::invalid(format!("{drives:?}"))) }
+    until("every group is whole, and has been counted", Duration::from_secs(120), async || {
+        let (good, said) = cluster.administer(&["repair"], "");
+        let groups: Vec<&str> = said.lines().filter(|line| line.starts_with("group-")).collect();
+        let whole = !groups.is_empty() && groups.iter().all(|line| line.ends_with(": whole"));
+        if good && whole { Ok(()) } else { Err(Error::invalid(said)) }
     })
     .await;
+    // Of each object a shard on each node again: the other drive of the third has all of its.
+    let mut there = drives(&client).await.unwrap();
+    there.retain(|drive| drive.drive.0 == 3002);
+    assert!(there.iter().any(|drive| drive.shards >= 80), "{there:?}");
     cluster.kill(1);
     let client = cluster.client(&[2, 3]).await;
     for number in 0..80 {

@@ -185,11 +185,11 @@ impl Catalog {
         entry.grave.map(|grave| Tombstone { id, lsn: grave.lsn })
     }
 
-    /// Shards behind `after`, ascending, with the lengths of their payloads.
-    pub(super) fn list(&self, after: Option<ShardId>) -> impl Iterator<Item = (ShardId, u32)> {
+    /// Shards behind `after`, ascending.
+    pub(super) fn list(&self, after: Option<ShardId>) -> impl Iterator<Item = (ShardId, Live)> {
         let from = after.map_or(core::ops::Bound::Unbounded, core::ops::Bound::Excluded);
         let entries = self.entries.range((from, core::ops::Bound::Unbounded));
-        entries.filter_map(|(&id, entry)| Some((id, entry.live?.len)))
+        entries.filter_map(|(&id, entry)| Some((id, entry.live?)))
     }
 
     // --- at a start: what a scan found, in any order ---

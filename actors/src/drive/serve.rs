@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use mesh_core::{
     Answer, Buf, Cx, Error, ErrorKind, Job, Op, Outcome, Pool, Request, Response, WorkOutcome,
-    id::{DriveId, ShardId, Token},
+    id::{DriveId, GroupId, LayoutId, ShardId, Token},
     limits::{MAILBOX_BYTES_MAX, MAILBOX_JOBS_MAX, PAYLOAD_BYTES_MAX, SHARD_BATCH_MAX},
-    op::{Head, ShardOp},
+    op::{Head, Reliance, ShardOp},
     port::{DiskJob, WorkOutput},
     time::Instant,
     wire::crc32c,
@@ -25,6 +25,8 @@ use super::{
 
 /// Reads under way at once, those of compaction apart.
 const READS_MAX: usize = 32;
+/// Groups whose seals are remembered one by one.
+const SEALS_MAX: usize = 1024;
 /// How long after the medium refused a write for want of space it is looked at again.
 const ROOM_PAUSE: Duration = Duration::from_secs(3);
 
@@ -38,6 +40,11 @@ pub(super) struct Serving {
     pub(super) catalog: Catalog,
     pub(super) next_seq: u64,
     pub(super) next_lsn: u64,
+    /// Of which groups somebody relies on what is here, for the newest layout that was heard of, and the number from which on
+    /// a list counts: deletions by earlier ones are refused. In memory, for a list of an earlier start is refused anyway.
+    seals: BTreeMap<GroupId, (LayoutId, u64)>,
+    /// That number for all other groups, once there are too many.
+    seal_of_others: u64,
     /// When it began, by its node's clock, which does not go back: see [`Head::start`].
     start: u64,
     /// Damaged records and places found since the start.
@@ -119,6 +126,8 @@ impl Serving {
             catalog,
             next_seq,
             next_lsn,
+            seals: BTreeMap::new(),
+            seal_of_others: 0,
             start: cx.now().0,
             corrupt,
             held: BTreeMap::new(),
@@ -286,8 +295,8 @@ impl Serving {
                 Some(waiting) => waiting.push((id, request)),
                 None => self.reads.push_back((id, *shard, request.deadline)),
             },
-            ShardOp::List { after, limit } => {
-                let outcome = self.list(*after, *limit);
+            ShardOp::List { after, limit, relies } => {
+                let outcome = self.list(*after, *limit, *relies);
                 self.reply(id, outcome, cx);
             }
             ShardOp::Stat => {
@@ -350,9 +359,7 @@ impl Serving {
             self.busy.entry(busy).or_default().push((request, what));
             return;
         }
-        let head = self.head();
-        if until.is_some_and(|until| (until.epoch, until.start) != (head.epoch, head.start)) {
-            let text = "the drive has started anew since it was listed: list it again before anything is deleted";
+        if let Some(text) = until.and_then(|until| self.outdates(until, ids)) {
             self.reply(request, Err(Error::new(ErrorKind::Conflict, text).with("drive", self.drive())), cx);
             return;
         }
@@ -377,6 +384,21 @@ impl Serving {
         for tombstones in tombstones.chunks(GRAVES_MAX) {
             self.urgent.push_back(Append::Delete { request, tombstones: tombstones.to_vec() });
         }
+    }
+
+    /// Why nothing may be deleted any more by a list of then.
+    fn outdates(&self, until: Head, ids: &[ShardId]) -> Option<&'static str> {
+        let head = self.head();
+        if (until.epoch, until.start) != (head.epoch, head.start) {
+            return Some("the drive has started anew since it was listed: list it again before anything is deleted");
+        }
+        let seal = |id: &ShardId| {
+            let seal = self.seals.get(&id.stripe.write.group());
+            seal.map_or(self.seal_of_others, |(_, lsn)| *lsn)
+        };
+        let is_sealed = ids.iter().any(|id| until.lsn < seal(id));
+        is_sealed
+            .then_some("somebody relies on what the drive holds since it was listed: list it again, and judge anew")
     }
 
     // --- reads ---
@@ -444,12 +466,33 @@ impl Serving {
 
     // --- lists and numbers ---
 
-    fn list(&self, after: Option<ShardId>, limit: u32) -> Outcome {
+    fn list(&mut self, after: Option<ShardId>, limit: u32, relies: Option<Reliance>) -> Outcome {
         let limit = (limit as usize).min(SHARD_BATCH_MAX);
-        let mut listed = self.catalog.list(after);
-        let page: Vec<(ShardId, u32)> = listed.by_ref().take(limit).collect();
+        if let Some(relies) = relies {
+            self.seal(relies);
+        }
+        // A shard that is being written anew, or deleted, cannot be relied on yet.
+        let counts = |id: &ShardId| relies.is_none() || !self.busy.contains_key(id);
+        let len = |live: Live| if relies.is_some() && live.corrupt { 0 } else { live.len };
+        let mut listed = self.catalog.list(after).filter(|(id, _)| counts(id));
+        let page: Vec<(ShardId, u32)> = listed.by_ref().take(limit).map(|(id, live)| (id, len(live))).collect();
         let more = listed.next().is_some();
         Ok(Answer::Shards { page, more, head: self.head() }.into())
+    }
+
+    /// From now on lists have a greater number than those before.
+    fn seal(&mut self, Reliance { group, layout }: Reliance) {
+        if self.seals.get(&group).is_some_and(|(known, _)| *known >= layout) {
+            return;
+        }
+        let lsn = self.next_lsn;
+        self.next_lsn += 1;
+        if self.seals.len() >= SEALS_MAX && !self.seals.contains_key(&group) {
+            self.seals.clear();
+            self.seal_of_others = lsn;
+        } else {
+            self.seals.insert(group, (layout, lsn));
+        }
     }
 
     /// How far the log has come: every shard that is placed from now on has a greater number.

@@ -10,8 +10,8 @@ use std::{
 };
 
 use mesh_core::{
-    Buf, Cx, Error, ErrorKind, Outcome, Request, Target,
-    id::{ActorId, DriveId, LayoutId, ShardId, StripeId, Token},
+    Buf, Cx, Error, ErrorKind, Outcome, Target,
+    id::{ActorId, DriveId, LayoutId, StripeId, Token},
     op::ShardOp,
     spec::ErasureSpec,
     time::Instant,
@@ -48,10 +48,6 @@ pub(super) enum Role {
     Work,
     /// A request about one shard.
     Shard { shard: u8, drive: DriveId, asked: Instant },
-    /// A shard under way to a drive that the stripe no longer counts on: deleted if it arrives.
-    Superfluous { id: ShardId, drive: DriveId },
-    /// Such a deletion.
-    Sweep,
 }
 
 /// How willingly a drive is asked for a shard; the least first.
@@ -172,20 +168,11 @@ impl Drives {
         payload: Buf,
         patience: Duration,
         cx: &mut Cx<'_>,
-    ) -> Token {
+    ) {
         let asked = cx.now();
         let request = caller.request(op, payload, asked + patience);
         let call = cx.call(Target::Actor(ActorId::drive(drive)), request);
         self.waits.insert(call, Wait { job: caller.id, role: Role::Shard { shard, drive, asked } });
-        call
-    }
-
-    /// Deletes a shard that nothing refers to; nobody waits for it.
-    pub(super) fn sweep(&mut self, id: ShardId, drive: DriveId, cx: &mut Cx<'_>) {
-        let op = ShardOp::Delete { ids: vec![id], until: None };
-        let request = Request::system(op, cx.now() + SWEEP_PATIENCE);
-        let call = cx.call(Target::Actor(ActorId::drive(drive)), request);
-        self.waits.insert(call, Wait { job: call, role: Role::Sweep });
     }
 
     /// Has `read` woken after the time that most shards take.
@@ -242,8 +229,6 @@ impl Pace {
 const SUSPICION: Duration = Duration::from_secs(5);
 /// A request that ran out of time after less than this says nothing about the drive.
 const TIMEOUT_SUSPICIOUS_MIN: Duration = Duration::from_secs(1);
-/// For deletions that nobody waits for.
-const SWEEP_PATIENCE: Duration = Duration::from_secs(5);
 /// A read waits at least and at most so long before it asks one more.
 const HEDGE_NS_MIN: u64 = 2_000_000;
 const HEDGE_NS_MAX: u64 = 1_000_000_000;

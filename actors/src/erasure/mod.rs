@@ -120,13 +120,6 @@ impl Erasure {
                 };
                 self.settle(wait.job, step, cx);
             }
-            Role::Superfluous { id, drive } => {
-                if outcome.is_ok() {
-                    self.drives.sweep(id, drive, cx);
-                }
-            }
-            // Best effort: what stays is found by the census of unreferenced shards.
-            Role::Sweep => {}
             Role::Work => unreachable!("work ends with Done, not with a reply"),
         }
     }

@@ -169,12 +169,6 @@ fn delete(token: u64, drive: u64, place: u8, at_ms: u64) -> Effect {
     to_drive(token, drive, ShardOp::Delete { ids, until: None }, Buf::empty(), at_ms + 10_000)
 }
 
-fn sweep(token: u64, drive: u64, place: u8, at_ms: u64) -> Effect {
-    let request =
-        Request::system(ShardOp::Delete { ids: vec![shard(place)], until: None }, Instant((at_ms + 5000) * MS));
-    Effect::Call { to: Target::Actor(ActorId::drive(DriveId(drive))), call: Token(token), request }
-}
-
 fn ok() -> Outcome {
     Ok(Answer::Done.into())
 }

@@ -13,7 +13,7 @@ use std::{
 
 use mesh_core::{
     Answer, Buf, Cx, Error, ErrorKind, Job, Outcome, WorkOutcome,
-    id::{DriveId, StripeId, TenantId, Token},
+    id::{DriveId, StripeId, TenantId},
     limits::PAYLOAD_BYTES_MAX,
     op::{ShardOp, StripeTarget},
     port::{ComputeJob, WorkOutput},
@@ -51,7 +51,7 @@ pub(super) struct Write {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sent {
-    Pending(Token),
+    Pending,
     Durable,
     Failed,
 }
@@ -120,7 +120,7 @@ impl Write {
         let error = match outcome {
             Ok(response) if response.answer == Answer::Done => {
                 self.sent.insert((shard, drive), Sent::Durable);
-                return if wanted { self.finish(drives, cx) } else { None };
+                return if wanted { self.finish() } else { None };
             }
             Ok(_) => Error::bug("a drive answered a shard's write with something other than Done"),
             Err(error) => error,
@@ -181,32 +181,20 @@ impl Write {
                 sealed_len: self.sealed_len,
                 crc: *crc,
             };
-            let call = drives.ask(&self.caller, at, op, payload.clone(), PATIENCE, cx);
-            self.sent.insert(at, Sent::Pending(call));
+            drives.ask(&self.caller, at, op, payload.clone(), PATIENCE, cx);
+            self.sent.insert(at, Sent::Pending);
         }
-        self.finish(drives, cx)
+        self.finish()
     }
 
     /// The answer, if every shard is durable where it belongs.
-    fn finish(&mut self, drives: &mut Drives, cx: &mut Cx<'_>) -> Step {
+    fn finish(&self) -> Step {
         let placed: BTreeSet<(u8, DriveId)> = (0..).zip(self.placement.drives.iter().copied()).collect();
         if placed.iter().any(|at| self.sent.get(at) != Some(&Sent::Durable)) {
             return None;
         }
-        for (at, sent) in core::mem::take(&mut self.sent) {
-            if placed.contains(&at) {
-                continue;
-            }
-            let (id, drive) = (self.stripe.shard(at.0), at.1);
-            match sent {
-                Sent::Durable => drives.sweep(id, drive, cx),
-                Sent::Pending(call) => {
-                    let wait = drives.waits.get_mut(&call).expect("a pending shard's call has not come back");
-                    wait.role = Role::Superfluous { id, drive };
-                }
-                Sent::Failed => {}
-            }
-        }
+        // What has reached a drive that the stripe does not count on stays there: it may be what repair finds at its home, and
+        // what is in nobody's way is swept.
         Some(Ok(Answer::Placed { avoid: self.needed_avoid(), shared: self.placement.shared }.into()))
     }
 

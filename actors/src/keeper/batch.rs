@@ -2,7 +2,8 @@
 //! be healed for that.
 //!
 //! It knows tables, drives' lists and what came of heals; it sends nothing. A shard that was written to what is its home in
-//! the newest layout too is taken to be there: whether drives keep what they have is another question.
+//! the newest layout too is taken to be there, but for a count: that asks every drive for everything, and finds also what is
+//! elsewhere than at home.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,17 +12,26 @@ use mesh_core::{
     id::{DriveId, LayoutId, ShardId, StripeId, WriteId},
     limits::SHARD_BATCH_MAX,
     meta::Shape,
-    op::ShardOp,
-    topology::{self, Layout, Layouts},
+    op::{Head, Reliance, ShardOp},
+    shared::SharedMap,
+    topology::{self, DriveState, Layout, Layouts},
 };
+
+use super::{can_be_read, is_up, stray::Strays};
 
 /// See the module's page.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     stripes: BTreeMap<StripeId, Where>,
     lists: BTreeMap<DriveId, List>,
+    /// What it is told of shards is relied on for this.
+    relies: Option<Reliance>,
     /// How many shards it asks about.
-    doubts: usize,
+    pub(super) doubts: usize,
+    /// Of a count: drives are listed up to here.
+    reach: Option<ShardId>,
+    /// Shards that are elsewhere as well.
+    pub(super) strays: Strays,
     /// Shards that are not at home, by their stripes.
     missing: BTreeMap<StripeId, BTreeSet<u8>>,
     /// Writes of which not everything is known to be at home.
@@ -33,6 +43,8 @@ pub(super) struct Batch {
 struct Where {
     layout: LayoutId,
     avoid: Vec<DriveId>,
+    /// It is said to be at home: what is elsewhere is in nobody's way.
+    is_settled: bool,
 }
 
 /// What is asked of one drive.
@@ -41,6 +53,16 @@ struct List {
     /// Shards that may not be there.
     doubts: BTreeSet<ShardId>,
     is_out: bool,
+    /// Of a count: goes on behind this, until it has come to the end.
+    onwards: Option<ShardId>,
+    /// How far the drive's log had come when it was listed first.
+    head: Option<Head>,
+}
+
+impl List {
+    fn is_over(&self) -> bool {
+        !self.is_out && self.doubts.is_empty() && self.onwards.is_none()
+    }
 }
 
 /// A stripe that is to be healed.
@@ -53,6 +75,19 @@ pub(super) struct Wound {
     pub(super) sources: Vec<VecDeque<DriveId>>,
 }
 
+/// What a batch is made by.
+#[derive(Clone, Copy)]
+pub(super) struct Grounds<'a> {
+    pub(super) layouts: &'a Layouts,
+    pub(super) goal: &'a Layout,
+    /// What lists are relied on for.
+    pub(super) relies: Reliance,
+    /// All drives, and whether they can be read and can be written.
+    pub(super) drives: &'a SharedMap<DriveId, DriveState>,
+    /// Everything is counted.
+    pub(super) counts: bool,
+}
+
 /// Where in a page the next batch begins: which of its writes, and which stripe of that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct At {
@@ -62,14 +97,8 @@ pub(super) struct At {
 
 impl Batch {
     /// As many stripes of a page, from there on, as one batch holds; and where the next one begins.
-    pub(super) fn of(
-        writes: &[(WriteId, Option<Shape>)],
-        mut at: At,
-        layouts: &Layouts,
-        goal: &Layout,
-        is_up: impl Fn(DriveId) -> bool,
-    ) -> (Self, At) {
-        let mut batch = Self::default();
+    pub(super) fn of(writes: &[(WriteId, Option<Shape>)], mut at: At, grounds: Grounds<'_>) -> (Self, At) {
+        let mut batch = Self { relies: Some(grounds.relies), ..Self::default() };
         let mut looked = 0;
         while let Some((write, shape)) = writes.get(at.write) {
             let stripes = shape.as_ref().map_or(0, |shape| shape.stripes);
@@ -78,24 +107,38 @@ impl Batch {
                     break;
                 }
                 looked += 1;
-                batch.look(*write, shape, at.stripe, layouts, goal, &is_up);
+                batch.look(*write, shape, at.stripe, grounds);
                 at.stripe += 1;
             } else {
                 at = At { write: at.write + 1, stripe: 0 };
             }
         }
+        if grounds.counts {
+            batch.list_all(grounds.drives);
+        }
         (batch, at)
     }
 
-    fn look(
-        &mut self,
-        write: WriteId,
-        shape: &Shape,
-        stripe: u32,
-        layouts: &Layouts,
-        goal: &Layout,
-        is_up: impl Fn(DriveId) -> bool,
-    ) {
+    /// Has every drive name all that it has of the batch's stripes.
+    fn list_all(&mut self, drives: &SharedMap<DriveId, DriveState>) {
+        let (Some((first, _)), Some((last, _))) = (self.stripes.first_key_value(), self.stripes.last_key_value())
+        else {
+            return;
+        };
+        let Some(onwards) = (StripeId { attempt: 0, ..*first }).shard(0).before() else { return };
+        self.reach = Some(StripeId { attempt: u8::MAX, ..*last }.shard(u8::MAX));
+        for (drive, state) in drives.iter() {
+            if can_be_read(drives, *drive) {
+                self.lists.entry(*drive).or_default().onwards = Some(onwards);
+            } else if *state != DriveState::Lost {
+                // It may have something that nobody sees now.
+                self.strays.incomplete = true;
+            }
+        }
+    }
+
+    fn look(&mut self, write: WriteId, shape: &Shape, stripe: u32, grounds: Grounds<'_>) {
+        let Grounds { layouts, goal, drives, counts, .. } = grounds;
         let run = shape.run_of(stripe);
         let id = StripeId { write, stripe, attempt: run.map_or(0, |run| run.attempt) };
         let avoid = run.map_or(&[][..], |run| &run.avoid);
@@ -112,12 +155,18 @@ impl Batch {
             self.broken.insert(write);
             return;
         };
+        let is_settled = shape.layout == goal.id && avoid.is_empty();
+        if counts && !is_settled {
+            // Remembered as unsettled, or written for a later layout.
+            return;
+        }
         let before = self.doubts;
         for ((shard, placed), home) in (0..).zip(&placed.drives).zip(goal.homes(id)) {
-            if placed == home {
+            if placed == home && !counts {
                 continue;
             }
-            if is_up(*home) {
+            let can_be_asked = if counts { can_be_read(drives, *home) } else { is_up(drives, *home) };
+            if can_be_asked {
                 self.lists.entry(*home).or_default().doubts.insert(id.shard(shard));
                 self.doubts += 1;
             } else {
@@ -125,50 +174,68 @@ impl Batch {
             }
         }
         if self.doubts > before {
-            self.stripes.insert(id, Where { layout: shape.layout, avoid: avoid.to_vec() });
+            self.stripes.insert(id, Where { layout: shape.layout, avoid: avoid.to_vec(), is_settled });
         }
     }
 
     /// The next list to ask a drive for.
     pub(super) fn next_list(&mut self) -> Option<(DriveId, ShardOp)> {
-        let (drive, list) = self.lists.iter_mut().find(|(_, list)| !list.is_out && !list.doubts.is_empty())?;
-        let first = *list.doubts.first()?;
+        if self.lists.values().filter(|list| list.is_out).count() >= LISTS_MAX {
+            return None;
+        }
+        let (drive, list) = self.lists.iter_mut().find(|(_, list)| !list.is_out && !list.is_over())?;
+        let after = match (list.onwards, list.doubts.first()) {
+            (Some(onwards), _) => Some(onwards),
+            (None, first) => first?.before(),
+        };
         list.is_out = true;
-        Some((*drive, ShardOp::List { after: first.before(), limit: SHARD_BATCH_MAX as u32 }))
+        Some((*drive, ShardOp::List { after, limit: SHARD_BATCH_MAX as u32, relies: self.relies }))
     }
 
     /// What a drive has.
     pub(super) fn listed(&mut self, drive: DriveId, outcome: Outcome) {
         let Some(list) = self.lists.get_mut(&drive) else { return };
         list.is_out = false;
-        let Some(first) = list.doubts.first().copied() else { return };
-        let (page, more) = match outcome.map(|response| response.answer) {
-            Ok(Answer::Shards { page, more, .. }) if page.is_sorted_by(|(left, _), (right, _)| left < right) => {
-                (page, more)
-            }
-            _ => {
-                let doubts = core::mem::take(&mut list.doubts);
-                self.broken.extend(doubts.into_iter().map(|id| id.stripe.write));
-                return;
-            }
+        let after = list.onwards;
+        let page = match outcome.map(|response| response.answer) {
+            Ok(Answer::Shards { page, more, head }) if is_answer(&page, more, after) => Some((page, more, head)),
+            _ => None,
+        };
+        let Some((page, more, head)) = page else {
+            let list = core::mem::take(list);
+            self.broken.extend(list.doubts.into_iter().map(|id| id.stripe.write));
+            self.strays.incomplete |= list.onwards.is_some();
+            return;
         };
         // What is not in the page is not there, as far as the page reaches: to its last shard, or to the end.
-        let last = page.last().map(|(id, _)| *id).filter(|last| more && *last >= first);
-        let has: BTreeSet<ShardId> = page.into_iter().map(|(id, _)| id).collect();
-        let rest = last.map_or_else(BTreeSet::new, |last| list.doubts.split_off(&last));
-        let told = core::mem::replace(&mut list.doubts, rest);
-        let last_is_there = last.filter(|last| has.contains(last));
-        for id in told.into_iter().filter(|id| !has.contains(id)) {
-            self.missing.entry(id.stripe).or_default().insert(id.shard);
+        let last = page.last().map(|(id, _)| *id).filter(|_| more);
+        if let Some(reach) = self.reach {
+            let head = *list.head.get_or_insert(head);
+            for (id, len) in page.into_iter().take_while(|(id, _)| *id <= reach) {
+                if list.doubts.contains(&id) {
+                    // What is damaged is as good as missing.
+                    if len > 0 {
+                        list.doubts.remove(&id);
+                    }
+                } else if self.stripes.get(&id.stripe).is_some_and(|found| found.is_settled) {
+                    self.strays.add(drive, id, head);
+                }
+            }
+            list.onwards = last.filter(|last| *last < reach);
+        } else {
+            for (id, _) in page.into_iter().filter(|(_, len)| *len > 0) {
+                list.doubts.remove(&id);
+            }
         }
-        if let Some(last) = last_is_there {
-            list.doubts.remove(&last);
+        let rest = last.map_or_else(BTreeSet::new, |last| list.doubts.split_off(&last));
+        for id in core::mem::replace(&mut list.doubts, rest) {
+            self.missing.entry(id.stripe).or_default().insert(id.shard);
         }
     }
 
     /// Whether every drive has said what it has.
     pub(super) fn is_listed(&self) -> bool {
-        self.lists.values().all(|list| !list.is_out && list.doubts.is_empty())
+        self.lists.values().all(List::is_over)
     }
 
     /// Whether anything is missing still.
@@ -209,20 +276,37 @@ impl Batch {
         goal: &Layout,
         can_be_read: impl Fn(DriveId) -> bool,
     ) -> Option<Wound> {
-        let Where { layout, avoid } = self.stripes.get(&stripe)?;
+        let Where { layout, avoid, .. } = self.stripes.get(&stripe)?;
         let homes = goal.homes(stripe);
         let holders = topology::holders(layouts, *layout, stripe, avoid)?;
         let goals: BTreeMap<u8, DriveId> =
             shards.iter().filter_map(|shard| Some((*shard, *homes.get(usize::from(*shard))?))).collect();
         let source = |(shard, holders): (u8, Vec<DriveId>)| {
-            let others = holders.into_iter().filter(|drive| goals.get(&shard) != Some(drive) && can_be_read(*drive));
-            others.collect()
+            let strays = self.strays.of(stripe.shard(shard));
+            // Where it was in earlier layouts it may be still, if nothing was cleared since.
+            let line = layouts.values().filter(|earlier| earlier.line == goal.line);
+            let earlier = line.filter_map(|earlier| earlier.homes(stripe).get(usize::from(shard)).copied());
+            let mut sources: VecDeque<DriveId> = VecDeque::new();
+            for drive in holders.into_iter().chain(strays).chain(earlier) {
+                if goals.get(&shard) != Some(&drive) && can_be_read(drive) && !sources.contains(&drive) {
+                    sources.push_back(drive);
+                }
+            }
+            sources
         };
         let sources = (0..).zip(holders).map(source).collect();
         Some(Wound { stripe, goals, sources })
     }
 }
 
+/// Whether a page can be the answer to what was asked: in order, and if there is more, with something to go on from.
+fn is_answer(page: &[(ShardId, u32)], more: bool, after: Option<ShardId>) -> bool {
+    let begins = page.first().is_none_or(|(first, _)| after.is_none_or(|after| *first > after));
+    page.is_sorted_by(|(left, _), (right, _)| left < right) && begins && !(more && page.is_empty())
+}
+
+/// Lists of drives that are out at once.
+const LISTS_MAX: usize = 64;
 /// Shards of a batch of which it is asked whether they are at home, at most; those of one stripe more.
 const DOUBTS_MAX: usize = 4096;
 /// Stripes that are looked at for one batch at most.

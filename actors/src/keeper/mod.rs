@@ -1,16 +1,19 @@
 //! Keeper: what a node's namespace groups have stored is, and stays, where the newest layout has it.
 //!
 //! Of every group that its node leads it sees which shards are not at their homes: because drives have come or gone since
-//! they were written, or could not be used then. It copies them there, or rebuilds them from others. It deletes nothing, and
-//! keeps nothing that cannot be found again: how far a group is, the group itself knows ([`RepairState`]), and whoever leads
-//! it next goes on from there. Two that do the same at once do no harm: a shard has one content.
+//! they were written, or could not be used then. It copies them there, or rebuilds them from others. Some time after all is
+//! at home, and then now and again, it counts: it has every drive say what it has, heals what is missing or damaged, and has
+//! deleted what is elsewhere. It keeps nothing that cannot be found again: how far a group is, the group itself knows
+//! ([`RepairState`]), and whoever leads it next goes on from there. Two that do the same at once do no harm: a shard has one
+//! content, and nothing is deleted by what was known before another layout was begun with.
 //!
-//! `pass` is one look at all that a group has, `batch` a part of that, `heal` one stripe. This file turns what they want into
-//! effects, for all groups within one budget of bytes.
+//! `pass` is one look at all that a group has, `batch` a part of that, `heal` one stripe, `stray` what is to be deleted. This
+//! file turns what they want into effects, for all groups within one budget of bytes.
 //!
 //! ```text
 //! a group:  Idle ─► asks how far it is ─► BeginRepair ─► pages of uses ─► lists of drives ─► heals ─► … ─► EndRepair ─► Idle
 //!                          '─(settled, but not all)─► pages of what is unsettled ─► … ─► Repaired ─► Idle
+//!                          '─(to be counted)─► pages of uses ─► lists of all drives ─► heals ─► deletes ─► … ─► Counted ─► Idle
 //! ```
 //!
 //! [`RepairState`]: mesh_core::meta::RepairState
@@ -18,6 +21,7 @@
 mod batch;
 mod heal;
 mod pass;
+mod stray;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +32,7 @@ use mesh_core::{
     Buf, Cx, Error, ErrorKind, Event, Job, Lane, Op, Outcome, Request, StorageFunction, Target, WorkOutcome,
     id::{ActorId, DriveId, GroupId, StripeId, Token},
     limits::BUDGET_DEFAULT,
-    meta::Command,
+    meta::{Command, MetaAnswer},
     op::ShardOp,
     port::WorkOutput,
     shared::SharedMap,
@@ -71,6 +75,8 @@ enum Wait {
     Group(GroupId, u64),
     /// A drive's list.
     List(GroupId, u64, DriveId),
+    /// That a drive has deleted what is elsewhere.
+    Clear(GroupId, u64, DriveId),
     /// A shard of a stripe that is being healed.
     Shard(StripeId, u8),
     /// Work for such a stripe.
@@ -129,7 +135,7 @@ impl Keeper {
                 let Some(group) = self.groups.get_mut(&id) else { break };
                 let is_free = |stripe: StripeId| !heals.contains_key(&stripe);
                 let may_heal = may_heal.then_some(&is_free as &dyn Fn(StripeId) -> bool);
-                let ground = pass::Ground { layouts: &spec.layouts, goal: &goal, drives: &spec.drives, may_heal, now };
+                let ground = pass::Ground { group: id, spec, goal: &goal, may_heal, now, wall: cx.wall() };
                 let term = group.term();
                 let Some(want) = group.next(ground) else { break };
                 match want {
@@ -143,6 +149,7 @@ impl Keeper {
                         self.waits.insert(work, Wait::Group(id, term));
                     }
                     Want::List(drive, op) => self.ask(drive, op, Buf::empty(), Wait::List(id, term, drive), cx),
+                    Want::Clear(drive, op) => self.ask(drive, op, Buf::empty(), Wait::Clear(id, term, drive), cx),
                     Want::Heal(wound) => {
                         let stripe = wound.stripe;
                         let (heal, course) = Heal::begin(stripe, goal.code, wound.goals, wound.sources);
@@ -206,9 +213,10 @@ impl Keeper {
                     mesh_core::Answer::Meta(answer) => Ok(answer),
                     _ => Err(Error::bug("a group answered with something else than was asked")),
                 });
-                self.heard(id, term, |group, now| group.heard(answer, now), cx.now());
+                self.heard(id, term, answer, cx);
             }
-            Wait::List(id, term, drive) => self.heard(id, term, |group, _| group.listed(drive, outcome), cx.now()),
+            Wait::List(id, term, drive) => self.tell(id, term, |group| group.listed(drive, outcome)),
+            Wait::Clear(id, term, drive) => self.tell(id, term, |group| group.cleared(drive, &outcome)),
             Wait::Shard(stripe, shard) => {
                 let healing =
                     self.heals.get_mut(&stripe).expect("a stripe is healed until all that was asked has come");
@@ -228,21 +236,31 @@ impl Keeper {
                     WorkOutput::Meta(answer) => Ok(answer),
                     _ => Err(Error::bug("a proposal ended with something other than an answer")),
                 });
-                self.heard(id, term, |group, now| group.heard(answer, now), cx.now());
+                self.heard(id, term, answer, cx);
             }
             Wait::Work(stripe) => {
                 let healing = self.heals.get_mut(&stripe).expect("a stripe is healed until its work has ended");
                 let course = healing.heal.done(outcome);
                 self.follow(stripe, course, cx);
             }
-            Wait::List(..) | Wait::Shard(..) => unreachable!("a call ends with a reply"),
+            Wait::List(..) | Wait::Clear(..) | Wait::Shard(..) => unreachable!("a call ends with a reply"),
         }
         self.work(cx);
     }
 
-    fn heard(&mut self, id: GroupId, term: u64, hear: impl FnOnce(&mut Group, Instant), now: Instant) {
+    /// A group has answered, or will not.
+    fn heard(&mut self, id: GroupId, term: u64, answer: Result<Arc<MetaAnswer>, Error>, cx: &Cx<'_>) {
+        let Some(goal) = self.goal() else { return };
+        let spec = &self.spec;
+        let ground = pass::Ground { group: id, spec, goal: &goal, may_heal: None, now: cx.now(), wall: cx.wall() };
         if let Some(group) = self.groups.get_mut(&id).filter(|group| group.term() == term) {
-            hear(group, now);
+            group.heard(answer, ground);
+        }
+    }
+
+    fn tell(&mut self, id: GroupId, term: u64, tell: impl FnOnce(&mut Group)) {
+        if let Some(group) = self.groups.get_mut(&id).filter(|group| group.term() == term) {
+            tell(group);
         }
     }
 }

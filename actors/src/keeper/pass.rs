@@ -1,25 +1,27 @@
 //! What is under way for one group: one look after another at what it has stored.
 //!
 //! A pass over all uses is due when the newest layout is not the one in which the group is settled; one over what it
-//! remembers as unsettled, when there is any of that. A pass that could not do everything is followed by another one later,
-//! and later still; nothing is said to the group that was not done.
+//! remembers as unsettled, when there is any of that; and one that counts, some time after a layout was settled and then now
+//! and again. A pass that could not do everything is followed by another one later, and later still; nothing is said to the
+//! group that was not done.
 
 use core::time::Duration;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
     Error, Outcome,
-    id::{DriveId, LayoutId, StripeId, WriteId},
-    meta::{MetaAnswer, Query, RepairState, Shape, UpkeepCommand, UsesPage},
-    op::ShardOp,
-    shared::SharedMap,
-    time::Instant,
-    topology::{DriveState, Layout, Layouts},
+    id::{DriveId, GroupId, LayoutId, StripeId, WriteId},
+    meta::{Count, Level, MetaAnswer, Query, RepairState, Shape, UpkeepCommand, UsesPage},
+    op::{Reliance, ShardOp},
+    spec::KeeperSpec,
+    time::{Instant, UnixMillis},
+    topology::Layout,
 };
 
 use super::{
-    batch::{At, Batch, Wound},
-    can_be_read, is_up,
+    batch::{At, Batch, Grounds, Wound},
+    can_be_read,
+    stray::Clear,
 };
 
 /// See the module's page.
@@ -34,6 +36,10 @@ pub(super) struct Group {
     setbacks: u32,
     /// Something has changed while a pass was under way: it looks again soon.
     hurry: bool,
+    /// When everything is counted for the first time, once nothing else is to be done.
+    count_at: Option<Instant>,
+    /// Counts in a row that were not complete.
+    uncounted: u32,
 }
 
 #[derive(Debug)]
@@ -48,15 +54,37 @@ enum State {
     Paging(Pass),
     Working(Pass, Box<Work>),
     /// What a pass has come to: to be said, and out.
-    SayDue(Pass, UpkeepCommand),
+    SayDue(Pass, Said),
     Saying(Pass),
 }
 
-/// A look at everything, or at what is unsettled.
+/// What a pass has come to.
+#[derive(Debug)]
+enum Said {
+    /// These are at home.
+    Repaired(Vec<WriteId>),
+    /// Everything is.
+    End,
+    /// And was seen there.
+    Counted,
+}
+
+/// Over what a pass goes, and what for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// Brings everything home.
+    All,
+    /// Brings home what is remembered as unsettled.
+    Unsettled,
+    /// Asks every drive for everything, and clears away what is elsewhere.
+    Count,
+}
+
 #[derive(Clone, Debug)]
 struct Pass {
-    /// Only what is remembered as unsettled.
-    unsettled: bool,
+    scope: Scope,
+    /// Of a count: what was found so far.
+    count: Count,
     /// Behind this write the next page begins.
     after: Option<WriteId>,
     /// There is no next page.
@@ -72,19 +100,26 @@ struct Work {
     /// Where the next batch begins.
     at: At,
     batch: Batch,
-    /// Heals that are out.
-    healing: BTreeSet<StripeId>,
+    /// Heals that are out, each of so many shards.
+    healing: BTreeMap<StripeId, u64>,
+    /// Shards that were looked for, and those that were not there and have been healed.
+    shards: u64,
+    healed: u64,
+    cleared: u64,
+    /// Not all that lies elsewhere was found and deleted.
+    incomplete: bool,
 }
 
 /// What a look depends on.
 #[derive(Clone, Copy)]
 pub(super) struct Ground<'a> {
-    pub(super) layouts: &'a Layouts,
+    pub(super) group: GroupId,
+    pub(super) spec: &'a KeeperSpec,
     pub(super) goal: &'a Layout,
-    pub(super) drives: &'a SharedMap<DriveId, DriveState>,
     /// Whether a stripe may be healed now; `None`: none may.
     pub(super) may_heal: Option<&'a dyn Fn(StripeId) -> bool>,
     pub(super) now: Instant,
+    pub(super) wall: UnixMillis,
 }
 
 /// What is to be sent next.
@@ -94,11 +129,12 @@ pub(super) enum Want {
     Say(UpkeepCommand),
     List(DriveId, ShardOp),
     Heal(Wound),
+    Clear(DriveId, ShardOp),
 }
 
 impl Group {
     pub(super) fn new(term: u64, goal: LayoutId, now: Instant) -> Self {
-        Self { term, goal, state: State::Idle, due: now, setbacks: 0, hurry: false }
+        Self { term, goal, state: State::Idle, due: now, setbacks: 0, hurry: false, count_at: None, uncounted: 0 }
     }
 
     pub(super) fn term(&self) -> u64 {
@@ -111,6 +147,9 @@ impl Group {
 
     /// Drives have come or gone: what could not be done may be done now.
     pub(super) fn hurry(&mut self, now: Instant) {
+        if self.uncounted > 0 {
+            self.count_at = self.count_at.map(|at| at.min(now + COUNT_RETRY));
+        }
         if let State::Idle = self.state {
             self.due = self.due.min(now + SETTLE);
         } else {
@@ -145,20 +184,23 @@ impl Group {
                 }
                 State::PageDue(pass) => {
                     let (after, limit) = (pass.after, PAGE);
-                    let query =
-                        if pass.unsettled { Query::Unsettled { after, limit } } else { Query::Uses { after, limit } };
+                    let query = match pass.scope {
+                        Scope::All | Scope::Count => Query::Uses { after, limit },
+                        Scope::Unsettled => Query::Unsettled { after, limit },
+                    };
                     self.state = State::Paging(pass);
                     return Some(Want::Ask(query));
                 }
                 State::Working(pass, mut work) => {
-                    let want = work.next(ground);
+                    let want = work.next(pass.scope == Scope::Count, ground);
                     if want.is_some() || !work.is_over() {
                         self.state = State::Working(pass, work);
                         return want;
                     }
                     self.end_page(pass, *work, ground.now);
                 }
-                State::SayDue(pass, command) => {
+                State::SayDue(mut pass, said) => {
+                    let command = pass.command(said, ground);
                     self.state = State::Saying(pass);
                     return Some(Want::Say(command));
                 }
@@ -171,14 +213,18 @@ impl Group {
     }
 
     /// A page is done with, as far as it could be.
-    fn end_page(&mut self, mut pass: Pass, work: Work, now: Instant) {
+    fn end_page(&mut self, mut pass: Pass, mut work: Work, now: Instant) {
+        work.end_batch();
         let broken = work.batch.broken;
-        pass.failed |= !broken.is_empty();
+        pass.failed |= !broken.is_empty() || work.incomplete;
+        pass.count.writes += work.writes.len() as u64;
+        pass.count.shards += work.shards;
+        pass.count.healed += work.healed;
+        pass.count.cleared += work.cleared;
         let whole: Vec<WriteId> =
             work.writes.into_iter().map(|(write, _)| write).filter(|write| !broken.contains(write)).collect();
-        if pass.unsettled && !whole.is_empty() {
-            let command = UpkeepCommand::Repaired { layout: self.goal, writes: whole };
-            self.state = State::SayDue(pass, command);
+        if pass.scope == Scope::Unsettled && !whole.is_empty() {
+            self.state = State::SayDue(pass, Said::Repaired(whole));
         } else {
             self.turn_page(pass, now);
         }
@@ -187,49 +233,105 @@ impl Group {
     fn turn_page(&mut self, pass: Pass, now: Instant) {
         if !pass.is_last {
             self.state = State::PageDue(pass);
-        } else if pass.failed {
-            self.setback(now);
-        } else if pass.unsettled {
-            self.rest(now);
-        } else {
-            // Said: then whoever asks next is told that the group is settled.
-            let pass = Pass { unsettled: true, ..pass };
-            self.state = State::SayDue(pass, UpkeepCommand::EndRepair { layout: self.goal });
+            return;
+        }
+        match pass.scope {
+            Scope::Count if pass.failed => {
+                let pause = COUNT_RETRY.saturating_mul(1 << self.uncounted.min(8)).min(COUNT_RETRY_MAX);
+                self.uncounted = self.uncounted.saturating_add(1);
+                self.count_at = Some(now + pause);
+                self.rest(now);
+            }
+            Scope::All | Scope::Unsettled if pass.failed => self.setback(now),
+            Scope::Unsettled => self.rest(now),
+            // Said: then whoever asks next is told so.
+            Scope::All => self.state = State::SayDue(pass, Said::End),
+            Scope::Count => {
+                self.uncounted = 0;
+                self.state = State::SayDue(pass, Said::Counted);
+            }
         }
     }
 
     /// The group has answered a question, or taken what was said, or not.
-    pub(super) fn heard(&mut self, answer: Result<Arc<MetaAnswer>, Error>, now: Instant) {
+    pub(super) fn heard(&mut self, answer: Result<Arc<MetaAnswer>, Error>, ground: Ground<'_>) {
+        let now = ground.now;
+        if let State::Working(_, work) = &mut self.state {
+            // Before anything is deleted.
+            match answer.as_deref() {
+                Ok(MetaAnswer::Repair(repair)) => work.batch.strays.checked(*repair, self.goal),
+                _ => work.batch.strays.give_up(),
+            }
+            return;
+        }
         let state = core::mem::replace(&mut self.state, State::Idle);
         let Ok(answer) = answer else { return self.setback(now) };
         match (state, &*answer) {
-            (State::Asking, MetaAnswer::Repair(repair)) => self.begin(*repair, now),
-            (State::Beginning, MetaAnswer::Done) => self.state = State::PageDue(Pass::of(false)),
+            (State::Asking, MetaAnswer::Repair(repair)) => self.begin(*repair, ground),
+            (State::Beginning, MetaAnswer::Done) => self.state = State::PageDue(Pass::of(Scope::All)),
             (State::Paging(pass), MetaAnswer::Uses(UsesPage { writes, next })) => {
                 let pass = Pass { after: *next, is_last: next.is_none(), ..pass };
                 let work = Work { writes: writes.clone(), ..Work::default() };
                 self.state = State::Working(pass, Box::new(work));
             }
             // After a whole pass, what is unsettled is next: the group is asked once more.
-            (State::Saying(pass), MetaAnswer::Done) if pass.is_last && !pass.failed => self.again(now),
-            (State::Saying(pass), MetaAnswer::Done) => self.turn_page(pass, now),
+            (State::Saying(pass), MetaAnswer::Done) if pass.is_last && !pass.failed => {
+                self.delay_count(&pass, ground);
+                self.again(now);
+            }
+            (State::Saying(pass), MetaAnswer::Done) => {
+                self.delay_count(&pass, ground);
+                self.turn_page(pass, now);
+            }
             _ => self.setback(now),
         }
     }
 
-    fn begin(&mut self, repair: RepairState, now: Instant) {
+    fn begin(&mut self, repair: RepairState, ground: Ground<'_>) {
+        let (spec, now) = (ground.spec, ground.now);
         if repair.marked > self.goal {
             // Somebody knows a newer layout: so will this node.
             self.setback(now);
         } else if repair.marked < self.goal {
             self.state = State::Begin;
         } else if repair.settled != self.goal {
-            self.state = State::PageDue(Pass::of(false));
+            self.state = State::PageDue(Pass::of(Scope::All));
+        } else if spec.level >= Level::SETTLED && repair.line != ground.goal.line {
+            // It was settled when older builds took part, which relied on less.
+            self.state = State::PageDue(Pass::of(Scope::All));
+        } else if self.is_count_due(repair, ground) {
+            // Also while some writes are unsettled, for as long as a drive is away or full: it passes over them.
+            self.count_at = None;
+            self.state = State::PageDue(Pass::of(Scope::Count));
         } else if repair.unsettled > 0 {
-            self.state = State::PageDue(Pass::of(true));
+            self.state = State::PageDue(Pass::of(Scope::Unsettled));
         } else {
             self.rest(now);
         }
+    }
+
+    /// What has only just come home is left where it was for the grace, too.
+    fn delay_count(&mut self, pass: &Pass, ground: Ground<'_>) {
+        if pass.scope == Scope::Unsettled {
+            let grace = ground.now + Duration::from_millis(ground.spec.grace_ms);
+            self.count_at = self.count_at.map(|at| at.max(grace));
+        }
+    }
+
+    /// Whether everything is to be counted now. What was moved for this layout has been where it was long enough then.
+    fn is_count_due(&mut self, repair: RepairState, ground: Ground<'_>) -> bool {
+        let Ground { spec, now, wall, .. } = ground;
+        if repair.line == 0 {
+            return false;
+        }
+        // Whoever counted may have had another clock.
+        let age_ms = wall.0.abs_diff(repair.count.at.0);
+        let is_old = spec.count_every_ms > 0 && age_ms >= spec.count_every_ms;
+        if repair.count.layout == self.goal && !is_old {
+            return false;
+        }
+        let at = *self.count_at.get_or_insert_with(|| now + Duration::from_millis(spec.grace_ms));
+        at <= now
     }
 
     pub(super) fn listed(&mut self, drive: DriveId, outcome: Outcome) {
@@ -240,10 +342,18 @@ impl Group {
 
     pub(super) fn healed(&mut self, stripe: StripeId, well: bool) {
         if let State::Working(_, work) = &mut self.state {
-            work.healing.remove(&stripe);
-            if !well {
+            let shards = work.healing.remove(&stripe).unwrap_or(0);
+            if well {
+                work.healed += shards;
+            } else {
                 work.batch.broken.insert(stripe.write);
             }
+        }
+    }
+
+    pub(super) fn cleared(&mut self, drive: DriveId, outcome: &Outcome) {
+        if let State::Working(_, work) = &mut self.state {
+            work.batch.strays.deleted(drive, outcome);
         }
     }
 
@@ -268,30 +378,60 @@ impl Group {
 }
 
 impl Pass {
-    const fn of(unsettled: bool) -> Self {
-        Self { unsettled, after: None, is_last: false, failed: false }
+    fn of(scope: Scope) -> Self {
+        Self { scope, count: Count::default(), after: None, is_last: false, failed: false }
+    }
+
+    /// How it is said what it has come to.
+    fn command(&mut self, said: Said, ground: Ground<'_>) -> UpkeepCommand {
+        let Ground { spec, goal, wall, .. } = ground;
+        let layout = goal.id;
+        match said {
+            Said::Repaired(writes) => UpkeepCommand::Repaired { layout, writes },
+            Said::End if spec.level < Level::SETTLED => {
+                UpkeepCommand::EndRepair { layout, line: 0, layouts: Vec::new() }
+            }
+            Said::End => {
+                let older = spec.layouts.values().filter(|older| older.line == goal.line && older.id < layout);
+                UpkeepCommand::EndRepair { layout, line: goal.line, layouts: older.map(|older| older.id).collect() }
+            }
+            Said::Counted => UpkeepCommand::Counted { count: Count { layout, at: wall, ..self.count } },
+        }
     }
 }
 
 impl Work {
-    fn next(&mut self, ground: Ground<'_>) -> Option<Want> {
-        let Ground { layouts, goal, drives, may_heal, .. } = ground;
+    fn next(&mut self, counts: bool, ground: Ground<'_>) -> Option<Want> {
+        let Ground { group, spec, goal, may_heal, .. } = ground;
+        let KeeperSpec { layouts, drives, .. } = spec;
         if self.is_quiet() && self.at.write < self.writes.len() {
             // One batch at a time: to look at what is at home takes time too, and others wait for their turn.
             let broken = core::mem::take(&mut self.batch.broken);
-            (self.batch, self.at) = Batch::of(&self.writes, self.at, layouts, goal, |drive| is_up(drives, drive));
+            self.end_batch();
+            let relies = Reliance { group, layout: goal.id };
+            let grounds = Grounds { layouts, goal, relies, drives, counts };
+            (self.batch, self.at) = Batch::of(&self.writes, self.at, grounds);
+            self.shards += self.batch.doubts as u64;
             self.batch.broken.extend(broken);
         }
         if let Some((drive, op)) = self.batch.next_list() {
             return Some(Want::List(drive, op));
         }
-        if !self.batch.is_listed() || self.batch.is_whole() {
+        if !self.batch.is_listed() {
             return None;
+        }
+        if self.batch.is_whole() {
+            // Nothing is deleted before everything is at home.
+            let clear = if self.healing.is_empty() { self.batch.strays.next(&self.batch.broken) } else { None };
+            return clear.map(|clear| match clear {
+                Clear::Check => Want::Ask(Query::Repair),
+                Clear::Delete(drive, op) => Want::Clear(drive, op),
+            });
         }
         let may_heal = may_heal?;
         while let Some(wound) = self.batch.next_wound(layouts, goal, |drive| can_be_read(drives, drive)) {
             if may_heal(wound.stripe) {
-                self.healing.insert(wound.stripe);
+                self.healing.insert(wound.stripe, wound.goals.len() as u64);
                 return Some(Want::Heal(wound));
             }
             // A heal for an earlier pass has not ended.
@@ -300,9 +440,15 @@ impl Work {
         None
     }
 
+    fn end_batch(&mut self) {
+        let strays = core::mem::take(&mut self.batch.strays);
+        self.cleared += strays.cleared;
+        self.incomplete |= strays.incomplete;
+    }
+
     /// Whether the batch is done with.
     fn is_quiet(&self) -> bool {
-        self.batch.is_listed() && self.batch.is_whole() && self.healing.is_empty()
+        self.batch.is_listed() && self.batch.is_whole() && self.healing.is_empty() && self.batch.strays.is_over()
     }
 
     fn is_over(&self) -> bool {
@@ -319,3 +465,6 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// After what could not be done, and longer each time.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// After a count that could not be ended, and longer each time: it goes over everything.
+const COUNT_RETRY: Duration = Duration::from_secs(60);
+const COUNT_RETRY_MAX: Duration = Duration::from_secs(3600);

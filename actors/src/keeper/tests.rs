@@ -1,14 +1,15 @@
 //! Keeper against a real group's state, and drives that are maps.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 
 use mesh_core::{
     Answer, Effect, Entropy, Response, Tokens,
     id::{Epoch, LayoutId, NodeId, ShardId, TenantId, WriteId},
     limits::SHARD_BATCH_MAX,
     meta::{
-        Attributes, Body, BucketRef, Extent, MetaAnswer, ObjectCommand, ObjectRow, Precondition, Proposer, Query,
-        RepairState, Run, Session, UpkeepCommand,
+        Attributes, Body, BucketRef, Count, Extent, Level, MetaAnswer, ObjectCommand, ObjectRow, Precondition,
+        Proposer, Query, RepairState, Run, Session, UpkeepCommand,
     },
     op::Head,
     port::ComputeJob,
@@ -23,6 +24,7 @@ const GROUP: GroupId = GroupId(1);
 const CODE: Code = Code { data: 2, parity: 1 };
 const TENANT: TenantId = TenantId(7);
 const MS: u64 = 1_000_000;
+const HEAD: Head = Head { epoch: Epoch(3), start: 4, lsn: 5 };
 
 struct NoEntropy;
 
@@ -41,6 +43,8 @@ struct Bench {
     now: Instant,
     table: MemoryTable,
     drives: BTreeMap<DriveId, BTreeMap<ShardId, Stored>>,
+    /// What drives know to be damaged: it cannot be read.
+    damaged: BTreeSet<(DriveId, ShardId)>,
     /// Drives that answer nothing but this.
     failing: BTreeMap<DriveId, ErrorKind>,
     spec: KeeperSpec,
@@ -48,6 +52,10 @@ struct Bench {
     read: Vec<(DriveId, ShardId)>,
     commands: Vec<UpkeepCommand>,
     number: u64,
+    /// Before a question how far the group is that comes in the middle of a pass, another keeper begins with a later layout.
+    overtaken: bool,
+    /// A drive was listed since the group was asked anything.
+    listing: bool,
 }
 
 /// A layout of one group: the first three drives are the homes.
@@ -66,6 +74,9 @@ impl Bench {
             layouts,
             drives: (1..=6).map(|drive| (DriveId(drive), DriveState::Up)).collect(),
             repair_bytes_per_s: 1 << 30,
+            level: Level::LINES,
+            grace_ms: 10_000,
+            count_every_ms: 1_000_000,
         };
         let mut bench = Self {
             keeper: Keeper::new(spec.clone()),
@@ -73,12 +84,15 @@ impl Bench {
             now: Instant(1000 * MS),
             table: MemoryTable::default(),
             drives: (1..=6).map(|drive| (DriveId(drive), BTreeMap::new())).collect(),
+            damaged: BTreeSet::new(),
             failing: BTreeMap::new(),
             spec,
             written: Vec::new(),
             read: Vec::new(),
             commands: Vec::new(),
             number: 0,
+            overtaken: false,
+            listing: false,
         };
         let session = Command::OpenSession { group: GROUP, actor: ActorId(1), session: session() };
         bench.apply(&session).expect("a session");
@@ -172,7 +186,7 @@ impl Bench {
         while let Some(event) = events.pop() {
             let mut effects = Vec::new();
             let mut entropy = NoEntropy;
-            let mut cx = Cx::new(self.now, UnixMillis(0), &mut effects, &mut self.tokens, &mut entropy);
+            let mut cx = Cx::new(self.now, UnixMillis(self.now.0 / MS), &mut effects, &mut self.tokens, &mut entropy);
             self.keeper.on_event(event, &mut cx);
             events.extend(effects.into_iter().map(|effect| self.serve(effect)));
         }
@@ -193,6 +207,10 @@ impl Bench {
         match effect {
             Effect::Call { to: Target::Metadata, call, request } => {
                 let Op::Query { group: GROUP, query } = request.op else { panic!("no question: {request:?}") };
+                if matches!(*query, Query::Repair) && self.listing && core::mem::take(&mut self.overtaken) {
+                    self.apply(&Command::Upkeep(GROUP, begin(3))).expect("another knows more");
+                }
+                self.listing = false;
                 let outcome = self.query(&query).map(|answer| Response::new(Answer::Meta(Arc::new(answer))));
                 Event::Reply { call, outcome }
             }
@@ -219,16 +237,29 @@ impl Bench {
         }
         let held = self.drives.get_mut(&drive).expect("a drive");
         match op {
-            ShardOp::List { after, limit } => {
+            ShardOp::List { after, limit, relies } => {
+                self.listing = true;
+                let newest = self.spec.layouts.last_key_value().map(|(id, _)| *id);
+                assert_eq!(relies.map(|of| (of.group, Some(of.layout))), Some((GROUP, newest)));
                 assert_eq!(limit as usize, SHARD_BATCH_MAX);
                 // Short pages, so that lists go on.
-                let behind = held.keys().filter(|id| after.is_none_or(|after| **id > after)).map(|id| (*id, 1));
+                let behind = held
+                    .keys()
+                    .filter(|id| after.is_none_or(|after| **id > after))
+                    .map(|id| (*id, u32::from(!self.damaged.contains(&(drive, *id)))));
                 let page: Vec<_> = behind.clone().take(5).collect();
                 let more = behind.count() > page.len();
-                Ok(Answer::Shards { page, more, head: Head::default() }.into())
+                Ok(Answer::Shards { page, more, head: HEAD }.into())
+            }
+            ShardOp::Delete { ids, until: Some(HEAD) } => {
+                ids.iter().for_each(|id| drop(held.remove(id).expect("it has said that it has it")));
+                Ok(Answer::Done.into())
             }
             ShardOp::Read { id } => {
                 self.read.push((drive, id));
+                if self.damaged.contains(&(drive, id)) {
+                    return Err(Error::new(ErrorKind::Corrupt, "no"));
+                }
                 let (payload, tenant) = held.get(&id).cloned().ok_or_else(|| Error::new(ErrorKind::NotFound, "no"))?;
                 let answer = Answer::Shard { code: CODE, sealed_len: 10, crc: crc(&payload), tenant };
                 Ok(Response { answer, payload })
@@ -236,6 +267,7 @@ impl Bench {
             ShardOp::Write { id, tenant, code: CODE, sealed_len: 10, crc: said } => {
                 assert_eq!(said, crc(&payload));
                 self.written.push((drive, id));
+                self.damaged.remove(&(drive, id));
                 held.insert(id, (payload, tenant));
                 Ok(Answer::Done.into())
             }
@@ -305,7 +337,7 @@ fn compute(job: ComputeJob) -> WorkOutcome {
 }
 
 fn settled(layout: u64, unsettled: u64) -> RepairState {
-    RepairState { marked: LayoutId(layout), settled: LayoutId(layout), unsettled }
+    RepairState { marked: LayoutId(layout), settled: LayoutId(layout), unsettled, ..RepairState::default() }
 }
 
 fn begin(layout: u64) -> UpkeepCommand {
@@ -313,7 +345,7 @@ fn begin(layout: u64) -> UpkeepCommand {
 }
 
 fn end(layout: u64) -> UpkeepCommand {
-    UpkeepCommand::EndRepair { layout: LayoutId(layout) }
+    UpkeepCommand::EndRepair { layout: LayoutId(layout), line: 0, layouts: Vec::new() }
 }
 
 #[test]
@@ -422,7 +454,7 @@ fn a_group_is_not_settled_before_everything_could_be_done() {
         bench.set(2, DriveState::Lost);
         bench.lay_out(&[1, 5, 3, 4]);
         bench.pass(Duration::from_secs(120));
-        let half = RepairState { marked: LayoutId(2), settled: LayoutId(1), unsettled: 0 };
+        let half = RepairState { settled: LayoutId(1), ..settled(2, 0) };
         assert_eq!((bench.state(), bench.writes()), (half, vec![]));
         // It tries again by itself.
         bench.failing.clear();
@@ -501,4 +533,178 @@ fn who_lags_behind_says_nothing_and_layouts_of_no_line_are_left_alone() {
     // What was written under them stays where it is when a line begins.
     bench.lay_out(&[4, 5, 6, 1]);
     assert_eq!((bench.state(), bench.writes()), (settled(2, 0), vec![]));
+}
+
+/// The same in a mesh of which all nodes know what is settled.
+fn counting() -> Bench {
+    let mut bench = Bench::new();
+    bench.spec.level = Level::SETTLED;
+    bench.configure();
+    bench
+}
+
+impl Bench {
+    /// The shards that a drive has.
+    fn has(&self, drive: u64) -> usize {
+        self.drives[&DriveId(drive)].len()
+    }
+
+    fn count(&self) -> (u64, [u64; 4]) {
+        let Count { layout, writes, shards, healed, cleared, .. } = self.state().count;
+        (layout.0, [writes, shards, healed, cleared])
+    }
+}
+
+#[test]
+fn what_was_moved_away_is_deleted_after_the_grace_and_everything_has_been_counted_then() {
+    let mut bench = counting();
+    let write = bench.put("a", 40, &[]);
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(bench.count(), (1, [1, 120, 0, 0]));
+    bench.lay_out(&[1, 2, 6, 3]);
+    bench.pass(Duration::from_secs(9));
+    assert_eq!((bench.state().settled, bench.has(3), bench.has(6)), (LayoutId(2), 40, 40));
+    // What is not a shard of what is settled is nobody's business here.
+    let other = StripeId { write: WriteId(write.0 + 1), stripe: 0, attempt: 0 };
+    let attempt = StripeId { write, stripe: 0, attempt: 3 };
+    for id in [other, attempt] {
+        bench.store(DriveId(3), id.shard(2), coded(id, 2));
+    }
+    bench.pass(Duration::from_secs(21));
+    assert_eq!((bench.count(), bench.has(3), bench.has(6)), ((2, [1, 120, 0, 40]), 2, 40));
+    bench.assert_at_home(write, 40);
+    let end = UpkeepCommand::EndRepair { layout: LayoutId(2), line: 1, layouts: vec![LayoutId(1)] };
+    assert!(bench.commands.contains(&end), "{:?}", bench.commands);
+    // Nothing more until the time has come.
+    let said = bench.commands.len();
+    bench.pass(Duration::from_secs(900));
+    assert_eq!(bench.commands.len(), said);
+    bench.pass(Duration::from_secs(200));
+    assert_eq!((bench.commands.len(), bench.count()), (said + 1, (2, [1, 120, 0, 0])));
+}
+
+#[test]
+fn a_count_finds_what_a_drive_has_lost_and_heals_it_before_anything_is_deleted() {
+    let mut bench = counting();
+    let write = bench.put("a", 3, &[]);
+    bench.pass(Duration::ZERO);
+    bench.lay_out(&[1, 2, 6, 3]);
+    // Two of three shards are not where they were written: what was left behind is all that there is.
+    for (drive, shard) in [(6, 2), (1, 0)] {
+        let id = StripeId { write, stripe: 1, attempt: 0 }.shard(shard);
+        bench.drives.get_mut(&DriveId(drive)).expect("a drive").remove(&id).expect("it was there");
+    }
+    bench.pass(Duration::from_secs(30));
+    assert_eq!(bench.count(), (2, [1, 9, 2, 3]));
+    bench.assert_at_home(write, 3);
+    assert_eq!(bench.has(3), 0);
+}
+
+#[test]
+fn a_count_heals_what_is_damaged_at_home_and_deletes_it_elsewhere() {
+    let mut bench = counting();
+    let write = bench.put("a", 3, &[]);
+    bench.pass(Duration::ZERO);
+    bench.lay_out(&[1, 2, 6, 3]);
+    let shard = |stripe, shard| StripeId { write, stripe, attempt: 0 }.shard(shard);
+    bench.damaged = [(DriveId(1), shard(0, 0)), (DriveId(3), shard(0, 2)), (DriveId(3), shard(1, 2))].into();
+    bench.writes();
+    bench.pass(Duration::from_secs(30));
+    assert_eq!((bench.count(), bench.has(3)), ((2, [1, 9, 1, 3]), 0));
+    assert_eq!(bench.writes(), [(1, 0, 0)]);
+    bench.assert_at_home(write, 3);
+}
+
+#[test]
+fn nothing_is_deleted_of_what_is_not_whole_and_a_count_that_is_not_complete_is_not_said() {
+    let mut bench = counting();
+    let write = bench.put("a", 3, &[]);
+    let other = bench.put("b", 2, &[]);
+    bench.pass(Duration::ZERO);
+    bench.lay_out(&[1, 2, 6, 3]);
+    // Of the first nothing can be rebuilt any more.
+    for drive in [1, 2] {
+        let held = bench.drives.get_mut(&DriveId(drive)).expect("a drive");
+        held.retain(|id, _| id.stripe.write != write || id.stripe.stripe != 0);
+    }
+    bench.pass(Duration::from_secs(30));
+    assert_eq!((bench.count(), bench.has(3)), ((0, [0; 4]), 3), "of {other} it is deleted");
+    // And nothing at all while a drive does not say what it has that may have something.
+    let mut bench = counting();
+    bench.put("a", 3, &[]);
+    bench.pass(Duration::ZERO);
+    bench.lay_out(&[1, 2, 6, 3]);
+    bench.pass(Duration::from_secs(1));
+    bench.failing.insert(DriveId(3), ErrorKind::Unreachable);
+    bench.pass(Duration::from_secs(600));
+    assert_eq!((bench.count(), bench.has(3)), ((0, [0; 4]), 3));
+    bench.failing.clear();
+    // Nor while one is away that may have something.
+    bench.set(3, DriveState::Down);
+    bench.pass(Duration::from_secs(3600));
+    assert_eq!((bench.count(), bench.has(3)), ((0, [0; 4]), 3));
+    bench.set(3, DriveState::Up);
+    bench.pass(Duration::from_secs(90));
+    assert_eq!((bench.count(), bench.has(3)), ((2, [1, 9, 0, 3]), 0));
+}
+
+#[test]
+fn a_write_that_cannot_come_home_yet_holds_up_no_count() {
+    let mut bench = counting();
+    bench.put("a", 3, &[]);
+    bench.pass(Duration::ZERO);
+    bench.lay_out(&[1, 2, 6, 3]);
+    bench.pass(Duration::from_secs(1));
+    bench.set(2, DriveState::Full);
+    bench.put("b", 1, &[2]);
+    bench.pass(Duration::from_secs(60));
+    // What was put in the place of the full drive stays.
+    assert_eq!((bench.count(), bench.state().unsettled, bench.has(3)), ((2, [2, 9, 0, 3]), 1, 1));
+    bench.set(2, DriveState::Up);
+    bench.pass(Duration::from_secs(60));
+    assert_eq!((bench.state().unsettled, bench.writes().pop()), (0, Some((6, 2, 2))));
+}
+
+#[test]
+fn what_is_not_at_home_in_the_settled_layout_is_looked_for_where_it_was_before() {
+    let mut bench = counting();
+    let write = bench.put("a", 3, &[]);
+    bench.pass(Duration::ZERO);
+    bench.lay_out(&[5, 6, 3, 4]);
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.state().settled, LayoutId(2));
+    // Both new drives go before anything was cleared away.
+    for drive in [5, 6] {
+        bench.drives.insert(DriveId(drive), BTreeMap::new());
+        bench.set(drive, DriveState::Lost);
+    }
+    bench.lay_out(&[4, 2, 3, 1]);
+    bench.pass(Duration::from_secs(30));
+    assert_eq!(bench.state().settled, LayoutId(3));
+    bench.assert_at_home(write, 3);
+}
+
+#[test]
+fn nothing_is_deleted_once_another_layout_has_been_begun_with() {
+    let mut bench = counting();
+    bench.put("a", 3, &[]);
+    bench.pass(Duration::ZERO);
+    bench.lay_out(&[1, 2, 6, 3]);
+    bench.pass(Duration::from_secs(1));
+    // While the drives are listed, somebody who knows more begins to bring things back.
+    bench.overtaken = true;
+    bench.pass(Duration::from_secs(60));
+    assert_eq!((bench.count(), bench.has(3), bench.overtaken), ((0, [0; 4]), 3, false));
+}
+
+#[test]
+fn a_group_that_was_settled_by_older_builds_is_told_its_line_and_counted_then() {
+    let mut bench = Bench::new();
+    bench.put("a", 3, &[]);
+    bench.pass(Duration::from_secs(100));
+    assert_eq!((bench.state(), bench.commands.clone()), (settled(1, 0), vec![begin(1), end(1)]));
+    bench.spec.level = Level::SETTLED;
+    bench.configure();
+    bench.pass(Duration::from_secs(60));
+    assert_eq!((bench.state().line, bench.count()), (1, (1, [1, 9, 0, 0])));
 }

@@ -46,6 +46,7 @@
 //!   'E' drive:8 write:8             (empty) the drive is owed the deletion of what it holds of a forgotten write
 //!   'e' drive:8                     how many such rows the drive has
 //!   'R'                             RepairState
+//!   'L' layout:8                    the line that the layout is of
 //!   'Y' write:8                     (empty) not all shards of the write may be at their homes
 //!   'Q' tenant:8                    Usage
 //!   'X' bucket:8                    (empty) the bucket is sealed, for good
@@ -95,6 +96,7 @@ pub(super) const STAMP: u8 = b'g';
 pub(super) const OWED: u8 = b'E';
 pub(super) const OWING: u8 = b'e';
 pub(super) const REPAIR: u8 = b'R';
+pub(super) const LINE: u8 = b'L';
 pub(super) const UNSETTLED: u8 = b'Y';
 pub(super) const USAGE: u8 = b'Q';
 pub(super) const SEALED: u8 = b'X';
@@ -284,6 +286,10 @@ pub(super) fn used_write(key: &[u8]) -> Option<WriteId> {
 
 pub(super) fn repair() -> Vec<u8> {
     key(REPAIR, &[])
+}
+
+pub(super) fn line_of(layout: LayoutId) -> Vec<u8> {
+    key(LINE, &[&layout.0.to_be_bytes()])
 }
 
 pub(super) fn unsettled(write: WriteId) -> Vec<u8> {

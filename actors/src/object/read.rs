@@ -132,7 +132,7 @@ impl Task for Plan {
 }
 
 /// The bytes of one piece. If they are lost, the manifest is asked once more: a reader may have been overtaken by a
-/// delete or another write, and then nothing is lost.
+/// delete or another write, and then nothing is lost; or the shards have been moved, and then they are where it says.
 pub(super) struct Read {
     place: Place,
     key: Arc<str>,
@@ -194,25 +194,32 @@ impl Read {
     }
 
     /// Goes on looking for the piece's extent in what refers to it.
-    fn look(&mut self, answer: &MetaAnswer) -> Result<Step, Error> {
+    fn look(&mut self, answer: &MetaAnswer, scene: &Scene<'_, '_>) -> Result<Step, Error> {
         let write = self.piece.extent.write;
         let bucket = self.place.bucket()?.clone();
         let doubt = self.doubt.as_mut().ok_or_else(|| Error::bug("metadata came to a read that asked for none"))?;
-        let (holds, next) = match answer {
+        let (found, next) = match answer {
             MetaAnswer::Object(row) => match row.body {
-                Body::Whole(ref extent) => (extent.write == write, None),
-                Body::Parts { upload, .. } => (false, Some((upload, 0))),
+                Body::Whole(ref extent) => (Some(extent).filter(|extent| extent.write == write), None),
+                Body::Parts { upload, .. } => (None, Some((upload, 0))),
             },
             MetaAnswer::Parts(parts, more) => {
-                let holds = parts.iter().any(|part| part.extent.write == write);
+                let found = parts.iter().map(|part| &part.extent).find(|extent| extent.write == write);
                 let end = parts.last().filter(|_| *more).map(|part| part.offset.saturating_add(part.extent.len));
                 let next = doubt.parts.and_then(|(upload, at)| Some((upload, end.filter(|end| *end > at)?)));
-                (holds, next)
+                (found, next)
             }
             other => return Err(task::unexpected("an object", other)),
         };
+        if let Some(now) = found {
+            if (self.piece.extent.layout, &self.piece.extent.runs) == (now.layout, &now.runs) {
+                return Err(doubt.lost.clone());
+            }
+            self.piece.extent = Arc::new(now.clone());
+            self.doubt = None;
+            return self.question(bucket, scene);
+        }
         match next {
-            _ if holds => Err(doubt.lost.clone()),
             Some((upload, offset)) => {
                 doubt.parts = Some((upload, offset));
                 let query = Query::Extents { bucket: bucket.clone(), upload, offset, limit: LIST_KEYS_MAX as u32 };
@@ -246,7 +253,7 @@ impl Task for Read {
                 self.place.found(row).and_then(|bucket| self.question(bucket, scene)).unwrap_or_else(Step::fail)
             }
             Heard::Answer(Ok(response)) if self.doubt.is_some() => {
-                task::meta(response).and_then(|answer| self.look(&answer)).unwrap_or_else(Step::fail)
+                task::meta(response).and_then(|answer| self.look(&answer, scene)).unwrap_or_else(Step::fail)
             }
             Heard::Answer(Ok(response)) => Step::Reply(self.bytes(&response)),
             Heard::Answer(Err(failure)) if self.doubt.is_some() => Step::fail(failure),

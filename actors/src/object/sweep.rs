@@ -454,7 +454,7 @@ impl Walk {
     fn send(&mut self) -> Option<Want> {
         let (want, out) = match self {
             Self::ListDue(after) => {
-                let list = ShardOp::List { after: Some(*after), limit: SHARD_BATCH_MAX as u32 };
+                let list = ShardOp::List { after: Some(*after), limit: SHARD_BATCH_MAX as u32, relies: None };
                 (Want::Drive(list), Self::Listing(*after))
             }
             Self::CheckDue(doomed) => (Want::Group, Self::Checking(core::mem::take(doomed))),

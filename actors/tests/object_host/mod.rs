@@ -358,7 +358,7 @@ impl Host {
         }
         let held = self.shards.entry(drive).or_default();
         match op {
-            ShardOp::List { after: Some(after), limit } => {
+            ShardOp::List { after: Some(after), limit, .. } => {
                 assert!(limit as usize >= PAGE);
                 let behind = (core::ops::Bound::Excluded(after), core::ops::Bound::Unbounded);
                 let page: Vec<(ShardId, u32)> = held.range(behind).take(PAGE).map(|id| (*id, 1)).collect();

@@ -17,7 +17,7 @@ use mesh_core::{
 use mesh_placement::{
     fate::{Hosted, Known},
     migration::{Ask, Heard},
-    steward::{Act, Event, Here, Key, Observed, Steward},
+    steward::{Act, Event, Here, Key, Observed, Steward, specs::Upkeep},
     transfer::{STEP_MAX, Transfers},
 };
 
@@ -127,8 +127,11 @@ impl Cluster {
             info: node_info(&self.swarm, node, boot),
             starts: (boot.saturating_sub(STARTS_MAX as u64 - 1)..=boot).map(Incarnation).collect(),
             ability: Arc::new(Ability { functions, millicores: 8000, memory_bytes: 1 << 34 }),
-            reclaim_grace_ms: GRACE_MS,
-            repair_bytes_per_s: REPAIR_BYTES_PER_S,
+            upkeep: Upkeep {
+                reclaim_grace_ms: GRACE_MS,
+                repair_bytes_per_s: REPAIR_BYTES_PER_S,
+                count_every_ms: COUNT_EVERY_MS,
+            },
             timing: self.timing(),
         }
     }
@@ -509,6 +512,8 @@ impl Cluster {
 
 /// What a keeper moves in a second: little enough that heals wait for it.
 const REPAIR_BYTES_PER_S: u64 = 1 << 20;
+/// All shards are counted so often.
+const COUNT_EVERY_MS: u64 = 120_000;
 /// What one effect of a function costs.
 const EFFECT_NS: u64 = 1000;
 /// A majority says within this whether it follows.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
     ErrorKind,
-    id::{DriveId, GroupId, ShardId, StripeId},
+    id::{DriveId, GroupId, ShardId, StripeId, WriteId},
     meta::{Body, BucketRef, Extent, MetaAnswer, Query},
     topology::{self, Layouts},
 };
@@ -131,12 +131,31 @@ pub fn missing(
     None
 }
 
+/// A shard of these extents that is elsewhere than at home in the newest layout.
+#[must_use]
+pub fn astray(
+    extents: &[Extent],
+    layouts: &Layouts,
+    held: &BTreeMap<DriveId, BTreeSet<ShardId>>,
+) -> Option<(DriveId, ShardId)> {
+    let newest = layouts.values().next_back()?;
+    let extents: BTreeMap<WriteId, &Extent> = extents.iter().map(|extent| (extent.write, extent)).collect();
+    let is_astray = |drive: DriveId, id: ShardId| {
+        let stripe = id.stripe;
+        let Some(extent) = extents.get(&stripe.write) else { return false };
+        let attempt = extent.run_of(stripe.stripe).map_or(0, |run| run.attempt);
+        stripe.attempt == attempt && newest.homes(stripe).get(usize::from(id.shard)) != Some(&drive)
+    };
+    let all = held.iter().flat_map(|(drive, shards)| shards.iter().map(|id| (*drive, *id)));
+    all.into_iter().find(|(drive, id)| is_astray(*drive, *id))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use mesh_core::{
-        id::{LayoutId, NodeId, WriteId},
+        id::{LayoutId, NodeId},
         topology::{Code, Layout},
     };
 
@@ -168,6 +187,7 @@ mod tests {
         for place in [Where::Anywhere, Where::Home] {
             assert_eq!(of(&held, &[], place), None);
         }
+        assert_eq!(astray(&extents, &layouts(&layout), &held), None);
         let gone = held.get_mut(&DriveId(2)).expect("it holds some").pop_first().expect("one");
         for place in [Where::Anywhere, Where::Home] {
             assert!(of(&held, &[], place).is_some());
@@ -176,5 +196,6 @@ mod tests {
         // What is on another drive than it was put on is found by nobody.
         held.entry(DriveId(3)).or_default().insert(gone);
         assert!(of(&held, &[], Where::Anywhere).is_some());
+        assert_eq!(astray(&extents, &layouts(&layout), &held), Some((DriveId(3), gone)));
     }
 }

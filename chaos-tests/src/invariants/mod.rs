@@ -20,7 +20,7 @@ mod tails;
 
 pub use admission::Admission;
 pub use answers::Answers;
-pub use census::{Where, missing, visible};
+pub use census::{Where, astray, missing, visible};
 pub use ciphertext::{Ciphertext, MARKER};
 pub use ownership::Ownership;
 pub use parked::parked_since;

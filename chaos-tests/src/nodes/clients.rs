@@ -477,6 +477,7 @@ fn words(answer: &AdminAnswer) -> Vec<String> {
         AdminAnswer::Events { events, .. } => events.iter().map(ToString::to_string).collect(),
         AdminAnswer::Chains(rows) => rows.iter().map(ToString::to_string).collect(),
         AdminAnswer::Lost(lost) => vec![lost.to_string()],
+        AdminAnswer::Repair(groups) => groups.iter().map(ToString::to_string).collect(),
         AdminAnswer::Done => Vec::new(),
     }
 }

@@ -1,5 +1,5 @@
 //! The census: once everything works, what lies on the drives is what somebody refers to. Every shard is of a visible
-//! object or of an open upload, and where the promise holds, every shard of those is there, and comes home.
+//! object or of an open upload, and where the promise holds, every shard of those is there, comes home, and is nowhere else in the end.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use mesh_core::{
 use super::{Errand, RECOVERY, Room};
 use crate::{
     cluster::GRACE_MS,
-    invariants::{Where, missing, visible},
+    invariants::{Where, astray, missing, visible},
     swarm::node_of,
 };
 
@@ -47,10 +47,15 @@ impl Room {
                 .flat_map(|(drive, shards)| shards.iter().map(|id| (*drive, *id)))
                 .filter(|(_, id)| !writes.contains(&id.stripe.write))
                 .collect();
-            if left.is_empty() && away.is_none() {
+            let astray = astray(&extents, &layouts, &held);
+            if left.is_empty() && away.is_none() && astray.is_none() {
                 return;
             }
             if self.world.now() >= end {
+                if let (Some(astray), None) = (astray, &away) {
+                    self.world.violate(|| format!("what was moved away is deleted by nobody: {astray:?}"));
+                    return;
+                }
                 if let Some(away) = away {
                     self.world.violate(|| format!("a shard of what is visible is brought home by nobody: {away}"));
                     return;
@@ -83,7 +88,7 @@ impl Room {
         let node = node_of(drive);
         let ticket = self.number(Errand::Count);
         let deadline = self.world.clock(node) + RECOVERY;
-        let list = ShardOp::List { after, limit: SHARD_BATCH_MAX as u32 };
+        let list = ShardOp::List { after, limit: SHARD_BATCH_MAX as u32, relies: None };
         self.counted = None;
         self.world.submit(node, ActorId::drive(drive), Request::system(list, deadline), ticket);
         self.run_until(RECOVERY, |room| room.counted.is_some());

@@ -159,7 +159,10 @@ impl Bench {
     }
 
     pub(crate) fn shards(&mut self) -> Vec<ShardId> {
-        match self.call(ShardOp::List { after: None, limit: 1024 }, Buf::empty()).map(|response| response.answer) {
+        match self
+            .call(ShardOp::List { after: None, limit: 1024, relies: None }, Buf::empty())
+            .map(|response| response.answer)
+        {
             Ok(Answer::Shards { page, more: false, .. }) => page.into_iter().map(|(id, _)| id).collect(),
             other => panic!("{other:?}"),
         }

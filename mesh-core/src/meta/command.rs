@@ -17,7 +17,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{AccessKeyRow, BucketRef, Level, ObjectRow, PartRow, PrincipalRow, TenantLimits, TenantRow, UploadRow};
+use super::{
+    AccessKeyRow, BucketRef, Count, Level, ObjectRow, PartRow, PrincipalRow, TenantLimits, TenantRow, UploadRow,
+};
 use crate::{
     assignment::{Assignment, MoveId, Scope, Tail, Wish},
     id::{ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, TenantId, WriteId},
@@ -394,6 +396,13 @@ pub enum UpkeepCommand {
     EndRepair {
         /// The layout.
         layout: LayoutId,
+        /// Its line; 0: not said.
+        #[serde(default)]
+        line: u32,
+        /// The older layouts of that line: what is settled and was written under one of them is said to be where this layout
+        /// has it, from now on.
+        #[serde(default)]
+        layouts: Vec<LayoutId>,
     },
     /// All shards of these writes are at their homes in this layout, or they are not in use any more: they are unsettled no
     /// more. The same again: no effect. `Conflict` if repair has begun for another layout since.
@@ -402,6 +411,12 @@ pub enum UpkeepCommand {
         layout: LayoutId,
         /// The writes.
         writes: Vec<WriteId>,
+    },
+    /// Every shard of what is settled was seen at its home in the layout of the count, and what was elsewhere is deleted there.
+    /// `Conflict` if repair has begun for another layout since.
+    Counted {
+        /// What was found.
+        count: Count,
     },
 }
 
@@ -422,6 +437,8 @@ impl Command {
     pub fn level(&self) -> Level {
         match self {
             Self::Mesh(MeshCommand::PutLayout(layout)) if layout.line > 0 => Level::LINES,
+            Self::Upkeep(_, UpkeepCommand::EndRepair { line, .. }) if *line > 0 => Level::SETTLED,
+            Self::Upkeep(_, UpkeepCommand::Counted { .. }) => Level::SETTLED,
             Self::Upkeep(_, UpkeepCommand::BeginRepair { .. } | UpkeepCommand::EndRepair { .. })
             | Self::Upkeep(_, UpkeepCommand::Repaired { .. }) => Level::LINES,
             Self::Bucket(_) | Self::Object(..) | Self::Mesh(_) | Self::Upkeep(..) | Self::OpenSession { .. } => {
@@ -478,7 +495,8 @@ impl UpkeepCommand {
             | Self::PayOwed { .. }
             | Self::BeginRepair { .. }
             | Self::EndRepair { .. }
-            | Self::Repaired { .. } => None,
+            | Self::Repaired { .. }
+            | Self::Counted { .. } => None,
         }
     }
 }

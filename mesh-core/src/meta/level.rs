@@ -30,6 +30,8 @@ impl Level {
     pub const FIRST: Self = Self(1);
     /// From here on layouts are of a line.
     pub const LINES: Self = Self(2);
+    /// From here on what is settled is read where the newest settled layout has it, and what lies elsewhere is cleared away.
+    pub const SETTLED: Self = Self(3);
 }
 
 /// Of who does not say.
@@ -85,7 +87,8 @@ impl ControlView {
 /// |---|---|
 /// | 1 | metadata format 3 |
 /// | 2 | layouts of a line; repair |
-pub const LEVEL: Level = Level::LINES;
+/// | 3 | what is settled is read as settled; lists of drives that are relied on |
+pub const LEVEL: Level = Level::SETTLED;
 
 #[cfg(test)]
 mod tests {

@@ -58,10 +58,25 @@ impl Extent {
     pub fn run_of(&self, stripe: u32) -> Option<&Run> {
         run_of(&self.runs, stripe)
     }
+
+    /// All its shards are at their homes in this layout now, wherever they were put.
+    pub fn settle(&mut self, layout: LayoutId) {
+        self.layout = layout;
+        settle(&mut self.runs);
+    }
 }
 
 fn run_of(runs: &[Run], stripe: u32) -> Option<&Run> {
     runs.iter().find(|run| (run.first..run.first.saturating_add(run.count)).contains(&stripe))
+}
+
+/// No drive is avoided any more; which attempt was stored remains.
+fn settle(runs: &mut Vec<Run>) {
+    runs.retain(|run| run.attempt > 0);
+    for run in runs {
+        run.avoid.clear();
+        run.shared = false;
+    }
 }
 
 /// Which shards are a write's own: what its extent says of them, and nothing else of it.
@@ -86,6 +101,12 @@ impl Shape {
     #[must_use]
     pub fn run_of(&self, stripe: u32) -> Option<&Run> {
         run_of(&self.runs, stripe)
+    }
+
+    /// All its shards are at their homes in this layout now, wherever they were put.
+    pub fn settle(&mut self, layout: LayoutId) {
+        self.layout = layout;
+        settle(&mut self.runs);
     }
 
     /// Whether a shard of the write is its own on that drive: of the attempt that was stored, and where that put it, or at
@@ -113,6 +134,23 @@ pub enum Reference {
     Used(Option<Shape>),
 }
 
+/// What a look at everything that a group has stored has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// For which layout it was looked at; 0: never.
+    pub layout: LayoutId,
+    /// When it ended, by the clock of who looked.
+    pub at: UnixMillis,
+    /// Writes in use.
+    pub writes: u64,
+    /// Shards that are to be at their homes.
+    pub shards: u64,
+    /// Those of them that were not there, or damaged, and have been rebuilt since.
+    pub healed: u64,
+    /// Shards that were elsewhere as well, and have been deleted there.
+    pub cleared: u64,
+}
+
 /// How far a group's data are at the homes that a layout gives them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepairState {
@@ -122,6 +160,13 @@ pub struct RepairState {
     pub settled: LayoutId,
     /// How many writes are unsettled.
     pub unsettled: u64,
+    /// The line of those layouts, once it is known which of the older ones are of it: then what is settled is said to be where
+    /// `settled` has it. 0: not yet.
+    #[serde(default)]
+    pub line: u32,
+    /// What the last look at all shards has found.
+    #[serde(default)]
+    pub count: Count,
 }
 
 /// A page of writes that are in use.

@@ -10,7 +10,8 @@ use crate::{
     assignment::{Scope, Wish},
     bluefield::Generation,
     happened,
-    id::{ActorId, ActorName, DriveId, Epoch, NodeId},
+    id::{ActorId, ActorName, DriveId, Epoch, GroupId, LayoutId, NodeId},
+    meta::RepairState,
     plan::{Move, Plan},
     spec::CustomSpec,
     topology::Code,
@@ -74,13 +75,15 @@ pub enum AdminOp {
         /// Only actors behind this one.
         after: Option<ActorId>,
     },
+    /// How far the namespace groups are with repair: [`AdminAnswer::Repair`].
+    Repair,
 }
 
 impl AdminOp {
     /// Whether it changes something.
     #[must_use]
     pub const fn is_order(&self) -> bool {
-        !matches!(self, Self::Plan { .. } | Self::PlanPage { .. } | Self::Events { .. })
+        !matches!(self, Self::Plan { .. } | Self::PlanPage { .. } | Self::Events { .. } | Self::Repair)
     }
 }
 
@@ -112,6 +115,66 @@ pub enum AdminAnswer {
         /// After which to ask next; `None`: that is all.
         next: Option<ActorId>,
     },
+    /// How far each namespace group is.
+    Repair(Vec<GroupRepair>),
+}
+
+/// How far a namespace group is with bringing what it has stored home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRepair {
+    /// Which.
+    pub group: GroupId,
+    /// The newest layout there is.
+    pub newest: LayoutId,
+    /// What the group says.
+    pub state: Option<RepairState>,
+    /// Why it says nothing, for people.
+    pub error: Option<String>,
+}
+
+impl GroupRepair {
+    /// Whether everything has been counted where the newest layout has it.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let is_whole = |state: RepairState| {
+            let layouts = [state.marked, state.settled, state.count.layout];
+            layouts == [self.newest; 3] && state.unsettled == 0
+        };
+        self.state.is_some_and(is_whole)
+    }
+}
+
+impl fmt::Display for GroupRepair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { group, newest, state, error } = self;
+        let Some(RepairState { settled, unsettled, count, .. }) = state else {
+            return write!(f, "{group}: not known: {}", error.as_deref().unwrap_or("it has not answered"));
+        };
+        if settled != newest {
+            write!(f, "{group}: shards are being brought to where {newest} has them (until now: {settled})")?;
+        } else if *unsettled > 0 {
+            write!(f, "{group}: {unsettled} writes were stored without some of their drives and are not whole yet")?;
+        } else if count.layout != *newest {
+            write!(f, "{group}: everything is brought to where {newest} has it; to be counted")?;
+        } else {
+            write!(f, "{group}: whole")?;
+        }
+        if count.layout == LayoutId(0) {
+            return Ok(());
+        }
+        let minutes = count.at.0 / 60_000;
+        write!(
+            f,
+            "\n    last counted at {:02}:{:02} UTC, for {}: {} writes, {} shards, {} healed, {} deleted elsewhere",
+            minutes / 60 % 24,
+            minutes % 60,
+            count.layout,
+            count.writes,
+            count.shards,
+            count.healed,
+            count.cleared
+        )
+    }
 }
 
 /// A data chain with the functions of the embedding program in it.
@@ -171,5 +234,37 @@ impl fmt::Display for LostDrive {
             "\nobjects of which it had a part can spare one less than before: nothing repairs them yet, but putting them \
              again",
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{meta::Count, time::UnixMillis};
+
+    #[test]
+    fn a_group_is_whole_once_everything_was_counted_where_the_newest_layout_has_it() {
+        let said = |settled, unsettled, counted| {
+            let count = Count { layout: LayoutId(counted), at: UnixMillis(3_720_000), writes: 1, ..Count::default() };
+            let settled = LayoutId(settled);
+            let state = RepairState { marked: settled, settled, unsettled, line: 1, count };
+            let group = GroupRepair { group: GroupId(2), newest: LayoutId(4), state: Some(state), error: None };
+            (group.is_whole(), group.to_string().lines().next().unwrap_or_default().to_owned())
+        };
+        let text = |text: &str| format!("{}: {text}", GroupId(2));
+        let four = LayoutId(4);
+        assert_eq!(said(4, 0, 4), (true, text("whole")));
+        assert_eq!(
+            said(4, 0, 3),
+            (false, text(&format!("everything is brought to where {four} has it; to be counted")))
+        );
+        assert_eq!(
+            said(4, 2, 4),
+            (false, text("2 writes were stored without some of their drives and are not whole yet"))
+        );
+        let moving = format!("shards are being brought to where {four} has them (until now: {})", LayoutId(3));
+        assert_eq!(said(3, 0, 3), (false, text(&moving)));
+        let silent = GroupRepair { group: GroupId(2), newest: four, state: None, error: Some("no leader".into()) };
+        assert_eq!((silent.is_whole(), silent.to_string()), (false, text("not known: no leader")));
     }
 }

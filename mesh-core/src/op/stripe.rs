@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(doc)]
 use super::Answer;
 use crate::{
-    id::{BucketId, DriveId, Epoch, LayoutId, ShardId, StripeId, TenantId},
+    id::{BucketId, DriveId, Epoch, GroupId, LayoutId, ShardId, StripeId, TenantId},
     meta::WrappedKey,
     topology::Code,
 };
@@ -84,6 +84,16 @@ pub struct Head {
     pub lsn: u64,
 }
 
+/// For what somebody relies on what a drive has. Deletions of that group's shards by lists that were made before the drive
+/// heard of the layout are refused from then on: whoever made them may not have known what is to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reliance {
+    /// Whose writes.
+    pub group: GroupId,
+    /// The layout in which they are to be at their homes.
+    pub layout: LayoutId,
+}
+
 /// One shard, at the actor of a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShardOp {
@@ -111,7 +121,8 @@ pub enum ShardOp {
         /// Which, at most `SHARD_BATCH_MAX`.
         ids: Vec<ShardId>,
         /// Leaves what was written since the drive's log had come so far: whoever deletes knows nothing of it. `Conflict` if
-        /// the drive has started anew since then: list again. `None`: deletes them whenever they were written.
+        /// the drive has started anew since then, or somebody relies on what it has for a layout that it
+        /// had not heard of then: list again. `None`: deletes them whenever they were written.
         until: Option<Head>,
     },
     /// Names shards in ascending order: [`Answer::Shards`].
@@ -120,6 +131,9 @@ pub enum ShardOp {
         after: Option<ShardId>,
         /// At most so many, at most `SHARD_BATCH_MAX`.
         limit: u32,
+        /// Whoever asks relies on what is named: what is being deleted is not, and what is known to be damaged is said to
+        /// have no bytes.
+        relies: Option<Reliance>,
     },
     /// Space and health: [`Answer::Drive`].
     Stat,

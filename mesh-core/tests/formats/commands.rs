@@ -24,7 +24,7 @@ variants!(MESH_COMMANDS, mesh_command_name, MeshCommand:
 
 variants!(UPKEEP_COMMANDS, upkeep_command_name, UpkeepCommand:
     OpenBlock CloseBlock SweptBlock DropGarbage OweGarbage PayOwed BeginRepair EndRepair
-    Repaired);
+    Repaired Counted);
 
 /// The names of all: every one must have a sample.
 pub(crate) fn names() -> Vec<&'static str> {
@@ -147,8 +147,9 @@ fn upkeep() -> Vec<UpkeepCommand> {
         },
         UpkeepCommand::PayOwed { drive: DriveId(1), writes: vec![WriteId(2)] },
         UpkeepCommand::BeginRepair { layout: LayoutId(3) },
-        UpkeepCommand::EndRepair { layout: LayoutId(3) },
+        UpkeepCommand::EndRepair { layout: LayoutId(3), line: 1, layouts: vec![LayoutId(1), LayoutId(2)] },
         UpkeepCommand::Repaired { layout: LayoutId(3), writes: vec![WriteId(2), WriteId(4)] },
+        UpkeepCommand::Counted { count: samples::count() },
     ]
 }
 

@@ -14,15 +14,15 @@ use mesh_core::{
         ShardId, StripeId, TenantId, WriteId,
     },
     meta::{
-        AccessKeyRow, Attributes, BucketCommand, BucketRef, BucketRow, Command, ControlView, Extent, Garbage,
+        AccessKeyRow, Attributes, BucketCommand, BucketRef, BucketRow, Command, ControlView, Count, Extent, Garbage,
         GarbageMark, GarbagePage, Grant, Level, ListEntry, Listing, MetaAnswer, ObjectCommand, ObjectRow, PartRow,
         Precondition, PrincipalRow, Proposer, Query, Reference, RepairState, Run, Session, Shape, TenantLimits,
         TenantRow, UploadRow, UsesPage, WrappedKey,
     },
     op::{
-        Ability, ActorReport, AdminAnswer, AdminOp, AsOf, Beat, Binding, Destination, DriveReport, GroupReport, Head,
-        Held, MoveOp, MoveStep, Moved, News, NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece, ShardOp, StripeOp,
-        StripeTarget, Witness,
+        Ability, ActorReport, AdminAnswer, AdminOp, AsOf, Beat, Binding, Destination, DriveReport, GroupRepair,
+        GroupReport, Head, Held, MoveOp, MoveStep, Moved, News, NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece,
+        Reliance, ShardOp, StripeOp, StripeTarget, Witness,
     },
     plan::Plan,
     spec::CustomSpec,
@@ -77,6 +77,10 @@ fn stripe_id() -> StripeId {
 
 fn shard_id(shard: u8) -> ShardId {
     stripe_id().shard(shard)
+}
+
+pub(crate) fn count() -> Count {
+    Count { layout: LayoutId(31), at: UnixMillis(32), writes: 33, shards: 34, healed: 35, cleared: 36 }
 }
 
 fn wrapped_key() -> WrappedKey {
@@ -464,7 +468,13 @@ pub(crate) fn meta_answers() -> Vec<MetaAnswer> {
         ]),
         MetaAnswer::ClosedBlocks(vec![(WriteId(5), 6), (WriteId::new(GroupId(1), 8192), 4096)]),
         MetaAnswer::Writes(vec![WriteId(5), WriteId::new(GroupId(1), 8192)]),
-        MetaAnswer::Repair(RepairState { marked: LayoutId(3), settled: LayoutId(2), unsettled: 4 }),
+        MetaAnswer::Repair(RepairState {
+            marked: LayoutId(3),
+            settled: LayoutId(2),
+            unsettled: 4,
+            line: 1,
+            count: count(),
+        }),
         MetaAnswer::Uses(UsesPage {
             writes: vec![(WriteId(5), Some(Shape::of(&extent()))), (WriteId(6), None)],
             next: Some(WriteId(6)),
@@ -553,7 +563,11 @@ fn shard_ops() -> Vec<ShardOp> {
             ids: vec![shard_id(0), shard_id(1)],
             until: Some(Head { epoch: Epoch(6), start: 8, lsn: 7 }),
         },
-        ShardOp::List { after: Some(shard_id(7)), limit: 1024 },
+        ShardOp::List {
+            after: Some(shard_id(7)),
+            limit: 1024,
+            relies: Some(Reliance { group: GroupId(3), layout: LayoutId(2) }),
+        },
         ShardOp::Stat,
     ]
 }
@@ -590,6 +604,7 @@ fn node_ops() -> Vec<NodeOp> {
             without: vec![NodeId(1)],
             after: Some(ActorId(7)),
         })),
+        NodeOp::Admin(Box::new(AdminOp::Repair)),
     ]
 }
 
@@ -701,7 +716,7 @@ pub(crate) fn envelopes() -> Vec<(String, Envelope)> {
         let payload = if matches!(op, ShardOp::Write { .. }) { PAYLOAD } else { b"" };
         add(format!("shard.{}", shard_op_name(&op)), asked(op, payload));
     }
-    add("shard.List.first".into(), asked(ShardOp::List { after: None, limit: 0 }, b""));
+    add("shard.List.first".into(), asked(ShardOp::List { after: None, limit: 0, relies: None }, b""));
     add("query".into(), asked(Op::Query { group: GroupId(2), query: Arc::new(Query::Control) }, b""));
     let command = Command::Bucket(BucketCommand::RemoveBucket { bucket: BucketId(3) });
     add("propose".into(), asked(Op::Propose(Arc::new(command)), b""));
@@ -722,6 +737,10 @@ pub(crate) fn envelopes() -> Vec<(String, Envelope)> {
     }
     let page = AdminAnswer::PlanPage { plan: Plan::default(), next: Some(ActorId(7)) };
     add("answer.Admin.PlanPage".into(), of(Body::Answer(Answer::Admin(Box::new(page))), b""));
+    let state = RepairState { marked: LayoutId(3), settled: LayoutId(2), unsettled: 4, line: 1, count: count() };
+    let group = GroupRepair { group: GroupId(2), newest: LayoutId(5), state: Some(state), error: Some("e".into()) };
+    let repair = AdminAnswer::Repair(vec![group]);
+    add("answer.Admin.Repair".into(), of(Body::Answer(Answer::Admin(Box::new(repair))), b""));
 
     let principals = [
         ("anonymous", Principal::Anonymous),

@@ -8,7 +8,7 @@ use mesh_core::{
     id::{
         ActorId, BucketId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, ShardId, StripeId, TenantId, WriteId,
     },
-    op::{Binding, Head, NodeOp, ShardOp, StripeOp, StripeTarget},
+    op::{Binding, Head, NodeOp, Reliance, ShardOp, StripeOp, StripeTarget},
     topology::Code,
     wire::{PREAMBLE_BYTES, crc32c},
 };
@@ -149,6 +149,11 @@ fn shard_ids() -> impl Strategy<Value = ShardId> {
     (stripe_ids(), any::<u8>()).prop_map(|(stripe, shard)| stripe.shard(shard))
 }
 
+fn reliances() -> impl Strategy<Value = Reliance> {
+    (any::<u64>(), any::<u64>())
+        .prop_map(|(group, layout)| Reliance { group: GroupId(group), layout: LayoutId(layout) })
+}
+
 fn drives() -> impl Strategy<Value = Vec<DriveId>> {
     proptest::collection::vec(any::<u64>().prop_map(DriveId), 0..20)
 }
@@ -201,7 +206,8 @@ fn bodies(payload: &[u8]) -> impl Strategy<Value = Body> + use<> {
         shard_ids().prop_map(|id| ShardOp::Read { id }),
         (proptest::collection::vec(shard_ids(), 0..30), proptest::option::of(heads()))
             .prop_map(|(ids, until)| ShardOp::Delete { ids, until }),
-        (proptest::option::of(shard_ids()), any::<u32>()).prop_map(|(after, limit)| ShardOp::List { after, limit }),
+        (proptest::option::of(shard_ids()), any::<u32>(), proptest::option::of(reliances()))
+            .prop_map(|(after, limit, relies)| ShardOp::List { after, limit, relies }),
     ];
     prop_oneof![
         stripe.prop_map(move |op| request(op.into())),

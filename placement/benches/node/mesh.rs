@@ -14,7 +14,7 @@ use mesh_core::{
 use mesh_placement::{
     doors::Doors,
     layout::{self, Lineage},
-    steward::{Group, Here, peers::Timing},
+    steward::{Group, Here, peers::Timing, specs::Upkeep},
 };
 
 /// The node that is looked at.
@@ -78,8 +78,7 @@ impl Mesh {
             info: self.control.nodes[&HERE].clone(),
             starts: vec![self.control.nodes[&HERE].incarnation],
             ability: ability(),
-            reclaim_grace_ms: 60_000,
-            repair_bytes_per_s: 1 << 26,
+            upkeep: Upkeep { reclaim_grace_ms: 60_000, repair_bytes_per_s: 1 << 26, count_every_ms: 0 },
             timing: Timing {
                 beat: HEARTBEAT_INTERVAL,
                 dpu_beat: DPU_HEARTBEAT_INTERVAL,

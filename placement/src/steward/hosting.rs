@@ -21,7 +21,7 @@ use mesh_core::{
 use super::{
     chains::{Act, Chains},
     failures::{Failures, Made},
-    specs,
+    specs::{self, Upkeep},
 };
 use crate::fate::{Hosted, Known};
 
@@ -70,10 +70,8 @@ pub struct Grounds<'a> {
     pub incarnation: Incarnation,
     /// What it can run.
     pub ability: &'a Ability,
-    /// See [`mesh_core::spec::ObjectSpec::reclaim_grace_ms`].
-    pub reclaim_grace_ms: u64,
-    /// See [`mesh_core::spec::KeeperSpec::repair_bytes_per_s`].
-    pub repair_bytes_per_s: u64,
+    /// How what is stored is kept.
+    pub upkeep: Upkeep,
     /// What the control group holds, as far as it has heard.
     pub view: &'a ControlView,
     /// The drives, as this node sees them.
@@ -157,10 +155,10 @@ impl Hosting {
         if on.kind == NodeKind::Host {
             let epoch = Epoch(on.incarnation.0);
             let leads = on.leads.iter().copied();
-            let spec = specs::ingress(on.view, on.here, epoch, leads, on.reclaim_grace_ms);
+            let spec = specs::ingress(on.view, on.here, epoch, leads, on.upkeep.reclaim_grace_ms);
             let deeds = self.put(ActorId::ingress(on.here), epoch, spec, on, false);
             wanted.push(ActorId::ingress(on.here), deeds);
-            let spec = specs::keeper(on.view, on.leads.iter().copied(), on.drives, on.repair_bytes_per_s);
+            let spec = specs::keeper(on.view, on.leads.iter().copied(), on.drives, on.upkeep);
             let deeds = self.put(ActorId::keeper(on.here), epoch, spec, on, false);
             wanted.push(ActorId::keeper(on.here), deeds);
         }
@@ -443,8 +441,7 @@ mod tests {
                 kind: NodeKind::Dpu,
                 incarnation: Incarnation(1),
                 ability: &self.ability,
-                reclaim_grace_ms: 1,
-                repair_bytes_per_s: 1 << 20,
+                upkeep: Upkeep::default(),
                 view: &self.view,
                 drives: &self.drives,
                 leads: &BTreeSet::new(),

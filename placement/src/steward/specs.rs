@@ -14,6 +14,17 @@ use mesh_core::{
     topology::DriveState,
 };
 
+/// How what is stored is kept, as the node is configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// See [`ObjectSpec::reclaim_grace_ms`].
+    pub reclaim_grace_ms: u64,
+    /// See [`KeeperSpec::repair_bytes_per_s`].
+    pub repair_bytes_per_s: u64,
+    /// See [`KeeperSpec::count_every_ms`].
+    pub count_every_ms: u64,
+}
+
 /// The ingress of a node. `epoch`: the node's start. `leads`: the groups that it leads; `reclaim_grace_ms`: see
 /// [`ObjectSpec::reclaim_grace_ms`].
 #[must_use]
@@ -44,14 +55,17 @@ pub fn keeper(
     view: &ControlView,
     leads: impl Iterator<Item = GroupId>,
     drives: &SharedMap<DriveId, DriveState>,
-    repair_bytes_per_s: u64,
+    upkeep: Upkeep,
 ) -> FunctionSpec {
     let can = view.level >= Level::LINES;
     FunctionSpec::Keeper(KeeperSpec {
         groups: leads.filter(|group| can && *group != GroupId::CONTROL).collect(),
         layouts: view.layouts.clone(),
         drives: drives.clone(),
-        repair_bytes_per_s,
+        repair_bytes_per_s: upkeep.repair_bytes_per_s,
+        level: view.level,
+        grace_ms: upkeep.reclaim_grace_ms,
+        count_every_ms: upkeep.count_every_ms,
     })
 }
 

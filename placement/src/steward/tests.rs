@@ -141,8 +141,7 @@ impl Room {
             info,
             starts: vec![Incarnation(1)],
             ability: Arc::default(),
-            reclaim_grace_ms: 1,
-            repair_bytes_per_s: 1 << 20,
+            upkeep: Upkeep::default(),
             timing: timing(),
         };
         Self { steward: Steward::new(here, Arc::new(control), Instant(0)), now: Instant(0) }

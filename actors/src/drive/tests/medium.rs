@@ -79,7 +79,7 @@ fn refused(prepare: impl FnOnce(&mut World)) -> (ErrorKind, String) {
         ShardOp::Read { id: shard(1) },
         super::world::write(shard(2), b"new"),
         ShardOp::Delete { ids: vec![shard(1)], until: None },
-        ShardOp::List { after: None, limit: 1 },
+        ShardOp::List { after: None, limit: 1, relies: None },
         ShardOp::Stat,
     ] {
         let payload = if matches!(op, ShardOp::Write { .. }) { Buf::copy_of(b"new") } else { Buf::empty() };

@@ -1,8 +1,8 @@
 use mesh_core::{
-    Answer, Buf, Effect, Error, ErrorKind, Job, Request, StorageFunction,
+    Answer, Buf, Effect, Error, ErrorKind, Job, Request, Response, StorageFunction,
     effect::Event,
-    id::{Epoch, Token},
-    op::{Head, Op, ShardOp},
+    id::{Epoch, GroupId, LayoutId, ShardId, Token},
+    op::{Head, Op, Reliance, ShardOp},
     port::{DiskJob, WorkOutput},
     time::Instant,
     wire::crc32c,
@@ -213,7 +213,7 @@ fn lists_in_pages() {
     let mut listed = Vec::new();
     let mut after = None;
     loop {
-        let response = world.call(ShardOp::List { after, limit: 4 }, Buf::empty()).unwrap();
+        let response = world.call(ShardOp::List { after, limit: 4, relies: None }, Buf::empty()).unwrap();
         let Answer::Shards { page: shards, more, .. } = response.answer else { panic!("{response:?}") };
         assert!(shards.len() <= 4 && shards.iter().all(|(_, len)| *len == 3));
         after = shards.last().map(|(id, _)| *id);
@@ -229,7 +229,7 @@ fn lists_in_pages() {
 fn a_delete_by_a_list_leaves_what_came_after_the_list_and_nothing_is_deleted_by_one_of_an_earlier_start() {
     let mut world = World::new(8, 64);
     let head = |world: &mut World| {
-        let response = world.call(ShardOp::List { after: None, limit: 10 }, Buf::empty()).unwrap();
+        let response = world.call(ShardOp::List { after: None, limit: 10, relies: None }, Buf::empty()).unwrap();
         let Answer::Shards { head, .. } = response.answer else { panic!("{response:?}") };
         head
     };
@@ -252,6 +252,70 @@ fn a_delete_by_a_list_leaves_what_came_after_the_list_and_nothing_is_deleted_by_
     let now = Some(head(&mut world));
     assert!(world.call(delete(now), Buf::empty()).is_ok());
     assert_eq!([1, 2].map(|number| held(&mut world, shard(number))), [false, false]);
+}
+
+/// What the drive names at once, whatever is under way.
+fn names(world: &mut World, relies: Option<Reliance>) -> Vec<(ShardId, u32)> {
+    let id = world.ask(ShardOp::List { after: None, limit: 10, relies }, Buf::empty());
+    match world.replies.remove(&id) {
+        Some(Ok(Response { answer: Answer::Shards { page, .. }, .. })) => page,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_somebody_relies_on_for_a_layout_is_not_deleted_by_a_list_of_before() {
+    let mut world = World::new(8, 64);
+    let list = |world: &mut World, relies: Option<(u64, u64)>| {
+        let relies = relies.map(|(group, layout)| Reliance { group: GroupId(group), layout: LayoutId(layout) });
+        let response = world.call(ShardOp::List { after: None, limit: 10, relies }, Buf::empty()).unwrap();
+        let Answer::Shards { page, head, .. } = response.answer else { panic!("{response:?}") };
+        (page.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), Some(head))
+    };
+    let delete = |world: &mut World, id, until| {
+        world.call(ShardOp::Delete { ids: vec![id], until }, Buf::empty()).map(drop).map_err(|error| error.kind())
+    };
+    let group = shard(1).stripe.write.group().0;
+    for number in 1..=4 {
+        world.put(shard(number), b"shard").unwrap();
+    }
+    let (_, earlier) = list(&mut world, None);
+    let (told, own) = list(&mut world, Some((group, 5)));
+    assert_eq!(told.len(), 4);
+    assert_eq!(delete(&mut world, shard(1), earlier), Err(ErrorKind::Conflict));
+    assert_eq!(delete(&mut world, shard(1), own), Ok(()), "by the list that relies");
+    let (_, later) = list(&mut world, None);
+    // For the same layout, or an older one, nothing new is relied on; nor of another group.
+    for relies in [(group, 5), (group, 4), (group + 1, 9)] {
+        list(&mut world, Some(relies));
+        assert_eq!(delete(&mut world, shard(9), later), Ok(()));
+    }
+    assert_eq!(delete(&mut world, shard(2), later), Ok(()));
+    list(&mut world, Some((group, 6)));
+    assert_eq!(delete(&mut world, shard(3), later), Err(ErrorKind::Conflict));
+    assert_eq!(delete(&mut world, shard(3), None), Ok(()), "of what is garbage nobody relies on anything");
+    // What is being deleted is not named to whoever relies on it, and others are told of it.
+    let (_, now) = list(&mut world, None);
+    let (_, effects) = world.ask_for(ShardOp::Delete { ids: vec![shard(4)], until: now }, Buf::empty());
+    assert!(!effects.is_empty(), "it is under way");
+    let relies = Some(Reliance { group: GroupId(group), layout: LayoutId(6) });
+    assert_eq!((names(&mut world, None), names(&mut world, relies)), (vec![(shard(4), 5)], vec![]));
+}
+
+#[test]
+fn whoever_relies_on_what_is_there_is_told_what_is_known_to_be_damaged() {
+    let mut world = World::new(8, 64);
+    let payload = bytes(1, 3 * BLOCK);
+    world.put(shard(1), &payload).unwrap();
+    let relies = Some(Reliance { group: shard(1).stripe.write.group(), layout: LayoutId(1) });
+    let len = payload.len() as u32;
+    assert_eq!(names(&mut world, relies), [(shard(1), len)], "nobody has read it yet");
+    world.platter.rot(SLOTS_START + 3 * BLOCK as u64 + 5);
+    assert_eq!(world.get(shard(1)), Err(ErrorKind::Corrupt));
+    assert_eq!((names(&mut world, None), names(&mut world, relies)), (vec![(shard(1), len)], vec![(shard(1), 0)]));
+    world.put(shard(1), &payload).unwrap();
+    assert_eq!(names(&mut world, relies), [(shard(1), len)]);
+    assert_eq!(world.get(shard(1)), Ok(payload));
 }
 
 #[test]

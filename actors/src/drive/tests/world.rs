@@ -309,7 +309,7 @@ impl World {
     }
 
     pub(super) fn list(&mut self) -> Vec<(ShardId, u32)> {
-        match self.call(ShardOp::List { after: None, limit: 1024 }, Buf::empty()) {
+        match self.call(ShardOp::List { after: None, limit: 1024, relies: None }, Buf::empty()) {
             Ok(response) => match response.answer {
                 Answer::Shards { page, more: false, .. } => page,
                 other => panic!("{other:?}"),

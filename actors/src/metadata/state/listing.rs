@@ -12,6 +12,7 @@ use mesh_core::{
 };
 
 use super::{
+    repair,
     rows::{Rows, Use},
     uploads::open_upload,
 };
@@ -209,7 +210,8 @@ fn part_from(rows: &Rows<'_>, upload: WriteId, number: u32) -> Result<Option<Par
 fn parts_from(rows: &Rows<'_>, upload: WriteId, number: u32, limit: u32) -> Result<MetaAnswer, Error> {
     let limit = (limit as usize).min(LIST_KEYS_MAX);
     let mut page = PageOf::new(limit);
-    rows.scan(&keys::part(upload, number), &keys::behind(&keys::parts(upload)), |_, part: PartRow| {
+    rows.scan(&keys::part(upload, number), &keys::behind(&keys::parts(upload)), |_, mut part: PartRow| {
+        repair::locate(rows, &mut part.extent)?;
         let runs: usize = part.extent.runs.iter().map(|run| 24 + 10 * run.avoid.len()).sum();
         let key = part.extent.key.as_ref().map_or(0, |key| 32 + key.sealed.len());
         let sums: usize = part.checksums.iter().map(|(name, value)| name.len() + value.len() + 4).sum();

@@ -40,7 +40,8 @@ pub(super) fn upkeep(rows: &mut Rows<'_>, command: &UpkeepCommand) -> Result<Met
         UpkeepCommand::OweGarbage { owed } => owed::owe(rows, owed),
         UpkeepCommand::PayOwed { drive, writes } => owed::pay(rows, *drive, writes),
         UpkeepCommand::BeginRepair { layout } => repair::begin(rows, *layout),
-        UpkeepCommand::EndRepair { layout } => repair::end(rows, *layout),
+        UpkeepCommand::Counted { count } => repair::counted(rows, *count),
+        UpkeepCommand::EndRepair { layout, line, layouts } => repair::end(rows, *layout, *line, layouts),
         UpkeepCommand::Repaired { layout, writes } => repair::settle(rows, *layout, writes),
     }
 }

@@ -88,7 +88,12 @@ pub(super) fn delete(
 pub(super) fn object(rows: &Rows<'_>, bucket: &BucketRef, key: &str) -> Result<MetaAnswer, Error> {
     rows.expect_readable(bucket)?;
     match rows.find::<ObjectRow>(&keys::object(bucket.id, key))? {
-        Some(row) => Ok(MetaAnswer::Object(row.into())),
+        Some(mut row) => {
+            if let Body::Whole(extent) = &mut row.body {
+                repair::locate(rows, extent)?;
+            }
+            Ok(MetaAnswer::Object(row.into()))
+        }
         None => Err(Error::new(ErrorKind::NotFound, "there is no such object").with("key", key)),
     }
 }

@@ -5,6 +5,10 @@
 //! step. Then it looks at every write there is, and says that all others are `settled`. So nothing is missed that is
 //! committed while it looks, and nothing is written for a write that needs no repair.
 //!
+//! Manifests stay as they were written. Once it is known which layouts are of the line, answers say of what is settled that it
+//! is where the settled layout has it: so nobody looks where things were before, and what is left there can be cleared away.
+//! Only garbage, and what refers to writes, is told as it was written: whoever deletes has to know every place.
+//!
 //! ```text
 //!  BeginRepair(L) ─► marked = L ─► every use is looked at ─► EndRepair(L) ─► settled = L
 //!       commits under layouts before L, or with drives avoided ─► a row ─► Repaired(L) removes it
@@ -16,7 +20,7 @@ use mesh_core::{
     Error, ErrorKind,
     id::{LayoutId, WriteId},
     limits::LIST_KEYS_MAX,
-    meta::{Extent, MetaAnswer, PartRow, RepairState, Shape, UsesPage},
+    meta::{Count, Extent, MetaAnswer, PartRow, RepairState, Shape, UsesPage},
 };
 
 use super::{
@@ -54,12 +58,45 @@ pub(super) fn begin(rows: &mut Rows<'_>, layout: LayoutId) -> Result<MetaAnswer,
     Ok(MetaAnswer::Done)
 }
 
-pub(super) fn end(rows: &mut Rows<'_>, layout: LayoutId) -> Result<MetaAnswer, Error> {
+pub(super) fn end(rows: &mut Rows<'_>, layout: LayoutId, line: u32, layouts: &[LayoutId]) -> Result<MetaAnswer, Error> {
+    waste::expect_few(layouts.len())?;
     let state = expect_begun(rows, layout)?;
-    if state.settled != layout {
-        rows.put(keys::repair(), &RepairState { settled: layout, ..state })?;
+    if state.line != 0 && line != 0 && line != state.line {
+        return Err(Error::invalid("the layouts of this group are of another line").with("line", state.line));
+    }
+    if line != 0 {
+        for of_line in layouts.iter().chain([&layout]) {
+            let key = keys::line_of(*of_line);
+            if rows.find::<u32>(&key)?.is_none() {
+                rows.put(key, &line)?;
+            }
+        }
+    }
+    let ended = RepairState { settled: layout, line: if line == 0 { state.line } else { line }, ..state };
+    if ended != state {
+        rows.put(keys::repair(), &ended)?;
     }
     Ok(MetaAnswer::Done)
+}
+
+/// The layout in which all shards of a write are at home now, if it was written under one before that of the same line.
+fn settled_in(rows: &Rows<'_>, write: WriteId, layout: LayoutId) -> Result<Option<LayoutId>, Error> {
+    let state = state(rows)?;
+    if state.line == 0 || layout > state.settled || rows.find::<u32>(&keys::line_of(layout))? != Some(state.line) {
+        return Ok(None);
+    }
+    if state.unsettled > 0 && rows.has(&keys::unsettled(write))? {
+        return Ok(None);
+    }
+    Ok(Some(state.settled))
+}
+
+/// Says of an extent where its shards are now.
+pub(super) fn locate(rows: &Rows<'_>, extent: &mut Extent) -> Result<(), Error> {
+    if let Some(layout) = settled_in(rows, extent.write, extent.layout)? {
+        extent.settle(layout);
+    }
+    Ok(())
 }
 
 pub(super) fn settle(rows: &mut Rows<'_>, layout: LayoutId, writes: &[WriteId]) -> Result<MetaAnswer, Error> {
@@ -73,6 +110,12 @@ pub(super) fn settle(rows: &mut Rows<'_>, layout: LayoutId, writes: &[WriteId]) 
         }
     }
     rows.put(keys::repair(), &state)?;
+    Ok(MetaAnswer::Done)
+}
+
+pub(super) fn counted(rows: &mut Rows<'_>, count: Count) -> Result<MetaAnswer, Error> {
+    let state = expect_begun(rows, count.layout)?;
+    rows.put(keys::repair(), &RepairState { count, ..state })?;
     Ok(MetaAnswer::Done)
 }
 
@@ -98,7 +141,12 @@ pub(super) fn uses(rows: &Rows<'_>, after: Option<WriteId>, limit: u32) -> Resul
         let write = write_in(key)?;
         let shape = shape(rows, used)?;
         Ok(match shape {
-            Some(shape) => page.take(write, Some(shape)),
+            Some(mut shape) => {
+                if let Some(layout) = settled_in(rows, write, shape.layout)? {
+                    shape.settle(layout);
+                }
+                page.take(write, Some(shape))
+            }
             None => page.pass(write),
         })
     })?;

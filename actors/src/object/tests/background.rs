@@ -230,7 +230,7 @@ fn at_drive(bench: &Bench, call: Token, drive: u64, op: ShardOp) -> Effect {
 
 fn from(write: u64) -> ShardOp {
     let last = StripeId { write: WriteId(write - 1), stripe: u32::MAX, attempt: u8::MAX }.shard(u8::MAX);
-    ShardOp::List { after: Some(last), limit: 1024 }
+    ShardOp::List { after: Some(last), limit: 1024, relies: None }
 }
 
 #[test]

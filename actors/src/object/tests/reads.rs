@@ -254,6 +254,24 @@ fn data_are_lost_if_the_manifest_still_refers_to_them() {
 }
 
 #[test]
+fn what_was_moved_meanwhile_is_read_where_it_is_now() {
+    let mut bench = Bench::new(spec());
+    let (id, call) = lost(&mut bench);
+    let mut now = extent(WriteId(50), 5);
+    now.settle(LayoutId(now.layout.0 + 1));
+    let row = object(5, Body::Whole(now.clone()));
+    let effects = bench.reply(call, meta(MetaAnswer::Object(row.clone())));
+    let (call, op) = stripe_op(&effects);
+    let StripeOp::Read { target, .. } = op else { panic!("{op:?}") };
+    assert_eq!(target.layout, now.layout);
+    // And if it is not there either, it is lost.
+    bench.reply(call, failure(ErrorKind::Lost));
+    let call = bench.last();
+    let effects = bench.reply(call, meta(MetaAnswer::Object(row)));
+    assert_eq!(effects, [Effect::Reply { id, outcome: failure(ErrorKind::Lost) }]);
+}
+
+#[test]
 fn a_reader_that_was_overtaken_has_lost_nothing() {
     let mut bench = Bench::new(spec());
     let (id, call) = lost(&mut bench);

@@ -97,7 +97,7 @@ fn drives(bench: &Bench, effects: &[Effect]) -> Vec<(Token, u64, ShardOp)> {
 }
 
 fn list(after: ShardId) -> ShardOp {
-    ShardOp::List { after: Some(after), limit: SHARD_BATCH_MAX as u32 }
+    ShardOp::List { after: Some(after), limit: SHARD_BATCH_MAX as u32, relies: None }
 }
 
 /// A block, 100 to 103, in hand: the lists of both drives are out.
