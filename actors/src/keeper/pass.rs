@@ -199,7 +199,7 @@ impl Group {
                     }
                     self.end_page(pass, *work, ground.now);
                 }
-                State::SayDue(mut pass, said) => {
+                State::SayDue(pass, said) => {
                     let command = pass.command(said, ground);
                     self.state = State::Saying(pass);
                     return Some(Want::Say(command));
@@ -383,7 +383,7 @@ impl Pass {
     }
 
     /// How it is said what it has come to.
-    fn command(&mut self, said: Said, ground: Ground<'_>) -> UpkeepCommand {
+    fn command(&self, said: Said, ground: Ground<'_>) -> UpkeepCommand {
         let Ground { spec, goal, wall, .. } = ground;
         let layout = goal.id;
         match said {

@@ -1,5 +1,6 @@
 //! The census: once everything works, what lies on the drives is what somebody refers to. Every shard is of a visible
-//! object or of an open upload, and where the promise holds, every shard of those is there, comes home, and is nowhere else in the end.
+//! object or of an open upload, and where the promise holds, every shard of those is there, comes home, and is nowhere else
+//! in the end.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};

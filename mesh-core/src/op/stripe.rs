@@ -121,8 +121,8 @@ pub enum ShardOp {
         /// Which, at most `SHARD_BATCH_MAX`.
         ids: Vec<ShardId>,
         /// Leaves what was written since the drive's log had come so far: whoever deletes knows nothing of it. `Conflict` if
-        /// the drive has started anew since then, or somebody relies on what it has for a layout that it
-        /// had not heard of then: list again. `None`: deletes them whenever they were written.
+        /// the drive has started anew since then, or somebody relies on what it has for a layout that it had not heard of
+        /// then: list again. `None`: deletes them whenever they were written.
         until: Option<Head>,
     },
     /// Names shards in ascending order: [`Answer::Shards`].
