@@ -52,6 +52,7 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, dead
             AdminAnswer::Done
         }
         AdminOp::Repair => AdminAnswer::Repair(crate::repair::states(node, deadline).await),
+        AdminOp::Scrub { drives, rate } => AdminAnswer::Scrub(crate::scrub::begin(node, drives, rate, deadline).await?),
         AdminOp::LoseDrive { drive } => AdminAnswer::Lost(crate::drives::lose(node, drive).await?),
         AdminOp::Stages { scope, stages } => {
             crate::stages::check(node, &control, scope, &stages)?;

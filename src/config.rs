@@ -53,6 +53,9 @@ pub struct Config {
     /// Timing.
     #[serde(default)]
     pub timing: TimingConfig,
+    /// Reading back.
+    #[serde(default)]
+    pub scrub: ScrubConfig,
     /// Repair.
     #[serde(default)]
     pub repair: RepairConfig,
@@ -165,6 +168,20 @@ pub struct RepairConfig {
     pub census: Span,
 }
 
+/// How drives read back what is on them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScrubConfig {
+    /// Each drive of this node reads everything back in so long, at an even pace.
+    pub every: Span,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> Self {
+        Self { every: Span(Duration::from_hours(7 * 24)) }
+    }
+}
+
 impl Default for RepairConfig {
     fn default() -> Self {
         Self { rate: Size(64 << 20), census: Span(Duration::from_hours(7 * 24)) }
@@ -202,6 +219,7 @@ impl Config {
             cores: None,
             cluster: ClusterConfig::default(),
             timing: TimingConfig::default(),
+            scrub: ScrubConfig::default(),
             repair: RepairConfig::default(),
         }
     }
@@ -272,6 +290,9 @@ impl Config {
         }
         if self.repair.rate.0 < REPAIR_RATE_MIN {
             return Err(Error::invalid("repair.rate must be at least 1MiB, a second").with("rate", self.repair.rate));
+        }
+        if self.scrub.every.0 < CENSUS_MIN {
+            return Err(Error::invalid("scrub.every must be at least 60s").with("every", self.scrub.every));
         }
         if self.repair.census.0 < CENSUS_MIN {
             return Err(Error::invalid("repair.census must be at least 60s").with("census", self.repair.census));

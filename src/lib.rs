@@ -34,6 +34,7 @@ pub mod node;
 pub mod provision;
 pub mod quic;
 mod repair;
+mod scrub;
 mod stages;
 
 pub use mesh_actors::registry::Parts;

@@ -647,14 +647,20 @@ fn node_info(swarm: &Swarm, id: NodeId, boot: u64) -> NodeInfo {
 }
 
 fn report(drive: DriveId, capacity_bytes: u64, outcome: &Outcome) -> DriveReport {
+    // How far a scrub is changes all the time: no figure here does.
+    let (damaged, scrub) = match outcome {
+        Ok(Response { answer: Answer::Drive { damaged, .. }, .. }) => (*damaged, Default::default()),
+        _ => Default::default(),
+    };
     let (state, reason) = match outcome {
         Ok(Response { answer: Answer::Drive { full: true, .. }, .. }) => (DriveState::Full, None),
         Ok(_) => (DriveState::Up, None),
         Err(error) => (DriveState::Down, Some(error.to_string())),
     };
-    DriveReport { drive, state, capacity_bytes, free_bytes: 0, shards: 0, corrupt: 0, reason }
+    DriveReport { drive, state, capacity_bytes, free_bytes: 0, shards: 0, corrupt: 0, reason, damaged, scrub }
 }
 
 fn drive_spec(swarm: &Swarm, drive: DriveId, epoch: Epoch) -> DriveSpec {
-    DriveSpec { cluster: CLUSTER, drive, epoch, capacity_bytes: 0, segment_bytes: swarm.segment_bytes }
+    let Swarm { segment_bytes, scrub_every_ms, .. } = *swarm;
+    DriveSpec { cluster: CLUSTER, drive, epoch, capacity_bytes: 0, segment_bytes, scrub_every_ms }
 }

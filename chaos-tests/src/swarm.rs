@@ -45,6 +45,8 @@ pub struct Swarm {
     pub capacity_bytes: u64,
     /// Bytes of a segment of a drive's log.
     pub segment_bytes: u32,
+    /// Drives read everything back in so long; 0: never.
+    pub scrub_every_ms: u64,
     /// Clients at once.
     pub clients: usize,
     /// Keys that they share.
@@ -224,6 +226,7 @@ impl Swarm {
             stripe_bytes,
             capacity_bytes: 0,
             segment_bytes: 0,
+            scrub_every_ms: 0,
             clients: 2 + shape.below(3) as usize,
             keys: shape.within(2..8),
             stripes_max: shape.within(2..7),
@@ -247,6 +250,8 @@ impl Swarm {
         swarm.draw_weather(seed);
         swarm.draw_acts(seed);
         swarm.draw_faults(seed);
+        let mut scrub = Stream::new(seed, "scrub", 0);
+        swarm.scrub_every_ms = if scrub.chance(600) { scrub.within(5_000..200_000) } else { 0 };
         swarm
     }
 

@@ -106,6 +106,10 @@ impl Digest for Op {
                     all(&[6, encoded(meta::encode(after)), u64::from(*limit), all(&relies)])
                 }
                 ShardOp::Stat => 7,
+                ShardOp::Damaged { group, after, limit } => {
+                    all(&[12, group.0, encoded(meta::encode(after)), u64::from(*limit)])
+                }
+                ShardOp::Scrub { rate } => all(&[13, *rate]),
             },
             Self::Query { group, query } => all(&[8, group.0, encoded(meta::encode(&**query))]),
             Self::Propose(command) => all(&[9, encoded(meta::encode(&**command))]),

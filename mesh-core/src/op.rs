@@ -20,7 +20,9 @@ pub use answer::Answer;
 pub use beat::{AsOf, Beat, Held, News};
 pub use node::{MoveOp, MoveStep, Moved, NodeOp};
 pub use object::{Destination, ObjectOp, Piece};
-pub use report::{Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Phase, STARTS_MAX, Witness};
+pub use report::{
+    Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Phase, STARTS_MAX, ScrubState, Witness,
+};
 pub use stripe::{Binding, Head, Reliance, ShardOp, StripeOp, StripeTarget};
 
 use crate::{

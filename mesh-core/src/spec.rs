@@ -207,6 +207,9 @@ pub struct KeeperSpec {
     /// All shards are counted so often; 0: only after a change of layouts.
     #[serde(default)]
     pub count_every_ms: u64,
+    /// Drives that know of shards of theirs that are damaged.
+    #[serde(default)]
+    pub damaged: BTreeSet<DriveId>,
 }
 
 /// Settings of Drive.
@@ -222,6 +225,9 @@ pub struct DriveSpec {
     pub capacity_bytes: u64,
     /// Bytes of a segment: a multiple of 4 KiB, at least 4 payloads.
     pub segment_bytes: u32,
+    /// Everything on the medium is read back in so long; 0: only when it is asked for.
+    #[serde(default)]
+    pub scrub_every_ms: u64,
 }
 
 #[cfg(test)]

@@ -41,7 +41,8 @@ use crate::{
     },
     limits::{HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX, SHARD_BATCH_MAX},
     meta::{self, BucketRow, Listing, ObjectRow, PartRow, UploadRow},
-    op::{Answer, Head, NodeOp, Op, Piece, Reliance, ShardOp, StripeOp, StripeTarget},
+    op::{Answer, Head, NodeOp, Op, Piece, Reliance, ScrubState, ShardOp, StripeOp, StripeTarget},
+    time::UnixMillis,
     topology::Code,
 };
 
@@ -373,6 +374,10 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                     relies: relies.map(|of| proto::Reliance { group: of.group.0, layout: of.layout.0 }),
                 }),
                 ShardOp::Stat => B::DriveStat(proto::Done {}),
+                ShardOp::Damaged { group, after, limit } => {
+                    B::ShardDamaged(proto::Damaged { group: group.0, after: after.map(shard_id), limit: *limit })
+                }
+                ShardOp::Scrub { rate } => B::DriveScrub(proto::Scrub { rate: *rate }),
             },
             Op::Query { group, query } => {
                 B::Query(proto::Metadata { group: group.0, value: meta::encode(&**query)?.into() })
@@ -410,14 +415,21 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                 more: *more,
                 head: Some(head(*upto)),
             }),
-            Answer::Drive { capacity_bytes, free_bytes, shards, corrupt, full, gone } => B::Drive(proto::Drive {
-                capacity_bytes: *capacity_bytes,
-                free_bytes: *free_bytes,
-                shards: *shards,
-                corrupt: *corrupt,
-                full: *full,
-                gone: *gone,
-            }),
+            Answer::Drive { capacity_bytes, free_bytes, shards, corrupt, full, gone, damaged, scrub } => {
+                B::Drive(proto::Drive {
+                    capacity_bytes: *capacity_bytes,
+                    free_bytes: *free_bytes,
+                    shards: *shards,
+                    corrupt: *corrupt,
+                    full: *full,
+                    gone: *gone,
+                    damaged: *damaged,
+                    scrub_at: scrub.at,
+                    scrub_of: scrub.of,
+                    scrub_ended: scrub.ended.0,
+                    scrub_asked: scrub.asked,
+                })
+            }
             Answer::Report(reports) => B::Report(meta::encode(reports)?.into()),
             Answer::ReportPage { reports, more } => {
                 B::ReportPage(proto::ReportPage { reports: meta::encode(reports)?.into(), more: *more })
@@ -516,6 +528,11 @@ fn decode_body(body: proto::header::Body) -> Result<Body, Error> {
             ShardOp::List { after, limit: message.limit, relies }.into()
         }
         B::DriveStat(_) => ShardOp::Stat.into(),
+        B::ShardDamaged(message) => {
+            let after = message.after.as_ref().map(|id| read_shard_id(Some(id))).transpose()?;
+            ShardOp::Damaged { group: GroupId(message.group), after, limit: message.limit }.into()
+        }
+        B::DriveScrub(message) => ShardOp::Scrub { rate: message.rate }.into(),
         B::Query(message) => {
             Op::Query { group: GroupId(message.group), query: Arc::new(meta::decode(&message.value)?) }
         }
@@ -567,6 +584,13 @@ fn decode_answer(body: proto::header::Body) -> Result<Answer, Error> {
             corrupt: drive.corrupt,
             full: drive.full,
             gone: drive.gone,
+            damaged: drive.damaged,
+            scrub: ScrubState {
+                at: drive.scrub_at,
+                of: drive.scrub_of,
+                ended: UnixMillis(drive.scrub_ended),
+                asked: drive.scrub_asked,
+            },
         },
         B::Report(bytes) => Answer::Report(meta::decode(&bytes)?),
         B::ReportPage(page) => Answer::ReportPage { reports: meta::decode(&page.reports)?, more: page.more },

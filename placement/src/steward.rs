@@ -555,6 +555,15 @@ impl Steward {
             self.outlook.drives = drives;
             (self.due.look, self.due.hosting, self.unpublished) = (true, true, true);
         }
+        let damaged = self.control.drives.values().filter(|drive| self.outlook.is_damaged(drive));
+        self.count_damaged(damaged.map(|drive| drive.id).collect());
+    }
+
+    fn count_damaged(&mut self, damaged: BTreeSet<DriveId>) {
+        if self.outlook.damaged != damaged {
+            self.outlook.damaged = damaged;
+            self.due.hosting = true;
+        }
     }
 
     /// Looks at the drives of these nodes.
@@ -563,6 +572,15 @@ impl Steward {
         let known = &self.outlook.drives;
         let states = own.map(|drive| (drive.id, self.outlook.drive_state(drive)));
         let turned: Vec<_> = states.filter(|(drive, state)| known.get(drive) != Some(state)).collect();
+        let mut damaged = self.outlook.damaged.clone();
+        for drive in self.control.drives.values().filter(|drive| nodes.contains(&drive.node)) {
+            if self.outlook.is_damaged(drive) {
+                damaged.insert(drive.id);
+            } else {
+                damaged.remove(&drive.id);
+            }
+        }
+        self.count_damaged(damaged);
         if !turned.is_empty() {
             self.outlook.drives.extend(turned);
             (self.due.look, self.due.hosting, self.unpublished) = (true, true, true);
@@ -722,8 +740,8 @@ fn on_a_move(control: &ControlView) -> BTreeSet<ActorId> {
 }
 
 /// How drives are, without their figures.
-fn states(drives: &[DriveReport]) -> impl Iterator<Item = (DriveId, DriveState)> {
-    drives.iter().map(|drive| (drive.drive, drive.state))
+fn states(drives: &[DriveReport]) -> impl Iterator<Item = (DriveId, DriveState, bool)> {
+    drives.iter().map(|drive| (drive.drive, drive.state, drive.damaged > 0))
 }
 
 /// The group has looked at it, and whoever asks again will be told the same.

@@ -41,7 +41,7 @@ struct Remove {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct DriveName(DriveId);
+pub(super) struct DriveName(pub(super) DriveId);
 
 impl core::str::FromStr for DriveName {
     type Err = String;

@@ -12,6 +12,7 @@ mod object;
 mod placement;
 mod probe;
 mod repair;
+mod scrub;
 mod serve;
 mod status;
 
@@ -59,6 +60,7 @@ pub(crate) enum Command {
     Drive(drive::Drive),
     /// Show how far each metadata group is with repair.
     Repair(repair::Repair),
+    Scrub(scrub::Scrub),
     /// Follow what happens to actors and nodes.
     Watch(placement::Watch),
     /// Show what this machine is, host or DPU, which cards are in it, and how that is known.
@@ -109,6 +111,7 @@ impl Cli {
             Command::Drain(command) => command.run().await,
             Command::Drive(command) => command.run().await,
             Command::Repair(command) => command.run().await,
+            Command::Scrub(command) => command.run().await,
             Command::Watch(command) => command.run().await,
             Command::Probe(command) => command.run(),
             Command::Dpu(command) => command.run(),

@@ -80,6 +80,7 @@ pub(crate) fn told(answer: &AdminAnswer, json: bool) -> Result<(), Error> {
         AdminAnswer::Chains(chains) => say(&lines(chains)),
         AdminAnswer::Lost(lost) => say(&[lost.to_string()]),
         AdminAnswer::Repair(groups) => say(&lines(groups)),
+        AdminAnswer::Scrub(drives) => say(&super::scrub::begun(drives)),
     }
 }
 

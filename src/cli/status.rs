@@ -70,6 +70,7 @@ struct ShownDrive {
     free_bytes: u64,
     shards: u64,
     corrupt: u64,
+    damaged: u64,
     reason: Option<String>,
 }
 
@@ -145,6 +146,7 @@ fn shown(reports: &[Arc<NodeReport>]) -> Shown {
             free_bytes: drive.free_bytes,
             shards: drive.shards,
             corrupt: drive.corrupt,
+            damaged: drive.damaged,
             reason: drive.reason.clone(),
         })
     });

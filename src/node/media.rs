@@ -13,7 +13,7 @@ use mesh_core::{
     Answer, Error, ErrorKind, Request, WorkOutcome,
     id::{ActorId, DriveId, Epoch, GroupId},
     meta::{MeshCommand, MetaAnswer, Query},
-    op::{DriveReport, ShardOp},
+    op::{DriveReport, ScrubState, ShardOp},
     port::{Disk, DiskJob, Metadata as _, WorkOutput},
     spec::{DriveSpec, FunctionSpec},
     topology::{DriveState, NodeInfo},
@@ -174,7 +174,9 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
         tracing::warn!(node = %node.id, %drive, had = %had, given = %epoch, "{BEHIND}");
         slot_of(node, at, |slot| slot.behind = true);
     }
-    let spec = DriveSpec { cluster, drive, epoch, capacity_bytes, segment_bytes: segment_bytes(capacity_bytes) };
+    let scrub_every_ms = u64::try_from(node.config.scrub.every.0.as_millis()).unwrap_or(u64::MAX);
+    let segment_bytes = segment_bytes(capacity_bytes);
+    let spec = DriveSpec { cluster, drive, epoch, capacity_bytes, segment_bytes, scrub_every_ms };
     if blank {
         io(&*disk, DiskJob::Write { at: 0, bufs: vec![drive::superblock(&spec)] }).await?;
         io(&*disk, DiskJob::Sync).await?;
@@ -292,6 +294,8 @@ pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
             free_bytes: 0,
             shards: 0,
             corrupt: 0,
+            damaged: 0,
+            scrub: ScrubState::default(),
             reason: Some(reason),
         };
         if node.metadata.control().lost.contains_key(&drive) {
@@ -307,12 +311,12 @@ pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
         let request = Request::system(ShardOp::Stat, node.env.clock.now() + STAT_BUDGET);
         let answer = tokio::time::timeout(STAT_BUDGET, node.host.request(ActorId::drive(drive), request)).await;
         match answer.map(|outcome| outcome.map(|response| response.answer)) {
-            Ok(Ok(Answer::Drive { capacity_bytes, free_bytes, shards, corrupt, full, gone })) => {
+            Ok(Ok(Answer::Drive { capacity_bytes, free_bytes, shards, corrupt, full, gone, damaged, scrub })) => {
                 let state = if full { DriveState::Full } else { DriveState::Up };
                 say(node, at, drive, Said { state: Some(state), corrupt, gone });
                 let behind = lock(&node.media).0.get(&at).is_some_and(|slot| slot.behind);
-                let reason = how_it_is(full, corrupt, gone, behind);
-                DriveReport { drive, state, capacity_bytes, free_bytes, shards, corrupt, reason }
+                let reason = how_it_is(full, (damaged, corrupt), gone, behind);
+                DriveReport { drive, state, capacity_bytes, free_bytes, shards, corrupt, reason, damaged, scrub }
             }
             Ok(Ok(_)) => down("it answered with something else".to_owned()),
             Ok(Err(error)) if error.kind() == ErrorKind::DriveFailed => {
@@ -356,11 +360,11 @@ fn say(node: &Inner, at: usize, drive: DriveId, now: Said) {
 }
 
 /// What is to be known of a drive that serves, in words.
-fn how_it_is(full: bool, corrupt: u64, gone: u32, behind: bool) -> Option<String> {
+fn how_it_is(full: bool, (damaged, corrupt): (u64, u64), gone: u32, behind: bool) -> Option<String> {
     let words = [
         full.then(|| "it is full".to_owned()),
         (gone > 0).then(|| format!("{gone} of its segments are gone: it was emptied or shortened")),
-        (corrupt > 0).then(|| format!("{corrupt} damaged places were found")),
+        (corrupt > 0).then(|| format!("{corrupt} damaged places were found, {damaged} shards are damaged now")),
         behind.then(|| BEHIND.to_owned()),
     ];
     let words: Vec<String> = words.into_iter().flatten().collect();

@@ -1,6 +1,11 @@
 //! Drives that are away: what is deleted meanwhile, and how one is declared lost.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use mesh::Client;
 use mesh_core::{
@@ -11,7 +16,7 @@ use mesh_core::{
 
 use crate::{
     BUCKET,
-    processes::{Cluster, copied, until},
+    processes::{Cluster, bytes_of, copied, until},
 };
 
 const OBJECTS: usize = 500;
@@ -180,6 +185,93 @@ async fn what_was_on_a_lost_drive_is_rebuilt_so_that_a_node_may_go_after_it() {
     cluster.kill(1);
     let client = cluster.client(&[2, 3]).await;
     for number in 0..80 {
+        until("a get", Duration::from_secs(60), async || {
+            let bytes = client.get_bytes(BUCKET, &key(number)).await?;
+            if bytes == body(number) { Ok(()) } else { Err(Error::invalid(format!("{} other bytes", bytes.len()))) }
+        })
+        .await;
+    }
+}
+
+/// Flips bits at places where something stands, in the files of a drive's folder.
+fn flip(folder: &Path, bits: u64) {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let files: Vec<_> = files
+        .into_iter()
+        .filter(|path| path.is_file())
+        .map(|path| {
+            let bytes = fs::read(&path).unwrap();
+            let used: Vec<u64> = (0..)
+                .zip(bytes.chunks(4096))
+                .filter(|(_, block)| block.iter().any(|&byte| byte != 0))
+                .map(|(at, _)| at)
+                .collect();
+            (fs::File::options().read(true).write(true).open(&path).unwrap(), used)
+        })
+        .collect();
+    let places: Vec<(usize, u64)> =
+        (0..).zip(&files).flat_map(|(file, (_, used))| used.iter().map(move |block| (file, *block))).collect();
+    assert!(places.len() > 100, "{} blocks in {}", places.len(), folder.display());
+    let dice = bytes_of(bits, 8 * bits as usize);
+    for dice in dice.chunks_exact(8).map(|dice| u64::from_le_bytes(dice.try_into().unwrap())) {
+        let (file, block) = places[(dice >> 20) as usize % places.len()];
+        let (at, mut byte) = (block * 4096 + (dice & 4095), [0]);
+        files[file].0.read_exact_at(&mut byte, at).unwrap();
+        files[file].0.write_all_at(&[byte[0] ^ (1 << (dice >> 12 & 7))], at).unwrap();
+    }
+    files.iter().for_each(|(file, _)| file.sync_all().unwrap());
+}
+
+/// On the drives of one node, so that of no stripe more is damaged than it can spare.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_bits_that_flip_are_found_and_healed_and_never_served() {
+    let mut cluster = Cluster::start_with(with_a_short_grace).await;
+    let client = cluster.client(&[1, 2]).await;
+    let key = |number: u64| format!("k{number}");
+    let body = |number: u64| bytes_of(number, if number < 4 { 6 << 20 } else { 100 + 900 * number as usize });
+    for number in 0..150 {
+        client.put_bytes(BUCKET, &key(number), &body(number)).await.unwrap();
+    }
+    for number in 140..150 {
+        client.remove(BUCKET, &key(number)).await.unwrap();
+    }
+    for drive in ['a', 'b'] {
+        flip(&cluster.drive(3, drive), 500);
+    }
+    let (good, said) = cluster.administer(&["scrub", "--now"], "");
+    assert!(good && said.lines().count() == 6 && said.lines().all(|line| line.ends_with(": has begun")), "{said}");
+    // While they read, and while it is healed.
+    for number in 0..140 {
+        assert!(client.get_bytes(BUCKET, &key(number)).await.unwrap() == body(number), "k{number}");
+    }
+    until("everything was read back, and healed", Duration::from_secs(120), async || {
+        let drives = drives(&client).await?;
+        let is_well = |drive: &DriveReport| drive.damaged == 0 && !drive.scrub.asked && drive.scrub.ended.0 > 0;
+        if drives.len() == 6 && drives.iter().all(is_well) {
+            Ok(())
+        } else {
+            Err(Error::invalid(format!("{drives:?}")))
+        }
+    })
+    .await;
+    let found = |drives: &[DriveReport]| {
+        drives.iter().filter(|drive| drive.drive.0 / 1000 == 3).map(|drive| drive.corrupt).sum::<u64>()
+    };
+    let all = drives(&client).await.unwrap();
+    assert!(found(&all) > 100, "{all:?}");
+    let (good, said) = cluster.administer(&["scrub"], "");
+    assert!(good && said.lines().all(|line| line.contains("nothing known to be damaged")), "{said}");
+
+    // A start finds nothing of it any more, and everything can be read with what that node has.
+    cluster.terminate(3);
+    cluster.serve(3);
+    cluster.all_up(&client, 6).await;
+    let all = drives(&client).await.unwrap();
+    assert_eq!(found(&all), 0, "{all:?}");
+    cluster.kill(1);
+    let client = cluster.client(&[2, 3]).await;
+    for number in 0..140 {
         until("a get", Duration::from_secs(60), async || {
             let bytes = client.get_bytes(BUCKET, &key(number)).await?;
             if bytes == body(number) { Ok(()) } else { Err(Error::invalid(format!("{} other bytes", bytes.len()))) }

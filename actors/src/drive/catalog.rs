@@ -134,6 +134,8 @@ pub(super) struct Catalog {
     slots: Vec<Slot>,
     /// Sealed slots that have become vacant since they were last asked for.
     vacant: BTreeSet<u32>,
+    /// Shards whose record is damaged.
+    damaged: BTreeSet<ShardId>,
     shards: u64,
     live_bytes: u64,
 }
@@ -144,6 +146,7 @@ impl Catalog {
             entries: BTreeMap::new(),
             slots: (0..slots).map(|_| Slot::default()).collect(),
             vacant: BTreeSet::new(),
+            damaged: BTreeSet::new(),
             shards: 0,
             live_bytes: 0,
         }
@@ -192,6 +195,17 @@ impl Catalog {
         entries.filter_map(|(&id, entry)| Some((id, entry.live?)))
     }
 
+    /// Damaged shards behind `after`, ascending.
+    pub(super) fn damaged(&self, after: Option<ShardId>) -> impl Iterator<Item = ShardId> {
+        let from = after.map_or(core::ops::Bound::Unbounded, core::ops::Bound::Excluded);
+        self.damaged.range((from, core::ops::Bound::Unbounded)).copied()
+    }
+
+    /// How many are damaged.
+    pub(super) fn damaged_count(&self) -> u64 {
+        self.damaged.len() as u64
+    }
+
     // --- at a start: what a scan found, in any order ---
 
     /// Takes in the segment of one slot.
@@ -235,8 +249,11 @@ impl Catalog {
                 }
             }
         }
-        for entry in self.entries.values() {
+        for (id, entry) in &self.entries {
             if let Some(live) = entry.live {
+                if live.corrupt {
+                    self.damaged.insert(*id);
+                }
                 self.shards += 1;
                 self.live_bytes += u64::from(span(live.len));
                 self.slots[live.slot as usize].live_bytes += u64::from(span(live.len));
@@ -333,7 +350,10 @@ impl Catalog {
         let entry = self.entries.entry(id).or_default();
         let before = entry.held();
         let changed = change(entry);
-        let after = entry.held();
+        let (after, is_damaged) = (entry.held(), entry.live.is_some_and(|live| live.corrupt));
+        if !is_damaged {
+            self.damaged.remove(&id);
+        }
         if before != after {
             if let Some(slot) = after {
                 self.slot_mut(slot).graves += 1;
@@ -359,6 +379,11 @@ impl Catalog {
         match live.filter(|live| live.is_at(slot, block) && live.corrupt != corrupt) {
             Some(live) => {
                 live.corrupt = corrupt;
+                if corrupt {
+                    self.damaged.insert(id);
+                } else {
+                    self.damaged.remove(&id);
+                }
                 true
             }
             None => false,
@@ -427,6 +452,8 @@ impl Catalog {
         }
         assert_eq!(copies.len(), self.entries.len());
         assert_eq!(shards, self.shards);
+        let damaged = |(id, entry): (&ShardId, &Entry)| entry.live.filter(|live| live.corrupt).map(|_| *id);
+        assert!(self.entries.iter().filter_map(damaged).eq(self.damaged.iter().copied()), "{:?}", self.damaged);
         assert_eq!(live_bytes.iter().sum::<u64>(), self.live_bytes);
         for (at, slot) in self.slots.iter().enumerate() {
             assert_eq!((slot.live_bytes, slot.graves), (live_bytes[at], graves[at]), "slot {at}");

@@ -31,6 +31,8 @@ pub(super) struct Counting {
     /// When it is to be written.
     due: Option<Instant>,
     next_copy: usize,
+    /// Copies of the superblock that are to be written whatever is new.
+    again: [bool; 2],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +45,7 @@ enum State {
 
 impl Counting {
     pub(super) fn new(blank: BTreeSet<u32>, gone: u32) -> Self {
-        Self { blank, gone, state: State::Still, due: None, next_copy: 0 }
+        Self { blank, gone, state: State::Still, due: None, next_copy: 0, again: [false; 2] }
     }
 
     /// Segments that were found gone.
@@ -59,6 +61,18 @@ impl Counting {
     /// When it wants to be written.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due.filter(|_| self.state == State::Still)
+    }
+
+    /// A copy of the superblock is damaged, and is written again. `true` if that is news.
+    pub(super) fn write_again(&mut self, copy: usize) -> bool {
+        let is_news = !self.again[copy];
+        self.again[copy] = true;
+        is_news
+    }
+
+    /// Whether no copy is being written.
+    pub(super) fn is_still(&self) -> bool {
+        self.state == State::Still
     }
 
     /// Whether it waits for a sync.
@@ -93,11 +107,14 @@ impl Serving {
 
     /// Writes the census if something in it is new and the last is long enough ago.
     pub(super) fn count(&mut self, cx: &mut Cx<'_>) {
-        if self.census.state != State::Still {
+        if self.census.state != State::Still || self.scrub.reads_superblock() {
             return;
         }
         let census = self.counted();
-        if census == self.superblock.census {
+        let is_new = census != self.superblock.census;
+        let is_to_be_said =
+            self.census.again.contains(&true) || self.scrub.is_to_be_said(self.superblock.scrubbed, cx.now());
+        if !is_new && !is_to_be_said {
             self.census.due = None;
             return;
         }
@@ -106,7 +123,11 @@ impl Serving {
             return;
         }
         self.census.due = None;
-        self.superblock = Superblock { census, ..self.superblock };
+        let worse = self.census.again.iter().position(|again| *again);
+        self.census.next_copy = worse.unwrap_or(self.census.next_copy);
+        self.census.again[self.census.next_copy] = false;
+        self.scrub.saying(cx.now());
+        self.superblock = Superblock { census, scrubbed: self.scrub.now, ..self.superblock };
         let at = COPIES[self.census.next_copy];
         self.census.next_copy = 1 - self.census.next_copy;
         self.census.state = State::Writing;

@@ -46,6 +46,8 @@ pub(super) struct Housekeeping {
     probe: Option<u32>,
     /// Slots whose segment ended where the medium had no more room. They count as virgin once they are erased.
     pub(super) starved: BTreeSet<u32>,
+    /// Slots whose segment would not be found as it is: they are emptied, whatever that wins.
+    sick: BTreeSet<u32>,
     compaction: Option<Compaction>,
     /// There was nothing to win at the last look, and nothing has changed since.
     idle: bool,
@@ -83,6 +85,7 @@ impl Housekeeping {
             blocked: false,
             probe: None,
             starved: BTreeSet::new(),
+            sick: BTreeSet::new(),
             compaction: None,
             idle: false,
         }
@@ -102,9 +105,20 @@ impl Housekeeping {
         self.erasing.len() - usize::from(self.probe.is_some())
     }
 
+    /// Whether nothing of the slot that is being emptied is under way any more: it is to be gone on with.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.compaction.as_ref().is_some_and(|compaction| compaction.reading + compaction.copying == 0)
+    }
+
     /// Something has changed: there may be something to win again.
     pub(super) fn stir(&mut self) {
         self.idle = false;
+    }
+
+    /// A slot is to be emptied, for what stands in it is damaged. `true` if that is news.
+    pub(super) fn condemn(&mut self, slot: u32) -> bool {
+        self.stir();
+        self.sick.insert(slot)
     }
 
     /// A slot was opened, and the medium had no room even for its header.
@@ -145,7 +159,7 @@ impl Serving {
 
     // --- erasing ---
 
-    fn erase(&mut self, slot: u32, was_sealed: bool, cx: &mut Cx<'_>) {
+    pub(super) fn erase(&mut self, slot: u32, was_sealed: bool, cx: &mut Cx<'_>) {
         self.catalog.slot_mut(slot).usage = Use::Erasing;
         let at = slot_at(slot, self.segment_bytes);
         let mark = block(&self.pool, |bytes| encode_free(&self.superblock.identity, bytes));
@@ -220,6 +234,7 @@ impl Serving {
     pub(super) fn settle_erased(&mut self, slots: Vec<u32>, cx: &mut Cx<'_>) {
         for slot in slots {
             self.catalog.erase(slot);
+            self.housekeeping.sick.remove(&slot);
             self.census.reached(slot);
             if self.housekeeping.probe.take_if(|probe| *probe == slot).is_some() {
                 self.found_room();
@@ -290,7 +305,17 @@ impl Serving {
     /// The slot to be emptied next, if space is short: the one with the least to be copied.
     fn victim(&mut self) -> Option<u32> {
         let slots = self.catalog.slot_count();
-        if self.housekeeping.idle || self.spare_slots() >= RESERVE_SLOTS + (slots / 16).max(2) {
+        if self.housekeeping.idle {
+            return None;
+        }
+        let is_due = |slot: &u32| {
+            let place = self.catalog.slot(*slot);
+            place.usage == Use::Sealed && !place.pinned && !place.is_vacant()
+        };
+        if let Some(slot) = self.housekeeping.sick.iter().copied().find(is_due) {
+            return Some(slot);
+        }
+        if self.spare_slots() >= RESERVE_SLOTS + (slots / 16).max(2) {
             return None;
         }
         let gain = u64::from(self.segment_bytes) / GAIN_PART;
@@ -339,7 +364,10 @@ impl Serving {
             }
             None => return,
         };
-        let Ok(WorkOutput::Bytes(bytes)) = outcome else { return };
+        let Ok(WorkOutput::Bytes(bytes)) = outcome else {
+            self.unread(id, live);
+            return;
+        };
         if let Some((shard, payload)) = self.examine(id, live, &bytes)
             && !stopped
             && let Some(compaction) = &mut self.housekeeping.compaction

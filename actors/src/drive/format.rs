@@ -39,9 +39,11 @@
 //! 68  4  segments that were found gone since the medium was formatted
 //! 72  8  sequence number of a segment of which something is vouched for; 0: of none
 //! 80  4  that segment is durable up to this offset at least: damage below is not a torn write
+//! 84  4  the slot that the scrub looks at next
+//! 88  8  when a scrub had looked at everything last: milliseconds since 1970; 0: never
 //! ```
 //!
-//! The last four are the census. It says less than is true at every moment: it is written after what it counts.
+//! The four from 64 on are the census. It says less than is true at every moment: it is written after what it counts.
 //!
 //! # Segment header, 4 KiB
 //!
@@ -111,6 +113,7 @@ use mesh_core::{
     Buf, Pool,
     id::{ClusterId, DriveId, Epoch, ShardId, StripeId, TenantId, WriteId},
     limits::ALIGNMENT_BYTES,
+    time::UnixMillis,
     topology::Code,
     wire::crc32c,
 };
@@ -187,6 +190,16 @@ pub(super) struct Superblock {
     pub(super) segment_bytes: u32,
     pub(super) slots: u32,
     pub(super) census: Census,
+    pub(super) scrubbed: Scrubbed,
+}
+
+/// How far a scrub is. Of two the greater is the newer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Scrubbed {
+    /// When one ended last.
+    pub(super) ended: UnixMillis,
+    /// The slot that it looks at next.
+    pub(super) slot: u32,
 }
 
 /// What is known to have been on the medium. Of two the greater is the newer.
@@ -233,6 +246,8 @@ impl Superblock {
         put(block, 68, &self.census.gone.to_le_bytes());
         put(block, 72, &self.census.seq.to_le_bytes());
         put(block, 80, &self.census.durable.to_le_bytes());
+        put(block, 84, &self.scrubbed.slot.to_le_bytes());
+        put(block, 88, &self.scrubbed.ended.0.to_le_bytes());
         let sum = crc32c(&block[SUPERBLOCK_SUM]);
         put(block, 8, &sum.to_le_bytes());
     }
@@ -271,6 +286,7 @@ impl Superblock {
                 durable: u32_at(block, 80),
                 reached: u32_at(block, 64),
             },
+            scrubbed: Scrubbed { slot: u32_at(block, 84), ended: UnixMillis(u64_at(block, 88)) },
         };
         if !superblock.segment_bytes.is_multiple_of(BLOCK) || superblock.segment_bytes < 4 * BLOCK {
             return Copy::Damaged("its superblock names an impossible segment size");

@@ -6,7 +6,7 @@ use mesh_core::{
     spec::DriveSpec,
 };
 
-use super::format::{BLOCK, Census, Copy, Identity, SLOTS_START, SUPERBLOCK_B, Superblock};
+use super::format::{BLOCK, Census, Copy, Identity, SLOTS_START, SUPERBLOCK_B, Scrubbed, Superblock};
 
 /// How many bytes from offset 0 on [`inspect`] wants to see.
 pub const INSPECT_BYTES: u32 = SLOTS_START as u32;
@@ -67,6 +67,7 @@ pub fn superblock(spec: &DriveSpec) -> Buf {
         segment_bytes: spec.segment_bytes,
         slots: 0,
         census: Census::default(),
+        scrubbed: Scrubbed::default(),
     };
     let mut area = Buf::zeroed(SLOTS_START as usize);
     let bytes = area.make_mut();
@@ -103,7 +104,8 @@ pub(super) fn examine(first_bytes: &[u8], cluster: ClusterId) -> Result<Found, M
             if a.identity != b.identity || a.segment_bytes != b.segment_bytes {
                 return Err(damaged("its two superblocks contradict each other"));
             }
-            let copy = usize::from((b.epoch, b.slots, b.census) > (a.epoch, a.slots, a.census));
+            let age = |copy: &Superblock| (copy.epoch, copy.slots, copy.census, copy.scrubbed);
+            let copy = usize::from(age(&b) > age(&a));
             Found { superblock: [a, b][copy], copy, whole: a == b }
         }
         [Copy::Good(superblock), _] => Found { superblock, copy: 0, whole: false },

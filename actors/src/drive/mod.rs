@@ -7,6 +7,7 @@
 //!
 //! - `format`: what stands on the medium; `medium`: whether a medium may be used
 //! - `recover`, `scan`: a start; `catalog`: what counts; `census`: what tells an emptied medium from a blank one
+//! - `scrub`: reads everything back, round after round
 //! - `serve`: requests; `append`, `open`: the log and its group commit; `collect`: space
 //!
 //! What [`Drive`] promises: a write or delete that it answered survives power loss; bytes that fail their checksum are
@@ -25,8 +26,10 @@ mod medium;
 mod open;
 mod recover;
 mod scan;
+mod scrub;
 mod serve;
 
+use core::time::Duration;
 use std::collections::VecDeque;
 
 use mesh_core::{
@@ -111,7 +114,9 @@ impl Drive {
             Phase::Recovering(recovery) => match recovery.on_done(work, outcome, cx) {
                 Ok(None) => {}
                 Ok(Some(recovered)) => {
-                    self.phase = Phase::Serving(Box::new(Serving::new(recovered, self.pool.clone(), cx)));
+                    let scrub_every = Duration::from_millis(self.spec.scrub_every_ms);
+                    let serving = Serving::new(recovered, scrub_every, self.pool.clone(), cx);
+                    self.phase = Phase::Serving(Box::new(serving));
                     self.unpark(cx);
                 }
                 Err(error) => {

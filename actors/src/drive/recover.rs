@@ -336,12 +336,14 @@ impl Scanning {
         let vouched = said.into_iter().chain((seq != 0).then_some((seq, durable)));
         let short: BTreeSet<u64> =
             vouched.filter(|(seq, end)| ends.get(seq).is_some_and(|found| found < end)).map(|(seq, _)| seq).collect();
+        // What is damaged and does not count any more is in nobody's way.
+        let damaged = catalog.damaged_count();
         Recovered {
             superblock,
             catalog,
             next_seq: seq_max.max(seq) + 1,
             next_lsn: lsn_max + 1,
-            corrupt: corrupt + short.len() as u64,
+            corrupt: corrupt + damaged + short.len() as u64,
             blank,
             gone: superblock.census.gone.saturating_add(gone),
         }

@@ -5,6 +5,8 @@
 //! are told apart by what later records and the superblock's census say was durable: damage below that offset cannot be
 //! a torn write. A slot that was written once and is zeros now was emptied by somebody else.
 
+use std::collections::BTreeMap;
+
 use crc_fast::{CrcAlgorithm, Digest};
 use mesh_core::id::ShardId;
 
@@ -42,7 +44,7 @@ pub(super) struct Segment {
     pub(super) closed: bool,
     pub(super) shards: Vec<Sighting>,
     pub(super) tombstones: Vec<Tombstone>,
-    /// Damaged places that are not torn writes.
+    /// Damaged places that are not torn writes, but for payloads of shards.
     pub(super) corrupt: u64,
     /// The segment opened before this one, and where that ended; zeros: not known.
     pub(super) before: (u64, u32),
@@ -205,6 +207,81 @@ fn belongs(record: &Record, at: u32, segment_bytes: u32) -> bool {
 
 fn sighting(shard: &Shard, at: u32, corrupt: bool) -> Sighting {
     Sighting { id: shard.id, lsn: shard.lsn, block: at / BLOCK, len: shard.len, crc: shard.crc, corrupt }
+}
+
+/// Reads a segment back while its drive serves: whether it would be found at a start as it is known to be.
+#[derive(Debug)]
+pub(super) struct Check {
+    identity: Identity,
+    seq: u64,
+    segment_bytes: u32,
+    /// Where its records end, or are durable up to.
+    end: u32,
+    is_closed: bool,
+    whole: Option<Whole>,
+}
+
+/// What stands in a segment.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    /// By their blocks.
+    pub(super) shards: BTreeMap<u32, Sighting>,
+    pub(super) tombstones: Vec<Tombstone>,
+    /// Something is damaged that a start needs, or stands where no record is.
+    pub(super) is_flawed: bool,
+    /// There is no END record where one is to be, and that is all that it lacks: with which salt it is to be written.
+    pub(super) lacks_end: Option<u64>,
+}
+
+impl Check {
+    /// A segment whose records end at `end`, with an END record behind that if it is closed.
+    pub(super) fn new(identity: Identity, seq: u64, segment_bytes: u32, end: u32, is_closed: bool) -> Self {
+        Self { identity, seq, segment_bytes, end, is_closed, whole: None }
+    }
+
+    /// The next part of the slot to be read, from `at` on; `None`: that was all.
+    pub(super) fn wants(&self, at: u32) -> Option<u32> {
+        let end = if self.is_closed { self.end + BLOCK } else { self.end };
+        (at < end).then(|| CHUNK_BYTES.min(end - at))
+    }
+
+    /// Takes the bytes of the next part.
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        let mut bytes = bytes;
+        let whole = self.whole.get_or_insert_with(|| {
+            let (first, rest) = bytes.split_at(BLOCK as usize);
+            bytes = rest;
+            let fits = |header: &SegmentHeader| {
+                (header.identity, header.seq, header.segment_bytes) == (self.identity, self.seq, self.segment_bytes)
+            };
+            let known = SegmentHeader::decode(first).filter(fits).map(|header| (header.seq, header.salt));
+            Whole::new(known, self.segment_bytes)
+        });
+        whole.take(bytes);
+    }
+
+    /// What was found.
+    pub(super) fn finish(self) -> Checked {
+        let end = self.end;
+        let Some(whole) = self.whole.filter(|whole| whole.known.is_some_and(|(seq, _)| seq == self.seq)) else {
+            return Checked { is_flawed: true, ..Checked::default() };
+        };
+        let mut checked = Checked { is_flawed: !whole.certain, ..Checked::default() };
+        for item in whole.items {
+            match item {
+                Item::Shard { record, corrupt } => {
+                    let found = sighting(&record.shard, record.offset, corrupt);
+                    checked.shards.insert(found.block, found);
+                }
+                Item::Tombstones { tombstones, .. } => checked.tombstones.extend(tombstones),
+                Item::Gap { at } => checked.is_flawed |= at < end,
+            }
+        }
+        checked.is_flawed |= whole.closed.is_some_and(|at| at < end);
+        let is_there = !self.is_closed || whole.closed.is_some();
+        checked.lacks_end = whole.known.map(|(_, salt)| salt).filter(|_| !is_there && !checked.is_flawed);
+        checked
+    }
 }
 
 /// Reads everything of a segment, one block after another.
@@ -371,11 +448,10 @@ impl Whole {
                 segment.end = at;
                 break;
             }
-            segment.corrupt += u64::from(bad);
             match item {
                 Item::Shard { record, corrupt } => segment.shards.push(sighting(&record.shard, at, corrupt)),
                 Item::Tombstones { tombstones, .. } => segment.tombstones.extend(tombstones),
-                Item::Gap { .. } => {}
+                Item::Gap { .. } => segment.corrupt += 1,
             }
         }
         Some(segment)

@@ -21,6 +21,7 @@ use super::{
     format::{BLOCK, GRAVES_MAX, Kind, Record, Shard, Superblock, Tombstone, data_offset, slot_at, span},
     open::Open,
     recover::Recovered,
+    scrub::Scrub,
 };
 
 /// Reads under way at once, those of compaction apart.
@@ -76,6 +77,7 @@ pub(super) struct Serving {
     /// When it is asked again.
     room_at: Option<Instant>,
     pub(super) census: Counting,
+    pub(super) scrub: Scrub,
 
     // --- space, see `collect` ---
     pub(super) housekeeping: Housekeeping,
@@ -110,13 +112,15 @@ pub(super) enum Work {
     Erase { slot: u32 },
     /// A copy of the superblock, with a new census.
     Census,
+    /// What is read back.
+    Scrub,
     /// Giving a slot's space back to the medium.
     Discard { slot: u32 },
 }
 
 impl Serving {
     /// Begins to serve what a start found.
-    pub(super) fn new(recovered: Recovered, pool: Pool, cx: &mut Cx<'_>) -> Self {
+    pub(super) fn new(recovered: Recovered, scrub_every: Duration, pool: Pool, cx: &mut Cx<'_>) -> Self {
         let Recovered { superblock, catalog, next_seq, next_lsn, corrupt, blank, gone } = recovered;
         let housekeeping = Housekeeping::new(&catalog);
         let mut serving = Self {
@@ -145,6 +149,7 @@ impl Serving {
             medium_full: false,
             room_at: None,
             census: Counting::new(blank, gone),
+            scrub: Scrub::new(scrub_every, superblock.scrubbed, cx.now()),
             housekeeping,
             works: BTreeMap::new(),
         };
@@ -158,7 +163,7 @@ impl Serving {
 
     /// When it wants to be woken.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        self.room_at.into_iter().chain(self.census.due()).min()
+        self.room_at.into_iter().chain(self.census.due()).chain(self.scrub.due()).min()
     }
 
     /// The time it asked for has come.
@@ -221,6 +226,7 @@ impl Serving {
                 self.on_synced(seq, upto, erased, cx);
             }
             Work::Census => self.on_census(outcome)?,
+            Work::Scrub => self.on_scrub_read(outcome, cx),
             Work::Read { request, id, live } => {
                 self.reading -= 1;
                 self.release(live.slot);
@@ -247,9 +253,15 @@ impl Serving {
 
     /// Begins whatever can begin now.
     fn turn(&mut self, cx: &mut Cx<'_>) {
+        self.scrub(cx);
         self.seal_finished(cx);
         self.collect(cx);
         self.pump(cx);
+        // What is copied no more ends without a job whose end would bring us here again.
+        while self.housekeeping.is_held_up() {
+            self.collect(cx);
+            self.pump(cx);
+        }
         self.count(cx);
         self.begin_sync(cx);
         self.begin_reads(cx);
@@ -302,6 +314,14 @@ impl Serving {
             ShardOp::Stat => {
                 let answer = self.stat();
                 self.reply(id, Ok(answer.into()), cx);
+            }
+            ShardOp::Damaged { group, after, limit } => {
+                let answer = self.damaged(*group, *after, *limit);
+                self.reply(id, Ok(answer.into()), cx);
+            }
+            ShardOp::Scrub { rate } => {
+                self.scrub.ask(*rate);
+                self.reply(id, Ok(Answer::Done.into()), cx);
             }
         }
     }
@@ -434,7 +454,7 @@ impl Serving {
             Ok(WorkOutput::Bytes(bytes)) => bytes,
             Ok(_) => return Err(Error::bug("a read gave no bytes")),
             // One place that cannot be read does not make the whole drive unusable.
-            Err(error) => return Err(named(error, self.drive())),
+            Err(error) => return Err(self.name_unread(id, live, error)),
         };
         match self.examine(id, live, &bytes) {
             Some((shard, payload)) => {
@@ -480,6 +500,16 @@ impl Serving {
         Ok(Answer::Shards { page, more, head: self.head() }.into())
     }
 
+    /// Shards of a group that are known to be damaged.
+    fn damaged(&self, group: GroupId, after: Option<ShardId>, limit: u32) -> Answer {
+        let limit = (limit as usize).min(SHARD_BATCH_MAX);
+        let counts = |id: &ShardId| id.stripe.write.group() == group && !self.busy.contains_key(id);
+        let mut damaged = self.catalog.damaged(after).filter(counts);
+        let page: Vec<(ShardId, u32)> = damaged.by_ref().take(limit).map(|id| (id, 0)).collect();
+        let more = damaged.next().is_some();
+        Answer::Shards { page, more, head: self.head() }
+    }
+
     /// From now on lists have a greater number than those before.
     fn seal(&mut self, Reliance { group, layout }: Reliance) {
         if self.seals.get(&group).is_some_and(|(known, _)| *known >= layout) {
@@ -512,6 +542,8 @@ impl Serving {
             corrupt: self.corrupt,
             full,
             gone: self.census.gone(),
+            damaged: self.catalog.damaged_count(),
+            scrub: self.scrub.state(slots),
         }
     }
 

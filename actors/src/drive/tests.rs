@@ -4,5 +4,6 @@ mod medium;
 mod model;
 mod recovery;
 mod requests;
+mod scrub;
 mod space;
 mod world;

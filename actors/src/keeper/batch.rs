@@ -14,10 +14,10 @@ use mesh_core::{
     meta::Shape,
     op::{Head, Reliance, ShardOp},
     shared::SharedMap,
-    topology::{self, DriveState, Layout, Layouts},
+    topology::{self, Code, DriveState, Layout, Layouts},
 };
 
-use super::{can_be_read, is_up, stray::Strays};
+use super::{can_be_read, damage::Damage, is_up, stray::Strays};
 
 /// See the module's page.
 #[derive(Debug, Default)]
@@ -32,8 +32,8 @@ pub(super) struct Batch {
     reach: Option<ShardId>,
     /// Shards that are elsewhere as well.
     pub(super) strays: Strays,
-    /// Shards that are not at home, by their stripes.
-    missing: BTreeMap<StripeId, BTreeSet<u8>>,
+    /// Shards that are missing or damaged, by their stripes, and where each is to be.
+    missing: BTreeMap<StripeId, BTreeMap<u8, DriveId>>,
     /// Writes of which not everything is known to be at home.
     pub(super) broken: BTreeSet<WriteId>,
 }
@@ -42,6 +42,7 @@ pub(super) struct Batch {
 #[derive(Clone, Debug)]
 struct Where {
     layout: LayoutId,
+    code: Code,
     avoid: Vec<DriveId>,
     /// It is said to be at home: what is elsewhere is in nobody's way.
     is_settled: bool,
@@ -69,7 +70,8 @@ impl List {
 #[derive(Debug)]
 pub(super) struct Wound {
     pub(super) stripe: StripeId,
-    /// The home of each shard that is missing.
+    pub(super) code: Code,
+    /// Where each shard that is missing is to be.
     pub(super) goals: BTreeMap<u8, DriveId>,
     /// Of every shard the other drives that may have it.
     pub(super) sources: Vec<VecDeque<DriveId>>,
@@ -84,8 +86,18 @@ pub(super) struct Grounds<'a> {
     pub(super) relies: Reliance,
     /// All drives, and whether they can be read and can be written.
     pub(super) drives: &'a SharedMap<DriveId, DriveState>,
-    /// Everything is counted.
-    pub(super) counts: bool,
+    pub(super) looks: Looks<'a>,
+}
+
+/// What a batch looks for.
+#[derive(Clone, Copy)]
+pub(super) enum Looks<'a> {
+    /// What is not at home by what the layouts say.
+    Moved,
+    /// What is known to be damaged.
+    Damaged(&'a Damage),
+    /// Everything: it is counted.
+    All,
 }
 
 /// Where in a page the next batch begins: which of its writes, and which stripe of that.
@@ -113,7 +125,7 @@ impl Batch {
                 at = At { write: at.write + 1, stripe: 0 };
             }
         }
-        if grounds.counts {
+        if let Looks::All = grounds.looks {
             batch.list_all(grounds.drives);
         }
         (batch, at)
@@ -138,7 +150,8 @@ impl Batch {
     }
 
     fn look(&mut self, write: WriteId, shape: &Shape, stripe: u32, grounds: Grounds<'_>) {
-        let Grounds { layouts, goal, drives, counts, .. } = grounds;
+        let Grounds { layouts, goal, drives, looks, .. } = grounds;
+        let counts = matches!(looks, Looks::All);
         let run = shape.run_of(stripe);
         let id = StripeId { write, stripe, attempt: run.map_or(0, |run| run.attempt) };
         let avoid = run.map_or(&[][..], |run| &run.avoid);
@@ -148,7 +161,7 @@ impl Batch {
             return;
         };
         // Layouts of no line had their own numbers for shards: what was written under them stays where it is.
-        if own.line == 0 {
+        if own.line == 0 && !matches!(looks, Looks::Damaged(_)) {
             return;
         }
         let Some(placed) = own.place(id, avoid) else {
@@ -156,6 +169,21 @@ impl Batch {
             return;
         };
         let is_settled = shape.layout == goal.id && avoid.is_empty();
+        let is_where = Where { layout: shape.layout, code: own.code, avoid: avoid.to_vec(), is_settled };
+        if let Looks::Damaged(damage) = looks {
+            let is_placed = |(shard, drive): &(u8, DriveId)| placed.drives.get(usize::from(*shard)) == Some(drive);
+            let (can, cannot): (Vec<_>, Vec<_>) =
+                damage.of_stripe(id).filter(is_placed).partition(|(_, drive)| is_up(drives, *drive));
+            if !cannot.is_empty() {
+                self.broken.insert(write);
+            }
+            if !can.is_empty() {
+                self.doubts += can.len();
+                self.missing.insert(id, can.into_iter().collect());
+                self.stripes.insert(id, is_where);
+            }
+            return;
+        }
         if counts && !is_settled {
             // Remembered as unsettled, or written for a later layout.
             return;
@@ -174,7 +202,7 @@ impl Batch {
             }
         }
         if self.doubts > before {
-            self.stripes.insert(id, Where { layout: shape.layout, avoid: avoid.to_vec(), is_settled });
+            self.stripes.insert(id, is_where);
         }
     }
 
@@ -229,7 +257,7 @@ impl Batch {
         }
         let rest = last.map_or_else(BTreeSet::new, |last| list.doubts.split_off(&last));
         for id in core::mem::replace(&mut list.doubts, rest) {
-            self.missing.entry(id.stripe).or_default().insert(id.shard);
+            self.missing.entry(id.stripe).or_default().insert(id.shard, drive);
         }
     }
 
@@ -251,8 +279,8 @@ impl Batch {
         can_be_read: impl Fn(DriveId) -> bool,
     ) -> Option<Wound> {
         while let Some(stripe) = self.worst() {
-            let shards = self.missing.remove(&stripe)?;
-            let wound = self.wound(stripe, &shards, layouts, goal, &can_be_read);
+            let goals = self.missing.remove(&stripe)?;
+            let wound = self.wound(stripe, goals, layouts, goal, &can_be_read);
             if wound.is_some() {
                 return wound;
             }
@@ -271,16 +299,14 @@ impl Batch {
     fn wound(
         &self,
         stripe: StripeId,
-        shards: &BTreeSet<u8>,
+        goals: BTreeMap<u8, DriveId>,
         layouts: &Layouts,
         goal: &Layout,
         can_be_read: impl Fn(DriveId) -> bool,
     ) -> Option<Wound> {
-        let Where { layout, avoid, .. } = self.stripes.get(&stripe)?;
-        let homes = goal.homes(stripe);
+        let Where { layout, code, avoid, .. } = self.stripes.get(&stripe)?;
+        let code = *code;
         let holders = topology::holders(layouts, *layout, stripe, avoid)?;
-        let goals: BTreeMap<u8, DriveId> =
-            shards.iter().filter_map(|shard| Some((*shard, *homes.get(usize::from(*shard))?))).collect();
         let source = |(shard, holders): (u8, Vec<DriveId>)| {
             let strays = self.strays.of(stripe.shard(shard));
             // Where it was in earlier layouts it may be still, if nothing was cleared since.
@@ -295,7 +321,7 @@ impl Batch {
             sources
         };
         let sources = (0..).zip(holders).map(source).collect();
-        Some(Wound { stripe, goals, sources })
+        Some(Wound { stripe, code, goals, sources })
     }
 }
 

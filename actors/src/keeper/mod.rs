@@ -7,18 +7,22 @@
 //! ([`RepairState`]), and whoever leads it next goes on from there. Two that do the same at once do no harm: a shard has one
 //! content, and nothing is deleted by what was known before another layout was begun with.
 //!
-//! `pass` is one look at all that a group has, `batch` a part of that, `heal` one stripe, `stray` what is to be deleted. This
-//! file turns what they want into effects, for all groups within one budget of bytes.
+//! Shards that drives know to be damaged are healed whatever else is to be done.
+//!
+//! `pass` is one look at all that a group has, `batch` a part of that, `heal` one stripe, `stray` what is to be deleted,
+//! `damage` what is known to be damaged. This file turns what they want into effects, for all groups within one budget of bytes.
 //!
 //! ```text
 //! a group:  Idle ─► asks how far it is ─► BeginRepair ─► pages of uses ─► lists of drives ─► heals ─► … ─► EndRepair ─► Idle
 //!                          '─(settled, but not all)─► pages of what is unsettled ─► … ─► Repaired ─► Idle
+//!                          '─(damage is known)─► names of drives ─► uses ─► heals ─► … ─► Idle
 //!                          '─(to be counted)─► pages of uses ─► lists of all drives ─► heals ─► deletes ─► … ─► Counted ─► Idle
 //! ```
 //!
 //! [`RepairState`]: mesh_core::meta::RepairState
 
 mod batch;
+mod damage;
 mod heal;
 mod pass;
 mod stray;
@@ -75,6 +79,8 @@ enum Wait {
     Group(GroupId, u64),
     /// A drive's list.
     List(GroupId, u64, DriveId),
+    /// What a drive knows to be damaged.
+    Name(GroupId, u64, DriveId),
     /// That a drive has deleted what is elsewhere.
     Clear(GroupId, u64, DriveId),
     /// A shard of a stripe that is being healed.
@@ -98,12 +104,16 @@ impl Keeper {
 
     fn configure(&mut self, spec: KeeperSpec, now: Instant) {
         let drives_changed = !self.spec.drives.is_same(&spec.drives);
+        let more_damaged = !spec.damaged.is_subset(&self.spec.damaged);
         self.spec = spec;
         let goal = self.goal().map(|goal| goal.id);
         for (id, group) in &mut self.groups {
             if self.spec.groups.contains(id) && goal.is_some_and(|goal| group.is_for(goal)) {
                 if drives_changed {
                     group.hurry(now);
+                }
+                if more_damaged {
+                    group.damaged(now);
                 }
                 continue;
             }
@@ -150,9 +160,10 @@ impl Keeper {
                     }
                     Want::List(drive, op) => self.ask(drive, op, Buf::empty(), Wait::List(id, term, drive), cx),
                     Want::Clear(drive, op) => self.ask(drive, op, Buf::empty(), Wait::Clear(id, term, drive), cx),
+                    Want::Name(drive, op) => self.ask(drive, op, Buf::empty(), Wait::Name(id, term, drive), cx),
                     Want::Heal(wound) => {
                         let stripe = wound.stripe;
-                        let (heal, course) = Heal::begin(stripe, goal.code, wound.goals, wound.sources);
+                        let (heal, course) = Heal::begin(stripe, wound.code, wound.goals, wound.sources);
                         self.heals.insert(stripe, Healing { group: id, term, heal });
                         self.follow(stripe, course, cx);
                     }
@@ -217,6 +228,7 @@ impl Keeper {
             }
             Wait::List(id, term, drive) => self.tell(id, term, |group| group.listed(drive, outcome)),
             Wait::Clear(id, term, drive) => self.tell(id, term, |group| group.cleared(drive, &outcome)),
+            Wait::Name(id, term, drive) => self.tell(id, term, |group| group.named(id, drive, outcome)),
             Wait::Shard(stripe, shard) => {
                 let healing =
                     self.heals.get_mut(&stripe).expect("a stripe is healed until all that was asked has come");
@@ -243,7 +255,9 @@ impl Keeper {
                 let course = healing.heal.done(outcome);
                 self.follow(stripe, course, cx);
             }
-            Wait::List(..) | Wait::Clear(..) | Wait::Shard(..) => unreachable!("a call ends with a reply"),
+            Wait::List(..) | Wait::Clear(..) | Wait::Name(..) | Wait::Shard(..) => {
+                unreachable!("a call ends with a reply")
+            }
         }
         self.work(cx);
     }

@@ -19,8 +19,9 @@ use mesh_core::{
 };
 
 use super::{
-    batch::{At, Batch, Grounds, Wound},
+    batch::{At, Batch, Grounds, Looks, Wound},
     can_be_read,
+    damage::Damage,
     stray::Clear,
 };
 
@@ -40,6 +41,14 @@ pub(super) struct Group {
     count_at: Option<Instant>,
     /// Counts in a row that were not complete.
     uncounted: u32,
+    /// What drives know to be damaged, while that is healed.
+    damage: Damage,
+    /// When that is looked at again, if any drive knows of some then.
+    damage_at: Instant,
+    /// Looks in a row after which some was left.
+    unhealed: u32,
+    /// A pass that goes on once what is damaged is healed.
+    parked: Option<Pass>,
 }
 
 #[derive(Debug)]
@@ -47,6 +56,8 @@ enum State {
     Idle,
     /// How far it is: out.
     Asking,
+    /// Drives say what they know to be damaged.
+    Naming,
     /// What is to be said before a pass; to be sent, and out.
     Begin,
     Beginning,
@@ -76,6 +87,8 @@ enum Scope {
     All,
     /// Brings home what is remembered as unsettled.
     Unsettled,
+    /// Heals what is known to be damaged where it is.
+    Damaged,
     /// Asks every drive for everything, and clears away what is elsewhere.
     Count,
 }
@@ -130,11 +143,25 @@ pub(super) enum Want {
     List(DriveId, ShardOp),
     Heal(Wound),
     Clear(DriveId, ShardOp),
+    Name(DriveId, ShardOp),
 }
 
 impl Group {
     pub(super) fn new(term: u64, goal: LayoutId, now: Instant) -> Self {
-        Self { term, goal, state: State::Idle, due: now, setbacks: 0, hurry: false, count_at: None, uncounted: 0 }
+        Self {
+            term,
+            goal,
+            state: State::Idle,
+            due: now,
+            setbacks: 0,
+            hurry: false,
+            count_at: None,
+            uncounted: 0,
+            damage: Damage::default(),
+            damage_at: now,
+            unhealed: 0,
+            parked: None,
+        }
     }
 
     pub(super) fn term(&self) -> u64 {
@@ -155,6 +182,12 @@ impl Group {
         } else {
             self.hurry = true;
         }
+    }
+
+    /// More is known to be damaged.
+    pub(super) fn damaged(&mut self, now: Instant) {
+        (self.damage_at, self.unhealed) = (now, 0);
+        self.hurry(now);
     }
 
     pub(super) fn wake_at(&self) -> Option<Instant> {
@@ -182,22 +215,45 @@ impl Group {
                     self.state = State::Beginning;
                     return Some(Want::Say(UpkeepCommand::BeginRepair { layout: self.goal }));
                 }
+                State::Naming => {
+                    if let Some((drive, op)) = self.damage.next(ground.group) {
+                        self.state = State::Naming;
+                        return Some(Want::Name(drive, op));
+                    }
+                    if !self.damage.is_named() {
+                        self.state = State::Naming;
+                        return None;
+                    }
+                    self.state = State::PageDue(Pass::of(Scope::Damaged));
+                }
                 State::PageDue(pass) => {
                     let (after, limit) = (pass.after, PAGE);
                     let query = match pass.scope {
                         Scope::All | Scope::Count => Query::Uses { after, limit },
                         Scope::Unsettled => Query::Unsettled { after, limit },
+                        Scope::Damaged => match self.damage.next_write(after) {
+                            Some(write) => Query::Uses { after: write.0.checked_sub(1).map(WriteId), limit: FEW },
+                            None => {
+                                self.end_damage(&pass, ground.now);
+                                continue;
+                            }
+                        },
                     };
                     self.state = State::Paging(pass);
                     return Some(Want::Ask(query));
                 }
                 State::Working(pass, mut work) => {
-                    let want = work.next(pass.scope == Scope::Count, ground);
+                    let looks = match pass.scope {
+                        Scope::All | Scope::Unsettled => Looks::Moved,
+                        Scope::Damaged => Looks::Damaged(&self.damage),
+                        Scope::Count => Looks::All,
+                    };
+                    let want = work.next(looks, ground);
                     if want.is_some() || !work.is_over() {
                         self.state = State::Working(pass, work);
                         return want;
                     }
-                    self.end_page(pass, *work, ground.now);
+                    self.end_page(pass, *work, ground);
                 }
                 State::SayDue(pass, said) => {
                     let command = pass.command(said, ground);
@@ -213,7 +269,7 @@ impl Group {
     }
 
     /// A page is done with, as far as it could be.
-    fn end_page(&mut self, mut pass: Pass, mut work: Work, now: Instant) {
+    fn end_page(&mut self, mut pass: Pass, mut work: Work, ground: Ground<'_>) {
         work.end_batch();
         let broken = work.batch.broken;
         pass.failed |= !broken.is_empty() || work.incomplete;
@@ -226,13 +282,19 @@ impl Group {
         if pass.scope == Scope::Unsettled && !whole.is_empty() {
             self.state = State::SayDue(pass, Said::Repaired(whole));
         } else {
-            self.turn_page(pass, now);
+            self.turn_page(pass, ground);
         }
     }
 
-    fn turn_page(&mut self, pass: Pass, now: Instant) {
+    fn turn_page(&mut self, pass: Pass, ground: Ground<'_>) {
+        let now = ground.now;
         if !pass.is_last {
-            self.state = State::PageDue(pass);
+            if pass.scope != Scope::Damaged && self.is_damage_due(ground) {
+                self.parked = Some(pass);
+                self.name(ground);
+            } else {
+                self.state = State::PageDue(pass);
+            }
             return;
         }
         match pass.scope {
@@ -242,6 +304,7 @@ impl Group {
                 self.count_at = Some(now + pause);
                 self.rest(now);
             }
+            Scope::Damaged => self.end_damage(&pass, now),
             Scope::All | Scope::Unsettled if pass.failed => self.setback(now),
             Scope::Unsettled => self.rest(now),
             // Said: then whoever asks next is told so.
@@ -265,13 +328,24 @@ impl Group {
             return;
         }
         let state = core::mem::replace(&mut self.state, State::Idle);
-        let Ok(answer) = answer else { return self.setback(now) };
+        let answer = match (answer, &state) {
+            (Ok(answer), _) => answer,
+            (Err(_), State::Paging(pass)) if pass.scope == Scope::Damaged => {
+                let pass = Pass { failed: true, ..pass.clone() };
+                return self.end_damage(&pass, now);
+            }
+            (Err(_), _) => return self.setback(now),
+        };
         match (state, &*answer) {
             (State::Asking, MetaAnswer::Repair(repair)) => self.begin(*repair, ground),
             (State::Beginning, MetaAnswer::Done) => self.state = State::PageDue(Pass::of(Scope::All)),
             (State::Paging(pass), MetaAnswer::Uses(UsesPage { writes, next })) => {
                 let pass = Pass { after: *next, is_last: next.is_none(), ..pass };
-                let work = Work { writes: writes.clone(), ..Work::default() };
+                let mut writes = writes.clone();
+                if pass.scope == Scope::Damaged {
+                    writes.retain(|(write, _)| self.damage.has(*write));
+                }
+                let work = Work { writes, ..Work::default() };
                 self.state = State::Working(pass, Box::new(work));
             }
             // After a whole pass, what is unsettled is next: the group is asked once more.
@@ -281,7 +355,7 @@ impl Group {
             }
             (State::Saying(pass), MetaAnswer::Done) => {
                 self.delay_count(&pass, ground);
-                self.turn_page(pass, now);
+                self.turn_page(pass, ground);
             }
             _ => self.setback(now),
         }
@@ -294,6 +368,8 @@ impl Group {
             self.setback(now);
         } else if repair.marked < self.goal {
             self.state = State::Begin;
+        } else if self.is_damage_due(ground) {
+            self.name(ground);
         } else if repair.settled != self.goal {
             self.state = State::PageDue(Pass::of(Scope::All));
         } else if spec.level >= Level::SETTLED && repair.line != ground.goal.line {
@@ -307,6 +383,44 @@ impl Group {
             self.state = State::PageDue(Pass::of(Scope::Unsettled));
         } else {
             self.rest(now);
+        }
+    }
+
+    fn is_damage_due(&self, ground: Ground<'_>) -> bool {
+        let Ground { spec, now, .. } = ground;
+        self.damage_at <= now && spec.damaged.iter().any(|drive| can_be_read(&spec.drives, *drive))
+    }
+
+    /// Has drives say what they know to be damaged.
+    fn name(&mut self, ground: Ground<'_>) {
+        let spec = ground.spec;
+        let drives = spec.damaged.iter().copied().filter(|drive| can_be_read(&spec.drives, *drive));
+        self.damage = Damage::of(drives);
+        self.state = State::Naming;
+    }
+
+    /// What was damaged is healed, as far as it could be.
+    fn end_damage(&mut self, pass: &Pass, now: Instant) {
+        // Drives say a moment later that they know of none any more; of what was deleted, once it is reclaimed.
+        let pause = if pass.failed || pass.count.healed == 0 {
+            self.unhealed = self.unhealed.saturating_add(1);
+            DAMAGE_RETRY.saturating_mul(1 << self.unhealed.min(8)).min(DAMAGE_RETRY_MAX)
+        } else {
+            self.unhealed = 0;
+            DAMAGE_RETRY
+        };
+        self.damage_at = now + pause;
+        self.damage = Damage::default();
+        match self.parked.take() {
+            Some(pass) => self.state = State::PageDue(pass),
+            // There may be something else to be done.
+            None => self.again(now),
+        }
+    }
+
+    pub(super) fn named(&mut self, group: GroupId, drive: DriveId, outcome: Outcome) {
+        if let State::Naming = self.state {
+            self.damage.named(group, drive, outcome);
         }
     }
 
@@ -371,7 +485,7 @@ impl Group {
 
     fn setback(&mut self, now: Instant) {
         self.setbacks = self.setbacks.saturating_add(1);
-        self.state = State::Idle;
+        (self.state, self.parked) = (State::Idle, None);
         let pause = RETRY.saturating_mul(1 << self.setbacks.min(8)).min(RETRY_MAX);
         self.due = now + if core::mem::take(&mut self.hurry) { SETTLE } else { pause };
     }
@@ -401,7 +515,7 @@ impl Pass {
 }
 
 impl Work {
-    fn next(&mut self, counts: bool, ground: Ground<'_>) -> Option<Want> {
+    fn next(&mut self, looks: Looks<'_>, ground: Ground<'_>) -> Option<Want> {
         let Ground { group, spec, goal, may_heal, .. } = ground;
         let KeeperSpec { layouts, drives, .. } = spec;
         if self.is_quiet() && self.at.write < self.writes.len() {
@@ -409,7 +523,7 @@ impl Work {
             let broken = core::mem::take(&mut self.batch.broken);
             self.end_batch();
             let relies = Reliance { group, layout: goal.id };
-            let grounds = Grounds { layouts, goal, relies, drives, counts };
+            let grounds = Grounds { layouts, goal, relies, drives, looks };
             (self.batch, self.at) = Batch::of(&self.writes, self.at, grounds);
             self.shards += self.batch.doubts as u64;
             self.batch.broken.extend(broken);
@@ -458,6 +572,11 @@ impl Work {
 
 /// Writes of a page.
 const PAGE: u32 = 256;
+/// And of one that is asked for the sake of its first.
+const FEW: u32 = 16;
+/// Between two looks at what is damaged; longer each time that some is left.
+const DAMAGE_RETRY: Duration = Duration::from_secs(5);
+const DAMAGE_RETRY_MAX: Duration = Duration::from_secs(120);
 /// Between two questions how far a group is.
 const PERIOD: Duration = Duration::from_secs(10);
 /// After a change of drives, so that several at once cause one look.

@@ -20,6 +20,8 @@ use mesh_core::{
 use super::*;
 use crate::metadata::{self, MemoryTable};
 
+mod damage;
+
 const GROUP: GroupId = GroupId(1);
 const CODE: Code = Code { data: 2, parity: 1 };
 const TENANT: TenantId = TenantId(7);
@@ -56,6 +58,9 @@ struct Bench {
     overtaken: bool,
     /// A drive was listed since the group was asked anything.
     listing: bool,
+    /// Pages of uses that were asked for, and drives' names of what is damaged.
+    uses: usize,
+    named: usize,
 }
 
 /// A layout of one group: the first three drives are the homes.
@@ -77,6 +82,7 @@ impl Bench {
             level: Level::LINES,
             grace_ms: 10_000,
             count_every_ms: 1_000_000,
+            damaged: BTreeSet::new(),
         };
         let mut bench = Self {
             keeper: Keeper::new(spec.clone()),
@@ -93,6 +99,8 @@ impl Bench {
             number: 0,
             overtaken: false,
             listing: false,
+            uses: 0,
+            named: 0,
         };
         let session = Command::OpenSession { group: GROUP, actor: ActorId(1), session: session() };
         bench.apply(&session).expect("a session");
@@ -211,6 +219,7 @@ impl Bench {
                     self.apply(&Command::Upkeep(GROUP, begin(3))).expect("another knows more");
                 }
                 self.listing = false;
+                self.uses += usize::from(matches!(*query, Query::Uses { .. }));
                 let outcome = self.query(&query).map(|answer| Response::new(Answer::Meta(Arc::new(answer))));
                 Event::Reply { call, outcome }
             }
@@ -249,6 +258,14 @@ impl Bench {
                     .map(|id| (*id, u32::from(!self.damaged.contains(&(drive, *id)))));
                 let page: Vec<_> = behind.clone().take(5).collect();
                 let more = behind.count() > page.len();
+                Ok(Answer::Shards { page, more, head: HEAD }.into())
+            }
+            ShardOp::Damaged { group: GROUP, after, limit } => {
+                assert_eq!(limit as usize, SHARD_BATCH_MAX);
+                self.named += 1;
+                let own = self.damaged.iter().filter(|(of, id)| *of == drive && after.is_none_or(|after| *id > after));
+                let page: Vec<(ShardId, u32)> = own.clone().take(2).map(|(_, id)| (*id, 0)).collect();
+                let more = own.count() > page.len();
                 Ok(Answer::Shards { page, more, head: HEAD }.into())
             }
             ShardOp::Delete { ids, until: Some(HEAD) } => {

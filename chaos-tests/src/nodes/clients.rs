@@ -478,6 +478,7 @@ fn words(answer: &AdminAnswer) -> Vec<String> {
         AdminAnswer::Chains(rows) => rows.iter().map(ToString::to_string).collect(),
         AdminAnswer::Lost(lost) => vec![lost.to_string()],
         AdminAnswer::Repair(groups) => groups.iter().map(ToString::to_string).collect(),
+        AdminAnswer::Scrub(drives) => drives.iter().filter_map(|(_, why)| why.clone()).collect(),
         AdminAnswer::Done => Vec::new(),
     }
 }

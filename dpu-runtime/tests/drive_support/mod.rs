@@ -41,7 +41,8 @@ pub(crate) struct Bench {
 }
 
 pub(crate) fn spec(segment_bytes: u32) -> DriveSpec {
-    DriveSpec { cluster: ClusterId([0xc1; 16]), drive: DriveId(7), epoch: Epoch(3), capacity_bytes: 0, segment_bytes }
+    let (cluster, drive, epoch) = (ClusterId([0xc1; 16]), DriveId(7), Epoch(3));
+    DriveSpec { cluster, drive, epoch, capacity_bytes: 0, segment_bytes, scrub_every_ms: 0 }
 }
 
 /// Does one job and waits for its end.

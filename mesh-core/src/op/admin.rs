@@ -77,6 +77,13 @@ pub enum AdminOp {
     },
     /// How far the namespace groups are with repair: [`AdminAnswer::Repair`].
     Repair,
+    /// Has drives read back everything that is on them, from now on and at this rate: [`AdminAnswer::Scrub`].
+    Scrub {
+        /// Which; none: all that there are.
+        drives: Vec<DriveId>,
+        /// Bytes a second of each, at most.
+        rate: u64,
+    },
 }
 
 impl AdminOp {
@@ -117,6 +124,8 @@ pub enum AdminAnswer {
     },
     /// How far each namespace group is.
     Repair(Vec<GroupRepair>),
+    /// Drives that have begun, and why the others have not, for people.
+    Scrub(Vec<(DriveId, Option<String>)>),
 }
 
 /// How far a namespace group is with bringing what it has stored home.

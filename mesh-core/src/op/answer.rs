@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{AdminAnswer, Beat, Head, Moved, NodeReport, Piece};
+use super::{AdminAnswer, Beat, Head, Moved, NodeReport, Piece, ScrubState};
 use crate::{
     id::{DriveId, ShardId, TenantId, WriteId},
     meta::{BucketRow, Listing, MetaAnswer, ObjectRow, PartRow, UploadRow},
@@ -57,6 +57,10 @@ pub enum Answer {
         full: bool,
         /// Segments that it had and that were found gone, since it was formatted.
         gone: u32,
+        /// Shards that are known to be damaged now.
+        damaged: u64,
+        /// How far it is with reading everything back.
+        scrub: ScrubState,
     },
     /// A write is open.
     Begun {

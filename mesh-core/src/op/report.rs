@@ -11,6 +11,7 @@ use crate::{
     bluefield::Generation,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
     meta::Level,
+    time::UnixMillis,
     topology::{DriveState, NodeKind, NodeState, Survival},
 };
 
@@ -191,4 +192,23 @@ pub struct DriveReport {
     pub corrupt: u64,
     /// Why it is not up, or how it is damaged, for people.
     pub reason: Option<String>,
+    /// Shards that are known to be damaged now.
+    #[serde(default)]
+    pub damaged: u64,
+    /// How far it is with reading everything back.
+    #[serde(default)]
+    pub scrub: ScrubState,
+}
+
+/// How far a drive is with reading back everything that is on its medium.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubState {
+    /// The slot of the medium that is looked at next.
+    pub at: u32,
+    /// Slots of the medium.
+    pub of: u32,
+    /// When everything had been looked at last, by the clock of the drive's node; 0: never.
+    pub ended: UnixMillis,
+    /// Somebody asked for it: it does not keep to the usual rate.
+    pub asked: bool,
 }

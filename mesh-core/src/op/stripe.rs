@@ -137,4 +137,20 @@ pub enum ShardOp {
     },
     /// Space and health: [`Answer::Drive`].
     Stat,
+    /// Names shards of a group that are known to be damaged, as [`Self::List`] does; what is being written anew or deleted
+    /// is not named.
+    Damaged {
+        /// Of whose writes.
+        group: GroupId,
+        /// Only greater ones.
+        after: Option<ShardId>,
+        /// At most so many, at most `SHARD_BATCH_MAX`.
+        limit: u32,
+    },
+    /// Begins to read back everything that is on the medium, from the start and at this rate instead of the usual one;
+    /// [`Answer::Done`] at once.
+    Scrub {
+        /// Bytes a second, at most; 0 is taken for 1.
+        rate: u64,
+    },
 }

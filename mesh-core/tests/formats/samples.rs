@@ -22,7 +22,7 @@ use mesh_core::{
     op::{
         Ability, ActorReport, AdminAnswer, AdminOp, AsOf, Beat, Binding, Destination, DriveReport, GroupRepair,
         GroupReport, Head, Held, MoveOp, MoveStep, Moved, News, NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece,
-        Reliance, ShardOp, StripeOp, StripeTarget, Witness,
+        Reliance, ScrubState, ShardOp, StripeOp, StripeTarget, Witness,
     },
     plan::Plan,
     spec::CustomSpec,
@@ -60,7 +60,7 @@ variants!(OBJECT_OPS, object_op_name, ObjectOp:
 
 variants!(STRIPE_OPS, stripe_op_name, StripeOp: Write Read Delete);
 
-variants!(SHARD_OPS, shard_op_name, ShardOp: Write Read Delete List Stat);
+variants!(SHARD_OPS, shard_op_name, ShardOp: Write Read Delete List Stat Damaged Scrub);
 
 variants!(NODE_OPS, node_op_name, NodeOp: Raft Beat Status Move Admin RelayQuery RelayPropose
     StatusPage);
@@ -330,6 +330,10 @@ fn news() -> News {
     }
 }
 
+fn scrub_state() -> ScrubState {
+    ScrubState { at: 6, of: 7, ended: UnixMillis(8), asked: true }
+}
+
 fn node_report() -> NodeReport {
     let drive = |drive, state, reason: Option<&str>| DriveReport {
         drive: DriveId(drive),
@@ -339,6 +343,8 @@ fn node_report() -> NodeReport {
         shards: 113,
         corrupt: 114,
         reason: reason.map(Into::into),
+        damaged: 116,
+        scrub: scrub_state(),
     };
     NodeReport {
         node: NodeId(115),
@@ -569,6 +575,8 @@ fn shard_ops() -> Vec<ShardOp> {
             relies: Some(Reliance { group: GroupId(3), layout: LayoutId(2) }),
         },
         ShardOp::Stat,
+        ShardOp::Damaged { group: GroupId(3), after: Some(shard_id(7)), limit: 1024 },
+        ShardOp::Scrub { rate: 8 },
     ]
 }
 
@@ -605,6 +613,7 @@ fn node_ops() -> Vec<NodeOp> {
             after: Some(ActorId(7)),
         })),
         NodeOp::Admin(Box::new(AdminOp::Repair)),
+        NodeOp::Admin(Box::new(AdminOp::Scrub { drives: vec![DriveId(4)], rate: 5 })),
     ]
 }
 
@@ -619,7 +628,16 @@ fn answers() -> Vec<Answer> {
             more: true,
             head: Head { epoch: Epoch(6), start: 8, lsn: 7 },
         },
-        Answer::Drive { capacity_bytes: 1, free_bytes: 2, shards: 3, corrupt: 4, full: true, gone: 0 },
+        Answer::Drive {
+            capacity_bytes: 1,
+            free_bytes: 2,
+            shards: 3,
+            corrupt: 4,
+            full: true,
+            gone: 0,
+            damaged: 5,
+            scrub: scrub_state(),
+        },
         Answer::Begun { write: WriteId(1), stripe_bytes: 4 << 20 },
         Answer::Committed { version: WriteId(1), etag: "e1".into() },
         Answer::Bucket(Arc::new(bucket_row())),
@@ -741,6 +759,8 @@ pub(crate) fn envelopes() -> Vec<(String, Envelope)> {
     let group = GroupRepair { group: GroupId(2), newest: LayoutId(5), state: Some(state), error: Some("e".into()) };
     let repair = AdminAnswer::Repair(vec![group]);
     add("answer.Admin.Repair".into(), of(Body::Answer(Answer::Admin(Box::new(repair))), b""));
+    let scrub = AdminAnswer::Scrub(vec![(DriveId(4), None), (DriveId(5), Some("e".into()))]);
+    add("answer.Admin.Scrub".into(), of(Body::Answer(Answer::Admin(Box::new(scrub))), b""));
 
     let principals = [
         ("anonymous", Principal::Anonymous),

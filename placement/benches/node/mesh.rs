@@ -7,7 +7,7 @@ use mesh_core::{
     id::{ActorId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, ReplicaId, TenantId},
     limits::{DPU_HEARTBEAT_INTERVAL, DPU_SILENCE_MAX, HEARTBEAT_INTERVAL, HEARTBEAT_SILENCE_MAX},
     meta::{ControlView, MeshCommand, TenantLimits, TenantRow, WrappedKey},
-    op::{Ability, ActorReport, DriveReport, GroupReport},
+    op::{Ability, ActorReport, DriveReport, GroupReport, ScrubState},
     time::Instant,
     topology::{Code, DriveInfo, DriveState, NodeInfo, NodeKind},
 };
@@ -103,6 +103,8 @@ impl Mesh {
             free_bytes: drive.capacity_bytes / 2,
             shards: 100_000,
             corrupt: 0,
+            damaged: 0,
+            scrub: ScrubState::default(),
             reason: None,
         };
         own.map(report).collect()

@@ -80,7 +80,7 @@ fn is_news(news: &News, held: Option<AsOf>) -> bool {
 fn has_states(news: &News, before: Option<&NodeReport>) -> bool {
     let Some(before) = before else { return true };
     let states = |drives: &[mesh_core::op::DriveReport]| -> Vec<_> {
-        drives.iter().map(|drive| (drive.drive, drive.state, drive.reason.clone())).collect()
+        drives.iter().map(|drive| (drive.drive, drive.state, drive.reason.clone(), drive.damaged > 0)).collect()
     };
     let drives = news.drives.as_ref().is_some_and(|drives| states(drives) != states(&before.drives));
     let is_other = |one: &mesh_core::op::ActorReport| {

@@ -76,6 +76,8 @@ pub struct Grounds<'a> {
     pub view: &'a ControlView,
     /// The drives, as this node sees them.
     pub drives: &'a SharedMap<DriveId, DriveState>,
+    /// Those that say that shards of theirs are damaged.
+    pub damaged: &'a BTreeSet<DriveId>,
     /// The groups that it leads.
     pub leads: &'a BTreeSet<GroupId>,
     /// What it hosts.
@@ -158,7 +160,7 @@ impl Hosting {
             let spec = specs::ingress(on.view, on.here, epoch, leads, on.upkeep.reclaim_grace_ms);
             let deeds = self.put(ActorId::ingress(on.here), epoch, spec, on, false);
             wanted.push(ActorId::ingress(on.here), deeds);
-            let spec = specs::keeper(on.view, on.leads.iter().copied(), on.drives, on.upkeep);
+            let spec = specs::keeper(on.view, on.leads.iter().copied(), on.drives, on.damaged, on.upkeep);
             let deeds = self.put(ActorId::keeper(on.here), epoch, spec, on, false);
             wanted.push(ActorId::keeper(on.here), deeds);
         }
@@ -396,6 +398,7 @@ mod tests {
         hosting: Hosting,
         view: ControlView,
         drives: SharedMap<DriveId, DriveState>,
+        damaged: BTreeSet<DriveId>,
         hosted: BTreeMap<ActorId, Hosted>,
         busy: BTreeSet<ActorId>,
         tails: BTreeSet<(NodeId, ActorId, Epoch)>,
@@ -416,10 +419,10 @@ mod tests {
             view.assignments.insert(chain(), Assignment::new(chain(), HERE, Epoch(1)));
             let mut hosting = Hosting::default();
             hosting.learn(HERE, &view);
-            let (drives, hosted, busy, tails) = Default::default();
+            let (drives, damaged, hosted, busy, tails) = Default::default();
             let functions = ["policy", "encrypt", "erasure"].map(|kind| (kind.to_owned(), (0, 0)));
             let ability = Ability { functions: functions.into(), ..Ability::default() };
-            Self { hosting, view, drives, hosted, busy, tails, on: None, ability, now: Instant(0) }
+            Self { hosting, view, drives, damaged, hosted, busy, tails, on: None, ability, now: Instant(0) }
         }
 
         fn look(&mut self) -> Vec<&'static str> {
@@ -444,6 +447,7 @@ mod tests {
                 upkeep: Upkeep::default(),
                 view: &self.view,
                 drives: &self.drives,
+                damaged: &self.damaged,
                 leads: &BTreeSet::new(),
                 hosted: &self.hosted,
                 known: &known,

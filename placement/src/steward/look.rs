@@ -84,6 +84,7 @@ impl Steward {
             upkeep: self.here.upkeep,
             view: &self.control,
             drives: &self.outlook.drives,
+            damaged: &self.outlook.damaged,
             leads: &leads,
             hosted: &self.own.hosted,
             known: &self.own.known,

@@ -10,7 +10,7 @@ use mesh_core::{
     Error, ErrorKind,
     id::{ActorId, DriveId, Epoch, Incarnation, NodeId},
     meta::ControlView,
-    op::{ActorReport, DriveReport, GroupReport, NodeReport, Phase, Witness},
+    op::{ActorReport, DriveReport, GroupReport, NodeReport, Phase, ScrubState, Witness},
     shared::SharedMap,
     time::Instant,
     topology::{DriveInfo, DriveState, NodeInfo, NodeKind, NodeState},
@@ -42,6 +42,8 @@ pub struct Outlook {
     pub turned_away: Arc<BTreeMap<NodeId, (Incarnation, Verdict)>>,
     /// Every registered drive, and those that are lost.
     pub drives: SharedMap<DriveId, DriveState>,
+    /// Those that say that shards of theirs are damaged.
+    pub damaged: BTreeSet<DriveId>,
     /// What each actor is asked to do; known to whoever leads the control group.
     pub loads: SharedMap<ActorId, Load>,
     /// When each actor last moved; known to whoever led that.
@@ -66,6 +68,7 @@ impl Outlook {
             witnesses: SharedMap::default(),
             turned_away: Arc::default(),
             drives: SharedMap::default(),
+            damaged: BTreeSet::new(),
             loads: SharedMap::default(),
             moved_at: SharedMap::default(),
             missing: Some(Error::new(ErrorKind::Draining, "the node is starting")),
@@ -218,6 +221,8 @@ impl Outlook {
             free_bytes: 0,
             shards: 0,
             corrupt: 0,
+            damaged: 0,
+            scrub: ScrubState::default(),
             reason: Some(reason.to_owned()),
         };
         for drive in view.drives.values().filter(|drive| drive.node == report.node) {
@@ -240,9 +245,17 @@ impl Outlook {
 
     /// What this node sees of a drive.
     pub(super) fn drive_state(&self, drive: &DriveInfo) -> DriveState {
-        let report = self.sight.reports.get(&drive.node).filter(|_| self.is_up(drive.node));
-        let said = report.and_then(|report| report.drives.iter().find(|said| said.drive == drive.id));
-        said.map_or(DriveState::Down, |said| said.state)
+        self.said_of(drive).map_or(DriveState::Down, |said| said.state)
+    }
+
+    /// Whether shards of a drive are damaged, as it says.
+    pub(super) fn is_damaged(&self, drive: &DriveInfo) -> bool {
+        self.said_of(drive).is_some_and(|said| said.damaged > 0)
+    }
+
+    fn said_of(&self, drive: &DriveInfo) -> Option<&DriveReport> {
+        let report = self.sight.reports.get(&drive.node).filter(|_| self.is_up(drive.node))?;
+        report.drives.iter().find(|said| said.drive == drive.id)
     }
 
     /// The tails of chains that nodes which answer say they run, of those nodes that are to run some.
@@ -296,6 +309,8 @@ mod tests {
             free_bytes: 50,
             shards: 3,
             corrupt: 0,
+            damaged: 0,
+            scrub: ScrubState::default(),
             reason: None,
         }
     }

@@ -1,7 +1,10 @@
 //! What actors are made of, by what the control group holds and what a node sees of the drives: a node's ingress, the data
 //! chains, and the tails of chains that are split.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mesh_core::{
     Error, ErrorKind,
@@ -55,6 +58,7 @@ pub fn keeper(
     view: &ControlView,
     leads: impl Iterator<Item = GroupId>,
     drives: &SharedMap<DriveId, DriveState>,
+    damaged: &BTreeSet<DriveId>,
     upkeep: Upkeep,
 ) -> FunctionSpec {
     let can = view.level >= Level::LINES;
@@ -66,6 +70,7 @@ pub fn keeper(
         level: view.level,
         grace_ms: upkeep.reclaim_grace_ms,
         count_every_ms: upkeep.count_every_ms,
+        damaged: damaged.clone(),
     })
 }
 

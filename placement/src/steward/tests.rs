@@ -488,6 +488,8 @@ fn figures_of_drives_are_told_with_the_next_beat_and_their_state_at_once() {
         free_bytes,
         shards: 0,
         corrupt: 0,
+        damaged: 0,
+        scrub: Default::default(),
         reason: None,
     };
     let mut room = Room::new(mesh(&[1, 2]));

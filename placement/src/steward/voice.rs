@@ -278,7 +278,7 @@ pub(super) fn trunk(report: &NodeReport) -> NodeReport {
 
 /// A drive without its figures.
 fn drive_state(drive: &DriveReport) -> impl PartialEq + '_ {
-    (drive.drive, drive.state, drive.capacity_bytes, &drive.reason)
+    (drive.drive, drive.state, drive.capacity_bytes, &drive.reason, drive.damaged > 0)
 }
 
 /// An actor without its figures.

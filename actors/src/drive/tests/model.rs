@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_core::{Buf, ErrorKind, id::Token, op::ShardOp, wire::crc32c};
+use mesh_core::{Buf, ErrorKind, Event, StorageFunction as _, id::Token, op::ShardOp, wire::crc32c};
 use proptest::prelude::*;
 
 use super::world::{BLOCK, World, bytes, shard, write};
@@ -25,6 +25,8 @@ enum Step {
     },
     /// Ends all of them.
     Settle,
+    /// Lets the time come that the drive waits for.
+    Wake,
     /// The process dies; the medium keeps everything that was written.
     Crash,
     /// The power fails; of what was not synced some blocks survive.
@@ -40,6 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..SHARDS).prop_map(|n| Step::Read { n }),
         30 => any::<usize>().prop_map(|at| Step::End { at }),
         2 => Just(Step::Settle),
+        8 => Just(Step::Wake),
         1 => Just(Step::Crash),
         1 => any::<u64>().prop_map(|seed| Step::PowerCut { seed }),
     ]
@@ -170,6 +173,13 @@ impl Model {
                 self.take_replies();
                 assert!(self.changes.is_empty() && self.reads.is_empty(), "requests without an answer");
             }
+            Step::Wake => {
+                if let Some(at) = self.world.drive.wake_at() {
+                    self.world.now = self.world.now.max(at);
+                    self.world.event(Event::Wake);
+                    self.take_replies();
+                }
+            }
             Step::Crash => {
                 self.world.restart();
                 self.compare();
@@ -194,6 +204,7 @@ impl Model {
 fn run(segments: u64, room_extents: Option<usize>, steps: Vec<Step>) {
     let mut world = World::new(segments, 16);
     world.room_extents = room_extents;
+    world.spec.scrub_every_ms = 2_000;
     let mut model = Model { world, beliefs: BTreeMap::new(), changes: BTreeMap::new(), reads: BTreeMap::new() };
     for step in steps {
         model.take(step);

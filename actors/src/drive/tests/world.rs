@@ -86,8 +86,12 @@ impl Platter {
     }
 
     pub(super) fn rot(&mut self, at: u64) {
+        self.flip(at, 4);
+    }
+
+    pub(super) fn flip(&mut self, at: u64, bit: u8) {
         let block = self.now.entry(at / BLOCK as u64).or_insert_with(|| vec![0; BLOCK]);
-        block[at as usize % BLOCK] ^= 0x10;
+        block[at as usize % BLOCK] ^= 1 << bit;
         self.durable.insert(at / BLOCK as u64, block.clone());
     }
 }
@@ -113,6 +117,8 @@ pub(super) struct World {
     /// The medium has room for so many extents, each made when it is first written; then writes fail with `NoSpace`.
     pub(super) room_extents: Option<usize>,
     extents: BTreeSet<u64>,
+    /// A place that cannot be read.
+    pub(super) unreadable: Option<u64>,
     tokens: Tokens,
     entropy: Counter,
     next: u64,
@@ -120,7 +126,8 @@ pub(super) struct World {
 }
 
 pub(super) fn spec(segment_bytes: u32) -> DriveSpec {
-    DriveSpec { cluster: ClusterId([7; 16]), drive: DriveId(3), epoch: Epoch(5), capacity_bytes: 0, segment_bytes }
+    let (cluster, drive, epoch) = (ClusterId([7; 16]), DriveId(3), Epoch(5));
+    DriveSpec { cluster, drive, epoch, capacity_bytes: 0, segment_bytes, scrub_every_ms: 0 }
 }
 
 impl World {
@@ -151,6 +158,7 @@ impl World {
             writes: 0,
             room_extents: None,
             extents: BTreeSet::new(),
+            unreadable: None,
             tokens: Tokens::default(),
             entropy: Counter(0),
             next: 1 << 32,
@@ -187,7 +195,8 @@ impl World {
     /// Hands over one event. Effects are given back for looking at, and also carried out.
     pub(super) fn event(&mut self, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let mut cx = Cx::new(self.now, UnixMillis(0), &mut effects, &mut self.tokens, &mut self.entropy);
+        let wall = UnixMillis(1 + self.now.0 / 1_000_000);
+        let mut cx = Cx::new(self.now, wall, &mut effects, &mut self.tokens, &mut self.entropy);
         self.drive.on_event(event, &mut cx);
         for effect in &effects {
             match effect {
@@ -218,7 +227,9 @@ impl World {
     /// Ends the `at`-th job under way.
     pub(super) fn end(&mut self, at: usize) -> Vec<Effect> {
         let Pending { work, job, begun } = self.jobs.remove(at);
+        let unreadable = super::scrub::unreadable(&job, self.unreadable);
         let outcome = match job {
+            _ if let Some(error) = unreadable => Err(error),
             DiskJob::Write { at, bufs } => {
                 self.writes += 1;
                 assert!(bufs.iter().all(|buf| buf.is_aligned() && buf.len() % BLOCK == 0), "a write is not aligned");
@@ -323,6 +334,17 @@ impl World {
         let at = self.drive.wake_at().expect("the drive wants to be woken");
         assert!(at >= self.now, "a drive that is woken for nothing");
         self.now = at;
+        self.event(Event::Wake);
+        self.settle();
+    }
+
+    /// Lets so much time go by.
+    pub(super) fn rest_for(&mut self, millis: u64) {
+        let until = self.now + core::time::Duration::from_millis(millis);
+        while self.drive.wake_at().is_some_and(|at| at <= until) {
+            self.wake();
+        }
+        self.now = until;
         self.event(Event::Wake);
         self.settle();
     }

@@ -1,6 +1,6 @@
 use mesh_core::{
     id::{ActorId, DriveId, Incarnation},
-    op::{ActorReport, DriveReport, NodeLoad},
+    op::{ActorReport, DriveReport, NodeLoad, ScrubState},
     topology::{DriveState, NodeState},
 };
 
@@ -121,6 +121,8 @@ fn what_a_node_says_of_itself_and_how_its_drives_are_are_states_and_how_full_the
         free_bytes,
         shards: 0,
         corrupt: 0,
+        damaged: 0,
+        scrub: ScrubState::default(),
         reason: None,
     };
     let begin = News { drives: Some(vec![drive(DriveState::Up, 4)]), ..all() };

@@ -146,6 +146,8 @@ fn how_a_drive_of_this_node_is_is_shown_at_once() {
         free_bytes,
         shards: 0,
         corrupt: 0,
+        damaged: 0,
+        scrub: Default::default(),
         reason: None,
     };
     let mut room = Room::new(mesh(&[1]));

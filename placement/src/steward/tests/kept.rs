@@ -18,8 +18,17 @@ fn moving() -> ControlView {
 
 /// Node 2, which has drive 5 as said.
 fn with_drive(state: DriveState, version: u64) -> Arc<Beat> {
-    let said =
-        DriveReport { drive: DriveId(5), state, capacity_bytes: 9, free_bytes: 9, shards: 0, corrupt: 0, reason: None };
+    let said = DriveReport {
+        drive: DriveId(5),
+        state,
+        capacity_bytes: 9,
+        free_bytes: 9,
+        shards: 0,
+        corrupt: 0,
+        reason: None,
+        damaged: 0,
+        scrub: Default::default(),
+    };
     let mut beat = (*introduces(report(2), version)).clone();
     let news = beat.news.as_deref().expect("just put there").clone();
     beat.news = Some(Arc::new(News { drives: Some(vec![said]), ..news }));

@@ -297,6 +297,8 @@ fn a_node_says_what_it_waits_for_by_its_groups_and_by_the_drives_that_it_sees() 
         free_bytes: 9,
         shards: 0,
         corrupt: 0,
+        damaged: 0,
+        scrub: Default::default(),
         reason: None,
     };
     let says = |node: u64, version, state| {

@@ -18,7 +18,17 @@ fn actor(number: u64, requests: u64) -> ActorReport {
 
 fn drive(state: DriveState, free_bytes: u64) -> DriveReport {
     let (drive, reason) = (mesh_core::id::DriveId(1), None);
-    DriveReport { drive, state, capacity_bytes: 9, free_bytes, shards: 0, corrupt: 0, reason }
+    DriveReport {
+        drive,
+        state,
+        capacity_bytes: 9,
+        free_bytes,
+        shards: 0,
+        corrupt: 0,
+        reason,
+        damaged: 0,
+        scrub: Default::default(),
+    }
 }
 
 fn report() -> NodeReport {
