@@ -58,6 +58,8 @@ struct List {
     onwards: Option<ShardId>,
     /// How far the drive's log had come when it was listed first.
     head: Option<Head>,
+    /// Answers in a row that did not come, or could not be the answer.
+    failures: u32,
 }
 
 impl List {
@@ -230,11 +232,17 @@ impl Batch {
             _ => None,
         };
         let Some((page, more, head)) = page else {
+            list.failures += 1;
+            // To give it up costs a whole count.
+            if list.failures < LIST_TRIES {
+                return;
+            }
             let list = core::mem::take(list);
             self.broken.extend(list.doubts.into_iter().map(|id| id.stripe.write));
             self.strays.incomplete |= list.onwards.is_some();
             return;
         };
+        list.failures = 0;
         // What is not in the page is not there, as far as the page reaches: to its last shard, or to the end.
         let last = page.last().map(|(id, _)| *id).filter(|_| more);
         if let Some(reach) = self.reach {
@@ -331,6 +339,8 @@ fn is_answer(page: &[(ShardId, u32)], more: bool, after: Option<ShardId>) -> boo
     page.is_sorted_by(|(left, _), (right, _)| left < right) && begins && !(more && page.is_empty())
 }
 
+/// How often a drive is asked for a page.
+const LIST_TRIES: u32 = 3;
 /// Lists of drives that are out at once.
 const LISTS_MAX: usize = 64;
 /// Shards of a batch of which it is asked whether they are at home, at most; those of one stripe more.

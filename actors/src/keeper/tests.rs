@@ -49,6 +49,8 @@ struct Bench {
     damaged: BTreeSet<(DriveId, ShardId)>,
     /// Drives that answer nothing but this.
     failing: BTreeMap<DriveId, ErrorKind>,
+    /// So many of the next lists do not come.
+    lists_fail: usize,
     spec: KeeperSpec,
     written: Vec<(DriveId, ShardId)>,
     read: Vec<(DriveId, ShardId)>,
@@ -92,6 +94,7 @@ impl Bench {
             drives: (1..=6).map(|drive| (DriveId(drive), BTreeMap::new())).collect(),
             damaged: BTreeSet::new(),
             failing: BTreeMap::new(),
+            lists_fail: 0,
             spec,
             written: Vec::new(),
             read: Vec::new(),
@@ -246,6 +249,10 @@ impl Bench {
         }
         let held = self.drives.get_mut(&drive).expect("a drive");
         match op {
+            ShardOp::List { .. } if self.lists_fail > 0 => {
+                self.lists_fail -= 1;
+                Err(Error::new(ErrorKind::Timeout, "as planned"))
+            }
             ShardOp::List { after, limit, relies } => {
                 self.listing = true;
                 let newest = self.spec.layouts.last_key_value().map(|(id, _)| *id);
@@ -663,6 +670,21 @@ fn nothing_is_deleted_of_what_is_not_whole_and_a_count_that_is_not_complete_is_n
     bench.set(3, DriveState::Up);
     bench.pass(Duration::from_secs(90));
     assert_eq!((bench.count(), bench.has(3)), ((2, [1, 9, 0, 3]), 0));
+}
+
+/// A count goes over everything: it is not begun anew for what is asked again in a moment.
+#[test]
+fn a_list_that_does_not_come_is_asked_for_again() {
+    let mut bench = counting();
+    bench.put("a", 3, &[]);
+    bench.lists_fail = 2;
+    bench.pass(Duration::from_secs(30));
+    assert_eq!((bench.lists_fail, bench.count()), (0, (1, [1, 9, 0, 0])));
+    let mut bench = counting();
+    bench.put("a", 3, &[]);
+    bench.lists_fail = 60;
+    bench.pass(Duration::from_secs(30));
+    assert_eq!((bench.lists_fail < 60, bench.count()), (true, (0, [0; 4])), "nor for ever");
 }
 
 #[test]

@@ -224,7 +224,9 @@ fn a_copy_of_the_superblock_is_written_again() {
     }
     // Both, while the drive still knows.
     let (mut world, _) = filled();
-    COPIES.map(|copy| world.platter.rot(copy + 40));
+    for copy in COPIES {
+        world.platter.rot(copy + 40);
+    }
     scrub(&mut world);
     world.rest();
     world.power_cut(|| false);
