@@ -315,7 +315,7 @@ pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
                 let state = if full { DriveState::Full } else { DriveState::Up };
                 say(node, at, drive, Said { state: Some(state), corrupt, gone });
                 let behind = lock(&node.media).0.get(&at).is_some_and(|slot| slot.behind);
-                let reason = how_it_is(full, (damaged, corrupt), gone, behind);
+                let reason = how_it_is(full, corrupt, gone, behind);
                 DriveReport { drive, state, capacity_bytes, free_bytes, shards, corrupt, reason, damaged, scrub }
             }
             Ok(Ok(_)) => down("it answered with something else".to_owned()),
@@ -360,11 +360,11 @@ fn say(node: &Inner, at: usize, drive: DriveId, now: Said) {
 }
 
 /// What is to be known of a drive that serves, in words.
-fn how_it_is(full: bool, (damaged, corrupt): (u64, u64), gone: u32, behind: bool) -> Option<String> {
+fn how_it_is(full: bool, corrupt: u64, gone: u32, behind: bool) -> Option<String> {
     let words = [
         full.then(|| "it is full".to_owned()),
         (gone > 0).then(|| format!("{gone} of its segments are gone: it was emptied or shortened")),
-        (corrupt > 0).then(|| format!("{corrupt} damaged places were found, {damaged} shards are damaged now")),
+        (corrupt > 0).then(|| format!("{corrupt} damaged places were found")),
         behind.then(|| BEHIND.to_owned()),
     ];
     let words: Vec<String> = words.into_iter().flatten().collect();

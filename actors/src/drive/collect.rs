@@ -46,7 +46,7 @@ pub(super) struct Housekeeping {
     probe: Option<u32>,
     /// Slots whose segment ended where the medium had no more room. They count as virgin once they are erased.
     pub(super) starved: BTreeSet<u32>,
-    /// Slots whose segment would not be found as it is: they are emptied, whatever that wins.
+    /// Slots whose segment would not be found as it is: they are emptied while there is room, whatever that wins.
     sick: BTreeSet<u32>,
     compaction: Option<Compaction>,
     /// There was nothing to win at the last look, and nothing has changed since.
@@ -308,14 +308,16 @@ impl Serving {
         if self.housekeeping.idle {
             return None;
         }
-        let is_due = |slot: &u32| {
-            let place = self.catalog.slot(*slot);
-            place.usage == Use::Sealed && !place.pinned && !place.is_vacant()
-        };
-        if let Some(slot) = self.housekeeping.sick.iter().copied().find(is_due) {
-            return Some(slot);
+        let comfort = RESERVE_SLOTS + (slots / 16).max(2);
+        if self.spare_slots() > comfort {
+            // What is damaged in it stays until it is healed: to empty it may win nothing, and must not cost what others need.
+            let is_due = |slot: &u32| {
+                let place = self.catalog.slot(*slot);
+                place.usage == Use::Sealed && !place.pinned && !place.is_vacant()
+            };
+            return self.housekeeping.sick.iter().copied().find(is_due);
         }
-        if self.spare_slots() >= RESERVE_SLOTS + (slots / 16).max(2) {
+        if self.spare_slots() == comfort {
             return None;
         }
         let gain = u64::from(self.segment_bytes) / GAIN_PART;

@@ -184,6 +184,14 @@ impl StorageFunction for Drive {
             }
     }
 
+    /// A scrub may be broken off.
+    fn unanswered(&self) -> usize {
+        match &self.phase {
+            Phase::Serving(serving) => self.parked.len() + serving.unanswered(),
+            _ => self.in_flight(),
+        }
+    }
+
     /// Empty: what a drive knows is on its medium.
     fn snapshot(&mut self, _since: Option<Mark>) -> Snapshot {
         Snapshot::default()

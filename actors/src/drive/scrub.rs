@@ -3,7 +3,7 @@
 //!
 //! It looks at a slot as a start would, and compares what it finds with what the catalog knows. A shard that is damaged is
 //! marked, and named to whoever asks; a segment whose header, tombstones or records would not be found as they are is
-//! emptied, for what it is to hold is known still; a damaged copy of the superblock, a free mark and an END are written
+//! emptied while there is room, for what it is to hold is known still; a damaged copy of the superblock, a free mark and an END are written
 //! again. Bytes that no checksum covers (padding, and what was deleted) do not matter.
 //!
 //! ```text
@@ -46,6 +46,8 @@ pub(super) struct Scrub {
     /// Where it is in what it looks at.
     at: u32,
     reading: bool,
+    /// Once that is read, it begins anew.
+    anew: bool,
     /// What it has read last: when, and how many bytes.
     read: (Instant, u32),
     /// Bytes a second.
@@ -83,14 +85,6 @@ struct Segment {
     tombstones: usize,
 }
 
-/// What was found.
-#[derive(Debug, Default, PartialEq, Eq)]
-enum Seen {
-    #[default]
-    Good,
-    Bad,
-}
-
 impl Scrub {
     pub(super) fn new(every: Duration, now: Scrubbed, at: Instant) -> Self {
         let look = if now.slot == 0 { Look::Superblock } else { Look::Next };
@@ -101,6 +95,7 @@ impl Scrub {
             look,
             at: 0,
             reading: false,
+            anew: false,
             read: (at, 0),
             rate: 1,
             not_before: at,
@@ -130,6 +125,11 @@ impl Scrub {
         self.rate = rate.max(1);
         self.now.slot = 0;
         self.read.1 = 0;
+        if self.reading {
+            self.anew = true;
+        } else {
+            self.look = Look::Superblock;
+        }
     }
 
     pub(super) fn state(&self, slots: u32) -> ScrubState {
@@ -272,6 +272,10 @@ impl Serving {
     /// Something was read.
     pub(super) fn on_scrub_read(&mut self, outcome: WorkOutcome, cx: &mut Cx<'_>) {
         self.scrub.reading = false;
+        if core::mem::take(&mut self.scrub.anew) {
+            self.scrub.look = Look::Superblock;
+            return;
+        }
         let bytes = match outcome {
             Ok(WorkOutput::Bytes(bytes)) => Some(bytes),
             _ => None,
@@ -322,12 +326,7 @@ impl Serving {
     }
 
     fn next_slot(&mut self, slot: u32) {
-        // Unless somebody asked for a round from the start.
-        if self.scrub.now.slot == slot {
-            self.scrub.now.slot = slot + 1;
-        } else {
-            self.scrub.look = Look::Superblock;
-        }
+        self.scrub.now.slot = slot + 1;
     }
 
     fn look_at_record(&mut self, segment: Box<Segment>, mut next: usize, cx: &mut Cx<'_>) {
@@ -357,8 +356,10 @@ impl Serving {
             let sighting = shards.get(&block).filter(|sighting| is_there(sighting));
             // A damaged payload is in nobody's way, but what is not found at all might as well be something else.
             is_flawed |= sighting.is_none();
-            let seen = if sighting.is_some_and(|sighting| !sighting.corrupt) { Seen::Good } else { Seen::Bad };
-            self.note(id, live, seen);
+            // Good it is only as it was when it was read: somebody may have found it bad since.
+            if sighting.is_none_or(|sighting| sighting.corrupt) {
+                self.unread(id, live);
+            }
         }
         let ids: Vec<ShardId> = self.catalog.slot(slot).tombstones.iter().take(tombstones).copied().collect();
         let needed = ids.into_iter().filter_map(|id| self.catalog.tombstone_in(id, slot));
@@ -367,21 +368,15 @@ impl Serving {
         if is_flawed {
             self.condemn(slot);
         } else if let Some(salt) = lacks_end.filter(|_| is_closed && !self.housekeeping.starved.contains(&slot)) {
-            self.corrupt += 1;
             self.write_end(slot, seq, salt, end, cx);
         }
         self.next_slot(slot);
     }
 
-    fn note(&mut self, id: ShardId, live: Live, seen: Seen) {
-        let is_bad = seen == Seen::Bad;
-        let is_news = self.catalog.mark(id, live.slot, live.block, is_bad);
-        self.corrupt += u64::from(is_news && is_bad);
-    }
-
-    /// A record could not be read: the same contents may be written again.
+    /// A record is damaged, or cannot be read: the same contents may be written again.
     pub(super) fn unread(&mut self, id: ShardId, live: Live) {
-        self.note(id, live, Seen::Bad);
+        let is_news = self.catalog.mark(id, live.slot, live.block, true);
+        self.corrupt += u64::from(is_news);
     }
 
     /// A slot's segment would not be found as it is.

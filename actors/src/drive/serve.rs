@@ -163,7 +163,9 @@ impl Serving {
 
     /// When it wants to be woken.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        self.room_at.into_iter().chain(self.census.due()).chain(self.scrub.due()).min()
+        // Nothing is written over the superblock while it is read.
+        let census = self.census.due().filter(|_| !self.scrub.reads_superblock());
+        self.room_at.into_iter().chain(census).chain(self.scrub.due()).min()
     }
 
     /// The time it asked for has come.
@@ -178,6 +180,11 @@ impl Serving {
     /// Requests without an answer and jobs under way.
     pub(super) fn in_flight(&self) -> usize {
         self.held.len() + self.works.len()
+    }
+
+    /// Those that somebody waits for, or that must not be broken off: a scrub may be.
+    pub(super) fn unanswered(&self) -> usize {
+        self.in_flight() - self.works.values().filter(|work| matches!(work, Work::Scrub)).count()
     }
 
     /// Jobs under way.

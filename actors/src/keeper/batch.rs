@@ -156,6 +156,11 @@ impl Batch {
         let counts = matches!(looks, Looks::All);
         let run = shape.run_of(stripe);
         let id = StripeId { write, stripe, attempt: run.map_or(0, |run| run.attempt) };
+        if let Looks::Damaged(damage) = looks
+            && damage.of_stripe(id).next().is_none()
+        {
+            return;
+        }
         let avoid = run.map_or(&[][..], |run| &run.avoid);
         let own = layouts.get(&shape.layout).filter(|own| own.line == goal.line || own.line == 0);
         let Some(own) = own else {
