@@ -38,8 +38,6 @@ pub enum Bug {
     DoubleReply,
     /// A stripe is said to be placed although a drive has refused its shard.
     FewerShards,
-    /// A drive keeps to itself what it knows to be damaged.
-    NamesNoDamage,
     /// The metadata groups answer questions from what was so a while ago.
     StaleRead,
     /// Links let in every copy of a request.
@@ -84,7 +82,6 @@ impl Bug {
         ("lost-reply", Self::LostReply),
         ("double-reply", Self::DoubleReply),
         ("fewer-shards", Self::FewerShards),
-        ("names-no-damage", Self::NamesNoDamage),
         ("stale-read", Self::StaleRead),
         ("no-filter", Self::NoFilter),
         ("plaintext", Self::Plaintext),
@@ -119,7 +116,6 @@ pub fn around_drive(bug: Option<Bug>, drive: Box<dyn StorageFunction>, memory: &
     match bug {
         Some(Bug::SkipCrc) => Box::new(Twisted::new(drive, SkipCrc { memory: memory.clone(), reads: BTreeMap::new() })),
         Some(Bug::FewerShards) => Box::new(Twisted::new(drive, FewerShards { writes: BTreeSet::new(), count: 0 })),
-        Some(Bug::NamesNoDamage) => Box::new(Twisted::new(drive, NamesNoDamage(BTreeSet::new()))),
         _ => drive,
     }
 }
@@ -398,23 +394,6 @@ impl Twist for FewerShards {
 
     fn reply(&mut self, id: Token, outcome: Outcome) -> (usize, Outcome) {
         if self.writes.remove(&id) { (1, Ok(Answer::Done.into())) } else { (1, outcome) }
-    }
-}
-
-struct NamesNoDamage(BTreeSet<Token>);
-
-impl Twist for NamesNoDamage {
-    fn request(&mut self, id: Token, request: &mut Request) {
-        if let Op::Shard(op) = &request.op
-            && matches!(**op, ShardOp::Damaged { .. })
-        {
-            self.0.insert(id);
-        }
-    }
-
-    fn reply(&mut self, id: Token, outcome: Outcome) -> (usize, Outcome) {
-        let silent = Answer::Shards { page: Vec::new(), more: false, head: Default::default() };
-        if self.0.remove(&id) { (1, Ok(silent.into())) } else { (1, outcome) }
     }
 }
 

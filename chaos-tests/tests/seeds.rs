@@ -121,11 +121,6 @@ fn fewer_shards_than_promised_are_found() {
 }
 
 #[test]
-fn damage_that_nobody_is_told_of_is_found() {
-    assert!(found_at("names-no-damage", 0..100) < 100);
-}
-
-#[test]
 fn reads_of_old_metadata_are_found() {
     assert!(found_at("stale-read", 0..10) < 10);
 }
