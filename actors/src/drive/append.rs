@@ -390,13 +390,18 @@ impl Serving {
         } else {
             self.housekeeping.stir();
             // END says that all before it is durable, so it comes after that. The next segment need not wait for it.
-            let record = end_record(open.seq, open.salt, end);
-            let bytes = block(&self.pool, |bytes| record.encode(bytes));
-            self.catalog.slot_mut(slot).users += 1;
-            self.writing += 1;
-            let job = DiskJob::Write { at: slot_at(slot, self.segment_bytes) + u64::from(end), bufs: vec![bytes] };
-            self.begin(Work::End { slot }, job, cx);
+            self.write_end(slot, (open.seq, open.salt), end, cx);
         }
+    }
+
+    /// Writes END behind a segment all of whose records are durable.
+    pub(super) fn write_end(&mut self, slot: u32, (seq, salt): (u64, u64), end: u32, cx: &mut Cx<'_>) {
+        let record = end_record(seq, salt, end);
+        let bytes = block(&self.pool, |bytes| record.encode(bytes));
+        self.catalog.slot_mut(slot).users += 1;
+        self.writing += 1;
+        let job = DiskJob::Write { at: slot_at(slot, self.segment_bytes) + u64::from(end), bufs: vec![bytes] };
+        self.begin(Work::End { slot }, job, cx);
     }
 }
 

@@ -3,8 +3,9 @@
 //!
 //! It looks at a slot as a start would, and compares what it finds with what the catalog knows. A shard that is damaged is
 //! marked, and named to whoever asks; a segment whose header, tombstones or records would not be found as they are is
-//! emptied while there is room, for what it is to hold is known still; a damaged copy of the superblock, a free mark and an END are written
-//! again. Bytes that no checksum covers (padding, and what was deleted) do not matter.
+//! emptied while there is room, for what it is to hold is known still; a damaged copy of the superblock, a free mark and an
+//! END are written again. Bytes that no checksum covers (padding, and what was deleted) do not matter. Slots that were erased
+//! before this start are not looked at, but for those that have been made ready since.
 //!
 //! ```text
 //! superblock ─► slot 0 ─► slot 1 ─► … ─► last slot ─► superblock ─► …
@@ -26,9 +27,8 @@ use mesh_core::{
 
 use super::{
     catalog::{Live, Use},
-    format::{BLOCK, Copy, Scrubbed, Superblock, block, is_free, slot_at, span},
+    format::{BLOCK, Copy, Scrubbed, Superblock, is_free, slot_at, span},
     medium::{COPIES, INSPECT_BYTES},
-    recover::end_record,
     scan::{Check, Checked},
     serve::{Serving, Work},
 };
@@ -119,7 +119,7 @@ impl Scrub {
         self.not_before.max(at + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
-    /// Begins anew, at this rate, once what is being looked at is done with.
+    /// Begins anew, at this rate or the usual one if that is greater, once what is being read has come.
     pub(super) fn ask(&mut self, rate: u64) {
         self.asked = Some(rate.max(1));
         self.rate = rate.max(1);
@@ -211,7 +211,7 @@ impl Serving {
         let bytes: u64 = self.catalog.slots().map(each).sum();
         let every = u64::try_from(self.scrub.every.as_millis()).unwrap_or(u64::MAX).max(1);
         let usual = (bytes + u64::from(INSPECT_BYTES)).saturating_mul(1000) / every;
-        self.scrub.rate = self.scrub.asked.unwrap_or(usual).max(1);
+        self.scrub.rate = self.scrub.asked.unwrap_or(0).max(usual).max(1);
         self.scrub.pace_at = now + (self.scrub.every / PACES).max(PACE_MIN);
     }
 
@@ -368,7 +368,8 @@ impl Serving {
         if is_flawed {
             self.condemn(slot);
         } else if let Some(salt) = lacks_end.filter(|_| is_closed && !self.housekeeping.starved.contains(&slot)) {
-            self.write_end(slot, seq, salt, end, cx);
+            // Everything before it is durable, as it was when the segment was closed.
+            self.write_end(slot, (seq, salt), end, cx);
         }
         self.next_slot(slot);
     }
@@ -388,16 +389,6 @@ impl Serving {
         }
     }
 
-    /// Writes END again: everything before it is durable, as it was when the segment was closed.
-    fn write_end(&mut self, slot: u32, seq: u64, salt: u64, end: u32, cx: &mut Cx<'_>) {
-        let record = end_record(seq, salt, end);
-        let bytes = block(&self.pool, |bytes| record.encode(bytes));
-        self.catalog.slot_mut(slot).users += 1;
-        self.writing += 1;
-        let at = slot_at(slot, self.segment_bytes) + u64::from(end);
-        self.begin(Work::End { slot }, DiskJob::Write { at, bufs: vec![bytes] }, cx);
-    }
-
     /// Erases a free slot once more, for one of its marks is damaged.
     fn mark_again(&mut self, slot: u32, cx: &mut Cx<'_>) {
         if self.housekeeping.free.remove(&slot) {
@@ -410,7 +401,7 @@ impl Serving {
         let identity = self.superblock.identity;
         for (at, place) in COPIES.into_iter().enumerate() {
             let block = bytes.as_ref().and_then(|bytes| bytes.get(place as usize..place as usize + BLOCK as usize));
-            // A newer owner's, or a newer build's, is not touched.
+            // One of a newer owner, or of a newer build, is not damaged: who fences is not judged here.
             let is_good = match block.map(Superblock::decode) {
                 Some(Copy::Good(found)) => found.identity == identity,
                 Some(Copy::Newer(_)) => true,
