@@ -6,7 +6,7 @@ use core::{
     task::{Context, Poll, Waker},
 };
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io::{self, IoSliceMut},
     sync::{Arc, Mutex},
 };
@@ -47,6 +47,8 @@ struct Inbox(Mutex<Arrived>);
 struct Arrived {
     datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     reader: Option<Waker>,
+    /// The connection IDs that whoever has this socket gave himself.
+    named: BTreeSet<Vec<u8>>,
 }
 
 /// What a socket's buffer holds; what comes then is lost.
@@ -70,6 +72,9 @@ impl Air {
         let inbox = lock(&self.0).sockets.get(&datagram.to).cloned();
         let Some(inbox) = inbox else { return };
         let mut state = lock(&inbox.0);
+        if is_for_another(&datagram.bytes, &state.named) {
+            return;
+        }
         if state.datagrams.len() < BUFFER_DATAGRAMS {
             state.datagrams.push_back((datagram.from, datagram.bytes));
         }
@@ -79,6 +84,34 @@ impl Air {
             waker.wake();
         }
     }
+}
+
+/// What everybody can read of a QUIC packet with a long header (RFC 8999, section 5.1; the type: RFC 9000, section 17.2).
+struct LongHeader<'a> {
+    is_initial: bool,
+    destination: &'a [u8],
+    source: &'a [u8],
+}
+
+fn long_header(bytes: &[u8]) -> Option<LongHeader<'_>> {
+    let (first, rest) = bytes.split_first().filter(|(first, _)| *first & 0x80 != 0)?;
+    let (_version, rest) = rest.split_at_checked(4)?;
+    let (len, rest) = rest.split_first()?;
+    let (destination, rest) = rest.split_at_checked(usize::from(*len))?;
+    let (len, rest) = rest.split_first()?;
+    let (source, _) = rest.split_at_checked(usize::from(*len))?;
+    Some(LongHeader { is_initial: first & 0x30 == 0, destination, source })
+}
+
+/// How long the connection IDs are that a client makes up for a server, until that has named itself.
+const MADE_UP_BYTES: usize = 20;
+
+/// An `Initial` for a connection that one had who had this address before. An endpoint would take its keys from the ID in it, which
+/// are the wrong ones, and go by bits of the ciphertext, which no seed decides: so it is lost.
+fn is_for_another(bytes: &[u8], named: &BTreeSet<Vec<u8>>) -> bool {
+    long_header(bytes).is_some_and(|long| {
+        long.is_initial && long.destination.len() < MADE_UP_BYTES && !named.contains(long.destination)
+    })
 }
 
 struct Socket {
@@ -102,6 +135,9 @@ impl AsyncUdpSocket for Socket {
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         if self.life.as_ref().is_some_and(|life| !life.step()) {
             return Ok(());
+        }
+        if let Some(long) = long_header(transmit.contents) {
+            lock(&self.inbox.0).named.insert(long.source.to_vec());
         }
         let mut state = lock(&self.air.0);
         for bytes in transmit.contents.chunks(transmit.segment_size.unwrap_or(usize::MAX)) {
