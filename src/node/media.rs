@@ -99,8 +99,11 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
     }
     let disk = node.env.disks.open(config, &node.pool)?;
     let capacity_bytes = disk.geometry().capacity_bytes;
-    let WorkOutput::Bytes(first) = io(&*disk, DiskJob::Read { at: 0, len: drive::INSPECT_BYTES }).await? else {
-        return Err(Error::bug("a read gave no bytes"));
+    let mut reading = drive::Reading::new(0, drive::INSPECT_BYTES);
+    let first = loop {
+        if let Some(first) = reading.take(io(&*disk, reading.job()).await)? {
+            break first;
+        }
     };
     let cluster = node.keyring.cluster();
     let mut had = None;
@@ -141,11 +144,14 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
                 .with("cluster", cluster));
         }
         Medium::Damaged { why } => {
-            return Err(Error::new(
+            let error = Error::new(
                 ErrorKind::DriveFailed,
                 "the drive's superblock is damaged, or it holds something else; it is left alone",
-            )
-            .with("why", why));
+            );
+            return Err(match reading.lost() {
+                Some((blocks, cause)) => error.with("unreadable_blocks", blocks).with("cause", cause),
+                None => error.with("why", why),
+            });
         }
         Medium::Newer { version } => {
             return Err(Error::new(

@@ -22,7 +22,8 @@ use super::{
     serve::{Serving, Work},
 };
 
-/// Slots that new shards may not take: deletes and compaction need them to make room.
+/// Slots that new shards may not take: deletes and compaction need them to make room. What takes the place of a damaged
+/// record may take one of them: it leaves as much to be collected.
 pub(super) const RESERVE_SLOTS: u32 = 3;
 /// Of the reserve, what compaction leaves to tombstones.
 const COPY_RESERVE_SLOTS: u32 = 1;
@@ -126,8 +127,10 @@ impl Serving {
         let fits = self.open.as_ref().is_some_and(|open| open.takes(append.span()));
         let free = self.housekeeping.free.len() as u32;
         let (allowed, pending) = match append {
-            Append::Write { .. } => {
-                let needed = if fits { RESERVE_SLOTS } else { RESERVE_SLOTS + 1 };
+            Append::Write { shard, .. } => {
+                let is_mend = self.catalog.live(shard.id).is_some_and(|live| live.corrupt);
+                let reserve = RESERVE_SLOTS - u32::from(is_mend);
+                let needed = if fits { reserve } else { reserve + 1 };
                 (free >= needed && !self.medium_full, self.is_collecting())
             }
             // These may wait only for what does not wait for them.
@@ -198,7 +201,7 @@ impl Serving {
                 (graves(&payload), Kind::Tombstones, Buf::copy_of(&payload), Commit::Delete { request, tombstones })
             }
             Append::CopyTombstones { ids, source } => {
-                let needed = ids.iter().filter_map(|&id| self.catalog.tombstone_in(id, source));
+                let needed = ids.iter().filter_map(|&id| self.tombstone_to_save(id, source));
                 let tombstones: Vec<Tombstone> = needed.collect();
                 if tombstones.is_empty() {
                     self.housekeeping.copy_ended();

@@ -93,6 +93,8 @@ pub(super) struct Slot {
     pub(super) users: u32,
     /// Compaction could not empty it: not to be chosen again.
     pub(super) pinned: bool,
+    /// It has no segment because free marks say so, whatever stands behind them: known of slots that are `Virgin`.
+    pub(super) is_marked: bool,
     /// Every shard record in it, with its block.
     pub(super) records: Vec<(ShardId, u32)>,
     /// Every shard with a tombstone in it.
@@ -182,7 +184,13 @@ impl Catalog {
         self.entries.get(&id)?.live
     }
 
-    /// The write number of a shard's tombstone, if that is needed and stands in this slot.
+    /// The tombstone of a shard, if it stands in this slot.
+    pub(super) fn any_tombstone_in(&self, id: ShardId, slot: u32) -> Option<Tombstone> {
+        let grave = self.entries.get(&id)?.grave.filter(|grave| grave.slot == slot)?;
+        Some(Tombstone { id, lsn: grave.lsn })
+    }
+
+    /// The tombstone of a shard, if that stands in this slot and is needed elsewhere.
     pub(super) fn tombstone_in(&self, id: ShardId, slot: u32) -> Option<Tombstone> {
         let entry = self.entries.get(&id).filter(|entry| entry.held() == Some(slot))?;
         entry.grave.map(|grave| Tombstone { id, lsn: grave.lsn })

@@ -16,7 +16,7 @@ use mesh_core::{
 use super::{
     append::{Append, RESERVE_SLOTS},
     catalog::{Catalog, Live, Use},
-    format::{BLOCK, GRAVES_MAX, block, encode_free, slot_at},
+    format::{BLOCK, GRAVES_MAX, Tombstone, block, encode_free, slot_at},
     serve::{Serving, Work},
 };
 
@@ -119,6 +119,11 @@ impl Housekeeping {
     pub(super) fn condemn(&mut self, slot: u32) -> bool {
         self.stir();
         self.sick.insert(slot)
+    }
+
+    /// Takes a slot out of those that may be opened, or may be made ready for that. Whether it was one.
+    pub(super) fn take_spare(&mut self, slot: u32) -> bool {
+        self.free.remove(&slot) || self.virgin.remove(&slot)
     }
 
     /// A slot was opened, and the medium had no room even for its header.
@@ -243,6 +248,7 @@ impl Serving {
                 // It gave nothing back that the medium lacks.
                 self.housekeeping.erasing.remove(&slot);
                 self.housekeeping.return_unused(&mut self.catalog, slot);
+                self.catalog.slot_mut(slot).is_marked = true;
             } else if self.housekeeping.erasing.get(&slot).is_some_and(|erasing| erasing.was_sealed) {
                 self.medium_full = false;
                 self.housekeeping.blocked = false;
@@ -350,11 +356,21 @@ impl Serving {
                 break;
             }
             compaction.tombstone += 1;
-            if self.catalog.tombstone_in(id, compaction.slot).is_some() && !ids.contains(&id) {
+            if self.tombstone_to_save(id, compaction.slot).is_some() && !ids.contains(&id) {
                 ids.push(id);
             }
         }
         ids
+    }
+
+    /// A tombstone of a slot, if it is to be copied before that is erased. Of a slot of which something cannot be found again
+    /// also those that only delete what stands beside them, for the slot may have to stay.
+    pub(super) fn tombstone_to_save(&self, id: ShardId, slot: u32) -> Option<Tombstone> {
+        if self.housekeeping.sick.contains(&slot) {
+            self.catalog.any_tombstone_in(id, slot)
+        } else {
+            self.catalog.tombstone_in(id, slot)
+        }
     }
 
     /// A record of the slot was read: its copy goes to the log, unless it is damaged. Then it stays where it is.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! - `format`: what stands on the medium; `medium`: whether a medium may be used
-//! - `recover`, `scan`: a start; `catalog`: what counts; `census`: what tells an emptied medium from a blank one
+//! - `recover`, `scan`, `reading`: a start; `catalog`: what counts; `census`: what tells an emptied medium from a blank one
 //! - `scrub`: reads everything back, round after round
 //! - `serve`: requests; `append`, `open`: the log and its group commit; `collect`: space
 //!
@@ -24,6 +24,7 @@ mod collect;
 mod format;
 mod medium;
 mod open;
+mod reading;
 mod recover;
 mod scan;
 mod scrub;
@@ -44,6 +45,7 @@ use mesh_core::{
 
 pub use format::FORMAT_VERSION;
 pub use medium::{INSPECT_BYTES, Medium, inspect, superblock};
+pub use reading::Reading;
 use recover::Recovery;
 use serve::Serving;
 
@@ -126,7 +128,7 @@ impl Drive {
             },
             Phase::Serving(serving) => {
                 if let Err(cause) = serving.on_done(work, outcome, cx) {
-                    let error = Error::new(ErrorKind::DriveFailed, "the drive failed a write; it must be started anew")
+                    let error = Error::new(ErrorKind::DriveFailed, "the drive has failed; it must be started anew")
                         .with("drive", self.spec.drive)
                         .with("cause", cause);
                     serving.fail(&error, cx);

@@ -4,13 +4,15 @@
 //! owner's epoch, one copy after the other, each synced; the scan; a sync, so that whatever was read is durable before
 //! anything is said about it; an END record behind the last good record of every segment that has none, so that what
 //! was cut off stays cut off without being looked at again.
+//!
+//! Places that cannot be read are damage like any other, as long as there are few of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mesh_core::{
-    Buf, Cx, Error, ErrorKind, Job, Pool, WorkOutcome,
+    Cx, Error, ErrorKind, Job, Pool, WorkOutcome,
     id::{ShardId, StripeId, TenantId, Token, WriteId},
-    port::{DiskJob, Geometry, WorkOutput},
+    port::{DiskJob, Geometry},
     spec::DriveSpec,
     topology::Code,
 };
@@ -19,11 +21,15 @@ use super::{
     catalog::Catalog,
     format::{Census, Kind, Record, SLOTS_START, Shard, Superblock, block, slot_at},
     medium::{self, COPIES, INSPECT_BYTES, Medium, examine},
+    reading::Reading,
     scan::{Found, Scan, Segment, Step},
 };
 
 /// Slots scanned at once.
 const SCANS_MAX: usize = 8;
+/// Blocks that may be unreadable. With more of them the medium is no good, or is gone: what is missing in what it gave must not
+/// be taken for what it has.
+const LOST_MAX: u32 = 256;
 /// Slots without which a drive cannot work: the reserve, an open segment and one to be emptied.
 pub(super) const SLOTS_MIN: u32 = super::append::RESERVE_SLOTS + 2;
 
@@ -35,6 +41,8 @@ pub(super) struct Recovery {
     pool: Pool,
     works: BTreeMap<Token, Work>,
     stage: Stage,
+    /// Blocks that could not be read.
+    lost: u32,
 }
 
 #[derive(Debug)]
@@ -72,10 +80,10 @@ struct Scanning {
 
 #[derive(Debug)]
 enum Work {
-    Superblock,
+    Superblock(Reading),
     Fence,
     FenceSync,
-    Scan { slot: u32, scan: Box<Scan> },
+    Scan { slot: u32, scan: Box<Scan>, reading: Reading },
     End,
     Sync,
 }
@@ -100,12 +108,13 @@ pub(super) struct Recovered {
 impl Recovery {
     /// Begins.
     pub(super) fn start(spec: DriveSpec, geometry: Geometry, pool: Pool, cx: &mut Cx<'_>) -> Self {
-        let mut recovery = Self { spec, geometry, pool, works: BTreeMap::new(), stage: Stage::Look };
-        recovery.begin(Work::Superblock, DiskJob::Read { at: 0, len: INSPECT_BYTES }, cx);
+        let mut recovery = Self { spec, geometry, pool, works: BTreeMap::new(), stage: Stage::Look, lost: 0 };
+        let reading = Reading::new(0, INSPECT_BYTES);
+        recovery.begin(reading.job(), Work::Superblock(reading), cx);
         recovery
     }
 
-    fn begin(&mut self, work: Work, job: DiskJob, cx: &mut Cx<'_>) {
+    fn begin(&mut self, job: DiskJob, work: Work, cx: &mut Cx<'_>) {
         self.works.insert(cx.start(Job::Disk(job)), work);
     }
 
@@ -126,14 +135,21 @@ impl Recovery {
     ) -> Result<Option<Recovered>, Error> {
         let Some(work) = self.works.remove(&work) else { return Ok(None) };
         match work {
-            Work::Superblock => {
-                let found = self.admit(&bytes(outcome)?)?;
+            Work::Superblock(mut reading) => {
+                let Some(bytes) = reading.take(outcome)? else {
+                    self.begin(reading.job(), Work::Superblock(reading), cx);
+                    return Ok(None);
+                };
+                let found = self.admit(&bytes).map_err(|error| match reading.lost() {
+                    Some((blocks, cause)) => error.with("unreadable_blocks", blocks).with("cause", cause),
+                    None => error,
+                })?;
                 self.fence(found, cx);
                 Ok(None)
             }
             Work::Fence => {
                 outcome?;
-                self.begin(Work::FenceSync, DiskJob::Sync, cx);
+                self.begin(DiskJob::Sync, Work::FenceSync, cx);
                 Ok(None)
             }
             Work::FenceSync => {
@@ -141,8 +157,13 @@ impl Recovery {
                 self.fence_next(cx);
                 Ok(self.turn(cx))
             }
-            Work::Scan { slot, mut scan } => {
-                let step = scan.read(&bytes(outcome)?);
+            Work::Scan { slot, mut scan, mut reading } => {
+                let Some(bytes) = reading.take(outcome)? else {
+                    self.begin(reading.job(), Work::Scan { slot, scan, reading }, cx);
+                    return Ok(None);
+                };
+                self.lose(&reading)?;
+                let step = scan.read(&bytes);
                 self.step(slot, scan, step, cx);
                 Ok(self.turn(cx))
             }
@@ -162,6 +183,20 @@ impl Recovery {
                 Ok(self.turn(cx))
             }
         }
+    }
+
+    /// Counts what could not be read.
+    ///
+    /// # Errors
+    /// It is too much.
+    fn lose(&mut self, reading: &Reading) -> Result<(), Error> {
+        let Some((blocks, cause)) = reading.lost() else { return Ok(()) };
+        self.lost += blocks;
+        if self.lost <= LOST_MAX {
+            return Ok(());
+        }
+        let error = Error::new(ErrorKind::DriveFailed, "too much of the medium cannot be read: replace it");
+        Err(error.with("drive", self.spec.drive).with("unreadable_blocks", self.lost).with("cause", cause))
     }
 
     /// Whether the medium may be served by this owner.
@@ -230,7 +265,7 @@ impl Recovery {
         let superblock = *superblock;
         if let Some(copy) = left.pop_front() {
             let bytes = block(&self.pool, |bytes| superblock.encode(bytes));
-            self.begin(Work::Fence, DiskJob::Write { at: COPIES[copy], bufs: vec![bytes] }, cx);
+            self.begin(DiskJob::Write { at: COPIES[copy], bufs: vec![bytes] }, Work::Fence, cx);
             return;
         }
         self.stage = Stage::Scan(Box::new(Scanning {
@@ -258,7 +293,7 @@ impl Recovery {
         match core::mem::replace(&mut self.stage, Stage::Look) {
             Stage::Scan(scanning) => {
                 self.stage = Stage::Settle(scanning);
-                self.begin(Work::Sync, DiskJob::Sync, cx);
+                self.begin(DiskJob::Sync, Work::Sync, cx);
                 None
             }
             Stage::Close(scanning) => Some(scanning.finish()),
@@ -288,9 +323,11 @@ impl Recovery {
         match step {
             Step::Read { at, len } => {
                 let at = slot_at(slot, scanning.superblock.segment_bytes) + u64::from(at);
-                self.begin(Work::Scan { slot, scan }, DiskJob::Read { at, len }, cx);
+                let reading = Reading::new(at, len);
+                self.begin(reading.job(), Work::Scan { slot, scan, reading }, cx);
             }
             Step::Ended(Found::Nothing) => {}
+            Step::Ended(Found::Marked) => scanning.catalog.slot_mut(slot).is_marked = true,
             Step::Ended(Found::Segment(segment)) => scanning.find(slot, *segment),
             Step::Ended(found @ (Found::Blank | Found::Gone)) => {
                 scanning.gone += u32::from(found == Found::Gone);
@@ -306,7 +343,7 @@ impl Recovery {
             let at = slot_at(slot, scanning.superblock.segment_bytes) + u64::from(end);
             let record = end_record(seq, salt, end);
             let bytes = block(&self.pool, |bytes| record.encode(bytes));
-            self.begin(Work::End, DiskJob::Write { at, bufs: vec![bytes] }, cx);
+            self.begin(DiskJob::Write { at, bufs: vec![bytes] }, Work::End, cx);
         }
     }
 }
@@ -359,11 +396,4 @@ pub(super) fn end_record(seq: u64, salt: u64, end: u32) -> Record {
 /// What a record that holds no shard says of one.
 pub(super) fn empty(id: ShardId) -> Shard {
     Shard { id, tenant: TenantId(0), code: Code { data: 0, parity: 0 }, sealed_len: 0, len: 0, crc: 0, lsn: 0 }
-}
-
-fn bytes(outcome: WorkOutcome) -> Result<Buf, Error> {
-    match outcome? {
-        WorkOutput::Bytes(bytes) => Ok(bytes),
-        _ => Err(Error::bug("a read gave no bytes")),
-    }
 }

@@ -63,7 +63,9 @@ pub(super) enum Step {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Segment(Box<Segment>),
-    /// It was erased, or is of another drive, or of this one before it was formatted.
+    /// It was erased, or has been opened only just now: a free mark says so.
+    Marked,
+    /// It is of another drive, or of this one before it was formatted.
     Nothing,
     /// Zeros: it was never written.
     Blank,
@@ -144,7 +146,7 @@ impl Scan {
             }
             if is_free(&self.identity, second) {
                 // It had just been opened, or was being erased: nothing in it counts.
-                return Step::Ended(Found::Nothing);
+                return Step::Ended(Found::Marked);
             }
             let (seq, salt, before) = (header.seq, header.salt, header.before);
             let segment = Segment { seq, salt, before, ..Segment::default() };
@@ -154,7 +156,7 @@ impl Scan {
         let is_zero = |block: &[u8]| *block == [0; BLOCK as usize];
         if is_free(&self.identity, first) || is_free(&self.identity, second) {
             // One of the two marks may have rotted.
-            return Step::Ended(Found::Nothing);
+            return Step::Ended(Found::Marked);
         }
         match (is_zero(first), self.reached) {
             (true, false) => Step::Ended(Found::Blank),

@@ -4,8 +4,8 @@
 //! It looks at a slot as a start would, and compares what it finds with what the catalog knows. A shard that is damaged is
 //! marked, and named to whoever asks; a segment whose header, tombstones or records would not be found as they are is
 //! emptied while there is room, for what it is to hold is known still; a damaged copy of the superblock, a free mark and an
-//! END are written again. Bytes that no checksum covers (padding, and what was deleted) do not matter. Slots that were erased
-//! before this start are not looked at, but for those that have been made ready since.
+//! END are written again. Bytes that no checksum covers (padding, and what was deleted) do not matter. A superblock of a newer
+//! owner ends this one.
 //!
 //! ```text
 //! superblock ─► slot 0 ─► slot 1 ─► … ─► last slot ─► superblock ─► …
@@ -18,7 +18,7 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 
 use mesh_core::{
-    Buf, Cx, Error, WorkOutcome,
+    Buf, Cx, Error, ErrorKind, WorkOutcome,
     id::ShardId,
     op::ScrubState,
     port::{DiskJob, WorkOutput},
@@ -29,6 +29,7 @@ use super::{
     catalog::{Live, Use},
     format::{BLOCK, Copy, Scrubbed, Superblock, is_free, slot_at, span},
     medium::{COPIES, INSPECT_BYTES},
+    reading::Reading,
     scan::{Check, Checked},
     serve::{Serving, Work},
 };
@@ -65,7 +66,8 @@ pub(super) struct Scrub {
 enum Look {
     /// The next slot.
     Next,
-    Superblock,
+    /// As far as it is read.
+    Superblock(Option<Reading>),
     /// The marks of a free slot.
     Marks(u32),
     Segment(Box<Segment>),
@@ -87,7 +89,7 @@ struct Segment {
 
 impl Scrub {
     pub(super) fn new(every: Duration, now: Scrubbed, at: Instant) -> Self {
-        let look = if now.slot == 0 { Look::Superblock } else { Look::Next };
+        let look = if now.slot == 0 { Look::Superblock(None) } else { Look::Next };
         Self {
             every,
             asked: None,
@@ -128,7 +130,7 @@ impl Scrub {
         if self.reading {
             self.anew = true;
         } else {
-            self.look = Look::Superblock;
+            self.look = Look::Superblock(None);
         }
     }
 
@@ -147,7 +149,7 @@ impl Scrub {
 
     /// Whether it reads the copies of the superblock just now.
     pub(super) fn reads_superblock(&self) -> bool {
-        self.reading && matches!(self.look, Look::Superblock)
+        self.reading && matches!(self.look, Look::Superblock(_))
     }
 }
 
@@ -166,17 +168,19 @@ impl Serving {
                         self.scrub.not_before = cx.now() + BUSY_PAUSE;
                     }
                 }
-                Look::Superblock if !self.census.is_still() => {
-                    self.scrub.look = Look::Superblock;
+                Look::Superblock(reading) if !self.census.is_still() => {
+                    self.scrub.look = Look::Superblock(reading);
                     self.scrub.not_before = cx.now() + BUSY_PAUSE;
                 }
-                Look::Superblock => {
-                    self.scrub.look = Look::Superblock;
-                    self.scrub_read(0, INSPECT_BYTES, cx);
+                Look::Superblock(reading) => {
+                    let reading = reading.unwrap_or_else(|| Reading::new(0, INSPECT_BYTES));
+                    let job = reading.job();
+                    self.scrub.look = Look::Superblock(Some(reading));
+                    self.scrub_read(job, cx);
                 }
                 Look::Marks(slot) => {
                     self.scrub.look = Look::Marks(slot);
-                    self.scrub_read(slot_at(slot, self.segment_bytes), 2 * BLOCK, cx);
+                    self.scrub_read(DiskJob::Read { at: slot_at(slot, self.segment_bytes), len: 2 * BLOCK }, cx);
                 }
                 Look::Segment(segment) | Look::Records(segment, _) if !self.has_still(&segment) => {
                     self.next_slot(segment.slot);
@@ -185,7 +189,7 @@ impl Serving {
                     Some(len) => {
                         let at = slot_at(segment.slot, self.segment_bytes) + u64::from(self.scrub.at);
                         self.scrub.look = Look::Segment(segment);
-                        self.scrub_read(at, len, cx);
+                        self.scrub_read(DiskJob::Read { at, len }, cx);
                     }
                     None => self.judge(*segment, cx),
                 },
@@ -194,10 +198,11 @@ impl Serving {
         }
     }
 
-    fn scrub_read(&mut self, at: u64, len: u32, cx: &mut Cx<'_>) {
+    fn scrub_read(&mut self, job: DiskJob, cx: &mut Cx<'_>) {
+        let len = if let DiskJob::Read { len, .. } = &job { *len } else { 0 };
         self.scrub.reading = true;
         self.scrub.read = (cx.now(), len);
-        self.begin(Work::Scrub, DiskJob::Read { at, len }, cx);
+        self.begin(Work::Scrub, job, cx);
     }
 
     /// How fast a round is: what there is to be read, in the time for it.
@@ -206,6 +211,7 @@ impl Serving {
             Use::Sealed => u64::from(slot.end + BLOCK),
             Use::Open => u64::from(self.open.as_ref().map_or(0, |open| open.durable())),
             Use::Free => u64::from(2 * BLOCK),
+            Use::Virgin if slot.is_marked => u64::from(2 * BLOCK),
             Use::Virgin | Use::Erasing => 0,
         };
         let bytes: u64 = self.catalog.slots().map(each).sum();
@@ -221,6 +227,10 @@ impl Serving {
         while slot < self.superblock.slots {
             let place = self.catalog.slot(slot);
             match place.usage {
+                Use::Virgin if place.is_marked => {
+                    self.scrub.look = Look::Marks(slot);
+                    break;
+                }
                 Use::Virgin | Use::Erasing => slot += 1,
                 Use::Free => {
                     self.scrub.look = Look::Marks(slot);
@@ -270,19 +280,32 @@ impl Serving {
     }
 
     /// Something was read.
-    pub(super) fn on_scrub_read(&mut self, outcome: WorkOutcome, cx: &mut Cx<'_>) {
+    ///
+    /// # Errors
+    /// The medium is this owner's no more, or refuses to read at all.
+    pub(super) fn on_scrub_read(&mut self, outcome: WorkOutcome, cx: &mut Cx<'_>) -> Result<(), Error> {
         self.scrub.reading = false;
         if core::mem::take(&mut self.scrub.anew) {
-            self.scrub.look = Look::Superblock;
-            return;
+            self.scrub.look = Look::Superblock(None);
+            return Ok(());
         }
+        if let Look::Superblock(Some(reading)) = &mut self.scrub.look {
+            let Some(bytes) = reading.take(outcome)? else { return Ok(()) };
+            self.scrub.look = Look::Next;
+            return self.judge_superblock(&bytes);
+        }
+        self.on_scrub_slot(outcome, cx);
+        Ok(())
+    }
+
+    /// Something was read of a slot.
+    fn on_scrub_slot(&mut self, outcome: WorkOutcome, cx: &mut Cx<'_>) {
         let bytes = match outcome {
             Ok(WorkOutput::Bytes(bytes)) => Some(bytes),
             _ => None,
         };
         match core::mem::replace(&mut self.scrub.look, Look::Next) {
-            Look::Next => {}
-            Look::Superblock => self.judge_superblock(bytes),
+            Look::Next | Look::Superblock(_) => {}
             Look::Marks(slot) => {
                 let identity = &self.superblock.identity;
                 let is_good = |bytes: Buf| bytes.chunks(BLOCK as usize).all(|block| is_free(identity, block));
@@ -336,7 +359,7 @@ impl Serving {
             if let Some((_, live)) = record.and_then(|(id, block)| self.counting(id, segment.slot, block)) {
                 let at = slot_at(live.slot, self.segment_bytes) + u64::from(live.block) * u64::from(BLOCK);
                 self.scrub.look = Look::Records(segment, next);
-                self.scrub_read(at, span(live.len), cx);
+                self.scrub_read(DiskJob::Read { at, len: span(live.len) }, cx);
                 return;
             }
         }
@@ -391,33 +414,34 @@ impl Serving {
 
     /// Erases a free slot once more, for one of its marks is damaged.
     fn mark_again(&mut self, slot: u32, cx: &mut Cx<'_>) {
-        if self.housekeeping.free.remove(&slot) {
+        if self.housekeeping.take_spare(slot) {
             self.corrupt += 1;
             self.erase(slot, false, cx);
         }
     }
 
-    fn judge_superblock(&mut self, bytes: Option<Buf>) {
-        let identity = self.superblock.identity;
+    fn judge_superblock(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let (identity, epoch) = (self.superblock.identity, self.superblock.epoch);
+        let not_ours = || Error::new(ErrorKind::Fenced, "somebody else has taken the medium");
         for (at, place) in COPIES.into_iter().enumerate() {
-            let block = bytes.as_ref().and_then(|bytes| bytes.get(place as usize..place as usize + BLOCK as usize));
-            // One of a newer owner, or of a newer build, is not damaged: who fences is not judged here.
-            let is_good = match block.map(Superblock::decode) {
-                Some(Copy::Good(found)) => found.identity == identity,
-                Some(Copy::Newer(_)) => true,
-                Some(Copy::Absent | Copy::Damaged(_)) | None => false,
-            };
-            if !is_good && self.census.write_again(at) {
-                self.corrupt += 1;
+            let block = bytes.get(place as usize..place as usize + BLOCK as usize).unwrap_or_default();
+            match Superblock::decode(block) {
+                Copy::Good(found) if found.identity == identity && found.epoch <= epoch => {}
+                Copy::Good(found) => {
+                    return Err(not_ours().with("drive", found.identity.drive).with("epoch", found.epoch));
+                }
+                Copy::Newer(version) => return Err(not_ours().with("version", version)),
+                Copy::Absent | Copy::Damaged(_) => self.corrupt += u64::from(self.census.write_again(at)),
             }
         }
+        Ok(())
     }
 
     fn end_round(&mut self, cx: &mut Cx<'_>) {
         self.scrub.asked = None;
         self.pace(cx.now());
         self.scrub.now = Scrubbed { slot: 0, ended: cx.wall() };
-        self.scrub.look = Look::Superblock;
+        self.scrub.look = Look::Superblock(None);
     }
 
     /// A record of a read that somebody waits for could not be read.

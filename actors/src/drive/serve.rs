@@ -233,7 +233,7 @@ impl Serving {
                 self.on_synced(seq, upto, erased, cx);
             }
             Work::Census => self.on_census(outcome)?,
-            Work::Scrub => self.on_scrub_read(outcome, cx),
+            Work::Scrub => self.on_scrub_read(outcome, cx)?,
             Work::Read { request, id, live } => {
                 self.reading -= 1;
                 self.release(live.slot);

@@ -179,8 +179,9 @@ impl Batch {
         let is_where = Where { layout: shape.layout, code: own.code, avoid: avoid.to_vec(), is_settled };
         if let Looks::Damaged(damage) = looks {
             let is_placed = |(shard, drive): &(u8, DriveId)| placed.drives.get(usize::from(*shard)) == Some(drive);
+            // A drive that is full takes what it has in another's place.
             let (can, cannot): (Vec<_>, Vec<_>) =
-                damage.of_stripe(id).filter(is_placed).partition(|(_, drive)| is_up(drives, *drive));
+                damage.of_stripe(id).filter(is_placed).partition(|(_, drive)| can_be_read(drives, *drive));
             if !cannot.is_empty() {
                 self.broken.insert(write);
             }

@@ -57,7 +57,7 @@ fn image(lens: &[u32], closed: bool) -> (Vec<u8>, u32) {
 fn scan(image: &[u8]) -> Option<Segment> {
     match look(image, Census::default()) {
         Found::Segment(segment) => Some(*segment),
-        Found::Nothing | Found::Blank => None,
+        Found::Nothing | Found::Marked | Found::Blank => None,
         Found::Gone => panic!("nothing was counted here"),
     }
 }

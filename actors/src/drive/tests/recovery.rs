@@ -247,13 +247,20 @@ fn a_start_that_cannot_read_says_so_and_guesses_nothing() {
     let mut world = World::new(8, 64);
     world.put(shard(1), b"x").unwrap();
     let written = world.writes;
+    world.unreadable = 0..SLOTS_START;
     world.start();
-    world.end(0);
     let parked = world.ask(ShardOp::Read { id: shard(1) }, Buf::empty());
-    world.end_with(0, Err(mesh_core::Error::new(ErrorKind::DriveFailed, "EIO")));
-    assert_eq!(world.replies[&parked].as_ref().unwrap_err().kind(), ErrorKind::DriveFailed);
     world.settle();
+    let error = world.replies[&parked].as_ref().expect_err("nobody knows what stands there");
+    assert_eq!(error.kind(), ErrorKind::DriveFailed);
+    assert!(error.to_string().contains("unreadable_blocks"), "{error}");
     assert_eq!((world.writes, world.drive.in_flight()), (written, 0));
+    // A read that failed once is tried again.
+    world.unreadable = 0..0;
+    world.start();
+    world.end_with(0, Err(mesh_core::Error::new(ErrorKind::DriveFailed, "EIO")));
+    world.settle();
+    assert_eq!(world.get(shard(1)), Ok(b"x".to_vec()));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use mesh_core::{
-    Answer, Buf, Error, ErrorKind, Event, StorageFunction as _,
-    id::{GroupId, ShardId},
+    Answer, Buf, ErrorKind, Event, StorageFunction as _,
+    id::{Epoch, GroupId, ShardId},
     op::{ScrubState, ShardOp},
     port::DiskJob,
 };
@@ -162,7 +162,7 @@ fn what_cannot_be_read_is_damaged_and_its_segment_is_given_up() {
     // The medium fails in the middle of the first record of some closed segment, whenever that is read.
     let slot_bytes = 16 * BLOCK as u64;
     let bad = (64 << 10) + 2 * slot_bytes + 2 * BLOCK as u64;
-    world.unreadable = Some(bad);
+    world.unreadable = bad..bad + BLOCK as u64;
     scrub(&mut world);
     let (ids, _) = damaged(&mut world, None, 1024);
     assert_eq!(ids.len(), 1, "one record covers the place, and the others can be read: {ids:?}");
@@ -178,14 +178,136 @@ fn what_cannot_be_read_is_damaged_and_its_segment_is_given_up() {
     }
 }
 
+/// One place, whichever it is, cannot be read. After a round, and what is named written again, a start takes nothing amiss.
+#[test]
+fn any_one_place_that_cannot_be_read_costs_no_start_and_no_shard() {
+    let places: Vec<u64> = filled().0.platter.now.keys().copied().collect();
+    assert!(places.len() > 80);
+    for place in places {
+        let (mut world, shards) = filled();
+        let at = place * BLOCK as u64;
+        world.unreadable = at..at + BLOCK as u64;
+        scrub(&mut world);
+        heal(&mut world);
+        world.rest();
+        world.power_cut(|| false);
+        assert_eq!(said(&mut world).damaged, 0, "block {place}");
+        for n in 0..40 {
+            let wanted = shards.get(&n).cloned().ok_or(ErrorKind::NotFound);
+            assert_eq!(world.get(shard(n)), wanted, "block {place}, shard {n}");
+        }
+    }
+}
+
+/// Nobody has read it back, and the drive starts all the same: of what it had it lacks one shard at most.
+#[test]
+fn a_start_finds_all_but_what_cannot_be_read() {
+    let places: Vec<u64> = filled().0.platter.now.keys().copied().collect();
+    for place in places {
+        let (mut world, shards) = filled();
+        let at = place * BLOCK as u64;
+        world.unreadable = at..at + BLOCK as u64;
+        world.power_cut(|| false);
+        let wrong = shards.iter().filter(|(n, contents)| world.get(shard(**n)).as_ref() != Ok(contents)).count();
+        assert!(wrong <= 1, "block {place}: {wrong}");
+        // Nobody can tell any more that it had been deleted, if it was.
+        assert!(said(&mut world).shards + 1 >= shards.len() as u64, "block {place}");
+    }
+}
+
+#[test]
+fn a_medium_of_which_much_cannot_be_read_is_not_served_as_if_it_were_empty() {
+    let mut world = World::new(40, 16);
+    for n in 0..120 {
+        world.put(shard(n), &contents(n)).expect("it is written");
+    }
+    world.unreadable = 64 << 10..world.geometry.capacity_bytes;
+    world.power_cut(|| false);
+    let Phase::Refusing(error, _) = &world.drive.phase else { panic!("{:?}", world.drive.phase) };
+    assert!(error.to_string().contains("too much of the medium cannot be read"), "{error}");
+    world.settle();
+    assert_eq!(world.get(shard(3)), Err(ErrorKind::DriveFailed));
+}
+
+/// A segment of which a shard is damaged may have to stay, and a shard that was deleted in it must stay deleted.
+#[test]
+fn a_tombstone_that_rots_beside_what_it_deletes_is_written_elsewhere() {
+    let mut world = World::new(20, 16);
+    world.put(shard(1), &contents(1)).expect("it is written");
+    world.put(shard(4), &contents(4)).expect("it is written");
+    world.delete(&[shard(1)]).expect("it is deleted");
+    for n in 10..20 {
+        world.put(shard(n), &contents(n)).expect("it is written");
+    }
+    let Phase::Serving(serving) = &world.drive.phase else { panic!("it serves") };
+    let first = serving.catalog.slot(0);
+    assert!(first.usage == Use::Sealed && first.tombstones == [shard(1)] && first.records[0].0 == shard(1));
+    // Header, the record that is deleted, that of the other shard, the tombstone.
+    let place = |block: u32| (64 << 10) + u64::from(block) * BLOCK as u64;
+    let (_, bad) = first.records[1];
+    let tombstone = bad + crate::drive::format::span(contents(4).len() as u32) / BLOCK as u32;
+    world.platter.rot(place(bad + 1) + 9);
+    world.platter.rot(place(tombstone) + 20);
+    scrub(&mut world);
+    world.rest();
+    assert_eq!(damaged(&mut world, None, 9).0, [shard(4)]);
+    world.power_cut(|| false);
+    assert_eq!(world.get(shard(1)), Err(ErrorKind::NotFound));
+    assert_eq!(damaged(&mut world, None, 9).0, [shard(4)], "its segment is still there");
+}
+
+#[test]
+fn what_is_damaged_on_a_full_drive_is_written_again() {
+    let mut world = World::new(12, 16);
+    let stored = (0..).find(|n| world.put(shard(*n), &contents(4)).is_err()).expect("it is full some time");
+    assert!(world.stat().3);
+    for n in [2, stored - 2] {
+        let Phase::Serving(serving) = &world.drive.phase else { panic!("it serves") };
+        let live = serving.catalog.live(shard(n)).expect("it is there");
+        world.platter.rot(slot_at(live.slot, 16 * BLOCK as u32) + (u64::from(live.block) + 1) * BLOCK as u64);
+    }
+    scrub(&mut world);
+    let mut ids = damaged(&mut world, None, 9).0;
+    ids.sort();
+    let mut wanted = [shard(2), shard(stored - 2)];
+    wanted.sort();
+    assert_eq!(ids, wanted);
+    for id in ids {
+        assert_eq!(world.put(id, &contents(4)), Ok(()), "{id:?}");
+    }
+    world.rest_for(10_000);
+    assert_eq!(
+        world.put(shard(9_999), &contents(4)),
+        Err(ErrorKind::NoSpace),
+        "nobody else gets what is kept for that"
+    );
+    for _ in 0..2 {
+        assert!((0..stored).all(|n| world.get(shard(n)) == Ok(contents(4))));
+        assert_eq!(said(&mut world).damaged, 0);
+        world.power_cut(|| false);
+    }
+}
+
+#[test]
+fn a_superblock_of_a_newer_owner_ends_this_one() {
+    let (mut world, _) = filled();
+    let Copy::Good(old) = Superblock::decode(&world.platter.read(COPIES[1], BLOCK)) else { panic!("it is good") };
+    let mut block = vec![0; BLOCK];
+    Superblock { epoch: Epoch(old.epoch.0 + 1), ..old }.encode(&mut block);
+    world.platter.write(COPIES[1], &block);
+    world.call(ShardOp::Scrub { rate: 1 << 30 }, Buf::empty()).expect("it is begun");
+    assert!(matches!(&world.drive.phase, Phase::Refusing(..)), "{:?}", world.drive.phase);
+    assert_eq!(world.put(shard(3), &contents(3)), Err(ErrorKind::DriveFailed));
+}
+
 #[test]
 fn a_read_that_finds_damage_names_it() {
     let mut world = World::new(20, 16);
     world.put(shard(3), &contents(3)).expect("it is written");
-    world.unreadable = Some((64 << 10) + BLOCK as u64);
+    world.unreadable = (64 << 10) + BLOCK as u64..(64 << 10) + 2 * BLOCK as u64;
     assert_eq!(world.get(shard(3)), Err(ErrorKind::DriveFailed));
     assert_eq!(damaged(&mut world, None, 9).0, [shard(3)]);
-    world.unreadable = None;
+    world.unreadable = 0..0;
     assert_eq!(world.get(shard(3)), Ok(contents(3)), "it was the cable");
     assert_eq!(damaged(&mut world, None, 9).0, []);
 }
@@ -250,6 +372,18 @@ fn a_free_slot_is_marked_again() {
         assert!(is_free(&identity, &world.platter.read(mark, BLOCK)), "{mark}");
     }
     assert_eq!(said(&mut world).corrupt, 2);
+    // Those that were erased before a start are looked at, too.
+    world.power_cut(|| false);
+    let Phase::Serving(serving) = &world.drive.phase else { panic!("it serves") };
+    let slots = serving.catalog.slots().filter(|(_, slot)| slot.usage == Use::Virgin && slot.is_marked);
+    let at: Vec<u64> = slots.map(|(slot, _)| slot_at(slot, 16 * BLOCK as u32)).collect();
+    for at in &at {
+        world.platter.rot(at + 20);
+    }
+    scrub(&mut world);
+    world.rest();
+    assert!(!at.is_empty() && at.iter().all(|at| is_free(&identity, &world.platter.read(*at, BLOCK))), "{at:?}");
+    assert_eq!(said(&mut world).corrupt, at.len() as u64);
 }
 
 #[test]
@@ -315,11 +449,4 @@ proptest! {
             prop_assert_eq!(world.get(shard(n)), wanted, "{}", n);
         }
     }
-}
-
-/// Reads of a place that cannot be read fail.
-pub(super) fn unreadable(job: &DiskJob, place: Option<u64>) -> Option<Error> {
-    let DiskJob::Read { at, len } = job else { return None };
-    let covers = place.is_some_and(|place| (*at..*at + u64::from(*len)).contains(&place));
-    covers.then(|| Error::new(ErrorKind::DriveFailed, "the medium cannot be read there"))
 }

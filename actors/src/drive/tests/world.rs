@@ -1,5 +1,6 @@
 //! A drive, a medium that is exact about power cuts, and the hands that carry events between them.
 
+use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
@@ -117,8 +118,8 @@ pub(super) struct World {
     /// The medium has room for so many extents, each made when it is first written; then writes fail with `NoSpace`.
     pub(super) room_extents: Option<usize>,
     extents: BTreeSet<u64>,
-    /// A place that cannot be read.
-    pub(super) unreadable: Option<u64>,
+    /// What cannot be read, until it is written: the medium puts another place there then.
+    pub(super) unreadable: Range<u64>,
     tokens: Tokens,
     entropy: Counter,
     next: u64,
@@ -158,7 +159,7 @@ impl World {
             writes: 0,
             room_extents: None,
             extents: BTreeSet::new(),
-            unreadable: None,
+            unreadable: 0..0,
             tokens: Tokens::default(),
             entropy: Counter(0),
             next: 1 << 32,
@@ -227,7 +228,7 @@ impl World {
     /// Ends the `at`-th job under way.
     pub(super) fn end(&mut self, at: usize) -> Vec<Effect> {
         let Pending { work, job, begun } = self.jobs.remove(at);
-        let unreadable = super::scrub::unreadable(&job, self.unreadable);
+        let unreadable = unread(&job, &mut self.unreadable);
         let outcome = match job {
             _ if let Some(error) = unreadable => Err(error),
             DiskJob::Write { at, bufs } => {
@@ -374,6 +375,24 @@ impl World {
             Ok(Answer::Drive { free_bytes, shards, corrupt, full, .. }) => (free_bytes, shards, corrupt, full),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// Reads of what cannot be read fail; a write of all of that makes it good.
+fn unread(job: &DiskJob, bad: &mut Range<u64>) -> Option<Error> {
+    match job {
+        DiskJob::Write { at, bufs } => {
+            let end = at + bufs.iter().map(|buf| buf.len() as u64).sum::<u64>();
+            if *at <= bad.start && bad.end <= end {
+                *bad = 0..0;
+            }
+            None
+        }
+        DiskJob::Read { at, len } => {
+            let is_in = !bad.is_empty() && *at < bad.end && bad.start < at + u64::from(*len);
+            is_in.then(|| Error::new(ErrorKind::DriveFailed, "the medium cannot be read there"))
+        }
+        DiskJob::Sync | DiskJob::Discard { .. } => None,
     }
 }
 
