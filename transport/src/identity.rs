@@ -28,7 +28,7 @@ use mesh_core::{
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, PKCS_ED25519,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime, pem::PemObject as _};
 use webpki::EndEntityCert;
@@ -90,7 +90,7 @@ impl Authority {
     /// # Errors
     /// `Bug` if the cryptographic library fails.
     pub fn create(cluster: ClusterId) -> Result<Self, Error> {
-        let key = KeyPair::generate().map_err(library)?;
+        let key = new_key()?;
         let certificate = authority_params(cluster)?.self_signed(&key).map_err(library)?;
         Ok(Self { cluster, key, certificate: certificate.der().clone(), certificate_pem: certificate.pem() })
     }
@@ -146,7 +146,7 @@ impl Authority {
             Role::Node(_) => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
             Role::Client(_) => vec![ExtendedKeyUsagePurpose::ClientAuth],
         };
-        let key = KeyPair::generate().map_err(library)?;
+        let key = new_key()?;
         let issuer = Issuer::new(authority_params(self.cluster)?, &self.key);
         let certificate = params.signed_by(&key, &issuer).map_err(library)?;
         Ok(Identity {
@@ -368,6 +368,12 @@ fn only_name<'a>(certificate: &'a CertificateDer<'_>) -> Result<&'a str, Error> 
         (Some(name), None) => Ok(name),
         _ => Err(Error::new(ErrorKind::Denied, "a certificate must have exactly one name")),
     }
+}
+
+/// Ed25519 (RFC 8032): all its signatures are of one length, and so is what handshakes take of a link's first window. Those of
+/// ECDSA differ by chance, and what differs by chance no seed repeats.
+fn new_key() -> Result<KeyPair, Error> {
+    KeyPair::generate_for(&PKCS_ED25519).map_err(library)
 }
 
 fn belongs(certificate: &CertificateDer<'_>, key: &KeyPair) -> Result<bool, Error> {

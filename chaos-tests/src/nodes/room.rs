@@ -334,8 +334,8 @@ impl Room {
             due.entry(message.to.0).or_default().push(message);
         }
         for datagram in self.net.landing() {
-            // Those of handshakes differ in length: signatures, and what is there to keep middleboxes from getting used to
-            // anything, are of the ciphers' own chance.
+            // Those of handshakes differ in length: what is there to keep middleboxes from getting used to anything is of the
+            // library's own chance.
             let is_greeting = datagram.bytes.first().is_some_and(|first| first & 0x80 != 0);
             let len = if is_greeting { 0 } else { datagram.bytes.len() as u64 };
             for word in [now, datagram.number, len] {

@@ -58,7 +58,7 @@ fn one_role_has_one_spelling() {
     let issuer = Issuer::new(authority_params(cluster()).unwrap(), &authority.key);
     let hex = cluster().to_string();
     let role = |names: Vec<String>| {
-        let key = KeyPair::generate().unwrap();
+        let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
         let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
         role_of(certificate.der(), cluster()).ok()
     };
