@@ -54,6 +54,13 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, dead
         AdminOp::Repair => AdminAnswer::Repair(crate::repair::states(node, deadline).await),
         AdminOp::Scrub { drives, rate } => AdminAnswer::Scrub(crate::scrub::begin(node, drives, rate, deadline).await?),
         AdminOp::LoseDrive { drive } => AdminAnswer::Lost(crate::drives::lose(node, drive).await?),
+        AdminOp::DrainDrive { drive, draining } => {
+            AdminAnswer::Drained(crate::drives::drain(node, drive, draining).await?)
+        }
+        AdminOp::RemoveDrive { drive } => {
+            crate::drives::remove(node, drive, deadline).await?;
+            AdminAnswer::Removed(drive)
+        }
         AdminOp::Stages { scope, stages } => {
             crate::stages::check(node, &control, scope, &stages)?;
             node.decide(MeshCommand::SetStages { scope, stages }).await?;

@@ -180,6 +180,22 @@ pub enum Happened {
         /// Whose it was.
         node: NodeId,
     },
+    /// A drive is to be emptied, or is used again.
+    DriveDrained {
+        /// Which.
+        drive: DriveId,
+        /// Whose it is.
+        node: NodeId,
+        /// It is to be emptied.
+        draining: bool,
+    },
+    /// A drive was taken out that had been emptied.
+    DriveRemoved {
+        /// Which.
+        drive: DriveId,
+        /// Whose it was.
+        node: NodeId,
+    },
 }
 
 impl Happened {
@@ -253,6 +269,9 @@ impl fmt::Display for Happened {
                 }
             }
             Self::DriveLost { drive, node } => write!(f, "{drive} of {node} is lost for good"),
+            Self::DriveDrained { drive, node, draining: true } => write!(f, "{drive} of {node} is being emptied"),
+            Self::DriveDrained { drive, node, draining: false } => write!(f, "{drive} of {node} is used again"),
+            Self::DriveRemoved { drive, node } => write!(f, "{drive} of {node} is out: it was emptied"),
         }
     }
 }

@@ -16,13 +16,34 @@ pub(crate) struct Drive {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Empty a drive, so that it can be taken out.
+    Drain(Drain),
     /// Take a drive out of the mesh.
     Remove(Remove),
 }
 
-/// Take a drive out of the mesh that does not come back: broken, stolen, or on a machine that is gone.
+/// Empty a drive, so that it can be taken out; with `--undo`, use it again.
 ///
-/// It is refused while the drive is up. There is no way back: the drive's number is never used again, and if the medium
+/// New objects go elsewhere from then on, and what is on it is copied to where the layout without it has it, within the rate
+/// of `[repair]`; until then it is read as before. It is refused if too few drives would be left for the code, if shards of
+/// one object would have to share a node for it, or if what is on it would not fit on the others. `mesh repair` shows how far
+/// it is: once every group is whole, `mesh drive remove` takes it out.
+#[derive(Debug, Args)]
+struct Drain {
+    #[command(flatten)]
+    connect: AdminConnect,
+    /// The drive, by its number in `mesh status`, such as 1001 or drive-1001.
+    drive: DriveName,
+    /// Use it again.
+    #[arg(long)]
+    undo: bool,
+}
+
+/// Take a drive out of the mesh: one that was emptied, or, with `--lost`, one that does not come back: broken, stolen, or on a
+/// machine that is gone.
+///
+/// Without `--lost` it is refused until everything has been counted elsewhere, with it while the drive is up. There is no way
+/// back: the drive's number is never used again, and if the medium
 /// does come back, its node says so in the log and in `mesh status` and leaves it alone; wiped, it is taken in under a new
 /// number. What the drive was to delete is let go, and new objects are laid out over the drives that are left, if they
 /// are enough for the code. Objects of which it had a part can spare one less from then on.
@@ -32,8 +53,8 @@ struct Remove {
     connect: AdminConnect,
     /// The drive, by its number in `mesh status`, such as 1001 or drive-1001.
     drive: DriveName,
-    /// The drive is lost for good. The only way to remove one so far.
-    #[arg(long, required = true)]
+    /// The drive is lost for good.
+    #[arg(long)]
     lost: bool,
     /// Do not ask for the number again.
     #[arg(long)]
@@ -56,11 +77,18 @@ impl core::str::FromStr for DriveName {
 
 impl Drive {
     pub(crate) async fn run(self) -> Result<(), Error> {
-        let Verb::Remove(Remove { connect, drive: DriveName(drive), lost: _, yes }) = self.verb;
-        if !yes {
-            confirm(drive)?;
-        }
-        told(&connect.client().await?.administer(AdminOp::LoseDrive { drive }).await?, false)
+        let (connect, op) = match self.verb {
+            Verb::Drain(Drain { connect, drive: DriveName(drive), undo }) => {
+                (connect, AdminOp::DrainDrive { drive, draining: !undo })
+            }
+            Verb::Remove(Remove { connect, drive: DriveName(drive), lost, yes }) => {
+                if !yes {
+                    confirm(drive)?;
+                }
+                (connect, if lost { AdminOp::LoseDrive { drive } } else { AdminOp::RemoveDrive { drive } })
+            }
+        };
+        told(&connect.client().await?.administer(op).await?, false)
     }
 }
 

@@ -81,6 +81,8 @@ pub(crate) fn told(answer: &AdminAnswer, json: bool) -> Result<(), Error> {
         AdminAnswer::Lost(lost) => say(&[lost.to_string()]),
         AdminAnswer::Repair(groups) => say(&lines(groups)),
         AdminAnswer::Scrub(drives) => say(&super::scrub::begun(drives)),
+        AdminAnswer::Drained(drained) => say(&[drained.to_string()]),
+        AdminAnswer::Removed(drive) => say(&[format!("{drive} is out: it is never used again")]),
     }
 }
 

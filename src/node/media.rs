@@ -321,7 +321,8 @@ pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
                 let state = if full { DriveState::Full } else { DriveState::Up };
                 say(node, at, drive, Said { state: Some(state), corrupt, gone });
                 let behind = lock(&node.media).0.get(&at).is_some_and(|slot| slot.behind);
-                let reason = how_it_is(full, corrupt, gone, behind);
+                let leaving = node.metadata.control().leaving.contains_key(&drive);
+                let reason = how_it_is(full, corrupt, gone, behind, leaving);
                 DriveReport { drive, state, capacity_bytes, free_bytes, shards, corrupt, reason, damaged, scrub }
             }
             Ok(Ok(_)) => down("it answered with something else".to_owned()),
@@ -366,12 +367,13 @@ fn say(node: &Inner, at: usize, drive: DriveId, now: Said) {
 }
 
 /// What is to be known of a drive that serves, in words.
-fn how_it_is(full: bool, corrupt: u64, gone: u32, behind: bool) -> Option<String> {
+fn how_it_is(full: bool, corrupt: u64, gone: u32, behind: bool, leaving: bool) -> Option<String> {
     let words = [
         full.then(|| "it is full".to_owned()),
         (gone > 0).then(|| format!("{gone} of its segments are gone: it was emptied or shortened")),
         (corrupt > 0).then(|| format!("{corrupt} damaged places were found")),
         behind.then(|| BEHIND.to_owned()),
+        leaving.then(|| "it is being emptied".to_owned()),
     ];
     let words: Vec<String> = words.into_iter().flatten().collect();
     (!words.is_empty()).then(|| words.join("; "))

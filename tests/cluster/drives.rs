@@ -193,6 +193,55 @@ async fn what_was_on_a_lost_drive_is_rebuilt_so_that_a_node_may_go_after_it() {
     }
 }
 
+/// Nothing is read from it any more, and a node may go after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drive_that_is_emptied_can_be_taken_out() {
+    let mut cluster = Cluster::start_with(with_a_short_grace).await;
+    let client = cluster.client(&[1, 2]).await;
+    let key = |number: u64| format!("k{number}");
+    let body = |number: u64| bytes_of(number, 5000 + 700 * number as usize);
+    for number in 0..80 {
+        client.put_bytes(BUCKET, &key(number), &body(number)).await.unwrap();
+    }
+    let refused = |arguments: &[&str], why: &str| {
+        let (good, said) = cluster.administer(&[&["drive"], arguments].concat(), "");
+        assert!(!good && said.contains(why), "{said}");
+    };
+    refused(&["remove", "3001", "--yes"], "empty it first");
+    refused(&["drain", "3009"], "no drive of this number");
+    let (good, said) = cluster.administer(&["drive", "drain", "3001"], "");
+    assert!(good && said.contains("goes to the 5 drives that are left"), "{said}");
+    refused(&["drain", "3002"], "share a node");
+    // Until everything has been counted elsewhere.
+    until("it is emptied, and out", Duration::from_secs(120), async || {
+        let (good, said) = cluster.administer(&["drive", "remove", "3001", "--yes"], "");
+        if good {
+            return Ok(());
+        }
+        let waits =
+            said.contains("counted elsewhere") || said.contains("no layout without it") || said.contains("try again");
+        assert!(waits, "{said}");
+        Err(Error::invalid(said))
+    })
+    .await;
+    refused(&["drain", "3001"], "out already");
+    cluster.terminate(3);
+    cluster.serve(3);
+    cluster.all_up(&client, 5).await;
+    let there = drives(&client).await.unwrap();
+    let state = |drive: u64| there.iter().find(|report| report.drive.0 == drive).map(|report| report.state);
+    assert_eq!((state(3001), state(3002)), (Some(DriveState::Lost), Some(DriveState::Up)), "{there:?}");
+    cluster.kill(1);
+    let client = cluster.client(&[2, 3]).await;
+    for number in 0..80 {
+        until("a get", Duration::from_secs(60), async || {
+            let bytes = client.get_bytes(BUCKET, &key(number)).await?;
+            if bytes == body(number) { Ok(()) } else { Err(Error::invalid(format!("{} other bytes", bytes.len()))) }
+        })
+        .await;
+    }
+}
+
 /// Flips bits at places where something stands, in the files of a drive's folder.
 fn flip(folder: &Path, bits: u64) {
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();

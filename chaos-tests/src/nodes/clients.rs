@@ -479,6 +479,8 @@ fn words(answer: &AdminAnswer) -> Vec<String> {
         AdminAnswer::Lost(lost) => vec![lost.to_string()],
         AdminAnswer::Repair(groups) => groups.iter().map(ToString::to_string).collect(),
         AdminAnswer::Scrub(drives) => drives.iter().filter_map(|(_, why)| why.clone()).collect(),
+        AdminAnswer::Drained(drained) => vec![drained.to_string()],
+        AdminAnswer::Removed(drive) => vec![drive.to_string()],
         AdminAnswer::Done => Vec::new(),
     }
 }

@@ -344,6 +344,16 @@ pub enum MeshCommand {
     /// Raises what the mesh can do, for good. `Conflict` if a node does not speak that level. A level that it has or is above:
     /// no effect.
     RaiseLevel(Level),
+
+    // --- since level 4 ---
+    /// Empties a drive, or takes that back: it is of no layout to come, and what is on it is brought to the homes that those
+    /// have. The same again: no effect. `NotFound` if it is not known, `Conflict` if it is lost.
+    DrainDrive {
+        /// Which.
+        drive: DriveId,
+        /// Whether to.
+        draining: bool,
+    },
 }
 
 /// What the mesh itself keeps in order in a namespace group: write ids, and what is garbage.
@@ -437,6 +447,7 @@ impl Command {
     pub fn level(&self) -> Level {
         match self {
             Self::Mesh(MeshCommand::PutLayout(layout)) if layout.line > 0 => Level::LINES,
+            Self::Mesh(MeshCommand::DrainDrive { .. }) => Level::DRAINS,
             Self::Upkeep(_, UpkeepCommand::EndRepair { line, .. }) if *line > 0 => Level::SETTLED,
             Self::Upkeep(_, UpkeepCommand::Counted { .. }) => Level::SETTLED,
             Self::Upkeep(_, UpkeepCommand::BeginRepair { .. } | UpkeepCommand::EndRepair { .. })

@@ -172,9 +172,17 @@ pub struct ControlView {
     /// What all nodes can do together. It never falls.
     #[serde(default)]
     pub level: Level,
+    /// Drives that are being emptied: they are of no layout to come.
+    #[serde(default)]
+    pub leaving: SharedMap<DriveId, ()>,
 }
 
 impl ControlView {
+    /// The drives of which layouts are made, as far as their nodes allow it.
+    pub fn staying(&self) -> impl Iterator<Item = &DriveInfo> {
+        self.drives.values().filter(|drive| !self.leaving.contains_key(&drive.id))
+    }
+
     /// The nodes on which an actor runs, or a part of one, or to which one is on its way.
     #[must_use]
     pub fn occupied(&self) -> BTreeSet<NodeId> {

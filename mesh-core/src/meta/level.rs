@@ -32,6 +32,8 @@ impl Level {
     pub const LINES: Self = Self(2);
     /// From here on what is settled is read where the newest settled layout has it, and what lies elsewhere is cleared away.
     pub const SETTLED: Self = Self(3);
+    /// From here on drives can be emptied one by one.
+    pub const DRAINS: Self = Self(4);
 }
 
 /// Of who does not say.
@@ -88,7 +90,8 @@ impl ControlView {
 /// | 1 | metadata format 3 |
 /// | 2 | layouts of a line; repair |
 /// | 3 | what is settled is read as settled; lists of drives that are relied on |
-pub const LEVEL: Level = Level::SETTLED;
+/// | 4 | drives that are being emptied |
+pub const LEVEL: Level = Level::DRAINS;
 
 #[cfg(test)]
 mod tests {

@@ -84,6 +84,20 @@ pub enum AdminOp {
         /// Bytes a second of each, at most.
         rate: u64,
     },
+    /// Empties a drive, or takes that back, by [`MeshCommand::DrainDrive`]: [`AdminAnswer::Drained`]. `Conflict` if what is
+    /// stored would not be as safe without it, or would not fit.
+    DrainDrive {
+        /// Which.
+        drive: DriveId,
+        /// Whether to.
+        draining: bool,
+    },
+    /// Takes a drive out that has been emptied, by [`MeshCommand::LoseDrive`]: [`AdminAnswer::Removed`]. `Conflict` while
+    /// something may be on it that is nowhere else.
+    RemoveDrive {
+        /// Which.
+        drive: DriveId,
+    },
 }
 
 impl AdminOp {
@@ -126,6 +140,10 @@ pub enum AdminAnswer {
     Repair(Vec<GroupRepair>),
     /// Drives that have begun, and why the others have not, for people.
     Scrub(Vec<(DriveId, Option<String>)>),
+    /// What a drive that is emptied, or no more, leaves.
+    Drained(DrainedDrive),
+    /// A drive that is out.
+    Removed(DriveId),
 }
 
 /// How far a namespace group is with bringing what it has stored home.
@@ -203,6 +221,36 @@ impl fmt::Display for ChainRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let own = if self.own.is_empty() { "none".to_owned() } else { self.own.join(" > ") };
         write!(f, "{} on {} under {}: own functions: {own}", ActorName(self.actor), self.node, self.epoch)
+    }
+}
+
+/// A drive that is being emptied, or is so no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainedDrive {
+    /// Which.
+    pub drive: DriveId,
+    /// Whether it is being emptied.
+    pub draining: bool,
+    /// Drives of which layouts are made from now on.
+    pub left: u64,
+    /// Bytes on the drive.
+    pub used_bytes: u64,
+}
+
+impl fmt::Display for DrainedDrive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { drive, draining, left, used_bytes } = self;
+        if *draining {
+            write!(
+                f,
+                "{drive} is being emptied: what is on it ({} MiB) goes to the {left} drives that are left. `mesh repair` shows how \
+                 far that is; once every group is whole, take it out with `mesh drive remove {}`",
+                used_bytes >> 20,
+                drive.0
+            )
+        } else {
+            write!(f, "{drive} is used again, as one of {left} drives")
+        }
     }
 }
 

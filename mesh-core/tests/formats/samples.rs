@@ -614,6 +614,8 @@ fn node_ops() -> Vec<NodeOp> {
         })),
         NodeOp::Admin(Box::new(AdminOp::Repair)),
         NodeOp::Admin(Box::new(AdminOp::Scrub { drives: vec![DriveId(4)], rate: 5 })),
+        NodeOp::Admin(Box::new(AdminOp::DrainDrive { drive: DriveId(4), draining: true })),
+        NodeOp::Admin(Box::new(AdminOp::RemoveDrive { drive: DriveId(4) })),
     ]
 }
 

@@ -28,6 +28,7 @@ pub struct Layouts {
 #[derive(Clone, Debug)]
 struct Grounds {
     drives: SharedMap<DriveId, DriveInfo>,
+    leaving: SharedMap<DriveId, ()>,
     nodes: SharedMap<NodeId, NodeInfo>,
     newest: Option<LayoutId>,
     code: Option<Code>,
@@ -37,11 +38,13 @@ struct Grounds {
 impl Grounds {
     fn of(view: &ControlView) -> Self {
         let newest = view.layouts.keys().next_back().copied();
-        Self { drives: view.drives.clone(), nodes: view.nodes.clone(), newest, code: view.code, level: view.level }
+        let ControlView { drives, leaving, nodes, code, level, .. } = view.clone();
+        Self { drives, leaving, nodes, newest, code, level }
     }
 
     fn is_same(&self, view: &ControlView) -> bool {
         self.drives.is_same(&view.drives)
+            && self.leaving.is_same(&view.leaving)
             && self.nodes.is_same(&view.nodes)
             && self.newest.as_ref() == view.layouts.keys().next_back()
             && self.code == view.code
@@ -78,7 +81,7 @@ impl Layouts {
         let code = view.code?;
         let newest = view.layouts.values().next_back();
         let (infos, nodes): (Vec<_>, Vec<_>) =
-            (view.drives.values().cloned().collect(), view.nodes.values().cloned().collect());
+            (view.staying().cloned().collect(), view.nodes.values().cloned().collect());
         // What a layout would leave out must not make one look outdated: it would be made anew for ever.
         let drives: Vec<DriveId> = layout::usable(&infos, &nodes).into_iter().map(|drive| drive.id).collect();
         let lineage = match newest {
@@ -168,6 +171,27 @@ mod tests {
         view.drives.remove(&DriveId(4));
         assert_eq!(id(&layouts.look(&view, at(5000))), None);
         assert_eq!(id(&layouts.look(&view, at(5300))), Some(2));
+    }
+
+    #[test]
+    fn a_drive_that_is_emptied_is_of_no_layout_to_come() {
+        let mut layouts = Layouts::default();
+        let mut view = view(&[1, 2, 3]);
+        view.drives.insert(DriveId(4), drive(4, 1));
+        assert_eq!(id(&layouts.look(&view, at(0))), None);
+        let first = made(layouts.look(&view, at(300)));
+        view.layouts.insert(first.id, first);
+        assert_eq!(id(&layouts.look(&view, at(5000))), None);
+        view.leaving.insert(DriveId(4), ());
+        assert_eq!(id(&layouts.look(&view, at(5000))), None);
+        let second = made(layouts.look(&view, at(5300)));
+        assert_eq!(second.domains.keys().map(|drive| drive.0).collect::<Vec<_>>(), [1, 2, 3]);
+        view.layouts.insert(second.id, second);
+        assert_eq!(id(&layouts.look(&view, at(9000))), None);
+        view.leaving.remove(&DriveId(4));
+        assert_eq!(id(&layouts.look(&view, at(9000))), None);
+        let third = made(layouts.look(&view, at(9300)));
+        assert_eq!(third.domains.len(), 4);
     }
 
     #[test]

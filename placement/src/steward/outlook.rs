@@ -245,15 +245,17 @@ impl Outlook {
 
     /// What this node sees of a drive.
     pub(super) fn drive_state(&self, drive: &DriveInfo) -> DriveState {
-        self.said_of(drive).map_or(DriveState::Down, |said| said.state)
+        self.report_of(drive).map_or(DriveState::Down, |said| said.state)
     }
 
     /// Whether shards of a drive are damaged, as it says.
     pub(super) fn is_damaged(&self, drive: &DriveInfo) -> bool {
-        self.said_of(drive).is_some_and(|said| said.damaged > 0)
+        self.report_of(drive).is_some_and(|said| said.damaged > 0)
     }
 
-    fn said_of(&self, drive: &DriveInfo) -> Option<&DriveReport> {
+    /// What its node says of a drive, if that answers.
+    #[must_use]
+    pub fn report_of(&self, drive: &DriveInfo) -> Option<&DriveReport> {
         let report = self.sight.reports.get(&drive.node).filter(|_| self.is_up(drive.node))?;
         report.drives.iter().find(|said| said.drive == drive.id)
     }

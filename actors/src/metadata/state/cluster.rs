@@ -170,15 +170,33 @@ pub(super) fn last_epoch(rows: &Rows<'_>, drive: DriveId) -> Result<MetaAnswer, 
 }
 
 pub(super) fn lose_drive(rows: &mut Rows<'_>, drive: DriveId) -> Result<MetaAnswer, Error> {
-    if !rows.has(&keys::drive(drive))? {
-        return Err(Error::new(
-            ErrorKind::NotFound,
-            "no drive of this number was ever registered; `mesh status` lists them",
-        )
-        .with("drive", drive));
-    }
+    expect_drive(rows, drive)?;
     rows.put(keys::lost(drive), &())?;
+    rows.remove(keys::leaving(drive));
     Ok(MetaAnswer::Done)
+}
+
+pub(super) fn drain_drive(rows: &mut Rows<'_>, drive: DriveId, draining: bool) -> Result<MetaAnswer, Error> {
+    expect_drive(rows, drive)?;
+    let key = keys::leaving(drive);
+    if !draining {
+        rows.remove(key);
+        return Ok(MetaAnswer::Done);
+    }
+    if rows.has(&keys::lost(drive))? {
+        return Err(Error::new(ErrorKind::Conflict, "the drive is lost: nothing of it can be moved elsewhere")
+            .with("drive", drive));
+    }
+    rows.put(key, &())?;
+    Ok(MetaAnswer::Done)
+}
+
+fn expect_drive(rows: &Rows<'_>, drive: DriveId) -> Result<(), Error> {
+    if rows.has(&keys::drive(drive))? {
+        return Ok(());
+    }
+    let text = "no drive of this number was ever registered; `mesh status` lists them";
+    Err(Error::new(ErrorKind::NotFound, text).with("drive", drive))
 }
 
 pub(super) fn put_layout(rows: &mut Rows<'_>, layout: &Layout) -> Result<MetaAnswer, Error> {

@@ -43,5 +43,6 @@ pub(super) fn mesh(rows: &mut Rows<'_>, command: &MeshCommand) -> Result<MetaAns
         MeshCommand::Drain { node, draining } => placement::drain(rows, *node, *draining),
         MeshCommand::SetStages { scope, stages } => stages::set(rows, *scope, stages),
         MeshCommand::RaiseLevel(level) => level::raise(rows, *level),
+        MeshCommand::DrainDrive { drive, draining } => cluster::drain_drive(rows, *drive, *draining),
     }
 }

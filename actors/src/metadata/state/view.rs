@@ -23,7 +23,7 @@ use crate::metadata::{
 };
 
 /// The kinds of row that the view shows, ascending: drives come before their losses.
-const SHOWN: [u8; 13] = [
+const SHOWN: [u8; 14] = [
     keys::FORMED,
     keys::ASSIGNMENT,
     keys::DRIVE,
@@ -37,6 +37,7 @@ const SHOWN: [u8; 13] = [
     keys::LEVEL,
     keys::WISH,
     keys::LOST,
+    keys::LEAVING,
 ];
 
 const _: () = {
@@ -77,6 +78,7 @@ fn show(view: &mut ControlView, key: &[u8], value: Option<&[u8]>) -> Result<bool
         keys::NODE => set(&mut view.nodes, NodeId(number(key)?), row::<NodeInfo>(key, value)?),
         keys::DRIVE => set_drive(view, DriveId(number(key)?), row(key, value)?),
         keys::LOST => set_lost(view, DriveId(number(key)?), value.is_some()),
+        keys::LEAVING => set(&mut view.leaving, DriveId(number(key)?), value.map(|_| ())),
         keys::LAYOUT => set_layout(view, LayoutId(number(key)?), row(key, value)?),
         keys::TENANT => set(&mut view.tenants, TenantId(number(key)?), row::<TenantRow>(key, value)?.map(Arc::new)),
         keys::PRINCIPAL => set_principal(view, known(key, keys::principal_of(key))?, row(key, value)?),

@@ -173,6 +173,30 @@ fn a_lost_drive_is_of_no_layout_and_never_registered_again() {
 }
 
 #[test]
+fn a_drive_that_is_emptied_is_known_and_not_laid_out() {
+    let mut group = furnished();
+    let drain = |drive, draining| MeshCommand::DrainDrive { drive: DriveId(drive), draining };
+    let shown = |group: &Group| {
+        let view = control_view(group);
+        let ids = |drives: &mut dyn Iterator<Item = u64>| drives.collect::<Vec<_>>();
+        (ids(&mut view.drives.keys().map(|drive| drive.0)), ids(&mut view.staying().map(|drive| drive.id.0)))
+    };
+    assert_eq!(group.once(&drain(9, true)), Err(ErrorKind::NotFound));
+    for _ in 0..2 {
+        assert_eq!(group.once(&drain(2, true)), Ok(MetaAnswer::Done));
+        assert_eq!(shown(&group), (vec![1, 2, 3], vec![1, 3]));
+    }
+    assert_eq!(group.once(&drain(2, false)), Ok(MetaAnswer::Done));
+    assert_eq!(shown(&group), (vec![1, 2, 3], vec![1, 2, 3]));
+    // Lost, it is emptied no more, and cannot be.
+    assert_eq!(group.once(&drain(2, true)), Ok(MetaAnswer::Done));
+    assert_eq!(group.once(&MeshCommand::LoseDrive { drive: DriveId(2) }), Ok(MetaAnswer::Done));
+    assert_eq!((shown(&group), control_view(&group).leaving.len()), ((vec![1, 3], vec![1, 3]), 0));
+    assert_eq!(group.once(&drain(2, true)), Err(ErrorKind::Conflict));
+    assert_eq!(Command::from(drain(2, true)).level(), Level::DRAINS);
+}
+
+#[test]
 fn gives_the_taker_of_a_drive_the_same_epoch_however_often_it_asks() {
     let mut group = furnished();
     let take = |node, after| MeshCommand::TakeDrive {

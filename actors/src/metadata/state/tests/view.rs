@@ -60,6 +60,8 @@ fn commands_of_members() -> impl Strategy<Value = Command> {
             capacity_bytes: 10
         })),
         small().prop_map(|drive| Command::Mesh(MeshCommand::LoseDrive { drive: DriveId(drive) })),
+        (small(), any::<bool>())
+            .prop_map(|(drive, draining)| Command::Mesh(MeshCommand::DrainDrive { drive: DriveId(drive), draining })),
         small().prop_map(|node| Command::Mesh(MeshCommand::Invite { node: NodeId(node), invitation: 7 })),
         (small(), any::<bool>())
             .prop_map(|(node, draining)| Command::Mesh(MeshCommand::Drain { node: NodeId(node), draining })),
@@ -246,6 +248,7 @@ fn every_row_is_news_once() {
     let mut commands = vec![
         MeshCommand::PutLayout(layout(1).into()),
         MeshCommand::LoseDrive { drive: DriveId(3) },
+        MeshCommand::DrainDrive { drive: DriveId(2), draining: true },
         MeshCommand::PutPrincipal(principal),
         MeshCommand::PutAccessKey(key),
         MeshCommand::SetStages { scope: Scope::Mesh, stages: vec![CustomSpec::new("filter", [])] },
