@@ -166,6 +166,9 @@ pub struct RepairConfig {
     pub rate: Size,
     /// All shards are counted so often: what is missing is rebuilt, and what lies where nobody looks is deleted.
     pub census: Span,
+    /// Drives that have been away for so long go out by themselves, and what they held is rebuilt elsewhere; 0s: never. That of
+    /// the node counts that leads the control group.
+    pub out_after: Span,
 }
 
 /// How drives read back what is on them.
@@ -184,7 +187,8 @@ impl Default for ScrubConfig {
 
 impl Default for RepairConfig {
     fn default() -> Self {
-        Self { rate: Size(64 << 20), census: Span(Duration::from_hours(7 * 24)) }
+        let (census, out_after) = (Duration::from_hours(7 * 24), Duration::from_mins(10));
+        Self { rate: Size(64 << 20), census: Span(census), out_after: Span(out_after) }
     }
 }
 
@@ -297,6 +301,10 @@ impl Config {
         if self.repair.census.0 < CENSUS_MIN {
             return Err(Error::invalid("repair.census must be at least 60s").with("census", self.repair.census));
         }
+        if (Duration::from_nanos(1)..OUT_AFTER_MIN).contains(&self.repair.out_after.0) {
+            let text = "repair.out_after must be at least 10s, or 0s: a node that restarts is not away for long";
+            return Err(Error::invalid(text).with("out_after", self.repair.out_after));
+        }
         if self.timing.reclaim_grace.0 < RECLAIM_GRACE_MIN {
             return Err(Error::invalid(
                 "timing.reclaim_grace must be at least 1s: a GET of what is deleted meanwhile is broken off after seven eighths of it",
@@ -338,6 +346,7 @@ impl Config {
 const REPAIR_RATE_MIN: u64 = 1 << 20;
 const CENSUS_MIN: Duration = Duration::from_secs(60);
 const RECLAIM_GRACE_MIN: Duration = Duration::from_secs(1);
+const OUT_AFTER_MIN: Duration = Duration::from_secs(10);
 /// Bytes that a drive has at least.
 pub const CAPACITY_MIN: u64 = 256 << 20;
 /// Any request fits, beside those of other tenants.

@@ -11,7 +11,7 @@ use mesh_core::{
     time::Instant,
     topology::{DriveInfo, DriveState, Layout},
 };
-use mesh_placement::steward::Outlook;
+use mesh_placement::steward::{Outlook, outs::Spare};
 
 use crate::node::Inner;
 
@@ -43,16 +43,14 @@ pub(crate) async fn lose(node: &Arc<Inner>, drive: DriveId) -> Result<LostDrive,
 ///
 /// # Errors
 /// `NotFound` for a drive that was never registered; `Conflict` if what is stored would be less safe without it, or would not
-/// fit: see [`expect_spare`].
+/// fit: see [`Outlook::spare`].
 pub(crate) async fn drain(node: &Arc<Inner>, drive: DriveId, draining: bool) -> Result<DrainedDrive, Error> {
     let control = node.metadata.control();
     let info = known(&control, drive)?;
-    let report = node.outlook().report_of(info).cloned();
-    let used_bytes = report.map_or(0, |said| said.capacity_bytes.saturating_sub(said.free_bytes));
-    let left = if draining {
-        expect_spare(&control, &node.outlook(), info, used_bytes)?
+    let Spare { left, used_bytes } = if draining {
+        node.outlook().spare(&control, &[drive].into())?
     } else {
-        control.staying().filter(|other| other.id != drive).count() + 1
+        Spare { left: control.staying().filter(|other| other.id != drive).count() + 1, used_bytes: 0 }
     };
     node.decide(MeshCommand::DrainDrive { drive, draining }).await?;
     node.note(Happened::DriveDrained { drive, node: info.node, draining });
@@ -67,36 +65,6 @@ fn known(control: &ControlView, drive: DriveId) -> Result<&DriveInfo, Error> {
         Error::new(ErrorKind::NotFound, "no drive of this number was ever registered; `mesh status` lists them")
             .with("drive", drive)
     })
-}
-
-/// Refuses to empty a drive that a promise needs: without it there would be no layout, or shards of a stripe would share
-/// nodes that need not now, or what is on it would not fit on the others. Gives how many drives are left.
-fn expect_spare(control: &ControlView, known: &Outlook, drive: &DriveInfo, used_bytes: u64) -> Result<usize, Error> {
-    let refused = |what| Err(Error::new(ErrorKind::Conflict, what).with("drive", drive.id));
-    let nodes: Vec<_> = control.nodes.values().cloned().collect();
-    let now: Vec<_> = control.staying().cloned().collect();
-    let then: Vec<_> = now.iter().filter(|info| info.id != drive.id).cloned().collect();
-    let now = mesh_placement::layout::usable(&now, &nodes);
-    let then = mesh_placement::layout::usable(&then, &nodes);
-    let hosts = |drives: &[&DriveInfo]| drives.iter().map(|info| info.node).collect::<BTreeSet<_>>().len();
-    let Some(code) = control.code else { return refused("the mesh is not formed: there is nothing to be emptied") };
-    if then.len() < code.shards() {
-        return refused("too few drives would be left for the code: add one first")
-            .map_err(|error: Error| error.with("left", then.len()).with("needed", code.shards()));
-    }
-    if hosts(&now) >= code.shards() && hosts(&then) < code.shards() {
-        return refused(
-            "shards of one object would have to share a node, and a node could not be lost any more: add a drive \
-                        on another node first",
-        )
-        .map_err(|error: Error| error.with("nodes", hosts(&then)).with("needed", code.shards()));
-    }
-    let free_bytes: u64 = then.iter().filter_map(|info| known.report_of(info)).map(|said| said.free_bytes).sum();
-    if free_bytes < used_bytes {
-        return refused("what is on it does not fit on the drives that are left: add one first")
-            .map_err(|error: Error| error.with("bytes", used_bytes).with("free", free_bytes));
-    }
-    Ok(then.len())
 }
 
 /// Takes a drive out that has been emptied, as the leader of the control group.
@@ -186,8 +154,8 @@ fn said(control: &ControlView, drive: DriveId, node: NodeId) -> LostDrive {
 mod tests {
     use mesh_core::{
         id::{Epoch, LayoutId},
-        op::{DriveReport, NodeReport},
-        topology::Code,
+        op::NodeReport,
+        topology::{Code, Leaving},
     };
 
     use super::*;
@@ -248,56 +216,6 @@ mod tests {
         assert_eq!(line(&control).as_deref(), Some(few));
     }
 
-    fn drive(id: u64, node: u64) -> DriveInfo {
-        DriveInfo { id: DriveId(id), node: NodeId(node), capacity_bytes: 100, epoch: Epoch(1) }
-    }
-
-    /// Three hosts with these drives, each with so much free.
-    fn mesh(drives: &[(u64, u64)], free_bytes: u64) -> (ControlView, Outlook) {
-        let mut known = outlook(&[1, 2, 3]);
-        for node in [1, 2, 3] {
-            let own = drives.iter().filter(|(_, of)| *of == node);
-            let report = |(id, _): &(u64, u64)| DriveReport {
-                drive: DriveId(*id),
-                state: DriveState::Up,
-                capacity_bytes: 100,
-                free_bytes,
-                shards: 0,
-                corrupt: 0,
-                reason: None,
-                damaged: 0,
-                scrub: Default::default(),
-            };
-            let report = NodeReport { node: NodeId(node), drives: own.map(report).collect(), ..NodeReport::default() };
-            known.sight.reports.insert(NodeId(node), Arc::new(report));
-        }
-        let control = ControlView {
-            code: Some(Code { data: 2, parity: 1 }),
-            drives: drives.iter().map(|(id, node)| (DriveId(*id), drive(*id, *node))).collect(),
-            ..ControlView::default()
-        };
-        (control, known)
-    }
-
-    #[test]
-    fn a_drive_is_emptied_only_where_everything_is_as_safe_without_it() {
-        let spare = |(control, known): (ControlView, Outlook), id: u64, used: u64| {
-            let drive = control.drives[&DriveId(id)].clone();
-            expect_spare(&control, &known, &drive, used).map_err(|error| error.to_string())
-        };
-        let two_each = [(11, 1), (12, 1), (21, 2), (22, 2), (31, 3), (32, 3)];
-        assert_eq!(spare(mesh(&two_each, 50), 32, 50), Ok(5));
-        let why = |outcome: Result<usize, String>| outcome.expect_err("it is refused");
-        assert!(why(spare(mesh(&two_each, 9), 32, 50)).contains("does not fit"));
-        // The other one of its node is being emptied.
-        let (mut control, known) = mesh(&two_each, 50);
-        control.leaving.insert(DriveId(31), ());
-        assert!(why(spare((control, known), 32, 0)).contains("share a node"));
-        assert!(why(spare(mesh(&[(11, 1), (21, 2), (31, 3)], 50), 31, 0)).contains("too few drives"));
-        // They share one already.
-        assert_eq!(spare(mesh(&[(11, 1), (12, 1), (21, 2), (22, 2)], 50), 22, 0), Ok(3));
-    }
-
     #[test]
     fn a_drive_is_taken_out_once_layouts_have_nothing_to_do_with_it() {
         let layout = |id, line, drives: &[u64]| {
@@ -310,7 +228,7 @@ mod tests {
         let mut control = ControlView { layouts: [layout(1, 1, &[1, 2, 3, 4])].into(), ..ControlView::default() };
         let why = |outcome: Result<(), String>| outcome.expect_err("it is refused");
         assert!(why(without(&control)).contains("mesh drive drain"));
-        control.leaving.insert(DriveId(4), ());
+        control.leaving.insert(DriveId(4), Leaving::Asked);
         assert!(why(without(&control)).contains("no layout without it yet"));
         control.layouts.extend([layout(2, 1, &[1, 2, 3])]);
         assert_eq!(without(&control), Ok(()));

@@ -47,6 +47,8 @@ pub struct Swarm {
     pub segment_bytes: u32,
     /// Drives read everything back in so long; 0: never.
     pub scrub_every_ms: u64,
+    /// Drives that have been away for so long go out; 0: never.
+    pub out_after_ms: u64,
     /// Clients at once.
     pub clients: usize,
     /// Keys that they share.
@@ -227,6 +229,7 @@ impl Swarm {
             capacity_bytes: 0,
             segment_bytes: 0,
             scrub_every_ms: 0,
+            out_after_ms: 0,
             clients: 2 + shape.below(3) as usize,
             keys: shape.within(2..8),
             stripes_max: shape.within(2..7),
@@ -252,6 +255,8 @@ impl Swarm {
         swarm.draw_faults(seed);
         let mut scrub = Stream::new(seed, "scrub", 0);
         swarm.scrub_every_ms = if scrub.chance(600) { scrub.within(5_000..200_000) } else { 0 };
+        let mut out = Stream::new(seed, "out", 0);
+        swarm.out_after_ms = if out.chance(500) { out.within(200..4_000) } else { 0 };
         swarm
     }
 

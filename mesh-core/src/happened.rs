@@ -189,6 +189,16 @@ pub enum Happened {
         /// It is to be emptied.
         draining: bool,
     },
+    /// Drives have been away for long: what they held is rebuilt elsewhere.
+    DrivesOut {
+        /// Which.
+        drives: Vec<DriveId>,
+    },
+    /// Drives that were out are used again.
+    DrivesBack {
+        /// Which.
+        drives: Vec<DriveId>,
+    },
     /// A drive was taken out that had been emptied.
     DriveRemoved {
         /// Which.
@@ -209,6 +219,18 @@ impl Happened {
     #[must_use]
     pub const fn has_failed(&self) -> bool {
         matches!(self, Self::NotMoved { .. } | Self::NotTakenOver { .. } | Self::NotCut { .. } | Self::NotPlaced { .. })
+    }
+}
+
+/// Drives, one after the other.
+struct Drives<'a>(&'a [DriveId]);
+
+impl fmt::Display for Drives<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, drive) in self.0.iter().enumerate() {
+            write!(f, "{}{drive}", if at > 0 { ", " } else { "" })?;
+        }
+        Ok(())
     }
 }
 
@@ -271,6 +293,14 @@ impl fmt::Display for Happened {
             Self::DriveLost { drive, node } => write!(f, "{drive} of {node} is lost for good"),
             Self::DriveDrained { drive, node, draining: true } => write!(f, "{drive} of {node} is being emptied"),
             Self::DriveDrained { drive, node, draining: false } => write!(f, "{drive} of {node} is used again"),
+            Self::DrivesOut { drives } => {
+                write!(
+                    f,
+                    "out, for they have been away for long: {}; what they held is rebuilt elsewhere",
+                    Drives(drives)
+                )
+            }
+            Self::DrivesBack { drives } => write!(f, "back, and used again: {}", Drives(drives)),
             Self::DriveRemoved { drive, node } => write!(f, "{drive} of {node} is out: it was emptied"),
         }
     }

@@ -76,6 +76,8 @@ pub const LIST_KEYS_MAX: usize = 1000;
 pub const MANIFEST_RUNS_MAX: usize = 64;
 /// Drives that a placement group lists at most.
 pub const GROUP_DRIVES_MAX: usize = 32;
+/// Drives that go out by one command at most.
+pub const DRIVES_OUT_MAX: usize = 1024;
 /// Placement groups of a layout at most.
 pub const LAYOUT_GROUPS_MAX: usize = 4096;
 /// Writes granted in one block.

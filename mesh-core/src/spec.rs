@@ -13,7 +13,7 @@ use crate::{
     limits::{KIND_BYTES_MAX, SETTINGS_BYTES_MAX},
     meta::{Grant, Level, TenantLimits},
     shared::SharedMap,
-    topology::{DriveState, Layouts},
+    topology::{DriveState, Layouts, Leaving},
 };
 
 /// The kind of a function and its settings.
@@ -210,6 +210,9 @@ pub struct KeeperSpec {
     /// Drives that know of shards of theirs that are damaged.
     #[serde(default)]
     pub damaged: BTreeSet<DriveId>,
+    /// Drives that are of no layout to come: nothing waits for those of them that are away.
+    #[serde(default)]
+    pub leaving: SharedMap<DriveId, Leaving>,
 }
 
 /// Settings of Drive.

@@ -79,6 +79,15 @@ pub enum DriveState {
     Lost,
 }
 
+/// Why a drive is of no layout to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Leaving {
+    /// An administrator has it emptied.
+    Asked,
+    /// It was away for long. Once it is back it is used again.
+    Away,
+}
+
 /// How a node is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

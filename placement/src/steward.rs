@@ -15,7 +15,7 @@
 //! - [`vacancy`]: when to stand for election;
 //! - [`members`]: who is to follow and to vote in a metadata group;
 //! - [`renewal`]: when damaged metadata are set aside;
-//! - [`layouts`]: when a new layout is made;
+//! - [`layouts`]: when a new layout is made; [`outs`]: which drives are left out for having been away for long;
 //! - [`hosting`]: what runs here, and what it is made of ([`specs`]), by [`chains`] for each data chain, and by [`failures`]
 //!   where it does not;
 //! - [`plans`]: what the placement engine wants, by [`meter`];
@@ -65,6 +65,7 @@ pub mod layouts;
 pub mod members;
 pub mod meter;
 pub mod outlook;
+pub mod outs;
 pub mod peers;
 pub mod plans;
 pub mod readiness;
@@ -92,6 +93,7 @@ use self::{
     hosting::Hosting,
     layouts::Layouts,
     meter::Meter,
+    outs::Outs,
     peers::{Peers, Timing},
     plans::Plans,
     specs::Upkeep,
@@ -210,6 +212,7 @@ pub struct Steward {
     not_before: BTreeMap<Key, Instant>,
     vacancies: Vacancies,
     layouts: Layouts,
+    outs: Outs,
     hosting: Hosting,
     lead: Lead,
     complaints: Complaints,
@@ -276,6 +279,8 @@ struct Complaints {
     unplanned: Option<Error>,
     /// Why there is no new layout.
     unlaid: Option<Error>,
+    /// Why drives that are away do not go out.
+    kept_in: Option<Error>,
 }
 
 impl Steward {
@@ -316,6 +321,7 @@ impl Steward {
             not_before: BTreeMap::new(),
             vacancies: Vacancies::default(),
             layouts: Layouts::default(),
+            outs: Outs::default(),
             hosting,
             lead: Lead::default(),
             complaints: Complaints::default(),
@@ -444,7 +450,7 @@ impl Steward {
     #[must_use]
     pub fn begin_anew(&mut self, now: Instant) -> Vec<Act> {
         self.vacancies = Vacancies::default();
-        self.layouts = Layouts::default();
+        (self.layouts, self.outs) = (Layouts::default(), Outs::default());
         self.hosting = Hosting::default();
         self.hosting.learn(self.id(), &self.control);
         let mut plans = core::mem::take(&mut self.lead.plans);
@@ -678,7 +684,13 @@ impl Steward {
                     self.vacancies.did_not_forsake(group);
                 }
             }
-            Key::Stat | Key::Elect(_) | Key::Ensure(_) | Key::Members(_) | Key::HandOver(_) | Key::RaiseLevel => {}
+            Key::Stat
+            | Key::Elect(_)
+            | Key::Ensure(_)
+            | Key::Members(_)
+            | Key::HandOver(_)
+            | Key::RaiseLevel
+            | Key::PutOut => {}
             Key::LayOut => {
                 // What hinders a proposal passes; drives of which no layout can be made do not.
                 let judged = outcome.err().filter(is_judged);

@@ -20,6 +20,7 @@ use mesh_placement::{
         Act, Event, Group, is_judged,
         layouts::Draft,
         members::Step,
+        outs::Put,
         plans::{Studied, Study},
     },
     transfer,
@@ -111,6 +112,7 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
         Act::Members(group, step) => change(node, group, step).await,
         Act::LayOut(draft) => lay_out(node, *draft).await,
         Act::RaiseLevel(level) => raise_level(node, level).await,
+        Act::PutOut(put) => put_out(node, put).await,
         Act::Renew => renew(node).await,
         Act::HandOver(group, next) => node.metadata.transfer_leader(group, next).await,
         Act::Actor(actor, deeds) => chains::carry_out(node, actor, deeds).await,
@@ -243,6 +245,17 @@ async fn lay_out(node: &Inner, draft: Draft) -> Result<(), Error> {
             Ok(())
         }
     }
+}
+
+async fn put_out(node: &Inner, put: Put) -> Result<(), Error> {
+    let Put { drives, out } = put;
+    match node.decide(MeshCommand::PutOut { drives: drives.clone(), out }).await {
+        // Another leader saw others go first.
+        Err(error) if error.kind() == ErrorKind::Conflict => return Ok(()),
+        decided => drop(decided?),
+    }
+    node.note(if out { Happened::DrivesOut { drives } } else { Happened::DrivesBack { drives } });
+    Ok(())
 }
 
 async fn raise_level(node: &Inner, level: Level) -> Result<(), Error> {

@@ -16,7 +16,7 @@ use mesh_core::{
     op::{DriveReport, ScrubState, ShardOp},
     port::{Disk, DiskJob, Metadata as _, WorkOutput},
     spec::{DriveSpec, FunctionSpec},
-    topology::{DriveState, NodeInfo},
+    topology::{DriveState, Leaving, NodeInfo},
 };
 use mesh_dpu_runtime::shell::{ActorSetup, Onward};
 
@@ -321,7 +321,7 @@ pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
                 let state = if full { DriveState::Full } else { DriveState::Up };
                 say(node, at, drive, Said { state: Some(state), corrupt, gone });
                 let behind = lock(&node.media).0.get(&at).is_some_and(|slot| slot.behind);
-                let leaving = node.metadata.control().leaving.contains_key(&drive);
+                let leaving = node.metadata.control().leaving.get(&drive).copied();
                 let reason = how_it_is(full, corrupt, gone, behind, leaving);
                 DriveReport { drive, state, capacity_bytes, free_bytes, shards, corrupt, reason, damaged, scrub }
             }
@@ -367,13 +367,16 @@ fn say(node: &Inner, at: usize, drive: DriveId, now: Said) {
 }
 
 /// What is to be known of a drive that serves, in words.
-fn how_it_is(full: bool, corrupt: u64, gone: u32, behind: bool, leaving: bool) -> Option<String> {
+fn how_it_is(full: bool, corrupt: u64, gone: u32, behind: bool, leaving: Option<Leaving>) -> Option<String> {
     let words = [
         full.then(|| "it is full".to_owned()),
         (gone > 0).then(|| format!("{gone} of its segments are gone: it was emptied or shortened")),
         (corrupt > 0).then(|| format!("{corrupt} damaged places were found")),
         behind.then(|| BEHIND.to_owned()),
-        leaving.then(|| "it is being emptied".to_owned()),
+        leaving.map(|why| match why {
+            Leaving::Asked => "it is being emptied".to_owned(),
+            Leaving::Away => "it was away for long, and is used again in a moment".to_owned(),
+        }),
     ];
     let words: Vec<String> = words.into_iter().flatten().collect();
     (!words.is_empty()).then(|| words.join("; "))

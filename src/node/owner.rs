@@ -89,6 +89,7 @@ impl Inner {
                 reclaim_grace_ms: ms(timing.reclaim_grace),
                 repair_bytes_per_s: self.config.repair.rate.0,
                 count_every_ms: ms(self.config.repair.census),
+                out_after_ms: ms(self.config.repair.out_after),
             },
             timing: Timing {
                 beat: HEARTBEAT_INTERVAL,

@@ -242,6 +242,82 @@ async fn a_drive_that_is_emptied_can_be_taken_out() {
     }
 }
 
+/// What it held is rebuilt on the other drive of its node, and it is used again once it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drive_that_is_away_for_long_goes_out_by_itself_and_comes_back() {
+    let hurried = |configuration: &str| with_a_short_grace(configuration) + "\n[repair]\nout_after = \"10s\"\n";
+    let mut cluster = Cluster::start_with(hurried).await;
+    let client = cluster.client(&[1, 2]).await;
+    let key = |number: u64| format!("k{number}");
+    let body = |number: u64| bytes_of(number, 5000 + 700 * number as usize);
+    for number in 0..60 {
+        client.put_bytes(BUCKET, &key(number), &body(number)).await.unwrap();
+    }
+    cluster.terminate(3);
+    let folder = cluster.drive(3, 'a');
+    let elsewhere = folder.with_extension("away");
+    fs::rename(&folder, &elsewhere).unwrap();
+    cluster.serve(3);
+    cluster.all_up(&client, 5).await;
+    let reasons = async || {
+        let mut there = drives(&client).await?;
+        there.retain(|report| report.drive.0 / 1000 == 3);
+        Ok::<_, Error>(there.into_iter().map(|report| (report.state, report.reason)).collect::<Vec<_>>())
+    };
+    until("it is out", Duration::from_secs(60), async || {
+        let there = reasons().await?;
+        let is_out = |reason: &Option<String>| reason.as_ref().is_some_and(|why| why.contains("it is out"));
+        let out = there.iter().filter(|(state, reason)| *state == DriveState::Down && is_out(reason)).count();
+        if out == 1 { Ok(()) } else { Err(Error::invalid(format!("{there:?}"))) }
+    })
+    .await;
+    for number in 60..80 {
+        client.put_bytes(BUCKET, &key(number), &body(number)).await.unwrap();
+    }
+    let is_whole = async || {
+        let (good, said) = cluster.administer(&["repair"], "");
+        let groups: Vec<&str> = said.lines().filter(|line| line.starts_with("group-")).collect();
+        let whole = !groups.is_empty() && groups.iter().all(|line| line.ends_with(": whole"));
+        if good && whole { Ok(()) } else { Err(Error::invalid(said)) }
+    };
+    until("every group is whole without it", Duration::from_secs(120), is_whole).await;
+    let read_all = async |client: &Client| {
+        for number in 0..80 {
+            until("a get", Duration::from_secs(60), async || {
+                let bytes = client.get_bytes(BUCKET, &key(number)).await?;
+                if bytes == body(number) { Ok(()) } else { Err(Error::invalid(format!("{} other bytes", bytes.len()))) }
+            })
+            .await;
+        }
+    };
+    cluster.kill(1);
+    read_all(&cluster.client(&[2, 3]).await).await;
+    cluster.serve(1);
+    cluster.all_up(&client, 5).await;
+    // It is put back where it was.
+    cluster.terminate(3);
+    fs::rename(&elsewhere, &folder).unwrap();
+    cluster.serve(3);
+    cluster.all_up(&client, 6).await;
+    until("it is used again", Duration::from_secs(60), async || {
+        let there = reasons().await?;
+        let good = there.iter().all(|(state, reason)| *state == DriveState::Up && reason.is_none());
+        if good { Ok(()) } else { Err(Error::invalid(format!("{there:?}"))) }
+    })
+    .await;
+    let is_whole = async || {
+        let (good, said) = cluster.administer(&["repair"], "");
+        let groups: Vec<&str> = said.lines().filter(|line| line.starts_with("group-")).collect();
+        let whole = !groups.is_empty() && groups.iter().all(|line| line.ends_with(": whole"));
+        let counts =
+            drives(&client).await?.iter().filter(|report| report.drive.0 / 1000 == 3 && report.shards > 20).count();
+        if good && whole && counts == 2 { Ok(()) } else { Err(Error::invalid(format!("{counts} {said}"))) }
+    };
+    until("every group is whole with it", Duration::from_secs(120), is_whole).await;
+    cluster.kill(2);
+    read_all(&cluster.client(&[1, 3]).await).await;
+}
+
 /// Flips bits at places where something stands, in the files of a drive's folder.
 fn flip(folder: &Path, bits: u64) {
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();

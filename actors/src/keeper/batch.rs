@@ -14,7 +14,7 @@ use mesh_core::{
     meta::Shape,
     op::{Head, Reliance, ShardOp},
     shared::SharedMap,
-    topology::{self, Code, DriveState, Layout, Layouts},
+    topology::{self, Code, DriveState, Layout, Layouts, Leaving},
 };
 
 use super::{can_be_read, damage::Damage, is_up, stray::Strays};
@@ -88,6 +88,7 @@ pub(super) struct Grounds<'a> {
     pub(super) relies: Reliance,
     /// All drives, and whether they can be read and can be written.
     pub(super) drives: &'a SharedMap<DriveId, DriveState>,
+    pub(super) leaving: &'a SharedMap<DriveId, Leaving>,
     pub(super) looks: Looks<'a>,
 }
 
@@ -128,13 +129,13 @@ impl Batch {
             }
         }
         if let Looks::All = grounds.looks {
-            batch.list_all(grounds.drives);
+            batch.list_all(grounds.drives, grounds.leaving);
         }
         (batch, at)
     }
 
     /// Has every drive name all that it has of the batch's stripes.
-    fn list_all(&mut self, drives: &SharedMap<DriveId, DriveState>) {
+    fn list_all(&mut self, drives: &SharedMap<DriveId, DriveState>, leaving: &SharedMap<DriveId, Leaving>) {
         let (Some((first, _)), Some((last, _))) = (self.stripes.first_key_value(), self.stripes.last_key_value())
         else {
             return;
@@ -144,8 +145,8 @@ impl Batch {
         for (drive, state) in drives.iter() {
             if can_be_read(drives, *drive) {
                 self.lists.entry(*drive).or_default().onwards = Some(onwards);
-            } else if *state != DriveState::Lost {
-                // It may have something that nobody sees now.
+            } else if *state != DriveState::Lost && !leaving.contains_key(drive) {
+                // It may have something that nobody sees now. Of one that is out it is seen to when it is back: that makes a layout.
                 self.strays.incomplete = true;
             }
         }

@@ -517,13 +517,13 @@ impl Pass {
 impl Work {
     fn next(&mut self, looks: Looks<'_>, ground: Ground<'_>) -> Option<Want> {
         let Ground { group, spec, goal, may_heal, .. } = ground;
-        let KeeperSpec { layouts, drives, .. } = spec;
+        let KeeperSpec { layouts, drives, leaving, .. } = spec;
         if self.is_quiet() && self.at.write < self.writes.len() {
             // One batch at a time: to look at what is at home takes time too, and others wait for their turn.
             let broken = core::mem::take(&mut self.batch.broken);
             self.end_batch();
             let relies = Reliance { group, layout: goal.id };
-            let grounds = Grounds { layouts, goal, relies, drives, looks };
+            let grounds = Grounds { layouts, goal, relies, drives, leaving, looks };
             (self.batch, self.at) = Batch::of(&self.writes, self.at, grounds);
             self.shards += self.batch.doubts as u64;
             self.batch.broken.extend(broken);

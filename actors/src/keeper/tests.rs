@@ -14,7 +14,7 @@ use mesh_core::{
     op::Head,
     port::ComputeJob,
     time::UnixMillis,
-    topology::{Code, Layouts},
+    topology::{Code, Layouts, Leaving},
 };
 
 use super::*;
@@ -85,6 +85,7 @@ impl Bench {
             grace_ms: 10_000,
             count_every_ms: 1_000_000,
             damaged: BTreeSet::new(),
+            leaving: SharedMap::default(),
         };
         let mut bench = Self {
             keeper: Keeper::new(spec.clone()),
@@ -670,6 +671,25 @@ fn nothing_is_deleted_of_what_is_not_whole_and_a_count_that_is_not_complete_is_n
     bench.set(3, DriveState::Up);
     bench.pass(Duration::from_secs(90));
     assert_eq!((bench.count(), bench.has(3)), ((2, [1, 9, 0, 3]), 0));
+}
+
+/// What a drive has that is out is seen to when it is back, for that makes a layout.
+#[test]
+fn a_count_waits_for_no_drive_that_is_out() {
+    let mut bench = counting();
+    let write = bench.put("a", 3, &[]);
+    bench.pass(Duration::ZERO);
+    bench.spec.leaving.insert(DriveId(3), Leaving::Away);
+    bench.set(3, DriveState::Down);
+    bench.lay_out(&[1, 2, 6, 4]);
+    bench.pass(Duration::from_secs(60));
+    assert_eq!((bench.count(), bench.has(3), bench.has(6)), ((2, [1, 9, 0, 0]), 3, 3));
+    bench.spec.leaving.remove(&DriveId(3));
+    bench.set(3, DriveState::Up);
+    bench.lay_out(&[1, 2, 3, 6]);
+    bench.pass(Duration::from_secs(60));
+    assert_eq!((bench.count(), bench.has(3), bench.has(6)), ((3, [1, 9, 0, 3]), 3, 0));
+    bench.assert_at_home(write, 3);
 }
 
 /// A count goes over everything: it is not begun anew for what is asked again in a moment.

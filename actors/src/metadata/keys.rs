@@ -18,7 +18,7 @@
 //!   'i' node:8                      the invitation by which nobody has joined yet
 //!   'd' drive:8                     DriveInfo
 //!   'x' drive:8                     (empty) the drive was declared lost
-//!   'y' drive:8                     (empty) the drive is being emptied
+//!   'y' drive:8                     Leaving
 //!   'l' layout:8                    Layout
 //!   't' tenant:8                    TenantRow
 //!   'T' name                        the tenant's number

@@ -10,7 +10,7 @@ use mesh_core::{
     id::{ActorId, GroupId, NodeId},
     meta::{ControlView, MeshCommand},
 };
-use mesh_placement::steward::{Act, Deed, Event, Key};
+use mesh_placement::steward::{Act, Deed, Event, Key, outs::Put};
 
 use super::{Cluster, Errand, Life, node_info};
 use crate::{random::Stream, world::World};
@@ -115,6 +115,9 @@ impl Cluster {
                 }
             }
             Act::RaiseLevel(level) => self.propose(world, node, MeshCommand::RaiseLevel(level), Errand::Said),
+            Act::PutOut(Put { drives, out }) => {
+                self.propose(world, node, MeshCommand::PutOut { drives, out }, Errand::Said);
+            }
             Act::TakeBack(actor, epoch, id) | Act::Settle(actor, epoch, id) => {
                 self.propose(world, node, MeshCommand::AbortMove { actor, epoch, id }, Errand::Said);
             }

@@ -17,7 +17,7 @@ use mesh_core::{
 use mesh_placement::{
     fate::{Hosted, Known},
     migration::{Ask, Heard},
-    steward::{Act, Event, Here, Key, Observed, Steward, specs::Upkeep},
+    steward::{Act, Event, Here, Key, Observed, Steward, outs::Put, specs::Upkeep},
     transfer::{STEP_MAX, Transfers},
 };
 
@@ -131,6 +131,7 @@ impl Cluster {
                 reclaim_grace_ms: GRACE_MS,
                 repair_bytes_per_s: REPAIR_BYTES_PER_S,
                 count_every_ms: COUNT_EVERY_MS,
+                out_after_ms: self.swarm.out_after_ms,
             },
             timing: self.timing(),
         }
@@ -320,6 +321,9 @@ impl Cluster {
             },
             Act::RaiseLevel(level) => {
                 self.propose(world, node, MeshCommand::RaiseLevel(level), Errand::Act(life, Key::RaiseLevel));
+            }
+            Act::PutOut(Put { drives, out }) => {
+                self.propose(world, node, MeshCommand::PutOut { drives, out }, Errand::Act(life, Key::PutOut));
             }
             // What it finds, it has found of what was so when it began.
             Act::Plan(study) => {

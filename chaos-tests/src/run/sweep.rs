@@ -159,6 +159,7 @@ fn swarm() -> Swarm {
         capacity_bytes: 8 << 20,
         segment_bytes: 256 << 10,
         scrub_every_ms: 0,
+        out_after_ms: 0,
         clients: 2,
         keys: 2,
         stripes_max: 2,

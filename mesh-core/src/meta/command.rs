@@ -354,6 +354,14 @@ pub enum MeshCommand {
         /// Whether to.
         draining: bool,
     },
+    /// Drives of one node have been away for long, and are of no layout to come; or are back, and are used again. The same again,
+    /// and what an administrator said of a drive: no effect. `Conflict` if drives of another node are out by themselves.
+    PutOut {
+        /// Which: at most [`DRIVES_OUT_MAX`](crate::limits::DRIVES_OUT_MAX).
+        drives: Vec<DriveId>,
+        /// They are away.
+        out: bool,
+    },
 }
 
 /// What the mesh itself keeps in order in a namespace group: write ids, and what is garbage.
@@ -447,7 +455,7 @@ impl Command {
     pub fn level(&self) -> Level {
         match self {
             Self::Mesh(MeshCommand::PutLayout(layout)) if layout.line > 0 => Level::LINES,
-            Self::Mesh(MeshCommand::DrainDrive { .. }) => Level::DRAINS,
+            Self::Mesh(MeshCommand::DrainDrive { .. } | MeshCommand::PutOut { .. }) => Level::DRAINS,
             Self::Upkeep(_, UpkeepCommand::EndRepair { line, .. }) if *line > 0 => Level::SETTLED,
             Self::Upkeep(_, UpkeepCommand::Counted { .. }) => Level::SETTLED,
             Self::Upkeep(_, UpkeepCommand::BeginRepair { .. } | UpkeepCommand::EndRepair { .. })

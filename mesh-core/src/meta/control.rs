@@ -15,7 +15,7 @@ use crate::{
     shared::SharedMap,
     spec::CustomSpec,
     time::UnixMillis,
-    topology::{Code, DriveInfo, Layouts, NodeInfo},
+    topology::{Code, DriveInfo, Layouts, Leaving, NodeInfo},
 };
 
 /// A secret under a wrapping key, with AES-256-GCM: 12 bytes of nonce, then ciphertext and tag.
@@ -172,9 +172,9 @@ pub struct ControlView {
     /// What all nodes can do together. It never falls.
     #[serde(default)]
     pub level: Level,
-    /// Drives that are being emptied: they are of no layout to come.
+    /// Drives that are of no layout to come.
     #[serde(default)]
-    pub leaving: SharedMap<DriveId, ()>,
+    pub leaving: SharedMap<DriveId, Leaving>,
 }
 
 impl ControlView {

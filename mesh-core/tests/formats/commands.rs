@@ -20,7 +20,7 @@ variants!(OBJECT_COMMANDS, object_command_name, ObjectCommand:
 variants!(MESH_COMMANDS, mesh_command_name, MeshCommand:
     Form PutNode Invite Drain PutDrive TakeDrive LoseDrive PutLayout CreateTenant SetLimits PutPrincipal PutAccessKey
     DropAccessKey Assign BeginMove CommitMove AbortMove SetTail SetWish SetStages
-    RaiseLevel DrainDrive);
+    RaiseLevel DrainDrive PutOut);
 
 variants!(UPKEEP_COMMANDS, upkeep_command_name, UpkeepCommand:
     OpenBlock CloseBlock SweptBlock DropGarbage OweGarbage PayOwed BeginRepair EndRepair
@@ -134,6 +134,7 @@ fn mesh() -> Vec<MeshCommand> {
         MeshCommand::SetStages { scope: Scope::Tenant(TenantId(1)), stages: samples::stages() },
         MeshCommand::RaiseLevel(Level(154)),
         MeshCommand::DrainDrive { drive: DriveId(1), draining: true },
+        MeshCommand::PutOut { drives: vec![DriveId(1), DriveId(2)], out: true },
     ]
 }
 

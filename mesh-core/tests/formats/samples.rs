@@ -27,7 +27,7 @@ use mesh_core::{
     plan::Plan,
     spec::CustomSpec,
     time::UnixMillis,
-    topology::{Code, DriveInfo, DriveState, Layout, NodeInfo, NodeKind, NodeState, Survival},
+    topology::{Code, DriveInfo, DriveState, Layout, Leaving, NodeInfo, NodeKind, NodeState, Survival},
     wire::crc32c,
 };
 
@@ -261,6 +261,7 @@ fn control_view() -> ControlView {
         stages: [(Scope::Mesh, stages().into())].into(),
         lost: [(DriveId(62), DriveInfo { id: DriveId(62), ..drive_info() })].into(),
         level: Level(153),
+        leaving: [(DriveId(61), Leaving::Away)].into(),
     }
 }
 

@@ -78,7 +78,12 @@ impl Mesh {
             info: self.control.nodes[&HERE].clone(),
             starts: vec![self.control.nodes[&HERE].incarnation],
             ability: ability(),
-            upkeep: Upkeep { reclaim_grace_ms: 60_000, repair_bytes_per_s: 1 << 26, count_every_ms: 0 },
+            upkeep: Upkeep {
+                reclaim_grace_ms: 60_000,
+                repair_bytes_per_s: 1 << 26,
+                count_every_ms: 0,
+                out_after_ms: 600_000,
+            },
             timing: Timing {
                 beat: HEARTBEAT_INTERVAL,
                 dpu_beat: DPU_HEARTBEAT_INTERVAL,

@@ -20,6 +20,7 @@ use super::{
     Deed, Group,
     layouts::Draft,
     members,
+    outs::Put,
     plans::{Studied, Study},
 };
 use crate::{
@@ -103,6 +104,8 @@ pub enum Key {
     Members(GroupId),
     /// A new layout.
     LayOut,
+    /// Drives go out, or come back.
+    PutOut,
     /// A majority of the control group is asked whether it follows this node.
     Confirm,
     /// The mesh can do more.
@@ -159,6 +162,8 @@ pub enum Act {
     Members(GroupId, members::Step),
     /// [`Key::LayOut`]: [`Draft::carry_out`] beside everything else, then a proposal of what it makes.
     LayOut(Box<Draft>),
+    /// [`Key::PutOut`]: propose it.
+    PutOut(Put),
     /// [`Key::Confirm`]: well if a majority follows this node that was asked just now.
     Confirm,
     /// [`Key::RaiseLevel`]: every node speaks this level; propose it.
@@ -205,6 +210,7 @@ impl Act {
             Self::Ensure(group) => Key::Ensure(*group),
             Self::Members(group, _) => Key::Members(*group),
             Self::LayOut(_) => Key::LayOut,
+            Self::PutOut(_) => Key::PutOut,
             Self::Confirm => Key::Confirm,
             Self::RaiseLevel(_) => Key::RaiseLevel,
             Self::Plan(study) => Key::Plan(study.number()),
@@ -227,6 +233,7 @@ impl Key {
                 | Self::Elect(_)
                 | Self::Ensure(_)
                 | Self::LayOut
+                | Self::PutOut
                 | Self::RaiseLevel
                 | Self::Renew
                 | Self::HandOver(_)
@@ -272,6 +279,7 @@ mod tests {
             (Act::Ensure(group), Some(Key::Ensure(group))),
             (Act::Members(group, members::Step::Vote(BTreeSet::new())), Some(Key::Members(group))),
             (Act::LayOut(Box::new(draft)), Some(Key::LayOut)),
+            (Act::PutOut(Put { drives: Vec::new(), out: true }), Some(Key::PutOut)),
             (Act::Confirm, Some(Key::Confirm)),
             (Act::RaiseLevel(Level(2)), Some(Key::RaiseLevel)),
             (Act::Plan(Box::new(study)), Some(Key::Plan(1))),

@@ -10,7 +10,7 @@ use mesh_core::{
     meta::{ControlView, Level},
     shared::SharedMap,
     time::Instant,
-    topology::{Code, DriveInfo, Layout, NodeInfo, NodeKind},
+    topology::{Code, DriveInfo, Layout, Leaving, NodeInfo, NodeKind},
 };
 
 use crate::layout::{self, Lineage};
@@ -28,7 +28,7 @@ pub struct Layouts {
 #[derive(Clone, Debug)]
 struct Grounds {
     drives: SharedMap<DriveId, DriveInfo>,
-    leaving: SharedMap<DriveId, ()>,
+    leaving: SharedMap<DriveId, Leaving>,
     nodes: SharedMap<NodeId, NodeInfo>,
     newest: Option<LayoutId>,
     code: Option<Code>,
@@ -182,7 +182,7 @@ mod tests {
         let first = made(layouts.look(&view, at(300)));
         view.layouts.insert(first.id, first);
         assert_eq!(id(&layouts.look(&view, at(5000))), None);
-        view.leaving.insert(DriveId(4), ());
+        view.leaving.insert(DriveId(4), Leaving::Asked);
         assert_eq!(id(&layouts.look(&view, at(5000))), None);
         let second = made(layouts.look(&view, at(5300)));
         assert_eq!(second.domains.keys().map(|drive| drive.0).collect::<Vec<_>>(), [1, 2, 3]);

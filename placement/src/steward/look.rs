@@ -1,5 +1,7 @@
 //! A look at everything, from what the node observes of itself: each duty says what is to be done now.
 
+use mesh_core::meta::Level;
+
 use super::*;
 use crate::{
     Move, Reason,
@@ -29,6 +31,7 @@ impl Steward {
         self.see_to_groups(acts);
         self.make_known(acts);
         self.see_to_damage(now, acts);
+        self.put_out(now, acts);
         self.lay_out(now, acts);
         self.raise_level(acts);
         self.lead(now, acts);
@@ -203,6 +206,24 @@ impl Steward {
             Err(error) => Some(error),
         };
         complain(&mut self.complaints.unrenewed, error, unrenewed, acts);
+    }
+
+    /// Has drives go out that have been away for long, and come back.
+    fn put_out(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        if !self.leads_control() || self.outlook.looks_around || self.control.level < Level::DRAINS {
+            self.outs = Outs::default();
+            return;
+        }
+        if !self.is_free(Key::PutOut) {
+            return;
+        }
+        let after = Duration::from_millis(self.here.upkeep.out_after_ms);
+        let (put, error) = match self.outs.look(&self.control, &self.outlook, after, now) {
+            Ok(put) => (put, None),
+            Err(error) => (None, Some(error)),
+        };
+        acts.extend(put.map(Act::PutOut));
+        complain(&mut self.complaints.kept_in, error, kept_in, acts);
     }
 
     /// Makes a new layout where one is due.
@@ -385,4 +406,8 @@ impl Steward {
     fn outlook_groups(&self) -> Vec<GroupReport> {
         self.own.groups.iter().map(|group| group.report.clone()).collect()
     }
+}
+
+const fn kept_in(error: Error) -> Act {
+    Act::Complain("drives that have been away for long stay in the layout, and what they held is not rebuilt", error)
 }

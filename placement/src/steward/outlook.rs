@@ -13,7 +13,7 @@ use mesh_core::{
     op::{ActorReport, DriveReport, GroupReport, NodeReport, Phase, ScrubState, Witness},
     shared::SharedMap,
     time::Instant,
-    topology::{DriveInfo, DriveState, NodeInfo, NodeKind, NodeState},
+    topology::{DriveInfo, DriveState, Leaving, NodeInfo, NodeKind, NodeState},
 };
 
 use super::Sight;
@@ -228,6 +228,12 @@ impl Outlook {
         for drive in view.drives.values().filter(|drive| drive.node == report.node) {
             if !report.drives.iter().any(|said| said.drive == drive.id) {
                 report.drives.push(unsaid(drive, DriveState::Down, "its node does not have it"));
+            }
+        }
+        for drive in report.drives.iter_mut().filter(|drive| drive.state == DriveState::Down) {
+            if view.leaving.get(&drive.drive) == Some(&Leaving::Away) {
+                let why = drive.reason.take().map(|why| why + "; ").unwrap_or_default();
+                drive.reason = Some(why + "it is out: what it held is rebuilt elsewhere");
             }
         }
         // And of a drive that is lost, whatever its node says of it.

@@ -26,6 +26,8 @@ pub struct Upkeep {
     pub repair_bytes_per_s: u64,
     /// See [`KeeperSpec::count_every_ms`].
     pub count_every_ms: u64,
+    /// Drives that have been away for so long go out by themselves; 0: never.
+    pub out_after_ms: u64,
 }
 
 /// The ingress of a node. `epoch`: the node's start. `leads`: the groups that it leads; `reclaim_grace_ms`: see
@@ -71,6 +73,7 @@ pub fn keeper(
         grace_ms: upkeep.reclaim_grace_ms,
         count_every_ms: upkeep.count_every_ms,
         damaged: damaged.clone(),
+        leaving: view.leaving.clone(),
     })
 }
 

@@ -1,13 +1,13 @@
 //! Control group: the cluster, its nodes, drives and layouts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
     Error, ErrorKind,
     id::{ClusterId, DriveId, Epoch, Incarnation, LayoutId, NodeId},
-    limits::{GROUP_DRIVES_MAX, LAYOUT_GROUPS_MAX},
+    limits::{DRIVES_OUT_MAX, GROUP_DRIVES_MAX, LAYOUT_GROUPS_MAX},
     meta::MetaAnswer,
-    topology::{Code, DriveInfo, Layout, NodeInfo, NodeKind},
+    topology::{Code, DriveInfo, Layout, Leaving, NodeInfo, NodeKind},
 };
 
 use super::{
@@ -187,7 +187,41 @@ pub(super) fn drain_drive(rows: &mut Rows<'_>, drive: DriveId, draining: bool) -
         return Err(Error::new(ErrorKind::Conflict, "the drive is lost: nothing of it can be moved elsewhere")
             .with("drive", drive));
     }
-    rows.put(key, &())?;
+    rows.put(key, &Leaving::Asked)?;
+    Ok(MetaAnswer::Done)
+}
+
+/// Has drives go out by themselves, or takes that back of those that were.
+pub(super) fn put_out(rows: &mut Rows<'_>, drives: &[DriveId], out: bool) -> Result<MetaAnswer, Error> {
+    let mut nodes = BTreeSet::new();
+    for drive in drives {
+        let info = rows.find::<DriveInfo>(&keys::drive(*drive))?.filter(|_| !out || drives.len() <= DRIVES_OUT_MAX);
+        let Some(info) = info else {
+            return Err(Error::invalid("these drives cannot go out by themselves").with("drive", drive));
+        };
+        nodes.insert(info.node);
+    }
+    let known = rows.first::<Leaving>(&keys::all(keys::LEAVING), DRIVES_MAX as usize)?;
+    let known: BTreeMap<DriveId, Leaving> =
+        known.into_iter().filter_map(|(key, why)| Some((DriveId(keys::number(&key)?), why))).collect();
+    if out {
+        for drive in known.iter().filter(|(_, why)| **why == Leaving::Away).map(|(drive, _)| *drive) {
+            let info = rows.find::<DriveInfo>(&keys::drive(drive))?;
+            nodes.extend(info.map(|info| info.node));
+        }
+        if nodes.len() > 1 {
+            let what =
+                "drives of one node at most go out by themselves; those that are out must be back, or removed, first";
+            return Err(Error::new(ErrorKind::Conflict, what));
+        }
+    }
+    for drive in drives {
+        match known.get(drive) {
+            None if out && !rows.has(&keys::lost(*drive))? => rows.put(keys::leaving(*drive), &Leaving::Away)?,
+            Some(Leaving::Away) if !out => rows.remove(keys::leaving(*drive)),
+            _ => {}
+        }
+    }
     Ok(MetaAnswer::Done)
 }
 

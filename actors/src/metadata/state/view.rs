@@ -12,7 +12,7 @@ use mesh_core::{
     meta::{AccessKeyRow, ControlView, PrincipalRow, TenantRow},
     shared::SharedMap,
     spec::CustomSpec,
-    topology::{DriveInfo, Layout, NodeInfo},
+    topology::{DriveInfo, Layout, Leaving, NodeInfo},
 };
 use serde::de::DeserializeOwned;
 
@@ -78,7 +78,7 @@ fn show(view: &mut ControlView, key: &[u8], value: Option<&[u8]>) -> Result<bool
         keys::NODE => set(&mut view.nodes, NodeId(number(key)?), row::<NodeInfo>(key, value)?),
         keys::DRIVE => set_drive(view, DriveId(number(key)?), row(key, value)?),
         keys::LOST => set_lost(view, DriveId(number(key)?), value.is_some()),
-        keys::LEAVING => set(&mut view.leaving, DriveId(number(key)?), value.map(|_| ())),
+        keys::LEAVING => set(&mut view.leaving, DriveId(number(key)?), row::<Leaving>(key, value)?),
         keys::LAYOUT => set_layout(view, LayoutId(number(key)?), row(key, value)?),
         keys::TENANT => set(&mut view.tenants, TenantId(number(key)?), row::<TenantRow>(key, value)?.map(Arc::new)),
         keys::PRINCIPAL => set_principal(view, known(key, keys::principal_of(key))?, row(key, value)?),

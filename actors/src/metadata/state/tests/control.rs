@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use mesh_core::{
     id::{ClusterId, DriveId, Incarnation, KeyId, NodeId},
     meta::{AccessKeyRow, BucketRow, Grant, Level, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
-    topology::{Code, Layout, NodeInfo, NodeKind},
+    topology::{Code, DriveInfo, Layout, Leaving, NodeInfo, NodeKind},
 };
 
 use super::*;
@@ -175,6 +175,7 @@ fn a_lost_drive_is_of_no_layout_and_never_registered_again() {
 #[test]
 fn a_drive_that_is_emptied_is_known_and_not_laid_out() {
     let mut group = furnished();
+    assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::DRAINS)), Ok(MetaAnswer::Done));
     let drain = |drive, draining| MeshCommand::DrainDrive { drive: DriveId(drive), draining };
     let shown = |group: &Group| {
         let view = control_view(group);
@@ -194,6 +195,38 @@ fn a_drive_that_is_emptied_is_known_and_not_laid_out() {
     assert_eq!((shown(&group), control_view(&group).leaving.len()), ((vec![1, 3], vec![1, 3]), 0));
     assert_eq!(group.once(&drain(2, true)), Err(ErrorKind::Conflict));
     assert_eq!(Command::from(drain(2, true)).level(), Level::DRAINS);
+}
+
+#[test]
+fn drives_of_one_node_go_out_by_themselves_and_what_was_asked_for_stays() {
+    let mut group = furnished();
+    assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::DRAINS)), Ok(MetaAnswer::Done));
+    let put = |drives: &[u64], out| MeshCommand::PutOut { drives: drives.iter().map(|id| DriveId(*id)).collect(), out };
+    let leaving = |group: &Group| control_view(group).leaving.iter().map(|(id, why)| (id.0, *why)).collect::<Vec<_>>();
+    assert_eq!(group.once(&put(&[9], true)), Err(ErrorKind::Invalid), "nobody knows it");
+    for _ in 0..2 {
+        assert_eq!(group.once(&put(&[2], true)), Ok(MetaAnswer::Done));
+        assert_eq!(leaving(&group), [(2, Leaving::Away)]);
+    }
+    let view = control_view(&group);
+    let of_another = |info: &&DriveInfo| info.node != view.drives[&DriveId(2)].node;
+    let other = view.drives.values().find(of_another).expect("a drive of another node").id.0;
+    assert_eq!(group.once(&put(&[other], true)), Err(ErrorKind::Conflict));
+    assert_eq!(group.once(&put(&[2, other], true)), Err(ErrorKind::Conflict));
+    // Whoever has it emptied wants it empty when it is back.
+    let drain = |drive, draining| MeshCommand::DrainDrive { drive: DriveId(drive), draining };
+    assert_eq!(group.once(&drain(2, true)), Ok(MetaAnswer::Done));
+    for out in [false, true] {
+        assert_eq!(group.once(&put(&[2], out)), Ok(MetaAnswer::Done));
+        assert_eq!(leaving(&group), [(2, Leaving::Asked)]);
+    }
+    assert_eq!(group.once(&put(&[other], true)), Ok(MetaAnswer::Done), "nothing is out by itself");
+    assert_eq!(group.once(&put(&[other], false)), Ok(MetaAnswer::Done));
+    assert_eq!(leaving(&group), [(2, Leaving::Asked)]);
+    assert_eq!(group.once(&MeshCommand::LoseDrive { drive: DriveId(2) }), Ok(MetaAnswer::Done));
+    assert_eq!(group.once(&put(&[2], true)), Ok(MetaAnswer::Done));
+    assert_eq!(leaving(&group), [], "it is lost, and that is more");
+    assert_eq!(Command::from(put(&[2], true)).level(), Level::DRAINS);
 }
 
 #[test]

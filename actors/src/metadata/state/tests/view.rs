@@ -2,7 +2,7 @@ use mesh_core::{
     Error,
     assignment::{Assignment, MoveId, Preference, Scope, Tail, Wish},
     id::{ClusterId, DriveId, KeyId, NodeId},
-    meta::{AccessKeyRow, ControlView, Grant, Level, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
+    meta::{AccessKeyRow, ControlView, Grant, LEVEL, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
     spec::CustomSpec,
     topology::{Code, Layout, NodeInfo},
 };
@@ -62,6 +62,8 @@ fn commands_of_members() -> impl Strategy<Value = Command> {
         small().prop_map(|drive| Command::Mesh(MeshCommand::LoseDrive { drive: DriveId(drive) })),
         (small(), any::<bool>())
             .prop_map(|(drive, draining)| Command::Mesh(MeshCommand::DrainDrive { drive: DriveId(drive), draining })),
+        (small(), any::<bool>())
+            .prop_map(|(drive, out)| Command::Mesh(MeshCommand::PutOut { drives: vec![DriveId(drive)], out })),
         small().prop_map(|node| Command::Mesh(MeshCommand::Invite { node: NodeId(node), invitation: 7 })),
         (small(), any::<bool>())
             .prop_map(|(node, draining)| Command::Mesh(MeshCommand::Drain { node: NodeId(node), draining })),
@@ -248,7 +250,6 @@ fn every_row_is_news_once() {
     let mut commands = vec![
         MeshCommand::PutLayout(layout(1).into()),
         MeshCommand::LoseDrive { drive: DriveId(3) },
-        MeshCommand::DrainDrive { drive: DriveId(2), draining: true },
         MeshCommand::PutPrincipal(principal),
         MeshCommand::PutAccessKey(key),
         MeshCommand::SetStages { scope: Scope::Mesh, stages: vec![CustomSpec::new("filter", [])] },
@@ -256,15 +257,17 @@ fn every_row_is_news_once() {
         MeshCommand::SetTail { actor, epoch: Epoch(1), tail: Some(Tail { cut: 2, node: NodeId(2) }) },
         MeshCommand::SetWish { scope: Scope::Mesh, wish: Some(Wish { preference: Preference::Auto, pin: None }) },
     ];
-    commands.extend((1..=3).map(|id| MeshCommand::PutNode(NodeInfo { level: Level(2), ..node(id, 2) })));
-    commands.push(MeshCommand::RaiseLevel(Level(2)));
+    commands.extend((1..=3).map(|id| MeshCommand::PutNode(NodeInfo { level: LEVEL, ..node(id, 2) })));
+    commands.push(MeshCommand::RaiseLevel(LEVEL));
+    commands.push(MeshCommand::DrainDrive { drive: DriveId(2), draining: true });
+    commands.push(MeshCommand::PutOut { drives: vec![DriveId(1)], out: true });
     for command in commands {
         assert!(group.once(&command).is_ok(), "{command:?}");
     }
     let view = control_view(&group.table).unwrap();
     let rows = group.table.rows().map(|(key, value)| Change { key: key.to_vec(), value: Some(value.to_vec()) });
     let rows: Vec<Change> = rows.collect();
-    for kind in *b"Cadhklnpstvwx" {
+    for kind in *b"Cadhklnpstvwxy" {
         assert!(rows.iter().any(|row| row.key[0] == kind), "there is none of {}", kind.escape_ascii());
     }
     assert_eq!(control_after(&ControlView::default(), &rows), Ok(Some(view.clone())));
