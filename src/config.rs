@@ -302,7 +302,7 @@ impl Config {
             return Err(Error::invalid("repair.census must be at least 60s").with("census", self.repair.census));
         }
         if (Duration::from_nanos(1)..OUT_AFTER_MIN).contains(&self.repair.out_after.0) {
-            let text = "repair.out_after must be at least 10s, or 0s: a node that restarts is not away for long";
+            let text = "repair.out_after must be at least 1s, or 0s: a node that restarts is not away for long";
             return Err(Error::invalid(text).with("out_after", self.repair.out_after));
         }
         if self.timing.reclaim_grace.0 < RECLAIM_GRACE_MIN {
@@ -346,7 +346,7 @@ impl Config {
 const REPAIR_RATE_MIN: u64 = 1 << 20;
 const CENSUS_MIN: Duration = Duration::from_secs(60);
 const RECLAIM_GRACE_MIN: Duration = Duration::from_secs(1);
-const OUT_AFTER_MIN: Duration = Duration::from_secs(10);
+const OUT_AFTER_MIN: Duration = Duration::from_secs(1);
 /// Bytes that a drive has at least.
 pub const CAPACITY_MIN: u64 = 256 << 20;
 /// Any request fits, beside those of other tenants.

@@ -647,9 +647,11 @@ fn node_info(swarm: &Swarm, id: NodeId, boot: u64) -> NodeInfo {
 }
 
 fn report(drive: DriveId, capacity_bytes: u64, outcome: &Outcome) -> DriveReport {
-    // How far a scrub is changes all the time: no figure here does.
-    let (damaged, scrub) = match outcome {
-        Ok(Response { answer: Answer::Drive { damaged, .. }, .. }) => (*damaged, Default::default()),
+    // How far a scrub is changes all the time: no figure here does, and how much is free is said in eighths.
+    let (damaged, scrub, free_bytes) = match outcome {
+        Ok(Response { answer: Answer::Drive { damaged, free_bytes, .. }, .. }) => {
+            (*damaged, Default::default(), free_bytes - free_bytes % (capacity_bytes / 8).max(1))
+        }
         _ => Default::default(),
     };
     let (state, reason) = match outcome {
@@ -657,7 +659,7 @@ fn report(drive: DriveId, capacity_bytes: u64, outcome: &Outcome) -> DriveReport
         Ok(_) => (DriveState::Up, None),
         Err(error) => (DriveState::Down, Some(error.to_string())),
     };
-    DriveReport { drive, state, capacity_bytes, free_bytes: 0, shards: 0, corrupt: 0, reason, damaged, scrub }
+    DriveReport { drive, state, capacity_bytes, free_bytes, shards: 0, corrupt: 0, reason, damaged, scrub }
 }
 
 fn drive_spec(swarm: &Swarm, drive: DriveId, epoch: Epoch) -> DriveSpec {

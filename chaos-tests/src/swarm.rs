@@ -255,8 +255,6 @@ impl Swarm {
         swarm.draw_faults(seed);
         let mut scrub = Stream::new(seed, "scrub", 0);
         swarm.scrub_every_ms = if scrub.chance(600) { scrub.within(5_000..200_000) } else { 0 };
-        let mut out = Stream::new(seed, "out", 0);
-        swarm.out_after_ms = if out.chance(500) { out.within(200..4_000) } else { 0 };
         swarm
     }
 

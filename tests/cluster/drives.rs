@@ -39,8 +39,13 @@ async fn emptied(client: &Client, nodes: &[u64], patience: Duration) {
 }
 
 fn with_a_short_grace(configuration: &str) -> String {
-    let line = configuration.lines().find(|line| line.starts_with("reclaim_grace")).unwrap();
-    configuration.replace(line, "reclaim_grace = \"1s\"")
+    with("reclaim_grace", "1s", configuration)
+}
+
+/// A configuration with another value.
+fn with(key: &str, value: &str, configuration: &str) -> String {
+    let line = configuration.lines().find(|line| line.starts_with(key)).unwrap();
+    configuration.replace(line, &format!("{key} = \"{value}\""))
 }
 
 /// A drive that is put back from a copy lacks what was written since, and says so.
@@ -245,7 +250,7 @@ async fn a_drive_that_is_emptied_can_be_taken_out() {
 /// What it held is rebuilt on the other drive of its node, and it is used again once it is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drive_that_is_away_for_long_goes_out_by_itself_and_comes_back() {
-    let hurried = |configuration: &str| with_a_short_grace(configuration) + "\n[repair]\nout_after = \"10s\"\n";
+    let hurried = |configuration: &str| with("out_after", "10s", &with_a_short_grace(configuration));
     let mut cluster = Cluster::start_with(hurried).await;
     let client = cluster.client(&[1, 2]).await;
     let key = |number: u64| format!("k{number}");

@@ -71,7 +71,7 @@ pub fn look(own: &Own<'_>) -> Result<(), Error> {
         return missing("a data chain of this node does not run: not yet, or it was given up, which the log says");
     }
     let laid_out = |drive: &DriveId| newest.domains.contains_key(drive);
-    if view.drives.values().any(|drive| drive.node == own.here && !laid_out(&drive.id)) {
+    if view.staying().any(|drive| drive.node == own.here && !laid_out(&drive.id)) {
         return missing("the newest layout does not have this node's drives yet");
     }
     Ok(())
@@ -85,7 +85,7 @@ mod tests {
         assignment::Assignment,
         id::{ClusterId, Epoch, GroupId, KeyId, LayoutId},
         meta::{TenantLimits, TenantRow, WrappedKey},
-        topology::Code,
+        topology::{Code, Leaving},
     };
 
     use super::*;
@@ -143,6 +143,9 @@ mod tests {
         hosted.insert(chain);
         view.drives.insert(DriveId(4), drive(4, 1));
         expect(says(&view, &groups, 3, &hosted), "does not have this node's drives");
+        // Of one that is emptied, or out, there is nothing to be waited for.
+        view.leaving.insert(DriveId(4), Leaving::Asked);
+        assert_eq!(says(&view, &groups, 3, &hosted), Ok(()));
         view.drives.remove(&DriveId(4));
         assert_eq!(says(&view, &groups, 3, &hosted), Ok(()));
         // On a DPU it is its own business alone.
