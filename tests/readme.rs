@@ -158,12 +158,18 @@ fn what_readme_says_of_machines_of_ones_own_works() {
         }
         assert!(began.elapsed() < PATIENCE, "{said:?}");
     }
-    let lost = blocks()
-        .into_iter()
-        .flat_map(|block| block.commands)
-        .find(|line| line.starts_with("mesh drive remove"))
-        .unwrap();
-    let refused = shell(&status.replace("exec mesh status", &format!("{lost} --yes"))).output().unwrap();
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("up"), "README says that this is refused: {lost}: {said}");
+    let removals =
+        blocks().into_iter().flat_map(|block| block.commands).filter(|line| line.starts_with("mesh drive remove"));
+    let mut why = Vec::new();
+    for line in removals {
+        let because = if line.contains("--lost") { "up" } else { "the drive is in use" };
+        let refused = shell(&status.replace("exec mesh status", &format!("{line} --yes"))).output().unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            !refused.status.success() && said.contains(because),
+            "README says that this is refused: {line}: {said}"
+        );
+        why.push(because);
+    }
+    assert_eq!(why, ["the drive is in use", "up"]);
 }
