@@ -3,13 +3,13 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
-    Error, ErrorKind,
+    Answer, Error, ErrorKind, Request,
     happened::Happened,
-    id::{DriveId, GroupId, NodeId, ReplicaId},
+    id::{ActorId, DriveId, GroupId, LayoutId, NodeId, ReplicaId},
     meta::{ControlView, MeshCommand},
-    op::{DrainedDrive, LostDrive},
+    op::{DrainedDrive, LostDrive, ShardOp},
     time::Instant,
-    topology::{DriveInfo, DriveState, Layout},
+    topology::{DriveInfo, DriveState},
 };
 use mesh_placement::steward::{Outlook, outs::Spare};
 
@@ -70,49 +70,53 @@ fn known(control: &ControlView, drive: DriveId) -> Result<&DriveInfo, Error> {
 /// Takes a drive out that has been emptied, as the leader of the control group.
 ///
 /// # Errors
-/// `NotFound` for a drive that was never registered; `Conflict` while something may be on it that is nowhere else: it was not
-/// emptied, or some group has not counted everything where a layout without it has it.
+/// `NotFound` for a drive that was never registered; `Conflict` while something is on it, be it of a write under way, or may be
+/// that is nowhere else: it was not emptied, it does not answer, or some group has not counted everything where a layout
+/// without it has it.
 pub(crate) async fn remove(node: &Arc<Inner>, drive: DriveId, deadline: Instant) -> Result<(), Error> {
     node.metadata.confirm(GroupId::CONTROL).await?;
     let control = node.metadata.control();
     let info = known(&control, drive)?.clone();
-    expect_laid_out_without(&control, drive)?;
+    let layout = expect_laid_out_without(&control, drive)?;
+    let refused = |what: &'static str| Error::new(ErrorKind::Conflict, what).with("drive", drive);
     let groups = crate::repair::states(node, deadline).await;
-    if let Some(group) = groups.iter().find(|group| !group.is_whole()) {
+    if let Some(group) = groups.iter().find(|group| !group.is_whole() || group.newest != layout) {
         let what = "not everything has been counted elsewhere yet; `mesh repair` shows how far that is";
-        return Err(Error::new(ErrorKind::Conflict, what).with("drive", drive).with("group", group.group));
+        return Err(refused(what).with("group", group.group));
     }
-    // What they say is for the newest layout that was known here then.
-    let newest = groups.iter().map(|group| group.newest).max();
-    if newest != control.layouts.keys().next_back().copied() {
-        return Err(
-            Error::new(ErrorKind::Conflict, "another layout was made meanwhile; try again").with("drive", drive)
-        );
+    // Writes that began under an earlier layout go on by that one: no group knows of them before they end.
+    let request = Request::system(ShardOp::Stat, deadline);
+    match node.host.request(ActorId::drive(drive), request).await.map(|response| response.answer) {
+        Ok(Answer::Drive { shards: 0, .. }) => {}
+        Ok(Answer::Drive { shards, .. }) => {
+            let what = "shards are on the drive yet: of writes under way, of what was deleted and is kept for the grace, or of \
+                        what was written before level 2 of the mesh, which is moved nowhere; try again later";
+            return Err(refused(what).with("shards", shards));
+        }
+        Ok(_) => return Err(Error::bug("a drive answered with something else than was asked")),
+        Err(error) => {
+            let what =
+                "the drive does not answer, so nobody knows what is on it: bring it back, or take it out with --lost";
+            return Err(refused(what).with("cause", error));
+        }
     }
-    node.decide(MeshCommand::LoseDrive { drive }).await?;
+    node.decide(MeshCommand::RemoveDrive { drive, layout }).await?;
     node.note(Happened::DriveRemoved { drive, node: info.node });
     Ok(())
 }
 
-/// Refuses unless the newest layout has nothing to do with a drive, and none that knows no line has.
-fn expect_laid_out_without(control: &ControlView, drive: DriveId) -> Result<(), Error> {
+/// Refuses unless a drive leaves, and the newest layout, which this gives, has nothing to do with it.
+fn expect_laid_out_without(control: &ControlView, drive: DriveId) -> Result<LayoutId, Error> {
     let refused = |what| Err(Error::new(ErrorKind::Conflict, what).with("drive", drive));
     if !control.leaving.contains_key(&drive) {
         return refused(
             "the drive is in use: empty it first, with `mesh drive drain`; or, if it does not come back, say --lost",
         );
     }
-    let has = |layout: &Layout| layout.domains.contains_key(&drive);
-    if control.layouts.values().next_back().is_none_or(|newest| has(newest)) {
-        return refused("there is no layout without it yet; try again in a moment");
+    match control.layouts.values().next_back() {
+        Some(newest) if !newest.domains.contains_key(&drive) => Ok(newest.id),
+        _ => refused("there is no layout without it yet; try again in a moment"),
     }
-    if control.layouts.values().any(|layout| layout.line == 0 && has(layout)) {
-        return refused(
-            "objects of an older build may have shards on it, and those are moved nowhere: write them again under \
-                        other keys, or take it out with --lost",
-        );
-    }
-    Ok(())
 }
 
 /// Refuses while a drive may yet be in use, as far as the leader of the control group sees that; of its `voters`, a majority
@@ -133,12 +137,10 @@ fn expect_lost(known: &Outlook, voters: &BTreeSet<ReplicaId>, drive: &DriveInfo)
     if known.is_up(drive.node) {
         return Ok(());
     }
-    let reports = known.sight.reports.values();
-    let witness = reports.filter(|report| known.is_up(report.node)).find(|report| report.sees.contains(&drive.node));
-    witness.map_or(Ok(()), |witness| {
+    known.witness_of(drive.node).map_or(Ok(()), |witness| {
         let what = "another node has a link to the drive's node: the drive may well be up. Try again when the nodes are of \
                     one mind, or stop that node";
-        Err(refused(ErrorKind::Conflict, what).with("witness", witness.node))
+        Err(refused(ErrorKind::Conflict, what).with("witness", witness))
     })
 }
 
@@ -153,9 +155,9 @@ fn said(control: &ControlView, drive: DriveId, node: NodeId) -> LostDrive {
 #[cfg(test)]
 mod tests {
     use mesh_core::{
-        id::{Epoch, LayoutId},
+        id::Epoch,
         op::NodeReport,
-        topology::{Code, Leaving},
+        topology::{Code, Layout, Leaving},
     };
 
     use super::*;
@@ -218,21 +220,19 @@ mod tests {
 
     #[test]
     fn a_drive_is_taken_out_once_layouts_have_nothing_to_do_with_it() {
-        let layout = |id, line, drives: &[u64]| {
+        let layout = |id, drives: &[u64]| {
             let domains = drives.iter().map(|drive| (DriveId(*drive), NodeId(1))).collect();
             let code = Code { data: 2, parity: 1 };
-            (LayoutId(id), Arc::new(Layout { id: LayoutId(id), code, groups: Vec::new(), domains, line }))
+            (LayoutId(id), Arc::new(Layout { id: LayoutId(id), code, groups: Vec::new(), domains, line: 1 }))
         };
         let without =
             |control: &ControlView| expect_laid_out_without(control, DriveId(4)).map_err(|error| error.to_string());
-        let mut control = ControlView { layouts: [layout(1, 1, &[1, 2, 3, 4])].into(), ..ControlView::default() };
-        let why = |outcome: Result<(), String>| outcome.expect_err("it is refused");
+        let mut control = ControlView { layouts: [layout(1, &[1, 2, 3, 4])].into(), ..ControlView::default() };
+        let why = |outcome: Result<LayoutId, String>| outcome.expect_err("it is refused");
         assert!(why(without(&control)).contains("mesh drive drain"));
         control.leaving.insert(DriveId(4), Leaving::Asked);
         assert!(why(without(&control)).contains("no layout without it yet"));
-        control.layouts.extend([layout(2, 1, &[1, 2, 3])]);
-        assert_eq!(without(&control), Ok(()));
-        control.layouts.extend([layout(1, 0, &[1, 2, 3, 4])]);
-        assert!(why(without(&control)).contains("older build"));
+        control.layouts.extend([layout(2, &[1, 2, 3])]);
+        assert_eq!(without(&control), Ok(LayoutId(2)));
     }
 }

@@ -24,10 +24,11 @@ enum Verb {
 
 /// Empty a drive, so that it can be taken out; with `--undo`, use it again.
 ///
-/// New objects go elsewhere from then on, and what is on it is copied to where the layout without it has it, within the rate
-/// of `[repair]`; until then it is read as before. It is refused if too few drives would be left for the code, if shards of
-/// one object would have to share a node for it, or if what is on it would not fit on the others. `mesh repair` shows how far
-/// it is: once every group is whole, `mesh drive remove` takes it out.
+/// New objects go elsewhere from then on, by and by (a PUT goes on by the layout that it began with), and what is on it is
+/// copied to where the layout without it has it, within the rate of `[repair]`; until then it is read as before. It is refused
+/// if too few drives would be left for the code, if a node would get more shards of one object than may be lost, if what is on
+/// it would not fit where it has to go, or for a moment after another one. `mesh repair` shows how far it is: once every group
+/// is whole, `mesh drive remove` takes it out.
 #[derive(Debug, Args)]
 struct Drain {
     #[command(flatten)]
@@ -42,11 +43,11 @@ struct Drain {
 /// Take a drive out of the mesh: one that was emptied, or, with `--lost`, one that does not come back: broken, stolen, or on a
 /// machine that is gone.
 ///
-/// Without `--lost` it is refused until everything has been counted elsewhere, with it while the drive is up. There is no way
-/// back: the drive's number is never used again, and if the medium
-/// does come back, its node says so in the log and in `mesh status` and leaves it alone; wiped, it is taken in under a new
-/// number. What the drive was to delete is let go, and new objects are laid out over the drives that are left, if they
-/// are enough for the code. Objects of which it had a part can spare one less from then on.
+/// Without `--lost` it is refused until everything has been counted elsewhere and nothing is on the drive any more, which has
+/// to answer for that; with it, while the drive is up. There is no way back: the drive's number is never used again, and if
+/// the medium does come back, its node says so in the log and in `mesh status` and leaves it alone; wiped, it is taken in
+/// under a new number. What the drive was to delete is let go, and new objects are laid out over the drives that are left, if
+/// they are enough for the code. Of one that was lost, objects of which it had a part can spare one less until that is rebuilt.
 #[derive(Debug, Args)]
 struct Remove {
     #[command(flatten)]

@@ -9,8 +9,9 @@ use super::{AdminConnect, placement::told};
 /// what the last count of all shards has found.
 ///
 /// A group is whole if a count for the newest layout has ended: then every shard of what was stored by then was seen where it
-/// is to be, and what was moved away is deleted there. No count ends while a drive is away that is not declared lost. What
-/// was written before level 2 of the mesh, under layouts that are of no line, stays where it is and is not counted.
+/// is to be, and what was moved away is deleted there. No count ends while a drive is away that is in use: neither emptied,
+/// nor out, nor declared lost. What was written before level 2 of the mesh, under layouts that are of no line, stays where it
+/// is and is not counted.
 #[derive(Debug, Args)]
 pub(crate) struct Repair {
     #[command(flatten)]

@@ -146,7 +146,8 @@ impl Batch {
             if can_be_read(drives, *drive) {
                 self.lists.entry(*drive).or_default().onwards = Some(onwards);
             } else if *state != DriveState::Lost && !leaving.contains_key(drive) {
-                // It may have something that nobody sees now. Of one that is out it is seen to when it is back: that makes a layout.
+                // It may have something that nobody sees now. Of one that is out it is seen to when it is back, for that makes a
+                // layout; of one that is emptied, by the next count.
                 self.strays.incomplete = true;
             }
         }

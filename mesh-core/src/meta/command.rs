@@ -347,7 +347,8 @@ pub enum MeshCommand {
 
     // --- since level 4 ---
     /// Empties a drive, or takes that back: it is of no layout to come, and what is on it is brought to the homes that those
-    /// have. The same again: no effect. `NotFound` if it is not known, `Conflict` if it is lost.
+    /// have. The same again: no effect. `NotFound` if it is not known, `Conflict` if it is lost, or while another leaves that the
+    /// newest layout has: one after the other.
     DrainDrive {
         /// Which.
         drive: DriveId,
@@ -355,12 +356,21 @@ pub enum MeshCommand {
         draining: bool,
     },
     /// Drives of one node have been away for long, and are of no layout to come; or are back, and are used again. The same again,
-    /// and what an administrator said of a drive: no effect. `Conflict` if drives of another node are out by themselves.
+    /// and what an administrator said of a drive: no effect. `Conflict` if drives of another node are out by themselves, or as
+    /// [`Self::DrainDrive`].
     PutOut {
         /// Which: at most [`DRIVES_OUT_MAX`](crate::limits::DRIVES_OUT_MAX).
         drives: Vec<DriveId>,
         /// They are away.
         out: bool,
+    },
+    /// Declares a drive lost that leaves, and on which is nothing any more. The same again: no effect. `Conflict` if it does not
+    /// leave, or if another layout is the newest, or has it.
+    RemoveDrive {
+        /// Which.
+        drive: DriveId,
+        /// The newest layout, as it was when that was judged.
+        layout: LayoutId,
     },
 }
 
@@ -455,7 +465,9 @@ impl Command {
     pub fn level(&self) -> Level {
         match self {
             Self::Mesh(MeshCommand::PutLayout(layout)) if layout.line > 0 => Level::LINES,
-            Self::Mesh(MeshCommand::DrainDrive { .. } | MeshCommand::PutOut { .. }) => Level::DRAINS,
+            Self::Mesh(
+                MeshCommand::DrainDrive { .. } | MeshCommand::PutOut { .. } | MeshCommand::RemoveDrive { .. },
+            ) => Level::DRAINS,
             Self::Upkeep(_, UpkeepCommand::EndRepair { line, .. }) if *line > 0 => Level::SETTLED,
             Self::Upkeep(_, UpkeepCommand::Counted { .. }) => Level::SETTLED,
             Self::Upkeep(_, UpkeepCommand::BeginRepair { .. } | UpkeepCommand::EndRepair { .. })

@@ -20,7 +20,7 @@ variants!(OBJECT_COMMANDS, object_command_name, ObjectCommand:
 variants!(MESH_COMMANDS, mesh_command_name, MeshCommand:
     Form PutNode Invite Drain PutDrive TakeDrive LoseDrive PutLayout CreateTenant SetLimits PutPrincipal PutAccessKey
     DropAccessKey Assign BeginMove CommitMove AbortMove SetTail SetWish SetStages
-    RaiseLevel DrainDrive PutOut);
+    RaiseLevel DrainDrive PutOut RemoveDrive);
 
 variants!(UPKEEP_COMMANDS, upkeep_command_name, UpkeepCommand:
     OpenBlock CloseBlock SweptBlock DropGarbage OweGarbage PayOwed BeginRepair EndRepair
@@ -135,6 +135,7 @@ fn mesh() -> Vec<MeshCommand> {
         MeshCommand::RaiseLevel(Level(154)),
         MeshCommand::DrainDrive { drive: DriveId(1), draining: true },
         MeshCommand::PutOut { drives: vec![DriveId(1), DriveId(2)], out: true },
+        MeshCommand::RemoveDrive { drive: DriveId(1), layout: LayoutId(2) },
     ]
 }
 

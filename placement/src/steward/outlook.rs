@@ -259,6 +259,13 @@ impl Outlook {
         self.report_of(drive).is_some_and(|said| said.damaged > 0)
     }
 
+    /// A node that answers and has a link to this one, which may well be up then whatever this node sees.
+    #[must_use]
+    pub fn witness_of(&self, node: NodeId) -> Option<NodeId> {
+        let mut reports = self.sight.reports.values().filter(|report| self.is_up(report.node));
+        reports.find(|report| report.sees.contains(&node)).map(|report| report.node)
+    }
+
     /// What its node says of a drive, if that answers.
     #[must_use]
     pub fn report_of(&self, drive: &DriveInfo) -> Option<&DriveReport> {

@@ -1,14 +1,16 @@
 //! Which drives go out by themselves: those that have been away for long, so that what they held is rebuilt on the others; and
 //! which of those come back. Only drives of one node at a time, and only where what is stored is as safe without them.
+//! [`Outlook::spare`] judges that, and for drives that an administrator has emptied.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
     Error, ErrorKind,
-    id::{DriveId, LayoutId},
+    id::{DriveId, LayoutId, NodeId},
     limits::DRIVES_OUT_MAX,
     meta::ControlView,
+    op::DriveReport,
     shared::SharedMap,
     time::Instant,
     topology::{DriveInfo, DriveState, Leaving},
@@ -80,17 +82,27 @@ impl Outs {
         self.quiet = None;
         let is_out = |drive: &DriveId| view.leaving.get(drive) == Some(&Leaving::Away);
         let is_there = |drive: &DriveId| matches!(outlook.drives.get(drive), Some(DriveState::Up | DriveState::Full));
+        let node_of = |drive: &DriveId| view.drives.get(drive).map(|info| info.node);
+        // Where only this node does not see a drive's node, nobody knows how the drive is.
+        let is_missed = |drive: &DriveId| {
+            let node = node_of(drive);
+            !is_there(drive) && node.is_some_and(|node| outlook.is_up(node) || outlook.witness_of(node).is_none())
+        };
         let is_astray = |drive: &DriveId| match view.leaving.get(drive) {
             Some(Leaving::Away) => is_there(drive),
             Some(Leaving::Asked) => false,
-            None => !is_there(drive) && newest.domains.contains_key(drive),
+            None => newest.domains.contains_key(drive) && is_missed(drive),
         };
         self.since.retain(|drive, _| view.drives.contains_key(drive) && is_astray(drive));
         for drive in view.drives.keys().filter(|drive| is_astray(drive)) {
             self.since.entry(*drive).or_insert(now);
         }
         if self.since.is_empty() {
-            self.quiet = Some(Grounds::of(view, &outlook.drives));
+            // Who sees whom changes without any of these: where something is not there, it is looked for again.
+            let is_needed = |drive: &&DriveId| view.drives.contains_key(drive) && !view.leaving.contains_key(drive);
+            if newest.domains.keys().filter(is_needed).all(is_there) {
+                self.quiet = Some(Grounds::of(view, &outlook.drives));
+            }
             return Ok(None);
         }
         let back_after = (after / BACK_PART).min(BACK_MAX);
@@ -106,20 +118,30 @@ impl Outs {
         if after.is_zero() {
             return Ok(None);
         }
-        let node_of = |drive: &DriveId| view.drives.get(drive).map(|info| info.node);
-        let already = view.leaving.keys().filter(|drive| is_out(drive)).find_map(node_of);
-        let first = away.iter().min_by_key(|(_, since)| *since).and_then(|(drive, _)| node_of(drive));
-        let Some(node) = already.or(first) else { return Ok(None) };
-        let going: BTreeSet<DriveId> =
-            away.iter().map(|(drive, _)| *drive).filter(|drive| node_of(drive) == Some(node)).collect();
-        if going.is_empty() {
-            let Some((drive, _)) = away.first() else { return Ok(None) };
-            let what = "drives of another node are out already, and those of one node at most go out by themselves: bring these \
-                        back, or remove the others";
-            return Err(Error::new(ErrorKind::Conflict, what).with("drive", drive).with("out", node));
+        // Of each node, those that were away first; only of one that is out already others may follow.
+        let mut by_node: BTreeMap<NodeId, (Instant, BTreeSet<DriveId>)> = BTreeMap::new();
+        for (drive, since) in away {
+            let Some(node) = node_of(&drive) else { continue };
+            let (first, drives) = by_node.entry(node).or_insert((since, BTreeSet::new()));
+            *first = since.min(*first);
+            drives.insert(drive);
         }
-        outlook.spare(view, &going)?;
-        Ok(Some(Put { drives: going.into_iter().take(DRIVES_OUT_MAX).collect(), out: true }))
+        let already = view.leaving.keys().filter(|drive| is_out(drive)).find_map(node_of);
+        let mut nodes: Vec<_> = by_node.into_iter().collect();
+        nodes.sort_by_key(|(node, (first, _))| (*first, *node));
+        let mut kept_in = Ok(None);
+        for (node, (_, going)) in nodes {
+            let judged = match already {
+                Some(out) if out != node => Err(Error::new(ErrorKind::Conflict, OF_ANOTHER_NODE).with("out", out)),
+                // Without its figures, which change all the time: it is said once.
+                _ => outlook.spare(view, &going).map_err(|error| Error::new(error.kind(), error.message().to_owned())),
+            };
+            match judged {
+                Ok(_) => return Ok(Some(Put { drives: going.into_iter().take(DRIVES_OUT_MAX).collect(), out: true })),
+                Err(error) => kept_in = kept_in.and(Err(error.with("node", node))),
+            }
+        }
+        kept_in
     }
 }
 
@@ -133,49 +155,100 @@ pub struct Spare {
 }
 
 impl Outlook {
-    /// What is left for layouts without these drives.
+    /// What is left for layouts without these drives. Of the others only those count that serve now.
     ///
     /// # Errors
-    /// `Conflict` if a promise needs them: without them there would be no layout, or shards of an object would have to share
-    /// nodes that need not now, or what is on them would not fit on the others.
+    /// `Conflict` if a promise needs them: without them there would be no layout, or the loss of a node would take more of a
+    /// stripe's shards than may be lost, and would not now, or what is on them would not fit.
     pub fn spare(&self, view: &ControlView, going: &BTreeSet<DriveId>) -> Result<Spare, Error> {
         let refused = |what| Error::new(ErrorKind::Conflict, what).with("drives", format_args!("{going:?}"));
         let Some(code) = view.code else { return Err(refused("the mesh is not formed: nothing is stored yet")) };
         let nodes: Vec<_> = view.nodes.values().cloned().collect();
-        let now: Vec<_> = view.staying().cloned().collect();
-        let then: Vec<_> = now.iter().filter(|info| !going.contains(&info.id)).cloned().collect();
-        let (now, then) = (layout::usable(&now, &nodes), layout::usable(&then, &nodes));
-        let serves = |said: &&mesh_core::op::DriveReport| matches!(said.state, DriveState::Up | DriveState::Full);
+        let staying: Vec<_> = view.staying().cloned().collect();
+        let usable = layout::usable(&staying, &nodes);
+        let serves = |said: &&DriveReport| matches!(said.state, DriveState::Up | DriveState::Full);
         let report = |info: &DriveInfo| self.report_of(info).filter(serves);
-        let there = then.iter().filter(|info| report(info).is_some()).count();
-        if there < code.shards() {
+        let (then, left): (Vec<_>, Vec<_>) = usable
+            .iter()
+            .filter(|info| !going.contains(&info.id))
+            .filter_map(|info| report(info).map(|said| (info.node, said)))
+            .map(|(node, said)| (node, (node, said)))
+            .unzip();
+        let mut now = then.clone();
+        now.extend(usable.iter().filter(|info| going.contains(&info.id)).map(|info| info.node));
+        if then.len() < code.shards() {
             let error = refused("too few drives would be left for the code: add one first");
-            return Err(error.with("left", there).with("needed", code.shards()));
+            return Err(error.with("left", then.len()).with("needed", code.shards()));
         }
-        let hosts = |drives: &[&DriveInfo]| drives.iter().map(|info| info.node).collect::<BTreeSet<_>>().len();
-        if hosts(&now) >= code.shards() && hosts(&then) < code.shards() {
-            let what = "shards of one object would have to share a node, and a node could not be lost any more: add a drive on \
-                        another node first";
-            return Err(refused(what).with("nodes", hosts(&then)).with("needed", code.shards()));
+        let (most_now, most_then) = (crowd(&now, code.shards()), crowd(&then, code.shards()));
+        if most_then > most_now && most_then > usize::from(code.parity) {
+            let what = "a node would have more shards of one object than may be lost, and could not be lost any more: add a \
+                        drive on another node first";
+            return Err(refused(what).with("shards", most_then).with("parity", code.parity));
         }
-        let (mut capacity, mut free) = (0_u128, 0_u128);
-        for said in then.iter().filter_map(|info| report(info)) {
-            capacity += u128::from(said.capacity_bytes);
-            free += u128::from(said.free_bytes);
-        }
-        let used = |info: &DriveInfo| match report(info) {
-            Some(said) => u128::from(said.capacity_bytes.saturating_sub(said.free_bytes)),
-            None => u128::from(info.capacity_bytes) * capacity.saturating_sub(free) / capacity.max(1),
+        let capacity: u128 = left.iter().map(|(_, said)| u128::from(said.capacity_bytes)).sum();
+        let full: u128 = left.iter().map(|(_, said)| used(said)).sum();
+        let on = |info: &DriveInfo| match report(info) {
+            Some(said) => used(said),
+            None => u128::from(info.capacity_bytes) * full / capacity.max(1),
         };
-        let used: u128 = going.iter().filter_map(|drive| view.drives.get(drive)).map(used).sum();
-        if free < used {
-            let error = refused("what is on it does not fit on the drives that are left: add one first");
-            return Err(error.with("bytes", used).with("free", free));
+        // What leaves already goes to the same places, as far as it is still where it was.
+        let others =
+            view.leaving.keys().filter(|drive| !going.contains(drive)).filter_map(|drive| view.drives.get(drive));
+        let before = others.filter(|info| report(info).is_some());
+        let mut moved: BTreeMap<NodeId, u128> = BTreeMap::new();
+        let mut used_bytes = 0;
+        for (info, is_going) in going
+            .iter()
+            .filter_map(|drive| view.drives.get(drive))
+            .map(|info| (info, true))
+            .chain(before.map(|info| (info, false)))
+        {
+            used_bytes += if is_going { on(info) } else { 0 };
+            *moved.entry(info.node).or_default() += on(info);
         }
-        Ok(Spare { left: then.len(), used_bytes: u64::try_from(used).unwrap_or(u64::MAX) })
+        let room = |of: Option<NodeId>| -> u128 {
+            let there = left.iter().filter(|(node, _)| of.is_none_or(|of| of == *node));
+            there.map(|(_, said)| u128::from(said.free_bytes.saturating_sub(said.capacity_bytes / HEADROOM_PART))).sum()
+        };
+        let hosts = then.iter().collect::<BTreeSet<_>>();
+        // Where stripes reach every node, what a node has stays on it.
+        let stays = |node: &NodeId| hosts.len() <= code.shards() && hosts.contains(node);
+        let tight = moved.iter().find(|(node, bytes)| stays(node) && room(Some(**node)) < **bytes);
+        if let Some((node, bytes)) = tight {
+            let error = refused(
+                "what is on it does not fit on the other drives of its node, to which it has to go: add one there first",
+            );
+            return Err(error.with("node", node).with("bytes", bytes).with("free", room(Some(*node))));
+        }
+        let all: u128 = moved.values().sum();
+        if room(None) < all {
+            let error = refused("what is on it does not fit on the drives that are left: add one first");
+            return Err(error.with("bytes", all).with("free", room(None)));
+        }
+        Ok(Spare { left: then.len(), used_bytes: u64::try_from(used_bytes).unwrap_or(u64::MAX) })
     }
 }
 
+fn used(said: &DriveReport) -> u128 {
+    u128::from(said.capacity_bytes.saturating_sub(said.free_bytes))
+}
+
+/// How many shards of a stripe the node has that has most of them, on drives of these nodes: layouts take one of each node, then
+/// the second of each, and so on.
+fn crowd(drives: &[NodeId], shards: usize) -> usize {
+    let mut counts: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for node in drives {
+        *counts.entry(*node).or_default() += 1;
+    }
+    let placed = |rounds: usize| counts.values().map(|count| rounds.min(*count)).sum::<usize>();
+    (1..=shards).find(|rounds| placed(*rounds) >= shards).unwrap_or(shards)
+}
+
+const OF_ANOTHER_NODE: &str = "drives of another node are out already, and those of one node at most go out by themselves: bring \
+                               these back, or remove the others";
+/// What is moved leaves this part of a drive free.
+const HEADROOM_PART: u64 = 16;
 /// Who was out is used again once it has been back for this part of the time after which it went out, so that one that comes
 /// and goes is not moved to and fro.
 const BACK_PART: u32 = 20;
@@ -185,11 +258,7 @@ const BACK_MAX: Duration = Duration::from_secs(30);
 mod tests {
     use std::sync::Arc;
 
-    use mesh_core::{
-        id::NodeId,
-        op::{DriveReport, NodeReport},
-        topology::Code,
-    };
+    use mesh_core::{op::NodeReport, topology::Code};
 
     use super::*;
     use crate::steward::tests::{drive, host};
@@ -254,7 +323,7 @@ mod tests {
         }
 
         fn are_away(&mut self, down: &[u64]) {
-            self.are(down, 1 << 29);
+            self.are(down, 3 << 28);
         }
 
         /// What is put out or taken back at this second, which is then so.
@@ -315,7 +384,7 @@ mod tests {
         let mut bench = Bench::new(&TWO_EACH[..6]);
         bench.are_away(&[31, 32]);
         assert_eq!(bench.look(0), Ok(None));
-        assert!(bench.look(600).is_err_and(|why| why.contains("share a node")));
+        assert!(bench.look(600).is_err_and(|why| why.contains("could not be lost any more")));
         bench.are(&[32], 1 << 10);
         bench.view.leaving.insert(DriveId(31), Leaving::Asked);
         bench.view.leaving.insert(DriveId(32), Leaving::Asked);
@@ -339,5 +408,83 @@ mod tests {
         for second in [0, 1, 100_000] {
             assert_eq!(bench.outs.look(&bench.view, &bench.outlook, Duration::ZERO, at(second)), Ok(None));
         }
+    }
+
+    #[test]
+    fn a_node_that_has_to_stay_in_keeps_no_other_in() {
+        let mut bench = Bench::new(&TWO_EACH[..6]);
+        bench.are_away(&[31, 32]);
+        assert_eq!(bench.look(0), Ok(None));
+        bench.are_away(&[11, 31, 32]);
+        assert!(bench.look(1000).is_err_and(|why| why.contains("could not be lost any more")));
+        assert_eq!(bench.look(1600), Ok(Some((vec![11], true))));
+    }
+
+    #[test]
+    fn where_another_node_sees_it_nobody_knows_that_a_drive_is_away() {
+        let mut bench = Bench::new(&TWO_EACH);
+        bench.are_away(&[41, 42]);
+        bench.outlook.sight.alive = Arc::new([1, 2, 3].map(NodeId).into());
+        let see = |bench: &mut Bench, sees: &[u64]| {
+            let sees = sees.iter().map(|node| NodeId(*node)).collect();
+            let said = NodeReport { sees, ..(*bench.outlook.sight.reports[&NodeId(2)]).clone() };
+            bench.outlook.sight.reports.insert(NodeId(2), Arc::new(said));
+        };
+        see(&mut bench, &[1, 3, 4]);
+        for second in [0, 600, 1200] {
+            assert_eq!(bench.look(second), Ok(None));
+        }
+        see(&mut bench, &[1, 3]);
+        // Nothing else has changed, and a look is taken all the same.
+        assert_eq!(bench.look(1201), Ok(None));
+        assert_eq!(bench.look(1801), Ok(Some((vec![41, 42], true))));
+    }
+
+    fn spare(bench: &Bench, drive: u64) -> Result<Spare, String> {
+        bench.outlook.spare(&bench.view, &[DriveId(drive)].into()).map_err(|error| error.message().to_owned())
+    }
+
+    #[test]
+    fn no_node_gets_more_of_a_stripe_than_may_be_lost() {
+        let three_each: Vec<(u64, u64)> =
+            (1..=3).flat_map(|node| (1..=3).map(move |nth| (10 * node + nth, node))).collect();
+        let mut bench = Bench::new(&three_each);
+        bench.view.code = Some(Code { data: 4, parity: 2 });
+        let mib = 256 << 20;
+        assert_eq!(spare(&bench, 23), Ok(Spare { left: 8, used_bytes: mib }));
+        bench.view.leaving.insert(DriveId(23), Leaving::Asked);
+        assert!(spare(&bench, 22).is_err_and(|why| why.contains("could not be lost any more")), "three on one of two");
+        assert_eq!(spare(&bench, 33), Ok(Spare { left: 7, used_bytes: mib }));
+        // A node that does not answer is no place for anything.
+        let mut bench = Bench::new(&TWO_EACH);
+        bench.view.leaving.insert(DriveId(31), Leaving::Asked);
+        assert_eq!(spare(&bench, 32), Ok(Spare { left: 6, used_bytes: mib }));
+        bench.are_away(&[41, 42]);
+        assert!(spare(&bench, 32).is_err_and(|why| why.contains("could not be lost any more")));
+    }
+
+    #[test]
+    fn there_is_room_where_it_has_to_go_and_for_what_leaves_already() {
+        let mut bench = Bench::new(&TWO_EACH[..6]);
+        let free = |bench: &mut Bench, drive: u64, free_bytes: u64| {
+            let node = bench.view.drives[&DriveId(drive)].node;
+            let mut report = (*bench.outlook.sight.reports[&node]).clone();
+            for said in report.drives.iter_mut().filter(|said| said.drive.0 == drive) {
+                said.free_bytes = free_bytes;
+            }
+            bench.outlook.sight.reports.insert(node, Arc::new(report));
+        };
+        free(&mut bench, 31, 1 << 28);
+        assert!(spare(&bench, 31).is_err_and(|why| why.contains("of its node")), "three quarters, and headroom");
+        free(&mut bench, 32, 1 << 30);
+        assert_eq!(spare(&bench, 31), Ok(Spare { left: 5, used_bytes: 3 << 28 }));
+        // Four nodes for three shards: it may go anywhere, but not twice.
+        let mut bench = Bench::new(&TWO_EACH);
+        bench.are(&[], 1 << 29);
+        assert!(spare(&bench, 11).is_ok());
+        for drive in [11, 21, 31] {
+            bench.view.leaving.insert(DriveId(drive), Leaving::Asked);
+        }
+        assert!(spare(&bench, 41).is_err_and(|why| why.contains("on the drives that are left")));
     }
 }

@@ -187,17 +187,48 @@ pub(super) fn drain_drive(rows: &mut Rows<'_>, drive: DriveId, draining: bool) -
         return Err(Error::new(ErrorKind::Conflict, "the drive is lost: nothing of it can be moved elsewhere")
             .with("drive", drive));
     }
+    expect_one_by_one(rows, &[drive])?;
     rows.put(key, &Leaving::Asked)?;
     Ok(MetaAnswer::Done)
 }
 
+/// Refuses while drives leave that the newest layout has: what was judged to be left without these did not know of those.
+fn expect_one_by_one(rows: &Rows<'_>, drives: &[DriveId]) -> Result<(), Error> {
+    let Some(newest) = rows.find::<Layout>(&keys::layout(newest_layout(rows)?))? else { return Ok(()) };
+    let leaving = rows.first::<Leaving>(&keys::all(keys::LEAVING), DRIVES_MAX as usize)?;
+    let others = leaving.iter().filter_map(|(key, _)| keys::number(key).map(DriveId));
+    match others.filter(|drive| !drives.contains(drive)).find(|drive| newest.domains.contains_key(drive)) {
+        Some(other) => {
+            let what = "another drive is on its way out, and there is no layout without it yet: try again in a moment";
+            Err(Error::new(ErrorKind::Conflict, what).with("other", other))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Takes a drive out that was emptied, as somebody judged it who knew this layout as the newest.
+pub(super) fn remove_drive(rows: &mut Rows<'_>, drive: DriveId, layout: LayoutId) -> Result<MetaAnswer, Error> {
+    expect_drive(rows, drive)?;
+    if rows.has(&keys::lost(drive))? {
+        return Ok(MetaAnswer::Done);
+    }
+    let newest = rows.find::<Layout>(&keys::layout(layout))?.filter(|newest| !newest.domains.contains_key(&drive));
+    if rows.has(&keys::leaving(drive))? && newest.is_some() && newest_layout(rows)? == layout {
+        return lose_drive(rows, drive);
+    }
+    let what = "the drive is used again, or another layout was made meanwhile: look again";
+    Err(Error::new(ErrorKind::Conflict, what).with("drive", drive))
+}
+
 /// Has drives go out by themselves, or takes that back of those that were.
 pub(super) fn put_out(rows: &mut Rows<'_>, drives: &[DriveId], out: bool) -> Result<MetaAnswer, Error> {
+    if drives.len() > DRIVES_OUT_MAX {
+        return Err(Error::invalid("too many drives at once").with("max", DRIVES_OUT_MAX));
+    }
     let mut nodes = BTreeSet::new();
     for drive in drives {
-        let info = rows.find::<DriveInfo>(&keys::drive(*drive))?.filter(|_| !out || drives.len() <= DRIVES_OUT_MAX);
-        let Some(info) = info else {
-            return Err(Error::invalid("these drives cannot go out by themselves").with("drive", drive));
+        let Some(info) = rows.find::<DriveInfo>(&keys::drive(*drive))? else {
+            return Err(Error::invalid("no drive of this number was ever registered").with("drive", drive));
         };
         nodes.insert(info.node);
     }
@@ -214,6 +245,7 @@ pub(super) fn put_out(rows: &mut Rows<'_>, drives: &[DriveId], out: bool) -> Res
                 "drives of one node at most go out by themselves; those that are out must be back, or removed, first";
             return Err(Error::new(ErrorKind::Conflict, what));
         }
+        expect_one_by_one(rows, drives)?;
     }
     for drive in drives {
         match known.get(drive) {

@@ -44,6 +44,7 @@ pub(super) fn mesh(rows: &mut Rows<'_>, command: &MeshCommand) -> Result<MetaAns
         MeshCommand::SetStages { scope, stages } => stages::set(rows, *scope, stages),
         MeshCommand::RaiseLevel(level) => level::raise(rows, *level),
         MeshCommand::DrainDrive { drive, draining } => cluster::drain_drive(rows, *drive, *draining),
+        MeshCommand::RemoveDrive { drive, layout } => cluster::remove_drive(rows, *drive, *layout),
         MeshCommand::PutOut { drives, out } => cluster::put_out(rows, drives, *out),
     }
 }

@@ -230,6 +230,45 @@ fn drives_of_one_node_go_out_by_themselves_and_what_was_asked_for_stays() {
 }
 
 #[test]
+fn drives_leave_one_after_the_other_and_are_taken_out_as_they_were_judged() {
+    let mut group = furnished();
+    for id in 4..=6 {
+        let drive = MeshCommand::PutDrive { drive: DriveId(id), node: NodeId(id - 3), capacity_bytes: 10 };
+        assert_eq!(group.once(&drive), Ok(MetaAnswer::Epoch(Epoch(1))));
+    }
+    assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::DRAINS)), Ok(MetaAnswer::Done));
+    let of = |id, drives: &[u64]| {
+        let domains = drives.iter().map(|id| (DriveId(*id), NodeId((*id - 1) % 3 + 1))).collect();
+        let groups = vec![drives.iter().map(|id| DriveId(*id)).collect()];
+        MeshCommand::PutLayout(Layout { id: LayoutId(id), groups, domains, line: 1, ..layout(id) }.into())
+    };
+    let drain = |drive, draining| MeshCommand::DrainDrive { drive: DriveId(drive), draining };
+    let remove = |drive, layout| MeshCommand::RemoveDrive { drive: DriveId(drive), layout: LayoutId(layout) };
+    assert_eq!(group.once(&of(1, &[1, 2, 3, 4, 5, 6])), Ok(MetaAnswer::Done));
+    assert_eq!(group.once(&remove(4, 1)), Err(ErrorKind::Conflict), "it is in use");
+    for _ in 0..2 {
+        assert_eq!(group.once(&drain(4, true)), Ok(MetaAnswer::Done));
+    }
+    let out = MeshCommand::PutOut { drives: vec![DriveId(5)], out: true };
+    for another in [drain(5, true), out.clone()] {
+        assert_eq!(group.once(&another), Err(ErrorKind::Conflict), "whoever judged it may not have known of 4");
+    }
+    assert_eq!(group.once(&remove(4, 1)), Err(ErrorKind::Conflict), "the layout has it");
+    assert_eq!(group.once(&of(2, &[1, 2, 3, 5, 6])), Ok(MetaAnswer::Done));
+    assert_eq!(group.once(&out), Ok(MetaAnswer::Done));
+    assert_eq!(group.once(&of(3, &[1, 2, 3, 6])), Ok(MetaAnswer::Done));
+    assert_eq!(group.once(&remove(4, 2)), Err(ErrorKind::Conflict), "it was judged by another layout");
+    assert_eq!(group.once(&drain(4, false)), Ok(MetaAnswer::Done));
+    assert_eq!(group.once(&remove(4, 3)), Err(ErrorKind::Conflict), "it is used again");
+    assert_eq!(group.once(&drain(4, true)), Ok(MetaAnswer::Done));
+    for _ in 0..2 {
+        assert_eq!(group.once(&remove(4, 3)), Ok(MetaAnswer::Done));
+        assert!(control_view(&group).lost.contains_key(&DriveId(4)));
+    }
+    assert_eq!(group.once(&remove(9, 3)), Err(ErrorKind::NotFound));
+}
+
+#[test]
 fn gives_the_taker_of_a_drive_the_same_epoch_however_often_it_asks() {
     let mut group = furnished();
     let take = |node, after| MeshCommand::TakeDrive {
