@@ -61,6 +61,13 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, dead
             crate::drives::remove(node, drive, deadline).await?;
             AdminAnswer::Removed(drive)
         }
+        AdminOp::LeaveNode { node: who, leaving } => {
+            AdminAnswer::Leaves(crate::nodes::leave(node, who, leaving).await?)
+        }
+        AdminOp::RemoveNode { node: who, lost } => {
+            crate::nodes::remove(node, who, lost, deadline).await?;
+            AdminAnswer::NodeOut(who)
+        }
         AdminOp::Stages { scope, stages } => {
             crate::stages::check(node, &control, scope, &stages)?;
             node.decide(MeshCommand::SetStages { scope, stages }).await?;
@@ -126,29 +133,58 @@ async fn set_wish(
 
 /// Empties a node or takes that back, unless an actor would have nowhere to go. Gives what moves for it.
 async fn drain(node: &Arc<Inner>, control: &ControlView, drained: NodeId, draining: bool) -> Result<Vec<Move>, Error> {
+    let plan = if draining {
+        expect_room_for_actors(node, control, &[drained].into(), false)?
+    } else {
+        let wanted = emptied(control, &[drained].into(), false)?;
+        mesh_placement::plan(&node.outlook().view(&wanted, node.env.clock.now()))
+    };
+    node.decide(MeshCommand::Drain { node: drained, draining }).await?;
+    node.note(Happened::Drained { node: drained, draining });
+    Ok(plan.moves)
+}
+
+/// What is wanted of a mesh in which nodes are emptied, or are so no more.
+fn emptied(control: &ControlView, nodes: &BTreeSet<NodeId>, draining: bool) -> Result<ControlView, Error> {
     let mut wanted = control.clone();
-    let info = wanted.nodes.get_mut(&drained).ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, "no node of this number is a member of the mesh").with("node", drained)
-    })?;
-    info.draining = draining;
+    for node in nodes {
+        let info = wanted.nodes.get_mut(node).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "no node of this number is a member of the mesh").with("node", node)
+        })?;
+        info.draining = draining;
+    }
+    Ok(wanted)
+}
+
+/// What moves if nodes are emptied of their actors; or refuses that if one of them would have nowhere to go. If they leave for
+/// good (`leaves`), chains of what comes in there go with them.
+pub(crate) fn expect_room_for_actors(
+    node: &Arc<Inner>,
+    control: &ControlView,
+    drained: &BTreeSet<NodeId>,
+    leaves: bool,
+) -> Result<Plan, Error> {
     let (known, at) = (node.outlook(), node.env.clock.now());
-    let plan = mesh_placement::plan(&known.view(&wanted, at));
+    let plan = mesh_placement::plan(&known.view(&emptied(control, drained, true)?, at));
     // Who has nowhere to go already, somewhere else, is no reason against it.
     let now = mesh_placement::plan(&known.view(control, at));
     let stuck: BTreeSet<ActorId> = now.refused.iter().map(|(actor, _)| *actor).collect();
     let is_there = |row: &Assignment| {
         let tail = control.tails.get(&row.actor).map(|tail| tail.node);
-        [Some(row.node), row.moving, tail].contains(&Some(drained))
+        row.is_on(drained) || tail.is_some_and(|node| drained.contains(&node))
     };
-    let hinders = |actor: &ActorId| !stuck.contains(actor) || control.assignments.get(actor).is_some_and(is_there);
-    if draining && let Some((actor, reason)) = plan.refused.iter().find(|(actor, _)| hinders(actor)) {
-        return Err(Error::new(ErrorKind::Conflict, "the node cannot be emptied: an actor has nowhere to go")
-            .with("actor", ActorName(*actor))
-            .with("why", reason));
+    let goes = |actor: &ActorId| leaves && actor.as_data().is_some_and(|(_, ingress)| drained.contains(&ingress));
+    let hinders = |actor: &ActorId| {
+        !goes(actor) && (!stuck.contains(actor) || control.assignments.get(actor).is_some_and(is_there))
+    };
+    match plan.refused.iter().find(|(actor, _)| hinders(actor)) {
+        Some((actor, reason)) => {
+            Err(Error::new(ErrorKind::Conflict, "the node cannot be emptied: an actor has nowhere to go")
+                .with("actor", ActorName(*actor))
+                .with("why", reason))
+        }
+        None => Ok(plan),
     }
-    node.decide(MeshCommand::Drain { node: drained, draining }).await?;
-    node.note(Happened::Drained { node: drained, draining });
-    Ok(plan.moves)
 }
 
 /// A wish is of something that there is, and that placement has a say in. One of what is gone can be taken back.

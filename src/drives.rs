@@ -13,7 +13,7 @@ use mesh_core::{
 };
 use mesh_placement::steward::{Outlook, outs::Spare};
 
-use crate::node::Inner;
+use crate::{node::Inner, nodes::is_missed};
 
 /// Declares a drive lost, as the leader of the control group. Gives what follows from that.
 ///
@@ -70,14 +70,30 @@ fn known(control: &ControlView, drive: DriveId) -> Result<&DriveInfo, Error> {
 /// Takes a drive out that has been emptied, as the leader of the control group.
 ///
 /// # Errors
-/// `NotFound` for a drive that was never registered; `Conflict` while something is on it, be it of a write under way, or may be
-/// that is nowhere else: it was not emptied, it does not answer, or some group has not counted everything where a layout
-/// without it has it.
+/// As [`expect_empty`].
 pub(crate) async fn remove(node: &Arc<Inner>, drive: DriveId, deadline: Instant) -> Result<(), Error> {
     node.metadata.confirm(GroupId::CONTROL).await?;
     let control = node.metadata.control();
-    let info = known(&control, drive)?.clone();
-    let layout = expect_laid_out_without(&control, drive)?;
+    let info = known(&control, drive)?;
+    let layout = expect_empty(node, &control, drive, deadline).await?;
+    node.decide(MeshCommand::RemoveDrive { drive, layout }).await?;
+    node.note(Happened::DriveRemoved { drive, node: info.node });
+    Ok(())
+}
+
+/// Refuses while something is on a drive. Gives the layout for which it is not.
+///
+/// # Errors
+/// `NotFound` for a drive that was never registered; `Conflict` while something is on it, be it of a write under way, or may be
+/// that is nowhere else: it was not emptied, it does not answer, or some group has not counted everything where a layout
+/// without it has it.
+pub(crate) async fn expect_empty(
+    node: &Arc<Inner>,
+    control: &ControlView,
+    drive: DriveId,
+    deadline: Instant,
+) -> Result<LayoutId, Error> {
+    let layout = expect_laid_out_without(control, drive)?;
     let refused = |what: &'static str| Error::new(ErrorKind::Conflict, what).with("drive", drive);
     let groups = crate::repair::states(node, deadline).await;
     if let Some(group) = groups.iter().find(|group| !group.is_whole() || group.newest != layout) {
@@ -95,14 +111,11 @@ pub(crate) async fn remove(node: &Arc<Inner>, drive: DriveId, deadline: Instant)
         }
         Ok(_) => return Err(Error::bug("a drive answered with something else than was asked")),
         Err(error) => {
-            let what =
-                "the drive does not answer, so nobody knows what is on it: bring it back, or take it out with --lost";
+            let what = "the drive does not answer, so nobody knows what is on it: bring it back, or say `mesh drive remove --lost` of it";
             return Err(refused(what).with("cause", error));
         }
     }
-    node.decide(MeshCommand::RemoveDrive { drive, layout }).await?;
-    node.note(Happened::DriveRemoved { drive, node: info.node });
-    Ok(())
+    Ok(layout)
 }
 
 /// Refuses unless a drive leaves, and the newest layout, which this gives, has nothing to do with it.
@@ -129,26 +142,14 @@ fn expect_lost(known: &Outlook, voters: &BTreeSet<ReplicaId>, drive: &DriveInfo)
                     configuration and restart the node, then say this again";
         return Err(refused(ErrorKind::Conflict, what).with("state", state));
     }
-    let seen = voters.iter().filter(|voter| known.is_up(voter.node())).count();
-    if known.looks_around || 2 * seen <= voters.len() {
-        let what = "this node does not see enough of the others to tell whether the drive is in use; try again";
-        return Err(refused(ErrorKind::Draining, what));
-    }
-    if known.is_up(drive.node) {
-        return Ok(());
-    }
-    known.witness_of(drive.node).map_or(Ok(()), |witness| {
-        let what = "another node has a link to the drive's node: the drive may well be up. Try again when the nodes are of \
-                    one mind, or stop that node";
-        Err(refused(ErrorKind::Conflict, what).with("witness", witness))
-    })
+    // One that is there says itself that it has the drive no more.
+    is_missed(known, voters, drive.node).map(drop).map_err(|error| error.with("drive", drive.id))
 }
 
 /// What follows from the loss of a drive.
 fn said(control: &ControlView, drive: DriveId, node: NodeId) -> LostDrive {
     let drives: Vec<_> = control.staying().filter(|info| info.id != drive).cloned().collect();
-    let nodes: Vec<_> = control.nodes.values().cloned().collect();
-    let left = mesh_placement::layout::usable(&drives, &nodes).len() as u64;
+    let left = mesh_placement::layout::usable(&drives).len() as u64;
     LostDrive { drive, node, before: false, left, code: control.code }
 }
 

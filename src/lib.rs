@@ -31,6 +31,7 @@ pub mod founding;
 pub mod guide;
 pub mod keyring;
 pub mod node;
+mod nodes;
 pub mod provision;
 pub mod quic;
 mod repair;

@@ -158,12 +158,20 @@ fn what_readme_says_of_machines_of_ones_own_works() {
         }
         assert!(began.elapsed() < PATIENCE, "{said:?}");
     }
-    let removals =
-        blocks().into_iter().flat_map(|block| block.commands).filter(|line| line.starts_with("mesh drive remove"));
+    let departures = blocks()
+        .into_iter()
+        .flat_map(|block| block.commands)
+        .filter(|line| ["mesh drive remove", "mesh node"].iter().any(|begins| line.starts_with(begins)));
     let mut why = Vec::new();
-    for line in removals {
-        let because = if line.contains("--lost") { "up" } else { "the drive is in use" };
-        let refused = shell(&status.replace("exec mesh status", &format!("{line} --yes"))).output().unwrap();
+    for line in departures {
+        let because = match (line.starts_with("mesh drive"), line.contains("--lost"), line.contains("drain")) {
+            (_, true, _) => "up",
+            (true, ..) => "the drive is in use",
+            (false, _, true) => "too few drives would be left",
+            (false, ..) => "the node is in use",
+        };
+        let sure = if line.contains("remove") { " --yes" } else { "" };
+        let refused = shell(&status.replace("exec mesh status", &format!("{line}{sure}"))).output().unwrap();
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(
             !refused.status.success() && said.contains(because),
@@ -171,5 +179,6 @@ fn what_readme_says_of_machines_of_ones_own_works() {
         );
         why.push(because);
     }
-    assert_eq!(why, ["the drive is in use", "up"]);
+    let expected = ["the drive is in use", "up", "too few drives would be left", "the node is in use", "up"];
+    assert_eq!(why, expected);
 }

@@ -360,7 +360,7 @@ impl Cluster {
     }
 
     /// A node proposes something to the control group.
-    fn propose(&mut self, world: &mut World, node: NodeId, command: MeshCommand, errand: Errand) {
+    fn propose(&mut self, world: &mut World, node: NodeId, command: impl Into<Command>, errand: Errand) {
         let number = self.number(errand);
         world.propose(node, command, number);
     }

@@ -1,6 +1,7 @@
 //! Which node runs which actor, since when, and where it is moving.
 
 use core::{fmt, str::FromStr};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,12 @@ pub struct Assignment {
 }
 
 impl Assignment {
+    /// Whether the actor is on one of these nodes, or on its way there.
+    #[must_use]
+    pub fn is_on(&self, nodes: &BTreeSet<NodeId>) -> bool {
+        nodes.contains(&self.node) || self.moving.is_some_and(|to| nodes.contains(&to))
+    }
+
     /// An actor at rest that has never moved.
     #[must_use]
     pub const fn new(actor: ActorId, node: NodeId, epoch: Epoch) -> Self {

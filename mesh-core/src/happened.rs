@@ -206,6 +206,20 @@ pub enum Happened {
         /// Whose it was.
         node: NodeId,
     },
+    /// A node is to leave, or stays.
+    NodeLeaves {
+        /// Which.
+        node: NodeId,
+        /// It is to leave.
+        leaving: bool,
+    },
+    /// A node was taken out for good.
+    NodeRemoved {
+        /// Which.
+        node: NodeId,
+        /// It did not come back; else it had been emptied.
+        lost: bool,
+    },
 }
 
 impl Happened {
@@ -301,6 +315,10 @@ impl fmt::Display for Happened {
                 )
             }
             Self::DrivesBack { drives } => write!(f, "back, and used again: {}", Drives(drives)),
+            Self::NodeLeaves { node, leaving: true } => write!(f, "{node} is to leave: all that it has goes elsewhere"),
+            Self::NodeLeaves { node, leaving: false } => write!(f, "{node} stays"),
+            Self::NodeRemoved { node, lost: true } => write!(f, "{node} is out: it did not come back"),
+            Self::NodeRemoved { node, lost: false } => write!(f, "{node} is out: it was emptied"),
             Self::DriveRemoved { drive, node } => write!(f, "{drive} of {node} is out: it was emptied"),
         }
     }

@@ -15,7 +15,7 @@ mod stripe;
 
 use std::sync::Arc;
 
-pub use admin::{AdminAnswer, AdminOp, ChainRow, DrainedDrive, GroupRepair, LostDrive};
+pub use admin::{AdminAnswer, AdminOp, ChainRow, DrainedDrive, GroupRepair, LeavingNode, LostDrive};
 pub use answer::Answer;
 pub use beat::{AsOf, Beat, Held, News};
 pub use node::{MoveOp, MoveStep, Moved, NodeOp};

@@ -88,6 +88,21 @@ pub enum Leaving {
     Away,
 }
 
+/// What a node is told that has left.
+pub const IS_OUT: &str = "this node was taken out of the mesh for good: wipe its data folder, and invite the machine under \
+                          another number";
+
+/// How far a node is that leaves the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Departure {
+    /// An administrator has it emptied, and others vote in its place.
+    Asked,
+    /// It is out, and its number is never used again.
+    Out,
+    /// And nothing is taken any more of what it began.
+    Fenced,
+}
+
 /// How a node is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

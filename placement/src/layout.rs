@@ -22,16 +22,13 @@
 //!  the next     A1 B1 D1 | C1 A2
 //! ```
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
     Error, ErrorKind,
     id::{DriveId, LayoutId, NodeId},
     limits::{GROUP_DRIVES_MAX, LAYOUT_GROUPS_MAX},
-    topology::{Code, DriveInfo, Layout, NodeInfo, mix},
+    topology::{Code, DriveInfo, Layout, mix},
 };
 
 /// Which layout is to be made.
@@ -56,17 +53,16 @@ impl Lineage {
     }
 }
 
-/// A layout of these drives, whatever their order. Drives without capacity and drives of nodes that are being emptied
-/// are left out.
+/// A layout of these drives, whatever their order. Drives without capacity are left out.
 ///
 /// # Errors
 /// `Invalid` for a code over the limits or a drive given twice, `TooFewShards` if fewer than k+m drives are left.
-pub fn build(id: LayoutId, lineage: &Lineage, drives: &[DriveInfo], nodes: &[NodeInfo]) -> Result<Layout, Error> {
+pub fn build(id: LayoutId, lineage: &Lineage, drives: &[DriveInfo]) -> Result<Layout, Error> {
     let code = lineage.code();
     if !code.is_valid() {
         return Err(Error::invalid("a code over the limits: 1 to 16 data shards, up to 8 parity shards"));
     }
-    let usable = usable(drives, nodes);
+    let usable = usable(drives);
     if usable.windows(2).any(|pair| pair[0].id == pair[1].id) {
         return Err(Error::invalid("the same drive is given twice"));
     }
@@ -112,10 +108,8 @@ fn keep_seats(homes: &mut [DriveId], before: &[DriveId]) {
 
 /// The drives of which a layout would be made, by their numbers.
 #[must_use]
-pub fn usable<'d>(drives: &'d [DriveInfo], nodes: &[NodeInfo]) -> Vec<&'d DriveInfo> {
-    let draining: BTreeSet<NodeId> = nodes.iter().filter(|info| info.draining).map(|info| info.id).collect();
-    let mut usable: Vec<&DriveInfo> =
-        drives.iter().filter(|drive| drive.capacity_bytes > 0 && !draining.contains(&drive.node)).collect();
+pub fn usable(drives: &[DriveInfo]) -> Vec<&DriveInfo> {
+    let mut usable: Vec<&DriveInfo> = drives.iter().filter(|drive| drive.capacity_bytes > 0).collect();
     usable.sort_by_key(|drive| drive.id);
     usable
 }

@@ -13,7 +13,7 @@
 //!
 //! - [`voice`]: what is said to whom; [`peers`]: who is there, and since when; [`acquaintance`]: whether they are who they say;
 //! - [`vacancy`]: when to stand for election;
-//! - [`members`]: who is to follow and to vote in a metadata group;
+//! - [`members`]: who is to follow and to vote in a metadata group; [`fences`]: who has no say any more;
 //! - [`renewal`]: when damaged metadata are set aside;
 //! - [`layouts`]: when a new layout is made; [`outs`]: which drives are left out for having been away for long;
 //! - [`hosting`]: what runs here, and what it is made of ([`specs`]), by [`chains`] for each data chain, and by [`failures`]
@@ -46,7 +46,7 @@ use mesh_core::{
     op::{Ability, Beat, DriveReport, GroupReport, NodeReport, Witness},
     shared::SharedMap,
     time::Instant,
-    topology::{DriveState, NodeInfo, NodeKind, NodeState},
+    topology::{DriveState, IS_OUT, NodeInfo, NodeKind, NodeState},
 };
 
 use crate::{migration::Heard, survey};
@@ -58,6 +58,7 @@ pub mod chains;
 pub mod driver;
 pub mod estranged;
 pub mod failures;
+pub mod fences;
 pub mod hosting;
 pub mod invariants;
 pub mod lasting;
@@ -90,6 +91,7 @@ use self::{
     driver::{Asks, Driver},
     ears::Ears,
     estranged::Estranged,
+    fences::Fences,
     hosting::Hosting,
     layouts::Layouts,
     meter::Meter,
@@ -247,6 +249,7 @@ struct Due {
 #[derive(Debug, Default)]
 struct Lead {
     driver: Driver,
+    fences: Fences,
     plans: Plans,
     meter: Meter,
     backing: Backing,
@@ -412,6 +415,8 @@ impl Steward {
                 if is_proof && self.peers.lost(node, asked_at, now) {
                     self.see(now, acts);
                     self.due.beat = true;
+                } else if kind == ErrorKind::Conflict {
+                    self.expelled(acts);
                 }
             }
             Event::Given(node, address, as_of) => {
@@ -679,12 +684,10 @@ impl Steward {
                     self.lead.plans.goes_on();
                 }
             }
-            Key::Forsake(group) => {
-                if !well {
-                    self.vacancies.did_not_forsake(group);
-                }
-            }
+            Key::Forsake(group) if !well => self.vacancies.did_not_forsake(group),
+            Key::Fence => self.lead.fences.ended(well),
             Key::Stat
+            | Key::Forsake(_)
             | Key::Elect(_)
             | Key::Ensure(_)
             | Key::Members(_)

@@ -21,10 +21,15 @@ impl Outage {
         matches!(self.drives.get(drive), Some(DriveState::Down | DriveState::Lost))
     }
 
-    /// What is out, for people.
-    fn said(&self) -> String {
+    /// What is out of a layout, or may come back into it, for people.
+    fn said(&self, layout: &Layout) -> String {
         let hosts = self.hosts.iter().map(|host| format!("{host} is down"));
-        let drives = self.drives.iter().map(|(drive, state)| format!("{drive} is {state:?}").to_lowercase());
+        // Of those that were taken out long ago nothing is missed.
+        let is_missed = |(drive, state): &(&DriveId, &DriveState)| {
+            **state != DriveState::Lost || layout.domains.contains_key(*drive)
+        };
+        let drives =
+            self.drives.iter().filter(is_missed).map(|(drive, state)| format!("{drive} is {state:?}").to_lowercase());
         let mut said: Vec<String> = hosts.chain(drives).collect();
         let more = said.len().saturating_sub(SAID_MAX);
         said.truncate(SAID_MAX);
@@ -39,7 +44,8 @@ impl Outage {
 /// drives are missing from, or that has none, survives nothing.
 #[must_use]
 pub fn survival(layout: &Layout, hosts: usize, out: &Outage) -> Survival {
-    let lost = |reads, reason: String| Survival { reads, writes: false, reason: format!("{}{reason}", out.said()) };
+    let lost =
+        |reads, reason: String| Survival { reads, writes: false, reason: format!("{}{reason}", out.said(layout)) };
     if hosts < HOSTS_MIN {
         let reason = format!("metadata need a majority of the nodes, and there are {hosts}: join more, to {HOSTS_MIN}");
         return lost(false, reason);
@@ -122,10 +128,7 @@ pub const HOSTS_MIN: usize = 3;
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::{
-        id::Epoch,
-        topology::{DriveInfo, NodeInfo},
-    };
+    use mesh_core::{id::Epoch, topology::DriveInfo};
 
     use super::*;
 
@@ -136,13 +139,7 @@ mod tests {
         let drive =
             |(at, node)| DriveInfo { id: DriveId(at as u64 + 1), node, capacity_bytes: 1 << 30, epoch: Epoch(1) };
         let drives: Vec<DriveInfo> = owners.enumerate().map(drive).collect();
-        crate::layout::build(
-            LayoutId(1),
-            &crate::layout::Lineage::First(1, Code { data, parity }),
-            &drives,
-            &[] as &[NodeInfo],
-        )
-        .unwrap()
+        crate::layout::build(LayoutId(1), &crate::layout::Lineage::First(1, Code { data, parity }), &drives).unwrap()
     }
 
     fn of(data: u8, parity: u8, nodes: &[usize]) -> (bool, bool, String) {

@@ -1,9 +1,7 @@
 //! `mesh drive`.
 
-use std::io::Write as _;
-
 use clap::{Args, Subcommand};
-use mesh_core::{Error, ErrorKind, id::DriveId, op::AdminOp};
+use mesh_core::{Error, id::DriveId, op::AdminOp};
 
 use super::{AdminConnect, placement::told};
 
@@ -84,27 +82,12 @@ impl Drive {
             }
             Verb::Remove(Remove { connect, drive: DriveName(drive), lost, yes }) => {
                 if !yes {
-                    confirm(drive)?;
+                    super::confirm(drive.0, &format!("{drive} will never be used again"))?;
                 }
                 (connect, if lost { AdminOp::LoseDrive { drive } } else { AdminOp::RemoveDrive { drive } })
             }
         };
         told(&connect.client().await?.administer(op).await?, false)
-    }
-}
-
-/// Has the drive's number typed again.
-fn confirm(drive: DriveId) -> Result<(), Error> {
-    let failed = |error| Error::new(ErrorKind::DriveFailed, "the terminal cannot be used").caused_by(error);
-    let mut out = std::io::stderr().lock();
-    write!(out, "{drive} will never be used again. Type its number to go on: ")
-        .and_then(|()| out.flush())
-        .map_err(failed)?;
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).map_err(failed)?;
-    match line.trim().parse::<DriveName>() {
-        Ok(DriveName(typed)) if typed == drive => Ok(()),
-        _ => Err(Error::invalid("that is not the drive's number: nothing was changed").with("drive", drive)),
     }
 }
 

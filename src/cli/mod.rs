@@ -8,6 +8,7 @@ mod drive;
 mod env;
 mod init;
 mod join;
+mod node;
 mod object;
 mod placement;
 mod probe;
@@ -56,8 +57,10 @@ pub(crate) enum Command {
     Prefer(placement::Prefer),
     /// Empty a node of the actors that can leave it, or take that back.
     Drain(placement::Drain),
-    /// Declare a drive lost for good.
+    /// Empty a drive, and take it out; or declare it lost for good.
     Drive(drive::Drive),
+    /// Have a node leave the mesh.
+    Node(node::Node),
     /// Show how far each metadata group is with repair.
     Repair(repair::Repair),
     Scrub(scrub::Scrub),
@@ -110,6 +113,7 @@ impl Cli {
             Command::Prefer(command) => command.run().await,
             Command::Drain(command) => command.run().await,
             Command::Drive(command) => command.run().await,
+            Command::Node(command) => command.run().await,
             Command::Repair(command) => command.run().await,
             Command::Scrub(command) => command.run().await,
             Command::Watch(command) => command.run().await,
@@ -159,6 +163,19 @@ impl AdminConnect {
         let env = Env::real()?;
         mesh::quic::connect(&self.connect, identity, &env).await
     }
+}
+
+/// Has a number typed again, of something that cannot be taken back.
+fn confirm(number: u64, what: &str) -> Result<(), Error> {
+    let failed = |error| Error::new(ErrorKind::DriveFailed, "the terminal cannot be used").caused_by(error);
+    let mut out = std::io::stderr().lock();
+    write!(out, "{what}. Type the number {number} to go on: ").and_then(|()| out.flush()).map_err(failed)?;
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(failed)?;
+    if line.trim().parse() == Ok(number) {
+        return Ok(());
+    }
+    Err(Error::invalid("that is another number: nothing was changed").with("number", number))
 }
 
 /// A node as it is written on the command line: `node-3` or `3`; `host-3`, which must be a host; `dpu-3`, the DPU of

@@ -107,6 +107,13 @@ impl Get {
             client.get_with(bucket, key, &options, &mut standard(std::io::stdout().as_fd())?, &|_| {}).await?;
             return Ok(());
         }
+        if std::fs::metadata(&file).is_ok_and(|known| !known.is_file()) {
+            // A device or a pipe stays what it is.
+            let target = tokio::fs::OpenOptions::new().write(true).open(&file).await;
+            let mut target = target.map_err(|error| unwritable(&file, error))?;
+            client.get_with(bucket, key, &options, &mut target, &|_| {}).await?;
+            return Ok(());
+        }
         // Into a file beside, so that a fetch that breaks leaves no half of an object under the name asked for.
         let mut beside = file.clone().into_os_string();
         beside.push(".part");

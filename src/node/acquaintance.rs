@@ -1,17 +1,35 @@
 //! Who may take part in metadata groups: nodes whose beats count, as the steward has judged.
 
+use core::sync::atomic::Ordering;
+
 use mesh_core::{
     Error, ErrorKind, Op,
+    envelope::Body,
     id::{Incarnation, NodeId},
     meta::{Command, MeshCommand},
+    op::NodeOp,
     port::Role,
-    topology::NodeInfo,
+    topology::{IS_OUT, NodeInfo},
 };
 use mesh_placement::steward::outlook::uncounted;
 
 use super::Inner;
 
 impl Inner {
+    /// Refuses whatever a node asks that has left the mesh for good, which is how it learns that; and, once this one has learned
+    /// it, what clients ask here, so that they ask another.
+    pub(super) fn expect_not_out(&self, from: &Role, body: &Body) -> Result<(), Error> {
+        match from {
+            Role::Node(node) if self.metadata.control().is_out(*node) => {
+                Err(Error::new(ErrorKind::Conflict, IS_OUT).with("node", node))
+            }
+            Role::Client(_) if self.is_out.load(Ordering::Acquire) && !tells_how_it_is(body) => {
+                Err(Error::new(ErrorKind::Draining, IS_OUT).with("node", self.id))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a metadata request of another node may be passed on.
     pub(super) async fn admits(&self, from: &Role, op: &Op) -> Result<(), Error> {
         match op {
@@ -63,6 +81,10 @@ impl Inner {
             _ => Err(uncounted(node)),
         }
     }
+}
+
+fn tells_how_it_is(body: &Body) -> bool {
+    matches!(body, Body::Request(Op::Node(op)) if matches!(**op, NodeOp::Status | NodeOp::StatusPage { .. }))
 }
 
 /// A node that is there beats at once: who has said nothing for so long has no say either.

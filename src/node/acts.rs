@@ -1,6 +1,6 @@
 //! Carrying out what the steward wants, to the letter.
 
-use core::time::Duration;
+use core::{sync::atomic::Ordering, time::Duration};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -12,6 +12,7 @@ use mesh_core::{
     id::{ActorId, Epoch, GroupId, NodeId},
     meta::{Level, MeshCommand},
     op::{Beat, GroupReport, Moved, NodeOp},
+    topology::IS_OUT,
 };
 use mesh_dpu_runtime::metadata::RaftMetadata;
 use mesh_placement::{
@@ -61,8 +62,14 @@ pub(super) fn at_once(node: &Arc<Inner>, act: Act) {
         Act::Settled(actor, epoch, id) => settled(node, actor, epoch, id),
         Act::Note(happened @ (Happened::Placed(_) | Happened::NotPlaced { .. })) => tracing::debug!("{happened}"),
         Act::Note(happened) => node.note(happened),
-        Act::Refused(error) => tracing::warn!(node = %node.id, %error, "the mesh does not take this node in"),
+        Act::Refused(error) => {
+            if error.message() == IS_OUT {
+                node.is_out.store(true, Ordering::Release);
+            }
+            tracing::warn!(node = %node.id, %error, "the mesh does not take this node in");
+        }
         Act::Complain(what, error) => tracing::error!(node = %node.id, %error, "{what}"),
+        Act::Warn(what, error) => tracing::warn!(node = %node.id, %error, "{what}"),
         other => tracing::error!(node = %node.id, act = ?other, "this act takes time, and was not done"),
     }
 }
@@ -113,6 +120,7 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
         Act::LayOut(draft) => lay_out(node, *draft).await,
         Act::RaiseLevel(level) => raise_level(node, level).await,
         Act::PutOut(put) => put_out(node, put).await,
+        Act::Fence(command) => node.propose(command).await.map(drop),
         Act::Renew => renew(node).await,
         Act::HandOver(group, next) => node.metadata.transfer_leader(group, next).await,
         Act::Actor(actor, deeds) => chains::carry_out(node, actor, deeds).await,

@@ -60,6 +60,10 @@ impl Inner {
     /// Takes a request that may be asked.
     fn deliver(self: Arc<Self>, from: &Role, envelope: Envelope, done: Completion<Outcome>) -> CallGuard {
         let node = self;
+        if let Err(error) = node.expect_not_out(from, &envelope.header.body) {
+            done(Err(error));
+            return CallGuard::none();
+        }
         let Envelope { header, payload } = envelope;
         let Body::Request(op) = header.body else {
             done(Err(Error::invalid("only requests are delivered")));

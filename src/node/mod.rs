@@ -108,6 +108,8 @@ pub(crate) struct Inner {
     numbers: Mutex<()>,
     /// It has been told to stop.
     leaving: AtomicBool,
+    /// It has been told that it is out of the mesh, for good.
+    is_out: AtomicBool,
     stopping: watch::Sender<bool>,
     /// It has stopped; held by who stops it.
     stopped: tokio::sync::Mutex<bool>,
@@ -260,6 +262,7 @@ impl Builder {
             front: Mutex::default(),
             numbers: Mutex::default(),
             leaving: AtomicBool::new(false),
+            is_out: AtomicBool::new(false),
             stopping: watch::channel(false).0,
             stopped: tokio::sync::Mutex::default(),
             tasks: Mutex::default(),

@@ -39,14 +39,14 @@ async fn emptied(client: &Client, nodes: &[u64], patience: Duration) {
 }
 
 /// Whether every group says that all it has stored was counted where it is to be.
-fn is_whole(cluster: &Cluster) -> Result<(), Error> {
+pub(crate) fn is_whole(cluster: &Cluster) -> Result<(), Error> {
     let (good, said) = cluster.administer(&["repair"], "");
     let groups: Vec<&str> = said.lines().filter(|line| line.starts_with("group-")).collect();
     let whole = !groups.is_empty() && groups.iter().all(|line| line.ends_with(": whole"));
     if good && whole { Ok(()) } else { Err(Error::invalid(said)) }
 }
 
-fn with_a_short_grace(configuration: &str) -> String {
+pub(crate) fn with_a_short_grace(configuration: &str) -> String {
     with("reclaim_grace", "1s", configuration)
 }
 

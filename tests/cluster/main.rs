@@ -4,6 +4,7 @@
 
 mod drives;
 mod metadata;
+mod nodes;
 #[path = "../ports/mod.rs"]
 mod ports;
 mod processes;

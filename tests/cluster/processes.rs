@@ -55,6 +55,18 @@ impl Cluster {
         cluster
     }
 
+    /// One more machine, which joins: its number.
+    pub(crate) fn grow(&mut self, change: &impl Fn(&str) -> String) -> u64 {
+        let node = self.children.len() as u64 + 1;
+        self.addresses.extend(crate::ports::free(1));
+        self.children.push(None);
+        self.invite(node).unwrap();
+        self.join(node);
+        self.configure(node, change);
+        self.serve(node);
+        node
+    }
+
     fn configure(&self, node: u64, change: &impl Fn(&str) -> String) {
         let path = self.dir(node).join("mesh.toml");
         let text = fs::read_to_string(&path).unwrap();
@@ -75,7 +87,10 @@ impl Cluster {
     /// Has the mesh give out a number; what it says if it does not.
     pub(crate) fn invite(&self, node: u64) -> Result<(), String> {
         let (first, number) = (self.dir(1).display().to_string(), node.to_string());
-        mesh("invite", &["--dir".into(), first, "--node".into(), number, "--out".into(), self.invitation(node)])
+        let mut arguments = vec!["--dir".into(), first, "--node".into(), number, "--out".into(), self.invitation(node)];
+        let running = self.addresses.iter().zip(&self.children).filter(|(_, child)| child.is_some());
+        arguments.extend(running.flat_map(|(address, _)| ["--connect".into(), address.to_string()]));
+        mesh("invite", &arguments)
     }
 
     /// Makes a machine a node by the last invitation for its number.
@@ -100,7 +115,7 @@ impl Cluster {
         let status = client.status().await?;
         let replicas: Vec<_> =
             status.iter().filter(|report| report.node.0 == node).flat_map(|report| &report.groups).collect();
-        let logs: String = (1..=3).map(|node| self.log(node)).collect();
+        let logs: String = (1..=self.children.len() as u64).map(|node| self.log(node)).collect();
         let votes = |group: &&mesh_core::op::GroupReport| {
             logs.lines().any(|line| line.contains("the voters of") && line.contains(&group.replica.to_string()))
         };
@@ -162,6 +177,15 @@ impl Cluster {
     /// The process of a node that runs.
     pub(crate) fn pid(&self, node: u64) -> u32 {
         self.children[node as usize - 1].as_ref().unwrap().id()
+    }
+
+    /// A node that does nothing any more until [`Twin::resume`], and counts no more among those that were started.
+    pub(crate) fn pause(&mut self, node: u64) -> Twin {
+        let child = self.children[node as usize - 1].take().unwrap();
+        let log = self.folder.path().join(format!("node-{node}.log"));
+        let twin = Twin { child, log };
+        twin.signal("-STOP");
+        twin
     }
 
     /// kill -9.
@@ -296,6 +320,15 @@ pub(crate) struct Twin {
 }
 
 impl Twin {
+    fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    /// Has it go on that was paused.
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -19,6 +19,7 @@
 //!   'd' drive:8                     DriveInfo
 //!   'x' drive:8                     (empty) the drive was declared lost
 //!   'y' drive:8                     Leaving
+//!   'z' node:8                      Departure
 //!   'l' layout:8                    Layout
 //!   't' tenant:8                    TenantRow
 //!   'T' name                        the tenant's number
@@ -69,6 +70,7 @@ pub(super) const INVITATION: u8 = b'i';
 pub(super) const DRIVE: u8 = b'd';
 pub(super) const LOST: u8 = b'x';
 pub(super) const LEAVING: u8 = b'y';
+pub(super) const DEPARTURE: u8 = b'z';
 pub(super) const LAYOUT: u8 = b'l';
 pub(super) const TENANT: u8 = b't';
 pub(super) const TENANT_NAME: u8 = b'T';
@@ -158,6 +160,10 @@ pub(super) fn lost(id: DriveId) -> Vec<u8> {
 
 pub(super) fn leaving(id: DriveId) -> Vec<u8> {
     key(LEAVING, &[&id.0.to_be_bytes()])
+}
+
+pub(super) fn departure(id: NodeId) -> Vec<u8> {
+    key(DEPARTURE, &[&id.0.to_be_bytes()])
 }
 
 /// The number inside a table key of a kind whose keys are a number.

@@ -115,6 +115,7 @@ impl Cluster {
                 }
             }
             Act::RaiseLevel(level) => self.propose(world, node, MeshCommand::RaiseLevel(level), Errand::Said),
+            Act::Fence(command) => self.propose(world, node, command, Errand::Said),
             Act::PutOut(Put { drives, out }) => {
                 self.propose(world, node, MeshCommand::PutOut { drives, out }, Errand::Said);
             }

@@ -322,6 +322,7 @@ impl Cluster {
             Act::RaiseLevel(level) => {
                 self.propose(world, node, MeshCommand::RaiseLevel(level), Errand::Act(life, Key::RaiseLevel));
             }
+            Act::Fence(command) => self.propose(world, node, command, Errand::Act(life, Key::Fence)),
             Act::PutOut(Put { drives, out }) => {
                 self.propose(world, node, MeshCommand::PutOut { drives, out }, Errand::Act(life, Key::PutOut));
             }
@@ -372,7 +373,7 @@ impl Cluster {
             Act::Trouble(actor, error) => {
                 world.note(&[94, node.0, actor.0], || format!("{node} cannot host {actor}: {error}"));
             }
-            Act::Refused(error) | Act::Complain(_, error) => {
+            Act::Refused(error) | Act::Complain(_, error) | Act::Warn(_, error) => {
                 world.note(&[95, node.0], || format!("{node} complains: {error}"));
             }
             other => world.violate(|| format!("{node} wants what nothing here gives reason for: {other:?}")),

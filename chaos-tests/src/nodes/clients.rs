@@ -481,6 +481,8 @@ fn words(answer: &AdminAnswer) -> Vec<String> {
         AdminAnswer::Scrub(drives) => drives.iter().filter_map(|(_, why)| why.clone()).collect(),
         AdminAnswer::Drained(drained) => vec![drained.to_string()],
         AdminAnswer::Removed(drive) => vec![drive.to_string()],
+        AdminAnswer::Leaves(leaves) => vec![leaves.to_string()],
+        AdminAnswer::NodeOut(node) => vec![node.to_string()],
         AdminAnswer::Done => Vec::new(),
     }
 }

@@ -46,6 +46,11 @@ pub struct Session {
     pub life: u64,
 }
 
+impl Session {
+    /// After this one no session of the actor is taken.
+    pub const LAST: Self = Self { epoch: Epoch(u64::MAX), life: u64::MAX };
+}
+
 /// Who proposes, and under which number. A group takes commands of an actor's latest session only, each number once: the
 /// same number again gets the same answer and has no further effect, however late it comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -364,6 +369,8 @@ pub enum MeshCommand {
         /// They are away.
         out: bool,
     },
+
+    // --- since level 5 ---
     /// Declares a drive lost that leaves, and on which is nothing any more. The same again: no effect. `Conflict` if it does not
     /// leave, or if another layout is the newest, or has it.
     RemoveDrive {
@@ -371,6 +378,31 @@ pub enum MeshCommand {
         drive: DriveId,
         /// The newest layout, as it was when that was judged.
         layout: LayoutId,
+    },
+    /// A node is to leave, or stays after all: as [`Self::Drain`] of the node and [`Self::DrainDrive`] of all its drives, and
+    /// others are to vote in its place. The same again: no effect. `NotFound` if it is not known; `Conflict` for one that is out,
+    /// or as [`Self::DrainDrive`].
+    LeaveNode {
+        /// Which.
+        node: NodeId,
+        /// Whether to.
+        leaving: bool,
+    },
+    /// Takes a node out for good, and the DPUs in it: their numbers are never used again, and chains of requests that come in
+    /// there are no more. Its drives are lost from now on. The same again: no effect. `NotFound` if it is not known; `Conflict`
+    /// while an actor that moves is there; unless it is lost, also if it does not leave, or if another layout is the newest, or
+    /// has a drive of it.
+    RemoveNode {
+        /// Which.
+        node: NodeId,
+        /// The newest layout, as it was when all its drives were judged to be empty; `None`: it does not come back.
+        empty: Option<LayoutId>,
+    },
+    /// Nothing that a node that is out began is taken in any group from now on: that is remembered, so that nobody has to see to
+    /// it again. The same again: no effect. `Conflict` if it is not out.
+    FencedNode {
+        /// Which.
+        node: NodeId,
     },
 }
 
@@ -466,8 +498,13 @@ impl Command {
         match self {
             Self::Mesh(MeshCommand::PutLayout(layout)) if layout.line > 0 => Level::LINES,
             Self::Mesh(
-                MeshCommand::DrainDrive { .. } | MeshCommand::PutOut { .. } | MeshCommand::RemoveDrive { .. },
-            ) => Level::DRAINS,
+                MeshCommand::RemoveDrive { .. }
+                | MeshCommand::LeaveNode { .. }
+                // Of one that is lost it is looked at instead whether all others can: its own build must not keep it in.
+                | MeshCommand::RemoveNode { empty: Some(_), .. }
+                | MeshCommand::FencedNode { .. },
+            ) => Level::LEAVES,
+            Self::Mesh(MeshCommand::DrainDrive { .. } | MeshCommand::PutOut { .. }) => Level::DRAINS,
             Self::Upkeep(_, UpkeepCommand::EndRepair { line, .. }) if *line > 0 => Level::SETTLED,
             Self::Upkeep(_, UpkeepCommand::Counted { .. }) => Level::SETTLED,
             Self::Upkeep(_, UpkeepCommand::BeginRepair { .. } | UpkeepCommand::EndRepair { .. })

@@ -15,7 +15,7 @@ use crate::{
     shared::SharedMap,
     spec::CustomSpec,
     time::UnixMillis,
-    topology::{Code, DriveInfo, Layouts, Leaving, NodeInfo},
+    topology::{Code, Departure, DriveInfo, Layouts, Leaving, NodeInfo},
 };
 
 /// A secret under a wrapping key, with AES-256-GCM: 12 bytes of nonce, then ciphertext and tag.
@@ -175,12 +175,21 @@ pub struct ControlView {
     /// Drives that are of no layout to come.
     #[serde(default)]
     pub leaving: SharedMap<DriveId, Leaving>,
+    /// Nodes that leave, and those that have left; `nodes` does not have those.
+    #[serde(default)]
+    pub departures: SharedMap<NodeId, Departure>,
 }
 
 impl ControlView {
     /// The drives of which layouts are made, as far as their nodes allow it.
     pub fn staying(&self) -> impl Iterator<Item = &DriveInfo> {
         self.drives.values().filter(|drive| !self.leaving.contains_key(&drive.id))
+    }
+
+    /// Whether a node has left for good.
+    #[must_use]
+    pub fn is_out(&self, node: NodeId) -> bool {
+        matches!(self.departures.get(&node), Some(Departure::Out | Departure::Fenced))
     }
 
     /// The nodes on which an actor runs, or a part of one, or to which one is on its way.

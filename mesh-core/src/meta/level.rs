@@ -11,6 +11,7 @@
 //! ```
 
 use core::fmt;
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,8 @@ impl Level {
     pub const SETTLED: Self = Self(3);
     /// From here on drives can be emptied one by one.
     pub const DRAINS: Self = Self(4);
+    /// From here on nodes can leave, and drives are taken out for the layout by which they were judged.
+    pub const LEAVES: Self = Self(5);
 }
 
 /// Of who does not say.
@@ -83,6 +86,26 @@ impl ControlView {
     }
 }
 
+/// Whether metadata can lose a voter after a host has left, if they can before, of these that stay until then.
+///
+/// # Errors
+/// `Conflict` if not, or if it is the last one.
+pub fn voters_left(hosts: &BTreeSet<NodeId>, leaves: NodeId) -> Result<(), Error> {
+    let left = hosts.iter().filter(|host| **host != leaves).count();
+    if left == hosts.len() || left >= VOTERS_MIN || (left == 1 && hosts.len() == 2) {
+        return Ok(());
+    }
+    let what = if left == 0 {
+        "it is the last host of the mesh: join another one first"
+    } else {
+        "two hosts would be left to vote on metadata, and neither could be lost: join another one first"
+    };
+    Err(Error::new(ErrorKind::Conflict, what).with("node", leaves))
+}
+
+/// Hosts that a mesh has which can lose one and still decide.
+const VOTERS_MIN: usize = 3;
+
 /// What this build can do. It goes up by one with whatever older builds cannot store, apply or keep, which gets a line:
 ///
 /// | level | since |
@@ -91,7 +114,8 @@ impl ControlView {
 /// | 2 | layouts of a line; repair |
 /// | 3 | what is settled is read as settled; lists of drives that are relied on |
 /// | 4 | drives that are being emptied |
-pub const LEVEL: Level = Level::DRAINS;
+/// | 5 | nodes that leave |
+pub const LEVEL: Level = Level::LEAVES;
 
 #[cfg(test)]
 mod tests {

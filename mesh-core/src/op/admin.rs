@@ -98,6 +98,22 @@ pub enum AdminOp {
         /// Which.
         drive: DriveId,
     },
+    /// Has a node leave, or takes that back, by [`MeshCommand::LeaveNode`]: [`AdminAnswer::Leaves`]. `Conflict` if something
+    /// needs it.
+    LeaveNode {
+        /// Which.
+        node: NodeId,
+        /// Whether to.
+        leaving: bool,
+    },
+    /// Takes a node out for good, by [`MeshCommand::RemoveNode`]: [`AdminAnswer::NodeOut`]. `Conflict` while something is on it
+    /// that is nowhere else; or, of a lost one, while it may be up.
+    RemoveNode {
+        /// Which.
+        node: NodeId,
+        /// It does not come back.
+        lost: bool,
+    },
 }
 
 impl AdminOp {
@@ -144,6 +160,10 @@ pub enum AdminAnswer {
     Drained(DrainedDrive),
     /// A drive that is out.
     Removed(DriveId),
+    /// What a node that leaves, or does so no more, has.
+    Leaves(LeavingNode),
+    /// A node that is out.
+    NodeOut(NodeId),
 }
 
 /// How far a namespace group is with bringing what it has stored home.
@@ -254,6 +274,39 @@ impl fmt::Display for DrainedDrive {
     }
 }
 
+/// A node that leaves the mesh, or does so no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeavingNode {
+    /// Which.
+    pub node: NodeId,
+    /// Whether it leaves.
+    pub leaving: bool,
+    /// How many drives it has.
+    pub drives: u64,
+    /// Drives of which layouts are made from now on, its own not among them.
+    pub left: u64,
+    /// Bytes on its drives.
+    pub used_bytes: u64,
+}
+
+impl fmt::Display for LeavingNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, leaving, drives, left, used_bytes } = self;
+        if *leaving {
+            write!(
+                f,
+                "{node} leaves: its actors go elsewhere, others vote in its place, and what is on its {drives} drives ({} MiB) goes \
+                 to the {left} of others. `mesh repair` shows how far that is; once every group is whole, take it out with \
+                 `mesh node remove {}`",
+                used_bytes >> 20,
+                node.0
+            )
+        } else {
+            write!(f, "{node} stays: its {drives} drives are used again, beside {left} of others")
+        }
+    }
+}
+
 /// A drive that is declared lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostDrive {
@@ -288,8 +341,8 @@ impl fmt::Display for LostDrive {
             )?;
         }
         f.write_str(
-            "\nobjects of which it had a part can spare one less than before: nothing repairs them yet, but putting them \
-             again",
+            "\nobjects of which it had a part can spare one less than before, until that is rebuilt on the others: `mesh repair` \
+             shows how far that is",
         )
     }
 }

@@ -20,7 +20,7 @@ variants!(OBJECT_COMMANDS, object_command_name, ObjectCommand:
 variants!(MESH_COMMANDS, mesh_command_name, MeshCommand:
     Form PutNode Invite Drain PutDrive TakeDrive LoseDrive PutLayout CreateTenant SetLimits PutPrincipal PutAccessKey
     DropAccessKey Assign BeginMove CommitMove AbortMove SetTail SetWish SetStages
-    RaiseLevel DrainDrive PutOut RemoveDrive);
+    RaiseLevel DrainDrive PutOut RemoveDrive LeaveNode RemoveNode FencedNode);
 
 variants!(UPKEEP_COMMANDS, upkeep_command_name, UpkeepCommand:
     OpenBlock CloseBlock SweptBlock DropGarbage OweGarbage PayOwed BeginRepair EndRepair
@@ -136,6 +136,9 @@ fn mesh() -> Vec<MeshCommand> {
         MeshCommand::DrainDrive { drive: DriveId(1), draining: true },
         MeshCommand::PutOut { drives: vec![DriveId(1), DriveId(2)], out: true },
         MeshCommand::RemoveDrive { drive: DriveId(1), layout: LayoutId(2) },
+        MeshCommand::LeaveNode { node: NodeId(1), leaving: true },
+        MeshCommand::RemoveNode { node: NodeId(1), empty: Some(LayoutId(2)) },
+        MeshCommand::FencedNode { node: NodeId(1) },
     ]
 }
 

@@ -27,7 +27,7 @@ use mesh_core::{
     plan::Plan,
     spec::CustomSpec,
     time::UnixMillis,
-    topology::{Code, DriveInfo, DriveState, Layout, Leaving, NodeInfo, NodeKind, NodeState, Survival},
+    topology::{Code, Departure, DriveInfo, DriveState, Layout, Leaving, NodeInfo, NodeKind, NodeState, Survival},
     wire::crc32c,
 };
 
@@ -262,6 +262,7 @@ fn control_view() -> ControlView {
         lost: [(DriveId(62), DriveInfo { id: DriveId(62), ..drive_info() })].into(),
         level: Level(153),
         leaving: [(DriveId(61), Leaving::Away)].into(),
+        departures: [(NodeId(52), Departure::Fenced)].into(),
     }
 }
 
@@ -617,6 +618,8 @@ fn node_ops() -> Vec<NodeOp> {
         NodeOp::Admin(Box::new(AdminOp::Scrub { drives: vec![DriveId(4)], rate: 5 })),
         NodeOp::Admin(Box::new(AdminOp::DrainDrive { drive: DriveId(4), draining: true })),
         NodeOp::Admin(Box::new(AdminOp::RemoveDrive { drive: DriveId(4) })),
+        NodeOp::Admin(Box::new(AdminOp::LeaveNode { node: NodeId(4), leaving: true })),
+        NodeOp::Admin(Box::new(AdminOp::RemoveNode { node: NodeId(4), lost: true })),
     ]
 }
 

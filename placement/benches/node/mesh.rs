@@ -66,8 +66,7 @@ impl Mesh {
             }
         }
         let drives: Vec<_> = control.drives.values().cloned().collect();
-        let nodes: Vec<_> = control.nodes.values().cloned().collect();
-        let made = layout::build(LayoutId(1), &Lineage::First(1, CODE), &drives, &nodes).unwrap();
+        let made = layout::build(LayoutId(1), &Lineage::First(1, CODE), &drives).unwrap();
         control.layouts.insert(made.id, Arc::new(made));
         Self { control, hosts }
     }

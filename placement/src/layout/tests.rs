@@ -1,9 +1,6 @@
 use std::collections::BTreeSet;
 
-use mesh_core::{
-    id::{Epoch, Incarnation, StripeId, WriteId},
-    topology::NodeKind,
-};
+use mesh_core::id::{Epoch, StripeId, WriteId};
 use proptest::prelude::*;
 
 use super::*;
@@ -12,22 +9,6 @@ const TIB: u64 = 1 << 40;
 
 fn drive(id: u64, node: u64, capacity_bytes: u64) -> DriveInfo {
     DriveInfo { id: DriveId(id), node: NodeId(node), capacity_bytes, epoch: Epoch(1) }
-}
-
-fn node(id: u64, draining: bool) -> NodeInfo {
-    NodeInfo {
-        id: NodeId(id),
-        kind: NodeKind::Host,
-        address: String::new(),
-        incarnation: Incarnation(1),
-        pid: 1,
-        draining,
-        attached_to: None,
-        emulated: None,
-        life: 1,
-        invitation: 0,
-        level: mesh_core::meta::LEVEL,
-    }
 }
 
 /// Drives 1, 2, ... of equal size, `each` on every node.
@@ -40,7 +21,7 @@ fn code(data: u8, parity: u8) -> Code {
 }
 
 fn built(code: Code, drives: &[DriveInfo]) -> Layout {
-    build(LayoutId(1), &Lineage::None(code), drives, &[]).unwrap()
+    build(LayoutId(1), &Lineage::None(code), drives).unwrap()
 }
 
 /// How many shards of `stripes` stripes each drive gets.
@@ -161,7 +142,7 @@ fn a_new_drive_moves_only_what_it_takes() {
 
 /// The next layout of its line, of these drives.
 fn next(before: &Layout, drives: &[DriveInfo]) -> Layout {
-    build(LayoutId(before.id.0 + 1), &Lineage::Next(Arc::new(before.clone())), drives, &[]).unwrap()
+    build(LayoutId(before.id.0 + 1), &Lineage::Next(Arc::new(before.clone())), drives).unwrap()
 }
 
 /// How many homes are another drive's.
@@ -173,7 +154,7 @@ fn moved(before: &Layout, after: &Layout, shards: usize) -> usize {
 #[test]
 fn a_home_stays_that_of_the_same_shard_and_only_what_must_moves() {
     let (code, drives) = (code(4, 2), even(9, 2));
-    let first = build(LayoutId(1), &Lineage::First(3, code), &drives, &[]).unwrap();
+    let first = build(LayoutId(1), &Lineage::First(3, code), &drives).unwrap();
     assert_eq!((first.line, first.groups.len()), (3, GROUPS_MAX));
     let homes = GROUPS_MAX * 6;
     // Nothing changes: nothing moves.
@@ -207,11 +188,11 @@ fn a_removed_drive_leaves_the_order_of_the_others() {
 }
 
 #[test]
-fn leaves_out_draining_nodes_and_drives_without_capacity() {
+fn leaves_out_drives_without_capacity() {
     let mut drives = even(4, 2);
     drives[7].capacity_bytes = 0;
-    let layout = build(LayoutId(5), &Lineage::None(code(2, 1)), &drives, &[node(1, true), node(2, false)]).unwrap();
-    let expected: BTreeSet<DriveId> = [3, 4, 5, 6, 7].map(DriveId).into();
+    let layout = build(LayoutId(5), &Lineage::None(code(2, 1)), &drives).unwrap();
+    let expected: BTreeSet<DriveId> = (1..=7).map(DriveId).collect();
     assert_eq!(layout.id, LayoutId(5));
     assert_eq!(layout.domains.keys().copied().collect::<BTreeSet<_>>(), expected);
     assert!(layout.groups.iter().all(|group| group.iter().copied().collect::<BTreeSet<_>>() == expected));
@@ -219,11 +200,10 @@ fn leaves_out_draining_nodes_and_drives_without_capacity() {
 
 #[test]
 fn refuses_too_few_drives_a_bad_code_and_twins() {
-    let error = build(LayoutId(1), &Lineage::None(code(4, 2)), &even(5, 1), &[]).unwrap_err();
+    let error = build(LayoutId(1), &Lineage::None(code(4, 2)), &even(5, 1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooFewShards);
     assert_eq!(error.message(), "5 drives can be used, and 4+2 needs 6: add drives, or choose a smaller code");
-    let kind =
-        |code, drives: &[DriveInfo]| build(LayoutId(1), &Lineage::First(1, code), drives, &[]).unwrap_err().kind();
+    let kind = |code, drives: &[DriveInfo]| build(LayoutId(1), &Lineage::First(1, code), drives).unwrap_err().kind();
     assert_eq!(kind(code(2, 1), &[]), ErrorKind::TooFewShards);
     assert_eq!(kind(code(0, 1), &even(5, 1)), ErrorKind::Invalid);
     assert_eq!(kind(code(1, 0), &[drive(1, 1, 1), drive(1, 2, 1)]), ErrorKind::Invalid);
@@ -240,7 +220,7 @@ proptest! {
         let code = Code { data, parity };
         let drives: Vec<DriveInfo> =
             drives.into_iter().map(|(id, (node, capacity))| drive(id, node, capacity)).collect();
-        match build(LayoutId(1), &Lineage::First(1, code), &drives, &[node(0, true)]) {
+        match build(LayoutId(1), &Lineage::First(1, code), &drives) {
             Ok(layout) => {
                 for group in &layout.groups {
                     prop_assert!((code.shards()..=GROUP_DRIVES_MAX).contains(&group.len()));

@@ -11,7 +11,7 @@ use mesh_core::{
     assignment::MoveId,
     happened::Happened,
     id::{ActorId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
-    meta::{ControlView, Level},
+    meta::{Command, ControlView, Level},
     op::{ActorReport, Beat, DriveReport, NodeLoad},
     time::Instant,
 };
@@ -110,6 +110,8 @@ pub enum Key {
     Confirm,
     /// The mesh can do more.
     RaiseLevel,
+    /// A node that has left is to begin nothing more.
+    Fence,
     /// A look at the whole mesh: [`Study::number`].
     Plan(u64),
     /// Damaged metadata are set aside.
@@ -168,6 +170,8 @@ pub enum Act {
     Confirm,
     /// [`Key::RaiseLevel`]: every node speaks this level; propose it.
     RaiseLevel(Level),
+    /// [`Key::Fence`]: propose this.
+    Fence(Command),
     /// [`Key::Plan`]: [`Study::carry_out`], beside everything else; then [`Event::Planned`], and [`Event::Ended`] only if that
     /// failed.
     Plan(Box<Study>),
@@ -195,6 +199,8 @@ pub enum Act {
     Refused(Error),
     /// Why something that only a person can mend is not so; said once.
     Complain(&'static str, Error),
+    /// The same of what may pass by itself.
+    Warn(&'static str, Error),
 }
 
 impl Act {
@@ -213,6 +219,7 @@ impl Act {
             Self::PutOut(_) => Key::PutOut,
             Self::Confirm => Key::Confirm,
             Self::RaiseLevel(_) => Key::RaiseLevel,
+            Self::Fence(_) => Key::Fence,
             Self::Plan(study) => Key::Plan(study.number()),
             Self::Renew => Key::Renew,
             Self::HandOver(group, _) => Key::HandOver(*group),
@@ -235,6 +242,7 @@ impl Key {
                 | Self::LayOut
                 | Self::PutOut
                 | Self::RaiseLevel
+                | Self::Fence
                 | Self::Renew
                 | Self::HandOver(_)
                 | Self::Settle(..)
@@ -252,6 +260,8 @@ impl Key {
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::meta::MeshCommand;
+
     use super::*;
     use crate::steward::{Outlook, layouts::Layouts, plans::Plans, tests};
 
@@ -282,6 +292,7 @@ mod tests {
             (Act::PutOut(Put { drives: Vec::new(), out: true }), Some(Key::PutOut)),
             (Act::Confirm, Some(Key::Confirm)),
             (Act::RaiseLevel(Level(2)), Some(Key::RaiseLevel)),
+            (Act::Fence(MeshCommand::FencedNode { node }.into()), Some(Key::Fence)),
             (Act::Plan(Box::new(study)), Some(Key::Plan(1))),
             (Act::Renew, Some(Key::Renew)),
             (Act::HandOver(group, node), Some(Key::HandOver(group))),
@@ -294,6 +305,7 @@ mod tests {
             (Act::Down(node), None),
             (Act::Refused(error()), None),
             (Act::Complain("it is so", error()), None),
+            (Act::Warn("it is so", error()), None),
         ];
         for (act, key) in table {
             assert_eq!(act.key(), key, "{act:?}");

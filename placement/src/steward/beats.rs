@@ -61,7 +61,8 @@ impl Steward {
     pub(super) fn beat_all(&mut self, now: Instant, acts: &mut Vec<Act>) {
         self.due.beat = false;
         (self.clock.beat, self.clock.beat_briskly) = (Some(now), Some(now));
-        let known: BTreeSet<NodeId> = self.control.nodes.keys().copied().chain(self.acquaintances.located()).collect();
+        let located = self.acquaintances.located().filter(|node| !self.control.is_out(*node));
+        let known: BTreeSet<NodeId> = self.control.nodes.keys().copied().chain(located).collect();
         self.beat(known, now, acts);
     }
 
@@ -95,10 +96,18 @@ impl Steward {
         self.acquaintances.witness(node, &self.control, self.group(GroupId::CONTROL))
     }
 
+    /// Another says that this node is out.
+    pub(super) fn expelled(&mut self, acts: &mut Vec<Act>) {
+        let error = Error::new(ErrorKind::Conflict, IS_OUT).with("node", self.id());
+        complain(&mut self.complaints.refused, Some(error), Act::Refused, acts);
+        self.due.look = true;
+    }
+
     /// A node is alive, and says what is new.
     pub(super) fn heard(&mut self, beat: &Beat, at: Instant, now: Instant, acts: &mut Vec<Act>) {
         let node = beat.node;
-        if node == self.id() {
+        // Who has left is nobody, whatever it says.
+        if node == self.id() || self.control.is_out(node) {
             return;
         }
         if let Some(witness) = &beat.witness

@@ -58,7 +58,6 @@ pub struct Draft {
     id: LayoutId,
     lineage: Lineage,
     drives: Vec<DriveInfo>,
-    nodes: Vec<NodeInfo>,
 }
 
 impl Draft {
@@ -67,7 +66,7 @@ impl Draft {
     /// # Errors
     /// As [`layout::build`].
     pub fn carry_out(self) -> Result<Arc<Layout>, Error> {
-        layout::build(self.id, &self.lineage, &self.drives, &self.nodes).map(Arc::new)
+        layout::build(self.id, &self.lineage, &self.drives).map(Arc::new)
     }
 }
 
@@ -80,10 +79,13 @@ impl Layouts {
         self.quiet = None;
         let code = view.code?;
         let newest = view.layouts.values().next_back();
-        let (infos, nodes): (Vec<_>, Vec<_>) =
-            (view.staying().cloned().collect(), view.nodes.values().cloned().collect());
+        // As builds do it that may lead next: what was only drained had no place then.
+        let has_place = |info: &&DriveInfo| {
+            view.level >= Level::LEAVES || view.nodes.get(&info.node).is_none_or(|node| !node.draining)
+        };
+        let infos: Vec<_> = view.staying().filter(has_place).cloned().collect();
         // What a layout would leave out must not make one look outdated: it would be made anew for ever.
-        let drives: Vec<DriveId> = layout::usable(&infos, &nodes).into_iter().map(|drive| drive.id).collect();
+        let drives: Vec<DriveId> = layout::usable(&infos).into_iter().map(|drive| drive.id).collect();
         let lineage = match newest {
             // The mesh is about to be able to: no layout is made that the next look replaces.
             _ if view.level < Level::LINES && view.level_to_come() >= Some(Level::LINES) => return None,
@@ -111,7 +113,7 @@ impl Layouts {
             return None;
         }
         let id = LayoutId(newest.map_or(1, |layout| layout.id.0 + 1));
-        Some(Draft { id, lineage, drives: infos, nodes })
+        Some(Draft { id, lineage, drives: infos })
     }
 }
 

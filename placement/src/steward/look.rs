@@ -34,6 +34,7 @@ impl Steward {
         self.put_out(now, acts);
         self.lay_out(now, acts);
         self.raise_level(acts);
+        self.fence(acts);
         self.lead(now, acts);
         let missing = self.what_is_missing().err();
         if self.outlook.missing.as_ref().map(ToString::to_string) != missing.as_ref().map(ToString::to_string) {
@@ -146,18 +147,21 @@ impl Steward {
         }
     }
 
-    /// Somebody else is to lead what this node leads before it stops and hears nothing more; or where one of its replicas has
-    /// stopped, for they share a medium, and a leader that cannot write finds out by a request.
+    /// Somebody else is to lead what this node leads before it stops and hears nothing more; or where it leaves; or where one of
+    /// its replicas has stopped, for they share a medium, and a leader that cannot write finds out by a request.
     fn give_away(&self, acts: &mut Vec<Act>) {
         let sight = &self.outlook.sight;
         // Damaged metadata are given away as they are made anew.
         let is_ill = self.own.damage.is_none() && self.own.groups.iter().any(|own| own.report.trouble.is_some());
-        if !self.own.stopping && !is_ill {
+        let leaves = self.control.departures.contains_key(&self.id());
+        if !self.own.stopping && !is_ill && !leaves {
             return;
         }
         for own in self.own.groups.iter().filter(|own| own.leads && self.is_free(Key::HandOver(own.report.group))) {
-            // Of two that are ill neither is better.
-            let heir = own.heir(sight).filter(|heir| self.own.stopping || is_sound(sight, *heir));
+            let is_better = |heir: &NodeId| is_sound(sight, *heir) && !self.control.departures.contains_key(heir);
+            // Of two that are ill neither is better, and of two that leave neither.
+            let is_good = |heir: &NodeId| self.own.stopping || (is_ill && is_sound(sight, *heir));
+            let heir = own.heirs(sight).find(is_better).or_else(|| own.heir(sight).filter(is_good));
             acts.extend(heir.map(|heir| Act::HandOver(own.report.group, heir)));
         }
     }
@@ -171,10 +175,11 @@ impl Steward {
             .nodes
             .get(&info.id)
             .is_some_and(|known| (known.incarnation, &known.address) == (info.incarnation, &info.address));
-        if is_known {
+        let is_expelled = self.complaints.refused.as_ref().is_some_and(|error| error.message() == IS_OUT);
+        if is_known && !is_expelled {
             self.complaints.refused = None;
         }
-        if is_known || !self.is_free(Key::Announce) {
+        if is_known || is_expelled || !self.is_free(Key::Announce) {
             return;
         }
         let votes = self.group(GroupId::CONTROL).is_some_and(|group| group.voters.contains(&group.report.replica));
@@ -238,6 +243,15 @@ impl Steward {
     fn raise_level(&self, acts: &mut Vec<Act>) {
         if self.leads_control() && self.is_free(Key::RaiseLevel) {
             acts.extend(self.control.level_to_come().map(Act::RaiseLevel));
+        }
+    }
+
+    /// Has nothing taken any more of what nodes began that have left.
+    fn fence(&mut self, acts: &mut Vec<Act>) {
+        if !self.leads_control() {
+            self.lead.fences = Fences::default();
+        } else if self.is_free(Key::Fence) {
+            acts.extend(self.lead.fences.look(&self.control).map(Act::Fence));
         }
     }
 
@@ -409,5 +423,5 @@ impl Steward {
 }
 
 const fn kept_in(error: Error) -> Act {
-    Act::Complain("drives that have been away for long stay in the layout, and what they held is not rebuilt", error)
+    Act::Warn("drives that have been away for long stay in the layout, and what they held is not rebuilt", error)
 }

@@ -2,14 +2,16 @@
 //!
 //! A node's replica of a group has many lives ([`ReplicaId`]): one that lost what it had promised is a member of the past,
 //! and what its node has now is a new replica, which first follows, then has caught up, and then takes the old one's place
-//! among the voters in one joint change. So no quorum ever grows by what is lost, and none rests on who has forgotten.
+//! among the voters in one joint change. So no quorum ever grows by what is lost, and none rests on who has forgotten. Who
+//! leaves the mesh is replaced the same way by who stays; once it has left, it votes no more even if nobody is there for that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
     id::{GroupId, NodeId, ReplicaId},
     meta::ControlView,
-    topology::{NodeInfo, NodeKind},
+    shared::SharedMap,
+    topology::{Departure, NodeInfo, NodeKind},
 };
 
 use super::{Group, Sight};
@@ -30,6 +32,10 @@ pub struct Members {
     pub unfinished: Option<BTreeSet<ReplicaId>>,
     /// The nodes that are to have a replica and that answer.
     pub nodes: BTreeMap<NodeId, Wanted>,
+    /// The replica that leads: it gives that away before another takes its place.
+    pub leader: Option<ReplicaId>,
+    /// Nodes that leave, and those that have left.
+    pub departures: SharedMap<NodeId, Departure>,
 }
 
 /// A node that is to have a replica of a group.
@@ -53,14 +59,17 @@ pub enum Step {
 }
 
 impl Members {
-    /// What the leader of a group sees: living hosts follow, then vote; DPUs never vote, and follow the control group
-    /// alone, to know who runs what.
+    /// What the leader of a group sees: living hosts follow, then vote, unless they leave; DPUs never vote, and follow the
+    /// control group alone, to know who runs what.
     #[must_use]
     pub fn of(group: &Group, view: &ControlView, sight: &Sight) -> Self {
         let id = group.report.group;
         let is_wanted = |info: &&NodeInfo| match info.kind {
-            // Who votes is replaced also while it is emptied, if it has lost what it had.
-            NodeKind::Host => !info.draining || group.voters.iter().any(|voter| voter.node() == info.id),
+            // Who votes is replaced also while it is emptied, if it has lost what it had; who leaves hears of all until then.
+            NodeKind::Host => {
+                let votes = group.voters.iter().any(|voter| voter.node() == info.id);
+                !info.draining || votes || view.departures.contains_key(&info.id)
+            }
             NodeKind::Dpu => id == GroupId::CONTROL,
         };
         let wanted = view.nodes.values().filter(|info| sight.alive.contains(&info.id)).filter(is_wanted);
@@ -68,7 +77,8 @@ impl Members {
             // What an earlier start of it said may be of files that are no more.
             sight.reports.get(&info.id).filter(|report| report.incarnation == info.incarnation)?;
             let said = sight.said_of(info.id, id).filter(|said| said.trouble.is_none());
-            Some((info.id, Wanted { votes: info.kind == NodeKind::Host, replica: said.map(|said| said.replica) }))
+            let votes = info.kind == NodeKind::Host && !view.departures.contains_key(&info.id);
+            Some((info.id, Wanted { votes, replica: said.map(|said| said.replica) }))
         });
         Self {
             voters: group.voters.clone(),
@@ -76,6 +86,8 @@ impl Members {
             caught_up: group.caught_up.clone(),
             unfinished: group.unfinished.clone(),
             nodes: nodes.collect(),
+            leader: Some(group.report.replica),
+            departures: view.departures.clone(),
         }
     }
 
@@ -88,6 +100,7 @@ impl Members {
             .or_else(|| self.follow())
             .or_else(|| self.replace())
             .or_else(|| self.promote())
+            .or_else(|| self.part())
             .or_else(|| self.forget())
     }
 
@@ -107,6 +120,11 @@ impl Members {
         self.present().map(|(replica, _)| replica).find(is_new).map(Step::Follow)
     }
 
+    /// Whether a node has left.
+    fn is_out(&self, node: NodeId) -> bool {
+        matches!(self.departures.get(&node), Some(Departure::Out | Departure::Fenced))
+    }
+
     /// Replicas that follow, have caught up and may vote.
     fn candidates(&self) -> impl Iterator<Item = ReplicaId> {
         let may_vote = |replica: &ReplicaId| self.learners.contains(replica) && self.caught_up.contains(replica);
@@ -114,13 +132,39 @@ impl Members {
     }
 
     fn replace(&self) -> Option<Step> {
-        self.candidates().find_map(|new| {
-            let old = self.voters.iter().find(|old| old.node() == new.node() && self.is_past(**old))?;
+        let replaced = |old: &ReplicaId, new: ReplicaId| {
             let mut voters = self.voters.clone();
             voters.remove(old);
             voters.insert(new);
-            Some(Step::Vote(voters))
+            Step::Vote(voters)
+        };
+        let past = self.candidates().find_map(|new| {
+            let old = self.voters.iter().find(|old| old.node() == new.node() && self.is_past(**old))?;
+            Some(replaced(old, new))
+        });
+        past.or_else(|| {
+            // Who stays in place of who leaves; those that have left first.
+            let leaves = |old: &&ReplicaId| self.departures.contains_key(&old.node()) && self.leader != Some(**old);
+            let old = self.voters.iter().filter(leaves).max_by_key(|old| self.is_out(old.node()))?;
+            let is_other = |new: &ReplicaId| self.voters.iter().all(|voter| voter.node() != new.node());
+            let new = self.candidates().find(is_other)?;
+            Some(replaced(old, new))
         })
+    }
+
+    /// Who has left votes no more, also where nobody is there to take that place. Nor does, of an even number, who leaves: the
+    /// others bear as much without it, and once it is gone it could not agree to that.
+    fn part(&self) -> Option<Step> {
+        let goes = |voter: &ReplicaId| match self.departures.get(&voter.node()) {
+            Some(Departure::Out | Departure::Fenced) => true,
+            Some(Departure::Asked) => self.voters.len().is_multiple_of(2),
+            None => false,
+        };
+        let gone = |voter: &&ReplicaId| goes(voter) && self.leader != Some(**voter);
+        // One at a time: what is an even number changes with each.
+        let gone = self.voters.iter().filter(gone).max_by_key(|voter| self.is_out(voter.node()))?;
+        let left: BTreeSet<ReplicaId> = self.voters.iter().copied().filter(|voter| voter != gone).collect();
+        (!left.is_empty()).then_some(Step::Vote(left))
     }
 
     /// A fourth voter bears no loss more than three do, and makes one more that has to answer: from three on two are taken in
@@ -138,7 +182,8 @@ impl Members {
     }
 
     fn forget(&self) -> Option<Step> {
-        self.learners.iter().copied().find(|learner| self.is_past(*learner)).map(Step::Forget)
+        let is_over = |learner: &ReplicaId| self.is_past(*learner) || self.is_out(learner.node());
+        self.learners.iter().copied().find(is_over).map(Step::Forget)
     }
 }
 
@@ -254,6 +299,7 @@ mod tests {
             learners,
             unfinished: Some(goal.clone()),
             nodes,
+            ..Members::default()
         };
         assert_eq!(group.step(), Some(Step::Vote(goal)));
         // A replacement leaves two lives of one node: neither counts as a voter more.
@@ -290,6 +336,52 @@ mod tests {
     }
 
     #[test]
+    fn who_stays_votes_in_place_of_who_leaves() {
+        let voters = set(&[(1, 1), (2, 1), (3, 1)]);
+        let mut wanted = nodes(&[(1, 1), (2, 1), (4, 1)]);
+        wanted.insert(NodeId(3), Wanted { votes: false, replica: Some(replica(3, 1)) });
+        let mut group = Members {
+            voters: voters.clone(),
+            learners: set(&[(4, 1)]),
+            caught_up: set(&[(2, 1), (4, 1)]),
+            nodes: wanted,
+            leader: Some(replica(1, 1)),
+            departures: [(NodeId(3), Departure::Asked)].into(),
+            ..Members::default()
+        };
+        let replaced = Some(Step::Vote(set(&[(1, 1), (2, 1), (4, 1)])));
+        assert_eq!(group.step(), replaced);
+        group.leader = Some(replica(3, 1));
+        assert_eq!(group.step(), None, "it gives that away first");
+        group.leader = Some(replica(1, 1));
+        group.caught_up = set(&[(2, 1)]);
+        assert_eq!(group.step(), None, "nobody else can vote yet, and it goes on");
+        // It is heard no more, and whoever has left votes no more.
+        group.departures = [(NodeId(3), Departure::Out)].into();
+        group.nodes.remove(&NodeId(3));
+        assert_eq!(group.step(), Some(Step::Vote(set(&[(1, 1), (2, 1)]))));
+        group.caught_up = set(&[(4, 1)]);
+        assert_eq!(group.step(), replaced);
+        // Of two, and of four, one that leaves is let go while it can agree to that.
+        let two = |departures: &[(NodeId, Departure)]| Members {
+            voters: set(&[(1, 1), (3, 1)]),
+            leader: Some(replica(1, 1)),
+            departures: departures.iter().copied().collect(),
+            ..Members::default()
+        };
+        assert_eq!(two(&[(NodeId(3), Departure::Asked)]).step(), Some(Step::Vote(set(&[(1, 1)]))));
+        assert_eq!(two(&[(NodeId(1), Departure::Asked)]).step(), None, "it leads");
+        // Of one that followed nothing is left either.
+        let group = Members {
+            voters: set(&[(1, 1)]),
+            learners: set(&[(2, 1), (3, 1)]),
+            departures: [(NodeId(2), Departure::Asked), (NodeId(3), Departure::Fenced)].into(),
+            ..Members::default()
+        };
+        assert_eq!(group.step(), Some(Step::Forget(replica(3, 1))));
+    }
+
+    #[test]
     fn no_more_vote_than_may() {
         let voters = set(&[(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)]);
         let learners = set(&[(6, 1), (7, 1)]);
@@ -303,7 +395,14 @@ mod tests {
         let one_a_node = |set: BTreeSet<(u64, u64)>| -> Vec<(u64, u64)> {
             set.into_iter().collect::<BTreeMap<u64, u64>>().into_iter().collect()
         };
-        (some(), some(), some(), some()).prop_map(move |(voters, learners, caught_up, now)| {
+        let left = proptest::collection::btree_map(1_u64..7, 0..2_u8, 0..4);
+        let all = (some(), some(), some(), some(), some(), left);
+        all.prop_map(move |(voters, learners, caught_up, now, lead, left)| {
+            let how = |how| if how == 0 { Departure::Asked } else { Departure::Out };
+            let departures: SharedMap<_, _> = left.into_iter().map(|(node, left)| (NodeId(node), how(left))).collect();
+            let mut nodes = nodes(&one_a_node(now));
+            nodes.retain(|node, _| departures.get(node) != Some(&Departure::Out));
+            nodes.iter_mut().for_each(|(node, wanted)| wanted.votes = !departures.contains_key(node));
             let voters: BTreeSet<ReplicaId> = set(&one_a_node(voters));
             let learners: Vec<(u64, u64)> = learners.into_iter().collect();
             let learners = set(&learners).difference(&voters).copied().collect();
@@ -312,15 +411,17 @@ mod tests {
                 voters,
                 learners,
                 caught_up: set(&caught_up),
-                nodes: nodes(&one_a_node(now)),
+                leader: set(&one_a_node(lead)).into_iter().next(),
+                nodes,
+                departures,
                 ..Members::default()
             }
         })
     }
 
     proptest! {
-        /// Whatever a leader sees: a step changes one member or takes in two voters, no sound voter is voted out, a quorum grows
-        /// only by nodes that did not vote before, and no node votes twice. Steps come to an end.
+        /// Whatever a leader sees: a step changes one member, takes in two voters, or lets go of who has left; no sound voter that
+        /// stays is voted out, a quorum grows only by nodes that did not vote before, and no node votes twice. Steps come to an end.
         #[test]
         fn steps_are_small_and_end(group in arbitrary()) {
             let mut group = group;
@@ -332,12 +433,17 @@ mod tests {
                     Step::Vote(voters) => {
                         let out: Vec<_> = group.voters.difference(&voters).copied().collect();
                         let new: Vec<_> = voters.difference(&group.voters).copied().collect();
-                        prop_assert!(new.len() == 1 || (new.len() == 2 && out.is_empty() && voters.len() == VOTERS_MAX));
+                        let lets_go = new.is_empty() && out.len() == 1;
+                        prop_assert!(out.iter().all(|old| group.leader != Some(*old) || group.is_past(*old)));
+                        let takes_in = new.len() == 2 && out.is_empty() && voters.len() == VOTERS_MAX;
+                        prop_assert!(new.len() == 1 || takes_in || lets_go);
+                        prop_assert!(new.iter().all(|new| !group.departures.contains_key(&new.node())));
                         for new in &new {
                             prop_assert!(group.learners.remove(new) && group.caught_up.contains(new));
                         }
                         for old in out {
-                            prop_assert!(group.is_past(old) && old.node() == new[0].node());
+                            let leaves = group.departures.contains_key(&old.node());
+                            prop_assert!(leaves || (group.is_past(old) && old.node() == new[0].node()));
                         }
                         let nodes: BTreeSet<_> = voters.iter().map(|voter| voter.node()).collect();
                         prop_assert_eq!(nodes.len(), voters.len());

@@ -437,10 +437,9 @@ mod tests {
         assert_eq!(of(&known.status(&control), HERE).survival, None, "there is no layout");
         let all: Vec<DriveInfo> = [(5, 1), (6, 2), (8, 3)].map(|(id, node)| drive(id, node)).into();
         control.drives = all.iter().map(|info| (info.id, info.clone())).collect();
-        let nodes: Vec<NodeInfo> = control.nodes.values().cloned().collect();
         let code = Code { data: 2, parity: 1 };
-        let layout = crate::layout::build(LayoutId(1), &crate::layout::Lineage::First(1, code), &all, &nodes)
-            .expect("it can be made");
+        let lineage = crate::layout::Lineage::First(1, code);
+        let layout = crate::layout::build(LayoutId(1), &lineage, &all).expect("it can be made");
         control.layouts.insert(layout.id, Arc::new(layout));
         let survival = |known: &Outlook, control: &ControlView| {
             let status = known.status(control);

@@ -22,8 +22,10 @@ use crate::layout;
 /// What the leader of the control group waits for.
 #[derive(Clone, Debug, Default)]
 pub struct Outs {
-    /// Since when drives are away that are not out, and since when those that are out are back.
-    since: BTreeMap<DriveId, Instant>,
+    /// Since when drives are away that are not out, and since when those that are out (`true`) are back.
+    since: BTreeMap<DriveId, (bool, Instant)>,
+    /// How often drives were taken back that had been out.
+    returns: BTreeMap<DriveId, u32>,
     /// Of these there is nothing to be said.
     quiet: Option<Grounds>,
 }
@@ -93,9 +95,12 @@ impl Outs {
             Some(Leaving::Asked) => false,
             None => newest.domains.contains_key(drive) && is_missed(drive),
         };
-        self.since.retain(|drive, _| view.drives.contains_key(drive) && is_astray(drive));
+        // Who goes out and is back before anybody looks has not been back for as long as it was away.
+        self.since.retain(|drive, (was_out, _)| {
+            view.drives.contains_key(drive) && is_astray(drive) && *was_out == is_out(drive)
+        });
         for drive in view.drives.keys().filter(|drive| is_astray(drive)) {
-            self.since.entry(*drive).or_insert(now);
+            self.since.entry(*drive).or_insert_with(|| (is_out(drive), now));
         }
         if self.since.is_empty() {
             // Who sees whom changes without any of these: where something is not there, it is looked for again.
@@ -105,14 +110,21 @@ impl Outs {
             }
             return Ok(None);
         }
-        let back_after = (after / BACK_PART).min(BACK_MAX);
-        let for_long = |(drive, since): &(&DriveId, &Instant)| {
-            now.since(**since) >= if is_out(drive) { back_after } else { after }
+        let back_after = |drive: &DriveId| {
+            let doubled = self.returns.get(drive).map_or(1, |times| 1_u32.checked_shl(*times).unwrap_or(u32::MAX));
+            (after / BACK_PART).min(BACK_MAX).saturating_mul(doubled).min(BACK_MOST)
         };
-        let (back, away): (Vec<_>, Vec<_>) =
-            self.since.iter().filter(for_long).map(|(drive, since)| (*drive, *since)).partition(|(id, _)| is_out(id));
+        let known = self.since.iter().map(|(drive, (_, since))| (*drive, *since));
+        let for_long = |(drive, since): &(DriveId, Instant)| {
+            now.since(*since) >= if is_out(drive) { back_after(drive) } else { after }
+        };
+        let (back, away): (Vec<_>, Vec<_>) = known.filter(for_long).partition(|(drive, _)| is_out(drive));
         if !back.is_empty() {
-            let drives = back.into_iter().map(|(drive, _)| drive).take(DRIVES_OUT_MAX).collect();
+            let drives: Vec<DriveId> = back.into_iter().map(|(drive, _)| drive).take(DRIVES_OUT_MAX).collect();
+            self.returns.retain(|drive, _| view.drives.contains_key(drive));
+            for drive in &drives {
+                *self.returns.entry(*drive).or_default() += 1;
+            }
             return Ok(Some(Put { drives, out: false }));
         }
         if after.is_zero() {
@@ -163,9 +175,8 @@ impl Outlook {
     pub fn spare(&self, view: &ControlView, going: &BTreeSet<DriveId>) -> Result<Spare, Error> {
         let refused = |what| Error::new(ErrorKind::Conflict, what).with("drives", format_args!("{going:?}"));
         let Some(code) = view.code else { return Err(refused("the mesh is not formed: nothing is stored yet")) };
-        let nodes: Vec<_> = view.nodes.values().cloned().collect();
         let staying: Vec<_> = view.staying().cloned().collect();
-        let usable = layout::usable(&staying, &nodes);
+        let usable = layout::usable(&staying);
         let serves = |said: &&DriveReport| matches!(said.state, DriveState::Up | DriveState::Full);
         let report = |info: &DriveInfo| self.report_of(info).filter(serves);
         let (then, left): (Vec<_>, Vec<_>) = usable
@@ -249,10 +260,11 @@ const OF_ANOTHER_NODE: &str = "drives of another node are out already, and those
                                these back, or remove the others";
 /// What is moved leaves this part of a drive free.
 const HEADROOM_PART: u64 = 16;
-/// Who was out is used again once it has been back for this part of the time after which it went out, so that one that comes
-/// and goes is not moved to and fro.
+/// Who was out is used again once it has been back for this part of the time after which it went out, twice as long with each
+/// time, so that one that comes and goes is not moved to and fro: each time makes two layouts.
 const BACK_PART: u32 = 20;
 const BACK_MAX: Duration = Duration::from_secs(30);
+const BACK_MOST: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {
@@ -288,9 +300,8 @@ mod tests {
             for (_, node) in drives {
                 view.nodes.insert(NodeId(*node), host(*node));
             }
-            let (all, nodes): (Vec<_>, Vec<_>) =
-                (view.drives.values().cloned().collect(), view.nodes.values().cloned().collect());
-            let first = layout::build(LayoutId(1), &layout::Lineage::First(1, code), &all, &nodes).expect("a layout");
+            let all: Vec<_> = view.drives.values().cloned().collect();
+            let first = layout::build(LayoutId(1), &layout::Lineage::First(1, code), &all).expect("a layout");
             view.layouts.insert(LayoutId(1), Arc::new(first));
             let mut bench = Self { view, outlook: Outlook::new(NodeId(1), at(0)), outs: Outs::default() };
             bench.are_away(&[]);
@@ -358,6 +369,22 @@ mod tests {
         bench.are_away(&[]);
         for (second, put) in [(9001, None), (9030, None), (9031, Some((vec![31], false))), (9032, None)] {
             assert_eq!(bench.look(second), Ok(put), "{second}");
+        }
+    }
+
+    #[test]
+    fn who_comes_and_goes_has_to_stay_longer_each_time() {
+        let mut bench = Bench::new(&TWO_EACH);
+        let mut now = 0;
+        for stays in [30, 60, 120, 240, 480, 960, 1920, 3600, 3600] {
+            bench.are_away(&[31]);
+            assert_eq!(bench.look(now), Ok(None));
+            assert_eq!(bench.look(now + 600), Ok(Some((vec![31], true))));
+            bench.are_away(&[]);
+            assert_eq!(bench.look(now + 601), Ok(None));
+            assert_eq!(bench.look(now + 600 + stays), Ok(None), "{stays}");
+            assert_eq!(bench.look(now + 601 + stays), Ok(Some((vec![31], false))), "{stays}");
+            now += 1000 + stays;
         }
     }
 

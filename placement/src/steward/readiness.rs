@@ -89,7 +89,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::steward::tests::{drive, group, host};
+    use crate::steward::tests::{drive, group};
 
     const HERE: NodeId = NodeId(1);
     const TENANT: TenantId = TenantId(1);
@@ -111,15 +111,10 @@ mod tests {
         view.cluster = Some(ClusterId([1; 16]));
         (view.code, view.namespaces) = (Some(Code { data: 2, parity: 1 }), 1);
         expect(says(&view, &groups, 0, &hosted), "no layout yet");
-        let nodes = [1, 2, 3].map(host);
         let drives = [1, 2, 3].map(|node| drive(node, node));
-        let layout = crate::layout::build(
-            LayoutId(1),
-            &crate::layout::Lineage::First(1, Code { data: 2, parity: 1 }),
-            &drives,
-            &nodes,
-        )
-        .unwrap();
+        let layout =
+            crate::layout::build(LayoutId(1), &crate::layout::Lineage::First(1, Code { data: 2, parity: 1 }), &drives)
+                .unwrap();
         view.layouts.insert(LayoutId(1), Arc::new(layout));
         view.drives = drives.into_iter().map(|drive| (drive.id, drive)).collect();
         groups.push(group(1, &[1, 2, 3]).report);

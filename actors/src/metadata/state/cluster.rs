@@ -11,7 +11,7 @@ use mesh_core::{
 };
 
 use super::{
-    level,
+    departures, level,
     rows::{Formed, Rows},
 };
 use crate::metadata::keys;
@@ -49,6 +49,7 @@ pub(super) fn put_node(rows: &mut Rows<'_>, node: &NodeInfo) -> Result<MetaAnswe
         return Err(Error::invalid("a node's address is host:port").with("bytes", node.address.len()));
     }
     level::expect_spoken(rows, node)?;
+    departures::expect_not_out(rows, node.id)?;
     let key = keys::node(node.id);
     let draining = match rows.find::<NodeInfo>(&key)? {
         Some(known) if known.incarnation > node.incarnation => {
@@ -99,7 +100,7 @@ pub(super) fn invite(rows: &mut Rows<'_>, node: NodeId, invitation: u64) -> Resu
     if node == NodeId(0) || invitation == 0 {
         return Err(Error::invalid("nodes and invitations are not numbered 0"));
     }
-    if rows.has(&keys::node(node))? {
+    if rows.has(&keys::node(node))? || departures::has_left(rows, node)? {
         return Err(Error::new(
             ErrorKind::Conflict,
             "a node has or had this number, and numbers are used once: choose one that no node has had",
@@ -158,6 +159,9 @@ pub(super) fn put_drive(
             Epoch(0)
         }
     };
+    if departures::leaves(rows, node)? && !rows.has(&keys::leaving(drive))? {
+        rows.put(keys::leaving(drive), &Leaving::Asked)?;
+    }
     let epoch = Epoch(last.0 + 1);
     rows.put(key, &DriveInfo { id: drive, node, capacity_bytes, epoch })?;
     Ok(MetaAnswer::Epoch(epoch))
@@ -177,11 +181,20 @@ pub(super) fn lose_drive(rows: &mut Rows<'_>, drive: DriveId) -> Result<MetaAnsw
 }
 
 pub(super) fn drain_drive(rows: &mut Rows<'_>, drive: DriveId, draining: bool) -> Result<MetaAnswer, Error> {
-    expect_drive(rows, drive)?;
+    let Some(info) = rows.find::<DriveInfo>(&keys::drive(drive))? else { return Err(no_such_drive(drive)) };
     let key = keys::leaving(drive);
-    if !draining {
-        rows.remove(key);
-        return Ok(MetaAnswer::Done);
+    let known = rows.find::<Leaving>(&key)?;
+    match (known, draining) {
+        (None, false) | (Some(Leaving::Asked), true) => return Ok(MetaAnswer::Done),
+        (Some(_), false) if departures::leaves(rows, info.node)? => {
+            let what = "the drive's node leaves: take that back, with `mesh node drain --undo`";
+            return Err(Error::new(ErrorKind::Conflict, what).with("drive", drive).with("node", info.node));
+        }
+        (Some(_), false) => {
+            rows.remove(key);
+            return Ok(MetaAnswer::Done);
+        }
+        _ => {}
     }
     if rows.has(&keys::lost(drive))? {
         return Err(Error::new(ErrorKind::Conflict, "the drive is lost: nothing of it can be moved elsewhere")
@@ -193,7 +206,7 @@ pub(super) fn drain_drive(rows: &mut Rows<'_>, drive: DriveId, draining: bool) -
 }
 
 /// Refuses while drives leave that the newest layout has: what was judged to be left without these did not know of those.
-fn expect_one_by_one(rows: &Rows<'_>, drives: &[DriveId]) -> Result<(), Error> {
+pub(super) fn expect_one_by_one(rows: &Rows<'_>, drives: &[DriveId]) -> Result<(), Error> {
     let Some(newest) = rows.find::<Layout>(&keys::layout(newest_layout(rows)?))? else { return Ok(()) };
     let leaving = rows.first::<Leaving>(&keys::all(keys::LEAVING), DRIVES_MAX as usize)?;
     let others = leaving.iter().filter_map(|(key, _)| keys::number(key).map(DriveId));
@@ -212,9 +225,15 @@ pub(super) fn remove_drive(rows: &mut Rows<'_>, drive: DriveId, layout: LayoutId
     if rows.has(&keys::lost(drive))? {
         return Ok(MetaAnswer::Done);
     }
+    expect_left_out(rows, drive, layout)?;
+    lose_drive(rows, drive)
+}
+
+/// Refuses unless a drive leaves, and this layout, which does not have it, is the newest one.
+pub(super) fn expect_left_out(rows: &Rows<'_>, drive: DriveId, layout: LayoutId) -> Result<(), Error> {
     let newest = rows.find::<Layout>(&keys::layout(layout))?.filter(|newest| !newest.domains.contains_key(&drive));
     if rows.has(&keys::leaving(drive))? && newest.is_some() && newest_layout(rows)? == layout {
-        return lose_drive(rows, drive);
+        return Ok(());
     }
     let what = "the drive is used again, or another layout was made meanwhile: look again";
     Err(Error::new(ErrorKind::Conflict, what).with("drive", drive))
@@ -250,7 +269,16 @@ pub(super) fn put_out(rows: &mut Rows<'_>, drives: &[DriveId], out: bool) -> Res
     for drive in drives {
         match known.get(drive) {
             None if out && !rows.has(&keys::lost(*drive))? => rows.put(keys::leaving(*drive), &Leaving::Away)?,
-            Some(Leaving::Away) if !out => rows.remove(keys::leaving(*drive)),
+            Some(Leaving::Away) if !out => {
+                let info = rows.find::<DriveInfo>(&keys::drive(*drive))?;
+                match info {
+                    // It is back, and leaves with its node.
+                    Some(info) if departures::leaves(rows, info.node)? => {
+                        rows.put(keys::leaving(*drive), &Leaving::Asked)?;
+                    }
+                    _ => rows.remove(keys::leaving(*drive)),
+                }
+            }
             _ => {}
         }
     }
@@ -261,8 +289,12 @@ fn expect_drive(rows: &Rows<'_>, drive: DriveId) -> Result<(), Error> {
     if rows.has(&keys::drive(drive))? {
         return Ok(());
     }
+    Err(no_such_drive(drive))
+}
+
+fn no_such_drive(drive: DriveId) -> Error {
     let text = "no drive of this number was ever registered; `mesh status` lists them";
-    Err(Error::new(ErrorKind::NotFound, text).with("drive", drive))
+    Error::new(ErrorKind::NotFound, text).with("drive", drive)
 }
 
 pub(super) fn put_layout(rows: &mut Rows<'_>, layout: &Layout) -> Result<MetaAnswer, Error> {

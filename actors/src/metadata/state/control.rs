@@ -5,7 +5,7 @@ use mesh_core::{
     meta::{BucketCommand, MeshCommand, MetaAnswer},
 };
 
-use super::{buckets, cluster, level, placement, rows::Rows, stages, tenants};
+use super::{buckets, cluster, departures, level, placement, rows::Rows, stages, tenants};
 
 /// Buckets' names.
 pub(super) fn bucket(rows: &mut Rows<'_>, command: &BucketCommand) -> Result<MetaAnswer, Error> {
@@ -45,6 +45,9 @@ pub(super) fn mesh(rows: &mut Rows<'_>, command: &MeshCommand) -> Result<MetaAns
         MeshCommand::RaiseLevel(level) => level::raise(rows, *level),
         MeshCommand::DrainDrive { drive, draining } => cluster::drain_drive(rows, *drive, *draining),
         MeshCommand::RemoveDrive { drive, layout } => cluster::remove_drive(rows, *drive, *layout),
+        MeshCommand::LeaveNode { node, leaving } => departures::leave(rows, *node, *leaving),
+        MeshCommand::RemoveNode { node, empty } => departures::remove(rows, *node, *empty),
+        MeshCommand::FencedNode { node } => departures::fenced(rows, *node),
         MeshCommand::PutOut { drives, out } => cluster::put_out(rows, drives, *out),
     }
 }

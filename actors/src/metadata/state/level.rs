@@ -1,9 +1,11 @@
 //! Control group: what all nodes can do together.
 
 use core::ops::ControlFlow;
+use std::collections::BTreeSet;
 
 use mesh_core::{
     Error, ErrorKind,
+    id::NodeId,
     meta::{Level, MetaAnswer},
     topology::NodeInfo,
 };
@@ -28,6 +30,24 @@ pub(super) fn expect(rows: &Rows<'_>, needs: Level) -> Result<(), Error> {
     }
     let what = "the mesh cannot do this before every node runs a build that can: upgrade the others";
     Err(Error::new(ErrorKind::Unsupported, what).with("needs", needs).with("level", level))
+}
+
+/// Refuses what needs a level that some node besides these does not speak: they do not come back, and hold nobody back.
+pub(super) fn expect_spoken_by_others(rows: &Rows<'_>, needs: Level, gone: &BTreeSet<NodeId>) -> Result<(), Error> {
+    let (all, mut behind) = (keys::all(keys::NODE), None);
+    rows.scan(&all, &keys::behind(&all), |_, node: NodeInfo| {
+        if node.level < needs && !gone.contains(&node.id) {
+            behind = Some(node.id);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    match behind {
+        Some(node) => {
+            let what = "a node runs a build that cannot do this: upgrade it first";
+            Err(Error::new(ErrorKind::Unsupported, what).with("node", node).with("needs", needs))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Refuses a node whose build is older than what the mesh does.

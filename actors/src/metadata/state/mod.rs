@@ -12,6 +12,7 @@ mod blocks;
 mod buckets;
 mod cluster;
 mod control;
+mod departures;
 mod level;
 mod listing;
 mod namespace;

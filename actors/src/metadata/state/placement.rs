@@ -11,7 +11,7 @@ use mesh_core::{
     topology::NodeInfo,
 };
 
-use super::rows::Rows;
+use super::{departures, rows::Rows};
 use crate::metadata::keys;
 
 /// Actors with a place of their own at most.
@@ -156,6 +156,10 @@ pub(super) fn set_wish(rows: &mut Rows<'_>, scope: Scope, wish: Option<Wish>) ->
 pub(super) fn drain(rows: &mut Rows<'_>, node: NodeId, draining: bool) -> Result<MetaAnswer, Error> {
     let key = keys::node(node);
     let known = rows.find::<NodeInfo>(&key)?.ok_or_else(|| no_such_node(node))?;
+    if !draining && departures::leaves(rows, node)? {
+        let what = "the node leaves: take that back, with `mesh node drain --undo`";
+        return Err(Error::new(ErrorKind::Conflict, what).with("node", node));
+    }
     rows.put(key, &NodeInfo { draining, ..known })?;
     Ok(MetaAnswer::Done)
 }

@@ -12,7 +12,7 @@ use mesh_core::{
     meta::{AccessKeyRow, ControlView, PrincipalRow, TenantRow},
     shared::SharedMap,
     spec::CustomSpec,
-    topology::{DriveInfo, Layout, Leaving, NodeInfo},
+    topology::{Departure, DriveInfo, Layout, Leaving, NodeInfo},
 };
 use serde::de::DeserializeOwned;
 
@@ -23,7 +23,7 @@ use crate::metadata::{
 };
 
 /// The kinds of row that the view shows, ascending: drives come before their losses.
-const SHOWN: [u8; 14] = [
+const SHOWN: [u8; 15] = [
     keys::FORMED,
     keys::ASSIGNMENT,
     keys::DRIVE,
@@ -38,6 +38,7 @@ const SHOWN: [u8; 14] = [
     keys::WISH,
     keys::LOST,
     keys::LEAVING,
+    keys::DEPARTURE,
 ];
 
 const _: () = {
@@ -79,6 +80,7 @@ fn show(view: &mut ControlView, key: &[u8], value: Option<&[u8]>) -> Result<bool
         keys::DRIVE => set_drive(view, DriveId(number(key)?), row(key, value)?),
         keys::LOST => set_lost(view, DriveId(number(key)?), value.is_some()),
         keys::LEAVING => set(&mut view.leaving, DriveId(number(key)?), row::<Leaving>(key, value)?),
+        keys::DEPARTURE => set(&mut view.departures, NodeId(number(key)?), row::<Departure>(key, value)?),
         keys::LAYOUT => set_layout(view, LayoutId(number(key)?), row(key, value)?),
         keys::TENANT => set(&mut view.tenants, TenantId(number(key)?), row::<TenantRow>(key, value)?.map(Arc::new)),
         keys::PRINCIPAL => set_principal(view, known(key, keys::principal_of(key))?, row(key, value)?),

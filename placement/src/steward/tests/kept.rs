@@ -1,6 +1,6 @@
 //! What a steward keeps from one event to the next: times, drives, moves, addresses, complaints.
 
-use mesh_core::assignment::MoveId;
+use mesh_core::{assignment::MoveId, topology::Departure};
 
 use super::*;
 
@@ -356,4 +356,55 @@ fn a_replica_that_could_not_be_told_to_forget_who_led_is_told_again() {
     assert_eq!(forsakes(&mut room), 1);
     room.on(Event::Ended(key, Ok(())));
     assert_eq!(forsakes(&mut room), 0);
+}
+
+#[test]
+fn what_it_leads_goes_to_who_stays_once_it_is_to_leave() {
+    let mut control = mesh(&[1, 2, 3]);
+    control.departures.insert(NodeId(2), Departure::Asked);
+    let mut room = Room::new(control.clone());
+    for node in [2, 3] {
+        room.on(Event::Heard(introduces(report(node), 1), room.now));
+    }
+    let leads = |caught_up: &[u64]| {
+        let mut own = group(1, &[1, 2, 3]);
+        (own.report.leader, own.leads) = (Some(NodeId(1)), true);
+        own.report.voters = own.voters.iter().copied().collect();
+        own.caught_up = own.voters.iter().copied().filter(|voter| caught_up.contains(&voter.node().0)).collect();
+        Observed { groups: vec![own], ..Observed::default() }
+    };
+    let handed = |room: &mut Room, caught_up: &[u64]| {
+        let acts = room.observes(leads(caught_up));
+        acts.iter().filter(|act| act.starts_with("HandOver")).cloned().collect::<Vec<_>>()
+    };
+    let nothing: [&str; 0] = [];
+    assert_eq!(handed(&mut room, &[2, 3]), nothing, "another leaves");
+    control.departures.insert(NodeId(1), Departure::Asked);
+    room.on(Event::Control(Arc::new(control)));
+    room.now = room.now + Duration::from_millis(200);
+    assert_eq!(handed(&mut room, &[2]), nothing, "that one leaves as well");
+    room.now = room.now + Duration::from_millis(200);
+    assert_eq!(handed(&mut room, &[2, 3]), ["HandOver(group-0, node-3)"]);
+}
+
+#[test]
+fn who_is_told_that_it_is_out_says_so_once_and_asks_for_nothing() {
+    let mut room = Room::new(mesh(&[2, 3]));
+    for node in [2, 3] {
+        room.on(Event::Heard(introduces(report(node), 1), room.now));
+    }
+    let refused = |acts: Vec<String>| acts.into_iter().filter(|act| act.starts_with("Refused")).count();
+    let acts = room.on(Event::Unanswered(NodeId(2), room.now, ErrorKind::Conflict));
+    assert_eq!(refused(acts), 1);
+    let acts = room.on(Event::Unanswered(NodeId(3), room.now, ErrorKind::Conflict));
+    assert_eq!(refused(acts), 0, "that is known");
+    room.now = room.now + Duration::from_millis(200);
+    let acts = room.observes(Observed::default());
+    assert!(!acts.iter().any(|act| act.starts_with("Announce")), "{acts:?}");
+    assert!(room.steward.outlook().missing.as_ref().is_some_and(|missing| missing.message().contains("for good")));
+    // Who is no member, and is not told that, asks to be taken in.
+    let mut room = Room::new(mesh(&[2, 3]));
+    room.on(Event::Heard(introduces(report(2), 1), room.now));
+    room.now = room.now + Duration::from_millis(200);
+    assert!(room.observes(Observed::default()).iter().any(|act| act.starts_with("Announce")));
 }

@@ -266,14 +266,9 @@ fn who_leads_makes_a_layout_once_at_a_time_and_nobody_else_does() {
 #[test]
 fn a_node_says_what_it_waits_for_by_its_groups_and_by_the_drives_that_it_sees() {
     let mut control = ControlView { namespaces: 1, ..with_drives() };
-    let (drives, nodes): (Vec<_>, Vec<_>) =
-        (control.drives.values().cloned().collect(), control.nodes.values().cloned().collect());
-    let layout = crate::layout::build(
-        LayoutId(1),
-        &crate::layout::Lineage::First(1, Code { data: 2, parity: 1 }),
-        &drives,
-        &nodes,
-    );
+    let drives: Vec<_> = control.drives.values().cloned().collect();
+    let layout =
+        crate::layout::build(LayoutId(1), &crate::layout::Lineage::First(1, Code { data: 2, parity: 1 }), &drives);
     control.layouts.insert(LayoutId(1), Arc::new(layout.expect("it can be made")));
     let mut room = Room::new(control);
     let missing = |room: &mut Room, own: Observed| {

@@ -77,7 +77,7 @@ pub(super) fn layout(id: u64) -> Layout {
     }
 }
 
-fn control_view(group: &Group) -> Arc<mesh_core::meta::ControlView> {
+pub(super) fn control_view(group: &Group) -> Arc<mesh_core::meta::ControlView> {
     match group.query(&Query::Control) {
         Ok(MetaAnswer::Control(view)) => view,
         other => panic!("no view: {other:?}"),
@@ -236,7 +236,7 @@ fn drives_leave_one_after_the_other_and_are_taken_out_as_they_were_judged() {
         let drive = MeshCommand::PutDrive { drive: DriveId(id), node: NodeId(id - 3), capacity_bytes: 10 };
         assert_eq!(group.once(&drive), Ok(MetaAnswer::Epoch(Epoch(1))));
     }
-    assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::DRAINS)), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::LEAVES)), Ok(MetaAnswer::Done));
     let of = |id, drives: &[u64]| {
         let domains = drives.iter().map(|id| (DriveId(*id), NodeId((*id - 1) % 3 + 1))).collect();
         let groups = vec![drives.iter().map(|id| DriveId(*id)).collect()];

@@ -3,6 +3,7 @@
 
 mod control;
 mod deletion;
+mod departures;
 mod level;
 mod limits;
 mod listing;

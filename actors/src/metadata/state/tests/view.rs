@@ -64,6 +64,14 @@ fn commands_of_members() -> impl Strategy<Value = Command> {
             .prop_map(|(drive, draining)| Command::Mesh(MeshCommand::DrainDrive { drive: DriveId(drive), draining })),
         (small(), any::<bool>())
             .prop_map(|(drive, out)| Command::Mesh(MeshCommand::PutOut { drives: vec![DriveId(drive)], out })),
+        (small(), any::<bool>())
+            .prop_map(|(node, leaving)| Command::Mesh(MeshCommand::LeaveNode { node: NodeId(node), leaving })),
+        (small(), prop::option::of(small())).prop_map(|(node, empty)| Command::Mesh(MeshCommand::RemoveNode {
+            node: NodeId(node),
+            empty: empty.map(LayoutId),
+        })),
+        Just(Command::Mesh(MeshCommand::RaiseLevel(LEVEL))),
+        small().prop_map(|node| Command::Mesh(MeshCommand::FencedNode { node: NodeId(node) })),
         small().prop_map(|node| Command::Mesh(MeshCommand::Invite { node: NodeId(node), invitation: 7 })),
         (small(), any::<bool>())
             .prop_map(|(node, draining)| Command::Mesh(MeshCommand::Drain { node: NodeId(node), draining })),
@@ -257,8 +265,9 @@ fn every_row_is_news_once() {
         MeshCommand::SetTail { actor, epoch: Epoch(1), tail: Some(Tail { cut: 2, node: NodeId(2) }) },
         MeshCommand::SetWish { scope: Scope::Mesh, wish: Some(Wish { preference: Preference::Auto, pin: None }) },
     ];
-    commands.extend((1..=3).map(|id| MeshCommand::PutNode(NodeInfo { level: LEVEL, ..node(id, 2) })));
+    commands.extend((1..=4).map(|id| MeshCommand::PutNode(NodeInfo { level: LEVEL, ..node(id, 2) })));
     commands.push(MeshCommand::RaiseLevel(LEVEL));
+    commands.push(MeshCommand::LeaveNode { node: NodeId(3), leaving: true });
     commands.push(MeshCommand::DrainDrive { drive: DriveId(2), draining: true });
     for command in commands {
         assert!(group.once(&command).is_ok(), "{command:?}");
@@ -266,7 +275,7 @@ fn every_row_is_news_once() {
     let view = control_view(&group.table).unwrap();
     let rows = group.table.rows().map(|(key, value)| Change { key: key.to_vec(), value: Some(value.to_vec()) });
     let rows: Vec<Change> = rows.collect();
-    for kind in *b"Cadhklnpstvwxy" {
+    for kind in *b"Cadhklnpstvwxyz" {
         assert!(rows.iter().any(|row| row.key[0] == kind), "there is none of {}", kind.escape_ascii());
     }
     assert_eq!(control_after(&ControlView::default(), &rows), Ok(Some(view.clone())));
