@@ -19,7 +19,7 @@ use mesh_core::{
 use mesh_dpu_runtime::offload::software::Software;
 
 use crate::{
-    cluster::{CLUSTER_NUMBERS, Cluster, GRACE_MS, SimulatedKeys, USER, layout},
+    cluster::{CLUSTER_NUMBERS, Cluster, GRACE_MS, SimulatedKeys, USER},
     content::Contents,
     disk::{Crash, Disk, DiskWeather},
     harness::{Program, book::Brought},
@@ -223,10 +223,8 @@ impl Room {
     ) -> Result<Self, Error> {
         let broken = |why: String| Error::invalid("the program cannot be run").with("why", why);
         let own = program.map(Brought::of).transpose().map_err(broken)?;
-        let table = Arc::new(layout(&swarm));
-        let layouts = core::iter::once((table.id, table)).collect();
         let mut list: Vec<Box<dyn Invariant>> = vec![
-            Box::new(Placement::new(layouts)),
+            Box::new(Placement::default()),
             Box::new(Admission::default()),
             Box::new(Ownership::default()),
             Box::new(Answers::default()),

@@ -255,6 +255,7 @@ impl Swarm {
         swarm.draw_faults(seed);
         let mut scrub = Stream::new(seed, "scrub", 0);
         swarm.scrub_every_ms = if scrub.chance(600) { scrub.within(5_000..200_000) } else { 0 };
+        swarm.draw_outs(seed);
         swarm
     }
 
@@ -268,6 +269,22 @@ impl Swarm {
             (self.dpus, self.moves_per_mille, self.failover_per_mille) = (dpus, rate, failover);
             self.news = micros(50, if late { 1000 * slow } else { 2_000 });
         }
+    }
+
+    /// Nodes that are away for longer than it takes to notice that, and for their drives to go out.
+    fn draw_outs(&mut self, seed: u64) {
+        let mut dice = Stream::new(seed, "out", 0);
+        if !dice.chance(400) {
+            return;
+        }
+        self.out_after_ms = dice.within(100..3_000);
+        let storm_ms = u64::try_from(self.storm.as_millis()).unwrap_or(u64::MAX);
+        for _ in 0..1 + dice.below(2) {
+            let (at, down) = (millis(&mut dice, 0, storm_ms), millis(&mut dice, 6_000, 25_000));
+            let (node, effects) = (NodeId(1 + dice.below(self.nodes)), 1 + dice.below(400));
+            self.faults.push((at, Fault::Crash { node, effects, power: dice.chance(500), down }));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
     }
 
     fn draw_weather(&mut self, seed: u64) {

@@ -4,6 +4,7 @@ use mesh_core::{
     Buf, Op, Outcome,
     assignment::Assignment,
     id::{ActorId, DriveId, Epoch, NodeId},
+    topology::Layouts,
 };
 
 mod admission;
@@ -56,6 +57,15 @@ pub trait Invariant {
     /// What is wrong.
     fn assigned(&mut self, before: Option<&Assignment>, row: &Assignment, commits: bool) -> Result<(), String> {
         let _unused = (before, row, commits);
+        Ok(())
+    }
+
+    /// The control group has these layouts.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn laid_out(&mut self, layouts: &Layouts) -> Result<(), String> {
+        let _unused = layouts;
         Ok(())
     }
 
@@ -115,6 +125,10 @@ impl Invariants {
         commits: bool,
     ) -> Result<(), String> {
         self.0.iter_mut().try_for_each(|one| one.assigned(before, row, commits))
+    }
+
+    pub(crate) fn laid_out(&mut self, layouts: &Layouts) -> Result<(), String> {
+        self.0.iter_mut().try_for_each(|one| one.laid_out(layouts))
     }
 
     pub(crate) fn taken(&mut self, node: NodeId, actor: ActorId, epoch: Epoch) -> Result<(), String> {

@@ -1,35 +1,38 @@
 //! When a stripe is said to be placed, k+m distinct drives have each said that they hold their shard.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::BTreeSet;
 
 use mesh_core::{
     Answer, Op, Outcome, Response,
-    id::{ActorId, DriveId, LayoutId, ShardId},
+    id::{ActorId, DriveId, ShardId},
     op::{ShardOp, StripeOp},
-    topology::Layout,
+    topology::Layouts,
 };
 
 use super::Invariant;
 
 /// See the module's page.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Placement {
-    layouts: BTreeMap<LayoutId, Arc<Layout>>,
+    /// All that there have been.
+    layouts: Layouts,
     held: BTreeSet<(DriveId, ShardId)>,
 }
 
-impl Placement {
-    /// Over these tables.
-    #[must_use]
-    pub const fn new(layouts: BTreeMap<LayoutId, Arc<Layout>>) -> Self {
-        Self { layouts, held: BTreeSet::new() }
-    }
-}
-
 impl Invariant for Placement {
+    fn laid_out(&mut self, layouts: &Layouts) -> Result<(), String> {
+        for (id, layout) in layouts.iter() {
+            let known = self.layouts.get(id);
+            if known.is_some_and(|known| known != layout) {
+                return Err(format!("{id} is another than it was"));
+            }
+            if known.is_none() {
+                self.layouts.insert(*id, layout.clone());
+            }
+        }
+        Ok(())
+    }
+
     fn answered(&mut self, actor: ActorId, op: &Op, outcome: &Outcome) -> Result<(), String> {
         match (op, outcome) {
             (Op::Shard(op), Ok(_)) => {

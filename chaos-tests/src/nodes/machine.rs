@@ -165,7 +165,7 @@ pub(super) struct Shared {
 pub(super) type Own = (String, mesh_actors::registry::Make);
 
 impl Machine {
-    pub(super) fn new(shared: &Shared, config: Config, ahead_ms: u64) -> Self {
+    pub(super) fn new(shared: &Shared, config: Config, ahead_ms: u64, level: Level) -> Self {
         let (seed, node) = (shared.seed, config.node.id());
         let current: Arc<Mutex<Option<Arc<Life>>>> = Arc::default();
         let dice = Mutex::new(Stream::new(seed, "flush", node.0));
@@ -187,7 +187,7 @@ impl Machine {
             media: media.collect(),
             dice: Mutex::new(Stream::new(seed, "kept", node.0)),
         };
-        Self { config, seed, kept: Arc::new(kept), current, ahead_ms, starts: 0, level: Level::FIRST, running: None }
+        Self { config, seed, kept: Arc::new(kept), current, ahead_ms, starts: 0, level, running: None }
     }
 
     pub(super) fn id(&self) -> NodeId {

@@ -4,6 +4,7 @@ use mesh_core::{
     assignment::{Preference, Scope, Wish},
     bluefield::Generation,
     id::{ActorId, DriveId, NodeId, TenantId},
+    meta::{LEVEL, Level},
     op::AdminOp,
     topology::Code,
 };
@@ -43,6 +44,11 @@ pub struct Plan {
     pub deft: bool,
     /// Hosts have front ends, and every other client comes by them.
     pub fronts: bool,
+    /// What the builds speak that are started first.
+    pub level: Level,
+    /// Drives go out after so many milliseconds, and what was moved away is deleted after five seconds; `None`: as configured by
+    /// default, which is longer than any storm.
+    pub hurried: Option<u64>,
     /// The real QUIC between all of them; else links in memory.
     pub quic: bool,
     /// Clients.
@@ -208,6 +214,13 @@ pub enum Fault {
         /// After so long.
         span: u64,
     },
+    /// An administrator has a node leave, and takes that back.
+    Leave {
+        /// Which.
+        node: NodeId,
+        /// After so long.
+        span: u64,
+    },
 }
 
 /// The DPU of a host.
@@ -236,6 +249,8 @@ impl Plan {
             snapshot_every: SNAPSHOT_EVERY,
             deft: false,
             fronts: false,
+            level: Level::FIRST,
+            hurried: None,
             quic: false,
             clients: 3,
             keys: 8,
@@ -277,6 +292,8 @@ impl Plan {
             snapshot_every: SNAPSHOT_EVERY,
             deft: Stream::new(seed, "deft", 0).chance(250),
             fronts: Stream::new(seed, "fronts", 0).chance(500),
+            level: if Stream::new(seed, "level", 0).chance(700) { LEVEL } else { Level::FIRST },
+            hurried: None,
             quic: false,
             clients: 2 + dice.below(3) as usize,
             keys: 4 + dice.below(12),
@@ -317,8 +334,8 @@ impl Plan {
         // One after another gets the next build, whatever else befalls it. A host that comes later with an older one would
         // not be let in.
         let mut rolls = Stream::new(seed, "rolls", 0);
-        if plan.late.is_empty() && rolls.chance(150) {
-            let upgrade = |node| Fault::Upgrade { node, level: 2, down: 50 + rolls.below(800) };
+        if plan.late.is_empty() && plan.level < LEVEL && rolls.chance(500) {
+            let upgrade = |node| Fault::Upgrade { node, level: LEVEL.0, down: 50 + rolls.below(800) };
             let upgrades: Vec<Fault> = plan.nodes().map(upgrade).collect();
             let step = storm / (upgrades.len() as u64 + 1);
             plan.faults.extend((1..).map(|turn| turn * step).zip(upgrades));
@@ -332,6 +349,20 @@ impl Plan {
         for _ in 0..questions.below(4) {
             let at = questions.below(storm);
             plan.faults.push((at, Fault::Question { op: plan.question(&mut questions) }));
+        }
+        let mut hurry = Stream::new(seed, "hurry", 0);
+        if hurry.chance(600) {
+            plan.hurried = Some(1_000 + hurry.below(5_000));
+        }
+        for _ in 0..if plan.level == LEVEL { hurry.below(5) } else { 0 } {
+            let (at, host) = (500 + hurry.below(storm), 1 + hurry.below(hosts));
+            let (drive, draining) = (DriveId(1000 * host + 1 + hurry.below(2)), hurry.chance(600));
+            plan.faults.push((at.min(storm), Fault::Question { op: AdminOp::DrainDrive { drive, draining } }));
+        }
+        if plan.level == LEVEL && hurry.chance(400) {
+            let (at, node, span) =
+                (500 + hurry.below(storm), NodeId(1 + hurry.below(hosts)), 1_000 + hurry.below(15_000));
+            plan.faults.push((at.min(storm), Fault::Leave { node, span }));
         }
         let mut follies = Stream::new(seed, "follies", 0);
         for _ in 0..follies.below(4) {

@@ -10,7 +10,7 @@ use std::{
 
 use mesh::{
     Node,
-    config::{CodeText, Config, DpuConfig, DriveConfig, NodeNumber, PeerConfig, S3Config, Size},
+    config::{CodeText, Config, DpuConfig, DriveConfig, NodeNumber, PeerConfig, S3Config, Size, Span},
     founding::{self, Founding},
     keyring::Keyring,
 };
@@ -54,7 +54,8 @@ enum Due {
     Hurry(NodeId),
     Join(End, End),
     Quick(NodeId, u64),
-    Undrain(NodeId),
+    /// An administrator takes something back.
+    Undo(AdminOp),
     /// A copy of its metadata is put in place.
     PutBack(NodeId, MemoryHome, u64),
     /// A process that was told to stop is gone by now, or is killed.
@@ -182,7 +183,7 @@ impl Room {
         let mut machines = BTreeMap::new();
         for node in plan.nodes() {
             let ahead = dice.below(2_000);
-            let machine = Machine::new(&shared, configuration(plan, node, &shared.functions), ahead);
+            let machine = Machine::new(&shared, configuration(plan, node, &shared.functions), ahead, plan.level);
             for medium in machine.media() {
                 medium.lies(planted == Some(Planted::LyingSync));
             }
@@ -282,7 +283,7 @@ impl Room {
         self.slow.clear();
         self.doomed.clear();
         for due in agenda.into_values() {
-            if let Due::Gone(..) | Due::Undrain(_) = due {
+            if let Due::Gone(..) | Due::Undo(_) = due {
                 self.plan(1, due);
             }
         }
@@ -481,8 +482,8 @@ impl Room {
                     medium.slow(1);
                 }
             }
-            Due::Undrain(node) => {
-                let end = self.clients.administer(AdminOp::Drain { node, draining: false }, false);
+            Due::Undo(op) => {
+                let end = self.clients.administer(op, false);
                 self.net.add(end);
             }
             Due::Gone(node, down) => {
@@ -626,7 +627,12 @@ impl Room {
             Fault::Drain { node, span } => {
                 let end = self.clients.administer(AdminOp::Drain { node, draining: true }, false);
                 self.net.add(end);
-                self.plan(span, Due::Undrain(node));
+                self.plan(span, Due::Undo(AdminOp::Drain { node, draining: false }));
+            }
+            Fault::Leave { node, span } => {
+                let end = self.clients.administer(AdminOp::LeaveNode { node, leaving: true }, false);
+                self.net.add(end);
+                self.plan(span, Due::Undo(AdminOp::LeaveNode { node, leaving: false }));
             }
         }
     }
@@ -680,5 +686,9 @@ fn configuration(plan: &Plan, node: NodeId, own: &[Own]) -> Config {
     config.functions = (plan.deft && host_of.is_some()).then(|| all_but_policy().map(str::to_owned).collect());
     config.cluster.code = CodeText(plan.code);
     config.cluster.namespaces = mesh::config::Namespaces(plan.namespaces);
+    if let Some(out_after) = plan.hurried {
+        config.repair.out_after = Span(Duration::from_millis(out_after));
+        config.timing.reclaim_grace = Span(Duration::from_secs(5));
+    }
     config
 }

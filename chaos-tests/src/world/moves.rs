@@ -59,6 +59,9 @@ impl World {
         for row in view.assignments.values() {
             self.look_at(*row, commits);
         }
+        if let Err(why) = self.invariants.laid_out(&view.layouts) {
+            self.violate(|| why);
+        }
         self.decided = view.clone();
         self.notices.push_back(Notice::Decided(view));
     }
