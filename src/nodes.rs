@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, sync::Arc};
 use mesh_core::{
     Error, ErrorKind,
     happened::Happened,
-    id::{ActorId, ActorName, DriveId, GroupId, NodeId, ReplicaId},
-    meta::{ControlView, Level, MeshCommand, voters_left},
+    id::{DriveId, GroupId, NodeId, ReplicaId},
+    meta::{ControlView, Level, MeshCommand},
     op::LeavingNode,
     time::Instant,
-    topology::{Departure, NodeInfo, NodeKind},
+    topology::{Departure, NodeInfo, NodeKind, voters_left},
 };
 use mesh_placement::steward::{Outlook, outs::Spare};
 
@@ -79,7 +79,6 @@ pub(crate) async fn remove(node: &Arc<Inner>, who: NodeId, lost: bool, deadline:
         let hosts: BTreeSet<NodeId> = staying_hosts(&control, &outlook).into_iter().chain([who]).collect();
         voters_left(&hosts, who)?;
     }
-    expect_left_by_actors(&control, &out)?;
     if info.kind == NodeKind::Host {
         for group in (0..=u64::from(control.namespaces)).map(GroupId) {
             expect_group_without(&outlook, &control, group, who)?;
@@ -117,20 +116,6 @@ fn staying_hosts(control: &ControlView, known: &Outlook) -> BTreeSet<NodeId> {
 fn with_dpus(control: &ControlView, who: NodeId) -> BTreeSet<NodeId> {
     let dpus = control.nodes.values().filter(|info| info.attached_to == Some(who)).map(|info| info.id);
     dpus.chain([who]).collect()
-}
-
-/// Refuses while an actor is on one of these nodes that does not go with them.
-fn expect_left_by_actors(control: &ControlView, out: &BTreeSet<NodeId>) -> Result<(), Error> {
-    let goes = |actor: ActorId| actor.as_data().is_some_and(|(_, ingress)| out.contains(&ingress));
-    let whole = control.assignments.values().filter(|row| row.is_on(out)).map(|row| row.actor);
-    let tails = control.tails.iter().filter(|(_, tail)| out.contains(&tail.node)).map(|(actor, _)| *actor);
-    match whole.chain(tails).find(|actor| !goes(*actor)) {
-        Some(actor) => {
-            let what = "an actor is there still, and goes elsewhere: try again in a moment";
-            Err(Error::new(ErrorKind::Conflict, what).with("actor", ActorName(actor)))
-        }
-        None => Ok(()),
-    }
 }
 
 /// Refuses while a group needs a node: because it leads it, or because those that vote besides it are no majority without it.

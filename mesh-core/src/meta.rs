@@ -20,7 +20,7 @@ pub use command::{BucketCommand, Command, MeshCommand, ObjectCommand, Preconditi
 pub use control::{
     AccessKeyRow, BucketRef, BucketRow, ControlView, Grant, PrincipalRow, TenantLimits, TenantRow, WrappedKey,
 };
-pub use level::{LEVEL, Level, voters_left};
+pub use level::{LEVEL, Level};
 pub use object::{
     Attributes, Body, Count, Extent, Garbage, GarbageMark, GarbagePage, ObjectRow, PartRow, Reference, RepairState,
     Run, Shape, UploadRow, UsesPage,

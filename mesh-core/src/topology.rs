@@ -1,12 +1,16 @@
 //! Nodes, drives, and which drives a stripe goes to.
 
 use core::ops::Bound;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     bluefield::Generation,
+    error::{Error, ErrorKind},
     id::{DriveId, Epoch, Incarnation, LayoutId, NodeId, StripeId},
     limits::{DATA_SHARDS_MAX, PARITY_SHARDS_MAX},
     meta::Level,
@@ -88,6 +92,26 @@ pub enum Leaving {
     Away,
 }
 
+/// Whether metadata can lose a voter after a host has left, if they can before, of these that stay until then.
+///
+/// # Errors
+/// `Conflict` if not, or if it is the last one.
+pub fn voters_left(hosts: &BTreeSet<NodeId>, leaves: NodeId) -> Result<(), Error> {
+    let left = hosts.iter().filter(|host| **host != leaves).count();
+    if left == hosts.len() || left >= VOTERS_MIN || (left == 1 && hosts.len() == 2) {
+        return Ok(());
+    }
+    let what = if left == 0 {
+        "it is the last host of the mesh: join another one first"
+    } else {
+        "two hosts would be left to vote on metadata, and neither could be lost: join another one first"
+    };
+    Err(Error::new(ErrorKind::Conflict, what).with("node", leaves))
+}
+
+/// Hosts that a mesh has which can lose one and still decide.
+const VOTERS_MIN: usize = 3;
+
 /// What a node is told that has left.
 pub const IS_OUT: &str = "this node was taken out of the mesh for good: wipe its data folder, and invite the machine under \
                           another number";
@@ -101,6 +125,14 @@ pub enum Departure {
     Out,
     /// And nothing is taken any more of what it began.
     Fenced,
+}
+
+impl Departure {
+    /// Whether it has left for good.
+    #[must_use]
+    pub const fn is_out(self) -> bool {
+        matches!(self, Self::Out | Self::Fenced)
+    }
 }
 
 /// How a node is.

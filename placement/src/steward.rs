@@ -46,7 +46,7 @@ use mesh_core::{
     op::{Ability, Beat, DriveReport, GroupReport, NodeReport, Witness},
     shared::SharedMap,
     time::Instant,
-    topology::{DriveState, IS_OUT, NodeInfo, NodeKind, NodeState},
+    topology::{DriveState, NodeInfo, NodeKind, NodeState},
 };
 
 use crate::{migration::Heard, survey};
@@ -77,6 +77,7 @@ pub mod voice;
 
 mod act;
 mod beats;
+mod complaints;
 mod ears;
 mod look;
 
@@ -88,6 +89,7 @@ use self::{
     acquaintance::Acquaintances,
     backing::Backing,
     blind::Blind,
+    complaints::{Complaints, complain, unlaid, unplanned, unrenewed},
     driver::{Asks, Driver},
     ears::Ears,
     estranged::Estranged,
@@ -271,21 +273,6 @@ struct Placed {
     actors: usize,
 }
 
-/// What only a person can mend.
-#[derive(Debug, Default)]
-struct Complaints {
-    /// Why the mesh does not take this node in.
-    refused: Option<Error>,
-    /// Why damaged metadata are not rebuilt.
-    unrenewed: Option<Error>,
-    /// Why nothing is planned.
-    unplanned: Option<Error>,
-    /// Why there is no new layout.
-    unlaid: Option<Error>,
-    /// Why drives that are away do not go out.
-    kept_in: Option<Error>,
-}
-
 impl Steward {
     /// A node that has just started.
     #[must_use]
@@ -416,6 +403,7 @@ impl Steward {
                     self.see(now, acts);
                     self.due.beat = true;
                 } else if kind == ErrorKind::Conflict {
+                    // A beat is refused so for one reason alone.
                     self.expelled(acts);
                 }
             }
@@ -740,15 +728,6 @@ impl Steward {
     }
 }
 
-/// Keeps and tells what only a person can mend, once.
-fn complain(known: &mut Option<Error>, now: Option<Error>, say: fn(Error) -> Act, acts: &mut Vec<Act>) {
-    let text = |error: &Option<Error>| error.as_ref().map(ToString::to_string);
-    if let Some(error) = now.as_ref().filter(|_| text(&now) != text(known)) {
-        acts.push(say(error.clone()));
-    }
-    *known = now;
-}
-
 /// The actors that are on a move.
 fn on_a_move(control: &ControlView) -> BTreeSet<ActorId> {
     control.assignments.values().filter(|row| row.moving.is_some()).map(|row| row.actor).collect()
@@ -770,18 +749,6 @@ pub fn is_judged(error: &Error) -> bool {
             | ErrorKind::QuotaExceeded
             | ErrorKind::Unsupported
     )
-}
-
-const fn unrenewed(error: Error) -> Act {
-    Act::Complain("this node's metadata are damaged, and are not rebuilt", error)
-}
-
-const fn unlaid(error: Error) -> Act {
-    Act::Complain("there is no new layout", error)
-}
-
-const fn unplanned(error: Error) -> Act {
-    Act::Complain("what runs where is not planned for now, and nothing moves", error)
 }
 
 /// Between two times that figures are shown to whoever reads them.

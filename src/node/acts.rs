@@ -12,7 +12,6 @@ use mesh_core::{
     id::{ActorId, Epoch, GroupId, NodeId},
     meta::{Level, MeshCommand},
     op::{Beat, GroupReport, Moved, NodeOp},
-    topology::IS_OUT,
 };
 use mesh_dpu_runtime::metadata::RaftMetadata;
 use mesh_placement::{
@@ -62,11 +61,10 @@ pub(super) fn at_once(node: &Arc<Inner>, act: Act) {
         Act::Settled(actor, epoch, id) => settled(node, actor, epoch, id),
         Act::Note(happened @ (Happened::Placed(_) | Happened::NotPlaced { .. })) => tracing::debug!("{happened}"),
         Act::Note(happened) => node.note(happened),
-        Act::Refused(error) => {
-            if error.message() == IS_OUT {
-                node.is_out.store(true, Ordering::Release);
-            }
-            tracing::warn!(node = %node.id, %error, "the mesh does not take this node in");
+        Act::Refused(error) => tracing::warn!(node = %node.id, %error, "the mesh does not take this node in"),
+        Act::Expelled(error) => {
+            node.is_out.store(true, Ordering::Release);
+            tracing::warn!(node = %node.id, %error, "the mesh has taken this node out");
         }
         Act::Complain(what, error) => tracing::error!(node = %node.id, %error, "{what}"),
         Act::Warn(what, error) => tracing::warn!(node = %node.id, %error, "{what}"),

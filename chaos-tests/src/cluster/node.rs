@@ -373,7 +373,7 @@ impl Cluster {
             Act::Trouble(actor, error) => {
                 world.note(&[94, node.0, actor.0], || format!("{node} cannot host {actor}: {error}"));
             }
-            Act::Refused(error) | Act::Complain(_, error) | Act::Warn(_, error) => {
+            Act::Refused(error) | Act::Expelled(error) | Act::Complain(_, error) | Act::Warn(_, error) => {
                 world.note(&[95, node.0], || format!("{node} complains: {error}"));
             }
             other => world.violate(|| format!("{node} wants what nothing here gives reason for: {other:?}")),

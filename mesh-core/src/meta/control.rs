@@ -189,7 +189,7 @@ impl ControlView {
     /// Whether a node has left for good.
     #[must_use]
     pub fn is_out(&self, node: NodeId) -> bool {
-        matches!(self.departures.get(&node), Some(Departure::Out | Departure::Fenced))
+        self.departures.get(&node).is_some_and(|how| how.is_out())
     }
 
     /// The nodes on which an actor runs, or a part of one, or to which one is on its way.

@@ -11,7 +11,6 @@
 //! ```
 
 use core::fmt;
-use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -85,26 +84,6 @@ impl ControlView {
         (spoken > self.level).then_some(spoken)
     }
 }
-
-/// Whether metadata can lose a voter after a host has left, if they can before, of these that stay until then.
-///
-/// # Errors
-/// `Conflict` if not, or if it is the last one.
-pub fn voters_left(hosts: &BTreeSet<NodeId>, leaves: NodeId) -> Result<(), Error> {
-    let left = hosts.iter().filter(|host| **host != leaves).count();
-    if left == hosts.len() || left >= VOTERS_MIN || (left == 1 && hosts.len() == 2) {
-        return Ok(());
-    }
-    let what = if left == 0 {
-        "it is the last host of the mesh: join another one first"
-    } else {
-        "two hosts would be left to vote on metadata, and neither could be lost: join another one first"
-    };
-    Err(Error::new(ErrorKind::Conflict, what).with("node", leaves))
-}
-
-/// Hosts that a mesh has which can lose one and still decide.
-const VOTERS_MIN: usize = 3;
 
 /// What this build can do. It goes up by one with whatever older builds cannot store, apply or keep, which gets a line:
 ///

@@ -197,6 +197,8 @@ pub enum Act {
     Note(Happened),
     /// The mesh does not take this node in; said once.
     Refused(Error),
+    /// The mesh has taken this node out, for good; said once.
+    Expelled(Error),
     /// Why something that only a person can mend is not so; said once.
     Complain(&'static str, Error),
     /// The same of what may pass by itself.
@@ -304,6 +306,7 @@ mod tests {
             (Act::Up(node), None),
             (Act::Down(node), None),
             (Act::Refused(error()), None),
+            (Act::Expelled(error()), None),
             (Act::Complain("it is so", error()), None),
             (Act::Warn("it is so", error()), None),
         ];

@@ -1,5 +1,7 @@
 //! Beats, both ways: what this node says of itself and to whom, and what it makes of what others say.
 
+use mesh_core::topology::IS_OUT;
+
 use super::*;
 use crate::{
     steward::{
@@ -99,7 +101,7 @@ impl Steward {
     /// Another says that this node is out.
     pub(super) fn expelled(&mut self, acts: &mut Vec<Act>) {
         let error = Error::new(ErrorKind::Conflict, IS_OUT).with("node", self.id());
-        complain(&mut self.complaints.refused, Some(error), Act::Refused, acts);
+        complain(&mut self.complaints.out, Some(error), Act::Expelled, acts);
         self.due.look = true;
     }
 

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     Move, Reason,
     steward::{
+        complaints::kept_in,
         hosting::Grounds,
         members::Members,
         peers::Presence,
@@ -175,11 +176,10 @@ impl Steward {
             .nodes
             .get(&info.id)
             .is_some_and(|known| (known.incarnation, &known.address) == (info.incarnation, &info.address));
-        let is_expelled = self.complaints.refused.as_ref().is_some_and(|error| error.message() == IS_OUT);
-        if is_known && !is_expelled {
+        if is_known {
             self.complaints.refused = None;
         }
-        if is_known || is_expelled || !self.is_free(Key::Announce) {
+        if is_known || self.complaints.out.is_some() || !self.is_free(Key::Announce) {
             return;
         }
         let votes = self.group(GroupId::CONTROL).is_some_and(|group| group.voters.contains(&group.report.replica));
@@ -397,7 +397,7 @@ impl Steward {
 
     /// What this node still waits for before it takes data.
     fn what_is_missing(&self) -> Result<(), Error> {
-        let known = [&self.complaints.refused, &self.complaints.unrenewed];
+        let known = [&self.complaints.out, &self.complaints.refused, &self.complaints.unrenewed];
         let looked = match known.into_iter().flatten().next() {
             Some(complaint) => Err(complaint.clone()),
             None => readiness::look(&readiness::Own {
@@ -420,8 +420,4 @@ impl Steward {
     fn outlook_groups(&self) -> Vec<GroupReport> {
         self.own.groups.iter().map(|group| group.report.clone()).collect()
     }
-}
-
-const fn kept_in(error: Error) -> Act {
-    Act::Warn("drives that have been away for long stay in the layout, and what they held is not rebuilt", error)
 }

@@ -122,7 +122,7 @@ impl Members {
 
     /// Whether a node has left.
     fn is_out(&self, node: NodeId) -> bool {
-        matches!(self.departures.get(&node), Some(Departure::Out | Departure::Fenced))
+        self.departures.get(&node).is_some_and(|how| how.is_out())
     }
 
     /// Replicas that follow, have caught up and may vote.
@@ -152,12 +152,14 @@ impl Members {
         })
     }
 
-    /// Who has left votes no more, also where nobody is there to take that place. Nor does, of an even number, who leaves: the
-    /// others bear as much without it, and once it is gone it could not agree to that.
+    /// Who has left votes no more, also where nobody is there to take that place. Nor does, of an even number, who leaves, if
+    /// nobody comes: the others bear as much without it, and once it is gone it could not agree to that.
     fn part(&self) -> Option<Step> {
+        let is_new = |new: &ReplicaId| self.voters.iter().all(|voter| voter.node() != new.node());
+        let somebody_comes = self.present().any(|(replica, votes)| votes && is_new(&replica));
         let goes = |voter: &ReplicaId| match self.departures.get(&voter.node()) {
             Some(Departure::Out | Departure::Fenced) => true,
-            Some(Departure::Asked) => self.voters.len().is_multiple_of(2),
+            Some(Departure::Asked) => self.voters.len().is_multiple_of(2) && !somebody_comes,
             None => false,
         };
         let gone = |voter: &&ReplicaId| goes(voter) && self.leader != Some(**voter);
@@ -371,6 +373,12 @@ mod tests {
         };
         assert_eq!(two(&[(NodeId(3), Departure::Asked)]).step(), Some(Step::Vote(set(&[(1, 1)]))));
         assert_eq!(two(&[(NodeId(1), Departure::Asked)]).step(), None, "it leads");
+        let third = Members {
+            learners: set(&[(4, 1)]),
+            nodes: nodes(&[(1, 1), (4, 1)]),
+            ..two(&[(NodeId(3), Departure::Asked)])
+        };
+        assert_eq!(third.step(), None, "another comes, and until then there are two copies");
         // Of one that followed nothing is left either.
         let group = Members {
             voters: set(&[(1, 1)]),

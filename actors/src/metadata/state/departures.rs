@@ -12,9 +12,9 @@ use std::collections::BTreeSet;
 use mesh_core::{
     Error, ErrorKind,
     assignment::{Assignment, Scope, Tail, Wish},
-    id::{ActorId, DriveId, LayoutId, NodeId},
-    meta::{Level, MetaAnswer, Session, voters_left},
-    topology::{Departure, DriveInfo, IS_OUT, Leaving, NodeInfo, NodeKind},
+    id::{ActorId, ActorName, DriveId, LayoutId, NodeId},
+    meta::{Level, MetaAnswer, Session},
+    topology::{Departure, DriveInfo, IS_OUT, Leaving, NodeInfo, NodeKind, voters_left},
 };
 
 use super::{cluster, level, rows::Rows, sessions};
@@ -26,10 +26,10 @@ const DEPARTURES_MAX: u64 = 1 << 20;
 /// Has a node leave, or takes that back.
 pub(super) fn leave(rows: &mut Rows<'_>, node: NodeId, leaving: bool) -> Result<MetaAnswer, Error> {
     let of_node = keys::departure(node);
-    let known = match rows.find::<Departure>(&of_node)? {
-        Some(Departure::Out | Departure::Fenced) => return Err(is_out(node)),
-        known => known,
-    };
+    let known = rows.find::<Departure>(&of_node)?;
+    if known.is_some_and(Departure::is_out) {
+        return Err(is_out(node));
+    }
     let info = expect_member(rows, node)?;
     let drives = drives_of(rows, node)?;
     match (known, leaving) {
@@ -64,7 +64,7 @@ pub(super) fn leave(rows: &mut Rows<'_>, node: NodeId, leaving: bool) -> Result<
 /// Takes a node out, and the DPUs in it.
 pub(super) fn remove(rows: &mut Rows<'_>, node: NodeId, empty: Option<LayoutId>) -> Result<MetaAnswer, Error> {
     let known = rows.find::<Departure>(&keys::departure(node))?;
-    if matches!(known, Some(Departure::Out | Departure::Fenced)) {
+    if known.is_some_and(Departure::is_out) {
         return Ok(MetaAnswer::Done);
     }
     let info = expect_member(rows, node)?;
@@ -124,8 +124,7 @@ pub(super) fn expect_not_out(rows: &Rows<'_>, node: NodeId) -> Result<(), Error>
 
 /// Whether a node has left for good.
 pub(super) fn has_left(rows: &Rows<'_>, node: NodeId) -> Result<bool, Error> {
-    let known = rows.find::<Departure>(&keys::departure(node))?;
-    Ok(matches!(known, Some(Departure::Out | Departure::Fenced)))
+    Ok(rows.find::<Departure>(&keys::departure(node))?.is_some_and(Departure::is_out))
 }
 
 /// Whether a node leaves.
@@ -158,7 +157,7 @@ fn expect_left_by_actors(rows: &Rows<'_>, out: &BTreeSet<NodeId>) -> Result<Vec<
     match there {
         Some(actor) => {
             Err(Error::new(ErrorKind::Conflict, "an actor is there still, and goes elsewhere: try again in a moment")
-                .with("actor", actor))
+                .with("actor", ActorName(actor)))
         }
         None => Ok(own),
     }

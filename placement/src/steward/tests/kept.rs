@@ -393,11 +393,11 @@ fn who_is_told_that_it_is_out_says_so_once_and_asks_for_nothing() {
     for node in [2, 3] {
         room.on(Event::Heard(introduces(report(node), 1), room.now));
     }
-    let refused = |acts: Vec<String>| acts.into_iter().filter(|act| act.starts_with("Refused")).count();
+    let told = |acts: Vec<String>| acts.into_iter().filter(|act| act.starts_with("Expelled")).count();
     let acts = room.on(Event::Unanswered(NodeId(2), room.now, ErrorKind::Conflict));
-    assert_eq!(refused(acts), 1);
+    assert_eq!(told(acts), 1);
     let acts = room.on(Event::Unanswered(NodeId(3), room.now, ErrorKind::Conflict));
-    assert_eq!(refused(acts), 0, "that is known");
+    assert_eq!(told(acts), 0, "that is known");
     room.now = room.now + Duration::from_millis(200);
     let acts = room.observes(Observed::default());
     assert!(!acts.iter().any(|act| act.starts_with("Announce")), "{acts:?}");

@@ -2,7 +2,7 @@
 
 use mesh_core::{
     assignment::{Assignment, Preference, Scope, Tail, Wish},
-    id::{ClusterId, DriveId, NodeId},
+    id::{DriveId, NodeId},
     meta::{ControlView, Level},
     topology::{Departure, Layout, Leaving, NodeInfo, NodeKind},
 };
@@ -199,8 +199,4 @@ fn who_does_not_come_back_goes_with_its_drives() {
     assert_eq!(group.apply(&leave(3, true)), Ok(MetaAnswer::Done));
     assert_eq!(group.apply(&remove(3, true)), Ok(MetaAnswer::Done));
     assert!(control_view(&group).leaving.is_empty());
-    assert_eq!(
-        group.apply(&MeshCommand::Form { cluster: ClusterId([1; 16]), code: layout(1).code, namespaces: 4 }),
-        Ok(MetaAnswer::Done)
-    );
 }
