@@ -22,6 +22,17 @@ use crate::node::{Inner, ask_node};
 /// Answers an administrator. What was ordered is proposed by who has judged it, or not at all: see
 /// [`Inner::decide`].
 pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, deadline: Instant) -> Outcome {
+    let op = match op {
+        AdminOp::OpenDrive { medium, instead_of } if matches!(from, Role::Node(_)) => {
+            let added = crate::node::media::add(node, medium, instead_of, deadline).await?;
+            return Ok(Answer::Admin(Box::new(AdminAnswer::Added(added))).into());
+        }
+        AdminOp::OpenDrive { .. } => {
+            let what = "nodes have each other open drives; say `mesh drive add`";
+            return Err(Error::new(ErrorKind::Denied, what));
+        }
+        op => op,
+    };
     if !node.metadata.is_leader(GroupId::CONTROL) {
         if matches!(from, Role::Node(_)) {
             // Who passed it on takes this one for the leader, and would get it back for ever.
@@ -68,6 +79,13 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, dead
             crate::nodes::remove(node, who, lost, deadline).await?;
             AdminAnswer::NodeOut(who)
         }
+        AdminOp::AddDrive { node: at, medium } => {
+            AdminAnswer::Added(crate::drives::add(node, at, medium, None, deadline).await?)
+        }
+        AdminOp::ReplaceDrive { drive, medium } => {
+            AdminAnswer::Added(crate::drives::replace(node, drive, medium, deadline).await?)
+        }
+        AdminOp::OpenDrive { .. } => return Err(Error::bug("an operation that was carried out is here again")),
         AdminOp::Stages { scope, stages } => {
             crate::stages::check(node, &control, scope, &stages)?;
             node.decide(MeshCommand::SetStages { scope, stages }).await?;

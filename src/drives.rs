@@ -1,19 +1,23 @@
-//! What administrators say of drives: that one is lost for good, is to be emptied, or is to be taken out.
+//! What administrators say of drives: that one is to be used, maybe in the place of another, is lost for good, is to be emptied,
+//! or is to be taken out.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
-    Answer, Error, ErrorKind, Request,
+    Answer, Error, ErrorKind, Op, Request,
     happened::Happened,
     id::{ActorId, DriveId, GroupId, LayoutId, NodeId, ReplicaId},
-    meta::{ControlView, MeshCommand},
-    op::{DrainedDrive, LostDrive, ShardOp},
+    meta::{ControlView, Level, MeshCommand},
+    op::{AddedDrive, AdminAnswer, AdminOp, DrainedDrive, LostDrive, NewMedium, NodeOp, ShardOp},
     time::Instant,
     topology::{DriveInfo, DriveState},
 };
 use mesh_placement::steward::{Outlook, outs::Spare};
 
-use crate::{node::Inner, nodes::is_missed};
+use crate::{
+    node::{Inner, ask_node, media},
+    nodes::is_missed,
+};
 
 /// Declares a drive lost, as the leader of the control group. Gives what follows from that.
 ///
@@ -55,6 +59,51 @@ pub(crate) async fn drain(node: &Arc<Inner>, drive: DriveId, draining: bool) -> 
     node.decide(MeshCommand::DrainDrive { drive, draining }).await?;
     node.note(Happened::DriveDrained { drive, node: info.node, draining });
     Ok(DrainedDrive { drive, draining, left: left as u64, used_bytes })
+}
+
+/// Has a node use another drive, as the leader of the control group.
+///
+/// # Errors
+/// `NotFound` for a node that is no member; what the node says of the medium.
+pub(crate) async fn add(
+    node: &Arc<Inner>,
+    at: NodeId,
+    medium: NewMedium,
+    instead_of: Option<DriveId>,
+    deadline: Instant,
+) -> Result<AddedDrive, Error> {
+    if !node.metadata.control().nodes.contains_key(&at) {
+        let what = "no node of this number is a member of the mesh";
+        return Err(Error::new(ErrorKind::NotFound, what).with("node", at));
+    }
+    let added = if at == node.id {
+        media::add(node, medium, instead_of, deadline).await?
+    } else {
+        let left = deadline.after(node.env.clock.now());
+        let op = NodeOp::Admin(Box::new(AdminOp::OpenDrive { medium, instead_of }));
+        match ask_node(node, at, Op::Node(Box::new(op)), left).await?.answer {
+            Answer::Admin(answer) if let AdminAnswer::Added(added) = *answer => added,
+            _ => return Err(Error::bug("a node answered with something else than was asked").with("node", at)),
+        }
+    };
+    node.note(Happened::DriveAdded { drive: added.drive, node: at, instead_of });
+    Ok(added)
+}
+
+/// Has the node of a drive use another one in its place, as the leader of the control group.
+///
+/// # Errors
+/// `NotFound` for a drive that was never registered; as [`add`].
+pub(crate) async fn replace(
+    node: &Arc<Inner>,
+    drive: DriveId,
+    medium: NewMedium,
+    deadline: Instant,
+) -> Result<AddedDrive, Error> {
+    let control = node.metadata.control();
+    control.can(Level::SEATS)?;
+    let info = control.lost.get(&drive).map_or_else(|| known(&control, drive), Ok)?;
+    add(node, info.node, medium, Some(drive), deadline).await
 }
 
 fn known(control: &ControlView, drive: DriveId) -> Result<&DriveInfo, Error> {
@@ -173,7 +222,7 @@ mod tests {
 
     fn judged(known: &Outlook) -> Result<(), ErrorKind> {
         let voters = (1..=3).map(|node| ReplicaId::new(NodeId(node), 1)).collect();
-        let drive = DriveInfo { id: DriveId(2001), node: NodeId(2), capacity_bytes: 1, epoch: Epoch(1) };
+        let drive = DriveInfo { id: DriveId(2001), node: NodeId(2), capacity_bytes: 1, epoch: Epoch(1), seat: None };
         expect_lost(known, &voters, &drive).map_err(|error| error.kind())
     }
 
@@ -207,7 +256,7 @@ mod tests {
 
     #[test]
     fn says_whether_enough_drives_are_left() {
-        let info = |id| DriveInfo { id: DriveId(id), node: NodeId(id), capacity_bytes: 1, epoch: Epoch(1) };
+        let info = |id| DriveInfo { id: DriveId(id), node: NodeId(id), capacity_bytes: 1, epoch: Epoch(1), seat: None };
         let drives = (1..=4).map(|id| (DriveId(id), info(id))).collect();
         let mut control = ControlView { code: Some(Code { data: 2, parity: 1 }), drives, ..ControlView::default() };
         let line =

@@ -181,4 +181,15 @@ fn what_readme_says_of_machines_of_ones_own_works() {
     }
     let expected = ["the drive is in use", "up", "too few drives would be left", "the node is in use", "up"];
     assert_eq!(why, expected);
+    let places = machine(2);
+    let arrivals: Vec<String> = blocks()
+        .into_iter()
+        .flat_map(|block| block.commands)
+        .filter(|line| ["mesh drive add", "mesh drive replace"].iter().any(|begins| line.starts_with(begins)))
+        .collect();
+    assert_eq!(arrivals.len(), 2);
+    for line in arrivals {
+        let ours = places.iter().fold(line.clone(), |line, (theirs, ours)| line.replace(theirs, ours));
+        expect_well(&line, &shell(&status.replace("exec mesh status", &ours)).output().unwrap());
+    }
 }

@@ -427,7 +427,7 @@ impl Cluster {
     fn take_after(&mut self, world: &mut World, life: Life, drive: DriveId, after: Epoch) {
         let (node, capacity_bytes) = (life.0, self.swarm.capacity_bytes);
         let start = Incarnation(life.1);
-        let command = MeshCommand::TakeDrive { drive, node, start, capacity_bytes, after };
+        let command = MeshCommand::TakeDrive { drive, node, start, capacity_bytes, after, instead_of: None };
         self.propose(world, node, command, Errand::Take(life, drive, Some(after)));
     }
 

@@ -220,6 +220,15 @@ pub enum Happened {
         /// It did not come back; else it had been emptied.
         lost: bool,
     },
+    /// A node was given a drive.
+    DriveAdded {
+        /// Which.
+        drive: DriveId,
+        /// Whose it is.
+        node: NodeId,
+        /// The drive whose place it takes.
+        instead_of: Option<DriveId>,
+    },
 }
 
 impl Happened {
@@ -319,6 +328,10 @@ impl fmt::Display for Happened {
             Self::NodeLeaves { node, leaving: false } => write!(f, "{node} stays"),
             Self::NodeRemoved { node, lost: true } => write!(f, "{node} is out: it did not come back"),
             Self::NodeRemoved { node, lost: false } => write!(f, "{node} is out: it was emptied"),
+            Self::DriveAdded { drive, node, instead_of: None } => write!(f, "{drive} of {node} was added"),
+            Self::DriveAdded { drive, node, instead_of: Some(old) } => {
+                write!(f, "{drive} of {node} was added, and takes the place of {old}, which is being emptied")
+            }
             Self::DriveRemoved { drive, node } => write!(f, "{drive} of {node} is out: it was emptied"),
         }
     }

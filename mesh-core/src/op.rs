@@ -15,7 +15,10 @@ mod stripe;
 
 use std::sync::Arc;
 
-pub use admin::{AdminAnswer, AdminOp, ChainRow, DrainedDrive, GroupRepair, LeavingNode, LostDrive};
+pub use admin::{
+    AddedDrive, AdminAnswer, AdminOp, ChainRow, DrainedDrive, GroupRepair, LeavingNode, LostDrive, NewMedium,
+    PATH_BYTES_MAX,
+};
 pub use answer::Answer;
 pub use beat::{AsOf, Beat, Held, News};
 pub use node::{MoveOp, MoveStep, Moved, NodeOp};

@@ -67,6 +67,18 @@ pub struct DriveInfo {
     pub capacity_bytes: u64,
     /// Its present owner's epoch.
     pub epoch: Epoch,
+    /// The first of the drives that it took the place of, each after the one before; `None`: it has a place of its own.
+    #[serde(default)]
+    pub seat: Option<DriveId>,
+}
+
+impl DriveInfo {
+    /// The number by which layouts place it: that of the first drive in its place, so that one that replaces another gets
+    /// what that had, and nothing else moves.
+    #[must_use]
+    pub fn seat(&self) -> DriveId {
+        self.seat.unwrap_or(self.id)
+    }
 }
 
 /// What a node sees of a drive now.

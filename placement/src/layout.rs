@@ -178,7 +178,7 @@ fn in_rounds(group: usize, drives: &[&DriveInfo], length: usize) -> Vec<DriveId>
 
 /// What the drive draws for the group: `-ln(u) / capacity` but for a constant factor, with u uniform in (0, 1].
 fn cost(group: u64, drive: &DriveInfo) -> u128 {
-    let draw = mix(mix(group.wrapping_add(1)) ^ mix(drive.id.0));
+    let draw = mix(mix(group.wrapping_add(1)) ^ mix(drive.seat().0));
     (u128::from(minus_log2(draw)) << 64) / u128::from(drive.capacity_bytes)
 }
 

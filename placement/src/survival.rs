@@ -136,8 +136,13 @@ mod tests {
     fn layout(data: u8, parity: u8, nodes: &[usize]) -> Layout {
         let of = |(at, count): (usize, &usize)| vec![NodeId(at as u64 + 1); *count];
         let owners = nodes.iter().enumerate().flat_map(of);
-        let drive =
-            |(at, node)| DriveInfo { id: DriveId(at as u64 + 1), node, capacity_bytes: 1 << 30, epoch: Epoch(1) };
+        let drive = |(at, node)| DriveInfo {
+            id: DriveId(at as u64 + 1),
+            node,
+            capacity_bytes: 1 << 30,
+            epoch: Epoch(1),
+            seat: None,
+        };
         let drives: Vec<DriveInfo> = owners.enumerate().map(drive).collect();
         crate::layout::build(LayoutId(1), &crate::layout::Lineage::First(1, Code { data, parity }), &drives).unwrap()
     }

@@ -1,11 +1,16 @@
 //! `mesh drive`.
 
 use clap::{Args, Subcommand};
-use mesh_core::{Error, id::DriveId, op::AdminOp};
+use mesh::config::DriveConfig;
+use mesh_core::{
+    Error,
+    id::DriveId,
+    op::{AdminOp, NewMedium},
+};
 
-use super::{AdminConnect, placement::told};
+use super::{AdminConnect, NodeName, placement::told};
 
-/// Say what has become of a drive.
+/// Give a node another drive, replace one, empty one and take it out, or say that one is lost.
 #[derive(Debug, Args)]
 pub(crate) struct Drive {
     #[command(subcommand)]
@@ -14,10 +19,47 @@ pub(crate) struct Drive {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Give a node another drive.
+    Add(Add),
+    /// Put another drive in the place of one.
+    Replace(Replace),
     /// Empty a drive, so that it can be taken out.
     Drain(Drain),
     /// Take a drive out of the mesh.
     Remove(Remove),
+}
+
+/// Give a node another drive, while it runs.
+///
+/// A medium must be blank, or a drive of this mesh; anything else is left alone. It is formatted and used at once, and what is
+/// stored is spread over it by and by, within the rate of `[repair]`. The node remembers it in its data folder; its
+/// configuration stays as it is. Asking again does no harm.
+#[derive(Debug, Args)]
+struct Add {
+    #[command(flatten)]
+    connect: AdminConnect,
+    /// The node, such as node-3.
+    node: NodeName,
+    /// On its machine, a folder and its size (256MiB or more), or a block device; an absolute path.
+    #[arg(value_name = "PATH[:SIZE]", value_parser = elsewhere)]
+    medium: DriveConfig,
+}
+
+/// Put another drive in the place of one, in the same node, while that runs: what the one has, or had, goes to the other, and
+/// nothing else moves.
+///
+/// The new one must be as large at least. It may be where the old one was, if that is broken and was pulled. The old one is
+/// emptied from then on: copied while it can be read, rebuilt from others where it cannot. Once `mesh repair` says that every
+/// group is whole, `mesh drive remove` takes it out, with `--lost` if it does not answer.
+#[derive(Debug, Args)]
+struct Replace {
+    #[command(flatten)]
+    connect: AdminConnect,
+    /// The old drive, by its number in `mesh status`, such as 1001 or drive-1001.
+    drive: DriveName,
+    /// The new one: as for `mesh drive add`.
+    #[arg(value_name = "PATH[:SIZE]", value_parser = elsewhere)]
+    medium: DriveConfig,
 }
 
 /// Empty a drive, so that it can be taken out; with `--undo`, use it again.
@@ -60,6 +102,14 @@ struct Remove {
     yes: bool,
 }
 
+/// A medium on the node's machine: what a path is relative to here is nothing there.
+fn elsewhere(text: &str) -> Result<DriveConfig, String> {
+    if !text.starts_with('/') {
+        return Err("a path on the node's machine begins with /".to_owned());
+    }
+    super::init::drive(text)
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DriveName(pub(super) DriveId);
 
@@ -76,7 +126,19 @@ impl core::str::FromStr for DriveName {
 
 impl Drive {
     pub(crate) async fn run(self) -> Result<(), Error> {
+        let medium = |medium: DriveConfig| NewMedium {
+            path: medium.path.to_string_lossy().into_owned(),
+            capacity_bytes: medium.capacity.map(|size| size.0),
+        };
         let (connect, op) = match self.verb {
+            Verb::Add(Add { connect, node, medium: new }) => {
+                let client = connect.client().await?;
+                let op = AdminOp::AddDrive { node: node.of(&client).await?, medium: medium(new) };
+                return told(&client.administer(op).await?, false);
+            }
+            Verb::Replace(Replace { connect, drive: DriveName(drive), medium: new }) => {
+                (connect, AdminOp::ReplaceDrive { drive, medium: medium(new) })
+            }
             Verb::Drain(Drain { connect, drive: DriveName(drive), undo }) => {
                 (connect, AdminOp::DrainDrive { drive, draining: !undo })
             }
@@ -99,6 +161,8 @@ mod tests {
     fn a_drive_is_named_by_its_number() {
         let named = |text: &str| text.parse::<DriveName>().map(|name| name.0.0);
         assert_eq!((named("1001"), named("drive-1001")), (Ok(1001), Ok(1001)));
+        assert_eq!(elsewhere("/mnt/a:1GiB").map(|drive| drive.capacity.map(|size| size.0)), Ok(Some(1 << 30)));
+        assert!(elsewhere("mnt/a:1GiB").is_err() && elsewhere("/mnt/a:1MiB").is_err());
         assert!(named("node-1").is_err() && named("").is_err() && named("drive-").is_err());
     }
 }

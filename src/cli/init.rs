@@ -129,7 +129,7 @@ fn needs(code: Code) -> String {
 }
 
 /// `PATH` or `PATH:SIZE`.
-fn drive(text: &str) -> Result<DriveConfig, String> {
+pub(super) fn drive(text: &str) -> Result<DriveConfig, String> {
     let (path, capacity) = match text.rsplit_once(':') {
         Some((path, size)) => (path, Some(size.parse::<Size>()?)),
         None => (text, None),

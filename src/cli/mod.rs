@@ -57,7 +57,7 @@ pub(crate) enum Command {
     Prefer(placement::Prefer),
     /// Empty a node of the actors that can leave it, or take that back.
     Drain(placement::Drain),
-    /// Empty a drive, and take it out; or declare it lost for good.
+    /// Add or replace a drive, empty it and take it out, or declare it lost for good.
     Drive(drive::Drive),
     /// Have a node leave the mesh.
     Node(node::Node),

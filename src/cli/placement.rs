@@ -82,6 +82,7 @@ pub(crate) fn told(answer: &AdminAnswer, json: bool) -> Result<(), Error> {
         AdminAnswer::Repair(groups) => say(&lines(groups)),
         AdminAnswer::Scrub(drives) => say(&super::scrub::begun(drives)),
         AdminAnswer::Drained(drained) => say(&[drained.to_string()]),
+        AdminAnswer::Added(added) => say(&[added.to_string()]),
         AdminAnswer::Leaves(leaves) => say(&[leaves.to_string()]),
         AdminAnswer::NodeOut(node) => say(&[format!("{node} is out: its number is never used again")]),
         AdminAnswer::Removed(drive) => say(&[format!("{drive} is out: it is never used again")]),

@@ -2,8 +2,15 @@
 //!
 //! Whatever is wrong with a medium, the node starts without it and says so; nothing on it is overwritten.
 
+mod added;
+mod numbers;
+
 use core::time::Duration;
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use mesh_actors::{
     drive::{self, Medium},
@@ -12,24 +19,29 @@ use mesh_actors::{
 use mesh_core::{
     Answer, Error, ErrorKind, Request, WorkOutcome,
     id::{ActorId, DriveId, Epoch, GroupId},
-    meta::{MeshCommand, MetaAnswer, Query},
-    op::{DriveReport, ScrubState, ShardOp},
+    limits::BUDGET_DEFAULT,
+    meta::{ControlView, MeshCommand, MetaAnswer, Query},
+    op::{AddedDrive, DriveReport, NewMedium, PATH_BYTES_MAX, ScrubState, ShardOp},
     port::{Disk, DiskJob, Metadata as _, WorkOutput},
     spec::{DriveSpec, FunctionSpec},
-    topology::{DriveState, Leaving, NodeInfo},
+    time::Instant,
+    topology::{DriveInfo, DriveState, Leaving, NodeInfo},
 };
 use mesh_dpu_runtime::shell::{ActorSetup, Onward};
 
+use self::numbers::Numbers;
 use super::{Inner, lock};
-use crate::config::DriveConfig;
+use crate::config::{CAPACITY_MIN, DRIVES_MAX, DriveConfig, Size};
 
-/// The node's drives, by their place in the configuration.
+/// The node's drives: those of the configuration in their order, then those that were added.
 #[derive(Default)]
 pub(super) struct Media(BTreeMap<usize, Slot>);
 
 /// One drive.
 struct Slot {
-    path: PathBuf,
+    config: DriveConfig,
+    /// It is being brought up.
+    opening: bool,
     drive: Option<DriveId>,
     capacity_bytes: u64,
     /// Whether it was a drive of this cluster when it was opened; `None`: it has not been looked at.
@@ -52,46 +64,212 @@ struct Said {
     gone: u32,
 }
 
-/// Brings up every configured drive, each on its own.
-pub(super) fn begin(node: &Arc<Inner>) {
-    for (at, config) in node.config.drives.iter().enumerate() {
-        let slot = Slot {
-            path: config.path.clone(),
+impl Slot {
+    const fn new(config: DriveConfig) -> Self {
+        Self {
+            config,
+            opening: true,
             drive: None,
             capacity_bytes: 0,
             ours: None,
             started: false,
             reason: None,
             behind: false,
-            said: Said::default(),
-        };
-        lock(&node.media).0.insert(at, slot);
-        let (node, config) = (node.clone(), config.clone());
-        let task = node.clone();
+            said: Said { state: None, corrupt: 0, gone: 0 },
+        }
+    }
+}
+
+/// Brings up every drive, each on its own.
+pub(super) fn begin(node: &Arc<Inner>) {
+    let added = added::load(node).unwrap_or_else(|error| {
+        tracing::error!(node = %node.id, %error, "the node runs without the drives that were added to it");
+        Vec::new()
+    });
+    for (at, config) in node.config.drives.iter().cloned().chain(added).enumerate() {
+        lock(&node.media).0.insert(at, Slot::new(config.clone()));
+        let (node, task) = (node.clone(), node.clone());
         task.spawn(async move {
             let stopped = node.stopped();
             let outcome = tokio::select! {
                 () = stopped => return,
-                outcome = bring_up(&node, at, &config) => outcome,
+                outcome = bring_up(&node, at, &config, None) => outcome,
             };
-            if let Err(error) = outcome {
-                tracing::error!(node = %node.id, path = %config.path.display(), %error, "a drive cannot be used; the node runs without it");
-                slot_of(&node, at, |slot| slot.reason = Some(error.to_string()));
-            }
-            node.changed.notify_one();
+            opened(&node, at, &config, outcome.as_ref().err());
         });
     }
 }
 
-async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<(), Error> {
+/// It is open, or is not and will not be.
+fn opened(node: &Inner, at: usize, config: &DriveConfig, error: Option<&Error>) {
+    if let Some(error) = error {
+        tracing::error!(node = %node.id, path = %config.path.display(), %error, "a drive cannot be used; the node runs without it");
+    }
+    slot_of(node, at, |slot| {
+        slot.opening = false;
+        if let Some(error) = error {
+            slot.reason = Some(error.to_string());
+        }
+    });
+    node.changed.notify_one();
+}
+
+/// Uses another drive from now on, in the place of one if it is to be so, and remembers it.
+///
+/// # Errors
+/// `Invalid` for a medium that cannot be one; `Conflict` if it is not as it is to be, or the mesh does not take it, and
+/// `DriveFailed` for what is wrong with it: then it is as if nobody had asked, unless it has its number already, as
+/// `mesh status` shows. `Timeout` if that is not known in time.
+pub(crate) async fn add(
+    node: &Arc<Inner>,
+    medium: NewMedium,
+    instead_of: Option<DriveId>,
+    deadline: Instant,
+) -> Result<AddedDrive, Error> {
+    let config = described(medium)?;
+    let at = {
+        let media = &mut lock(&node.media).0;
+        let control = node.metadata.control();
+        match media.iter_mut().find(|(_, slot)| slot.config.path == config.path) {
+            Some((_, slot)) if slot.opening => {
+                return Err(Error::new(ErrorKind::Conflict, "the drive is being opened; ask again")
+                    .with("path", config.path.display()));
+            }
+            Some((_, slot)) if slot.started => {
+                return there_already(node, Some((slot.drive, slot.capacity_bytes)), instead_of);
+            }
+            Some((at, slot)) => {
+                *slot = Slot::new(config.clone());
+                *at
+            }
+            None => {
+                let in_use = |slot: &&Slot| slot.drive.is_none_or(|drive| !control.lost.contains_key(&drive));
+                if media.values().filter(in_use).count() >= DRIVES_MAX {
+                    return Err(added::too_many());
+                }
+                let at = media.keys().next_back().map_or(0, |last| last + 1);
+                media.insert(at, Slot::new(config.clone()));
+                at
+            }
+        }
+    };
+    let (answer, outcome) = tokio::sync::oneshot::channel();
+    let (inner, task) = (node.clone(), node.clone());
+    task.spawn(async move {
+        let stopped = inner.stopped();
+        let outcome = tokio::select! {
+            () = stopped => return,
+            outcome = bring_up(&inner, at, &config, Some(instead_of)) => outcome,
+        };
+        added(&inner, at, &config, &outcome);
+        // Whoever asked may have gone.
+        drop(answer.send(outcome));
+    });
+    let late = || {
+        let what = "the drive is not open yet; `mesh status` shows what becomes of it, and asking again does no harm";
+        Error::new(ErrorKind::Timeout, what)
+    };
+    let left = deadline.after(node.env.clock.now());
+    let drive = match tokio::time::timeout(left, outcome).await {
+        Ok(Ok(outcome)) => outcome?,
+        Ok(Err(_)) => return Err(Error::new(ErrorKind::Draining, "the node is stopping; ask again once it runs")),
+        Err(_) => return Err(late()),
+    };
+    // What was decided is known here a moment later.
+    let mut control = node.metadata.watch_control();
+    let is_known = |view: &Arc<ControlView>| view.drives.contains_key(&drive) || view.lost.contains_key(&drive);
+    let left = deadline.after(node.env.clock.now());
+    tokio::time::timeout(left, control.wait_for(is_known)).await.map_err(|_| late())?.map_err(|_| late())?;
+    let slot = lock(&node.media).0.get(&at).map(|slot| (slot.drive, slot.capacity_bytes));
+    there_already(node, slot, instead_of)
+}
+
+/// It was added, or not.
+fn added(node: &Inner, at: usize, config: &DriveConfig, outcome: &Result<DriveId, Error>) {
+    let Err(error) = outcome else { return opened(node, at, config, None) };
+    // What the mesh has refused is of no use to be remembered.
+    let forgotten = if error.kind() == ErrorKind::Conflict { added::forget(node, config) } else { Ok(()) };
+    if forgotten.and_then(|()| added::knows(node, config)).unwrap_or(true) {
+        return opened(node, at, config, Some(error));
+    }
+    tracing::warn!(node = %node.id, path = %config.path.display(), %error, "a drive was not added");
+    lock(&node.media).0.remove(&at);
+    node.changed.notify_one();
+}
+
+/// What was asked for, if it can be had.
+fn described(medium: NewMedium) -> Result<DriveConfig, Error> {
+    let NewMedium { path, capacity_bytes } = medium;
+    if !Path::new(&path).is_absolute() || path.len() > PATH_BYTES_MAX || path.contains(char::is_control) {
+        return Err(Error::invalid("a drive's path is absolute, in one line, and at most 4096 bytes long"));
+    }
+    if capacity_bytes.is_some_and(|bytes| bytes < CAPACITY_MIN) {
+        return Err(Error::invalid("a drive has at least 256MiB").with("path", path));
+    }
+    Ok(DriveConfig { path: path.into(), capacity: capacity_bytes.map(Size) })
+}
+
+/// The drive that is used (which, and its size), unless it is not in the place that it is to be in.
+fn there_already(
+    node: &Inner,
+    slot: Option<(Option<DriveId>, u64)>,
+    instead_of: Option<DriveId>,
+) -> Result<AddedDrive, Error> {
+    let Some((Some(drive), capacity_bytes)) = slot else {
+        return Err(Error::bug("a drive was added and is not there"));
+    };
+    if let Some(old) = instead_of.filter(|old| !has_seat_of(node, drive, *old)) {
+        let what = "the drive is used already, and not in that one's place: drain the other";
+        return Err(Error::new(ErrorKind::Conflict, what).with("drive", drive).with("instead_of", old));
+    }
+    Ok(AddedDrive { drive, node: node.id, capacity_bytes, instead_of })
+}
+
+/// Lets go of drives that are out, so that their media can be taken away.
+pub(super) fn let_go(node: &Arc<Inner>, control: &ControlView) {
+    let is_lost = |slot: &&mut Slot| slot.started && slot.drive.is_some_and(|drive| control.lost.contains_key(&drive));
+    let mut gone = Vec::new();
+    for slot in lock(&node.media).0.values_mut().filter(is_lost) {
+        slot.started = false;
+        slot.reason = Some(mesh_placement::steward::outlook::LOST.to_owned());
+        gone.extend(slot.drive.map(|drive| (drive, slot.config.clone())));
+    }
+    for (drive, config) in gone {
+        let (node, task) = (node.clone(), node.clone());
+        task.spawn(async move {
+            if let Err(error) = node.host.stop(ActorId::drive(drive), BUDGET_DEFAULT).await {
+                tracing::debug!(node = %node.id, %drive, %error, "a drive that is out had ended");
+            }
+            match added::forget(&node, &config) {
+                Ok(()) => {
+                    tracing::info!(node = %node.id, %drive, path = %config.path.display(), "a drive is out of the mesh, and closed");
+                }
+                Err(error) => tracing::error!(node = %node.id, %drive, %error, "a drive that is out stays in the list"),
+            }
+        });
+    }
+}
+
+/// `added`: somebody asks for it now, in the place of another if there is one.
+async fn bring_up(
+    node: &Arc<Inner>,
+    at: usize,
+    config: &DriveConfig,
+    added: Option<Option<DriveId>>,
+) -> Result<DriveId, Error> {
     let known = Numbers::load(node)?;
-    if let Some((drive, true)) = known.of(config) {
+    let instead_of = added.flatten();
+    // Only who is asked for now: a folder whose medium was pulled is no new drive because its node was started again.
+    let is_given_up = |drive: DriveId| {
+        instead_of == Some(drive) || (added.is_some() && node.metadata.control().lost.contains_key(&drive))
+    };
+    if let Some((drive, true)) = known.of(config).filter(|(drive, _)| !is_given_up(*drive)) {
         slot_of(node, at, |slot| slot.drive = Some(drive));
         // A folder that was in use and is gone must not be made anew as if nothing had happened.
         if !node.env.disks.is_present(&config.path) {
             return Err(Error::new(
                 ErrorKind::DriveFailed,
-                "the drive is missing: bring it back, or remove it from the configuration",
+                "the drive is missing: bring it back, or, if it is out of the mesh, remove it from the configuration",
             )
             .with("drive", drive)
             .with("path", config.path.display()));
@@ -108,8 +286,15 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
     let cluster = node.keyring.cluster();
     let mut had = None;
     let (drive, blank) = match drive::inspect(&first, cluster) {
+        Medium::Ours { drive, .. } if instead_of.is_some_and(|old| !has_seat_of(node, drive, old)) => {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "the medium is a drive of this mesh, and not in that one's place: wipe it, or add it as it is, without replacing another",
+            )
+            .with("found", drive));
+        }
         Medium::Ours { drive, epoch, .. } => match known.of(config) {
-            Some((other, true)) if other != drive => {
+            Some((other, true)) if other != drive && !is_given_up(other) => {
                 return Err(Error::new(
                     ErrorKind::DriveFailed,
                     "another drive of this cluster is where a drive was known; put it back to where it belongs",
@@ -129,13 +314,12 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
                 "the medium holds something else; it is left alone. Wipe it if it is to be used",
             ));
         }
-        Medium::Blank => match known.of(config) {
+        Medium::Blank => match known.of(config).filter(|(drive, _)| !is_given_up(*drive)) {
             // A start that was cut short had reserved the number.
             Some((drive, false)) => (drive, true),
             Some((drive, true)) => {
-                return Err(Error::new(ErrorKind::DriveFailed, "the medium is blank, but a drive was there; if it was replaced on purpose, take its line out of the file and restart the node")
-                    .with("drive", drive)
-                    .with("file", Numbers::path(node).display()));
+                let what = "the medium is blank, but a drive was there; if it was replaced on purpose, say so with `mesh drive replace`, or, if that one is out of the mesh, with `mesh drive add`";
+                return Err(Error::new(ErrorKind::DriveFailed, what).with("drive", drive));
             }
             None => (Numbers::choose(node, config)?, true),
         },
@@ -174,7 +358,10 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
         slot.capacity_bytes = capacity_bytes;
         slot.reason = Some("it waits to be registered with the control group".to_owned());
     });
-    let epoch = register(node, drive, capacity_bytes).await?;
+    if added.is_some() {
+        added::keep(node, config)?;
+    }
+    let epoch = register(node, drive, capacity_bytes, instead_of).await?;
     // Each start is given the next epoch, and writes it down before it serves.
     if let Some(had) = had.filter(|had| had.0 + 1 < epoch.0) {
         tracing::warn!(node = %node.id, %drive, had = %had, given = %epoch, "{BEHIND}");
@@ -204,14 +391,28 @@ async fn bring_up(node: &Arc<Inner>, at: usize, config: &DriveConfig) -> Result<
         slot.reason = None;
     });
     tracing::info!(node = %node.id, %drive, %epoch, path = %config.path.display(), "a drive is up");
-    Ok(())
+    // It may have been declared lost meanwhile.
+    let_go(node, &node.metadata.control());
+    Ok(drive)
+}
+
+/// Whether a drive took the place of another, as far as this node knows.
+fn has_seat_of(node: &Inner, drive: DriveId, old: DriveId) -> bool {
+    let control = node.metadata.control();
+    let seat = |drive: &DriveId| control.drives.get(drive).or_else(|| control.lost.get(drive)).map(DriveInfo::seat);
+    drive != old && seat(&drive).is_some() && seat(&drive) == seat(&old)
 }
 
 /// Registers a drive, however long the control group takes to be there.
 ///
 /// # Errors
-/// `Conflict` if it was declared lost: it stays as it is.
-async fn register(node: &Arc<Inner>, drive: DriveId, capacity_bytes: u64) -> Result<Epoch, Error> {
+/// `Conflict` if it was declared lost: it stays as it is; and if it cannot take the place that it is to take.
+async fn register(
+    node: &Arc<Inner>,
+    drive: DriveId,
+    capacity_bytes: u64,
+    instead_of: Option<DriveId>,
+) -> Result<Epoch, Error> {
     let mut said = false;
     let mut control = node.metadata.watch_control();
     let start = node.incarnation;
@@ -230,12 +431,13 @@ async fn register(node: &Arc<Inner>, drive: DriveId, capacity_bytes: u64) -> Res
             tokio::time::sleep(REGISTER_PAUSE).await;
             continue;
         };
-        let command = MeshCommand::TakeDrive { drive, node: node.id, start, capacity_bytes, after: known };
+        let command = MeshCommand::TakeDrive { drive, node: node.id, start, capacity_bytes, after: known, instead_of };
         match node.propose(command).await.as_deref() {
             Ok(MetaAnswer::Epoch(epoch)) => return Ok(*epoch),
             Ok(answer) => tracing::error!(%drive, ?answer, "a drive's registration was answered with something else"),
             Err(error) if error.kind() == ErrorKind::Conflict => {
-                if node.metadata.control().lost.contains_key(&drive) {
+                // A drive that takes another's place is new, and nobody else's.
+                if instead_of.is_some() || node.metadata.control().lost.contains_key(&drive) {
                     return Err(error.clone());
                 }
                 after = None;
@@ -289,7 +491,7 @@ pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
         .0
         .iter()
         .filter_map(|(at, slot)| {
-            Some((*at, slot.drive?, slot.path.clone(), slot.capacity_bytes, slot.started, slot.reason.clone()))
+            Some((*at, slot.drive?, slot.config.path.clone(), slot.capacity_bytes, slot.started, slot.reason.clone()))
         })
         .collect();
     let asked = slots.into_iter().map(|(at, drive, path, capacity_bytes, started, reason)| async move {
@@ -419,85 +621,6 @@ fn segment_bytes(capacity_bytes: u64) -> u32 {
 fn slot_of(node: &Inner, at: usize, change: impl FnOnce(&mut Slot)) {
     if let Some(slot) = lock(&node.media).0.get_mut(&at) {
         change(slot);
-    }
-}
-
-/// Which drive is at which path: `drives` in the data folder, a line each, such as `1001 /mnt/nvme0`. So a missing or
-/// replaced medium is noticed. A number is only reserved (`1001? /mnt/nvme0`) until the drive is formatted.
-struct Numbers(BTreeMap<String, (DriveId, bool)>);
-
-impl Numbers {
-    fn path(node: &Inner) -> PathBuf {
-        node.config.data.join("drives")
-    }
-
-    fn load(node: &Inner) -> Result<Self, Error> {
-        let path = Self::path(node);
-        let kept = node.env.files.read(&path).map_err(|error| {
-            Error::new(ErrorKind::DriveFailed, "the drives' numbers cannot be read")
-                .with("file", path.display())
-                .caused_by(error)
-        })?;
-        let text = kept.unwrap_or_default();
-        let mut numbers = BTreeMap::new();
-        for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            let (number, place) = line.split_once(' ').unwrap_or((line, ""));
-            let (number, formatted) = number.strip_suffix('?').map_or((number, true), |number| (number, false));
-            let number = number.parse().map_err(|_| {
-                Error::invalid("a line is not a drive's number and its path")
-                    .with("file", path.display())
-                    .with("line", line)
-            })?;
-            numbers.insert(place.to_owned(), (DriveId(number), formatted));
-        }
-        Ok(Self(numbers))
-    }
-
-    fn key(config: &DriveConfig) -> String {
-        config.path.to_string_lossy().into_owned()
-    }
-
-    fn of(&self, config: &DriveConfig) -> Option<(DriveId, bool)> {
-        self.0.get(&Self::key(config)).copied()
-    }
-
-    /// Reserves a number that no drive of this node has had.
-    fn choose(node: &Inner, config: &DriveConfig) -> Result<DriveId, Error> {
-        let _choosing = lock(&node.numbers);
-        let mut known = Self::load(node)?;
-        let view = node.metadata.control();
-        let first = node.id.0 * 1000 + 1;
-        let drive = (first..first + 999)
-            .map(DriveId)
-            .find(|drive| {
-                !known.0.values().any(|(other, _)| other == drive)
-                    && !view.drives.contains_key(drive)
-                    && !view.lost.contains_key(drive)
-            })
-            .ok_or_else(|| Error::invalid("the node has had 999 drives and has no number left"))?;
-        known.0.insert(Self::key(config), (drive, false));
-        known.save(node)?;
-        Ok(drive)
-    }
-
-    fn keep(node: &Inner, config: &DriveConfig, drive: DriveId) -> Result<(), Error> {
-        let _keeping = lock(&node.numbers);
-        let mut known = Self::load(node)?;
-        if known.0.insert(Self::key(config), (drive, true)) == Some((drive, true)) { Ok(()) } else { known.save(node) }
-    }
-
-    fn save(&self, node: &Inner) -> Result<(), Error> {
-        let text: String = self
-            .0
-            .iter()
-            .map(|(place, (drive, formatted))| format!("{}{} {place}\n", drive.0, if *formatted { "" } else { "?" }))
-            .collect();
-        let path = Self::path(node);
-        node.env.files.replace(&path, &text, 0o644).map_err(|error| {
-            Error::new(ErrorKind::DriveFailed, "the drives' numbers cannot be kept")
-                .with("file", path.display())
-                .caused_by(error)
-        })
     }
 }
 

@@ -13,7 +13,7 @@ mod chains;
 mod front;
 pub(crate) mod gate;
 mod losses;
-mod media;
+pub(crate) mod media;
 mod owner;
 
 use core::time::Duration;

@@ -29,7 +29,7 @@ use tokio::{
     task::{self, JoinError, JoinSet},
 };
 
-use super::{Inner, ability, acts, chains};
+use super::{Inner, ability, acts, chains, media};
 use crate::config::Span;
 
 /// What the owner is told.
@@ -226,6 +226,9 @@ impl Owner {
 
     fn learn(&mut self, view: Arc<ControlView>) {
         chains::learn(&self.node, &self.view, &view);
+        if !self.view.lost.is_same(&view.lost) {
+            media::let_go(&self.node, &view);
+        }
         self.view = view.clone();
         self.hear(Event::Control(view));
     }

@@ -5,6 +5,7 @@
 mod drives;
 mod metadata;
 mod nodes;
+mod parts;
 #[path = "../ports/mod.rs"]
 mod ports;
 mod processes;

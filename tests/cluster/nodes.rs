@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Waits until three vote in every metadata group, and none of them is this one.
-async fn three_vote_without(client: &Client, node: u64) {
+pub(crate) async fn three_vote_without(client: &Client, node: u64) {
     until(&format!("three vote, without node-{node}"), Duration::from_secs(60), async || {
         let status = client.status().await?;
         let led = status.iter().flat_map(|report| {
@@ -35,7 +35,7 @@ async fn three_vote_without(client: &Client, node: u64) {
 }
 
 /// Waits until a command of administrators goes well, which until then is refused for one of these reasons.
-async fn once_it_may(cluster: &Cluster, arguments: &[&str], reasons: &[&str]) {
+pub(crate) async fn once_it_may(cluster: &Cluster, arguments: &[&str], reasons: &[&str]) {
     until(&format!("{arguments:?} goes well"), Duration::from_secs(180), async || {
         let (good, said) = cluster.administer(arguments, "");
         assert!(good || reasons.iter().any(|why| said.contains(why)), "{said}");

@@ -22,6 +22,8 @@ pub(crate) struct Cluster {
     folder: tempfile::TempDir,
     addresses: Vec<SocketAddr>,
     children: Vec<Option<Child>>,
+    /// Drives of each node, by their letters.
+    letters: &'static [char],
 }
 
 impl Cluster {
@@ -32,10 +34,16 @@ impl Cluster {
 
     /// The same with every node's configuration changed.
     pub(crate) async fn start_with(change: impl Fn(&str) -> String) -> Self {
+        Self::start_of("2+1", &['a', 'b'], change).await
+    }
+
+    /// The same of another code, and with other drives in each node.
+    pub(crate) async fn start_of(code: &str, letters: &'static [char], change: impl Fn(&str) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let addresses = crate::ports::free(3);
-        let mut cluster = Self { folder, addresses, children: vec![None, None, None] };
+        let mut cluster = Self { folder, addresses, children: vec![None, None, None], letters };
         let mut arguments = vec!["--dir".into(), cluster.dir(1).display().to_string()];
+        arguments.extend(["--code".into(), code.into()]);
         arguments.extend(cluster.machine(1));
         mesh("init", &arguments).unwrap();
         cluster.configure(1, &change);
@@ -49,7 +57,7 @@ impl Cluster {
             cluster.serve(node);
         }
         let client = cluster.client(&[1, 2, 3]).await;
-        cluster.all_up(&client, 6).await;
+        cluster.all_up(&client, 3 * letters.len()).await;
         until("the first put", Duration::from_secs(60), async || client.put_bytes("main", "first", b"first").await)
             .await;
         cluster
@@ -77,7 +85,7 @@ impl Cluster {
     fn machine(&self, node: u64) -> Vec<String> {
         let address = self.addresses[node as usize - 1].to_string();
         let drive = |name| ["--drive".into(), format!("{}:2GiB", self.drive(node, name).display())];
-        ["--address".into(), address].into_iter().chain(['a', 'b'].into_iter().flat_map(drive)).collect()
+        ["--address".into(), address].into_iter().chain(self.letters.iter().flat_map(|name| drive(*name))).collect()
     }
 
     fn invitation(&self, node: u64) -> String {
@@ -123,6 +131,13 @@ impl Cluster {
             return Ok(());
         }
         Err(Error::invalid(format!("not every replica votes: {replicas:?}")))
+    }
+
+    /// The number of a drive, as its node remembers it.
+    pub(crate) fn number(&self, node: u64, drive: &Path) -> String {
+        let known = fs::read_to_string(self.dir(node).join(format!("node-{node}")).join("drives")).unwrap();
+        let line = known.lines().find(|line| line.ends_with(&format!(" {}", drive.display()))).unwrap();
+        line.split(' ').next().unwrap().to_owned()
     }
 
     /// The folder of a drive.

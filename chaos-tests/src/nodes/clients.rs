@@ -483,6 +483,7 @@ fn words(answer: &AdminAnswer) -> Vec<String> {
         AdminAnswer::Removed(drive) => vec![drive.to_string()],
         AdminAnswer::Leaves(leaves) => vec![leaves.to_string()],
         AdminAnswer::NodeOut(node) => vec![node.to_string()],
+        AdminAnswer::Added(added) => vec![added.to_string()],
         AdminAnswer::Done => Vec::new(),
     }
 }

@@ -251,6 +251,10 @@ pub enum MeshCommand {
         capacity_bytes: u64,
         /// The epoch of its last owner; 0: it had none.
         after: Epoch,
+        /// The drive whose place it takes, if it is new: that one is emptied from then on. `Conflict` if it is another node's,
+        /// larger, or replaced already.
+        #[serde(default)]
+        instead_of: Option<DriveId>,
     },
     /// Declares a drive lost for good: it is of no layout to come, and `PutDrive` of its number is `Conflict` from now on.
     /// The same again: no effect. `NotFound` if it is not known.
@@ -504,6 +508,7 @@ impl Command {
                 | MeshCommand::RemoveNode { empty: Some(_), .. }
                 | MeshCommand::FencedNode { .. },
             ) => Level::LEAVES,
+            Self::Mesh(MeshCommand::TakeDrive { instead_of: Some(_), .. }) => Level::SEATS,
             Self::Mesh(MeshCommand::DrainDrive { .. } | MeshCommand::PutOut { .. }) => Level::DRAINS,
             Self::Upkeep(_, UpkeepCommand::EndRepair { line, .. }) if *line > 0 => Level::SETTLED,
             Self::Upkeep(_, UpkeepCommand::Counted { .. }) => Level::SETTLED,

@@ -36,6 +36,8 @@ impl Level {
     pub const DRAINS: Self = Self(4);
     /// From here on nodes can leave, and drives are taken out for the layout by which they were judged.
     pub const LEAVES: Self = Self(5);
+    /// From here on a drive can take another's place.
+    pub const SEATS: Self = Self(6);
 }
 
 /// Of who does not say.
@@ -94,7 +96,8 @@ impl ControlView {
 /// | 3 | what is settled is read as settled; lists of drives that are relied on |
 /// | 4 | drives that are being emptied |
 /// | 5 | nodes that leave |
-pub const LEVEL: Level = Level::LEAVES;
+/// | 6 | drives that take another's place |
+pub const LEVEL: Level = Level::SEATS;
 
 #[cfg(test)]
 mod tests {

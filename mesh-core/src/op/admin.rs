@@ -114,7 +114,43 @@ pub enum AdminOp {
         /// It does not come back.
         lost: bool,
     },
+    /// Has a node use another drive, which it remembers: [`AdminAnswer::Added`]. The same again: no effect. `Conflict` if there
+    /// is something else on the medium, or another drive's number at that place.
+    AddDrive {
+        /// Which node.
+        node: NodeId,
+        /// What.
+        medium: NewMedium,
+    },
+    /// Has the node of a drive use another one in its place: [`AdminAnswer::Added`]. Once it is there, the other one is
+    /// emptied. `Conflict` if it is smaller, or the other one is replaced already.
+    ReplaceDrive {
+        /// Which.
+        drive: DriveId,
+        /// By what.
+        medium: NewMedium,
+    },
+    /// To the node itself, from the leader of the control group: opens the medium and registers it as a drive:
+    /// [`AdminAnswer::Added`]. To others than nodes it is `Denied`.
+    OpenDrive {
+        /// Which.
+        medium: NewMedium,
+        /// The drive whose place it takes.
+        instead_of: Option<DriveId>,
+    },
 }
+
+/// A medium that is to be a drive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewMedium {
+    /// Where it is on the node's machine: an absolute path of a folder or a block device, at most [`PATH_BYTES_MAX`].
+    pub path: String,
+    /// How much of it to use; a folder needs it, a device is used whole without it.
+    pub capacity_bytes: Option<u64>,
+}
+
+/// Bytes of a [`NewMedium`]'s path at most, as Linux has it.
+pub const PATH_BYTES_MAX: usize = 4096;
 
 impl AdminOp {
     /// Whether it changes something.
@@ -164,6 +200,8 @@ pub enum AdminAnswer {
     Leaves(LeavingNode),
     /// A node that is out.
     NodeOut(NodeId),
+    /// A drive that a node has and uses.
+    Added(AddedDrive),
 }
 
 /// How far a namespace group is with bringing what it has stored home.
@@ -271,6 +309,33 @@ impl fmt::Display for DrainedDrive {
         } else {
             write!(f, "{drive} is used again, as one of {left} drives")
         }
+    }
+}
+
+/// A drive that a node uses because it was told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddedDrive {
+    /// Which.
+    pub drive: DriveId,
+    /// Whose it is.
+    pub node: NodeId,
+    /// Bytes that it can hold.
+    pub capacity_bytes: u64,
+    /// The drive whose place it takes.
+    pub instead_of: Option<DriveId>,
+}
+
+impl fmt::Display for AddedDrive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { drive, node, capacity_bytes, instead_of } = self;
+        write!(f, "{drive} of {node} is used from now on ({} MiB)", capacity_bytes >> 20)?;
+        let Some(old) = instead_of else { return Ok(()) };
+        write!(
+            f,
+            ", in the place of {old}, which is being emptied. `mesh repair` shows how far that is; once every group is whole, \
+             take it out with `mesh drive remove {}`, or, if it does not answer, with --lost",
+            old.0
+        )
     }
 }
 

@@ -117,6 +117,7 @@ fn mesh() -> Vec<MeshCommand> {
             start: Incarnation(5),
             capacity_bytes: 3 << 40,
             after: Epoch(4),
+            instead_of: Some(DriveId(7)),
         },
         MeshCommand::LoseDrive { drive: DriveId(1) },
         MeshCommand::PutLayout(Arc::new(samples::layout())),

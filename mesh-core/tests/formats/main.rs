@@ -5,6 +5,7 @@ mod bounds;
 mod commands;
 mod golden;
 mod meta;
+mod orders;
 mod other_builds;
 mod samples;
 mod wire;

@@ -20,16 +20,17 @@ use mesh_core::{
         TenantRow, UploadRow, UsesPage, WrappedKey,
     },
     op::{
-        Ability, ActorReport, AdminAnswer, AdminOp, AsOf, Beat, Binding, Destination, DriveReport, GroupRepair,
-        GroupReport, Head, Held, MoveOp, MoveStep, Moved, News, NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece,
-        Reliance, ScrubState, ShardOp, StripeOp, StripeTarget, Witness,
+        Ability, ActorReport, AdminAnswer, AdminOp, AsOf, Beat, Binding, Destination, DriveReport, GroupReport, Head,
+        Held, MoveOp, MoveStep, Moved, News, NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece, Reliance,
+        ScrubState, ShardOp, StripeOp, StripeTarget, Witness,
     },
-    plan::Plan,
     spec::CustomSpec,
     time::UnixMillis,
     topology::{Code, Departure, DriveInfo, DriveState, Layout, Leaving, NodeInfo, NodeKind, NodeState, Survival},
     wire::crc32c,
 };
+
+use crate::orders;
 
 /// Names the variants of an enum: a list of all, and the name of a value's. It does not compile while one is missing.
 macro_rules! variants {
@@ -214,7 +215,7 @@ pub(crate) fn node_info() -> NodeInfo {
 }
 
 fn drive_info() -> DriveInfo {
-    DriveInfo { id: DriveId(61), node: NodeId(62), capacity_bytes: 1 << 42, epoch: Epoch(63) }
+    DriveInfo { id: DriveId(61), node: NodeId(62), capacity_bytes: 1 << 42, epoch: Epoch(63), seat: Some(DriveId(64)) }
 }
 
 pub(crate) fn assignment() -> Assignment {
@@ -614,12 +615,6 @@ fn node_ops() -> Vec<NodeOp> {
             without: vec![NodeId(1)],
             after: Some(ActorId(7)),
         })),
-        NodeOp::Admin(Box::new(AdminOp::Repair)),
-        NodeOp::Admin(Box::new(AdminOp::Scrub { drives: vec![DriveId(4)], rate: 5 })),
-        NodeOp::Admin(Box::new(AdminOp::DrainDrive { drive: DriveId(4), draining: true })),
-        NodeOp::Admin(Box::new(AdminOp::RemoveDrive { drive: DriveId(4) })),
-        NodeOp::Admin(Box::new(AdminOp::LeaveNode { node: NodeId(4), leaving: true })),
-        NodeOp::Admin(Box::new(AdminOp::RemoveNode { node: NodeId(4), lost: true })),
     ]
 }
 
@@ -744,7 +739,7 @@ pub(crate) fn envelopes() -> Vec<(String, Envelope)> {
     add("query".into(), asked(Op::Query { group: GroupId(2), query: Arc::new(Query::Control) }, b""));
     let command = Command::Bucket(BucketCommand::RemoveBucket { bucket: BucketId(3) });
     add("propose".into(), asked(Op::Propose(Arc::new(command)), b""));
-    for op in node_ops() {
+    for op in node_ops().into_iter().chain(orders::ops()) {
         let payload = if matches!(op, NodeOp::Raft { .. }) { PAYLOAD } else { b"" };
         let which = match &op {
             NodeOp::Move(step) => format!(".{:?}", step.what),
@@ -759,14 +754,9 @@ pub(crate) fn envelopes() -> Vec<(String, Envelope)> {
         let payload = if matches!(answer, Answer::Shard { .. } | Answer::Done) { PAYLOAD } else { b"" };
         add(format!("answer.{}", answer_name(&answer)), of(Body::Answer(answer), payload));
     }
-    let page = AdminAnswer::PlanPage { plan: Plan::default(), next: Some(ActorId(7)) };
-    add("answer.Admin.PlanPage".into(), of(Body::Answer(Answer::Admin(Box::new(page))), b""));
-    let state = RepairState { marked: LayoutId(3), settled: LayoutId(2), unsettled: 4, line: 1, count: count() };
-    let group = GroupRepair { group: GroupId(2), newest: LayoutId(5), state: Some(state), error: Some("e".into()) };
-    let repair = AdminAnswer::Repair(vec![group]);
-    add("answer.Admin.Repair".into(), of(Body::Answer(Answer::Admin(Box::new(repair))), b""));
-    let scrub = AdminAnswer::Scrub(vec![(DriveId(4), None), (DriveId(5), Some("e".into()))]);
-    add("answer.Admin.Scrub".into(), of(Body::Answer(Answer::Admin(Box::new(scrub))), b""));
+    for (name, answer) in orders::answers() {
+        add(format!("answer.Admin.{name}"), of(Body::Answer(Answer::Admin(Box::new(answer))), b""));
+    }
 
     let principals = [
         ("anonymous", Principal::Anonymous),

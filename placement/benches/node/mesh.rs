@@ -47,9 +47,10 @@ impl Mesh {
         for host in 1..=hosts {
             for number in 0..DRIVES {
                 let id = DriveId(host * 1000 + number);
-                control
-                    .drives
-                    .insert(id, DriveInfo { id, node: NodeId(host), epoch: Epoch(1), capacity_bytes: 1 << 42 });
+                control.drives.insert(
+                    id,
+                    DriveInfo { id, node: NodeId(host), epoch: Epoch(1), capacity_bytes: 1 << 42, seat: None },
+                );
             }
         }
         let wrapped = WrappedKey { key: KeyId(0), nonce: [0; 12], sealed: vec![0; 48] };

@@ -240,7 +240,7 @@ fn directory(view: &ControlView) -> Directory {
 #[test]
 fn who_follows_the_group_knows_what_its_view_says() {
     let [one, two] = [HERE, AWAY].map(|node| ActorId::data(TenantId(1), node));
-    let drive = DriveInfo { id: DriveId(7), node: HERE, epoch: Epoch(1), capacity_bytes: 1 };
+    let drive = DriveInfo { id: DriveId(7), node: HERE, epoch: Epoch(1), capacity_bytes: 1, seat: None };
     let steps: [fn(&mut ControlView, ActorId, ActorId, DriveInfo); 10] = [
         |view, one, _, _| _ = view.assignments.insert(one, Assignment::new(one, HERE, Epoch(1))),
         |view, _, _, drive| _ = view.drives.insert(drive.id, drive),

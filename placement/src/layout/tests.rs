@@ -8,7 +8,7 @@ use super::*;
 const TIB: u64 = 1 << 40;
 
 fn drive(id: u64, node: u64, capacity_bytes: u64) -> DriveInfo {
-    DriveInfo { id: DriveId(id), node: NodeId(node), capacity_bytes, epoch: Epoch(1) }
+    DriveInfo { id: DriveId(id), node: NodeId(node), capacity_bytes, epoch: Epoch(1), seat: None }
 }
 
 /// Drives 1, 2, ... of equal size, `each` on every node.
@@ -199,6 +199,23 @@ fn leaves_out_drives_without_capacity() {
 }
 
 #[test]
+fn a_drive_that_takes_the_place_of_another_gets_what_that_had_and_nothing_else_moves() {
+    let mut drives = even(9, 3);
+    let first = build(LayoutId(1), &Lineage::First(1, code(4, 2)), &drives).unwrap();
+    let second = build(LayoutId(2), &Lineage::Next(Arc::new(first.clone())), &drives).unwrap();
+    assert_eq!(second.groups, first.groups, "of the same drives it is the same");
+    let (old, new) = (DriveId(4), DriveId(3004));
+    let place = drives.iter_mut().find(|drive| drive.id == old).unwrap();
+    *place = DriveInfo { id: new, seat: Some(old), ..place.clone() };
+    let replaced = build(LayoutId(2), &Lineage::Next(Arc::new(first.clone())), &drives).unwrap();
+    let exchanged = |group: &Vec<DriveId>| -> Vec<DriveId> {
+        group.iter().map(|drive| if *drive == old { new } else { *drive }).collect()
+    };
+    assert_eq!(replaced.groups, first.groups.iter().map(exchanged).collect::<Vec<_>>());
+    assert!(first.groups.iter().any(|group| group[..6].contains(&old)), "it had something");
+}
+
+#[test]
 fn refuses_too_few_drives_a_bad_code_and_twins() {
     let error = build(LayoutId(1), &Lineage::None(code(4, 2)), &even(5, 1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooFewShards);
@@ -242,7 +259,7 @@ fn the_best_of_each_node_are_found_without_an_order_of_all() {
     let drives: Vec<DriveInfo> = (0..400_u64)
         .map(|drive| {
             let (id, node) = (DriveId(drive + 1), NodeId(drive % 37 + drive % 5));
-            DriveInfo { id, node, epoch: Epoch(1), capacity_bytes: (1 << 40) >> (drive % 2) }
+            DriveInfo { id, node, epoch: Epoch(1), capacity_bytes: (1 << 40) >> (drive % 2), seat: None }
         })
         .collect();
     let drives: Vec<&DriveInfo> = drives.iter().collect();

@@ -77,7 +77,7 @@ pub(crate) fn runs(actor: ActorId, epoch: u64) -> ActorReport {
 }
 
 pub(super) fn drive(id: u64, node: u64) -> DriveInfo {
-    DriveInfo { id: DriveId(id), node: NodeId(node), epoch: Epoch(1), capacity_bytes: 1 << 30 }
+    DriveInfo { id: DriveId(id), node: NodeId(node), epoch: Epoch(1), capacity_bytes: 1 << 30, seat: None }
 }
 
 /// A steward in a mesh of two hosts and a DPU of the first, told things by hand.

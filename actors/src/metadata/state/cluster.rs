@@ -13,6 +13,7 @@ use mesh_core::{
 use super::{
     departures, level,
     rows::{Formed, Rows},
+    seats,
 };
 use crate::metadata::keys;
 
@@ -125,6 +126,7 @@ pub(super) fn put_drive(
     node: NodeId,
     capacity_bytes: u64,
     by: Option<(Incarnation, Epoch)>,
+    instead_of: Option<DriveId>,
 ) -> Result<MetaAnswer, Error> {
     let Some(owner) = rows.find::<NodeInfo>(&keys::node(node))? else {
         return Err(Error::invalid("a drive's node must be known first").with("drive", drive).with("node", node));
@@ -152,18 +154,20 @@ pub(super) fn put_drive(
                 .with("epoch", now)),
         };
     }
-    let last = match known {
-        Some(known) => known.epoch,
-        None => {
+    let (last, seat) = match (known, instead_of) {
+        // Whose place it has taken it keeps.
+        (Some(known), _) => (known.epoch, known.seat),
+        (None, old) => {
+            let seat = old.map(|old| seats::take(rows, drive, node, capacity_bytes, old)).transpose()?;
             rows.take_room(&keys::all(keys::DRIVE), DRIVES_MAX, "drives")?;
-            Epoch(0)
+            (Epoch(0), seat)
         }
     };
     if departures::leaves(rows, node)? && !rows.has(&keys::leaving(drive))? {
         rows.put(keys::leaving(drive), &Leaving::Asked)?;
     }
     let epoch = Epoch(last.0 + 1);
-    rows.put(key, &DriveInfo { id: drive, node, capacity_bytes, epoch })?;
+    rows.put(key, &DriveInfo { id: drive, node, capacity_bytes, epoch, seat })?;
     Ok(MetaAnswer::Epoch(epoch))
 }
 
@@ -191,6 +195,10 @@ pub(super) fn drain_drive(rows: &mut Rows<'_>, drive: DriveId, draining: bool) -
             return Err(Error::new(ErrorKind::Conflict, what).with("drive", drive).with("node", info.node));
         }
         (Some(_), false) => {
+            if let Some(by) = seats::taken_by(rows, &info)? {
+                let what = "another drive has taken its place: leave it to be emptied, and take it out then";
+                return Err(Error::new(ErrorKind::Conflict, what).with("drive", drive).with("by", by));
+            }
             rows.remove(key);
             return Ok(MetaAnswer::Done);
         }
@@ -272,8 +280,8 @@ pub(super) fn put_out(rows: &mut Rows<'_>, drives: &[DriveId], out: bool) -> Res
             Some(Leaving::Away) if !out => {
                 let info = rows.find::<DriveInfo>(&keys::drive(*drive))?;
                 match info {
-                    // It is back, and leaves with its node.
-                    Some(info) if departures::leaves(rows, info.node)? => {
+                    // It is back, and leaves with its node; or another one has its place now.
+                    Some(info) if departures::leaves(rows, info.node)? || seats::taken_by(rows, &info)?.is_some() => {
                         rows.put(keys::leaving(*drive), &Leaving::Asked)?;
                     }
                     _ => rows.remove(keys::leaving(*drive)),
@@ -292,7 +300,7 @@ fn expect_drive(rows: &Rows<'_>, drive: DriveId) -> Result<(), Error> {
     Err(no_such_drive(drive))
 }
 
-fn no_such_drive(drive: DriveId) -> Error {
+pub(super) fn no_such_drive(drive: DriveId) -> Error {
     let text = "no drive of this number was ever registered; `mesh status` lists them";
     Error::new(ErrorKind::NotFound, text).with("drive", drive)
 }

@@ -22,10 +22,10 @@ pub(super) fn mesh(rows: &mut Rows<'_>, command: &MeshCommand) -> Result<MetaAns
         MeshCommand::PutNode(node) => cluster::put_node(rows, node),
         MeshCommand::Invite { node, invitation } => cluster::invite(rows, *node, *invitation),
         MeshCommand::PutDrive { drive, node, capacity_bytes } => {
-            cluster::put_drive(rows, *drive, *node, *capacity_bytes, None)
+            cluster::put_drive(rows, *drive, *node, *capacity_bytes, None, None)
         }
-        MeshCommand::TakeDrive { drive, node, start, capacity_bytes, after } => {
-            cluster::put_drive(rows, *drive, *node, *capacity_bytes, Some((*start, *after)))
+        MeshCommand::TakeDrive { drive, node, start, capacity_bytes, after, instead_of } => {
+            cluster::put_drive(rows, *drive, *node, *capacity_bytes, Some((*start, *after)), *instead_of)
         }
         MeshCommand::LoseDrive { drive } => cluster::lose_drive(rows, *drive),
         MeshCommand::PutLayout(layout) => cluster::put_layout(rows, layout),

@@ -17,7 +17,7 @@ use mesh_core::{
     topology::{Departure, DriveInfo, IS_OUT, Leaving, NodeInfo, NodeKind, voters_left},
 };
 
-use super::{cluster, level, rows::Rows, sessions};
+use super::{cluster, level, rows::Rows, seats, sessions};
 use crate::metadata::keys;
 
 /// Nodes that may have left a mesh.
@@ -46,12 +46,14 @@ pub(super) fn leave(rows: &mut Rows<'_>, node: NodeId, leaving: bool) -> Result<
             rows.give_room(&keys::all(keys::DEPARTURE))?;
         }
     }
-    for drive in drives {
+    // Of those that had one place one after the other, the last stays.
+    for drive in drives.into_iter().rev() {
         let key = keys::leaving(drive);
         match (rows.find::<Leaving>(&key)?, leaving) {
             // It is of no layout already, and was not asked to be.
             (Some(Leaving::Away), _) => {}
             (_, true) => rows.put(key, &Leaving::Asked)?,
+            (_, false) if seats::is_taken(rows, drive)? => {}
             (_, false) => rows.remove(key),
         }
     }

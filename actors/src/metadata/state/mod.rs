@@ -21,6 +21,7 @@ mod owed;
 mod placement;
 mod repair;
 mod rows;
+mod seats;
 mod sessions;
 mod stages;
 mod tenants;

@@ -277,6 +277,7 @@ fn gives_the_taker_of_a_drive_the_same_epoch_however_often_it_asks() {
         start: Incarnation(1),
         capacity_bytes: 20,
         after: Epoch(after),
+        instead_of: None,
     };
     for _ in 0..3 {
         assert_eq!(group.once(&take(2, 1)), Ok(MetaAnswer::Epoch(Epoch(2))));
@@ -299,6 +300,7 @@ fn only_the_registered_start_of_a_node_takes_drives() {
         start: Incarnation(start),
         capacity_bytes: 20,
         after: Epoch(after),
+        instead_of: None,
     };
     assert_eq!(group.apply(&MeshCommand::PutNode(node(1, 5))), Ok(MetaAnswer::Done));
     assert_eq!(group.once(&take(1, 1)), Err(ErrorKind::Conflict), "it is over");

@@ -11,6 +11,7 @@ mod namespace;
 mod owed;
 mod placement;
 mod repair;
+mod seats;
 mod sessions;
 mod stages;
 mod twice;
