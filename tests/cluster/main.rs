@@ -32,9 +32,17 @@ type Acknowledged = Arc<Mutex<BTreeMap<String, (u64, usize)>>>;
 const BUCKET: &str = "main";
 const MARKER: &[u8] = b"this very sentence must not be found on any drive";
 
+/// Puts that failed, and were tried again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Failures {
+    all: u32,
+    /// Of one object, at most.
+    in_a_row: u32,
+}
+
 /// Puts objects one after another until told to stop; a put that fails is tried again, as an SDK does, and counted.
-async fn stream(client: Client, name: &str, acknowledged: Acknowledged, stop: Arc<AtomicBool>) -> u32 {
-    let mut failures = 0;
+async fn stream(client: Client, name: &str, acknowledged: Acknowledged, stop: Arc<AtomicBool>) -> Failures {
+    let mut failures = Failures::default();
     for count in 0.. {
         if stop.load(Ordering::Acquire) {
             break;
@@ -42,15 +50,16 @@ async fn stream(client: Client, name: &str, acknowledged: Acknowledged, stop: Ar
         let key = format!("{name}/{count:05}");
         let seed = u64::from(name.as_bytes()[0]) << 32 | count;
         let len = [0, 1, 4096, 70_000, 1_000_000, 5_000_000][(count % 6) as usize] + (count as usize % 97);
-        loop {
+        for times in 1.. {
             match client.put_bytes(BUCKET, &key, &bytes_of(seed, len)).await {
                 Ok(_) => {
                     acknowledged.lock().unwrap().insert(key, (seed, len));
                     break;
                 }
                 Err(error) => {
-                    failures += 1;
-                    assert!(failures < 1000, "the stream of puts does not go on: {error}");
+                    println!("{key}, attempt {times}: {error}");
+                    failures = Failures { all: failures.all + 1, in_a_row: failures.in_a_row.max(times) };
+                    assert!(failures.all < 1000, "the stream of puts does not go on: {error}");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
@@ -109,7 +118,7 @@ async fn nothing_acknowledged_is_lost() {
     stop.store(true, Ordering::Release);
     let mut failures = 0;
     for stream in streams {
-        failures += stream.await.unwrap();
+        failures += stream.await.unwrap().all;
     }
     println!("node-{victim} killed after {at_the_kill} puts; {} in all; {failures} puts were sent again", count());
     read_all(&through_others, &acknowledged, "with one node gone").await;

@@ -14,7 +14,7 @@ use std::{
 use mesh_core::Error;
 
 use crate::{
-    Acknowledged,
+    Acknowledged, Failures,
     drives::{is_whole, with_a_short_grace},
     nodes::{once_it_may, three_vote_without},
     processes::{Cluster, until},
@@ -110,7 +110,13 @@ async fn every_part_is_exchanged_under_load() {
     cluster.terminate(3);
     written(12).await;
 
-    // Each is started anew, with the drives that it was given.
+    stop.store(true, Ordering::Release);
+    assert_eq!(writer.await.unwrap(), Failures::default());
+
+    // Each is started anew, with the drives that it was given. What a node does not say any more of a put that it had begun, an
+    // SDK sends again, twice by default.
+    stop.store(false, Ordering::Release);
+    let writer = tokio::spawn(stream(client.clone(), "more", acknowledged.clone(), stop.clone()));
     for node in [1, 2, 4] {
         cluster.terminate(node);
         cluster.serve(node);
@@ -119,7 +125,8 @@ async fn every_part_is_exchanged_under_load() {
     whole(&cluster, "in the end").await;
     written(12).await;
     stop.store(true, Ordering::Release);
-    assert_eq!(writer.await.unwrap(), 0, "puts that failed");
+    let failures = writer.await.unwrap();
+    assert!(failures.in_a_row <= 2, "{failures:?}");
     read_all(&client, &acknowledged, "after everything was exchanged").await;
     // As before, any node may be down.
     cluster.kill(2);
