@@ -130,7 +130,7 @@ pub enum AdminOp {
         /// By what.
         medium: NewMedium,
     },
-    /// To the node itself, from the leader of the control group: opens the medium and registers it as a drive:
+    /// To the node itself, from another one: opens the medium and registers it as a drive:
     /// [`AdminAnswer::Added`]. To others than nodes it is `Denied`.
     OpenDrive {
         /// Which.
