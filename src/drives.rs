@@ -187,8 +187,7 @@ fn expect_lost(known: &Outlook, voters: &BTreeSet<ReplicaId>, drive: &DriveInfo)
     let refused = |kind, what| Error::new(kind, what).with("drive", drive.id).with("node", drive.node);
     if let Some(state @ (DriveState::Up | DriveState::Full)) = known.drives.get(&drive.id) {
         let state = if *state == DriveState::Full { "full" } else { "up" };
-        let what = "the drive is in use: only one that does not come back is lost. If it is to go, take it out of its node's \
-                    configuration and restart the node, then say this again";
+        let what = "the drive is in use: only one that does not come back is lost. If it is to go, empty it first, with `mesh drive drain`";
         return Err(refused(ErrorKind::Conflict, what).with("state", state));
     }
     // One that is there says itself that it has the drive no more.

@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use mesh_core::{
-    Entropy, Error, Pool,
+    Entropy, Error, ErrorKind, Pool,
     id::{ClusterId, Incarnation, NodeId},
     meta::{LEVEL, Level},
     port::{Clock, Disk, Inbound, Outbound},
@@ -179,6 +179,14 @@ pub trait Disks: Send + Sync {
 
     /// Whether an open medium is still where it was.
     fn is_present(&self, path: &Path) -> bool;
+
+    /// As what a medium is to be opened that somebody asks for while the node runs. Nothing is changed there.
+    ///
+    /// # Errors
+    /// `Conflict` if it is no place for a drive: it holds what no drive has, or is neither a folder nor a block device.
+    fn vacant(&self, drive: &DriveConfig) -> Result<DriveConfig, Error> {
+        Ok(drive.clone())
+    }
 }
 
 /// How a node's link is set up.
@@ -337,5 +345,32 @@ impl Disks for FileDisks {
 
     fn is_present(&self, path: &Path) -> bool {
         path.exists()
+    }
+
+    fn vacant(&self, drive: &DriveConfig) -> Result<DriveConfig, Error> {
+        use std::os::unix::fs::FileTypeExt as _;
+        let DriveConfig { path, capacity } = drive;
+        let refused = |what: &'static str| Error::new(ErrorKind::Conflict, what).with("path", path.display());
+        let cannot = |error| refused("the medium cannot be looked at").caused_by(error);
+        match std::fs::metadata(path) {
+            Ok(found) if found.file_type().is_block_device() || found.is_file() => Ok(drive.clone()),
+            Ok(found) if !found.is_dir() => Err(refused("it is neither a folder nor a block device")),
+            // It says itself how large it is. What is refused after all must not have grown.
+            Ok(_) if FileDisk::is_at(path) => Ok(DriveConfig { path: path.clone(), capacity: None }),
+            Ok(_) => {
+                // What a file system made itself is in nobody's way.
+                let names =
+                    std::fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(cannot)?;
+                if names.iter().all(|entry| entry.file_name() == "lost+found") {
+                    return Ok(drive.clone());
+                }
+                Err(refused("the folder holds something else; it is left alone. Empty it if it is to be used"))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match capacity {
+                Some(_) if path.starts_with("/dev") => Err(refused("there is no such device")),
+                _ => Ok(drive.clone()),
+            },
+            Err(error) => Err(cannot(error)),
+        }
     }
 }

@@ -31,7 +31,7 @@ enum Verb {
 
 /// Give a node another drive, while it runs.
 ///
-/// A medium must be blank, or a drive of this mesh; of a folder, what is in it beside the drive's own files is not looked at.
+/// A medium must be blank (a folder: empty, or not there), or a drive of this mesh; anything else is left alone.
 /// It is formatted and used at once, and what is stored is spread over it by and by, within the rate of `[repair]`. The node
 /// remembers it in its data folder; its configuration stays as it is. Asking again does no harm.
 #[derive(Debug, Args)]
@@ -48,8 +48,7 @@ struct Add {
 /// Put another drive in the place of one, in the same node, while that runs: what the one has, or had, goes to the other, and,
 /// if they are of one size, nothing else moves.
 ///
-/// The new one must be as large at least. It may be where the old one was once that was pulled and the node was started anew
-/// without it. Write a path as the configuration does, without a slash at its end. The old one is
+/// The new one must be as large at least. It may be where the old one was, if that is broken or was pulled. The old one is
 /// emptied from then on: copied while it can be read, rebuilt from others where it cannot. Once `mesh repair` says that every
 /// group is whole, `mesh drive remove` takes it out, with `--lost` if it does not answer.
 #[derive(Debug, Args)]

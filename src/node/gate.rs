@@ -76,7 +76,7 @@ impl Inner {
         let deadline = node.env.clock.now() + budget;
         if header.actor != ActorId::NODE {
             let request = Request { op, payload, principal: header.principal, deadline, lane: header.lane };
-            let done = watched(&node, header.actor, &request.op, done);
+            let done = watched(&node, header.actor, &request.op, coming_and_going(&node, header.actor, done));
             return node.host.ask_local(header.actor, header.epoch, request, done);
         }
         match op {
@@ -97,6 +97,21 @@ impl Inner {
             }
         }
     }
+}
+
+/// A node whose ingress is not there yet, or no more, says so: another one can be asked instead.
+fn coming_and_going(node: &Inner, actor: ActorId, done: Completion<Outcome>) -> Completion<Outcome> {
+    if actor != ActorId::ingress(node.id) {
+        return done;
+    }
+    Box::new(move |outcome| {
+        done(outcome.map_err(|error| match error.kind() {
+            ErrorKind::NoSuchActor => {
+                Error::new(ErrorKind::Draining, "the node is starting or stopping; ask another").caused_by(error)
+            }
+            _ => error,
+        }));
+    })
 }
 
 /// Has what a client of the mesh itself reads looked at: whether it is lost.

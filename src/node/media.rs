@@ -3,41 +3,40 @@
 //! Whatever is wrong with a medium, the node starts without it and says so; nothing on it is overwritten.
 
 mod added;
+mod adding;
 mod numbers;
 
 use core::time::Duration;
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use mesh_actors::{
     drive::{self, Medium},
     registry::{self, Parts},
 };
 use mesh_core::{
-    Answer, Error, ErrorKind, Request, WorkOutcome,
+    Answer, Buf, Error, ErrorKind, Request, WorkOutcome,
     id::{ActorId, DriveId, Epoch, GroupId},
-    limits::BUDGET_DEFAULT,
-    meta::{ControlView, MeshCommand, MetaAnswer, Query},
-    op::{AddedDrive, DriveReport, NewMedium, PATH_BYTES_MAX, ScrubState, ShardOp},
+    limits::ALIGNMENT_BYTES,
+    meta::{MeshCommand, MetaAnswer, Query},
+    op::{DriveReport, ScrubState, ShardOp},
     port::{Disk, DiskJob, Metadata as _, WorkOutput},
     spec::{DriveSpec, FunctionSpec},
-    time::Instant,
     topology::{DriveInfo, DriveState, Leaving, NodeInfo},
 };
 use mesh_dpu_runtime::shell::{ActorSetup, Onward};
 
-use self::numbers::Numbers;
+pub(crate) use self::adding::add;
+pub(super) use self::adding::let_go;
+use self::numbers::{Known, Numbers};
 use super::{Inner, lock};
-use crate::config::{CAPACITY_MIN, DRIVES_MAX, DriveConfig, Size};
+use crate::config::{CAPACITY_MIN, DriveConfig};
 
 /// The node's drives: those of the configuration in their order, then those that were added.
 #[derive(Default)]
 pub(super) struct Media(BTreeMap<usize, Slot>);
 
 /// One drive.
+#[derive(Clone)]
 struct Slot {
     config: DriveConfig,
     /// It is being brought up.
@@ -46,6 +45,8 @@ struct Slot {
     capacity_bytes: u64,
     /// Whether it was a drive of this cluster when it was opened; `None`: it has not been looked at.
     ours: Option<bool>,
+    /// The mesh knows that it is here.
+    registered: bool,
     /// It has an actor.
     started: bool,
     /// Why it is not up.
@@ -72,6 +73,7 @@ impl Slot {
             drive: None,
             capacity_bytes: 0,
             ours: None,
+            registered: false,
             started: false,
             reason: None,
             behind: false,
@@ -86,8 +88,10 @@ pub(super) fn begin(node: &Arc<Inner>) {
         tracing::error!(node = %node.id, %error, "the node runs without the drives that were added to it");
         Vec::new()
     });
-    for (at, config) in node.config.drives.iter().cloned().chain(added).enumerate() {
-        lock(&node.media).0.insert(at, Slot::new(config.clone()));
+    let drives: Vec<DriveConfig> = node.config.drives.iter().cloned().chain(added).collect();
+    // All at once: whoever asks for another meanwhile gets none of their places.
+    lock(&node.media).0.extend(drives.iter().cloned().map(Slot::new).enumerate());
+    for (at, config) in drives.into_iter().enumerate() {
         let (node, task) = (node.clone(), node.clone());
         task.spawn(async move {
             let stopped = node.stopped();
@@ -105,165 +109,38 @@ fn opened(node: &Inner, at: usize, config: &DriveConfig, error: Option<&Error>) 
     if let Some(error) = error {
         tracing::error!(node = %node.id, path = %config.path.display(), %error, "a drive cannot be used; the node runs without it");
     }
+    let mut drive = None;
     slot_of(node, at, |slot| {
         slot.opening = false;
         if let Some(error) = error {
             slot.reason = Some(error.to_string());
+            drive = slot.drive;
         }
     });
+    if let Some(drive) = drive.filter(|drive| node.metadata.control().lost.contains_key(drive))
+        && let Err(error) = added::forget(node, drive)
+    {
+        tracing::error!(node = %node.id, %drive, %error, "a drive that is out stays in the list");
+    }
     node.changed.notify_one();
 }
 
-/// Uses another drive from now on, in the place of one if it is to be so, and remembers it.
-///
-/// # Errors
-/// `Invalid` for a medium that cannot be one; `Conflict` if it is not as it is to be, or the mesh does not take it, and
-/// `DriveFailed` for what is wrong with it: then it is as if nobody had asked, unless it has its number already, as
-/// `mesh status` shows. `Timeout` if that is not known in time.
-pub(crate) async fn add(
-    node: &Arc<Inner>,
-    medium: NewMedium,
-    instead_of: Option<DriveId>,
-    deadline: Instant,
-) -> Result<AddedDrive, Error> {
-    let config = described(medium)?;
-    let at = {
-        let media = &mut lock(&node.media).0;
-        let control = node.metadata.control();
-        match media.iter_mut().find(|(_, slot)| slot.config.path == config.path) {
-            Some((_, slot)) if slot.opening => {
-                return Err(Error::new(ErrorKind::Conflict, "the drive is being opened; ask again")
-                    .with("path", config.path.display()));
-            }
-            Some((_, slot)) if slot.started => {
-                return there_already(node, Some((slot.drive, slot.capacity_bytes)), instead_of);
-            }
-            Some((at, slot)) => {
-                *slot = Slot::new(config.clone());
-                *at
-            }
-            None => {
-                let in_use = |slot: &&Slot| slot.drive.is_none_or(|drive| !control.lost.contains_key(&drive));
-                if media.values().filter(in_use).count() >= DRIVES_MAX {
-                    return Err(added::too_many());
-                }
-                let at = media.keys().next_back().map_or(0, |last| last + 1);
-                media.insert(at, Slot::new(config.clone()));
-                at
-            }
-        }
-    };
-    let (answer, outcome) = tokio::sync::oneshot::channel();
-    let (inner, task) = (node.clone(), node.clone());
-    task.spawn(async move {
-        let stopped = inner.stopped();
-        let outcome = tokio::select! {
-            () = stopped => return,
-            outcome = bring_up(&inner, at, &config, Some(instead_of)) => outcome,
-        };
-        added(&inner, at, &config, &outcome);
-        // Whoever asked may have gone.
-        drop(answer.send(outcome));
-    });
-    let late = || {
-        let what = "the drive is not open yet; `mesh status` shows what becomes of it, and asking again does no harm";
-        Error::new(ErrorKind::Timeout, what)
-    };
-    let left = deadline.after(node.env.clock.now());
-    let drive = match tokio::time::timeout(left, outcome).await {
-        Ok(Ok(outcome)) => outcome?,
-        Ok(Err(_)) => return Err(Error::new(ErrorKind::Draining, "the node is stopping; ask again once it runs")),
-        Err(_) => return Err(late()),
-    };
-    // What was decided is known here a moment later.
-    let mut control = node.metadata.watch_control();
-    let is_known = |view: &Arc<ControlView>| view.drives.contains_key(&drive) || view.lost.contains_key(&drive);
-    let left = deadline.after(node.env.clock.now());
-    tokio::time::timeout(left, control.wait_for(is_known)).await.map_err(|_| late())?.map_err(|_| late())?;
-    let slot = lock(&node.media).0.get(&at).map(|slot| (slot.drive, slot.capacity_bytes));
-    there_already(node, slot, instead_of)
-}
-
-/// It was added, or not.
-fn added(node: &Inner, at: usize, config: &DriveConfig, outcome: &Result<DriveId, Error>) {
-    let Err(error) = outcome else { return opened(node, at, config, None) };
-    // What the mesh has refused is of no use to be remembered.
-    let forgotten = if error.kind() == ErrorKind::Conflict { added::forget(node, config) } else { Ok(()) };
-    if forgotten.and_then(|()| added::knows(node, config)).unwrap_or(true) {
-        return opened(node, at, config, Some(error));
-    }
-    tracing::warn!(node = %node.id, path = %config.path.display(), %error, "a drive was not added");
-    lock(&node.media).0.remove(&at);
-    node.changed.notify_one();
-}
-
-/// What was asked for, if it can be had.
-fn described(medium: NewMedium) -> Result<DriveConfig, Error> {
-    let NewMedium { path, capacity_bytes } = medium;
-    if !Path::new(&path).is_absolute() || path.len() > PATH_BYTES_MAX || path.contains(char::is_control) {
-        return Err(Error::invalid("a drive's path is absolute, in one line, and at most 4096 bytes long"));
-    }
-    if capacity_bytes.is_some_and(|bytes| bytes < CAPACITY_MIN) {
-        return Err(Error::invalid("a drive has at least 256MiB").with("path", path));
-    }
-    Ok(DriveConfig { path: path.into(), capacity: capacity_bytes.map(Size) })
-}
-
-/// The drive that is used (which, and its size), unless it is not in the place that it is to be in.
-fn there_already(
-    node: &Inner,
-    slot: Option<(Option<DriveId>, u64)>,
-    instead_of: Option<DriveId>,
-) -> Result<AddedDrive, Error> {
-    let Some((Some(drive), capacity_bytes)) = slot else {
-        return Err(Error::bug("a drive was added and is not there"));
-    };
-    if let Some(old) = instead_of.filter(|old| !has_seat_of(node, drive, *old)) {
-        let what = "the drive is used already, and not in that one's place: drain the other";
-        return Err(Error::new(ErrorKind::Conflict, what).with("drive", drive).with("instead_of", old));
-    }
-    Ok(AddedDrive { drive, node: node.id, capacity_bytes, instead_of })
-}
-
-/// Lets go of drives that are out, so that their media can be taken away.
-pub(super) fn let_go(node: &Arc<Inner>, control: &ControlView) {
-    let is_lost = |slot: &&mut Slot| slot.started && slot.drive.is_some_and(|drive| control.lost.contains_key(&drive));
-    let mut gone = Vec::new();
-    for slot in lock(&node.media).0.values_mut().filter(is_lost) {
-        slot.started = false;
-        slot.reason = Some(mesh_placement::steward::outlook::LOST.to_owned());
-        gone.extend(slot.drive.map(|drive| (drive, slot.config.clone())));
-    }
-    for (drive, config) in gone {
-        let (node, task) = (node.clone(), node.clone());
-        task.spawn(async move {
-            if let Err(error) = node.host.stop(ActorId::drive(drive), BUDGET_DEFAULT).await {
-                tracing::debug!(node = %node.id, %drive, %error, "a drive that is out had ended");
-            }
-            match added::forget(&node, &config) {
-                Ok(()) => {
-                    tracing::info!(node = %node.id, %drive, path = %config.path.display(), "a drive is out of the mesh, and closed");
-                }
-                Err(error) => tracing::error!(node = %node.id, %drive, %error, "a drive that is out stays in the list"),
-            }
-        });
-    }
-}
-
-/// `added`: somebody asks for it now, in the place of another if there is one.
+/// Opens a medium and makes it a drive of the mesh. `asked`: somebody asks for it now, in the place of another if there is one.
 async fn bring_up(
     node: &Arc<Inner>,
     at: usize,
     config: &DriveConfig,
-    added: Option<Option<DriveId>>,
+    asked: Option<Option<DriveId>>,
 ) -> Result<DriveId, Error> {
-    let known = Numbers::load(node)?;
-    let instead_of = added.flatten();
+    let Known { formatted, reserved } = Numbers::load(node)?.of(config);
+    let is_lost = |drive: DriveId| node.metadata.control().lost.contains_key(&drive);
+    let reserved = reserved.filter(|reserved| !is_lost(reserved.drive));
+    // What was asked for before this start, and not finished, is still to be done.
+    let instead_of = asked.unwrap_or_else(|| reserved.and_then(|reserved| reserved.instead_of));
     // Only who is asked for now: a folder whose medium was pulled is no new drive because its node was started again.
-    let is_given_up = |drive: DriveId| {
-        instead_of == Some(drive) || (added.is_some() && node.metadata.control().lost.contains_key(&drive))
-    };
-    if let Some((drive, true)) = known.of(config).filter(|(drive, _)| !is_given_up(*drive)) {
+    let formatted = formatted.filter(|drive| instead_of != Some(*drive) && !(asked.is_some() && is_lost(*drive)));
+    let opened_as = if asked.is_some() { node.env.disks.vacant(config)? } else { config.clone() };
+    if let Some(drive) = formatted {
         slot_of(node, at, |slot| slot.drive = Some(drive));
         // A folder that was in use and is gone must not be made anew as if nothing had happened.
         if !node.env.disks.is_present(&config.path) {
@@ -275,93 +152,79 @@ async fn bring_up(
             .with("path", config.path.display()));
         }
     }
-    let disk = node.env.disks.open(config, &node.pool)?;
+    let disk = node.env.disks.open(&opened_as, &node.pool)?;
     let capacity_bytes = disk.geometry().capacity_bytes;
-    let mut reading = drive::Reading::new(0, drive::INSPECT_BYTES);
-    let first = loop {
-        if let Some(first) = reading.take(io(&*disk, reading.job()).await)? {
-            break first;
-        }
-    };
-    let cluster = node.keyring.cluster();
-    let mut had = None;
-    let (drive, blank) = match drive::inspect(&first, cluster) {
-        Medium::Ours { drive, .. } if instead_of.is_some_and(|old| !has_seat_of(node, drive, old)) => {
+    if asked.is_some() && capacity_bytes < CAPACITY_MIN {
+        return Err(Error::invalid("a drive has at least 256MiB").with("bytes", capacity_bytes));
+    }
+    let (medium, had) = inspected(node, &*disk).await?.unzip();
+    let drive = match (medium, formatted, reserved) {
+        (Some(drive), ..)
+            if instead_of.is_some_and(|old| {
+                !has_seat_of(node, drive, old) && reserved.is_none_or(|reserved| reserved.drive != drive)
+            }) =>
+        {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 "the medium is a drive of this mesh, and not in that one's place: wipe it, or add it as it is, without replacing another",
             )
             .with("found", drive));
         }
-        Medium::Ours { drive, epoch, .. } => match known.of(config) {
-            Some((other, true)) if other != drive && !is_given_up(other) => {
-                return Err(Error::new(
-                    ErrorKind::DriveFailed,
-                    "another drive of this cluster is where a drive was known; put it back to where it belongs",
-                )
-                .with("found", drive)
-                .with("known", other)
-                .with("file", Numbers::path(node).display()));
-            }
-            _ => {
-                had = Some(epoch);
-                (drive, false)
-            }
-        },
-        Medium::Blank if !is_blank(&*disk).await? => {
+        (Some(drive), Some(other), _) if other != drive => {
             return Err(Error::new(
                 ErrorKind::DriveFailed,
-                "the medium holds something else; it is left alone. Wipe it if it is to be used",
-            ));
-        }
-        Medium::Blank => match known.of(config).filter(|(drive, _)| !is_given_up(*drive)) {
-            // A start that was cut short had reserved the number.
-            Some((drive, false)) => (drive, true),
-            Some((drive, true)) => {
-                let what = "the medium is blank, but a drive was there; if it was replaced on purpose, say so with `mesh drive replace`, or, if that one is out of the mesh, with `mesh drive add`";
-                return Err(Error::new(ErrorKind::DriveFailed, what).with("drive", drive));
-            }
-            None => (Numbers::choose(node, config)?, true),
-        },
-        Medium::Foreign { cluster } => {
-            return Err(Error::new(ErrorKind::DriveFailed, "the drive belongs to another cluster and is left alone")
-                .with("cluster", cluster));
-        }
-        Medium::Damaged { why } => {
-            let error = Error::new(
-                ErrorKind::DriveFailed,
-                "the drive's superblock is damaged, or it holds something else; it is left alone",
-            );
-            return Err(match reading.lost() {
-                Some((blocks, cause)) => error.with("unreadable_blocks", blocks).with("cause", cause),
-                None => error.with("why", why),
-            });
-        }
-        Medium::Newer { version } => {
-            return Err(Error::new(
-                ErrorKind::DriveFailed,
-                "the drive was written by a newer version; upgrade this node",
+                "another drive of this cluster is where a drive was known; put it back to where it belongs",
             )
-            .with("version", version));
+            .with("found", drive)
+            .with("known", other)
+            .with("file", Numbers::path(node).display()));
         }
+        (Some(drive), ..) => drive,
+        (None, Some(drive), _) => {
+            let what = "the medium is blank, but a drive was there; if it was replaced on purpose, say so with \
+                        `mesh drive replace`, or, if that one is out of the mesh, with `mesh drive add`";
+            return Err(Error::new(ErrorKind::DriveFailed, what).with("drive", drive));
+        }
+        // What was cut short had reserved the number.
+        (None, None, Some(reserved)) if reserved.instead_of == instead_of => reserved.drive,
+        (None, None, _) => Numbers::choose(node, config, instead_of)?,
     };
+    let blank = medium.is_none();
     slot_of(node, at, |slot| slot.ours = Some(!blank));
-    if !blank {
-        Numbers::keep(node, config, drive)?;
-    }
     if holds(node, at, drive) {
         return Err(Error::new(ErrorKind::Conflict, "another path of this node has the same drive: is it a copy?")
             .with("drive", drive));
+    }
+    if blank {
+        // The mesh is not told of what cannot be written: the one whose place it takes would be emptied for nothing.
+        io(&*disk, DiskJob::Write { at: 0, bufs: vec![Buf::zeroed(ALIGNMENT_BYTES)] }).await?;
+        io(&*disk, DiskJob::Sync).await?;
+    } else {
+        Numbers::keep(node, config, drive)?;
     }
     slot_of(node, at, |slot| {
         slot.drive = Some(drive);
         slot.capacity_bytes = capacity_bytes;
         slot.reason = Some("it waits to be registered with the control group".to_owned());
     });
-    if added.is_some() {
-        added::keep(node, config)?;
-    }
-    let epoch = register(node, drive, capacity_bytes, instead_of).await?;
+    let is_new = asked.is_some() && added::keep(node, config, drive)?;
+    let instead_of = instead_of.filter(|_| blank);
+    let epoch = match register(node, drive, capacity_bytes, instead_of, asked.is_some()).await {
+        Ok(epoch) => epoch,
+        Err(error) => {
+            // It never came in, and the next start is not to try again what was refused.
+            if error.kind() == ErrorKind::Conflict || is_final(error.kind()) {
+                if blank {
+                    Numbers::release(node, config)?;
+                }
+                if is_new || instead_of.is_some() {
+                    added::forget(node, drive)?;
+                }
+            }
+            return Err(error);
+        }
+    };
+    slot_of(node, at, |slot| slot.registered = true);
     // Each start is given the next epoch, and writes it down before it serves.
     if let Some(had) = had.filter(|had| had.0 + 1 < epoch.0) {
         tracing::warn!(node = %node.id, %drive, had = %had, given = %epoch, "{BEHIND}");
@@ -369,6 +232,7 @@ async fn bring_up(
     }
     let scrub_every_ms = u64::try_from(node.config.scrub.every.0.as_millis()).unwrap_or(u64::MAX);
     let segment_bytes = segment_bytes(capacity_bytes);
+    let cluster = node.keyring.cluster();
     let spec = DriveSpec { cluster, drive, epoch, capacity_bytes, segment_bytes, scrub_every_ms };
     if blank {
         io(&*disk, DiskJob::Write { at: 0, bufs: vec![drive::superblock(&spec)] }).await?;
@@ -396,6 +260,38 @@ async fn bring_up(
     Ok(drive)
 }
 
+/// The drive of this mesh that a medium is, and its last epoch; or `None` of one that holds nothing.
+///
+/// # Errors
+/// What else it is: then it is left alone.
+async fn inspected(node: &Inner, disk: &dyn Disk) -> Result<Option<(DriveId, Epoch)>, Error> {
+    let mut reading = drive::Reading::new(0, drive::INSPECT_BYTES);
+    let first = loop {
+        if let Some(first) = reading.take(io(disk, reading.job()).await)? {
+            break first;
+        }
+    };
+    let failed = |what: &'static str| Error::new(ErrorKind::DriveFailed, what);
+    match drive::inspect(&first, node.keyring.cluster()) {
+        Medium::Ours { drive, epoch, .. } => Ok(Some((drive, epoch))),
+        Medium::Blank if is_blank(disk).await? => Ok(None),
+        Medium::Blank => Err(failed("the medium holds something else; it is left alone. Wipe it if it is to be used")),
+        Medium::Foreign { cluster } => {
+            Err(failed("the drive belongs to another cluster and is left alone").with("cluster", cluster))
+        }
+        Medium::Damaged { why } => {
+            let error = failed("the drive's superblock is damaged, or it holds something else; it is left alone");
+            Err(match reading.lost() {
+                Some((blocks, cause)) => error.with("unreadable_blocks", blocks).with("cause", cause),
+                None => error.with("why", why),
+            })
+        }
+        Medium::Newer { version } => {
+            Err(failed("the drive was written by a newer version; upgrade this node").with("version", version))
+        }
+    }
+}
+
 /// Whether a drive took the place of another, as far as this node knows.
 fn has_seat_of(node: &Inner, drive: DriveId, old: DriveId) -> bool {
     let control = node.metadata.control();
@@ -406,12 +302,14 @@ fn has_seat_of(node: &Inner, drive: DriveId, old: DriveId) -> bool {
 /// Registers a drive, however long the control group takes to be there.
 ///
 /// # Errors
-/// `Conflict` if it was declared lost: it stays as it is; and if it cannot take the place that it is to take.
+/// `Conflict` if it was declared lost: it stays as it is; and if it cannot take the place that it is to take. If somebody waits
+/// for it (`asked`), too what another attempt would not cure.
 async fn register(
     node: &Arc<Inner>,
     drive: DriveId,
     capacity_bytes: u64,
     instead_of: Option<DriveId>,
+    asked: bool,
 ) -> Result<Epoch, Error> {
     let mut said = false;
     let mut control = node.metadata.watch_control();
@@ -443,6 +341,7 @@ async fn register(
                 after = None;
                 tokio::time::sleep(REGISTER_PAUSE).await;
             }
+            Err(error) if asked && is_final(error.kind()) => return Err(error.clone()),
             Err(error) if !said => {
                 said = true;
                 tracing::debug!(%drive, %error, "a drive waits to be registered");
@@ -451,6 +350,10 @@ async fn register(
         }
         tokio::time::sleep(REGISTER_PAUSE).await;
     }
+}
+
+const fn is_final(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Unsupported | ErrorKind::QuotaExceeded)
 }
 
 /// The epoch of a drive's last owner, as the control group has it now and not as this node may remember it.

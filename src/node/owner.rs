@@ -170,6 +170,7 @@ async fn own(node: Arc<Inner>, inbox: &mut mpsc::Receiver<News>) {
     let mut control = node.metadata.watch_control();
     let view = control.borrow_and_update().clone();
     chains::learn(&node, &ControlView::default(), &view);
+    media::let_go(&node, &view);
     let steward = Steward::new(node.here(), view.clone(), node.env.clock.now());
     let mut owner = Owner { node, steward, view, tasks: JoinSet::new(), about: BTreeMap::new() };
     for peer in &owner.node.config.peers {

@@ -34,6 +34,26 @@ pub(crate) async fn three_vote_without(client: &Client, node: u64) {
     .await;
 }
 
+/// Waits until so many more objects are written.
+pub(crate) async fn written(acknowledged: &Acknowledged, more: usize) {
+    let before = acknowledged.lock().unwrap().len();
+    until("objects are written", Duration::from_secs(60), async || {
+        let now = acknowledged.lock().unwrap().len();
+        if now >= before + more { Ok(()) } else { Err(Error::invalid(format!("{now} objects"))) }
+    })
+    .await;
+}
+
+/// Why a node that is being emptied may not be taken out yet.
+pub(crate) const UNTIL_EMPTY: [&str; 6] = [
+    "counted elsewhere",
+    "no layout without it",
+    "are on the drive yet",
+    "meanwhile",
+    "an actor is there still",
+    "leads the metadata group still",
+];
+
 /// Waits until a command of administrators goes well, which until then is refused for one of these reasons.
 pub(crate) async fn once_it_may(cluster: &Cluster, arguments: &[&str], reasons: &[&str]) {
     until(&format!("{arguments:?} goes well"), Duration::from_secs(180), async || {
@@ -59,31 +79,15 @@ async fn a_node_that_is_emptied_under_load_can_be_taken_out() {
     let (acknowledged, stop) = (Acknowledged::default(), Arc::new(AtomicBool::new(false)));
     let client = cluster.client(&[1, 2]).await;
     let writer = tokio::spawn(stream(client, "load", acknowledged.clone(), stop.clone()));
-    let written = async |more: usize| {
-        let before = acknowledged.lock().unwrap().len();
-        until("objects are written", Duration::from_secs(60), async || {
-            let now = acknowledged.lock().unwrap().len();
-            if now >= before + more { Ok(()) } else { Err(Error::invalid(format!("{now} objects"))) }
-        })
-        .await;
-    };
-    written(20).await;
+    written(&acknowledged, 20).await;
     assert_eq!(cluster.grow(&with_a_short_grace), 4);
     let client = cluster.client(&[1, 2, 4]).await;
     cluster.all_up(&client, 8).await;
     let (good, said) = cluster.administer(&["node", "drain", "3"], "");
     assert!(good && said.contains("goes to the 6 of others"), "{said}");
     three_vote_without(&client, 3).await;
-    let waits = [
-        "counted elsewhere",
-        "no layout without it",
-        "are on the drive yet",
-        "meanwhile",
-        "an actor is there still",
-        "leads the metadata group still",
-    ];
-    once_it_may(&cluster, &["node", "remove", "3", "--yes"], &waits).await;
-    written(20).await;
+    once_it_may(&cluster, &["node", "remove", "3", "--yes"], &UNTIL_EMPTY).await;
+    written(&acknowledged, 20).await;
     stop.store(true, Ordering::Release);
     assert_eq!(writer.await.unwrap(), Failures::default());
     // It is told while it runs still, and again once it is started.

@@ -16,7 +16,7 @@ use mesh_core::Error;
 use crate::{
     Acknowledged, Failures,
     drives::{is_whole, with_a_short_grace},
-    nodes::{once_it_may, three_vote_without},
+    nodes::{UNTIL_EMPTY, once_it_may, three_vote_without, written},
     processes::{Cluster, until},
     read_all, stream,
 };
@@ -48,35 +48,33 @@ async fn every_part_is_exchanged_under_load() {
     let stop = Arc::new(AtomicBool::new(false));
     let client = cluster.client(&[1, 2]).await;
     let writer = tokio::spawn(stream(client.clone(), "load", acknowledged.clone(), stop.clone()));
-    let written = async |more: usize| {
-        let before = acknowledged.lock().unwrap().len();
-        until("objects are written", Duration::from_secs(60), async || {
-            let now = acknowledged.lock().unwrap().len();
-            if now >= before + more { Ok(()) } else { Err(Error::invalid(format!("{now} objects"))) }
-        })
-        .await;
-    };
-    written(12).await;
+    written(&acknowledged, 12).await;
 
     // What cannot be a drive is none, and nobody speaks of it afterwards.
     let [pulled, lost] = [cluster.drive(1, 'a'), cluster.drive(2, 'b')];
-    let [instead, another] = [cluster.drive(1, 'x'), cluster.drive(2, 'y')];
+    let [other, another] = [cluster.drive(1, 'x'), cluster.drive(2, 'y')];
+    // Where the old one was, written in another way.
+    let instead = pulled.join("");
     let [old, gone] = [cluster.number(1, &pulled), cluster.number(2, &lost)];
     refused(&cluster, &["drive", "add", "1", "drive-1x:2GiB"], "begins with /");
-    refused(&cluster, &["drive", "add", "9", &of_size(&instead, "2GiB")], "no node of this number");
+    refused(&cluster, &["drive", "add", "9", &of_size(&other, "2GiB")], "no node of this number");
     refused(&cluster, &["drive", "add", "1", &of_size(&cluster.drive(2, 'a'), "2GiB")], "in use");
-    refused(&cluster, &["drive", "replace", "1999", &of_size(&instead, "2GiB")], "no drive of this number");
-    refused(&cluster, &["drive", "replace", &old, &of_size(&instead, "1GiB")], "smaller");
+    refused(&cluster, &["drive", "replace", "1999", &of_size(&other, "2GiB")], "no drive of this number");
+    refused(&cluster, &["drive", "replace", &old, &of_size(&other, "1GiB")], "smaller");
     refused(&cluster, &["drive", "replace", &old, &of_size(&cluster.drive(1, 'b'), "2GiB")], "not in that one's place");
+    refused(&cluster, &["drive", "replace", &old, &of_size(&instead, "2GiB")], "is there and works");
+    let folder = cluster.dir(2);
+    refused(&cluster, &["drive", "add", "1", &of_size(&folder, "2GiB")], "the folder holds something else");
     cluster.all_up(&client, 9).await;
-    fs::remove_dir_all(&instead).unwrap();
+    fs::remove_dir_all(&other).unwrap();
 
     // Two are pulled: one is replaced, which asked twice is done once; of the other nobody expects anything any more.
     for drive in [&pulled, &lost] {
         fs::rename(drive, drive.with_extension("pulled")).unwrap();
     }
     cluster.all_up(&client, 7).await;
-    written(12).await;
+    written(&acknowledged, 12).await;
+    refused(&cluster, &["drive", "add", "1", &of_size(&instead, "2GiB")], "a drive is there that does not answer");
     let said = told(&cluster, &["drive", "replace", &old, &of_size(&instead, "2GiB")]);
     assert!(said.contains(&format!("in the place of drive-{old}")), "{said}");
     assert_eq!(told(&cluster, &["drive", "replace", &old, &of_size(&instead, "2GiB")]), said);
@@ -87,7 +85,7 @@ async fn every_part_is_exchanged_under_load() {
     cluster.all_up(&client, 9).await;
     whole(&cluster, "with other drives").await;
     once_it_may(&cluster, &["drive", "remove", &old, "--lost", "--yes"], &["the drive is in use"]).await;
-    written(12).await;
+    written(&acknowledged, 12).await;
 
     // A node leaves, and another one has joined before.
     assert_eq!(cluster.grow(&with_a_short_grace), 4);
@@ -98,17 +96,9 @@ async fn every_part_is_exchanged_under_load() {
     })
     .await;
     three_vote_without(&client, 3).await;
-    let waits = [
-        "counted elsewhere",
-        "no layout without it",
-        "are on the drive yet",
-        "meanwhile",
-        "an actor is there still",
-        "leads the metadata group still",
-    ];
-    once_it_may(&cluster, &["node", "remove", "3", "--yes"], &waits).await;
+    once_it_may(&cluster, &["node", "remove", "3", "--yes"], &UNTIL_EMPTY).await;
     cluster.terminate(3);
-    written(12).await;
+    written(&acknowledged, 12).await;
 
     stop.store(true, Ordering::Release);
     assert_eq!(writer.await.unwrap(), Failures::default());
@@ -123,7 +113,7 @@ async fn every_part_is_exchanged_under_load() {
         cluster.all_up(&client, 9).await;
     }
     whole(&cluster, "in the end").await;
-    written(12).await;
+    written(&acknowledged, 12).await;
     stop.store(true, Ordering::Release);
     let failures = writer.await.unwrap();
     assert!(failures.in_a_row <= 2, "{failures:?}");

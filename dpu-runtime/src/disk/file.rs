@@ -87,6 +87,12 @@ pub struct FileDisk {
 }
 
 impl FileDisk {
+    /// Whether a folder is a medium, as it says itself.
+    #[must_use]
+    pub fn is_at(folder: &Path) -> bool {
+        folder.join(MEDIUM).exists()
+    }
+
     /// Opens a medium: a directory that exists, a file (which has the size of the medium), or a block device.
     ///
     /// # Errors

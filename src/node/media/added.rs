@@ -3,11 +3,12 @@
 
 use std::path::PathBuf;
 
-use mesh_core::{Error, ErrorKind};
+use mesh_core::{Error, ErrorKind, id::DriveId};
 use serde::{Deserialize, Serialize};
 
+use super::numbers::plain;
 use crate::{
-    config::{DRIVES_MAX, DriveConfig},
+    config::{DRIVES_MAX, DriveConfig, Size},
     node::{Inner, lock},
 };
 
@@ -15,7 +16,16 @@ use crate::{
 #[serde(deny_unknown_fields)]
 struct Added {
     #[serde(default, rename = "drive")]
-    drives: Vec<DriveConfig>,
+    drives: Vec<Entry>,
+}
+
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    number: u64,
+    path: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    capacity: Option<Size>,
 }
 
 const HEAD: &str =
@@ -27,40 +37,36 @@ fn path(node: &Inner) -> PathBuf {
 
 /// Those that the configuration does not have.
 pub(super) fn load(node: &Inner) -> Result<Vec<DriveConfig>, Error> {
-    let mut drives = read(node)?.drives;
-    drives.retain(|drive| !is_configured(node, drive));
-    Ok(drives)
+    let drives = read(node)?.drives.into_iter().map(|Entry { path, capacity, .. }| DriveConfig { path, capacity });
+    Ok(drives.filter(|drive| !is_configured(node, drive)).collect())
 }
 
-/// Remembers one, before anything is stored on it.
-pub(super) fn keep(node: &Inner, drive: &DriveConfig) -> Result<(), Error> {
-    if is_configured(node, drive) {
-        return Ok(());
+/// Remembers one, before anything is stored on it. Whether that is new.
+pub(super) fn keep(node: &Inner, config: &DriveConfig, drive: DriveId) -> Result<bool, Error> {
+    if is_configured(node, config) {
+        return Ok(false);
     }
     let _keeping = lock(&node.numbers);
     let mut added = read(node)?;
-    if added.drives.contains(drive) {
-        return Ok(());
+    let entry = Entry { number: drive.0, path: plain(&config.path), capacity: config.capacity };
+    if added.drives.contains(&entry) {
+        return Ok(false);
     }
-    added.drives.retain(|known| known.path != drive.path);
+    added.drives.retain(|known| known.path != entry.path && known.number != entry.number);
     if added.drives.len() >= DRIVES_MAX {
         return Err(too_many());
     }
-    added.drives.push(drive.clone());
-    write(node, &added)
+    added.drives.push(entry);
+    write(node, &added)?;
+    Ok(true)
 }
 
-/// Whether one is remembered, here or in the configuration.
-pub(super) fn knows(node: &Inner, drive: &DriveConfig) -> Result<bool, Error> {
-    Ok(is_configured(node, drive) || read(node)?.drives.iter().any(|known| known.path == drive.path))
-}
-
-/// Forgets one that is out of the mesh.
-pub(super) fn forget(node: &Inner, drive: &DriveConfig) -> Result<(), Error> {
+/// Forgets one that is out of the mesh, or never came in.
+pub(super) fn forget(node: &Inner, drive: DriveId) -> Result<(), Error> {
     let _keeping = lock(&node.numbers);
     let mut added = read(node)?;
     let count = added.drives.len();
-    added.drives.retain(|known| known.path != drive.path);
+    added.drives.retain(|known| known.number != drive.0);
     if added.drives.len() == count { Ok(()) } else { write(node, &added) }
 }
 
@@ -70,7 +76,7 @@ pub(super) fn too_many() -> Error {
 }
 
 fn is_configured(node: &Inner, drive: &DriveConfig) -> bool {
-    node.config.drives.iter().any(|known| known.path == drive.path)
+    node.config.drives.iter().any(|known| plain(&known.path) == plain(&drive.path))
 }
 
 fn read(node: &Inner) -> Result<Added, Error> {

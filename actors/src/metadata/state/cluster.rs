@@ -274,17 +274,18 @@ pub(super) fn put_out(rows: &mut Rows<'_>, drives: &[DriveId], out: bool) -> Res
         }
         expect_one_by_one(rows, drives)?;
     }
+    let mut used = if out { BTreeMap::new() } else { seats::used(rows)? };
     for drive in drives {
         match known.get(drive) {
             None if out && !rows.has(&keys::lost(*drive))? => rows.put(keys::leaving(*drive), &Leaving::Away)?,
             Some(Leaving::Away) if !out => {
-                let info = rows.find::<DriveInfo>(&keys::drive(*drive))?;
-                match info {
-                    // It is back, and leaves with its node; or another one has its place now.
-                    Some(info) if departures::leaves(rows, info.node)? || seats::taken_by(rows, &info)?.is_some() => {
-                        rows.put(keys::leaving(*drive), &Leaving::Asked)?;
-                    }
-                    _ => rows.remove(keys::leaving(*drive)),
+                let Some(info) = rows.find::<DriveInfo>(&keys::drive(*drive))? else { continue };
+                // It is back, and leaves with its node; or another one has its place now.
+                if departures::leaves(rows, info.node)? || used.contains_key(&info.seat()) {
+                    rows.put(keys::leaving(*drive), &Leaving::Asked)?;
+                } else {
+                    rows.remove(keys::leaving(*drive));
+                    used.insert(info.seat(), *drive);
                 }
             }
             _ => {}

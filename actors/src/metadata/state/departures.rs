@@ -7,7 +7,7 @@
 //! ```
 
 use core::ops::ControlFlow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
     Error, ErrorKind,
@@ -46,15 +46,21 @@ pub(super) fn leave(rows: &mut Rows<'_>, node: NodeId, leaving: bool) -> Result<
             rows.give_room(&keys::all(keys::DEPARTURE))?;
         }
     }
-    // Of those that had one place one after the other, the last stays.
+    let mut used = if leaving { BTreeMap::new() } else { seats::used(rows)? };
+    // Of those that had one place one after the other, the one of the greatest number stays: that of the last, as nodes number
+    // them.
     for drive in drives.into_iter().rev() {
         let key = keys::leaving(drive);
+        let seat = rows.find::<DriveInfo>(&keys::drive(drive))?.map(|info| info.seat());
         match (rows.find::<Leaving>(&key)?, leaving) {
             // It is of no layout already, and was not asked to be.
             (Some(Leaving::Away), _) => {}
             (_, true) => rows.put(key, &Leaving::Asked)?,
-            (_, false) if seats::is_taken(rows, drive)? => {}
-            (_, false) => rows.remove(key),
+            (Some(Leaving::Asked), false) if seat.is_some_and(|seat| used.contains_key(&seat)) => {}
+            (_, false) => {
+                rows.remove(key);
+                used.extend(seat.map(|seat| (seat, drive)));
+            }
         }
     }
     for part in with_dpus(rows, info)? {

@@ -4,7 +4,10 @@
 //! place of another gets what that one had, and no other shard moves; and only one of those that share a seat is ever of a
 //! layout to come.
 
-use std::ops::ControlFlow;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
 
 use mesh_core::{
     Error, ErrorKind,
@@ -49,10 +52,27 @@ pub(super) fn take(
     Ok(info.seat())
 }
 
-/// Whether another drive has taken the place of this one.
-pub(super) fn is_taken(rows: &Rows<'_>, drive: DriveId) -> Result<bool, Error> {
-    let info = rows.find::<DriveInfo>(&keys::drive(drive))?;
-    Ok(info.map(|info| taken_by(rows, &info)).transpose()?.flatten().is_some())
+/// The drives that are used, by their seats: to be asked for once, by who has many drives to judge.
+pub(super) fn used(rows: &Rows<'_>) -> Result<BTreeMap<DriveId, DriveId>, Error> {
+    let mut gone = BTreeSet::new();
+    let (lost, leaving) = (keys::all(keys::LOST), keys::all(keys::LEAVING));
+    rows.scan(&lost, &keys::behind(&lost), |key, ()| {
+        gone.extend(keys::number(key).map(DriveId));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    rows.scan(&leaving, &keys::behind(&leaving), |key, _: Leaving| {
+        gone.extend(keys::number(key).map(DriveId));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let mut used = BTreeMap::new();
+    let all = keys::all(keys::DRIVE);
+    rows.scan(&all, &keys::behind(&all), |_, drive: DriveInfo| {
+        if !gone.contains(&drive.id) {
+            used.insert(drive.seat(), drive.id);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(used)
 }
 
 /// The drive that is used in the place of this one, if one is.
