@@ -21,7 +21,7 @@ use mesh_core::{
     envelope::Envelope,
     id::{ActorId, Epoch, NodeId},
     limits::BUDGET_DEFAULT,
-    meta::{BucketRow, Precondition},
+    meta::{BucketRow, Compression, Precondition},
     op::{AdminAnswer, AdminOp, ChainRow, NodeOp, NodeReport, ObjectOp},
     plan::Plan,
     port::Outbound,
@@ -76,6 +76,20 @@ impl Client {
     /// `BucketExists`, `BucketTaken`, `Denied`, `Invalid`.
     pub async fn create_bucket(&self, bucket: &str) -> Result<(), Error> {
         self.ask_done(ObjectOp::CreateBucket { bucket: bucket.into() }).await
+    }
+
+    /// Makes a bucket whose objects are compressed before they are encrypted, or are not, as [`Self::create_bucket`]. How long
+    /// what is stored is says then how far it shrank, and so something of what is in it, to who has a drive or a link.
+    ///
+    /// # Errors
+    /// As [`Self::create_bucket`]; `Unsupported` if not every node of the mesh runs a build that can: upgrade those that it
+    /// names.
+    pub async fn create_bucket_with(&self, bucket: &str, compression: Compression) -> Result<(), Error> {
+        match compression {
+            Compression::Off => self.create_bucket(bucket).await,
+            // An older build knows no such request, and must not take it for the other one.
+            Compression::Auto => self.ask_done(ObjectOp::CreateBucketWith { bucket: bucket.into(), compression }).await,
+        }
     }
 
     /// Deletes an empty bucket.
@@ -200,7 +214,7 @@ impl Client {
         Err(refused.unwrap_or_else(no_nodes))
     }
 
-    /// Puts functions of the embedding program into data chains, between policy and encryption: of every tenant
+    /// Puts functions of the embedding program into data chains, between policy and compression: of every tenant
     /// ([`Scope::Mesh`]) or, behind those, of one ([`Scope::Tenant`]). It replaces what was declared for the scope; no
     /// stages take it back. Gives the chains that it concerns, the
     /// first of them if they are more than a message holds.

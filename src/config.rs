@@ -37,7 +37,7 @@ pub struct Config {
     /// Set on a DPU; none: this node runs on a host.
     #[serde(default)]
     pub dpu: Option<DpuConfig>,
-    /// The kinds of function that may run here, such as `["policy", "encrypt"]`; none: all that this build has.
+    /// The kinds of function that may run here, such as `["compress", "encrypt", "erasure"]`; none: all that this build has.
     #[serde(default)]
     pub functions: Option<Vec<String>>,
     /// The memory that chains may use on a DPU; none: half of the machine's. A chain is reckoned with 16 MiB. A host takes its

@@ -6,7 +6,8 @@ use mesh_core::{
     Error, ErrorKind,
     id::{GroupId, KeyId, TenantId},
     meta::{
-        AccessKeyRow, BucketCommand, Grant, MeshCommand, MetaAnswer, PrincipalRow, TenantLimits, TenantRow, WrappedKey,
+        AccessKeyRow, BucketCommand, Compression, Grant, MeshCommand, MetaAnswer, PrincipalRow, TenantLimits,
+        TenantRow, WrappedKey,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,7 @@ pub(crate) async fn found(node: &Inner, founding: &Founding) -> Result<(), Error
         name: Arc::from(founding.bucket.as_str()),
         tenant,
         created: node.env.clock.wall(),
+        compression: Compression::Off,
     };
     match node.propose(bucket).await {
         Err(error) if error.kind() != ErrorKind::BucketExists => Err(error),

@@ -55,9 +55,9 @@
 //!    settings, which are bytes in your own encoding. Refuse settings that make no sense: they are tried before they are
 //!    declared. A node announces its kinds; one without the kind is never given such a chain, and one that is told to
 //!    take it refuses (`Unsupported`, with the node and the kind). A DPU without it may still run what comes behind your
-//!    function, encryption and coding, apart from the rest.
+//!    function, compression, encryption and coding, apart from the rest.
 //! 2. **Declare** where it stands: [`Client::set_stages`], of an administrator, puts kinds with their settings between
-//!    policy and encryption, into every tenant's data chains or one tenant's. The declaration is a row of the control
+//!    policy and compression, which comes before encryption, into every tenant's data chains or one tenant's. The declaration is a row of the control
 //!    group and so the same on every node, host or DPU. Other settings for the same kinds are told to the running
 //!    function; other kinds, or another order, begin the chain anew under its next epoch.
 //! 3. **Place** it: nothing is left to do. The chain moves as one, by `mesh move`, `mesh prefer`, `mesh drain` and by the
@@ -78,7 +78,7 @@
 //!     use std::sync::Arc;
 //!
 //!     use mesh_core::{Buf, Effect, Entropy, Lane, Principal, Tokens};
-//!     use mesh_core::{id::*, op::{Binding, StripeTarget}, time::{Instant, UnixMillis}};
+//!     use mesh_core::{id::*, meta::Compression, op::{Binding, StripeTarget}, time::{Instant, UnixMillis}};
 //!
 //!     struct NoDice;
 //!     impl Entropy for NoDice {
@@ -100,6 +100,7 @@
 //!             layout: LayoutId(1),
 //!             binding: Arc::new(Binding { tenant: TenantId(1), bucket: BucketId(2), bucket_name, object }),
 //!             key: None,
+//!             compression: Compression::Off,
 //!         };
 //!         let request = Request::system(StripeOp::Write(target), Instant(99));
 //!         Request { payload: Buf::copy_of(payload), lane: Lane::Bulk, ..request }

@@ -1,7 +1,8 @@
 //! `mesh`: an actor-based storage mesh for AI infrastructure.
 //!
-//! One pool out of the drives inside GPU servers: objects come in over S3 or this library, are encrypted and
-//! erasure-coded in line by a chain of storage functions, and are kept on drives with Raft-backed metadata.
+//! One pool out of the drives inside GPU servers: objects come in over S3 or this library, are compressed where their bucket
+//! says so, encrypted and erasure-coded in line by a chain of storage functions, and are kept on drives with Raft-backed
+//! metadata.
 //!
 //! Three ways to use it: the daemon (`mesh serve`), a whole mesh to try (`mesh dev`), and this library: a
 //! [`Node`] runs inside your own process, a [`Client`] stores and fetches, in there or over links; what it can do is

@@ -28,7 +28,7 @@ use mesh_core::{
     assignment::Scope,
     id::ActorId,
     limits::{KEY_BYTES_MAX, PART_BYTES_MIN, USER_METADATA_BYTES_MAX},
-    meta::{Attributes, Precondition},
+    meta::{Attributes, Compression, Precondition},
     op::AdminOp,
     stream::{ByteRange, Place},
 };
@@ -446,6 +446,80 @@ fn listings_and_ends() -> Vec<Row> {
     }
 }
 
+/// Bytes that do not shrink.
+fn noise() -> &'static [u8] {
+    static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut state = 1_u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        (0..LARGE).map(|_| next()).collect()
+    });
+    &BYTES
+}
+
+/// The bucket that compresses, beside the one of a side.
+fn small(side: &Side) -> String {
+    format!("{}-small", side.bucket)
+}
+
+fn compression() -> Vec<Row> {
+    rows! {
+        "a bucket that compresses is made": |side| {
+            side.client.create_bucket_with(&small(side), Compression::Auto).await?;
+            side.client.bucket(&small(side)).await?.compression.to_string()
+        } => Ok("auto");
+        "and once only": |side| {
+            side.client.create_bucket_with(&small(side), Compression::Auto).await?;
+            "made".into()
+        } => Err(ErrorKind::BucketExists);
+        "others do not": |side| { side.client.bucket(side.bucket).await?.compression.to_string() } => Ok("off");
+        "what shrinks has its own length": |side| {
+            side.client.put_bytes(&small(side), "large", large()).await?;
+            side.client.head(&small(side), "large").await?.len.to_string()
+        } => Ok("9000001");
+        "and its own digest": |side| {
+            let plain = side.client.put_bytes(side.bucket, "plain", large()).await?.etag;
+            yes(side.client.head(&small(side), "large").await?.etag == plain)
+        } => Ok("yes");
+        "it is read whole": |side| {
+            compared(&side.client.get_bytes(&small(side), "large").await?, large())
+        } => Ok("the same");
+        "and over the end of a stripe": |side| {
+            let range = ByteRange::Between { first: 4_194_300, last: 4_194_400 };
+            let got = side.client.get_range(&small(side), "large", range).await?;
+            compared(&got, &large()[4_194_300..=4_194_400])
+        } => Ok("the same");
+        "so is what does not shrink": |side| {
+            side.client.put_bytes(&small(side), "noise", noise()).await?;
+            compared(&side.client.get_bytes(&small(side), "noise").await?, noise())
+        } => Ok("the same");
+        "and what is empty": |side| {
+            side.client.put_bytes(&small(side), "empty", b"").await?;
+            side.client.get_bytes(&small(side), "empty").await?.len().to_string()
+        } => Ok("0");
+        "a copy is stored as its own bucket says": |side| {
+            let (from, to) = (Place::new(small(side), "large"), Place::new(side.bucket, "plain"));
+            side.client.copy(&from, &to, CopyOptions::default()).await?;
+            compared(&side.client.get_bytes(side.bucket, "plain").await?, large())
+        } => Ok("the same");
+        "and back": |side| {
+            let (from, to) = (Place::new(side.bucket, "plain"), Place::new(small(side), "copy"));
+            side.client.copy(&from, &to, CopyOptions::default()).await?;
+            compared(&side.client.get_bytes(&small(side), "copy").await?, large())
+        } => Ok("the same");
+        "it goes when it is empty": |side| {
+            side.client.remove(side.bucket, "plain").await?;
+            for key in ["large", "noise", "empty", "copy"] {
+                side.client.remove(&small(side), key).await?;
+            }
+            side.client.delete_bucket(&small(side)).await?;
+            "gone".into()
+        } => Ok("gone");
+    }
+}
+
 fn permissions() -> Vec<Row> {
     rows! {
         "who has no grant stores nothing": |side| { side.nobody.put_bytes(side.bucket, "key", b"").await?.etag }
@@ -544,6 +618,7 @@ async fn a_client_does_the_same_in_process_and_over_links() {
         conditions(),
         attributes_and_copies(),
         uploads(),
+        compression(),
         permissions(),
         listings_and_ends(),
     ];

@@ -156,8 +156,8 @@ async fn a_declared_function_works_in_every_chain_until_it_is_taken_back_and_a_n
     assert_eq!(error.kind(), ErrorKind::Invalid, "the filter refuses settings without a pattern: {error}");
     let own = Scope::Tenant(FIRST_TENANT);
     operator.set_stages(own, filter("SECRET")).await.unwrap();
-    until("the filter stands in the chain", || functions(&nodes[0]).len() == 4).await;
-    assert_eq!(functions(&nodes[0]), ["policy", KIND, "encrypt", "erasure"]);
+    until("the filter stands in the chain", || functions(&nodes[0]).len() == 5).await;
+    assert_eq!(functions(&nodes[0]), ["policy", KIND, "compress", "encrypt", "erasure"]);
     let refused = client.put_bytes(BUCKET, "one", b"a SECRET").await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Denied);
     client.put_bytes(BUCKET, "one", b"harmless").await.unwrap();
@@ -188,7 +188,7 @@ async fn a_declared_function_works_in_every_chain_until_it_is_taken_back_and_a_n
     assert!(error.to_string().contains("[node=node-4 function=content-filter]"), "{error}");
 
     operator.set_stages(own, Vec::new()).await.unwrap();
-    until("the filter is gone", || functions(&nodes[0]).len() == 3).await;
+    until("the filter is gone", || functions(&nodes[0]).len() == 4).await;
     client.put_bytes(BUCKET, "two", b"harmless").await.unwrap();
     stop(nodes).await;
 }
@@ -223,7 +223,7 @@ fn deft(folder: &Path) -> Config {
 
 /// Requests that the tail of the chain has had on the DPU, if it runs there.
 fn tail_requests(node: &Node) -> Option<u64> {
-    let tail = ActorId::tail(FIRST_TENANT, NodeId(1), 1);
+    let tail = ActorId::tail(FIRST_TENANT, NodeId(1), 2);
     let reports = node.status();
     let report = reports.iter().find(|report| report.node == NodeId(DPU) && report.state == NodeState::Up)?;
     report.actors.iter().find(|one| one.actor == tail).map(|one| one.requests)
@@ -238,10 +238,10 @@ async fn the_last_stages_of_a_chain_run_on_a_dpu_that_lacks_the_first_and_on_the
     let (client, operator) = (nodes[0].client(somebody()), nodes[0].client(administrator()));
     let wish = Some(Wish { preference: Preference::PreferDpu, pin: None });
     operator.administer(AdminOp::Wish { scope: Scope::Mesh, wish }).await.unwrap();
-    let split = |node: &Node| functions(node) == ["policy"] && tail_requests(node).is_some();
+    let split = |node: &Node| functions(node) == ["policy", "compress"] && tail_requests(node).is_some();
     until("the chain is split", || split(&nodes[0])).await;
     let tail = nodes[0].control().tails.get(&CHAIN).copied();
-    assert_eq!(tail, Some(Tail { cut: 1, node: NodeId(DPU) }));
+    assert_eq!(tail, Some(Tail { cut: 2, node: NodeId(DPU) }));
     assert_eq!(row(&nodes[0]).unwrap().node, NodeId(1));
 
     let body: Vec<u8> = (0..3_000_000_u32).map(|at| (at * 7 % 251) as u8).collect();
@@ -266,7 +266,7 @@ async fn the_last_stages_of_a_chain_run_on_a_dpu_that_lacks_the_first_and_on_the
         let dpu = nodes.pop().unwrap();
         dpu.shutdown(Duration::from_secs(5)).await;
         drop(dpu);
-        until("the chain is whole", || functions(&nodes[0]).len() == 3).await;
+        until("the chain is whole", || functions(&nodes[0]).len() == 4).await;
         enter(deft(folder.path()), &provision, false, &mut nodes).await;
         until("the chain is split again", || split(&nodes[0])).await;
     }
@@ -337,7 +337,7 @@ async fn a_chain_that_breaks_down_on_its_host_is_tried_on_the_dpu_and_others_not
     };
     until("the chain runs on its host, and the DPU is there", || is_ready(&nodes[0])).await;
     operator.set_stages(Scope::Tenant(FIRST_TENANT), filter("SECRET")).await.unwrap();
-    until("the filter stands in the chain", || functions(&nodes[0]).len() == 4).await;
+    until("the filter stands in the chain", || functions(&nodes[0]).len() == 5).await;
     client.put_bytes(BUCKET, "before", b"before").await.unwrap();
 
     broken.store(true, Ordering::Release);
@@ -348,7 +348,7 @@ async fn a_chain_that_breaks_down_on_its_host_is_tried_on_the_dpu_and_others_not
     let other = nodes[1].client(somebody());
     other.put_bytes(BUCKET, "other", b"other").await.unwrap();
     until("the DPU runs it", || row(&nodes[0]).is_some_and(|row| row.node == NodeId(DPU))).await;
-    until("with the filter", || functions(&nodes[0]).len() == 4).await;
+    until("with the filter", || functions(&nodes[0]).len() == 5).await;
     client.put_bytes(BUCKET, "after", b"after").await.unwrap();
     assert_eq!(client.get_bytes(BUCKET, "before").await.unwrap(), b"before");
     match client.get_bytes(BUCKET, "during").await {

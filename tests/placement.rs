@@ -226,7 +226,7 @@ fn status_and_actors_say_where_everything_is(dev: &Dev) {
         let functions: Vec<&str> =
             one["functions"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
         let wanted: &[&str] = match kind(one).as_str() {
-            "chain" => &["policy", "encrypt", "erasure"],
+            "chain" => &["policy", "compress", "encrypt", "erasure"],
             "drive" => &["drive"],
             "keeper" => &["keeper"],
             _ => &["object"],

@@ -8,10 +8,13 @@ use mesh_core::{
     spec::{CustomSpec, FunctionSpec},
 };
 
-use crate::{drive::Drive, encrypt::Encrypt, erasure::Erasure, keeper::Keeper, object::Object, policy::Policy};
+use crate::{
+    compress::Compress, drive::Drive, encrypt::Encrypt, erasure::Erasure, keeper::Keeper, object::Object,
+    policy::Policy,
+};
 
 /// The mesh's own kinds that this build has, by the names that `FunctionSpec::name` gives them.
-pub const KINDS: [&str; 6] = ["policy", "object", "encrypt", "erasure", "drive", "keeper"];
+pub const KINDS: [&str; 7] = ["policy", "object", "compress", "encrypt", "erasure", "drive", "keeper"];
 
 /// Kinds that a program registers at most.
 const CUSTOM_KINDS_MAX: usize = 64;
@@ -87,6 +90,7 @@ impl Registry {
             }
             FunctionSpec::Policy(spec) => Ok(Box::new(Policy::new(spec.clone()))),
             FunctionSpec::Object(spec) => Ok(Box::new(Object::new(spec.clone()))),
+            FunctionSpec::Compress(spec) => Ok(Box::new(Compress::new(spec.clone()))),
             FunctionSpec::Encrypt(spec) => Ok(Box::new(Encrypt::new(spec.clone()))),
             FunctionSpec::Erasure(spec) => Ok(Box::new(Erasure::new(spec.clone()))),
             FunctionSpec::Drive(spec) => {
@@ -121,7 +125,7 @@ mod tests {
     use mesh_core::{
         id::TenantId,
         meta::TenantLimits,
-        spec::{EncryptSpec, PolicySpec},
+        spec::{CompressSpec, EncryptSpec, PolicySpec},
     };
 
     use super::*;
@@ -150,7 +154,7 @@ mod tests {
 
     #[test]
     fn the_list_of_kinds_has_every_kind_that_it_builds() {
-        for spec in [policy(), FunctionSpec::Encrypt(EncryptSpec {})] {
+        for spec in [policy(), FunctionSpec::Encrypt(EncryptSpec {}), FunctionSpec::Compress(CompressSpec {})] {
             assert!(KINDS.contains(&spec.name()));
         }
         let mut registry = Registry::default();
@@ -164,6 +168,7 @@ mod tests {
         assert_eq!(kind(FunctionSpec::Chain(vec![])), Some(ErrorKind::Invalid));
         assert_eq!(kind(FunctionSpec::Chain(vec![policy(); 17])), Some(ErrorKind::Invalid));
         assert_eq!(kind(FunctionSpec::Encrypt(EncryptSpec {})), None);
+        assert_eq!(kind(FunctionSpec::Compress(CompressSpec {})), None);
         assert_eq!(kind(FunctionSpec::Custom(CustomSpec::new("plain", []))), Some(ErrorKind::Unsupported));
     }
 

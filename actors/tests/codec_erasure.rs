@@ -12,6 +12,7 @@ use mesh_core::{
     Answer, Buf, Cx, Effect, Entropy, Error, ErrorKind, Event, Job, Lane, Op, Outcome, Principal, Request, Response,
     StorageFunction, Target, Tokens,
     id::{BucketId, DriveId, LayoutId, NodeId, ShardId, StripeId, TenantId, Token, WriteId},
+    meta::Compression,
     op::{Binding, ShardOp, StripeOp, StripeTarget},
     port::{ComputeJob, WorkOutput},
     spec::{ErasureSpec, FunctionSpec},
@@ -281,7 +282,7 @@ fn compute(job: ComputeJob) -> mesh_core::WorkOutcome {
 
 fn target(id: StripeId) -> StripeTarget {
     let binding = Binding { tenant: TenantId(1), bucket: BucketId(2), bucket_name: "b".into(), object: "o".into() };
-    StripeTarget { id, layout: LayoutId(1), binding: Arc::new(binding), key: None }
+    StripeTarget { id, layout: LayoutId(1), binding: Arc::new(binding), key: None, compression: Compression::Off }
 }
 
 struct Acked {

@@ -22,7 +22,7 @@ use mesh_core::{
     envelope::{Body, Envelope},
     id::{ActorId, BucketId, Epoch, GroupId, Incarnation, LayoutId, NodeId, StripeId, WriteId},
     limits::{BUDGET_DEFAULT, HEARTBEAT_SILENCE_MAX},
-    meta::{MeshCommand, MetaAnswer, TenantLimits},
+    meta::{Compression, MeshCommand, MetaAnswer, TenantLimits},
     op::{Binding, MoveOp, MoveStep, Moved, NodeOp, StripeOp, StripeTarget},
     port::{CallGuard, Completion, Inbound, Metadata as _, Role},
     spec::{FunctionSpec, PolicySpec},
@@ -209,6 +209,7 @@ impl Station {
                 object: "entry".into(),
             }),
             key: None,
+            compression: Compression::Off,
         };
         let deadline = self.env.clock.now() + BUDGET_DEFAULT;
         let request = Request::system(StripeOp::Read { target, avoid: Vec::new() }, deadline);

@@ -29,8 +29,8 @@ use mesh_core::{
     assignment::Scope,
     id::{ActorId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, TenantId},
     meta::{
-        BucketCommand, Command, ControlView, Grant, MeshCommand, MetaAnswer, PrincipalRow, Query, TenantLimits,
-        TenantRow, WrappedKey,
+        BucketCommand, Command, Compression, ControlView, Grant, MeshCommand, MetaAnswer, PrincipalRow, Query,
+        TenantLimits, TenantRow, WrappedKey,
     },
     op::{DriveReport, Phase},
     port::Keys,
@@ -307,7 +307,21 @@ impl Cluster {
             MeshCommand::PutPrincipal(PrincipalRow { tenant, name: USER.into(), grants: vec![Grant::all()] }).into(),
         )?;
         let created = mesh_core::time::UnixMillis(0);
-        establish(BucketCommand::CreateBucket { proposer: None, name: BUCKET.into(), tenant, created }.into())?;
+        establish(
+            BucketCommand::CreateBucket {
+                proposer: None,
+                name: BUCKET.into(),
+                tenant,
+                created,
+                // Compressed, plaintext would not be known again where it is looked for.
+                compression: if swarm.compressed && bug != Some(Bug::Plaintext) {
+                    Compression::Auto
+                } else {
+                    Compression::Off
+                },
+            }
+            .into(),
+        )?;
         let ledger = (swarm.moves_per_mille > 0).then(|| CustomSpec::new(ledger::KIND, []));
         let stages: Vec<CustomSpec> = ledger.into_iter().chain(own.0).collect();
         if !stages.is_empty() {

@@ -47,7 +47,7 @@ pub trait Program {
     /// `mesh::node::Builder::function` takes them.
     fn functions(&self) -> Vec<(String, Make)>;
 
-    /// What stands, in this order, in every data chain between Policy and Encrypt, with its settings.
+    /// What stands, in this order, in every data chain between Policy and Compress, with its settings.
     fn stages(&self) -> Vec<CustomSpec>;
 
     /// How many clients there are, 1 to `CLIENTS_MAX`: each does one thing at a time. Nobody else puts or gets anything.

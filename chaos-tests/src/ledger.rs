@@ -14,6 +14,7 @@ use core::time::Duration;
 use mesh_core::{
     Answer, Buf, Cx, Error, Event, Op, Outcome, Response, StorageFunction, Target,
     id::{BucketId, LayoutId, StripeId, TenantId, Token, WriteId},
+    meta::Compression,
     op::{Binding, StripeOp, StripeTarget},
     snapshot::{Mark, Snapshot},
     time::Instant,
@@ -60,7 +61,14 @@ const BIRTH: &[u8] = b"birth";
 pub fn change(id: u64) -> Op {
     let binding = Binding { tenant: TENANT, bucket: BucketId(0), bucket_name: LEDGER.into(), object: Arc::from("") };
     let id = StripeId { write: WriteId(id), stripe: 0, attempt: 0 };
-    StripeOp::Write(StripeTarget { id, layout: LayoutId(0), binding: Arc::new(binding), key: None }).into()
+    StripeOp::Write(StripeTarget {
+        id,
+        layout: LayoutId(0),
+        binding: Arc::new(binding),
+        key: None,
+        compression: Compression::Off,
+    })
+    .into()
 }
 
 /// The change that is asked for.

@@ -27,6 +27,8 @@ pub struct Swarm {
     pub code: Code,
     /// Whether the chain has Encrypt in it; without, wrong bytes are not caught by their authentication.
     pub encrypted: bool,
+    /// Whether the bucket that clients share compresses what is put into it.
+    pub compressed: bool,
     /// DPU-like nodes, numbered on from the others: no drives, no ingress.
     pub dpus: u64,
     /// Moments in a thousand at which a user wishes something of placement; 0: none does, and chains keep no state.
@@ -35,7 +37,8 @@ pub struct Swarm {
     pub failover_per_mille: u32,
     /// How long until a node hears what the control group has decided.
     pub news: core::ops::Range<Duration>,
-    /// Whether chains are split, now and then: Erasure, or Encrypt too, runs on another node than what comes before.
+    /// Whether chains are split, now and then: Erasure, or Encrypt too, or Compress as well, runs on another node than what
+    /// comes before.
     pub split: bool,
     /// Moments in a thousand at which a user changes what chains are made of.
     pub stages_per_mille: u32,
@@ -223,6 +226,8 @@ impl Swarm {
             failover_per_mille: 0,
             news: micros(50, 2_000),
             encrypted: shape.chance(700),
+            // Of its own: what else a seed says does not depend on it.
+            compressed: Stream::new(seed, "compression", 0).chance(300),
             split: shape.chance(300),
             stages_per_mille: 0,
             stripe_bytes,

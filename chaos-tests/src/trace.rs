@@ -209,6 +209,8 @@ impl Digest for Job {
                 ComputeJob::Decode { len, shards, .. } => {
                     shards.iter().fold(all(&[9, u64::from(*len)]), |hash, (at, _)| mix(hash ^ u64::from(*at)))
                 }
+                ComputeJob::Compress { plain } => all(&[11, plain.digest()]),
+                ComputeJob::Decompress { packed } => all(&[12, packed.digest()]),
             },
             Self::Propose { command, .. } => all(&[10, meta::encode(&**command).map_or(0, |bytes| of_bytes(&bytes))]),
         }

@@ -300,7 +300,8 @@ impl Payload {
     }
 }
 
-/// A piece of work that is measured.
+/// A piece of work that is measured. Compression is none: what it costs depends on what is put and into which bucket, and what
+/// is not measured counts for nothing when places are compared.
 #[derive(Clone, Copy)]
 enum Step {
     Seal,

@@ -237,12 +237,14 @@ pub fn thread_cpu_time() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// A compute back end whose work is counted: sealing, opening and keys as `encrypt`, coding as `erasure`.
+/// A compute back end whose work is counted: sealing, opening and keys as `encrypt`, coding as `erasure`, and compressing,
+/// both ways, as `compress`.
 pub struct Metered {
     inner: Arc<dyn Compute>,
     cpu: CpuClock,
     encrypt: Arc<Counters>,
     erasure: Arc<Counters>,
+    compress: Arc<Counters>,
 }
 
 /// What the calling thread has used of the CPU: [`thread_cpu_time`], as a rule.
@@ -260,7 +262,8 @@ impl Metered {
     /// # Errors
     /// As [`Load::counters`].
     pub fn new(inner: Arc<dyn Compute>, cpu: CpuClock, load: &Load) -> Result<Self, Error> {
-        Ok(Self { inner, cpu, encrypt: load.counters("encrypt")?, erasure: load.counters("erasure")? })
+        let (encrypt, erasure) = (load.counters("encrypt")?, load.counters("erasure")?);
+        Ok(Self { inner, cpu, encrypt, erasure, compress: load.counters("compress")? })
     }
 }
 
@@ -272,6 +275,8 @@ impl Compute for Metered {
             ComputeJob::Open { sealed, .. } => (&self.encrypt, sealed.len() as u64),
             ComputeJob::Encode { bytes, .. } => (&self.erasure, bytes.len() as u64),
             ComputeJob::Decode { len, .. } => (&self.erasure, u64::from(*len)),
+            ComputeJob::Compress { plain } => (&self.compress, plain.len() as u64),
+            ComputeJob::Decompress { packed } => (&self.compress, packed.len() as u64),
         };
         let queued = counters.enter();
         let before = (self.cpu)();

@@ -6,6 +6,7 @@ use mesh_core::{
     Answer, Buf, Cx, Effect, Entropy, Error, ErrorKind, Event, Lane, Op, Principal, Request, StorageFunction, Target,
     Tokens,
     id::{BucketId, LayoutId, StripeId, TenantId, Token, WriteId},
+    meta::Compression,
     op::{Binding, StripeOp, StripeTarget},
     spec::{CustomSpec, FunctionSpec},
     time::{Instant, UnixMillis},
@@ -51,6 +52,7 @@ fn target() -> StripeTarget {
         layout: LayoutId(1),
         binding: Arc::new(Binding { tenant: TenantId(1), bucket: BucketId(2), bucket_name, object }),
         key: None,
+        compression: Compression::Off,
     }
 }
 

@@ -6,8 +6,12 @@ use core::time::Duration;
 pub const STRIPE_BYTES_MAX: usize = 4 << 20;
 /// Plaintext under one authentication tag.
 pub const SEGMENT_BYTES: usize = 64 << 10;
+/// What a stripe that may be compressed says of its form, behind its bytes.
+pub const PACK_OVERHEAD_BYTES: usize = 8;
+/// A stripe as it is sealed at most: one that does not shrink, with its form.
+pub const PACKED_BYTES_MAX: usize = STRIPE_BYTES_MAX + PACK_OVERHEAD_BYTES;
 /// What sealing adds to a stripe at most: a tag a segment and the trailer.
-pub const SEAL_OVERHEAD_BYTES_MAX: usize = (STRIPE_BYTES_MAX / SEGMENT_BYTES) * 16 + 64;
+pub const SEAL_OVERHEAD_BYTES_MAX: usize = PACKED_BYTES_MAX.div_ceil(SEGMENT_BYTES) * 16 + 64;
 /// Data shards of a stripe at most.
 pub const DATA_SHARDS_MAX: usize = 16;
 /// Parity shards of a stripe at most.
@@ -111,7 +115,7 @@ pub const HEARTBEAT_SILENCE_MAX: Duration = Duration::from_millis(2000);
 
 const _: () = {
     assert!(STRIPE_BYTES_MAX.is_multiple_of(SEGMENT_BYTES));
-    assert!(STRIPE_BYTES_MAX + SEAL_OVERHEAD_BYTES_MAX + DATA_SHARDS_MAX * ALIGNMENT_BYTES <= PAYLOAD_BYTES_MAX);
+    assert!(PACKED_BYTES_MAX + SEAL_OVERHEAD_BYTES_MAX + DATA_SHARDS_MAX * ALIGNMENT_BYTES <= PAYLOAD_BYTES_MAX);
     assert!(PAYLOAD_BYTES_MAX <= POOL_CLASS_BYTES_MAX);
     assert!(PAYLOAD_BYTES_MAX <= MAILBOX_BYTES_MAX && PAYLOAD_BYTES_MAX <= LINK_BYTES_MAX);
     assert!(STREAM_STRIPES * STRIPE_BYTES_MAX <= MAILBOX_BYTES_MAX);
@@ -119,7 +123,7 @@ const _: () = {
     assert!(COMMAND_BYTES_MAX < HEADER_BYTES_MAX);
     assert!(SESSION_REQUESTS_MAX > MAILBOX_JOBS_MAX as u64);
     assert!(SNAPSHOT_PAGE_BYTES_MAX <= COMMAND_BYTES_MAX && SNAPSHOT_PAGE_BYTES_MAX <= PAYLOAD_BYTES_MAX);
-    assert!(2 * CUSTOM_STAGES_MAX + 3 <= CHAIN_STAGES_MAX);
+    assert!(2 * CUSTOM_STAGES_MAX + 4 <= CHAIN_STAGES_MAX);
     assert!(4 * CARRIED_ENTRY_BYTES_MAX <= SNAPSHOT_PAGE_BYTES_MAX);
     assert!(KEY_BYTES_MAX + USER_METADATA_BYTES_MAX < 4096);
     assert!(DATA_SHARDS_MAX + PARITY_SHARDS_MAX <= GROUP_DRIVES_MAX);

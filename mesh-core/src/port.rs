@@ -78,7 +78,7 @@ pub enum DiskJob {
 pub enum WorkOutput {
     /// A write, a sync or a discard has ended.
     Done,
-    /// Bytes: of a read, sealed, opened, or joined.
+    /// Bytes: of a read, sealed, opened, joined, compressed or not any more.
     Bytes(Buf),
     /// A new data key.
     Key(Arc<WrappedKey>),
@@ -137,6 +137,17 @@ pub enum ComputeJob {
         len: u32,
         /// Shards with their places, at least k, of one length.
         shards: Vec<(u8, Buf)>,
+    },
+    /// Compresses a stripe if that makes it smaller, and says behind it which it was: `Bytes`. See the format in
+    /// dpu-runtime's `offload::pack`.
+    Compress {
+        /// The plaintext; it is left as it was.
+        plain: Buf,
+    },
+    /// Gives back what was compressed: `Bytes`. `Corrupt` if it is not what `Compress` gave.
+    Decompress {
+        /// What `Compress` gave.
+        packed: Buf,
     },
 }
 

@@ -37,6 +37,8 @@ pub enum FunctionSpec {
     Split(Vec<Self>, u8),
     /// What is stored, in order: repair.
     Keeper(KeeperSpec),
+    /// Compression of stripes.
+    Compress(CompressSpec),
 }
 
 impl FunctionSpec {
@@ -65,6 +67,7 @@ impl FunctionSpec {
             Self::Erasure(_) => "erasure",
             Self::Drive(_) => "drive",
             Self::Keeper(_) => "keeper",
+            Self::Compress(_) => "compress",
             Self::Custom(spec) => &spec.kind,
         }
     }
@@ -178,6 +181,10 @@ pub struct ObjectSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EncryptSpec {}
 
+/// Settings of Compress.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompressSpec {}
+
 /// Settings of Erasure.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErasureSpec {
@@ -254,6 +261,7 @@ mod tests {
             FunctionSpec::Chain(Vec::new()),
             FunctionSpec::Encrypt(EncryptSpec {}),
             FunctionSpec::Erasure(ErasureSpec::default()),
+            FunctionSpec::Compress(CompressSpec {}),
         ];
         assert!(own.iter().all(|spec| RESERVED.contains(&spec.name())));
         assert_eq!(FunctionSpec::Custom(CustomSpec::new("mine", [])).name(), "mine");

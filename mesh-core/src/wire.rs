@@ -40,7 +40,7 @@ use crate::{
         WriteId,
     },
     limits::{HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX, SHARD_BATCH_MAX},
-    meta::{self, BucketRow, Listing, ObjectRow, PartRow, UploadRow},
+    meta::{self, BucketRow, Compression, Listing, ObjectRow, PartRow, UploadRow},
     op::{Answer, Head, NodeOp, Op, Piece, Reliance, ScrubState, ShardOp, StripeOp, StripeTarget},
     time::UnixMillis,
     topology::Code,
@@ -347,6 +347,10 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                     binding: meta::encode(&*target.binding)?.into(),
                     key: target.key.as_ref().map(|key| meta::encode(&**key)).transpose()?.map(Into::into),
                     avoid,
+                    compression: match target.compression {
+                        Compression::Off => 0,
+                        Compression::Auto => 1,
+                    },
                 };
                 match **op {
                     StripeOp::Write(_) => B::StripeWrite(message),
@@ -464,6 +468,14 @@ fn decode_body(body: proto::header::Body) -> Result<Body, Error> {
             layout: LayoutId(message.layout),
             binding: Arc::new(meta::decode(&message.binding)?),
             key: message.key.as_ref().map(|key| meta::decode(key)).transpose()?.map(Arc::new),
+            compression: match message.compression {
+                0 => Compression::Off,
+                1 => Compression::Auto,
+                other => {
+                    let what = "compressed in a way that this build does not know: run a newer one on this node";
+                    return Err(Error::new(ErrorKind::Unsupported, what).with("compression", other));
+                }
+            },
         };
         Ok((target, message.avoid.iter().copied().map(DriveId).collect()))
     };

@@ -10,7 +10,7 @@ use mesh_core::{
     assignment::{Assignment, Scope, Wish},
     id::{ActorId, NodeId, TenantId},
     limits::{STREAM_STRIPES, STRIPE_BYTES_MAX},
-    meta::ControlView,
+    meta::{ControlView, Level},
     op::NodeReport,
     plan::Spot,
     shared::SharedMap,
@@ -23,6 +23,8 @@ use crate::{ActorView, Cost, Load, NodeView, Stage, View};
 
 /// What a data chain begins and ends with; between them are the embedding program's own functions.
 const DATA_CHAIN: (&str, [&str; 2]) = ("policy", ["encrypt", "erasure"]);
+/// What it ends with once every node can do it.
+const COMPRESSING: [&str; 3] = ["compress", "encrypt", "erasure"];
 /// What a busy core draws, where nobody has measured it: it only ranks places that are equal in all else.
 const MILLIWATTS_HOST: u32 = 6000;
 /// See [`MILLIWATTS_HOST`].
@@ -116,9 +118,11 @@ fn sees_enough(control: &ControlView, reports: &SharedMap<NodeId, Arc<NodeReport
 fn actor(control: &ControlView, survey: Survey<'_>, row: &Assignment, tenant: TenantId, ingress: NodeId) -> ActorView {
     let wish = wish(control, row.actor, tenant);
     let (first, last) = DATA_CHAIN;
+    let last = if control.level >= Level::COMPRESS { &COMPRESSING[..] } else { &last[..] };
     let own = control.stages_of(tenant).map(|stage| Stage::new(stage.kind.clone()));
     let cut_min = 1 + control.stages_of(tenant).count();
-    let stages: Vec<Stage> = [Stage::new(first)].into_iter().chain(own).chain(last.map(Stage::new)).collect();
+    let stages: Vec<Stage> =
+        [Stage::new(first)].into_iter().chain(own).chain(last.iter().copied().map(Stage::new)).collect();
     ActorView {
         tenant: Some(tenant),
         load: survey.loads.get(&row.actor).copied().unwrap_or_default(),

@@ -17,8 +17,8 @@ use super::{AdminConnect, human, say, say_json};
 /// Show where each actor runs, its epoch, what it has done there, and why it is there.
 ///
 /// With --json, one array with an element an actor: `id`, `functions` (their names in the order of the chain, such as
-/// `policy`, `encrypt`, `erasure`), `node` (an `id` of `mesh status`), `epoch`, `phase` (`running`, `warming`, `frozen`,
-/// `draining`), `jobs` (requests under way), `requests` and `traffic_bytes` (since it came to this node), `restarts` (how
+/// `policy`, `compress`, `encrypt`, `erasure`), `node` (an `id` of `mesh status`), `epoch`, `phase` (`running`, `warming`,
+/// `frozen`, `draining`), `jobs` (requests under way), `requests` and `traffic_bytes` (since it came to this node), `restarts` (how
 /// often its function failed) and `reason` (why it is there; null where placement has no say).
 #[derive(Debug, Args)]
 pub(crate) struct Actors {

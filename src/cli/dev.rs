@@ -56,7 +56,7 @@ pub(crate) struct Dev {
     /// What the emulated DPUs stand for: bf1, bf2, bf3 or bf4.
     #[arg(long, default_value = "bf3", value_name = "KIND")]
     dpu_kind: mesh_core::bluefield::Generation,
-    /// The kinds of function that they run, such as encrypt,erasure: what comes before those stays on their hosts. All of
+    /// The kinds of function that they run, such as compress,encrypt,erasure: what comes before those stays on their hosts. All of
     /// them without it.
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     dpu_functions: Option<Vec<String>>,

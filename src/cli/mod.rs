@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Nothing is decided here that the library does not offer.
 
 mod actors;
+mod bucket;
 mod dev;
 mod dpu;
 mod dpus;
@@ -23,7 +24,7 @@ use clap::{Args, Parser, Subcommand};
 use mesh::{Client, env::Env};
 use mesh_core::{Error, ErrorKind, id::NodeId, op::NodeReport, topology::NodeKind};
 
-/// One pool out of the drives inside your servers: S3 objects, encrypted and erasure-coded in line.
+/// One pool out of the drives inside your servers: S3 objects, compressed if you say so, encrypted and erasure-coded in line.
 #[derive(Debug, Parser)]
 #[command(name = "mesh", version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -70,6 +71,8 @@ pub(crate) enum Command {
     Probe(probe::Probe),
     /// Attach and detach the emulated DPUs of `mesh dev`.
     Dpu(dpu::Dpu),
+    /// Make a bucket.
+    Bucket(bucket::Bucket),
     /// Store a file as an object.
     Put(object::Put),
     /// Fetch an object into a file.
@@ -119,6 +122,7 @@ impl Cli {
             Command::Watch(command) => command.run().await,
             Command::Probe(command) => command.run(),
             Command::Dpu(command) => command.run(),
+            Command::Bucket(command) => command.run().await,
             Command::Put(command) => command.run().await,
             Command::Get(command) => command.run().await,
             Command::Ls(command) => command.run().await,

@@ -103,7 +103,7 @@ async fn works_at(mixed: &Mixed, client: &Client, stored: &mut Acknowledged, nod
     let came = mixed.runs_at(CHAIN, node).await;
     let waited = began.elapsed().as_secs_f64();
     assert!(came.epoch > last.epoch, "epochs only grow: {last:?}, then {came:?}");
-    assert_eq!(came.functions, ["policy", "encrypt", "erasure"]);
+    assert_eq!(came.functions, ["policy", "compress", "encrypt", "erasure"]);
     let began = Instant::now();
     put_all(client, &format!("at node-{node} under {}", came.epoch), stored).await;
     let asked = read_all(client, stored, &format!("with the chain at node-{node}")).await;

@@ -1,6 +1,7 @@
 use mesh_core::{
     Effect, Entropy, ErrorKind, Lane, Principal, Tokens,
     id::{BucketId, DriveId, KeyId, LayoutId, TenantId, WriteId},
+    meta::Compression,
     op::ShardOp,
     time::UnixMillis,
 };
@@ -48,7 +49,7 @@ fn stripe() -> StripeId {
 }
 
 fn target(key: Option<Arc<WrappedKey>>) -> StripeTarget {
-    StripeTarget { id: stripe(), layout: LayoutId(1), binding: binding(), key }
+    StripeTarget { id: stripe(), layout: LayoutId(1), binding: binding(), key, compression: Compression::Off }
 }
 
 fn request(op: impl Into<Op>, payload: &[u8]) -> Request {

@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use mesh_core::{
     Answer, Buf, Cx, Error, ErrorKind, Event, Lane, Op, Outcome, Principal, Request, StorageFunction, WorkOutcome,
     id::Token,
+    meta::Compression,
     op::{ShardOp, StripeOp},
     snapshot::{Mark, Snapshot},
     spec::{ErasureSpec, FunctionSpec},
@@ -86,6 +87,13 @@ impl Erasure {
             return cx.reply(id, Err(error));
         };
         let begun = match *op {
+            StripeOp::Write(target) | StripeOp::Read { target, .. } if target.compression != Compression::Off => {
+                // Stored so, it would be read as something else: the chain here is of before the mesh could compress.
+                let what = "the chain has no compression yet, on this node; it will in a moment: send again";
+                Err(Error::new(ErrorKind::Draining, what)
+                    .with("write", target.id.write)
+                    .with("stripe", target.id.stripe))
+            }
             StripeOp::Write(target) => {
                 Write::begin(caller, target, payload, &mut self.drives, cx).map(|write| Job::Write(Box::new(write)))
             }

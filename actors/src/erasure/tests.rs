@@ -115,7 +115,13 @@ fn first_attempt() -> StripeId {
 
 fn target() -> StripeTarget {
     let binding = Binding { tenant: TenantId(7), bucket: BucketId(2), bucket_name: "b".into(), object: "o".into() };
-    StripeTarget { id: stripe(), layout: LayoutId(1), binding: Arc::new(binding), key: None }
+    StripeTarget {
+        id: stripe(),
+        layout: LayoutId(1),
+        binding: Arc::new(binding),
+        key: None,
+        compression: Compression::Off,
+    }
 }
 
 fn principal() -> Principal {
@@ -224,6 +230,15 @@ fn asks_for_newer_settings_when_the_layout_is_unknown() {
     ] {
         let mut bench = Bench::whole();
         assert_refused(&bench.ask(op, b"stripe"), ErrorKind::Draining, "layout=layout-2");
+    }
+}
+
+#[test]
+fn what_should_have_been_compressed_and_was_not_is_neither_stored_nor_given_back() {
+    let marked = || StripeTarget { compression: Compression::Auto, ..target() };
+    for op in [StripeOp::Write(marked()), StripeOp::Read { target: marked(), avoid: vec![] }] {
+        let mut bench = Bench::whole();
+        assert_refused(&bench.ask(op, b"stripe"), ErrorKind::Draining, "no compression yet");
     }
 }
 

@@ -8,8 +8,8 @@ use mesh_core::{
     id::{Epoch, LayoutId, NodeId, ShardId, TenantId, WriteId},
     limits::SHARD_BATCH_MAX,
     meta::{
-        Attributes, Body, BucketRef, Count, Extent, Level, MetaAnswer, ObjectCommand, ObjectRow, Precondition,
-        Proposer, Query, RepairState, Run, Session, UpkeepCommand,
+        Attributes, Body, BucketRef, Compression, Count, Extent, Level, MetaAnswer, ObjectCommand, ObjectRow,
+        Precondition, Proposer, Query, RepairState, Run, Session, UpkeepCommand,
     },
     op::Head,
     port::ComputeJob,
@@ -143,7 +143,8 @@ impl Bench {
             }
         }
         let len = u64::from(stripes) * 10;
-        let extent = Extent { write, len, stripe_bytes: 10, layout: layout.id, key: None, runs };
+        let extent =
+            Extent { write, len, stripe_bytes: 10, layout: layout.id, key: None, runs, compression: Compression::Off };
         let row = ObjectRow {
             version: write,
             len,

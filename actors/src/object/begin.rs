@@ -6,7 +6,7 @@ use mesh_core::{
     Answer, Error, ErrorKind,
     id::WriteId,
     limits::PARTS_MAX,
-    meta::{MetaAnswer, Query, WrappedKey},
+    meta::{Compression, MetaAnswer, Query, WrappedKey},
     op::Destination,
     port::{ComputeJob, WorkOutput},
     spec::Encryption,
@@ -23,6 +23,8 @@ pub(super) struct Begin {
     place: Place,
     key: Arc<str>,
     destination: Destination,
+    /// What the bucket said when this began.
+    compression: Compression,
     write: Option<WriteId>,
 }
 
@@ -39,10 +41,12 @@ impl Begin {
             }
             Destination::Part { .. } => {}
         }
-        Ok(Self { place: Place::new(bucket), key, destination, write: None })
+        Ok(Self { place: Place::new(bucket), key, destination, compression: Compression::Off, write: None })
     }
 
     fn found(&mut self, row: Result<Arc<mesh_core::meta::BucketRow>, task::Failure>) -> Result<Step, Error> {
+        // What it says now goes with the write to its end: so all stripes of it are stored, and read, in one way.
+        self.compression = row.as_ref().map_or(Compression::Off, |row| row.compression);
         let bucket = self.place.found(row)?;
         Ok(match self.destination {
             // A part is bound to the key of its upload: so the upload is asked for first.
@@ -87,6 +91,7 @@ impl Begin {
             layout,
             data_key,
             stripe_bytes,
+            compression: self.compression,
         };
         scene.desk.writes.open(new, scene.cx.now())?;
         Ok(Step::answer(Answer::Begun { write, stripe_bytes }))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mesh_core::{
     Answer, Error, ErrorKind,
     id::GroupId,
-    meta::{BucketCommand, BucketRow, Command, MetaAnswer, ObjectCommand, Query},
+    meta::{BucketCommand, BucketRow, Command, Compression, MetaAnswer, ObjectCommand, Query},
 };
 
 use super::{
@@ -16,11 +16,12 @@ use super::{
 /// Makes a bucket.
 pub(super) struct Create {
     name: Arc<str>,
+    compression: Compression,
 }
 
 impl Create {
-    pub(super) const fn new(name: Arc<str>) -> Self {
-        Self { name }
+    pub(super) const fn new(name: Arc<str>, compression: Compression) -> Self {
+        Self { name, compression }
     }
 }
 
@@ -34,8 +35,9 @@ impl Task for Create {
                 let (tenant, created) = (scene.caller.tenant, scene.cx.wall());
                 match scene.desk.proposer(GroupId::CONTROL, scene.cx.now()) {
                     Ok(proposer) => {
-                        let (proposer, name) = (Some(proposer), self.name.clone());
-                        Step::Ask(Question::propose(BucketCommand::CreateBucket { proposer, name, tenant, created }))
+                        let (proposer, name, compression) = (Some(proposer), self.name.clone(), self.compression);
+                        let command = BucketCommand::CreateBucket { proposer, name, tenant, created, compression };
+                        Step::Ask(Question::propose(command))
                     }
                     Err(error) => Step::fail(error),
                 }

@@ -181,6 +181,7 @@ impl Read {
                 object: self.key.clone(),
             }),
             key: extent.key.clone(),
+            compression: extent.compression,
         };
         let avoid = run.map_or_else(Vec::new, |run| run.avoid.clone());
         Ok(Step::Ask(Question::stripe(StripeOp::Read { target, avoid }, Buf::empty(), Retry::Patient)))

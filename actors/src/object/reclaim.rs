@@ -23,7 +23,7 @@ use std::{
 use mesh_core::{
     Answer, Buf, Error, Response,
     id::{DriveId, GroupId, StripeId, WriteId},
-    meta::{Command, Garbage, GarbageMark, MetaAnswer, Query, UpkeepCommand},
+    meta::{Command, Compression, Garbage, GarbageMark, MetaAnswer, Query, UpkeepCommand},
     op::{StripeOp, StripeTarget},
     time::Instant,
 };
@@ -150,6 +150,8 @@ impl Round {
                     layout: extent.layout,
                     binding: binding_of_nobody(row.tenant),
                     key: None,
+                    // To delete opens nothing.
+                    compression: Compression::Off,
                 };
                 return Some(Doomed::new(target, run.map_or_else(Vec::new, |run| run.avoid.clone())));
             }

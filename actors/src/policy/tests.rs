@@ -5,8 +5,8 @@ use mesh_core::{
     Buf, Effect, Entropy, Lane, Response, Tokens,
     id::{ActorId, BucketId, Epoch, LayoutId, NodeId, StripeId, TenantId, WriteId},
     meta::{
-        Attributes, Body, BucketCommand, BucketRef, BucketRow, Extent, Grant, MeshCommand, ObjectRow, PartRow,
-        Precondition, Proposer, Session, TenantLimits, UpkeepCommand, UploadRow,
+        Attributes, Body, BucketCommand, BucketRef, BucketRow, Compression, Extent, Grant, MeshCommand, ObjectRow,
+        PartRow, Precondition, Proposer, Session, TenantLimits, UpkeepCommand, UploadRow,
     },
     op::{Binding, StripeTarget},
     time::{Instant, UnixMillis},
@@ -65,6 +65,7 @@ fn target(tenant: TenantId) -> StripeTarget {
         layout: LayoutId(1),
         binding: Arc::new(Binding { tenant, bucket: BucketId(3), bucket_name, object }),
         key: None,
+        compression: Compression::Off,
     }
 }
 
@@ -90,7 +91,15 @@ fn proposer() -> Proposer {
 }
 
 fn extent() -> Extent {
-    Extent { write: WriteId(1), len: 0, stripe_bytes: 1, layout: LayoutId(1), key: None, runs: vec![] }
+    Extent {
+        write: WriteId(1),
+        len: 0,
+        stripe_bytes: 1,
+        layout: LayoutId(1),
+        key: None,
+        runs: vec![],
+        compression: Compression::Off,
+    }
 }
 
 fn put(tenant: TenantId, quota_bytes: Option<u64>) -> Command {
@@ -160,7 +169,16 @@ fn operations(tenant: TenantId) -> Vec<(&'static str, Op)> {
         ("uploads", query(GROUP, Query::Upload { bucket: bucket(), upload })),
         ("uploads", query(GROUP, Query::Uploads { bucket: bucket(), prefix: "".into(), after: None, limit: 1 })),
         ("uploads", query(GROUP, Query::Parts { bucket: bucket(), upload, after: 0, limit: 1 })),
-        ("admin", propose(BucketCommand::CreateBucket { proposer: None, name: "photos".into(), tenant, created: at })),
+        (
+            "admin",
+            propose(BucketCommand::CreateBucket {
+                proposer: None,
+                name: "photos".into(),
+                tenant,
+                created: at,
+                compression: Compression::Off,
+            }),
+        ),
     ]
 }
 
@@ -205,7 +223,7 @@ impl Bench {
     fn look_up(&mut self) {
         let effects = self.ask(user("owner"), query(CONTROL, Query::Bucket { name: "photos".into() }), Buf::empty());
         let [Effect::Call { call, .. }] = effects[..] else { panic!("not passed on: {effects:?}") };
-        let row = BucketRow { bucket: bucket(TENANT), created: UnixMillis(0) };
+        let row = BucketRow { bucket: bucket(TENANT), created: UnixMillis(0), compression: Compression::Off };
         let outcome = Ok(Answer::Meta(Arc::new(MetaAnswer::Bucket(Arc::new(row)))).into());
         assert_eq!(
             self.event(Event::Reply { call, outcome: Outcome::clone(&outcome) }),
@@ -310,7 +328,7 @@ fn the_name_of_another_tenant_s_bucket_is_not_learnt() {
         let lookup = query(CONTROL, Query::Bucket { name: "photos".into() });
         let effects = bench.ask(user("owner"), lookup, Buf::empty());
         let [Effect::Call { call, .. }] = effects[..] else { panic!("not passed on: {effects:?}") };
-        let row = BucketRow { bucket: bucket(tenant), created: UnixMillis(0) };
+        let row = BucketRow { bucket: bucket(tenant), created: UnixMillis(0), compression: Compression::Off };
         bench.event(Event::Reply {
             call,
             outcome: Ok(Answer::Meta(Arc::new(MetaAnswer::Bucket(Arc::new(row)))).into()),

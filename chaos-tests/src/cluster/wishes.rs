@@ -104,12 +104,13 @@ impl Cluster {
         let rows: Vec<Assignment> = world.rows().values().copied().collect();
         let (at, node, row) =
             (self.dice.pick(&up).copied(), self.dice.pick(&up).copied(), self.dice.pick(&rows).copied());
-        let (whole, last) = (self.dice.chance(300), self.dice.chance(500));
+        let (whole, here) = (self.dice.chance(300), self.dice.below(3));
         if let (Some(at), Some(node), Some(row)) = (at, node, row) {
             // What comes before them may hold state: Policy, and the ledger, and what else users have put there.
             let own = world.decided().stages_of(self.tenant()).count();
             let first = u8::try_from(1 + own).unwrap_or(u8::MAX);
-            let tail = Tail { cut: first + u8::from(last), node };
+            // Compress, and Encrypt, or neither, are where those are.
+            let tail = Tail { cut: first.saturating_add(here as u8), node };
             let tail = (!whole && node != row.node).then_some(tail);
             self.say(world, at, MeshCommand::SetTail { actor: row.actor, epoch: row.epoch, tail });
         }

@@ -156,6 +156,7 @@ mod tests {
 
     use mesh_core::{
         id::{LayoutId, NodeId},
+        meta::Compression,
         topology::{Code, Layout},
     };
 
@@ -171,8 +172,15 @@ mod tests {
             domains: drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect(),
             line: 1,
         };
-        let extent =
-            Extent { write: WriteId(5), len: 15, stripe_bytes: 10, layout: layout.id, key: None, runs: Vec::new() };
+        let extent = Extent {
+            write: WriteId(5),
+            len: 15,
+            stripe_bytes: 10,
+            layout: layout.id,
+            key: None,
+            runs: Vec::new(),
+            compression: Compression::Off,
+        };
         let mut held: BTreeMap<DriveId, BTreeSet<ShardId>> = BTreeMap::new();
         for stripe in 0..2 {
             let id = StripeId { write: WriteId(5), stripe, attempt: 0 };

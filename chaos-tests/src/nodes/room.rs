@@ -682,7 +682,8 @@ fn configuration(plan: &Plan, node: NodeId, own: &[Own]) -> Config {
     config.s3 = (plan.fronts && host_of.is_none()).then_some(s3);
     config.drives = if host_of.is_some() { Vec::new() } else { (0..2).map(drive).collect() };
     config.dpu = host_of.map(|host| DpuConfig { attached_to: number(NodeId(host)), emulated: Some(Generation::Bf3) });
-    let all_but_policy = || ["encrypt", "erasure"].into_iter().chain(own.iter().map(|(kind, _)| kind.as_str()));
+    let all_but_policy =
+        || ["compress", "encrypt", "erasure"].into_iter().chain(own.iter().map(|(kind, _)| kind.as_str()));
     config.functions = (plan.deft && host_of.is_some()).then(|| all_but_policy().map(str::to_owned).collect());
     config.cluster.code = CodeText(plan.code);
     config.cluster.namespaces = mesh::config::Namespaces(plan.namespaces);

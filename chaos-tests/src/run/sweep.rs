@@ -150,6 +150,7 @@ fn swarm() -> Swarm {
         dpus: 1,
         code: mesh_core::topology::Code { data: 2, parity: 1 },
         encrypted: true,
+        compressed: true,
         split: false,
         stages_per_mille: 0,
         moves_per_mille: 1,

@@ -109,6 +109,8 @@ impl Compute for Doca {
             ComputeJob::Open { .. } => "opening a stripe",
             ComputeJob::Encode { .. } => "coding shards",
             ComputeJob::Decode { .. } => "joining shards",
+            ComputeJob::Compress { .. } => "compressing a stripe",
+            ComputeJob::Decompress { .. } => "decompressing a stripe",
         };
         let error = Error::new(ErrorKind::Unsupported, "this is untried with DOCA, so it is not offered: use software");
         Err(error.with("job", name).with("doca", &self.version))

@@ -1,6 +1,6 @@
 //! Compute back ends, and the formats that all of them share.
 //!
-//! [`seal`] owns the sealed stripe, [`erasure`] the cutting and coding of shards, [`keys`] the wrapped key.
+//! [`pack`] owns the compressed stripe, [`seal`] the sealed one, [`erasure`] the cutting and coding of shards, [`keys`] the wrapped key.
 //! [`software`] does all of it on the calling core. None of them starts a thread, waits or draws randomness.
 //!
 //! With the feature `doca`, the module `doca` looks for the vendor's libraries and asks the devices what they offer. It
@@ -14,6 +14,7 @@ use mesh_core::port::Compute;
 pub mod erasure;
 pub mod fallback;
 pub mod keys;
+pub mod pack;
 pub mod seal;
 pub mod software;
 

@@ -31,7 +31,7 @@ use aws_lc_rs::{
 use mesh_core::{
     Buf, Error, ErrorKind, Pool,
     id::StripeId,
-    limits::{PAYLOAD_BYTES_MAX, SEAL_OVERHEAD_BYTES_MAX, SEGMENT_BYTES, STRIPE_BYTES_MAX},
+    limits::{PACKED_BYTES_MAX, PAYLOAD_BYTES_MAX, SEAL_OVERHEAD_BYTES_MAX, SEGMENT_BYTES},
     op::Binding,
 };
 
@@ -43,7 +43,7 @@ pub const SALT_BYTES: usize = 32;
 /// Encrypts `plain` into a buffer of the pool that has room to be padded for coding.
 ///
 /// # Errors
-/// `TooLarge` for more than `STRIPE_BYTES_MAX`.
+/// `TooLarge` for more than `PACKED_BYTES_MAX`.
 pub fn seal(
     pool: &Pool,
     key: &DataKey,
@@ -52,8 +52,10 @@ pub fn seal(
     stripe: StripeId,
     plain: &[u8],
 ) -> Result<Buf, Error> {
-    if plain.len() > STRIPE_BYTES_MAX {
-        return Err(Error::new(ErrorKind::TooLarge, "a stripe has at most 4 MiB").with("bytes", plain.len()));
+    if plain.len() > PACKED_BYTES_MAX {
+        return Err(Error::new(ErrorKind::TooLarge, "a stripe is longer than the limit")
+            .with("bytes", plain.len())
+            .with("limit", PACKED_BYTES_MAX));
     }
     let cipher = stripe_cipher(key, salt)?;
     let segments = Segments::of(plain.len());
@@ -136,7 +138,7 @@ impl Segments {
         self.plain_len + self.count() * TAG_BYTES + TRAILER_BYTES
     }
 
-    /// At most `STRIPE_BYTES_MAX`, which fits.
+    /// At most `PACKED_BYTES_MAX`, which fits.
     const fn plain_len(self) -> u32 {
         self.plain_len as u32
     }
@@ -172,7 +174,7 @@ impl<'a> Trailer<'a> {
         let plain_len = usize::try_from(u32::from_le_bytes(*plain_len)).ok()?;
         let segments = Segments::of(plain_len);
         let sound = u32::from_le_bytes(*format) == FORMAT
-            && plain_len <= STRIPE_BYTES_MAX
+            && plain_len <= PACKED_BYTES_MAX
             && sealed.len() == segments.sealed_len();
         let (ciphertext, tags) = if sound { rest.split_at_checked(plain_len)? } else { return None };
         Some(Self { segments, ciphertext, tags, salt })
@@ -212,6 +214,6 @@ const LABEL: &[u8] = b"mesh stripe v1";
 const FORMAT: u32 = u32::from_le_bytes(*b"MSS1");
 const TRAILER_BYTES: usize = SALT_BYTES + 4 + 4;
 /// Room behind a sealed stripe for its padding, so that coding it moves nothing.
-const SPARE_BYTES: usize = PAYLOAD_BYTES_MAX - STRIPE_BYTES_MAX;
+const SPARE_BYTES: usize = PAYLOAD_BYTES_MAX - PACKED_BYTES_MAX;
 
-const _: () = assert!(sealed_len(STRIPE_BYTES_MAX) <= STRIPE_BYTES_MAX + SEAL_OVERHEAD_BYTES_MAX);
+const _: () = assert!(sealed_len(PACKED_BYTES_MAX) <= PACKED_BYTES_MAX + SEAL_OVERHEAD_BYTES_MAX);

@@ -14,8 +14,8 @@ use mesh_core::{
     envelope::{Body, Envelope},
     id::{ActorId, BucketId, Epoch, GroupId, LayoutId, NodeId, ReplicaId, TenantId, WriteId},
     meta::{
-        Attributes, Body as ObjectBody, BucketRef, Command, Extent, MetaAnswer, ObjectCommand, ObjectRow, Precondition,
-        Proposer, Query, Session, UpkeepCommand,
+        Attributes, Body as ObjectBody, BucketRef, Command, Compression, Extent, MetaAnswer, ObjectCommand, ObjectRow,
+        Precondition, Proposer, Query, Session, UpkeepCommand,
     },
     op::NodeOp,
     port::{CallGuard, Clock, Completion, Metadata, Outbound},
@@ -330,8 +330,15 @@ pub(crate) fn put_object(actor: u64, group: u64, key: &str, version: WriteId, le
 }
 
 pub(crate) fn put_as(proposer: Proposer, group: u64, key: &str, version: WriteId, len: u64) -> Command {
-    let extent =
-        Extent { write: version, len, stripe_bytes: 1 << 20, layout: LayoutId(1), key: None, runs: Vec::new() };
+    let extent = Extent {
+        write: version,
+        len,
+        stripe_bytes: 1 << 20,
+        layout: LayoutId(1),
+        key: None,
+        runs: Vec::new(),
+        compression: Compression::Off,
+    };
     let row = ObjectRow {
         version,
         len,

@@ -18,7 +18,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AccessKeyRow, BucketRef, Count, Level, ObjectRow, PartRow, PrincipalRow, TenantLimits, TenantRow, UploadRow,
+    AccessKeyRow, BucketRef, Compression, Count, Level, ObjectRow, PartRow, PrincipalRow, TenantLimits, TenantRow,
+    UploadRow,
 };
 use crate::{
     assignment::{Assignment, MoveId, Scope, Tail, Wish},
@@ -102,6 +103,9 @@ pub enum BucketCommand {
         tenant: TenantId,
         /// When.
         created: UnixMillis,
+        /// Whether what is put into it is compressed.
+        #[serde(default)]
+        compression: Compression,
     },
     /// The second step of deleting a bucket: takes its name away. Only of one that its namespace group has sealed, which
     /// nothing undoes; so whoever finds a sealed bucket may send this. Sent again: no effect.
@@ -338,7 +342,7 @@ pub enum MeshCommand {
         /// What.
         wish: Option<Wish>,
     },
-    /// Which functions of the embedding program stand in data chains, between policy and encryption. Replaces what was
+    /// Which functions of the embedding program stand in data chains, between policy and compression. Replaces what was
     /// declared for the scope. If kinds or their order change, every chain that it concerns begins anew under its next
     /// epoch where it is, and its move ends: what a chain is made of never changes under one epoch. The same again: no
     /// effect. `Conflict` if a kind would stand in one chain twice.
@@ -350,7 +354,8 @@ pub enum MeshCommand {
     },
 
     // --- builds ---
-    /// Raises what the mesh can do, for good. `Conflict` if a node does not speak that level. A level that it has or is above:
+    /// Raises what the mesh can do, for good. `Conflict` if a node does not speak that level. If data chains are made of more
+    /// from there on, every one begins anew as by [`Self::SetStages`]. A level that it has or is above:
     /// no effect.
     RaiseLevel(Level),
 
@@ -500,6 +505,9 @@ impl Command {
     #[must_use]
     pub fn level(&self) -> Level {
         match self {
+            Self::Bucket(BucketCommand::CreateBucket { compression, .. }) if *compression != Compression::Off => {
+                Level::COMPRESS
+            }
             Self::Mesh(MeshCommand::PutLayout(layout)) if layout.line > 0 => Level::LINES,
             Self::Mesh(
                 MeshCommand::RemoveDrive { .. }

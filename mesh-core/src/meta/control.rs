@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::Level;
+use super::{Compression, Level};
 use crate::{
     assignment::{Assignment, Scope, Tail, Wish},
     id::{ActorId, BucketId, ClusterId, DriveId, GroupId, KeyId, NodeId, TenantId},
@@ -55,6 +55,9 @@ pub struct BucketRow {
     pub bucket: BucketRef,
     /// When it was made.
     pub created: UnixMillis,
+    /// Whether what is put into it is compressed.
+    #[serde(default)]
+    pub compression: Compression,
 }
 
 /// A tenant, in the control group.

@@ -38,6 +38,8 @@ impl Level {
     pub const LEAVES: Self = Self(5);
     /// From here on a drive can take another's place.
     pub const SEATS: Self = Self(6);
+    /// From here on data chains compress what buckets say is to be.
+    pub const COMPRESS: Self = Self(7);
 }
 
 /// Of who does not say.
@@ -97,7 +99,8 @@ impl ControlView {
 /// | 4 | drives that are being emptied |
 /// | 5 | nodes that leave |
 /// | 6 | drives that take another's place |
-pub const LEVEL: Level = Level::SEATS;
+/// | 7 | compression |
+pub const LEVEL: Level = Level::COMPRESS;
 
 #[cfg(test)]
 mod tests {

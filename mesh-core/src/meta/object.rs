@@ -3,16 +3,47 @@
 //! An [`Extent`] says where the bytes of one write are; the rows carry extents, never the bytes
 //! themselves.
 
+use core::{fmt, str::FromStr};
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::WrappedKey;
 use crate::{
+    error::Error,
     id::{DriveId, LayoutId, ShardId, TenantId, WriteId},
     time::UnixMillis,
     topology::{self, Layouts},
 };
+
+/// Whether what is put is compressed before it is encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Compression {
+    /// It is stored as it is.
+    #[default]
+    Off,
+    /// Each stripe is compressed if that makes it smaller, and says itself whether it was.
+    Auto,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Auto => "auto",
+        })
+    }
+}
+
+/// As [`Display`](fmt::Display) has it.
+impl FromStr for Compression {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let known = [Self::Off, Self::Auto].into_iter().find(|one| one.to_string() == text);
+        known.ok_or_else(|| Error::invalid("compression is off or auto").with("asked", text.escape_debug()))
+    }
+}
 
 /// Stripes of one write that differ from the nominal: attempt 0, no drive avoided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +75,9 @@ pub struct Extent {
     pub key: Option<Arc<WrappedKey>>,
     /// Exceptions, in order of stripes, at most `MANIFEST_RUNS_MAX`.
     pub runs: Vec<Run>,
+    /// What the bucket said when it was written: by this it is read, whatever the bucket says by then.
+    #[serde(default)]
+    pub compression: Compression,
 }
 
 impl Extent {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::WriteId,
-    meta::{Attributes, Extent, ObjectRow, Precondition},
+    meta::{Attributes, Compression, Extent, ObjectRow, Precondition},
 };
 #[cfg(doc)]
 use crate::{meta::Query, op::Answer};
@@ -196,6 +196,13 @@ pub enum ObjectOp {
         /// Which.
         upload: WriteId,
     },
+    /// Makes a bucket that is not like most. `Done`. A build that does not know it refuses it, and makes no other one instead.
+    CreateBucketWith {
+        /// The name.
+        bucket: Arc<str>,
+        /// Whether what is put into it is compressed.
+        compression: Compression,
+    },
 }
 
 impl ObjectOp {
@@ -218,7 +225,8 @@ impl ObjectOp {
             | Self::ListParts { bucket, .. }
             | Self::ListUploads { bucket, .. }
             | Self::CompleteUpload { bucket, .. }
-            | Self::AbortUpload { bucket, .. } => Some(bucket),
+            | Self::AbortUpload { bucket, .. }
+            | Self::CreateBucketWith { bucket, .. } => Some(bucket),
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Answer;
 use crate::{
     id::{BucketId, DriveId, Epoch, GroupId, LayoutId, ShardId, StripeId, TenantId},
-    meta::WrappedKey,
+    meta::{Compression, WrappedKey},
     topology::Code,
 };
 
@@ -39,6 +39,9 @@ pub struct StripeTarget {
     pub binding: Arc<Binding>,
     /// The data key; `None`: not encrypted.
     pub key: Option<Arc<WrappedKey>>,
+    /// Whether its bytes are compressed, each stripe as it says itself. What Compress sends on says [`Compression::Off`]: so
+    /// whoever stores a stripe knows that it has been there.
+    pub compression: Compression,
 }
 
 /// One stripe.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mesh_core::{
     assignment::{MoveId, Scope, Tail},
     id::{ActorId, BucketId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, TenantId, WriteId},
-    meta::{BucketCommand, Command, Level, MeshCommand, ObjectCommand, Precondition, UpkeepCommand},
+    meta::{BucketCommand, Command, Compression, Level, MeshCommand, ObjectCommand, Precondition, UpkeepCommand},
     time::UnixMillis,
     topology::Code,
 };
@@ -61,6 +61,7 @@ fn buckets() -> Vec<BucketCommand> {
             name: "photos".into(),
             tenant: TenantId(1),
             created: UnixMillis(2),
+            compression: Compression::Auto,
         },
         BucketCommand::RemoveBucket { bucket: BucketId(2) },
     ]

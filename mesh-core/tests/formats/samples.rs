@@ -14,10 +14,10 @@ use mesh_core::{
         ShardId, StripeId, TenantId, WriteId,
     },
     meta::{
-        AccessKeyRow, Attributes, BucketCommand, BucketRef, BucketRow, Command, ControlView, Count, Extent, Garbage,
-        GarbageMark, GarbagePage, Grant, Level, ListEntry, Listing, MetaAnswer, ObjectCommand, ObjectRow, PartRow,
-        Precondition, PrincipalRow, Proposer, Query, Reference, RepairState, Run, Session, Shape, TenantLimits,
-        TenantRow, UploadRow, UsesPage, WrappedKey,
+        AccessKeyRow, Attributes, BucketCommand, BucketRef, BucketRow, Command, Compression, ControlView, Count,
+        Extent, Garbage, GarbageMark, GarbagePage, Grant, Level, ListEntry, Listing, MetaAnswer, ObjectCommand,
+        ObjectRow, PartRow, Precondition, PrincipalRow, Proposer, Query, Reference, RepairState, Run, Session, Shape,
+        TenantLimits, TenantRow, UploadRow, UsesPage, WrappedKey,
     },
     op::{
         Ability, ActorReport, AdminAnswer, AdminOp, AsOf, Beat, Binding, Destination, DriveReport, GroupReport, Head,
@@ -57,7 +57,7 @@ variants!(META_ANSWERS, meta_answer_name, MetaAnswer:
 
 variants!(OBJECT_OPS, object_op_name, ObjectOp:
     CreateBucket DeleteBucket HeadBucket ListBuckets Begin Append Finish Abort Head Plan Read Delete List CreateUpload
-    HeadUpload ListParts ListUploads CompleteUpload AbortUpload);
+    HeadUpload ListParts ListUploads CompleteUpload AbortUpload CreateBucketWith);
 
 variants!(STRIPE_OPS, stripe_op_name, StripeOp: Write Read Delete);
 
@@ -96,11 +96,13 @@ fn extent() -> Extent {
         layout: LayoutId(9),
         key: Some(Arc::new(wrapped_key())),
         runs: vec![Run { first: 5, count: 6, attempt: 1, avoid: vec![DriveId(11), DriveId(12)], shared: true }],
+        compression: Compression::Auto,
     }
 }
 
 fn plain_extent() -> Extent {
-    Extent { write: WriteId(77), len: 0, stripe_bytes: 65_536, layout: LayoutId(1), key: None, runs: Vec::new() }
+    let (key, runs, compression) = (None, Vec::new(), Compression::Off);
+    Extent { write: WriteId(77), len: 0, stripe_bytes: 65_536, layout: LayoutId(1), key, runs, compression }
 }
 
 pub(crate) fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -163,7 +165,7 @@ pub(crate) fn bucket_ref() -> BucketRef {
 }
 
 fn bucket_row() -> BucketRow {
-    BucketRow { bucket: bucket_ref(), created: UnixMillis(24) }
+    BucketRow { bucket: bucket_ref(), created: UnixMillis(24), compression: Compression::Auto }
 }
 
 pub(crate) fn limits() -> TenantLimits {
@@ -541,6 +543,7 @@ fn object_ops() -> Vec<ObjectOp> {
             precondition: precondition(),
         },
         ObjectOp::AbortUpload { bucket: bucket(), upload: WriteId(1) },
+        ObjectOp::CreateBucketWith { bucket: bucket(), compression: Compression::Auto },
     ]
 }
 
@@ -550,10 +553,14 @@ fn stripe_ops() -> Vec<StripeOp> {
         layout: LayoutId(9),
         binding: Arc::new(binding()),
         key: Some(Arc::new(wrapped_key())),
+        compression: Compression::Auto,
     };
     vec![
         StripeOp::Write(target()),
-        StripeOp::Read { target: StripeTarget { key: None, ..target() }, avoid: vec![DriveId(1), DriveId(2)] },
+        StripeOp::Read {
+            target: StripeTarget { key: None, compression: Compression::Off, ..target() },
+            avoid: vec![DriveId(1), DriveId(2)],
+        },
         StripeOp::Delete { target: target(), avoid: vec![DriveId(1 << 40)] },
     ]
 }

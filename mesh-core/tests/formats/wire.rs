@@ -8,6 +8,7 @@ use mesh_core::{
     id::{
         ActorId, BucketId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, ShardId, StripeId, TenantId, WriteId,
     },
+    meta::Compression,
     op::{Binding, Head, NodeOp, Reliance, ShardOp, StripeOp, StripeTarget},
     topology::Code,
     wire::{PREAMBLE_BYTES, crc32c},
@@ -170,7 +171,8 @@ fn targets() -> impl Strategy<Value = StripeTarget> {
             bucket_name: name.into(),
             object: object.into(),
         };
-        StripeTarget { id, layout: LayoutId(layout), binding: Arc::new(binding), key: None }
+        let compression = if layout % 2 == 0 { Compression::Off } else { Compression::Auto };
+        StripeTarget { id, layout: LayoutId(layout), binding: Arc::new(binding), key: None, compression }
     })
 }
 

@@ -13,7 +13,7 @@ use mesh_core::{
     limits::STRIPE_BYTES_MAX,
     meta::{ControlView, Grant, Level},
     shared::SharedMap,
-    spec::{EncryptSpec, Encryption, ErasureSpec, FunctionSpec, KeeperSpec, ObjectSpec, PolicySpec},
+    spec::{CompressSpec, EncryptSpec, Encryption, ErasureSpec, FunctionSpec, KeeperSpec, ObjectSpec, PolicySpec},
     topology::DriveState,
 };
 
@@ -95,6 +95,11 @@ pub fn data_chain(
     let erasure = ErasureSpec { layouts: view.layouts.clone(), drives: drives.clone() };
     let mut stages = vec![FunctionSpec::Policy(policy)];
     stages.extend(own);
+    // A node that hears late that the mesh can do it builds the chain under the epoch of before, and that one refuses what it
+    // should compress.
+    if view.level >= Level::COMPRESS {
+        stages.push(FunctionSpec::Compress(CompressSpec::default()));
+    }
     stages.extend([FunctionSpec::Encrypt(EncryptSpec::default()), FunctionSpec::Erasure(erasure)]);
     Ok(stages)
 }
@@ -185,5 +190,24 @@ mod tests {
         let spec = ingress(&ControlView::default(), NodeId(1), Epoch(5), leads.into_iter(), 7);
         let FunctionSpec::Object(spec) = spec else { panic!("{spec:?}") };
         assert_eq!((spec.reclaims, spec.epoch, spec.reclaim_grace_ms), (vec![GroupId(1), GroupId(3)], Epoch(5), 7));
+    }
+
+    #[test]
+    fn a_chain_compresses_before_it_encrypts_once_every_node_can() {
+        use mesh_core::{
+            id::KeyId,
+            meta::{TenantLimits, TenantRow, WrappedKey},
+        };
+        let wrapped = WrappedKey { key: KeyId(0), nonce: [0; 12], sealed: vec![0; 48] };
+        let (id, limits) = (TenantId(7), TenantLimits::default());
+        let row = Arc::new(TenantRow { id, name: "tenant".into(), key: KeyId(0), wrapped, limits });
+        for (level, names) in [
+            (Level::LEAVES, &["policy", "encrypt", "erasure"][..]),
+            (Level::COMPRESS, &["policy", "compress", "encrypt", "erasure"]),
+        ] {
+            let view = ControlView { tenants: [(id, row.clone())].into(), level, ..ControlView::default() };
+            let stages = data_chain(&view, &SharedMap::new(), ActorId::data(id, NodeId(1))).expect("it is known");
+            assert_eq!(stages.iter().map(FunctionSpec::name).collect::<Vec<_>>(), names);
+        }
     }
 }

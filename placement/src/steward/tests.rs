@@ -600,7 +600,7 @@ fn split_mesh(at: NodeId, epoch: u64) -> ControlView {
 /// The leader, which has waited for the DPU and taken a look at the whole mesh: that look.
 fn plans_without_its_dpu() -> (Room, Box<plans::Study>) {
     let mut room = Room::new(split_mesh(OTHER, 1));
-    let functions = ["policy", "encrypt", "erasure"].map(|kind| (kind.to_owned(), (0, 0))).into();
+    let functions = ["policy", "compress", "encrypt", "erasure"].map(|kind| (kind.to_owned(), (0, 0))).into();
     room.steward.here.ability = Arc::new(Ability { functions, millicores: 8000, memory_bytes: 1 << 30 });
     room.observes(Observed::default());
     room.passes(2500);

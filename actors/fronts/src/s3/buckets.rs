@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use mesh_core::{Answer, op::ObjectOp};
+use hyper::HeaderMap;
+use mesh_core::{Answer, meta::Compression, op::ObjectOp};
 use s3s::{
     S3Request, S3Result,
     dto::{
@@ -10,6 +11,7 @@ use s3s::{
         GetBucketLocationInput, GetBucketLocationOutput, GetBucketVersioningInput, GetBucketVersioningOutput,
         HeadBucketInput, HeadBucketOutput, ListBucketsInput, ListBucketsOutput,
     },
+    s3_error,
 };
 
 use super::{error::strange, gateway::Gateway, list::page_size, text::timestamp};
@@ -44,15 +46,26 @@ pub(super) async fn list_buckets(
     })
 }
 
-/// A location constraint is accepted and means nothing: a mesh is one region.
+/// A location constraint is accepted and means nothing: a mesh is one region. S3 has no word for compression, so that is a
+/// header of the mesh's own.
 pub(super) async fn create_bucket(
     gateway: &Gateway,
     request: S3Request<CreateBucketInput>,
 ) -> S3Result<CreateBucketOutput> {
     let caller = gateway.caller(request.credentials.as_ref(), &request.headers)?;
     let bucket: Arc<str> = request.input.bucket.as_str().into();
-    caller.done(ObjectOp::CreateBucket { bucket }).await?;
+    let op = match compression(&request.headers)? {
+        Compression::Off => ObjectOp::CreateBucket { bucket },
+        compression @ Compression::Auto => ObjectOp::CreateBucketWith { bucket, compression },
+    };
+    caller.done(op).await?;
     Ok(CreateBucketOutput { location: Some(format!("/{}", request.input.bucket)) })
+}
+
+fn compression(headers: &HeaderMap) -> S3Result<Compression> {
+    let Some(asked) = headers.get(COMPRESS) else { return Ok(Compression::Off) };
+    let known = asked.to_str().ok().and_then(|text| text.parse().ok());
+    known.ok_or_else(|| s3_error!(InvalidArgument, "x-mesh-compress is off or auto"))
 }
 
 pub(super) async fn delete_bucket(
@@ -94,3 +107,5 @@ pub(super) async fn get_bucket_versioning(
 }
 
 const BUCKETS_PAGE_MAX: usize = 10_000;
+/// Whether what is put into a new bucket is compressed: `off`, as without it, or `auto`.
+const COMPRESS: &str = "x-mesh-compress";

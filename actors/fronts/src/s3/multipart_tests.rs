@@ -1,6 +1,10 @@
 //! Tests of multipart uploads: what does not need a server.
 
-use mesh_core::{id::LayoutId, meta::Extent, time::UnixMillis};
+use mesh_core::{
+    id::LayoutId,
+    meta::{Compression, Extent},
+    time::UnixMillis,
+};
 use s3s::S3ErrorCode;
 
 use super::*;
@@ -16,8 +20,15 @@ fn upload(key: &str, number: u64) -> Arc<UploadRow> {
 }
 
 fn part(number: u32, len: u64, crc32: &str) -> (u32, Arc<PartRow>) {
-    let extent =
-        Extent { write: WriteId(number.into()), len, stripe_bytes: 4096, layout: LayoutId(1), key: None, runs: vec![] };
+    let extent = Extent {
+        write: WriteId(number.into()),
+        len,
+        stripe_bytes: 4096,
+        layout: LayoutId(1),
+        key: None,
+        runs: vec![],
+        compression: Compression::Off,
+    };
     let row = PartRow {
         number,
         offset: 0,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use mesh_core::{
     Error, ErrorKind,
     id::{BucketId, GroupId, TenantId},
-    meta::{BucketRef, BucketRow, MetaAnswer},
+    meta::{BucketRef, BucketRow, Compression, MetaAnswer},
     time::UnixMillis,
 };
 
@@ -28,6 +28,7 @@ pub(super) fn create(
     name: &Arc<str>,
     tenant: TenantId,
     created: UnixMillis,
+    compression: Compression,
 ) -> Result<MetaAnswer, Error> {
     if let Some(why) = flaw_of(name) {
         return Err(Error::invalid(why).with("bucket", name));
@@ -50,7 +51,7 @@ pub(super) fn create(
     rows.take_room(&keys::bucket_owner(tenant, ""), BUCKETS_MAX as u64, "buckets")?;
     let id = BucketId(rows.count(Counter::Buckets)?);
     let group = GroupId(1 + id.0 % u64::from(formed.namespaces));
-    let row = BucketRow { bucket: BucketRef { id, name: Arc::clone(name), tenant, group }, created };
+    let row = BucketRow { bucket: BucketRef { id, name: Arc::clone(name), tenant, group }, created, compression };
     rows.put(by_name, &id)?;
     rows.put(keys::bucket_owner(tenant, name), &id)?;
     rows.put(keys::bucket(id), &row)?;

@@ -10,7 +10,9 @@ use super::{buckets, cluster, departures, level, placement, rows::Rows, stages, 
 /// Buckets' names.
 pub(super) fn bucket(rows: &mut Rows<'_>, command: &BucketCommand) -> Result<MetaAnswer, Error> {
     match command {
-        BucketCommand::CreateBucket { name, tenant, created, .. } => buckets::create(rows, name, *tenant, *created),
+        BucketCommand::CreateBucket { name, tenant, created, compression, .. } => {
+            buckets::create(rows, name, *tenant, *created, *compression)
+        }
         BucketCommand::RemoveBucket { bucket } => buckets::remove(rows, *bucket),
     }
 }

@@ -10,7 +10,7 @@ use mesh_core::{
     topology::NodeInfo,
 };
 
-use super::rows::Rows;
+use super::{rows::Rows, stages};
 use crate::metadata::keys;
 
 /// What the mesh can do.
@@ -77,6 +77,10 @@ pub(super) fn raise(rows: &mut Rows<'_>, to: Level) -> Result<MetaAnswer, Error>
             .with("node", node.id)
             .with("level", node.level)
             .with("asked", to));
+    }
+    // What a chain is made of never changes under one epoch, and from there on it is made of one function more.
+    if of_mesh(rows)? < Level::COMPRESS && to >= Level::COMPRESS {
+        stages::begin_anew(rows, None)?;
     }
     rows.put(keys::level(), &to)?;
     Ok(MetaAnswer::Done)

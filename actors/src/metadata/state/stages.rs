@@ -1,4 +1,4 @@
-//! Control group: which functions of the embedding program stand in data chains.
+//! Control group: which functions stand in data chains: the embedding program's, and what builds add to the mesh's own.
 //!
 //! What a chain is made of never changes under one epoch: a state that is carried from one node to another fits only a
 //! chain of the same functions. So the command that changes it ends moves and raises epochs, in the same step.
@@ -84,7 +84,7 @@ fn expect_once(rows: &Rows<'_>, scope: Scope, stages: &[CustomSpec]) -> Result<(
 
 /// Every data chain, or those of one tenant, under their next epoch; counted like a move, so that the end of one that was
 /// under way is not taken for its own.
-fn begin_anew(rows: &mut Rows<'_>, concerned: Option<TenantId>) -> Result<(), Error> {
+pub(super) fn begin_anew(rows: &mut Rows<'_>, concerned: Option<TenantId>) -> Result<(), Error> {
     let mut chains = Vec::new();
     let prefix = keys::all(keys::ASSIGNMENT);
     rows.scan(&prefix, &keys::behind(&prefix), |_, row: Assignment| {

@@ -9,7 +9,10 @@ use mesh_core::{
     Error, ErrorKind,
     id::{BucketId, LayoutId, TenantId, WriteId},
     limits::{COMMAND_BYTES_MAX, LIST_KEYS_MAX},
-    meta::{self, Body, Extent, Garbage, GarbageMark, GarbagePage, MetaAnswer, ObjectRow, PartRow, Reference, Shape},
+    meta::{
+        self, Body, Compression, Extent, Garbage, GarbageMark, GarbagePage, MetaAnswer, ObjectRow, PartRow, Reference,
+        Shape,
+    },
     time::UnixMillis,
 };
 
@@ -148,7 +151,15 @@ pub(super) fn older_than(
         })?;
         if !any {
             // An upload without parts: an extent without bytes, so that its number is dropped like any other.
-            let extent = Extent { write, len: 0, stripe_bytes: 0, layout: LayoutId(0), key: None, runs: Vec::new() };
+            let extent = Extent {
+                write,
+                len: 0,
+                stripe_bytes: 0,
+                layout: LayoutId(0),
+                key: None,
+                runs: Vec::new(),
+                compression: Compression::Off,
+            };
             flow = page.take(GarbageMark { since, write, part: 0 }, Garbage { tenant, since, extent })?;
         }
         Ok(flow)

@@ -16,6 +16,22 @@ fn expect(bench: &mut Bench, effects: &[Effect], wanted: &Command, outcome: Outc
 }
 
 #[test]
+fn a_bucket_that_compresses_is_made_so() {
+    let mut bench = Bench::new(spec());
+    let make = ObjectOp::CreateBucketWith { bucket: "photos".into(), compression: Compression::Auto };
+    let (id, effects) = bench.ask(make);
+    let create = BucketCommand::CreateBucket {
+        proposer: Some(proposer(0)),
+        name: "photos".into(),
+        tenant: TENANT,
+        created: WALL,
+        compression: Compression::Auto,
+    };
+    let made = meta(row(bucket()));
+    assert_eq!(expect(&mut bench, &effects, &create.into(), made), [replied(id, Answer::Done)]);
+}
+
+#[test]
 fn a_bucket_is_made_in_the_control_group_under_a_name_that_is_no_pattern() {
     let mut bench = Bench::new(spec());
     let (id, effects) = bench.ask(ObjectOp::CreateBucket { bucket: "photos".into() });
@@ -24,6 +40,7 @@ fn a_bucket_is_made_in_the_control_group_under_a_name_that_is_no_pattern() {
         name: "photos".into(),
         tenant: TENANT,
         created: WALL,
+        compression: Compression::Off,
     };
     let create = create.into();
     let made = meta(row(bucket()));

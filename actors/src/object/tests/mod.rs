@@ -17,8 +17,8 @@ use mesh_core::{
     StorageFunction, Target, Tokens,
     id::{ActorId, BucketId, DriveId, Epoch, GroupId, KeyId, LayoutId, NodeId, StripeId, TenantId, Token, WriteId},
     meta::{
-        Attributes, BucketCommand, BucketRef, BucketRow, Command, Extent, MetaAnswer, ObjectCommand, Precondition,
-        Proposer, Query, Session, UpkeepCommand, WrappedKey,
+        Attributes, BucketCommand, BucketRef, BucketRow, Command, Compression, Extent, MetaAnswer, ObjectCommand,
+        Precondition, Proposer, Query, Session, UpkeepCommand, WrappedKey,
     },
     op::{Binding, Destination, ObjectOp, StripeOp, StripeTarget},
     port::WorkOutput,
@@ -81,7 +81,11 @@ fn bucket() -> BucketRef {
 }
 
 fn row(bucket: BucketRef) -> MetaAnswer {
-    MetaAnswer::Bucket(Arc::new(BucketRow { bucket, created: UnixMillis(5) }))
+    row_of(bucket, Compression::Off)
+}
+
+fn row_of(bucket: BucketRef, compression: Compression) -> MetaAnswer {
+    MetaAnswer::Bucket(Arc::new(BucketRow { bucket, created: UnixMillis(5), compression }))
 }
 
 fn meta(answer: MetaAnswer) -> Outcome {
@@ -112,11 +116,20 @@ fn target(write: WriteId, stripe: u32, attempt: u8) -> StripeTarget {
             object: "cat".into(),
         }),
         key: None,
+        compression: Compression::Off,
     }
 }
 
 fn extent(write: WriteId, len: u64) -> Extent {
-    Extent { write, len, stripe_bytes: STRIPE, layout: LAYOUT, key: None, runs: Vec::new() }
+    Extent {
+        write,
+        len,
+        stripe_bytes: STRIPE,
+        layout: LAYOUT,
+        key: None,
+        runs: Vec::new(),
+        compression: Compression::Off,
+    }
 }
 
 impl Bench {
@@ -170,15 +183,24 @@ impl Bench {
 
     /// Lets ann's bucket be known.
     fn know_the_bucket(&mut self) {
+        self.know(row(bucket()));
+    }
+
+    fn know(&mut self, row: MetaAnswer) {
         let (id, effects) = self.ask(ObjectOp::HeadBucket { bucket: "photos".into() });
         let call = only_call(&effects);
-        let effects = self.reply(call, meta(row(bucket())));
+        let effects = self.reply(call, meta(row));
         assert!(matches!(&effects[..], [Effect::Reply { id: to, outcome: Ok(_) }] if *to == id));
     }
 
     /// Opens a write of ann's, with ids from 100 on.
     fn begin(&mut self) -> WriteId {
-        self.know_the_bucket();
+        self.begin_in(Compression::Off)
+    }
+
+    /// As [`Self::begin`], in a bucket that says so.
+    fn begin_in(&mut self, compression: Compression) -> WriteId {
+        self.know(row_of(bucket(), compression));
         let (_, effects) =
             self.ask(ObjectOp::Begin { bucket: "photos".into(), key: "cat".into(), destination: whole() });
         let work = only_work(&effects);

@@ -152,6 +152,26 @@ fn a_read_asks_for_the_stored_attempt_and_gives_the_piece_of_it() {
 }
 
 #[test]
+fn a_read_says_what_was_said_when_it_was_written_whatever_the_bucket_says_now() {
+    let read = |now: Compression, then: Compression| {
+        let mut bench = Bench::new(spec());
+        bench.know(row_of(bucket(), now));
+        let extent = Arc::new(Extent { compression: then, ..extent(WriteId(50), 5) });
+        let piece = Piece { extent, stripe: 0, start: 1, len: 3 };
+        let (id, effects) = bench.ask(ObjectOp::Read { bucket: "photos".into(), key: "cat".into(), piece });
+        let target = StripeTarget { compression: then, ..target(WriteId(50), 0, 0) };
+        let op = StripeOp::Read { target, avoid: vec![] };
+        assert_eq!(effects, [next(bench.last(), bench.onward(op, Buf::empty()))]);
+        let call = only_call(&effects);
+        let effects = bench.reply(call, Ok(Response { answer: Answer::Done, payload: Buf::copy_of(b"vwxyz") }));
+        let payload = Buf::copy_of(b"wxy");
+        assert_eq!(effects, [Effect::Reply { id, outcome: Ok(Response { answer: Answer::Done, payload }) }]);
+    };
+    read(Compression::Off, Compression::Auto);
+    read(Compression::Auto, Compression::Off);
+}
+
+#[test]
 fn a_read_goes_again_until_the_deadline() {
     let mut bench = Bench::new(spec());
     bench.know_the_bucket();

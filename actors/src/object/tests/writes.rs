@@ -308,6 +308,26 @@ fn finish_proposes_a_manifest_with_exceptions_merged_into_runs() {
 }
 
 #[test]
+fn what_is_put_into_a_bucket_that_compresses_says_so_of_every_stripe_and_of_the_whole() {
+    let mut bench = Bench::new(spec());
+    let write = bench.begin_in(Compression::Auto);
+    let (id, effects) = bench.append(write, 0, b"meow");
+    let stripe = StripeOp::Write(StripeTarget { compression: Compression::Auto, ..target(write, 0, 0) });
+    assert_eq!(effects, [next(bench.last(), bench.onward(stripe, Buf::copy_of(b"meow")))]);
+    let call = only_call(&effects);
+    let effects = bench.reply(call, Ok(Answer::Placed { avoid: vec![], shared: false }.into()));
+    assert_eq!(effects, [replied(id, Answer::Done)]);
+    // By then the bucket may say something else.
+    bench.know_the_bucket();
+    let (_, effects) = bench.finish(write, 4);
+    let [Effect::Call { request: Request { op: Op::Propose(command), .. }, .. }] = &effects[..] else {
+        panic!("no manifest: {effects:?}")
+    };
+    let Command::Object(_, ObjectCommand::PutObject { row, .. }) = &**command else { panic!("{command:?}") };
+    assert_eq!(row.body, Body::Whole(Extent { compression: Compression::Auto, ..extent(write, 4) }));
+}
+
+#[test]
 fn finish_refuses_gaps_wrong_lengths_and_appends_under_way_and_deletes_what_was_stored() {
     let cases: [(&[(u32, usize)], u64); 6] = [
         (&[(0, 10), (2, 10)], 30),

@@ -1,7 +1,7 @@
 use mesh_core::{
     Buf, ErrorKind,
     id::{BucketId, KeyId, StripeId, TenantId, WriteId},
-    limits::{ALIGNMENT_BYTES, PAYLOAD_BYTES_MAX, SEGMENT_BYTES, STRIPE_BYTES_MAX},
+    limits::{ALIGNMENT_BYTES, PACKED_BYTES_MAX, PAYLOAD_BYTES_MAX, SEGMENT_BYTES, STRIPE_BYTES_MAX},
     meta::WrappedKey,
     op::Binding,
     topology::Code,
@@ -167,8 +167,8 @@ fn the_code_does_not_change() {
 #[test]
 fn seals_and_opens_every_length_around_a_segments_border() {
     let software = software();
-    let borders = [0, SEGMENT_BYTES, 2 * SEGMENT_BYTES, STRIPE_BYTES_MAX];
-    for len in borders.iter().flat_map(|&border| border.saturating_sub(2)..=(border + 2).min(STRIPE_BYTES_MAX)) {
+    let borders = [0, SEGMENT_BYTES, 2 * SEGMENT_BYTES, STRIPE_BYTES_MAX, PACKED_BYTES_MAX];
+    for len in borders.iter().flat_map(|&border| border.saturating_sub(2)..=(border + 2).min(PACKED_BYTES_MAX)) {
         let plain = pattern(len);
         let sealed = seal(&software, &plain);
         assert_eq!(sealed.len(), sealed_len(len));
@@ -202,7 +202,7 @@ fn sealing_leaves_a_shared_plaintext_as_it_was_and_leaves_room_for_padding() {
 
 #[test]
 fn refuses_a_plaintext_over_the_limit() {
-    let plain = Buf::zeroed(STRIPE_BYTES_MAX + 1);
+    let plain = Buf::zeroed(PACKED_BYTES_MAX + 1);
     let job = ComputeJob::Seal { key: wrapped(), salt: salt(), binding: binding(), stripe: stripe(), plain };
     assert_eq!(software().run(job).unwrap_err().kind(), ErrorKind::TooLarge);
 }
@@ -441,12 +441,56 @@ fn refuses_shards_that_do_not_fit_together() {
 }
 
 #[test]
+fn a_stripe_is_compressed_sealed_and_coded_and_all_of_it_undone() {
+    let software = software();
+    let compress = |plain: Buf| bytes(software.run(ComputeJob::Compress { plain })).unwrap();
+    for plain in [Buf::copy_of(&pattern(STRIPE_BYTES_MAX)), Buf::copy_of(&noise(STRIPE_BYTES_MAX)), Buf::copy_of(b"x")]
+    {
+        let packed = compress(plain.clone());
+        let job = ComputeJob::Seal {
+            key: wrapped(),
+            salt: salt(),
+            binding: binding(),
+            stripe: stripe(),
+            plain: packed.clone(),
+        };
+        let sealed = bytes(software.run(job)).unwrap();
+        assert!(sealed.len() <= PAYLOAD_BYTES_MAX);
+        let code = Code { data: 2, parity: 1 };
+        let shards = software.run(ComputeJob::Encode { code, bytes: sealed.clone() }).unwrap();
+        let WorkOutput::Shards(shards) = shards else { panic!("shards") };
+        let shards = (0..).zip(shards.into_iter().map(|(shard, _)| shard)).skip(1).collect();
+        let joined = decode(&software, code, sealed.len(), shards).unwrap();
+        let opened = open(&software, &joined).unwrap();
+        assert_eq!(opened, packed);
+        let given = bytes(software.run(ComputeJob::Decompress { packed: opened })).unwrap();
+        assert!(given == plain);
+    }
+}
+
+/// Bytes that do not shrink.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+#[test]
 fn small_jobs_are_those_of_a_segment() {
     let software = software();
     let encode = |len| ComputeJob::Encode { code: Code { data: 2, parity: 1 }, bytes: Buf::zeroed(len) };
     assert!(software.is_small(&ComputeJob::WrapKey { key: KeyId(1), entropy: vec![0; 44] }));
     assert!(software.is_small(&encode(4096)));
     assert!(!software.is_small(&encode(1 << 20)));
+    let compress = |len| ComputeJob::Compress { plain: Buf::zeroed(len) };
+    assert!(software.is_small(&compress(8 << 10)) && !software.is_small(&compress(16 << 10)));
+    let packed = pack::pack(&Pool::default(), &vec![0; 1 << 20]).unwrap();
+    assert!(packed.len() < 8 << 10, "however short it is");
+    assert!(!software.is_small(&ComputeJob::Decompress { packed }));
+    assert!(software.is_small(&ComputeJob::Decompress { packed: Buf::zeroed(1 << 20) }), "it is refused at once");
 }
 
 fn codes() -> impl Strategy<Value = Code> {
@@ -470,7 +514,7 @@ proptest! {
         };
         match bytes(software.run(job)) {
             Ok(sealed) => prop_assert_eq!(&open(&software, &sealed).unwrap()[..], &plain[..]),
-            Err(error) => prop_assert!(len > STRIPE_BYTES_MAX && error.kind() == ErrorKind::TooLarge),
+            Err(error) => prop_assert!(len > PACKED_BYTES_MAX && error.kind() == ErrorKind::TooLarge),
         }
     }
 

@@ -3,13 +3,21 @@ use crate::{
     buf::Buf,
     effect::Response,
     id::{LayoutId, WriteId},
-    meta::{Attributes, Body, Extent},
+    meta::{Attributes, Body, Compression, Extent},
     stream::payload_of,
     time::UnixMillis,
 };
 
 fn extent(len: u64) -> Extent {
-    Extent { write: WriteId(3), len, stripe_bytes: 10, layout: LayoutId(1), key: None, runs: Vec::new() }
+    Extent {
+        write: WriteId(3),
+        len,
+        stripe_bytes: 10,
+        layout: LayoutId(1),
+        key: None,
+        runs: Vec::new(),
+        compression: Compression::Off,
+    }
 }
 
 fn object(len: u64) -> Arc<ObjectRow> {

@@ -35,7 +35,7 @@ fn with_dpu() -> ControlView {
 }
 
 fn able() -> Arc<Ability> {
-    let functions = ["policy", "encrypt", "erasure"].map(|kind| (kind.to_owned(), (0, 0))).into();
+    let functions = ["policy", "compress", "encrypt", "erasure"].map(|kind| (kind.to_owned(), (0, 0))).into();
     Arc::new(Ability { functions, millicores: 8000, memory_bytes: 1 << 30 })
 }
 

@@ -13,7 +13,8 @@ use mesh_core::{
     id::{BucketId, GroupId, LayoutId, TenantId, WriteId},
     limits::{LIST_KEYS_MAX, PART_BYTES_MIN, STREAM_STRIPES},
     meta::{
-        Attributes, Body, BucketRef, BucketRow, Extent, ListEntry, Listing, ObjectRow, PartRow, Precondition, UploadRow,
+        Attributes, Body, BucketRef, BucketRow, Compression, Extent, ListEntry, Listing, ObjectRow, PartRow,
+        Precondition, UploadRow,
     },
     op::{Destination, ObjectOp, Piece},
     port::Clock,
@@ -83,6 +84,11 @@ impl Model {
         self.state.lock().expect("no panic").log.iter().filter(|one| **one == name).count()
     }
 
+    /// What was said of a bucket when it was made, if it was.
+    pub(super) fn compression(&self, bucket: &str) -> Option<Compression> {
+        self.state.lock().expect("no panic").buckets.get(bucket).map(|bucket| bucket.row.compression)
+    }
+
     /// Writes that are open, stripes that are kept, and the most appends that were under way at once.
     pub(super) fn holds(&self) -> (usize, usize, usize) {
         let state = self.state.lock().expect("no panic");
@@ -147,7 +153,7 @@ fn name_of(op: &ObjectOp) -> &'static str {
         ObjectOp::Plan { .. } => "Plan",
         ObjectOp::Read { .. } => "Read",
         ObjectOp::Delete { .. } => "Delete",
-        ObjectOp::CreateBucket { .. } => "CreateBucket",
+        ObjectOp::CreateBucket { .. } | ObjectOp::CreateBucketWith { .. } => "CreateBucket",
         ObjectOp::DeleteBucket { .. } => "DeleteBucket",
         ObjectOp::CreateUpload { .. } => "CreateUpload",
         ObjectOp::CompleteUpload { .. } => "CompleteUpload",
@@ -176,20 +182,25 @@ impl State {
 
     fn apply(&mut self, op: ObjectOp, payload: Buf, tenant: TenantId, name: &str, clock: &dyn Clock) -> Outcome {
         if let Some(bucket) = op.bucket()
-            && !matches!(op, ObjectOp::CreateBucket { .. })
+            && !matches!(op, ObjectOp::CreateBucket { .. } | ObjectOp::CreateBucketWith { .. })
         {
             self.bucket(&bucket.clone(), tenant)?;
         }
         let at = clock.wall();
         match op {
-            ObjectOp::CreateBucket { bucket } => {
+            ObjectOp::CreateBucket { .. } | ObjectOp::CreateBucketWith { .. } => {
+                let (bucket, compression) = match op {
+                    ObjectOp::CreateBucket { bucket } => (bucket, Compression::Off),
+                    ObjectOp::CreateBucketWith { bucket, compression } => (bucket, compression),
+                    _ => unreachable!("matched above"),
+                };
                 if let Some(held) = self.buckets.get(&bucket) {
                     let ours = held.row.bucket.tenant == tenant;
                     return error(if ours { ErrorKind::BucketExists } else { ErrorKind::BucketTaken });
                 }
                 let reference =
                     BucketRef { id: BucketId(self.id().0), name: bucket.clone(), tenant, group: GroupId(1) };
-                let row = Arc::new(BucketRow { bucket: reference, created: at });
+                let row = Arc::new(BucketRow { bucket: reference, created: at, compression });
                 self.buckets.insert(bucket, Bucket { row, objects: BTreeMap::new(), uploads: BTreeMap::new() });
                 Ok(Answer::Done.into())
             }
@@ -314,7 +325,8 @@ impl State {
         let full = open.lens.values().take(count.saturating_sub(1) as usize);
         assert!(full.into_iter().all(|&len| len == stripe_bytes as usize), "every stripe but the last is full");
         assert_eq!(open.lens.values().sum::<usize>() as u64, len, "the length is what was appended");
-        let extent = Extent { write, len, stripe_bytes, layout: LayoutId(1), key: None, runs: vec![] };
+        let compression = Compression::Off;
+        let extent = Extent { write, len, stripe_bytes, layout: LayoutId(1), key: None, runs: vec![], compression };
         let modified = clock.wall();
         let bucket = self.bucket(&open.bucket, tenant)?;
         match open.destination {

@@ -1,7 +1,7 @@
 //! What happens between a signature and an operation: whatever is not offered is refused and changes nothing, and the
 //! forms that clients choose are read.
 
-use mesh_core::{Error, ErrorKind, op::ObjectOp};
+use mesh_core::{Error, ErrorKind, meta::Compression, op::ObjectOp};
 
 use super::{
     Node,
@@ -50,6 +50,22 @@ async fn sub_resources_that_are_not_offered_change_nothing() {
     let versioning = client.send("GET", "/bucket?versioning", b"").await;
     assert_eq!((versioning.status, versioning.body.ends_with(b"</VersioningConfiguration>")), (200, true));
     assert_eq!(client.send("GET", "/none?versioning", b"").await.verdict(), (404, "NoSuchBucket".to_owned()));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_bucket_compresses_if_whoever_makes_it_says_so() {
+    let node = Node::start(4096).await;
+    let client = node.with_bucket().await;
+    for (bucket, asked, compression) in [("off", "off", Compression::Off), ("auto", "auto", Compression::Auto)] {
+        let made = with(&client, "PUT", &format!("/{bucket}-made"), &[("x-mesh-compress", asked)], b"").await;
+        assert_eq!(made.status, 200, "{made:?}");
+        assert_eq!(node.model.compression(&format!("{bucket}-made")), Some(compression));
+    }
+    assert_eq!(node.model.compression("bucket"), Some(Compression::Off));
+    let made = with(&client, "PUT", "/zstd-made", &[("x-mesh-compress", "zstd")], b"").await;
+    assert_eq!(made.verdict(), (400, "InvalidArgument".to_owned()));
+    assert_eq!(node.model.compression("zstd-made"), None);
     node.stop().await;
 }
 

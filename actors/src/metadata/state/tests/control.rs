@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use mesh_core::{
     id::{ClusterId, DriveId, Incarnation, KeyId, NodeId},
-    meta::{AccessKeyRow, BucketRow, Grant, Level, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
+    meta::{AccessKeyRow, BucketRow, Compression, Grant, Level, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
     topology::{Code, DriveInfo, Layout, Leaving, NodeInfo, NodeKind},
 };
 
@@ -46,7 +46,13 @@ fn form() -> MeshCommand {
 
 fn bucket_named(name: &str, tenant: u64, created: u64) -> BucketCommand {
     let (proposer, name) = (Some(proposer(1)), name.into());
-    BucketCommand::CreateBucket { proposer, name, tenant: TenantId(tenant), created: UnixMillis(created) }
+    BucketCommand::CreateBucket {
+        proposer,
+        name,
+        tenant: TenantId(tenant),
+        created: UnixMillis(created),
+        compression: Compression::Off,
+    }
 }
 
 fn formed() -> Group {
@@ -476,8 +482,13 @@ fn a_tenant_has_so_many_buckets_and_room_again_when_one_is_removed() {
 #[test]
 fn the_founding_makes_its_bucket_once() {
     let mut group = furnished();
-    let command =
-        BucketCommand::CreateBucket { proposer: None, name: "photos".into(), tenant: TENANT, created: UnixMillis(10) };
+    let command = BucketCommand::CreateBucket {
+        proposer: None,
+        name: "photos".into(),
+        tenant: TENANT,
+        created: UnixMillis(10),
+        compression: Compression::Off,
+    };
     let row = made(group.apply(&command));
     assert_eq!(made(group.apply(&command)), row);
     assert_eq!(group.apply(&bucket_named("photos", 1, 11)), Err(ErrorKind::BucketExists));
@@ -526,4 +537,23 @@ fn refuses_what_is_for_another_group_and_changes_nothing() {
 fn refuses_questions_for_the_other_kind_of_group() {
     assert_eq!(Group::namespace().query(&Query::Control), Err(ErrorKind::Invalid));
     assert_eq!(Group::control().query(&Query::Usage { tenant: TENANT }), Err(ErrorKind::Invalid));
+}
+
+#[test]
+fn a_bucket_that_compresses_is_made_once_every_node_can() {
+    let mut group = furnished();
+    let make = BucketCommand::CreateBucket {
+        proposer: None,
+        name: "photos".into(),
+        tenant: TENANT,
+        created: UnixMillis(10),
+        compression: Compression::Auto,
+    };
+    assert_eq!(Command::from(make.clone()).level(), Level::COMPRESS);
+    assert_eq!(group.apply(&make), Err(ErrorKind::Unsupported));
+    assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::COMPRESS)), Ok(MetaAnswer::Done));
+    for _ in 0..2 {
+        let Ok(MetaAnswer::Bucket(row)) = group.apply(&make) else { panic!("no bucket") };
+        assert_eq!(row.compression, Compression::Auto);
+    }
 }

@@ -39,6 +39,7 @@ impl World {
             name: "photos".into(),
             tenant: TENANT,
             created: UnixMillis(1),
+            compression: Compression::Off,
         };
         let Ok(MetaAnswer::Bucket(row)) = control.apply(&make) else { panic!("no bucket") };
         let bucket = row.bucket.clone();
@@ -165,6 +166,7 @@ impl World {
                 name: "photos".into(),
                 tenant: TENANT,
                 created: UnixMillis(9),
+                compression: Compression::Off,
             });
             assert!(matches!(left.send(again), Ok(MetaAnswer::Bucket(_))));
             for (command, _) in &self.sent {

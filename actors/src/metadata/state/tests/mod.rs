@@ -24,8 +24,8 @@ use mesh_core::{
     ErrorKind,
     id::{ActorId, BucketId, Epoch, GroupId, LayoutId, TenantId, WriteId},
     meta::{
-        Attributes, Body, BucketCommand, BucketRef, Command, Extent, MeshCommand, MetaAnswer, ObjectCommand, ObjectRow,
-        PartRow, Precondition, Proposer, Query, Reference, Session, UpkeepCommand, UploadRow,
+        Attributes, Body, BucketCommand, BucketRef, Command, Compression, Extent, MeshCommand, MetaAnswer,
+        ObjectCommand, ObjectRow, PartRow, Precondition, Proposer, Query, Reference, Session, UpkeepCommand, UploadRow,
     },
     time::UnixMillis,
 };
@@ -146,7 +146,15 @@ fn bucket() -> BucketRef {
 }
 
 fn extent(write: WriteId, len: u64) -> Extent {
-    Extent { write, len, stripe_bytes: 1 << 20, layout: LayoutId(1), key: None, runs: Vec::new() }
+    Extent {
+        write,
+        len,
+        stripe_bytes: 1 << 20,
+        layout: LayoutId(1),
+        key: None,
+        runs: Vec::new(),
+        compression: Compression::Off,
+    }
 }
 
 fn object(version: WriteId, len: u64, at: u64) -> ObjectRow {

@@ -2,7 +2,7 @@ use mesh_core::{
     assignment::{Assignment, MoveId, Scope},
     id::NodeId,
     limits::CUSTOM_STAGES_MAX,
-    meta::ControlView,
+    meta::{ControlView, Level},
     spec::CustomSpec,
 };
 
@@ -65,6 +65,19 @@ fn a_chain_of_other_functions_begins_anew_and_its_move_ends() {
     assert_eq!(place(&group), (2, 2, None));
     assert_eq!(group.apply(&set(Scope::Mesh, &[])), Ok(MetaAnswer::Done));
     assert_eq!(place(&group), (3, 3, None));
+}
+
+#[test]
+fn chains_begin_anew_once_when_the_mesh_s_own_functions_become_more() {
+    let mut group = with_a_chain();
+    let begin = MeshCommand::BeginMove { actor: CHAIN, epoch: Epoch(1), id: MoveId(1), to: NodeId(2) };
+    assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::LEAVES)), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&begin), Ok(MetaAnswer::Done));
+    assert_eq!(place(&group), (1, 1, Some(NodeId(2))), "they are made of the same");
+    for _ in 0..2 {
+        assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::COMPRESS)), Ok(MetaAnswer::Done));
+        assert_eq!(place(&group), (2, 2, None));
+    }
 }
 
 #[test]

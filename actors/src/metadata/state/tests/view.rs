@@ -111,6 +111,7 @@ fn commands_of_tenants() -> impl Strategy<Value = Command> {
             name: format!("{name}-photos").into(),
             tenant: TenantId(1),
             created: UnixMillis(created),
+            compression: [Compression::Off, Compression::Auto][created as usize % 2],
         })),
         (1..3_u64).prop_map(|bucket| Command::Bucket(BucketCommand::RemoveBucket { bucket: BucketId(bucket) })),
     ]
@@ -243,6 +244,7 @@ fn what_the_view_does_not_show_is_no_news() {
         name: "photos".into(),
         tenant: TENANT,
         created: UnixMillis(1),
+        compression: Compression::Off,
     });
     let changes = apply_together(&mut group, &[bucket, Command::Mesh(MeshCommand::PutNode(node(1, 1)))]);
     assert!(!changes.is_empty());
@@ -261,14 +263,17 @@ fn every_row_is_news_once() {
         MeshCommand::PutPrincipal(principal),
         MeshCommand::PutAccessKey(key),
         MeshCommand::SetStages { scope: Scope::Mesh, stages: vec![CustomSpec::new("filter", [])] },
-        MeshCommand::Assign(Assignment::new(actor, NodeId(1), Epoch(1))),
-        MeshCommand::SetTail { actor, epoch: Epoch(1), tail: Some(Tail { cut: 2, node: NodeId(2) }) },
         MeshCommand::SetWish { scope: Scope::Mesh, wish: Some(Wish { preference: Preference::Auto, pin: None }) },
     ];
     commands.extend((1..=4).map(|id| MeshCommand::PutNode(NodeInfo { level: LEVEL, ..node(id, 2) })));
+    // It begins chains anew, and those are whole then.
     commands.push(MeshCommand::RaiseLevel(LEVEL));
-    commands.push(MeshCommand::LeaveNode { node: NodeId(3), leaving: true });
-    commands.push(MeshCommand::DrainDrive { drive: DriveId(2), draining: true });
+    commands.extend([
+        MeshCommand::Assign(Assignment::new(actor, NodeId(1), Epoch(1))),
+        MeshCommand::SetTail { actor, epoch: Epoch(1), tail: Some(Tail { cut: 2, node: NodeId(2) }) },
+        MeshCommand::LeaveNode { node: NodeId(3), leaving: true },
+        MeshCommand::DrainDrive { drive: DriveId(2), draining: true },
+    ]);
     for command in commands {
         assert!(group.once(&command).is_ok(), "{command:?}");
     }
