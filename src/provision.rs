@@ -331,7 +331,8 @@ pub const IDENTITY: &str = "identity.pem";
 pub const KEYRING: &str = "keyring.toml";
 /// The name of the founding file.
 pub const FOUNDING: &str = "founding.toml";
-const INVITATION: &str = "invitation";
+/// The name of the file in a node's data folder that says by which invitation it came: its number, in hexadecimal.
+pub const INVITATION: &str = "invitation";
 const FOUNDED: &str = "founded";
 const AUTHORITY: &str = "ca";
 const NODE_LIFETIME: Duration = Duration::from_secs(5 * 365 * 24 * 3600);

@@ -3,10 +3,10 @@
 use std::thread;
 
 use mesh_chaos_tests::nodes::{
-    plan::{Fault, Plan, dpu_of},
+    plan::{Departure, Fault, Plan, dpu_of, drive_of},
     run::{Planted, Verdict, run, run_plan},
 };
-use mesh_core::id::NodeId;
+use mesh_core::{id::NodeId, meta::LEVEL};
 
 /// Runs seeds on two threads.
 fn run_all(seeds: core::ops::Range<u64>, planted: Option<Planted>) -> Vec<Verdict> {
@@ -259,4 +259,50 @@ fn the_level_rises_with_the_last_node_that_is_upgraded() {
         assert_eq!((verdict.violation, verdict.figures.level), (None, level));
         assert!(verdict.figures.tally.well > 1_000, "{:?}", verdict.figures.tally);
     }
+}
+
+/// Something goes for good from a mesh that can spare it, whatever is ordered being refused until it may be done. Twice, to the
+/// same end.
+fn parted(seed: u64, plan: &Plan, departure: Departure) -> Verdict {
+    let mut plan = Plan { level: LEVEL, hurried: Some(2_000), storm: 12_000, ..plan.clone() };
+    plan.faults.push((2_000, Fault::Depart(departure)));
+    let [verdict, again] = [(); 2].map(|()| run_plan(seed, &plan, None, false));
+    println!("{verdict}");
+    assert_eq!(verdict.violation, None);
+    assert_eq!((verdict.trace, verdict.figures), (again.trace, again.figures));
+    assert_eq!(verdict.figures.departures, 1);
+    assert!(verdict.figures.tally.well > 200, "{:?}", verdict.figures.tally);
+    verdict
+}
+
+/// Its front end goes, too, while clients use it; the host that founded the mesh is no exception.
+#[test]
+fn a_host_that_is_emptied_under_load_goes_and_says_so() {
+    for (seed, host) in [1, 4].into_iter().enumerate() {
+        let plan = Plan { fronts: true, clients: 4, told_of_all: false, ..Plan::fair(4, 1) };
+        let verdict = parted(seed as u64, &plan, Departure::Host(NodeId(host)));
+        assert!(verdict.figures.refused_orders > 0, "it was emptied before anybody asked");
+    }
+}
+
+/// It is started again after it was taken out, and its mesh has another host.
+#[test]
+fn a_host_that_was_taken_for_lost_is_told_so() {
+    let plan = Plan { newcomer: Some(500), ..Plan::fair(3, 1) };
+    let verdict = parted(1, &plan, Departure::LostHost { host: NodeId(1), back: Some(500) });
+    assert!(verdict.figures.refused_orders > 0, "it was out before it was missed");
+}
+
+#[test]
+fn drives_go_for_good_emptied_or_lost() {
+    parted(1, &Plan::fair(3, 0), Departure::Drive(drive_of(2, 0)));
+    parted(2, &Plan::fair(3, 0), Departure::LostDrive(drive_of(3, 1)));
+}
+
+/// As the real program does it: a number is given out, and who comes says by which invitation.
+#[test]
+fn a_host_that_is_invited_comes_and_is_used() {
+    let verdict = run_plan(1, &Plan { newcomer: Some(2_000), ..Plan::fair(3, 0) }, None, false);
+    println!("{verdict}");
+    assert_eq!(verdict.violation, None);
 }

@@ -16,12 +16,14 @@ use mesh_placement::steward::outlook::uncounted;
 use super::Inner;
 
 impl Inner {
-    /// Refuses whatever a node asks that has left the mesh for good, which is how it learns that; and, once this one has learned
-    /// it, what clients ask here, so that they ask another.
+    /// Refuses whatever a node asks that has left the mesh for good. By what is said of its beats it learns that; of what else
+    /// it asks, for clients mostly, it is told to ask elsewhere, which it does until it has learned it. From then on clients are
+    /// told so here, and ask another.
     pub(super) fn expect_not_out(&self, from: &Role, body: &Body) -> Result<(), Error> {
         match from {
             Role::Node(node) if self.metadata.control().is_out(*node) => {
-                Err(Error::new(ErrorKind::Conflict, IS_OUT).with("node", node))
+                let kind = if is_beat(body) { ErrorKind::Conflict } else { ErrorKind::Draining };
+                Err(Error::new(kind, IS_OUT).with("node", node))
             }
             Role::Client(_) if self.is_out.load(Ordering::Acquire) && !tells_how_it_is(body) => {
                 Err(Error::new(ErrorKind::Draining, IS_OUT).with("node", self.id))
@@ -85,6 +87,10 @@ impl Inner {
 
 fn tells_how_it_is(body: &Body) -> bool {
     matches!(body, Body::Request(Op::Node(op)) if matches!(**op, NodeOp::Status | NodeOp::StatusPage { .. }))
+}
+
+fn is_beat(body: &Body) -> bool {
+    matches!(body, Body::Request(Op::Node(op)) if matches!(**op, NodeOp::Beat(_)))
 }
 
 /// A node that is there beats at once: who has said nothing for so long has no say either.

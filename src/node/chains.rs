@@ -68,10 +68,10 @@ async fn one(node: &Arc<Inner>, actor: ActorId, deed: Deed) -> Result<(), Error>
             node.host.retire(actor, epoch, Place { node: to, epoch }, BUDGET_DEFAULT);
         }
         Deed::Discard => node.host.discard(actor),
-        Deed::Stop => {
+        Deed::Stop(patience) => {
             let stopping = node.clone();
             node.spawn(async move {
-                if let Err(error) = stopping.host.stop(actor, BUDGET_DEFAULT).await {
+                if let Err(error) = stopping.host.stop(actor, patience).await {
                     tracing::debug!(%actor, %error, "an actor ended before it was stopped");
                 }
             });

@@ -495,7 +495,7 @@ const PERIOD: Duration = Duration::from_secs(10);
 /// Before a block is tried for the second time.
 const RETRY: Duration = Duration::from_secs(5);
 /// Between two tries at most, after failures.
-const PAUSE_MAX: Duration = Duration::from_secs(600);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Between two blocks of a group.
 const REST: Duration = Duration::from_millis(100);
 /// Closed blocks of a group that are remembered.

@@ -75,7 +75,7 @@ impl Cluster {
                 world.discard(node, actor);
                 Ok(())
             }
-            Deed::Stop => {
+            Deed::Stop(_) => {
                 world.stop(node, actor);
                 Ok(())
             }

@@ -2,6 +2,7 @@
 
 mod gateway;
 mod looks;
+mod orders;
 mod own;
 mod strangers;
 mod user;
@@ -31,6 +32,7 @@ use mesh_transport::{
     End, MemoryFabric,
     quic::{QuicConfig, QuicLink},
 };
+pub(super) use orders::{Errand, Told};
 use tokio::runtime::Runtime;
 use user::{User, Way};
 
@@ -67,6 +69,10 @@ pub(super) struct Clients {
     orders: Arc<tokio::sync::Mutex<()>>,
     seed: u64,
     hosts: Vec<(NodeId, SocketAddr)>,
+    /// A host that comes later.
+    newcomer: Option<NodeId>,
+    /// Whom each asks first.
+    homes: BTreeMap<usize, NodeId>,
     /// None: hosts have none.
     front: Option<Front>,
     pub(super) seen: Arc<Seen>,
@@ -146,6 +152,10 @@ impl Seen {
 
     pub(super) fn is_over(&self) -> bool {
         self.running.load(Relaxed) == 0
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.load(Relaxed)
     }
 
     /// They end with what they do now.
@@ -255,7 +265,7 @@ impl Clients {
         seed: u64,
         time: Arc<RoomTime>,
         (fabric, air): (MemoryFabric, Option<Arc<Air>>),
-        (hosts, front): (Vec<(NodeId, SocketAddr)>, Option<Front>),
+        (hosts, newcomer, front): (Vec<(NodeId, SocketAddr)>, Option<NodeId>, Option<Front>),
         own: Option<Program>,
     ) -> io::Result<Self> {
         let runtime = machine::runtime(seed, 0)?;
@@ -283,14 +293,30 @@ impl Clients {
             orders: Arc::default(),
             seed,
             hosts,
+            newcomer,
+            homes: BTreeMap::new(),
             front,
             seen: Arc::new(seen),
         })
     }
 
-    /// Hosts that they know.
-    pub(super) fn hosts(&self) -> usize {
-        self.hosts.len()
+    /// Whom a client asks first.
+    pub(super) fn home(&self, which: usize) -> Option<NodeId> {
+        self.homes.get(&which).copied()
+    }
+
+    /// The hosts, from the so-manieth on.
+    fn from(&self, which: usize) -> Vec<NodeId> {
+        let mut nodes: Vec<NodeId> = self.hosts.iter().map(|(host, _)| *host).collect();
+        let turns = which % nodes.len();
+        nodes.rotate_left(turns);
+        nodes
+    }
+
+    /// Where they all are that clients may ask.
+    fn addresses(&self) -> impl Iterator<Item = (NodeId, SocketAddr)> {
+        let newcomer = self.newcomer.map(|node| (node, net::address(End::Node(node))));
+        self.hosts.iter().copied().chain(newcomer)
     }
 
     pub(super) fn runtime(&self) -> &Runtime {
@@ -311,8 +337,8 @@ impl Clients {
             };
         }
         let link = self.fabric.client(principal);
-        for (host, address) in &self.hosts {
-            link.set_peer(*host, *address);
+        for (host, address) in self.addresses() {
+            link.set_peer(host, address);
         }
         let end = link.end();
         (link, end)
@@ -327,18 +353,24 @@ impl Clients {
         let config = QuicConfig::new(net::address(end), identity, Incarnation(number), clock, entropy);
         let _inside = self.runtime.enter();
         let link = QuicLink::bind_on(air.socket(net::address(end), None), config, None)?;
-        for (host, address) in &self.hosts {
-            link.set_peer(*host, *address);
+        for (host, address) in self.addresses() {
+            link.set_peer(host, address);
         }
         Ok((link, end))
     }
 
-    /// Begins a client of a tenant that works until it is stopped, at the hosts in turn from this one on.
-    pub(super) fn begin(&self, which: usize, tenant: usize, mut dice: Stream, keys: u64) -> End {
+    /// Begins a client of a tenant that works until it is stopped, at the hosts in turn, from one of them on or from this one.
+    pub(super) fn begin(
+        &mut self,
+        which: usize,
+        tenant: usize,
+        first: Option<NodeId>,
+        mut dice: Stream,
+        keys: u64,
+    ) -> End {
         let (link, end) = self.link(user(tenant));
-        let mut nodes: Vec<NodeId> = self.hosts.iter().map(|(host, _)| *host).collect();
-        let turns = which % nodes.len();
-        nodes.rotate_left(turns);
+        let nodes: Vec<NodeId> = first.into_iter().chain(self.from(which)).collect();
+        self.homes.extend(nodes.first().map(|home| (which, *home)));
         // Every other client comes by a front end.
         let way = match &self.front {
             Some((street, signers)) if which % 2 == 1 => {
@@ -362,11 +394,11 @@ impl Clients {
         end
     }
 
-    /// Reads every key through every host, until each has been read, and a list of all of them; then they are over.
-    pub(super) fn read_all(&self) -> Vec<End> {
+    /// Reads every key through each of these hosts, until each has been read, and a list of all of them; then they are over.
+    pub(super) fn read_all(&self, hosts: &[NodeId]) -> Vec<End> {
         let keys = lock(&self.seen.book).oracle.keys().to_vec();
-        let readers = self.hosts.iter().flat_map(|host| (0..BUCKETS.len()).map(move |tenant| (host, tenant)));
-        let begin = |((host, _), tenant): (&(NodeId, SocketAddr), usize)| {
+        let readers = hosts.iter().flat_map(|host| (0..BUCKETS.len()).map(move |tenant| (host, tenant)));
+        let begin = |(host, tenant): (&NodeId, usize)| {
             let (link, end) = self.link(user(tenant));
             let way = Way::Mesh(Client::over(link, [*host]));
             let client = User::new(way, BUCKETS[tenant], READER + host.0 as usize);

@@ -22,7 +22,7 @@ use mesh::{
 use mesh_core::{
     Error, ErrorKind, Outcome, Pool,
     envelope::Envelope,
-    id::{ClusterId, Incarnation, NodeId},
+    id::{ClusterId, DriveId, Incarnation, NodeId},
     meta::Level,
     port::{CallGuard, Clock as _, Completion, Disk, Inbound, Outbound, Role},
     time::UnixMillis,
@@ -203,6 +203,29 @@ impl Machine {
         self.kept.media.values()
     }
 
+    /// Where a drive is that its node gave this number: whichever is opened first gets the first.
+    pub(super) fn path_of(&self, drive: DriveId) -> Option<PathBuf> {
+        let files = lock(&self.kept.files);
+        let numbers = files.get(&self.config.data.join("drives"))?;
+        let of_it = |line: &str| {
+            let (number, path) = line.split_once(' ')?;
+            (number.split('?').next()?.parse() == Ok(drive.0)).then(|| PathBuf::from(path))
+        };
+        numbers.lines().find_map(of_it)
+    }
+
+    /// Somebody takes a drive away, for good.
+    pub(super) fn pull(&self, drive: DriveId) {
+        if let Some(medium) = self.path_of(drive).and_then(|path| self.kept.media.get(&path)) {
+            medium.pull();
+        }
+    }
+
+    /// Whoever sets it up puts a file there.
+    pub(super) fn provide(&self, path: PathBuf, contents: String) {
+        lock(&self.kept.files).insert(path, contents);
+    }
+
     /// Starts the node, unless it runs.
     pub(super) fn power_on(&mut self, shared: &Shared) -> io::Result<()> {
         if self.running.is_some() {
@@ -376,12 +399,14 @@ struct Bays {
 impl Disks for Bays {
     fn open(&self, drive: &DriveConfig, _: &Pool) -> Result<Arc<dyn Disk>, Error> {
         let medium = self.kept.media.get(&drive.path).cloned();
-        let medium = medium.ok_or_else(|| Error::new(ErrorKind::DriveFailed, "there is no such drive"))?;
+        let medium = medium
+            .filter(|medium| medium.is_there())
+            .ok_or_else(|| Error::new(ErrorKind::DriveFailed, "there is no such drive"))?;
         Ok(Arc::new(Opened { medium, life: self.life.clone(), time: self.time.clone() }))
     }
 
     fn is_present(&self, path: &Path) -> bool {
-        self.kept.media.contains_key(path)
+        self.kept.media.get(path).is_some_and(|medium| medium.is_there())
     }
 }
 

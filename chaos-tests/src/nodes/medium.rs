@@ -10,7 +10,7 @@ use std::{
 };
 
 use mesh_core::{
-    Buf, WorkOutcome,
+    Buf, Error, ErrorKind, WorkOutcome,
     limits::ALIGNMENT_BYTES,
     port::{Completion, Disk, DiskJob, Geometry, WorkOutput},
 };
@@ -28,6 +28,8 @@ pub(super) struct Medium {
     /// Jobs take so many times as long.
     slowness: AtomicU64,
     lies: AtomicBool,
+    /// It is there no more.
+    pulled: AtomicBool,
 }
 
 struct State {
@@ -46,12 +48,22 @@ impl Medium {
             stalled_until: AtomicU64::new(0),
             slowness: AtomicU64::new(1),
             lies: AtomicBool::new(false),
+            pulled: AtomicBool::new(false),
         })
     }
 
     /// It says that it has synced and has not.
     pub(super) fn lies(&self, lies: bool) {
         self.lies.store(lies, Relaxed);
+    }
+
+    /// Somebody takes it away, for good.
+    pub(super) fn pull(&self) {
+        self.pulled.store(true, Relaxed);
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        !self.pulled.load(Relaxed)
     }
 
     /// No job ends before that window.
@@ -142,6 +154,7 @@ impl Disk for Opened {
             }
             let job = lock(&medium.state).pending.remove(&number);
             match job {
+                Some(_) if !medium.is_there() => done(Err(Error::new(ErrorKind::DriveFailed, "the drive is gone"))),
                 Some(DiskJob::Sync) => {
                     if let Some(syncing) = syncing.filter(|_| !medium.lies.load(Relaxed)) {
                         medium.disk.end_sync(syncing);

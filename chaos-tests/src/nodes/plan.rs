@@ -61,6 +61,8 @@ pub struct Plan {
     pub rates: Vec<u64>,
     /// How long the faults go on.
     pub storm: u64,
+    /// So long after the storm's beginning a host is invited that nobody knew, and comes.
+    pub newcomer: Option<u64>,
     /// What befalls it, and when after the storm's beginning.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -221,6 +223,62 @@ pub enum Fault {
         /// After so long.
         span: u64,
     },
+    /// Something goes for good: one of a room at most, for a second may be more than the code bears.
+    Depart(Departure),
+}
+
+/// What goes for good. Orders are given again and again until they are granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// A host is emptied, and taken out with its DPU.
+    Host(NodeId),
+    /// A machine is gone, with all that is on it, and is taken out. It does not go while the mesh lacks something already.
+    LostHost {
+        /// Whose.
+        host: NodeId,
+        /// It only seemed to be gone, and is started so long after it was taken out.
+        back: Option<u64>,
+    },
+    /// A drive is emptied, and taken out.
+    Drive(DriveId),
+    /// A drive is gone, and is taken out. As with a machine.
+    LostDrive(DriveId),
+}
+
+impl Departure {
+    /// Whether what it has is gone before it is anywhere else.
+    #[must_use]
+    pub const fn is_loss(&self) -> bool {
+        matches!(self, Self::LostHost { .. } | Self::LostDrive(_))
+    }
+
+    /// The host that goes.
+    #[must_use]
+    pub const fn host(&self) -> Option<NodeId> {
+        match self {
+            Self::Host(host) | Self::LostHost { host, .. } => Some(*host),
+            Self::Drive(_) | Self::LostDrive(_) => None,
+        }
+    }
+
+    /// What is ordered, one after the other.
+    #[must_use]
+    pub fn orders(&self) -> Vec<AdminOp> {
+        match *self {
+            Self::Host(node) => {
+                vec![AdminOp::LeaveNode { node, leaving: true }, AdminOp::RemoveNode { node, lost: false }]
+            }
+            Self::LostHost { host, .. } => vec![AdminOp::RemoveNode { node: host, lost: true }],
+            Self::Drive(drive) => vec![AdminOp::DrainDrive { drive, draining: true }, AdminOp::RemoveDrive { drive }],
+            Self::LostDrive(drive) => vec![AdminOp::LoseDrive { drive }],
+        }
+    }
+}
+
+/// One of a host's drives: the number that its node gives to the one that it opens first, or next.
+#[must_use]
+pub const fn drive_of(host: u64, at: u64) -> DriveId {
+    DriveId(1000 * host + 1 + at)
 }
 
 /// The DPU of a host.
@@ -257,6 +315,7 @@ impl Plan {
             weather: Weather { latency: 1, stragglers: 0, straggling: 0, loss: 0 },
             rates: vec![1000; usize::try_from(hosts + dpus).unwrap_or(0)],
             storm: 10_000,
+            newcomer: None,
             faults: vec![(0, wish)],
         }
     }
@@ -300,6 +359,7 @@ impl Plan {
             weather,
             rates: Vec::new(),
             storm,
+            newcomer: None,
             faults: Vec::new(),
         };
         let skewed = dice.chance(300);
@@ -356,7 +416,7 @@ impl Plan {
         }
         for _ in 0..if plan.level == LEVEL { hurry.below(5) } else { 0 } {
             let (at, host) = (500 + hurry.below(storm), 1 + hurry.below(hosts));
-            let (drive, draining) = (DriveId(1000 * host + 1 + hurry.below(2)), hurry.chance(600));
+            let (drive, draining) = (drive_of(host, hurry.below(2)), hurry.chance(600));
             plan.faults.push((at.min(storm), Fault::Question { op: AdminOp::DrainDrive { drive, draining } }));
         }
         if plan.level == LEVEL && hurry.chance(400) {
@@ -380,8 +440,74 @@ impl Plan {
             let (many, span) = (1 + dawdlers.below(40), 500 + dawdlers.below(8_000));
             plan.faults.push((at, Fault::Dawdlers { host, many, span }));
         }
+        if plan.level == LEVEL {
+            plan.part(&mut Stream::new(seed, "partings", 0));
+        }
         plan.faults.sort_by_key(|(at, _)| *at);
         plan
+    }
+
+    /// Something goes for good, or somebody comes.
+    fn part(&mut self, dice: &mut Stream) {
+        let Self { hosts, storm, .. } = *self;
+        if dice.chance(200) {
+            self.newcomer = Some(dice.below(storm));
+        }
+        if !dice.chance(400) {
+            return;
+        }
+        let host = NodeId(1 + dice.below(hosts - self.late.len() as u64));
+        // What is deleted goes through the chain, many writes at a time, and where a function breaks down all of them come to
+        // nothing: nothing is empty then within any room's time.
+        let can_be_emptied = self.frail.is_none();
+        let departure = match dice.below(10) {
+            0..4 if can_be_emptied => Departure::Host(host),
+            7 | 8 if can_be_emptied => Departure::Drive(drive_of(host.0, dice.below(2))),
+            9 => Departure::LostDrive(drive_of(host.0, dice.below(2))),
+            _ => Departure::LostHost { host, back: dice.chance(500).then(|| dice.below(5_000)) },
+        };
+        // Those that are left hold a whole stripe, and three of them vote.
+        let left = hosts - u64::from(departure.host().is_some());
+        if left < self.needed() || dice.chance(300) {
+            self.newcomer.get_or_insert_with(|| dice.below(storm));
+        }
+        let is_loss = departure.is_loss();
+        self.faults.retain(|(_, fault)| match fault {
+            // Nobody may take back what is to go, nor may anybody else go who is needed until then.
+            Fault::Leave { .. } => false,
+            // Of three that vote one may be lost.
+            Fault::LoseMetadata { .. } | Fault::SetBack { .. } => !is_loss,
+            Fault::Question { op: AdminOp::DrainDrive { drive, .. } } => departure != Departure::Drive(*drive),
+            _ => true,
+        });
+        // Else nothing is emptied within a room's time.
+        self.hurried.get_or_insert_with(|| 1_000 + dice.below(5_000));
+        self.faults.push(((500 + dice.below(storm)).min(storm), Fault::Depart(departure)));
+    }
+
+    /// So many hosts there have to be.
+    fn needed(&self) -> u64 {
+        (u64::from(self.code.data) + u64::from(self.code.parity)).max(3)
+    }
+
+    /// The host that comes, by a number that nobody has had.
+    #[must_use]
+    pub fn newcomer(&self) -> Option<NodeId> {
+        self.newcomer.map(|_| NodeId(self.hosts + 1))
+    }
+
+    /// Whether something goes for good.
+    #[must_use]
+    pub fn departs(&self) -> bool {
+        self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Depart(_)))
+    }
+
+    /// Nobody comes or goes.
+    #[must_use]
+    pub fn without_partings(mut self) -> Self {
+        self.newcomer = None;
+        self.faults.retain(|(_, fault)| !matches!(fault, Fault::Depart(_)));
+        self
     }
 
     /// What this seed draws, over QUIC: smaller, for handshakes cost.
@@ -496,7 +622,14 @@ mod tests {
             assert!(u64::from(plan.code.data) + u64::from(plan.code.parity) <= plan.hosts, "{plan:?}");
             assert_eq!(plan.rates.len(), nodes.len());
             let early = nodes.iter().filter(|node| node.0 <= plan.hosts && plan.late(**node).is_none()).count() as u64;
-            assert!(early >= 3.max(u64::from(plan.code.data) + u64::from(plan.code.parity)), "{plan:?}");
+            assert!(early >= plan.needed(), "{plan:?}");
+            let gone = plan.faults.iter().filter_map(|(_, fault)| match fault {
+                Fault::Depart(departure) => Some(departure.host()),
+                _ => None,
+            });
+            let gone: Vec<Option<NodeId>> = gone.collect();
+            let left = plan.hosts + u64::from(plan.newcomer.is_some()) - gone.iter().flatten().count() as u64;
+            assert!(left >= plan.needed() && gone.len() < 2, "{plan:?}");
         }
     }
 }

@@ -28,8 +28,9 @@ use mesh_transport::{Delivery, End, MemoryFabric, MemoryOptions, UnderWay};
 
 mod checks;
 mod own;
+mod partings;
 
-use self::checks::Hurt;
+use self::{checks::Hurt, partings::Partings};
 use super::{
     air::Air,
     clients::{BUCKETS, Clients, USER},
@@ -56,6 +57,8 @@ enum Due {
     Quick(NodeId, u64),
     /// An administrator takes something back.
     Undo(AdminOp),
+    /// A host is invited that nobody knows.
+    Invite,
     /// A copy of its metadata is put in place.
     PutBack(NodeId, MemoryHome, u64),
     /// A process that was told to stop is gone by now, or is killed.
@@ -96,9 +99,16 @@ pub(super) struct Room {
     tried: BTreeMap<(ActorId, NodeId), u64>,
     /// What seems to have been taken over all the same.
     robbed: Vec<checks::Robbed>,
-    /// The control group, as it was seen last.
-    seen_last: Arc<ControlView>,
+    /// How far each node that runs has come in the control group.
+    applied: BTreeMap<NodeId, u64>,
+    /// The control group, as it was seen last, and how far it had come.
+    seen_last: (u64, Arc<ControlView>),
+    partings: Partings,
+    /// Keys that clients use.
+    keys: u64,
     planted: Option<Planted>,
+    /// Hosts, but for one that comes.
+    hosts: u64,
     /// Since when there are clients.
     pub(super) formed: u64,
     /// There is a function in every chain that panics.
@@ -140,6 +150,8 @@ const STARTS: u64 = 4_000;
 const RENEWS: u64 = 6_000;
 /// Once a cut is over, connections are made anew.
 const HEALS: u64 = 1_000;
+/// The client that asks who has come first.
+const NEWCOMERS_CLIENT: usize = 50;
 /// A process that was told to stop is killed after so long.
 const STOP_MAX: u64 = 20_000;
 
@@ -190,11 +202,16 @@ impl Room {
             machines.insert(node, machine);
             net.add(End::Node(node));
         }
+        if let Some(node) = plan.newcomer() {
+            let config = configuration(plan, node, &shared.functions);
+            machines.insert(node, Machine::new(&shared, config, dice.below(2_000), plan.level));
+            net.add(End::Node(node));
+        }
         let hosts = (1..=plan.hosts).map(NodeId).map(|host| (host, address(End::Node(host)))).collect();
         let front = plan.fronts.then_some((street, signers));
-        let clients = Clients::new(seed, time.clone(), (fabric, air), (hosts, front), own)?;
+        let clients = Clients::new(seed, time.clone(), (fabric, air), (hosts, plan.newcomer(), front), own)?;
         let rates = plan.nodes().zip(plan.rates.iter().copied()).collect();
-        Ok(Self {
+        let mut room = Self {
             time,
             clients,
             shared,
@@ -218,14 +235,20 @@ impl Room {
             told: BTreeMap::new(),
             tried: BTreeMap::new(),
             robbed: Vec::new(),
-            seen_last: Arc::default(),
+            applied: BTreeMap::new(),
+            seen_last: Default::default(),
+            partings: Partings::default(),
+            keys: plan.keys,
             planted,
+            hosts: plan.hosts,
             formed: 0,
             frail: false,
             deft: plan.deft,
             wish: None,
             states: own::States::default(),
-        })
+        };
+        room.expect(plan);
+        Ok(room)
     }
 
     /// Everything that has happened, as one number.
@@ -239,6 +262,10 @@ impl Room {
         self.agenda.insert((self.time.windows() + after.max(1), self.planned), due);
     }
 
+    pub(super) fn expect_newcomer(&mut self, after: u64) {
+        self.plan(after, Due::Invite);
+    }
+
     pub(super) fn befall(&mut self, after: u64, fault: Fault) {
         self.plan(after, Due::Fault(fault));
     }
@@ -248,10 +275,32 @@ impl Room {
     }
 
     /// A client begins.
-    pub(super) fn client(&mut self, which: usize, keys: u64) {
+    pub(super) fn client(&mut self, which: usize) {
+        self.begin_client(which, None);
+    }
+
+    /// A client begins that asks this node first.
+    fn client_of(&mut self, node: NodeId) {
+        if self.keys > 0 && !self.clients.seen.is_stopped() {
+            self.begin_client(NEWCOMERS_CLIENT, Some(node));
+        }
+    }
+
+    fn begin_client(&mut self, which: usize, first: Option<NodeId>) {
         let dice = Stream::new(self.shared.seed, "client", which as u64);
-        let end = self.clients.begin(which, which % self.shared.foundings.len(), dice, keys);
+        let tenant = which % self.shared.foundings.len();
+        let end = self.clients.begin(which, tenant, first, dice, self.keys);
         self.net.add(end);
+    }
+
+    /// Hosts that are there from the beginning, or late.
+    fn founders(&self) -> impl Iterator<Item = NodeId> {
+        (1..=self.hosts).map(NodeId)
+    }
+
+    /// No host has a greater number.
+    fn last_host(&self) -> NodeId {
+        NodeId(self.hosts + 1)
     }
 
     /// From now on there is a function in every chain that panics at so many requests in a thousand.
@@ -267,9 +316,14 @@ impl Room {
 
     /// All keys are read through all hosts.
     pub(super) fn read_all(&mut self) {
-        for end in self.clients.read_all() {
+        for end in self.clients.read_all(&self.hosts_there()) {
             self.net.add(end);
         }
+    }
+
+    /// The hosts that are members.
+    fn hosts_there(&self) -> Vec<NodeId> {
+        self.wanted().into_iter().filter(|node| *node <= self.last_host()).collect()
     }
 
     /// All faults are over, and everything runs.
@@ -283,10 +337,11 @@ impl Room {
         self.slow.clear();
         self.doomed.clear();
         for due in agenda.into_values() {
-            if let Due::Gone(..) | Due::Undo(_) = due {
+            if let Due::Gone(..) | Due::Undo(_) | Due::Invite = due {
                 self.plan(1, due);
             }
         }
+        self.take_back_what_was_emptied();
         let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
         for node in nodes {
             let Some(machine) = self.machines.get(&node) else { continue };
@@ -360,6 +415,7 @@ impl Room {
             }
         }
         self.clients.live(now);
+        self.see_to_partings();
         self.net.collect();
         Ok(())
     }
@@ -375,7 +431,7 @@ impl Room {
                 self.shared.fabric.deliver(message.number);
             }
             // Also for as long as it is down; one that has not come yet is missed by nobody.
-            if self.began.contains_key(&node) {
+            if self.began.contains_key(&node) && !self.is_out(node) {
                 self.hurt.note(node, now);
             }
             return;
@@ -449,6 +505,9 @@ impl Room {
             }
             Due::PowerOn(node) => {
                 let now = self.time.windows();
+                if self.is_absent(node) {
+                    return Ok(());
+                }
                 if self.planted == Some(Planted::Grave) && node.0 == 2 && self.began.contains_key(&node) {
                     return Ok(());
                 }
@@ -482,6 +541,7 @@ impl Room {
                     medium.slow(1);
                 }
             }
+            Due::Invite => self.invite(),
             Due::Undo(op) => {
                 let end = self.clients.administer(op, false);
                 self.net.add(end);
@@ -551,7 +611,8 @@ impl Room {
             }
             Fault::Blackout { down } => {
                 let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
-                for (node, down) in nodes.into_iter().zip(down) {
+                // Who has come meanwhile is down as long as another.
+                for (node, down) in nodes.into_iter().zip(down.into_iter().cycle()) {
                     if self.runs(node) {
                         self.kill(node, true);
                         self.power_on(node, down);
@@ -604,6 +665,7 @@ impl Room {
                 self.net.add(end);
             }
             Fault::Question { op } => {
+                self.note_emptied(&op);
                 let end = self.clients.administer(op, false);
                 self.net.add(end);
             }
@@ -634,6 +696,7 @@ impl Room {
                 self.net.add(end);
                 self.plan(span, Due::Undo(AdminOp::LeaveNode { node, leaving: false }));
             }
+            Fault::Depart(what) => self.depart(what),
         }
     }
 
@@ -662,6 +725,12 @@ fn deliver(fabric: &MemoryFabric, now: u64, message: &UnderWay, hash: &mut u64, 
     fabric.deliver(message.number);
 }
 
+/// What a node's configuration says of others.
+fn known_to(node: NodeId, peers: impl Iterator<Item = NodeId>) -> Vec<PeerConfig> {
+    let others = peers.filter(|peer| *peer != node);
+    others.map(|peer| PeerConfig { node: NodeNumber(peer.0), address: address(End::Node(peer)) }).collect()
+}
+
 /// How a node is configured. `own`: functions of the embedding program.
 fn configuration(plan: &Plan, node: NodeId, own: &[Own]) -> Config {
     let number = |node: NodeId| NodeNumber(node.0);
@@ -670,13 +739,12 @@ fn configuration(plan: &Plan, node: NodeId, own: &[Own]) -> Config {
         path: PathBuf::from(format!("/machine-{}/drive-{at}", node.0)),
         capacity: Some(Size(CAPACITY_BYTES)),
     };
-    let known = (1..=plan.hosts).map(NodeId).filter(|peer| plan.told_of_all || peer.0 == 1);
+    // Who is invited is told of all that there are.
+    let is_told = |peer: &NodeId| plan.told_of_all || peer.0 == 1 || Some(node) == plan.newcomer();
+    let known = (1..=plan.hosts).map(NodeId).filter(is_told);
     let mut config = Config::new(number(node), address(End::Node(node)), PathBuf::from(format!("/machine-{}", node.0)));
     config.bootstrap = node.0 == 1;
-    config.peers = known
-        .filter(|peer| *peer != node)
-        .map(|peer| PeerConfig { node: number(peer), address: address(End::Node(peer)) })
-        .collect();
+    config.peers = known_to(node, known);
     // As much as it has to have at least: then it is the same on machines with many cores and with few.
     let s3 = S3Config { memory: Size(64 << 20), ..S3Config::new(front(node)) };
     config.s3 = (plan.fronts && host_of.is_none()).then_some(s3);

@@ -49,6 +49,10 @@ pub struct Figures {
     pub compared: u64,
     /// The mesh's level in the end.
     pub level: u16,
+    /// How often orders were refused that were given again until they were granted.
+    pub refused_orders: u64,
+    /// Whether something went for good, or in how many runs something did.
+    pub departures: u64,
 }
 
 impl core::ops::AddAssign for Figures {
@@ -64,19 +68,25 @@ impl core::ops::AddAssign for Figures {
         self.compared += other.compared;
         self.looked = [self.looked[0] + other.looked[0], self.looked[1] + other.looked[1]];
         self.level = self.level.max(other.level);
+        self.refused_orders += other.refused_orders;
+        self.departures += other.departures;
     }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Figures { windows, messages, crashes, tally, recovery, .. } = self.figures;
+        let Figures { windows, messages, crashes, tally, recovery, refused_orders, departures, .. } = self.figures;
         let Tally { well, refused, unknown, longest } = tally;
         write!(
             f,
             "seed {} {:016x} {windows} ms, {messages} messages, {crashes} crashes, {well} well, {refused} refused, \
-             {unknown} unknown, longest {longest} ms, well again after {recovery} ms: ",
+             {unknown} unknown, longest {longest} ms, well again after {recovery} ms",
             self.seed, self.trace
         )?;
+        if departures > 0 || refused_orders > 0 {
+            write!(f, ", {departures} gone for good, {refused_orders} orders refused")?;
+        }
+        f.write_str(": ")?;
         match &self.violation {
             None => f.write_str("ok"),
             Some(why) => write!(f, "VIOLATION {}", why.replace('\n', " ")),
@@ -101,7 +111,8 @@ pub fn run_plan(seed: u64, plan: &Plan, planted: Option<Planted>, wanted: bool) 
 pub fn run_program(seed: u64, program: &dyn Program, wanted: bool) -> Verdict {
     // The room's own clients may have no business with what the program's functions do; and a function that breaks down
     // takes the state of all others in its chain with it.
-    let plan = Plan { clients: 0, frail: None, ledger: false, ..Plan::of(seed) };
+    // What a chain keeps goes with its node.
+    let plan = Plan { clients: 0, frail: None, ledger: false, ..Plan::of(seed).without_partings() };
     run_with(seed, &plan, None, wanted, Some(program))
 }
 
@@ -142,6 +153,7 @@ fn run_in(
     figures.windows = room.time.windows();
     (figures.messages, figures.crashes, figures.compared) = (room.messages, room.crashes, room.compared);
     figures.tally = room.clients.seen.tally();
+    (figures.refused_orders, figures.departures) = (room.refused_orders(), u64::from(room.has_departed()));
     outcome
 }
 
@@ -162,7 +174,7 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
         room.own_client(which);
     }
     for which in 0..plan.clients {
-        room.client(which, plan.keys);
+        room.client(which);
     }
     if let Some(per_mille) = plan.frail {
         room.frail(per_mille);
@@ -174,6 +186,9 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
         if let Some(after) = plan.late(node) {
             room.power_on(node, 1 + after);
         }
+    }
+    if let Some(after) = plan.newcomer {
+        room.expect_newcomer(1 + after);
     }
     for (after, fault) in &plan.faults {
         room.befall(*after, fault.clone());
@@ -187,8 +202,8 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
     }
     room.calm();
     let ended = room.time.windows();
-    let all: Vec<NodeId> = plan.nodes().collect();
-    until(room, RECOVER_MAX, "all is well again", |room| room.missing(&all))?;
+    let unwell = |room: &Room| room.missing(&room.wanted());
+    until(room, RECOVER_MAX, "all is well again", unwell)?;
     figures.recovery = room.time.windows() - ended;
     for window in 0..CALM {
         step(room)?;
@@ -196,15 +211,30 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
             room.expect_answers()?;
         }
     }
+    until(room, PART_MAX, "what is to go has gone, and who is to come has come", Room::awaited)?;
+    until(room, RECOVER_MAX, "all is well with who has come and without what has gone", unwell)?;
     until(room, SETTLE_MAX, "everything is where it should be", Room::unsettled)?;
     figures.looked = room.looked();
     figures.level = room.level()?;
     room.clients.seen.stop();
     let is_over = |room: &Room| (!room.clients.seen.is_over()).then(|| "operations are under way".to_owned());
     until(room, END_MAX, "clients come to their end", is_over)?;
+    if plan.departs() {
+        room.ask_whether_whole();
+        until(room, WHOLE_MAX, "everything is whole", Room::unwhole)?;
+        room.ask_whether_out();
+        until(room, TOLD_MAX, "who is out says so", Room::unconfessed)?;
+        room.carry_away();
+        room.take_one_more_away();
+    }
     room.read_all();
     until(room, END_MAX, "everything is read through every host", is_over)?;
     room.clients.seen.check()?;
+    if plan.departs() {
+        room.bring_back();
+        until(room, RECOVER_MAX, "who was away for a while is back", unwell)?;
+        until(room, SETTLE_MAX, "everything is where it should be again", Room::unsettled)?;
+    }
     room.read_own();
     until(room, END_MAX, "what the program's clients used is read through every host", is_over)?;
     let asked = room.time.windows();
@@ -228,9 +258,9 @@ fn step(room: &mut Room) -> Result<(), String> {
     room.step().map_err(|error| format!("the room broke down: {error}"))?;
     log::broken().or_else(|| room.clients.seen.violation()).map_or(Ok(()), Err)?;
     if room.time.windows().is_multiple_of(LOOK) {
+        room.expect_same_replicas()?;
         room.expect_no_robbery()?;
         room.level()?;
-        room.expect_same_replicas()?;
     }
     Ok(())
 }
@@ -259,5 +289,12 @@ const RECOVER_MAX: u64 = 30_000;
 const CALM: u64 = 8_000;
 /// Then everything is where it should be within this.
 const SETTLE_MAX: u64 = 20_000;
+/// What is to go has gone within this: it is moved away, counted, and what was deleted has had its grace; what a write left
+/// that nobody ended, for as long as it may still be open, too.
+const PART_MAX: u64 = 600_000;
+/// Then everything is whole within this.
+const WHOLE_MAX: u64 = 60_000;
+/// Who is out knows it within this.
+const TOLD_MAX: u64 = 30_000;
 /// What clients have under way ends within this.
 const END_MAX: u64 = 60_000;

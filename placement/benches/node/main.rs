@@ -321,7 +321,7 @@ impl Bench {
                     let functions = spec.present().map(|part| part.name().to_owned()).collect();
                     self.actors.insert(actor, mesh::actor_report(actor, functions, epoch));
                 }
-                Deed::Evict | Deed::Retire(..) | Deed::Discard | Deed::Stop => {
+                Deed::Evict | Deed::Retire(..) | Deed::Discard | Deed::Stop(_) => {
                     self.hosted.remove(&actor);
                     self.actors.remove(&actor);
                 }

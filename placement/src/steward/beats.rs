@@ -102,7 +102,7 @@ impl Steward {
     pub(super) fn expelled(&mut self, acts: &mut Vec<Act>) {
         let error = Error::new(ErrorKind::Conflict, IS_OUT).with("node", self.id());
         complain(&mut self.complaints.out, Some(error), Act::Expelled, acts);
-        self.due.look = true;
+        (self.due.look, self.due.hosting) = (true, true);
     }
 
     /// A node is alive, and says what is new.

@@ -1,6 +1,7 @@
 //! What runs on a node: its ingress, the chains that the control group says run here, and tails of chains that are split;
 //! each hosted, configured anew when what it is made of changes, and let go of.
 
+use core::time::Duration;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -10,6 +11,7 @@ use mesh_core::{
     Error, ErrorKind,
     assignment::{Assignment, MoveId, Tail},
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
+    limits::BUDGET_DEFAULT,
     meta::ControlView,
     op::{Ability, Phase},
     shared::SharedMap,
@@ -42,8 +44,8 @@ pub enum Deed {
     Retire(NodeId, Epoch),
     /// It was to arrive and does not.
     Discard,
-    /// There is no such actor any more.
-    Stop,
+    /// There is no such actor any more: what it has under way may go on for so long.
+    Stop(Duration),
 }
 
 /// What a look at the actors says.
@@ -90,6 +92,8 @@ pub struct Grounds<'a> {
     pub tails: &'a BTreeSet<(NodeId, ActorId, Epoch)>,
     /// It does not know yet which others are there.
     pub looks_around: bool,
+    /// It has been told that the mesh has taken it out.
+    pub is_out: bool,
     /// Now.
     pub now: Instant,
 }
@@ -150,6 +154,9 @@ impl Hosting {
     /// Looks at everything that is to run here.
     #[must_use]
     pub fn look(&mut self, on: Grounds<'_>) -> Wanted {
+        if on.is_out {
+            return self.let_all_go(on);
+        }
         let mut wanted = Wanted::default();
         let caught_up = on.view.nodes.get(&on.here).is_some_and(|info| info.incarnation == on.incarnation);
         self.failures.forget(on.now);
@@ -195,8 +202,19 @@ impl Hosting {
         for actor in gone.into_iter().filter(|actor| !on.busy.contains(actor)) {
             self.specs.remove(&actor);
             // The head of a tail may not have heard yet: it is told `NoSuchActor`, and the ingress sends again.
-            let deed = if actor.as_tail().is_some() { Deed::Evict } else { Deed::Stop };
+            let deed = if actor.as_tail().is_some() { Deed::Evict } else { Deed::Stop(BUDGET_DEFAULT) };
             wanted.push(actor, if on.hosted.contains_key(&actor) { vec![deed] } else { Vec::new() });
+        }
+        wanted
+    }
+
+    /// Who is out is answered by nobody: what is under way here could only wait until its time is over. Drives are not
+    /// started here, and stay.
+    fn let_all_go(&mut self, on: Grounds<'_>) -> Wanted {
+        self.specs.clear();
+        let mut wanted = Wanted::default();
+        for actor in on.hosted.keys().filter(|actor| actor.as_drive().is_none() && !on.busy.contains(actor)) {
+            wanted.push(*actor, vec![Deed::Stop(Duration::ZERO)]);
         }
         wanted
     }
@@ -378,8 +396,6 @@ impl Wanted {
 
 #[cfg(test)]
 mod tests {
-    use core::time::Duration;
-
     use mesh_core::{
         id::{KeyId, TenantId},
         meta::{TenantLimits, TenantRow, WrappedKey},
@@ -405,6 +421,7 @@ mod tests {
         /// What is known of the chain's moves.
         on: Option<MoveId>,
         ability: Ability,
+        is_out: bool,
         now: Instant,
     }
 
@@ -422,7 +439,8 @@ mod tests {
             let (drives, damaged, hosted, busy, tails) = Default::default();
             let functions = ["policy", "encrypt", "erasure"].map(|kind| (kind.to_owned(), (0, 0)));
             let ability = Ability { functions: functions.into(), ..Ability::default() };
-            Self { hosting, view, drives, damaged, hosted, busy, tails, on: None, ability, now: Instant(0) }
+            let (on, is_out, now) = (None, false, Instant(0));
+            Self { hosting, view, drives, damaged, hosted, busy, tails, on, ability, is_out, now }
         }
 
         fn look(&mut self) -> Vec<&'static str> {
@@ -454,6 +472,7 @@ mod tests {
                 busy: &self.busy,
                 tails: &self.tails,
                 looks_around: false,
+                is_out: self.is_out,
                 now: self.now,
             };
             self.hosting.look(grounds)
@@ -482,7 +501,8 @@ mod tests {
             Deed::Configure(_) => "configure",
             Deed::Retire(..) => "retire",
             Deed::Discard => "discard",
-            Deed::Stop => "stop",
+            Deed::Stop(Duration::ZERO) => "cut",
+            Deed::Stop(_) => "stop",
         }
     }
 
@@ -648,6 +668,30 @@ mod tests {
         assert_eq!(room.look(), [""; 0]);
         room.busy.clear();
         assert_eq!(room.look(), ["retire"]);
+    }
+
+    #[test]
+    fn who_is_out_lets_everything_go_at_once_but_for_drives() {
+        let mut room = Room::new();
+        assert_eq!(room.look(), ["start"]);
+        room.hosting.done(chain(), true, room.now);
+        room.runs(1);
+        let own = [ActorId::ingress(HERE), ActorId::keeper(HERE), ActorId::drive(DriveId(5))];
+        let running = Hosted { epoch: Epoch(1), phase: Phase::Running };
+        room.hosted.extend(own.map(|actor| (actor, running)));
+        room.busy.insert(own[1]);
+        room.is_out = true;
+        let cut = |actor| (actor, Deed::Stop(Duration::ZERO));
+        let (mut said, mut expected) = (room.deeds(), vec![cut(own[0]), cut(chain())]);
+        said.sort_by_key(|(actor, _)| *actor);
+        expected.sort_by_key(|(actor, _)| *actor);
+        assert_eq!(said, expected);
+        room.busy.clear();
+        room.hosted.retain(|actor, _| *actor == own[1]);
+        assert_eq!(room.look(), ["cut"], "what was busy follows");
+        // Nothing is begun again.
+        room.hosted.clear();
+        assert_eq!(room.look(), [""; 0]);
     }
 
     #[test]

@@ -96,6 +96,7 @@ impl Steward {
             busy: &busy,
             tails: &self.outlook.tails(&self.control),
             looks_around,
+            is_out: self.complaints.out.is_some(),
             now,
         });
         acts.extend(wanted.deeds.into_iter().map(|(actor, deeds)| Act::Actor(actor, deeds)));

@@ -21,11 +21,10 @@ const THINKS: u64 = 60;
 
 impl Clients {
     /// Begins a client that does what the program says until it is stopped or has done everything, at the hosts in turn.
-    pub(in crate::nodes) fn begin_own(&self, which: usize, mut dice: Stream) -> End {
+    pub(in crate::nodes) fn begin_own(&mut self, which: usize, mut dice: Stream) -> End {
         let (link, end) = self.link(user(TENANT));
-        let mut nodes: Vec<NodeId> = self.hosts.iter().map(|(host, _)| *host).collect();
-        let turns = which % nodes.len();
-        nodes.rotate_left(turns);
+        let nodes = self.from(which);
+        self.homes.extend(nodes.first().map(|home| (which, *home)));
         let client = Client::over(link, nodes);
         let seen = self.seen.clone();
         seen.running.fetch_add(1, Relaxed);

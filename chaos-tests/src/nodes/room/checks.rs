@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use mesh_core::{
     assignment::Preference,
     happened::Happened,
-    id::{ActorId, ActorName, Epoch, NodeId},
+    id::{ActorId, ActorName, Epoch, GroupId, NodeId},
     meta::ControlView,
     plan::Reason,
 };
@@ -31,11 +31,6 @@ pub(super) struct Robbed {
     to: NodeId,
     /// When that was seen.
     since: u64,
-}
-
-/// How much has happened to actors until a view.
-fn age(view: &ControlView) -> u64 {
-    view.assignments.values().map(|row| row.epoch.0).sum()
 }
 
 /// When each node was last hurt: it was down, asleep, slow, cut off from somebody, or its drive did not answer.
@@ -60,6 +55,11 @@ impl Hurt {
         self.dawdlers = self.dawdlers.max(until);
     }
 
+    /// Whether all have been well since then.
+    pub(super) fn is_steady_since(&self, then: u64) -> bool {
+        self.since(then).is_empty()
+    }
+
     /// The nodes that have not been well all the time since then.
     fn since(&self, then: u64) -> BTreeSet<NodeId> {
         self.until.iter().filter(|(_, until)| **until >= then).map(|(node, _)| *node).collect()
@@ -79,9 +79,13 @@ impl Room {
     /// # Errors
     /// Which have not.
     pub(in crate::nodes) fn expect_same_replicas(&mut self) -> Result<(), String> {
+        self.applied.clear();
         for (node, _, running) in self.nodes().collect::<Vec<_>>() {
             let digests = running.metadata_digests().map_err(|error| format!("{node}: {error}"))?;
             for (group, (index, digest)) in digests {
+                if group == GroupId::CONTROL {
+                    self.applied.insert(node, index);
+                }
                 let (known, other) = *self.digests.entry((group, index)).or_insert((digest, node));
                 if known != digest {
                     return Err(format!("{node} and {other} have applied {group} up to {index}, and to other ends"));
@@ -120,12 +124,21 @@ impl Room {
 
     /// The newest view that a node has of the control group.
     pub(in crate::nodes) fn newest(&self) -> Option<Arc<ControlView>> {
-        self.nodes().map(|(_, _, node)| node.control()).max_by_key(|view| age(view))
+        self.newest_and_its_age().map(|(_, view)| view)
+    }
+
+    /// … and how many entries of its log it has seen, by what was looked at last. Epochs say nothing: with a node go chains.
+    fn newest_and_its_age(&self) -> Option<(u64, Arc<ControlView>)> {
+        let age = |node: NodeId| self.applied.get(&node).copied().unwrap_or(0);
+        self.nodes().map(|(id, _, node)| (age(id), node.control())).max_by_key(|(age, _)| *age)
     }
 
     /// What is not where it should be once all is calm; none: nothing.
     pub(in crate::nodes) fn unsettled(&self) -> Option<String> {
         let view = self.newest()?;
+        if let Some(left) = self.leftovers(&view) {
+            return Some(left);
+        }
         for row in view.assignments.values() {
             let name = ActorName(row.actor);
             if let Some(to) = row.moving {
@@ -193,10 +206,10 @@ impl Room {
         }
         self.tried.retain(|_, until| *until > now);
         // While who knew it is down, others may not have heard of it: what is seen then was there before.
-        let newest = self.newest().filter(|newest| age(newest) > age(&self.seen_last));
+        let newest = self.newest_and_its_age().filter(|(age, _)| *age > self.seen_last.0);
         let Some(newest) = newest else { return Ok(()) };
-        let before = core::mem::replace(&mut self.seen_last, newest);
-        for (actor, place) in taken_over(&before, &self.seen_last) {
+        let (_, before) = core::mem::replace(&mut self.seen_last, newest);
+        for (actor, place) in taken_over(&before, &self.seen_last.1) {
             let from = before.assignments.get(&actor).map(|row| row.node);
             let was_well = from.filter(|from| *from != place.node && !hurt.contains(from));
             if let Some(from) = was_well.filter(|_| self.tried.contains_key(&(actor, place.node))) {
@@ -214,15 +227,16 @@ impl Room {
     pub(in crate::nodes) fn expect_answers(&mut self) -> Result<(), String> {
         let now = self.time.windows();
         let hurt = |span: u64| self.hurt.since(now.saturating_sub(span));
-        let hosts = self.clients.hosts() as u64;
         let (all_well, one_not) = (hurt(FAIR).is_empty(), hurt(ROUGH));
-        let fair = if self.hurt.dawdlers >= now.saturating_sub(FAIR) { ROUGH } else { FAIR };
+        // Whose first host is out asks that in vain, and then another.
+        let dawdles = self.hurt.dawdlers >= now.saturating_sub(FAIR);
+        let fair = if dawdles || self.is_anybody_out() { ROUGH } else { FAIR };
         let (span, neglected) = match one_not.first() {
             _ if all_well => (fair, self.clients.seen.most_neglected(|_| true)),
             // Who asks that one waits for it, and is not counted.
             Some(hurt) if one_not.len() == 1 => {
                 let host = if hurt.0 > 10 { hurt.0 - 10 } else { hurt.0 };
-                (ROUGH, self.clients.seen.most_neglected(|who| who as u64 % hosts + 1 != host))
+                (ROUGH, self.clients.seen.most_neglected(|who| self.clients.home(who) != Some(NodeId(host))))
             }
             _ => return Ok(()),
         };

@@ -1,0 +1,168 @@
+//! Orders that an administrator gives again until they are granted, and what one asks before something is taken away.
+
+use core::time::Duration;
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
+
+use mesh::Client;
+use mesh_core::{
+    Error, Principal,
+    id::NodeId,
+    op::{AdminAnswer, AdminOp},
+    topology::IS_OUT,
+};
+use mesh_transport::End;
+
+use super::{BUCKETS, Clients, Seen, USER, is_wrong, user, words};
+use crate::nodes::{lock, log};
+
+/// Some orders, and how far they are.
+#[derive(Default)]
+pub(in crate::nodes) struct Errand {
+    over: AtomicBool,
+    refused: AtomicU64,
+    /// What the last one was refused for.
+    why: Mutex<Option<String>>,
+}
+
+impl Errand {
+    /// Whether all of them were granted.
+    pub(in crate::nodes) fn is_over(&self) -> bool {
+        self.over.load(Relaxed)
+    }
+
+    /// How often one was refused.
+    pub(in crate::nodes) fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    /// What it waits for.
+    pub(in crate::nodes) fn why(&self) -> String {
+        lock(&self.why).clone().unwrap_or_else(|| "it has not been answered".to_owned())
+    }
+}
+
+/// An answer to a question that is asked again and again.
+#[derive(Default)]
+pub(in crate::nodes) struct Told {
+    asked: bool,
+    /// When that was asked of which it is known that it is so.
+    since: Option<u64>,
+    /// Why it is not.
+    lacks: Option<String>,
+}
+
+impl Told {
+    /// When it was last known to be so.
+    pub(in crate::nodes) const fn since(&self) -> Option<u64> {
+        self.since
+    }
+
+    /// What is lacking; none: nothing.
+    pub(in crate::nodes) fn lacks(&self) -> Option<String> {
+        let lacks = || self.lacks.clone().unwrap_or_else(|| "nobody has said".to_owned());
+        self.since.is_none().then(lacks)
+    }
+}
+
+impl Clients {
+    /// Has these orders carried out one after the other, each given again until it is granted.
+    pub(in crate::nodes) fn insist(&self, orders: Vec<AdminOp>, errand: Arc<Errand>) -> End {
+        let (client, end) = self.administrator();
+        let (turns, seen) = (self.orders.clone(), self.seen.clone());
+        self.runtime.spawn(async move {
+            for op in orders {
+                loop {
+                    let answer = {
+                        let _turn = turns.lock().await;
+                        client.administer(op.clone()).await
+                    };
+                    if seen.was_ordered(&op, &answer, &errand) {
+                        break;
+                    }
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+            errand.over.store(true, Relaxed);
+        });
+        end
+    }
+
+    /// Asks whether every group has counted everything where the newest layout has it.
+    pub(in crate::nodes) fn ask_whether_whole(&self, told: &Arc<Mutex<Told>>) -> Option<End> {
+        if core::mem::replace(&mut lock(told).asked, true) {
+            return None;
+        }
+        let (client, end) = self.administrator();
+        let (told, seen) = (told.clone(), self.seen.clone());
+        self.runtime.spawn(async move {
+            let began = seen.now() / 1_000_000;
+            let lacks = match client.administer(AdminOp::Repair).await {
+                Ok(AdminAnswer::Repair(groups)) => {
+                    groups.iter().find(|group| !group.is_whole()).map(ToString::to_string)
+                }
+                Ok(answer) => Some(format!("{answer:?}")),
+                Err(error) => Some(error.to_string()),
+            };
+            let mut told = lock(&told);
+            *told = Told { asked: false, since: lacks.is_none().then_some(began), lacks };
+        });
+        Some(end)
+    }
+
+    /// Asks a node for a tenant's bucket: one that is out says that it is.
+    pub(in crate::nodes) fn ask_whether_out(&self, node: NodeId, told: &Arc<Mutex<Told>>) -> Option<End> {
+        if core::mem::replace(&mut lock(told).asked, true) {
+            return None;
+        }
+        let (link, end) = self.link(user(0));
+        let client = Client::over(link, [node]);
+        let (told, seen) = (told.clone(), self.seen.clone());
+        self.runtime.spawn(async move {
+            let began = seen.now() / 1_000_000;
+            let lacks = match client.bucket(BUCKETS[0]).await {
+                Ok(_) => Some(format!("{node} serves still")),
+                Err(error) if error.to_string().contains(IS_OUT) => None,
+                Err(error) => Some(format!("{node} says something else: {error}")),
+            };
+            let mut told = lock(&told);
+            *told = Told { asked: false, since: lacks.is_none().then_some(began), lacks };
+        });
+        Some(end)
+    }
+
+    fn administrator(&self) -> (Client, End) {
+        let (link, end) = self.link(Principal::Admin { name: USER.into() });
+        (Client::over(link, self.hosts.iter().map(|(host, _)| *host).collect::<Vec<_>>()), end)
+    }
+}
+
+impl Seen {
+    /// Notes what came of an order. Whether it needs not be given again.
+    fn was_ordered(&self, op: &AdminOp, answer: &Result<AdminAnswer, Error>, errand: &Errand) -> bool {
+        let said = answer.as_ref().map_or_else(|error| vec![error.to_string()], words);
+        log::say(|| format!("ADMIN insists on {op:?}: {}", said.join("; ")));
+        let code = answer.as_ref().err().map_or(0, |error| u64::from(error.kind().number()));
+        let mut book = lock(&self.book);
+        book.trace = mesh_core::topology::mix(book.trace ^ self.now() ^ code << 48);
+        drop(book);
+        let Err(error) = answer else { return true };
+        if is_wrong(error) {
+            self.broken(format!("an administrator was answered: {error}"));
+        }
+        // It was carried out, and nobody could say so any more.
+        if error.message() == IS_OUT_ALREADY {
+            return true;
+        }
+        errand.refused.fetch_add(1, Relaxed);
+        *lock(&errand.why) = Some(format!("{op:?}: {error}"));
+        false
+    }
+}
+
+/// What is said of a drive that was taken out before.
+const IS_OUT_ALREADY: &str = "the drive is out already";
+/// Until an order is given again.
+const AGAIN: Duration = Duration::from_millis(700);
