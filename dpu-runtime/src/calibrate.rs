@@ -300,8 +300,8 @@ impl Payload {
     }
 }
 
-/// A piece of work that is measured. Compression is none: what it costs depends on what is put and into which bucket, and what
-/// is not measured counts for nothing when places are compared.
+/// A piece of work that is measured. Compression is none: what it costs depends on what is put and into which bucket, and it
+/// counts for nothing when places are compared.
 #[derive(Clone, Copy)]
 enum Step {
     Seal,

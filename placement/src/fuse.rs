@@ -105,7 +105,7 @@ pub fn price(
             _ => (spot.head, head),
         };
         let measured = node.costs.get(&stage.kind);
-        if measured.is_none() && price.unmeasured.is_none() {
+        if measured.is_none() && !stage.uncounted && price.unmeasured.is_none() {
             price.unmeasured = Some(id);
         }
         let cost = measured.or_else(|| home.and_then(|home| home.costs.get(&stage.kind))).copied().unwrap_or_default();
@@ -162,7 +162,6 @@ fn crossed(actor: &ActorView, spot: Spot, head: &NodeView, at_cut: u64, output: 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use super::*;
     use crate::view::{Cost, Stage};
@@ -247,7 +246,7 @@ mod tests {
         host.costs.values_mut().for_each(|cost| cost.ns_per_request = u64::MAX);
         let mut actor = chain();
         actor.load = Load { requests_per_s: u64::MAX, bytes_per_s: u64::MAX };
-        let stage = Stage { kind: Arc::from("erasure"), state_bytes: 0, reduces_bytes_permille: i32::MIN };
+        let stage = Stage { reduces_bytes_permille: i32::MIN, ..Stage::new("erasure") };
         actor.stages = [stage.clone(), stage].into();
         assert_eq!(price(&actor, Spot::whole(HOST), &host, None, None, &Rules::default()).host_ns, u64::MAX);
     }

@@ -23,8 +23,8 @@ use crate::{ActorView, Cost, Load, NodeView, Stage, View};
 
 /// What a data chain begins and ends with; between them are the embedding program's own functions.
 const DATA_CHAIN: (&str, [&str; 2]) = ("policy", ["encrypt", "erasure"]);
-/// What it ends with once every node can do it.
-const COMPRESSING: [&str; 3] = ["compress", "encrypt", "erasure"];
+/// What stands before its end once every node can do it. It does nothing but where a bucket says so.
+const COMPRESS: &str = "compress";
 /// What a busy core draws, where nobody has measured it: it only ranks places that are equal in all else.
 const MILLIWATTS_HOST: u32 = 6000;
 /// See [`MILLIWATTS_HOST`].
@@ -118,11 +118,11 @@ fn sees_enough(control: &ControlView, reports: &SharedMap<NodeId, Arc<NodeReport
 fn actor(control: &ControlView, survey: Survey<'_>, row: &Assignment, tenant: TenantId, ingress: NodeId) -> ActorView {
     let wish = wish(control, row.actor, tenant);
     let (first, last) = DATA_CHAIN;
-    let last = if control.level >= Level::COMPRESS { &COMPRESSING[..] } else { &last[..] };
+    let compress = (control.level >= Level::COMPRESS).then(|| Stage::uncounted(COMPRESS));
     let own = control.stages_of(tenant).map(|stage| Stage::new(stage.kind.clone()));
     let cut_min = 1 + control.stages_of(tenant).count();
     let stages: Vec<Stage> =
-        [Stage::new(first)].into_iter().chain(own).chain(last.iter().copied().map(Stage::new)).collect();
+        [Stage::new(first)].into_iter().chain(own).chain(compress).chain(last.map(Stage::new)).collect();
     ActorView {
         tenant: Some(tenant),
         load: survey.loads.get(&row.actor).copied().unwrap_or_default(),
@@ -231,6 +231,24 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_goes_where_it_costs_less_though_nobody_measures_compression() {
+        let (one, two) = (NodeId(1), NodeId(2));
+        let report = |node: NodeId, cost: (u64, u64)| {
+            let measured = ["policy", "encrypt", "erasure"].map(|kind| (kind.to_owned(), cost));
+            let functions = measured.into_iter().chain([("compress".to_owned(), (0, 0))]).collect();
+            let ability = Arc::new(Ability { functions, millicores: 8000, memory_bytes: 1 << 30 });
+            (node, Arc::new(NodeReport { ability, ..report(node.0) }))
+        };
+        // It has to be worth a move.
+        let reports = [report(one, (20_000, 900)), report(two, (1_000, 20))].into();
+        let loads = [(CHAIN, Load { requests_per_s: 20_000, bytes_per_s: 4 << 30 })].into();
+        let control = ControlView { level: Level::COMPRESS, ..control() };
+        let (spot, reason) = plan_under(&control, &reports, (&BTreeMap::new(), &BTreeMap::new()), &loads);
+        assert_eq!(spot, Some(Spot::whole(two)), "{reason:?}");
+        assert!(matches!(reason, Reason::Gain { .. }), "{reason:?}");
+    }
+
+    #[test]
     fn a_dpu_that_was_estranged_or_blind_is_entered_once_it_has_been_well_for_five_seconds() {
         let (one, two) = (NodeId(1), NodeId(2));
         let mut control = control();
@@ -260,11 +278,20 @@ mod tests {
         reports: &SharedMap<NodeId, Arc<NodeReport>>,
         last: (&BTreeMap<NodeId, Instant>, &BTreeMap<NodeId, Instant>),
     ) -> (Option<Spot>, Reason) {
+        plan_under(control, reports, last, &SharedMap::default())
+    }
+
+    fn plan_under(
+        control: &ControlView,
+        reports: &SharedMap<NodeId, Arc<NodeReport>>,
+        last: (&BTreeMap<NodeId, Instant>, &BTreeMap<NodeId, Instant>),
+        loads: &SharedMap<ActorId, Load>,
+    ) -> (Option<Spot>, Reason) {
         let up_since = [1, 2].map(|node| (NodeId(node), Instant(0))).into();
-        let (loads, moved_at) = Default::default();
+        let moved_at = Default::default();
         let (now, nobody) = (NOW, BTreeSet::new());
         let (estranged, blind) = ((&nobody, last.0), (&nobody, last.1));
-        let survey = Survey { reports, up_since: &up_since, estranged, blind, loads: &loads, moved_at: &moved_at, now };
+        let survey = Survey { reports, up_since: &up_since, estranged, blind, loads, moved_at: &moved_at, now };
         let mut plan = crate::plan(&view(control, survey));
         let decision = plan.decisions.remove(&CHAIN).expect("it is looked at");
         (decision.spot, decision.reason)

@@ -113,6 +113,8 @@ pub struct Stage {
     /// By how much fewer bytes leave than enter, in thousandths; negative where more leave. Compression to two thirds
     /// is 333, erasure coding 2+1 is -500, a drive that keeps all of it 1000.
     pub reduces_bytes_permille: i32,
+    /// Nobody measures it, and it counts for nothing: what it costs depends on what is asked of it.
+    pub uncounted: bool,
 }
 
 /// What an actor is asked to do.
@@ -276,6 +278,12 @@ impl Stage {
     /// A function that passes on as many bytes as it gets, and holds no state.
     #[must_use]
     pub fn new(kind: impl Into<Arc<str>>) -> Self {
-        Self { kind: kind.into(), state_bytes: 0, reduces_bytes_permille: 0 }
+        Self { kind: kind.into(), state_bytes: 0, reduces_bytes_permille: 0, uncounted: false }
+    }
+
+    /// One that counts for nothing where places are compared.
+    #[must_use]
+    pub fn uncounted(kind: impl Into<Arc<str>>) -> Self {
+        Self { uncounted: true, ..Self::new(kind) }
     }
 }

@@ -131,8 +131,9 @@ impl Task for Plan {
     }
 }
 
-/// The bytes of one piece. If they are lost, the manifest is asked once more: a reader may have been overtaken by a
-/// delete or another write, and then nothing is lost; or the shards have been moved, and then they are where it says.
+/// The bytes of one piece. If they are lost, or not as the caller said, the manifest is asked once more: a reader may have
+/// been overtaken by a delete or another write, and then nothing is lost; or the shards have been moved, and then they are
+/// where it says; or the caller does not know all that it says.
 pub(super) struct Read {
     place: Place,
     key: Arc<str>,
@@ -140,7 +141,7 @@ pub(super) struct Read {
     doubt: Option<Doubt>,
 }
 
-/// A stripe that is lost, unless nothing refers to it any more.
+/// A stripe that is lost or damaged, unless nothing refers to it any more or it was asked for wrongly.
 struct Doubt {
     lost: Error,
     /// The upload whose parts are being looked through, and from which byte of the object on.
@@ -213,7 +214,9 @@ impl Read {
             other => return Err(task::unexpected("an object", other)),
         };
         if let Some(now) = found {
-            if (self.piece.extent.layout, &self.piece.extent.runs) == (now.layout, &now.runs) {
+            let is_as_said =
+                |said: &Extent| (said.layout, &said.runs, said.compression) == (now.layout, &now.runs, now.compression);
+            if is_as_said(&self.piece.extent) {
                 return Err(doubt.lost.clone());
             }
             self.piece.extent = Arc::new(now.clone());
@@ -256,7 +259,11 @@ impl Task for Read {
             Heard::Answer(Ok(response)) if self.doubt.is_some() => {
                 task::meta(response).and_then(|answer| self.look(&answer, scene)).unwrap_or_else(Step::fail)
             }
-            Heard::Answer(Ok(response)) => Step::Reply(self.bytes(&response)),
+            Heard::Answer(Ok(response)) => match self.bytes(&response) {
+                // A caller of an older build does not give back all that the extent says.
+                Err(error) => self.doubt(error).unwrap_or_else(Step::fail),
+                read => Step::Reply(read),
+            },
             Heard::Answer(Err(failure)) if self.doubt.is_some() => Step::fail(failure),
             Heard::Answer(Err(failure)) if failure.is(ErrorKind::Lost) => {
                 self.doubt(failure.error).unwrap_or_else(Step::fail)

@@ -212,6 +212,7 @@ impl Hosting {
     /// started here, and stay.
     fn let_all_go(&mut self, on: Grounds<'_>) -> Wanted {
         self.specs.clear();
+        self.failures = Failures::default();
         let mut wanted = Wanted::default();
         for actor in on.hosted.keys().filter(|actor| actor.as_drive().is_none() && !on.busy.contains(actor)) {
             wanted.push(*actor, vec![Deed::Stop(Duration::ZERO)]);

@@ -39,7 +39,7 @@ pub(super) fn create(
         if known.bucket.tenant != tenant {
             return Err(Error::new(ErrorKind::BucketTaken, "another tenant has a bucket of this name"));
         }
-        if known.created == created {
+        if (known.created, known.compression) == (created, compression) {
             return Ok(MetaAnswer::Bucket(known.into()));
         }
         return Err(Error::new(ErrorKind::BucketExists, "there is this bucket already").with("bucket", name));

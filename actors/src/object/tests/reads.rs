@@ -2,7 +2,7 @@
 
 use mesh_core::{
     limits::LIST_KEYS_MAX,
-    meta::{Body, Listing, ObjectRow, PartRow, Run},
+    meta::{Body, Compression, Extent, Listing, ObjectRow, PartRow, Run},
     op::Piece,
 };
 
@@ -143,7 +143,9 @@ fn a_read_asks_for_the_stored_attempt_and_gives_the_piece_of_it() {
     let (_, effects) = bench.ask(read(piece(0, 0, 10)));
     let (call, op) = stripe_op(&effects);
     assert_eq!(op, StripeOp::Read { target: target(WriteId(50), 0, 0), avoid: vec![] });
-    let effects = bench.reply(call, Ok(Response { answer: Answer::Done, payload: Buf::copy_of(b"short") }));
+    bench.reply(call, Ok(Response { answer: Answer::Done, payload: Buf::copy_of(b"short") }));
+    let (call, whole) = (bench.last(), Body::Whole((*extent).clone()));
+    let effects = bench.reply(call, meta(MetaAnswer::Object(object(25, whole))));
     assert_eq!(refused(&effects), ErrorKind::Corrupt);
 
     for (stripe, start, len) in [(0, 0, 0), (0, 5, 6), (2, 0, 6), (3, 0, 1), (0, u32::MAX, 2)] {
@@ -289,6 +291,38 @@ fn what_was_moved_meanwhile_is_read_where_it_is_now() {
     let call = bench.last();
     let effects = bench.reply(call, meta(MetaAnswer::Object(row)));
     assert_eq!(effects, [Effect::Reply { id, outcome: failure(ErrorKind::Lost) }]);
+}
+
+#[test]
+fn what_is_compressed_is_read_by_who_does_not_know_that() {
+    let mut bench = Bench::new(spec());
+    bench.know_the_bucket();
+    let piece = Piece { extent: Arc::new(extent(WriteId(50), 5)), stripe: 0, start: 1, len: 3 };
+    let (id, effects) = bench.ask(ObjectOp::Read { bucket: "photos".into(), key: "cat".into(), piece });
+    let (call, _) = stripe_op(&effects);
+    // As it is stored.
+    let stored = |bytes: &[u8]| Ok(Response { answer: Answer::Done, payload: Buf::copy_of(bytes) });
+    let effects = bench.reply(call, stored(b"\x50horse\0\0\0\x05MSP1"));
+    let query = bench.query(GROUP, Query::Object { bucket: bucket(), key: "cat".into() });
+    assert_eq!(effects, [next(bench.last(), query)]);
+    let now = Extent { compression: Compression::Auto, ..extent(WriteId(50), 5) };
+    let row = object(5, Body::Whole(now));
+    let call = bench.last();
+    let effects = bench.reply(call, meta(MetaAnswer::Object(row.clone())));
+    let (call, op) = stripe_op(&effects);
+    let StripeOp::Read { target, .. } = op else { panic!("{op:?}") };
+    assert_eq!(target.compression, Compression::Auto);
+    let effects = bench.reply(call, stored(b"horse"));
+    assert_eq!(effects, [Effect::Reply { id, outcome: stored(b"ors") }]);
+
+    // What is of another length all the same is damaged.
+    let piece = Piece { extent: Arc::new(extent(WriteId(50), 5)), stripe: 0, start: 1, len: 3 };
+    let (_, effects) = bench.ask(ObjectOp::Read { bucket: "photos".into(), key: "cat".into(), piece });
+    let (call, _) = stripe_op(&effects);
+    bench.reply(call, stored(b"a horse"));
+    let call = bench.last();
+    let effects = bench.reply(call, meta(MetaAnswer::Object(object(5, Body::Whole(extent(WriteId(50), 5))))));
+    assert_eq!(refused(&effects), ErrorKind::Corrupt);
 }
 
 #[test]

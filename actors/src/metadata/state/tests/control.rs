@@ -556,4 +556,6 @@ fn a_bucket_that_compresses_is_made_once_every_node_can() {
         let Ok(MetaAnswer::Bucket(row)) = group.apply(&make) else { panic!("no bucket") };
         assert_eq!(row.compression, Compression::Auto);
     }
+    // Whoever asked for another one in the same millisecond has not got it.
+    assert_eq!(group.apply(&bucket_named("photos", TENANT.0, 10)), Err(ErrorKind::BucketExists));
 }
