@@ -10,7 +10,7 @@ use mesh_core::{
     meta::{ControlView, Level, MeshCommand},
     op::{AddedDrive, AdminAnswer, AdminOp, DrainedDrive, LostDrive, NewMedium, NodeOp, ShardOp},
     time::Instant,
-    topology::{DriveInfo, DriveState},
+    topology::{DRIVE_IS_OUT, DriveInfo, DriveState},
 };
 use mesh_placement::steward::{Outlook, outs::Spare};
 
@@ -108,7 +108,7 @@ pub(crate) async fn replace(
 
 fn known(control: &ControlView, drive: DriveId) -> Result<&DriveInfo, Error> {
     if control.lost.contains_key(&drive) {
-        return Err(Error::new(ErrorKind::Conflict, "the drive is out already").with("drive", drive));
+        return Err(Error::new(ErrorKind::Conflict, DRIVE_IS_OUT).with("drive", drive));
     }
     control.drives.get(&drive).ok_or_else(|| {
         Error::new(ErrorKind::NotFound, "no drive of this number was ever registered; `mesh status` lists them")

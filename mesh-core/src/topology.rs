@@ -128,6 +128,9 @@ const VOTERS_MIN: usize = 3;
 pub const IS_OUT: &str = "this node was taken out of the mesh for good: wipe its data folder, and invite the machine under \
                           another number";
 
+/// What is said of a drive that was taken out before.
+pub const DRIVE_IS_OUT: &str = "the drive is out already";
+
 /// How far a node is that leaves the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Departure {

@@ -162,7 +162,6 @@ fn crossed(actor: &ActorView, spot: Spot, head: &NodeView, at_cut: u64, output: 
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::view::{Cost, Stage};
 

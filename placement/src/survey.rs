@@ -231,6 +231,30 @@ mod tests {
     }
 
     #[test]
+    fn chains_are_planned_as_they_are_built() {
+        for level in [Level::SEATS, Level::COMPRESS] {
+            let control = ControlView { level, ..control() };
+            let built = crate::steward::specs::data_chain(&control, &SharedMap::new(), CHAIN).expect("it is known");
+            let (reports, loads, nobody) = (SharedMap::new(), SharedMap::default(), BTreeSet::new());
+            let (never, unmoved) = (BTreeMap::new(), Default::default());
+            let (estranged, blind) = ((&nobody, &never), (&nobody, &never));
+            let up_since = Default::default();
+            let survey = Survey {
+                reports: &reports,
+                up_since: &up_since,
+                estranged,
+                blind,
+                loads: &loads,
+                moved_at: &unmoved,
+                now: NOW,
+            };
+            let planned = &view(&control, survey).actors[&CHAIN].stages;
+            let names: Vec<&str> = planned.iter().map(|stage| &*stage.kind).collect();
+            assert_eq!(names, built.iter().map(mesh_core::spec::FunctionSpec::name).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
     fn a_chain_goes_where_it_costs_less_though_nobody_measures_compression() {
         let (one, two) = (NodeId(1), NodeId(2));
         let report = |node: NodeId, cost: (u64, u64)| {

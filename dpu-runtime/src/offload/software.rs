@@ -64,7 +64,7 @@ impl Compute for Software {
             ComputeJob::Open { sealed, .. } => sealed.len(),
             ComputeJob::Encode { bytes, .. } => bytes.len(),
             ComputeJob::Decode { len, .. } => *len as usize,
-            // It takes about eight times as long as sealing.
+            // Reckoned as so many times as long as sealing: on the safe side, where it may hold up others.
             ComputeJob::Compress { plain } => plain.len().saturating_mul(8),
             ComputeJob::Decompress { packed } => pack::plain_len(packed).saturating_mul(2),
         };

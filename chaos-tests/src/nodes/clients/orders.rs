@@ -11,7 +11,7 @@ use mesh_core::{
     Error, Principal,
     id::NodeId,
     op::{AdminAnswer, AdminOp},
-    topology::IS_OUT,
+    topology::{DRIVE_IS_OUT, IS_OUT},
 };
 use mesh_transport::End;
 
@@ -153,7 +153,7 @@ impl Seen {
             self.broken(format!("an administrator was answered: {error}"));
         }
         // It was carried out, and nobody could say so any more.
-        if error.message() == IS_OUT_ALREADY {
+        if error.message().starts_with(DRIVE_IS_OUT) {
             return true;
         }
         errand.refused.fetch_add(1, Relaxed);
@@ -162,7 +162,5 @@ impl Seen {
     }
 }
 
-/// What is said of a drive that was taken out before.
-const IS_OUT_ALREADY: &str = "the drive is out already";
 /// Until an order is given again.
 const AGAIN: Duration = Duration::from_millis(700);
