@@ -22,8 +22,8 @@ use mesh_core::{
 };
 use mesh_dpu_runtime::metadata::{RaftMetadata, Timing};
 use metadata_cluster::{
-    Cluster, QUICK, bucket, first_of, get_object, len_of, open_block, open_session, propose, proposer, put_object,
-    query, until,
+    Cluster, QUICK, bucket, first_of, get_object, len_of, open_block, open_session, propose, proposer, put_as,
+    put_object, query, until,
 };
 
 const BUDGET: Duration = Duration::from_secs(20);
@@ -88,6 +88,55 @@ async fn a_node_without_a_replica_asks_its_peers() {
     assert_eq!(nowhere.expect_err("no such group").kind(), ErrorKind::Timeout);
     let nowhere = propose(&guest, &*cluster.clock, open_session(9, 1, 1), Duration::from_millis(300)).await;
     assert_eq!(nowhere.expect_err("no such group").kind(), ErrorKind::Timeout);
+}
+
+/// A DPU that has the control group alone, and whose configuration names one host.
+async fn guest(cluster: &mut Cluster) -> Arc<RaftMetadata> {
+    let clock = Arc::clone(&cluster.clock);
+    assert!(propose(&cluster.node(1), &*clock, form(), BUDGET).await.is_ok());
+    for host in 1..=3 {
+        assert!(propose(&cluster.node(1), &*clock, node_info(host, "there:1", LEVEL), BUDGET).await.is_ok());
+    }
+    assert!(propose(&cluster.node(1), &*clock, open_session(1, 7, 1), BUDGET).await.is_ok());
+    cluster.config.peers = vec![NodeId(1)];
+    let guest = cluster.open(4, vec![GroupId::CONTROL]).await;
+    let leader = cluster.node(cluster.leader(0));
+    leader.add_learner(GroupId::CONTROL, cluster.replica(4, 0)).await.expect("added");
+    until("the guest knows the hosts", || guest.control().nodes.len() == 3).await;
+    guest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_replica_remembers_who_leads() {
+    let mut cluster = Cluster::start(3, &[0, 1], QUICK, 5000).await;
+    let (guest, clock) = (guest(&mut cluster).await, Arc::clone(&cluster.clock));
+    let block = propose(&guest, &*clock, open_block(1, 7, 1, 0), BUDGET).await;
+    let before = cluster.carried("forwarded");
+    for request in 1..=5 {
+        let put = put_as(proposer(7, 1, request), 1, "k", WriteId(first_of(&block).0 + request), request);
+        assert!(propose(&guest, &*clock, put, BUDGET).await.is_ok());
+        assert_eq!(len_of(&query(&guest, &*clock, 1, get_object(1, "k"), BUDGET).await), Some(request));
+    }
+    assert_eq!(cluster.carried("forwarded") - before, 10, "one round trip a request");
+    assert_eq!(cluster.carried("relayed"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_replica_asks_every_host_of_the_mesh_when_the_only_one_of_its_configuration_is_gone() {
+    let mut cluster = Cluster::start(3, &[0, 1], QUICK, 5000).await;
+    let (guest, clock) = (guest(&mut cluster).await, Arc::clone(&cluster.clock));
+    assert_eq!(len_of(&query(&guest, &*clock, 1, get_object(1, "k"), BUDGET).await), None);
+    cluster.close(1).await;
+    until("another leads", || [2, 3].iter().any(|node| cluster.node(*node).is_leader(GroupId(1)))).await;
+    let found = query(&guest, &*clock, 1, get_object(1, "k"), BUDGET).await.expect_err("there is no such object");
+    assert_eq!(found.kind(), ErrorKind::NotFound);
+    // What answered by way of another is not taken for the leader.
+    let before = cluster.carried("relayed");
+    for _ in 0..3 {
+        let found = query(&guest, &*clock, 1, get_object(1, "k"), BUDGET).await.expect_err("there is no such object");
+        assert_eq!(found.kind(), ErrorKind::NotFound);
+    }
+    assert_eq!(cluster.carried("relayed") - before, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

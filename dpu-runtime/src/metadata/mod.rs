@@ -59,7 +59,7 @@ use self::{
     machine::{GroupState, Machine},
     network::{Head, Message, Router},
     replica::{Raft, Replica, no_such_group},
-    route::{Ask, REQUESTS_MAX},
+    route::{Ask, Led, REQUESTS_MAX},
     runtime::Dice,
     store::{Health, Store},
     types::beyond,
@@ -160,6 +160,7 @@ pub struct RaftMetadata {
     /// Groups whose replica here is damaged: it neither votes nor serves.
     damaged: Mutex<BTreeMap<GroupId, (ReplicaId, Error)>>,
     opening: tokio::sync::Mutex<()>,
+    led: Led,
     control: watch::Sender<Arc<ControlView>>,
     /// The control group is told of from this entry on: see [`Self::renew`].
     publish_from: AtomicU64,
@@ -226,6 +227,7 @@ impl RaftMetadata {
             groups: RwLock::default(),
             damaged: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
+            led: Led::default(),
             control,
             publish_from: AtomicU64::new(0),
             closing: AtomicBool::new(false),

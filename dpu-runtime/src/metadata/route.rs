@@ -9,7 +9,8 @@
 //! go out before the first has ended.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -20,10 +21,11 @@ use mesh_core::{
     op::NodeOp,
     port::{Completion, Metadata},
     time::Instant,
+    topology::NodeKind,
 };
 use tokio::sync::Semaphore;
 
-use super::RaftMetadata;
+use super::{RaftMetadata, lock, mark::GROUPS_MAX};
 
 /// A leader that says nothing for so long may be cut off from here only: a third node is asked to ask it.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -125,11 +127,17 @@ impl RaftMetadata {
             let at = self.choose(group, hint.take(), tried, attempts, &mut turns);
             attempts += 1;
             // Raft says by itself when leadership is lost; a node may just be gone.
-            let outcome = match at {
-                Some(node) if node == self.node => self.answer_here(group, &ask, left.min(PATIENCE)).await,
+            let (outcome, way) = match at {
+                Some(node) if node == self.node => {
+                    (self.answer_here(group, &ask, left.min(PATIENCE)).await, Way::Direct)
+                }
                 Some(node) => self.reach(node, group, &ask, left.min(PATIENCE), &mut turns).await,
-                None => Err(Error::new(ErrorKind::Unreachable, "nobody is known who has this metadata group")),
+                None => {
+                    let unknown = Error::new(ErrorKind::Unreachable, "nobody is known who has this metadata group");
+                    (Err(unknown), Way::Direct)
+                }
             };
+            self.note(group, at, &outcome, way);
             let error = match outcome {
                 Err(error) if may_go_better(error.kind()) => error,
                 other => return other,
@@ -151,6 +159,14 @@ impl RaftMetadata {
         }
     }
 
+    /// Who leads a group, as far as is known here: by this node's replica of it, or else by who has answered last.
+    fn leader(&self, group: GroupId) -> Option<NodeId> {
+        match self.replica(group) {
+            Ok(replica) => replica.leader(),
+            Err(_) => self.led.by(group),
+        }
+    }
+
     /// Whom to ask: who was named, else who leads as far as is known here, else anybody in turn. Not the one that
     /// failed last, if there is another.
     fn choose(
@@ -161,8 +177,7 @@ impl RaftMetadata {
         attempts: usize,
         turns: &mut Turns,
     ) -> Option<NodeId> {
-        let replica = self.replica(group).ok();
-        let known = hint.or_else(|| replica.as_ref()?.leader());
+        let known = hint.or_else(|| self.leader(group));
         // Every other time the best guess is taken even if it failed: it may have come back.
         if known.is_some() && (known != tried || attempts.is_multiple_of(2)) {
             return known;
@@ -170,12 +185,15 @@ impl RaftMetadata {
         in_turn(&self.others(group, |node| Some(node) != tried), &mut turns.elsewhere).or(known)
     }
 
-    /// The voters of a group, and who else is known, of these.
+    /// The voters of a group, then the mesh's hosts, then who is known by configuration alone, of these: that may name none
+    /// but who has left since. Nobody who has.
     fn others(&self, group: GroupId, which: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
-        let mut others = self.replica(group).map(|replica| replica.voters()).unwrap_or_default();
-        others.extend(self.peers.iter().copied().filter(|peer| !others.contains(peer)).collect::<Vec<_>>());
-        others.retain(|node| which(*node));
-        others
+        let control = self.control();
+        let voters = self.replica(group).map(|replica| replica.voters()).unwrap_or_default();
+        let hosts = control.nodes.values().filter(|info| info.kind == NodeKind::Host).map(|info| info.id);
+        let mut seen = BTreeSet::new();
+        let all = voters.into_iter().chain(hosts).chain(self.peers.iter().copied());
+        all.filter(|node| which(*node) && !control.is_out(*node) && seen.insert(*node)).collect()
     }
 
     /// Answers as the leader, or not at all.
@@ -192,8 +210,18 @@ impl RaftMetadata {
         }
     }
 
+    /// What an answer says of who leads a group that this node has no replica of.
+    fn note(&self, group: GroupId, at: Option<NodeId>, outcome: &Result<Arc<MetaAnswer>, Error>, way: Way) {
+        let Some(node) = at.filter(|_| self.replica(group).is_err()) else { return };
+        match outcome.as_ref().map_err(Error::kind) {
+            // Only a leader knows that something is not there.
+            Ok(_) | Err(ErrorKind::NotFound) if way == Way::Direct => self.led.learn(group, node),
+            _ => self.led.forget(group, node),
+        }
+    }
+
     /// Asks a node, and if it cannot be reached or is silent, by way of a third one. Gives what came first of what is of
-    /// use.
+    /// use, and how it came.
     async fn reach(
         &self,
         to: NodeId,
@@ -201,21 +229,22 @@ impl RaftMetadata {
         ask: &Ask,
         budget: Duration,
         turns: &mut Turns,
-    ) -> Result<Arc<MetaAnswer>, Error> {
+    ) -> (Result<Arc<MetaAnswer>, Error>, Way) {
         let mut direct = core::pin::pin!(self.forward(to, ask.op(group), budget));
         let early = tokio::time::timeout(SILENCE, &mut direct).await;
         let cut = match early {
             Ok(Err(error)) if is_cut(error.kind()) => Some(error),
-            Ok(answered) => return answered,
+            Ok(answered) => return (answered, Way::Direct),
             Err(_) => None,
         };
         // Another member each time: some of them may be cut off from the leader, too.
         let members = self.others(group, |node| node != to && node != self.node);
         let Some(third) = in_turn(&members, &mut turns.thirds) else {
-            return match cut {
+            let late = match cut {
                 Some(error) => Err(error),
                 None => direct.await,
             };
+            return (late, Way::Direct);
         };
         tracing::debug!(%group, leader = %to, %third, "a leader is asked by way of another node");
         let rest = if cut.is_some() { budget } else { budget.saturating_sub(SILENCE) };
@@ -225,23 +254,25 @@ impl RaftMetadata {
             if may_go_better(later.kind()) && later.redirect().is_none() { cut } else { later }
         };
         if let Some(error) = cut {
-            return relayed.await.map_err(|later| of_use(later, error));
+            return (relayed.await.map_err(|later| of_use(later, error)), Way::Relayed);
         }
         tokio::select! {
             answered = &mut direct => match answered {
-                Err(error) if is_cut(error.kind()) => relayed.await.map_err(|later| of_use(later, error)),
-                answered => answered,
+                Err(error) if is_cut(error.kind()) => {
+                    (relayed.await.map_err(|later| of_use(later, error)), Way::Relayed)
+                }
+                answered => (answered, Way::Direct),
             },
             answered = &mut relayed => match answered {
-                Err(error) if may_go_better(error.kind()) => direct.await,
-                answered => answered,
+                Err(error) if may_go_better(error.kind()) => (direct.await, Way::Direct),
+                answered => (answered, Way::Relayed),
             },
         }
     }
 
     /// Asks the leader in the name of a node that is cut off from it. What is sent from here is never relayed again.
     pub(super) async fn pass_on(&self, group: GroupId, ask: &Ask, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
-        match self.replica(group)?.leader() {
+        match self.leader(group) {
             Some(leader) if leader == self.node => self.answer_here(group, ask, budget).await,
             Some(leader) => self.forward(leader, ask.op(group), budget).await,
             None => Err(Error::new(ErrorKind::NotLeader, "nobody is known here who leads this metadata group")),
@@ -253,6 +284,40 @@ impl RaftMetadata {
         match response.answer {
             Answer::Meta(answer) => Ok(answer),
             _ => Err(Error::bug("a node answered a metadata request with something else").with("node", to)),
+        }
+    }
+}
+
+/// How an answer came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// From who was asked.
+    Direct,
+    /// By way of a third node: who was asked may lead, or not.
+    Relayed,
+}
+
+/// Who has answered last for each of the groups that this node has no replica of: that leads it, and is asked first.
+#[derive(Debug, Default)]
+pub(super) struct Led(Mutex<BTreeMap<GroupId, NodeId>>);
+
+impl Led {
+    fn by(&self, group: GroupId) -> Option<NodeId> {
+        lock(&self.0).get(&group).copied()
+    }
+
+    fn learn(&self, group: GroupId, leader: NodeId) {
+        let mut led = lock(&self.0);
+        if led.len() < GROUPS_MAX || led.contains_key(&group) {
+            led.insert(group, leader);
+        }
+    }
+
+    /// It does not, or not any more.
+    fn forget(&self, group: GroupId, node: NodeId) {
+        let mut led = lock(&self.0);
+        if led.get(&group) == Some(&node) {
+            led.remove(&group);
         }
     }
 }
