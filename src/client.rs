@@ -21,7 +21,7 @@ use mesh_core::{
     envelope::Envelope,
     id::{ActorId, Epoch, NodeId},
     limits::BUDGET_DEFAULT,
-    meta::{BucketRow, Compression, Precondition},
+    meta::{BucketRow, BucketSettings, Precondition},
     op::{AdminAnswer, AdminOp, ChainRow, NodeOp, NodeReport, ObjectOp},
     plan::Plan,
     port::Outbound,
@@ -78,18 +78,22 @@ impl Client {
         self.ask_done(ObjectOp::CreateBucket { bucket: bucket.into() }).await
     }
 
-    /// Makes a bucket whose objects are compressed before they are encrypted, or are not, as [`Self::create_bucket`]. How long
-    /// what is stored is says then how far it shrank, and so something of what is in it, to who has a drive or a link.
+    /// Makes a bucket whose objects are stored otherwise than most, as [`Self::create_bucket`]: compressed before they are
+    /// encrypted, or in a code of their own. How long what is compressed is, as it is stored, says how far it shrank, and so
+    /// something of what is in it, to who has a drive or a link.
+    ///
+    /// Placement groups for a code that no bucket has asked for yet are made at once, and what is put waits for them: for some
+    /// seconds, then it is refused with `Overloaded` and may be sent again.
     ///
     /// # Errors
     /// As [`Self::create_bucket`]; `Unsupported` if not every node of the mesh runs a build that can: upgrade those that it
-    /// names.
-    pub async fn create_bucket_with(&self, bucket: &str, compression: Compression) -> Result<(), Error> {
-        match compression {
-            Compression::Off => self.create_bucket(bucket).await,
-            // An older build knows no such request, and must not take it for the other one.
-            Compression::Auto => self.ask_done(ObjectOp::CreateBucketWith { bucket: bucket.into(), compression }).await,
+    /// names. `Conflict` if the code has more shards than the mesh has drives, or if the mesh has too many codes.
+    pub async fn create_bucket_with(&self, bucket: &str, settings: BucketSettings) -> Result<(), Error> {
+        if settings.is_usual() {
+            return self.create_bucket(bucket).await;
         }
+        // An older build knows no such request, and must not take it for the other one.
+        self.ask_done(ObjectOp::CreateBucketWith { bucket: bucket.into(), settings }).await
     }
 
     /// Deletes an empty bucket.

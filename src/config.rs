@@ -487,12 +487,8 @@ impl FromStr for CodeText {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let code = text.split_once('+').and_then(|(data, parity)| {
-            Some(Code { data: data.trim().parse().ok()?, parity: parity.trim().parse().ok()? })
-        });
-        code.filter(|code| code.is_valid())
-            .map(Self)
-            .ok_or_else(|| format!("`{text}` is no code: data+parity shards, 1 to 16 and 0 to 8, such as 2+1"))
+        let code = text.parse().map(Self);
+        code.map_err(|_| format!("`{text}` is no code: data+parity shards, 1 to 16 and 0 to 8, such as 2+1"))
     }
 }
 

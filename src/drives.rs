@@ -198,7 +198,7 @@ fn expect_lost(known: &Outlook, voters: &BTreeSet<ReplicaId>, drive: &DriveInfo)
 fn said(control: &ControlView, drive: DriveId, node: NodeId) -> LostDrive {
     let drives: Vec<_> = control.staying().filter(|info| info.id != drive).cloned().collect();
     let left = mesh_placement::layout::usable(&drives).len() as u64;
-    LostDrive { drive, node, before: false, left, code: control.code }
+    LostDrive { drive, node, before: false, left, code: control.all_codes().max_by_key(|code| code.shards()) }
 }
 
 #[cfg(test)]
@@ -272,7 +272,10 @@ mod tests {
         let layout = |id, drives: &[u64]| {
             let domains = drives.iter().map(|drive| (DriveId(*drive), NodeId(1))).collect();
             let code = Code { data: 2, parity: 1 };
-            (LayoutId(id), Arc::new(Layout { id: LayoutId(id), code, groups: Vec::new(), domains, line: 1 }))
+            (
+                LayoutId(id),
+                Arc::new(Layout { id: LayoutId(id), code, groups: Vec::new(), domains, line: 1, others: Vec::new() }),
+            )
         };
         let without =
             |control: &ControlView| expect_laid_out_without(control, DriveId(4)).map_err(|error| error.to_string());

@@ -6,7 +6,7 @@ use mesh_core::{
     Error, ErrorKind,
     id::{GroupId, KeyId, TenantId},
     meta::{
-        AccessKeyRow, BucketCommand, Compression, Grant, MeshCommand, MetaAnswer, PrincipalRow, TenantLimits,
+        AccessKeyRow, BucketCommand, BucketSettings, Grant, MeshCommand, MetaAnswer, PrincipalRow, TenantLimits,
         TenantRow, WrappedKey,
     },
 };
@@ -68,7 +68,7 @@ pub(crate) async fn found(node: &Inner, founding: &Founding) -> Result<(), Error
         name: Arc::from(founding.bucket.as_str()),
         tenant,
         created: node.env.clock.wall(),
-        compression: Compression::Off,
+        settings: BucketSettings::default(),
     };
     match node.propose(bucket).await {
         Err(error) if error.kind() != ErrorKind::BucketExists => Err(error),

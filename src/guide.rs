@@ -101,6 +101,7 @@
 //!             binding: Arc::new(Binding { tenant: TenantId(1), bucket: BucketId(2), bucket_name, object }),
 //!             key: None,
 //!             compression: Compression::Off,
+//!             code: None,
 //!         };
 //!         let request = Request::system(StripeOp::Write(target), Instant(99));
 //!         Request { payload: Buf::copy_of(payload), lane: Lane::Bulk, ..request }

@@ -28,9 +28,10 @@ use mesh_core::{
     assignment::Scope,
     id::ActorId,
     limits::{KEY_BYTES_MAX, PART_BYTES_MIN, USER_METADATA_BYTES_MAX},
-    meta::{Attributes, Compression, Precondition},
+    meta::{Attributes, BucketSettings, Compression, Precondition},
     op::AdminOp,
     stream::{ByteRange, Place},
+    topology::Code,
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
@@ -464,17 +465,52 @@ fn small(side: &Side) -> String {
     format!("{}-small", side.bucket)
 }
 
+fn compressed() -> BucketSettings {
+    BucketSettings { compression: Compression::Auto, code: None }
+}
+
+/// The bucket of copies, beside the one of a side.
+fn copies(side: &Side) -> String {
+    format!("{}-copies", side.bucket)
+}
+
+fn codes() -> Vec<Row> {
+    rows! {
+        "a bucket that keeps copies is made": |side| {
+            let settings = BucketSettings { compression: Compression::Off, code: Some(Code { data: 1, parity: 1 }) };
+            side.client.create_bucket_with(&copies(side), settings).await?;
+            side.client.bucket(&copies(side)).await?.settings.code.map_or_else(String::new, |code| code.to_string())
+        } => Ok("1+1");
+        "what is put at once is taken": |side| {
+            side.client.put_bytes(&copies(side), "large", large()).await?;
+            side.client.head(&copies(side), "large").await?.len.to_string()
+        } => Ok("9000001");
+        "and read": |side| {
+            compared(&side.client.get_bytes(&copies(side), "large").await?, large())
+        } => Ok("the same");
+        "a code without drives enough is refused": |side| {
+            let settings = BucketSettings { compression: Compression::Off, code: Some(Code { data: 16, parity: 8 }) };
+            side.client.create_bucket_with(&format!("{}-wide", side.bucket), settings).await?;
+            "made".into()
+        } => Err(ErrorKind::Conflict);
+        "and there is no such bucket": |side| {
+            side.client.bucket(&format!("{}-wide", side.bucket)).await?;
+            "there is".into()
+        } => Err(ErrorKind::NoSuchBucket);
+    }
+}
+
 fn compression() -> Vec<Row> {
     rows! {
         "a bucket that compresses is made": |side| {
-            side.client.create_bucket_with(&small(side), Compression::Auto).await?;
-            side.client.bucket(&small(side)).await?.compression.to_string()
+            side.client.create_bucket_with(&small(side), compressed()).await?;
+            side.client.bucket(&small(side)).await?.settings.compression.to_string()
         } => Ok("auto");
         "and once only": |side| {
-            side.client.create_bucket_with(&small(side), Compression::Auto).await?;
+            side.client.create_bucket_with(&small(side), compressed()).await?;
             "made".into()
         } => Err(ErrorKind::BucketExists);
-        "others do not": |side| { side.client.bucket(side.bucket).await?.compression.to_string() } => Ok("off");
+        "others do not": |side| { side.client.bucket(side.bucket).await?.settings.compression.to_string() } => Ok("off");
         "what shrinks has its own length": |side| {
             side.client.put_bytes(&small(side), "large", large()).await?;
             side.client.head(&small(side), "large").await?.len.to_string()
@@ -619,6 +655,7 @@ async fn a_client_does_the_same_in_process_and_over_links() {
         attributes_and_copies(),
         uploads(),
         compression(),
+        codes(),
         permissions(),
         listings_and_ends(),
     ];

@@ -98,7 +98,7 @@ impl World {
             now: Instant(0),
             sequence: 0,
             due: BTreeMap::new(),
-            layout: Arc::new(Layout { id: LayoutId(1), code, groups, domains, line: 1 }),
+            layout: Arc::new(Layout { id: LayoutId(1), code, groups, domains, line: 1, others: Vec::new() }),
             moods: drives.iter().map(|drive| (*drive, Mood::Well)).collect(),
             shards: BTreeMap::new(),
             dice,
@@ -282,7 +282,14 @@ fn compute(job: ComputeJob) -> mesh_core::WorkOutcome {
 
 fn target(id: StripeId) -> StripeTarget {
     let binding = Binding { tenant: TenantId(1), bucket: BucketId(2), bucket_name: "b".into(), object: "o".into() };
-    StripeTarget { id, layout: LayoutId(1), binding: Arc::new(binding), key: None, compression: Compression::Off }
+    StripeTarget {
+        id,
+        layout: LayoutId(1),
+        binding: Arc::new(binding),
+        key: None,
+        compression: Compression::Off,
+        code: None,
+    }
 }
 
 struct Acked {
@@ -335,9 +342,11 @@ fn storm(world: &mut World, rounds: u64) -> (Vec<Acked>, u64) {
             match &world.replies[&token] {
                 Ok(response) => {
                     let Answer::Placed { avoid, shared } = response.answer.clone() else { panic!("{response:?}") };
-                    let placement = world.layout.place(id, &avoid).expect("what was stored has a placement");
+                    let placement = world.layout.own().place(id, &avoid).expect("what was stored has a placement");
                     assert_eq!(placement.shared, shared);
-                    assert!(avoid.is_sorted() && avoid.iter().all(|drive| world.layout.group_of(id).contains(drive)));
+                    assert!(
+                        avoid.is_sorted() && avoid.iter().all(|drive| world.layout.own().group_of(id).contains(drive))
+                    );
                     acked.push(Acked { id, avoid, bytes });
                 }
                 Err(error) => {
@@ -379,7 +388,7 @@ proptest! {
         let (acked, _) = storm(&mut world, 6);
         world.heal();
         for stripe in &acked {
-            let drives = world.layout.place(stripe.id, &stripe.avoid).expect("checked above").drives;
+            let drives = world.layout.own().place(stripe.id, &stripe.avoid).expect("checked above").drives;
             for lost in subsets(&drives, code.parity.into()) {
                 // Some lost drives are known to be down, some have silently forgotten everything.
                 let whole = world.shards.clone();

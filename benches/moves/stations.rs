@@ -210,6 +210,7 @@ impl Station {
             }),
             key: None,
             compression: Compression::Off,
+            code: None,
         };
         let deadline = self.env.clock.now() + BUDGET_DEFAULT;
         let request = Request::system(StripeOp::Read { target, avoid: Vec::new() }, deadline);

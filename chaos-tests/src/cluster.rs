@@ -29,13 +29,13 @@ use mesh_core::{
     assignment::Scope,
     id::{ActorId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, TenantId},
     meta::{
-        BucketCommand, Command, Compression, ControlView, Grant, MeshCommand, MetaAnswer, PrincipalRow, Query,
-        TenantLimits, TenantRow, WrappedKey,
+        BucketCommand, BucketSettings, Command, Compression, ControlView, Grant, MeshCommand, MetaAnswer, PrincipalRow,
+        Query, TenantLimits, TenantRow, WrappedKey,
     },
     op::{DriveReport, Phase},
     port::Keys,
     spec::{CustomSpec, DriveSpec, FunctionSpec},
-    topology::{DriveState, Layout, NodeInfo, NodeKind},
+    topology::{CodeGroups, DriveState, Layout, NodeInfo, NodeKind},
 };
 use mesh_placement::{
     migration::Heard,
@@ -258,17 +258,19 @@ pub const CLUSTER_NUMBERS: u64 = 1 << 48;
 pub fn layout(swarm: &Swarm) -> Layout {
     let turns: Vec<DriveId> =
         (0..2).flat_map(|place| swarm.node_ids().map(move |node| drives_of(node)[place])).collect();
-    let groups = (0..turns.len()).map(|turn| {
+    let group = |turn| {
         let mut group = turns.clone();
         group.rotate_left(turn);
         group
-    });
+    };
+    let groups: Vec<_> = (0..turns.len()).map(group).collect();
     Layout {
         id: LayoutId(1),
         code: swarm.code,
-        groups: groups.collect(),
+        groups: groups.clone(),
         domains: swarm.drive_ids().map(|drive| (drive, node_of(drive))).collect(),
         line: 1,
+        others: swarm.coded.into_iter().map(|code| CodeGroups { code, groups: groups.clone() }).collect(),
     }
 }
 
@@ -313,11 +315,14 @@ impl Cluster {
                 name: BUCKET.into(),
                 tenant,
                 created,
-                // Compressed, plaintext would not be known again where it is looked for.
-                compression: if swarm.compressed && bug != Some(Bug::Plaintext) {
-                    Compression::Auto
-                } else {
-                    Compression::Off
+                settings: BucketSettings {
+                    // Compressed, plaintext would not be known again where it is looked for.
+                    compression: if swarm.compressed && bug != Some(Bug::Plaintext) {
+                        Compression::Auto
+                    } else {
+                        Compression::Off
+                    },
+                    code: swarm.coded,
                 },
             }
             .into(),
@@ -602,7 +607,7 @@ impl Cluster {
             // Where drives are full, it takes no data, and says so; what is there can be read.
             let with = |state| outlook.drives.values().filter(|one| **one == state).count();
             let (up, full) = (with(DriveState::Up), with(DriveState::Full));
-            let is_only_full = up < self.swarm.code.shards() && up + full >= self.swarm.code.shards();
+            let is_only_full = up < self.swarm.bucket_code().shards() && up + full >= self.swarm.bucket_code().shards();
             if let Some(missing) = outlook
                 .missing
                 .as_ref()

@@ -67,6 +67,7 @@ pub fn change(id: u64) -> Op {
         binding: Arc::new(binding),
         key: None,
         compression: Compression::Off,
+        code: None,
     })
     .into()
 }

@@ -29,6 +29,8 @@ pub struct Swarm {
     pub encrypted: bool,
     /// Whether the bucket that clients share compresses what is put into it.
     pub compressed: bool,
+    /// The bucket has a code of its own.
+    pub coded: Option<Code>,
     /// DPU-like nodes, numbered on from the others: no drives, no ingress.
     pub dpus: u64,
     /// Moments in a thousand at which a user wishes something of placement; 0: none does, and chains keep no state.
@@ -200,7 +202,20 @@ fn micros(from: u64, to: u64) -> core::ops::Range<Duration> {
     Duration::from_micros(from)..Duration::from_micros(to)
 }
 
+/// A bucket's own code, which bears as many losses as the mesh's and has drives enough with a node away.
+fn own_code(dice: &mut Stream, code: Code) -> Option<Code> {
+    let codes: &[(u8, u8)] = if code.parity > 1 { &[(1, 2), (2, 2), (1, 3)] } else { &[(1, 1), (1, 2), (3, 1)] };
+    let at = dice.below(codes.len() as u64 * 2);
+    codes.get(usize::try_from(at).ok()?).map(|&(data, parity)| Code { data, parity })
+}
+
 impl Swarm {
+    /// The code of what clients put.
+    #[must_use]
+    pub fn bucket_code(&self) -> Code {
+        self.coded.unwrap_or(self.code)
+    }
+
     /// What this seed draws.
     #[must_use]
     pub fn of(seed: u64) -> Self {
@@ -228,6 +243,7 @@ impl Swarm {
             encrypted: shape.chance(700),
             // Of its own: what else a seed says does not depend on it.
             compressed: Stream::new(seed, "compression", 0).chance(300),
+            coded: own_code(&mut Stream::new(seed, "code", 0), code),
             split: shape.chance(300),
             stages_per_mille: 0,
             stripe_bytes,

@@ -53,6 +53,7 @@ fn target() -> StripeTarget {
         binding: Arc::new(Binding { tenant: TenantId(1), bucket: BucketId(2), bucket_name, object }),
         key: None,
         compression: Compression::Off,
+        code: None,
     }
 }
 

@@ -80,6 +80,10 @@ pub const LIST_KEYS_MAX: usize = 1000;
 pub const MANIFEST_RUNS_MAX: usize = 64;
 /// Drives that a placement group lists at most.
 pub const GROUP_DRIVES_MAX: usize = 32;
+/// Drives that the groups of all codes of a mesh list for one number: so its layouts still fit in a command.
+pub const CODES_DRIVES_MAX: usize = 64;
+/// Bytes of a drive's number in a command at most: those of nodes have 16 bits, and a node a thousand.
+pub const DRIVE_NUMBER_BYTES_MAX: usize = 5;
 /// Drives that go out by one command at most.
 pub const DRIVES_OUT_MAX: usize = 1024;
 /// Placement groups of a layout at most.

@@ -22,7 +22,7 @@ pub use control::{
 };
 pub use level::{LEVEL, Level};
 pub use object::{
-    Attributes, Body, Compression, Count, Extent, Garbage, GarbageMark, GarbagePage, ObjectRow, PartRow, Reference,
-    RepairState, Run, Shape, UploadRow, UsesPage,
+    Attributes, Body, BucketSettings, Compression, Count, Extent, Garbage, GarbageMark, GarbagePage, ObjectRow,
+    PartRow, Reference, RepairState, Run, Shape, UploadRow, UsesPage,
 };
 pub use query::Query;

@@ -1,6 +1,6 @@
 //! Nodes, drives, and which drives a stripe goes to.
 
-use core::ops::Bound;
+use core::{fmt, ops::Bound, str::FromStr};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -12,7 +12,7 @@ use crate::{
     bluefield::Generation,
     error::{Error, ErrorKind},
     id::{DriveId, Epoch, Incarnation, LayoutId, NodeId, StripeId},
-    limits::{DATA_SHARDS_MAX, PARITY_SHARDS_MAX},
+    limits::{DATA_SHARDS_MAX, GROUP_DRIVES_MAX, PARITY_SHARDS_MAX},
     meta::Level,
 };
 
@@ -184,16 +184,56 @@ impl Code {
     pub const fn is_valid(self) -> bool {
         self.data >= 1 && self.data as usize <= DATA_SHARDS_MAX && self.parity as usize <= PARITY_SHARDS_MAX
     }
+
+    /// The code of so many copies: one data shard and its parity shards, each of which gives the data back by itself.
+    ///
+    /// # Errors
+    /// `Invalid` for none, and for more than there may be.
+    pub fn copies(copies: u8) -> Result<Self, Error> {
+        let code = copies.checked_sub(1).map(|parity| Self { data: 1, parity }).filter(|code| code.is_valid());
+        code.ok_or_else(|| Error::invalid("1 to 9 copies can be kept").with("asked", copies))
+    }
+
+    /// Drives that a group of it lists where there are as many: those of a stripe, and as many again to take the place of
+    /// drives that fail.
+    #[must_use]
+    pub const fn group_drives(self) -> usize {
+        let wanted = self.shards() * 2;
+        if wanted < GROUP_DRIVES_MIN {
+            GROUP_DRIVES_MIN
+        } else if wanted > GROUP_DRIVES_MAX {
+            GROUP_DRIVES_MAX
+        } else {
+            wanted
+        }
+    }
 }
 
-impl core::fmt::Display for Code {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+const GROUP_DRIVES_MIN: usize = 8;
+const _: () = assert!(GROUP_DRIVES_MIN <= GROUP_DRIVES_MAX);
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}+{}", self.data, self.parity)
     }
 }
 
+/// As [`Display`](fmt::Display) has it.
+impl FromStr for Code {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let numbers = text.split_once('+').and_then(|(data, parity)| Some((data.parse().ok()?, parity.parse().ok()?)));
+        let code = numbers.map(|(data, parity)| Self { data, parity }).filter(|code| code.is_valid());
+        code.ok_or_else(|| {
+            Error::invalid("a code is K+M: 1 to 16 data shards and up to 8 parity shards")
+                .with("asked", text.escape_debug())
+        })
+    }
+}
+
 /// An immutable table of placement groups: what was written under a layout is found by it, or by a later one of its line to
-/// which it has moved.
+/// which it has moved. It has groups for every code that stripes are stored in: its own, and those that buckets have asked for.
 ///
 /// In a line of layouts a stripe belongs to the same group for good, and a shard keeps its number for life. That of number
 /// `i` is at home on the `i`th drive of its group; where that drive cannot be used when the stripe is written, it goes to one
@@ -203,7 +243,7 @@ impl core::fmt::Display for Code {
 pub struct Layout {
     /// Its number; writes use the newest of a line.
     pub id: LayoutId,
-    /// The code of stripes written under it.
+    /// The code of stripes that are written under it and name none.
     pub code: Code,
     /// Each group's drives, in order of preference: first the homes, one a shard, then spare ones.
     pub groups: Vec<Vec<DriveId>>,
@@ -213,6 +253,27 @@ pub struct Layout {
     /// as older builds made them; shards of such a stripe are numbered by where they are.
     #[serde(default)]
     pub line: u32,
+    /// The groups of other codes, in the order in which they were first asked for. Those of a layout before it in its line are
+    /// the first ones.
+    #[serde(default)]
+    pub others: Vec<CodeGroups>,
+}
+
+/// The groups of a code that is not the layout's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeGroups {
+    /// Which.
+    pub code: Code,
+    /// As [`Layout::groups`].
+    pub groups: Vec<Vec<DriveId>>,
+}
+
+/// The groups of one code in a layout.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'l> {
+    layout: &'l Layout,
+    code: Code,
+    groups: &'l [Vec<DriveId>],
 }
 
 /// Where the shards of one stripe go: `drives[i]` holds shard `i`.
@@ -225,12 +286,53 @@ pub struct Placement {
 }
 
 impl Layout {
+    /// The groups of a code; `None`: of the layout's own. `None` if there are none for it.
+    #[must_use]
+    pub fn table(&self, code: Option<Code>) -> Option<Table<'_>> {
+        match code.filter(|code| *code != self.code) {
+            None => Some(self.own()),
+            Some(code) => {
+                let other = self.others.iter().find(|other| other.code == code)?;
+                Some(Table { layout: self, code, groups: &other.groups })
+            }
+        }
+    }
+
+    /// The groups of its own code.
+    #[must_use]
+    pub fn own(&self) -> Table<'_> {
+        Table { layout: self, code: self.code, groups: &self.groups }
+    }
+
+    /// All codes' groups, its own first.
+    pub fn tables(&self) -> impl Iterator<Item = Table<'_>> {
+        let other = |other| {
+            let CodeGroups { code, groups }: &CodeGroups = other;
+            Table { layout: self, code: *code, groups }
+        };
+        core::iter::once(self.own()).chain(self.others.iter().map(other))
+    }
+}
+
+impl<'l> Table<'l> {
+    /// Which code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The groups.
+    #[must_use]
+    pub const fn groups(&self) -> &'l [Vec<DriveId>] {
+        self.groups
+    }
+
     /// The group of a stripe.
     ///
     /// # Panics
-    /// If the layout has no groups: such a layout is refused when it is proposed.
+    /// If the table has no groups: a layout with such a one is refused when it is proposed.
     #[must_use]
-    pub fn group_of(&self, stripe: StripeId) -> &[DriveId] {
+    pub fn group_of(&self, stripe: StripeId) -> &'l [DriveId] {
         let hash = mix(stripe.write.0 ^ mix(u64::from(stripe.stripe)));
         &self.groups[(hash % self.groups.len() as u64) as usize]
     }
@@ -240,11 +342,17 @@ impl Layout {
     /// the same answer forever, so that a manifest stores only `avoid`.
     #[must_use]
     pub fn place(&self, stripe: StripeId, avoid: &[DriveId]) -> Option<Placement> {
-        if self.line == 0 {
-            return self.place_in_order(stripe, avoid);
+        self.place_in(self.group_of(stripe), avoid)
+    }
+
+    /// Where the shards of a stripe of this group go, as [`Self::place`].
+    #[must_use]
+    pub fn place_in(&self, group: &[DriveId], avoid: &[DriveId]) -> Option<Placement> {
+        if self.layout.line == 0 {
+            return self.place_in_order(group, avoid);
         }
-        let (homes, spare) = self.group_of(stripe).split_at_checked(self.code.shards())?;
-        let domain = |drive: &DriveId| self.domains.get(drive).copied();
+        let (homes, spare) = group.split_at_checked(self.code.shards())?;
+        let domain = |drive: &DriveId| self.layout.domains.get(drive).copied();
         let is_usable = |drive: &DriveId| !avoid.contains(drive);
         let mut used: BTreeMap<Option<NodeId>, usize> = BTreeMap::new();
         for home in homes.iter().filter(|home| is_usable(home)) {
@@ -269,26 +377,27 @@ impl Layout {
     /// The homes of a stripe's shards, which are what [`place`](Self::place) gives where no drive is avoided; empty for a layout
     /// of no line.
     #[must_use]
-    pub fn homes(&self, stripe: StripeId) -> &[DriveId] {
-        if self.line == 0 { &[] } else { self.group_of(stripe).get(..self.code.shards()).unwrap_or_default() }
+    pub fn homes(&self, stripe: StripeId) -> &'l [DriveId] {
+        let homes = self.group_of(stripe).get(..self.code.shards());
+        homes.filter(|_| self.layout.line > 0).unwrap_or_default()
     }
 
     /// The first of the group's drives that can be used and share no failure domain, in their order; where there are too few
     /// domains, further drives from the least used ones.
-    fn place_in_order(&self, stripe: StripeId, avoid: &[DriveId]) -> Option<Placement> {
+    fn place_in_order(&self, group: &[DriveId], avoid: &[DriveId]) -> Option<Placement> {
         let wanted = self.code.shards();
-        let usable: Vec<DriveId> =
-            self.group_of(stripe).iter().copied().filter(|drive| !avoid.contains(drive)).collect();
+        let domains = &self.layout.domains;
+        let usable: Vec<DriveId> = group.iter().copied().filter(|drive| !avoid.contains(drive)).collect();
         let mut used: BTreeMap<Option<NodeId>, usize> = BTreeMap::new();
         let mut drives: Vec<DriveId> = Vec::with_capacity(wanted);
         let mut share = 0;
         while drives.len() < wanted {
             let next = usable.iter().copied().find(|drive| {
-                !drives.contains(drive) && used.get(&self.domains.get(drive).copied()).copied().unwrap_or(0) <= share
+                !drives.contains(drive) && used.get(&domains.get(drive).copied()).copied().unwrap_or(0) <= share
             });
             match next {
                 Some(drive) => {
-                    *used.entry(self.domains.get(&drive).copied()).or_default() += 1;
+                    *used.entry(domains.get(&drive).copied()).or_default() += 1;
                     drives.push(drive);
                 }
                 None if share < usable.len() => share += 1,
@@ -302,16 +411,22 @@ impl Layout {
 /// A mesh's layouts, by their numbers.
 pub type Layouts = BTreeMap<LayoutId, Arc<Layout>>;
 
-/// Where the shards of a stripe that was written under a layout may be: of each the drives, first the one that took it, then
-/// those that are its home, in that layout and in later ones of the line, to which it may have been moved. `None` for a
-/// layout that is not known, or in which the stripe has no place.
+/// Where the shards of a stripe that was written under a layout in a code may be: of each the drives, first the one that took
+/// it, then those that are its home, in that layout and in later ones of the line, to which it may have been moved. `None` for
+/// a layout that is not known, or in which the stripe has no place.
 #[must_use]
-pub fn holders(layouts: &Layouts, layout: LayoutId, stripe: StripeId, avoid: &[DriveId]) -> Option<Vec<Vec<DriveId>>> {
+pub fn holders(
+    layouts: &Layouts,
+    layout: LayoutId,
+    code: Option<Code>,
+    stripe: StripeId,
+    avoid: &[DriveId],
+) -> Option<Vec<Vec<DriveId>>> {
     let own = layouts.get(&layout)?;
-    let mut holders: Vec<Vec<DriveId>> =
-        own.place(stripe, avoid)?.drives.into_iter().map(|drive| vec![drive]).collect();
-    for layout in core::iter::once(&**own).chain(later(layouts, own)) {
-        for (holders, home) in holders.iter_mut().zip(layout.homes(stripe)) {
+    let placed = own.table(code)?.place(stripe, avoid)?;
+    let mut holders: Vec<Vec<DriveId>> = placed.drives.into_iter().map(|drive| vec![drive]).collect();
+    for table in core::iter::once(&**own).chain(later(layouts, own)).filter_map(|layout| layout.table(code)) {
+        for (holders, home) in holders.iter_mut().zip(table.homes(stripe)) {
             if !holders.contains(home) {
                 holders.push(*home);
             }
@@ -361,6 +476,7 @@ mod tests {
             groups: vec![drives.clone()],
             domains: drives.iter().map(|drive| (*drive, NodeId((drive.0 - 1) / 2))).collect(),
             line: 0,
+            others: Vec::new(),
         }
     }
 
@@ -370,18 +486,18 @@ mod tests {
 
     #[test]
     fn spreads_over_domains_while_they_last() {
-        let all = layout().place(stripe(), &[]);
+        let all = layout().own().place(stripe(), &[]);
         assert_eq!(all, Some(Placement { drives: vec![DriveId(1), DriveId(3), DriveId(5)], shared: false }));
-        let two_nodes = layout().place(stripe(), &[DriveId(1), DriveId(2)]);
+        let two_nodes = layout().own().place(stripe(), &[DriveId(1), DriveId(2)]);
         assert_eq!(two_nodes, Some(Placement { drives: vec![DriveId(3), DriveId(5), DriveId(4)], shared: true }));
-        let one_drive = layout().place(stripe(), &[DriveId(1)]);
+        let one_drive = layout().own().place(stripe(), &[DriveId(1)]);
         assert_eq!(one_drive, Some(Placement { drives: vec![DriveId(2), DriveId(3), DriveId(5)], shared: false }));
     }
 
     #[test]
     fn refuses_with_fewer_than_k_plus_m() {
         let avoid: Vec<DriveId> = (1..=4).map(DriveId).collect();
-        assert_eq!(layout().place(stripe(), &avoid), None);
+        assert_eq!(layout().own().place(stripe(), &avoid), None);
     }
 
     #[test]
@@ -390,7 +506,7 @@ mod tests {
         let layout = Layout { line: 1, groups, ..layout() };
         let placed = |avoid: &[u64]| {
             let avoid: Vec<DriveId> = avoid.iter().copied().map(DriveId).collect();
-            let placement = layout.place(stripe(), &avoid)?;
+            let placement = layout.own().place(stripe(), &avoid)?;
             Some((placement.drives.into_iter().map(|drive| drive.0).collect::<Vec<_>>(), placement.shared))
         };
         assert_eq!(placed(&[]), Some((vec![1, 3, 5], false)));
@@ -403,8 +519,8 @@ mod tests {
         // What is no home is not missed.
         assert_eq!(placed(&[2, 4, 6]), Some((vec![1, 3, 5], false)));
         assert_eq!(placed(&[1, 2, 3, 4]), None);
-        assert_eq!(layout.homes(stripe()), [1, 3, 5].map(DriveId));
-        assert!(Layout { line: 0, ..layout }.homes(stripe()).is_empty());
+        assert_eq!(layout.own().homes(stripe()), [1, 3, 5].map(DriveId));
+        assert!(Layout { line: 0, ..layout }.own().homes(stripe()).is_empty());
     }
 
     #[test]
@@ -423,7 +539,7 @@ mod tests {
         .into();
         let held = |layout, avoid: &[u64]| {
             let avoid: Vec<DriveId> = avoid.iter().copied().map(DriveId).collect();
-            let holders = holders(&layouts, LayoutId(layout), stripe(), &avoid)?;
+            let holders = holders(&layouts, LayoutId(layout), None, stripe(), &avoid)?;
             Some(holders.into_iter().map(|drives| drives.into_iter().map(|drive| drive.0).collect()).collect())
         };
         assert_eq!(held(2, &[]), Some(vec![vec![1, 2], vec![3, 4], vec![5]]));
@@ -435,5 +551,56 @@ mod tests {
         assert_eq!(held(3, &[]), Some(vec![vec![6], vec![4], vec![2]]));
         assert_eq!(held(6, &[]), None);
         assert_eq!(held(2, &[1, 2, 3, 4]), None::<Vec<Vec<u64>>>);
+    }
+
+    #[test]
+    fn a_stripe_of_another_code_is_in_that_code_s_groups_of_every_layout_of_the_line() {
+        let copies = Code { data: 1, parity: 1 };
+        let of = |id, own: [u64; 6], other: [u64; 3]| {
+            let others = vec![CodeGroups { code: copies, groups: vec![other.map(DriveId).to_vec()] }];
+            let groups = vec![own.map(DriveId).to_vec()];
+            (LayoutId(id), Arc::new(Layout { id: LayoutId(id), line: 1, groups, others, ..layout() }))
+        };
+        let mut layouts: Layouts = [of(2, [1, 3, 5, 2, 4, 6], [6, 4, 2]), of(3, [1, 3, 5, 2, 4, 6], [6, 1, 2])].into();
+        let before = Layout { others: Vec::new(), ..Layout::clone(&layouts[&LayoutId(2)]) };
+        layouts.insert(LayoutId(1), Arc::new(Layout { id: LayoutId(1), ..before }));
+        let held = |layout, code, avoid: &[u64]| {
+            let avoid: Vec<DriveId> = avoid.iter().copied().map(DriveId).collect();
+            let holders = holders(&layouts, LayoutId(layout), code, stripe(), &avoid)?;
+            Some(
+                holders
+                    .into_iter()
+                    .map(|drives| drives.into_iter().map(|drive| drive.0).collect())
+                    .collect::<Vec<Vec<_>>>(),
+            )
+        };
+        assert_eq!(held(2, Some(copies), &[]), Some(vec![vec![6], vec![4, 1]]));
+        assert_eq!(held(2, Some(copies), &[6]), Some(vec![vec![2, 6], vec![4, 1]]));
+        assert_eq!(held(3, Some(copies), &[]), Some(vec![vec![6], vec![1]]));
+        // Its own code is the same whether it is named or not, and what has no groups yet has no place.
+        assert_eq!(held(2, Some(Code { data: 2, parity: 1 }), &[]), held(2, None, &[]));
+        assert_eq!(held(2, None, &[]), Some(vec![vec![1], vec![3], vec![5]]));
+        assert_eq!(held(1, Some(copies), &[]), None);
+        assert_eq!(held(3, Some(Code { data: 1, parity: 2 }), &[]), None);
+        let codes =
+            |layout| layouts[&LayoutId(layout)].tables().map(|table| table.code().to_string()).collect::<Vec<_>>();
+        assert_eq!((codes(1), codes(3)), (vec!["2+1".to_owned()], vec!["2+1".to_owned(), "1+1".to_owned()]));
+    }
+
+    #[test]
+    fn codes_are_written_as_they_are_read_and_copies_are_a_code() {
+        for text in ["4+2", "1+0", "1+2", "16+8"] {
+            assert_eq!(text.parse::<Code>().map(|code| code.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["", "4", "4+", "+2", "0+1", "17+1", "4+9", "4 + 2", "4+2+1", "256+1", "-1+2"] {
+            assert_eq!(text.parse::<Code>().map_err(|error| error.kind()), Err(ErrorKind::Invalid), "{text}");
+        }
+        assert_eq!(Code::copies(3), Ok(Code { data: 1, parity: 2 }));
+        assert_eq!(Code::copies(9), Ok(Code { data: 1, parity: 8 }));
+        for copies in [0, 10, 255] {
+            assert_eq!(Code::copies(copies).map_err(|error| error.kind()), Err(ErrorKind::Invalid), "{copies}");
+        }
+        let drives = |data, parity| Code { data, parity }.group_drives();
+        assert_eq!([drives(1, 1), drives(4, 2), drives(16, 8)], [8, 12, 32]);
     }
 }

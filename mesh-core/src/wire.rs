@@ -351,6 +351,7 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                         Compression::Off => 0,
                         Compression::Auto => 1,
                     },
+                    code: target.code.map(|code| proto::Code { data: code.data.into(), parity: code.parity.into() }),
                 };
                 match **op {
                     StripeOp::Write(_) => B::StripeWrite(message),
@@ -476,6 +477,7 @@ fn decode_body(body: proto::header::Body) -> Result<Body, Error> {
                     return Err(Error::new(ErrorKind::Unsupported, what).with("compression", other));
                 }
             },
+            code: message.code.as_ref().map(|of| code(of.data, of.parity)).transpose()?,
         };
         Ok((target, message.avoid.iter().copied().map(DriveId).collect()))
     };

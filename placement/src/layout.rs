@@ -27,8 +27,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use mesh_core::{
     Error, ErrorKind,
     id::{DriveId, LayoutId, NodeId},
-    limits::{GROUP_DRIVES_MAX, LAYOUT_GROUPS_MAX},
-    topology::{Code, DriveInfo, Layout, mix},
+    limits::{CODES_DRIVES_MAX, COMMAND_BYTES_MAX, DRIVE_NUMBER_BYTES_MAX, LAYOUT_GROUPS_MAX},
+    topology::{Code, CodeGroups, DriveInfo, Layout, mix},
 };
 
 /// Which layout is to be made.
@@ -38,8 +38,8 @@ pub enum Lineage {
     None(Code),
     /// The first of a line, which is not 0.
     First(u32, Code),
-    /// The next one after this, of the same line.
-    Next(Arc<Layout>),
+    /// The next one after this, of the same line, with groups for these codes that it does not have.
+    Next(Arc<Layout>, Vec<Code>),
 }
 
 impl Lineage {
@@ -48,25 +48,36 @@ impl Lineage {
     pub fn code(&self) -> Code {
         match self {
             Self::None(code) | Self::First(_, code) => *code,
-            Self::Next(before) => before.code,
+            Self::Next(before, _) => before.code,
         }
+    }
+
+    /// All codes that it will have groups for, its own first.
+    pub fn codes(&self) -> impl Iterator<Item = Code> {
+        let (before, new) = match self {
+            Self::None(_) | Self::First(..) => (None, None),
+            Self::Next(before, new) => (Some(&before.others), Some(new)),
+        };
+        let before = before.into_iter().flatten().map(|other| other.code);
+        core::iter::once(self.code()).chain(before).chain(new.into_iter().flatten().copied())
     }
 }
 
 /// A layout of these drives, whatever their order. Drives without capacity are left out.
 ///
 /// # Errors
-/// `Invalid` for a code over the limits or a drive given twice, `TooFewShards` if fewer than k+m drives are left.
+/// `Invalid` for a code over the limits or a drive given twice, `TooFewShards` if fewer than k+m drives are left, for whichever
+/// code.
 pub fn build(id: LayoutId, lineage: &Lineage, drives: &[DriveInfo]) -> Result<Layout, Error> {
     let code = lineage.code();
-    if !code.is_valid() {
+    if !lineage.codes().all(Code::is_valid) {
         return Err(Error::invalid("a code over the limits: 1 to 16 data shards, up to 8 parity shards"));
     }
     let usable = usable(drives);
     if usable.windows(2).any(|pair| pair[0].id == pair[1].id) {
         return Err(Error::invalid("the same drive is given twice"));
     }
-    if usable.len() < code.shards() {
+    if let Some(code) = lineage.codes().find(|code| usable.len() < code.shards()) {
         let text = format!(
             "{} drives can be used, and {code} needs {}: add drives, or choose a smaller code",
             usable.len(),
@@ -74,26 +85,36 @@ pub fn build(id: LayoutId, lineage: &Lineage, drives: &[DriveInfo]) -> Result<La
         );
         return Err(Error::new(ErrorKind::TooFewShards, text));
     }
-    let length = group_length(code).min(usable.len());
-    let (line, before, count) = match lineage {
-        Lineage::None(_) => (0, None, group_count(usable.len())),
-        // It cannot have more of them later, however many drives come.
-        Lineage::First(line, _) => (*line, None, GROUPS_MAX),
-        Lineage::Next(before) => (before.line, Some(&before.groups), before.groups.len()),
+    let (line, before) = match lineage {
+        Lineage::None(_) => (0, None),
+        Lineage::First(line, _) => (*line, None),
+        Lineage::Next(before, _) => (before.line, Some(before)),
     };
-    let group = |group: usize| {
-        let mut drives = ranked(group, &usable, length);
-        if let Some(before) = before {
-            keep_seats(&mut drives[..code.shards()], &before[group]);
-        }
-        drives
+    let table = |code: Code| {
+        let before = before.and_then(|before| before.table(Some(code)));
+        let count = match before {
+            Some(before) => before.groups().len(),
+            None if line == 0 => group_count(usable.len()),
+            // It cannot have more of them later, however many drives come.
+            None => GROUPS_MAX,
+        };
+        let length = code.group_drives().min(usable.len());
+        let group = |group: usize| {
+            let mut drives = ranked(group, &usable, length);
+            if let Some(before) = before {
+                keep_seats(&mut drives[..code.shards()], &before.groups()[group]);
+            }
+            drives
+        };
+        (0..count).map(group).collect()
     };
     Ok(Layout {
         id,
         code,
-        groups: (0..count).map(group).collect(),
+        groups: table(code),
         domains: usable.iter().map(|drive| (drive.id, drive.node)).collect(),
         line,
+        others: lineage.codes().skip(1).map(|code| CodeGroups { code, groups: table(code) }).collect(),
     })
 }
 
@@ -125,18 +146,6 @@ pub const fn group_count(drives: usize) -> usize {
         GROUPS_MIN
     } else {
         wanted.next_power_of_two()
-    }
-}
-
-/// Drives that a group lists: those of a stripe, and as many again to take the place of drives that fail.
-const fn group_length(code: Code) -> usize {
-    let wanted = code.shards() * 2;
-    if wanted < GROUP_LENGTH_MIN {
-        GROUP_LENGTH_MIN
-    } else if wanted > GROUP_DRIVES_MAX {
-        GROUP_DRIVES_MAX
-    } else {
-        wanted
     }
 }
 
@@ -201,14 +210,15 @@ fn minus_log2(draw: u64) -> u64 {
 
 const GROUPS_PER_DRIVE: usize = 32;
 const GROUPS_MIN: usize = 32;
-/// Groups of a layout at most: with [`GROUP_DRIVES_MAX`] drives each, in at most 10 bytes, it still fits in a command.
+/// Groups of a code in a layout at most: with those of all codes, and the domains of some ten thousand drives, it still fits in
+/// a command.
 pub const GROUPS_MAX: usize = 2048;
-const GROUP_LENGTH_MIN: usize = 8;
 
 const _: () = {
     assert!(GROUPS_MAX <= LAYOUT_GROUPS_MAX);
-    assert!(GROUPS_MAX * (GROUP_DRIVES_MAX * 10 + 1) < mesh_core::limits::COMMAND_BYTES_MAX);
-    assert!(GROUP_LENGTH_MIN <= GROUP_DRIVES_MAX);
+    // A group of any code lists 8 drives at least, and says how many.
+    let numbers = CODES_DRIVES_MAX * DRIVE_NUMBER_BYTES_MAX + CODES_DRIVES_MAX / 8;
+    assert!(GROUPS_MAX * numbers + 10_000 * 2 * DRIVE_NUMBER_BYTES_MAX < COMMAND_BYTES_MAX);
 };
 
 #[cfg(test)]

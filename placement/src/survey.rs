@@ -110,8 +110,8 @@ pub fn view(control: &ControlView, survey: Survey<'_>) -> View {
 /// Whether a DPU sees the drives that a chain needs, if its host does: that it lacks something else, a chain of another tenant
 /// that fails there among it, is no reason against it.
 fn sees_enough(control: &ControlView, reports: &SharedMap<NodeId, Arc<NodeReport>>, info: &NodeInfo) -> bool {
-    let Some((code, host)) = control.code.zip(info.attached_to) else { return true };
-    let sees = |node: &NodeId| reports.get(node).map(|report| report.drives_up as usize >= code.shards());
+    let Some(host) = info.attached_to else { return true };
+    let sees = |node: &NodeId| reports.get(node).map(|report| report.drives_up as usize >= control.widest());
     sees(&info.id) != Some(false) || sees(&host) == Some(false)
 }
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
-    id::{DriveId, LayoutId, NodeId, StripeId, WriteId},
-    topology::{Code, DriveState, Layout, Survival},
+    id::{DriveId, NodeId},
+    topology::{Code, DriveState, Layout, Survival, Table},
 };
 
 /// What is not as it should be already: the next loss comes on top of it.
@@ -54,14 +54,31 @@ pub fn survival(layout: &Layout, hosts: usize, out: &Outage) -> Survival {
         let up = hosts.saturating_sub(out.hosts.len());
         return lost(false, format!("metadata need a majority of the {hosts} nodes, and {up} answer"));
     }
-    let code = layout.code;
+    let mut worst = Survival { reads: true, writes: true, reason: String::new() };
+    for table in layout.tables() {
+        let one = of_code(layout, table, out);
+        if !one.reads {
+            return one;
+        }
+        if worst.writes {
+            worst = one;
+        }
+    }
+    worst
+}
+
+/// What is left of what is stored in a code.
+fn of_code(layout: &Layout, table: Table<'_>, out: &Outage) -> Survival {
+    let lost =
+        |reads, reason: String| Survival { reads, writes: false, reason: format!("{}{reason}", out.said(layout)) };
+    let code = table.code();
     let mut fewest: Option<(usize, NodeId)> = None;
     // Where there are few drives most groups are alike.
-    for group in layout.groups.iter().collect::<BTreeSet<_>>() {
-        if let Some((node, shards, unread)) = crowded(layout, group, out) {
+    for group in table.groups().iter().collect::<BTreeSet<_>>() {
+        if let Some((node, shards, unread)) = crowded(layout, table, group, out) {
             let nodes = code.shards().div_ceil(usize::from(code.parity).max(1));
             let reason = if code.parity == 0 {
-                format!("the code {code} has no parity: make the mesh with another")
+                format!("the code {code} has no parity: make the mesh, or the bucket, with another")
             } else if unread > 0 {
                 format!(
                     "a stripe has {unread} of its shards on drives that do not answer and {shards} on {node}, and only {} \
@@ -108,16 +125,14 @@ pub const fn drives_each(code: Code, hosts: usize) -> usize {
 
 /// A node without which more of the group's stripes' shards are away than may be lost: how many it has that answer, and
 /// how many do not answer anyway.
-fn crowded(layout: &Layout, group: &[DriveId], out: &Outage) -> Option<(NodeId, usize, usize)> {
-    // Every stripe of a group goes to the same drives; where, only the layout says.
-    let alone = Layout { id: LayoutId(0), groups: vec![group.to_vec()], domains: layout.domains.clone(), ..*layout };
-    let placement = alone.place(StripeId { write: WriteId(0), stripe: 0, attempt: 0 }, &[])?;
+fn crowded(layout: &Layout, table: Table<'_>, group: &[DriveId], out: &Outage) -> Option<(NodeId, usize, usize)> {
+    let placement = table.place_in(group, &[])?;
     let (unread, read): (Vec<_>, Vec<_>) = placement.drives.iter().partition(|drive| out.is_unread(drive));
     let mut shards: BTreeMap<NodeId, usize> = BTreeMap::new();
     for node in read.into_iter().filter_map(|drive| layout.domains.get(drive)) {
         *shards.entry(*node).or_default() += 1;
     }
-    let worst = shards.into_iter().find(|(_, count)| unread.len() + count > usize::from(layout.code.parity));
+    let worst = shards.into_iter().find(|(_, count)| unread.len() + count > usize::from(table.code().parity));
     worst.map(|(node, count)| (node, count, unread.len()))
 }
 
@@ -144,7 +159,12 @@ mod tests {
             seat: None,
         };
         let drives: Vec<DriveInfo> = owners.enumerate().map(drive).collect();
-        crate::layout::build(LayoutId(1), &crate::layout::Lineage::First(1, Code { data, parity }), &drives).unwrap()
+        crate::layout::build(
+            mesh_core::id::LayoutId(1),
+            &crate::layout::Lineage::First(1, Code { data, parity }),
+            &drives,
+        )
+        .unwrap()
     }
 
     fn of(data: u8, parity: u8, nodes: &[usize]) -> (bool, bool, String) {
@@ -157,6 +177,36 @@ mod tests {
         assert_eq!(of(2, 1, &[2, 2, 2]), (true, true, String::new()));
         assert_eq!(of(1, 1, &[1, 1, 1]), (true, true, String::new()));
         assert_eq!(of(2, 1, &[1, 1, 1, 1]), (true, true, String::new()));
+    }
+
+    #[test]
+    fn what_is_least_safe_of_all_codes_is_said() {
+        let one = layout(2, 1, &[2, 2, 2]);
+        let with = |codes: &[(u8, u8)]| {
+            let codes = codes.iter().map(|(data, parity)| Code { data: *data, parity: *parity }).collect();
+            let drives: Vec<DriveInfo> = one
+                .domains
+                .iter()
+                .map(|(id, node)| DriveInfo {
+                    id: *id,
+                    node: *node,
+                    capacity_bytes: 1 << 30,
+                    epoch: Epoch(1),
+                    seat: None,
+                })
+                .collect();
+            let lineage = crate::layout::Lineage::Next(std::sync::Arc::new(one.clone()), codes);
+            let layout = crate::layout::build(mesh_core::id::LayoutId(2), &lineage, &drives).unwrap();
+            let survival = survival(&layout, 3, &Outage::default());
+            (survival.reads, survival.writes, survival.reason)
+        };
+        assert_eq!(with(&[(1, 1), (1, 2)]), (true, true, String::new()));
+        let (reads, writes, reason) = with(&[(1, 1), (3, 2), (1, 2)]);
+        assert!(reads && !writes && reason.contains("3+2 needs 5"), "{reason}");
+        let (reads, _, reason) = with(&[(3, 2), (4, 1)]);
+        assert!(!reads && reason.contains("2 of its shards on node-"), "{reason}");
+        let (reads, _, reason) = with(&[(1, 0)]);
+        assert!(!reads && reason.contains("the code 1+0 has no parity"), "{reason}");
     }
 
     #[test]

@@ -208,7 +208,7 @@ impl Rm {
 }
 
 /// Prints a line; says `false` once the reader has had enough (`mesh ls | head`).
-fn print_line(line: &str) -> Result<bool, Error> {
+pub(super) fn print_line(line: &str) -> Result<bool, Error> {
     match writeln!(std::io::stdout(), "{line}") {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),

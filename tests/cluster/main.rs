@@ -30,6 +30,8 @@ use processes::{Cluster, bytes_of, until};
 type Acknowledged = Arc<Mutex<BTreeMap<String, (u64, usize)>>>;
 
 const BUCKET: &str = "main";
+/// One that keeps copies, where a test makes it.
+const COPIES: &str = "copies";
 const MARKER: &[u8] = b"this very sentence must not be found on any drive";
 
 /// Puts that failed, and were tried again.
@@ -38,6 +40,11 @@ struct Failures {
     all: u32,
     /// Of one object, at most.
     in_a_row: u32,
+}
+
+/// Where a stream puts what has this key.
+fn bucket_of(key: &str) -> &'static str {
+    if key.starts_with(COPIES) { COPIES } else { BUCKET }
 }
 
 /// Puts objects one after another until told to stop; a put that fails is tried again, as an SDK does, and counted.
@@ -51,7 +58,7 @@ async fn stream(client: Client, name: &str, acknowledged: Acknowledged, stop: Ar
         let seed = u64::from(name.as_bytes()[0]) << 32 | count;
         let len = [0, 1, 4096, 70_000, 1_000_000, 5_000_000][(count % 6) as usize] + (count as usize % 97);
         for times in 1.. {
-            match client.put_bytes(BUCKET, &key, &bytes_of(seed, len)).await {
+            match client.put_bytes(bucket_of(&key), &key, &bytes_of(seed, len)).await {
                 Ok(_) => {
                     acknowledged.lock().unwrap().insert(key, (seed, len));
                     break;
@@ -72,7 +79,7 @@ async fn read_all(client: &Client, acknowledged: &Acknowledged, when: &str) {
     let all = acknowledged.lock().unwrap().clone();
     for (key, (seed, len)) in &all {
         let read = until(&format!("{key} is read {when}"), Duration::from_secs(60), async || {
-            match client.get_bytes(BUCKET, key).await {
+            match client.get_bytes(bucket_of(key), key).await {
                 Ok(bytes) => Ok(bytes),
                 // What is gone or wrong stays so: only what may heal is asked again.
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Lost) => {

@@ -11,10 +11,10 @@ use std::{
     time::Duration,
 };
 
-use mesh_core::Error;
+use mesh_core::{Error, meta::BucketSettings, topology::Code};
 
 use crate::{
-    Acknowledged, Failures,
+    Acknowledged, COPIES, Failures,
     drives::{is_whole, with_a_short_grace},
     nodes::{UNTIL_EMPTY, once_it_may, three_vote_without, written},
     processes::{Cluster, until},
@@ -47,7 +47,15 @@ async fn every_part_is_exchanged_under_load() {
     let acknowledged = Acknowledged::default();
     let stop = Arc::new(AtomicBool::new(false));
     let client = cluster.client(&[1, 2]).await;
-    let writer = tokio::spawn(stream(client.clone(), "load", acknowledged.clone(), stop.clone()));
+    // As much is put into a bucket that keeps three copies, a node each.
+    let kept_in = |code| BucketSettings { code: Some(code), ..BucketSettings::default() };
+    client.create_bucket_with(COPIES, kept_in(Code::copies(3).unwrap())).await.unwrap();
+    let wide = client.create_bucket_with("wide", kept_in(Code { data: 8, parity: 2 })).await.unwrap_err();
+    assert!(wide.message().starts_with("the mesh has too few drives for this code"), "{wide}");
+    let streams = |names: [&'static str; 2]| {
+        names.map(|name| tokio::spawn(stream(client.clone(), name, acknowledged.clone(), stop.clone())))
+    };
+    let writers = streams(["load", "copies"]);
     written(&acknowledged, 12).await;
 
     // What cannot be a drive is none, and nobody speaks of it afterwards.
@@ -101,12 +109,14 @@ async fn every_part_is_exchanged_under_load() {
     written(&acknowledged, 12).await;
 
     stop.store(true, Ordering::Release);
-    assert_eq!(writer.await.unwrap(), Failures::default());
+    for writer in writers {
+        assert_eq!(writer.await.unwrap(), Failures::default());
+    }
 
     // Each is started anew, with the drives that it was given. What a node does not say any more of a put that it had begun, an
     // SDK sends again, twice by default.
     stop.store(false, Ordering::Release);
-    let writer = tokio::spawn(stream(client.clone(), "more", acknowledged.clone(), stop.clone()));
+    let writers = streams(["more", "copies-more"]);
     for node in [1, 2, 4] {
         cluster.terminate(node);
         cluster.serve(node);
@@ -115,8 +125,10 @@ async fn every_part_is_exchanged_under_load() {
     whole(&cluster, "in the end").await;
     written(&acknowledged, 12).await;
     stop.store(true, Ordering::Release);
-    let failures = writer.await.unwrap();
-    assert!(failures.in_a_row <= 2, "{failures:?}");
+    for writer in writers {
+        let failures = writer.await.unwrap();
+        assert!(failures.in_a_row <= 2, "{failures:?}");
+    }
     read_all(&client, &acknowledged, "after everything was exchanged").await;
     // As before, any node may be down.
     cluster.kill(2);

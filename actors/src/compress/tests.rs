@@ -48,6 +48,7 @@ fn target(compression: Compression) -> StripeTarget {
         binding: Arc::new(binding),
         key: Some(Arc::new(key)),
         compression,
+        code: None,
     }
 }
 

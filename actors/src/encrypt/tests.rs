@@ -49,7 +49,14 @@ fn stripe() -> StripeId {
 }
 
 fn target(key: Option<Arc<WrappedKey>>) -> StripeTarget {
-    StripeTarget { id: stripe(), layout: LayoutId(1), binding: binding(), key, compression: Compression::Off }
+    StripeTarget {
+        id: stripe(),
+        layout: LayoutId(1),
+        binding: binding(),
+        key,
+        compression: Compression::Off,
+        code: None,
+    }
 }
 
 fn request(op: impl Into<Op>, payload: &[u8]) -> Request {

@@ -41,16 +41,16 @@ impl Delete {
         drives: &mut Drives,
         cx: &mut Cx<'_>,
     ) -> Result<Option<Self>, Error> {
-        let layout = drives.layout(target.layout)?;
-        let holders = drives.holders(&layout, target.id, avoid)?;
+        let layout = drives.layout(target)?;
+        let holders = drives.holders(target, avoid)?;
         // What each drive may have.
         let mut doomed: BTreeMap<DriveId, Vec<ShardId>> = BTreeMap::new();
         if !avoid.is_empty() || target.id.attempt > 0 {
             let attempts = (0..=target.id.attempt).map(|attempt| StripeId { attempt, ..target.id });
-            let shards = |id: StripeId| (0..).take(layout.code.shards()).map(move |shard| id.shard(shard));
+            let shards = |id: StripeId| (0..).take(holders.len()).map(move |shard| id.shard(shard));
             let every: Vec<ShardId> = attempts.flat_map(shards).collect();
-            let later = drives.later(&layout).flat_map(|later| later.group_of(target.id));
-            let group = layout.group_of(target.id).iter().chain(later).filter(|drive| !drives.is_lost(**drive));
+            let tables = core::iter::once(&*layout).chain(drives.later(&layout)).filter_map(|it| it.table(target.code));
+            let group = tables.flat_map(|table| table.group_of(target.id)).filter(|drive| !drives.is_lost(**drive));
             doomed.extend(group.map(|drive| (*drive, every.clone())));
         } else {
             for (shard, holders) in (0..).zip(holders) {

@@ -11,8 +11,8 @@ use std::{
 
 use mesh_core::{
     Buf, Cx, Error, ErrorKind, Outcome, Target,
-    id::{ActorId, DriveId, LayoutId, StripeId, Token},
-    op::ShardOp,
+    id::{ActorId, DriveId, Token},
+    op::{ShardOp, StripeTarget},
     spec::ErasureSpec,
     time::Instant,
     topology::{self, DriveState, Layout},
@@ -70,16 +70,20 @@ impl Drives {
         self.suspects.retain(|drive, _| up(&old, drive) || !up(&self.spec, drive));
     }
 
-    /// A layout by its number.
-    pub(super) fn layout(&self, id: LayoutId) -> Result<Arc<Layout>, Error> {
+    /// A stripe's layout, which has groups for its code.
+    pub(super) fn layout(&self, target: &StripeTarget) -> Result<Arc<Layout>, Error> {
+        let id = target.layout;
         let layout = self.spec.layouts.get(&id).ok_or_else(|| {
             let text = "this node has not heard of the layout yet: try again once it has the newest configuration";
             Error::new(ErrorKind::Draining, text).with("layout", id)
         })?;
-        if layout.groups.is_empty() || !layout.code.is_valid() {
-            return Err(Error::invalid("the layout has no groups or no valid code").with("layout", id));
+        match layout.table(target.code) {
+            Some(table) if !table.groups().is_empty() && table.code().is_valid() => Ok(layout.clone()),
+            _ => {
+                Err(Error::invalid("the layout has no groups for the stripe's code, or no valid code")
+                    .with("layout", id))
+            }
         }
-        Ok(layout.clone())
     }
 
     /// The layouts of the line that came after one.
@@ -88,16 +92,13 @@ impl Drives {
     }
 
     /// Where the shards of a stripe may be: of each the drives that are not lost.
-    pub(super) fn holders(
-        &self,
-        layout: &Layout,
-        stripe: StripeId,
-        avoid: &[DriveId],
-    ) -> Result<Vec<Vec<DriveId>>, Error> {
+    pub(super) fn holders(&self, target: &StripeTarget, avoid: &[DriveId]) -> Result<Vec<Vec<DriveId>>, Error> {
         // A manifest names only sets of drives that left a placement.
         let no_placement =
             || Error::invalid("the stripe's layout has no placement without the drives that are said to be avoided");
-        let mut holders = topology::holders(&self.spec.layouts, layout.id, stripe, avoid).ok_or_else(no_placement)?;
+        let StripeTarget { id, layout, code, .. } = target;
+        let holders = topology::holders(&self.spec.layouts, *layout, *code, *id, avoid);
+        let mut holders = holders.ok_or_else(no_placement)?;
         holders.iter_mut().for_each(|holders| holders.retain(|drive| !self.is_lost(*drive)));
         Ok(holders)
     }

@@ -66,8 +66,8 @@ impl Read {
         drives: &mut Drives,
         cx: &mut Cx<'_>,
     ) -> Result<Self, Error> {
-        let layout = drives.layout(target.layout)?;
-        let mut holders = drives.holders(&layout, target.id, avoid)?;
+        let layout = drives.layout(target)?;
+        let mut holders = drives.holders(target, avoid)?;
         let rank = |drive: &DriveId| drives.rank(*drive, cx.now());
         holders.iter_mut().for_each(|holders| holders.sort_by_key(rank));
         let first = |(shard, holders): (u8, &Vec<DriveId>)| Some((rank(holders.first()?), false, shard));
@@ -77,7 +77,7 @@ impl Read {
         let mut read = Self {
             caller,
             stripe: target.id,
-            code: layout.code,
+            code: target.code.unwrap_or(layout.code),
             failed: vec![None; holders.len()],
             holders: holders.into_iter().map(VecDeque::from).collect(),
             queue,

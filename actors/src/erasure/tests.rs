@@ -6,7 +6,7 @@ use mesh_core::{
     op::{Binding, StripeTarget},
     port::{ComputeJob, WorkOutput},
     time::UnixMillis,
-    topology::{Code, DriveState, Layout},
+    topology::{Code, CodeGroups, DriveState, Layout},
 };
 
 use super::*;
@@ -83,6 +83,7 @@ fn spec(down: &[u64]) -> ErasureSpec {
         domains: drives.iter().map(|drive| (*drive, NodeId((drive.0 - 1) / 2))).collect(),
         groups: vec![drives.clone()],
         line: 0,
+        others: Vec::new(),
     };
     let state = |drive: &DriveId| if down.contains(&drive.0) { DriveState::Down } else { DriveState::Up };
     ErasureSpec {
@@ -121,6 +122,7 @@ fn target() -> StripeTarget {
         binding: Arc::new(binding),
         key: None,
         compression: Compression::Off,
+        code: None,
     }
 }
 
@@ -378,4 +380,76 @@ fn has_no_state_to_carry_over() {
     let mut bench = Bench::whole();
     assert!(bench.erasure.snapshot(None).is_empty());
     assert!(bench.erasure.restore(&Snapshot::default()).is_ok());
+}
+
+/// Two copies of everything, in groups of their own.
+fn copied() -> ErasureSpec {
+    let mut spec = moved();
+    for layout in spec.layouts.values_mut() {
+        let homes = if layout.id == LayoutId(3) { [6, 3, 1] } else { [6, 2, 1] };
+        let others = vec![CodeGroups { code: COPIES, groups: vec![homes.map(DriveId).to_vec()] }];
+        *layout = Arc::new(Layout { others, ..Layout::clone(layout) });
+    }
+    spec
+}
+
+const COPIES: Code = Code { data: 1, parity: 1 };
+
+fn copied_target() -> StripeTarget {
+    StripeTarget { code: Some(COPIES), ..target() }
+}
+
+/// The drives that are asked, and what.
+fn asked(effects: &[Effect]) -> Vec<(u64, &ShardOp)> {
+    let of = |effect| match effect {
+        &Effect::Call { to: Target::Actor(actor), request: Request { op: Op::Shard(ref op), .. }, .. } => {
+            (actor.as_drive().expect("a drive").0, &**op)
+        }
+        other => panic!("no drive is asked: {other:?}"),
+    };
+    effects.iter().map(of).collect()
+}
+
+#[test]
+fn a_stripe_of_another_code_is_written_read_and_deleted_in_that_code_s_groups() {
+    let mut bench = Bench::new(copied());
+    let effects = bench.ask(StripeOp::Write(copied_target()), b"stripe");
+    let bytes = Buf::copy_of(b"stripe");
+    assert_eq!(effects, [start(1, ComputeJob::Encode { code: COPIES, bytes })]);
+    let effects = bench.done(1, WorkOutput::Shards(shards()[..2].to_vec()));
+    let written = asked(&effects).into_iter().map(|(drive, op)| match op {
+        ShardOp::Write { id, code, .. } => (drive, id.shard, *code),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(written.collect::<Vec<_>>(), [(6, 0, COPIES), (2, 1, COPIES)]);
+    assert_eq!(bench.answer(2, ok()), []);
+    let placed = Ok(Answer::Placed { avoid: vec![], shared: false }.into());
+    assert_eq!(bench.answer(3, ok()), [reply(placed)]);
+    // One copy is enough; the other one may have been moved.
+    let effects = bench.ask(StripeOp::Read { target: copied_target(), avoid: vec![] }, b"");
+    assert_eq!(asked(&effects), [(6, &ShardOp::Read { id: stripe().shard(0) })]);
+    let effects = bench.on(Event::Reply { call: Token(4), outcome: Err(Error::new(ErrorKind::NotFound, "gone")) });
+    assert_eq!(asked(&effects), [(2, &ShardOp::Read { id: stripe().shard(1) })]);
+    let effects = bench.on(Event::Reply { call: Token(5), outcome: Err(Error::new(ErrorKind::NotFound, "gone")) });
+    assert_eq!(asked(&effects), [(3, &ShardOp::Read { id: stripe().shard(1) })]);
+    // Deleted wherever it may be: also on the third drive of the group, and nowhere in those of the layout's own code.
+    let mut bench = Bench::new(copied());
+    let effects = bench.ask(StripeOp::Delete { target: copied_target(), avoid: vec![DriveId(2)] }, b"");
+    let deleted = asked(&effects).into_iter().map(|(drive, op)| match op {
+        ShardOp::Delete { ids, .. } => (drive, ids.len()),
+        other => panic!("{other:?}"),
+    });
+    // Two attempts of two shards.
+    assert_eq!(deleted.collect::<Vec<_>>(), [(1, 4), (2, 4), (3, 4), (6, 4)]);
+}
+
+#[test]
+fn a_layout_without_groups_for_the_code_is_refused() {
+    for op in [
+        StripeOp::Write(copied_target()),
+        StripeOp::Read { target: copied_target(), avoid: vec![] },
+        StripeOp::Delete { target: copied_target(), avoid: vec![] },
+    ] {
+        assert_refused(&Bench::new(moved()).ask(op, b"stripe"), ErrorKind::Invalid, "no groups for the stripe's code");
+    }
 }

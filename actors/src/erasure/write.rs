@@ -17,7 +17,7 @@ use mesh_core::{
     limits::PAYLOAD_BYTES_MAX,
     op::{ShardOp, StripeTarget},
     port::{ComputeJob, WorkOutput},
-    topology::{Layout, Placement},
+    topology::{Code, Layout, Placement},
 };
 
 use super::{Caller, Drives, Role, Step, Wait};
@@ -29,6 +29,7 @@ pub(super) struct Write {
     stripe: StripeId,
     tenant: TenantId,
     layout: Arc<Layout>,
+    code: Code,
     /// Length of the stripe before coding.
     sealed_len: u32,
     /// Coded, each with its CRC; empty until then.
@@ -64,7 +65,8 @@ impl Write {
         drives: &mut Drives,
         cx: &mut Cx<'_>,
     ) -> Result<Self, Error> {
-        let layout = drives.layout(target.layout)?;
+        let layout = drives.layout(&target)?;
+        let code = target.code.unwrap_or(layout.code);
         if payload.is_empty() {
             return Err(Error::invalid("a stripe has at least one byte"));
         }
@@ -72,7 +74,7 @@ impl Write {
         let sealed_len = sealed_len.ok_or_else(|| {
             Error::new(ErrorKind::TooLarge, "a stripe is longer than the limit").with("bytes", payload.len())
         })?;
-        let group = layout.group_of(target.id);
+        let group = layout.table(target.code).map_or(&[][..], |table| table.group_of(target.id));
         let mut write = Self {
             stripe: target.id,
             tenant: target.binding.tenant,
@@ -88,18 +90,18 @@ impl Write {
             overloaded: false,
             caller,
             layout,
+            code,
         };
         write.place()?;
-        let job = ComputeJob::Encode { code: write.layout.code, bytes: payload };
+        let job = ComputeJob::Encode { code, bytes: payload };
         let work = cx.start(Job::Compute(job));
         drives.waits.insert(work, Wait { job: write.caller.id, role: Role::Work });
         Ok(write)
     }
 
     pub(super) fn on_encoded(&mut self, outcome: WorkOutcome, drives: &mut Drives, cx: &mut Cx<'_>) -> Step {
-        let code = self.layout.code;
         match outcome {
-            Ok(WorkOutput::Shards(shards)) if shards.len() == code.shards() => self.shards = shards,
+            Ok(WorkOutput::Shards(shards)) if shards.len() == self.code.shards() => self.shards = shards,
             Ok(_) => {
                 return Some(Err(Error::bug("the compute back end answered with something other than k+m shards")));
             }
@@ -157,13 +159,18 @@ impl Write {
         let careful: Vec<DriveId> = self.unusable.union(&self.suspected).copied().collect();
         let bold: Vec<DriveId> = self.unusable.iter().copied().collect();
         for avoid in [careful, bold] {
-            if let Some(placement) = self.layout.place(self.stripe, &avoid) {
+            if let Some(placement) = self.without(&avoid) {
                 self.placement = placement;
                 self.avoid = avoid;
                 return Ok(());
             }
         }
         Err(self.too_few())
+    }
+
+    /// Where the stripe goes without these drives.
+    fn without(&self, avoid: &[DriveId]) -> Option<Placement> {
+        self.layout.table(Some(self.code))?.place(self.stripe, avoid)
     }
 
     /// Sends every shard that is not yet where it belongs.
@@ -177,7 +184,7 @@ impl Write {
             let op = ShardOp::Write {
                 id: self.stripe.shard(shard),
                 tenant: self.tenant,
-                code: self.layout.code,
+                code: self.code,
                 sealed_len: self.sealed_len,
                 crc: *crc,
             };
@@ -204,7 +211,7 @@ impl Write {
         let mut avoid = self.avoid.clone();
         for drive in &self.avoid {
             let fewer: Vec<DriveId> = avoid.iter().copied().filter(|other| other != drive).collect();
-            if self.layout.place(self.stripe, &fewer).as_ref() == Some(&self.placement) {
+            if self.without(&fewer).as_ref() == Some(&self.placement) {
                 avoid = fewer;
             }
         }
@@ -218,9 +225,9 @@ impl Write {
                 "drives have no room for more requests: slow down, then try again",
             );
         }
-        let group = self.layout.group_of(self.stripe);
+        let group = self.layout.table(Some(self.code)).map_or(&[][..], |table| table.group_of(self.stripe));
         let up = group.iter().filter(|drive| !self.unusable.contains(*drive)).count();
-        let (code, needed) = (self.layout.code, self.layout.code.shards());
+        let (code, needed) = (self.code, self.code.shards());
         if up + self.full.len() >= needed {
             let text = format!(
                 "{} of the {} drives of the stripe's group are full, and {code} needs {needed}: free space, or add drives",

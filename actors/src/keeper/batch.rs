@@ -173,12 +173,16 @@ impl Batch {
         if own.line == 0 && !matches!(looks, Looks::Damaged(_)) {
             return;
         }
+        let (Some(own), Some(goal_table)) = (own.table(shape.code), goal.table(shape.code)) else {
+            self.broken.insert(write);
+            return;
+        };
         let Some(placed) = own.place(id, avoid) else {
             self.broken.insert(write);
             return;
         };
         let is_settled = shape.layout == goal.id && avoid.is_empty();
-        let is_where = Where { layout: shape.layout, code: own.code, avoid: avoid.to_vec(), is_settled };
+        let is_where = Where { layout: shape.layout, code: own.code(), avoid: avoid.to_vec(), is_settled };
         if let Looks::Damaged(damage) = looks {
             let is_placed = |(shard, drive): &(u8, DriveId)| placed.drives.get(usize::from(*shard)) == Some(drive);
             // A drive that is full takes what it has in another's place.
@@ -199,7 +203,7 @@ impl Batch {
             return;
         }
         let before = self.doubts;
-        for ((shard, placed), home) in (0..).zip(&placed.drives).zip(goal.homes(id)) {
+        for ((shard, placed), home) in (0..).zip(&placed.drives).zip(goal_table.homes(id)) {
             if placed == home && !counts {
                 continue;
             }
@@ -322,12 +326,13 @@ impl Batch {
     ) -> Option<Wound> {
         let Where { layout, code, avoid, .. } = self.stripes.get(&stripe)?;
         let code = *code;
-        let holders = topology::holders(layouts, *layout, stripe, avoid)?;
+        let holders = topology::holders(layouts, *layout, Some(code), stripe, avoid)?;
         let source = |(shard, holders): (u8, Vec<DriveId>)| {
             let strays = self.strays.of(stripe.shard(shard));
             // Where it was in earlier layouts it may be still, if nothing was cleared since.
             let line = layouts.values().filter(|earlier| earlier.line == goal.line);
-            let earlier = line.filter_map(|earlier| earlier.homes(stripe).get(usize::from(shard)).copied());
+            let tables = line.filter_map(|earlier| earlier.table(Some(code)));
+            let earlier = tables.filter_map(|table| table.homes(stripe).get(usize::from(shard)).copied());
             let mut sources: VecDeque<DriveId> = VecDeque::new();
             for drive in holders.into_iter().chain(strays).chain(earlier) {
                 if goals.get(&shard) != Some(&drive) && can_be_read(drive) && !sources.contains(&drive) {

@@ -20,6 +20,7 @@ use mesh_core::{
 use super::*;
 use crate::metadata::{self, MemoryTable};
 
+mod codes;
 mod damage;
 
 const GROUP: GroupId = GroupId(1);
@@ -63,13 +64,15 @@ struct Bench {
     /// Pages of uses that were asked for, and drives' names of what is damaged.
     uses: usize,
     named: usize,
+    /// Writes in another code than that of the layouts.
+    others: BTreeMap<WriteId, Code>,
 }
 
 /// A layout of one group: the first three drives are the homes.
 fn layout(id: u64, drives: &[u64]) -> Arc<Layout> {
     let group: Vec<DriveId> = drives.iter().copied().map(DriveId).collect();
     let domains = group.iter().map(|drive| (*drive, NodeId(drive.0))).collect();
-    Arc::new(Layout { id: LayoutId(id), code: CODE, groups: vec![group], domains, line: 1 })
+    Arc::new(Layout { id: LayoutId(id), code: CODE, groups: vec![group], domains, line: 1, others: Vec::new() })
 }
 
 impl Bench {
@@ -105,6 +108,7 @@ impl Bench {
             listing: false,
             uses: 0,
             named: 0,
+            others: BTreeMap::new(),
         };
         let session = Command::OpenSession { group: GROUP, actor: ActorId(1), session: session() };
         bench.apply(&session).expect("a session");
@@ -128,23 +132,37 @@ impl Bench {
 
     /// An object of so many stripes under the newest layout, without these drives, on the drives that it goes to.
     fn put(&mut self, key: &str, stripes: u32, avoid: &[u64]) -> WriteId {
+        self.put_in(None, key, stripes, avoid)
+    }
+
+    fn put_in(&mut self, code: Option<Code>, key: &str, stripes: u32, avoid: &[u64]) -> WriteId {
         let proposer = self.proposer();
         let open = Command::Upkeep(GROUP, UpkeepCommand::OpenBlock { proposer });
         let Ok(MetaAnswer::Block { first: write, .. }) = self.apply(&open) else { panic!("no block") };
+        self.others.extend(code.map(|code| (write, code)));
         let layout = self.spec.layouts.values().next_back().expect("a layout").clone();
         let avoid: Vec<DriveId> = avoid.iter().copied().map(DriveId).collect();
         let run = Run { first: 0, count: stripes, attempt: 0, avoid: avoid.clone(), shared: false };
         let runs = if avoid.is_empty() { Vec::new() } else { vec![run] };
         for stripe in 0..stripes {
             let id = StripeId { write, stripe, attempt: 0 };
-            let drives = layout.place(id, &avoid).expect("it can be placed").drives;
+            let table = layout.table(code).expect("it has groups");
+            let drives = table.place(id, &avoid).expect("it can be placed").drives;
             for (shard, drive) in (0..).zip(drives) {
                 self.store(drive, id.shard(shard), coded(id, shard));
             }
         }
         let len = u64::from(stripes) * 10;
-        let extent =
-            Extent { write, len, stripe_bytes: 10, layout: layout.id, key: None, runs, compression: Compression::Off };
+        let extent = Extent {
+            write,
+            len,
+            stripe_bytes: 10,
+            layout: layout.id,
+            key: None,
+            runs,
+            compression: Compression::Off,
+            code,
+        };
         let row = ObjectRow {
             version: write,
             len,
@@ -287,11 +305,15 @@ impl Bench {
                     return Err(Error::new(ErrorKind::Corrupt, "no"));
                 }
                 let (payload, tenant) = held.get(&id).cloned().ok_or_else(|| Error::new(ErrorKind::NotFound, "no"))?;
-                let answer = Answer::Shard { code: CODE, sealed_len: 10, crc: crc(&payload), tenant };
+                let code = self.others.get(&id.stripe.write).copied().unwrap_or(CODE);
+                let answer = Answer::Shard { code, sealed_len: 10, crc: crc(&payload), tenant };
                 Ok(Response { answer, payload })
             }
-            ShardOp::Write { id, tenant, code: CODE, sealed_len: 10, crc: said } => {
-                assert_eq!(said, crc(&payload));
+            ShardOp::Write { id, tenant, code, sealed_len: 10, crc: said } => {
+                assert_eq!(
+                    (said, Some(code)),
+                    (crc(&payload), self.others.get(&id.stripe.write).copied().or(Some(CODE)))
+                );
                 self.written.push((drive, id));
                 self.damaged.remove(&(drive, id));
                 held.insert(id, (payload, tenant));
@@ -316,7 +338,8 @@ impl Bench {
         let layout = self.spec.layouts.values().next_back().expect("a layout");
         for stripe in 0..stripes {
             let id = StripeId { write, stripe, attempt: 0 };
-            for (shard, home) in (0..).zip(layout.place(id, &[]).expect("it has homes").drives) {
+            let table = layout.table(self.others.get(&write).copied()).expect("it has groups");
+            for (shard, home) in (0..).zip(table.place(id, &[]).expect("it has homes").drives) {
                 assert_eq!(
                     self.drives[&home].get(&id.shard(shard)),
                     Some(&(coded(id, shard), TENANT)),
@@ -350,12 +373,13 @@ fn coded(id: StripeId, shard: u8) -> Buf {
 
 fn compute(job: ComputeJob) -> WorkOutcome {
     match job {
-        ComputeJob::Encode { code: CODE, bytes } => {
+        ComputeJob::Encode { code, bytes } => {
             let one = |shard: u8| Buf::copy_of(&[&[shard], &bytes[..]].concat());
-            Ok(WorkOutput::Shards((0..3).map(|shard| (one(shard), crc(&one(shard)))).collect()))
+            Ok(WorkOutput::Shards((0..code.shards() as u8).map(|shard| (one(shard), crc(&one(shard)))).collect()))
         }
-        ComputeJob::Decode { code: CODE, len: 10, shards } => {
-            assert!(shards.len() == 2 && shards[0].0 != shards[1].0);
+        ComputeJob::Decode { code, len: 10, shards } => {
+            let places: BTreeSet<u8> = shards.iter().map(|(place, _)| *place).collect();
+            assert_eq!((shards.len(), places.len()), (code.data.into(), code.data.into()));
             Ok(WorkOutput::Bytes(shards[0].1.slice(1..)))
         }
         other => panic!("{other:?}"),

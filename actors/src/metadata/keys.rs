@@ -21,6 +21,7 @@
 //!   'y' drive:8                     Leaving
 //!   'z' node:8                      Departure
 //!   'l' layout:8                    Layout
+//!   'q'                             Codes that buckets have asked for
 //!   't' tenant:8                    TenantRow
 //!   'T' name                        the tenant's number
 //!   'p' tenant:8 name               PrincipalRow
@@ -72,6 +73,7 @@ pub(super) const LOST: u8 = b'x';
 pub(super) const LEAVING: u8 = b'y';
 pub(super) const DEPARTURE: u8 = b'z';
 pub(super) const LAYOUT: u8 = b'l';
+pub(super) const CODES: u8 = b'q';
 pub(super) const TENANT: u8 = b't';
 pub(super) const TENANT_NAME: u8 = b'T';
 pub(super) const PRINCIPAL: u8 = b'p';
@@ -131,6 +133,10 @@ pub(super) fn formed() -> Vec<u8> {
 
 pub(super) fn level() -> Vec<u8> {
     key(LEVEL, &[])
+}
+
+pub(super) fn codes() -> Vec<u8> {
+    key(CODES, &[])
 }
 
 pub(super) fn counter(which: Counter) -> Vec<u8> {

@@ -1,15 +1,17 @@
 //! Begin: opens a write.
 
+use core::time::Duration;
 use std::sync::Arc;
 
 use mesh_core::{
     Answer, Error, ErrorKind,
     id::WriteId,
     limits::PARTS_MAX,
-    meta::{Compression, MetaAnswer, Query, WrappedKey},
+    meta::{BucketRow, BucketSettings, MetaAnswer, Query, WrappedKey},
     op::Destination,
     port::{ComputeJob, WorkOutput},
     spec::Encryption,
+    time::Instant,
 };
 
 use super::{
@@ -18,13 +20,16 @@ use super::{
     writes::NewWrite,
 };
 
-/// bucket → (for a part) its upload → write id → (unless the tenant chose plain) data key → open.
+/// bucket → (where its code is new) groups for it → (for a part) its upload → write id → (unless the tenant chose plain) data
+/// key → open.
 pub(super) struct Begin {
     place: Place,
     key: Arc<str>,
     destination: Destination,
     /// What the bucket said when this began.
-    compression: Compression,
+    settings: BucketSettings,
+    /// There were no groups for its code then, and it is waited for them until this.
+    until: Option<Instant>,
     write: Option<WriteId>,
 }
 
@@ -41,13 +46,32 @@ impl Begin {
             }
             Destination::Part { .. } => {}
         }
-        Ok(Self { place: Place::new(bucket), key, destination, compression: Compression::Off, write: None })
+        Ok(Self {
+            place: Place::new(bucket),
+            key,
+            destination,
+            settings: BucketSettings::default(),
+            until: None,
+            write: None,
+        })
     }
 
-    fn found(&mut self, row: Result<Arc<mesh_core::meta::BucketRow>, task::Failure>) -> Result<Step, Error> {
+    fn found(&mut self, row: Result<Arc<BucketRow>, task::Failure>, scene: &Scene<'_, '_>) -> Result<Step, Error> {
         // What it says now goes with the write to its end: so all stripes of it are stored, and read, in one way.
-        self.compression = row.as_ref().map_or(Compression::Off, |row| row.compression);
-        let bucket = self.place.found(row)?;
+        self.settings = row.as_ref().map_or_else(|_| BucketSettings::default(), |row| row.settings);
+        self.place.found(row)?;
+        self.laid_out(scene)
+    }
+
+    /// Goes on once there are groups for the bucket's code. Whoever has just made it should not have to send again.
+    fn laid_out(&mut self, scene: &Scene<'_, '_>) -> Result<Step, Error> {
+        let now = scene.cx.now();
+        if let Err(error) = scene.desk.layout(self.settings.code) {
+            let until = *self.until.get_or_insert_with(|| (now + GROUPS_WAIT_MAX).min(scene.caller.deadline));
+            let next = now + GROUPS_PAUSE;
+            return if next < until { Ok(Step::Pause(next)) } else { Err(error) };
+        }
+        let bucket = self.place.bucket()?.clone();
         Ok(match self.destination {
             // A part is bound to the key of its upload: so the upload is asked for first.
             Destination::Part { upload, .. } => {
@@ -81,7 +105,7 @@ impl Begin {
     fn open(&mut self, data_key: Option<Arc<WrappedKey>>, scene: &mut Scene<'_, '_>) -> Result<Step, Error> {
         let write = self.write.ok_or_else(|| Error::bug("a write was opened before it had an id"))?;
         let stripe_bytes = scene.desk.spec.stripe_bytes;
-        let layout = scene.desk.spec.layout.ok_or_else(no_layout)?;
+        let layout = scene.desk.layout(self.settings.code)?;
         let new = NewWrite {
             write,
             principal: scene.caller.principal.clone(),
@@ -91,7 +115,7 @@ impl Begin {
             layout,
             data_key,
             stripe_bytes,
-            compression: self.compression,
+            settings: self.settings,
         };
         scene.desk.writes.open(new, scene.cx.now())?;
         Ok(Step::answer(Answer::Begun { write, stripe_bytes }))
@@ -101,13 +125,13 @@ impl Begin {
 impl Task for Begin {
     fn hear(&mut self, heard: Heard, scene: &mut Scene<'_, '_>) -> Step {
         let step = match heard {
-            Heard::Begin if scene.desk.spec.layout.is_none() => Err(no_layout()),
             Heard::Begin => scene
                 .desk
-                .encryption(scene.caller.tenant)
+                .layout(None)
+                .and_then(|_| scene.desk.encryption(scene.caller.tenant))
                 .and_then(|_| scene.desk.writes.admit())
                 .map(|()| self.place.find()),
-            Heard::Bucket(row) => self.found(row),
+            Heard::Bucket(row) => self.found(row, scene),
             Heard::Answer(Ok(response)) => task::meta(response).and_then(|answer| self.uploaded(&answer)),
             Heard::Answer(Err(failure)) => {
                 self.place.look_again(&failure, scene.desk).ok_or_else(|| Error::from(failure))
@@ -116,7 +140,7 @@ impl Task for Begin {
             Heard::Computed(Ok(WorkOutput::Key(data_key))) => self.open(Some(data_key), scene),
             Heard::Computed(Ok(_)) => Err(Error::bug("a data key was asked for, and something else was made")),
             Heard::Computed(Err(error)) => Err(task::below(error)),
-            Heard::Due => Ok(Step::astray()),
+            Heard::Due => self.laid_out(scene),
         };
         step.unwrap_or_else(Step::fail)
     }
@@ -126,6 +150,6 @@ impl Task for Begin {
     }
 }
 
-fn no_layout() -> Error {
-    Error::new(ErrorKind::TooFewShards, "there is no layout yet: the mesh has too few drives; send again later")
-}
+/// Groups for a code that is new are there within this, unless too few drives are left for it or nobody leads.
+const GROUPS_WAIT_MAX: Duration = Duration::from_secs(5);
+const GROUPS_PAUSE: Duration = Duration::from_millis(50);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mesh_core::{
     Answer, Error, ErrorKind,
     id::GroupId,
-    meta::{BucketCommand, BucketRow, Command, Compression, MetaAnswer, ObjectCommand, Query},
+    meta::{BucketCommand, BucketRow, BucketSettings, Command, MetaAnswer, ObjectCommand, Query},
 };
 
 use super::{
@@ -16,12 +16,12 @@ use super::{
 /// Makes a bucket.
 pub(super) struct Create {
     name: Arc<str>,
-    compression: Compression,
+    settings: BucketSettings,
 }
 
 impl Create {
-    pub(super) const fn new(name: Arc<str>, compression: Compression) -> Self {
-        Self { name, compression }
+    pub(super) const fn new(name: Arc<str>, settings: BucketSettings) -> Self {
+        Self { name, settings }
     }
 }
 
@@ -35,8 +35,8 @@ impl Task for Create {
                 let (tenant, created) = (scene.caller.tenant, scene.cx.wall());
                 match scene.desk.proposer(GroupId::CONTROL, scene.cx.now()) {
                     Ok(proposer) => {
-                        let (proposer, name, compression) = (Some(proposer), self.name.clone(), self.compression);
-                        let command = BucketCommand::CreateBucket { proposer, name, tenant, created, compression };
+                        let (proposer, name, settings) = (Some(proposer), self.name.clone(), self.settings);
+                        let command = BucketCommand::CreateBucket { proposer, name, tenant, created, settings };
                         Step::Ask(Question::propose(command))
                     }
                     Err(error) => Step::fail(error),

@@ -45,7 +45,7 @@ const BUCKETS_MAX: usize = 4096;
 mod tests {
     use mesh_core::{
         id::{BucketId, GroupId, TenantId},
-        meta::{BucketRef, Compression},
+        meta::{BucketRef, BucketSettings},
         time::UnixMillis,
     };
 
@@ -54,7 +54,7 @@ mod tests {
     fn row(number: u64) -> Arc<BucketRow> {
         let name = format!("b{number}").into();
         let bucket = BucketRef { id: BucketId(number), name, tenant: TenantId(1), group: GroupId(1) };
-        Arc::new(BucketRow { bucket, created: UnixMillis(0), compression: Compression::Off })
+        Arc::new(BucketRow { bucket, created: UnixMillis(0), settings: BucketSettings::default() })
     }
 
     #[test]

@@ -47,7 +47,7 @@ use mesh_core::{
     Answer, Cx, Error, ErrorKind, Event, Job, Op, Outcome, Request, Response, StorageFunction, Target, WorkOutcome,
     id::{GroupId, Token},
     limits::{MAILBOX_JOBS_MAX, STRIPE_BYTES_MAX},
-    meta::{BucketCommand, Command, Compression, MetaAnswer, Query, Session, UpkeepCommand},
+    meta::{BucketCommand, BucketSettings, Command, MetaAnswer, Query, Session, UpkeepCommand},
     op::ObjectOp,
     port::WorkOutput,
     snapshot::{Mark, Snapshot},
@@ -131,8 +131,8 @@ impl Object {
             return Err(Error::new(ErrorKind::Overloaded, "too many requests are under way here; send again later"));
         }
         let task: Box<dyn Task> = match *op {
-            ObjectOp::CreateBucket { bucket } => Box::new(bucket::Create::new(bucket, Compression::Off)),
-            ObjectOp::CreateBucketWith { bucket, compression } => Box::new(bucket::Create::new(bucket, compression)),
+            ObjectOp::CreateBucket { bucket } => Box::new(bucket::Create::new(bucket, BucketSettings::default())),
+            ObjectOp::CreateBucketWith { bucket, settings } => Box::new(bucket::Create::new(bucket, settings)),
             ObjectOp::DeleteBucket { bucket } => Box::new(bucket::Delete::new(bucket)),
             ObjectOp::HeadBucket { bucket } => Box::new(bucket::Head::new(bucket)),
             ObjectOp::ListBuckets => Box::new(bucket::List),

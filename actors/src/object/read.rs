@@ -183,6 +183,7 @@ impl Read {
             }),
             key: extent.key.clone(),
             compression: extent.compression,
+            code: extent.code,
         };
         let avoid = run.map_or_else(Vec::new, |run| run.avoid.clone());
         Ok(Step::Ask(Question::stripe(StripeOp::Read { target, avoid }, Buf::empty(), Retry::Patient)))
@@ -214,8 +215,10 @@ impl Read {
             other => return Err(task::unexpected("an object", other)),
         };
         if let Some(now) = found {
-            let is_as_said =
-                |said: &Extent| (said.layout, &said.runs, said.compression) == (now.layout, &now.runs, now.compression);
+            let is_as_said = |said: &Extent| {
+                (said.layout, &said.runs, said.compression, said.code)
+                    == (now.layout, &now.runs, now.compression, now.code)
+            };
             if is_as_said(&self.piece.extent) {
                 return Err(doubt.lost.clone());
             }

@@ -152,6 +152,7 @@ impl Round {
                     key: None,
                     // To delete opens nothing.
                     compression: Compression::Off,
+                    code: extent.code,
                 };
                 return Some(Doomed::new(target, run.map_or_else(Vec::new, |run| run.avoid.clone())));
             }

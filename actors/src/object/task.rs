@@ -5,12 +5,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
     Answer, Buf, Certainty, Cx, Error, ErrorKind, Lane, Op, Outcome, Principal, Request, Response, WorkOutcome,
-    id::{ActorId, BucketId, DriveId, GroupId, TenantId, WriteId},
+    id::{ActorId, BucketId, DriveId, GroupId, LayoutId, TenantId, WriteId},
     meta::{BucketRef, BucketRow, Command, MetaAnswer, Proposer, Query},
     op::{ShardOp, StripeOp},
     port::ComputeJob,
     spec::{Encryption, ObjectSpec},
     time::Instant,
+    topology::Code,
 };
 
 use super::{
@@ -266,6 +267,26 @@ impl Desk {
             Error::new(ErrorKind::Unreachable, "this node does not know the tenant's key yet; send again in a moment")
                 .with("tenant", tenant)
         })
+    }
+
+    /// The layout for new writes in a code; `None`: in the mesh's.
+    ///
+    /// # Errors
+    /// `TooFewShards` while there is none for anything, `Overloaded` while there is none for this code: it was asked for a moment
+    /// ago.
+    pub(super) fn layout(&self, code: Option<Code>) -> Result<LayoutId, Error> {
+        let newest = self.spec.layout.ok_or_else(|| {
+            Error::new(ErrorKind::TooFewShards, "there is no layout yet: the mesh has too few drives; send again later")
+        })?;
+        let has_groups = |code| self.spec.layouts.get(&newest).is_some_and(|layout| layout.table(Some(code)).is_some());
+        match code.filter(|code| !has_groups(*code)) {
+            None => Ok(newest),
+            Some(code) => {
+                let what = "there are no placement groups for the bucket's code yet, or this node has not heard of them; send \
+                            again in a moment";
+                Err(Error::new(ErrorKind::Overloaded, what).with("code", code))
+            }
+        }
     }
 
     /// Drops writes that nobody touched for too long, with their stripes.

@@ -9,7 +9,7 @@ use mesh_core::{
     Error, ErrorKind, Principal,
     id::{BucketId, DriveId, LayoutId, StripeId, TenantId, WriteId},
     limits::{MANIFEST_RUNS_MAX, OBJECT_PUT_BYTES_MAX, OPEN_WRITES_MAX, STRIPE_ATTEMPTS_MAX, WRITE_IDLE_MAX},
-    meta::{BucketRef, Compression, Extent, Run, WrappedKey},
+    meta::{BucketRef, BucketSettings, Extent, Run, WrappedKey},
     op::{Binding, Destination, StripeTarget},
     time::Instant,
 };
@@ -34,7 +34,7 @@ pub(super) struct OpenWrite {
     pub(super) layout: LayoutId,
     pub(super) data_key: Option<Arc<WrappedKey>>,
     pub(super) stripe_bytes: u32,
-    pub(super) compression: Compression,
+    pub(super) settings: BucketSettings,
     binding: Arc<Binding>,
     slots: BTreeMap<u32, Slot>,
     /// Why the write cannot be finished any more.
@@ -71,12 +71,12 @@ pub(super) struct NewWrite {
     pub(super) layout: LayoutId,
     pub(super) data_key: Option<Arc<WrappedKey>>,
     pub(super) stripe_bytes: u32,
-    pub(super) compression: Compression,
+    pub(super) settings: BucketSettings,
 }
 
 impl OpenWrite {
     fn new(new: NewWrite, now: Instant) -> Self {
-        let NewWrite { write, principal, bucket, key, destination, layout, data_key, stripe_bytes, compression } = new;
+        let NewWrite { write, principal, bucket, key, destination, layout, data_key, stripe_bytes, settings } = new;
         let binding = Arc::new(Binding {
             tenant: bucket.tenant,
             bucket: bucket.id,
@@ -92,7 +92,7 @@ impl OpenWrite {
             layout,
             data_key,
             stripe_bytes,
-            compression,
+            settings,
             binding,
             slots: BTreeMap::new(),
             poison: None,
@@ -107,7 +107,8 @@ impl OpenWrite {
             layout: self.layout,
             binding: self.binding.clone(),
             key: self.data_key.clone(),
-            compression: self.compression,
+            compression: self.settings.compression,
+            code: self.settings.code,
         }
     }
 
@@ -130,7 +131,8 @@ impl OpenWrite {
             layout: self.layout,
             key: self.data_key.clone(),
             runs: Vec::new(),
-            compression: self.compression,
+            compression: self.settings.compression,
+            code: self.settings.code,
         };
         let count = self.slots.len() as u64;
         if len.div_ceil(u64::from(self.stripe_bytes)) != count {

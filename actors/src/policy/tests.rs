@@ -5,8 +5,8 @@ use mesh_core::{
     Buf, Effect, Entropy, Lane, Response, Tokens,
     id::{ActorId, BucketId, Epoch, LayoutId, NodeId, StripeId, TenantId, WriteId},
     meta::{
-        Attributes, Body, BucketCommand, BucketRef, BucketRow, Compression, Extent, Grant, MeshCommand, ObjectRow,
-        PartRow, Precondition, Proposer, Session, TenantLimits, UpkeepCommand, UploadRow,
+        Attributes, Body, BucketCommand, BucketRef, BucketRow, BucketSettings, Compression, Extent, Grant, MeshCommand,
+        ObjectRow, PartRow, Precondition, Proposer, Session, TenantLimits, UpkeepCommand, UploadRow,
     },
     op::{Binding, StripeTarget},
     time::{Instant, UnixMillis},
@@ -66,6 +66,7 @@ fn target(tenant: TenantId) -> StripeTarget {
         binding: Arc::new(Binding { tenant, bucket: BucketId(3), bucket_name, object }),
         key: None,
         compression: Compression::Off,
+        code: None,
     }
 }
 
@@ -99,6 +100,7 @@ fn extent() -> Extent {
         key: None,
         runs: vec![],
         compression: Compression::Off,
+        code: None,
     }
 }
 
@@ -176,7 +178,7 @@ fn operations(tenant: TenantId) -> Vec<(&'static str, Op)> {
                 name: "photos".into(),
                 tenant,
                 created: at,
-                compression: Compression::Off,
+                settings: BucketSettings::default(),
             }),
         ),
     ]
@@ -223,7 +225,7 @@ impl Bench {
     fn look_up(&mut self) {
         let effects = self.ask(user("owner"), query(CONTROL, Query::Bucket { name: "photos".into() }), Buf::empty());
         let [Effect::Call { call, .. }] = effects[..] else { panic!("not passed on: {effects:?}") };
-        let row = BucketRow { bucket: bucket(TENANT), created: UnixMillis(0), compression: Compression::Off };
+        let row = BucketRow { bucket: bucket(TENANT), created: UnixMillis(0), settings: BucketSettings::default() };
         let outcome = Ok(Answer::Meta(Arc::new(MetaAnswer::Bucket(Arc::new(row)))).into());
         assert_eq!(
             self.event(Event::Reply { call, outcome: Outcome::clone(&outcome) }),
@@ -328,7 +330,7 @@ fn the_name_of_another_tenant_s_bucket_is_not_learnt() {
         let lookup = query(CONTROL, Query::Bucket { name: "photos".into() });
         let effects = bench.ask(user("owner"), lookup, Buf::empty());
         let [Effect::Call { call, .. }] = effects[..] else { panic!("not passed on: {effects:?}") };
-        let row = BucketRow { bucket: bucket(tenant), created: UnixMillis(0), compression: Compression::Off };
+        let row = BucketRow { bucket: bucket(tenant), created: UnixMillis(0), settings: BucketSettings::default() };
         bench.event(Event::Reply {
             call,
             outcome: Ok(Answer::Meta(Arc::new(MetaAnswer::Bucket(Arc::new(row)))).into()),

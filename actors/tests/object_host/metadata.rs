@@ -165,14 +165,14 @@ impl Metadata {
                 }
                 Ok(MetaAnswer::Done)
             }
-            Command::Bucket(BucketCommand::CreateBucket { name, tenant, created, compression, .. }) => {
+            Command::Bucket(BucketCommand::CreateBucket { name, tenant, created, settings, .. }) => {
                 if self.buckets.contains_key(name) {
                     return fail(ErrorKind::BucketExists);
                 }
                 self.buckets_made += 1;
                 let id = BucketId(self.buckets_made);
                 let bucket = BucketRef { id, name: name.clone(), tenant: *tenant, group: GROUP };
-                let row = Arc::new(BucketRow { bucket, created: *created, compression: *compression });
+                let row = Arc::new(BucketRow { bucket, created: *created, settings: *settings });
                 self.buckets.insert(name.clone(), row.clone());
                 Ok(MetaAnswer::Bucket(row))
             }

@@ -112,9 +112,10 @@ pub fn missing(
             let avoid = run.map_or(&[][..], |run| &run.avoid);
             let id = StripeId { write: extent.write, stripe, attempt };
             let drives = match place {
-                Where::Anywhere => topology::holders(layouts, extent.layout, id, avoid),
+                Where::Anywhere => topology::holders(layouts, extent.layout, extent.code, id, avoid),
                 Where::Home => {
-                    newest.place(id, &[]).map(|homes| homes.drives.into_iter().map(|home| vec![home]).collect())
+                    let homes = newest.table(extent.code).and_then(|table| table.place(id, &[]));
+                    homes.map(|homes| homes.drives.into_iter().map(|home| vec![home]).collect())
                 }
             };
             let Some(drives) = drives else {
@@ -144,7 +145,8 @@ pub fn astray(
         let stripe = id.stripe;
         let Some(extent) = extents.get(&stripe.write) else { return false };
         let attempt = extent.run_of(stripe.stripe).map_or(0, |run| run.attempt);
-        stripe.attempt == attempt && newest.homes(stripe).get(usize::from(id.shard)) != Some(&drive)
+        let home = newest.table(extent.code).and_then(|table| table.homes(stripe).get(usize::from(id.shard)));
+        stripe.attempt == attempt && home != Some(&drive)
     };
     let all = held.iter().flat_map(|(drive, shards)| shards.iter().map(|id| (*drive, *id)));
     all.into_iter().find(|(drive, id)| is_astray(*drive, *id))
@@ -171,6 +173,7 @@ mod tests {
             groups: vec![drives.clone()],
             domains: drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect(),
             line: 1,
+            others: Vec::new(),
         };
         let extent = Extent {
             write: WriteId(5),
@@ -180,11 +183,12 @@ mod tests {
             key: None,
             runs: Vec::new(),
             compression: Compression::Off,
+            code: None,
         };
         let mut held: BTreeMap<DriveId, BTreeSet<ShardId>> = BTreeMap::new();
         for stripe in 0..2 {
             let id = StripeId { write: WriteId(5), stripe, attempt: 0 };
-            let placement = layout.place(id, &[]).expect("three drives");
+            let placement = layout.own().place(id, &[]).expect("three drives");
             for (shard, drive) in (0_u8..).zip(placement.drives) {
                 held.entry(drive).or_default().insert(id.shard(shard));
             }

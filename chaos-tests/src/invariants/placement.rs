@@ -46,11 +46,12 @@ impl Invariant for Placement {
                     return Err(format!("{actor} says Placed of what is no write: {op:?}"));
                 };
                 let layout = self.layouts.get(&target.layout).ok_or_else(|| format!("{} is unknown", target.layout))?;
-                let placement = layout
+                let table = layout.table(target.code).ok_or_else(|| format!("no groups for {:?}", target.code))?;
+                let placement = table
                     .place(target.id, avoid)
                     .ok_or_else(|| format!("{:?} cannot be placed without {avoid:?}", target.id))?;
                 let distinct: BTreeSet<DriveId> = placement.drives.iter().copied().collect();
-                if distinct.len() != layout.code.shards() {
+                if distinct.len() != table.code().shards() {
                     return Err(format!("{:?} is on {} drives only", target.id, distinct.len()));
                 }
                 let missing = (0u8..)

@@ -26,6 +26,7 @@ use mesh_core::{
     id::{Incarnation, NodeId, TenantId, WriteId},
     op::{AdminAnswer, AdminOp},
     port::{Clock as _, Outbound, Role},
+    topology::Code,
 };
 use mesh_fronts::s3::client::Signer;
 use mesh_transport::{
@@ -51,6 +52,10 @@ use crate::{
 
 /// Tenants' buckets, in the order of their founding.
 pub(super) const BUCKETS: [&str; 2] = ["main", "other"];
+/// Those of them that have a code of their own, where a room has such.
+const CODED: [&str; 2] = ["main-coded", "other-coded"];
+/// Whoever makes one asks again after so long.
+const MAKES_AGAIN: Duration = Duration::from_millis(100);
 /// What readers at the end are numbered from.
 const READER: usize = 100;
 /// What looks store, and take away again.
@@ -75,6 +80,8 @@ pub(super) struct Clients {
     homes: BTreeMap<usize, NodeId>,
     /// None: hosts have none.
     front: Option<Front>,
+    /// The code of a bucket that some work in.
+    pub(super) coded: Option<Code>,
     pub(super) seen: Arc<Seen>,
 }
 
@@ -296,6 +303,7 @@ impl Clients {
             newcomer,
             homes: BTreeMap::new(),
             front,
+            coded: None,
             seen: Arc::new(seen),
         })
     }
@@ -380,11 +388,17 @@ impl Clients {
             }
             _ => Way::Mesh(Client::over(link, nodes)),
         };
-        let client = User::new(way, BUCKETS[tenant], which);
+        let own = self.coded.filter(|_| which % 4 == 2).map(|code| (CODED[tenant], code));
         let seen = self.seen.clone();
         seen.running.fetch_add(1, Relaxed);
         lock(&seen.book).last_well.insert(which, seen.now());
         self.runtime.spawn(async move {
+            let bucket = match own {
+                Some((bucket, code)) if user::make(&way, &seen, bucket, code).await => bucket,
+                _ => BUCKETS[tenant],
+            };
+            let client = User::new(way, bucket, which);
+            lock(&seen.book).last_well.insert(which, seen.now());
             while !seen.stop.load(Relaxed) {
                 client.one(&seen, &mut dice, keys).await;
                 tokio::time::sleep(Duration::from_millis(dice.below(60))).await;
@@ -397,13 +411,14 @@ impl Clients {
     /// Reads every key through each of these hosts, until each has been read, and a list of all of them; then they are over.
     pub(super) fn read_all(&self, hosts: &[NodeId]) -> Vec<End> {
         let keys = lock(&self.seen.book).oracle.keys().to_vec();
-        let readers = hosts.iter().flat_map(|host| (0..BUCKETS.len()).map(move |tenant| (host, tenant)));
-        let begin = |(host, tenant): (&NodeId, usize)| {
+        let buckets = || BUCKETS.into_iter().enumerate().chain(CODED.into_iter().enumerate());
+        let readers = hosts.iter().flat_map(|host| buckets().map(move |(tenant, bucket)| (host, tenant, bucket)));
+        let begin = |(host, tenant, bucket): (&NodeId, usize, &'static str)| {
             let (link, end) = self.link(user(tenant));
             let way = Way::Mesh(Client::over(link, [*host]));
-            let client = User::new(way, BUCKETS[tenant], READER + host.0 as usize);
+            let client = User::new(way, bucket, READER + host.0 as usize);
             let mut keys = keys.clone();
-            keys.retain(|key| key.starts_with(BUCKETS[tenant]));
+            keys.retain(|key| key.split_once('/').is_some_and(|(of, _)| of == bucket));
             let seen = self.seen.clone();
             seen.running.fetch_add(1, Relaxed);
             self.runtime.spawn(async move {

@@ -46,6 +46,8 @@ pub struct Plan {
     pub fronts: bool,
     /// What the builds speak that are started first.
     pub level: Level,
+    /// Some clients work in a bucket that has this code, once the mesh can do that.
+    pub coded: Option<Code>,
     /// Drives go out after so many milliseconds, and what was moved away is deleted after five seconds; `None`: as configured by
     /// default, which is longer than any storm.
     pub hurried: Option<u64>,
@@ -308,6 +310,7 @@ impl Plan {
             deft: false,
             fronts: false,
             level: Level::FIRST,
+            coded: None,
             hurried: None,
             quic: false,
             clients: 3,
@@ -352,6 +355,8 @@ impl Plan {
             deft: Stream::new(seed, "deft", 0).chance(250),
             fronts: Stream::new(seed, "fronts", 0).chance(500),
             level: if Stream::new(seed, "level", 0).chance(700) { LEVEL } else { Level::FIRST },
+            coded: [None, None, Some(Code { data: 1, parity: 1 }), Some(Code { data: 1, parity: 2 })]
+                [Stream::new(seed, "code", 0).below(4) as usize],
             hurried: None,
             quic: false,
             clients: 2 + dice.below(3) as usize,

@@ -209,7 +209,8 @@ impl Room {
         }
         let hosts = (1..=plan.hosts).map(NodeId).map(|host| (host, address(End::Node(host)))).collect();
         let front = plan.fronts.then_some((street, signers));
-        let clients = Clients::new(seed, time.clone(), (fabric, air), (hosts, plan.newcomer(), front), own)?;
+        let mut clients = Clients::new(seed, time.clone(), (fabric, air), (hosts, plan.newcomer(), front), own)?;
+        clients.coded = plan.coded;
         let rates = plan.nodes().zip(plan.rates.iter().copied()).collect();
         let mut room = Self {
             time,

@@ -151,6 +151,7 @@ fn swarm() -> Swarm {
         code: mesh_core::topology::Code { data: 2, parity: 1 },
         encrypted: true,
         compressed: true,
+        coded: None,
         split: false,
         stages_per_mille: 0,
         moves_per_mille: 1,

@@ -338,6 +338,7 @@ pub(crate) fn put_as(proposer: Proposer, group: u64, key: &str, version: WriteId
         key: None,
         runs: Vec::new(),
         compression: Compression::Off,
+        code: None,
     };
     let row = ObjectRow {
         version,

@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AccessKeyRow, BucketRef, Compression, Count, Level, ObjectRow, PartRow, PrincipalRow, TenantLimits, TenantRow,
+    AccessKeyRow, BucketRef, BucketSettings, Count, Level, ObjectRow, PartRow, PrincipalRow, TenantLimits, TenantRow,
     UploadRow,
 };
 use crate::{
@@ -103,9 +103,9 @@ pub enum BucketCommand {
         tenant: TenantId,
         /// When.
         created: UnixMillis,
-        /// Whether what is put into it is compressed.
+        /// How what is put into it is stored. A code that no bucket has asked for yet is one that layouts get groups for.
         #[serde(default)]
-        compression: Compression,
+        settings: BucketSettings,
     },
     /// The second step of deleting a bucket: takes its name away. Only of one that its namespace group has sealed, which
     /// nothing undoes; so whoever finds a sealed bucket may send this. Sent again: no effect.
@@ -505,9 +505,9 @@ impl Command {
     #[must_use]
     pub fn level(&self) -> Level {
         match self {
-            Self::Bucket(BucketCommand::CreateBucket { compression, .. }) if *compression != Compression::Off => {
-                Level::COMPRESS
-            }
+            Self::Bucket(BucketCommand::CreateBucket { settings, .. }) if settings.code.is_some() => Level::CODES,
+            Self::Bucket(BucketCommand::CreateBucket { settings, .. }) if !settings.is_usual() => Level::COMPRESS,
+            Self::Mesh(MeshCommand::PutLayout(layout)) if !layout.others.is_empty() => Level::CODES,
             Self::Mesh(MeshCommand::PutLayout(layout)) if layout.line > 0 => Level::LINES,
             Self::Mesh(
                 MeshCommand::RemoveDrive { .. }

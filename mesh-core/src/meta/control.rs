@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Compression, Level};
+use super::{BucketSettings, Level};
 use crate::{
     assignment::{Assignment, Scope, Tail, Wish},
     id::{ActorId, BucketId, ClusterId, DriveId, GroupId, KeyId, NodeId, TenantId},
@@ -55,9 +55,9 @@ pub struct BucketRow {
     pub bucket: BucketRef,
     /// When it was made.
     pub created: UnixMillis,
-    /// Whether what is put into it is compressed.
+    /// How what is put into it is stored.
     #[serde(default)]
-    pub compression: Compression,
+    pub settings: BucketSettings,
 }
 
 /// A tenant, in the control group.
@@ -181,9 +181,23 @@ pub struct ControlView {
     /// Nodes that leave, and those that have left; `nodes` does not have those.
     #[serde(default)]
     pub departures: SharedMap<NodeId, Departure>,
+    /// The codes that buckets have asked for, in their order, but for the mesh's own: layouts have groups for each, for good.
+    #[serde(default)]
+    pub codes: Vec<Code>,
 }
 
 impl ControlView {
+    /// All codes that stripes are stored in, the mesh's own first.
+    pub fn all_codes(&self) -> impl Iterator<Item = Code> {
+        self.code.into_iter().chain(self.codes.iter().copied())
+    }
+
+    /// Drives that there must be for a layout to be made: as many as the widest code has shards.
+    #[must_use]
+    pub fn widest(&self) -> usize {
+        self.all_codes().map(Code::shards).max().unwrap_or(0)
+    }
+
     /// The drives of which layouts are made, as far as their nodes allow it.
     pub fn staying(&self) -> impl Iterator<Item = &DriveInfo> {
         self.drives.values().filter(|drive| !self.leaving.contains_key(&drive.id))

@@ -40,6 +40,8 @@ impl Level {
     pub const SEATS: Self = Self(6);
     /// From here on data chains compress what buckets say is to be.
     pub const COMPRESS: Self = Self(7);
+    /// From here on buckets have codes of their own, too.
+    pub const CODES: Self = Self(7);
 }
 
 /// Of who does not say.
@@ -99,8 +101,8 @@ impl ControlView {
 /// | 4 | drives that are being emptied |
 /// | 5 | nodes that leave |
 /// | 6 | drives that take another's place |
-/// | 7 | compression |
-pub const LEVEL: Level = Level::COMPRESS;
+/// | 7 | compression and codes by bucket |
+pub const LEVEL: Level = Level::CODES;
 
 #[cfg(test)]
 mod tests {

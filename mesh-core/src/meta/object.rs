@@ -13,7 +13,7 @@ use crate::{
     error::Error,
     id::{DriveId, LayoutId, ShardId, TenantId, WriteId},
     time::UnixMillis,
-    topology::{self, Layouts},
+    topology::{self, Code, Layouts},
 };
 
 /// Whether what is put is compressed before it is encrypted.
@@ -45,6 +45,23 @@ impl FromStr for Compression {
     }
 }
 
+/// How what is put into a bucket is stored. It is said when the bucket is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketSettings {
+    /// Whether it is compressed.
+    pub compression: Compression,
+    /// The code of its stripes; `None`: that of the mesh.
+    pub code: Option<Code>,
+}
+
+impl BucketSettings {
+    /// Whether nothing is to be otherwise than in most buckets.
+    #[must_use]
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Stripes of one write that differ from the nominal: attempt 0, no drive avoided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
@@ -54,7 +71,7 @@ pub struct Run {
     pub count: u32,
     /// The attempt that was stored.
     pub attempt: u8,
-    /// Drives that could not be used: the argument of [`Layout::place`](topology::Layout::place).
+    /// Drives that could not be used: the argument of [`Table::place`](topology::Table::place).
     pub avoid: Vec<DriveId>,
     /// Whether shards share a failure domain: repaired first when domains return.
     pub shared: bool,
@@ -78,6 +95,9 @@ pub struct Extent {
     /// What the bucket said when it was written: by this it is read, whatever the bucket says by then.
     #[serde(default)]
     pub compression: Compression,
+    /// The code of its stripes; `None`: the layout's own.
+    #[serde(default)]
+    pub code: Option<Code>,
 }
 
 impl Extent {
@@ -122,13 +142,16 @@ pub struct Shape {
     pub stripes: u32,
     /// Exceptions, as in the extent.
     pub runs: Vec<Run>,
+    /// The code of its stripes; `None`: the layout's own.
+    #[serde(default)]
+    pub code: Option<Code>,
 }
 
 impl Shape {
     /// Of an extent.
     #[must_use]
     pub fn of(extent: &Extent) -> Self {
-        Self { layout: extent.layout, stripes: extent.stripes(), runs: extent.runs.clone() }
+        Self { layout: extent.layout, stripes: extent.stripes(), runs: extent.runs.clone(), code: extent.code }
     }
 
     /// The exception that covers a stripe.
@@ -152,7 +175,8 @@ impl Shape {
         if stripe.stripe >= self.stripes || stripe.attempt != run.map_or(0, |run| run.attempt) {
             return Some(false);
         }
-        let holders = topology::holders(layouts, self.layout, stripe, run.map_or(&[], |run| &run.avoid))?;
+        let avoid = run.map_or(&[][..], |run| &run.avoid);
+        let holders = topology::holders(layouts, self.layout, self.code, stripe, avoid)?;
         Some(holders.get(usize::from(id.shard)).is_some_and(|holders| holders.contains(&drive)))
     }
 }

@@ -18,7 +18,7 @@ pub enum Answer {
     Meta(Arc<MetaAnswer>),
     /// A stripe is durable.
     Placed {
-        /// Drives that could not be used, ascending: the argument of `Layout::place`.
+        /// Drives that could not be used, ascending: the argument of `Table::place`.
         avoid: Vec<DriveId>,
         /// Whether shards share a failure domain.
         shared: bool,

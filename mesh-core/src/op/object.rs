@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::WriteId,
-    meta::{Attributes, Compression, Extent, ObjectRow, Precondition},
+    meta::{Attributes, BucketSettings, Extent, ObjectRow, Precondition},
 };
 #[cfg(doc)]
 use crate::{meta::Query, op::Answer};
@@ -200,8 +200,8 @@ pub enum ObjectOp {
     CreateBucketWith {
         /// The name.
         bucket: Arc<str>,
-        /// Whether what is put into it is compressed.
-        compression: Compression,
+        /// How what is put into it is stored.
+        settings: BucketSettings,
     },
 }
 

@@ -1,6 +1,6 @@
 //! What goes down a data chain: a stripe ([`StripeOp`]), and at its end the shards at drives ([`ShardOp`]).
 //!
-//! Which drives a stripe's shards go to is the layout's to say ([`crate::topology::Layout::place`]); the bytes are the
+//! Which drives a stripe's shards go to is the layout's to say ([`crate::topology::Table::place`]); the bytes are the
 //! payload of the request, never part of these values.
 
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub struct StripeTarget {
     /// Whether its bytes are compressed, each stripe as it says itself. What Compress sends on says [`Compression::Off`]: so
     /// whoever stores a stripe knows that it has been there.
     pub compression: Compression,
+    /// In which code it is stored; `None`: the layout's own.
+    pub code: Option<Code>,
 }
 
 /// One stripe.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use mesh_core::{
     assignment::{MoveId, Scope, Tail},
     id::{ActorId, BucketId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, TenantId, WriteId},
-    meta::{BucketCommand, Command, Compression, Level, MeshCommand, ObjectCommand, Precondition, UpkeepCommand},
+    meta::{BucketCommand, Command, Level, MeshCommand, ObjectCommand, Precondition, UpkeepCommand},
     time::UnixMillis,
     topology::Code,
 };
 
-use crate::samples::{self, proposer, texts, variants};
+use crate::samples::{self, bucket_settings, proposer, texts, variants};
 
 variants!(BUCKET_COMMANDS, bucket_command_name, BucketCommand: CreateBucket RemoveBucket);
 
@@ -61,7 +61,7 @@ fn buckets() -> Vec<BucketCommand> {
             name: "photos".into(),
             tenant: TenantId(1),
             created: UnixMillis(2),
-            compression: Compression::Auto,
+            settings: bucket_settings(),
         },
         BucketCommand::RemoveBucket { bucket: BucketId(2) },
     ]

@@ -14,10 +14,10 @@ use mesh_core::{
         ShardId, StripeId, TenantId, WriteId,
     },
     meta::{
-        AccessKeyRow, Attributes, BucketCommand, BucketRef, BucketRow, Command, Compression, ControlView, Count,
-        Extent, Garbage, GarbageMark, GarbagePage, Grant, Level, ListEntry, Listing, MetaAnswer, ObjectCommand,
-        ObjectRow, PartRow, Precondition, PrincipalRow, Proposer, Query, Reference, RepairState, Run, Session, Shape,
-        TenantLimits, TenantRow, UploadRow, UsesPage, WrappedKey,
+        AccessKeyRow, Attributes, BucketCommand, BucketRef, BucketRow, BucketSettings, Command, Compression,
+        ControlView, Count, Extent, Garbage, GarbageMark, GarbagePage, Grant, Level, ListEntry, Listing, MetaAnswer,
+        ObjectCommand, ObjectRow, PartRow, Precondition, PrincipalRow, Proposer, Query, Reference, RepairState, Run,
+        Session, Shape, TenantLimits, TenantRow, UploadRow, UsesPage, WrappedKey,
     },
     op::{
         Ability, ActorReport, AdminAnswer, AdminOp, AsOf, Beat, Binding, Destination, DriveReport, GroupReport, Head,
@@ -26,7 +26,9 @@ use mesh_core::{
     },
     spec::CustomSpec,
     time::UnixMillis,
-    topology::{Code, Departure, DriveInfo, DriveState, Layout, Leaving, NodeInfo, NodeKind, NodeState, Survival},
+    topology::{
+        Code, CodeGroups, Departure, DriveInfo, DriveState, Layout, Leaving, NodeInfo, NodeKind, NodeState, Survival,
+    },
     wire::crc32c,
 };
 
@@ -97,12 +99,13 @@ fn extent() -> Extent {
         key: Some(Arc::new(wrapped_key())),
         runs: vec![Run { first: 5, count: 6, attempt: 1, avoid: vec![DriveId(11), DriveId(12)], shared: true }],
         compression: Compression::Auto,
+        code: Some(Code { data: 1, parity: 2 }),
     }
 }
 
 fn plain_extent() -> Extent {
-    let (key, runs, compression) = (None, Vec::new(), Compression::Off);
-    Extent { write: WriteId(77), len: 0, stripe_bytes: 65_536, layout: LayoutId(1), key, runs, compression }
+    let (key, runs, compression, code) = (None, Vec::new(), Compression::Off, None);
+    Extent { write: WriteId(77), len: 0, stripe_bytes: 65_536, layout: LayoutId(1), key, runs, compression, code }
 }
 
 pub(crate) fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -165,7 +168,11 @@ pub(crate) fn bucket_ref() -> BucketRef {
 }
 
 fn bucket_row() -> BucketRow {
-    BucketRow { bucket: bucket_ref(), created: UnixMillis(24), compression: Compression::Auto }
+    BucketRow { bucket: bucket_ref(), created: UnixMillis(24), settings: bucket_settings() }
+}
+
+pub(crate) fn bucket_settings() -> BucketSettings {
+    BucketSettings { compression: Compression::Auto, code: Some(Code { data: 1, parity: 2 }) }
 }
 
 pub(crate) fn limits() -> TenantLimits {
@@ -197,6 +204,10 @@ pub(crate) fn layout() -> Layout {
         groups: vec![vec![DriveId(1), DriveId(2), DriveId(3)], vec![DriveId(3), DriveId(1), DriveId(2)]],
         domains: (1..=3).map(|number| (DriveId(number), NodeId(number + 100))).collect(),
         line: 4,
+        others: vec![CodeGroups {
+            code: Code { data: 1, parity: 1 },
+            groups: vec![vec![DriveId(3), DriveId(1)], vec![DriveId(1), DriveId(2)]],
+        }],
     }
 }
 
@@ -266,6 +277,7 @@ fn control_view() -> ControlView {
         level: Level(153),
         leaving: [(DriveId(61), Leaving::Away)].into(),
         departures: [(NodeId(52), Departure::Fenced)].into(),
+        codes: vec![Code { data: 1, parity: 1 }],
     }
 }
 
@@ -543,7 +555,7 @@ fn object_ops() -> Vec<ObjectOp> {
             precondition: precondition(),
         },
         ObjectOp::AbortUpload { bucket: bucket(), upload: WriteId(1) },
-        ObjectOp::CreateBucketWith { bucket: bucket(), compression: Compression::Auto },
+        ObjectOp::CreateBucketWith { bucket: bucket(), settings: bucket_settings() },
     ]
 }
 
@@ -554,6 +566,7 @@ fn stripe_ops() -> Vec<StripeOp> {
         binding: Arc::new(binding()),
         key: Some(Arc::new(wrapped_key())),
         compression: Compression::Auto,
+        code: Some(Code { data: 8, parity: 3 }),
     };
     vec![
         StripeOp::Write(target()),

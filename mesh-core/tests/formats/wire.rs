@@ -172,7 +172,8 @@ fn targets() -> impl Strategy<Value = StripeTarget> {
             object: object.into(),
         };
         let compression = if layout % 2 == 0 { Compression::Off } else { Compression::Auto };
-        StripeTarget { id, layout: LayoutId(layout), binding: Arc::new(binding), key: None, compression }
+        let code = (layout % 3 == 0).then_some(Code { data: 1 + (tenant % 16) as u8, parity: (tenant % 9) as u8 });
+        StripeTarget { id, layout: LayoutId(layout), binding: Arc::new(binding), key: None, compression, code }
     })
 }
 

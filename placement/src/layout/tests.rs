@@ -1,6 +1,9 @@
 use std::collections::BTreeSet;
 
-use mesh_core::id::{Epoch, StripeId, WriteId};
+use mesh_core::{
+    id::{Epoch, StripeId, WriteId},
+    limits::GROUP_DRIVES_MAX,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -29,7 +32,7 @@ fn shards(layout: &Layout, stripes: u32) -> BTreeMap<DriveId, u64> {
     let mut counts = BTreeMap::new();
     for stripe in 0..stripes {
         let id = StripeId { write: WriteId(7), stripe, attempt: 0 };
-        for drive in layout.place(id, &[]).unwrap().drives {
+        for drive in layout.own().place(id, &[]).unwrap().drives {
             *counts.entry(drive).or_default() += 1;
         }
     }
@@ -142,7 +145,7 @@ fn a_new_drive_moves_only_what_it_takes() {
 
 /// The next layout of its line, of these drives.
 fn next(before: &Layout, drives: &[DriveInfo]) -> Layout {
-    build(LayoutId(before.id.0 + 1), &Lineage::Next(Arc::new(before.clone())), drives).unwrap()
+    build(LayoutId(before.id.0 + 1), &Lineage::Next(Arc::new(before.clone()), Vec::new()), drives).unwrap()
 }
 
 /// How many homes are another drive's.
@@ -202,12 +205,12 @@ fn leaves_out_drives_without_capacity() {
 fn a_drive_that_takes_the_place_of_another_gets_what_that_had_and_nothing_else_moves() {
     let mut drives = even(9, 3);
     let first = build(LayoutId(1), &Lineage::First(1, code(4, 2)), &drives).unwrap();
-    let second = build(LayoutId(2), &Lineage::Next(Arc::new(first.clone())), &drives).unwrap();
+    let second = build(LayoutId(2), &Lineage::Next(Arc::new(first.clone()), Vec::new()), &drives).unwrap();
     assert_eq!(second.groups, first.groups, "of the same drives it is the same");
     let (old, new) = (DriveId(4), DriveId(3004));
     let place = drives.iter_mut().find(|drive| drive.id == old).unwrap();
     *place = DriveInfo { id: new, seat: Some(old), ..place.clone() };
-    let replaced = build(LayoutId(2), &Lineage::Next(Arc::new(first.clone())), &drives).unwrap();
+    let replaced = build(LayoutId(2), &Lineage::Next(Arc::new(first.clone()), Vec::new()), &drives).unwrap();
     let exchanged = |group: &Vec<DriveId>| -> Vec<DriveId> {
         group.iter().map(|drive| if *drive == old { new } else { *drive }).collect()
     };
@@ -245,7 +248,7 @@ proptest! {
                     prop_assert!(group.iter().all(|drive| layout.domains.contains_key(drive)));
                 }
                 let id = StripeId { write: WriteId(1), stripe: 2, attempt: 3 };
-                prop_assert!(layout.place(id, &[]).is_some());
+                prop_assert!(layout.own().place(id, &[]).is_some());
             }
             Err(error) => prop_assert!(matches!(error.kind(), ErrorKind::Invalid | ErrorKind::TooFewShards)),
         }
@@ -269,5 +272,44 @@ fn the_best_of_each_node_are_found_without_an_order_of_all() {
         for group in 0..50 {
             assert_eq!(ranked(group, &drives, length), in_rounds(group, &drives, length), "{group}, {length}");
         }
+    }
+}
+
+#[test]
+fn codes_that_are_asked_for_get_groups_of_their_own_and_the_others_keep_theirs() {
+    let drives = even(5, 3);
+    let first = build(LayoutId(1), &Lineage::First(1, code(4, 2)), &drives).unwrap();
+    let asked = |before: &Layout, id, codes: &[Code], drives: &[DriveInfo]| {
+        build(LayoutId(id), &Lineage::Next(Arc::new(before.clone()), codes.to_vec()), drives)
+    };
+    let second = asked(&first, 2, &[code(1, 2)], &drives).unwrap();
+    assert_eq!(second.groups, first.groups);
+    let tables: Vec<_> = second.tables().map(|table| (table.code(), table.groups().len())).collect();
+    assert_eq!(tables, [(code(4, 2), GROUPS_MAX), (code(1, 2), GROUPS_MAX)]);
+    // A stripe has its copies on as many nodes, and every drive its share of them.
+    let copies = second.table(Some(code(1, 2))).unwrap();
+    let mut held: BTreeMap<DriveId, usize> = BTreeMap::new();
+    for group in copies.groups() {
+        let nodes: BTreeSet<NodeId> = group[..3].iter().map(|drive| second.domains[drive]).collect();
+        assert_eq!((nodes.len(), group.len()), (3, 8));
+        group[..3].iter().for_each(|drive| *held.entry(*drive).or_default() += 1);
+    }
+    let fair = GROUPS_MAX as f64 * 3.0 / 15.0;
+    assert!(held.values().all(|held| (0.8..1.2).contains(&(*held as f64 / fair))), "{held:?}, fair were {fair}");
+    // One more code, and a drive less: in every table only what was on that moves.
+    let fewer: Vec<DriveInfo> = drives.iter().filter(|drive| drive.id != DriveId(4)).cloned().collect();
+    let third = asked(&second, 3, &[code(2, 1)], &fewer).unwrap();
+    assert_eq!(third.tables().map(|table| table.code()).collect::<Vec<_>>(), [code(4, 2), code(1, 2), code(2, 1)]);
+    for (before, after) in second.tables().zip(third.tables()) {
+        let shards = before.code().shards();
+        for (before, after) in before.groups().iter().zip(after.groups()) {
+            for (before, after) in before[..shards].iter().zip(&after[..shards]) {
+                assert!(before == after || *before == DriveId(4), "{before} has moved to {after}");
+            }
+        }
+    }
+    assert_eq!(asked(&third, 4, &[], &fewer).unwrap().others, third.others, "a line keeps its codes");
+    for (codes, kind) in [(code(12, 3), ErrorKind::TooFewShards), (code(0, 1), ErrorKind::Invalid)] {
+        assert_eq!(asked(&third, 4, &[codes], &fewer).map_err(|error| error.kind()), Err(kind), "{codes}");
     }
 }

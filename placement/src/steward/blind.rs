@@ -42,10 +42,12 @@ impl Blind {
 
     /// Looks at what DPUs and hosts say. Whether that has changed who is blind. `heard_at`: when each last spoke.
     pub fn look(&mut self, view: &ControlView, sight: &Sight, heard_at: impl Fn(NodeId) -> Option<Instant>) -> bool {
-        let Some(code) = view.code else { return false };
+        if view.code.is_none() {
+            return false;
+        }
         let sees = |node: NodeId| {
             let report = sight.reports.get(&node).filter(|_| sight.alive.contains(&node));
-            report.map(|report| report.drives_up as usize >= code.shards())
+            report.map(|report| report.drives_up as usize >= view.widest())
         };
         let lacks = |info: &&NodeInfo| {
             sees(info.id) == Some(false) && info.attached_to.is_some_and(|host| sees(host) == Some(true))

@@ -32,14 +32,15 @@ struct Grounds {
     nodes: SharedMap<NodeId, NodeInfo>,
     newest: Option<LayoutId>,
     code: Option<Code>,
+    codes: Vec<Code>,
     level: Level,
 }
 
 impl Grounds {
     fn of(view: &ControlView) -> Self {
         let newest = view.layouts.keys().next_back().copied();
-        let ControlView { drives, leaving, nodes, code, level, .. } = view.clone();
-        Self { drives, leaving, nodes, newest, code, level }
+        let ControlView { drives, leaving, nodes, code, codes, level, .. } = view.clone();
+        Self { drives, leaving, nodes, newest, code, codes, level }
     }
 
     fn is_same(&self, view: &ControlView) -> bool {
@@ -48,6 +49,7 @@ impl Grounds {
             && self.nodes.is_same(&view.nodes)
             && self.newest.as_ref() == view.layouts.keys().next_back()
             && self.code == view.code
+            && self.codes == view.codes
             && self.level == view.level
     }
 }
@@ -90,7 +92,10 @@ impl Layouts {
             // The mesh is about to be able to: no layout is made that the next look replaces.
             _ if view.level < Level::LINES && view.level_to_come() >= Some(Level::LINES) => return None,
             _ if view.level < Level::LINES => Lineage::None(code),
-            Some(newest) if newest.line > 0 => Lineage::Next(newest.clone()),
+            Some(newest) if newest.line > 0 => {
+                let new = view.codes.iter().copied().filter(|code| newest.table(Some(*code)).is_none());
+                Lineage::Next(newest.clone(), new.collect())
+            }
             _ => Lineage::First(FIRST_LINE, code),
         };
         let is_of_line = |layout: &Layout| layout.line > 0 || matches!(lineage, Lineage::None(_));
@@ -99,9 +104,14 @@ impl Layouts {
                 && drives.iter().all(|drive| layout.domains.contains_key(drive))
                 && layout.domains.len() == drives.len()
         });
-        if laid_out || drives.len() < code.shards() {
+        let is_asked_for = matches!(&lineage, Lineage::Next(_, new) if !new.is_empty());
+        if (laid_out && !is_asked_for) || drives.len() < view.widest() {
             (self.settling, self.quiet) = (None, Some(Grounds::of(view)));
             return None;
+        }
+        if laid_out {
+            // Of the same drives: nothing has to settle, and who has made a bucket waits.
+            return newest.map(|newest| Draft { id: LayoutId(newest.id.0 + 1), lineage, drives: infos });
         }
         let Some((_, since)) = self.settling.as_ref().filter(|(same, _)| *same == drives) else {
             self.settling = Some((drives, now));
@@ -194,6 +204,38 @@ mod tests {
         assert_eq!(id(&layouts.look(&view, at(9000))), None);
         let third = made(layouts.look(&view, at(9300)));
         assert_eq!(third.domains.len(), 4);
+    }
+
+    #[test]
+    fn groups_for_a_code_that_a_bucket_asks_for_are_made_at_once() {
+        let code = |data, parity| Code { data, parity };
+        let mut layouts = Layouts::default();
+        let mut view = view(&[1, 2, 3]);
+        view.codes = vec![code(1, 1)];
+        // The first has the mesh's own alone: it is of nothing before it.
+        assert_eq!(id(&layouts.look(&view, at(0))), None);
+        let first = made(layouts.look(&view, at(300)));
+        assert_eq!((first.id, first.others.len()), (LayoutId(1), 0));
+        view.layouts.insert(first.id, first);
+        let second = made(layouts.look(&view, at(300)));
+        view.layouts.insert(second.id, second.clone());
+        assert_eq!(id(&layouts.look(&view, at(301))), None);
+        view.codes.push(code(1, 2));
+        let third = made(layouts.look(&view, at(301)));
+        let codes = |layout: &Layout| layout.tables().map(|table| table.code()).collect::<Vec<_>>();
+        assert_eq!((second.id, codes(&second)), (LayoutId(2), vec![code(2, 1), code(1, 1)]));
+        assert_eq!((third.id, codes(&third)), (LayoutId(3), vec![code(2, 1), code(1, 1), code(1, 2)]));
+        assert_eq!((&third.groups, &third.others[0]), (&second.groups, &second.others[0]));
+        view.layouts.insert(third.id, third);
+        assert_eq!(id(&layouts.look(&view, at(301))), None);
+        // A code that is wider than what is left holds up every layout; the next one has groups for all again.
+        view.codes.push(code(3, 1));
+        assert_eq!(id(&layouts.look(&view, at(302))), None);
+        assert_eq!(id(&layouts.look(&view, at(9000))), None);
+        view.drives.insert(DriveId(4), drive(4, 1));
+        assert_eq!(id(&layouts.look(&view, at(9000))), None);
+        let fourth = made(layouts.look(&view, at(9300)));
+        assert_eq!((fourth.domains.len(), codes(&fourth).len()), (4, 4));
     }
 
     #[test]

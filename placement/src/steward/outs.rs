@@ -187,15 +187,17 @@ impl Outlook {
             .unzip();
         let mut now = then.clone();
         now.extend(usable.iter().filter(|info| going.contains(&info.id)).map(|info| info.node));
-        if then.len() < code.shards() {
+        if then.len() < view.widest() {
             let error = refused("too few drives would be left for the code: add one first");
-            return Err(error.with("left", then.len()).with("needed", code.shards()));
+            return Err(error.with("left", then.len()).with("needed", view.widest()));
         }
-        let (most_now, most_then) = (crowd(&now, code.shards()), crowd(&then, code.shards()));
-        if most_then > most_now && most_then > usize::from(code.parity) {
-            let what = "a node would have more shards of one object than may be lost, and could not be lost any more: add a \
-                        drive on another node first";
-            return Err(refused(what).with("shards", most_then).with("parity", code.parity));
+        for code in view.all_codes() {
+            let (most_now, most_then) = (crowd(&now, code.shards()), crowd(&then, code.shards()));
+            if most_then > most_now && most_then > usize::from(code.parity) {
+                let what = "a node would have more shards of one object than may be lost, and could not be lost any more: add \
+                            a drive on another node first";
+                return Err(refused(what).with("code", code).with("shards", most_then).with("parity", code.parity));
+            }
         }
         let capacity: u128 = left.iter().map(|(_, said)| u128::from(said.capacity_bytes)).sum();
         let full: u128 = left.iter().map(|(_, said)| used(said)).sum();
@@ -426,6 +428,26 @@ mod tests {
         few.are_away(&[21, 32]);
         assert_eq!(few.look(0), Ok(None));
         assert!(few.look(600).is_err_and(|why| why.contains("too few drives")), "two of them answer");
+    }
+
+    #[test]
+    fn what_a_bucket_s_code_needs_stays() {
+        let mut bench = Bench::new(&TWO_EACH[..6]);
+        bench.are_away(&[32]);
+        bench.view.codes = vec![Code { data: 4, parity: 2 }];
+        assert_eq!(bench.look(0), Ok(None));
+        assert!(bench.look(600).is_err_and(|why| why.contains("too few drives")), "six shards on five drives");
+        // Two copies lie on two nodes, and each may be lost: so they are with a node less, but not with one node.
+        let going = |drives: &[u64]| drives.iter().copied().map(DriveId).collect::<BTreeSet<_>>();
+        bench.are_away(&[]);
+        bench.view.codes = vec![Code { data: 1, parity: 1 }];
+        assert!(bench.outlook.spare(&bench.view, &going(&[32])).is_ok());
+        bench.view.code = Some(Code { data: 1, parity: 0 });
+        assert!(bench.outlook.spare(&bench.view, &going(&[31, 32])).is_ok());
+        let refused = bench.outlook.spare(&bench.view, &going(&[21, 22, 31, 32])).map(|_| ());
+        assert!(refused.is_err_and(|error| error.message().starts_with("a node would have more shards of one object")));
+        bench.view.codes.clear();
+        assert!(bench.outlook.spare(&bench.view, &going(&[21, 22, 31, 32])).is_ok());
     }
 
     #[test]

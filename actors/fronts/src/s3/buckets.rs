@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyper::HeaderMap;
-use mesh_core::{Answer, meta::Compression, op::ObjectOp};
+use mesh_core::{Answer, meta::BucketSettings, op::ObjectOp};
 use s3s::{
     S3Request, S3Result,
     dto::{
@@ -46,26 +46,34 @@ pub(super) async fn list_buckets(
     })
 }
 
-/// A location constraint is accepted and means nothing: a mesh is one region. S3 has no word for compression, so that is a
-/// header of the mesh's own.
+/// A location constraint is accepted and means nothing: a mesh is one region. S3 has no words for compression and codes, so
+/// those are headers of the mesh's own.
 pub(super) async fn create_bucket(
     gateway: &Gateway,
     request: S3Request<CreateBucketInput>,
 ) -> S3Result<CreateBucketOutput> {
     let caller = gateway.caller(request.credentials.as_ref(), &request.headers)?;
     let bucket: Arc<str> = request.input.bucket.as_str().into();
-    let op = match compression(&request.headers)? {
-        Compression::Off => ObjectOp::CreateBucket { bucket },
-        compression @ Compression::Auto => ObjectOp::CreateBucketWith { bucket, compression },
+    let settings = settings(&request.headers)?;
+    let op = if settings.is_usual() {
+        ObjectOp::CreateBucket { bucket }
+    } else {
+        ObjectOp::CreateBucketWith { bucket, settings }
     };
     caller.done(op).await?;
     Ok(CreateBucketOutput { location: Some(format!("/{}", request.input.bucket)) })
 }
 
-fn compression(headers: &HeaderMap) -> S3Result<Compression> {
-    let Some(asked) = headers.get(COMPRESS) else { return Ok(Compression::Off) };
-    let known = asked.to_str().ok().and_then(|text| text.parse().ok());
-    known.ok_or_else(|| s3_error!(InvalidArgument, "x-mesh-compress is off or auto"))
+fn settings(headers: &HeaderMap) -> S3Result<BucketSettings> {
+    let said = |name: &str| headers.get(name).map(|asked| asked.to_str().unwrap_or_default());
+    let compression = said(COMPRESS).map(str::parse).transpose();
+    let compression = compression.map_err(|_| s3_error!(InvalidArgument, "x-mesh-compress is off or auto"))?;
+    let code = said(CODE).map(str::parse).transpose();
+    let code = code.map_err(|_| {
+        let known = "x-mesh-code is K+M: 1 to 16 data shards and up to 8 parity shards; 1+2 are three copies";
+        s3_error!(InvalidArgument, "{known}")
+    })?;
+    Ok(BucketSettings { compression: compression.unwrap_or_default(), code })
 }
 
 pub(super) async fn delete_bucket(
@@ -109,3 +117,4 @@ pub(super) async fn get_bucket_versioning(
 const BUCKETS_PAGE_MAX: usize = 10_000;
 /// Whether what is put into a new bucket is compressed: `off`, as without it, or `auto`.
 const COMPRESS: &str = "x-mesh-compress";
+const CODE: &str = "x-mesh-code";

@@ -28,6 +28,7 @@ fn part(number: u32, len: u64, crc32: &str) -> (u32, Arc<PartRow>) {
         key: None,
         runs: vec![],
         compression: Compression::Off,
+        code: None,
     };
     let row = PartRow {
         number,

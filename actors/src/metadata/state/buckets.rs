@@ -10,11 +10,12 @@ use std::sync::Arc;
 use mesh_core::{
     Error, ErrorKind,
     id::{BucketId, GroupId, TenantId},
-    meta::{BucketRef, BucketRow, Compression, MetaAnswer},
+    meta::{BucketRef, BucketRow, BucketSettings, MetaAnswer},
     time::UnixMillis,
 };
 
 use super::{
+    codes,
     rows::{Formed, Rows, no_such_bucket},
     tenants,
 };
@@ -28,7 +29,7 @@ pub(super) fn create(
     name: &Arc<str>,
     tenant: TenantId,
     created: UnixMillis,
-    compression: Compression,
+    settings: BucketSettings,
 ) -> Result<MetaAnswer, Error> {
     if let Some(why) = flaw_of(name) {
         return Err(Error::invalid(why).with("bucket", name));
@@ -39,7 +40,7 @@ pub(super) fn create(
         if known.bucket.tenant != tenant {
             return Err(Error::new(ErrorKind::BucketTaken, "another tenant has a bucket of this name"));
         }
-        if (known.created, known.compression) == (created, compression) {
+        if (known.created, known.settings) == (created, settings) {
             return Ok(MetaAnswer::Bucket(known.into()));
         }
         return Err(Error::new(ErrorKind::BucketExists, "there is this bucket already").with("bucket", name));
@@ -48,10 +49,13 @@ pub(super) fn create(
         return Err(Error::new(ErrorKind::Conflict, "the cluster is not formed yet"));
     };
     tenants::tenant(rows, tenant)?;
+    if let Some(code) = settings.code {
+        codes::use_one(rows, formed.code, code)?;
+    }
     rows.take_room(&keys::bucket_owner(tenant, ""), BUCKETS_MAX as u64, "buckets")?;
     let id = BucketId(rows.count(Counter::Buckets)?);
     let group = GroupId(1 + id.0 % u64::from(formed.namespaces));
-    let row = BucketRow { bucket: BucketRef { id, name: Arc::clone(name), tenant, group }, created, compression };
+    let row = BucketRow { bucket: BucketRef { id, name: Arc::clone(name), tenant, group }, created, settings };
     rows.put(by_name, &id)?;
     rows.put(keys::bucket_owner(tenant, name), &id)?;
     rows.put(keys::bucket(id), &row)?;

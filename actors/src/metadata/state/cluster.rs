@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_core::{
     Error, ErrorKind,
     id::{ClusterId, DriveId, Epoch, Incarnation, LayoutId, NodeId},
-    limits::{DRIVES_OUT_MAX, GROUP_DRIVES_MAX, LAYOUT_GROUPS_MAX},
+    limits::{CODES_DRIVES_MAX, DRIVES_OUT_MAX, GROUP_DRIVES_MAX, LAYOUT_GROUPS_MAX},
     meta::MetaAnswer,
-    topology::{Code, DriveInfo, Layout, Leaving, NodeInfo, NodeKind},
+    topology::{Code, DriveInfo, Layout, Leaving, NodeInfo, NodeKind, Table},
 };
 
 use super::{
@@ -333,12 +333,16 @@ pub(super) fn put_layout(rows: &mut Rows<'_>, layout: &Layout) -> Result<MetaAns
 
 /// A stripe's group and the numbers of its shards are the same in all layouts of a line, and a line does not end.
 fn expect_in_line(layout: &Layout, newest: &Layout) -> Result<(), Error> {
-    let same_line =
-        layout.line == newest.line && layout.code == newest.code && layout.groups.len() == newest.groups.len();
+    let is_same = |(before, now): (Table<'_>, Table<'_>)| {
+        before.code() == now.code() && before.groups().len() == now.groups().len()
+    };
+    let same_line = layout.line == newest.line
+        && layout.others.len() >= newest.others.len()
+        && newest.tables().zip(layout.tables()).all(is_same);
     if newest.line == 0 || same_line {
         return Ok(());
     }
-    Err(Error::invalid("a layout is not of the newest one's line, or has another code or another number of groups")
+    Err(Error::invalid("a layout is not of the newest one's line, or has other codes or other numbers of groups")
         .with("layout", layout.id)
         .with("line", layout.line)
         .with("newest_line", newest.line))
@@ -360,15 +364,30 @@ fn newest_layout(rows: &Rows<'_>) -> Result<LayoutId, Error> {
 
 fn expect_sound(rows: &Rows<'_>, layout: &Layout) -> Result<(), Error> {
     let invalid = |why: &'static str| Err(Error::invalid(why).with("layout", layout.id));
-    if !layout.code.is_valid() {
-        return invalid("a layout's code is outside the limits");
+    if layout.line == 0 && !layout.others.is_empty() {
+        return invalid("a layout of no line has groups for one code alone");
     }
-    if layout.groups.is_empty() || layout.groups.len() > LAYOUT_GROUPS_MAX {
-        return invalid("a layout has no groups, or too many");
+    let mut codes = BTreeSet::new();
+    for table in layout.tables() {
+        let code = table.code();
+        if !code.is_valid() {
+            return invalid("a layout's code is outside the limits");
+        }
+        if !codes.insert((code.data, code.parity)) {
+            return invalid("a layout has groups for a code twice");
+        }
+        if table.groups().is_empty() || table.groups().len() > LAYOUT_GROUPS_MAX {
+            return invalid("a layout has no groups for a code, or too many");
+        }
+    }
+    let listed: usize = layout.tables().map(|table| table.code().group_drives()).sum();
+    if listed > CODES_DRIVES_MAX {
+        return invalid("a layout has groups for too many codes");
     }
     let mut known = BTreeSet::new();
-    for group in &layout.groups {
-        if group.len() < layout.code.shards() || group.len() > GROUP_DRIVES_MAX {
+    for (code, group) in layout.tables().flat_map(|table| table.groups().iter().map(move |group| (table.code(), group)))
+    {
+        if group.len() < code.shards() || group.len() > GROUP_DRIVES_MAX {
             return invalid("a placement group lists fewer drives than the code has shards, or too many");
         }
         let distinct: BTreeSet<DriveId> = group.iter().copied().collect();

@@ -10,8 +10,8 @@ use super::{buckets, cluster, departures, level, placement, rows::Rows, stages, 
 /// Buckets' names.
 pub(super) fn bucket(rows: &mut Rows<'_>, command: &BucketCommand) -> Result<MetaAnswer, Error> {
     match command {
-        BucketCommand::CreateBucket { name, tenant, created, compression, .. } => {
-            buckets::create(rows, name, *tenant, *created, *compression)
+        BucketCommand::CreateBucket { name, tenant, created, settings, .. } => {
+            buckets::create(rows, name, *tenant, *created, *settings)
         }
         BucketCommand::RemoveBucket { bucket } => buckets::remove(rows, *bucket),
     }

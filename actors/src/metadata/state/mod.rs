@@ -11,6 +11,7 @@
 mod blocks;
 mod buckets;
 mod cluster;
+mod codes;
 mod control;
 mod departures;
 mod level;

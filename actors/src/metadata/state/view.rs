@@ -23,7 +23,7 @@ use crate::metadata::{
 };
 
 /// The kinds of row that the view shows, ascending: drives come before their losses.
-const SHOWN: [u8; 15] = [
+const SHOWN: [u8; 16] = [
     keys::FORMED,
     keys::ASSIGNMENT,
     keys::DRIVE,
@@ -32,6 +32,7 @@ const SHOWN: [u8; 15] = [
     keys::LAYOUT,
     keys::NODE,
     keys::PRINCIPAL,
+    keys::CODES,
     keys::STAGES,
     keys::TENANT,
     keys::LEVEL,
@@ -100,6 +101,10 @@ fn show(view: &mut ControlView, key: &[u8], value: Option<&[u8]>) -> Result<bool
         keys::STAGES => {
             let stages = row::<(Scope, Vec<CustomSpec>)>(key, value)?;
             set(&mut view.stages, known(key, keys::scope_of(key))?, stages.map(|(_, stages)| stages.into()))
+        }
+        keys::CODES => {
+            let codes = row(key, value)?.unwrap_or_default();
+            core::mem::replace(&mut view.codes, codes) != view.codes
         }
         keys::LEVEL => {
             let level = row(key, value)?.unwrap_or_default();

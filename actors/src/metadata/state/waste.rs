@@ -159,6 +159,7 @@ pub(super) fn older_than(
                 key: None,
                 runs: Vec::new(),
                 compression: Compression::Off,
+                code: None,
             };
             flow = page.take(GarbageMark { since, write, part: 0 }, Garbage { tenant, since, extent })?;
         }

@@ -5,6 +5,7 @@ use mesh_core::{
     meta::{Garbage, GarbageMark, GarbagePage, Run},
     op::{Head, ShardOp},
     spec::FunctionSpec,
+    topology::Code,
 };
 
 use super::*;
@@ -382,4 +383,19 @@ fn sends_a_delete_again_under_the_number_that_it_had() {
     let (call, again) = command(&effects);
     assert_eq!(again, delete);
     assert_eq!(bench.reply(call, meta(MetaAnswer::Deleted { existed: false })), [replied(id, Answer::Done)]);
+}
+
+#[test]
+fn what_is_in_another_code_is_deleted_where_that_has_it() {
+    let code = Code { data: 1, parity: 2 };
+    let mut bench = reclaiming();
+    bench.wake(Instant(0));
+    let coded = |row: Garbage| Garbage { extent: Extent { code: Some(code), ..row.extent }, ..row };
+    let rows = vec![coded(garbage(70, 5, vec![])), garbage(71, 5, vec![])];
+    let effects = bench.reply(Token(1), named(page(rows)));
+    let said = effects.iter().map(|effect| match effect {
+        Effect::Call { request: Request { op: Op::Stripe(op), .. }, .. } => (op.target().id.write.0, op.target().code),
+        other => panic!("not a stripe: {other:?}"),
+    });
+    assert_eq!(said.collect::<Vec<_>>(), [(70, Some(code)), (71, None)]);
 }

@@ -18,14 +18,14 @@ fn expect(bench: &mut Bench, effects: &[Effect], wanted: &Command, outcome: Outc
 #[test]
 fn a_bucket_that_compresses_is_made_so() {
     let mut bench = Bench::new(spec());
-    let make = ObjectOp::CreateBucketWith { bucket: "photos".into(), compression: Compression::Auto };
+    let make = ObjectOp::CreateBucketWith { bucket: "photos".into(), settings: compressed() };
     let (id, effects) = bench.ask(make);
     let create = BucketCommand::CreateBucket {
         proposer: Some(proposer(0)),
         name: "photos".into(),
         tenant: TENANT,
         created: WALL,
-        compression: Compression::Auto,
+        settings: compressed(),
     };
     let made = meta(row(bucket()));
     assert_eq!(expect(&mut bench, &effects, &create.into(), made), [replied(id, Answer::Done)]);
@@ -40,7 +40,7 @@ fn a_bucket_is_made_in_the_control_group_under_a_name_that_is_no_pattern() {
         name: "photos".into(),
         tenant: TENANT,
         created: WALL,
-        compression: Compression::Off,
+        settings: BucketSettings::default(),
     };
     let create = create.into();
     let made = meta(row(bucket()));
@@ -187,4 +187,8 @@ fn a_deletion_that_does_not_get_to_the_name_is_finished_behind_its_answer() {
     let done = Ok(WorkOutput::Meta(Arc::new(MetaAnswer::Done)));
     assert_eq!(bench.event(Event::Done { work: *work, outcome: done }), []);
     assert_eq!(bench.object.in_flight(), 0);
+}
+
+fn compressed() -> BucketSettings {
+    BucketSettings { compression: Compression::Auto, code: None }
 }

@@ -17,8 +17,8 @@ use mesh_core::{
     StorageFunction, Target, Tokens,
     id::{ActorId, BucketId, DriveId, Epoch, GroupId, KeyId, LayoutId, NodeId, StripeId, TenantId, Token, WriteId},
     meta::{
-        Attributes, BucketCommand, BucketRef, BucketRow, Command, Compression, Extent, MetaAnswer, ObjectCommand,
-        Precondition, Proposer, Query, Session, UpkeepCommand, WrappedKey,
+        Attributes, BucketCommand, BucketRef, BucketRow, BucketSettings, Command, Compression, Extent, MetaAnswer,
+        ObjectCommand, Precondition, Proposer, Query, Session, UpkeepCommand, WrappedKey,
     },
     op::{Binding, Destination, ObjectOp, StripeOp, StripeTarget},
     port::WorkOutput,
@@ -85,7 +85,11 @@ fn row(bucket: BucketRef) -> MetaAnswer {
 }
 
 fn row_of(bucket: BucketRef, compression: Compression) -> MetaAnswer {
-    MetaAnswer::Bucket(Arc::new(BucketRow { bucket, created: UnixMillis(5), compression }))
+    row_as(bucket, BucketSettings { compression, code: None })
+}
+
+fn row_as(bucket: BucketRef, settings: BucketSettings) -> MetaAnswer {
+    MetaAnswer::Bucket(Arc::new(BucketRow { bucket, created: UnixMillis(5), settings }))
 }
 
 fn meta(answer: MetaAnswer) -> Outcome {
@@ -117,6 +121,7 @@ fn target(write: WriteId, stripe: u32, attempt: u8) -> StripeTarget {
         }),
         key: None,
         compression: Compression::Off,
+        code: None,
     }
 }
 
@@ -129,6 +134,7 @@ fn extent(write: WriteId, len: u64) -> Extent {
         key: None,
         runs: Vec::new(),
         compression: Compression::Off,
+        code: None,
     }
 }
 
@@ -200,7 +206,11 @@ impl Bench {
 
     /// As [`Self::begin`], in a bucket that says so.
     fn begin_in(&mut self, compression: Compression) -> WriteId {
-        self.know(row_of(bucket(), compression));
+        self.begin_as(BucketSettings { compression, code: None })
+    }
+
+    fn begin_as(&mut self, settings: BucketSettings) -> WriteId {
+        self.know(row_as(bucket(), settings));
         let (_, effects) =
             self.ask(ObjectOp::Begin { bucket: "photos".into(), key: "cat".into(), destination: whole() });
         let work = only_work(&effects);

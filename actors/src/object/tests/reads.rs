@@ -4,6 +4,7 @@ use mesh_core::{
     limits::LIST_KEYS_MAX,
     meta::{Body, Compression, Extent, Listing, ObjectRow, PartRow, Run},
     op::Piece,
+    topology::Code,
 };
 
 use super::*;
@@ -376,4 +377,26 @@ fn what_the_node_lacks_is_not_an_object_that_is_not_there() {
     let (call, _) = stripe_op(&effects);
     let effects = bench.reply(call, failure(ErrorKind::NotFound));
     assert_eq!(refused(&effects), ErrorKind::Unreachable);
+}
+
+#[test]
+fn what_is_in_another_code_is_read_by_who_does_not_know_that() {
+    let code = Code { data: 1, parity: 2 };
+    let mut bench = Bench::new(spec());
+    bench.know_the_bucket();
+    let piece = Piece { extent: Arc::new(extent(WriteId(50), 5)), stripe: 0, start: 1, len: 3 };
+    let (id, effects) = bench.ask(ObjectOp::Read { bucket: "photos".into(), key: "cat".into(), piece });
+    let (call, _) = stripe_op(&effects);
+    // Where it was looked for it is not.
+    let effects = bench.reply(call, failure(ErrorKind::Lost));
+    let query = bench.query(GROUP, Query::Object { bucket: bucket(), key: "cat".into() });
+    assert_eq!(effects, [next(bench.last(), query)]);
+    let now = Extent { code: Some(code), ..extent(WriteId(50), 5) };
+    let call = bench.last();
+    let effects = bench.reply(call, meta(MetaAnswer::Object(object(5, Body::Whole(now)))));
+    let (call, op) = stripe_op(&effects);
+    let StripeOp::Read { target, .. } = op else { panic!("{op:?}") };
+    assert_eq!(target, StripeTarget { code: Some(code), ..crate::object::tests::target(WriteId(50), 0, 0) });
+    let stored = |bytes: &[u8]| Ok(Response { answer: Answer::Done, payload: Buf::copy_of(bytes) });
+    assert_eq!(bench.reply(call, stored(b"horse")), [Effect::Reply { id, outcome: stored(b"ors") }]);
 }

@@ -28,12 +28,12 @@ fn over(drives: u64) -> ObjectSpec {
 fn layout() -> Layout {
     let drives: Vec<DriveId> = (1..=3).map(DriveId).collect();
     let domains = drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect();
-    Layout { id: LAYOUT, code: Code { data: 1, parity: 1 }, groups: vec![drives], domains, line: 0 }
+    Layout { id: LAYOUT, code: Code { data: 1, parity: 1 }, groups: vec![drives], domains, line: 0, others: Vec::new() }
 }
 
 /// A write of one stripe.
 fn used(runs: Vec<Run>) -> Reference {
-    Reference::Used(Some(Shape { layout: LAYOUT, stripes: 1, runs }))
+    Reference::Used(Some(Shape { layout: LAYOUT, stripes: 1, runs, code: None }))
 }
 
 /// How far every drive's log has come.
@@ -193,7 +193,7 @@ fn what_refers_to_a_block_is_told_a_part_at_a_time() {
 
 #[test]
 fn a_block_is_put_off_while_it_cannot_be_told_what_is_a_write_s_own() {
-    let elsewhere = Reference::Used(Some(Shape { layout: LayoutId(99), stripes: 1, runs: vec![] }));
+    let elsewhere = Reference::Used(Some(Shape { layout: LayoutId(99), stripes: 1, runs: vec![], code: None }));
     for strange in [vec![Reference::Open], vec![elsewhere], vec![], vec![Reference::Nobody; 5]] {
         let mut bench = sweeping();
         let effects = ripen(&mut bench, &[100]);

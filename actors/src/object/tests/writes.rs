@@ -5,6 +5,8 @@ use mesh_core::{
     limits::{BUDGET_DEFAULT, KEY_BYTES_MAX, OPEN_WRITES_MAX, WRITE_IDLE_MAX},
     meta::{Body, ObjectRow, Run},
     port::ComputeJob,
+    spec::FunctionSpec,
+    topology::{Code, CodeGroups, Layout},
 };
 
 use super::*;
@@ -497,4 +499,62 @@ fn a_key_that_the_keyring_lacks_is_no_missing_object() {
     let work = only_work(&effects);
     let effects = bench.event(Event::Done { work, outcome: Err(Error::new(ErrorKind::NotFound, "no such key")) });
     assert_eq!(refused(&effects), ErrorKind::Unreachable);
+}
+
+#[test]
+fn what_is_put_into_a_bucket_of_another_code_waits_for_its_groups_and_says_so_of_every_stripe_and_of_the_whole() {
+    let code = Code { data: 1, parity: 2 };
+    let settings = BucketSettings { compression: Compression::Off, code: Some(code) };
+    let begin = || ObjectOp::Begin { bucket: "photos".into(), key: "cat".into(), destination: whole() };
+    let mut bench = Bench::new(spec());
+    bench.know(row_as(bucket(), settings));
+    let began = bench.now;
+    let (id, effects) = bench.ask(begin());
+    assert_eq!(effects, []);
+    // It looks again and again, and not for ever.
+    let mut at = began;
+    let error = loop {
+        at = at + Duration::from_millis(50);
+        match &bench.wake(at)[..] {
+            [] => {}
+            [Effect::Reply { id: to, outcome: Err(error) }] if *to == id => break error.clone(),
+            effects => panic!("{effects:?}"),
+        }
+    };
+    assert_eq!((error.kind(), at.since(began)), (ErrorKind::Overloaded, Duration::from_millis(4950)));
+    assert!(error.message().starts_with("there are no placement groups for the bucket's code yet"), "{error}");
+    assert_eq!(bench.object.in_flight(), 0);
+    // The layout of the tests has groups for no code but its own, and this one for that as well.
+    let groups = vec![(1..=3).map(DriveId).collect()];
+    let layout = Layout {
+        id: LAYOUT,
+        code: Code { data: 2, parity: 1 },
+        domains: (1..=3).map(|drive| (DriveId(drive), NodeId(drive))).collect(),
+        line: 1,
+        others: vec![CodeGroups { code, groups: groups.clone() }],
+        groups,
+    };
+    // Then they are there, and the next look goes on.
+    let laid_out = ObjectSpec { layouts: [(LAYOUT, Arc::new(layout))].into(), ..spec() };
+    let mut bench = Bench::new(spec());
+    bench.know(row_as(bucket(), settings));
+    let (_, effects) = bench.ask(begin());
+    assert_eq!(effects, []);
+    bench.event(Event::Configure(Arc::new(FunctionSpec::Object(laid_out.clone()))));
+    let effects = bench.wake(bench.now + Duration::from_millis(50));
+    only_work(&effects);
+    let mut bench = Bench::new(laid_out);
+    let write = bench.begin_as(settings);
+    let (id, effects) = bench.append(write, 0, b"meow");
+    let stripe = StripeOp::Write(StripeTarget { code: Some(code), ..target(write, 0, 0) });
+    assert_eq!(effects, [next(bench.last(), bench.onward(stripe, Buf::copy_of(b"meow")))]);
+    let call = only_call(&effects);
+    let effects = bench.reply(call, Ok(Answer::Placed { avoid: vec![], shared: false }.into()));
+    assert_eq!(effects, [replied(id, Answer::Done)]);
+    let (_, effects) = bench.finish(write, 4);
+    let [Effect::Call { request: Request { op: Op::Propose(command), .. }, .. }] = &effects[..] else {
+        panic!("no manifest: {effects:?}")
+    };
+    let Command::Object(_, ObjectCommand::PutObject { row, .. }) = &**command else { panic!("{command:?}") };
+    assert_eq!(row.body, Body::Whole(Extent { code: Some(code), ..extent(write, 4) }));
 }

@@ -1,7 +1,7 @@
 //! What one client does, whatever way it comes: it puts, gets and removes, creates what is not there and swaps what it has
 //! read, copies, lists, and looks around.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed};
 
 use mesh::{
     Client,
@@ -10,11 +10,12 @@ use mesh::{
 use mesh_core::{
     Error, ErrorKind,
     id::WriteId,
-    meta::Attributes,
+    meta::{Attributes, BucketSettings},
     stream::{ByteRange, Place},
+    topology::Code,
 };
 
-use super::{Judged, Seen, gateway::Gateways, looks};
+use super::{Judged, MAKES_AGAIN, Seen, gateway::Gateways, looks};
 use crate::{
     oracle::{Deed, End as Ending, Ticket},
     random::Stream,
@@ -39,6 +40,21 @@ const KEYS: &str = "k";
 const PAGE: usize = 5;
 /// Bytes by which a content is recognised.
 const HEAD: u64 = 8;
+
+/// Makes a bucket with a code of its own; `false` where nobody can, because the mesh does not yet.
+pub(super) async fn make(way: &Way, seen: &Seen, bucket: &str, code: Code) -> bool {
+    let Way::Mesh(client) = way else { return false };
+    let settings = BucketSettings { code: Some(code), ..BucketSettings::default() };
+    while !seen.stop.load(Relaxed) {
+        match client.create_bucket_with(bucket, settings).await {
+            Ok(()) => return true,
+            Err(error) if error.kind() == ErrorKind::BucketExists => return true,
+            Err(error) if error.kind() == ErrorKind::Unsupported => return false,
+            Err(_) => tokio::time::sleep(MAKES_AGAIN).await,
+        }
+    }
+    false
+}
 
 impl User {
     pub(super) const fn new(way: Way, bucket: &'static str, who: usize) -> Self {

@@ -17,6 +17,7 @@ fn extent(len: u64) -> Extent {
         key: None,
         runs: Vec::new(),
         compression: Compression::Off,
+        code: None,
     }
 }
 

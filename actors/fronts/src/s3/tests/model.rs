@@ -13,8 +13,8 @@ use mesh_core::{
     id::{BucketId, GroupId, LayoutId, TenantId, WriteId},
     limits::{LIST_KEYS_MAX, PART_BYTES_MIN, STREAM_STRIPES},
     meta::{
-        Attributes, Body, BucketRef, BucketRow, Compression, Extent, ListEntry, Listing, ObjectRow, PartRow,
-        Precondition, UploadRow,
+        Attributes, Body, BucketRef, BucketRow, BucketSettings, Compression, Extent, ListEntry, Listing, ObjectRow,
+        PartRow, Precondition, UploadRow,
     },
     op::{Destination, ObjectOp, Piece},
     port::Clock,
@@ -85,8 +85,8 @@ impl Model {
     }
 
     /// What was said of a bucket when it was made, if it was.
-    pub(super) fn compression(&self, bucket: &str) -> Option<Compression> {
-        self.state.lock().expect("no panic").buckets.get(bucket).map(|bucket| bucket.row.compression)
+    pub(super) fn settings(&self, bucket: &str) -> Option<BucketSettings> {
+        self.state.lock().expect("no panic").buckets.get(bucket).map(|bucket| bucket.row.settings)
     }
 
     /// Writes that are open, stripes that are kept, and the most appends that were under way at once.
@@ -189,9 +189,9 @@ impl State {
         let at = clock.wall();
         match op {
             ObjectOp::CreateBucket { .. } | ObjectOp::CreateBucketWith { .. } => {
-                let (bucket, compression) = match op {
-                    ObjectOp::CreateBucket { bucket } => (bucket, Compression::Off),
-                    ObjectOp::CreateBucketWith { bucket, compression } => (bucket, compression),
+                let (bucket, settings) = match op {
+                    ObjectOp::CreateBucket { bucket } => (bucket, BucketSettings::default()),
+                    ObjectOp::CreateBucketWith { bucket, settings } => (bucket, settings),
                     _ => unreachable!("matched above"),
                 };
                 if let Some(held) = self.buckets.get(&bucket) {
@@ -200,7 +200,7 @@ impl State {
                 }
                 let reference =
                     BucketRef { id: BucketId(self.id().0), name: bucket.clone(), tenant, group: GroupId(1) };
-                let row = Arc::new(BucketRow { bucket: reference, created: at, compression });
+                let row = Arc::new(BucketRow { bucket: reference, created: at, settings });
                 self.buckets.insert(bucket, Bucket { row, objects: BTreeMap::new(), uploads: BTreeMap::new() });
                 Ok(Answer::Done.into())
             }
@@ -326,7 +326,8 @@ impl State {
         assert!(full.into_iter().all(|&len| len == stripe_bytes as usize), "every stripe but the last is full");
         assert_eq!(open.lens.values().sum::<usize>() as u64, len, "the length is what was appended");
         let compression = Compression::Off;
-        let extent = Extent { write, len, stripe_bytes, layout: LayoutId(1), key: None, runs: vec![], compression };
+        let extent =
+            Extent { write, len, stripe_bytes, layout: LayoutId(1), key: None, runs: vec![], compression, code: None };
         let modified = clock.wall();
         let bucket = self.bucket(&open.bucket, tenant)?;
         match open.destination {

@@ -1,7 +1,12 @@
 //! What happens between a signature and an operation: whatever is not offered is refused and changes nothing, and the
 //! forms that clients choose are read.
 
-use mesh_core::{Error, ErrorKind, meta::Compression, op::ObjectOp};
+use mesh_core::{
+    Error, ErrorKind,
+    meta::{BucketSettings, Compression},
+    op::ObjectOp,
+    topology::Code,
+};
 
 use super::{
     Node,
@@ -54,18 +59,31 @@ async fn sub_resources_that_are_not_offered_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_bucket_compresses_if_whoever_makes_it_says_so() {
+async fn a_bucket_is_stored_as_whoever_makes_it_says() {
     let node = Node::start(4096).await;
     let client = node.with_bucket().await;
-    for (bucket, asked, compression) in [("off", "off", Compression::Off), ("auto", "auto", Compression::Auto)] {
-        let made = with(&client, "PUT", &format!("/{bucket}-made"), &[("x-mesh-compress", asked)], b"").await;
-        assert_eq!(made.status, 200, "{made:?}");
-        assert_eq!(node.model.compression(&format!("{bucket}-made")), Some(compression));
+    let (off, auto) = (Compression::Off, Compression::Auto);
+    let (three, copies) = (Code { data: 3, parity: 1 }, Code { data: 1, parity: 2 });
+    let cases: [(&str, &[(&str, &str)], _, _); 5] = [
+        ("said-off", &[("x-mesh-compress", "off")], off, None),
+        ("said-auto", &[("x-mesh-compress", "auto")], auto, None),
+        ("coded", &[("x-mesh-code", "3+1")], off, Some(three)),
+        ("copied", &[("x-mesh-code", "1+2")], off, Some(copies)),
+        ("both", &[("x-mesh-code", "1+2"), ("x-mesh-compress", "auto")], auto, Some(copies)),
+    ];
+    for (bucket, headers, compression, code) in cases {
+        let made = with(&client, "PUT", &format!("/{bucket}"), headers, b"").await;
+        assert_eq!(made.status, 200, "{bucket}: {made:?}");
+        assert_eq!(node.model.settings(bucket), Some(BucketSettings { compression, code }), "{bucket}");
     }
-    assert_eq!(node.model.compression("bucket"), Some(Compression::Off));
-    let made = with(&client, "PUT", "/zstd-made", &[("x-mesh-compress", "zstd")], b"").await;
-    assert_eq!(made.verdict(), (400, "InvalidArgument".to_owned()));
-    assert_eq!(node.model.compression("zstd-made"), None);
+    assert_eq!(node.model.settings("bucket"), Some(BucketSettings::default()));
+    for (header, asked) in
+        [("x-mesh-compress", "zstd"), ("x-mesh-code", "3"), ("x-mesh-code", "0+1"), ("x-mesh-code", "")]
+    {
+        let made = with(&client, "PUT", "/not-made", &[(header, asked)], b"").await;
+        assert_eq!(made.verdict(), (400, "InvalidArgument".to_owned()), "{header}: {asked}");
+        assert_eq!(node.model.settings("not-made"), None);
+    }
     node.stop().await;
 }
 

@@ -2,8 +2,11 @@ use std::collections::BTreeMap;
 
 use mesh_core::{
     id::{ClusterId, DriveId, Incarnation, KeyId, NodeId},
-    meta::{AccessKeyRow, BucketRow, Compression, Grant, Level, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
-    topology::{Code, DriveInfo, Layout, Leaving, NodeInfo, NodeKind},
+    meta::{
+        AccessKeyRow, BucketRow, BucketSettings, Compression, Grant, Level, PrincipalRow, TenantLimits, TenantRow,
+        WrappedKey,
+    },
+    topology::{Code, CodeGroups, DriveInfo, Layout, Leaving, NodeInfo, NodeKind},
 };
 
 use super::*;
@@ -51,7 +54,7 @@ fn bucket_named(name: &str, tenant: u64, created: u64) -> BucketCommand {
         name,
         tenant: TenantId(tenant),
         created: UnixMillis(created),
-        compression: Compression::Off,
+        settings: BucketSettings::default(),
     }
 }
 
@@ -80,6 +83,7 @@ pub(super) fn layout(id: u64) -> Layout {
         groups: vec![vec![DriveId(1), DriveId(2), DriveId(3)]],
         domains: (1..=3).map(|id| (DriveId(id), NodeId(id))).collect(),
         line: 0,
+        others: Vec::new(),
     }
 }
 
@@ -487,7 +491,7 @@ fn the_founding_makes_its_bucket_once() {
         name: "photos".into(),
         tenant: TENANT,
         created: UnixMillis(10),
-        compression: Compression::Off,
+        settings: BucketSettings::default(),
     };
     let row = made(group.apply(&command));
     assert_eq!(made(group.apply(&command)), row);
@@ -547,15 +551,89 @@ fn a_bucket_that_compresses_is_made_once_every_node_can() {
         name: "photos".into(),
         tenant: TENANT,
         created: UnixMillis(10),
-        compression: Compression::Auto,
+        settings: compressed(),
     };
     assert_eq!(Command::from(make.clone()).level(), Level::COMPRESS);
     assert_eq!(group.apply(&make), Err(ErrorKind::Unsupported));
     assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::COMPRESS)), Ok(MetaAnswer::Done));
     for _ in 0..2 {
         let Ok(MetaAnswer::Bucket(row)) = group.apply(&make) else { panic!("no bucket") };
-        assert_eq!(row.compression, Compression::Auto);
+        assert_eq!(row.settings, compressed());
     }
     // Whoever asked for another one in the same millisecond has not got it.
     assert_eq!(group.apply(&bucket_named("photos", TENANT.0, 10)), Err(ErrorKind::BucketExists));
+}
+
+fn compressed() -> BucketSettings {
+    BucketSettings { compression: Compression::Auto, code: None }
+}
+
+fn coded(name: &str, code: Code) -> BucketCommand {
+    BucketCommand::CreateBucket {
+        proposer: None,
+        name: name.into(),
+        tenant: TENANT,
+        created: UnixMillis(10),
+        settings: BucketSettings { compression: Compression::Off, code: Some(code) },
+    }
+}
+
+#[test]
+fn a_bucket_may_have_a_code_of_its_own_that_the_mesh_has_drives_for() {
+    let code = |data, parity| Code { data, parity };
+    let mut group = furnished();
+    let own = control_view(&group).code.expect("formed");
+    assert_eq!(group.apply(&coded("photos", code(1, 1))), Err(ErrorKind::Unsupported));
+    assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::CODES)), Ok(MetaAnswer::Done));
+    let drive = MeshCommand::PutDrive { drive: DriveId(4), node: NodeId(1), capacity_bytes: 10 };
+    assert_eq!(group.once(&drive), Ok(MetaAnswer::Epoch(Epoch(1))));
+    let make = |group: &mut Group, name: &str, code| {
+        let made = group.apply(&coded(name, code));
+        let row = made.map(|answer| matches!(answer, MetaAnswer::Bucket(row) if row.settings.code == Some(code)));
+        (row, control_view(group).codes.clone())
+    };
+    // The mesh's own is nothing new; another one is kept once, in its order; what does not fit is refused and leaves nothing.
+    assert_eq!(make(&mut group, "its-own", own), (Ok(true), vec![]));
+    assert_eq!(make(&mut group, "two-copies", code(1, 1)), (Ok(true), vec![code(1, 1)]));
+    assert_eq!(make(&mut group, "two-copies-too", code(1, 1)), (Ok(true), vec![code(1, 1)]));
+    assert_eq!(make(&mut group, "too-wide", code(4, 1)).0, Err(ErrorKind::Conflict));
+    assert_eq!(make(&mut group, "no-code", code(0, 1)).0, Err(ErrorKind::Invalid));
+    assert_eq!(make(&mut group, "Not A Name", code(1, 0)), (Err(ErrorKind::Invalid), vec![code(1, 1)]));
+    assert_eq!(group.query(&Query::Bucket { name: "too-wide".into() }), Err(ErrorKind::NoSuchBucket));
+    // Each lists eight drives for a number at least: there is room for a handful.
+    let mut codes = vec![code(1, 1)];
+    for another in [(1, 0), (2, 0), (3, 0), (4, 0), (1, 2), (1, 3)].map(|(data, parity)| code(data, parity)) {
+        codes.push(another);
+        assert_eq!(
+            make(&mut group, &format!("of-{}-{}", another.data, another.parity), another),
+            (Ok(true), codes.clone())
+        );
+    }
+    assert_eq!(make(&mut group, "one-too-many", code(2, 2)), (Err(ErrorKind::Conflict), codes.clone()));
+    assert_eq!(make(&mut group, "another-of-those", code(1, 3)), (Ok(true), codes));
+}
+
+#[test]
+fn a_layout_has_groups_for_every_code_that_those_before_it_had() {
+    let code = |data, parity| Code { data, parity };
+    let mut group = furnished();
+    assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::CODES)), Ok(MetaAnswer::Done));
+    let first = Layout { line: 1, ..layout(1) };
+    let with = |id, others: &[(Code, usize)]| {
+        let of =
+            |(code, count): &(Code, usize)| CodeGroups { code: *code, groups: vec![first.groups[0].clone(); *count] };
+        Layout { id: LayoutId(id), others: others.iter().map(of).collect(), ..first.clone() }
+    };
+    let (one, two) = ((code(1, 1), 2), (code(1, 0), 1));
+    let mut put = |layout: Layout| group.apply(&MeshCommand::PutLayout(layout.into())).map(|_| ());
+    assert_eq!(put(Layout { line: 0, ..with(1, &[one]) }), Err(ErrorKind::Invalid), "of no line");
+    assert_eq!(put(with(1, &[(first.code, 1)])), Err(ErrorKind::Invalid), "its own code again");
+    assert_eq!(put(with(1, &[one, one])), Err(ErrorKind::Invalid), "a code twice");
+    assert_eq!(put(with(1, &[(code(1, 1), 0)])), Err(ErrorKind::Invalid), "no groups");
+    assert_eq!(put(with(1, &[(code(16, 8), 1)])), Err(ErrorKind::Invalid), "fewer drives than shards");
+    assert_eq!(put(with(1, &[one])), Ok(()));
+    assert_eq!(put(with(2, &[])), Err(ErrorKind::Invalid), "a code is gone");
+    assert_eq!(put(with(2, &[two, one])), Err(ErrorKind::Invalid), "in another order");
+    assert_eq!(put(with(2, &[(code(1, 1), 1)])), Err(ErrorKind::Invalid), "fewer groups");
+    assert_eq!(put(with(2, &[one, two])), Ok(()));
 }

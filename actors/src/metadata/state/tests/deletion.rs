@@ -39,7 +39,7 @@ impl World {
             name: "photos".into(),
             tenant: TENANT,
             created: UnixMillis(1),
-            compression: Compression::Off,
+            settings: BucketSettings::default(),
         };
         let Ok(MetaAnswer::Bucket(row)) = control.apply(&make) else { panic!("no bucket") };
         let bucket = row.bucket.clone();
@@ -166,7 +166,7 @@ impl World {
                 name: "photos".into(),
                 tenant: TENANT,
                 created: UnixMillis(9),
-                compression: Compression::Off,
+                settings: BucketSettings::default(),
             });
             assert!(matches!(left.send(again), Ok(MetaAnswer::Bucket(_))));
             for (command, _) in &self.sent {

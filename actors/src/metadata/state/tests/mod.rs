@@ -24,8 +24,9 @@ use mesh_core::{
     ErrorKind,
     id::{ActorId, BucketId, Epoch, GroupId, LayoutId, TenantId, WriteId},
     meta::{
-        Attributes, Body, BucketCommand, BucketRef, Command, Compression, Extent, MeshCommand, MetaAnswer,
-        ObjectCommand, ObjectRow, PartRow, Precondition, Proposer, Query, Reference, Session, UpkeepCommand, UploadRow,
+        Attributes, Body, BucketCommand, BucketRef, BucketSettings, Command, Compression, Extent, MeshCommand,
+        MetaAnswer, ObjectCommand, ObjectRow, PartRow, Precondition, Proposer, Query, Reference, Session,
+        UpkeepCommand, UploadRow,
     },
     time::UnixMillis,
 };
@@ -154,6 +155,7 @@ fn extent(write: WriteId, len: u64) -> Extent {
         key: None,
         runs: Vec::new(),
         compression: Compression::Off,
+        code: None,
     }
 }
 

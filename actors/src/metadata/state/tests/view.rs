@@ -79,7 +79,8 @@ fn commands_of_members() -> impl Strategy<Value = Command> {
             let drives: Vec<DriveId> = (first..first + 3).map(DriveId).collect();
             let domains = drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect();
             Command::Mesh(MeshCommand::PutLayout(
-                Layout { id: LayoutId(id), code: CODE, groups: vec![drives], domains, line: 0 }.into(),
+                Layout { id: LayoutId(id), code: CODE, groups: vec![drives], domains, line: 0, others: Vec::new() }
+                    .into(),
             ))
         }),
     ]
@@ -111,7 +112,10 @@ fn commands_of_tenants() -> impl Strategy<Value = Command> {
             name: format!("{name}-photos").into(),
             tenant: TenantId(1),
             created: UnixMillis(created),
-            compression: [Compression::Off, Compression::Auto][created as usize % 2],
+            settings: BucketSettings {
+                compression: [Compression::Off, Compression::Auto][created as usize % 2],
+                code: [None, Some(Code { data: 1, parity: 1 })][created as usize / 2 % 2],
+            },
         })),
         (1..3_u64).prop_map(|bucket| Command::Bucket(BucketCommand::RemoveBucket { bucket: BucketId(bucket) })),
     ]
@@ -244,7 +248,7 @@ fn what_the_view_does_not_show_is_no_news() {
         name: "photos".into(),
         tenant: TENANT,
         created: UnixMillis(1),
-        compression: Compression::Off,
+        settings: BucketSettings::default(),
     });
     let changes = apply_together(&mut group, &[bucket, Command::Mesh(MeshCommand::PutNode(node(1, 1)))]);
     assert!(!changes.is_empty());
