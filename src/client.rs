@@ -87,7 +87,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::create_bucket`]; `Unsupported` if not every node of the mesh runs a build that can: upgrade those that it
-    /// names. `Conflict` if the code has more shards than the mesh has drives, or if the mesh has too many codes.
+    /// names. `Invalid` if the mesh has too few drives for the code, or would have without any one node, or has too many codes.
     pub async fn create_bucket_with(&self, bucket: &str, settings: BucketSettings) -> Result<(), Error> {
         if settings.is_usual() {
             return self.create_bucket(bucket).await;

@@ -487,7 +487,7 @@ impl FromStr for CodeText {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let code = text.parse().map(Self);
+        let code = text.split_whitespace().collect::<String>().parse().map(Self);
         code.map_err(|_| format!("`{text}` is no code: data+parity shards, 1 to 16 and 0 to 8, such as 2+1"))
     }
 }

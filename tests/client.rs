@@ -492,7 +492,7 @@ fn codes() -> Vec<Row> {
             let settings = BucketSettings { compression: Compression::Off, code: Some(Code { data: 16, parity: 8 }) };
             side.client.create_bucket_with(&format!("{}-wide", side.bucket), settings).await?;
             "made".into()
-        } => Err(ErrorKind::Conflict);
+        } => Err(ErrorKind::Invalid);
         "and there is no such bucket": |side| {
             side.client.bucket(&format!("{}-wide", side.bucket)).await?;
             "there is".into()

@@ -223,7 +223,9 @@ impl FromStr for Code {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let numbers = text.split_once('+').and_then(|(data, parity)| Some((data.parse().ok()?, parity.parse().ok()?)));
+        // A number may have a sign, and spaces are no part of one.
+        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        let numbers = text.split_once('+').and_then(|(data, parity)| Some((number(data)?, number(parity)?)));
         let code = numbers.map(|(data, parity)| Self { data, parity }).filter(|code| code.is_valid());
         code.ok_or_else(|| {
             Error::invalid("a code is K+M: 1 to 16 data shards and up to 8 parity shards")
@@ -592,7 +594,7 @@ mod tests {
         for text in ["4+2", "1+0", "1+2", "16+8"] {
             assert_eq!(text.parse::<Code>().map(|code| code.to_string()), Ok(text.to_owned()));
         }
-        for text in ["", "4", "4+", "+2", "0+1", "17+1", "4+9", "4 + 2", "4+2+1", "256+1", "-1+2"] {
+        for text in ["", "4", "4+", "+2", "0+1", "17+1", "4+9", "4 + 2", "4+2+1", "256+1", "-1+2", "1++2", "+1+2"] {
             assert_eq!(text.parse::<Code>().map_err(|error| error.kind()), Err(ErrorKind::Invalid), "{text}");
         }
         assert_eq!(Code::copies(3), Ok(Code { data: 1, parity: 2 }));

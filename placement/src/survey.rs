@@ -110,9 +110,10 @@ pub fn view(control: &ControlView, survey: Survey<'_>) -> View {
 /// Whether a DPU sees the drives that a chain needs, if its host does: that it lacks something else, a chain of another tenant
 /// that fails there among it, is no reason against it.
 fn sees_enough(control: &ControlView, reports: &SharedMap<NodeId, Arc<NodeReport>>, info: &NodeInfo) -> bool {
-    let Some(host) = info.attached_to else { return true };
-    let sees = |node: &NodeId| reports.get(node).map(|report| report.drives_up as usize >= control.widest());
-    sees(&info.id) != Some(false) || sees(&host) == Some(false)
+    let sees = |node: &NodeId| reports.get(node).map(|report| report.drives_up as usize);
+    let Some((own, host)) = sees(&info.id).zip(info.attached_to) else { return true };
+    // Of a host that says nothing nobody knows that it sees no more.
+    !control.lacks_drives(own, sees(&host).unwrap_or(usize::MAX))
 }
 
 fn actor(control: &ControlView, survey: Survey<'_>, row: &Assignment, tenant: TenantId, ingress: NodeId) -> ActorView {

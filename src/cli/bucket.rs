@@ -49,7 +49,7 @@ struct Create {
     #[arg(long, value_name = "WHETHER", default_value = "off")]
     compress: Compression,
     /// The code: 1 to 16 data shards and up to 8 parity shards, such as `8+3`. Without this, and without `--replicas`, it is the
-    /// mesh's. It is refused if the mesh has fewer drives than that.
+    /// mesh's. One that is wider than the others of the mesh is refused if it has fewer drives without any one of its nodes.
     #[arg(long, value_name = "K+M", conflicts_with = "replicas")]
     ec: Option<Code>,
     /// How many copies to keep, 1 to 9, instead of shards. One copy is gone with its drive.
@@ -62,7 +62,7 @@ fn copies(text: &str) -> Result<Code, Error> {
 }
 
 /// Say how what is put into a bucket is stored: whether it is compressed, and its code. With --json, one line: `bucket`,
-/// `created_ms`, `compress`, `code`, which is null where it is the mesh's.
+/// `created_ms`, `compress`, `code`, which is null where none was asked for: it is the mesh's.
 #[derive(Debug, Args)]
 struct Show {
     #[command(flatten)]
@@ -101,8 +101,9 @@ impl Bucket {
 
 /// A code, for people.
 fn said(code: Code) -> String {
-    match code.data {
-        1 => format!("{code} ({} copies)", code.shards()),
+    match code {
+        Code { parity: 0, .. } => format!("{code} (no drive may be lost)"),
+        Code { data: 1, .. } => format!("{code} ({} copies)", code.shards()),
         _ => code.to_string(),
     }
 }

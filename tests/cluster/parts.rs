@@ -50,7 +50,7 @@ async fn every_part_is_exchanged_under_load() {
     // As much is put into a bucket that keeps three copies, a node each.
     let kept_in = |code| BucketSettings { code: Some(code), ..BucketSettings::default() };
     client.create_bucket_with(COPIES, kept_in(Code::copies(3).unwrap())).await.unwrap();
-    let wide = client.create_bucket_with("wide", kept_in(Code { data: 8, parity: 2 })).await.unwrap_err();
+    let wide = client.create_bucket_with("wide", kept_in(Code { data: 5, parity: 2 })).await.unwrap_err();
     assert!(wide.message().starts_with("the mesh has too few drives for this code"), "{wide}");
     let streams = |names: [&'static str; 2]| {
         names.map(|name| tokio::spawn(stream(client.clone(), name, acknowledged.clone(), stop.clone())))

@@ -210,13 +210,18 @@ impl RaftMetadata {
         }
     }
 
-    /// What an answer says of who leads a group that this node has no replica of.
+    /// What an answer says of whom to ask first, of a group that this node has no replica of.
     fn note(&self, group: GroupId, at: Option<NodeId>, outcome: &Result<Arc<MetaAnswer>, Error>, way: Way) {
         let Some(node) = at.filter(|_| self.replica(group).is_err()) else { return };
-        match outcome.as_ref().map_err(Error::kind) {
+        match (outcome.as_ref().map_err(Error::kind), way) {
             // Only a leader knows that something is not there.
-            Ok(_) | Err(ErrorKind::NotFound) if way == Way::Direct => self.led.learn(group, node),
-            _ => self.led.forget(group, node),
+            (Ok(_) | Err(ErrorKind::NotFound), Way::Direct) => self.led.learn(group, node),
+            // Who was asked may be gone. Who asked in this node's name knows who leads.
+            (Ok(_) | Err(ErrorKind::NotFound), Way::Relayed(third)) => self.led.learn(group, third),
+            // Others refuse things, too, and whoever leads has much to do.
+            (Err(ErrorKind::Overloaded), _) => {}
+            (Err(kind), _) if may_go_better(kind) => self.led.forget(group, node),
+            (Err(_), _) => {}
         }
     }
 
@@ -254,18 +259,18 @@ impl RaftMetadata {
             if may_go_better(later.kind()) && later.redirect().is_none() { cut } else { later }
         };
         if let Some(error) = cut {
-            return (relayed.await.map_err(|later| of_use(later, error)), Way::Relayed);
+            return (relayed.await.map_err(|later| of_use(later, error)), Way::Relayed(third));
         }
         tokio::select! {
             answered = &mut direct => match answered {
                 Err(error) if is_cut(error.kind()) => {
-                    (relayed.await.map_err(|later| of_use(later, error)), Way::Relayed)
+                    (relayed.await.map_err(|later| of_use(later, error)), Way::Relayed(third))
                 }
                 answered => (answered, Way::Direct),
             },
             answered = &mut relayed => match answered {
                 Err(error) if may_go_better(error.kind()) => (direct.await, Way::Direct),
-                answered => (answered, Way::Relayed),
+                answered => (answered, Way::Relayed(third)),
             },
         }
     }
@@ -293,11 +298,12 @@ impl RaftMetadata {
 enum Way {
     /// From who was asked.
     Direct,
-    /// By way of a third node: who was asked may lead, or not.
-    Relayed,
+    /// By way of this one: who was asked may lead, or not.
+    Relayed(NodeId),
 }
 
-/// Who has answered last for each of the groups that this node has no replica of: that leads it, and is asked first.
+/// Who has answered last for each of the groups that this node has no replica of: it leads that, or knows who does, and is
+/// asked first.
 #[derive(Debug, Default)]
 pub(super) struct Led(Mutex<BTreeMap<GroupId, NodeId>>);
 
@@ -306,14 +312,14 @@ impl Led {
         lock(&self.0).get(&group).copied()
     }
 
-    fn learn(&self, group: GroupId, leader: NodeId) {
+    fn learn(&self, group: GroupId, node: NodeId) {
         let mut led = lock(&self.0);
         if led.len() < GROUPS_MAX || led.contains_key(&group) {
-            led.insert(group, leader);
+            led.insert(group, node);
         }
     }
 
-    /// It does not, or not any more.
+    /// It does not answer, or says that it does not lead.
     fn forget(&self, group: GroupId, node: NodeId) {
         let mut led = lock(&self.0);
         if led.get(&group) == Some(&node) {

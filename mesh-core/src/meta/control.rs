@@ -198,6 +198,12 @@ impl ControlView {
         self.all_codes().map(Code::shards).max().unwrap_or(0)
     }
 
+    /// Whether who sees so many drives sees too few for a code that who sees these has enough for.
+    #[must_use]
+    pub fn lacks_drives(&self, own: usize, others: usize) -> bool {
+        self.all_codes().any(|code| own < code.shards() && others >= code.shards())
+    }
+
     /// The drives of which layouts are made, as far as their nodes allow it.
     pub fn staying(&self) -> impl Iterator<Item = &DriveInfo> {
         self.drives.values().filter(|drive| !self.leaving.contains_key(&drive.id))

@@ -383,7 +383,7 @@ pub struct LostDrive {
     pub before: bool,
     /// Drives that are left for new objects.
     pub left: u64,
-    /// What they are to hold; `None`: the mesh is not formed.
+    /// The widest code that they are to hold; `None`: the mesh is not formed.
     pub code: Option<Code>,
 }
 
@@ -400,8 +400,8 @@ impl fmt::Display for LostDrive {
         } else {
             write!(
                 f,
-                "\n{left} drives are left and {code} needs {}: there is no layout without it, and writes are refused until \
-                 drives are added",
+                "\n{left} drives are left and {code} needs {}: what is to be stored in that code is refused, and nothing that \
+                 is lost is rebuilt, until drives are added",
                 code.shards()
             )?;
         }

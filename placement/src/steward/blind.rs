@@ -47,10 +47,11 @@ impl Blind {
         }
         let sees = |node: NodeId| {
             let report = sight.reports.get(&node).filter(|_| sight.alive.contains(&node));
-            report.map(|report| report.drives_up as usize >= view.widest())
+            report.map(|report| report.drives_up as usize)
         };
         let lacks = |info: &&NodeInfo| {
-            sees(info.id) == Some(false) && info.attached_to.is_some_and(|host| sees(host) == Some(true))
+            let of_host = info.attached_to.and_then(sees);
+            sees(info.id).zip(of_host).is_some_and(|(own, hosts)| view.lacks_drives(own, hosts))
         };
         let lacking = view.nodes.values().filter(lacks).map(|info| info.id).collect();
         self.0.look(sight.now, lacking, LASTS, heard_at)

@@ -174,7 +174,9 @@ impl Outlook {
     /// stripe's shards than may be lost, and would not now, or what is on them would not fit.
     pub fn spare(&self, view: &ControlView, going: &BTreeSet<DriveId>) -> Result<Spare, Error> {
         let refused = |what| Error::new(ErrorKind::Conflict, what).with("drives", format_args!("{going:?}"));
-        let Some(code) = view.code else { return Err(refused("the mesh is not formed: nothing is stored yet")) };
+        if view.code.is_none() {
+            return Err(refused("the mesh is not formed: nothing is stored yet"));
+        }
         let staying: Vec<_> = view.staying().cloned().collect();
         let usable = layout::usable(&staying);
         let serves = |said: &&DriveReport| matches!(said.state, DriveState::Up | DriveState::Full);
@@ -226,7 +228,7 @@ impl Outlook {
         };
         let hosts = then.iter().collect::<BTreeSet<_>>();
         // Where stripes reach every node, what a node has stays on it.
-        let stays = |node: &NodeId| hosts.len() <= code.shards() && hosts.contains(node);
+        let stays = |node: &NodeId| hosts.len() <= view.widest() && hosts.contains(node);
         let tight = moved.iter().find(|(node, bytes)| stays(node) && room(Some(**node)) < **bytes);
         if let Some((node, bytes)) = tight {
             let error = refused(

@@ -395,7 +395,10 @@ fn expect_sound(rows: &Rows<'_>, layout: &Layout) -> Result<(), Error> {
             return invalid("a placement group lists a drive twice");
         }
         for drive in distinct {
-            if known.insert(drive) && !rows.has(&keys::drive(drive))? {
+            if !known.insert(drive) {
+                continue;
+            }
+            if !rows.has(&keys::drive(drive))? {
                 return invalid("a placement group lists a drive that is not known");
             }
             if rows.has(&keys::lost(drive))? {

@@ -585,8 +585,10 @@ fn a_bucket_may_have_a_code_of_its_own_that_the_mesh_has_drives_for() {
     let own = control_view(&group).code.expect("formed");
     assert_eq!(group.apply(&coded("photos", code(1, 1))), Err(ErrorKind::Unsupported));
     assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::CODES)), Ok(MetaAnswer::Done));
-    let drive = MeshCommand::PutDrive { drive: DriveId(4), node: NodeId(1), capacity_bytes: 10 };
-    assert_eq!(group.once(&drive), Ok(MetaAnswer::Epoch(Epoch(1))));
+    for id in 4..=6 {
+        let drive = MeshCommand::PutDrive { drive: DriveId(id), node: NodeId(id - 3), capacity_bytes: 10 };
+        assert_eq!(group.once(&drive), Ok(MetaAnswer::Epoch(Epoch(1))));
+    }
     let make = |group: &mut Group, name: &str, code| {
         let made = group.apply(&coded(name, code));
         let row = made.map(|answer| matches!(answer, MetaAnswer::Bucket(row) if row.settings.code == Some(code)));
@@ -596,7 +598,11 @@ fn a_bucket_may_have_a_code_of_its_own_that_the_mesh_has_drives_for() {
     assert_eq!(make(&mut group, "its-own", own), (Ok(true), vec![]));
     assert_eq!(make(&mut group, "two-copies", code(1, 1)), (Ok(true), vec![code(1, 1)]));
     assert_eq!(make(&mut group, "two-copies-too", code(1, 1)), (Ok(true), vec![code(1, 1)]));
-    assert_eq!(make(&mut group, "too-wide", code(4, 1)).0, Err(ErrorKind::Conflict));
+    assert_eq!(
+        make(&mut group, "too-wide", code(4, 1)).0,
+        Err(ErrorKind::Invalid),
+        "without a node there are four drives"
+    );
     assert_eq!(make(&mut group, "no-code", code(0, 1)).0, Err(ErrorKind::Invalid));
     assert_eq!(make(&mut group, "Not A Name", code(1, 0)), (Err(ErrorKind::Invalid), vec![code(1, 1)]));
     assert_eq!(group.query(&Query::Bucket { name: "too-wide".into() }), Err(ErrorKind::NoSuchBucket));
@@ -609,8 +615,23 @@ fn a_bucket_may_have_a_code_of_its_own_that_the_mesh_has_drives_for() {
             (Ok(true), codes.clone())
         );
     }
-    assert_eq!(make(&mut group, "one-too-many", code(2, 2)), (Err(ErrorKind::Conflict), codes.clone()));
+    assert_eq!(make(&mut group, "one-too-many", code(2, 2)), (Err(ErrorKind::Invalid), codes.clone()));
     assert_eq!(make(&mut group, "another-of-those", code(1, 3)), (Ok(true), codes));
+}
+
+#[test]
+fn no_code_is_taken_that_no_layout_could_have_groups_for() {
+    let code = |data, parity| Code { data, parity };
+    let mut group = furnished();
+    assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::CODES)), Ok(MetaAnswer::Done));
+    // Without a node there are two drives, too few for the mesh's own already: what is no wider makes that no worse.
+    let made = |answer: Result<MetaAnswer, ErrorKind>| answer.map(|_| ());
+    assert_eq!(made(group.apply(&coded("as-wide", code(1, 2)))), Ok(()));
+    assert_eq!(made(group.apply(&coded("wider", code(2, 2)))), Err(ErrorKind::Invalid));
+    // Of the three drives one is lost for good: there is no layout to come for anything.
+    assert_eq!(group.apply(&MeshCommand::LoseDrive { drive: DriveId(3) }), Ok(MetaAnswer::Done));
+    assert_eq!(made(group.apply(&coded("narrow", code(1, 1)))), Err(ErrorKind::Invalid));
+    assert_eq!(made(group.apply(&coded("known", code(1, 2)))), Ok(()));
 }
 
 #[test]
