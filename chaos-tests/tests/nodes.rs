@@ -6,7 +6,7 @@ use mesh_chaos_tests::nodes::{
     plan::{Departure, Fault, Plan, dpu_of, drive_of},
     run::{Planted, Verdict, run, run_plan},
 };
-use mesh_core::{id::NodeId, meta::LEVEL};
+use mesh_core::{id::NodeId, meta::LEVEL, topology::Code};
 
 /// Runs seeds on two threads.
 fn run_all(seeds: core::ops::Range<u64>, planted: Option<Planted>) -> Vec<Verdict> {
@@ -144,6 +144,23 @@ fn a_node_that_stops_waits_for_no_stranger() {
     let verdict = run_plan(1, &plan, None, false);
     println!("{verdict}");
     assert_eq!(verdict.violation, None);
+}
+
+/// A drive that hangs, reads included, holds up no read for longer than one hedge: another shard is asked for instead, each
+/// time. Without hedges the longest one takes until the drive goes on.
+#[test]
+fn a_drive_that_hangs_for_ten_seconds_is_not_seen_by_who_reads() {
+    for (seed, coded) in [(1, None), (2, Some(Code { data: 1, parity: 2 }))] {
+        let plan = |faults: Vec<(u64, Fault)>| Plan { level: LEVEL, coded, storm: 30_000, faults, ..Plan::fair(4, 0) };
+        let calm = flawless(seed, &plan(Vec::new())).figures.tally;
+        let hang = |(at, node, drive)| (at, Fault::Stall { node: NodeId(node), drive, span: 10_000 });
+        let hung = run_plan(seed, &plan([(5_000, 1, 0), (17_000, 3, 1)].map(hang).into()), None, false);
+        println!("{hung}");
+        assert_eq!(hung.violation, None);
+        let (hung, calm) = (hung.figures.tally.longest_read, calm.longest_read);
+        println!("the longest read takes {hung} ms, and {calm} ms without a drive that hangs");
+        assert!(hung < calm + 1_000, "the longest read takes {hung} ms, and {calm} ms without a drive that hangs");
+    }
 }
 
 /// A host and its DPU that do not see each other, while everybody else sees both.
@@ -297,6 +314,32 @@ fn a_host_that_was_taken_for_lost_is_told_so() {
 fn drives_go_for_good_emptied_or_lost() {
     parted(1, &Plan::fair(3, 0), Departure::Drive(drive_of(2, 0)));
     parted(2, &Plan::fair(3, 0), Departure::LostDrive(drive_of(3, 1)));
+}
+
+#[test]
+fn drives_are_replaced_in_another_bay_or_in_their_own() {
+    parted(1, &Plan::fair(3, 0), Departure::Replaced(drive_of(2, 0)));
+    parted(2, &Plan::fair(3, 1), Departure::Exchanged(drive_of(3, 1)));
+}
+
+/// Its node dies at any step from when it is asked: the medium is opened or not, formatted, registered, remembered; what was
+/// asked again is done once.
+#[test]
+fn a_drive_is_replaced_whenever_its_node_dies_meanwhile() {
+    let plan = |steps, what| {
+        let plan = Plan::fair(3, 0);
+        let mut plan = Plan { level: LEVEL, hurried: Some(2_000), storm: 6_000, clients: 1, ..plan };
+        let crash = Fault::Crash { node: NodeId(2), steps, power: steps % 4 == 0, down: 500 };
+        plan.faults.extend([(2_000, Fault::Depart(what)), (2_010, crash)]);
+        plan
+    };
+    for steps in (2..40).step_by(2) {
+        let verdict = run_plan(steps, &plan(steps, Departure::Replaced(drive_of(2, 0))), None, false);
+        println!("{verdict}");
+        // It, and once all is whole one more.
+        let figures = verdict.figures;
+        assert_eq!((verdict.violation, figures.crashes, figures.departures), (None, 2, 1), "{steps} steps");
+    }
 }
 
 /// As the real program does it: a number is given out, and who comes says by which invitation.

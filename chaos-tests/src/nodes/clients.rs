@@ -129,6 +129,8 @@ pub struct Tally {
     pub unknown: u64,
     /// Windows that the longest one took.
     pub longest: u64,
+    /// … and the longest read of an object that went well.
+    pub longest_read: u64,
 }
 
 impl Seen {
@@ -186,6 +188,10 @@ impl Seen {
 
     /// An operation has ended.
     fn end(&self, (ticket, began): (Ticket, u64), by: (usize, &str), outcome: Result<Deed, &Error>) {
+        if let Ok(Deed::Read(_)) = outcome {
+            let tally = &mut lock(&self.book).tally;
+            tally.longest_read = tally.longest_read.max((self.now() - began) / 1_000_000);
+        }
         let ending = match self.judge(began, by, outcome) {
             Judged::Well => outcome.map_or(Ending::Unknown, Ending::Did),
             Judged::Refused => Ending::Nothing,

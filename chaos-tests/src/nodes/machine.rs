@@ -108,7 +108,7 @@ impl Life {
 struct Kept {
     files: Mutex<BTreeMap<PathBuf, String>>,
     home: MemoryHome,
-    media: BTreeMap<PathBuf, Arc<Medium>>,
+    media: Mutex<BTreeMap<PathBuf, Arc<Medium>>>,
     dice: Mutex<Stream>,
 }
 
@@ -116,9 +116,18 @@ impl Kept {
     fn crash(&self, power: bool) {
         let written = !power && lock(&self.dice).chance(500);
         self.home.crash(written);
-        for medium in self.media.values() {
+        for medium in self.media() {
             medium.crash(power);
         }
+    }
+
+    /// The media that are there, or were and have not been taken out.
+    fn media(&self) -> Vec<Arc<Medium>> {
+        lock(&self.media).values().cloned().collect()
+    }
+
+    fn medium(&self, path: &Path) -> Option<Arc<Medium>> {
+        lock(&self.media).get(path).filter(|medium| medium.is_there()).cloned()
     }
 }
 
@@ -184,7 +193,7 @@ impl Machine {
         let kept = Kept {
             files: Mutex::default(),
             home: MemoryHome::new(latency),
-            media: media.collect(),
+            media: Mutex::new(media.collect()),
             dice: Mutex::new(Stream::new(seed, "kept", node.0)),
         };
         Self { config, seed, kept: Arc::new(kept), current, ahead_ms, starts: 0, level, running: None }
@@ -199,8 +208,15 @@ impl Machine {
         &self.kept.home
     }
 
-    pub(super) fn media(&self) -> impl Iterator<Item = &Arc<Medium>> {
-        self.kept.media.values()
+    pub(super) fn media(&self) -> Vec<Arc<Medium>> {
+        self.kept.media()
+    }
+
+    /// Somebody puts an empty drive there, in place of what was.
+    pub(super) fn put_in(&self, path: PathBuf, capacity_bytes: u64) {
+        let mut media = lock(&self.kept.media);
+        let dice = Stream::new(self.seed, "medium", self.id().0 * 100 + 50 + media.len() as u64);
+        media.insert(path, Medium::new(capacity_bytes, dice));
     }
 
     /// Where a drive is that its node gave this number: whichever is opened first gets the first.
@@ -216,7 +232,7 @@ impl Machine {
 
     /// Somebody takes a drive away, for good.
     pub(super) fn pull(&self, drive: DriveId) {
-        if let Some(medium) = self.path_of(drive).and_then(|path| self.kept.media.get(&path)) {
+        if let Some(medium) = self.path_of(drive).and_then(|path| self.kept.medium(&path)) {
             medium.pull();
         }
     }
@@ -398,15 +414,13 @@ struct Bays {
 
 impl Disks for Bays {
     fn open(&self, drive: &DriveConfig, _: &Pool) -> Result<Arc<dyn Disk>, Error> {
-        let medium = self.kept.media.get(&drive.path).cloned();
-        let medium = medium
-            .filter(|medium| medium.is_there())
-            .ok_or_else(|| Error::new(ErrorKind::DriveFailed, "there is no such drive"))?;
+        let medium = self.kept.medium(&drive.path);
+        let medium = medium.ok_or_else(|| Error::new(ErrorKind::DriveFailed, "there is no such drive"))?;
         Ok(Arc::new(Opened { medium, life: self.life.clone(), time: self.time.clone() }))
     }
 
     fn is_present(&self, path: &Path) -> bool {
-        self.kept.media.get(path).is_some_and(|medium| medium.is_there())
+        self.kept.medium(path).is_some()
     }
 }
 

@@ -5,7 +5,7 @@ use mesh_core::{
     bluefield::Generation,
     id::{ActorId, DriveId, NodeId, TenantId},
     meta::{LEVEL, Level},
-    op::AdminOp,
+    op::{AdminOp, NewMedium},
     topology::Code,
 };
 
@@ -245,13 +245,34 @@ pub enum Departure {
     Drive(DriveId),
     /// A drive is gone, and is taken out. As with a machine.
     LostDrive(DriveId),
+    /// Another drive, in a bay that was empty, takes the place of one that works, which is emptied and taken out.
+    Replaced(DriveId),
+    /// A drive is gone, and one that is put in its bay takes its place. As with a machine.
+    Exchanged(DriveId),
 }
 
 impl Departure {
     /// Whether what it has is gone before it is anywhere else.
     #[must_use]
     pub const fn is_loss(&self) -> bool {
-        matches!(self, Self::LostHost { .. } | Self::LostDrive(_))
+        matches!(self, Self::LostHost { .. } | Self::LostDrive(_) | Self::Exchanged(_))
+    }
+
+    /// The drive that goes, if it is one.
+    #[must_use]
+    pub const fn drive(&self) -> Option<DriveId> {
+        match self {
+            Self::Drive(drive) | Self::LostDrive(drive) | Self::Replaced(drive) | Self::Exchanged(drive) => {
+                Some(*drive)
+            }
+            Self::Host(_) | Self::LostHost { .. } => None,
+        }
+    }
+
+    /// Whether another drive takes its place.
+    #[must_use]
+    pub const fn is_replaced(&self) -> bool {
+        matches!(self, Self::Replaced(_) | Self::Exchanged(_))
     }
 
     /// The host that goes.
@@ -259,13 +280,13 @@ impl Departure {
     pub const fn host(&self) -> Option<NodeId> {
         match self {
             Self::Host(host) | Self::LostHost { host, .. } => Some(*host),
-            Self::Drive(_) | Self::LostDrive(_) => None,
+            Self::Drive(_) | Self::LostDrive(_) | Self::Replaced(_) | Self::Exchanged(_) => None,
         }
     }
 
-    /// What is ordered, one after the other.
+    /// What is ordered, one after the other. `medium`: what takes a drive's place.
     #[must_use]
-    pub fn orders(&self) -> Vec<AdminOp> {
+    pub fn orders(&self, medium: NewMedium) -> Vec<AdminOp> {
         match *self {
             Self::Host(node) => {
                 vec![AdminOp::LeaveNode { node, leaving: true }, AdminOp::RemoveNode { node, lost: false }]
@@ -273,6 +294,8 @@ impl Departure {
             Self::LostHost { host, .. } => vec![AdminOp::RemoveNode { node: host, lost: true }],
             Self::Drive(drive) => vec![AdminOp::DrainDrive { drive, draining: true }, AdminOp::RemoveDrive { drive }],
             Self::LostDrive(drive) => vec![AdminOp::LoseDrive { drive }],
+            Self::Replaced(drive) => vec![AdminOp::ReplaceDrive { drive, medium }, AdminOp::RemoveDrive { drive }],
+            Self::Exchanged(drive) => vec![AdminOp::ReplaceDrive { drive, medium }, AdminOp::LoseDrive { drive }],
         }
     }
 }
@@ -465,10 +488,12 @@ impl Plan {
         // What is deleted goes through the chain, many writes at a time, and where a function breaks down all of them come to
         // nothing: nothing is empty then within any room's time.
         let can_be_emptied = self.frail.is_none();
-        let departure = match dice.below(10) {
+        let departure = match dice.below(14) {
             0..4 if can_be_emptied => Departure::Host(host),
             7 | 8 if can_be_emptied => Departure::Drive(drive_of(host.0, dice.below(2))),
             9 => Departure::LostDrive(drive_of(host.0, dice.below(2))),
+            10 | 11 if can_be_emptied => Departure::Replaced(drive_of(host.0, dice.below(2))),
+            12 | 13 => Departure::Exchanged(drive_of(host.0, dice.below(2))),
             _ => Departure::LostHost { host, back: dice.chance(500).then(|| dice.below(5_000)) },
         };
         // Those that are left hold a whole stripe, and three of them vote.
@@ -482,7 +507,7 @@ impl Plan {
             Fault::Leave { .. } => false,
             // Of three that vote one may be lost.
             Fault::LoseMetadata { .. } | Fault::SetBack { .. } => !is_loss,
-            Fault::Question { op: AdminOp::DrainDrive { drive, .. } } => departure != Departure::Drive(*drive),
+            Fault::Question { op: AdminOp::DrainDrive { drive, .. } } => departure.drive() != Some(*drive),
             _ => true,
         });
         // Else nothing is emptied within a room's time.

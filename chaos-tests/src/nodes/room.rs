@@ -346,7 +346,7 @@ impl Room {
         let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
         for node in nodes {
             let Some(machine) = self.machines.get(&node) else { continue };
-            machine.media().for_each(|medium| medium.heal());
+            machine.media().iter().for_each(|medium| medium.heal());
             if let Some(running) = &machine.running {
                 running.life.dies_after(u64::MAX / 2, false);
             }
@@ -538,7 +538,9 @@ impl Room {
             }
             Due::Join(from, to) => self.net.heal(from, to),
             Due::Quick(node, drive) => {
-                if let Some(medium) = self.machines.get(&node).and_then(|machine| machine.media().nth(drive as usize)) {
+                if let Some(medium) =
+                    self.machines.get(&node).and_then(|machine| machine.media().into_iter().nth(drive as usize))
+                {
                     medium.slow(1);
                 }
             }
@@ -649,13 +651,17 @@ impl Room {
             Fault::Stall { node, drive, span } => {
                 let until = self.time.windows() + span;
                 self.hurt.note(node, until);
-                if let Some(medium) = self.machines.get(&node).and_then(|machine| machine.media().nth(drive as usize)) {
+                if let Some(medium) =
+                    self.machines.get(&node).and_then(|machine| machine.media().into_iter().nth(drive as usize))
+                {
                     medium.stall(until);
                 }
             }
             Fault::SlowDrive { node, drive, times, span } => {
                 self.hurt.note(node, self.time.windows() + span);
-                if let Some(medium) = self.machines.get(&node).and_then(|machine| machine.media().nth(drive as usize)) {
+                if let Some(medium) =
+                    self.machines.get(&node).and_then(|machine| machine.media().into_iter().nth(drive as usize))
+                {
                     medium.slow(times);
                     self.plan(span, Due::Quick(node, drive));
                 }
@@ -726,6 +732,11 @@ fn deliver(fabric: &MemoryFabric, now: u64, message: &UnderWay, hash: &mut u64, 
     fabric.deliver(message.number);
 }
 
+/// Where a machine has its drives: those that it is set up with are in the first two.
+fn bay(node: NodeId, at: u64) -> PathBuf {
+    PathBuf::from(format!("/bays-{}/drive-{at}", node.0))
+}
+
 /// What a node's configuration says of others.
 fn known_to(node: NodeId, peers: impl Iterator<Item = NodeId>) -> Vec<PeerConfig> {
     let others = peers.filter(|peer| *peer != node);
@@ -736,10 +747,7 @@ fn known_to(node: NodeId, peers: impl Iterator<Item = NodeId>) -> Vec<PeerConfig
 fn configuration(plan: &Plan, node: NodeId, own: &[Own]) -> Config {
     let number = |node: NodeId| NodeNumber(node.0);
     let host_of = (1..=plan.dpus).find(|host| dpu_of(*host) == node);
-    let drive = |at: u64| DriveConfig {
-        path: PathBuf::from(format!("/machine-{}/drive-{at}", node.0)),
-        capacity: Some(Size(CAPACITY_BYTES)),
-    };
+    let drive = |at: u64| DriveConfig { path: bay(node, at), capacity: Some(Size(CAPACITY_BYTES)) };
     // Who is invited is told of all that there are.
     let is_told = |peer: &NodeId| plan.told_of_all || peer.0 == 1 || Some(node) == plan.newcomer();
     let known = (1..=plan.hosts).map(NodeId).filter(is_told);

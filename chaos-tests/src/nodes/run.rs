@@ -64,6 +64,7 @@ impl core::ops::AddAssign for Figures {
         self.tally.refused += other.tally.refused;
         self.tally.unknown += other.tally.unknown;
         self.tally.longest = self.tally.longest.max(other.tally.longest);
+        self.tally.longest_read = self.tally.longest_read.max(other.tally.longest_read);
         self.recovery = self.recovery.max(other.recovery);
         self.compared += other.compared;
         self.looked = [self.looked[0] + other.looked[0], self.looked[1] + other.looked[1]];
@@ -76,7 +77,7 @@ impl core::ops::AddAssign for Figures {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Figures { windows, messages, crashes, tally, recovery, refused_orders, departures, .. } = self.figures;
-        let Tally { well, refused, unknown, longest } = tally;
+        let Tally { well, refused, unknown, longest, .. } = tally;
         write!(
             f,
             "seed {} {:016x} {windows} ms, {messages} messages, {crashes} crashes, {well} well, {refused} refused, \
@@ -219,7 +220,9 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
     room.clients.seen.stop();
     let is_over = |room: &Room| (!room.clients.seen.is_over()).then(|| "operations are under way".to_owned());
     until(room, END_MAX, "clients come to their end", is_over)?;
-    if plan.departs() {
+    // Of what was moved for a newcomer, only where that is soon.
+    let is_counted = plan.departs() || (plan.newcomer.is_some() && plan.hurried.is_some());
+    if is_counted {
         room.ask_whether_whole();
         until(room, WHOLE_MAX, "everything is whole", Room::unwhole)?;
         room.ask_whether_out();
@@ -230,7 +233,7 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
     room.read_all();
     until(room, END_MAX, "everything is read through every host", is_over)?;
     room.clients.seen.check()?;
-    if plan.departs() {
+    if is_counted {
         room.bring_back();
         until(room, RECOVER_MAX, "who was away for a while is back", unwell)?;
         until(room, SETTLE_MAX, "everything is where it should be again", Room::unsettled)?;

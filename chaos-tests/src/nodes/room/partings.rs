@@ -9,11 +9,11 @@ use mesh::provision::INVITATION;
 use mesh_core::{
     id::{DriveId, NodeId},
     meta::ControlView,
-    op::AdminOp,
-    topology::Departure as How,
+    op::{AdminOp, NewMedium},
+    topology::{Departure as How, DriveInfo},
 };
 
-use super::{Due, Planted, Room, known_to};
+use super::{CAPACITY_BYTES, Due, Planted, Room, bay, known_to};
 use crate::nodes::{
     clients::{Errand, Told},
     lock, log,
@@ -73,6 +73,8 @@ const STEADY: u64 = 6_000;
 const VOTERS: usize = 3;
 /// Between two questions.
 const ASKS: u64 = 100;
+/// Nothing is in it until a drive is to be replaced.
+const SPARE_BAY: u64 = 9;
 /// Invitations of rooms are older ones.
 const INVITATION_NUMBER: u64 = 1 << 20;
 
@@ -151,8 +153,10 @@ impl Room {
 
     /// What has not gone yet, or who has not come; none: nothing is awaited.
     pub(in crate::nodes) fn awaited(&self) -> Option<String> {
-        if let Some(one) = self.partings.newcomer.as_ref().filter(|one| one.stage == Stage::Invited) {
-            return Some(format!("{} is not invited: {}", one.node, one.invited.why()));
+        match self.partings.newcomer.as_ref().map(|one| (one, &one.stage)) {
+            Some((one, Stage::Invited)) => return Some(format!("{} is not invited: {}", one.node, one.invited.why())),
+            Some((one, Stage::Started)) => return Some(format!("{} was invited, and is not ready", one.node)),
+            Some((_, Stage::Unknown | Stage::Used)) | None => {}
         }
         let leaver = self.partings.departure.as_ref().filter(|leaver| !leaver.is_out)?;
         let what = &leaver.what;
@@ -191,7 +195,9 @@ impl Room {
         let Some(Leaver { what, .. }) = &self.partings.departure else { return };
         match *what {
             Departure::Host(host) | Departure::LostHost { host, .. } => self.take_away(host),
-            Departure::Drive(drive) | Departure::LostDrive(drive) => self.pull(drive),
+            Departure::Drive(drive) | Departure::LostDrive(drive) | Departure::Replaced(drive) => self.pull(drive),
+            // That was pulled before, and another one is where it was.
+            Departure::Exchanged(_) => {}
         }
     }
 
@@ -237,12 +243,14 @@ impl Room {
                 }
             }
         }
-        match &self.partings.departure {
-            Some(Leaver { what: Departure::Drive(drive) | Departure::LostDrive(drive), .. }) => {
-                (!view.lost.contains_key(drive)).then(|| format!("{drive} is not out"))
-            }
-            _ => None,
+        let Leaver { what, .. } = self.partings.departure.as_ref()?;
+        let drive = what.drive()?;
+        if !view.lost.contains_key(&drive) {
+            return Some(format!("{drive} is not out"));
         }
+        let has_its_place = |info: &DriveInfo| info.seat() == drive && !view.leaving.contains_key(&info.id);
+        let is_left_empty = what.is_replaced() && !view.drives.values().any(has_its_place);
+        is_left_empty.then(|| format!("nothing has the place of {drive}"))
     }
 
     /// Sees to comings and goings.
@@ -287,8 +295,8 @@ impl Room {
             None if self.is_whole_and_steady() => {
                 match leaver.what {
                     Departure::LostHost { host, .. } => self.take_away(host),
-                    Departure::LostDrive(drive) => self.pull(drive),
-                    Departure::Host(_) | Departure::Drive(_) => {}
+                    Departure::LostDrive(drive) | Departure::Exchanged(drive) => self.pull(drive),
+                    Departure::Host(_) | Departure::Drive(_) | Departure::Replaced(_) => {}
                 }
                 self.partings.asks_whether_whole = false;
                 self.order_departure();
@@ -307,10 +315,12 @@ impl Room {
 
     fn order_departure(&mut self) {
         let errand: Arc<Errand> = Arc::default();
+        let Some(what) = self.partings.departure.as_ref().map(|leaver| leaver.what.clone()) else { return };
+        let medium = self.replacement(&what);
         let Some(leaver) = &mut self.partings.departure else { return };
         log::say(|| format!("ROOM {:?} is ordered", leaver.what));
         leaver.ordered = Some(errand.clone());
-        let (orders, host) = (leaver.what.orders(), leaver.what.host());
+        let (orders, host) = (leaver.what.orders(medium), leaver.what.host());
         let end = self.clients.insist(orders, errand);
         self.net.add(end);
         // Whoever takes a host out sees to it that no configuration names that alone.
@@ -338,8 +348,26 @@ impl Room {
                     }
                 }
             }
-            Departure::Drive(drive) | Departure::LostDrive(drive) => self.unconfigure(drive),
+            Departure::Drive(drive) | Departure::LostDrive(drive) | Departure::Replaced(drive) => {
+                self.unconfigure(drive);
+            }
+            // What is there now has its place in the configuration as well.
+            Departure::Exchanged(_) => {}
         }
+    }
+
+    /// What takes a drive's place, put in its machine: into the same bay, or into one that is empty.
+    fn replacement(&self, what: &Departure) -> NewMedium {
+        let path = what.drive().filter(|_| what.is_replaced()).and_then(|drive| {
+            let machine = self.machines.get(&host_of(drive))?;
+            let path = match what {
+                Departure::Exchanged(_) => machine.path_of(drive)?,
+                _ => bay(machine.id(), SPARE_BAY),
+            };
+            machine.put_in(path.clone(), CAPACITY_BYTES);
+            Some(path)
+        });
+        NewMedium { path: path.unwrap_or_default().display().to_string(), capacity_bytes: Some(CAPACITY_BYTES) }
     }
 
     /// A host, and its DPU if it has one.
