@@ -7,7 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mesh_core::{Error, bluefield::Generation, id::NodeId, topology::Code};
+use mesh_core::{
+    Error,
+    bluefield::Generation,
+    id::NodeId,
+    topology::{Code, Location},
+};
 use mesh_dpu_runtime::pin::{Cores, PinError};
 use mesh_fronts::s3::check_domain;
 use serde::{Deserialize, Serialize};
@@ -28,6 +33,10 @@ pub struct Config {
     /// Other members, to begin with; the rest is learned from them.
     #[serde(default, rename = "peer", skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerConfig>,
+    /// Where the machine is: its rack, or its zone and its rack, such as `zone-a/rack-3`. No rack, and no zone, has more shards of
+    /// an object than may be lost, where that is possible. What was said once stays until another is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<Location>,
     /// The S3 front end; none: this node serves no S3.
     #[serde(default)]
     pub s3: Option<S3Config>,
@@ -215,6 +224,7 @@ impl Config {
             data,
             bootstrap: false,
             peers: Vec::new(),
+            location: None,
             s3: None,
             drives: Vec::new(),
             dpu: None,

@@ -275,7 +275,15 @@ mod tests {
             let code = Code { data: 2, parity: 1 };
             (
                 LayoutId(id),
-                Arc::new(Layout { id: LayoutId(id), code, groups: Vec::new(), domains, line: 1, others: Vec::new() }),
+                Arc::new(Layout {
+                    id: LayoutId(id),
+                    code,
+                    groups: Vec::new(),
+                    domains,
+                    line: 1,
+                    others: Vec::new(),
+                    places: mesh_core::topology::Places::default(),
+                }),
             )
         };
         let without =

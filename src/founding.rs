@@ -52,7 +52,7 @@ pub(crate) async fn found(node: &Inner, founding: &Founding) -> Result<(), Error
     let form =
         MeshCommand::Form { cluster: node.keyring.cluster(), code: cluster.code.0, namespaces: cluster.namespaces.0 };
     node.propose(form).await?;
-    node.propose(MeshCommand::PutNode(node.info())).await?;
+    node.propose(MeshCommand::PutNode(node.info_for_all())).await?;
     let tenant = tenant(node, &founding.tenant).await?;
     let principal = PrincipalRow { tenant, name: founding.principal.clone(), grants: vec![Grant::all()] };
     node.propose(MeshCommand::PutPrincipal(principal)).await?;

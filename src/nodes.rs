@@ -182,6 +182,7 @@ mod tests {
             life: 1,
             invitation: 0,
             level: mesh_core::meta::LEVEL,
+            location: None,
         }
     }
 

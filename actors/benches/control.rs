@@ -116,6 +116,7 @@ fn node(id: u64) -> NodeInfo {
         life: 1,
         invitation: 0,
         level: mesh_core::meta::LEVEL,
+        location: None,
     }
 }
 

@@ -194,6 +194,7 @@ impl Station {
             life: 1,
             invitation: 0,
             level: mesh_core::meta::LEVEL,
+            location: None,
         }
     }
 

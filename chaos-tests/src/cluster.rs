@@ -271,6 +271,7 @@ pub fn layout(swarm: &Swarm) -> Layout {
         domains: swarm.drive_ids().map(|drive| (drive, node_of(drive))).collect(),
         line: 1,
         others: swarm.coded.into_iter().map(|code| CodeGroups { code, groups: groups.clone() }).collect(),
+        places: mesh_core::topology::Places::default(),
     }
 }
 
@@ -662,6 +663,7 @@ fn node_info(swarm: &Swarm, id: NodeId, boot: u64) -> NodeInfo {
         life: LIFE,
         invitation: 0,
         level: mesh_core::meta::LEVEL,
+        location: None,
     }
 }
 

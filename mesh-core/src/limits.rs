@@ -84,6 +84,8 @@ pub const GROUP_DRIVES_MAX: usize = 32;
 pub const CODES_DRIVES_MAX: usize = 64;
 /// Bytes of a drive's number in a command at most: those of nodes have 16 bits, and a node a thousand.
 pub const DRIVE_NUMBER_BYTES_MAX: usize = 5;
+/// Bytes of the location of a node at most.
+pub const LOCATION_BYTES_MAX: usize = 128;
 /// Drives that go out by one command at most.
 pub const DRIVES_OUT_MAX: usize = 1024;
 /// Placement groups of a layout at most.

@@ -1,5 +1,7 @@
 //! Nodes, drives, and which drives a stripe goes to.
 
+mod places;
+
 use core::{fmt, ops::Bound, str::FromStr};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,6 +17,8 @@ use crate::{
     limits::{DATA_SHARDS_MAX, GROUP_DRIVES_MAX, PARITY_SHARDS_MAX},
     meta::Level,
 };
+
+pub use self::places::{Location, Places};
 
 /// What a node runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +58,9 @@ pub struct NodeInfo {
     /// What its build can do.
     #[serde(default)]
     pub level: Level,
+    /// Where its machine is.
+    #[serde(default)]
+    pub location: Option<Location>,
 }
 
 /// A drive, as the control group knows it.
@@ -259,6 +266,9 @@ pub struct Layout {
     /// the first ones.
     #[serde(default)]
     pub others: Vec<CodeGroups>,
+    /// What those nodes fail with.
+    #[serde(default)]
+    pub places: Places,
 }
 
 /// The groups of a code that is not the layout's own.
@@ -340,7 +350,7 @@ impl<'l> Table<'l> {
     }
 
     /// Where the shards of a stripe go if the drives in `avoid` cannot be used: each to its home, or else to the spare drive
-    /// whose failure domain has the fewest of the others. `None` with fewer than k+m usable drives. The same arguments give
+    /// whose node, or then zone, or then rack, has the fewest of the others. `None` with fewer than k+m usable drives. The same arguments give
     /// the same answer forever, so that a manifest stores only `avoid`.
     #[must_use]
     pub fn place(&self, stripe: StripeId, avoid: &[DriveId]) -> Option<Placement> {
@@ -354,12 +364,19 @@ impl<'l> Table<'l> {
             return self.place_in_order(group, avoid);
         }
         let (homes, spare) = group.split_at_checked(self.code.shards())?;
-        let domain = |drive: &DriveId| self.layout.domains.get(drive).copied();
+        let domains = |drive: &DriveId| match self.layout.domains.get(drive) {
+            Some(node) => self.layout.places.domains(*node).map(Some),
+            None => [None; 3],
+        };
         let is_usable = |drive: &DriveId| !avoid.contains(drive);
-        let mut used: BTreeMap<Option<NodeId>, usize> = BTreeMap::new();
-        for home in homes.iter().filter(|home| is_usable(home)) {
-            *used.entry(domain(home)).or_default() += 1;
-        }
+        // Of zones, racks and nodes.
+        let mut used: [BTreeMap<Option<NodeId>, usize>; 3] = Default::default();
+        let use_one = |used: &mut [BTreeMap<Option<NodeId>, usize>; 3], drive: &DriveId| {
+            for (used, domain) in used.iter_mut().zip(domains(drive)) {
+                *used.entry(domain).or_default() += 1;
+            }
+        };
+        homes.iter().filter(|home| is_usable(home)).for_each(|home| use_one(&mut used, home));
         let mut spare: Vec<DriveId> = spare.iter().copied().filter(is_usable).collect();
         let mut drives = Vec::with_capacity(homes.len());
         for home in homes {
@@ -368,12 +385,17 @@ impl<'l> Table<'l> {
                 continue;
             }
             // The first of those that share least.
-            let shares = |at: &usize| used.get(&domain(&spare[*at])).copied().unwrap_or(0);
+            let shares = |at: &usize| {
+                let [zone, rack, node] = domains(&spare[*at]);
+                let [zones, racks, nodes] = &used;
+                [(nodes, node), (zones, zone), (racks, rack)].map(|(used, of)| used.get(&of).copied().unwrap_or(0))
+            };
             let drive = spare.remove((0..spare.len()).min_by_key(shares)?);
-            *used.entry(domain(&drive)).or_default() += 1;
+            use_one(&mut used, &drive);
             drives.push(drive);
         }
-        Some(Placement { drives, shared: used.values().any(|&count| count > 1) })
+        let [_, _, nodes] = used;
+        Some(Placement { drives, shared: nodes.values().any(|&count| count > 1) })
     }
 
     /// The homes of a stripe's shards, which are what [`place`](Self::place) gives where no drive is avoided; empty for a layout
@@ -479,6 +501,7 @@ mod tests {
             domains: drives.iter().map(|drive| (*drive, NodeId((drive.0 - 1) / 2))).collect(),
             line: 0,
             others: Vec::new(),
+            places: Places::default(),
         }
     }
 
@@ -604,5 +627,31 @@ mod tests {
         }
         let drives = |data, parity| Code { data, parity }.group_drives();
         assert_eq!([drives(1, 1), drives(4, 2), drives(16, 8)], [8, 12, 32]);
+    }
+
+    #[test]
+    fn a_shard_whose_home_cannot_be_used_goes_to_another_zone_and_rack_if_there_is_one() {
+        // A drive on each of five nodes, the homes on the first three.
+        let groups = vec![[1, 3, 5, 7, 9].map(DriveId).to_vec()];
+        let domains = (0..5).map(|node| (DriveId(2 * node + 1), NodeId(node))).collect();
+        let placed = |racks: [&str; 5], avoid: &[u64]| {
+            let locations: Vec<Option<Location>> = racks.iter().map(|rack| rack.parse().ok()).collect();
+            let places =
+                Places::of((0..).map(NodeId).zip(&locations).map(|(node, location)| (node, location.as_ref())));
+            let layout =
+                Layout { line: 1, groups: groups.clone(), domains: BTreeMap::clone(&domains), places, ..layout() };
+            let avoid: Vec<DriveId> = avoid.iter().copied().map(DriveId).collect();
+            let placed = layout.own().place(stripe(), &avoid)?;
+            Some(placed.drives.into_iter().map(|drive| drive.0).collect::<Vec<_>>())
+        };
+        let nowhere = [""; 5];
+        assert_eq!(placed(nowhere, &[5]), Some(vec![1, 3, 7]));
+        // The fourth is in the rack of the second, or in the zone that has two already.
+        assert_eq!(placed(["a", "b", "c", "b", "d"], &[5]), Some(vec![1, 3, 9]));
+        assert_eq!(placed(["y/a", "y/b", "z/c", "y/d", "z/e"], &[5]), Some(vec![1, 3, 9]));
+        assert_eq!(placed(["y/a", "z/b", "y/c", "y/d", "z/e"], &[3]), Some(vec![1, 9, 5]));
+        // Where there is no choice it goes there all the same.
+        assert_eq!(placed(["a", "b", "c", "b", "d"], &[5, 9]), Some(vec![1, 3, 7]));
+        assert_eq!(Places::default().domains(NodeId(9)), [NodeId(9); 3]);
     }
 }

@@ -6,7 +6,8 @@
 //! capacity, and a drive that is added or removed changes nothing in the order of the others.
 //!
 //! Then the best drive of each node goes before the second-best of any: the first k+m drives of a group are on as many
-//! different nodes as there are.
+//! different nodes as there are. Where nodes say in which zones and racks they are, drives are passed over whose zone or rack
+//! has as many of the first k+m as it may have: no more than may be lost, if the zones or racks are such that this can be.
 //!
 //! ```text
 //!  ranked       A1 A2 B1 A3 C1 B2 ...        letters are nodes
@@ -28,7 +29,7 @@ use mesh_core::{
     Error, ErrorKind,
     id::{DriveId, LayoutId, NodeId},
     limits::{CODES_DRIVES_MAX, COMMAND_BYTES_MAX, DRIVE_NUMBER_BYTES_MAX, LAYOUT_GROUPS_MAX},
-    topology::{Code, CodeGroups, DriveInfo, Layout, mix},
+    topology::{Code, CodeGroups, DriveInfo, Layout, Places, mix},
 };
 
 /// Which layout is to be made.
@@ -63,12 +64,12 @@ impl Lineage {
     }
 }
 
-/// A layout of these drives, whatever their order. Drives without capacity are left out.
+/// A layout of these drives, whatever their order. Drives without capacity are left out. `places`: what their nodes fail with.
 ///
 /// # Errors
 /// `Invalid` for a code over the limits or a drive given twice, `TooFewShards` if fewer than k+m drives are left, for whichever
 /// code.
-pub fn build(id: LayoutId, lineage: &Lineage, drives: &[DriveInfo]) -> Result<Layout, Error> {
+pub fn build(id: LayoutId, lineage: &Lineage, drives: &[DriveInfo], places: &Places) -> Result<Layout, Error> {
     let code = lineage.code();
     if !lineage.codes().all(Code::is_valid) {
         return Err(Error::invalid("a code over the limits: 1 to 16 data shards, up to 8 parity shards"));
@@ -99,8 +100,14 @@ pub fn build(id: LayoutId, lineage: &Lineage, drives: &[DriveInfo]) -> Result<La
             None => GROUPS_MAX,
         };
         let length = code.group_drives().min(usable.len());
+        let limits =
+            if places.is_empty() { [None; 2] } else { [0, 1].map(|level| limit_of(level, code, &usable, places)) };
         let group = |group: usize| {
-            let mut drives = ranked(group, &usable, length);
+            let mut drives = if limits == [None; 2] {
+                ranked(group, &usable, length)
+            } else {
+                apart(group, &usable, (code.shards(), length), limits, places)
+            };
             if let Some(before) = before {
                 keep_seats(&mut drives[..code.shards()], &before.groups()[group]);
             }
@@ -115,6 +122,7 @@ pub fn build(id: LayoutId, lineage: &Lineage, drives: &[DriveInfo]) -> Result<La
         domains: usable.iter().map(|drive| (drive.id, drive.node)).collect(),
         line,
         others: lineage.codes().skip(1).map(|code| CodeGroups { code, groups: table(code) }).collect(),
+        places: places.clone(),
     })
 }
 
@@ -168,21 +176,93 @@ fn ranked(group: usize, drives: &[&DriveInfo], length: usize) -> Vec<DriveId> {
 
 /// By what every drive draws: each node's best before the second-best of any.
 fn in_rounds(group: usize, drives: &[&DriveInfo], length: usize) -> Vec<DriveId> {
+    let order = by_rounds(drawn(group, drives), |drive| drive.node);
+    order.into_iter().map(|drive| drive.id).take(length).collect()
+}
+
+/// The same, but that no zone and no rack has more of the first k+m than its limit.
+fn apart(
+    group: usize,
+    drives: &[&DriveInfo],
+    (shards, length): (usize, usize),
+    limits: [Option<usize>; 2],
+    places: &Places,
+) -> Vec<DriveId> {
+    let order = by_rounds(drawn(group, drives), |drive| drive.node);
+    let [_, racks] = limits;
+    // Both may not be kept at once.
+    let homes = [limits, [None, racks]].into_iter().find_map(|limits| picked(&order, shards, limits, places));
+    let homes = homes.unwrap_or_else(|| order.iter().take(shards).map(|drive| drive.id).collect());
+    let spare = order.iter().map(|drive| drive.id).filter(|drive| !homes.contains(drive));
+    homes.iter().copied().chain(spare).take(length).collect()
+}
+
+/// The first of these that keep to the limits of zones and racks.
+fn picked(order: &[&DriveInfo], shards: usize, limits: [Option<usize>; 2], places: &Places) -> Option<Vec<DriveId>> {
+    let mut held: BTreeMap<(usize, NodeId), usize> = BTreeMap::new();
+    let mut homes = Vec::with_capacity(shards);
+    for drive in order {
+        let [zone, rack, _] = places.domains(drive.node);
+        let domains = [(0, zone), (1, rack)];
+        let is_full = |domain: &(usize, NodeId)| {
+            limits[domain.0].is_some_and(|limit| held.get(domain).copied().unwrap_or(0) >= limit)
+        };
+        if domains.iter().any(is_full) {
+            continue;
+        }
+        for domain in domains {
+            *held.entry(domain).or_default() += 1;
+        }
+        homes.push(drive.id);
+        if homes.len() == shards {
+            return Some(homes);
+        }
+    }
+    None
+}
+
+/// How many shards of a stripe a zone (level 0) or a rack (1) has at most: as few as can be, and no more than may be lost. `None` if
+/// even so many are too few for all shards, or if to keep to it would leave more than a quarter of the capacity unused: where
+/// one is much larger than the others, those would be full long before it.
+fn limit_of(level: usize, code: Code, drives: &[&DriveInfo], places: &Places) -> Option<usize> {
+    let mut domains: BTreeMap<NodeId, (usize, u128)> = BTreeMap::new();
+    for drive in drives {
+        let (count, bytes) = domains.entry(places.domains(drive.node)[level]).or_default();
+        (*count, *bytes) = (*count + 1, *bytes + u128::from(drive.capacity_bytes));
+    }
+    let (shards, all) = (code.shards(), domains.values().map(|(_, bytes)| bytes).sum::<u128>());
+    let can_be = |limit: &usize| {
+        let places: usize = domains.values().map(|(count, _)| *limit.min(count)).sum();
+        // Of 3/4 of all bytes a domain may have `limit / shards` at most, and what it holds.
+        let most = 3 * all * *limit as u128;
+        let held: u128 = domains.values().map(|(_, bytes)| most.min(4 * bytes * shards as u128)).sum();
+        places >= shards && held >= 3 * all * shards as u128
+    };
+    (1..=usize::from(code.parity)).find(can_be)
+}
+
+/// Drives by what they draw for a group.
+fn drawn<'d>(group: usize, drives: &[&'d DriveInfo]) -> Vec<&'d DriveInfo> {
     let mut order: Vec<(u128, &DriveInfo)> = drives.iter().map(|drive| (cost(group as u64, drive), *drive)).collect();
     order.sort_by_key(|(cost, drive)| (*cost, drive.id));
-    // How many better drives of its node each drive has.
-    let mut better: BTreeMap<NodeId, usize> = BTreeMap::new();
-    let mut rounds: Vec<(usize, DriveId)> = order
+    order.into_iter().map(|(_, drive)| drive).collect()
+}
+
+/// The first of each domain in their order, then the second ones, and so on.
+fn by_rounds(order: Vec<&DriveInfo>, domain: impl Fn(&DriveInfo) -> NodeId) -> Vec<&DriveInfo> {
+    // How many of its domain are before each.
+    let mut before: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let mut rounds: Vec<(usize, &DriveInfo)> = order
         .into_iter()
-        .map(|(_, drive)| {
-            let count = better.entry(drive.node).or_default();
+        .map(|drive| {
+            let count = before.entry(domain(drive)).or_default();
             *count += 1;
-            (*count, drive.id)
+            (*count, drive)
         })
         .collect();
     // Stable: inside a round the order stays.
     rounds.sort_by_key(|(round, _)| *round);
-    rounds.into_iter().map(|(_, drive)| drive).take(length).collect()
+    rounds.into_iter().map(|(_, drive)| drive).collect()
 }
 
 /// What the drive draws for the group: `-ln(u) / capacity` but for a constant factor, with u uniform in (0, 1].

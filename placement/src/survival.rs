@@ -165,6 +165,7 @@ mod tests {
             mesh_core::id::LayoutId(1),
             &crate::layout::Lineage::First(1, Code { data, parity }),
             &drives,
+            &mesh_core::topology::Places::default(),
         )
         .unwrap()
     }
@@ -198,7 +199,13 @@ mod tests {
                 })
                 .collect();
             let lineage = crate::layout::Lineage::Next(std::sync::Arc::new(one.clone()), codes);
-            let layout = crate::layout::build(mesh_core::id::LayoutId(2), &lineage, &drives).unwrap();
+            let layout = crate::layout::build(
+                mesh_core::id::LayoutId(2),
+                &lineage,
+                &drives,
+                &mesh_core::topology::Places::default(),
+            )
+            .unwrap();
             let survival = survival(&layout, 3, &Outage::default());
             (survival.reads, survival.writes, survival.reason)
         };

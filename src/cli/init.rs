@@ -7,7 +7,10 @@ use mesh::{
     config::{CAPACITY_MIN, ClusterConfig, CodeText, Config, DriveConfig, Namespaces, NodeNumber, S3Config, Size},
     provision::{FIRST_TENANT, Provision, dialable},
 };
-use mesh_core::{Error, topology::Code};
+use mesh_core::{
+    Error,
+    topology::{Code, Location},
+};
 use mesh_placement::{HOSTS_MIN, drives_each};
 
 use super::{exports, write_private};
@@ -46,6 +49,9 @@ pub(crate) struct NodeArgs {
     /// A drive: a folder and its size (256MiB or more), or a block device. Once for each drive.
     #[arg(long = "drive", value_name = "PATH[:SIZE]", value_parser = drive)]
     pub(crate) drives: Vec<DriveConfig>,
+    /// Where the machine is: its rack, or its zone and its rack. None has more shards of an object than may be lost, where that is possible.
+    #[arg(long, value_name = "[ZONE/]RACK")]
+    pub(crate) location: Option<Location>,
 }
 
 impl NodeArgs {
@@ -53,6 +59,7 @@ impl NodeArgs {
         Ok(Config {
             s3: self.s3.map(S3Config::new),
             drives: self.drives,
+            location: self.location,
             ..Config::new(node, dialable(self.address)?, data)
         })
     }
@@ -164,7 +171,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("cluster");
         let address = SocketAddr::from(([127, 0, 0, 1], 7000));
-        let node = NodeArgs { address, s3: None, drives: Vec::new() };
+        let node = NodeArgs { address, s3: None, drives: Vec::new(), location: None };
         let code = CodeText(Code { data: 1, parity: 0 });
         Init { dir: dir.clone(), node, code, namespaces: 1, bucket: "main".into() }.run().unwrap();
 

@@ -56,6 +56,7 @@ struct ShownNode {
     state: NodeState,
     attached_to: Option<String>,
     emulated: Option<Generation>,
+    location: Option<String>,
     missing: Option<String>,
     lost: u64,
     level: u16,
@@ -133,6 +134,7 @@ fn shown(reports: &[Arc<NodeReport>]) -> Shown {
         state: report.state,
         attached_to: report.attached_to.map(|host| host.to_string()),
         emulated: report.emulated,
+        location: report.location.as_ref().map(ToString::to_string),
         missing: report.missing.clone(),
         lost: report.lost,
         level: report.level.0,
@@ -188,14 +190,15 @@ fn lines(shown: &Shown) -> Vec<String> {
     let mut lines = Vec::new();
     for node in &shown.nodes {
         lines.push(format!(
-            "{:<10} {:<5} {:<9} {:<22} pid {}{}{}",
+            "{:<10} {:<5} {:<9} {:<22} pid {}{}{}{}",
             node.id,
             word(&node.kind),
             word(&node.state),
             node.address,
             node.pid,
             node.attached_to.as_ref().map_or(String::new(), |host| format!(", DPU of {host}")),
-            node.emulated.as_ref().map_or(String::new(), |kind| format!(", emulated {kind}"))
+            node.emulated.as_ref().map_or(String::new(), |kind| format!(", emulated {kind}")),
+            node.location.as_ref().map_or(String::new(), |location| format!(", in {location}"))
         ));
         if let Some(missing) = &node.missing {
             lines.push(format!("{:<10} not ready: {missing}", ""));

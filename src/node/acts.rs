@@ -193,7 +193,7 @@ fn settled(node: &Inner, actor: ActorId, epoch: Epoch, id: MoveId) {
 
 /// Makes this node known to the control group: by itself where it votes, else through a member that answers.
 async fn announce(node: &Arc<Inner>, members: Vec<NodeId>) -> Result<(), Error> {
-    let command = MeshCommand::PutNode(node.info());
+    let command = MeshCommand::PutNode(node.info_for_all());
     if members.is_empty() {
         return node.propose(command).await.map(drop);
     }

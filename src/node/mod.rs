@@ -32,7 +32,7 @@ use mesh_core::{
     Error, ErrorKind, Outcome, Pool, Request, StorageFunction,
     happened::{Happened, Row},
     id::{ActorId, Epoch, GroupId, Incarnation, NodeId},
-    meta::{Command, ControlView, MetaAnswer},
+    meta::{Command, ControlView, Level, MetaAnswer},
     op::{Ability, NodeReport, STARTS_MAX},
     port::{Compute, Metadata as _, Outbound},
     snapshot::Snapshot,
@@ -572,7 +572,14 @@ impl Inner {
             life: self.life,
             invitation: self.invitation,
             level: self.env.level,
+            location: self.config.location.clone(),
         }
+    }
+
+    /// The same, as all nodes of the mesh can keep it now.
+    pub(crate) fn info_for_all(&self) -> NodeInfo {
+        let can = self.metadata.control().can(Level::PLACES).is_ok();
+        NodeInfo { location: self.config.location.clone().filter(|_| can), ..self.info() }
     }
 
     /// Whether its drives knew this cluster before it started.

@@ -84,6 +84,7 @@ fn spec(down: &[u64]) -> ErasureSpec {
         groups: vec![drives.clone()],
         line: 0,
         others: Vec::new(),
+        places: mesh_core::topology::Places::default(),
     };
     let state = |drive: &DriveId| if down.contains(&drive.0) { DriveState::Down } else { DriveState::Up };
     ErasureSpec {

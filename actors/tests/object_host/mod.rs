@@ -39,7 +39,15 @@ const PAGE: usize = 3;
 fn layout() -> Layout {
     let drives: Vec<DriveId> = (0..=*DRIVES.end()).map(DriveId).collect();
     let domains = drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect();
-    Layout { id: LAYOUT, code: Code { data: 3, parity: 1 }, groups: vec![drives], domains, line: 1, others: Vec::new() }
+    Layout {
+        id: LAYOUT,
+        code: Code { data: 3, parity: 1 },
+        groups: vec![drives],
+        domains,
+        line: 1,
+        others: Vec::new(),
+        places: mesh_core::topology::Places::default(),
+    }
 }
 
 /// A failure to plant, or none.

@@ -174,6 +174,7 @@ mod tests {
             domains: drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect(),
             line: 1,
             others: Vec::new(),
+            places: topology::Places::default(),
         };
         let extent = Extent {
             write: WriteId(5),

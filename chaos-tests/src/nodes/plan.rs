@@ -48,6 +48,8 @@ pub struct Plan {
     pub level: Level,
     /// Some clients work in a bucket that has this code, once the mesh can do that.
     pub coded: Option<Code>,
+    /// Hosts say in which of so many racks they are; 0: they do not.
+    pub racks: u64,
     /// Drives go out after so many milliseconds, and what was moved away is deleted after five seconds; `None`: as configured by
     /// default, which is longer than any storm.
     pub hurried: Option<u64>,
@@ -334,6 +336,7 @@ impl Plan {
             fronts: false,
             level: Level::FIRST,
             coded: None,
+            racks: 0,
             hurried: None,
             quic: false,
             clients: 3,
@@ -380,6 +383,7 @@ impl Plan {
             level: if Stream::new(seed, "level", 0).chance(700) { LEVEL } else { Level::FIRST },
             coded: [None, None, Some(Code { data: 1, parity: 1 }), Some(Code { data: 1, parity: 2 })]
                 [Stream::new(seed, "code", 0).below(4) as usize],
+            racks: [0, 0, 2, 3][Stream::new(seed, "racks", 0).below(4) as usize],
             hurried: None,
             quic: false,
             clients: 2 + dice.below(3) as usize,

@@ -753,6 +753,9 @@ fn configuration(plan: &Plan, node: NodeId, own: &[Own]) -> Config {
     let known = (1..=plan.hosts).map(NodeId).filter(is_told);
     let mut config = Config::new(number(node), address(End::Node(node)), PathBuf::from(format!("/machine-{}", node.0)));
     config.bootstrap = node.0 == 1;
+    if plan.racks > 0 && host_of.is_none() {
+        config.location = format!("zone/rack-{}", node.0 % plan.racks).parse().ok();
+    }
     config.peers = known_to(node, known);
     // As much as it has to have at least: then it is the same on machines with many cores and with few.
     let s3 = S3Config { memory: Size(64 << 20), ..S3Config::new(front(node)) };

@@ -508,6 +508,8 @@ impl Command {
             Self::Bucket(BucketCommand::CreateBucket { settings, .. }) if settings.code.is_some() => Level::CODES,
             Self::Bucket(BucketCommand::CreateBucket { settings, .. }) if !settings.is_usual() => Level::COMPRESS,
             Self::Mesh(MeshCommand::PutLayout(layout)) if !layout.others.is_empty() => Level::CODES,
+            Self::Mesh(MeshCommand::PutLayout(layout)) if !layout.places.is_empty() => Level::PLACES,
+            Self::Mesh(MeshCommand::PutNode(node)) if node.location.is_some() => Level::PLACES,
             Self::Mesh(MeshCommand::PutLayout(layout)) if layout.line > 0 => Level::LINES,
             Self::Mesh(
                 MeshCommand::RemoveDrive { .. }

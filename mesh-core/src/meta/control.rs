@@ -15,7 +15,7 @@ use crate::{
     shared::SharedMap,
     spec::CustomSpec,
     time::UnixMillis,
-    topology::{Code, Departure, DriveInfo, Layouts, Leaving, NodeInfo},
+    topology::{Code, Departure, DriveInfo, Layouts, Leaving, NodeInfo, NodeKind, Places},
 };
 
 /// A secret under a wrapping key, with AES-256-GCM: 12 bytes of nonce, then ciphertext and tag.
@@ -207,6 +207,16 @@ impl ControlView {
     /// The drives of which layouts are made, as far as their nodes allow it.
     pub fn staying(&self) -> impl Iterator<Item = &DriveInfo> {
         self.drives.values().filter(|drive| !self.leaving.contains_key(&drive.id))
+    }
+
+    /// What hosts fail with, as far as they say where they are, and all nodes know of that.
+    #[must_use]
+    pub fn places(&self) -> Places {
+        if self.level < Level::PLACES {
+            return Places::default();
+        }
+        let hosts = self.nodes.values().filter(|info| info.kind == NodeKind::Host);
+        Places::of(hosts.map(|info| (info.id, info.location.as_ref())))
     }
 
     /// Whether a node has left for good.

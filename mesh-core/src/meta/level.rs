@@ -42,6 +42,8 @@ impl Level {
     pub const COMPRESS: Self = Self(7);
     /// From here on buckets have codes of their own, too.
     pub const CODES: Self = Self(7);
+    /// From here on nodes say where they are, too.
+    pub const PLACES: Self = Self(7);
 }
 
 /// Of who does not say.
@@ -101,7 +103,7 @@ impl ControlView {
 /// | 4 | drives that are being emptied |
 /// | 5 | nodes that leave |
 /// | 6 | drives that take another's place |
-/// | 7 | compression and codes by bucket |
+/// | 7 | compression and codes by bucket; zones and racks |
 pub const LEVEL: Level = Level::CODES;
 
 #[cfg(test)]
@@ -125,6 +127,7 @@ mod tests {
             life: 1,
             invitation: 0,
             level: Level(*level),
+            location: None,
         };
         let nodes = nodes.iter().enumerate().map(info).map(|info| (info.id, info)).collect();
         ControlView { nodes, level: Level(level), ..ControlView::default() }

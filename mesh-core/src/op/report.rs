@@ -12,7 +12,7 @@ use crate::{
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
     meta::Level,
     time::UnixMillis,
-    topology::{DriveState, NodeKind, NodeState, Survival},
+    topology::{DriveState, Location, NodeKind, NodeState, Survival},
 };
 
 /// How a node is, as it says itself.
@@ -69,6 +69,9 @@ pub struct NodeReport {
     /// What the mesh can do, as the one who tells it knows; of nobody else.
     #[serde(default)]
     pub mesh_level: Option<Level>,
+    /// Where its machine is, as the one who tells it knows.
+    #[serde(default)]
+    pub location: Option<Location>,
 }
 
 /// What is remembered of a node by others: whose files are older than that was set back to a copy of them.

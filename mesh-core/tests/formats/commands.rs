@@ -10,6 +10,7 @@ use mesh_core::{
     topology::Code,
 };
 
+use crate::places;
 use crate::samples::{self, bucket_settings, proposer, texts, variants};
 
 variants!(BUCKET_COMMANDS, bucket_command_name, BucketCommand: CreateBucket RemoveBucket);
@@ -121,7 +122,7 @@ fn mesh() -> Vec<MeshCommand> {
             instead_of: Some(DriveId(7)),
         },
         MeshCommand::LoseDrive { drive: DriveId(1) },
-        MeshCommand::PutLayout(Arc::new(samples::layout())),
+        MeshCommand::PutLayout(Arc::new(places::layout())),
         MeshCommand::CreateTenant(samples::tenant_row()),
         MeshCommand::SetLimits { tenant: TenantId(5), limits: samples::limits() },
         MeshCommand::PutPrincipal(samples::principal_row()),

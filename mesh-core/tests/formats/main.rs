@@ -7,5 +7,6 @@ mod golden;
 mod meta;
 mod orders;
 mod other_builds;
+mod places;
 mod samples;
 mod wire;

@@ -26,13 +26,14 @@ use mesh_core::{
     },
     spec::CustomSpec,
     time::UnixMillis,
-    topology::{
-        Code, CodeGroups, Departure, DriveInfo, DriveState, Layout, Leaving, NodeInfo, NodeKind, NodeState, Survival,
-    },
+    topology::{Code, Departure, DriveInfo, DriveState, Leaving, NodeInfo, NodeKind, NodeState, Survival},
     wire::crc32c,
 };
 
-use crate::orders;
+use crate::{
+    orders,
+    places::{layout, location},
+};
 
 /// Names the variants of an enum: a list of all, and the name of a value's. It does not compile while one is missing.
 macro_rules! variants {
@@ -197,20 +198,6 @@ pub(crate) fn access_key_row() -> AccessKeyRow {
     }
 }
 
-pub(crate) fn layout() -> Layout {
-    Layout {
-        id: LayoutId(9),
-        code: Code { data: 2, parity: 1 },
-        groups: vec![vec![DriveId(1), DriveId(2), DriveId(3)], vec![DriveId(3), DriveId(1), DriveId(2)]],
-        domains: (1..=3).map(|number| (DriveId(number), NodeId(number + 100))).collect(),
-        line: 4,
-        others: vec![CodeGroups {
-            code: Code { data: 1, parity: 1 },
-            groups: vec![vec![DriveId(3), DriveId(1)], vec![DriveId(1), DriveId(2)]],
-        }],
-    }
-}
-
 pub(crate) fn node_info() -> NodeInfo {
     NodeInfo {
         id: NodeId(51),
@@ -224,6 +211,7 @@ pub(crate) fn node_info() -> NodeInfo {
         life: 55,
         invitation: 56,
         level: Level(300),
+        location: location(),
     }
 }
 
@@ -404,6 +392,7 @@ fn node_report() -> NodeReport {
         turned_away: vec![(NodeId(148), Incarnation(149))],
         level: Level(151),
         mesh_level: Some(Level(152)),
+        location: location(),
     }
 }
 

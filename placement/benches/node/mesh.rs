@@ -67,7 +67,9 @@ impl Mesh {
             }
         }
         let drives: Vec<_> = control.drives.values().cloned().collect();
-        let made = layout::build(LayoutId(1), &Lineage::First(1, CODE), &drives).unwrap();
+        let made =
+            layout::build(LayoutId(1), &Lineage::First(1, CODE), &drives, &mesh_core::topology::Places::default())
+                .unwrap();
         control.layouts.insert(made.id, Arc::new(made));
         Self { control, hosts }
     }
@@ -152,6 +154,7 @@ fn node(id: NodeId, hosts: u64) -> NodeInfo {
         life: u64::MAX / 3 - id.0,
         invitation: 0,
         level: mesh_core::meta::LEVEL,
+        location: None,
     }
 }
 

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use mesh_core::{
     id::{Epoch, StripeId, WriteId},
     limits::GROUP_DRIVES_MAX,
+    topology::Location,
 };
 use proptest::prelude::*;
 
@@ -24,7 +25,7 @@ fn code(data: u8, parity: u8) -> Code {
 }
 
 fn built(code: Code, drives: &[DriveInfo]) -> Layout {
-    build(LayoutId(1), &Lineage::None(code), drives).unwrap()
+    build(LayoutId(1), &Lineage::None(code), drives, &Places::default()).unwrap()
 }
 
 /// How many shards of `stripes` stripes each drive gets.
@@ -145,7 +146,8 @@ fn a_new_drive_moves_only_what_it_takes() {
 
 /// The next layout of its line, of these drives.
 fn next(before: &Layout, drives: &[DriveInfo]) -> Layout {
-    build(LayoutId(before.id.0 + 1), &Lineage::Next(Arc::new(before.clone()), Vec::new()), drives).unwrap()
+    build(LayoutId(before.id.0 + 1), &Lineage::Next(Arc::new(before.clone()), Vec::new()), drives, &Places::default())
+        .unwrap()
 }
 
 /// How many homes are another drive's.
@@ -157,7 +159,7 @@ fn moved(before: &Layout, after: &Layout, shards: usize) -> usize {
 #[test]
 fn a_home_stays_that_of_the_same_shard_and_only_what_must_moves() {
     let (code, drives) = (code(4, 2), even(9, 2));
-    let first = build(LayoutId(1), &Lineage::First(3, code), &drives).unwrap();
+    let first = build(LayoutId(1), &Lineage::First(3, code), &drives, &Places::default()).unwrap();
     assert_eq!((first.line, first.groups.len()), (3, GROUPS_MAX));
     let homes = GROUPS_MAX * 6;
     // Nothing changes: nothing moves.
@@ -194,7 +196,7 @@ fn a_removed_drive_leaves_the_order_of_the_others() {
 fn leaves_out_drives_without_capacity() {
     let mut drives = even(4, 2);
     drives[7].capacity_bytes = 0;
-    let layout = build(LayoutId(5), &Lineage::None(code(2, 1)), &drives).unwrap();
+    let layout = build(LayoutId(5), &Lineage::None(code(2, 1)), &drives, &Places::default()).unwrap();
     let expected: BTreeSet<DriveId> = (1..=7).map(DriveId).collect();
     assert_eq!(layout.id, LayoutId(5));
     assert_eq!(layout.domains.keys().copied().collect::<BTreeSet<_>>(), expected);
@@ -204,13 +206,15 @@ fn leaves_out_drives_without_capacity() {
 #[test]
 fn a_drive_that_takes_the_place_of_another_gets_what_that_had_and_nothing_else_moves() {
     let mut drives = even(9, 3);
-    let first = build(LayoutId(1), &Lineage::First(1, code(4, 2)), &drives).unwrap();
-    let second = build(LayoutId(2), &Lineage::Next(Arc::new(first.clone()), Vec::new()), &drives).unwrap();
+    let first = build(LayoutId(1), &Lineage::First(1, code(4, 2)), &drives, &Places::default()).unwrap();
+    let second =
+        build(LayoutId(2), &Lineage::Next(Arc::new(first.clone()), Vec::new()), &drives, &Places::default()).unwrap();
     assert_eq!(second.groups, first.groups, "of the same drives it is the same");
     let (old, new) = (DriveId(4), DriveId(3004));
     let place = drives.iter_mut().find(|drive| drive.id == old).unwrap();
     *place = DriveInfo { id: new, seat: Some(old), ..place.clone() };
-    let replaced = build(LayoutId(2), &Lineage::Next(Arc::new(first.clone()), Vec::new()), &drives).unwrap();
+    let replaced =
+        build(LayoutId(2), &Lineage::Next(Arc::new(first.clone()), Vec::new()), &drives, &Places::default()).unwrap();
     let exchanged = |group: &Vec<DriveId>| -> Vec<DriveId> {
         group.iter().map(|drive| if *drive == old { new } else { *drive }).collect()
     };
@@ -220,10 +224,12 @@ fn a_drive_that_takes_the_place_of_another_gets_what_that_had_and_nothing_else_m
 
 #[test]
 fn refuses_too_few_drives_a_bad_code_and_twins() {
-    let error = build(LayoutId(1), &Lineage::None(code(4, 2)), &even(5, 1)).unwrap_err();
+    let error = build(LayoutId(1), &Lineage::None(code(4, 2)), &even(5, 1), &Places::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooFewShards);
     assert_eq!(error.message(), "5 drives can be used, and 4+2 needs 6: add drives, or choose a smaller code");
-    let kind = |code, drives: &[DriveInfo]| build(LayoutId(1), &Lineage::First(1, code), drives).unwrap_err().kind();
+    let kind = |code, drives: &[DriveInfo]| {
+        build(LayoutId(1), &Lineage::First(1, code), drives, &Places::default()).unwrap_err().kind()
+    };
     assert_eq!(kind(code(2, 1), &[]), ErrorKind::TooFewShards);
     assert_eq!(kind(code(0, 1), &even(5, 1)), ErrorKind::Invalid);
     assert_eq!(kind(code(1, 0), &[drive(1, 1, 1), drive(1, 2, 1)]), ErrorKind::Invalid);
@@ -240,7 +246,7 @@ proptest! {
         let code = Code { data, parity };
         let drives: Vec<DriveInfo> =
             drives.into_iter().map(|(id, (node, capacity))| drive(id, node, capacity)).collect();
-        match build(LayoutId(1), &Lineage::First(1, code), &drives) {
+        match build(LayoutId(1), &Lineage::First(1, code), &drives, &Places::default()) {
             Ok(layout) => {
                 for group in &layout.groups {
                     prop_assert!((code.shards()..=GROUP_DRIVES_MAX).contains(&group.len()));
@@ -278,9 +284,10 @@ fn the_best_of_each_node_are_found_without_an_order_of_all() {
 #[test]
 fn codes_that_are_asked_for_get_groups_of_their_own_and_the_others_keep_theirs() {
     let drives = even(5, 3);
-    let first = build(LayoutId(1), &Lineage::First(1, code(4, 2)), &drives).unwrap();
+    let first = build(LayoutId(1), &Lineage::First(1, code(4, 2)), &drives, &Places::default()).unwrap();
     let asked = |before: &Layout, id, codes: &[Code], drives: &[DriveInfo]| {
-        build(LayoutId(id), &Lineage::Next(Arc::new(before.clone()), codes.to_vec()), drives)
+        let lineage = Lineage::Next(Arc::new(before.clone()), codes.to_vec());
+        build(LayoutId(id), &lineage, drives, &Places::default())
     };
     let second = asked(&first, 2, &[code(1, 2)], &drives).unwrap();
     assert_eq!(second.groups, first.groups);
@@ -312,4 +319,95 @@ fn codes_that_are_asked_for_get_groups_of_their_own_and_the_others_keep_theirs()
     for (codes, kind) in [(code(12, 3), ErrorKind::TooFewShards), (code(0, 1), ErrorKind::Invalid)] {
         assert_eq!(asked(&third, 4, &[codes], &fewer).map_err(|error| error.kind()), Err(kind), "{codes}");
     }
+}
+
+/// Where nodes are, by their numbers.
+fn places(of: &[(u64, &str)]) -> Places {
+    let located: Vec<(NodeId, Option<Location>)> =
+        of.iter().map(|(node, location)| (NodeId(*node), location.parse().ok())).collect();
+    Places::of(located.iter().map(|(node, location)| (*node, location.as_ref())))
+}
+
+/// The most shards of any stripe that are on one node, in one rack, and in one zone.
+fn most(layout: &Layout) -> [usize; 3] {
+    let shards = layout.code.shards();
+    let most = |level: usize| {
+        let of_group = |group: &Vec<DriveId>| {
+            let mut held: BTreeMap<NodeId, usize> = BTreeMap::new();
+            for drive in &group[..shards] {
+                *held.entry(layout.places.domains(layout.domains[drive])[level]).or_default() += 1;
+            }
+            held.into_values().max().unwrap_or(0)
+        };
+        layout.groups.iter().map(of_group).max().unwrap_or(0)
+    };
+    [most(2), most(1), most(0)]
+}
+
+#[test]
+fn shards_are_spread_over_zones_and_racks_and_nodes() {
+    let drives = even(12, 2);
+    let in_line = |code, places: &Places| build(LayoutId(1), &Lineage::First(1, code), &drives, places).unwrap();
+    let blind = in_line(code(4, 2), &Places::default());
+    let racks = |of: &dyn Fn(u64) -> &'static str| {
+        let of: Vec<(u64, &str)> = (1..=12).map(|node| (node, of(node))).collect();
+        places(&of)
+    };
+    // Four nodes in each of three racks: of six shards two in each, of three copies one; chance alone puts more there.
+    let three = racks(&|node| ["r1", "r2", "r3"][(node as usize - 1) / 4]);
+    assert!(most(&Layout { places: three.clone(), ..blind.clone() })[1] > 2);
+    assert_eq!(most(&in_line(code(4, 2), &three)), [1, 2, 2]);
+    assert_eq!(most(&in_line(code(1, 2), &three)), [1, 1, 1]);
+    // All nodes are spare ones or homes, as without racks.
+    let nodes = |layout: &Layout, group: &[DriveId]| {
+        group.iter().map(|drive| layout.domains[drive]).collect::<BTreeSet<_>>().len()
+    };
+    let seeing = in_line(code(4, 2), &three);
+    assert!(seeing.groups.iter().all(|group| (group.len(), nodes(&seeing, group)) == (12, 12)));
+    // Two zones cannot each have two of six, so that does not keep the racks from it; of three copies each can.
+    let zones = racks(&|node| ["a/1", "a/2", "b/1"][(node as usize - 1) / 4]);
+    assert_eq!(most(&in_line(code(4, 2), &zones)), [1, 2, 4]);
+    assert_eq!(most(&in_line(code(1, 2), &zones)), [1, 1, 2]);
+    // Those that say nothing are each in a rack of their own.
+    assert_eq!(most(&in_line(code(4, 2), &racks(&|node| if node <= 4 { "r1" } else { "" }))), [1, 1, 1]);
+    // Where a rack would have to hold much more than its part of all, it is as without racks: also while one after the other
+    // says where it is.
+    for last in 2..=12 {
+        let some = racks(&|node| {
+            if node < last {
+                "large"
+            } else if node == 12 {
+                "small"
+            } else {
+                ""
+            }
+        });
+        for code in [code(4, 2), code(1, 2), code(2, 1)] {
+            let layout = in_line(code, &some);
+            let held = layout
+                .groups
+                .iter()
+                .flat_map(|group| &group[..code.shards()])
+                .filter(|drive| layout.domains[*drive] == NodeId(12));
+            let share = held.count() as f64 / (GROUPS_MAX * code.shards()) as f64;
+            assert!(share < 1.6 / 12.0, "node 12 has {share} of everything in {code}, with {last} that say so");
+            assert_eq!(most(&layout)[0], 1);
+        }
+    }
+    // With as many racks as nodes nothing is otherwise than without.
+    let each = ["r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12"];
+    assert_eq!(in_line(code(4, 2), &racks(&|node| each[node as usize - 1])).groups, blind.groups);
+    // A drive that is added moves about what it is to hold.
+    let before = in_line(code(4, 2), &three);
+    let mut more = drives.clone();
+    more.push(drive(25, 1, TIB));
+    let lineage = Lineage::Next(Arc::new(before.clone()), Vec::new());
+    let after = build(LayoutId(2), &lineage, &more, &three).unwrap();
+    let moved = |(old, new): (&Vec<DriveId>, &Vec<DriveId>)| {
+        old[..6].iter().zip(&new[..6]).filter(|(old, new)| old != new).count()
+    };
+    let moved: usize = before.groups.iter().zip(&after.groups).map(moved).sum();
+    let fair = GROUPS_MAX as f64 * 6.0 / 25.0;
+    assert!((0.5..2.0).contains(&(moved as f64 / fair)), "{moved} shards moved, fair were {fair}");
+    assert_eq!(most(&after), [1, 2, 2]);
 }

@@ -296,6 +296,7 @@ impl Steward {
                 .collect(),
             level: info.level,
             mesh_level: None,
+            location: None,
         };
         let before = self.outlook.own();
         if *before == own && self.voice.has_spoken() {

@@ -2,7 +2,7 @@
 //! of its line. A mesh some of whose nodes cannot do lines yet makes layouts of none, and begins a line once all can.
 
 use core::time::Duration;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
     Error,
@@ -10,7 +10,7 @@ use mesh_core::{
     meta::{ControlView, Level},
     shared::SharedMap,
     time::Instant,
-    topology::{Code, DriveInfo, Layout, Leaving, NodeInfo, NodeKind},
+    topology::{Code, DriveInfo, Layout, Leaving, NodeInfo, NodeKind, Places},
 };
 
 use crate::layout::{self, Lineage};
@@ -19,7 +19,7 @@ use crate::layout::{self, Lineage};
 #[derive(Clone, Debug, Default)]
 pub struct Layouts {
     /// The drives that a new layout would be made of, and since when it is these.
-    settling: Option<(Vec<DriveId>, Instant)>,
+    settling: Option<(Vec<DriveId>, Places, Instant)>,
     /// Of these there is nothing to be made.
     quiet: Option<Grounds>,
 }
@@ -60,6 +60,7 @@ pub struct Draft {
     id: LayoutId,
     lineage: Lineage,
     drives: Vec<DriveInfo>,
+    places: Places,
 }
 
 impl Draft {
@@ -68,7 +69,7 @@ impl Draft {
     /// # Errors
     /// As [`layout::build`].
     pub fn carry_out(self) -> Result<Arc<Layout>, Error> {
-        layout::build(self.id, &self.lineage, &self.drives).map(Arc::new)
+        layout::build(self.id, &self.lineage, &self.drives, &self.places).map(Arc::new)
     }
 }
 
@@ -98,11 +99,14 @@ impl Layouts {
             }
             _ => Lineage::First(FIRST_LINE, code),
         };
+        let owners: BTreeSet<NodeId> = infos.iter().map(|info| info.node).collect();
+        let places = view.places().among(&owners);
         let is_of_line = |layout: &Layout| layout.line > 0 || matches!(lineage, Lineage::None(_));
         let laid_out = newest.is_some_and(|layout| {
             is_of_line(layout)
                 && drives.iter().all(|drive| layout.domains.contains_key(drive))
                 && layout.domains.len() == drives.len()
+                && layout.places == places
         });
         let is_asked_for = matches!(&lineage, Lineage::Next(_, new) if !new.is_empty());
         if (laid_out && !is_asked_for) || drives.len() < view.widest() {
@@ -111,19 +115,23 @@ impl Layouts {
         }
         if laid_out {
             // Of the same drives: nothing has to settle, and who has made a bucket waits.
-            return newest.map(|newest| Draft { id: LayoutId(newest.id.0 + 1), lineage, drives: infos });
+            return newest.map(|newest| Draft { id: LayoutId(newest.id.0 + 1), lineage, drives: infos, places });
         }
-        let Some((_, since)) = self.settling.as_ref().filter(|(same, _)| *same == drives) else {
-            self.settling = Some((drives, now));
+        let is_same = |(of, at, _): &&(Vec<DriveId>, Places, Instant)| (of, at) == (&drives, &places);
+        let Some((_, _, since)) = self.settling.as_ref().filter(is_same) else {
+            self.settling = Some((drives, places, now));
             return None;
         };
-        // Every node that is a member has had time to register; the very first layout waits for them all.
-        let quiet = if newest.is_none() && !everybody_has_drives(view) { SETTLE_FIRST } else { SETTLE };
+        // Every node that is a member has had time to register; the very first layout waits for them all, and one of which only
+        // places are others for all to say theirs.
+        let only_places = newest.is_some_and(|layout| layout.domains.keys().eq(&drives) && layout.places != places);
+        let waits = only_places || (newest.is_none() && !everybody_has_drives(view));
+        let quiet = if waits { SETTLE_FIRST } else { SETTLE };
         if now.since(*since) < quiet {
             return None;
         }
         let id = LayoutId(newest.map_or(1, |layout| layout.id.0 + 1));
-        Some(Draft { id, lineage, drives: infos })
+        Some(Draft { id, lineage, drives: infos, places })
     }
 }
 
@@ -204,6 +212,44 @@ mod tests {
         assert_eq!(id(&layouts.look(&view, at(9000))), None);
         let third = made(layouts.look(&view, at(9300)));
         assert_eq!(third.domains.len(), 4);
+    }
+
+    #[test]
+    fn a_layout_is_made_once_nodes_say_where_they_are() {
+        let mut layouts = Layouts::default();
+        let mut view = view(&[1, 2, 3]);
+        assert_eq!(id(&layouts.look(&view, at(0))), None);
+        let first = made(layouts.look(&view, at(300)));
+        view.layouts.insert(first.id, first);
+        let say = |view: &mut ControlView, node, location: &str| {
+            let info = NodeInfo { location: location.parse().ok(), ..host(node) };
+            view.nodes.insert(NodeId(node), info);
+        };
+        say(&mut view, 1, "r1");
+        say(&mut view, 2, "r1");
+        assert_eq!(id(&layouts.look(&view, at(1000))), None, "not all nodes can know it");
+        assert_eq!(id(&layouts.look(&view, at(2000))), None);
+        view.level = Level::PLACES;
+        assert_eq!(id(&layouts.look(&view, at(2000))), None);
+        say(&mut view, 3, "r3");
+        assert_eq!(id(&layouts.look(&view, at(4000))), None);
+        say(&mut view, 3, "r1");
+        assert_eq!(id(&layouts.look(&view, at(4999))), None, "it waits until all have said it");
+        assert_eq!(id(&layouts.look(&view, at(7998))), None);
+        say(&mut view, 3, "r3");
+        assert_eq!(id(&layouts.look(&view, at(7999))), None);
+        let second = made(layouts.look(&view, at(10_999)));
+        assert_eq!(second.places.domains(NodeId(2)), [NodeId(1), NodeId(1), NodeId(2)]);
+        view.layouts.insert(second.id, second);
+        assert_eq!(id(&layouts.look(&view, at(20_000))), None);
+        // A name that nobody else has says nothing new, nor does a host without drives.
+        say(&mut view, 3, "r4");
+        say(&mut view, 4, "r1");
+        assert_eq!(id(&layouts.look(&view, at(20_000))), None);
+        assert_eq!(id(&layouts.look(&view, at(30_000))), None);
+        say(&mut view, 2, "r2");
+        assert_eq!(id(&layouts.look(&view, at(30_000))), None);
+        assert_eq!(id(&layouts.look(&view, at(33_000))), Some(3));
     }
 
     #[test]

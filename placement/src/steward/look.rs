@@ -172,11 +172,11 @@ impl Steward {
     /// them only, and that one asks whoever leads.
     fn make_known(&mut self, acts: &mut Vec<Act>) {
         let info = &self.here.info;
-        let is_known = self
-            .control
-            .nodes
-            .get(&info.id)
-            .is_some_and(|known| (known.incarnation, &known.address) == (info.incarnation, &info.address));
+        let is_known = self.control.nodes.get(&info.id).is_some_and(|known| {
+            let is_placed =
+                self.control.level < Level::PLACES || info.location.is_none() || known.location == info.location;
+            (known.incarnation, &known.address) == (info.incarnation, &info.address) && is_placed
+        });
         if is_known {
             self.complaints.refused = None;
         }

@@ -11,7 +11,7 @@ use mesh_core::{
     id::{GroupId, NodeId, ReplicaId},
     meta::ControlView,
     shared::SharedMap,
-    topology::{Departure, NodeInfo, NodeKind},
+    topology::{Departure, NodeInfo, NodeKind, Places},
 };
 
 use super::{Group, Sight};
@@ -36,6 +36,8 @@ pub struct Members {
     pub leader: Option<ReplicaId>,
     /// Nodes that leave, and those that have left.
     pub departures: SharedMap<NodeId, Departure>,
+    /// What nodes fail with.
+    pub places: Places,
 }
 
 /// A node that is to have a replica of a group.
@@ -88,6 +90,7 @@ impl Members {
             nodes: nodes.collect(),
             leader: Some(group.report.replica),
             departures: view.departures.clone(),
+            places: view.places(),
         }
     }
 
@@ -147,7 +150,9 @@ impl Members {
             let leaves = |old: &&ReplicaId| self.departures.contains_key(&old.node()) && self.leader != Some(**old);
             let old = self.voters.iter().filter(leaves).max_by_key(|old| self.is_out(old.node()))?;
             let is_other = |new: &ReplicaId| self.voters.iter().all(|voter| voter.node() != new.node());
-            let new = self.candidates().find(is_other)?;
+            let mut stay = self.voters.clone();
+            stay.remove(old);
+            let new = self.beside(&stay, self.candidates().filter(is_other))?;
             Some(replaced(old, new))
         })
     }
@@ -179,8 +184,23 @@ impl Members {
             even if even.is_multiple_of(2) => 1,
             _ => 2,
         };
-        let new: Vec<ReplicaId> = self.candidates().take(missing).collect();
-        (new.len() == missing).then(|| Step::Vote(self.voters.iter().copied().chain(new).collect()))
+        let mut after = self.voters.clone();
+        for _ in 0..missing {
+            let new = self.beside(&after, self.candidates().filter(|new| !after.contains(new)))?;
+            after.insert(new);
+        }
+        Some(Step::Vote(after))
+    }
+
+    /// Of these who is to vote beside those: the one in whose zone, and then rack, fewest of them are.
+    fn beside(&self, voters: &BTreeSet<ReplicaId>, of: impl Iterator<Item = ReplicaId>) -> Option<ReplicaId> {
+        of.min_by_key(|new| {
+            let [zone, rack, _] = self.places.domains(new.node());
+            let domains = || voters.iter().map(|voter| self.places.domains(voter.node()));
+            let (in_zone, in_rack) =
+                (domains().filter(|of| of[0] == zone).count(), domains().filter(|of| of[1] == rack).count());
+            (in_zone, in_rack, *new)
+        })
     }
 
     fn forget(&self) -> Option<Step> {
@@ -246,6 +266,40 @@ mod tests {
         assert_eq!(group.step(), None);
         group.caught_up = set(&[(1, 1), (2, 1)]);
         assert_eq!(group.step(), Some(Step::Vote(set(&[(1, 1), (2, 1)]))));
+    }
+
+    #[test]
+    fn who_votes_is_of_as_many_zones_and_racks_as_there_are() {
+        let all: BTreeSet<ReplicaId> = (1..=6).map(|node| replica(node, 1)).collect();
+        let located = [(1, "y/a"), (2, "y/a"), (3, "y/a"), (4, "y/b"), (5, "z/c"), (6, "z/c")];
+        let located = located.map(|(node, location)| (NodeId(node), location.parse().ok()));
+        let mut group = Members {
+            voters: set(&[(1, 1)]),
+            learners: all.iter().copied().skip(1).collect(),
+            caught_up: all.clone(),
+            nodes: nodes(&(1..=6).map(|node| (node, 1)).collect::<Vec<_>>()),
+            places: Places::of(located.iter().map(|(node, location)| (*node, location.as_ref()))),
+            ..Members::default()
+        };
+        let next = |group: &mut Members| {
+            let Some(Step::Vote(voters)) = group.step() else { panic!("{:?}", group.step()) };
+            group.learners = all.difference(&voters).copied().collect();
+            group.voters = voters;
+            group.voters.iter().map(|voter| voter.node().0).collect::<Vec<_>>()
+        };
+        assert_eq!(next(&mut group), [1, 5]);
+        assert_eq!(next(&mut group), [1, 4, 5]);
+        assert_eq!(next(&mut group), [1, 2, 4, 5, 6]);
+        assert_eq!(group.step(), None);
+        // In the place of who leaves comes one that leaves it so.
+        group.departures = [(NodeId(4), Departure::Asked)].into();
+        assert_eq!(next(&mut group), [1, 2, 3, 5, 6]);
+        let mut nowhere =
+            Members { places: Places::default(), voters: set(&[(1, 1)]), departures: Default::default(), ..group };
+        nowhere.learners = all.iter().copied().skip(1).collect();
+        assert_eq!(next(&mut nowhere), [1, 2]);
+        assert_eq!(next(&mut nowhere), [1, 2, 3]);
+        assert_eq!(next(&mut nowhere), [1, 2, 3, 4, 5]);
     }
 
     #[test]

@@ -191,6 +191,7 @@ impl Outlook {
             own.mesh_level = Some(view.level);
         }
         for report in nodes.values_mut() {
+            report.location = view.nodes.get(&report.node).and_then(|info| info.location.clone());
             self.judge(report, view);
         }
         nodes.into_values().map(Arc::new).collect()
@@ -439,7 +440,8 @@ mod tests {
         control.drives = all.iter().map(|info| (info.id, info.clone())).collect();
         let code = Code { data: 2, parity: 1 };
         let lineage = crate::layout::Lineage::First(1, code);
-        let layout = crate::layout::build(LayoutId(1), &lineage, &all).expect("it can be made");
+        let layout = crate::layout::build(LayoutId(1), &lineage, &all, &mesh_core::topology::Places::default())
+            .expect("it can be made");
         control.layouts.insert(layout.id, Arc::new(layout));
         let survival = |known: &Outlook, control: &ControlView| {
             let status = known.status(control);

@@ -305,7 +305,13 @@ mod tests {
                 view.nodes.insert(NodeId(*node), host(*node));
             }
             let all: Vec<_> = view.drives.values().cloned().collect();
-            let first = layout::build(LayoutId(1), &layout::Lineage::First(1, code), &all).expect("a layout");
+            let first = layout::build(
+                LayoutId(1),
+                &layout::Lineage::First(1, code),
+                &all,
+                &mesh_core::topology::Places::default(),
+            )
+            .expect("a layout");
             view.layouts.insert(LayoutId(1), Arc::new(first));
             let mut bench = Self { view, outlook: Outlook::new(NodeId(1), at(0)), outs: Outs::default() };
             bench.are_away(&[]);

@@ -112,9 +112,13 @@ mod tests {
         (view.code, view.namespaces) = (Some(Code { data: 2, parity: 1 }), 1);
         expect(says(&view, &groups, 0, &hosted), "no layout yet");
         let drives = [1, 2, 3].map(|node| drive(node, node));
-        let layout =
-            crate::layout::build(LayoutId(1), &crate::layout::Lineage::First(1, Code { data: 2, parity: 1 }), &drives)
-                .unwrap();
+        let layout = crate::layout::build(
+            LayoutId(1),
+            &crate::layout::Lineage::First(1, Code { data: 2, parity: 1 }),
+            &drives,
+            &mesh_core::topology::Places::default(),
+        )
+        .unwrap();
         view.layouts.insert(LayoutId(1), Arc::new(layout));
         view.drives = drives.into_iter().map(|drive| (drive.id, drive)).collect();
         groups.push(group(1, &[1, 2, 3]).report);

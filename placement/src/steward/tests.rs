@@ -66,6 +66,7 @@ pub(crate) fn host(node: u64) -> NodeInfo {
         life: 1,
         invitation: 0,
         level: mesh_core::meta::LEVEL,
+        location: None,
     }
 }
 

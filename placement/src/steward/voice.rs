@@ -273,6 +273,7 @@ pub(super) fn trunk(report: &NodeReport) -> NodeReport {
         turned_away: report.turned_away.clone(),
         level: report.level,
         mesh_level: report.mesh_level,
+        location: report.location.clone(),
     }
 }
 

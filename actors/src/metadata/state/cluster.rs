@@ -52,6 +52,7 @@ pub(super) fn put_node(rows: &mut Rows<'_>, node: &NodeInfo) -> Result<MetaAnswe
     level::expect_spoken(rows, node)?;
     departures::expect_not_out(rows, node.id)?;
     let key = keys::node(node.id);
+    let mut location = node.location.clone();
     let draining = match rows.find::<NodeInfo>(&key)? {
         Some(known) if known.incarnation > node.incarnation => {
             return Err(Error::new(
@@ -70,7 +71,11 @@ pub(super) fn put_node(rows: &mut Rows<'_>, node: &NodeInfo) -> Result<MetaAnswe
             )
             .with("node", node.id));
         }
-        Some(known) => known.draining,
+        Some(known) => {
+            // Whoever says nothing of it may not know yet whether all can keep it.
+            location = location.or(known.location);
+            known.draining
+        }
         None => {
             rows.take_room(&keys::all(keys::NODE), NODES_MAX, "nodes")?;
             let invitation = keys::invitation(node.id);
@@ -93,7 +98,7 @@ pub(super) fn put_node(rows: &mut Rows<'_>, node: &NodeInfo) -> Result<MetaAnswe
     {
         return Err(Error::invalid("a DPU's host must be a member first").with("dpu", node.id).with("host", host));
     }
-    rows.put(key, &NodeInfo { draining, ..node.clone() })?;
+    rows.put(key, &NodeInfo { draining, location, ..node.clone() })?;
     Ok(MetaAnswer::Done)
 }
 

@@ -28,7 +28,15 @@ fn over(drives: u64) -> ObjectSpec {
 fn layout() -> Layout {
     let drives: Vec<DriveId> = (1..=3).map(DriveId).collect();
     let domains = drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect();
-    Layout { id: LAYOUT, code: Code { data: 1, parity: 1 }, groups: vec![drives], domains, line: 0, others: Vec::new() }
+    Layout {
+        id: LAYOUT,
+        code: Code { data: 1, parity: 1 },
+        groups: vec![drives],
+        domains,
+        line: 0,
+        others: Vec::new(),
+        places: mesh_core::topology::Places::default(),
+    }
 }
 
 /// A write of one stripe.

@@ -3,6 +3,7 @@
 
 use mesh_core::{
     id::LayoutId,
+    meta::Level,
     spec::{FunctionSpec, KeeperSpec, ObjectSpec},
     topology::Code,
 };
@@ -188,6 +189,21 @@ fn a_node_makes_itself_known_through_who_is_there_until_the_group_has_its_start_
     assert_eq!(registered(|_| {}), [""; 0]);
     assert_eq!(registered(|info| info.incarnation = Incarnation(0)), ["Announce([node-2])"]);
     assert_eq!(registered(|info| info.address = "127.0.0.1:9".into()), ["Announce([node-2])"]);
+    // And where it is, once all nodes can keep that.
+    let located = |level, known: &str, here: &str| {
+        let mut control = mesh(&[1, 2]);
+        control.level = level;
+        control.nodes.get_mut(&HERE).expect("it is there").location = known.parse().ok();
+        let mut room = Room::new(control);
+        room.steward.here.info.location = here.parse().ok();
+        room.on(Event::Heard(follows(2), room.now));
+        wants(&mut room, own())
+    };
+    assert_eq!(located(Level::SEATS, "", "rack-1"), [""; 0]);
+    assert_eq!(located(Level::PLACES, "", "rack-1"), ["Announce([node-2])"]);
+    assert_eq!(located(Level::PLACES, "rack-1", "rack-1"), [""; 0]);
+    assert_eq!(located(Level::PLACES, "rack-1", "rack-2"), ["Announce([node-2])"]);
+    assert_eq!(located(Level::PLACES, "rack-1", ""), [""; 0], "what was said stays until something else is");
 }
 
 #[test]
@@ -267,8 +283,12 @@ fn who_leads_makes_a_layout_once_at_a_time_and_nobody_else_does() {
 fn a_node_says_what_it_waits_for_by_its_groups_and_by_the_drives_that_it_sees() {
     let mut control = ControlView { namespaces: 1, ..with_drives() };
     let drives: Vec<_> = control.drives.values().cloned().collect();
-    let layout =
-        crate::layout::build(LayoutId(1), &crate::layout::Lineage::First(1, Code { data: 2, parity: 1 }), &drives);
+    let layout = crate::layout::build(
+        LayoutId(1),
+        &crate::layout::Lineage::First(1, Code { data: 2, parity: 1 }),
+        &drives,
+        &mesh_core::topology::Places::default(),
+    );
     control.layouts.insert(LayoutId(1), Arc::new(layout.expect("it can be made")));
     let mut room = Room::new(control);
     let missing = |room: &mut Room, own: Observed| {

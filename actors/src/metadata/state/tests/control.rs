@@ -40,6 +40,7 @@ pub(super) fn node(id: u64, incarnation: u64) -> NodeInfo {
         life: 1,
         invitation: 0,
         level: mesh_core::meta::LEVEL,
+        location: None,
     }
 }
 
@@ -84,6 +85,7 @@ pub(super) fn layout(id: u64) -> Layout {
         domains: (1..=3).map(|id| (DriveId(id), NodeId(id))).collect(),
         line: 0,
         others: Vec::new(),
+        places: mesh_core::topology::Places::default(),
     }
 }
 
@@ -123,6 +125,22 @@ fn keeps_the_latest_incarnation_of_a_node() {
     assert_eq!(group.apply(&MeshCommand::PutNode(node(0, 1))), Err(ErrorKind::Invalid));
     let nowhere = NodeInfo { address: String::new(), ..node(4, 1) };
     assert_eq!(group.apply(&MeshCommand::PutNode(nowhere)), Err(ErrorKind::Invalid));
+}
+
+#[test]
+fn where_a_node_is_stays_until_it_says_something_else() {
+    let mut group = formed();
+    let say = |group: &mut Group, incarnation, location: &str| {
+        let put = MeshCommand::PutNode(NodeInfo { location: location.parse().ok(), ..node(3, incarnation) });
+        assert_eq!(group.apply(&put), Ok(MetaAnswer::Done));
+        control_view(group).nodes[&NodeId(3)].location.as_ref().map(ToString::to_string)
+    };
+    assert_eq!(say(&mut group, 5, ""), None);
+    assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::PLACES)), Ok(MetaAnswer::Done));
+    assert_eq!(say(&mut group, 5, "zone/rack-1").as_deref(), Some("zone/rack-1"));
+    // It has started, and does not know yet whether all can keep it.
+    assert_eq!(say(&mut group, 6, "").as_deref(), Some("zone/rack-1"));
+    assert_eq!(say(&mut group, 6, "rack-2").as_deref(), Some("rack-2"));
 }
 
 #[test]

@@ -63,7 +63,16 @@ fn of_addresses_and_layouts() {
         let domains: BTreeMap<DriveId, NodeId> = group.iter().map(|drive| (*drive, NodeId(1))).collect();
         let code = Code { data: 2, parity: 1 };
         MeshCommand::PutLayout(
-            Layout { id: LayoutId(id), code, groups: vec![group; groups], domains, line: 0, others: Vec::new() }.into(),
+            Layout {
+                id: LayoutId(id),
+                code,
+                groups: vec![group; groups],
+                domains,
+                line: 0,
+                others: Vec::new(),
+                places: mesh_core::topology::Places::default(),
+            }
+            .into(),
         )
     };
     assert_eq!(group.apply(&layout(1, GROUP_DRIVES_MAX + 1, 1)), Err(ErrorKind::Invalid));

@@ -79,8 +79,16 @@ fn commands_of_members() -> impl Strategy<Value = Command> {
             let drives: Vec<DriveId> = (first..first + 3).map(DriveId).collect();
             let domains = drives.iter().map(|drive| (*drive, NodeId(drive.0))).collect();
             Command::Mesh(MeshCommand::PutLayout(
-                Layout { id: LayoutId(id), code: CODE, groups: vec![drives], domains, line: 0, others: Vec::new() }
-                    .into(),
+                Layout {
+                    id: LayoutId(id),
+                    code: CODE,
+                    groups: vec![drives],
+                    domains,
+                    line: 0,
+                    others: Vec::new(),
+                    places: mesh_core::topology::Places::default(),
+                }
+                .into(),
             ))
         }),
     ]
