@@ -350,8 +350,8 @@ impl<'l> Table<'l> {
     }
 
     /// Where the shards of a stripe go if the drives in `avoid` cannot be used: each to its home, or else to the spare drive
-    /// whose node, or then zone, or then rack, has the fewest of the others. `None` with fewer than k+m usable drives. The same arguments give
-    /// the same answer forever, so that a manifest stores only `avoid`.
+    /// whose node, or then zone, or then rack, has the fewest of the others. `None` with fewer than k+m usable drives. The same
+    /// arguments give the same answer forever, so that a manifest stores only `avoid`.
     #[must_use]
     pub fn place(&self, stripe: StripeId, avoid: &[DriveId]) -> Option<Placement> {
         self.place_in(self.group_of(stripe), avoid)
@@ -369,14 +369,8 @@ impl<'l> Table<'l> {
             None => [None; 3],
         };
         let is_usable = |drive: &DriveId| !avoid.contains(drive);
-        // Of zones, racks and nodes.
-        let mut used: [BTreeMap<Option<NodeId>, usize>; 3] = Default::default();
-        let use_one = |used: &mut [BTreeMap<Option<NodeId>, usize>; 3], drive: &DriveId| {
-            for (used, domain) in used.iter_mut().zip(domains(drive)) {
-                *used.entry(domain).or_default() += 1;
-            }
-        };
-        homes.iter().filter(|home| is_usable(home)).for_each(|home| use_one(&mut used, home));
+        // Few enough to be looked through: the zone, rack and node of each drive that has a shard.
+        let mut used: Vec<[Option<NodeId>; 3]> = homes.iter().filter(|home| is_usable(home)).map(domains).collect();
         let mut spare: Vec<DriveId> = spare.iter().copied().filter(is_usable).collect();
         let mut drives = Vec::with_capacity(homes.len());
         for home in homes {
@@ -386,16 +380,18 @@ impl<'l> Table<'l> {
             }
             // The first of those that share least.
             let shares = |at: &usize| {
-                let [zone, rack, node] = domains(&spare[*at]);
-                let [zones, racks, nodes] = &used;
-                [(nodes, node), (zones, zone), (racks, rack)].map(|(used, of)| used.get(&of).copied().unwrap_or(0))
+                let of = domains(&spare[*at]);
+                let [zone, rack, node] =
+                    [0, 1, 2].map(|level| used.iter().filter(|one| one[level] == of[level]).count());
+                [node, zone, rack]
             };
             let drive = spare.remove((0..spare.len()).min_by_key(shares)?);
-            use_one(&mut used, &drive);
+            used.push(domains(&drive));
             drives.push(drive);
         }
-        let [_, _, nodes] = used;
-        Some(Placement { drives, shared: nodes.values().any(|&count| count > 1) })
+        let is_shared =
+            |(at, [.., node]): (usize, &[Option<NodeId>; 3])| used[..at].iter().any(|[.., other]| other == node);
+        Some(Placement { drives, shared: used.iter().enumerate().any(is_shared) })
     }
 
     /// The homes of a stripe's shards, which are what [`place`](Self::place) gives where no drive is avoided; empty for a layout

@@ -19,8 +19,8 @@ use super::{Connect, human, say};
 ///
 /// With --json, one object: `nodes`, an array with `id`, `kind` (`host`, `dpu`), `pid`, `address`, `state` (`up`,
 /// `down`, `draining`), `attached_to` (of a DPU: the host's `id`, or null), `emulated` (what a DPU that is none stands
-/// for, such as `bf3`, or null), `missing` (why it does not take data, or null), `lost` (reads through it that found lost
-/// data since its start); `drives`, an array with `id`, `node`, `state` (`up`, `full`, `down`, `lost`),
+/// for, such as `bf3`, or null), `location` (its zone and rack, or null), `missing` (why it does not take data, or null), `lost`
+/// (reads through it that found lost data since its start); `drives`, an array with `id`, `node`, `state` (`up`, `full`, `down`, `lost`),
 /// `capacity_bytes`, `free_bytes`, `shards`, `corrupt` (records found damaged since its node started) and `reason` (why it is not up, or
 /// null); `groups`, an array with `id`, `leader` (a node's id, or null), `term`, and `troubles`, an array with `node` and
 /// `why`, of the replicas that neither vote nor serve; `survival`, what goes on when any one more node is lost: `reads`,

@@ -14,7 +14,7 @@ use super::{rows::Rows, seats};
 use crate::metadata::keys;
 
 /// The codes, in the order in which they were first asked for, but for the mesh's own.
-pub(super) fn known(rows: &Rows<'_>) -> Result<Vec<Code>, Error> {
+fn known(rows: &Rows<'_>) -> Result<Vec<Code>, Error> {
     Ok(rows.find(&keys::codes())?.unwrap_or_default())
 }
 
