@@ -99,7 +99,7 @@ impl Task for List {
 ///
 /// ```text
 /// find -> seal (group): from here on it is deleted -> remove (control): its name is gone -> Done
-///           | not empty
+///           | not empty                              | nobody knows the bucket (any more): find, and remove again
 ///           v
 ///         BucketNotEmpty
 /// ```
@@ -110,11 +110,13 @@ pub(super) struct Delete {
     name: Arc<str>,
     row: Option<Arc<BucketRow>>,
     sealed: bool,
+    /// The bucket was found once more after it was sealed.
+    found_again: bool,
 }
 
 impl Delete {
     pub(super) const fn new(name: Arc<str>) -> Self {
-        Self { name, row: None, sealed: false }
+        Self { name, row: None, sealed: false, found_again: false }
     }
 
     fn seal(&mut self, row: Arc<BucketRow>, scene: &mut Scene<'_, '_>) -> Result<Step, Error> {
@@ -134,9 +136,30 @@ impl Delete {
         Step::Ask(Question::propose(command).patiently())
     }
 
+    /// Found, to be sealed, or once more to be removed. Whose name is gone then, or another's, is removed.
+    fn found(&mut self, row: Result<Arc<BucketRow>, Failure>, scene: &mut Scene<'_, '_>) -> Step {
+        let Some(sealed) = self.row.as_ref().filter(|_| self.sealed) else {
+            return match row {
+                Ok(row) => self.seal(row, scene).unwrap_or_else(Step::fail),
+                Err(failure) => Step::fail(failure),
+            };
+        };
+        match row {
+            Ok(row) if row.bucket.id == sealed.bucket.id => self.remove(scene),
+            Ok(_) => Step::answer(Answer::Done),
+            Err(failure) if failure.is(ErrorKind::NoSuchBucket) => Step::answer(Answer::Done),
+            Err(failure) => self.failed(failure, scene),
+        }
+    }
+
     /// Once it is sealed it is deleted, whatever becomes of its name.
-    fn failed(&self, failure: Failure, scene: &mut Scene<'_, '_>) -> Step {
+    fn failed(&mut self, failure: Failure, scene: &mut Scene<'_, '_>) -> Step {
         match &self.row {
+            // It is gone already, or the chain was built anew since it was found there.
+            Some(_) if self.sealed && !self.found_again && failure.is(ErrorKind::NoSuchBucket) => {
+                self.found_again = true;
+                Step::Bucket { name: self.name.clone(), fresh: true }
+            }
             Some(row) if self.sealed => {
                 scene.desk.found_sealed(row.bucket.id);
                 Step::fail(
@@ -153,8 +176,7 @@ impl Task for Delete {
     fn hear(&mut self, heard: Heard, scene: &mut Scene<'_, '_>) -> Step {
         match heard {
             Heard::Begin => Step::Bucket { name: self.name.clone(), fresh: true },
-            Heard::Bucket(Ok(row)) => self.seal(row, scene).unwrap_or_else(Step::fail),
-            Heard::Bucket(Err(failure)) => Step::fail(failure),
+            Heard::Bucket(row) => self.found(row, scene),
             Heard::Answer(Ok(_)) if self.sealed => Step::answer(Answer::Done),
             Heard::Answer(Ok(_)) => self.remove(scene),
             Heard::Answer(Err(failure)) => self.failed(failure, scene),

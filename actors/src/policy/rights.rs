@@ -9,11 +9,14 @@
 //! Query::Bucket                                             any          the name asked for
 //! Query::Buckets of the own tenant                          any          any bucket
 //! ObjectCommand, all but SealBucket                         write        the bucket's name
-//! BucketCommand, ObjectCommand::SealBucket                  admin        the name (looked up here before)
+//! ObjectCommand::SealBucket, BucketCommand::CreateBucket    admin        the bucket's name
+//! BucketCommand::RemoveBucket                               admin        the name (looked up here before)
 //! all else                                                  System only
 //! ```
 //!
-//! What only the mesh asks is another kind of command, so nothing of it stands here.
+//! What only the mesh asks is another kind of command, so nothing of it stands here. A bucket that is named by its number
+//! alone and was not looked up here, for the chain was built anew since or has seen too many others, is not known: whoever
+//! asks looks it up and asks again.
 //!
 //! `read | write`: an upload is seen by those who make it. Administrators of the cluster have no business with
 //! tenants' data, and nobody is refused as anonymous.
@@ -82,8 +85,8 @@ pub(super) fn check(spec: &PolicySpec, names: &Names, request: &Request) -> Resu
         Principal::Admin { .. } => return Err(refusal(request, "an administrator has no access to tenants' data")),
         Principal::Anonymous => return Err(refusal(request, "nobody may do this without signing in")),
     };
-    let Some(subject) = subject(spec, names, &request.op) else {
-        return Err(refusal(request, "this is for the mesh itself, or its bucket was not looked up before"));
+    let Some(subject) = subject(spec, names, &request.op)? else {
+        return Err(refusal(request, "this is for the mesh itself"));
     };
     let bucket = subject.bucket.unwrap_or("*");
     if subject.tenant != spec.tenant {
@@ -115,8 +118,8 @@ fn refusal(request: &Request, why: &'static str) -> Error {
     Error::new(ErrorKind::Denied, why).with("principal", request.principal.name())
 }
 
-fn subject<'a>(spec: &PolicySpec, names: &'a Names, op: &'a Op) -> Option<Subject<'a>> {
-    match op {
+fn subject<'a>(spec: &PolicySpec, names: &'a Names, op: &'a Op) -> Result<Option<Subject<'a>>, Error> {
+    Ok(match op {
         Op::Stripe(op) => {
             let binding = &op.target().binding;
             let permission = match **op {
@@ -127,9 +130,9 @@ fn subject<'a>(spec: &PolicySpec, names: &'a Names, op: &'a Op) -> Option<Subjec
             Some(Subject { need: Need::One(permission), bucket, tenant: binding.tenant })
         }
         Op::Query { group, query } => of_query(spec, query).filter(|_| is_control(*group) == is_of_control(query)),
-        Op::Propose(command) => of_command(spec, names, command),
+        Op::Propose(command) => of_command(spec, names, command)?,
         Op::Object(_) | Op::Shard(_) | Op::Node(_) => None,
-    }
+    })
 }
 
 const fn is_of_control(query: &Query) -> bool {
@@ -164,16 +167,25 @@ fn of_query<'a>(spec: &PolicySpec, query: &'a Query) -> Option<Subject<'a>> {
     })
 }
 
-fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> Option<Subject<'a>> {
+fn of_command<'a>(
+    spec: &PolicySpec,
+    names: &'a Names,
+    command: &'a Command,
+) -> Result<Option<Subject<'a>>, Error> {
     let admin = Need::One(Permission::Admin);
-    match command {
+    Ok(match command {
         Command::Bucket(command) => match command {
             BucketCommand::CreateBucket { name, tenant, .. } => {
                 Some(Subject { need: admin, bucket: Some(name), tenant: *tenant })
             }
             // Only this tenant's buckets are remembered.
             BucketCommand::RemoveBucket { bucket } => {
-                Some(Subject { need: admin, bucket: Some(names.find(*bucket)?), tenant: spec.tenant })
+                let unknown = || {
+                    Error::new(ErrorKind::NoSuchBucket, "no such bucket was looked up here; look it up and ask again")
+                        .with("bucket", bucket)
+                };
+                let name = names.find(*bucket).ok_or_else(unknown)?;
+                Some(Subject { need: admin, bucket: Some(name), tenant: spec.tenant })
             }
         },
         Command::Object(bucket, command) => match command {
@@ -183,10 +195,8 @@ fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> 
             | ObjectCommand::PutPart { .. }
             | ObjectCommand::CompleteUpload { .. }
             | ObjectCommand::AbortUpload { .. } => Some(in_bucket(Need::One(Permission::Write), bucket)),
-            ObjectCommand::SealBucket { .. } => {
-                Some(Subject { need: admin, bucket: Some(names.find(bucket.id)?), tenant: bucket.tenant })
-            }
+            ObjectCommand::SealBucket { .. } => Some(in_bucket(admin, bucket)),
         },
         Command::Mesh(_) | Command::Upkeep(..) | Command::OpenSession { .. } => None,
-    }
+    })
 }

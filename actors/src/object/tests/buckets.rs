@@ -162,6 +162,39 @@ fn deleting_a_bucket_seals_and_removes_it() {
     assert_eq!(effects, [replied(request, Answer::Done)]);
 }
 
+/// The chain was built anew between the two, and Policy has forgotten whose name that number is; or somebody else removed it.
+#[test]
+fn a_bucket_that_nobody_knows_by_its_number_is_found_once_more() {
+    let cases = [
+        (meta(row(bucket())), true),
+        (meta(row(BucketRef { id: BucketId(22), ..bucket() })), false),
+        (failure(ErrorKind::NoSuchBucket), false),
+    ];
+    for (found, again) in cases {
+        let mut bench = Bench::new(spec());
+        let (request, effects) = bench.ask(ObjectOp::DeleteBucket { bucket: "photos".into() });
+        let effects = bench.reply(only_call(&effects), meta(row(bucket())));
+        let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Done));
+        let remove = BucketCommand::RemoveBucket { bucket: BucketId(21) }.into();
+        let effects = expect(&mut bench, &effects, &remove, failure(ErrorKind::NoSuchBucket));
+        let mut effects = bench.reply(only_call(&effects), found);
+        if again {
+            effects = expect(&mut bench, &effects, &remove, meta(MetaAnswer::Done));
+        }
+        assert_eq!(effects, [replied(request, Answer::Done)]);
+    }
+    // Nor is it known then: its name stays for now, and is freed behind the answer.
+    let mut bench = Bench::new(spec());
+    let (_, effects) = bench.ask(ObjectOp::DeleteBucket { bucket: "photos".into() });
+    let effects = bench.reply(only_call(&effects), meta(row(bucket())));
+    let effects = bench.reply(only_call(&effects), meta(MetaAnswer::Done));
+    let remove = BucketCommand::RemoveBucket { bucket: BucketId(21) }.into();
+    let effects = expect(&mut bench, &effects, &remove, failure(ErrorKind::NoSuchBucket));
+    let effects = bench.reply(only_call(&effects), meta(row(bucket())));
+    let effects = expect(&mut bench, &effects, &remove, failure(ErrorKind::NoSuchBucket));
+    assert_eq!(refused(&effects[..1]), ErrorKind::Timeout);
+}
+
 #[test]
 fn a_bucket_that_is_not_empty_stays_as_it_is() {
     let mut bench = Bench::new(spec());
