@@ -624,6 +624,53 @@ async fn an_emptied_replica_never_votes_as_what_it_was() {
     known().await;
 }
 
+/// What a group goes on without is removed for good; what it does not is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_is_removed_once_its_group_goes_on_without_it() {
+    let cluster = Cluster::start(3, &[0, 1], QUICK, 5000).await;
+    let (clock, group) = (&*cluster.clock, GroupId(1));
+    let leader = cluster.leader(1);
+    let leading = cluster.node(leader);
+    assert!(propose(&leading, clock, open_session(1, 1, 1), BUDGET).await.is_ok());
+    let block = propose(&leading, clock, open_block(1, 1, 1, 0), BUDGET).await;
+    assert!(propose(&leading, clock, put_object(1, 1, "key", first_of(&block), 7), BUDGET).await.is_ok());
+    let goes = leader % 3 + 1;
+    let (node, old) = (cluster.node(goes), cluster.replica(goes, 1));
+    let refused = node.retire(group).await.expect_err("it votes");
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    let voters: BTreeSet<ReplicaId> = leading.members(group).0.into_iter().filter(|voter| *voter != old).collect();
+    leading.change_voters(group, &voters).await.expect("changed");
+    // As a follower it is a member, too.
+    leading.add_learner(group, old).await.expect("added");
+    until("it has caught up", || leading.caught_up(group).contains(&old)).await;
+    assert_eq!(node.retire(group).await.map_err(|error| error.kind()), Err(ErrorKind::Conflict));
+    assert!(node.kept().contains(&group), "it goes on");
+    leading.remove_learner(group, old).await.expect("removed");
+    node.retire(group).await.expect("removed");
+    node.retire(group).await.expect("again: no effect");
+    assert_eq!((node.replica_id(group), node.kept()), (None, [GroupId::CONTROL].into()));
+    // It asks the others, also after a restart.
+    drop(node);
+    cluster.close(goes).await;
+    let node = cluster.open(goes, vec![GroupId::CONTROL]).await;
+    assert!(!node.is_damaged() && node.kept() == [GroupId::CONTROL].into());
+    assert_eq!(len_of(&query(&node, clock, 1, get_object(1, "key"), BUDGET).await), Some(7));
+    // Another one of it may come later.
+    node.ensure_group(group).await.expect("begun");
+    let new = cluster.replica(goes, 1);
+    assert_ne!(new, old);
+    let unknown = query(&node, clock, 1, Query::NoMember { replica: new }, BUDGET).await;
+    assert_eq!(unknown, Ok(Arc::new(MetaAnswer::Done)));
+    leading.add_learner(group, new).await.expect("added");
+    until("it has caught up", || leading.caught_up(group).contains(&new)).await;
+    // Without a majority nobody knows.
+    for other in (1..=3).filter(|other| ![leader, goes].contains(other)) {
+        cluster.close(other).await;
+    }
+    let unknown = query(&node, clock, 1, Query::NoMember { replica: old }, Duration::from_millis(300)).await;
+    assert_eq!(unknown.map_err(|error| error.kind()), Err(ErrorKind::Timeout));
+}
+
 /// The largest command there is: every part of the largest upload gets a new row in one batch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_largest_upload_completes_in_one_command() {

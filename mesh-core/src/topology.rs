@@ -1,6 +1,7 @@
 //! Nodes, drives, and which drives a stripe goes to.
 
 mod places;
+mod replicas;
 
 use core::{fmt, ops::Bound, str::FromStr};
 use std::{
@@ -18,7 +19,10 @@ use crate::{
     meta::Level,
 };
 
-pub use self::places::{Location, Places};
+pub use self::{
+    places::{Location, Places},
+    replicas::{KnownReplicas, REPLICAS_MAX, Replicas},
+};
 
 /// What a node runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

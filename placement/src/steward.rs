@@ -46,7 +46,7 @@ use mesh_core::{
     op::{Ability, Beat, DriveReport, GroupReport, NodeReport, Witness},
     shared::SharedMap,
     time::Instant,
-    topology::{DriveState, NodeInfo, NodeKind, NodeState},
+    topology::{DriveState, KnownReplicas, NodeInfo, NodeKind, NodeState},
 };
 
 use crate::{migration::Heard, survey};
@@ -215,6 +215,7 @@ pub struct Steward {
     /// Those that have just ended and whose effect may not be seen yet: they are not begun again before.
     not_before: BTreeMap<Key, Instant>,
     vacancies: Vacancies,
+    replicas: KnownReplicas,
     layouts: Layouts,
     outs: Outs,
     hosting: Hosting,
@@ -310,6 +311,7 @@ impl Steward {
             busy: BTreeMap::new(),
             not_before: BTreeMap::new(),
             vacancies: Vacancies::default(),
+            replicas: KnownReplicas::default(),
             layouts: Layouts::default(),
             outs: Outs::default(),
             hosting,
@@ -678,6 +680,7 @@ impl Steward {
             | Key::Forsake(_)
             | Key::Elect(_)
             | Key::Ensure(_)
+            | Key::Retire(_)
             | Key::Members(_)
             | Key::HandOver(_)
             | Key::RaiseLevel

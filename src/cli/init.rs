@@ -29,7 +29,7 @@ pub(crate) struct Init {
     /// Data and parity shards of a stripe.
     #[arg(long, default_value = "2+1", value_name = "K+M")]
     code: CodeText,
-    /// Namespace groups: more of them spread the buckets' metadata over more leaders.
+    /// Namespace groups: more of them spread the buckets' metadata over more hosts, three or five for each.
     #[arg(long, default_value_t = 1)]
     namespaces: u16,
     /// The name of the first bucket.

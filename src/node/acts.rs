@@ -113,6 +113,7 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
             node.metadata.elect(group).await
         }
         Act::Ensure(group) => node.metadata.ensure_group(group).await,
+        Act::Retire(group) => node.metadata.retire(group).await,
         Act::Confirm => node.metadata.confirm(GroupId::CONTROL).await,
         Act::Members(group, step) => change(node, group, step).await,
         Act::LayOut(draft) => lay_out(node, *draft).await,

@@ -112,6 +112,7 @@ impl Inner {
         let data = hosted.keys().copied().filter(|actor| actor.as_data().is_some());
         Observed {
             groups: acts::groups(&self.metadata),
+            kept: self.metadata.kept(),
             damage: self
                 .metadata
                 .is_damaged()

@@ -163,15 +163,12 @@ fn of_query<'a>(spec: &PolicySpec, query: &'a Query) -> Option<Subject<'a>> {
         | Query::Repair
         | Query::Uses { .. }
         | Query::Unsettled { .. }
-        | Query::Drive { .. } => return None,
+        | Query::Drive { .. }
+        | Query::NoMember { .. } => return None,
     })
 }
 
-fn of_command<'a>(
-    spec: &PolicySpec,
-    names: &'a Names,
-    command: &'a Command,
-) -> Result<Option<Subject<'a>>, Error> {
+fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> Result<Option<Subject<'a>>, Error> {
     let admin = Need::One(Permission::Admin);
     Ok(match command {
         Command::Bucket(command) => match command {

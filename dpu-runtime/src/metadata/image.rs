@@ -87,6 +87,12 @@ pub(super) fn tree_prefix(group: GroupId) -> String {
     format!("aside/{:016x}/", group.0)
 }
 
+/// The group whose tree has this name.
+pub(super) fn group_of(name: &str) -> Option<GroupId> {
+    let (group, _) = name.strip_prefix("aside/")?.split_once('/')?;
+    u64::from_str_radix(group, 16).ok().map(GroupId)
+}
+
 impl Aside {
     pub(super) fn new(store: Arc<Store>, name: String, sending: Arc<Sending>) -> Self {
         Self { store, name, cursor: Vec::new(), old: None, spoilt: false, sending, begun: None }

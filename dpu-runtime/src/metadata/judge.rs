@@ -17,7 +17,7 @@ use super::{
     machine,
     mark::{Claim, Claims},
     rows::TreeTable,
-    store::{Slot, read_slot},
+    store::{Slot, gone, read_slot},
     trees::Trees,
     types::{LogId, Vote},
 };
@@ -36,9 +36,11 @@ pub(super) fn groups(trees: &Trees, claims: &Claims) -> io::Result<BTreeMap<Grou
             Err(error) => drop(found.insert(*group, error.to_string())),
         }
     }
-    // A replica gets its number before it keeps anything.
+    // Where these rows cannot be read no group is sound.
+    let gone = guarded(|| trees.open(META)).and_then(|meta| gone(&meta)).unwrap_or_default();
+    // A replica gets its number before it keeps anything, and is said to be gone before it loses it.
     for group in names.iter().filter_map(|name| log::group_of(name).or_else(|| machine::group_of(name))) {
-        if !claims.groups.contains_key(&group) {
+        if !claims.groups.contains_key(&group) && !gone.contains(&group) {
             found.insert(group, "the mark does not know this replica: its number and its promises are lost".into());
         }
     }

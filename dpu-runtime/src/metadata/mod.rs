@@ -43,10 +43,11 @@ use mesh_core::{
     Answer, Buf, Entropy, Error, ErrorKind, Op, Outcome, Response,
     id::{GroupId, Incarnation, NodeId, ReplicaId},
     limits::HEARTBEAT_INTERVAL,
-    meta::{Command, ControlView, LEVEL, Level, MetaAnswer},
+    meta::{Command, ControlView, LEVEL, Level, MetaAnswer, Query},
     op::{GroupReport, NodeOp},
     port::{Clock, Outbound},
     time::Instant,
+    topology::KnownReplicas,
 };
 use openraft::{
     ChangeMembers, SnapshotPolicy,
@@ -72,6 +73,8 @@ pub use self::{
 
 /// Entries between snapshots, where nobody wants it otherwise.
 pub const SNAPSHOT_EVERY: u64 = 5000;
+/// How long a group's leader is asked who is a member of it.
+const MEMBERSHIP_PATIENCE: Duration = Duration::from_secs(5);
 /// How long [`RaftMetadata::shutdown`] waits for the last user of the store.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
@@ -161,6 +164,8 @@ pub struct RaftMetadata {
     damaged: Mutex<BTreeMap<GroupId, (ReplicaId, Error)>>,
     opening: tokio::sync::Mutex<()>,
     led: Led,
+    /// Who has a replica of what, for who looks for one.
+    replicas: KnownReplicas,
     control: watch::Sender<Arc<ControlView>>,
     /// The control group is told of from this entry on: see [`Self::renew`].
     publish_from: AtomicU64,
@@ -228,6 +233,7 @@ impl RaftMetadata {
             damaged: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             led: Led::default(),
+            replicas: KnownReplicas::default(),
             control,
             publish_from: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -408,6 +414,52 @@ impl RaftMetadata {
             opened = opened.and(self.open(group).await);
         }
         opened
+    }
+
+    /// Removes this node's replica of a group that has gone on without it, for good. It is asked before it is closed whether it
+    /// is a member, so that none is closed for nothing; and again once it answers nothing any more, for until then it might
+    /// have been taken in anew, and what it has said since be counted on. No effect if there is none.
+    ///
+    /// # Errors
+    /// `Conflict` while it is a member, or somebody uses it: it goes on. `Timeout` if nobody knows. `DriveFailed`: it stays
+    /// closed, and is there when the node starts again.
+    pub async fn retire(&self, group: GroupId) -> Result<(), Error> {
+        let Ok(replica) = self.replica(group) else { return Ok(()) };
+        self.expect_no_member(group, replica.id()).await?;
+        let _one_at_a_time = self.opening.lock().await;
+        let id = replica.id();
+        let state = Arc::downgrade(&replica.state);
+        self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
+        if let Err(error) = replica.raft.shutdown().await {
+            tracing::warn!(%group, %error, "a metadata group did not stop cleanly");
+        }
+        drop(replica);
+        let states = [state];
+        self.wait_for(&states).await;
+        let is_used = states.iter().any(|state| state.strong_count() > 0);
+        let left = if is_used {
+            Err(Error::new(ErrorKind::Conflict, "the replica is still in use").with("group", group))
+        } else {
+            self.expect_no_member(group, id).await
+        };
+        if let Err(error) = left {
+            self.open(group).await?;
+            return Err(error);
+        }
+        let store = self.store();
+        let home = store.home();
+        let forgotten = home.aside(move || store.forget(group)).await?;
+        forgotten.map_err(|error| {
+            let what = "a replica that is no member of its metadata group any more cannot be removed";
+            Error::new(ErrorKind::DriveFailed, what).with("group", group).caused_by(error)
+        })?;
+        tracing::info!(node = %self.node, %group, replica = %id, "a replica of a metadata group was removed: others have its place");
+        Ok(())
+    }
+
+    async fn expect_no_member(&self, group: GroupId, replica: ReplicaId) -> Result<(), Error> {
+        let deadline = self.clock.now() + MEMBERSHIP_PATIENCE;
+        self.ask(group, Ask::Query(Arc::new(Query::NoMember { replica })), deadline).await.map(drop)
     }
 
     /// Makes these replicas the group's first voters. To be called on one of them; again: no effect.

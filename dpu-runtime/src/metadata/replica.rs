@@ -146,6 +146,17 @@ impl Replica {
         (self.raft.voter_ids().map(ReplicaId).collect(), self.raft.learner_ids().map(ReplicaId).collect())
     }
 
+    /// Whether a replica is a member, or may be one: a change that is in this leader's log and not applied may come to nothing,
+    /// and then what was before it counts.
+    fn may_have(&self, member: ReplicaId) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        let applied = metrics.last_applied.map(|applied| applied.index);
+        let is_certain = membership.log_id().is_none_or(|changed| applied >= Some(changed.index));
+        !is_certain || membership.nodes().any(|(id, ())| *id == member.0)
+    }
+
     /// Who is to vote alone once a change of voters is finished that was cut short; none: there is no such change.
     pub(super) fn unfinished(&self) -> Option<BTreeSet<ReplicaId>> {
         let membership = self.raft.metrics().borrow_watched().membership_config.clone();
@@ -202,7 +213,15 @@ impl Replica {
     pub(super) async fn query(self: &Arc<Self>, query: &Query, budget: Duration) -> Result<Arc<MetaAnswer>, Error> {
         let passed = self.confirm();
         tokio::time::timeout(budget, passed).await.map_err(|_| timeout())??;
-        self.state.query(query).map(Arc::new)
+        match query {
+            Query::NoMember { replica } if self.may_have(*replica) => {
+                Err(Error::new(ErrorKind::Conflict, "the replica is a member of the metadata group")
+                    .with("replica", replica)
+                    .with("group", self.state.group()))
+            }
+            Query::NoMember { .. } => Ok(Arc::new(MetaAnswer::Done)),
+            query => self.state.query(query).map(Arc::new),
+        }
     }
 
     /// Comes back once a majority has followed this leader that was asked from now on.

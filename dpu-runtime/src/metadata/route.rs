@@ -185,14 +185,16 @@ impl RaftMetadata {
         in_turn(&self.others(group, |node| Some(node) != tried), &mut turns.elsewhere).or(known)
     }
 
-    /// The voters of a group, then the mesh's hosts, then who is known by configuration alone, of these: that may name none
-    /// but who has left since. Nobody who has.
+    /// The voters of a group, then the hosts that are to have a replica of it, then all others, then who is known by
+    /// configuration alone, of these: that may name none but who has left since. Nobody who has.
     fn others(&self, group: GroupId, which: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
         let control = self.control();
         let voters = self.replica(group).map(|replica| replica.voters()).unwrap_or_default();
+        let replicas = self.replicas.of(&control);
+        let wanted = replicas.iter().filter_map(|replicas| replicas.hosts(group)).flatten().copied();
         let hosts = control.nodes.values().filter(|info| info.kind == NodeKind::Host).map(|info| info.id);
         let mut seen = BTreeSet::new();
-        let all = voters.into_iter().chain(hosts).chain(self.peers.iter().copied());
+        let all = voters.into_iter().chain(wanted).chain(hosts).chain(self.peers.iter().copied());
         all.filter(|node| which(*node) && !control.is_out(*node) && seen.insert(*node)).collect()
     }
 

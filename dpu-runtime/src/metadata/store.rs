@@ -12,6 +12,7 @@
 //!                        'g' group:8 'v'          Raft's vote
 //!                        'g' group:8 'p'          the log is purged up to here
 //!                        'g' group:8 's'          the generation of the state tree in use
+//!                        'g' group:8 'x'          the replica that is being removed: see [`Store::forget`]
 //!                                                 each: value, encoded; crc:4, CRC-32C of key and value
 //!   tree "log/<group>"   see super::log
 //!   tree "state/<group>/<generation>"             see super::rows
@@ -28,7 +29,7 @@
 //! Nothing of a damaged store is deleted, and its mark claims on what it did: it stays damaged until it is renewed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
@@ -50,10 +51,10 @@ use super::{
     files::cannot_be_used_now,
     flush::{Durable, Flusher, guarded, lock},
     home::{Database, Home, Medium},
-    judge,
+    image, judge, log, machine,
     mark::{Claim, Claims, Found, GROUPS_MAX, Mark},
     runtime::Dice,
-    trees::{Tree, Trees},
+    trees::{Batch, Tree, Trees},
     types::{Types, decode, encode},
 };
 
@@ -64,6 +65,7 @@ pub(super) enum Slot {
     Vote = b'v',
     Purged = b'p',
     Generation = b's',
+    Gone = b'x',
 }
 
 /// What is known of a group's files.
@@ -213,6 +215,7 @@ impl Store {
         for (group, why) in groups {
             opened.note(group, &why);
         }
+        opened.go_on_forgetting();
         Ok(opened)
     }
 
@@ -330,6 +333,63 @@ impl Store {
         Self::open(self.home.clone(), self.node, self.dice.clone())
     }
 
+    /// Removes this node's replica of a group for good, with its number: another one that begins here later has another.
+    ///
+    /// For whoever knows that it is no member of the group any more, and that it answers nothing meanwhile: what others count on
+    /// is not theirs to lose. The group must have been shut down. Blocks.
+    ///
+    /// ```text
+    ///   'x' names the replica: durable   a crash: it is there as it was
+    ///   the mark does not claim it       a crash: opening goes on from here
+    ///   its trees, then its rows and 'x' are removed
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidData` if it is damaged: then it is renewed with all others. Or it cannot be written.
+    pub(super) fn forget(&self, group: GroupId) -> io::Result<()> {
+        let Some(replica) = lock(&self.claims).groups.get(&group).map(|claim| claim.replica) else { return Ok(()) };
+        self.write(group, Slot::Gone, &replica)?;
+        self.flusher.finish()?;
+        lock(&self.claims).groups.retain(|known, _| *known != group);
+        // From both halves of the mark: what one of them still claims must be there.
+        self.flusher.finish()?;
+        self.flusher.finish()?;
+        self.clear(group)
+    }
+
+    fn clear(&self, group: GroupId) -> io::Result<()> {
+        let database = self.database()?;
+        let is_of_group = |name: &String| trees_of(name) == Some(group);
+        for name in database.trees.names().iter().filter(|name| is_of_group(name)) {
+            guarded(|| database.trees.remove(name))?;
+        }
+        let mut rows = Batch::default();
+        [Slot::Vote, Slot::Purged, Slot::Generation, Slot::Gone]
+            .into_iter()
+            .for_each(|slot| rows.remove(&slot_key(group, slot)));
+        guarded(|| database.meta.apply(rows))?;
+        self.flusher.finish()
+    }
+
+    /// Finishes what [`Store::forget`] had begun; where the mark still claims the replica, it was not begun. A group of which
+    /// that fails is damaged: what is left of it must not become another replica's.
+    fn go_on_forgetting(&self) {
+        let Ok(database) = self.database() else { return };
+        // Where these rows cannot be read no group is sound.
+        for group in gone(&database.meta).unwrap_or_default() {
+            let cleared = if lock(&self.claims).groups.contains_key(&group) {
+                let mut rows = Batch::default();
+                rows.remove(&slot_key(group, Slot::Gone));
+                guarded(|| database.meta.apply(rows))
+            } else {
+                self.clear(group)
+            };
+            if let Err(error) = cleared {
+                self.note(group, &format!("a replica that was to be removed is still there: {error}"));
+            }
+        }
+    }
+
     /// Refuses a group that is damaged.
     ///
     /// # Errors
@@ -433,7 +493,7 @@ impl Store {
         let (done, flushed) = oneshot::channel();
         // Who asked may have gone; then nobody wants to know.
         self.flusher.tell(Box::new(move |outcome| drop(done.send(outcome))));
-        flushed.await.map_err(|_| gone())?
+        flushed.await.map_err(|_| is_closed())?
     }
 
     /// Tells Raft once everything written and claimed before is durable. Calls are answered in order.
@@ -473,8 +533,28 @@ fn cannot_use(home: &Home) -> Error {
     Error::new(ErrorKind::DriveFailed, what).with("path", home.database())
 }
 
-fn gone() -> io::Error {
+fn is_closed() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the metadata store is closed")
+}
+
+/// The group whose tree has this name.
+pub(super) fn trees_of(name: &str) -> Option<GroupId> {
+    log::group_of(name).or_else(|| machine::group_of(name)).or_else(|| image::group_of(name))
+}
+
+/// The groups whose replicas are being removed.
+pub(super) fn gone(meta: &Tree) -> io::Result<BTreeSet<GroupId>> {
+    let mut groups = BTreeSet::new();
+    let mut rows = meta.rows();
+    while let Some(row) = guarded(|| rows.next().transpose())? {
+        if let [b'g', group @ .., last] = &*row.0
+            && *last == Slot::Gone as u8
+            && let Ok(group) = group.try_into()
+        {
+            groups.insert(GroupId(u64::from_be_bytes(group)));
+        }
+    }
+    Ok(groups)
 }
 
 fn slot_key(group: GroupId, slot: Slot) -> [u8; 10] {

@@ -44,6 +44,8 @@ impl Level {
     pub const CODES: Self = Self(7);
     /// From here on nodes say where they are, too.
     pub const PLACES: Self = Self(7);
+    /// From here on not every host has a replica of every namespace group.
+    pub const REPLICAS: Self = Self(8);
 }
 
 /// Of who does not say.
@@ -104,7 +106,8 @@ impl ControlView {
 /// | 5 | nodes that leave |
 /// | 6 | drives that take another's place |
 /// | 7 | compression and codes by bucket; zones and racks |
-pub const LEVEL: Level = Level::CODES;
+/// | 8 | namespace groups with replicas on some hosts alone |
+pub const LEVEL: Level = Level::REPLICAS;
 
 #[cfg(test)]
 mod tests {

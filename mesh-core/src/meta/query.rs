@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BucketRef, GarbageMark};
 use crate::{
-    id::{DriveId, TenantId, WriteId},
+    id::{DriveId, ReplicaId, TenantId, WriteId},
     time::UnixMillis,
 };
 
@@ -141,5 +141,11 @@ pub enum Query {
         after: Option<WriteId>,
         /// At most so many.
         limit: u32,
+    },
+    /// Any group, of its leader alone: whether a replica of it is no member any more. `Done`; `Conflict` while it is one, or may
+    /// be again because a change is not certain yet.
+    NoMember {
+        /// Which.
+        replica: ReplicaId,
     },
 }

@@ -52,7 +52,7 @@ pub(crate) use variants;
 
 variants!(QUERIES, query_name, Query:
     Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced ClosedBlocks
-    Owed Drive Repair Uses Unsettled);
+    Owed Drive Repair Uses Unsettled NoMember);
 
 variants!(META_ANSWERS, meta_answer_name, MetaAnswer:
     Done Epoch Tenant Bucket Buckets Control Block Committed Deleted Object Listing Upload Uploads Parts Garbage Usage
@@ -445,6 +445,7 @@ pub(crate) fn queries() -> Vec<Query> {
         Query::Repair,
         Query::Uses { after: Some(WriteId(1)), limit: 2 },
         Query::Unsettled { after: None, limit: 3 },
+        Query::NoMember { replica: ReplicaId::new(NodeId(2), 5) },
     ]
 }
 

@@ -34,6 +34,8 @@ use crate::{
 pub struct Observed {
     /// Its replicas.
     pub groups: Vec<Group>,
+    /// The groups of which it keeps a replica, open or not.
+    pub kept: BTreeSet<GroupId>,
     /// Its metadata are damaged: the groups of which it knows that it had kept something, or why they could not be set aside.
     pub damage: Option<Result<BTreeSet<GroupId>, Error>>,
     /// See [`Beat::marked`].
@@ -100,6 +102,8 @@ pub enum Key {
     Elect(GroupId),
     /// A replica is begun.
     Ensure(GroupId),
+    /// A replica is removed.
+    Retire(GroupId),
     /// A change of who follows and votes.
     Members(GroupId),
     /// A new layout.
@@ -160,6 +164,8 @@ pub enum Act {
     Elect(GroupId),
     /// [`Key::Ensure`].
     Ensure(GroupId),
+    /// [`Key::Retire`]: once its group has said that it goes on without it.
+    Retire(GroupId),
     /// [`Key::Members`].
     Members(GroupId, members::Step),
     /// [`Key::LayOut`]: [`Draft::carry_out`] beside everything else, then a proposal of what it makes.
@@ -216,6 +222,7 @@ impl Act {
             Self::Forsake(group, ..) => Key::Forsake(*group),
             Self::Elect(group) => Key::Elect(*group),
             Self::Ensure(group) => Key::Ensure(*group),
+            Self::Retire(group) => Key::Retire(*group),
             Self::Members(group, _) => Key::Members(*group),
             Self::LayOut(_) => Key::LayOut,
             Self::PutOut(_) => Key::PutOut,
@@ -241,6 +248,7 @@ impl Key {
             Self::Announce
                 | Self::Elect(_)
                 | Self::Ensure(_)
+                | Self::Retire(_)
                 | Self::LayOut
                 | Self::PutOut
                 | Self::RaiseLevel
@@ -289,6 +297,7 @@ mod tests {
             (Act::Forsake(group, node, 1), Some(Key::Forsake(group))),
             (Act::Elect(group), Some(Key::Elect(group))),
             (Act::Ensure(group), Some(Key::Ensure(group))),
+            (Act::Retire(group), Some(Key::Retire(group))),
             (Act::Members(group, members::Step::Vote(BTreeSet::new())), Some(Key::Members(group))),
             (Act::LayOut(Box::new(draft)), Some(Key::LayOut)),
             (Act::PutOut(Put { drives: Vec::new(), out: true }), Some(Key::PutOut)),

@@ -1,6 +1,6 @@
 //! A look at everything, from what the node observes of itself: each duty says what is to be done now.
 
-use mesh_core::meta::Level;
+use mesh_core::{meta::Level, topology::Replicas};
 
 use super::*;
 use crate::{
@@ -114,12 +114,17 @@ impl Steward {
         }
     }
 
-    /// The replicas of this node: that there are some, that somebody leads, and who else follows and votes.
+    /// The replicas of this node: that those are there which are to be, that somebody leads, who else follows and votes, and
+    /// that those are removed which others have in its place.
     fn see_to_groups(&mut self, acts: &mut Vec<Act>) {
-        let namespaces = if self.here.info.kind == NodeKind::Host { self.control.namespaces } else { 0 };
-        // That of the control group is there from the start, unless it could not be opened when it was made anew.
-        for group in (0..=u64::from(namespaces)).map(GroupId) {
-            if self.group(group).is_none() && self.is_free(Key::Ensure(group)) {
+        let replicas = self.replicas.of(&self.control);
+        // That of the control group is there from the start, unless it could not be opened when it was made anew. What others are
+        // to have goes on here until they have it.
+        for group in (0..=u64::from(self.control.namespaces)).map(GroupId) {
+            let is_wanted = self.is_to_have(group, replicas.as_deref()) || self.own.kept.contains(&group);
+            // While it is removed it is as if it were not there.
+            let is_free = self.is_free(Key::Ensure(group)) && self.is_free(Key::Retire(group));
+            if is_wanted && self.group(group).is_none() && is_free {
                 acts.push(Act::Ensure(group));
             }
         }
@@ -135,32 +140,65 @@ impl Steward {
                 vacancy::Step::Stand => acts.push(Act::Elect(group)),
             }
         }
-        self.give_away(acts);
+        self.give_away(replicas.as_deref(), acts);
         if self.own.stopping {
             return;
         }
         for own in self.own.groups.iter().filter(|own| own.report.leader == Some(self.id())) {
             let group = own.report.group;
+            let hosts = replicas.as_deref().and_then(|replicas| replicas.hosts(group));
             if self.is_free(Key::Members(group))
-                && let Some(step) = Members::of(own, &self.control, &self.outlook.sight).step()
+                && let Some(step) = Members::of(own, hosts, &self.control, &self.outlook.sight).step()
             {
                 acts.push(Act::Members(group, step));
             }
         }
+        let all = self.own.groups.iter().filter(|_| self.own.damage.is_none());
+        for own in all {
+            let group = own.report.group;
+            let is_over = !self.is_to_have(group, replicas.as_deref()) && own.report.trouble.is_none();
+            if is_over && self.is_free(Key::Retire(group)) && self.goes_on_without(&own.report) {
+                acts.push(Act::Retire(group));
+            }
+        }
+    }
+
+    /// Whether this node is to have a replica of a group.
+    fn is_to_have(&self, group: GroupId, replicas: Option<&Replicas>) -> bool {
+        group == GroupId::CONTROL
+            || match replicas {
+                Some(replicas) => replicas.hosts(group).is_some_and(|hosts| hosts.contains(&self.id())),
+                None => self.here.info.kind == NodeKind::Host,
+            }
+    }
+
+    /// Whether whoever leads a group says that this replica of it does not vote: then it is worth asking whether it is a member.
+    fn goes_on_without(&self, own: &GroupReport) -> bool {
+        let sight = &self.outlook.sight;
+        let others = sight.alive.iter().filter(|node| **node != self.id());
+        let led = others.filter_map(|node| sight.said_of(*node, own.group).filter(|said| said.leader == Some(*node)));
+        led.max_by_key(|said| said.term).is_some_and(|said| !said.voters.contains(&own.replica))
     }
 
     /// Somebody else is to lead what this node leads before it stops and hears nothing more; or where it leaves; or where one of
-    /// its replicas has stopped, for they share a medium, and a leader that cannot write finds out by a request.
-    fn give_away(&self, acts: &mut Vec<Act>) {
+    /// its replicas has stopped, for they share a medium, and a leader that cannot write finds out by a request; or where others
+    /// are to have a group in its place.
+    fn give_away(&self, replicas: Option<&Replicas>, acts: &mut Vec<Act>) {
         let sight = &self.outlook.sight;
         // Damaged metadata are given away as they are made anew.
         let is_ill = self.own.damage.is_none() && self.own.groups.iter().any(|own| own.report.trouble.is_some());
         let leaves = self.control.departures.contains_key(&self.id());
-        if !self.own.stopping && !is_ill && !leaves {
-            return;
-        }
         for own in self.own.groups.iter().filter(|own| own.leads && self.is_free(Key::HandOver(own.report.group))) {
-            let is_better = |heir: &NodeId| is_sound(sight, *heir) && !self.control.departures.contains_key(heir);
+            let hosts = replicas.and_then(|replicas| replicas.hosts(own.report.group));
+            let is_guest = hosts.is_some_and(|hosts| !hosts.contains(&self.id()));
+            if !self.own.stopping && !is_ill && !leaves && !is_guest {
+                continue;
+            }
+            let is_better = |heir: &NodeId| {
+                let stays =
+                    !self.control.departures.contains_key(heir) && hosts.is_none_or(|hosts| hosts.contains(heir));
+                stays && is_sound(sight, *heir)
+            };
             // Of two that are ill neither is better, and of two that leave neither.
             let is_good = |heir: &NodeId| self.own.stopping || (is_ill && is_sound(sight, *heir));
             let heir = own.heirs(sight).find(is_better).or_else(|| own.heir(sight).filter(is_good));
@@ -404,6 +442,8 @@ impl Steward {
             None => readiness::look(&readiness::Own {
                 here: self.id(),
                 is_host: self.here.info.kind == NodeKind::Host,
+                replicas: self.replicas.of(&self.control).as_deref(),
+                led: &self.led(),
                 view: &self.control,
                 groups: &self.outlook_groups(),
                 drives_up: self.drives_up(),
@@ -416,6 +456,15 @@ impl Steward {
             Some(complaint) => complaint.clone().with("missing", missing.message()),
             None => missing,
         })
+    }
+
+    /// The groups of which somebody who is there says that he leads them.
+    fn led(&self) -> BTreeSet<GroupId> {
+        let (sight, here) = (&self.outlook.sight, self.id());
+        let own = self.own.groups.iter().map(|group| (here, &group.report));
+        let others = sight.alive.iter().filter(|node| **node != here).filter_map(|node| sight.reports.get(node));
+        let all = own.chain(others.flat_map(|said| said.groups.iter().map(|group| (said.node, group))));
+        all.filter(|(node, said)| said.leader == Some(*node)).map(|(_, said)| said.group).collect()
     }
 
     fn outlook_groups(&self) -> Vec<GroupReport> {

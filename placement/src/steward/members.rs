@@ -4,6 +4,11 @@
 //! and what its node has now is a new replica, which first follows, then has caught up, and then takes the old one's place
 //! among the voters in one joint change. So no quorum ever grows by what is lost, and none rests on who has forgotten. Who
 //! leaves the mesh is replaced the same way by who stays; once it has left, it votes no more even if nobody is there for that.
+//!
+//! Every node follows the control group. A namespace group has members on a few hosts alone ([`Replicas`]): all of them vote,
+//! and who is one and is not to be gives way to those that are, one after the other.
+//!
+//! [`Replicas`]: mesh_core::topology::Replicas
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,13 +16,13 @@ use mesh_core::{
     id::{GroupId, NodeId, ReplicaId},
     meta::ControlView,
     shared::SharedMap,
-    topology::{Departure, NodeInfo, NodeKind, Places},
+    topology::{Departure, NodeInfo, NodeKind, Places, REPLICAS_MAX},
 };
 
 use super::{Group, Sight};
 
 /// Voters of a group at most.
-pub const VOTERS_MAX: usize = 5;
+pub const VOTERS_MAX: usize = REPLICAS_MAX;
 
 /// What the leader of a group sees of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +37,8 @@ pub struct Members {
     pub unfinished: Option<BTreeSet<ReplicaId>>,
     /// The nodes that are to have a replica and that answer.
     pub nodes: BTreeMap<NodeId, Wanted>,
+    /// The hosts that are to vote, all of them, and nobody else is to be a member; none: up to [`VOTERS_MAX`] of all.
+    pub hosts: Option<BTreeSet<NodeId>>,
     /// The replica that leads: it gives that away before another takes its place.
     pub leader: Option<ReplicaId>,
     /// Nodes that leave, and those that have left.
@@ -61,12 +68,13 @@ pub enum Step {
 }
 
 impl Members {
-    /// What the leader of a group sees: living hosts follow, then vote, unless they leave; DPUs never vote, and follow the
-    /// control group alone, to know who runs what.
+    /// What the leader of a group sees: living hosts follow, then vote, unless they leave; of a group that is to have `hosts` of
+    /// its own, those alone. DPUs never vote, and follow the control group alone, to know who runs what.
     #[must_use]
-    pub fn of(group: &Group, view: &ControlView, sight: &Sight) -> Self {
+    pub fn of(group: &Group, hosts: Option<&BTreeSet<NodeId>>, view: &ControlView, sight: &Sight) -> Self {
         let id = group.report.group;
         let is_wanted = |info: &&NodeInfo| match info.kind {
+            _ if let Some(hosts) = hosts => hosts.contains(&info.id),
             // Who votes is replaced also while it is emptied, if it has lost what it had; who leaves hears of all until then.
             NodeKind::Host => {
                 let votes = group.voters.iter().any(|voter| voter.node() == info.id);
@@ -88,6 +96,7 @@ impl Members {
             caught_up: group.caught_up.clone(),
             unfinished: group.unfinished.clone(),
             nodes: nodes.collect(),
+            hosts: hosts.cloned(),
             leader: Some(group.report.replica),
             departures: view.departures.clone(),
             places: view.places(),
@@ -123,6 +132,11 @@ impl Members {
         self.present().map(|(replica, _)| replica).find(is_new).map(Step::Follow)
     }
 
+    /// Whether a node is to have no replica, though it may have one.
+    fn is_guest(&self, node: NodeId) -> bool {
+        self.hosts.as_ref().is_some_and(|hosts| !hosts.contains(&node))
+    }
+
     /// Whether a node has left.
     fn is_out(&self, node: NodeId) -> bool {
         self.departures.get(&node).is_some_and(|how| how.is_out())
@@ -146,9 +160,16 @@ impl Members {
             Some(replaced(old, new))
         });
         past.or_else(|| {
-            // Who stays in place of who leaves; those that have left first.
-            let leaves = |old: &&ReplicaId| self.departures.contains_key(&old.node()) && self.leader != Some(**old);
-            let old = self.voters.iter().filter(leaves).max_by_key(|old| self.is_out(old.node()))?;
+            // Who stays in place of who leaves; those that have left first, and those last that only others are to replace: of
+            // these those that lag.
+            let leaves = |old: &&ReplicaId| {
+                let goes = self.departures.contains_key(&old.node()) || self.is_guest(old.node());
+                goes && self.leader != Some(**old)
+            };
+            let order = |old: &&ReplicaId| {
+                (self.is_out(old.node()), self.departures.contains_key(&old.node()), !self.caught_up.contains(*old))
+            };
+            let old = self.voters.iter().filter(leaves).max_by_key(order)?;
             let is_other = |new: &ReplicaId| self.voters.iter().all(|voter| voter.node() != new.node());
             let mut stay = self.voters.clone();
             stay.remove(old);
@@ -158,14 +179,20 @@ impl Members {
     }
 
     /// Who has left votes no more, also where nobody is there to take that place. Nor does, of an even number, who leaves, if
-    /// nobody comes: the others bear as much without it, and once it is gone it could not agree to that.
+    /// nobody comes: the others bear as much without it, and once it is gone it could not agree to that. Nor do more than are to,
+    /// where all others have what the leader has: then no loss that was borne before is not borne after.
     fn part(&self) -> Option<Step> {
         let is_new = |new: &ReplicaId| self.voters.iter().all(|voter| voter.node() != new.node());
         let somebody_comes = self.present().any(|(replica, votes)| votes && is_new(&replica));
         let goes = |voter: &ReplicaId| match self.departures.get(&voter.node()) {
             Some(Departure::Out | Departure::Fenced) => true,
             Some(Departure::Asked) => self.voters.len().is_multiple_of(2) && !somebody_comes,
-            None => false,
+            None => {
+                let is_too_many = self.hosts.as_ref().is_some_and(|hosts| self.voters.len() > hosts.len());
+                let has_all = |other: &ReplicaId| self.caught_up.contains(other) || self.leader == Some(*other);
+                let others_have_all = || self.voters.iter().filter(|other| *other != voter).all(has_all);
+                is_too_many && self.is_guest(voter.node()) && others_have_all()
+            }
         };
         let gone = |voter: &&ReplicaId| goes(voter) && self.leader != Some(**voter);
         // One at a time: what is an even number changes with each.
@@ -178,8 +205,9 @@ impl Members {
     /// at once. A second one does not vote for the sake of elections: without it, all that there is would be at the first.
     fn promote(&self) -> Option<Step> {
         let voters = self.voters.len();
+        let most = self.hosts.as_ref().map_or(VOTERS_MAX, BTreeSet::len);
         let missing = match voters {
-            VOTERS_MAX.. => return None,
+            _ if voters >= most => return None,
             0..3 => 1,
             even if even.is_multiple_of(2) => 1,
             _ => 2,
@@ -204,7 +232,9 @@ impl Members {
     }
 
     fn forget(&self) -> Option<Step> {
-        let is_over = |learner: &ReplicaId| self.is_past(*learner) || self.is_out(learner.node());
+        let is_over = |learner: &ReplicaId| {
+            self.is_past(*learner) || self.is_out(learner.node()) || self.is_guest(learner.node())
+        };
         self.learners.iter().copied().find(is_over).map(Step::Forget)
     }
 }
@@ -247,15 +277,82 @@ mod tests {
         }
         // What node 2 said is of an earlier start.
         let wanted = |votes, node| (NodeId(node), Wanted { votes, replica: Some(replica(node, 1)) });
-        assert_eq!(Members::of(&own, &view, &seen).nodes, [wanted(true, 1), wanted(false, 4)].into());
+        assert_eq!(Members::of(&own, None, &view, &seen).nodes, [wanted(true, 1), wanted(false, 4)].into());
         // Who votes stays, though it is emptied.
         own.voters.insert(replica(5, 1));
-        let members = Members::of(&own, &view, &seen);
+        let members = Members::of(&own, None, &view, &seen);
         assert_eq!(members.nodes, [wanted(true, 1), wanted(false, 4), wanted(true, 5)].into());
         own.report.group = GroupId(7);
         seen.change(1, |report| report.groups[0].trouble = Some("damaged".into()));
         let none = Wanted { votes: true, replica: None };
-        assert_eq!(Members::of(&own, &view, &seen).nodes, [(NodeId(1), none), (NodeId(5), none)].into());
+        assert_eq!(Members::of(&own, None, &view, &seen).nodes, [(NodeId(1), none), (NodeId(5), none)].into());
+        // Of a group with hosts of its own those alone, as far as they answer, emptied or not.
+        let hosts = [2, 3, 5].map(NodeId).into();
+        let none = Wanted { votes: true, replica: None };
+        let members = Members::of(&own, Some(&hosts), &view, &seen);
+        assert_eq!((members.nodes, members.hosts), ([(NodeId(5), none)].into(), Some(hosts)));
+    }
+
+    /// A group was founded on node 1, and is to be of others.
+    #[test]
+    fn a_group_is_of_its_hosts_alone_in_the_end() {
+        let hosts: BTreeSet<NodeId> = [2, 3, 4].map(NodeId).into();
+        let mut group = Members {
+            voters: set(&[(1, 1)]),
+            leader: Some(replica(1, 1)),
+            nodes: nodes(&[(2, 1), (3, 1), (4, 1)]),
+            hosts: Some(hosts.clone()),
+            ..Members::default()
+        };
+        for host in [2, 3, 4] {
+            assert_eq!(group.step(), Some(Step::Follow(replica(host, 1))));
+            group.learners.insert(replica(host, 1));
+        }
+        assert_eq!(group.step(), None, "they have not caught up");
+        group.caught_up = set(&[(1, 1), (2, 1), (3, 1), (4, 1)]);
+        let vote = |group: &mut Members, voters: &[(u64, u64)]| {
+            assert_eq!(group.step(), Some(Step::Vote(set(voters))));
+            group.voters = set(voters);
+            group.learners = group.learners.difference(&group.voters).copied().collect();
+        };
+        vote(&mut group, &[(1, 1), (2, 1)]);
+        vote(&mut group, &[(1, 1), (2, 1), (3, 1)]);
+        assert_eq!(group.step(), None, "it leads, and gives that away first");
+        group.leader = Some(replica(2, 1));
+        vote(&mut group, &[(2, 1), (3, 1), (4, 1)]);
+        assert_eq!(group.step(), None);
+        // Who follows and is not to, as all did once, is a member no more.
+        group.learners = set(&[(1, 1), (5, 1)]);
+        assert_eq!(group.step(), Some(Step::Forget(replica(1, 1))));
+        // Another is to have it in the place of one that is not there: of those that answer nobody but it goes.
+        group.hosts = Some([2, 3, 5].map(NodeId).into());
+        group.nodes = nodes(&[(2, 1), (3, 1), (5, 1)]);
+        group.caught_up = set(&[(2, 1), (3, 1), (5, 1)]);
+        group.learners = set(&[(5, 1)]);
+        vote(&mut group, &[(2, 1), (3, 1), (5, 1)]);
+    }
+
+    #[test]
+    fn voters_that_are_too_many_go_once_all_others_have_everything() {
+        let voters = set(&[(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)]);
+        let mut group = Members {
+            caught_up: set(&[(2, 1), (3, 1), (4, 1)]),
+            voters,
+            leader: Some(replica(1, 1)),
+            nodes: nodes(&[(1, 1), (2, 1), (3, 1)]),
+            hosts: Some([1, 2, 3].map(NodeId).into()),
+            ..Members::default()
+        };
+        // Without the one that lags, four are left that have all; without another one, one of four would lag.
+        let four = set(&[(1, 1), (2, 1), (3, 1), (4, 1)]);
+        assert_eq!(group.step(), Some(Step::Vote(four.clone())));
+        group.voters = four;
+        assert_eq!(group.step(), Some(Step::Vote(set(&[(1, 1), (2, 1), (3, 1)]))));
+        group.caught_up = set(&[(2, 1), (4, 1)]);
+        assert_eq!(group.step(), None, "of the three that would be left one is not there");
+        group.voters = set(&[(1, 1), (2, 1), (3, 1)]);
+        group.hosts = Some([1, 2].map(NodeId).into());
+        assert_eq!(group.step(), Some(Step::Vote(set(&[(1, 1), (2, 1)]))));
     }
 
     #[test]
@@ -458,13 +555,18 @@ mod tests {
             set.into_iter().collect::<BTreeMap<u64, u64>>().into_iter().collect()
         };
         let left = proptest::collection::btree_map(1_u64..7, 0..2_u8, 0..4);
-        let all = (some(), some(), some(), some(), some(), left);
-        all.prop_map(move |(voters, learners, caught_up, now, lead, left)| {
+        let hosts = proptest::option::of(proptest::collection::btree_set((1_u64..7).prop_map(NodeId), 0..6));
+        let all = (some(), some(), some(), some(), some(), left, hosts);
+        all.prop_map(move |(voters, learners, caught_up, now, lead, left, hosts)| {
             let how = |how| if how == 0 { Departure::Asked } else { Departure::Out };
             let departures: SharedMap<_, _> = left.into_iter().map(|(node, left)| (NodeId(node), how(left))).collect();
             let mut nodes = nodes(&one_a_node(now));
             nodes.retain(|node, _| departures.get(node) != Some(&Departure::Out));
             nodes.iter_mut().for_each(|(node, wanted)| wanted.votes = !departures.contains_key(node));
+            // Who leaves is to have none.
+            let hosts = hosts.map(|hosts| hosts.into_iter().filter(|node| !departures.contains_key(node)).collect());
+            let is_host = |node: &NodeId| hosts.as_ref().is_none_or(|hosts: &BTreeSet<NodeId>| hosts.contains(node));
+            nodes.retain(|node, _| is_host(node));
             let voters: BTreeSet<ReplicaId> = set(&one_a_node(voters));
             let learners: Vec<(u64, u64)> = learners.into_iter().collect();
             let learners = set(&learners).difference(&voters).copied().collect();
@@ -475,6 +577,7 @@ mod tests {
                 caught_up: set(&caught_up),
                 leader: set(&one_a_node(lead)).into_iter().next(),
                 nodes,
+                hosts,
                 departures,
                 ..Members::default()
             }
@@ -497,19 +600,21 @@ mod tests {
                         let new: Vec<_> = voters.difference(&group.voters).copied().collect();
                         let lets_go = new.is_empty() && out.len() == 1;
                         prop_assert!(out.iter().all(|old| group.leader != Some(*old) || group.is_past(*old)));
-                        let takes_in = new.len() == 2 && out.is_empty() && voters.len() == VOTERS_MAX;
+                        let most = group.hosts.as_ref().map_or(VOTERS_MAX, BTreeSet::len);
+                        let takes_in = new.len() == 2 && out.is_empty() && voters.len() == VOTERS_MAX && most == VOTERS_MAX;
                         prop_assert!(new.len() == 1 || takes_in || lets_go);
                         prop_assert!(new.iter().all(|new| !group.departures.contains_key(&new.node())));
+                        prop_assert!(new.iter().all(|new| !group.is_guest(new.node())));
                         for new in &new {
                             prop_assert!(group.learners.remove(new) && group.caught_up.contains(new));
                         }
                         for old in out {
-                            let leaves = group.departures.contains_key(&old.node());
+                            let leaves = group.departures.contains_key(&old.node()) || group.is_guest(old.node());
                             prop_assert!(leaves || (group.is_past(old) && old.node() == new[0].node()));
                         }
                         let nodes: BTreeSet<_> = voters.iter().map(|voter| voter.node()).collect();
                         prop_assert_eq!(nodes.len(), voters.len());
-                        prop_assert!(voters.len() <= VOTERS_MAX.max(group.voters.len()));
+                        prop_assert!(voters.len() <= most.max(group.voters.len()));
                         group.voters = voters;
                     }
                 }

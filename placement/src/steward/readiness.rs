@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use mesh_core::{
     Error, ErrorKind,
-    id::{ActorId, DriveId, NodeId, TenantId},
+    id::{ActorId, DriveId, GroupId, NodeId, TenantId},
     meta::ControlView,
     op::GroupReport,
+    topology::Replicas,
 };
 
 /// What a node knows of itself.
@@ -14,8 +15,12 @@ use mesh_core::{
 pub struct Own<'a> {
     /// Which.
     pub here: NodeId,
-    /// Whether it has replicas of the namespace groups, and an ingress.
+    /// Whether it has an ingress.
     pub is_host: bool,
+    /// Who is to have replicas of the namespace groups; none: every host.
+    pub replicas: Option<&'a Replicas>,
+    /// The groups of which somebody who is there leads.
+    pub led: &'a BTreeSet<GroupId>,
     /// What the control group says, as far as it has heard.
     pub view: &'a ControlView,
     /// Its replicas.
@@ -42,15 +47,25 @@ pub fn look(own: &Own<'_>) -> Result<(), Error> {
             "this node knows nothing of the mesh yet: it waits for a member to take it in, or for the founding"
         });
     };
-    if own.is_host && own.groups.len() <= usize::from(view.namespaces) {
-        return missing("not every metadata group is here yet");
+    let namespaces = || (1..=u64::from(view.namespaces)).map(GroupId);
+    let is_to_have = |group: &GroupId| match own.replicas {
+        Some(replicas) => replicas.hosts(*group).is_some_and(|hosts| hosts.contains(&own.here)),
+        None => own.is_host,
+    };
+    let is_here = |group: &GroupId| own.groups.iter().any(|one| one.group == *group);
+    if namespaces().filter(is_to_have).any(|group| !is_here(&group)) {
+        return missing("not every metadata group of this node is here yet");
     }
     if let Some((group, trouble)) = own.groups.iter().find_map(|one| Some((one.group, one.trouble.as_ref()?))) {
         return Err(Error::new(ErrorKind::Draining, "a metadata group does not work here")
             .with("group", group)
             .with("why", trouble));
     }
-    if let Some(group) = own.groups.iter().find(|one| one.leader.is_none()).map(|one| one.group) {
+    // One that others have in this node's place does not know who leads it any more.
+    let is_of_ours = |group: &GroupId| *group == GroupId::CONTROL || is_to_have(group);
+    let unled = own.groups.iter().filter(|one| one.leader.is_none()).map(|one| one.group).find(is_of_ours);
+    let unled = unled.or_else(|| namespaces().find(|group| own.is_host && !own.led.contains(group)));
+    if let Some(group) = unled {
         return Err(Error::new(ErrorKind::Draining, "a metadata group has no leader").with("group", group));
     }
     if own.drives_up < code.shards() {
@@ -94,23 +109,9 @@ mod tests {
     const HERE: NodeId = NodeId(1);
     const TENANT: TenantId = TenantId(1);
 
-    #[test]
-    fn a_node_is_ready_once_nothing_is_missing_and_says_what_is() {
+    /// A drive on each of three nodes, and a layout of them.
+    fn laid_out() -> ControlView {
         let mut view = ControlView::default();
-        let mut groups: Vec<GroupReport> = Vec::new();
-        let mut hosted = BTreeSet::new();
-        let says = |view: &ControlView, groups: &[GroupReport], drives_up, hosted: &BTreeSet<ActorId>| {
-            let concerns = view.assignments.keys().copied().collect();
-            let own = Own { here: HERE, is_host: true, view, groups, drives_up, hosted, concerns: &concerns };
-            look(&own).map_err(|error| error.message().to_owned())
-        };
-        let expect = |said: Result<(), String>, what: &str| {
-            assert!(said.as_ref().is_err_and(|said| said.contains(what)), "{said:?} is not: {what}");
-        };
-        expect(says(&view, &groups, 0, &hosted), "knows nothing of the mesh yet");
-        view.cluster = Some(ClusterId([1; 16]));
-        (view.code, view.namespaces) = (Some(Code { data: 2, parity: 1 }), 1);
-        expect(says(&view, &groups, 0, &hosted), "no layout yet");
         let drives = [1, 2, 3].map(|node| drive(node, node));
         let layout = crate::layout::build(
             LayoutId(1),
@@ -121,6 +122,80 @@ mod tests {
         .unwrap();
         view.layouts.insert(LayoutId(1), Arc::new(layout));
         view.drives = drives.into_iter().map(|drive| (drive.id, drive)).collect();
+        view
+    }
+
+    #[test]
+    fn a_node_has_the_groups_that_it_is_to_have_and_every_other_one_is_led() {
+        let nodes = (1..=9).map(|node| (NodeId(node), crate::steward::tests::host(node))).collect();
+        let view = ControlView {
+            namespaces: 1,
+            code: Some(Code { data: 2, parity: 1 }),
+            level: mesh_core::meta::LEVEL,
+            nodes,
+            ..ControlView::default()
+        };
+        let view = ControlView { layouts: laid_out().layouts, ..view };
+        let replicas = Replicas::of(&view).unwrap();
+        let chosen = *replicas.hosts(GroupId(1)).and_then(BTreeSet::first).unwrap();
+        let other = *view.nodes.keys().find(|node| !replicas.hosts(GroupId(1)).unwrap().contains(node)).unwrap();
+        let control = GroupReport { leader: Some(NodeId(1)), ..group(1, &[1]).report };
+        let stale = GroupReport { group: GroupId(1), leader: None, ..control.clone() };
+        let says = |here, groups: &[GroupReport], led: &[GroupId]| {
+            let (led, none) = (led.iter().copied().collect(), BTreeSet::new());
+            let own = Own {
+                here,
+                is_host: true,
+                replicas: Some(&replicas),
+                led: &led,
+                view: &view,
+                groups,
+                drives_up: 0,
+                hosted: &none,
+                concerns: &BTreeSet::new(),
+            };
+            look(&own).map_err(|error| error.message().to_owned()).unwrap_err()
+        };
+        let (one, led) = (std::slice::from_ref(&control), [GroupId(1)]);
+        assert!(says(chosen, one, &led).contains("not every metadata group"));
+        // Then drives are what is missing next.
+        assert!(says(other, one, &led).contains("too few drives"));
+        assert!(says(other, one, &[]).contains("has no leader"));
+        // What others have in its place hears of no leader.
+        let both = [control, stale];
+        assert!(says(other, &both, &led).contains("too few drives"));
+        assert!(says(chosen, &both, &led).contains("has no leader"));
+    }
+
+    #[test]
+    fn a_node_is_ready_once_nothing_is_missing_and_says_what_is() {
+        let mut view = ControlView::default();
+        let mut groups: Vec<GroupReport> = Vec::new();
+        let mut hosted = BTreeSet::new();
+        let says = |view: &ControlView, groups: &[GroupReport], drives_up, hosted: &BTreeSet<ActorId>| {
+            let concerns = view.assignments.keys().copied().collect();
+            let led = groups.iter().filter(|group| group.leader.is_some()).map(|group| group.group).collect();
+            let own = Own {
+                here: HERE,
+                is_host: true,
+                replicas: None,
+                led: &led,
+                view,
+                groups,
+                drives_up,
+                hosted,
+                concerns: &concerns,
+            };
+            look(&own).map_err(|error| error.message().to_owned())
+        };
+        let expect = |said: Result<(), String>, what: &str| {
+            assert!(said.as_ref().is_err_and(|said| said.contains(what)), "{said:?} is not: {what}");
+        };
+        expect(says(&view, &groups, 0, &hosted), "knows nothing of the mesh yet");
+        view.cluster = Some(ClusterId([1; 16]));
+        (view.code, view.namespaces) = (Some(Code { data: 2, parity: 1 }), 1);
+        expect(says(&view, &groups, 0, &hosted), "no layout yet");
+        (view.layouts, view.drives) = (laid_out().layouts, laid_out().drives);
         groups.push(group(1, &[1, 2, 3]).report);
         expect(says(&view, &groups, 3, &hosted), "not every metadata group");
         groups.push(GroupReport { group: GroupId(1), ..groups[0].clone() });

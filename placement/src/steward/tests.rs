@@ -16,6 +16,7 @@ mod kept;
 mod leads;
 mod level;
 mod looks;
+mod replicas;
 
 /// The control group with these voters, as the replica of a node knows it.
 pub(super) fn group(node: u64, voters: &[u64]) -> Group {

@@ -65,6 +65,12 @@ pub fn apply(table: &dyn Table, group: GroupId, command: &Command) -> (Vec<Chang
 /// As [`Query`] names them; `Invalid` for a question to the wrong kind of group.
 pub fn query(table: &dyn Table, group: GroupId, query: &Query) -> Result<MetaAnswer, Error> {
     let rows = Rows::new(table, group);
+    if let Query::NoMember { .. } = query {
+        return Err(Error::new(
+            mesh_core::ErrorKind::Unsupported,
+            "a group's state does not know its members: its leader does",
+        ));
+    }
     let control = matches!(query, Query::Bucket { .. } | Query::Buckets { .. } | Query::Control | Query::Drive { .. });
     rows.expect_kind(control)?;
     match query {
@@ -94,6 +100,7 @@ pub fn query(table: &dyn Table, group: GroupId, query: &Query) -> Result<MetaAns
         Query::Uses { after, limit } => repair::uses(&rows, *after, *limit),
         Query::Unsettled { after, limit } => repair::unsettled(&rows, *after, *limit),
         Query::Drive { drive } => cluster::last_epoch(&rows, *drive),
+        Query::NoMember { .. } => Err(Error::bug("it was answered above")),
     }
 }
 

@@ -12,7 +12,9 @@ use mesh_core::{
     happened::Happened,
     id::{ActorId, ActorName, Epoch, GroupId, NodeId},
     meta::ControlView,
+    op::GroupReport,
     plan::Reason,
+    topology::Replicas,
 };
 use mesh_placement::doors::taken_over;
 
@@ -136,7 +138,7 @@ impl Room {
     /// What is not where it should be once all is calm; none: nothing.
     pub(in crate::nodes) fn unsettled(&self) -> Option<String> {
         let view = self.newest()?;
-        if let Some(left) = self.leftovers(&view) {
+        if let Some(left) = self.leftovers(&view).or_else(|| self.misplaced(&view)) {
             return Some(left);
         }
         for row in view.assignments.values() {
@@ -164,6 +166,28 @@ impl Room {
         }
         let drained = view.nodes.values().find(|info| info.draining);
         drained.map(|info| format!("{} is still being drained", info.id))
+    }
+
+    /// A replica of a namespace group that is not where it is to be, or is where it is not; none: all are where they are to be.
+    fn misplaced(&self, view: &ControlView) -> Option<String> {
+        let replicas = Replicas::of(view)?;
+        for group in (1..=u64::from(view.namespaces)).map(GroupId) {
+            let hosts = replicas.hosts(group)?;
+            for (id, _, running) in self.nodes().filter(|(id, ..)| !self.is_out(*id)) {
+                let reports = running.status();
+                let own = reports.iter().find(|report| report.node == id);
+                let said = own.and_then(|own| own.groups.iter().find(|said| said.group == group));
+                if said.is_some() != hosts.contains(&id) {
+                    let has = if said.is_some() { "a" } else { "no" };
+                    return Some(format!("{id} has {has} replica of {group}, which is to be of {hosts:?}"));
+                }
+                let voters = |said: &GroupReport| said.voters.iter().map(|voter| voter.node()).collect::<BTreeSet<_>>();
+                if let Some(said) = said.filter(|said| said.leader == Some(id) && voters(said) != *hosts) {
+                    return Some(format!("{:?} vote in {group}, which is to be of {hosts:?}", said.voters));
+                }
+            }
+        }
+        None
     }
 
     /// Whether somebody was robbed: an actor was taken over from a node that has been well all the time. Also by who was told

@@ -134,3 +134,102 @@ async fn after_a_failed_sync_nothing_is_promised_any_more_in_files_or_in_memory(
         assert_eq!(store.marked(), marked);
     }
 }
+
+/// Copies what a crash would leave, before and after each step to durability.
+struct Watched {
+    steps: Arc<dyn Durable>,
+    home: MemoryHome,
+    copies: Arc<std::sync::Mutex<Vec<MemoryHome>>>,
+}
+
+impl Watched {
+    fn step(&self, step: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+        lock(&self.copies).push(self.home.copy());
+        step()?;
+        lock(&self.copies).push(self.home.copy());
+        Ok(())
+    }
+}
+
+impl Durable for Watched {
+    fn flush(&self) -> std::io::Result<()> {
+        self.step(|| self.steps.flush())
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        self.step(|| self.steps.sync())
+    }
+
+    fn mark(&self, claims: &Claims) -> std::io::Result<()> {
+        self.step(|| self.steps.mark(claims))
+    }
+}
+
+/// Some entries and rows of a group, and that they are all there.
+async fn fill(store: &Arc<Store>, group: GroupId) {
+    let mut log = LogStore::open(Arc::clone(store), group).unwrap();
+    let state = GroupState::open(Arc::clone(store), group, None).unwrap();
+    log.save_vote(&Vote::new_committed(1, 1)).await.unwrap();
+    log.append((0..8).map(|index| entry(1, index)), IOFlushed::noop()).await.unwrap();
+    for index in 0..6 {
+        state.commit_for_test(&[put(index as u32, 3)], log_id(1, index)).unwrap();
+    }
+    log.purge(log_id(1, 3)).await.unwrap();
+    store.sync().await.unwrap();
+}
+
+async fn expect_full(store: &Arc<Store>, group: GroupId) {
+    assert!(matches!(store.health(group), Health::Sound), "{:?}", store.health(group));
+    let mut log = LogStore::open(Arc::clone(store), group).unwrap();
+    let state = GroupState::open(Arc::clone(store), group, None).unwrap();
+    let logged = log.get_log_state().await.unwrap();
+    assert_eq!((logged.last_purged_log_id, logged.last_log_id), (Some(log_id(1, 3)), Some(log_id(1, 7))));
+    assert_eq!(rows_of(&state).len(), 6);
+}
+
+/// Whenever the machine crashes while a replica is removed: it is there as it was, or nothing of it is; and never is it damaged,
+/// for then all others would be made anew with it.
+#[tokio::test]
+async fn a_replica_that_is_removed_is_there_or_gone_whenever_it_crashes() {
+    let home = home(3);
+    let copies = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let watched = |steps: Arc<dyn Durable>| -> Arc<dyn Durable> {
+        Arc::new(Watched { steps, home: home.clone(), copies: copies.clone() })
+    };
+    let store = Arc::new(Store::open_over(Home::Memory(home.clone()), NodeId(1), entropy(), watched).expect("a store"));
+    for group in [GroupId::CONTROL, GROUP] {
+        store.replica(group).unwrap();
+        fill(&store, group).await;
+    }
+    let old = store.replica(GROUP).unwrap();
+    lock(&copies).clear();
+    store.forget(GROUP).unwrap();
+    store.forget(GROUP).unwrap();
+    drop(store);
+    let mut seen = [0, 0];
+    let copies = core::mem::take(&mut *lock(&copies));
+    for copy in copies.into_iter().chain([home.clone()]) {
+        let open = || Arc::new(Store::open(Home::Memory(copy.clone()), NodeId(1), entropy()).expect("a store"));
+        let store = open();
+        expect_full(&store, GroupId::CONTROL).await;
+        let is_there = store.replicas().contains_key(&GROUP);
+        seen[usize::from(is_there)] += 1;
+        if is_there {
+            assert_eq!(store.replica(GROUP).unwrap(), old);
+            expect_full(&store, GROUP).await;
+            continue;
+        }
+        assert!(matches!(store.health(GROUP), Health::New), "{:?}", store.health(GROUP));
+        let left = ["log/", "state/", "aside/"].map(|prefix| store.trees_under(prefix));
+        assert!(left.iter().flatten().all(|name| !name.contains("0003")), "{left:?}");
+        // Another one begins with nothing, and is there after the next crash, and as it was.
+        assert_ne!(store.replica(GROUP).unwrap(), old);
+        assert_eq!(store.read::<Vote>(GROUP, Slot::Vote).unwrap(), None);
+        assert_eq!(store.read::<LogId>(GROUP, Slot::Purged).unwrap(), None);
+        fill(&store, GROUP).await;
+        drop(store);
+        copy.crash(false);
+        expect_full(&open(), GROUP).await;
+    }
+    assert!(seen.iter().all(|seen| *seen > 2), "{seen:?}");
+}

@@ -303,7 +303,7 @@ fn a_node_says_what_it_waits_for_by_its_groups_and_by_the_drives_that_it_sees() 
         own
     };
     let waits = |what: &str, drives: u32| (what.to_owned(), drives);
-    assert_eq!(missing(&mut room, leading()), waits("not every metadata group is here yet", 0));
+    assert_eq!(missing(&mut room, leading()), waits("not every metadata group of this node is here yet", 0));
     assert_eq!(missing(&mut room, both()), waits("too few drives are up", 0));
     let is = |node: u64, state| DriveReport {
         drive: DriveId(node),
@@ -330,5 +330,8 @@ fn a_node_says_what_it_waits_for_by_its_groups_and_by_the_drives_that_it_sees() 
     assert_eq!(missing(&mut room, both()), waits("there is no tenant yet", 3));
     // Of namespaces a DPU has no replicas.
     room.steward.here.info.kind = NodeKind::Dpu;
+    let mut control = (*room.steward.control).clone();
+    control.nodes.extend([(HERE, NodeInfo { kind: NodeKind::Dpu, ..control.nodes[&HERE].clone() })]);
+    room.on(Event::Control(Arc::new(control)));
     assert_eq!(missing(&mut room, leading()), waits("there is no tenant yet", 3));
 }
