@@ -13,12 +13,14 @@ use mesh_core::{
 
 use super::{
     catalog::{Live, Use},
+    contents::{self, Contents},
     format::{
-        BLOCK, INLINE_BYTES_MAX, Kind, RECORD_BYTES, Record, SegmentHeader, Shard, Tombstone, block, encode_tombstones,
-        slot_at, span,
+        BLOCK, GRAVE_BYTES, INLINE_BYTES_MAX, Kind, RECORD_BYTES, Record, SegmentHeader, Shard, Tombstone, block,
+        encode_tombstones, slot_at, span,
     },
     open::Open,
     recover::{empty, end_record},
+    scan::Sighting,
     serve::{Serving, Work},
 };
 
@@ -89,6 +91,14 @@ impl Append {
             Self::Delete { .. } | Self::CopyTombstones { .. } => BLOCK,
         }
     }
+
+    /// What the contents of its segment are to have room for: what makes room goes before them.
+    const fn listed(&self) -> u32 {
+        match self {
+            Self::Write { .. } | Self::Copy { .. } => contents::SHARD_BYTES,
+            Self::Delete { .. } | Self::CopyTombstones { .. } => 0,
+        }
+    }
 }
 
 impl Serving {
@@ -124,8 +134,13 @@ impl Serving {
         if self.open.as_ref().is_some_and(|open| !open.is_taking()) {
             return Admission::Wait;
         }
-        let fits = self.open.as_ref().is_some_and(|open| open.takes(append.span()));
         let free = self.housekeeping.free.len() as u32;
+        // At the last of the reserve what makes room goes before the contents.
+        let listed = match append {
+            Append::Copy { .. } if free <= COPY_RESERVE_SLOTS => 0,
+            append => append.listed(),
+        };
+        let fits = self.open.as_ref().is_some_and(|open| open.takes(append.span(), listed));
         let (allowed, pending) = match append {
             Append::Write { shard, .. } => {
                 let is_mend = self.catalog.live(shard.id).is_some_and(|live| live.corrupt);
@@ -164,8 +179,9 @@ impl Serving {
         };
         let bytes = block(&self.pool, |bytes| header.encode(bytes));
         let mut open = Open::new(slot, seq, salt, self.segment_bytes);
-        let at = open.place(BLOCK, Commit::Header);
+        let at = open.place(BLOCK, 0, Commit::Header);
         self.open = Some(open);
+        self.contents = Some(Contents::default());
         self.begin_append(slot, at, vec![bytes], cx);
     }
 
@@ -214,7 +230,14 @@ impl Serving {
         };
         let open = self.open.as_mut().expect("admission looked for an open segment");
         let (slot, seq, salt, durable_upto) = (open.slot, open.seq, open.salt, open.durable());
-        let at = open.place(span(shard.len), commit);
+        let listed = match &commit {
+            Commit::Header => 0,
+            Commit::Write { .. } | Commit::Copy { .. } => contents::SHARD_BYTES,
+            Commit::Delete { tombstones, .. } | Commit::CopyTombstones { tombstones, .. } => {
+                tombstones.len() as u32 * GRAVE_BYTES
+            }
+        };
+        let at = open.place(span(shard.len), listed, commit);
         let record = Record { kind, seq, salt, offset: at, durable_upto, shard };
         let bufs = self.lay_out(&record, payload);
         self.begin_append(slot, at, bufs, cx);
@@ -353,11 +376,13 @@ impl Serving {
         match commit {
             Commit::Header => {}
             Commit::Write { request, live, id } => {
+                self.note_contents(|contents| contents.shards.push(seen(id, live)));
                 self.catalog.store(id, live);
                 self.reply(request, Ok(Answer::Done.into()), cx);
                 self.free(id, cx);
             }
             Commit::Delete { request, tombstones } => {
+                self.note_contents(|contents| contents.tombstones.extend_from_slice(&tombstones));
                 for tombstone in &tombstones {
                     self.catalog.bury(*tombstone, slot, None);
                 }
@@ -365,10 +390,12 @@ impl Serving {
                 self.delete_ended(request, &tombstones, cx);
             }
             Commit::Copy { id, live, source } => {
+                self.note_contents(|contents| contents.shards.push(seen(id, live)));
                 self.catalog.store_copy(id, live, source);
                 self.housekeeping.copy_ended();
             }
             Commit::CopyTombstones { tombstones, source } => {
+                self.note_contents(|contents| contents.tombstones.extend_from_slice(&tombstones));
                 for tombstone in tombstones {
                     self.catalog.bury(tombstone, slot, Some(source));
                 }
@@ -394,18 +421,62 @@ impl Serving {
             self.housekeeping.stir();
             // END says that all before it is durable, so it comes after that. The next segment need not wait for it.
             self.write_end(slot, (open.seq, open.salt), end, cx);
+            if let Some(contents) = self.contents.take() {
+                self.write_contents(slot, (open.seq, open.salt), end, &contents, cx);
+            }
         }
+    }
+
+    /// Puts something on the list of what is in the open segment. One that there is no room for is given up.
+    fn note_contents(&mut self, put: impl FnOnce(&mut Contents)) {
+        let Some(contents) = &mut self.contents else { return };
+        put(contents);
+        let span = contents.span();
+        let has_room = self.open.as_ref().is_some_and(|open| open.has_room_for(span));
+        if !has_room || !contents::is_worth(span, self.segment_bytes) {
+            self.contents = None;
+        }
+    }
+
+    /// Writes the contents of a sealed segment, if there is room for them: everything in it is durable.
+    pub(super) fn write_contents(
+        &mut self,
+        slot: u32,
+        (seq, salt): (u64, u64),
+        end: u32,
+        contents: &Contents,
+        cx: &mut Cx<'_>,
+    ) {
+        let span = contents.span();
+        if span > self.segment_bytes - end - BLOCK || !contents::is_worth(span, self.segment_bytes) {
+            return;
+        }
+        let bytes = contents.encode(seq, salt, end);
+        self.catalog.slot_mut(slot).is_listed = true;
+        self.write_behind(slot, self.segment_bytes - span, &bytes, cx);
     }
 
     /// Writes END behind a segment all of whose records are durable.
     pub(super) fn write_end(&mut self, slot: u32, (seq, salt): (u64, u64), end: u32, cx: &mut Cx<'_>) {
-        let record = end_record(seq, salt, end);
-        let bytes = block(&self.pool, |bytes| record.encode(bytes));
+        let mut bytes = [0; BLOCK as usize];
+        end_record(seq, salt, end).encode(&mut bytes);
+        self.write_behind(slot, end, &bytes, cx);
+    }
+
+    /// Writes whole blocks behind the records of a sealed segment.
+    fn write_behind(&mut self, slot: u32, at: u32, bytes: &[u8], cx: &mut Cx<'_>) {
+        let mut buf = self.pool.take(bytes.len(), 0);
+        buf.make_mut().copy_from_slice(bytes);
         self.catalog.slot_mut(slot).users += 1;
         self.writing += 1;
-        let job = DiskJob::Write { at: slot_at(slot, self.segment_bytes) + u64::from(end), bufs: vec![bytes] };
+        let job = DiskJob::Write { at: slot_at(slot, self.segment_bytes) + u64::from(at), bufs: vec![buf] };
         self.begin(Work::End { slot }, job, cx);
     }
+}
+
+fn seen(id: ShardId, live: Live) -> Sighting {
+    let Live { block, lsn, len, crc, corrupt, .. } = live;
+    Sighting { id, lsn, block, len, crc, corrupt }
 }
 
 /// What the header of a record of tombstones says.

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_core::id::ShardId;
+use mesh_core::id::{ShardId, StripeId, WriteId};
 
 use super::{
     format::{BLOCK, Tombstone, span},
@@ -42,6 +42,17 @@ struct Grave {
     lsn: u64,
 }
 
+/// [`Live`] as it is kept for each shard; whether it is damaged stands elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    slot: u32,
+    block: u32,
+    lsn: u64,
+    len: u32,
+    crc: u32,
+}
+
+/// What is known of a shard. Of most it is that there is one record, which counts: of them only [`Place`] is kept.
 #[derive(Debug, Default)]
 struct Entry {
     live: Option<Live>,
@@ -55,13 +66,73 @@ struct Entry {
 impl Entry {
     /// The slot that may not be reused because of the tombstone.
     fn held(&self) -> Option<u32> {
-        self.grave.filter(|_| self.copies > self.beside).map(|grave| grave.slot)
+        let &Self { grave, copies, beside, .. } = self;
+        Other { grave, copies, beside }.held()
+    }
+
+    /// Whether there is one record, which counts.
+    fn is_plain(&self) -> bool {
+        self.live.is_some() && self.grave.is_none() && (self.copies, self.beside) == (1, 0)
     }
 
     /// One more record, in this slot.
     fn add_copy(&mut self, slot: u32) {
         self.copies += 1;
         self.beside += u32::from(self.grave.is_some_and(|grave| grave.slot == slot));
+    }
+}
+
+/// A shard's name in 16 bytes, ordered as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(u64, u64);
+
+impl From<ShardId> for Key {
+    fn from(id: ShardId) -> Self {
+        let ShardId { stripe: StripeId { write, stripe, attempt }, shard } = id;
+        Self(write.0, u64::from(stripe) << 16 | u64::from(attempt) << 8 | u64::from(shard))
+    }
+}
+
+impl From<Key> for ShardId {
+    fn from(Key(write, rest): Key) -> Self {
+        StripeId { write: WriteId(write), stripe: (rest >> 16) as u32, attempt: (rest >> 8) as u8 }.shard(rest as u8)
+    }
+}
+
+/// What is known of a shard besides the record that counts.
+#[derive(Clone, Copy, Debug)]
+struct Other {
+    grave: Option<Grave>,
+    copies: u32,
+    beside: u32,
+}
+
+impl Other {
+    /// See [`Entry::held`].
+    fn held(&self) -> Option<u32> {
+        self.grave.filter(|_| self.copies > self.beside).map(|grave| grave.slot)
+    }
+}
+
+/// A record of a shard and its block, in 20 bytes: there is one for each that is on the drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Noted([u32; 5]);
+
+impl Noted {
+    pub(super) fn new(id: ShardId, block: u32) -> Self {
+        let ShardId { stripe: StripeId { write, stripe, attempt }, shard } = id;
+        let [low, high] = [write.0 as u32, (write.0 >> 32) as u32];
+        Self([low, high, stripe, u32::from(attempt) << 8 | u32::from(shard), block])
+    }
+
+    pub(super) fn id(self) -> ShardId {
+        let Self([low, high, stripe, of, _]) = self;
+        let write = WriteId(u64::from(high) << 32 | u64::from(low));
+        StripeId { write, stripe, attempt: (of >> 8) as u8 }.shard(of as u8)
+    }
+
+    pub(super) fn block(self) -> u32 {
+        self.0[4]
     }
 }
 
@@ -91,12 +162,14 @@ pub(super) struct Slot {
     pub(super) end: u32,
     /// Reads and last writes under way: it is not erased meanwhile.
     pub(super) users: u32,
+    /// Its contents stand at its end, as far as is known.
+    pub(super) is_listed: bool,
     /// Compaction could not empty it: not to be chosen again.
     pub(super) pinned: bool,
     /// It has no segment because free marks say so, whatever stands behind them: known of slots that are `Virgin`.
     pub(super) is_marked: bool,
-    /// Every shard record in it, with its block.
-    pub(super) records: Vec<(ShardId, u32)>,
+    /// Every shard record in it.
+    pub(super) records: Vec<Noted>,
     /// Every shard with a tombstone in it.
     pub(super) tombstones: Vec<ShardId>,
     live_bytes: u64,
@@ -132,24 +205,26 @@ const RECORD_BYTES_LARGEST: u32 = span(mesh_core::limits::PAYLOAD_BYTES_MAX as u
 /// The index and the slots.
 #[derive(Debug)]
 pub(super) struct Catalog {
-    entries: BTreeMap<ShardId, Entry>,
+    /// The records that count.
+    live: BTreeMap<Key, Place>,
+    /// Shards of which more is known than that there is one record, which counts.
+    others: BTreeMap<Key, Other>,
     slots: Vec<Slot>,
     /// Sealed slots that have become vacant since they were last asked for.
     vacant: BTreeSet<u32>,
     /// Shards whose record is damaged.
     damaged: BTreeSet<ShardId>,
-    shards: u64,
     live_bytes: u64,
 }
 
 impl Catalog {
     pub(super) fn new(slots: u32) -> Self {
         Self {
-            entries: BTreeMap::new(),
+            live: BTreeMap::new(),
+            others: BTreeMap::new(),
             slots: (0..slots).map(|_| Slot::default()).collect(),
             vacant: BTreeSet::new(),
             damaged: BTreeSet::new(),
-            shards: 0,
             live_bytes: 0,
         }
     }
@@ -172,7 +247,7 @@ impl Catalog {
 
     /// How many shards there are.
     pub(super) fn shards(&self) -> u64 {
-        self.shards
+        self.live.len() as u64
     }
 
     /// Bytes of all records that count.
@@ -181,26 +256,67 @@ impl Catalog {
     }
 
     pub(super) fn live(&self, id: ShardId) -> Option<Live> {
-        self.entries.get(&id)?.live
+        self.live.get(&id.into()).map(|place| self.at(id, *place))
+    }
+
+    fn at(&self, id: ShardId, place: Place) -> Live {
+        let Place { slot, block, lsn, len, crc } = place;
+        // There are few, if any.
+        let corrupt = !self.damaged.is_empty() && self.damaged.contains(&id);
+        Live { slot, block, lsn, len, crc, corrupt }
+    }
+
+    /// Everything that is known of a shard; `None`: it has no record and no tombstone.
+    fn entry(&self, id: ShardId) -> Option<Entry> {
+        let live = self.live(id);
+        match self.others.get(&id.into()) {
+            Some(&Other { grave, copies, beside }) => Some(Entry { live, grave, copies, beside }),
+            None => live.map(|live| Entry { live: Some(live), copies: 1, ..Entry::default() }),
+        }
+    }
+
+    /// Keeps what is known of a shard. Whoever makes it damaged, or whole again, says so in `damaged` too.
+    fn keep(&mut self, id: ShardId, entry: &Entry) {
+        match entry.live {
+            Some(Live { slot, block, lsn, len, crc, corrupt }) => {
+                self.live.insert(id.into(), Place { slot, block, lsn, len, crc });
+                if corrupt {
+                    self.damaged.insert(id);
+                } else {
+                    self.damaged.remove(&id);
+                }
+            }
+            None => {
+                self.live.remove(&id.into());
+                self.damaged.remove(&id);
+            }
+        }
+        let is_nothing = entry.live.is_none() && entry.grave.is_none() && entry.copies == 0;
+        if entry.is_plain() || is_nothing {
+            self.others.remove(&id.into());
+        } else {
+            let &Entry { grave, copies, beside, .. } = entry;
+            self.others.insert(id.into(), Other { grave, copies, beside });
+        }
     }
 
     /// The tombstone of a shard, if it stands in this slot.
     pub(super) fn any_tombstone_in(&self, id: ShardId, slot: u32) -> Option<Tombstone> {
-        let grave = self.entries.get(&id)?.grave.filter(|grave| grave.slot == slot)?;
+        let grave = self.others.get(&id.into())?.grave.filter(|grave| grave.slot == slot)?;
         Some(Tombstone { id, lsn: grave.lsn })
     }
 
     /// The tombstone of a shard, if that stands in this slot and is needed elsewhere.
     pub(super) fn tombstone_in(&self, id: ShardId, slot: u32) -> Option<Tombstone> {
-        let entry = self.entries.get(&id).filter(|entry| entry.held() == Some(slot))?;
+        let entry = self.others.get(&id.into()).filter(|entry| entry.held() == Some(slot))?;
         entry.grave.map(|grave| Tombstone { id, lsn: grave.lsn })
     }
 
     /// Shards behind `after`, ascending.
     pub(super) fn list(&self, after: Option<ShardId>) -> impl Iterator<Item = (ShardId, Live)> {
-        let from = after.map_or(core::ops::Bound::Unbounded, core::ops::Bound::Excluded);
-        let entries = self.entries.range((from, core::ops::Bound::Unbounded));
-        entries.filter_map(|(&id, entry)| Some((id, entry.live?)))
+        let from = after.map_or(core::ops::Bound::Unbounded, |after| core::ops::Bound::Excluded(Key::from(after)));
+        let places = self.live.range((from, core::ops::Bound::Unbounded));
+        places.map(|(&key, place)| (key.into(), self.at(key.into(), *place)))
     }
 
     /// Damaged shards behind `after`, ascending.
@@ -221,11 +337,12 @@ impl Catalog {
         {
             let place = self.slot_mut(slot);
             (place.usage, place.seq, place.end) = (Use::Sealed, segment.seq, segment.end);
-            place.records = segment.shards.iter().map(|sighting| (sighting.id, sighting.block)).collect();
+            place.is_listed = segment.is_listed;
+            place.records = segment.shards.iter().map(|seen| Noted::new(seen.id, seen.block)).collect();
             place.tombstones = segment.tombstones.iter().map(|tombstone| tombstone.id).collect();
         }
         for Sighting { id, lsn, block, len, crc, corrupt } in segment.shards {
-            let entry = self.entries.entry(id).or_default();
+            let mut entry = self.entry(id).unwrap_or_default();
             entry.copies += 1;
             let found = Live { slot, block, lsn, len, crc, corrupt };
             let rank = |live: Live| (live.lsn, !live.corrupt, self.slots[live.slot as usize].seq, live.block);
@@ -233,42 +350,42 @@ impl Catalog {
             if !buried && entry.live.is_none_or(|live| rank(live) < rank(found)) {
                 entry.live = Some(found);
             }
+            self.keep(id, &entry);
         }
         for Tombstone { id, lsn } in segment.tombstones {
-            let entry = self.entries.entry(id).or_default();
+            let mut entry = self.entry(id).unwrap_or_default();
             let rank = |grave: Grave| (grave.lsn, self.slots[grave.slot as usize].seq);
             let found = Grave { slot, lsn };
             if entry.grave.is_none_or(|grave| rank(grave) < rank(found)) {
                 entry.grave = Some(found);
             }
             entry.live = entry.live.filter(|live| live.lsn > lsn);
+            self.keep(id, &entry);
         }
     }
 
     /// Ends the start: drops tombstones that delete nothing, and counts.
     pub(super) fn settle(&mut self) {
-        self.entries.retain(|_, entry| entry.copies > 0);
-        for (slot, place) in (0u32..).zip(&self.slots) {
-            for (id, _) in &place.records {
-                if let Some(entry) = self.entries.get_mut(id)
-                    && entry.grave.is_some_and(|grave| grave.slot == slot)
+        self.others.retain(|_, other| other.copies > 0);
+        // Made out of all at once its nodes are full; one by one in their order they are half empty.
+        self.live = core::mem::take(&mut self.live).into_iter().collect();
+        // Where nothing was deleted there is nothing to be looked for.
+        let slots = if self.others.is_empty() { &[][..] } else { &self.slots[..] };
+        for (slot, place) in (0u32..).zip(slots) {
+            for record in &place.records {
+                if let Some(other) = self.others.get_mut(&record.id().into())
+                    && other.grave.is_some_and(|grave| grave.slot == slot)
                 {
-                    entry.beside += 1;
+                    other.beside += 1;
                 }
             }
         }
-        for (id, entry) in &self.entries {
-            if let Some(live) = entry.live {
-                if live.corrupt {
-                    self.damaged.insert(*id);
-                }
-                self.shards += 1;
-                self.live_bytes += u64::from(span(live.len));
-                self.slots[live.slot as usize].live_bytes += u64::from(span(live.len));
-            }
-            if let Some(slot) = entry.held() {
-                self.slots[slot as usize].graves += 1;
-            }
+        for place in self.live.values() {
+            self.live_bytes += u64::from(span(place.len));
+            self.slots[place.slot as usize].live_bytes += u64::from(span(place.len));
+        }
+        for slot in self.others.values().filter_map(Other::held) {
+            self.slots[slot as usize].graves += 1;
         }
         for slot in 0..self.slots.len() as u32 {
             self.note_vacancy(slot);
@@ -279,21 +396,20 @@ impl Catalog {
 
     /// A shard was stored; it replaces a damaged record.
     pub(super) fn store(&mut self, id: ShardId, live: Live) {
-        self.slot_mut(live.slot).records.push((id, live.block));
+        self.slot_mut(live.slot).records.push(Noted::new(id, live.block));
         let old = self.change(id, |entry| {
             entry.add_copy(live.slot);
             entry.live.replace(live)
         });
         self.grow(live);
-        match old {
-            Some(old) => self.shrink(old),
-            None => self.shards += 1,
+        if let Some(old) = old {
+            self.shrink(old);
         }
     }
 
     /// A copy of the record at `source` was stored. If that record no longer counts, neither does the copy.
     pub(super) fn store_copy(&mut self, id: ShardId, live: Live, source: (u32, u32)) {
-        self.slot_mut(live.slot).records.push((id, live.block));
+        self.slot_mut(live.slot).records.push(Noted::new(id, live.block));
         let old = self.change(id, |entry| {
             entry.add_copy(live.slot);
             let counts = |old: &Live| old.is_at(source.0, source.1) && old.lsn == live.lsn;
@@ -314,7 +430,7 @@ impl Catalog {
     pub(super) fn bury(&mut self, tombstone: Tombstone, slot: u32, source: Option<u32>) {
         let Tombstone { id, lsn } = tombstone;
         self.slot_mut(slot).tombstones.push(id);
-        let Some(entry) = self.entries.get(&id) else { return };
+        let Some(entry) = self.entry(id) else { return };
         if source.is_some_and(|source| entry.grave != Some(Grave { slot: source, lsn })) {
             return;
         }
@@ -329,25 +445,21 @@ impl Catalog {
             dead
         });
         if let Some(dead) = dead {
-            self.shards -= 1;
             self.shrink(dead);
         }
     }
 
     /// The slot was erased, durably: its records are gone, and so is the need for tombstones that only deleted them.
     pub(super) fn erase(&mut self, slot: u32) {
-        for (id, _) in core::mem::take(&mut self.slot_mut(slot).records) {
-            let left = self.change(id, |entry| {
+        for record in core::mem::take(&mut self.slot_mut(slot).records) {
+            self.change(record.id(), |entry| {
                 entry.copies -= 1;
-                // A shard that was stored anew while its slot was being erased is newer than the tombstone.
-                if entry.grave.is_some_and(|grave| grave.slot == slot) {
+                // A shard that was stored anew while its slot was being erased is newer than the tombstone; and one of which no
+                // record is left needs none.
+                if entry.grave.is_some_and(|grave| grave.slot == slot) || entry.copies == 0 {
                     (entry.grave, entry.beside) = (None, 0);
                 }
-                entry.copies
             });
-            if left == 0 {
-                self.entries.remove(&id);
-            }
         }
         let place = self.slot_mut(slot);
         *place = Slot { usage: place.usage, ..Slot::default() };
@@ -355,13 +467,11 @@ impl Catalog {
 
     /// Changes what is known of a shard, and with it which slot its tombstone holds.
     fn change<R>(&mut self, id: ShardId, change: impl FnOnce(&mut Entry) -> R) -> R {
-        let entry = self.entries.entry(id).or_default();
+        let mut entry = self.entry(id).unwrap_or_default();
         let before = entry.held();
-        let changed = change(entry);
-        let (after, is_damaged) = (entry.held(), entry.live.is_some_and(|live| live.corrupt));
-        if !is_damaged {
-            self.damaged.remove(&id);
-        }
+        let changed = change(&mut entry);
+        let after = entry.held();
+        self.keep(id, &entry);
         if before != after {
             if let Some(slot) = after {
                 self.slot_mut(slot).graves += 1;
@@ -378,23 +488,19 @@ impl Catalog {
     pub(super) fn seal(&mut self, slot: u32, end: u32) {
         let place = self.slot_mut(slot);
         (place.usage, place.end) = (Use::Sealed, end);
+        // It is as long as it will ever be.
+        place.records.shrink_to_fit();
+        place.tombstones.shrink_to_fit();
         self.note_vacancy(slot);
     }
 
     /// Marks a record that failed its checksum, or that now holds. `true` if that is news.
     pub(super) fn mark(&mut self, id: ShardId, slot: u32, block: u32, corrupt: bool) -> bool {
-        let live = self.entries.get_mut(&id).and_then(|entry| entry.live.as_mut());
-        match live.filter(|live| live.is_at(slot, block) && live.corrupt != corrupt) {
-            Some(live) => {
-                live.corrupt = corrupt;
-                if corrupt {
-                    self.damaged.insert(id);
-                } else {
-                    self.damaged.remove(&id);
-                }
-                true
-            }
-            None => false,
+        let is_there = self.live(id).is_some_and(|live| live.is_at(slot, block) && live.corrupt != corrupt);
+        match (is_there, corrupt) {
+            (true, true) => self.damaged.insert(id),
+            (true, false) => self.damaged.remove(&id),
+            (false, _) => false,
         }
     }
 
@@ -437,31 +543,33 @@ impl Catalog {
         let mut graves = vec![0; self.slots.len()];
         let mut copies: BTreeMap<ShardId, u32> = BTreeMap::new();
         for slot in &self.slots {
-            for (id, _) in &slot.records {
-                *copies.entry(*id).or_default() += 1;
+            for record in &slot.records {
+                *copies.entry(record.id()).or_default() += 1;
             }
         }
-        let mut shards = 0;
-        for (id, entry) in &self.entries {
+        let known: BTreeSet<ShardId> = self.live.keys().chain(self.others.keys()).map(|key| (*key).into()).collect();
+        for id in &known {
+            let entry = self.entry(*id).expect("it is known");
+            assert!(!entry.is_plain() || !self.others.contains_key(&(*id).into()), "{id:?} is kept for nothing");
             assert_eq!(copies.get(id), Some(&entry.copies), "records of {id:?}");
             if let Some(live) = entry.live {
-                shards += 1;
                 live_bytes[live.slot as usize] += u64::from(span(live.len));
                 assert!(entry.grave.is_none_or(|grave| grave.lsn < live.lsn), "{id:?} is deleted and counts");
-                assert!(self.slot(live.slot).records.contains(&(*id, live.block)), "{id:?} is not where it should be");
+                assert!(
+                    self.slot(live.slot).records.contains(&Noted::new(*id, live.block)),
+                    "{id:?} is not where it should be"
+                );
             }
             if let Some(slot) = entry.held() {
                 graves[slot as usize] += 1;
             }
             if let Some(grave) = entry.grave {
-                let beside = self.slot(grave.slot).records.iter().filter(|(other, _)| other == id).count();
+                let beside = self.slot(grave.slot).records.iter().filter(|record| record.id() == *id).count();
                 assert!(entry.beside as usize <= beside, "{id:?} would be found again");
             }
         }
-        assert_eq!(copies.len(), self.entries.len());
-        assert_eq!(shards, self.shards);
-        let damaged = |(id, entry): (&ShardId, &Entry)| entry.live.filter(|live| live.corrupt).map(|_| *id);
-        assert!(self.entries.iter().filter_map(damaged).eq(self.damaged.iter().copied()), "{:?}", self.damaged);
+        assert!(copies.keys().eq(&known), "{copies:?}");
+        assert!(self.damaged.iter().all(|id| self.live.contains_key(&(*id).into())), "{:?}", self.damaged);
         assert_eq!(live_bytes.iter().sum::<u64>(), self.live_bytes);
         for (at, slot) in self.slots.iter().enumerate() {
             assert_eq!((slot.live_bytes, slot.graves), (live_bytes[at], graves[at]), "slot {at}");
@@ -474,6 +582,19 @@ mod tests {
     use mesh_core::id::{StripeId, WriteId};
 
     use super::*;
+
+    #[test]
+    fn names_are_kept_short_and_in_their_order() {
+        let ids: Vec<ShardId> =
+            [(1, 0, 0, 0), (1, 0, 0, 255), (1, 0, 1, 0), (1, 1, 0, 0), (1, u32::MAX, 255, 9), (u64::MAX, 2, 3, 4)]
+                .map(|(write, stripe, attempt, shard)| StripeId { write: WriteId(write), stripe, attempt }.shard(shard))
+                .into();
+        assert!(ids.is_sorted() && ids.iter().map(|id| Key::from(*id)).is_sorted());
+        for id in ids {
+            assert_eq!((ShardId::from(Key::from(id)), Noted::new(id, 7).id(), Noted::new(id, 7).block()), (id, id, 7));
+        }
+        assert_eq!((size_of::<Key>(), size_of::<Place>(), size_of::<Noted>()), (16, 24, 20));
+    }
 
     #[test]
     fn the_end_that_an_early_close_left_unused_is_room_and_that_of_a_full_segment_is_not() {

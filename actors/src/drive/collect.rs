@@ -338,7 +338,7 @@ impl Serving {
 
     fn next_record(&self, compaction: &mut Compaction) -> Option<(ShardId, Live)> {
         let records = self.catalog.slot(compaction.slot).records.get(compaction.record..)?;
-        for &(id, block) in records {
+        for (id, block) in records.iter().map(|record| (record.id(), record.block())) {
             compaction.record += 1;
             let counts = |live: &Live| live.is_at(compaction.slot, block) && !live.corrupt;
             if let Some(live) = self.catalog.live(id).filter(counts) {

@@ -11,17 +11,18 @@
 //!
 //! a segment:
 //! 0                4 KiB                                            S
-//! +----------------+--------+---------+-----------+-----+------+----+
-//! | segment header | record | payload | record    | ... | END  |    |
-//! | 4 KiB          | 4 KiB  | k*4 KiB | (inline)  |     | rec. |    |
-//! +----------------+--------+---------+-----------+-----+------+----+
+//! +----------------+--------+---------+-----------+-----+------+----+----------+
+//! | segment header | record | payload | record    | ... | END  |    | contents |
+//! | 4 KiB          | 4 KiB  | k*4 KiB | (inline)  |     | rec. |    |          |
+//! +----------------+--------+---------+-----------+-----+------+----+----------+
 //! ```
 //!
 //! A slot that holds no segment has been written never, and is zeros, or has been erased, and has a free mark in its first
 //! two blocks. So what was emptied behind the drive's back is not taken for what the drive has erased, and one rotten
 //! block does not bring an erased segment back. Records lie one behind the other without gaps. A segment that
-//! was closed ends with an END record, and everything before that is durable. Numbers are little-endian. Bytes that a
-//! drawing does not name are zero.
+//! was closed ends with an END record, and everything before that is durable; at the end of its slot may stand what its records
+//! are (see [`super::contents`]), which older builds pass over. Numbers are little-endian. Bytes that a drawing does not name
+//! are zero.
 //!
 //! # Superblock, 4 KiB, twice
 //!
@@ -157,19 +158,19 @@ fn word<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("a range of N bytes has N bytes")
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(word(bytes, at))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(word(bytes, at))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(word(bytes, at))
 }
 
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
 
@@ -419,6 +420,11 @@ pub(super) const fn span(len: u32) -> u32 {
     if len <= INLINE_BYTES_MAX { BLOCK } else { BLOCK + len.next_multiple_of(BLOCK) }
 }
 
+/// The same of a length that may be anything; `None`: no record is so long.
+pub(super) const fn span_checked(len: u32) -> Option<u32> {
+    if len <= PAYLOAD_MAX { Some(span(len)) } else { None }
+}
+
 /// Where the payload begins in its record.
 pub(super) const fn data_offset(len: u32) -> u32 {
     if len <= INLINE_BYTES_MAX { RECORD_BYTES } else { BLOCK }
@@ -524,11 +530,16 @@ pub(super) fn decode_tombstones(record: &Record, block: &[u8]) -> Option<Vec<Tom
     if crc32c(payload) != record.shard.crc || !record.shard.len.is_multiple_of(GRAVE_BYTES) {
         return None;
     }
+    Some(decode_graves(payload))
+}
+
+/// Tombstones one behind the other, whose checksum somebody else has looked at.
+pub(super) fn decode_graves(bytes: &[u8]) -> Vec<Tombstone> {
     let tombstone = |bytes: &[u8]| {
         let stripe = StripeId { write: WriteId(u64_at(bytes, 0)), stripe: u32_at(bytes, 8), attempt: bytes[12] };
         Tombstone { id: stripe.shard(bytes[13]), lsn: u64_at(bytes, 16) }
     };
-    Some(payload.chunks_exact(GRAVE_BYTES as usize).map(tombstone).collect())
+    bytes.chunks_exact(GRAVE_BYTES as usize).map(tombstone).collect()
 }
 
 /// A block of zeros that `fill` has written into.

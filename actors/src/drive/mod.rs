@@ -6,7 +6,7 @@
 //! ```
 //!
 //! - `format`: what stands on the medium; `medium`: whether a medium may be used
-//! - `recover`, `scan`, `reading`: a start; `catalog`: what counts; `census`: what tells an emptied medium from a blank one
+//! - `recover`, `scan`, `contents`, `reading`: a start; `catalog`: what counts; `census`: what tells an emptied medium from a blank one
 //! - `scrub`: reads everything back, round after round
 //! - `serve`: requests; `append`, `open`: the log and its group commit; `collect`: space
 //!
@@ -21,6 +21,7 @@ mod append;
 mod catalog;
 mod census;
 mod collect;
+mod contents;
 mod format;
 mod medium;
 mod open;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::format::BLOCK;
+use super::{contents, format::BLOCK};
 
 /// The open segment. `T` is what is owed when a record is durable.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Open<T> {
     ahead: BTreeMap<u32, u32>,
     /// Writes under way.
     flying: u32,
+    /// Bytes of what its contents say of the records that are placed.
+    listed: u32,
     /// What is owed, by start, with the record's end.
     owed: BTreeMap<u32, (u32, T)>,
     state: State,
@@ -47,19 +49,27 @@ impl<T> Open<T> {
             durable: 0,
             ahead: BTreeMap::new(),
             flying: 0,
+            listed: 0,
             owed: BTreeMap::new(),
             state: State::Taking,
         }
     }
 
-    /// Whether a record of so many bytes goes in. The last block is kept for END.
-    pub(super) fn takes(&self, span: u32) -> bool {
-        self.state == State::Taking && span <= self.room()
+    /// Whether a record of so many bytes goes in, of which the contents say so much; 0: they may be left out for it. One block
+    /// is kept for END, and the contents have room behind that, unless it is the only record.
+    pub(super) fn takes(&self, span: u32, listed: u32) -> bool {
+        let kept = if listed == 0 || self.listed == 0 { 0 } else { contents::span(self.listed + listed) };
+        self.state == State::Taking && span.saturating_add(kept) <= self.room()
     }
 
-    /// Bytes left for records.
-    pub(super) fn room(&self) -> u32 {
+    /// Bytes left for records and for the contents.
+    fn room(&self) -> u32 {
         self.segment_bytes - BLOCK - self.tail
+    }
+
+    /// Whether contents of so many bytes fit behind END.
+    pub(super) fn has_room_for(&self, contents: u32) -> bool {
+        contents <= self.room()
     }
 
     /// Whether it still takes anything.
@@ -86,10 +96,11 @@ impl<T> Open<T> {
         self.durable
     }
 
-    /// Places the next `span` bytes, whose write begins now; gives where they go.
-    pub(super) fn place(&mut self, span: u32, owed: T) -> u32 {
+    /// Places the next `span` bytes, of which the contents will say so much, and whose write begins now; gives where they go.
+    pub(super) fn place(&mut self, span: u32, listed: u32, owed: T) -> u32 {
         let at = self.tail;
         self.tail += span;
+        self.listed += listed;
         self.flying += 1;
         self.owed.insert(at, (self.tail, owed));
         at
@@ -154,7 +165,7 @@ mod tests {
     #[test]
     fn counts_only_the_contiguous_prefix_as_written() {
         let mut open = Open::new(0, 1, 0, 64 << 10);
-        let places: Vec<u32> = (0..3).map(|n| open.place(BLOCK, n)).collect();
+        let places: Vec<u32> = (0..3).map(|n| open.place(BLOCK, 9, n)).collect();
         open.wrote(places[2]);
         open.wrote(places[0]);
         assert_eq!(open.written(), BLOCK);
@@ -167,7 +178,7 @@ mod tests {
     #[test]
     fn a_gap_takes_everything_behind_it_along() {
         let mut open = Open::new(0, 1, 0, 64 << 10);
-        let places: Vec<u32> = (0..3).map(|n| open.place(BLOCK, n)).collect();
+        let places: Vec<u32> = (0..3).map(|n| open.place(BLOCK, 9, n)).collect();
         open.wrote(places[2]);
         open.failed();
         assert!(open.cut().is_empty(), "a write is still under way");
@@ -180,10 +191,21 @@ mod tests {
     #[test]
     fn keeps_the_last_block_for_the_end() {
         let mut open = Open::new(0, 1, 0, 4 * BLOCK);
-        assert_eq!(open.place(BLOCK, ()), 0);
-        assert!(open.takes(2 * BLOCK) && !open.takes(3 * BLOCK));
-        assert_eq!(open.place(2 * BLOCK, ()), BLOCK);
-        assert!(!open.takes(BLOCK));
+        assert_eq!(open.place(BLOCK, 0, ()), 0);
+        assert!(open.takes(2 * BLOCK, 36) && !open.takes(3 * BLOCK, 36));
+        assert_eq!(open.place(2 * BLOCK, 36, ()), BLOCK);
+        assert!(!open.takes(BLOCK, 36));
         assert_eq!((open.room(), open.tail()), (0, 3 * BLOCK));
+    }
+
+    #[test]
+    fn keeps_room_for_the_contents_unless_they_may_be_left_out() {
+        let mut open = Open::new(0, 1, 0, 8 * BLOCK);
+        open.place(BLOCK, 0, ());
+        assert!(open.takes(6 * BLOCK, 36), "it would be the only one");
+        open.place(BLOCK, 36, ());
+        assert!(open.takes(4 * BLOCK, 36) && !open.takes(5 * BLOCK, 36) && open.takes(5 * BLOCK, 0));
+        assert!(open.takes(3 * BLOCK, BLOCK) && !open.takes(4 * BLOCK, BLOCK), "they take two blocks");
+        assert!(open.has_room_for(5 * BLOCK) && !open.has_room_for(6 * BLOCK));
     }
 }

@@ -1,6 +1,7 @@
 //! Reads one slot back at a start. Owns the rules of what counts after a crash; never does I/O itself.
 //!
-//! A segment closed by an END record is trusted by its headers, so only they are read. Any other is read whole, its
+//! Of a segment that has its contents at its end only these are read. One closed by an END record is trusted by its headers,
+//! so only they are read. Any other is read whole, its
 //! payloads checked: what a power cut left at its end is cut off, what rotted inside it is kept and reported. The two
 //! are told apart by what later records and the superblock's census say was durable: damage below that offset cannot be
 //! a torn write. A slot that was written once and is zeros now was emptied by somebody else.
@@ -10,9 +11,12 @@ use std::collections::BTreeMap;
 use crc_fast::{CrcAlgorithm, Digest};
 use mesh_core::id::ShardId;
 
-use super::format::{
-    BLOCK, Census, Identity, Kind, Record, SegmentHeader, Shard, Tombstone, data_offset, decode_tombstones, is_free,
-    span,
+use super::{
+    contents::{Contents, Foot},
+    format::{
+        BLOCK, Census, Identity, Kind, Record, SegmentHeader, Shard, Tombstone, data_offset, decode_tombstones,
+        is_free, span,
+    },
 };
 
 /// Bytes of one read that hops from header to header.
@@ -42,6 +46,8 @@ pub(super) struct Segment {
     pub(super) end: u32,
     /// An END record stands there.
     pub(super) closed: bool,
+    /// It was known by its contents.
+    pub(super) is_listed: bool,
     pub(super) shards: Vec<Sighting>,
     pub(super) tombstones: Vec<Tombstone>,
     /// Damaged places that are not torn writes, but for payloads of shards.
@@ -89,7 +95,23 @@ pub(super) struct Scan {
 #[derive(Debug)]
 enum Mode {
     Header,
-    Hop { at: u32, segment: Box<Segment> },
+    /// Looking for the contents of a segment with a good header. The beginning of the slot was read for that.
+    Foot {
+        segment: Box<Segment>,
+        head: Box<[u8]>,
+    },
+    /// Reading them, from the end of the slot on: what is missing of them stands before that.
+    Contents {
+        segment: Box<Segment>,
+        head: Box<[u8]>,
+        foot: Foot,
+        bytes: Vec<u8>,
+        missing: usize,
+    },
+    Hop {
+        at: u32,
+        segment: Box<Segment>,
+    },
     Whole(Box<Whole>),
 }
 
@@ -119,6 +141,8 @@ impl Scan {
     pub(super) fn read(&mut self, bytes: &[u8]) -> Step {
         match &mut self.mode {
             Mode::Header => self.header(bytes),
+            Mode::Foot { .. } => self.foot(bytes),
+            Mode::Contents { .. } => self.contents(bytes),
             Mode::Hop { .. } => self.hop(bytes),
             Mode::Whole(whole) => {
                 if whole.take(bytes) {
@@ -150,8 +174,9 @@ impl Scan {
             }
             let (seq, salt, before) = (header.seq, header.salt, header.before);
             let segment = Segment { seq, salt, before, ..Segment::default() };
-            self.mode = Mode::Hop { at: BLOCK, segment: Box::new(segment) };
-            return self.hop(bytes);
+            self.mode = Mode::Foot { segment: Box::new(segment), head: bytes.into() };
+            let at = self.segment_bytes.saturating_sub(WINDOW_BYTES);
+            return self.window_at(at, WINDOW_BYTES);
         }
         let is_zero = |block: &[u8]| *block == [0; BLOCK as usize];
         if is_free(&self.identity, first) || is_free(&self.identity, second) {
@@ -164,6 +189,49 @@ impl Scan {
             // The header rotted, or this never was a segment: its records can tell.
             _ => self.whole(None),
         }
+    }
+
+    /// Looks for contents in the last bytes of the slot.
+    fn foot(&mut self, bytes: &[u8]) -> Step {
+        let Mode::Foot { segment, head } = &mut self.mode else { unreachable!("called only while looking for them") };
+        let is_its = |foot: &Foot| (foot.seq, foot.salt) == (segment.seq, segment.salt);
+        let foot = Foot::decode(bytes, self.segment_bytes).filter(is_its);
+        let (segment, head) = (core::mem::take(segment), core::mem::take(head));
+        let Some((foot, span)) = foot.and_then(|foot| Some((foot, foot.span()? as usize))) else {
+            return self.begin_hops(segment, &head);
+        };
+        self.mode = Mode::Contents { segment, head, foot, bytes: vec![0; span], missing: span };
+        self.contents(bytes)
+    }
+
+    /// Takes the next part of the contents, the last one first.
+    fn contents(&mut self, more: &[u8]) -> Step {
+        let Mode::Contents { segment, head, foot, bytes, missing } = &mut self.mode else {
+            unreachable!("called only while reading them")
+        };
+        let taken = more.len().min(*missing);
+        let from = *missing - taken;
+        bytes[from..*missing].copy_from_slice(&more[more.len() - taken..]);
+        *missing = from;
+        if from > 0 {
+            let len = CHUNK_BYTES.min(from as u32);
+            let at = self.segment_bytes - (bytes.len() - from) as u32 - len;
+            return self.window_at(at, len);
+        }
+        let (mut segment, head) = (core::mem::take(segment), core::mem::take(head));
+        let Some(Contents { shards, tombstones }) = foot.contents(bytes) else {
+            return self.begin_hops(segment, &head);
+        };
+        (segment.end, segment.closed, segment.is_listed) = (foot.end, true, true);
+        (segment.shards, segment.tombstones) = (shards, tombstones);
+        Step::Ended(Found::Segment(segment))
+    }
+
+    /// There are no contents that can be believed.
+    fn begin_hops(&mut self, segment: Box<Segment>, head: &[u8]) -> Step {
+        self.mode = Mode::Hop { at: BLOCK, segment };
+        self.window = 0;
+        self.hop(head)
     }
 
     /// Goes from header to header as far as the bytes reach.
@@ -233,6 +301,8 @@ pub(super) struct Checked {
     pub(super) is_flawed: bool,
     /// There is no END record where one is to be, and that is all that it lacks: with which salt it is to be written.
     pub(super) lacks_end: Option<u64>,
+    /// The salt of the segment; none: it has no good header.
+    pub(super) salt: Option<u64>,
 }
 
 impl Check {
@@ -268,7 +338,8 @@ impl Check {
         let Some(whole) = self.whole.filter(|whole| whole.known.is_some_and(|(seq, _)| seq == self.seq)) else {
             return Checked { is_flawed: true, ..Checked::default() };
         };
-        let mut checked = Checked { is_flawed: !whole.certain, ..Checked::default() };
+        let salt = whole.known.map(|(_, salt)| salt);
+        let mut checked = Checked { is_flawed: !whole.certain, salt, ..Checked::default() };
         for item in whole.items {
             match item {
                 Item::Shard { record, corrupt } => {

@@ -26,7 +26,8 @@ use mesh_core::{
 };
 
 use super::{
-    catalog::{Live, Use},
+    catalog::{Live, Noted, Use},
+    contents::Contents,
     format::{BLOCK, Copy, Scrubbed, Superblock, is_free, slot_at, span},
     medium::{COPIES, INSPECT_BYTES},
     reading::Reading,
@@ -332,7 +333,7 @@ impl Serving {
             Look::Records(segment, next) => {
                 let record =
                     next.checked_sub(1).and_then(|at| self.catalog.slot(segment.slot).records.get(at).copied());
-                if let Some((id, live)) = record.and_then(|(id, block)| self.counting(id, segment.slot, block)) {
+                if let Some((id, live)) = record.and_then(|record| self.counting(record, segment.slot)) {
                     match bytes {
                         Some(bytes) => drop(self.examine(id, live, &bytes)),
                         None => self.unread(id, live),
@@ -344,8 +345,9 @@ impl Serving {
     }
 
     /// A record of a slot, if it is the one that counts.
-    fn counting(&self, id: ShardId, slot: u32, block: u32) -> Option<(ShardId, Live)> {
-        self.catalog.live(id).filter(|live| live.is_at(slot, block)).map(|live| (id, live))
+    fn counting(&self, record: Noted, slot: u32) -> Option<(ShardId, Live)> {
+        let id = record.id();
+        self.catalog.live(id).filter(|live| live.is_at(slot, record.block())).map(|live| (id, live))
     }
 
     fn next_slot(&mut self, slot: u32) {
@@ -356,7 +358,7 @@ impl Serving {
         while next < segment.records {
             let record = self.catalog.slot(segment.slot).records.get(next).copied();
             next += 1;
-            if let Some((_, live)) = record.and_then(|(id, block)| self.counting(id, segment.slot, block)) {
+            if let Some((_, live)) = record.and_then(|record| self.counting(record, segment.slot)) {
                 let at = slot_at(live.slot, self.segment_bytes) + u64::from(live.block) * u64::from(BLOCK);
                 self.scrub.look = Look::Records(segment, next);
                 self.scrub_read(DiskJob::Read { at, len: span(live.len) }, cx);
@@ -369,14 +371,16 @@ impl Serving {
     /// Compares what stands in a segment with what is to be there.
     fn judge(&mut self, segment: Segment, cx: &mut Cx<'_>) {
         let Segment { slot, check, seq, end, is_closed, records, tombstones } = segment;
-        let Checked { shards, tombstones: found, mut is_flawed, lacks_end } = check.finish();
-        let known: Vec<(ShardId, u32)> = self.catalog.slot(slot).records.iter().take(records).copied().collect();
-        for (id, block) in known {
-            let Some((_, live)) = self.counting(id, slot, block) else { continue };
+        let Checked { shards, tombstones: found, mut is_flawed, lacks_end, salt } = check.finish();
+        let is_listed = self.catalog.slot(slot).is_listed || !is_closed || self.housekeeping.starved.contains(&slot);
+        let contents = Contents { shards: shards.values().copied().collect(), tombstones: found.clone() };
+        let known: Vec<Noted> = self.catalog.slot(slot).records.iter().take(records).copied().collect();
+        for record in known {
+            let Some((id, live)) = self.counting(record, slot) else { continue };
             let is_there = |sighting: &super::scan::Sighting| {
                 (sighting.id, sighting.lsn, sighting.len, sighting.crc) == (id, live.lsn, live.len, live.crc)
             };
-            let sighting = shards.get(&block).filter(|sighting| is_there(sighting));
+            let sighting = shards.get(&record.block()).filter(|sighting| is_there(sighting));
             // A damaged payload is in nobody's way, but what is not found at all might as well be something else.
             is_flawed |= sighting.is_none();
             // Good it is only as it was when it was read: somebody may have found it bad since.
@@ -393,6 +397,9 @@ impl Serving {
         } else if let Some(salt) = lacks_end.filter(|_| is_closed && !self.housekeeping.starved.contains(&slot)) {
             // Everything before it is durable, as it was when the segment was closed.
             self.write_end(slot, (seq, salt), end, cx);
+        } else if let Some(salt) = salt.filter(|_| !is_listed) {
+            // It was closed by a start, or by an older build, or what stood there rotted.
+            self.write_contents(slot, (seq, salt), end, &contents, cx);
         }
         self.next_slot(slot);
     }

@@ -18,6 +18,7 @@ use super::{
     catalog::{Catalog, Live},
     census::Counting,
     collect::Housekeeping,
+    contents::Contents,
     format::{BLOCK, GRAVES_MAX, Kind, Record, Shard, Superblock, Tombstone, data_offset, slot_at, span},
     open::Open,
     recover::Recovered,
@@ -64,6 +65,8 @@ pub(super) struct Serving {
 
     // --- the log, see `append` ---
     pub(super) open: Option<Open<Commit>>,
+    /// What is durable in the open segment; none: its contents are not to be written.
+    pub(super) contents: Option<Contents>,
     /// Tombstones and copies: they go before writes, for they make room.
     pub(super) urgent: VecDeque<Append>,
     pub(super) writes: VecDeque<Append>,
@@ -141,6 +144,7 @@ impl Serving {
             reads: VecDeque::new(),
             reading: 0,
             open: None,
+            contents: None,
             urgent: VecDeque::new(),
             writes: VecDeque::new(),
             writing: 0,

@@ -89,6 +89,61 @@ fn a_closed_and_an_open_segment_hold_the_same() {
     assert_eq!(open, Segment { closed: false, ..found });
 }
 
+/// The contents of a segment behind it, as its owner writes them.
+fn with_contents(mut image: Vec<u8>, end: u32, salt: u64) -> Vec<u8> {
+    let Segment { shards, tombstones, .. } = scan(&image).unwrap();
+    let bytes = Contents { shards, tombstones }.encode(5, salt, end);
+    let at = image.len() - bytes.len();
+    image[at..].copy_from_slice(&bytes);
+    image
+}
+
+/// Bytes that a scan reads.
+fn reads(image: &[u8]) -> Vec<(u32, u32)> {
+    let (mut scan, mut step) = Scan::start(IDENTITY, image.len() as u32, Census::default(), 0);
+    let mut reads = Vec::new();
+    while let Step::Read { at, len } = step {
+        reads.push((at, len));
+        step = scan.read(&image[at as usize..][..len as usize]);
+    }
+    reads
+}
+
+#[test]
+fn contents_say_what_the_records_say_and_no_record_is_read_for_it() {
+    let (image, end) = image(&[0, 100, 3968, 3969, 4096, 10_000], true);
+    let found = scan(&image).unwrap();
+    let listed = with_contents(image.clone(), end, 6);
+    let by_contents = Segment { is_listed: true, ..scan(&image).unwrap() };
+    assert_eq!(scan(&listed).unwrap(), by_contents);
+    assert_eq!(reads(&listed), [(0, WINDOW_BYTES), (SEGMENT - WINDOW_BYTES, WINDOW_BYTES)]);
+    // END is not needed for it.
+    let mut endless = listed.clone();
+    endless[end as usize..][..BLOCK as usize].fill(0);
+    assert_eq!(scan(&endless).unwrap(), by_contents);
+    // Those of an earlier segment of the slot are not its own, and damaged ones are nobody's.
+    let earlier = with_contents(image, end, 7);
+    assert_eq!((scan(&earlier).unwrap(), reads(&earlier).len()), (found, 3));
+}
+
+#[test]
+fn long_contents_are_read_in_parts() {
+    let segment = 4 << 20;
+    let mut image = vec![0; segment as usize];
+    let header =
+        SegmentHeader { identity: IDENTITY, epoch: Epoch(4), seq: 5, salt: 6, segment_bytes: segment, before: (0, 0) };
+    header.encode(&mut image[..BLOCK as usize]);
+    let tombstones: Vec<Tombstone> = (0..90_000).map(|n| Tombstone { id: id(n), lsn: n }).collect();
+    let bytes = Contents { shards: Vec::new(), tombstones: tombstones.clone() }.encode(5, 6, 9 * BLOCK);
+    let at = image.len() - bytes.len();
+    image[at..].copy_from_slice(&bytes);
+    let found = scan(&image).unwrap();
+    assert_eq!((found.tombstones, found.end, found.closed), (tombstones, 9 * BLOCK, true));
+    assert_eq!(reads(&image).len(), 5);
+    image[at + 5000] ^= 1;
+    assert_eq!(scan(&image).unwrap().end, BLOCK, "there is no record");
+}
+
 #[test]
 fn zeros_and_the_segments_of_others_are_no_segment() {
     assert_eq!(scan(&vec![0; SEGMENT as usize]), None);
@@ -123,6 +178,7 @@ proptest! {
     fn no_bytes_make_a_scan_panic(
         lens in proptest::collection::vec(0..20_000u32, 0..5),
         closed in any::<bool>(),
+        listed in any::<bool>(),
         noise in proptest::collection::vec((0..SEGMENT as usize, any::<u8>()), 0..30),
         blocks in proptest::collection::vec((0..32usize, 0..32usize), 0..4),
     ) {
@@ -130,7 +186,10 @@ proptest! {
             *at += span(len);
             (*at < SEGMENT - 2 * BLOCK).then_some(len)
         }).collect();
-        let (mut image, _) = image(&lens, closed);
+        let (mut image, end) = image(&lens, closed);
+        if listed && end < SEGMENT - 2 * BLOCK {
+            image = with_contents(image, end, 6);
+        }
         for (from, to) in blocks {
             let block = image[from * BLOCK as usize..][..BLOCK as usize].to_vec();
             image[to * BLOCK as usize..][..BLOCK as usize].copy_from_slice(&block);
@@ -145,6 +204,19 @@ proptest! {
                 prop_assert!(end <= SEGMENT - BLOCK);
             }
         }
+    }
+
+    /// Wherever contents, or what is behind the records, are damaged: the records are found.
+    #[test]
+    fn damaged_contents_are_as_none(at in any::<proptest::sample::Index>(), mask in 1..=255u8) {
+        let (plain, end) = image(&[100, 9000, 4096, 3000, 20_000], true);
+        let mut listed = with_contents(plain.clone(), end, 6);
+        let behind = (end + BLOCK) as usize;
+        let at = behind + at.index(listed.len() - behind);
+        listed[at] ^= mask;
+        // In the bytes before the entries it damages nothing.
+        let found = scan(&listed).map(|found| Segment { is_listed: false, ..found });
+        prop_assert_eq!(found, scan(&plain));
     }
 
     #[test]

@@ -241,10 +241,10 @@ fn a_tombstone_that_rots_beside_what_it_deletes_is_written_elsewhere() {
     }
     let Phase::Serving(serving) = &world.drive.phase else { panic!("it serves") };
     let first = serving.catalog.slot(0);
-    assert!(first.usage == Use::Sealed && first.tombstones == [shard(1)] && first.records[0].0 == shard(1));
+    assert!(first.usage == Use::Sealed && first.tombstones == [shard(1)] && first.records[0].id() == shard(1));
     // Header, the record that is deleted, that of the other shard, the tombstone.
     let place = |block: u32| (64 << 10) + u64::from(block) * BLOCK as u64;
-    let (_, bad) = first.records[1];
+    let bad = first.records[1].block();
     let tombstone = bad + crate::drive::format::span(contents(4).len() as u32) / BLOCK as u32;
     world.platter.rot(place(bad + 1) + 9);
     world.platter.rot(place(tombstone) + 20);
@@ -253,7 +253,44 @@ fn a_tombstone_that_rots_beside_what_it_deletes_is_written_elsewhere() {
     assert_eq!(damaged(&mut world, None, 9).0, [shard(4)]);
     world.power_cut(|| false);
     assert_eq!(world.get(shard(1)), Err(ErrorKind::NotFound));
-    assert_eq!(damaged(&mut world, None, 9).0, [shard(4)], "its segment is still there");
+    // Its segment is still there.
+    scrub(&mut world);
+    world.rest();
+    assert_eq!(damaged(&mut world, None, 9).0, [shard(4)]);
+    assert_eq!(world.get(shard(1)), Err(ErrorKind::NotFound));
+}
+
+/// Of an older build, of a start that closed the segment, or rotten.
+#[test]
+fn contents_that_are_missing_are_written_by_the_scrub() {
+    let mut world = World::new(20, 16);
+    for n in 0..14 {
+        world.put(shard(n), &contents(n)).expect("it is written");
+    }
+    world.delete(&[shard(3)]).expect("it is deleted");
+    for n in 14..28 {
+        world.put(shard(n), &contents(n)).expect("it is written");
+    }
+    world.rest();
+    let listed = |world: &World| {
+        let Phase::Serving(serving) = &world.drive.phase else { panic!("it serves") };
+        let closed = serving.catalog.slots().filter(|(_, slot)| slot.usage == Use::Sealed);
+        closed.map(|(at, slot)| (at, slot.is_listed)).collect::<Vec<_>>()
+    };
+    let closed: Vec<u32> = listed(&world).into_iter().map(|(at, _)| at).collect();
+    assert!(closed.len() > 1 && listed(&world).iter().all(|(_, is_listed)| *is_listed));
+    for at in &closed {
+        world.platter.write(slot_at(at + 1, 16 * BLOCK as u32) - BLOCK as u64, &[0; BLOCK]);
+    }
+    let before = world.list();
+    world.restart();
+    let none = |world: &World| listed(world).iter().filter(|(at, is_listed)| closed.contains(at) && *is_listed).count();
+    assert_eq!(none(&world), 0);
+    scrub(&mut world);
+    world.rest();
+    world.restart();
+    assert_eq!((none(&world), world.list()), (closed.len(), before));
+    assert_eq!(world.get(shard(3)), Err(ErrorKind::NotFound));
 }
 
 #[test]
