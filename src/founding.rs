@@ -1,14 +1,16 @@
 //! The founding of a cluster: its first member, tenant, access key and bucket.
 
+use core::time::Duration;
 use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
     Error, ErrorKind,
     id::{GroupId, KeyId, TenantId},
     meta::{
-        AccessKeyRow, BucketCommand, BucketSettings, Grant, MeshCommand, MetaAnswer, PrincipalRow, TenantLimits,
+        AccessKeyRow, BucketCommand, BucketSettings, Grant, MeshCommand, MetaAnswer, PrincipalRow, Query, TenantLimits,
         TenantRow, WrappedKey,
     },
+    port::Metadata as _,
 };
 use serde::{Deserialize, Serialize};
 
@@ -44,10 +46,15 @@ pub(crate) async fn found(node: &Inner, founding: &Founding) -> Result<(), Error
         ));
     }
     let cluster = &node.config.cluster;
-    for group in (0..=u64::from(cluster.namespaces.0)).map(GroupId) {
-        node.metadata.ensure_group(group).await?;
-        let alone = BTreeSet::from_iter(node.metadata.replica_id(group));
-        node.metadata.initialize(group, &alone).await?;
+    // Once the mesh is formed its groups go their own ways: one that is not here any more is elsewhere, and is not to be begun
+    // a second time.
+    let is_known = is_known_elsewhere(node) || node.metadata.control().cluster.is_some();
+    if !is_known && (is_new || !is_formed(node).await?) {
+        for group in (0..=u64::from(cluster.namespaces.0)).map(GroupId) {
+            node.metadata.ensure_group(group).await?;
+            let alone = BTreeSet::from_iter(node.metadata.replica_id(group));
+            node.metadata.initialize(group, &alone).await?;
+        }
     }
     let form =
         MeshCommand::Form { cluster: node.keyring.cluster(), code: cluster.code.0, namespaces: cluster.namespaces.0 };
@@ -75,6 +82,32 @@ pub(crate) async fn found(node: &Inner, founding: &Founding) -> Result<(), Error
         _ => Ok(()),
     }
 }
+
+/// Whether others follow a control group: this node's replica of it may be new because what it had was damaged.
+fn is_known_elsewhere(node: &Inner) -> bool {
+    let outlook = node.outlook();
+    let others = outlook.sight.reports.values().filter(|report| report.node != node.id);
+    others.flat_map(|report| &report.groups).any(|said| said.group == GroupId::CONTROL && said.leader.is_some())
+}
+
+/// Whether the control group says that the mesh is formed: whoever leads it, and not as it may be remembered here.
+async fn is_formed(node: &Inner) -> Result<bool, Error> {
+    let (answer, outcome) = tokio::sync::oneshot::channel();
+    let deadline = node.env.clock.now() + FORMED_BUDGET;
+    let done = Box::new(move |outcome| drop(answer.send(outcome)));
+    node.metadata.query(GroupId::CONTROL, Arc::new(Query::Control), deadline, done);
+    let gone = |_| Err(Error::new(ErrorKind::Draining, "this node's metadata are shutting down"));
+    match outcome.await.unwrap_or_else(gone).as_deref() {
+        Ok(MetaAnswer::Control(view)) => Ok(view.cluster.is_some()),
+        Ok(_) => Err(Error::bug("the control group answered with something else")),
+        // There is a lot in it.
+        Err(error) if error.kind() == ErrorKind::TooLarge => Ok(true),
+        Err(error) => Err(error.clone()),
+    }
+}
+
+/// How long the control group is asked whether the mesh is formed.
+const FORMED_BUDGET: Duration = Duration::from_secs(10);
 
 /// The tenant of this name, made with a new key if there is none.
 async fn tenant(node: &Inner, name: &str) -> Result<TenantId, Error> {

@@ -118,17 +118,22 @@ fn with_dpus(control: &ControlView, who: NodeId) -> BTreeSet<NodeId> {
     dpus.chain([who]).collect()
 }
 
-/// Refuses while a group needs a node: because it leads it, or because those that vote besides it are no majority without it.
+/// Refuses while a group needs a node: because it leads it, or because it votes, and those that vote besides it are no majority
+/// without it. Of a group that it has no part in nothing is asked.
 fn expect_group_without(known: &Outlook, control: &ControlView, group: GroupId, who: NodeId) -> Result<(), Error> {
     let refused = |what: &'static str| Error::new(ErrorKind::Conflict, what).with("group", group).with("node", who);
     let sight = &known.sight;
     let led =
         sight.alive.iter().filter_map(|node| sight.said_of(*node, group).filter(|said| said.leader == Some(*node)));
-    let Some(led) = led.max_by_key(|said| said.term) else {
+    // Who has just ceased to lead names no voters.
+    let Some(led) = led.filter(|said| !said.voters.is_empty()).max_by_key(|said| said.term) else {
         return Err(refused("the metadata group has no leader that this node sees; try again in a moment"));
     };
     if led.leader == Some(who) {
         return Err(refused("the node leads the metadata group still, and gives that away; try again in a moment"));
+    }
+    if led.voters.iter().all(|voter| voter.node() != who) {
+        return Ok(());
     }
     // Those that vote now have to agree to that, and it may be gone at once.
     let is_there = |node: NodeId| node != who && known.is_up(node) && !control.is_out(node);

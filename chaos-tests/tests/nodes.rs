@@ -76,6 +76,17 @@ fn dpus_that_start_again_cost_no_request() {
     }
 }
 
+/// Who founded the mesh founds it again at each start, also once most groups are of others alone: none is begun a second time.
+#[test]
+fn a_founder_that_starts_again_begins_no_group_a_second_time() {
+    let mut plan = Plan { namespaces: 6, storm: 20_000, level: LEVEL, ..Plan::fair(5, 0) };
+    plan.faults.push((6_000, Fault::Crash { node: NodeId(1), steps: 0, power: false, down: 1_000 }));
+    let verdict = run_plan(3, &plan, None, false);
+    println!("{verdict}");
+    assert_eq!((verdict.violation, verdict.figures.crashes), (None, 1));
+    assert!(verdict.figures.tally.well > 100);
+}
+
 /// What a DPU that loses its power was asked is answered as soon as it is missed, and not when its link or the request is given
 /// up: of a whole chain, which is taken over, and of the tail of one, whose head only stops asking.
 #[test]

@@ -75,9 +75,10 @@ pub(super) fn at_once(node: &Arc<Inner>, act: Act) {
 /// What takes time, and how long it may take.
 pub(super) fn keyed(node: Arc<Inner>, act: Act) -> (BoxFuture<'static, Result<(), Error>>, Option<Duration>) {
     let bound = match act {
-        // It is not to be cut short: a store that is half renewed serves nobody.
+        // They are not to be cut short: a store that is half renewed serves nobody, and a replica that is half removed must not
+        // be opened.
         // What is done to an actor has its own bounds, and only that actor waits for it.
-        Act::Renew | Act::Actor(..) => None,
+        Act::Renew | Act::Retire(_) | Act::Actor(..) => None,
         Act::LayOut(_) => Some(DESK_MAX),
         _ => Some(STEP_MAX),
     };

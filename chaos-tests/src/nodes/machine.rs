@@ -163,7 +163,6 @@ pub(super) struct Shared {
     pub(super) fabric: MemoryFabric,
     pub(super) foundings: Vec<Founding>,
     pub(super) snapshot_every: u64,
-    pub(super) founded: Arc<AtomicBool>,
     pub(super) functions: Vec<Own>,
     /// For QUIC; none: links are in memory.
     pub(super) air: Option<Arc<Air>>,
@@ -277,18 +276,18 @@ impl Machine {
         }
         let started: Arc<Mutex<Option<Result<Node, Error>>>> = Arc::default();
         let (slot, bootstrap) = (started.clone(), self.config.bootstrap);
-        let (foundings, founded) = (shared.foundings.clone(), shared.founded.clone());
+        let foundings = shared.foundings.clone();
         runtime.spawn(async move {
             let node = builder.start().await;
             *lock(&slot) = Some(node.clone());
             let Ok(node) = node else { return };
-            if bootstrap && !founded.load(Relaxed) {
+            // At each start, as a program may: repeating it has no effect.
+            if bootstrap {
                 for founding in &foundings {
                     while node.found(founding).await.is_err() {
                         tokio::time::sleep(Duration::from_millis(500)).await;
                     }
                 }
-                founded.store(true, Relaxed);
             }
         });
         self.running = Some(Running { runtime, life, started, began, own: Duration::ZERO });

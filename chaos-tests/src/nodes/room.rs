@@ -177,7 +177,6 @@ impl Room {
         };
         let (foundings, signers) = (1..).zip(&BUCKETS).take(tenants).map(found).unzip();
         let street = Arc::<Street>::default();
-        let founded = Arc::new(AtomicBool::new(false));
         let air = plan.quic.then(Arc::<Air>::default);
         let shared = Shared {
             seed,
@@ -185,7 +184,6 @@ impl Room {
             fabric: fabric.clone(),
             foundings,
             snapshot_every: plan.snapshot_every,
-            founded,
             functions,
             air: air.clone(),
             street: street.clone(),

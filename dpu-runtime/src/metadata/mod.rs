@@ -162,7 +162,7 @@ pub struct RaftMetadata {
     groups: RwLock<BTreeMap<GroupId, Arc<Replica>>>,
     /// Groups whose replica here is damaged: it neither votes nor serves.
     damaged: Mutex<BTreeMap<GroupId, (ReplicaId, Error)>>,
-    opening: tokio::sync::Mutex<()>,
+    opening: Arc<tokio::sync::Mutex<()>>,
     led: Led,
     /// Who has a replica of what, for who looks for one.
     replicas: KnownReplicas,
@@ -231,7 +231,7 @@ impl RaftMetadata {
             permits: Arc::new(Semaphore::new(REQUESTS_MAX)),
             groups: RwLock::default(),
             damaged: Mutex::default(),
-            opening: tokio::sync::Mutex::default(),
+            opening: Arc::default(),
             led: Led::default(),
             replicas: KnownReplicas::default(),
             control,
@@ -425,9 +425,16 @@ impl RaftMetadata {
     /// closed, and is there when the node starts again.
     pub async fn retire(&self, group: GroupId) -> Result<(), Error> {
         let Ok(replica) = self.replica(group) else { return Ok(()) };
-        self.expect_no_member(group, replica.id()).await?;
-        let _one_at_a_time = self.opening.lock().await;
         let id = replica.id();
+        if replica.raft.is_leader() {
+            return Err(Error::new(ErrorKind::Conflict, "this replica leads its metadata group").with("group", group));
+        }
+        self.expect_no_member(group, id).await?;
+        let one_at_a_time = Arc::clone(&self.opening).lock_owned().await;
+        // All may have been renewed meanwhile, or shut down.
+        if !self.replica(group).is_ok_and(|now| Arc::ptr_eq(&now, &replica)) {
+            return Ok(());
+        }
         let state = Arc::downgrade(&replica.state);
         self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
         if let Err(error) = replica.raft.shutdown().await {
@@ -448,7 +455,13 @@ impl RaftMetadata {
         }
         let store = self.store();
         let home = store.home();
-        let forgotten = home.aside(move || store.forget(group)).await?;
+        // Whoever waits for it may be gone: nobody opens it before that is done.
+        let forget = move || {
+            let forgotten = store.forget(group, id);
+            drop(one_at_a_time);
+            forgotten
+        };
+        let forgotten = home.aside(forget).await?;
         forgotten.map_err(|error| {
             let what = "a replica that is no member of its metadata group any more cannot be removed";
             Error::new(ErrorKind::DriveFailed, what).with("group", group).caused_by(error)

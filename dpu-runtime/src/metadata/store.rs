@@ -258,6 +258,7 @@ impl Store {
         if let Some(claim) = lock(&self.claims).groups.get(&group) {
             return Ok(claim.replica);
         }
+        self.make_room(group)?;
         self.sound(group)?;
         let replica = self.mint()?;
         let minted = {
@@ -345,16 +346,19 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// `InvalidData` if it is damaged: then it is renewed with all others. Or it cannot be written.
-    pub(super) fn forget(&self, group: GroupId) -> io::Result<()> {
-        let Some(replica) = lock(&self.claims).groups.get(&group).map(|claim| claim.replica) else { return Ok(()) };
+    /// `InvalidData` if it is damaged: then it is renewed with all others. Or it cannot be written: where it was half removed
+    /// by then it is damaged from now on, for what is left must not become its successor's.
+    pub(super) fn forget(&self, group: GroupId, replica: ReplicaId) -> io::Result<()> {
+        if lock(&self.claims).groups.get(&group).is_none_or(|claim| claim.replica != replica) {
+            return Ok(());
+        }
         self.write(group, Slot::Gone, &replica)?;
         self.flusher.finish()?;
         lock(&self.claims).groups.retain(|known, _| *known != group);
         // From both halves of the mark: what one of them still claims must be there.
-        self.flusher.finish()?;
-        self.flusher.finish()?;
-        self.clear(group)
+        let unmarked = self.flusher.finish().and_then(|()| self.flusher.finish());
+        let cleared = unmarked.and_then(|()| self.clear(group));
+        cleared.inspect_err(|error| self.note(group, &format!("a replica was removed in part: {error}")))
     }
 
     fn clear(&self, group: GroupId) -> io::Result<()> {
@@ -369,6 +373,17 @@ impl Store {
             .for_each(|slot| rows.remove(&slot_key(group, slot)));
         guarded(|| database.meta.apply(rows))?;
         self.flusher.finish()
+    }
+
+    /// Removes what is left of a replica that was removed in part, before another one begins.
+    fn make_room(&self, group: GroupId) -> io::Result<()> {
+        let database = self.database()?;
+        if !gone(&database.meta)?.contains(&group) {
+            return Ok(());
+        }
+        self.clear(group)?;
+        lock(&self.damage).groups.remove(&group);
+        Ok(())
     }
 
     /// Finishes what [`Store::forget`] had begun; where the mark still claims the replica, it was not begun. A group of which

@@ -10,11 +10,11 @@
 //! replicas of a group are of as many zones and racks as there are.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Leaving, NodeKind, mix};
+use super::{Leaving, NodeInfo, NodeKind, mix};
 use crate::{
     id::{GroupId, NodeId},
     meta::{ControlView, Level},
@@ -39,49 +39,7 @@ impl Replicas {
     /// no more for that, only where nobody else is there.
     #[must_use]
     pub fn of(view: &ControlView) -> Option<Self> {
-        if view.level < Level::REPLICAS {
-            return None;
-        }
-        let hosts: BTreeSet<NodeId> = view
-            .nodes
-            .values()
-            .filter(|info| info.kind == NodeKind::Host && !view.departures.contains_key(&info.id))
-            .map(|info| info.id)
-            .collect();
-        let many = view.all_codes().any(|code| code.parity > 1);
-        let wanted = match hosts.len() {
-            few @ 0..REPLICAS => few,
-            REPLICAS_MAX.. if many => REPLICAS_MAX,
-            _ => REPLICAS,
-        };
-        let groups = usize::from(view.namespaces);
-        if hosts.len() == wanted {
-            return Some(Self { groups: vec![hosts; groups] });
-        }
-        let (places, away) = (view.places(), away(view));
-        // A quarter more than the mean.
-        let share = (5 * groups * wanted).div_ceil(4 * hosts.len());
-        let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
-        let of_group = |group: u64| {
-            let mut chosen: BTreeSet<NodeId> = BTreeSet::new();
-            for _ in 0..wanted {
-                let rank = |host: &NodeId| {
-                    let [zone, rack, _] = places.domains(*host);
-                    let with = |at: usize, domain: NodeId| {
-                        chosen.iter().filter(|other| places.domains(**other)[at] == domain).count()
-                    };
-                    let is_full = load.get(host).is_some_and(|load| *load >= share);
-                    (away.contains(host), with(0, zone), with(1, rack), is_full, mix(mix(group) ^ host.0), *host)
-                };
-                let next = hosts.iter().copied().filter(|host| !chosen.contains(host)).min_by_key(rank);
-                chosen.extend(next);
-            }
-            for host in &chosen {
-                *load.entry(*host).or_default() += 1;
-            }
-            chosen
-        };
-        Some(Self { groups: (1..=u64::from(view.namespaces)).map(of_group).collect() })
+        Grounds::of(view).map(|grounds| grounds.replicas())
     }
 
     /// The hosts of a namespace group; none: it is not one.
@@ -99,9 +57,86 @@ fn away(view: &ControlView) -> BTreeSet<NodeId> {
     away.into_iter().map(|drive| drive.node).filter(|node| !used.contains(node)).collect()
 }
 
+/// All that [`Replicas`] come from.
+#[derive(Debug, PartialEq, Eq)]
+struct Grounds {
+    groups: usize,
+    /// Replicas of each.
+    wanted: usize,
+    hosts: Vec<Host>,
+}
+
+/// A host that may have replicas.
+#[derive(Debug, PartialEq, Eq)]
+struct Host {
+    id: NodeId,
+    zone: NodeId,
+    rack: NodeId,
+    is_away: bool,
+}
+
+impl Grounds {
+    fn of(view: &ControlView) -> Option<Self> {
+        if view.level < Level::REPLICAS {
+            return None;
+        }
+        let (places, away) = (view.places(), away(view));
+        let stays = |info: &&NodeInfo| info.kind == NodeKind::Host && !view.departures.contains_key(&info.id);
+        let host = |info: &NodeInfo| {
+            let [zone, rack, id] = places.domains(info.id);
+            Host { id, zone, rack, is_away: away.contains(&id) }
+        };
+        let hosts: Vec<Host> = view.nodes.values().filter(stays).map(host).collect();
+        let many = view.all_codes().any(|code| code.parity > 1);
+        let wanted = match hosts.len() {
+            few @ 0..REPLICAS => few,
+            REPLICAS_MAX.. if many => REPLICAS_MAX,
+            _ => REPLICAS,
+        };
+        Some(Self { groups: usize::from(view.namespaces), wanted, hosts })
+    }
+
+    fn replicas(&self) -> Replicas {
+        let Self { groups, wanted, hosts } = self;
+        if hosts.len() == *wanted {
+            let all: BTreeSet<NodeId> = hosts.iter().map(|host| host.id).collect();
+            return Replicas { groups: vec![all; *groups] };
+        }
+        // A quarter more than the mean.
+        let share = (5 * groups * wanted).div_ceil(4 * hosts.len());
+        let mut load = vec![0; hosts.len()];
+        let mut of_group = |group: u64| {
+            let mut chosen: Vec<usize> = Vec::with_capacity(*wanted);
+            for _ in 0..*wanted {
+                let rank = |at: &usize| {
+                    let host = &hosts[*at];
+                    let with =
+                        |same: &dyn Fn(&Host) -> bool| chosen.iter().filter(|other| same(&hosts[**other])).count();
+                    let in_zone = with(&|other| other.zone == host.zone);
+                    let in_rack = with(&|other| other.rack == host.rack);
+                    (host.is_away, in_zone, in_rack, load[*at] >= share, mix(mix(group) ^ host.id.0), host.id)
+                };
+                let next = (0..hosts.len()).filter(|at| !chosen.contains(at)).min_by_key(rank);
+                chosen.extend(next);
+            }
+            chosen.iter().for_each(|at| load[*at] += 1);
+            chosen.into_iter().map(|at| hosts[at].id).collect()
+        };
+        Replicas { groups: (1..=*groups as u64).map(&mut of_group).collect() }
+    }
+}
+
 /// [`Replicas`], made again only where something has changed that they come from. Clones begin with nothing.
 #[derive(Debug, Default)]
-pub struct KnownReplicas(Mutex<Option<(ControlView, Option<Arc<Replicas>>)>>);
+pub struct KnownReplicas(Mutex<Option<Known>>);
+
+#[derive(Debug)]
+struct Known {
+    /// Of this, as far as it was looked at.
+    view: ControlView,
+    grounds: Option<Grounds>,
+    replicas: Option<Arc<Replicas>>,
+}
 
 impl Clone for KnownReplicas {
     fn clone(&self) -> Self {
@@ -114,14 +149,19 @@ impl KnownReplicas {
     #[must_use]
     pub fn of(&self, view: &ControlView) -> Option<Arc<Replicas>> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, replicas)) = &*known
-            && has_same_grounds(of, view)
+        if let Some(known) = &*known
+            && is_same(&known.view, view)
         {
-            return replicas.clone();
+            return known.replicas.clone();
         }
-        let replicas = Replicas::of(view).map(Arc::new);
-        // Only what they come from: all else would be kept for nothing.
-        let grounds = ControlView {
+        // Nodes that start again, say, change the view and not this.
+        let grounds = Grounds::of(view);
+        let replicas = match &*known {
+            Some(known) if known.grounds == grounds => known.replicas.clone(),
+            _ => grounds.as_ref().map(|grounds| Arc::new(grounds.replicas())),
+        };
+        // All else of the view would be kept for nothing.
+        let view = ControlView {
             code: view.code,
             namespaces: view.namespaces,
             nodes: view.nodes.clone(),
@@ -132,12 +172,13 @@ impl KnownReplicas {
             codes: view.codes.clone(),
             ..ControlView::default()
         };
-        *known = Some((grounds, replicas.clone()));
+        *known = Some(Known { view, grounds, replicas: replicas.clone() });
         replicas
     }
 }
 
-fn has_same_grounds(one: &ControlView, other: &ControlView) -> bool {
+/// Whether nothing has been put into one of them since that the other had not.
+fn is_same(one: &ControlView, other: &ControlView) -> bool {
     let maps = one.nodes.is_same(&other.nodes)
         && one.drives.is_same(&other.drives)
         && one.leaving.is_same(&other.leaving)
@@ -148,6 +189,8 @@ fn has_same_grounds(one: &ControlView, other: &ControlView) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::{
         id::{DriveId, Epoch, Incarnation},
@@ -270,7 +313,11 @@ mod tests {
         let first = known.of(&view);
         assert_eq!(first.as_deref(), Replicas::of(&view).as_ref());
         let again = known.of(&ControlView { wishes: Default::default(), ..view.clone() });
-        assert!(first.zip(again).is_some_and(|(first, again)| Arc::ptr_eq(&first, &again)));
+        // A node that has started again, too.
+        view.nodes.extend([(NodeId(2), NodeInfo { incarnation: Incarnation(9), ..host(2) })]);
+        for again in [again, known.of(&view)] {
+            assert!(first.as_ref().zip(again).is_some_and(|(first, again)| Arc::ptr_eq(first, &again)));
+        }
         let changes: [fn(&mut ControlView); 6] = [
             |view| view.departures.extend([(NodeId(1), Departure::Out)]),
             |view| view.nodes.extend([(NodeId(7), host(7))]),

@@ -41,7 +41,7 @@ impl core::fmt::Display for Broken {
     }
 }
 
-/// An act ends within this, other than a renewal and what is done to an actor (a user's function may be built for as long
+/// An act ends within this, other than a renewal, the removal of a replica, and what is done to an actor (a user's function may be built for as long
 /// as it takes), one way or the other: whoever carries it out sees to that.
 pub const ACT_MAX: Duration = Duration::from_secs(180);
 
@@ -60,7 +60,7 @@ impl Steward {
         expect(is_waited_for && hands == self.lead.hands.len() && hands <= 2 * MOVES_MAX, Broken::Hands)?;
         let plans = self.lead.plans.wanted().next().is_some();
         expect(!plans || self.leads_control(), Broken::PlansWithoutLeading)?;
-        let is_bounded = |key: &Key| !matches!(key, Key::Renew | Key::Actor(_));
+        let is_bounded = |key: &Key| !matches!(key, Key::Renew | Key::Retire(_) | Key::Actor(_));
         let is_stuck = |key: &Key, since: Instant| is_bounded(key) && now.since(since) > ACT_MAX;
         let stuck = self.busy.iter().find(|(key, since)| is_stuck(key, **since));
         stuck.map_or(Ok(()), |(key, _)| Err(Broken::Stuck(*key)))?;

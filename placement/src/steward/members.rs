@@ -31,8 +31,10 @@ pub struct Members {
     pub voters: BTreeSet<ReplicaId>,
     /// Who follows.
     pub learners: BTreeSet<ReplicaId>,
-    /// Those who have what the leader has, or nearly.
+    /// Those who have what the leader has, or nearly: of one that is silent, had when it was heard last.
     pub caught_up: BTreeSet<ReplicaId>,
+    /// Voters whose node answers, and says that it has this very replica, and that it works.
+    pub sound: BTreeSet<ReplicaId>,
     /// See [`Group::unfinished`].
     pub unfinished: Option<BTreeSet<ReplicaId>>,
     /// The nodes that are to have a replica and that answer.
@@ -90,7 +92,15 @@ impl Members {
             let votes = info.kind == NodeKind::Host && !view.departures.contains_key(&info.id);
             Some((info.id, Wanted { votes, replica: said.map(|said| said.replica) }))
         });
+        let is_sound = |voter: &ReplicaId| {
+            let start = view.nodes.get(&voter.node()).map(|info| info.incarnation);
+            let is_there = sight.alive.contains(&voter.node())
+                && sight.reports.get(&voter.node()).map(|report| report.incarnation) == start;
+            let said = sight.said_of(voter.node(), id).filter(|_| is_there);
+            said.is_some_and(|said| said.replica == *voter && said.trouble.is_none())
+        };
         Self {
+            sound: group.voters.iter().copied().filter(is_sound).collect(),
             voters: group.voters.clone(),
             learners: group.learners.clone(),
             caught_up: group.caught_up.clone(),
@@ -132,6 +142,11 @@ impl Members {
         self.present().map(|(replica, _)| replica).find(is_new).map(Step::Follow)
     }
 
+    /// Whether a voter answers and has what the leader has, or nearly.
+    fn has_all(&self, voter: ReplicaId) -> bool {
+        self.leader == Some(voter) || (self.sound.contains(&voter) && self.caught_up.contains(&voter))
+    }
+
     /// Whether a node is to have no replica, though it may have one.
     fn is_guest(&self, node: NodeId) -> bool {
         self.hosts.as_ref().is_some_and(|hosts| !hosts.contains(&node))
@@ -161,13 +176,13 @@ impl Members {
         });
         past.or_else(|| {
             // Who stays in place of who leaves; those that have left first, and those last that only others are to replace: of
-            // these those that lag.
+            // these those that do not answer.
             let leaves = |old: &&ReplicaId| {
                 let goes = self.departures.contains_key(&old.node()) || self.is_guest(old.node());
                 goes && self.leader != Some(**old)
             };
             let order = |old: &&ReplicaId| {
-                (self.is_out(old.node()), self.departures.contains_key(&old.node()), !self.caught_up.contains(*old))
+                (self.is_out(old.node()), self.departures.contains_key(&old.node()), !self.has_all(**old))
             };
             let old = self.voters.iter().filter(leaves).max_by_key(order)?;
             let is_other = |new: &ReplicaId| self.voters.iter().all(|voter| voter.node() != new.node());
@@ -179,8 +194,9 @@ impl Members {
     }
 
     /// Who has left votes no more, also where nobody is there to take that place. Nor does, of an even number, who leaves, if
-    /// nobody comes: the others bear as much without it, and once it is gone it could not agree to that. Nor do more than are to,
-    /// where all others have what the leader has: then no loss that was borne before is not borne after.
+    /// nobody comes: the others bear as much without it, and once it is gone it could not agree to that. Nor do more than are to:
+    /// one that is silent once a majority of those that are left answer and have what the leader has, for then nothing is lost by
+    /// it; one that answers once all others do, for fewer bear fewer losses, and none is to have happened by then.
     fn part(&self) -> Option<Step> {
         let is_new = |new: &ReplicaId| self.voters.iter().all(|voter| voter.node() != new.node());
         let somebody_comes = self.present().any(|(replica, votes)| votes && is_new(&replica));
@@ -189,14 +205,16 @@ impl Members {
             Some(Departure::Asked) => self.voters.len().is_multiple_of(2) && !somebody_comes,
             None => {
                 let is_too_many = self.hosts.as_ref().is_some_and(|hosts| self.voters.len() > hosts.len());
-                let has_all = |other: &ReplicaId| self.caught_up.contains(other) || self.leader == Some(*other);
-                let others_have_all = || self.voters.iter().filter(|other| *other != voter).all(has_all);
-                is_too_many && self.is_guest(voter.node()) && others_have_all()
+                let others = self.voters.iter().filter(|other| *other != voter);
+                let (there, all) = (others.clone().filter(|other| self.has_all(**other)).count(), others.count());
+                let are_enough = if self.has_all(*voter) { there == all } else { 2 * there > all };
+                is_too_many && self.is_guest(voter.node()) && are_enough
             }
         };
         let gone = |voter: &&ReplicaId| goes(voter) && self.leader != Some(**voter);
         // One at a time: what is an even number changes with each.
-        let gone = self.voters.iter().filter(gone).max_by_key(|voter| self.is_out(voter.node()))?;
+        let order = |voter: &&ReplicaId| (self.is_out(voter.node()), !self.has_all(**voter));
+        let gone = self.voters.iter().filter(gone).max_by_key(order)?;
         let left: BTreeSet<ReplicaId> = self.voters.iter().copied().filter(|voter| voter != gone).collect();
         (!left.is_empty()).then_some(Step::Vote(left))
     }
@@ -206,8 +224,10 @@ impl Members {
     fn promote(&self) -> Option<Step> {
         let voters = self.voters.len();
         let most = self.hosts.as_ref().map_or(VOTERS_MAX, BTreeSet::len);
+        // Who leads alone and is not to needs somebody to give that to.
+        let needs_an_heir = voters == 1 && self.voters.iter().all(|voter| self.is_guest(voter.node()));
         let missing = match voters {
-            _ if voters >= most => return None,
+            _ if voters >= most && !needs_an_heir => return None,
             0..3 => 1,
             even if even.is_multiple_of(2) => 1,
             _ => 2,
@@ -332,24 +352,61 @@ mod tests {
         vote(&mut group, &[(2, 1), (3, 1), (5, 1)]);
     }
 
+    /// The only host of a mesh is replaced by another one.
+    #[test]
+    fn who_leads_alone_takes_in_who_is_to_have_it_in_its_place() {
+        let mut group = Members {
+            voters: set(&[(1, 1)]),
+            learners: set(&[(2, 1)]),
+            caught_up: set(&[(1, 1), (2, 1)]),
+            sound: set(&[(1, 1)]),
+            leader: Some(replica(1, 1)),
+            nodes: nodes(&[(2, 1)]),
+            hosts: Some([NodeId(2)].into()),
+            departures: [(NodeId(1), Departure::Asked)].into(),
+            ..Members::default()
+        };
+        assert_eq!(group.step(), Some(Step::Vote(set(&[(1, 1), (2, 1)]))));
+        (group.voters, group.learners) = (set(&[(1, 1), (2, 1)]), BTreeSet::new());
+        assert_eq!(group.step(), None, "it gives away that it leads");
+        (group.leader, group.sound) = (Some(replica(2, 1)), group.voters.clone());
+        assert_eq!(group.step(), Some(Step::Vote(set(&[(2, 1)]))));
+    }
+
     #[test]
     fn voters_that_are_too_many_go_once_all_others_have_everything() {
         let voters = set(&[(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)]);
         let mut group = Members {
-            caught_up: set(&[(2, 1), (3, 1), (4, 1)]),
+            // As of when they were heard last.
+            caught_up: voters.clone(),
+            sound: set(&[(1, 1), (2, 1), (3, 1), (4, 1)]),
             voters,
             leader: Some(replica(1, 1)),
             nodes: nodes(&[(1, 1), (2, 1), (3, 1)]),
             hosts: Some([1, 2, 3].map(NodeId).into()),
             ..Members::default()
         };
-        // Without the one that lags, four are left that have all; without another one, one of four would lag.
+        // Without the one that is silent, four are left that have all; without another one, one of four would be.
         let four = set(&[(1, 1), (2, 1), (3, 1), (4, 1)]);
         assert_eq!(group.step(), Some(Step::Vote(four.clone())));
         group.voters = four;
         assert_eq!(group.step(), Some(Step::Vote(set(&[(1, 1), (2, 1), (3, 1)]))));
-        group.caught_up = set(&[(2, 1), (4, 1)]);
+        group.sound = set(&[(1, 1), (2, 1), (4, 1)]);
         assert_eq!(group.step(), None, "of the three that would be left one is not there");
+        // Both that are to go are silent: one after the other.
+        let five = Members { voters: set(&[(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)]), ..group.clone() };
+        let mut silent = Members { sound: set(&[(2, 1), (3, 1)]), ..five };
+        assert_eq!(silent.step(), Some(Step::Vote(set(&[(1, 1), (2, 1), (3, 1), (4, 1)]))));
+        silent.voters = set(&[(1, 1), (2, 1), (3, 1), (4, 1)]);
+        assert_eq!(silent.step(), Some(Step::Vote(set(&[(1, 1), (2, 1), (3, 1)]))));
+        // Of those that are to stay two are: whoever goes, too few are left.
+        silent.voters.insert(replica(5, 1));
+        silent.sound = set(&[(4, 1), (5, 1)]);
+        assert_eq!(silent.step(), None);
+        group.sound = group.voters.clone();
+        group.caught_up = set(&[(2, 1), (4, 1)]);
+        assert_eq!(group.step(), None, "or lags");
+        group.caught_up = group.voters.clone();
         group.voters = set(&[(1, 1), (2, 1), (3, 1)]);
         group.hosts = Some([1, 2].map(NodeId).into());
         assert_eq!(group.step(), Some(Step::Vote(set(&[(1, 1), (2, 1)]))));
@@ -556,8 +613,8 @@ mod tests {
         };
         let left = proptest::collection::btree_map(1_u64..7, 0..2_u8, 0..4);
         let hosts = proptest::option::of(proptest::collection::btree_set((1_u64..7).prop_map(NodeId), 0..6));
-        let all = (some(), some(), some(), some(), some(), left, hosts);
-        all.prop_map(move |(voters, learners, caught_up, now, lead, left, hosts)| {
+        let all = (some(), some(), some(), some(), some(), some(), left, hosts);
+        all.prop_map(move |(voters, learners, caught_up, sound, now, lead, left, hosts)| {
             let how = |how| if how == 0 { Departure::Asked } else { Departure::Out };
             let departures: SharedMap<_, _> = left.into_iter().map(|(node, left)| (NodeId(node), how(left))).collect();
             let mut nodes = nodes(&one_a_node(now));
@@ -575,6 +632,7 @@ mod tests {
                 voters,
                 learners,
                 caught_up: set(&caught_up),
+                sound: set(&sound.into_iter().collect::<Vec<_>>()),
                 leader: set(&one_a_node(lead)).into_iter().next(),
                 nodes,
                 hosts,
@@ -614,7 +672,9 @@ mod tests {
                         }
                         let nodes: BTreeSet<_> = voters.iter().map(|voter| voter.node()).collect();
                         prop_assert_eq!(nodes.len(), voters.len());
-                        prop_assert!(voters.len() <= most.max(group.voters.len()));
+                        let alone = group.voters.iter().all(|voter| group.is_guest(voter.node()));
+                        let heir = usize::from(group.voters.len() == 1 && alone);
+                        prop_assert!(voters.len() <= most.max(group.voters.len() + heir));
                         group.voters = voters;
                     }
                 }

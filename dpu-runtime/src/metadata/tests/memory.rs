@@ -203,8 +203,10 @@ async fn a_replica_that_is_removed_is_there_or_gone_whenever_it_crashes() {
     }
     let old = store.replica(GROUP).unwrap();
     lock(&copies).clear();
-    store.forget(GROUP).unwrap();
-    store.forget(GROUP).unwrap();
+    store.forget(GROUP, ReplicaId::new(NodeId(1), 1)).unwrap();
+    assert!(lock(&copies).is_empty(), "that is another one");
+    store.forget(GROUP, old).unwrap();
+    store.forget(GROUP, old).unwrap();
     drop(store);
     let mut seen = [0, 0];
     let copies = core::mem::take(&mut *lock(&copies));
@@ -230,6 +232,57 @@ async fn a_replica_that_is_removed_is_there_or_gone_whenever_it_crashes() {
         drop(store);
         copy.crash(false);
         expect_full(&open(), GROUP).await;
+    }
+    assert!(seen.iter().all(|seen| *seen > 2), "{seen:?}");
+}
+
+/// The medium takes nothing from some step on while a replica is removed: it is there, or it is damaged; what is left of it is
+/// never taken for another one's.
+#[tokio::test]
+async fn a_replica_that_is_removed_in_part_is_not_begun_anew() {
+    struct Failing {
+        steps: Arc<dyn Durable>,
+        left: std::sync::atomic::AtomicUsize,
+    }
+    impl Failing {
+        fn step(&self, step: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+            let takes = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            takes.map_err(|_| std::io::Error::other("as planned"))?;
+            step()
+        }
+    }
+    impl Durable for Failing {
+        fn flush(&self) -> std::io::Result<()> {
+            self.step(|| self.steps.flush())
+        }
+        fn sync(&self) -> std::io::Result<()> {
+            self.step(|| self.steps.sync())
+        }
+        fn mark(&self, claims: &Claims) -> std::io::Result<()> {
+            self.step(|| self.steps.mark(claims))
+        }
+    }
+    let mut seen = [0, 0];
+    for fails_after in 0..12 {
+        let gate = std::sync::OnceLock::new();
+        let over = |steps: Arc<dyn Durable>| -> Arc<dyn Durable> {
+            let failing = Arc::new(Failing { steps, left: usize::MAX.into() });
+            drop(gate.set(failing.clone()));
+            failing
+        };
+        let store = Arc::new(Store::open_over(Home::Memory(home(4)), NodeId(1), entropy(), over).expect("a store"));
+        let old = store.replica(GROUP).unwrap();
+        fill(&store, GROUP).await;
+        gate.get().unwrap().left.store(fails_after, Ordering::SeqCst);
+        if store.forget(GROUP, old).is_ok() {
+            continue;
+        }
+        let is_there = store.replicas().get(&GROUP) == Some(&old);
+        seen[usize::from(is_there)] += 1;
+        if !is_there {
+            assert!(matches!(store.health(GROUP), Health::Damaged(_)), "after {fails_after}");
+            store.replica(GROUP).expect_err("what is left is in the way");
+        }
     }
     assert!(seen.iter().all(|seen| *seen > 2), "{seen:?}");
 }

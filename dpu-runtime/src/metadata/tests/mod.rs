@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use mesh_core::{
     ErrorKind,
-    id::{GroupId, NodeId},
+    id::{GroupId, NodeId, ReplicaId},
     meta::FORMAT,
 };
 use openraft::{
