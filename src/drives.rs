@@ -12,7 +12,10 @@ use mesh_core::{
     time::Instant,
     topology::{DRIVE_IS_OUT, DriveInfo, DriveState},
 };
-use mesh_placement::steward::{Outlook, outs::Spare};
+use mesh_placement::steward::{
+    Outlook,
+    outs::{Spare, expect_apart},
+};
 
 use crate::{
     node::{Inner, ask_node, media},
@@ -47,11 +50,12 @@ pub(crate) async fn lose(node: &Arc<Inner>, drive: DriveId) -> Result<LostDrive,
 ///
 /// # Errors
 /// `NotFound` for a drive that was never registered; `Conflict` if what is stored would be less safe without it, or would not
-/// fit: see [`Outlook::spare`].
+/// fit: see [`Outlook::spare`] and [`expect_apart`].
 pub(crate) async fn drain(node: &Arc<Inner>, drive: DriveId, draining: bool) -> Result<DrainedDrive, Error> {
     let control = node.metadata.control();
     let info = known(&control, drive)?;
     let Spare { left, used_bytes } = if draining {
+        expect_apart(&control, &[drive].into())?;
         node.outlook().spare(&control, &[drive].into())?
     } else {
         Spare { left: control.staying().filter(|other| other.id != drive).count() + 1, used_bytes: 0 }

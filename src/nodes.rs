@@ -11,7 +11,10 @@ use mesh_core::{
     time::Instant,
     topology::{Departure, NodeInfo, NodeKind, voters_left},
 };
-use mesh_placement::steward::{Outlook, outs::Spare};
+use mesh_placement::steward::{
+    Outlook,
+    outs::{Spare, expect_apart},
+};
 
 use crate::node::Inner;
 
@@ -36,6 +39,7 @@ pub(crate) async fn leave(node: &Arc<Inner>, who: NodeId, leaving: bool) -> Resu
             drives.into_iter().filter(|drive| !control.leaving.contains_key(drive)).collect();
         if !going.is_empty() {
             let Spare { left, used_bytes } = node.outlook().spare(&control, &going)?;
+            expect_apart(&control, &going)?;
             (said.left, said.used_bytes) = (left as u64, used_bytes);
         }
     }

@@ -100,8 +100,7 @@ pub fn build(id: LayoutId, lineage: &Lineage, drives: &[DriveInfo], places: &Pla
             None => GROUPS_MAX,
         };
         let length = code.group_drives().min(usable.len());
-        let limits =
-            if places.is_empty() { [None; 2] } else { [0, 1].map(|level| limit_of(level, code, &usable, places)) };
+        let limits = limits_of(code, &usable, places);
         let group = |group: usize| {
             let mut drives = if limits == [None; 2] {
                 ranked(group, &usable, length)
@@ -189,16 +188,28 @@ fn apart(
     places: &Places,
 ) -> Vec<DriveId> {
     let order = by_rounds(drawn(group, drives), |drive| drive.node);
-    let [_, racks] = limits;
-    // Both may not be kept at once.
-    let homes = [limits, [None, racks]].into_iter().find_map(|limits| picked(&order, shards, limits, places));
-    let homes = homes.unwrap_or_else(|| order.iter().take(shards).map(|drive| drive.id).collect());
-    let spare = order.iter().map(|drive| drive.id).filter(|drive| !homes.contains(drive));
-    homes.iter().copied().chain(spare).take(length).collect()
+    let homes = picked(&order, shards, limits, places);
+    let homes = homes.unwrap_or_else(|| order.iter().take(shards).copied().collect());
+    // In a home's place one of its rack may come: of another node, as far as there are.
+    let mut chosen = homes.clone();
+    for home in &homes {
+        let rack = |drive: &DriveInfo| places.domains(drive.node)[1];
+        let is_beside = |drive: &&&DriveInfo| rack(drive) == rack(home) && chosen.iter().all(|one| one.id != drive.id);
+        let is_used = |drive: &DriveInfo| chosen.iter().filter(|one| one.node == drive.node).count();
+        let beside = order.iter().filter(is_beside).min_by_key(|drive| is_used(drive)).copied();
+        chosen.extend(beside);
+    }
+    let rest = order.iter().filter(|drive| chosen.iter().all(|one| one.id != drive.id));
+    chosen.iter().chain(rest).map(|drive| drive.id).take(length).collect()
 }
 
 /// The first of these that keep to the limits of zones and racks.
-fn picked(order: &[&DriveInfo], shards: usize, limits: [Option<usize>; 2], places: &Places) -> Option<Vec<DriveId>> {
+fn picked<'d>(
+    order: &[&'d DriveInfo],
+    shards: usize,
+    limits: [Option<usize>; 2],
+    places: &Places,
+) -> Option<Vec<&'d DriveInfo>> {
     let mut held: BTreeMap<(usize, NodeId), usize> = BTreeMap::new();
     let mut homes = Vec::with_capacity(shards);
     for drive in order {
@@ -213,7 +224,7 @@ fn picked(order: &[&DriveInfo], shards: usize, limits: [Option<usize>; 2], place
         for domain in domains {
             *held.entry(domain).or_default() += 1;
         }
-        homes.push(drive.id);
+        homes.push(*drive);
         if homes.len() == shards {
             return Some(homes);
         }
@@ -221,24 +232,39 @@ fn picked(order: &[&DriveInfo], shards: usize, limits: [Option<usize>; 2], place
     None
 }
 
-/// How many shards of a stripe a zone (level 0) or a rack (1) has at most: as few as can be, and no more than may be lost. `None` if
-/// even so many are too few for all shards, or if to keep to it would leave more than a quarter of the capacity unused: where
-/// one is much larger than the others, those would be full long before it.
-fn limit_of(level: usize, code: Code, drives: &[&DriveInfo], places: &Places) -> Option<usize> {
-    let mut domains: BTreeMap<NodeId, (usize, u128)> = BTreeMap::new();
+/// How many shards of a stripe a zone has at most, and a rack: as few in a rack as can be, then as few in a zone, and no more than
+/// may be lost. Where not both can be kept, racks count; `None` if even so many are too few for all shards, or if to keep to it
+/// would leave more than a quarter of the capacity unused: where one is much larger than the others, those would be full long
+/// before it.
+#[must_use]
+pub fn limits_of(code: Code, drives: &[&DriveInfo], places: &Places) -> [Option<usize>; 2] {
+    if places.is_empty() {
+        return [None; 2];
+    }
+    let mut zones: BTreeMap<NodeId, BTreeMap<NodeId, (usize, u128)>> = BTreeMap::new();
     for drive in drives {
-        let (count, bytes) = domains.entry(places.domains(drive.node)[level]).or_default();
+        let [zone, rack, _] = places.domains(drive.node);
+        let (count, bytes) = zones.entry(zone).or_default().entry(rack).or_default();
         (*count, *bytes) = (*count + 1, *bytes + u128::from(drive.capacity_bytes));
     }
-    let (shards, all) = (code.shards(), domains.values().map(|(_, bytes)| bytes).sum::<u128>());
-    let can_be = |limit: &usize| {
-        let places: usize = domains.values().map(|(count, _)| *limit.min(count)).sum();
-        // Of 3/4 of all bytes a domain may have `limit / shards` at most, and what it holds.
-        let most = 3 * all * *limit as u128;
-        let held: u128 = domains.values().map(|(_, bytes)| most.min(4 * bytes * shards as u128)).sum();
+    let shards = code.shards();
+    let all: u128 = zones.values().flatten().map(|(_, (_, bytes))| bytes).sum();
+    // Of 3/4 of all bytes a domain may have `limit / shards` at most, and what it holds; a zone what its racks may have.
+    let most = |limit: Option<usize>| limit.map_or(u128::MAX, |limit| 3 * all * limit as u128);
+    let can_be = |&[zone, rack]: &[Option<usize>; 2]| {
+        let in_zone = |racks: &BTreeMap<NodeId, (usize, u128)>| {
+            let count: usize = racks.values().map(|(count, _)| rack.map_or(*count, |rack| rack.min(*count))).sum();
+            let bytes: u128 = racks.values().map(|(_, bytes)| most(rack).min(4 * bytes * shards as u128)).sum();
+            (zone.map_or(count, |zone| zone.min(count)), most(zone).min(bytes))
+        };
+        let (places, held) = zones.values().map(in_zone).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         places >= shards && held >= 3 * all * shards as u128
     };
-    (1..=usize::from(code.parity)).find(can_be)
+    let parity = usize::from(code.parity);
+    let limits = || (1..=parity).map(Some);
+    let both = limits().flat_map(|rack| limits().map(move |zone| [zone, rack]));
+    let one = limits().map(|rack| [None, rack]).chain(limits().map(|zone| [zone, None]));
+    both.chain(one).find(can_be).unwrap_or_default()
 }
 
 /// Drives by what they draw for a group.

@@ -500,6 +500,10 @@ impl Plan {
             12 | 13 => Departure::Exchanged(drive_of(host.0, dice.below(2))),
             _ => Departure::LostHost { host, back: dice.chance(500).then(|| dice.below(5_000)) },
         };
+        // Of few machines in racks none can be spared: what would cost the loss of a rack is refused.
+        if matches!(departure, Departure::Host(_) | Departure::Drive(_)) {
+            self.racks = 0;
+        }
         // Those that are left hold a whole stripe, and three of them vote.
         let left = hosts - u64::from(departure.host().is_some());
         if left < self.needed() || dice.chance(300) {

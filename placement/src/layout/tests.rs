@@ -321,6 +321,36 @@ fn codes_that_are_asked_for_get_groups_of_their_own_and_the_others_keep_theirs()
     }
 }
 
+/// Zones and racks by the numbers of their nodes, of which each has a drive.
+fn located(racks: &[(&str, u64)]) -> (Vec<DriveInfo>, Places) {
+    let mut of = Vec::new();
+    for (rack, count) in racks {
+        let next = of.len() as u64 + 1;
+        of.extend((next..next + count).map(|node| (node, *rack)));
+    }
+    (even(of.len() as u64, 1), places(&of))
+}
+
+#[test]
+fn the_limits_of_zones_and_racks_go_together() {
+    let limits = |racks: &[(&str, u64)], code| {
+        let (drives, places) = located(racks);
+        let layout = build(LayoutId(1), &Lineage::First(1, code), &drives, &places).unwrap();
+        (limits_of(code, &drives.iter().collect::<Vec<_>>(), &places), most(&layout))
+    };
+    // One of a rack and two of a zone can each be kept, and not both: so two of a rack.
+    let three_and_one = [("a/1", 2), ("a/2", 2), ("a/3", 2), ("b/1", 4)];
+    assert_eq!(limits(&three_and_one, code(2, 2)), ([Some(2), Some(2)], [1, 2, 2]));
+    // With one of a rack, the only machine of one would have a shard of every stripe.
+    let small = [("a/1", 3), ("a/2", 3), ("a/3", 3), ("a/4", 2), ("b/1", 8), ("b/2", 1)];
+    assert_eq!(limits(&small, code(2, 2)), ([Some(2), Some(2)], [1, 2, 2]));
+    // A zone cannot be lost, whatever is done; a rack can.
+    assert_eq!(limits(&[("a/1", 4), ("a/2", 4), ("b/1", 4)], code(4, 2)).0, [None, Some(2)]);
+    // Racks of which one is nearly all there is, in zones that are alike.
+    assert_eq!(limits(&[("a/1", 4), ("b/1", 4), ("c/1", 3), ("c/2", 1)], code(1, 2)).0, [Some(1), Some(1)]);
+    assert_eq!(limits(&[("a/1", 9), ("a/2", 1)], code(2, 1)).0, [None, None]);
+}
+
 /// Where nodes are, by their numbers.
 fn places(of: &[(u64, &str)]) -> Places {
     let located: Vec<(NodeId, Option<Location>)> =
@@ -364,6 +394,15 @@ fn shards_are_spread_over_zones_and_racks_and_nodes() {
     };
     let seeing = in_line(code(4, 2), &three);
     assert!(seeing.groups.iter().all(|group| (group.len(), nodes(&seeing, group)) == (12, 12)));
+    // Each rack that has homes has a drive for each of them, beside those.
+    for group in &in_line(code(2, 1), &three).groups {
+        let racks = |drives: &[DriveId]| {
+            let mut racks: Vec<NodeId> = drives.iter().map(|drive| three.domains(blind.domains[drive])[1]).collect();
+            racks.sort_unstable();
+            racks
+        };
+        assert_eq!((racks(&group[..3]), group.len()), (racks(&group[3..6]), 8));
+    }
     // Two zones cannot each have two of six, so that does not keep the racks from it; of three copies each can.
     let zones = racks(&|node| ["a/1", "a/2", "b/1"][(node as usize - 1) / 4]);
     assert_eq!(most(&in_line(code(4, 2), &zones)), [1, 2, 4]);

@@ -138,6 +138,14 @@ impl Outs {
             *first = since.min(*first);
             drives.insert(drive);
         }
+        // What one machine of a rack had would have its place in the same rack.
+        let places = view.places();
+        let is_rack_away = |node: NodeId| {
+            let rack = places.domains(node)[1];
+            let is_beside = |drive: &&DriveInfo| drive.node != node && places.domains(drive.node)[1] == rack;
+            let mut beside = view.staying().filter(is_beside).peekable();
+            !outlook.is_up(node) && beside.peek().is_some() && beside.all(|drive| !outlook.is_up(drive.node))
+        };
         let already = view.leaving.keys().filter(|drive| is_out(drive)).find_map(node_of);
         let mut nodes: Vec<_> = by_node.into_iter().collect();
         nodes.sort_by_key(|(node, (first, _))| (*first, *node));
@@ -145,6 +153,7 @@ impl Outs {
         for (node, (_, going)) in nodes {
             let judged = match already {
                 Some(out) if out != node => Err(Error::new(ErrorKind::Conflict, OF_ANOTHER_NODE).with("out", out)),
+                _ if is_rack_away(node) => Err(Error::new(ErrorKind::Conflict, RACK_IS_AWAY)),
                 // Without its figures, which change all the time: it is said once.
                 _ => outlook.spare(view, &going).map_err(|error| Error::new(error.kind(), error.message().to_owned())),
             };
@@ -245,6 +254,31 @@ impl Outlook {
     }
 }
 
+/// Whether any rack or zone that can be lost now can be lost without these drives, too.
+///
+/// # Errors
+/// `Conflict` if not.
+pub fn expect_apart(view: &ControlView, going: &BTreeSet<DriveId>) -> Result<(), Error> {
+    let (staying, places) = (view.staying().cloned().collect::<Vec<_>>(), view.places());
+    let now = layout::usable(&staying);
+    let then: Vec<_> = now.iter().copied().filter(|drive| !going.contains(&drive.id)).collect();
+    for code in view.all_codes() {
+        let limits = [&now, &then].map(|drives| layout::limits_of(code, drives, &places));
+        for (level, what) in [(1, RACK_IS_CROWDED), (0, ZONE_IS_CROWDED)] {
+            if limits[0][level].is_some() && limits[1][level].is_none() {
+                let error = Error::new(ErrorKind::Conflict, what).with("code", code);
+                return Err(error.with("drives", format_args!("{going:?}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+const ZONE_IS_CROWDED: &str = "a zone would have more shards of one object than may be lost, and could not be lost any more: add as \
+                               much in its place first";
+const RACK_IS_CROWDED: &str = "a rack would have more shards of one object than may be lost, and could not be lost any more: add as \
+                               much in its place first";
+
 fn used(said: &DriveReport) -> u128 {
     u128::from(said.capacity_bytes.saturating_sub(said.free_bytes))
 }
@@ -262,6 +296,7 @@ fn crowd(drives: &[NodeId], shards: usize) -> usize {
 
 const OF_ANOTHER_NODE: &str = "drives of another node are out already, and those of one node at most go out by themselves: bring \
                                these back, or remove the others";
+const RACK_IS_AWAY: &str = "all machines of its rack are away: bring the rack back, or take out its nodes by hand";
 /// What is moved leaves this part of a drive free.
 const HEADROOM_PART: u64 = 16;
 /// Who was out is used again once it has been back for this part of the time after which it went out, twice as long with each
@@ -456,6 +491,53 @@ mod tests {
         assert!(refused.is_err_and(|error| error.message().starts_with("a node would have more shards of one object")));
         bench.view.codes.clear();
         assert!(bench.outlook.spare(&bench.view, &going(&[21, 22, 31, 32])).is_ok());
+    }
+
+    /// Six hosts in three racks of two, each with two drives.
+    fn in_racks() -> Bench {
+        let drives: Vec<(u64, u64)> = (1..=6).flat_map(|node| [(10 * node + 1, node), (10 * node + 2, node)]).collect();
+        let mut bench = Bench::new(&drives);
+        bench.view.code = Some(Code { data: 4, parity: 2 });
+        for node in 1..=6_u64 {
+            let location = format!("rack-{}", node.div_ceil(2)).parse().ok();
+            bench.view.nodes.insert(NodeId(node), mesh_core::topology::NodeInfo { location, ..host(node) });
+        }
+        bench
+    }
+
+    #[test]
+    fn of_a_rack_that_is_away_nothing_goes_out_by_itself() {
+        let mut bench = in_racks();
+        let all_but = |gone: &[u64]| Arc::new((1..=6).filter(|node| !gone.contains(node)).map(NodeId).collect());
+        bench.are_away(&[51, 52, 61, 62]);
+        bench.outlook.sight.alive = all_but(&[5, 6]);
+        assert_eq!(bench.look(0), Ok(None));
+        assert!(bench.look(600).is_err_and(|why| why.contains("all machines of its rack are away")));
+        // One of them is back: the other may go.
+        bench.are_away(&[51, 52]);
+        bench.outlook.sight.alive = all_but(&[5]);
+        assert_eq!(bench.look(601), Ok(Some((vec![51, 52], true))));
+        // A drive of a machine that is there, beside one that is not.
+        let mut bench = in_racks();
+        bench.are_away(&[51, 61, 62]);
+        bench.outlook.sight.alive = all_but(&[6]);
+        assert_eq!(bench.look(0), Ok(None));
+        assert_eq!(bench.look(600), Ok(Some((vec![51], true))));
+    }
+
+    #[test]
+    fn a_rack_that_can_be_lost_can_be_lost_afterwards() {
+        let mut bench = in_racks();
+        let going = |drives: &[u64]| drives.iter().copied().map(DriveId).collect::<BTreeSet<_>>();
+        let says = |bench: &Bench, drives: &[u64]| {
+            expect_apart(&bench.view, &going(drives)).map_err(|error| error.message().to_owned())
+        };
+        assert_eq!(says(&bench, &[61]), Ok(()));
+        assert!(says(&bench, &[61, 62]).is_err_and(|why| why.starts_with("a rack would have more")));
+        assert_eq!(bench.outlook.spare(&bench.view, &going(&[61, 62])).map(|spare| spare.left), Ok(10));
+        // Of racks that cannot be lost anyway nothing is asked.
+        bench.view.code = Some(Code { data: 5, parity: 1 });
+        assert_eq!(says(&bench, &[61, 62]), Ok(()));
     }
 
     #[test]
