@@ -20,7 +20,7 @@ use super::{
     },
     open::Open,
     recover::{empty, end_record},
-    scan::Sighting,
+    scan::{CONTENTS_SLOTS_MIN, Sighting},
     serve::{Serving, Work},
 };
 
@@ -135,15 +135,19 @@ impl Serving {
             return Admission::Wait;
         }
         let free = self.housekeeping.free.len() as u32;
-        // At the last of the reserve what makes room goes before the contents.
+        let is_mend = match append {
+            Append::Write { shard, .. } => self.catalog.live(shard.id).is_some_and(|live| live.corrupt),
+            _ => false,
+        };
+        // What makes room at the last of the reserve goes before the contents, and so does what mends.
         let listed = match append {
             Append::Copy { .. } if free <= COPY_RESERVE_SLOTS => 0,
+            Append::Write { .. } if is_mend => 0,
             append => append.listed(),
         };
         let fits = self.open.as_ref().is_some_and(|open| open.takes(append.span(), listed));
         let (allowed, pending) = match append {
-            Append::Write { shard, .. } => {
-                let is_mend = self.catalog.live(shard.id).is_some_and(|live| live.corrupt);
+            Append::Write { .. } => {
                 let reserve = RESERVE_SLOTS - u32::from(is_mend);
                 let needed = if fits { reserve } else { reserve + 1 };
                 (free >= needed && !self.medium_full, self.is_collecting())
@@ -181,7 +185,7 @@ impl Serving {
         let mut open = Open::new(slot, seq, salt, self.segment_bytes);
         let at = open.place(BLOCK, 0, Commit::Header);
         self.open = Some(open);
-        self.contents = Some(Contents::default());
+        self.contents = (self.catalog.slot_count() >= CONTENTS_SLOTS_MIN).then(Contents::default);
         self.begin_append(slot, at, vec![bytes], cx);
     }
 
@@ -448,7 +452,8 @@ impl Serving {
         cx: &mut Cx<'_>,
     ) {
         let span = contents.span();
-        if span > self.segment_bytes - end - BLOCK || !contents::is_worth(span, self.segment_bytes) {
+        let is_small = self.catalog.slot_count() < CONTENTS_SLOTS_MIN;
+        if is_small || span > self.segment_bytes - end - BLOCK || !contents::is_worth(span, self.segment_bytes) {
             return;
         }
         let bytes = contents.encode(seq, salt, end);

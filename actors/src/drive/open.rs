@@ -56,9 +56,11 @@ impl<T> Open<T> {
     }
 
     /// Whether a record of so many bytes goes in, of which the contents say so much; 0: they may be left out for it. One block
-    /// is kept for END, and the contents have room behind that, unless it is the only record.
+    /// is kept for END, and the contents have room behind that, unless the record takes so much that it matters more: where
+    /// records are large there is room behind the last of them as a rule, and few are to be read at a start.
     pub(super) fn takes(&self, span: u32, listed: u32) -> bool {
-        let kept = if listed == 0 || self.listed == 0 { 0 } else { contents::span(self.listed + listed) };
+        let is_large = span > self.segment_bytes / 16;
+        let kept = if listed == 0 || is_large { 0 } else { contents::span(self.listed + listed) };
         self.state == State::Taking && span.saturating_add(kept) <= self.room()
     }
 
@@ -200,12 +202,13 @@ mod tests {
 
     #[test]
     fn keeps_room_for_the_contents_unless_they_may_be_left_out() {
-        let mut open = Open::new(0, 1, 0, 8 * BLOCK);
+        let mut open = Open::new(0, 1, 0, 64 * BLOCK);
         open.place(BLOCK, 0, ());
-        assert!(open.takes(6 * BLOCK, 36), "it would be the only one");
-        open.place(BLOCK, 36, ());
-        assert!(open.takes(4 * BLOCK, 36) && !open.takes(5 * BLOCK, 36) && open.takes(5 * BLOCK, 0));
-        assert!(open.takes(3 * BLOCK, BLOCK) && !open.takes(4 * BLOCK, BLOCK), "they take two blocks");
-        assert!(open.has_room_for(5 * BLOCK) && !open.has_room_for(6 * BLOCK));
+        assert!(open.takes(62 * BLOCK, 36) && !open.takes(63 * BLOCK, 36), "it is large");
+        open.place(58 * BLOCK, 36, ());
+        // Four blocks are left.
+        assert!(open.takes(3 * BLOCK, 36) && !open.takes(4 * BLOCK, 36) && open.takes(4 * BLOCK, 0));
+        assert!(open.takes(2 * BLOCK, BLOCK) && !open.takes(3 * BLOCK, BLOCK), "they take two blocks");
+        assert!(open.has_room_for(4 * BLOCK) && !open.has_room_for(5 * BLOCK));
     }
 }

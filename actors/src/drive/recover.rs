@@ -312,8 +312,8 @@ impl Recovery {
             }
             let slot = scanning.next_slot;
             scanning.next_slot += 1;
-            let Superblock { identity, segment_bytes, census, .. } = scanning.superblock;
-            let (scan, step) = Scan::start(identity, segment_bytes, census, slot);
+            let Superblock { identity, segment_bytes, census, slots, .. } = scanning.superblock;
+            let (scan, step) = Scan::start(identity, segment_bytes, census, (slot, slots));
             self.step(slot, Box::new(scan), step, cx);
         }
     }

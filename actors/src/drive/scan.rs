@@ -21,6 +21,8 @@ use super::{
 
 /// Bytes of one read that hops from header to header.
 const WINDOW_BYTES: u32 = 32 << 10;
+/// Slots that a drive has at least that writes contents, and believes them at a start.
+pub(super) const CONTENTS_SLOTS_MIN: u32 = 8;
 /// Bytes of one read that takes everything.
 const CHUNK_BYTES: u32 = 1 << 20;
 
@@ -87,6 +89,8 @@ pub(super) struct Scan {
     census: Census,
     /// The census says that the slot has been written.
     reached: bool,
+    /// The contents of the segment are believed.
+    by_contents: bool,
     /// Offset of the read under way.
     window: u32,
     mode: Mode,
@@ -116,9 +120,17 @@ enum Mode {
 }
 
 impl Scan {
-    pub(super) fn start(identity: Identity, segment_bytes: u32, census: Census, slot: u32) -> (Self, Step) {
+    /// Of slot `slot` of `slots`. Where these are few all records are read, whatever the contents say: that is soon done, and
+    /// what has rotted there is found at once, which would keep a large part of the drive until somebody heals or deletes it.
+    pub(super) fn start(
+        identity: Identity,
+        segment_bytes: u32,
+        census: Census,
+        (slot, slots): (u32, u32),
+    ) -> (Self, Step) {
         let reached = slot < census.reached;
-        let mut scan = Self { identity, segment_bytes, census, reached, window: 0, mode: Mode::Header };
+        let by_contents = slots >= CONTENTS_SLOTS_MIN;
+        let mut scan = Self { identity, segment_bytes, census, reached, by_contents, window: 0, mode: Mode::Header };
         let step = scan.window_at(0, WINDOW_BYTES);
         (scan, step)
     }
@@ -174,6 +186,9 @@ impl Scan {
             }
             let (seq, salt, before) = (header.seq, header.salt, header.before);
             let segment = Segment { seq, salt, before, ..Segment::default() };
+            if !self.by_contents {
+                return self.begin_hops(Box::new(segment), bytes);
+            }
             self.mode = Mode::Foot { segment: Box::new(segment), head: bytes.into() };
             let at = self.segment_bytes.saturating_sub(WINDOW_BYTES);
             return self.window_at(at, WINDOW_BYTES);

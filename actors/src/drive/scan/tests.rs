@@ -64,7 +64,7 @@ fn scan(image: &[u8]) -> Option<Segment> {
 
 /// Scans an image of slot 0, of which the superblock says this.
 fn look(image: &[u8], census: Census) -> Found {
-    let (mut scan, mut step) = Scan::start(IDENTITY, image.len() as u32, census, 0);
+    let (mut scan, mut step) = Scan::start(IDENTITY, image.len() as u32, census, (0, 8));
     for _ in 0..1000 {
         match step {
             Step::Read { at, len } => {
@@ -98,15 +98,19 @@ fn with_contents(mut image: Vec<u8>, end: u32, salt: u64) -> Vec<u8> {
     image
 }
 
-/// Bytes that a scan reads.
-fn reads(image: &[u8]) -> Vec<(u32, u32)> {
-    let (mut scan, mut step) = Scan::start(IDENTITY, image.len() as u32, Census::default(), 0);
+/// What a scan of a drive of so many slots reads.
+fn reads_of(image: &[u8], slots: u32) -> Vec<(u32, u32)> {
+    let (mut scan, mut step) = Scan::start(IDENTITY, image.len() as u32, Census::default(), (0, slots));
     let mut reads = Vec::new();
     while let Step::Read { at, len } = step {
         reads.push((at, len));
         step = scan.read(&image[at as usize..][..len as usize]);
     }
     reads
+}
+
+fn reads(image: &[u8]) -> Vec<(u32, u32)> {
+    reads_of(image, 8)
 }
 
 #[test]
@@ -117,6 +121,8 @@ fn contents_say_what_the_records_say_and_no_record_is_read_for_it() {
     let by_contents = Segment { is_listed: true, ..scan(&image).unwrap() };
     assert_eq!(scan(&listed).unwrap(), by_contents);
     assert_eq!(reads(&listed), [(0, WINDOW_BYTES), (SEGMENT - WINDOW_BYTES, WINDOW_BYTES)]);
+    // Of a drive that has few segments every record is read.
+    assert_eq!(reads_of(&listed, 7), reads_of(&image, 7));
     // END is not needed for it.
     let mut endless = listed.clone();
     endless[end as usize..][..BLOCK as usize].fill(0);
