@@ -126,11 +126,7 @@ fn with_dpus(control: &ControlView, who: NodeId) -> BTreeSet<NodeId> {
 /// without it. Of a group that it has no part in nothing is asked.
 fn expect_group_without(known: &Outlook, control: &ControlView, group: GroupId, who: NodeId) -> Result<(), Error> {
     let refused = |what: &'static str| Error::new(ErrorKind::Conflict, what).with("group", group).with("node", who);
-    let sight = &known.sight;
-    let led =
-        sight.alive.iter().filter_map(|node| sight.said_of(*node, group).filter(|said| said.leader == Some(*node)));
-    // Who has just ceased to lead names no voters.
-    let Some(led) = led.filter(|said| !said.voters.is_empty()).max_by_key(|said| said.term) else {
+    let Some(led) = known.sight.led(group) else {
         return Err(refused("the metadata group has no leader that this node sees; try again in a moment"));
     };
     if led.leader == Some(who) {

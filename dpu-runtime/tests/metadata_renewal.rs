@@ -1,16 +1,19 @@
-//! Metadata that are damaged, set aside, and made anew from those of others.
+//! Metadata that are damaged, set aside, and made anew from those of others; replicas that are lost, and those that are removed.
 
 mod metadata_cluster;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use mesh_core::{
-    id::{ClusterId, GroupId},
-    meta::MeshCommand,
+    ErrorKind,
+    id::{ClusterId, GroupId, ReplicaId, WriteId},
+    meta::{MeshCommand, MetaAnswer, Query},
     topology::Code,
 };
 use mesh_dpu_runtime::metadata::RaftMetadata;
-use metadata_cluster::{Cluster, QUICK, open_session, propose, until};
+use metadata_cluster::{
+    Cluster, QUICK, first_of, get_object, len_of, open_block, open_session, propose, put_object, query, until,
+};
 
 const BUDGET: Duration = Duration::from_secs(20);
 
@@ -125,4 +128,108 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
             std::fs::copy(&path, &target).expect("copied");
         }
     }
+}
+
+/// Two acknowledge what the third does not have, and one of the two loses its files: what it has forgotten must not be
+/// outvoted. It follows as another replica, and takes the old one's place once it has caught up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_replica_never_votes_as_what_it_was() {
+    let cluster = Cluster::start(3, &[1], QUICK, 5000).await;
+    let clock = &*cluster.clock;
+    let leader = cluster.leader(1);
+    let (behind, emptied) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let old = cluster.replica(emptied, 1);
+    cluster.close(behind).await;
+    let node = cluster.node(leader);
+    assert!(propose(&node, clock, open_session(1, 1, 1), BUDGET).await.is_ok());
+    let first = first_of(&propose(&node, clock, open_block(1, 1, 1, 0), BUDGET).await);
+    for count in 1..=20 {
+        let put = put_object(1, 1, &format!("key-{count}"), WriteId(first.0 + count), count);
+        assert!(propose(&node, clock, put, BUDGET).await.is_ok());
+    }
+    drop(node);
+    cluster.close(leader).await;
+    cluster.close(emptied).await;
+    cluster.empty(emptied);
+    for node in [behind, emptied] {
+        cluster.open(node, cluster.config.groups.clone()).await;
+    }
+    let new = cluster.replica(emptied, 1);
+    assert_ne!(new, old);
+    // As often as it may be asked: they are no majority of those who know.
+    for _ in 0..20 {
+        for node in [behind, emptied] {
+            cluster.node(node).elect(GroupId(1)).await.expect("asked");
+        }
+        tokio::time::sleep(QUICK.heartbeat).await;
+        assert!(cluster.nodes().iter().all(|node| !node.is_leader(GroupId(1))), "who forgot has voted");
+    }
+    cluster.open(leader, cluster.config.groups.clone()).await;
+    let known = async || {
+        for count in 1..=20 {
+            let found = query(&cluster.node(behind), clock, 1, get_object(1, &format!("key-{count}")), BUDGET).await;
+            assert_eq!(len_of(&found), Some(count));
+        }
+    };
+    known().await;
+    let leading = cluster.node(cluster.leader(1));
+    leading.add_learner(GroupId(1), new).await.expect("added");
+    until("it has caught up", || leading.caught_up(GroupId(1)).contains(&new)).await;
+    let mut voters = leading.members(GroupId(1)).0;
+    assert!(voters.remove(&old) && voters.insert(new));
+    leading.change_voters(GroupId(1), &voters).await.expect("changed");
+    until("it votes", || cluster.node(emptied).members(GroupId(1)).0 == voters).await;
+    drop(leading);
+    cluster.close(leader).await;
+    for node in [behind, emptied] {
+        cluster.node(node).elect(GroupId(1)).await.expect("asked");
+    }
+    known().await;
+}
+
+/// What a group goes on without is removed for good; what it does not is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_is_removed_once_its_group_goes_on_without_it() {
+    let cluster = Cluster::start(3, &[0, 1], QUICK, 5000).await;
+    let (clock, group) = (&*cluster.clock, GroupId(1));
+    let leader = cluster.leader(1);
+    let leading = cluster.node(leader);
+    assert!(propose(&leading, clock, open_session(1, 1, 1), BUDGET).await.is_ok());
+    let block = propose(&leading, clock, open_block(1, 1, 1, 0), BUDGET).await;
+    assert!(propose(&leading, clock, put_object(1, 1, "key", first_of(&block), 7), BUDGET).await.is_ok());
+    let goes = leader % 3 + 1;
+    let (node, old) = (cluster.node(goes), cluster.replica(goes, 1));
+    let refused = node.retire(group).await.expect_err("it votes");
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    let voters: BTreeSet<ReplicaId> = leading.members(group).0.into_iter().filter(|voter| *voter != old).collect();
+    leading.change_voters(group, &voters).await.expect("changed");
+    // As a follower it is a member, too.
+    leading.add_learner(group, old).await.expect("added");
+    until("it has caught up", || leading.caught_up(group).contains(&old)).await;
+    assert_eq!(node.retire(group).await.map_err(|error| error.kind()), Err(ErrorKind::Conflict));
+    assert!(node.kept().contains(&group), "it goes on");
+    leading.remove_learner(group, old).await.expect("removed");
+    node.retire(group).await.expect("removed");
+    node.retire(group).await.expect("again: no effect");
+    assert_eq!((node.replica_id(group), node.kept()), (None, [GroupId::CONTROL].into()));
+    // It asks the others, also after a restart.
+    drop(node);
+    cluster.close(goes).await;
+    let node = cluster.open(goes, vec![GroupId::CONTROL]).await;
+    assert!(!node.is_damaged() && node.kept() == [GroupId::CONTROL].into());
+    assert_eq!(len_of(&query(&node, clock, 1, get_object(1, "key"), BUDGET).await), Some(7));
+    // Another one of it may come later.
+    node.ensure_group(group).await.expect("begun");
+    let new = cluster.replica(goes, 1);
+    assert_ne!(new, old);
+    let unknown = query(&node, clock, 1, Query::NoMember { replica: new }, BUDGET).await;
+    assert_eq!(unknown, Ok(Arc::new(MetaAnswer::Done)));
+    leading.add_learner(group, new).await.expect("added");
+    until("it has caught up", || leading.caught_up(group).contains(&new)).await;
+    // Without a majority nobody knows.
+    for other in (1..=3).filter(|other| ![leader, goes].contains(other)) {
+        cluster.close(other).await;
+    }
+    let unknown = query(&node, clock, 1, Query::NoMember { replica: old }, Duration::from_millis(300)).await;
+    assert_eq!(unknown.map_err(|error| error.kind()), Err(ErrorKind::Timeout));
 }

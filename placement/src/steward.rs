@@ -124,6 +124,15 @@ impl Sight {
     pub fn said_of(&self, node: NodeId, group: GroupId) -> Option<&GroupReport> {
         self.reports.get(&node)?.groups.iter().find(|said| said.group == group)
     }
+
+    /// What is said of a group by whoever leads it: of those who are there and say that they do, the one of the greatest term.
+    /// Who has just ceased to lead names no voters, and does not count.
+    #[must_use]
+    pub fn led(&self, group: GroupId) -> Option<&GroupReport> {
+        let said = self.alive.iter().filter_map(|node| self.said_of(*node, group).map(|said| (*node, said)));
+        let led = said.filter(|(node, said)| said.leader == Some(*node) && !said.voters.is_empty());
+        led.map(|(_, said)| said).max_by_key(|said| said.term)
+    }
 }
 
 /// A metadata group, as this node's replica of it knows it.

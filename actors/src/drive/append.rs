@@ -20,7 +20,7 @@ use super::{
     },
     open::Open,
     recover::{empty, end_record},
-    scan::{CONTENTS_SLOTS_MIN, Sighting},
+    scan::Sighting,
     serve::{Serving, Work},
 };
 
@@ -139,8 +139,9 @@ impl Serving {
             Append::Write { shard, .. } => self.catalog.live(shard.id).is_some_and(|live| live.corrupt),
             _ => false,
         };
-        // What makes room at the last of the reserve goes before the contents, and so does what mends.
+        // What makes room at the last of the reserve goes before the contents, and so does what mends; and none are to come.
         let listed = match append {
+            _ if self.contents.is_none() => 0,
             Append::Copy { .. } if free <= COPY_RESERVE_SLOTS => 0,
             Append::Write { .. } if is_mend => 0,
             append => append.listed(),
@@ -185,7 +186,7 @@ impl Serving {
         let mut open = Open::new(slot, seq, salt, self.segment_bytes);
         let at = open.place(BLOCK, 0, Commit::Header);
         self.open = Some(open);
-        self.contents = (self.catalog.slot_count() >= CONTENTS_SLOTS_MIN).then(Contents::default);
+        self.contents = contents::are_kept(self.catalog.slot_count()).then(Contents::default);
         self.begin_append(slot, at, vec![bytes], cx);
     }
 
@@ -452,8 +453,8 @@ impl Serving {
         cx: &mut Cx<'_>,
     ) {
         let span = contents.span();
-        let is_small = self.catalog.slot_count() < CONTENTS_SLOTS_MIN;
-        if is_small || span > self.segment_bytes - end - BLOCK || !contents::is_worth(span, self.segment_bytes) {
+        let fits = span <= self.segment_bytes - end - BLOCK && contents::is_worth(span, self.segment_bytes);
+        if !fits || !contents::are_kept(self.catalog.slot_count()) {
             return;
         }
         let bytes = contents.encode(seq, salt, end);

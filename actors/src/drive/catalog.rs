@@ -114,21 +114,20 @@ impl Other {
     }
 }
 
-/// A record of a shard and its block, in 20 bytes: there is one for each that is on the drive.
+/// A shard's name and the block of a record of it, in 20 bytes: there is one for each record that is on the drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Noted([u32; 5]);
 
 impl Noted {
     pub(super) fn new(id: ShardId, block: u32) -> Self {
-        let ShardId { stripe: StripeId { write, stripe, attempt }, shard } = id;
-        let [low, high] = [write.0 as u32, (write.0 >> 32) as u32];
-        Self([low, high, stripe, u32::from(attempt) << 8 | u32::from(shard), block])
+        let Key(write, rest) = id.into();
+        Self([write as u32, (write >> 32) as u32, rest as u32, (rest >> 32) as u32, block])
     }
 
     pub(super) fn id(self) -> ShardId {
-        let Self([low, high, stripe, of, _]) = self;
-        let write = WriteId(u64::from(high) << 32 | u64::from(low));
-        StripeId { write, stripe, attempt: (of >> 8) as u8 }.shard(of as u8)
+        let join = |low: u32, high: u32| u64::from(high) << 32 | u64::from(low);
+        let Self([write, write_high, rest, rest_high, _]) = self;
+        Key(join(write, write_high), join(rest, rest_high)).into()
     }
 
     pub(super) fn block(self) -> u32 {
@@ -275,7 +274,7 @@ impl Catalog {
         }
     }
 
-    /// Keeps what is known of a shard. Whoever makes it damaged, or whole again, says so in `damaged` too.
+    /// Keeps what is known of a shard.
     fn keep(&mut self, id: ShardId, entry: &Entry) {
         match entry.live {
             Some(Live { slot, block, lsn, len, crc, corrupt }) => {

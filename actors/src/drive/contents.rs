@@ -54,6 +54,12 @@ fn sum(entries: &[u8], foot: &[u8]) -> u32 {
     sum.finalize() as u32
 }
 
+/// Whether a drive of so many slots writes contents, and believes them at a start. Where they are few each record is read, which
+/// is soon done, and finds at once what has rotted: that keeps its segment until somebody heals or deletes it.
+pub(super) const fn are_kept(slots: u32) -> bool {
+    slots >= 8
+}
+
 /// Whether contents of so many bytes are worth having in a segment: where nearly everything in it are tombstones they are so
 /// long that records are as soon read.
 pub(super) const fn is_worth(span: u32, segment_bytes: u32) -> bool {

@@ -12,7 +12,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use mesh_core::id::ShardId;
 
 use super::{
-    contents::{Contents, Foot},
+    contents::{self, Contents, Foot},
     format::{
         BLOCK, Census, Identity, Kind, Record, SegmentHeader, Shard, Tombstone, data_offset, decode_tombstones,
         is_free, span,
@@ -21,8 +21,6 @@ use super::{
 
 /// Bytes of one read that hops from header to header.
 const WINDOW_BYTES: u32 = 32 << 10;
-/// Slots that a drive has at least that writes contents, and believes them at a start.
-pub(super) const CONTENTS_SLOTS_MIN: u32 = 8;
 /// Bytes of one read that takes everything.
 const CHUNK_BYTES: u32 = 1 << 20;
 
@@ -120,8 +118,7 @@ enum Mode {
 }
 
 impl Scan {
-    /// Of slot `slot` of `slots`. Where these are few all records are read, whatever the contents say: that is soon done, and
-    /// what has rotted there is found at once, which would keep a large part of the drive until somebody heals or deletes it.
+    /// Of slot `slot` of `slots`.
     pub(super) fn start(
         identity: Identity,
         segment_bytes: u32,
@@ -129,7 +126,7 @@ impl Scan {
         (slot, slots): (u32, u32),
     ) -> (Self, Step) {
         let reached = slot < census.reached;
-        let by_contents = slots >= CONTENTS_SLOTS_MIN;
+        let by_contents = contents::are_kept(slots);
         let mut scan = Self { identity, segment_bytes, census, reached, by_contents, window: 0, mode: Mode::Header };
         let step = scan.window_at(0, WINDOW_BYTES);
         (scan, step)

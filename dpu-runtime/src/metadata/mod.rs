@@ -6,7 +6,7 @@
 //!
 //! * `store` keeps bytes durable, one flusher for all groups, in the `trees` of a `home`; `log` is Raft's log and vote over it.
 //! * `machine` is a group's state, `rows` its table, `image` and `staging` its snapshots, going and coming.
-//! * `network` carries Raft's messages, `replica` joins the above, `route` finds the leader.
+//! * `network` carries Raft's messages, `replica` joins the above, `route` finds the leader, `retire` ends a replica.
 
 mod chunks;
 mod files;
@@ -19,6 +19,7 @@ mod machine;
 mod mark;
 mod network;
 mod replica;
+mod retire;
 mod route;
 mod rows;
 mod runtime;
@@ -43,7 +44,7 @@ use mesh_core::{
     Answer, Buf, Entropy, Error, ErrorKind, Op, Outcome, Response,
     id::{GroupId, Incarnation, NodeId, ReplicaId},
     limits::HEARTBEAT_INTERVAL,
-    meta::{Command, ControlView, LEVEL, Level, MetaAnswer, Query},
+    meta::{Command, ControlView, LEVEL, Level, MetaAnswer},
     op::{GroupReport, NodeOp},
     port::{Clock, Outbound},
     time::Instant,
@@ -73,8 +74,6 @@ pub use self::{
 
 /// Entries between snapshots, where nobody wants it otherwise.
 pub const SNAPSHOT_EVERY: u64 = 5000;
-/// How long a group's leader is asked who is a member of it.
-const MEMBERSHIP_PATIENCE: Duration = Duration::from_secs(5);
 /// How long [`RaftMetadata::shutdown`] waits for the last user of the store.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
@@ -414,65 +413,6 @@ impl RaftMetadata {
             opened = opened.and(self.open(group).await);
         }
         opened
-    }
-
-    /// Removes this node's replica of a group that has gone on without it, for good. It is asked before it is closed whether it
-    /// is a member, so that none is closed for nothing; and again once it answers nothing any more, for until then it might
-    /// have been taken in anew, and what it has said since be counted on. No effect if there is none.
-    ///
-    /// # Errors
-    /// `Conflict` while it is a member, or somebody uses it: it goes on. `Timeout` if nobody knows. `DriveFailed`: it stays
-    /// closed, and is there when the node starts again.
-    pub async fn retire(&self, group: GroupId) -> Result<(), Error> {
-        let Ok(replica) = self.replica(group) else { return Ok(()) };
-        let id = replica.id();
-        if replica.raft.is_leader() {
-            return Err(Error::new(ErrorKind::Conflict, "this replica leads its metadata group").with("group", group));
-        }
-        self.expect_no_member(group, id).await?;
-        let one_at_a_time = Arc::clone(&self.opening).lock_owned().await;
-        // All may have been renewed meanwhile, or shut down.
-        if !self.replica(group).is_ok_and(|now| Arc::ptr_eq(&now, &replica)) {
-            return Ok(());
-        }
-        let state = Arc::downgrade(&replica.state);
-        self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
-        if let Err(error) = replica.raft.shutdown().await {
-            tracing::warn!(%group, %error, "a metadata group did not stop cleanly");
-        }
-        drop(replica);
-        let states = [state];
-        self.wait_for(&states).await;
-        let is_used = states.iter().any(|state| state.strong_count() > 0);
-        let left = if is_used {
-            Err(Error::new(ErrorKind::Conflict, "the replica is still in use").with("group", group))
-        } else {
-            self.expect_no_member(group, id).await
-        };
-        if let Err(error) = left {
-            self.open(group).await?;
-            return Err(error);
-        }
-        let store = self.store();
-        let home = store.home();
-        // Whoever waits for it may be gone: nobody opens it before that is done.
-        let forget = move || {
-            let forgotten = store.forget(group, id);
-            drop(one_at_a_time);
-            forgotten
-        };
-        let forgotten = home.aside(forget).await?;
-        forgotten.map_err(|error| {
-            let what = "a replica that is no member of its metadata group any more cannot be removed";
-            Error::new(ErrorKind::DriveFailed, what).with("group", group).caused_by(error)
-        })?;
-        tracing::info!(node = %self.node, %group, replica = %id, "a replica of a metadata group was removed: others have its place");
-        Ok(())
-    }
-
-    async fn expect_no_member(&self, group: GroupId, replica: ReplicaId) -> Result<(), Error> {
-        let deadline = self.clock.now() + MEMBERSHIP_PATIENCE;
-        self.ask(group, Ask::Query(Arc::new(Query::NoMember { replica })), deadline).await.map(drop)
     }
 
     /// Makes these replicas the group's first voters. To be called on one of them; again: no effect.

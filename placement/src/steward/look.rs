@@ -165,19 +165,12 @@ impl Steward {
 
     /// Whether this node is to have a replica of a group.
     fn is_to_have(&self, group: GroupId, replicas: Option<&Replicas>) -> bool {
-        group == GroupId::CONTROL
-            || match replicas {
-                Some(replicas) => replicas.hosts(group).is_some_and(|hosts| hosts.contains(&self.id())),
-                None => self.here.info.kind == NodeKind::Host,
-            }
+        members::is_to_have(group, self.id(), self.here.info.kind, replicas)
     }
 
     /// Whether whoever leads a group says that this replica of it does not vote: then it is worth asking whether it is a member.
     fn goes_on_without(&self, own: &GroupReport) -> bool {
-        let sight = &self.outlook.sight;
-        let others = sight.alive.iter().filter(|node| **node != self.id());
-        let led = others.filter_map(|node| sight.said_of(*node, own.group).filter(|said| said.leader == Some(*node)));
-        led.max_by_key(|said| said.term).is_some_and(|said| !said.voters.contains(&own.replica))
+        self.outlook.sight.led(own.group).is_some_and(|said| !said.voters.contains(&own.replica))
     }
 
     /// Somebody else is to lead what this node leads before it stops and hears nothing more; or where it leaves; or where one of
@@ -441,7 +434,7 @@ impl Steward {
             Some(complaint) => Err(complaint.clone()),
             None => readiness::look(&readiness::Own {
                 here: self.id(),
-                is_host: self.here.info.kind == NodeKind::Host,
+                kind: self.here.info.kind,
                 replicas: self.replicas.of(&self.control).as_deref(),
                 led: &self.led(),
                 view: &self.control,

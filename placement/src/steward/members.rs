@@ -7,8 +7,6 @@
 //!
 //! Every node follows the control group. A namespace group has members on a few hosts alone ([`Replicas`]): all of them vote,
 //! and who is one and is not to be gives way to those that are, one after the other.
-//!
-//! [`Replicas`]: mesh_core::topology::Replicas
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,13 +14,24 @@ use mesh_core::{
     id::{GroupId, NodeId, ReplicaId},
     meta::ControlView,
     shared::SharedMap,
-    topology::{Departure, NodeInfo, NodeKind, Places, REPLICAS_MAX},
+    topology::{Departure, NodeInfo, NodeKind, Places, REPLICAS_MAX, Replicas},
 };
 
 use super::{Group, Sight};
 
 /// Voters of a group at most.
 pub const VOTERS_MAX: usize = REPLICAS_MAX;
+
+/// Whether a node of this kind is to have a replica of a group: each node of the control group, and of a namespace group those
+/// that are chosen, or every host before all nodes know of that.
+#[must_use]
+pub fn is_to_have(group: GroupId, node: NodeId, kind: NodeKind, replicas: Option<&Replicas>) -> bool {
+    group == GroupId::CONTROL
+        || match replicas {
+            Some(replicas) => replicas.hosts(group).is_some_and(|hosts| hosts.contains(&node)),
+            None => kind == NodeKind::Host,
+        }
+}
 
 /// What the leader of a group sees of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,16 +7,18 @@ use mesh_core::{
     id::{ActorId, DriveId, GroupId, NodeId, TenantId},
     meta::ControlView,
     op::GroupReport,
-    topology::Replicas,
+    topology::{NodeKind, Replicas},
 };
+
+use super::members::is_to_have;
 
 /// What a node knows of itself.
 #[derive(Debug)]
 pub struct Own<'a> {
     /// Which.
     pub here: NodeId,
-    /// Whether it has an ingress.
-    pub is_host: bool,
+    /// What it runs on: hosts have an ingress.
+    pub kind: NodeKind,
     /// Who is to have replicas of the namespace groups; none: every host.
     pub replicas: Option<&'a Replicas>,
     /// The groups of which somebody who is there leads.
@@ -48,10 +50,8 @@ pub fn look(own: &Own<'_>) -> Result<(), Error> {
         });
     };
     let namespaces = || (1..=u64::from(view.namespaces)).map(GroupId);
-    let is_to_have = |group: &GroupId| match own.replicas {
-        Some(replicas) => replicas.hosts(*group).is_some_and(|hosts| hosts.contains(&own.here)),
-        None => own.is_host,
-    };
+    let is_host = own.kind == NodeKind::Host;
+    let is_to_have = |group: &GroupId| is_to_have(*group, own.here, own.kind, own.replicas);
     let is_here = |group: &GroupId| own.groups.iter().any(|one| one.group == *group);
     if namespaces().filter(is_to_have).any(|group| !is_here(&group)) {
         return missing("not every metadata group of this node is here yet");
@@ -62,9 +62,8 @@ pub fn look(own: &Own<'_>) -> Result<(), Error> {
             .with("why", trouble));
     }
     // One that others have in this node's place does not know who leads it any more.
-    let is_of_ours = |group: &GroupId| *group == GroupId::CONTROL || is_to_have(group);
-    let unled = own.groups.iter().filter(|one| one.leader.is_none()).map(|one| one.group).find(is_of_ours);
-    let unled = unled.or_else(|| namespaces().find(|group| own.is_host && !own.led.contains(group)));
+    let unled = own.groups.iter().filter(|one| one.leader.is_none()).map(|one| one.group).find(is_to_have);
+    let unled = unled.or_else(|| namespaces().find(|group| is_host && !own.led.contains(group)));
     if let Some(group) = unled {
         return Err(Error::new(ErrorKind::Draining, "a metadata group has no leader").with("group", group));
     }
@@ -77,7 +76,7 @@ pub fn look(own: &Own<'_>) -> Result<(), Error> {
         return missing("there is no tenant yet");
     }
     let has_place = |tenant: &TenantId| view.assignments.contains_key(&ActorId::data(*tenant, own.here));
-    if own.is_host && !view.tenants.keys().all(has_place) {
+    if is_host && !view.tenants.keys().all(has_place) {
         return missing("not every data chain of this node has a place yet");
     }
     let mut rows = own.concerns.iter().filter(|actor| actor.as_data().is_some());
@@ -145,7 +144,7 @@ mod tests {
             let (led, none) = (led.iter().copied().collect(), BTreeSet::new());
             let own = Own {
                 here,
-                is_host: true,
+                kind: NodeKind::Host,
                 replicas: Some(&replicas),
                 led: &led,
                 view: &view,
@@ -177,7 +176,7 @@ mod tests {
             let led = groups.iter().filter(|group| group.leader.is_some()).map(|group| group.group).collect();
             let own = Own {
                 here: HERE,
-                is_host: true,
+                kind: NodeKind::Host,
                 replicas: None,
                 led: &led,
                 view,

@@ -135,33 +135,25 @@ async fn after_a_failed_sync_nothing_is_promised_any_more_in_files_or_in_memory(
     }
 }
 
-/// Copies what a crash would leave, before and after each step to durability.
-struct Watched {
+/// Does something about each step to durability.
+struct About<F> {
     steps: Arc<dyn Durable>,
-    home: MemoryHome,
-    copies: Arc<std::sync::Mutex<Vec<MemoryHome>>>,
+    about: F,
 }
 
-impl Watched {
-    fn step(&self, step: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
-        lock(&self.copies).push(self.home.copy());
-        step()?;
-        lock(&self.copies).push(self.home.copy());
-        Ok(())
-    }
-}
+type Step<'s> = &'s dyn Fn() -> std::io::Result<()>;
 
-impl Durable for Watched {
+impl<F: Fn(Step<'_>) -> std::io::Result<()> + Send + Sync + 'static> Durable for About<F> {
     fn flush(&self) -> std::io::Result<()> {
-        self.step(|| self.steps.flush())
+        (self.about)(&|| self.steps.flush())
     }
 
     fn sync(&self) -> std::io::Result<()> {
-        self.step(|| self.steps.sync())
+        (self.about)(&|| self.steps.sync())
     }
 
     fn mark(&self, claims: &Claims) -> std::io::Result<()> {
-        self.step(|| self.steps.mark(claims))
+        (self.about)(&|| self.steps.mark(claims))
     }
 }
 
@@ -192,9 +184,17 @@ async fn expect_full(store: &Arc<Store>, group: GroupId) {
 #[tokio::test]
 async fn a_replica_that_is_removed_is_there_or_gone_whenever_it_crashes() {
     let home = home(3);
-    let copies = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let copies = Arc::new(std::sync::Mutex::new(Vec::<MemoryHome>::new()));
+    // What a crash would leave before and after each of them.
     let watched = |steps: Arc<dyn Durable>| -> Arc<dyn Durable> {
-        Arc::new(Watched { steps, home: home.clone(), copies: copies.clone() })
+        let (home, copies) = (home.clone(), copies.clone());
+        let about = move |step: Step<'_>| {
+            lock(&copies).push(home.copy());
+            step()?;
+            lock(&copies).push(home.copy());
+            Ok(())
+        };
+        Arc::new(About { steps, about })
     };
     let store = Arc::new(Store::open_over(Home::Memory(home.clone()), NodeId(1), entropy(), watched).expect("a store"));
     for group in [GroupId::CONTROL, GROUP] {
@@ -240,40 +240,22 @@ async fn a_replica_that_is_removed_is_there_or_gone_whenever_it_crashes() {
 /// never taken for another one's.
 #[tokio::test]
 async fn a_replica_that_is_removed_in_part_is_not_begun_anew() {
-    struct Failing {
-        steps: Arc<dyn Durable>,
-        left: std::sync::atomic::AtomicUsize,
-    }
-    impl Failing {
-        fn step(&self, step: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
-            let takes = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-            takes.map_err(|_| std::io::Error::other("as planned"))?;
-            step()
-        }
-    }
-    impl Durable for Failing {
-        fn flush(&self) -> std::io::Result<()> {
-            self.step(|| self.steps.flush())
-        }
-        fn sync(&self) -> std::io::Result<()> {
-            self.step(|| self.steps.sync())
-        }
-        fn mark(&self, claims: &Claims) -> std::io::Result<()> {
-            self.step(|| self.steps.mark(claims))
-        }
-    }
     let mut seen = [0, 0];
     for fails_after in 0..12 {
-        let gate = std::sync::OnceLock::new();
+        let left = Arc::new(std::sync::atomic::AtomicUsize::new(usize::MAX));
         let over = |steps: Arc<dyn Durable>| -> Arc<dyn Durable> {
-            let failing = Arc::new(Failing { steps, left: usize::MAX.into() });
-            drop(gate.set(failing.clone()));
-            failing
+            let left = left.clone();
+            let about = move |step: Step<'_>| {
+                let takes = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+                takes.map_err(|_| std::io::Error::other("as planned"))?;
+                step()
+            };
+            Arc::new(About { steps, about })
         };
         let store = Arc::new(Store::open_over(Home::Memory(home(4)), NodeId(1), entropy(), over).expect("a store"));
         let old = store.replica(GROUP).unwrap();
         fill(&store, GROUP).await;
-        gate.get().unwrap().left.store(fails_after, Ordering::SeqCst);
+        left.store(fails_after, Ordering::SeqCst);
         if store.forget(GROUP, old).is_ok() {
             continue;
         }
