@@ -177,6 +177,7 @@ pub struct RepairConfig {
     pub census: Span,
     /// Drives that have been away for so long go out by themselves, and what they held is rebuilt elsewhere; 0s: never. That of
     /// the node counts that leads the control group.
+    #[serde(deserialize_with = "span_or_never")]
     pub out_after: Span,
 }
 
@@ -557,6 +558,15 @@ impl NodeNumber {
     }
 }
 
+/// A span, or none at all.
+fn span_or_never<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Span, D::Error> {
+    let text = String::deserialize(from)?;
+    match split(&text) {
+        ("0", "ms" | "s" | "m" | "h") => Ok(Span(Duration::ZERO)),
+        _ => text.parse().map_err(serde::de::Error::custom),
+    }
+}
+
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -606,6 +616,15 @@ reclaim_grace = "30s"
         assert_eq!(config.s3.as_ref().unwrap().memory, Size(512 << 20));
         assert_eq!(config.timing.election_min, TimingConfig::default().election_min);
         assert_eq!(Config::parse(&config.to_text().unwrap()).unwrap(), config);
+        // Of one span it may be said that it never passes.
+        let with = |after: &str| {
+            Config::parse(&FULL.replace("[timing]", &format!("[repair]\nout_after = \"{after}\"\n\n[timing]")))
+        };
+        let never = with("0s").unwrap();
+        assert_eq!(never.repair.out_after.0, Duration::ZERO);
+        assert_eq!(Config::parse(&never.to_text().unwrap()).unwrap(), never);
+        assert!(with("10ms").unwrap_err().message().contains("at least 1s, or 0s"));
+        assert!(with("soon").unwrap_err().message().contains("is no time"));
     }
 
     #[test]
