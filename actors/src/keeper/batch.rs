@@ -53,6 +53,8 @@ struct Where {
 struct List {
     /// Shards that may not be there.
     doubts: BTreeSet<ShardId>,
+    /// Takes only what it has, in another's place: what it does not have cannot be brought to it now.
+    is_full: bool,
     is_out: bool,
     /// Of a count: goes on behind this, until it has come to the end.
     onwards: Option<ShardId>,
@@ -207,9 +209,12 @@ impl Batch {
             if placed == home && !counts {
                 continue;
             }
-            let can_be_asked = if counts { can_be_read(drives, *home) } else { is_up(drives, *home) };
-            if can_be_asked {
-                self.lists.entry(*home).or_default().doubts.insert(id.shard(shard));
+            // A drive that is full may have it: if it were not asked, nothing would ever be settled, nor what is astray cleared
+            // away, by which it would get room.
+            if can_be_read(drives, *home) {
+                let list = self.lists.entry(*home).or_default();
+                list.doubts.insert(id.shard(shard));
+                list.is_full = !is_up(drives, *home);
                 self.doubts += 1;
             } else {
                 self.broken.insert(write);
@@ -257,6 +262,7 @@ impl Batch {
         list.failures = 0;
         // What is not in the page is not there, as far as the page reaches: to its last shard, or to the end.
         let last = page.last().map(|(id, _)| *id).filter(|_| more);
+        let damaged: BTreeSet<ShardId> = page.iter().filter(|(_, len)| *len == 0).map(|(id, _)| *id).collect();
         if let Some(reach) = self.reach {
             let head = *list.head.get_or_insert(head);
             for (id, len) in page.into_iter().take_while(|(id, _)| *id <= reach) {
@@ -277,7 +283,11 @@ impl Batch {
         }
         let rest = last.map_or_else(BTreeSet::new, |last| list.doubts.split_off(&last));
         for id in core::mem::replace(&mut list.doubts, rest) {
-            self.missing.entry(id.stripe).or_default().insert(id.shard, drive);
+            if list.is_full && !damaged.contains(&id) {
+                self.broken.insert(id.stripe.write);
+            } else {
+                self.missing.entry(id.stripe).or_default().insert(id.shard, drive);
+            }
         }
     }
 

@@ -471,6 +471,28 @@ fn a_full_drive_is_read_and_not_written() {
 }
 
 #[test]
+fn a_full_drive_that_has_what_is_to_be_there_holds_nothing_up() {
+    let mut bench = Bench::new();
+    let write = bench.put("a", 3, &[]);
+    bench.pass(Duration::ZERO);
+    bench.set(6, DriveState::Full);
+    let shard = |stripe| StripeId { write, stripe, attempt: 0 }.shard(2);
+    let bring = |bench: &mut Bench, stripe| bench.store(DriveId(6), shard(stripe), coded(shard(stripe).stripe, 2));
+    (0..2).for_each(|stripe| bring(&mut bench, stripe));
+    bench.lay_out(&[1, 2, 6, 3]);
+    bench.pass(Duration::from_secs(60));
+    // The third is not there, and there is no room for it: nothing is read in vain.
+    let half = RepairState { settled: LayoutId(1), ..settled(2, 0) };
+    assert_eq!((bench.state(), bench.writes(), bench.read.len()), (half, vec![], 0));
+    // What is there and damaged is written in its own place.
+    bring(&mut bench, 2);
+    bench.damaged.insert((DriveId(6), shard(2)));
+    bench.pass(Duration::from_secs(60));
+    assert_eq!((bench.state(), bench.writes()), (settled(2, 0), vec![(6, 2, 2)]));
+    bench.assert_at_home(write, 3);
+}
+
+#[test]
 fn others_have_their_turn_while_much_is_looked_at_that_is_at_home() {
     let mut bench = Bench::new();
     let many = 3 * 4096;
