@@ -31,6 +31,13 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, dead
             let what = "nodes have each other open drives; say `mesh drive add`";
             return Err(Error::new(ErrorKind::Denied, what));
         }
+        op @ (AdminOp::Replicas | AdminOp::Force(_)) => return crate::recover::of_node(node, from, op).await,
+        // Where there may be no leader to ask.
+        AdminOp::Recover { accept } => {
+            let plan = crate::recover::recover(node, accept, deadline).await?;
+            return Ok(Answer::Admin(Box::new(AdminAnswer::Recovery(plan))).into());
+        }
+        AdminOp::Backup { group, from: at } => return crate::recover::backup(node, from, group, at, deadline).await,
         op => op,
     };
     if !node.metadata.is_leader(GroupId::CONTROL) {
@@ -85,7 +92,11 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, dead
         AdminOp::ReplaceDrive { drive, medium } => {
             AdminAnswer::Added(crate::drives::replace(node, drive, medium, deadline).await?)
         }
-        AdminOp::OpenDrive { .. } => return Err(Error::bug("an operation that was carried out is here again")),
+        AdminOp::OpenDrive { .. }
+        | AdminOp::Recover { .. }
+        | AdminOp::Replicas
+        | AdminOp::Force(_)
+        | AdminOp::Backup { .. } => return Err(Error::bug("an operation that was carried out is here again")),
         AdminOp::Stages { scope, stages } => {
             crate::stages::check(node, &control, scope, &stages)?;
             node.decide(MeshCommand::SetStages { scope, stages }).await?;

@@ -19,10 +19,10 @@ use mesh_core::{
     Answer, Buf, Certainty, Error, ErrorKind, Lane, Op, Outcome, Pool, Principal, Response,
     assignment::Scope,
     envelope::Envelope,
-    id::{ActorId, Epoch, NodeId},
+    id::{ActorId, Epoch, GroupId, NodeId},
     limits::BUDGET_DEFAULT,
     meta::{BucketRow, BucketSettings, Precondition},
-    op::{AdminAnswer, AdminOp, ChainRow, NodeOp, NodeReport, ObjectOp},
+    op::{AdminAnswer, AdminOp, BackupAt, BackupPage, ChainRow, NodeOp, NodeReport, ObjectOp},
     plan::Plan,
     port::Outbound,
     spec::CustomSpec,
@@ -199,6 +199,25 @@ impl Client {
             }
             after = next;
         }
+    }
+
+    /// The next page of a backup of a metadata group, of which the first one came `from` nowhere; with its rows.
+    pub(crate) async fn backup_page(&self, group: GroupId, from: Option<BackupAt>) -> Result<(BackupPage, Buf), Error> {
+        let mut refused = None;
+        for node in self.nodes.iter().copied() {
+            let op = Op::Node(Box::new(NodeOp::Admin(Box::new(AdminOp::Backup { group, from }))));
+            let sent = self.send(node, ActorId::NODE, op, (Buf::empty(), Lane::Interactive), BUDGET_DEFAULT);
+            match sent.await.map(|response| (response.answer, response.payload)) {
+                Ok((Answer::Admin(answer), rows)) => match *answer {
+                    AdminAnswer::Backup(page) => return Ok((page, rows)),
+                    answer => return Err(strange(&Answer::Admin(Box::new(answer)))),
+                },
+                Ok((answer, _)) => return Err(strange(&answer)),
+                Err(error) if is_theirs_alone(&error) || error.kind() == ErrorKind::NotLeader => refused = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused.unwrap_or_else(no_nodes))
     }
 
     async fn administer_once(&self, op: AdminOp) -> Result<AdminAnswer, Error> {

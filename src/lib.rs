@@ -23,6 +23,7 @@
 //! The vocabulary is [`mesh_core`]'s, which is here as [`mesh::core`](crate::core).
 
 pub mod admin;
+pub mod backup;
 pub mod client;
 pub mod config;
 mod drives;
@@ -35,6 +36,7 @@ pub mod node;
 mod nodes;
 pub mod provision;
 pub mod quic;
+mod recover;
 mod repair;
 mod scrub;
 mod stages;

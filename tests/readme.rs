@@ -158,6 +158,9 @@ fn what_readme_says_of_machines_of_ones_own_works() {
         }
         assert!(began.elapsed() < PATIENCE, "{said:?}");
     }
+    let all = |begins: &'static str| {
+        blocks().into_iter().flat_map(|block| block.commands).filter(move |line| line.starts_with(begins))
+    };
     let departures = blocks()
         .into_iter()
         .flat_map(|block| block.commands)
@@ -191,5 +194,16 @@ fn what_readme_says_of_machines_of_ones_own_works() {
     for line in arrivals {
         let ours = places.iter().fold(line.clone(), |line, (theirs, ours)| line.replace(theirs, ours));
         expect_well(&line, &shell(&status.replace("exec mesh status", &ours)).output().unwrap());
+    }
+    let metadata: Vec<String> = all("mesh metadata").collect();
+    assert_eq!(metadata.len(), 5);
+    for line in &metadata[..3] {
+        expect_well(line, &shell(&status.replace("exec mesh status", line)).output().unwrap());
+    }
+    // What is done to stopped nodes.
+    drop(machines);
+    for (line, number) in metadata[3..].iter().zip([1, 2]) {
+        let ours = machine(number).iter().fold(line.clone(), |line, (theirs, ours)| line.replace(theirs, ours));
+        expect_well(line, &shell(&ours).output().unwrap());
     }
 }

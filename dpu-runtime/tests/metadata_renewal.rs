@@ -5,12 +5,13 @@ mod metadata_cluster;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use mesh_core::{
-    ErrorKind,
-    id::{ClusterId, GroupId, ReplicaId, WriteId},
+    Answer, ErrorKind, Op,
+    id::{ClusterId, GroupId, NodeId, ReplicaId, WriteId},
     meta::{MeshCommand, MetaAnswer, Query},
+    op::{Force, GroupReport, LogEnd, Recovery},
     topology::Code,
 };
-use mesh_dpu_runtime::metadata::RaftMetadata;
+use mesh_dpu_runtime::metadata::{RaftMetadata, Restore};
 use metadata_cluster::{
     Cluster, QUICK, first_of, get_object, len_of, open_block, open_session, propose, put_object, query, until,
 };
@@ -232,4 +233,138 @@ async fn a_replica_is_removed_once_its_group_goes_on_without_it() {
     }
     let unknown = query(&node, clock, 1, Query::NoMember { replica: old }, Duration::from_millis(300)).await;
     assert_eq!(unknown.map_err(|error| error.kind()), Err(ErrorKind::Timeout));
+}
+
+/// Two of three are gone for good. The third goes on alone, with what it was asked and nobody had agreed to; gives out nothing
+/// that they may have given out; and takes others in, among them one that was behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_goes_on_from_the_one_replica_that_is_left() {
+    let cluster = Cluster::start(3, &[0, 1], QUICK, 20).await;
+    let (clock, group) = (&*cluster.clock, GroupId(1));
+    let leader = cluster.leader(1);
+    let node = cluster.node(leader);
+    assert!(propose(&node, clock, open_session(1, 1, 1), BUDGET).await.is_ok());
+    let first = first_of(&propose(&node, clock, open_block(1, 1, 1, 0), BUDGET).await);
+    let put = |count: u64| put_object(1, 1, &format!("key-{count}"), WriteId(first.0 + count), count);
+    for count in 1..=30 {
+        assert!(propose(&node, clock, put(count), BUDGET).await.is_ok());
+    }
+    let (behind, gone) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    cluster.close(behind).await;
+    for count in 31..=60 {
+        assert!(propose(&node, clock, put(count), BUDGET).await.is_ok());
+    }
+    cluster.close(gone).await;
+    // Nobody agrees to this one, and nobody else has it.
+    let unknown = propose(&node, clock, put(61), Duration::from_millis(200)).await;
+    assert!(unknown.is_err_and(|error| error.kind() != ErrorKind::NotLeader));
+    let leader_of = |said: &GroupReport| (said.group == group).then_some(said.leader);
+    until("it leads no more", || node.status().iter().find_map(leader_of) == Some(None)).await;
+    let reports = node.replica_reports().await;
+    let said = reports.iter().find(|said| said.group == group).expect("a replica");
+    assert_eq!((said.is_sound, said.leads, said.voters.concat().len()), (true, false, 3));
+    let (old, end) = (said.replica, said.end.expect("it has something"));
+    let force = |replica, end| Force { group, survivor: Some((replica, end)), recovery: Recovery::default() };
+    let other = LogEnd { index: end.index - 1, ..end };
+    assert_eq!(node.force(force(old, other)).await.expect_err("it has more").kind(), ErrorKind::Conflict);
+    let new = node.force(force(old, end)).await.expect("it goes on");
+    assert_ne!(new, old);
+    until("it leads", || node.is_leader(group)).await;
+    let again = node.force(force(new, end)).await.expect_err("it leads");
+    assert_eq!(again.kind(), ErrorKind::Conflict);
+    for count in 1..=61 {
+        let found = query(&node, clock, 1, get_object(1, &format!("key-{count}")), BUDGET).await;
+        assert_eq!(len_of(&found), Some(count));
+    }
+    let next = first_of(&propose(&node, clock, open_block(1, 1, 1, 100), BUDGET).await);
+    assert!(next.0 - first.0 > 1 << 40, "{next} follows {first}");
+
+    // Who was behind is told everything, as any stranger; and is asked once the other is gone, too.
+    let late = cluster.open(behind, cluster.config.groups.clone()).await;
+    let stranger = cluster.replica(behind, 1);
+    node.add_learner(group, stranger).await.expect("added");
+    until("it has caught up", || node.caught_up(group).contains(&stranger)).await;
+    node.change_voters(group, &[new, stranger].into()).await.expect("changed");
+    until("it votes", || late.members(group).0 == [new, stranger].into()).await;
+    node.transfer_leader(group, NodeId(behind)).await.expect("asked");
+    until("it leads", || late.is_leader(group)).await;
+    assert_eq!(len_of(&query(&late, clock, 1, get_object(1, "key-61"), BUDGET).await), Some(61));
+    // It is so after a restart.
+    drop(node);
+    cluster.close(leader).await;
+    let node = cluster.open(leader, cluster.config.groups.clone()).await;
+    assert_eq!((node.is_damaged(), node.replica_id(group)), (false, Some(new)));
+    until("it follows", || node.status().iter().any(|said| said.group == group && said.leader == Some(NodeId(behind))))
+        .await;
+}
+
+/// A group is read page by page while it goes on, and put back on a node that never had it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_is_backed_up_as_it_was_at_one_moment_and_restored() {
+    let cluster = Cluster::start(3, &[1], QUICK, 5000).await;
+    let (clock, group) = (&*cluster.clock, GroupId(1));
+    let node = cluster.node(cluster.leader(1));
+    assert!(propose(&node, clock, open_session(1, 1, 1), BUDGET).await.is_ok());
+    let first = first_of(&propose(&node, clock, open_block(1, 1, 1, 0), BUDGET).await);
+    let key = |count: u64| format!("{count}-{}", "k".repeat(900));
+    let put = |count: u64| put_object(1, 1, &key(count), WriteId(first.0 + count), count);
+    // More than two pages.
+    for count in 1..=2500 {
+        assert!(propose(&node, clock, put(count), BUDGET).await.is_ok());
+    }
+    let follower = cluster.nodes().into_iter().find(|node| !node.is_leader(group)).expect("a follower");
+    let refused = follower.backup(group, None).await.expect_err("it may be behind");
+    assert_eq!(refused.kind(), ErrorKind::NotLeader);
+    let (mut pages, mut from) = (Vec::new(), None);
+    let end = loop {
+        let (page, rows) = node.backup(group, from).await.expect("a page");
+        if let Some(end) = page.end {
+            break end;
+        }
+        // What changes meanwhile is not in it.
+        assert!(propose(&node, clock, put(2501 + pages.len() as u64), BUDGET).await.is_ok());
+        pages.push(rows);
+        from = page.next;
+    };
+    assert!(pages.len() > 2, "{}", pages.len());
+    let over = node.backup(group, from).await.map(drop);
+    assert_eq!(over.map_err(|error| error.kind()), Err(ErrorKind::Conflict), "it has come to its end");
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(node.backup(group, None).await.expect("begun").0.next);
+    }
+    let many = node.backup(group, None).await.map(drop);
+    assert_eq!(many.map_err(|error| error.kind()), Err(ErrorKind::Overloaded));
+    node.backup(group, open[0]).await.expect("the second page");
+    let twice = node.backup(group, open[0]).await.map(drop);
+    assert_eq!(twice.map_err(|error| error.kind()), Err(ErrorKind::Conflict), "the page before did not arrive");
+
+    let folder = cluster.path().join("9");
+    let begin = || Restore::begin(&folder, NodeId(9), metadata_cluster::entropy()).expect("begun");
+    let mut damaged = begin();
+    damaged.rows(group, &pages[0]).expect("rows");
+    let why = damaged.end(group, end, &Recovery::default()).expect_err("some are missing");
+    assert_eq!(why.kind(), ErrorKind::Corrupt);
+    assert!(damaged.rows(group, &pages[1][1..]).is_err_and(|error| error.kind() == ErrorKind::Corrupt));
+    drop(damaged);
+    for before in [None, Some(cluster.path().join("9.before-1"))] {
+        let mut restore = begin();
+        pages.iter().for_each(|page| restore.rows(group, page).expect("rows"));
+        restore.end(group, end, &Recovery::default()).expect("all of them");
+        assert!(restore.has(group) && !restore.has(GroupId::CONTROL));
+        assert_eq!(restore.finish().expect("put in place"), before);
+    }
+    let restored = cluster.open(9, vec![group]).await;
+    let held = Restore::begin(&folder, NodeId(9), metadata_cluster::entropy()).map(drop);
+    assert_eq!(held.map_err(|error| error.kind()), Err(ErrorKind::Conflict), "it runs");
+    until("it leads", || restored.is_leader(group)).await;
+    for count in [1, 2, 750, 2500, 2501] {
+        let found =
+            restored.serve(Op::Query { group, query: Arc::new(get_object(1, &key(count))) }, clock.now() + BUDGET);
+        let found = found.await.map(|response| match response.answer {
+            Answer::Meta(answer) => answer,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(len_of(&found), Some(count).filter(|count| *count <= 2500));
+    }
 }

@@ -11,6 +11,7 @@ mod node;
 mod object;
 pub mod page;
 mod report;
+mod rescue;
 mod stripe;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use object::{Destination, ObjectOp, Piece};
 pub use report::{
     Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Phase, STARTS_MAX, ScrubState, Witness,
 };
+pub use rescue::{BackupAt, BackupPage, Fate, Force, LogEnd, Recovery, RecoveryPlan, ReplicaReport};
 pub use stripe::{Binding, Head, Reliance, ShardOp, StripeOp, StripeTarget};
 
 use crate::{

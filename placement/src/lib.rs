@@ -13,7 +13,7 @@
 //!   leader plans from.
 //! - [`fate`] is what a node does about one actor by what the group says of it.
 //! - [`witness`] judges whether a node that speaks is the one that is known, with all that it had promised.
-//! - [`survival()`] says what goes on when a node is lost.
+//! - [`survival()`] says what goes on when a node is lost; [`rescue`] what becomes of metadata groups when too many are.
 //! - [`View::with_dpu`] and [`View::without`] ask what would happen.
 //!
 //! ```
@@ -76,6 +76,7 @@ pub mod fate;
 pub mod fuse;
 pub mod layout;
 pub mod migration;
+pub mod rescue;
 pub mod steward;
 pub mod survey;
 pub mod transfer;

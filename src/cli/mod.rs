@@ -9,6 +9,7 @@ mod drive;
 mod env;
 mod init;
 mod join;
+mod metadata;
 mod node;
 mod object;
 mod placement;
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     Drive(drive::Drive),
     /// Have a node leave the mesh.
     Node(node::Node),
+    /// Back up the metadata of a mesh, restore them, or have them go on without those who kept them.
+    Metadata(metadata::Metadata),
     /// Show how far each metadata group is with repair.
     Repair(repair::Repair),
     Scrub(scrub::Scrub),
@@ -117,6 +120,7 @@ impl Cli {
             Command::Drain(command) => command.run().await,
             Command::Drive(command) => command.run().await,
             Command::Node(command) => command.run().await,
+            Command::Metadata(command) => command.run().await,
             Command::Repair(command) => command.run().await,
             Command::Scrub(command) => command.run().await,
             Command::Watch(command) => command.run().await,

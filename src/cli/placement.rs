@@ -85,6 +85,10 @@ pub(crate) fn told(answer: &AdminAnswer, json: bool) -> Result<(), Error> {
         AdminAnswer::Added(added) => say(&[added.to_string()]),
         AdminAnswer::Leaves(leaves) => say(&[leaves.to_string()]),
         AdminAnswer::NodeOut(node) => say(&[format!("{node} is out: its number is never used again")]),
+        AdminAnswer::Recovery(plan) => say(&[plan.to_string()]),
+        AdminAnswer::Replicas(_) | AdminAnswer::Forced(_) | AdminAnswer::Backup(_) => {
+            Err(Error::bug("an administrator is told what only nodes are"))
+        }
         AdminAnswer::Removed(drive) => say(&[format!("{drive} is out: it is never used again")]),
     }
 }

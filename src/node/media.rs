@@ -209,7 +209,7 @@ async fn bring_up(
     });
     let is_new = asked.is_some() && added::keep(node, config, drive)?;
     let instead_of = instead_of.filter(|_| blank);
-    let epoch = match register(node, drive, capacity_bytes, instead_of, asked.is_some()).await {
+    let epoch = match register(node, (drive, had), capacity_bytes, instead_of, asked.is_some()).await {
         Ok(epoch) => epoch,
         Err(error) => {
             // It never came in, and the next start is not to try again what was refused.
@@ -306,7 +306,7 @@ fn has_seat_of(node: &Inner, drive: DriveId, old: DriveId) -> bool {
 /// for it (`asked`), too what another attempt would not cure.
 async fn register(
     node: &Arc<Inner>,
-    drive: DriveId,
+    (drive, had): (DriveId, Option<Epoch>),
     capacity_bytes: u64,
     instead_of: Option<DriveId>,
     asked: bool,
@@ -323,7 +323,8 @@ async fn register(
             return Err(Error::new(ErrorKind::Draining, "the metadata ended before the drive was registered"));
         }
         if after.is_none() {
-            after = last_epoch(node, drive).await;
+            // The medium itself may know of a later owner than a control group that was put back to what it was before.
+            after = last_epoch(node, drive).await.map(|known| had.map_or(known, |had| had.max(known)));
         }
         let Some(known) = after else {
             tokio::time::sleep(REGISTER_PAUSE).await;

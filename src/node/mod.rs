@@ -63,6 +63,8 @@ use crate::{
 
 /// Pages of a state that are given at once, at most: a million entries.
 const STATE_PAGES_MAX: usize = 1024;
+/// The folder of metadata in a node's data folder.
+pub(crate) const METADATA: &str = "metadata";
 
 /// A running node. Clones share it; it runs until [`Self::shutdown`].
 #[derive(Clone)]
@@ -304,7 +306,7 @@ fn raft(config: &Config, env: &Env, start: Incarnation) -> RaftConfig {
             election_min: config.timing.election_min.0,
             election_max: config.timing.election_max.0,
         },
-        ..RaftConfig::new(config.node.id(), env.files.metadata(&config.data.join("metadata")))
+        ..RaftConfig::new(config.node.id(), env.files.metadata(&config.data.join(METADATA)))
     }
 }
 

@@ -9,6 +9,7 @@ mod parts;
 #[path = "../ports/mod.rs"]
 mod ports;
 mod processes;
+mod recovery;
 
 use std::{
     collections::BTreeMap,

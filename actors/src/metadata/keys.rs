@@ -11,7 +11,7 @@
 //!
 //! control group
 //!   'C'                             Formed: cluster, code, how many namespaces
-//!   'c' what:1                      the last number given out ('t' tenants, 'b' buckets)
+//!   'c' what:1                      the last number given out ('t' tenants, 'b' buckets), or behind a gap ('l' layouts)
 //!   'v'                             the mesh's level
 //!   'm' prefix                      how many rows there are whose keys begin so, if anybody has asked
 //!   'n' node:8                      NodeInfo
@@ -113,6 +113,8 @@ pub(super) const SEALED: u8 = b'X';
 pub(super) enum Counter {
     Tenants = b't',
     Buckets = b'b',
+    /// The newest layout when the group was recovered last: the numbers before it have a gap.
+    Layouts = b'l',
 }
 
 fn key(kind: u8, pieces: &[&[u8]]) -> Vec<u8> {

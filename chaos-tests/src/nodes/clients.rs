@@ -537,7 +537,8 @@ fn words(answer: &AdminAnswer) -> Vec<String> {
         AdminAnswer::Leaves(leaves) => vec![leaves.to_string()],
         AdminAnswer::NodeOut(node) => vec![node.to_string()],
         AdminAnswer::Added(added) => vec![added.to_string()],
-        AdminAnswer::Done => Vec::new(),
+        AdminAnswer::Recovery(plan) => vec![plan.to_string()],
+        AdminAnswer::Replicas(_) | AdminAnswer::Forced(_) | AdminAnswer::Backup(_) | AdminAnswer::Done => Vec::new(),
     }
 }
 

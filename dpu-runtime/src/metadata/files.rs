@@ -101,25 +101,22 @@ pub(super) fn disown(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Waits until nobody has the database open.
+/// Waits until nobody has the database open. Nobody else gets it while what this gives is there.
 ///
 /// # Errors
 /// `Conflict` if somebody has for longer than five seconds.
-pub(super) fn wait_for_last_user(folder: &Path) -> Result<(), Error> {
-    let Ok(file) = File::open(database(folder).join("db")) else { return Ok(()) };
+pub(super) fn wait_for_last_user(folder: &Path) -> Result<Option<File>, Error> {
+    let Ok(file) = File::open(database(folder).join("db")) else { return Ok(None) };
     for _ in 0..LAST_USER_TRIES {
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
             Err(error) => {
                 return Err(Error::new(ErrorKind::DriveFailed, "the metadata store cannot be locked").caused_by(error));
             }
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(Some(file)),
         }
     }
-    Err(Error::new(
-        ErrorKind::Conflict,
-        "the metadata store is still in use; shut its groups down before it is renewed",
-    ))
+    Err(Error::new(ErrorKind::Conflict, "the metadata store is still in use; shut its node or its groups down first"))
 }
 
 fn paths_aside(folder: &Path, number: u32) -> (PathBuf, PathBuf) {

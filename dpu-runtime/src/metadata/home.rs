@@ -303,7 +303,7 @@ impl Home {
     /// Waits until nobody has the database open.
     pub(super) fn wait_for_last_user(&self) -> Result<(), Error> {
         match self {
-            Self::Folder(folder) => files::wait_for_last_user(folder),
+            Self::Folder(folder) => files::wait_for_last_user(folder).map(drop),
             Self::Memory(_) => Ok(()),
         }
     }

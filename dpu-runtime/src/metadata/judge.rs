@@ -17,7 +17,7 @@ use super::{
     machine,
     mark::{Claim, Claims},
     rows::TreeTable,
-    store::{Slot, gone, read_slot},
+    store::{Slot, groups_with, read_slot},
     trees::Trees,
     types::{LogId, Vote},
 };
@@ -37,7 +37,7 @@ pub(super) fn groups(trees: &Trees, claims: &Claims) -> io::Result<BTreeMap<Grou
         }
     }
     // Where these rows cannot be read no group is sound.
-    let gone = guarded(|| trees.open(META)).and_then(|meta| gone(&meta)).unwrap_or_default();
+    let gone = guarded(|| trees.open(META)).and_then(|meta| groups_with(&meta, Slot::Gone)).unwrap_or_default();
     // A replica gets its number before it keeps anything, and is said to be gone before it loses it.
     for group in names.iter().filter_map(|name| log::group_of(name).or_else(|| machine::group_of(name))) {
         if !claims.groups.contains_key(&group) && !gone.contains(&group) {

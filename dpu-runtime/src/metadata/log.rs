@@ -324,6 +324,19 @@ impl LogStore {
         self.store.read(self.group, Slot::Purged)
     }
 
+    /// The last entry, kept or purged.
+    pub(super) fn last_id(&self) -> io::Result<Option<LogId>> {
+        match self.log.last() {
+            Some(last) => Ok(self.entries(last, last + 1, usize::MAX)?.first().map(RaftEntry::log_id)),
+            None => self.purged(),
+        }
+    }
+
+    /// Some entries from there on, at least one if there are any.
+    pub(super) fn entries_from(&self, from: u64) -> io::Result<Vec<Entry>> {
+        self.entries(from, u64::MAX, READ_BYTES_MAX)
+    }
+
     fn entries(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         self.store.sound(self.group)?;
         let read = || self.log.read(from, to, bytes_max)?.iter().map(|bytes| decode(bytes)).collect();
@@ -362,12 +375,7 @@ impl RaftLogStorage<Types> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
-        let purged = self.purged()?;
-        let last = match self.log.last() {
-            Some(last) => self.entries(last, last + 1, usize::MAX)?.first().map(RaftEntry::log_id),
-            None => purged,
-        };
-        Ok(LogState { last_purged_log_id: purged, last_log_id: last })
+        Ok(LogState { last_purged_log_id: self.purged()?, last_log_id: self.last_id()? })
     }
 
     async fn get_log_reader(&mut self) -> Self {

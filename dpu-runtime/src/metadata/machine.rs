@@ -19,6 +19,7 @@ use mesh_core::{
     Error, ErrorKind,
     id::GroupId,
     meta::{ControlView, MetaAnswer, Query},
+    op::Recovery,
 };
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder, StoredMembership,
@@ -31,6 +32,7 @@ use tokio::sync::watch;
 use super::{
     flush::lock,
     image::{self, Aside, Image, Sending},
+    log::LogStore,
     rows::TreeTable,
     staging::Staged,
     store::{Slot, Store},
@@ -196,6 +198,29 @@ impl GroupState {
             }
             Err(error) => Ok(Applied::Refused(error)),
         }
+    }
+
+    /// What changes in the state by all that is in the log, agreed on or not, and by a recovery.
+    ///
+    /// # Errors
+    /// What [`state::recover`] refuses; `InvalidData` if something is damaged.
+    pub(super) fn recovered(&self, log: &LogStore, recovery: &Recovery) -> io::Result<Vec<Change>> {
+        let table = self.with_table(TreeTable::clone);
+        let mut view = View::new(&table);
+        let mut next = self.applied_index().map_or(0, |applied| applied + 1);
+        loop {
+            let entries = log.entries_from(next)?;
+            let Some(last) = entries.last() else { break };
+            next = last.index() + 1;
+            for entry in entries {
+                if let EntryPayload::Normal(proposal) = entry.payload {
+                    drop(self.decide(&mut view, &proposal.0)?);
+                }
+            }
+        }
+        let changes = state::recover(&view, self.group, recovery).map_err(into_io)?;
+        view.lay(changes);
+        Ok(view.into_changes())
     }
 
     pub(super) fn commit(&self, changes: &[Change], applied: Option<LogId>, membership: Membership) -> io::Result<()> {

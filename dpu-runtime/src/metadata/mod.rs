@@ -6,11 +6,14 @@
 //!
 //! * `store` keeps bytes durable, one flusher for all groups, in the `trees` of a `home`; `log` is Raft's log and vote over it.
 //! * `machine` is a group's state, `rows` its table, `image` and `staging` its snapshots, going and coming.
-//! * `network` carries Raft's messages, `replica` joins the above, `route` finds the leader, `retire` ends a replica.
+//! * `network` carries Raft's messages, `replica` joins the above, `route` finds the leader, `retire` ends a replica, `force`
+//!   has one go on alone, and `backup` reads them and makes them anew.
 
+mod backup;
 mod chunks;
 mod files;
 mod flush;
+mod force;
 mod home;
 mod image;
 mod judge;
@@ -57,6 +60,8 @@ use openraft::{
 use tokio::sync::{Semaphore, watch};
 
 use self::{
+    backup::Readings,
+    force::Forced,
     log::LogStore,
     machine::{GroupState, Machine},
     network::{Head, Message, Router},
@@ -68,6 +73,7 @@ use self::{
 };
 
 pub use self::{
+    backup::{Restore, set_aside},
     flush::Latency,
     home::{Home, MemoryHome},
 };
@@ -162,6 +168,7 @@ pub struct RaftMetadata {
     /// Groups whose replica here is damaged: it neither votes nor serves.
     damaged: Mutex<BTreeMap<GroupId, (ReplicaId, Error)>>,
     opening: Arc<tokio::sync::Mutex<()>>,
+    readings: Mutex<Readings>,
     led: Led,
     /// Who has a replica of what, for who looks for one.
     replicas: KnownReplicas,
@@ -206,7 +213,9 @@ impl RaftMetadata {
     ) -> Result<Arc<Self>, Error> {
         let raft_config = Arc::new(raft_config(&config)?);
         let dice = Dice::new(entropy);
-        let store = RwLock::new(Arc::new(Store::open(config.home.clone(), config.node, dice.clone())?));
+        let store = Arc::new(Store::open(config.home.clone(), config.node, dice.clone())?);
+        Forced::go_on(&store);
+        let store = RwLock::new(store);
         let control = watch::Sender::default();
         let metadata = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
@@ -231,6 +240,7 @@ impl RaftMetadata {
             groups: RwLock::default(),
             damaged: Mutex::default(),
             opening: Arc::default(),
+            readings: Mutex::default(),
             led: Led::default(),
             replicas: KnownReplicas::default(),
             control,
@@ -297,9 +307,9 @@ impl RaftMetadata {
         }
         let machine = Machine(Arc::clone(&state));
         let network = self.router.for_group(group);
-        let raft = Raft::new(id.0, Arc::clone(&self.raft_config), network, log, machine);
+        let raft = Raft::new(id.0, Arc::clone(&self.raft_config), network, log.clone(), machine);
         let raft = self.dice.clone().scope(raft).await.map_err(|error| failed(std::io::Error::other(error)))?;
-        let replica = Arc::new(Replica::new(raft, state, self.timing.election_max));
+        let replica = Arc::new(Replica::new(raft, state, log, self.timing.election_max));
         self.groups.write().unwrap_or_else(PoisonError::into_inner).insert(group, replica);
         Ok(())
     }

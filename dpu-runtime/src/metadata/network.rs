@@ -50,7 +50,7 @@ use super::{
 };
 
 /// Rows of a snapshot in one message, about.
-const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+pub(super) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 /// How long one chunk of a snapshot may take.
 const SNAPSHOT_CHUNK_BUDGET: Duration = Duration::from_secs(10);
 /// How often it is sent, with a pause between: a link that breaks does not cost what has arrived.

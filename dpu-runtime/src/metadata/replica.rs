@@ -23,6 +23,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{
+    log::LogStore,
     machine::{GroupState, Machine, SnapshotData},
     network::Message,
     staging::{Arrival, Chunk},
@@ -43,6 +44,7 @@ pub(super) type Raft = openraft::Raft<Types, Machine>;
 pub(super) struct Replica {
     pub(super) raft: Raft,
     pub(super) state: Arc<GroupState>,
+    log: LogStore,
     /// How long a leader may take to confirm that it leads.
     patience: Duration,
     proposals: Arc<Semaphore>,
@@ -59,9 +61,17 @@ struct Barrier {
 }
 
 impl Replica {
-    pub(super) fn new(raft: Raft, state: Arc<GroupState>, patience: Duration) -> Self {
+    pub(super) fn new(raft: Raft, state: Arc<GroupState>, log: LogStore, patience: Duration) -> Self {
         let proposals = Arc::new(Semaphore::new(PROPOSALS_MAX));
-        Self { raft, state, patience, proposals, barrier: Mutex::default(), arrival: tokio::sync::Mutex::default() }
+        Self {
+            raft,
+            state,
+            log,
+            patience,
+            proposals,
+            barrier: Mutex::default(),
+            arrival: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Which replica this is.
@@ -155,6 +165,23 @@ impl Replica {
         let applied = metrics.last_applied.map(|applied| applied.index);
         let is_certain = membership.log_id().is_none_or(|changed| applied >= Some(changed.index));
         !is_certain || membership.nodes().any(|(id, ())| *id == member.0)
+    }
+
+    /// Who votes: of each of these a majority has to agree.
+    pub(super) fn voter_sets(&self) -> Vec<Vec<ReplicaId>> {
+        let membership = self.raft.metrics().borrow_watched().membership_config.clone();
+        let sets = membership.get_joint_config().iter();
+        sets.map(|set| set.iter().copied().map(ReplicaId).collect()).collect()
+    }
+
+    /// Whether it leads, and a majority follows it now: it is asked.
+    pub(super) async fn leads(self: &Arc<Self>) -> bool {
+        self.raft.is_leader() && self.confirm().await.is_ok()
+    }
+
+    /// The last entry of its log.
+    pub(super) fn last_id(&self) -> io::Result<Option<LogId>> {
+        self.log.last_id()
     }
 
     /// Who is to vote alone once a change of voters is finished that was cut short; none: there is no such change.

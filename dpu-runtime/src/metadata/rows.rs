@@ -36,8 +36,8 @@ pub(super) struct TreeTable(Tree);
 /// All rows in one number, whatever their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Digest {
-    rows: u64,
-    sum: u128,
+    pub(super) rows: u64,
+    pub(super) sum: u128,
 }
 
 impl Digest {

@@ -13,6 +13,7 @@
 //!                        'g' group:8 'p'          the log is purged up to here
 //!                        'g' group:8 's'          the generation of the state tree in use
 //!                        'g' group:8 'x'          the replica that is being removed: see [`Store::forget`]
+//!                        'g' group:8 'f'          what the replica is becoming: see super::force
 //!                                                 each: value, encoded; crc:4, CRC-32C of key and value
 //!   tree "log/<group>"   see super::log
 //!   tree "state/<group>/<generation>"             see super::rows
@@ -66,6 +67,7 @@ pub(super) enum Slot {
     Purged = b'p',
     Generation = b's',
     Gone = b'x',
+    Forced = b'f',
 }
 
 /// What is known of a group's files.
@@ -276,7 +278,7 @@ impl Store {
     }
 
     /// A number that no replica had before.
-    fn mint(&self) -> io::Result<ReplicaId> {
+    pub(super) fn mint(&self) -> io::Result<ReplicaId> {
         if self.node.0 >= ReplicaId::NODES {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -368,7 +370,7 @@ impl Store {
             guarded(|| database.trees.remove(name))?;
         }
         let mut rows = Batch::default();
-        [Slot::Vote, Slot::Purged, Slot::Generation, Slot::Gone]
+        [Slot::Vote, Slot::Purged, Slot::Generation, Slot::Gone, Slot::Forced]
             .into_iter()
             .for_each(|slot| rows.remove(&slot_key(group, slot)));
         guarded(|| database.meta.apply(rows))?;
@@ -378,7 +380,7 @@ impl Store {
     /// Removes what is left of a replica that was removed in part, before another one begins.
     fn make_room(&self, group: GroupId) -> io::Result<()> {
         let database = self.database()?;
-        if !gone(&database.meta)?.contains(&group) {
+        if !groups_with(&database.meta, Slot::Gone)?.contains(&group) {
             return Ok(());
         }
         self.clear(group)?;
@@ -391,11 +393,9 @@ impl Store {
     fn go_on_forgetting(&self) {
         let Ok(database) = self.database() else { return };
         // Where these rows cannot be read no group is sound.
-        for group in gone(&database.meta).unwrap_or_default() {
+        for group in groups_with(&database.meta, Slot::Gone).unwrap_or_default() {
             let cleared = if lock(&self.claims).groups.contains_key(&group) {
-                let mut rows = Batch::default();
-                rows.remove(&slot_key(group, Slot::Gone));
-                guarded(|| database.meta.apply(rows))
+                self.remove(group, Slot::Gone)
             } else {
                 self.clear(group)
             };
@@ -503,6 +503,24 @@ impl Store {
         guarded(|| database.meta.insert(key, bytes))
     }
 
+    /// Removes a value; durable with the next flush.
+    pub(super) fn remove(&self, group: GroupId, slot: Slot) -> io::Result<()> {
+        let database = self.database()?;
+        let mut rows = Batch::default();
+        rows.remove(&slot_key(group, slot));
+        guarded(|| database.meta.apply(rows))
+    }
+
+    /// The groups that have a value in this place; none where that cannot be read, for then no group is sound.
+    pub(super) fn groups_with(&self, slot: Slot) -> BTreeSet<GroupId> {
+        self.database().and_then(|database| groups_with(&database.meta, slot)).unwrap_or_default()
+    }
+
+    /// As [`Store::sync`], for who may block.
+    pub(super) fn finish(&self) -> io::Result<()> {
+        self.flusher.finish()
+    }
+
     /// Comes back once everything written and claimed before is durable.
     pub(super) async fn sync(&self) -> io::Result<()> {
         let (done, flushed) = oneshot::channel();
@@ -557,13 +575,13 @@ pub(super) fn trees_of(name: &str) -> Option<GroupId> {
     log::group_of(name).or_else(|| machine::group_of(name)).or_else(|| image::group_of(name))
 }
 
-/// The groups whose replicas are being removed.
-pub(super) fn gone(meta: &Tree) -> io::Result<BTreeSet<GroupId>> {
+/// The groups that have a value in this place.
+pub(super) fn groups_with(meta: &Tree, slot: Slot) -> io::Result<BTreeSet<GroupId>> {
     let mut groups = BTreeSet::new();
     let mut rows = meta.rows();
     while let Some(row) = guarded(|| rows.next().transpose())? {
         if let [b'g', group @ .., last] = &*row.0
-            && *last == Slot::Gone as u8
+            && *last == slot as u8
             && let Ok(group) = group.try_into()
         {
             groups.insert(GroupId(u64::from_be_bytes(group)));

@@ -46,6 +46,8 @@ impl Level {
     pub const PLACES: Self = Self(7);
     /// From here on not every host has a replica of every namespace group.
     pub const REPLICAS: Self = Self(8);
+    /// From here on a group may go on from less than it once had.
+    pub const RECOVERY: Self = Self(9);
 }
 
 /// Of who does not say.
@@ -107,7 +109,8 @@ impl ControlView {
 /// | 6 | drives that take another's place |
 /// | 7 | compression and codes by bucket; zones and racks |
 /// | 8 | namespace groups with replicas on some hosts alone |
-pub const LEVEL: Level = Level::REPLICAS;
+/// | 9 | groups that go on from less than they had |
+pub const LEVEL: Level = Level::RECOVERY;
 
 #[cfg(test)]
 mod tests {

@@ -4,13 +4,14 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::rescue::{BackupAt, BackupPage, Force, RecoveryPlan, ReplicaReport};
 #[cfg(doc)]
 use crate::meta::MeshCommand;
 use crate::{
     assignment::{Scope, Wish},
     bluefield::Generation,
     happened,
-    id::{ActorId, ActorName, DriveId, Epoch, GroupId, LayoutId, NodeId},
+    id::{ActorId, ActorName, DriveId, Epoch, GroupId, LayoutId, NodeId, ReplicaId},
     meta::RepairState,
     plan::{Move, Plan},
     spec::CustomSpec,
@@ -138,6 +139,27 @@ pub enum AdminOp {
         /// The drive whose place it takes.
         instead_of: Option<DriveId>,
     },
+    /// To any node: what it takes for metadata groups to go on that have lost a majority of those who kept them:
+    /// [`AdminAnswer::Recovery`]; and has them go on, if it is accepted that these nodes are lost for good. `Conflict` if others
+    /// would have to be.
+    Recover {
+        /// The nodes; none: only looks.
+        accept: Option<Vec<NodeId>>,
+    },
+    /// To the node itself, from another one: which replicas of metadata groups it has: [`AdminAnswer::Replicas`]. To others than
+    /// nodes it is `Denied`.
+    Replicas,
+    /// To the node itself, from another one: has a replica go on as the only voter of its group: [`AdminAnswer::Forced`].
+    /// `Conflict` if it is not as it was judged, or is led. To others than nodes it is `Denied`.
+    Force(Force),
+    /// Some of what a metadata group has, as it was when this was asked for first: [`AdminAnswer::Backup`], with rows as the
+    /// payload.
+    Backup {
+        /// The group.
+        group: GroupId,
+        /// With which to go on; none: begins.
+        from: Option<BackupAt>,
+    },
 }
 
 /// A medium that is to be a drive.
@@ -156,7 +178,16 @@ impl AdminOp {
     /// Whether it changes something.
     #[must_use]
     pub const fn is_order(&self) -> bool {
-        !matches!(self, Self::Plan { .. } | Self::PlanPage { .. } | Self::Events { .. } | Self::Repair)
+        !matches!(
+            self,
+            Self::Plan { .. }
+                | Self::PlanPage { .. }
+                | Self::Events { .. }
+                | Self::Repair
+                | Self::Recover { accept: None }
+                | Self::Replicas
+                | Self::Backup { .. }
+        )
     }
 }
 
@@ -202,6 +233,14 @@ pub enum AdminAnswer {
     NodeOut(NodeId),
     /// A drive that a node has and uses.
     Added(AddedDrive),
+    /// What it takes for metadata groups to go on, or took.
+    Recovery(RecoveryPlan),
+    /// The replicas of a node.
+    Replicas(Vec<ReplicaReport>),
+    /// The number that a replica has from now on.
+    Forced(ReplicaId),
+    /// Rows of a group.
+    Backup(BackupPage),
 }
 
 /// How far a namespace group is with bringing what it has stored home.

@@ -1,13 +1,20 @@
 //! What administrators ask about drives, nodes and repair, and what they are told.
 
 use mesh_core::{
-    id::{ActorId, DriveId, GroupId, LayoutId, NodeId},
+    id::{ActorId, DriveId, GroupId, LayoutId, NodeId, ReplicaId},
     meta::RepairState,
-    op::{AddedDrive, AdminAnswer, AdminOp, GroupRepair, NewMedium, NodeOp},
+    op::{
+        AddedDrive, AdminAnswer, AdminOp, BackupAt, BackupPage, Fate, Force, GroupRepair, LogEnd, NewMedium, NodeOp,
+        Recovery, RecoveryPlan, ReplicaReport,
+    },
     plan::Plan,
 };
 
 use crate::samples::count;
+
+const REPLICA: ReplicaId = ReplicaId::new(NodeId(1), 9);
+const END: LogEnd = LogEnd { term: 2, index: 3 };
+const AT: BackupAt = BackupAt { node: NodeId(1), number: 2, page: 3 };
 
 pub(crate) fn ops() -> impl Iterator<Item = NodeOp> {
     let medium = NewMedium { path: "/mnt/nvme4".into(), capacity_bytes: Some(3 << 40) };
@@ -21,6 +28,14 @@ pub(crate) fn ops() -> impl Iterator<Item = NodeOp> {
         AdminOp::AddDrive { node: NodeId(4), medium: medium.clone() },
         AdminOp::ReplaceDrive { drive: DriveId(4), medium: NewMedium { capacity_bytes: None, ..medium.clone() } },
         AdminOp::OpenDrive { medium, instead_of: Some(DriveId(4)) },
+        AdminOp::Recover { accept: Some(vec![NodeId(2), NodeId(3)]) },
+        AdminOp::Replicas,
+        AdminOp::Force(Force {
+            group: GroupId(1),
+            survivor: Some((REPLICA, END)),
+            recovery: Recovery { lost: vec![NodeId(2)], anew: true },
+        }),
+        AdminOp::Backup { group: GroupId(1), from: Some(AT) },
     ];
     ops.into_iter().map(|op| NodeOp::Admin(Box::new(op)))
 }
@@ -30,10 +45,21 @@ pub(crate) fn answers() -> Vec<(&'static str, AdminAnswer)> {
     let group = GroupRepair { group: GroupId(2), newest: LayoutId(5), state: Some(state), error: Some("e".into()) };
     let added =
         AddedDrive { drive: DriveId(5), node: NodeId(4), capacity_bytes: 3 << 40, instead_of: Some(DriveId(4)) };
+    let on = NodeId(1);
+    let fates =
+        [Fate::Led { by: on }, Fate::Elects, Fate::Survives { on, replica: REPLICA, end: END }, Fate::Gone { on }];
+    let groups = (0..).map(GroupId).zip(fates).collect();
+    let voters = vec![vec![REPLICA]];
+    let replica =
+        ReplicaReport { group: GroupId(1), replica: REPLICA, is_sound: true, leads: false, voters, end: Some(END) };
     vec![
         ("PlanPage", AdminAnswer::PlanPage { plan: Plan::default(), next: Some(ActorId(7)) }),
         ("Repair", AdminAnswer::Repair(vec![group])),
         ("Scrub", AdminAnswer::Scrub(vec![(DriveId(4), None), (DriveId(5), Some("e".into()))])),
         ("Added", AdminAnswer::Added(added)),
+        ("Recovery", AdminAnswer::Recovery(RecoveryPlan { lost: vec![NodeId(2)], silent: vec![NodeId(3)], groups })),
+        ("Replicas", AdminAnswer::Replicas(vec![replica])),
+        ("Forced", AdminAnswer::Forced(REPLICA)),
+        ("Backup", AdminAnswer::Backup(BackupPage { next: Some(AT), end: Some((4, 5)) })),
     ]
 }

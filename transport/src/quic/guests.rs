@@ -12,7 +12,7 @@ use std::{
 use mesh_core::{
     Error, ErrorKind, Op,
     limits::PAYLOAD_BYTES_MAX,
-    op::{NodeOp, ObjectOp, ShardOp, StripeOp},
+    op::{AdminOp, NodeOp, ObjectOp, ShardOp, StripeOp},
     port::Role,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -151,6 +151,7 @@ const fn answer_bytes_max(op: &Op) -> usize {
         // Rows and names: a page of them at most, and mostly far less.
         Op::Shard(_) | Op::Object(_) | Op::Query { .. } => PAGE_BYTES,
         Op::Node(op) if matches!(**op, NodeOp::RelayQuery { .. } | NodeOp::StatusPage { .. }) => PAGE_BYTES,
+        Op::Node(op) if matches!(&**op, NodeOp::Admin(op) if matches!(**op, AdminOp::Backup { .. })) => PAGE_BYTES,
         // Short words, which must never wait: heartbeats, Raft's answers, steps of a move.
         Op::Stripe(_) | Op::Propose(_) | Op::Node(_) => 0,
     }

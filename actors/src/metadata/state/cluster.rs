@@ -11,11 +11,11 @@ use mesh_core::{
 };
 
 use super::{
-    departures, level,
+    departures, level, recovery,
     rows::{Formed, Rows},
     seats,
 };
-use crate::metadata::keys;
+use crate::metadata::keys::{self, Counter};
 
 /// Nodes of a cluster at most, DPUs among them.
 const NODES_MAX: u64 = 4096;
@@ -154,25 +154,39 @@ pub(super) fn put_drive(
         // The owner's own command again must not make it a stranger to its drive.
         return match known {
             Some(known) if (known.node, now.0) == (node, after.0 + 1) => Ok(MetaAnswer::Epoch(now)),
+            _ if after > now => {
+                recovery::expect_forgetful(rows, now)?;
+                take(rows, (drive, node, capacity_bytes), known, after, instead_of)
+            }
             _ => Err(Error::new(ErrorKind::Conflict, "the drive had another owner since: look again")
                 .with("drive", drive)
                 .with("epoch", now)),
         };
     }
-    let (last, seat) = match (known, instead_of) {
+    take(rows, (drive, node, capacity_bytes), known, now, instead_of)
+}
+
+fn take(
+    rows: &mut Rows<'_>,
+    (drive, node, capacity_bytes): (DriveId, NodeId, u64),
+    known: Option<DriveInfo>,
+    last: Epoch,
+    instead_of: Option<DriveId>,
+) -> Result<MetaAnswer, Error> {
+    let seat = match (known, instead_of) {
         // Whose place it has taken it keeps.
-        (Some(known), _) => (known.epoch, known.seat),
+        (Some(known), _) => known.seat,
         (None, old) => {
             let seat = old.map(|old| seats::take(rows, drive, node, capacity_bytes, old)).transpose()?;
             rows.take_room(&keys::all(keys::DRIVE), DRIVES_MAX, "drives")?;
-            (Epoch(0), seat)
+            seat
         }
     };
     if departures::leaves(rows, node)? && !rows.has(&keys::leaving(drive))? {
         rows.put(keys::leaving(drive), &Leaving::Asked)?;
     }
     let epoch = Epoch(last.0 + 1);
-    rows.put(key, &DriveInfo { id: drive, node, capacity_bytes, epoch, seat })?;
+    rows.put(keys::drive(drive), &DriveInfo { id: drive, node, capacity_bytes, epoch, seat })?;
     Ok(MetaAnswer::Epoch(epoch))
 }
 
@@ -353,12 +367,15 @@ fn expect_in_line(layout: &Layout, newest: &Layout) -> Result<(), Error> {
         .with("newest_line", newest.line))
 }
 
-/// The newest layout's number: layouts are numbered from 1 without gaps, so the first free number is found by halving.
-fn newest_layout(rows: &Rows<'_>) -> Result<LayoutId, Error> {
-    let (mut there, mut free) = (0, 1);
+/// The newest layout's number: layouts are numbered from 1, or from the one by which the group was recovered, without gaps, so
+/// the first free number is found by halving.
+pub(super) fn newest_layout(rows: &Rows<'_>) -> Result<LayoutId, Error> {
+    let mut there = rows.find::<u64>(&keys::counter(Counter::Layouts))?.unwrap_or(0);
+    let (mut free, mut step) = (there + 1, 1);
     while rows.has(&keys::layout(LayoutId(free)))? {
         there = free;
-        free *= 2;
+        step *= 2;
+        free += step;
     }
     while free - there > 1 {
         let middle = there + (free - there) / 2;

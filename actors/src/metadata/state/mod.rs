@@ -6,7 +6,7 @@
 //!
 //! [`control`] and [`namespace`] say which file does what a command of theirs asks: [`cluster`], [`tenants`], [`buckets`],
 //! [`placement`], [`stages`], [`level`] in the control group; [`blocks`], [`objects`], [`uploads`], [`waste`], [`owed`], [`repair`] in
-//! namespace groups; [`sessions`] in both. [`listing`] answers pages, [`view`] shows the control group.
+//! namespace groups; [`sessions`] and [`recovery`] in both. [`listing`] answers pages, [`view`] shows the control group.
 
 mod blocks;
 mod buckets;
@@ -20,6 +20,7 @@ mod namespace;
 mod objects;
 mod owed;
 mod placement;
+mod recovery;
 mod repair;
 mod rows;
 mod seats;
@@ -37,6 +38,7 @@ use mesh_core::{
     Error,
     id::GroupId,
     meta::{Command, ControlView, MetaAnswer, Query},
+    op::Recovery,
 };
 
 use self::rows::Rows;
@@ -102,6 +104,17 @@ pub fn query(table: &dyn Table, group: GroupId, query: &Query) -> Result<MetaAns
         Query::Drive { drive } => cluster::last_epoch(&rows, *drive),
         Query::NoMember { .. } => Err(Error::bug("it was answered above")),
     }
+}
+
+/// Has a group go on from less than it may once have had: gives the changes to make to the table, together.
+///
+/// # Errors
+/// As [`apply`]; `Unsupported` if a node that stays runs a build that does not know what this leads to; `Invalid` if no host
+/// would be left.
+pub fn recover(table: &dyn Table, group: GroupId, recovery: &Recovery) -> Result<Vec<Change>, Error> {
+    let mut rows = Rows::new(table, group);
+    recovery::recover(&mut rows, recovery)?;
+    Ok(rows.into_changes())
 }
 
 /// The control group's contents, buckets apart, out of all of its rows.

@@ -14,8 +14,10 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use super::*;
 use crate::metadata::{
     flush::{Durable, lock},
+    force::Forced,
     mark::Claims,
 };
+use mesh_core::op::{Force, LogEnd, Recovery};
 
 /// Memory in which each step takes up to a few milliseconds.
 fn home(seed: u64) -> MemoryHome {
@@ -267,4 +269,113 @@ async fn a_replica_that_is_removed_in_part_is_not_begun_anew() {
         }
     }
     assert!(seen.iter().all(|seen| *seen > 2), "{seen:?}");
+}
+
+/// What a replica is that was made to go on alone: everything is there, under another number, and nobody else has a say.
+async fn expect_alone(store: &Arc<Store>, old: ReplicaId, at: LogId) {
+    assert!(matches!(store.health(GROUP), Health::Sound), "{:?}", store.health(GROUP));
+    assert_ne!(store.replica(GROUP).unwrap(), old);
+    let mut log = LogStore::open(Arc::clone(store), GROUP).unwrap();
+    let logged = log.get_log_state().await.unwrap();
+    assert_eq!((logged.last_purged_log_id, logged.last_log_id), (Some(at), Some(at)));
+    let vote = log.get_log_reader().await.read_vote().await.unwrap().expect("a vote");
+    assert_eq!((vote.leader_id, vote.committed), (at.leader_id, false));
+    let state = GroupState::open(Arc::clone(store), GROUP, None).unwrap();
+    let (applied, members) = Machine(Arc::clone(&state)).applied_state().await.unwrap();
+    let voters: Vec<u64> = members.membership().voter_ids().collect();
+    assert_eq!((applied, voters), (Some(at), vec![store.replica(GROUP).unwrap().0]));
+    // The six that there were, and where its writes go on from.
+    assert_eq!(rows_of(&state).len(), 7);
+}
+
+/// Whenever the machine crashes while a replica is made to go on alone: it is as it was, or it goes on when it starts again.
+#[tokio::test]
+async fn a_replica_goes_on_alone_or_is_as_it_was_whenever_it_crashes() {
+    let home = home(5);
+    let copies = Arc::new(std::sync::Mutex::new(Vec::<MemoryHome>::new()));
+    let watched = |steps: Arc<dyn Durable>| -> Arc<dyn Durable> {
+        let (home, copies) = (home.clone(), copies.clone());
+        let about = move |step: Step<'_>| {
+            lock(&copies).push(home.copy());
+            step()?;
+            lock(&copies).push(home.copy());
+            Ok(())
+        };
+        Arc::new(About { steps, about })
+    };
+    let store = Arc::new(Store::open_over(Home::Memory(home.clone()), NodeId(1), entropy(), watched).expect("a store"));
+    for group in [GroupId::CONTROL, GROUP] {
+        store.replica(group).unwrap();
+        fill(&store, group).await;
+    }
+    let old = store.replica(GROUP).unwrap();
+    lock(&copies).clear();
+    let force = |replica, index| Force {
+        group: GROUP,
+        survivor: Some((replica, LogEnd { term: 1, index })),
+        recovery: Recovery::default(),
+    };
+    for other in [force(ReplicaId::new(NodeId(1), 1), 7), force(old, 6), Force { survivor: None, ..force(old, 7) }] {
+        let refused = Forced::carry_out(&store, &other).expect_err("it is not so");
+        assert_eq!(refused.kind(), ErrorKind::Conflict);
+    }
+    assert!(lock(&copies).is_empty(), "nothing was written");
+    let new = Forced::carry_out(&store, &force(old, 7)).expect("it goes on");
+    // Behind its eight entries, by a term that nobody had.
+    let at = |replica: ReplicaId| LogId {
+        leader_id: openraft::impls::leader_id_adv::LeaderId { term: 2, node_id: replica.0 },
+        index: 8,
+    };
+    expect_alone(&store, old, at(new)).await;
+    drop(store);
+    let mut seen = [0, 0];
+    let copies = core::mem::take(&mut *lock(&copies));
+    for copy in copies.into_iter().chain([home.clone()]) {
+        let store = Arc::new(Store::open(Home::Memory(copy.clone()), NodeId(1), entropy()).expect("a store"));
+        assert!(matches!(store.health(GROUP), Health::Sound), "{:?}", store.health(GROUP));
+        let is_begun = store.groups_with(Slot::Forced).contains(&GROUP) || store.replica(GROUP).unwrap() == new;
+        seen[usize::from(is_begun)] += 1;
+        Forced::go_on(&store);
+        expect_full(&store, GroupId::CONTROL).await;
+        if !is_begun {
+            assert_eq!(store.replica(GROUP).unwrap(), old);
+            expect_full(&store, GROUP).await;
+            continue;
+        }
+        expect_alone(&store, old, at(new)).await;
+        assert!(store.groups_with(Slot::Forced).is_empty());
+        drop(store);
+        copy.crash(false);
+        let store = Arc::new(Store::open(Home::Memory(copy), NodeId(1), entropy()).expect("a store"));
+        expect_alone(&store, old, at(new)).await;
+    }
+    assert!(seen[0] > 0 && seen[1] > 8, "{seen:?}");
+}
+
+/// The medium takes nothing from some step on while a replica is made to go on alone: it votes and serves again only as what it
+/// was, or as what it is to be.
+#[tokio::test]
+async fn a_replica_that_goes_on_in_part_serves_nobody() {
+    let mut seen = BTreeSet::new();
+    for fails_after in 0..40 {
+        let left = Arc::new(std::sync::atomic::AtomicUsize::new(usize::MAX));
+        let over = |steps: Arc<dyn Durable>| -> Arc<dyn Durable> {
+            let left = left.clone();
+            let about = move |step: Step<'_>| {
+                let takes = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+                takes.map_err(|_| std::io::Error::other("as planned"))?;
+                step()
+            };
+            Arc::new(About { steps, about })
+        };
+        let store = Arc::new(Store::open_over(Home::Memory(home(6)), NodeId(1), entropy(), over).expect("a store"));
+        let old = store.replica(GROUP).unwrap();
+        fill(&store, GROUP).await;
+        left.store(fails_after, Ordering::SeqCst);
+        let survivor = Some((old, LogEnd { term: 1, index: 7 }));
+        let forced = Forced::carry_out(&store, &Force { group: GROUP, survivor, recovery: Recovery::default() });
+        assert_eq!(forced.is_err(), matches!(store.health(GROUP), Health::Damaged(_)), "after {fails_after}");
+        seen.insert(forced.is_err());
+    }
+    assert_eq!(seen.len(), 2, "{seen:?}");
 }

@@ -17,7 +17,7 @@ fn wrapped(byte: u8) -> WrappedKey {
     WrappedKey { key: KeyId(0), nonce: [byte; 12], sealed: vec![byte; 48] }
 }
 
-fn tenant(name: &str, byte: u8) -> MeshCommand {
+pub(super) fn tenant(name: &str, byte: u8) -> MeshCommand {
     MeshCommand::CreateTenant(TenantRow {
         id: TenantId(0),
         name: name.to_owned(),

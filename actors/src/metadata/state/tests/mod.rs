@@ -10,6 +10,7 @@ mod listing;
 mod namespace;
 mod owed;
 mod placement;
+mod recovery;
 mod repair;
 mod seats;
 mod sessions;

@@ -1,0 +1,236 @@
+//! A replica that goes on as the only voter of its group, with all that is in its log, whoever else had agreed to that.
+//!
+//! Raft has no way to do this, for it is not safe: what only others had is lost, and if they come back they are a group of
+//! their own. Somebody has accepted that. So it is done to the replica's files, while it is closed:
+//!
+//! ```text
+//!   'f' says what it is to be: durable     a crash: opening goes on from here
+//!   the state has all of the log, and what makes up for what is not known (see `mesh_actors::metadata::state::recover`),
+//!     and the replica under a new number is the only member; in one batch
+//!   the vote and the purged log, up to an entry behind all that there were
+//!   the mark claims that, under the new number; then 'f' is removed
+//! ```
+//!
+//! The other old replicas are strangers to the new number, and learn from it as new ones do.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, PoisonError},
+};
+
+use futures_util::future::join_all;
+use mesh_core::{
+    Error, ErrorKind,
+    id::{GroupId, ReplicaId},
+    op::{Force, LogEnd, Recovery, ReplicaReport},
+};
+use openraft::{Membership as Members, StoredMembership, impls::leader_id_adv::LeaderId};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    RaftMetadata, lock,
+    log::LogStore,
+    machine::GroupState,
+    mark::Claim,
+    store::{Health, Slot, Store},
+    types::{LogId, Vote},
+};
+
+/// What a replica is to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Forced {
+    /// Under which number.
+    replica: ReplicaId,
+    /// Behind all that it had.
+    at: LogId,
+    recovery: Recovery,
+}
+
+impl Forced {
+    /// Makes a replica the only voter of its group. It must be closed. Blocks.
+    ///
+    /// # Errors
+    /// `Conflict` if it is not the one that was judged, or has not what it had then; what `state::recover` refuses; or
+    /// `DriveFailed`: where it may have been begun by then, the group is damaged until it goes on when the node starts again.
+    pub(super) fn carry_out(store: &Arc<Store>, force: &Force) -> Result<ReplicaId, Error> {
+        let group = force.group;
+        let forced = Self::of(store, force).map_err(|error| refused(group, error))?;
+        let begun = store.write(group, Slot::Forced, &forced).and_then(|()| store.finish());
+        begun.and_then(|()| forced.finish(store, group)).map_err(|error| {
+            store.note(group, &format!("it was to go on by itself, and that was not finished: {error}"));
+            refused(group, error)
+        })?;
+        Ok(forced.replica)
+    }
+
+    /// Finishes what was begun before this start. A group of which that fails is damaged: it is neither what it was nor what it
+    /// was to be.
+    pub(super) fn go_on(store: &Arc<Store>) {
+        for group in store.groups_with(Slot::Forced) {
+            let finished = match store.read::<Self>(group, Slot::Forced) {
+                Ok(Some(forced)) => forced.finish(store, group),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = finished {
+                store.note(group, &format!("it was to go on by itself, and that cannot be finished: {error}"));
+            }
+        }
+    }
+
+    fn of(store: &Arc<Store>, force: &Force) -> io::Result<Self> {
+        let Force { group, survivor, recovery } = force;
+        let own = store.replica(*group)?;
+        let log = LogStore::open(Arc::clone(store), *group)?;
+        let state = GroupState::open(Arc::clone(store), *group, None)?;
+        let last = log.last_id()?;
+        if survivor.as_ref().map(|(replica, end)| (*replica, Some(*end))) != Some((own, end_of(last)))
+            && !(survivor.is_none() && last.is_none() && state.applied_index().is_none())
+        {
+            let what = "the replica is not as it was when this was planned: look again";
+            return Err(io::Error::other(
+                Error::new(ErrorKind::Conflict, what).with("group", group).with("replica", own),
+            ));
+        }
+        // Before anything is written: it may be refused.
+        drop(state.recovered(&log, recovery)?);
+        let vote = store.read::<Vote>(*group, Slot::Vote)?.map_or(0, |vote| vote.leader_id.term);
+        let term = vote.max(last.map_or(0, |last| last.leader_id.term)) + 1;
+        let index = last.map_or(0, |last| last.index).max(state.applied_index().unwrap_or(0)) + 1;
+        let replica = store.mint()?;
+        let at = LogId { leader_id: LeaderId { term, node_id: replica.0 }, index };
+        Ok(Self { replica, at, recovery: recovery.clone() })
+    }
+
+    /// Every step may have been done before.
+    fn finish(&self, store: &Arc<Store>, group: GroupId) -> io::Result<()> {
+        let Self { replica, at, recovery } = self;
+        let state = GroupState::open(Arc::clone(store), group, None)?;
+        if state.applied_index() != Some(at.index) {
+            let log = LogStore::open(Arc::clone(store), group)?;
+            let changes = state.recovered(&log, recovery)?;
+            state.commit(&changes, Some(*at), alone(*replica, *at)?)?;
+            store.finish()?;
+        }
+        drop(state);
+        let vote = Vote { leader_id: at.leader_id, committed: false };
+        store.write(group, Slot::Vote, &vote)?;
+        store.write(group, Slot::Purged, at)?;
+        store.finish()?;
+        // What it purges is removed as it is opened.
+        drop(LogStore::open(Arc::clone(store), group)?);
+        store.claim(group, |claim| {
+            let generation = claim.generation;
+            let (vote, purged, applied) = (Some(vote), Some(*at), Some(*at));
+            *claim = Claim { replica: *replica, generation, vote, last: None, purged, applied };
+        });
+        // Into both halves of the mark: what the older one claims of another number must not come back.
+        store.finish().and_then(|()| store.finish())?;
+        store.remove(group, Slot::Forced)?;
+        store.finish()
+    }
+}
+
+/// The only member.
+fn alone(replica: ReplicaId, at: LogId) -> io::Result<super::types::Membership> {
+    let voters = vec![BTreeSet::from([replica.0])];
+    let members = Members::new(voters, BTreeMap::from([(replica.0, ())])).map_err(io::Error::other)?;
+    Ok(StoredMembership::new(Some(at), members))
+}
+
+fn end_of(last: Option<LogId>) -> Option<LogEnd> {
+    last.map(|last| LogEnd { term: last.leader_id.term, index: last.index })
+}
+
+fn refused(group: GroupId, error: io::Error) -> Error {
+    let why = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    if let Some(why) = why.filter(|why| !matches!(why.kind(), ErrorKind::Corrupt | ErrorKind::DriveFailed)) {
+        return why.clone();
+    }
+    let what = "the replica cannot go on by itself: its files cannot be read or written";
+    Error::new(ErrorKind::DriveFailed, what).with("group", group).caused_by(error)
+}
+
+impl RaftMetadata {
+    /// The replicas of this node, open or not. Opens those that nobody has asked for since it started, and has those that lead
+    /// confirm that.
+    pub async fn replica_reports(&self) -> Vec<ReplicaReport> {
+        join_all(self.kept().into_iter().map(|group| self.replica_report(group))).await.into_iter().flatten().collect()
+    }
+
+    async fn replica_report(&self, group: GroupId) -> Option<ReplicaReport> {
+        if let Err(error) = self.ensure_group(group).await {
+            tracing::warn!(node = %self.node, %group, %error, "a replica of a metadata group cannot be opened");
+        }
+        let Ok(replica) = self.replica(group) else {
+            let replica = self.replica_id(group)?;
+            return Some(ReplicaReport {
+                group,
+                replica,
+                is_sound: false,
+                leads: false,
+                voters: Vec::new(),
+                end: None,
+            });
+        };
+        Some(ReplicaReport {
+            group,
+            replica: replica.id(),
+            is_sound: self.trouble(group, &replica).is_none(),
+            leads: replica.leads().await,
+            voters: replica.voter_sets(),
+            end: replica.last_id().ok().and_then(end_of),
+        })
+    }
+
+    /// Has this node's replica of a group go on as the only voter, as somebody has judged that it must: see the module's page.
+    /// Without a survivor a replica begins that has nothing.
+    ///
+    /// # Errors
+    /// `Conflict` if it is not as it was judged, is led, or is in use still: it goes on as it was. Else as [`Forced::carry_out`].
+    pub async fn force(&self, force: Force) -> Result<ReplicaId, Error> {
+        let group = force.group;
+        let one_at_a_time = Arc::clone(&self.opening).lock_owned().await;
+        if let Ok(replica) = self.replica(group) {
+            if replica.leads().await {
+                let what = "this replica leads its metadata group: nothing has to be done for that";
+                return Err(Error::new(ErrorKind::Conflict, what).with("group", group));
+            }
+            let state = Arc::downgrade(&replica.state);
+            self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
+            if let Err(error) = replica.raft.shutdown().await {
+                tracing::warn!(%group, %error, "a metadata group did not stop cleanly");
+            }
+            drop(replica);
+            let states = [state];
+            self.wait_for(&states).await;
+            if states.iter().any(|state| state.strong_count() > 0) {
+                self.open(group).await?;
+                return Err(Error::new(ErrorKind::Conflict, "the replica is still in use").with("group", group));
+            }
+        }
+        let store = self.store();
+        if let Health::Damaged(error) = store.health(group) {
+            return Err(error);
+        }
+        let home = store.home();
+        // Whoever waits for it may be gone: nobody opens it before that is done.
+        let work = move || {
+            let forced = Forced::carry_out(&store, &force);
+            drop(one_at_a_time);
+            forced
+        };
+        let forced = home.aside(work).await?;
+        let opened = {
+            let _one_at_a_time = self.opening.lock().await;
+            if self.replica(group).is_ok() { Ok(()) } else { self.open(group).await }
+        };
+        let replica = forced?;
+        opened?;
+        lock(&self.damaged).remove(&group);
+        tracing::warn!(node = %self.node, %group, %replica, "a metadata group goes on from this replica alone, as somebody has accepted");
+        self.elect(group).await?;
+        Ok(replica)
+    }
+}

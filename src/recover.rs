@@ -1,0 +1,226 @@
+//! Metadata groups that go on without a majority of those that kept them, and what a group has, read for a backup.
+//!
+//! Any node can be asked, for there may be no leader to ask. It hears what all hosts have, has
+//! [`mesh_placement::rescue::plan`] judge that, and, once it is accepted, tells the survivors one after the other: the control
+//! group first, which puts those that are lost out, so that nobody listens to them any more. What is cut short is done by asking
+//! again: the groups that go on by then are left alone.
+
+use core::time::Duration;
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures_util::future::join_all;
+use mesh_core::{
+    Answer, Error, ErrorKind, Op, Outcome, Response,
+    happened::Happened,
+    id::{GroupId, NodeId, ReplicaId},
+    meta::MeshCommand,
+    op::{AdminAnswer, AdminOp, BackupAt, Fate, Force, NodeOp, Recovery, RecoveryPlan, ReplicaReport},
+    port::Role,
+    time::Instant,
+    topology::NodeKind,
+};
+use mesh_placement::rescue;
+
+use crate::node::{Inner, ask_node};
+
+/// Says what it takes for all groups to go on; and has them, if it is `accepted` that these nodes are lost for good.
+///
+/// # Errors
+/// `Conflict` if nothing has to be done, or others would have to be lost; `NotFound` without any replica of the control group;
+/// `Unsupported` if a host runs a build that cannot do this.
+pub(crate) async fn recover(
+    node: &Arc<Inner>,
+    accepted: Option<Vec<NodeId>>,
+    deadline: Instant,
+) -> Result<RecoveryPlan, Error> {
+    let plan = look(node).await?;
+    let Some(mut accepted) = accepted else { return Ok(plan) };
+    accepted.sort_unstable();
+    if plan.is_idle() {
+        let what = "every metadata group has a majority that answers: nothing has to be accepted as lost";
+        return Err(Error::new(ErrorKind::Conflict, what));
+    }
+    if accepted != plan.lost {
+        let said = plan.lost.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let what = "other nodes than the ones that were accepted would have to be lost for good: look again";
+        return Err(Error::new(ErrorKind::Conflict, what).with("would_be_lost", said));
+    }
+    tracing::warn!(node = %node.id, lost = ?plan.lost, "metadata groups go on without those who kept them: somebody has accepted what is lost");
+    let is_forced = |group| plan.groups.iter().any(|(one, fate)| *one == group && !fate.goes_on());
+    if is_forced(GroupId::CONTROL) {
+        have_go_on(node, GroupId::CONTROL, &plan, deadline).await?;
+    }
+    put_out(node, &plan.lost, deadline).await?;
+    for (group, _) in plan.groups.iter().filter(|(group, fate)| *group != GroupId::CONTROL && !fate.goes_on()) {
+        have_go_on(node, *group, &plan, deadline).await?;
+    }
+    Ok(plan)
+}
+
+/// Asks every host for its replicas.
+async fn look(node: &Arc<Inner>) -> Result<RecoveryPlan, Error> {
+    let control = node.metadata.control();
+    let hosts = control.nodes.values().filter(|info| info.kind == NodeKind::Host).map(|info| info.id);
+    let heard = join_all(hosts.map(|host| async move { (host, replicas_of(node, host).await) })).await;
+    let mut reports = BTreeMap::new();
+    for (host, said) in heard {
+        match said {
+            Ok(said) => drop(reports.insert(host, said)),
+            // It is there, and would be taken for lost.
+            Err(error) if is_there(error.kind()) => {
+                let what = "a host answers, and cannot say what it has: upgrade it, or mend what it says, first";
+                return Err(Error::new(error.kind(), what).with("node", host).caused_by(error));
+            }
+            Err(error) => tracing::info!(node = %host, %error, "a host does not answer"),
+        }
+    }
+    rescue::plan(&control, &reports)
+}
+
+/// Whether somebody answered.
+const fn is_there(kind: ErrorKind) -> bool {
+    !matches!(kind, ErrorKind::Unreachable | ErrorKind::LinkLost | ErrorKind::Timeout)
+}
+
+async fn replicas_of(node: &Arc<Inner>, host: NodeId) -> Result<Vec<ReplicaReport>, Error> {
+    if host == node.id {
+        return Ok(node.metadata.replica_reports().await);
+    }
+    match told(ask_node(node, host, order(AdminOp::Replicas), LOOK_BUDGET).await)? {
+        AdminAnswer::Replicas(replicas) => Ok(replicas),
+        _ => Err(Error::bug("a node was asked for its replicas and said something else")),
+    }
+}
+
+/// Has a group go on as it is planned, and waits until it has a leader.
+async fn have_go_on(node: &Arc<Inner>, group: GroupId, plan: &RecoveryPlan, deadline: Instant) -> Result<(), Error> {
+    let fate = plan.groups.iter().find(|(one, _)| *one == group).map(|(_, fate)| *fate);
+    let (on, survivor) = match fate {
+        Some(Fate::Survives { on, replica, end }) => (on, Some((replica, end))),
+        Some(Fate::Gone { on }) => (on, None),
+        Some(Fate::Led { .. } | Fate::Elects) | None => return Ok(()),
+    };
+    let lost = if group == GroupId::CONTROL { plan.lost.clone() } else { Vec::new() };
+    let force = Force { group, survivor, recovery: Recovery { lost, anew: survivor.is_none() } };
+    let replica = if on == node.id {
+        force_here(node, force).await?
+    } else {
+        forced(told(ask_node(node, on, order(AdminOp::Force(force)), left(node, deadline)?).await)?)?
+    };
+    tracing::warn!(%group, node = %on, %replica, "a metadata group goes on from one replica");
+    loop {
+        let led = match on == node.id {
+            true => node.metadata.is_leader(group),
+            false => replicas_of(node, on).await?.iter().any(|said| said.group == group && said.leads),
+        };
+        if led {
+            return Ok(());
+        }
+        left(node, deadline)?;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn forced(answer: AdminAnswer) -> Result<ReplicaId, Error> {
+    match answer {
+        AdminAnswer::Forced(replica) => Ok(replica),
+        _ => Err(Error::bug("a node was told to have a replica go on and said something else")),
+    }
+}
+
+/// Puts nodes out of the mesh that are lost, once the control group goes on, if they are not.
+async fn put_out(node: &Arc<Inner>, lost: &[NodeId], deadline: Instant) -> Result<(), Error> {
+    for who in lost {
+        loop {
+            if node.metadata.control().is_out(*who) {
+                break;
+            }
+            match node.propose(MeshCommand::RemoveNode { node: *who, empty: None }).await {
+                Ok(_) => {
+                    node.note(Happened::NodeRemoved { node: *who, lost: true });
+                    break;
+                }
+                // Its actors are on their way elsewhere; or there is no leader yet.
+                Err(error) if deadline <= node.env.clock.now() => return Err(error),
+                Err(error) => tracing::info!(node = %who, %error, "a node that is lost cannot be put out yet"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Ok(())
+}
+
+/// What one node tells another of its replicas.
+///
+/// # Errors
+/// `Denied` to who is no node.
+pub(crate) async fn of_node(node: &Arc<Inner>, from: &Role, op: AdminOp) -> Outcome {
+    if !matches!(from, Role::Node(_)) {
+        return Err(Error::new(ErrorKind::Denied, "nodes ask each other for this; say `mesh metadata recover`"));
+    }
+    let answer = match op {
+        AdminOp::Replicas => AdminAnswer::Replicas(node.metadata.replica_reports().await),
+        AdminOp::Force(force) => AdminAnswer::Forced(force_here(node, force).await?),
+        _ => return Err(Error::bug("this is no business of replicas")),
+    };
+    Ok(Answer::Admin(Box::new(answer)).into())
+}
+
+/// In a task that outlives whoever waits for it: a replica that is half of another serves nobody.
+async fn force_here(node: &Arc<Inner>, force: Force) -> Result<ReplicaId, Error> {
+    let metadata = node.metadata.clone();
+    let forcing = tokio::spawn(async move { metadata.force(force).await });
+    forcing.await.unwrap_or_else(|error| Err(Error::bug("a replica's task failed").with("why", error)))
+}
+
+/// Reads some of a group for a backup: here, or where it is read or led.
+pub(crate) async fn backup(
+    node: &Arc<Inner>,
+    from: &Role,
+    group: GroupId,
+    at: Option<BackupAt>,
+    deadline: Instant,
+) -> Outcome {
+    let there = match at {
+        Some(at) => at.node,
+        None => leader(node, group)?,
+    };
+    if there == node.id || matches!(from, Role::Node(_)) {
+        let (page, payload) = node.metadata.backup(group, at).await?;
+        return Ok(Response { answer: Answer::Admin(Box::new(AdminAnswer::Backup(page))), payload });
+    }
+    ask_node(node, there, order(AdminOp::Backup { group, from: at }), left(node, deadline)?).await
+}
+
+fn leader(node: &Arc<Inner>, group: GroupId) -> Result<NodeId, Error> {
+    let own = node.metadata.status().into_iter().find(|said| said.group == group).and_then(|said| said.leader);
+    let seen = || node.outlook().sight.led(group).and_then(|said| said.leader);
+    own.or_else(seen).ok_or_else(|| {
+        let what = "the metadata group has no leader that this node sees; try again in a moment";
+        Error::new(ErrorKind::NotLeader, what).with("group", group)
+    })
+}
+
+fn left(node: &Inner, deadline: Instant) -> Result<Duration, Error> {
+    let now = node.env.clock.now();
+    if deadline <= now {
+        let what = "not all of it was done in time: ask again, and the rest is done";
+        return Err(Error::new(ErrorKind::Timeout, what));
+    }
+    Ok(deadline.after(now))
+}
+
+fn order(op: AdminOp) -> Op {
+    Op::Node(Box::new(NodeOp::Admin(Box::new(op))))
+}
+
+fn told(outcome: Outcome) -> Result<AdminAnswer, Error> {
+    match outcome?.answer {
+        Answer::Admin(answer) => Ok(*answer),
+        _ => Err(Error::bug("an administrator's question was answered with something else")),
+    }
+}
+
+/// For a host to say what it has; who takes longer is not there.
+const LOOK_BUDGET: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(100);
