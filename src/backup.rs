@@ -21,9 +21,11 @@ use std::{
 
 use mesh_core::{
     Error, ErrorKind,
-    id::{GroupId, NodeId},
+    id::{ClusterId, GroupId, NodeId},
     limits::PAYLOAD_BYTES_MAX,
+    meta::ControlView,
     op::{AdminAnswer, AdminOp, Recovery},
+    topology::NodeKind,
     wire::crc32c,
 };
 use mesh_dpu_runtime::metadata::{Restore, set_aside};
@@ -116,7 +118,7 @@ pub fn restore(from: &mut impl Read, config: &Config, env: &Env, lost: &[NodeId]
         return Err(Error::new(ErrorKind::Corrupt, "this is no backup of a mesh's metadata"));
     }
     let mut restore = Restore::begin(&folder, node, (env.entropy)())?;
-    let mut contents = Contents::default();
+    let (mut contents, mut namespaces, at) = (Contents::default(), None, env.clock.wall());
     loop {
         match from.next()? {
             (Kind::Rows, body) => {
@@ -128,19 +130,14 @@ pub fn restore(from: &mut impl Read, config: &Config, env: &Env, lost: &[NodeId]
                 let (count, digest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
                 let digest = <[u8; 16]>::try_from(digest).map_err(|_| damaged())?;
                 let count = u64::from_le_bytes(*count);
-                let lost = if group == GroupId::CONTROL { lost.to_vec() } else { Vec::new() };
+                let mut recovery = Recovery { lost: Vec::new(), at };
                 if group == GroupId::CONTROL {
                     let view = restore.control()?;
-                    if view.cluster != Some(keyring.cluster()) {
-                        return Err(Error::new(ErrorKind::Conflict, "this is a backup of another mesh"));
-                    }
-                    if lost.contains(&node) || !view.nodes.contains_key(&node) {
-                        let what =
-                            "this node was no member of the mesh when the backup was made: restore it on one that was";
-                        return Err(Error::new(ErrorKind::Conflict, what).with("node", node));
-                    }
+                    expect_member(&view, keyring.cluster(), node, lost)?;
+                    recovery.lost = lost.to_vec();
+                    namespaces = Some(u64::from(view.namespaces));
                 }
-                restore.end(group, (count, u128::from_le_bytes(digest)), &Recovery { lost, anew: false })?;
+                restore.end(group, (count, u128::from_le_bytes(digest)), &recovery)?;
                 contents.groups += 1;
                 contents.rows += count;
             }
@@ -149,10 +146,29 @@ pub fn restore(from: &mut impl Read, config: &Config, env: &Env, lost: &[NodeId]
         }
     }
     contents.bytes = from.bytes;
-    if !restore.has(GroupId::CONTROL) {
+    // All of them, and no others.
+    let all = namespaces.is_some_and(|namespaces| (1..=namespaces).all(|group| restore.has(GroupId(group))));
+    if !all || namespaces.map(|namespaces| namespaces + 1) != Some(u64::from(contents.groups)) {
         return Err(damaged());
     }
     Ok(Restored { contents, before: restore.finish()? })
+}
+
+/// Refuses a backup of another mesh, and a node that cannot be the one from which the others learn.
+fn expect_member(view: &ControlView, cluster: ClusterId, node: NodeId, lost: &[NodeId]) -> Result<(), Error> {
+    let refused = |what: &'static str, node: NodeId| Err(Error::new(ErrorKind::Conflict, what).with("node", node));
+    if view.cluster != Some(cluster) {
+        return Err(Error::new(ErrorKind::Conflict, "this is a backup of another mesh"));
+    }
+    let is_host = view.nodes.get(&node).is_some_and(|info| info.kind == NodeKind::Host);
+    if lost.contains(&node) || !is_host {
+        let what = "this node was no host of the mesh when the backup was made: restore it on one that was";
+        return refused(what, node);
+    }
+    match lost.iter().find(|lost| !view.nodes.contains_key(lost) && !view.is_out(**lost)) {
+        Some(unknown) => refused("no node of this number was a member when the backup was made", *unknown),
+        None => Ok(()),
+    }
 }
 
 /// Sets a node's metadata aside, so that it starts with none and learns them from the others. Gives where they are, if there

@@ -221,9 +221,10 @@ impl Client {
     }
 
     async fn administer_once(&self, op: AdminOp) -> Result<AdminAnswer, Error> {
+        let budget = if let AdminOp::Recover { .. } = op { RECOVERY_BUDGET } else { BUDGET_DEFAULT };
         let mut refused = None;
         for node in self.nodes.iter().copied() {
-            match self.ask_node(node, NodeOp::Admin(Box::new(op.clone())), BUDGET_DEFAULT).await {
+            match self.ask_node(node, NodeOp::Admin(Box::new(op.clone())), budget).await {
                 Ok(Answer::Admin(answer)) => return Ok(*answer),
                 Ok(answer) => return Err(strange(&answer)),
                 // One that is just starting knows of no leader yet; another may.
@@ -345,6 +346,8 @@ fn strange(answer: &Answer) -> Error {
 }
 
 const STATUS_BUDGET: Duration = Duration::from_secs(5);
+/// Each of up to 65 groups goes on in its turn.
+const RECOVERY_BUDGET: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests {

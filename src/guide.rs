@@ -17,8 +17,8 @@
 //! | [`Wake`] | the time that [`wake_at`] asked for has come |
 //! | [`Configure`] | its settings, before anything else and whenever they change; it takes its own kind's part |
 //!
-//! In a data chain the requests that come down are [`Op::Stripe`] (`Write` with the payload, `Read` whose answer has it,
-//! `Delete`), [`Op::Query`] and [`Op::Propose`]. The last two end at policy, above your function. **What it has no business
+//! In a data chain the requests that come down are [`Op::Stripe`] (`Write` with the payload, `Read` whose answer has it, all of it
+//! whatever a client wants of it, `Delete`), [`Op::Query`] and [`Op::Propose`]. The last two end at policy, above your function. **What it has no business
 //! with it passes on** with `cx.call(Target::Next, request)`, and gives the answer back unchanged: an operation that a later
 //! version of the mesh adds then works through it, too. To refuse is to reply with an error; [`ErrorKind::Denied`] reaches
 //! the client as such (over S3 as `AccessDenied`), with the message and the values that [`Error::with`] adds.

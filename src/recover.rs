@@ -14,7 +14,7 @@ use mesh_core::{
     happened::Happened,
     id::{GroupId, NodeId, ReplicaId},
     meta::MeshCommand,
-    op::{AdminAnswer, AdminOp, BackupAt, Fate, Force, NodeOp, Recovery, RecoveryPlan, ReplicaReport},
+    op::{AdminAnswer, AdminOp, BackupAt, Fate, Force, NodeOp, NodeReplicas, Recovery, RecoveryPlan},
     port::Role,
     time::Instant,
     topology::NodeKind,
@@ -23,27 +23,26 @@ use mesh_placement::rescue;
 
 use crate::node::{Inner, ask_node};
 
-/// Says what it takes for all groups to go on; and has them, if it is `accepted` that these nodes are lost for good.
+/// Says what it takes for all groups to go on; and has them, if it is `accepted` what is lost for that.
 ///
 /// # Errors
-/// `Conflict` if nothing has to be done, or others would have to be lost; `NotFound` without any replica of the control group;
-/// `Unsupported` if a host runs a build that cannot do this.
+/// `Conflict` if nothing has to be done, more would be lost than was accepted, or something need not be: see
+/// [`rescue::plan`]; `NotFound` without any replica of the control group; `Unsupported` if a node runs a build that cannot do
+/// this.
 pub(crate) async fn recover(
     node: &Arc<Inner>,
-    accepted: Option<Vec<NodeId>>,
+    accepted: Option<RecoveryPlan>,
     deadline: Instant,
 ) -> Result<RecoveryPlan, Error> {
     let plan = look(node).await?;
-    let Some(mut accepted) = accepted else { return Ok(plan) };
-    accepted.sort_unstable();
+    let Some(accepted) = accepted else { return Ok(plan) };
     if plan.is_idle() {
         let what = "every metadata group has a majority that answers: nothing has to be accepted as lost";
         return Err(Error::new(ErrorKind::Conflict, what));
     }
-    if accepted != plan.lost {
-        let said = plan.lost.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let what = "other nodes than the ones that were accepted would have to be lost for good: look again";
-        return Err(Error::new(ErrorKind::Conflict, what).with("would_be_lost", said));
+    if !plan.is_within(&accepted) {
+        let what = "more would be lost than was accepted: look again";
+        return Err(Error::new(ErrorKind::Conflict, what).with("now", plan));
     }
     tracing::warn!(node = %node.id, lost = ?plan.lost, "metadata groups go on without those who kept them: somebody has accepted what is lost");
     let is_forced = |group| plan.groups.iter().any(|(one, fate)| *one == group && !fate.goes_on());
@@ -57,21 +56,22 @@ pub(crate) async fn recover(
     Ok(plan)
 }
 
-/// Asks every host for its replicas.
+/// Asks every node for its replicas. DPUs have none that a group could go on from; but what runs on them has to know of this.
 async fn look(node: &Arc<Inner>) -> Result<RecoveryPlan, Error> {
-    let control = node.metadata.control();
-    let hosts = control.nodes.values().filter(|info| info.kind == NodeKind::Host).map(|info| info.id);
-    let heard = join_all(hosts.map(|host| async move { (host, replicas_of(node, host).await) })).await;
+    let (control, known) = (node.metadata.control(), node.outlook());
+    let heard = join_all(control.nodes.keys().map(|peer| async { (*peer, replicas_of(node, *peer).await) })).await;
     let mut reports = BTreeMap::new();
-    for (host, said) in heard {
+    for (peer, said) in heard {
+        let is_host = control.nodes.get(&peer).is_some_and(|info| info.kind == NodeKind::Host);
         match said {
-            Ok(said) => drop(reports.insert(host, said)),
+            Ok(said) if is_host => drop(reports.insert(peer, said)),
+            Ok(_) => {}
             // It is there, and would be taken for lost.
-            Err(error) if is_there(error.kind()) => {
-                let what = "a host answers, and cannot say what it has: upgrade it, or mend what it says, first";
-                return Err(Error::new(error.kind(), what).with("node", host).caused_by(error));
+            Err(error) if is_there(error.kind()) || known.is_up(peer) => {
+                let what = "a node is there, and does not say what it has: upgrade it, mend what it says, or stop it, and ask again";
+                return Err(Error::new(error.kind(), what).with("node", peer).caused_by(error));
             }
-            Err(error) => tracing::info!(node = %host, %error, "a host does not answer"),
+            Err(error) => tracing::info!(node = %peer, %error, "a node does not answer"),
         }
     }
     rescue::plan(&control, &reports)
@@ -82,14 +82,23 @@ const fn is_there(kind: ErrorKind) -> bool {
     !matches!(kind, ErrorKind::Unreachable | ErrorKind::LinkLost | ErrorKind::Timeout)
 }
 
-async fn replicas_of(node: &Arc<Inner>, host: NodeId) -> Result<Vec<ReplicaReport>, Error> {
-    if host == node.id {
-        return Ok(node.metadata.replica_reports().await);
+async fn replicas_of(node: &Arc<Inner>, peer: NodeId) -> Result<NodeReplicas, Error> {
+    if peer == node.id {
+        return Ok(own(node).await);
     }
-    match told(ask_node(node, host, order(AdminOp::Replicas), LOOK_BUDGET).await)? {
+    match told(ask_node(node, peer, order(AdminOp::Replicas), LOOK_BUDGET).await)? {
         AdminAnswer::Replicas(replicas) => Ok(replicas),
         _ => Err(Error::bug("a node was asked for its replicas and said something else")),
     }
+}
+
+/// What this node says of the mesh and of its replicas.
+async fn own(node: &Arc<Inner>) -> NodeReplicas {
+    let replicas = node.metadata.replica_reports().await;
+    let (control, known) = (node.metadata.control(), node.outlook());
+    let hosts = control.nodes.values().filter(|info| info.kind == NodeKind::Host).map(|info| info.id).collect();
+    let sees = control.nodes.keys().copied().filter(|peer| known.is_up(*peer)).collect();
+    NodeReplicas { hosts, sees, replicas }
 }
 
 /// Has a group go on as it is planned, and waits until it has a leader.
@@ -101,7 +110,7 @@ async fn have_go_on(node: &Arc<Inner>, group: GroupId, plan: &RecoveryPlan, dead
         Some(Fate::Led { .. } | Fate::Elects) | None => return Ok(()),
     };
     let lost = if group == GroupId::CONTROL { plan.lost.clone() } else { Vec::new() };
-    let force = Force { group, survivor, recovery: Recovery { lost, anew: survivor.is_none() } };
+    let force = Force { group, survivor, recovery: Recovery { lost, at: node.env.clock.wall() } };
     let replica = if on == node.id {
         force_here(node, force).await?
     } else {
@@ -111,7 +120,7 @@ async fn have_go_on(node: &Arc<Inner>, group: GroupId, plan: &RecoveryPlan, dead
     loop {
         let led = match on == node.id {
             true => node.metadata.is_leader(group),
-            false => replicas_of(node, on).await?.iter().any(|said| said.group == group && said.leads),
+            false => replicas_of(node, on).await?.replicas.iter().any(|said| said.group == group && said.leads),
         };
         if led {
             return Ok(());
@@ -140,14 +149,21 @@ async fn put_out(node: &Arc<Inner>, lost: &[NodeId], deadline: Instant) -> Resul
                     node.note(Happened::NodeRemoved { node: *who, lost: true });
                     break;
                 }
+                // Nobody knows it: it joined by what is lost.
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
                 // Its actors are on their way elsewhere; or there is no leader yet.
-                Err(error) if deadline <= node.env.clock.now() => return Err(error),
+                Err(error) if is_final(error.kind()) || deadline <= node.env.clock.now() => return Err(error),
                 Err(error) => tracing::info!(node = %who, %error, "a node that is lost cannot be put out yet"),
             }
             tokio::time::sleep(PAUSE).await;
         }
     }
     Ok(())
+}
+
+/// Whether trying again is of no use.
+const fn is_final(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unsupported | ErrorKind::Invalid | ErrorKind::Denied | ErrorKind::Bug)
 }
 
 /// What one node tells another of its replicas.
@@ -159,7 +175,7 @@ pub(crate) async fn of_node(node: &Arc<Inner>, from: &Role, op: AdminOp) -> Outc
         return Err(Error::new(ErrorKind::Denied, "nodes ask each other for this; say `mesh metadata recover`"));
     }
     let answer = match op {
-        AdminOp::Replicas => AdminAnswer::Replicas(node.metadata.replica_reports().await),
+        AdminOp::Replicas => AdminAnswer::Replicas(own(node).await),
         AdminOp::Force(force) => AdminAnswer::Forced(force_here(node, force).await?),
         _ => return Err(Error::bug("this is no business of replicas")),
     };

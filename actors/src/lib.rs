@@ -10,3 +10,4 @@ pub mod metadata;
 pub mod object;
 pub mod policy;
 pub mod registry;
+mod whole;

@@ -10,7 +10,7 @@ use mesh_core::{
 
 use crate::{
     compress::Compress, drive::Drive, encrypt::Encrypt, erasure::Erasure, keeper::Keeper, object::Object,
-    policy::Policy,
+    policy::Policy, whole::Whole,
 };
 
 /// The mesh's own kinds that this build has, by the names that `FunctionSpec::name` gives them.
@@ -104,7 +104,7 @@ impl Registry {
                     Error::new(ErrorKind::Unsupported, "no such kind of function is registered in this program")
                         .with("kind", &spec.kind)
                 })?;
-                make(&spec.settings, parts)
+                Ok(Box::new(Whole(make(&spec.settings, parts)?)))
             }
         }
     }
@@ -123,9 +123,13 @@ mod tests {
     use std::collections::BTreeMap;
 
     use mesh_core::{
-        id::TenantId,
-        meta::TenantLimits,
+        Answer, Cx, Effect, Entropy, Event, Op, Request, Tokens,
+        id::{BucketId, LayoutId, StripeId, TenantId, Token, WriteId},
+        meta::{Compression, TenantLimits},
+        op::{Binding, Part, StripeOp, StripeTarget},
+        snapshot::{Mark, Snapshot},
         spec::{CompressSpec, EncryptSpec, PolicySpec},
+        time::{Instant, UnixMillis},
     };
 
     use super::*;
@@ -170,6 +174,58 @@ mod tests {
         assert_eq!(kind(FunctionSpec::Encrypt(EncryptSpec {})), None);
         assert_eq!(kind(FunctionSpec::Compress(CompressSpec {})), None);
         assert_eq!(kind(FunctionSpec::Custom(CustomSpec::new("plain", []))), Some(ErrorKind::Unsupported));
+    }
+
+    /// Replies with how much of a stripe it is asked for.
+    struct Asked;
+
+    impl StorageFunction for Asked {
+        fn on_event(&mut self, event: Event, cx: &mut Cx<'_>) {
+            if let Event::Request { id, request } = event {
+                let whole = matches!(&request.op, Op::Stripe(op) if matches!(**op, StripeOp::Read { part: None, .. }));
+                cx.reply(id, if whole { Ok(Answer::Done.into()) } else { Err(Error::invalid("a part")) });
+            }
+        }
+
+        fn in_flight(&self) -> usize {
+            0
+        }
+
+        fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {
+            Snapshot { since, ..Snapshot::default() }
+        }
+    }
+
+    struct NoEntropy;
+
+    impl Entropy for NoEntropy {
+        fn fill(&mut self, _: &mut [u8]) {
+            panic!("nobody draws")
+        }
+    }
+
+    #[test]
+    fn a_function_of_the_program_is_asked_for_whole_stripes() {
+        let mut registry = Registry::default();
+        let made: Make = Arc::new(|_: &[u8], _: &Parts| Ok(Box::new(Asked) as Box<dyn StorageFunction>));
+        registry.register("asked", made).expect("a kind");
+        let spec = FunctionSpec::Custom(CustomSpec::new("asked", []));
+        let mut function = registry.build(&spec, &Parts::default()).expect("built");
+        let (bucket_name, object) = ("b".into(), "o".into());
+        let target = StripeTarget {
+            id: StripeId { write: WriteId(1), stripe: 0, attempt: 0 },
+            layout: LayoutId(1),
+            binding: Arc::new(Binding { tenant: TenantId(1), bucket: BucketId(2), bucket_name, object }),
+            key: None,
+            compression: Compression::Off,
+            code: None,
+        };
+        let part = Some(Part { start: 1, len: 2, of: 9 });
+        let request = Request::system(StripeOp::Read { target, avoid: Vec::new(), part }, Instant(9));
+        let (mut effects, mut tokens, mut entropy) = (Vec::new(), Tokens::default(), NoEntropy);
+        let mut cx = Cx::new(Instant(0), UnixMillis(0), &mut effects, &mut tokens, &mut entropy);
+        function.on_event(Event::Request { id: Token(4), request }, &mut cx);
+        assert_eq!(effects, [Effect::Reply { id: Token(4), outcome: Ok(Answer::Done.into()) }]);
     }
 
     #[test]

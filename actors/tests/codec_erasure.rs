@@ -308,7 +308,7 @@ struct Acked {
 
 impl Acked {
     fn read(&self) -> StripeOp {
-        StripeOp::Read { target: target(self.id), avoid: self.avoid.clone() }
+        StripeOp::Read { target: target(self.id), avoid: self.avoid.clone(), part: None }
     }
 }
 

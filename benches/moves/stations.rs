@@ -214,7 +214,7 @@ impl Station {
             code: None,
         };
         let deadline = self.env.clock.now() + BUDGET_DEFAULT;
-        let request = Request::system(StripeOp::Read { target, avoid: Vec::new() }, deadline);
+        let request = Request::system(StripeOp::Read { target, avoid: Vec::new(), part: None }, deadline);
         let response = self.host.request(CHAIN, request).await?;
         let sum = response.payload.first_chunk().ok_or_else(|| Error::bug("an answer without its sum"))?;
         Ok(u64::from_le_bytes(*sum))

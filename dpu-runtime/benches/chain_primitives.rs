@@ -190,7 +190,7 @@ impl Stripe {
 
     fn open(&self, sealed: Buf) -> Buf {
         let (key, binding, stripe) = (self.key.clone(), self.binding.clone(), self.id);
-        bytes(self.software.run(ComputeJob::Open { key, binding, stripe, sealed }).expect("it opens"))
+        bytes(self.software.run(ComputeJob::Open { key, binding, stripe, sealed, part: None }).expect("it opens"))
     }
 }
 

@@ -284,7 +284,7 @@ impl Payload {
 
     fn open(&self, compute: &dyn Compute) -> Result<Buf, Error> {
         let (key, binding, sealed) = (self.key.clone(), self.binding.clone(), self.sealed.clone());
-        bytes(compute.run(ComputeJob::Open { key, binding, stripe: STRIPE, sealed })?)
+        bytes(compute.run(ComputeJob::Open { key, binding, stripe: STRIPE, sealed, part: None })?)
     }
 
     fn encode(&self, compute: &dyn Compute) -> Result<Vec<(Buf, u32)>, Error> {

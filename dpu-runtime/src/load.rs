@@ -27,6 +27,8 @@ use mesh_core::{
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use crate::offload::seal::opened_len;
+
 /// Kinds of functions that are counted apart at most.
 pub const KINDS_MAX: usize = 64;
 
@@ -272,7 +274,7 @@ impl Compute for Metered {
         let (counters, bytes) = match &job {
             ComputeJob::WrapKey { .. } => (&self.encrypt, 0),
             ComputeJob::Seal { plain, .. } => (&self.encrypt, plain.len() as u64),
-            ComputeJob::Open { sealed, .. } => (&self.encrypt, sealed.len() as u64),
+            ComputeJob::Open { sealed, part, .. } => (&self.encrypt, opened_len(sealed.len(), *part) as u64),
             ComputeJob::Encode { bytes, .. } => (&self.erasure, bytes.len() as u64),
             ComputeJob::Decode { len, .. } => (&self.erasure, u64::from(*len)),
             ComputeJob::Compress { plain } => (&self.compress, plain.len() as u64),

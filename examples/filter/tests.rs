@@ -103,7 +103,7 @@ fn what_holds_a_pattern_is_refused_and_counted() {
 #[test]
 fn everything_else_passes_uncounted() {
     let mut bench = Bench::new();
-    let read = request(StripeOp::Read { target: target(), avoid: Vec::new() }, b"SECRET");
+    let read = request(StripeOp::Read { target: target(), avoid: Vec::new(), part: None }, b"SECRET");
     assert_eq!(bench.ask(1, &read), [Effect::Call { to: Target::Next, call: Token(1), request: read.clone() }]);
     let delete = request(StripeOp::Delete { target: target(), avoid: Vec::new() }, b"");
     assert_eq!(bench.ask(2, &delete), [Effect::Call { to: Target::Next, call: Token(2), request: delete.clone() }]);

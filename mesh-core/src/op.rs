@@ -27,8 +27,10 @@ pub use object::{Destination, ObjectOp, Piece};
 pub use report::{
     Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Phase, STARTS_MAX, ScrubState, Witness,
 };
-pub use rescue::{BackupAt, BackupPage, Fate, Force, LogEnd, Recovery, RecoveryPlan, ReplicaReport};
-pub use stripe::{Binding, Head, Reliance, ShardOp, StripeOp, StripeTarget};
+pub use rescue::{
+    BackupAt, BackupPage, Condition, Fate, Force, LogEnd, NodeReplicas, Recovery, RecoveryPlan, ReplicaReport,
+};
+pub use stripe::{Binding, Head, Part, Reliance, ShardOp, StripeOp, StripeTarget};
 
 use crate::{
     effect::{Principal, Request},

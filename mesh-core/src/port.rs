@@ -10,7 +10,7 @@ use crate::{
     error::Error,
     id::{GroupId, KeyId, NodeId, StripeId},
     meta::{Command, MetaAnswer, Query, WrappedKey},
-    op::Binding,
+    op::{Binding, Part},
     time::{Instant, UnixMillis},
     topology::Code,
 };
@@ -121,6 +121,8 @@ pub enum ComputeJob {
         stripe: StripeId,
         /// What `Seal` gave.
         sealed: Buf,
+        /// Nothing else of it is wanted: these bytes alone are given, if the stripe is as long as this says.
+        part: Option<Part>,
     },
     /// Cuts bytes into k shards, pads them with zeros and codes m parity shards: `Shards`.
     Encode {

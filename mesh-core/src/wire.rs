@@ -41,7 +41,7 @@ use crate::{
     },
     limits::{HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX, SHARD_BATCH_MAX},
     meta::{self, BucketRow, Compression, Listing, ObjectRow, PartRow, UploadRow},
-    op::{Answer, Head, NodeOp, Op, Piece, Reliance, ScrubState, ShardOp, StripeOp, StripeTarget},
+    op::{Answer, Head, NodeOp, Op, Part, Piece, Reliance, ScrubState, ShardOp, StripeOp, StripeTarget},
     time::UnixMillis,
     topology::Code,
 };
@@ -341,6 +341,10 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                     StripeOp::Write(_) => Vec::new(),
                     StripeOp::Read { avoid, .. } | StripeOp::Delete { avoid, .. } => numbers(avoid),
                 };
+                let part = match &**op {
+                    StripeOp::Read { part, .. } => *part,
+                    StripeOp::Write(_) | StripeOp::Delete { .. } => None,
+                };
                 let message = proto::StripeOp {
                     id: Some(stripe_id(target.id)),
                     layout: target.layout.0,
@@ -352,6 +356,7 @@ fn encode_body(body: &Body) -> Result<proto::header::Body, Error> {
                         Compression::Auto => 1,
                     },
                     code: target.code.map(|code| proto::Code { data: code.data.into(), parity: code.parity.into() }),
+                    part: part.map(|Part { start, len, of }| proto::Part { start, len, of }),
                 };
                 match **op {
                     StripeOp::Write(_) => B::StripeWrite(message),
@@ -514,7 +519,8 @@ fn decode_body(body: proto::header::Body) -> Result<Body, Error> {
         B::StripeWrite(message) => StripeOp::Write(stripe(&message)?.0).into(),
         B::StripeRead(message) => {
             let (target, avoid) = stripe(&message)?;
-            StripeOp::Read { target, avoid }.into()
+            let part = message.part.map(|proto::Part { start, len, of }| Part { start, len, of });
+            StripeOp::Read { target, avoid, part }.into()
         }
         B::StripeDelete(message) => {
             let (target, avoid) = stripe(&message)?;

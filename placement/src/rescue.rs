@@ -2,89 +2,108 @@
 //! replicas.
 //!
 //! A group goes on from the replica whose log ends last among those that answer: it has all that any of them was ever
-//! acknowledged for, though not what only the others have. So those must never come back: whatever voted with it and does not
-//! answer is lost for good.
+//! acknowledged for, though not what only the others have. So those must never come back. Who voted since the answering ones
+//! have heard of it last nobody can tell; so all hosts that do not answer are lost, or none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use core::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use mesh_core::{
     Error, ErrorKind,
-    id::{GroupId, NodeId},
+    id::{GroupId, NodeId, ReplicaId},
     meta::ControlView,
-    op::{Fate, RecoveryPlan, ReplicaReport},
+    op::{Condition, Fate, NodeReplicas, RecoveryPlan, ReplicaReport},
     topology::NodeKind,
 };
 
 /// What it takes for all groups to go on. `reports` are of all hosts that answer, and of nobody else.
 ///
 /// # Errors
-/// `NotFound` if no replica of the control group answers: it is restored from a backup. `Invalid` if nothing is known of the
-/// mesh.
-pub fn plan(control: &ControlView, reports: &BTreeMap<NodeId, Vec<ReplicaReport>>) -> Result<RecoveryPlan, Error> {
+/// `NotFound` if no replica of the control group answers: it is restored from a backup. `Conflict` where something would be lost
+/// that need not be: a host knows of others that were not asked, or sees one that does not answer; or a replica has only
+/// stopped. `Invalid` if nothing is known of the mesh.
+pub fn plan(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>) -> Result<RecoveryPlan, Error> {
     if control.cluster.is_none() {
-        return Err(Error::invalid(
-            "this node knows nothing of the mesh: ask a host that has a replica of the control group",
-        ));
+        let what = "this node knows nothing of the mesh: ask a host that has a replica of the control group";
+        return Err(Error::invalid(what));
     }
     let hosts = control.nodes.values().filter(|info| info.kind == NodeKind::Host).map(|info| info.id);
-    let silent: BTreeSet<NodeId> = hosts.filter(|host| !reports.contains_key(host)).collect();
-    let mut lost = BTreeSet::new();
-    let mut groups = Vec::new();
-    for group in (0..=u64::from(control.namespaces)).map(GroupId) {
-        let fate = fate(control, reports, group, &silent, &mut lost)?;
-        groups.push((group, fate));
+    let silent: Vec<NodeId> = hosts.filter(|host| !reports.contains_key(host)).collect();
+    let fates =
+        (0..=u64::from(control.namespaces)).map(GroupId).map(|group| Ok((group, fate(control, reports, group)?)));
+    let groups = fates.collect::<Result<Vec<_>, Error>>()?;
+    if groups.iter().all(|(_, fate)| fate.goes_on()) {
+        return Ok(RecoveryPlan { lost: Vec::new(), silent, groups });
     }
-    let silent = silent.difference(&lost).copied().collect();
-    Ok(RecoveryPlan { lost: lost.into_iter().collect(), silent, groups })
+    expect_all_were_asked(control, reports)?;
+    for (witness, said) in reports {
+        if let Some(seen) = silent.iter().find(|node| said.sees.contains(node)) {
+            let what = "a host that does not answer here is seen by another, and may have what would be lost: ask that one, or stop \
+                        the host that it sees";
+            return Err(Error::new(ErrorKind::Conflict, what).with("node", seen).with("witness", witness));
+        }
+    }
+    Ok(RecoveryPlan { lost: silent, silent: Vec::new(), groups })
 }
 
-fn fate(
-    control: &ControlView,
-    reports: &BTreeMap<NodeId, Vec<ReplicaReport>>,
-    group: GroupId,
-    silent: &BTreeSet<NodeId>,
-    lost: &mut BTreeSet<NodeId>,
-) -> Result<Fate, Error> {
+/// Refuses where a host that answers knows of hosts of which this node does not: it has seen more of the mesh.
+fn expect_all_were_asked(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>) -> Result<(), Error> {
+    let is_known = |host: &NodeId| control.nodes.contains_key(host) || control.is_out(*host);
+    for (teller, said) in reports {
+        if let Some(unknown) = said.hosts.iter().find(|host| !is_known(host)) {
+            let what = "a host knows of another of which this node does not: ask that host instead";
+            return Err(Error::new(ErrorKind::Conflict, what).with("ask", teller).with("unknown", unknown));
+        }
+    }
+    Ok(())
+}
+
+fn fate(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>, group: GroupId) -> Result<Fate, Error> {
     let replicas: BTreeMap<NodeId, &ReplicaReport> = reports
         .iter()
-        .filter_map(|(node, said)| Some((*node, said.iter().find(|one| one.group == group && one.is_sound)?)))
+        .filter_map(|(node, said)| Some((*node, said.replicas.iter().find(|one| one.group == group)?)))
         .collect();
     if let Some((by, _)) = replicas.iter().find(|(_, replica)| replica.leads) {
         return Ok(Fate::Led { by: *by });
     }
-    let ended = replicas.iter().filter_map(|(on, replica)| Some((replica.end?, core::cmp::Reverse(*on), *replica)));
-    let Some((end, core::cmp::Reverse(on), best)) = ended.max_by_key(|(end, on, _)| (*end, *on)) else {
-        if group == GroupId::CONTROL {
-            let what = "no host that answers has a sound replica of the control group: bring one back that has, or restore a \
-                        backup with `mesh metadata restore`";
-            return Err(Error::new(ErrorKind::NotFound, what));
-        }
-        // Any of them may have had one.
-        lost.extend(silent);
-        let stays = |node: &&NodeId| !control.departures.contains_key(*node);
-        let on = reports.keys().find(stays).or_else(|| reports.keys().next()).copied();
-        let on = on.ok_or_else(|| Error::invalid("no host answers"))?;
-        return Ok(Fate::Gone { on });
-    };
-    let answers =
-        |voter: &mesh_core::id::ReplicaId| replicas.get(&voter.node()).is_some_and(|replica| replica.replica == *voter);
-    let has_majority = |voters: &Vec<mesh_core::id::ReplicaId>| {
-        2 * voters.iter().filter(|voter| answers(voter)).count() > voters.len()
-    };
-    if !best.voters.is_empty() && best.voters.iter().all(has_majority) {
+    let sound = || replicas.iter().filter(|(_, replica)| replica.condition == Condition::Sound);
+    let ended = sound().filter_map(|(on, replica)| Some((replica.end?, Reverse(*on), *replica)));
+    let best = ended.max_by_key(|(end, on, _)| (*end, *on));
+    let answers = |voter: &ReplicaId| sound().any(|(_, replica)| replica.replica == *voter);
+    let has_majority =
+        |voters: &Vec<ReplicaId>| 2 * voters.iter().filter(|voter| answers(voter)).count() > voters.len();
+    if best.is_some_and(|(_, _, best)| !best.voters.is_empty() && best.voters.iter().all(has_majority)) {
         return Ok(Fate::Elects);
     }
-    let voters = best.voters.iter().flatten().map(|voter| voter.node());
-    lost.extend(voters.filter(|node| !reports.contains_key(node)));
-    Ok(Fate::Survives { on, replica: best.replica, end })
+    let waits = [Condition::Stopped, Condition::Forced];
+    if let Some((node, _)) = replicas.iter().find(|(_, replica)| waits.contains(&replica.condition)) {
+        let what = "a host that answers has a replica that has only stopped, and may have what would be lost: mend what `mesh \
+                    status` says of it, and restart that host, first";
+        return Err(Error::new(ErrorKind::Conflict, what).with("group", group).with("node", node));
+    }
+    if let Some((end, Reverse(on), best)) = best {
+        return Ok(Fate::Survives { on, replica: best.replica, end });
+    }
+    if group == GroupId::CONTROL {
+        let what = "no host that answers has a sound replica of the control group: bring one back that has, or restore a backup \
+                    with `mesh metadata restore`";
+        return Err(Error::new(ErrorKind::NotFound, what));
+    }
+    let stays = |node: &&NodeId| !control.departures.contains_key(*node) && !replicas.contains_key(node);
+    let on = reports.keys().find(stays).copied().ok_or_else(|| {
+        let what = "every host that answers has a damaged replica of the metadata group, and none can begin anew: have another \
+                    host join, and ask again";
+        Error::new(ErrorKind::Conflict, what).with("group", group)
+    })?;
+    Ok(Fate::Gone { on })
 }
 
 #[cfg(test)]
 mod tests {
     use mesh_core::{
-        id::{ClusterId, Incarnation, ReplicaId},
+        id::{ClusterId, Incarnation},
         op::LogEnd,
-        topology::NodeInfo,
+        topology::{Departure, NodeInfo},
     };
 
     use super::*;
@@ -124,39 +143,45 @@ mod tests {
         ReplicaReport {
             group: GroupId(group),
             replica: id(node),
-            is_sound: true,
+            condition: Condition::Sound,
             leads: false,
             voters: voters.iter().map(|some| some.iter().copied().map(id).collect()).collect(),
             end: Some(LogEnd { term, index }),
         }
     }
 
-    fn planned(hosts: u64, reports: &[(u64, Vec<ReplicaReport>)]) -> RecoveryPlan {
-        let reports = reports.iter().map(|(node, said)| (NodeId(*node), said.clone())).collect();
-        plan(&control(hosts), &reports).expect("a plan")
+    fn reports(all: &[(u64, Vec<ReplicaReport>)]) -> BTreeMap<NodeId, NodeReplicas> {
+        let report = |said: &Vec<ReplicaReport>| NodeReplicas { replicas: said.clone(), ..NodeReplicas::default() };
+        all.iter().map(|(node, said)| (NodeId(*node), report(said))).collect()
+    }
+
+    fn planned(hosts: u64, all: &[(u64, Vec<ReplicaReport>)]) -> RecoveryPlan {
+        plan(&control(hosts), &reports(all)).expect("a plan")
     }
 
     fn survives(on: u64, (term, index): (u64, u64)) -> Fate {
         Fate::Survives { on: NodeId(on), replica: id(on), end: LogEnd { term, index } }
     }
 
+    const THREE: &[&[u64]] = &[&[1, 2, 3]];
+
     #[test]
-    fn a_group_goes_on_from_the_replica_that_has_most() {
+    fn a_group_goes_on_from_the_replica_that_has_most_and_all_who_are_silent_are_lost() {
         let all: &[&[u64]] = &[&[1, 2, 3, 4, 5]];
         // A later term counts more than more entries.
         let one = (1, vec![said(0, 1, (3, 90), all), said(1, 1, (4, 10), all)]);
         let two = (2, vec![said(0, 2, (4, 50), all), said(1, 2, (4, 11), all)]);
         let plan = planned(6, &[one, two]);
         assert_eq!(plan.groups, [(GroupId(0), survives(2, (4, 50))), (GroupId(1), survives(2, (4, 11)))]);
-        assert_eq!((plan.lost, plan.silent), (vec![NodeId(3), NodeId(4), NodeId(5)], vec![NodeId(6)]));
+        // The last one is no voter that anybody here knows of; and may have become one since.
+        assert_eq!((plan.lost, plan.silent), ([3, 4, 5, 6].map(NodeId).to_vec(), vec![]));
     }
 
     #[test]
     fn who_is_led_or_has_a_majority_goes_on_by_itself_and_nobody_is_lost_for_it() {
-        let mut leads = said(0, 1, (2, 5), &[&[1, 2, 3]]);
+        let mut leads = said(0, 1, (2, 5), THREE);
         leads.leads = true;
-        let plan =
-            planned(3, &[(1, vec![leads, said(1, 1, (2, 5), &[&[1, 2, 3]])]), (2, vec![said(1, 2, (2, 4), &[])])]);
+        let plan = planned(3, &[(1, vec![leads, said(1, 1, (2, 5), THREE)]), (2, vec![said(1, 2, (2, 4), &[])])]);
         assert_eq!(plan.groups, [(GroupId(0), Fate::Led { by: NodeId(1) }), (GroupId(1), Fate::Elects)]);
         assert!(plan.is_idle() && plan.lost.is_empty());
         assert_eq!(plan.silent, [NodeId(3)]);
@@ -172,23 +197,86 @@ mod tests {
 
     #[test]
     fn what_is_damaged_or_another_replica_does_not_count() {
-        let voters: &[&[u64]] = &[&[1, 2, 3]];
-        let mut damaged = said(0, 2, (9, 9), voters);
-        damaged.is_sound = false;
-        let mut renewed = said(0, 3, (1, 1), voters);
+        let mut damaged = said(0, 2, (9, 9), THREE);
+        damaged.condition = Condition::Damaged;
+        let mut renewed = said(0, 3, (1, 1), THREE);
         renewed.replica = ReplicaId::new(NodeId(3), 8);
-        let plan = planned(3, &[(1, vec![said(0, 1, (2, 5), voters)]), (2, vec![damaged]), (3, vec![renewed])]);
+        let plan = planned(3, &[(1, vec![said(0, 1, (2, 5), THREE)]), (2, vec![damaged]), (3, vec![renewed])]);
         assert_eq!(plan.groups[0].1, survives(1, (2, 5)));
         assert!(plan.lost.is_empty(), "they answer: {:?}", plan.lost);
     }
 
     #[test]
-    fn a_group_of_which_nothing_answers_begins_anew_and_all_who_are_silent_are_lost() {
-        let plan = planned(4, &[(2, vec![said(0, 2, (2, 5), &[&[2]])])]);
-        assert_eq!(plan.groups, [(GroupId(0), Fate::Elects), (GroupId(1), Fate::Gone { on: NodeId(2) })]);
-        assert_eq!(plan.lost, [1, 3, 4].map(NodeId));
+    fn nothing_is_lost_that_has_only_stopped() {
+        let refused = |hosts, all: &[(u64, Vec<ReplicaReport>)]| {
+            plan(&control(hosts), &reports(all)).expect_err("not yet").kind()
+        };
+        for condition in [Condition::Stopped, Condition::Forced] {
+            let stopped = || ReplicaReport { condition, end: None, ..said(0, 2, (2, 9), THREE) };
+            assert_eq!(refused(3, &[(1, vec![said(0, 1, (2, 5), THREE)]), (2, vec![stopped()])]), ErrorKind::Conflict);
+            // Nor begins a group anew of which somebody has everything.
+            let leads = |node| ReplicaReport { leads: true, ..said(0, node, (2, 5), THREE) };
+            let of_one = ReplicaReport { group: GroupId(1), ..stopped() };
+            assert_eq!(refused(3, &[(1, vec![leads(1)]), (2, vec![of_one])]), ErrorKind::Conflict);
+            // Where the others do without it, it is in nobody's way.
+            let two = [(1, vec![leads(1), said(1, 1, (2, 5), THREE)]), (3, vec![said(1, 3, (2, 5), THREE)])];
+            let of_one = (2, vec![ReplicaReport { group: GroupId(1), ..stopped() }]);
+            assert!(planned(3, &[two.to_vec(), vec![of_one]].concat()).is_idle());
+        }
+    }
+
+    #[test]
+    fn who_knows_or_sees_more_is_asked_first() {
+        let one = (1, vec![said(0, 1, (2, 5), THREE)]);
+        let with = |hosts: &[u64], sees: &[u64]| {
+            let mut all = reports(core::slice::from_ref(&one));
+            let said = all.get_mut(&NodeId(1)).expect("it answers");
+            said.hosts = hosts.iter().copied().map(NodeId).collect();
+            said.sees = sees.iter().copied().map(NodeId).collect();
+            let control = ControlView { departures: [(NodeId(7), Departure::Out)].into(), ..control(3) };
+            plan(&control, &all).map_err(|error| error.kind())
+        };
+        assert!(with(&[1, 2, 3, 7], &[1, 7]).is_ok());
+        assert_eq!(with(&[1, 2, 3, 4], &[]), Err(ErrorKind::Conflict), "nobody has asked that one");
+        assert_eq!(with(&[1, 2, 3], &[1, 3]), Err(ErrorKind::Conflict), "it is there");
+    }
+
+    #[test]
+    fn a_group_of_which_nothing_answers_begins_anew_where_nothing_is_left_of_it() {
+        let with_control = |node| said(0, node, (2, 5), &[&[2]]);
+        let mut damaged = said(1, 2, (9, 9), THREE);
+        damaged.condition = Condition::Damaged;
+        let two = (2, vec![with_control(2), damaged.clone()]);
+        let plan = planned(4, &[two.clone(), (3, Vec::new())]);
+        assert_eq!(plan.groups, [(GroupId(0), Fate::Elects), (GroupId(1), Fate::Gone { on: NodeId(3) })]);
+        assert_eq!(plan.lost, [1, 4].map(NodeId));
+        let nowhere = super::plan(&control(4), &reports(&[two]));
+        assert_eq!(nowhere.expect_err("there is no such place").kind(), ErrorKind::Conflict);
         // Not so the control group.
-        let none = super::plan(&control(4), &[(NodeId(2), Vec::new())].into());
+        let none = super::plan(&control(4), &reports(&[(2, Vec::new())]));
         assert_eq!(none.expect_err("nothing is left").kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_is_accepted_is_no_more_than_was_told() {
+        let lost = |nodes: &[u64], fate| RecoveryPlan {
+            lost: nodes.iter().copied().map(NodeId).collect(),
+            groups: vec![(GroupId(0), fate)],
+            ..RecoveryPlan::default()
+        };
+        let (led, gone) = (Fate::Led { by: NodeId(1) }, Fate::Gone { on: NodeId(1) });
+        let told = lost(&[2, 3], survives(1, (2, 5)));
+        for (now, is_within) in [
+            (told.clone(), true),
+            (lost(&[2], survives(4, (2, 6))), true),
+            (lost(&[], led), true),
+            (lost(&[2, 3, 4], survives(1, (2, 5))), false),
+            (lost(&[2, 3], survives(1, (2, 4))), false),
+            (lost(&[2, 3], gone), false),
+        ] {
+            assert_eq!(now.is_within(&told), is_within, "{now:?}");
+        }
+        assert!(!lost(&[], survives(1, (9, 9))).is_within(&lost(&[], led)), "nobody was told that it would be forced");
+        assert!(lost(&[], survives(1, (1, 1))).is_within(&lost(&[], gone)));
     }
 }

@@ -29,12 +29,14 @@ enum Verb {
 /// Have metadata groups go on that have lost a majority of the hosts that kept them.
 ///
 /// Without --accept-loss it only shows what it would do: any node can be asked, whether or not the mesh has leaders. A group
-/// goes on from the replica that has most among the hosts that answer: what was acknowledged by the lost ones alone is gone, which
-/// is nothing if the survivor was not behind. The hosts that are named as lost are out for good, with their drives: they must
-/// never run again before they are wiped, and what was on their drives is rebuilt as far as the others have enough of it. Write
-/// numbers, owners' epochs and layouts begin far behind all that can have been used, so nothing is given out twice.
+/// goes on from the replica that has most among the hosts that answer: what was acknowledged by the others alone is gone, which
+/// is nothing if the survivor was not behind. All hosts that do not answer are out for good, with their drives: they must never run
+/// again before they are wiped, and what was on their drives is rebuilt as far as the others have enough of it. Write numbers,
+/// owners' epochs and layouts go on far behind all that can have been used by now, so nothing is given out twice; for that the
+/// clocks have to be right.
 ///
-/// First bring back every host that can be brought back, and look again: nothing is lost then.
+/// First bring back every host that can be brought back, and look again: nothing is lost then. It is refused while another host
+/// sees one that does not answer here, and where a replica has only stopped.
 #[derive(Debug, Args)]
 struct Recover {
     #[command(flatten)]
@@ -118,7 +120,7 @@ impl Recover {
         if !self.yes {
             super::confirm(plan.lost.len() as u64, "what those hosts alone knew is lost, and they never come back")?;
         }
-        let accept = Some(plan.lost.clone());
+        let accept = Some(plan.clone());
         let done = recovery(client.administer(AdminOp::Recover { accept }).await?)?;
         let groups = done.groups.iter().filter(|(_, fate)| !fate.goes_on()).count();
         say(&[format!("{groups} groups go on; {} hosts are out", done.lost.len())])

@@ -41,7 +41,7 @@ use mesh_core::{
 use mesh_dpu_runtime::{
     agent::Agent,
     load::{Load, Metered},
-    metadata::{RaftConfig, RaftMetadata, Timing},
+    metadata::{RaftConfig, RaftMetadata, Timing, is_cut_short},
     offload::{self, software::Software},
     shell::{Host, Ports},
 };
@@ -200,6 +200,10 @@ impl Builder {
             None => Arc::new(Keyring::load(&config.data.join(crate::provision::KEYRING))?),
         };
         let (id, pool) = (config.node.id(), Pool::default());
+        if is_cut_short(&config.data.join(METADATA)) {
+            let what = "metadata were being restored here, and that was cut short: say `mesh metadata restore` again";
+            return Err(Error::new(ErrorKind::Conflict, what).with("folder", config.data.display()));
+        }
         let starts = begin_start(&config.data, &env)?;
         let incarnation = starts.last().copied().unwrap_or_default();
         let life = life(&config.data, &env)?;

@@ -59,8 +59,10 @@ impl Compress {
                         return;
                     }
                 },
-                StripeOp::Read { target, .. } => {
+                StripeOp::Read { target, part, .. } => {
                     packed = core::mem::take(&mut target.compression) != Compression::Off;
+                    // What is compressed says nothing before all of it is there.
+                    part.take_if(|_| packed);
                 }
                 StripeOp::Delete { .. } => {}
             }

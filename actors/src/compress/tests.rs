@@ -4,7 +4,7 @@ use mesh_core::{
     Buf, Effect, Entropy, ErrorKind, Lane, Principal, Tokens,
     id::{BucketId, DriveId, KeyId, LayoutId, StripeId, TenantId, WriteId},
     meta::WrappedKey,
-    op::{Binding, ShardOp, StripeTarget},
+    op::{Binding, Part, ShardOp, StripeTarget},
     time::UnixMillis,
 };
 
@@ -57,7 +57,17 @@ fn write(compression: Compression, payload: &[u8]) -> Request {
 }
 
 fn read(compression: Compression) -> Request {
-    request(StripeOp::Read { target: target(compression), avoid: vec![DriveId(3)] }, b"")
+    request(StripeOp::Read { target: target(compression), avoid: vec![DriveId(3)], part: None }, b"")
+}
+
+#[test]
+fn of_what_is_compressed_all_is_asked_for_and_of_the_rest_what_is_wanted() {
+    let part = Some(Part { start: 1, len: 3, of: 5 });
+    let read =
+        |compression, part| request(StripeOp::Read { target: target(compression), avoid: vec![DriveId(3)], part }, b"");
+    let mut bench = Bench::new();
+    assert_eq!(bench.on(ask(50, read(Auto, part))), [call(1, read(Off, None))]);
+    assert_eq!(bench.on(ask(51, read(Off, part))), [call(2, read(Off, part))]);
 }
 
 fn request(op: impl Into<Op>, payload: &[u8]) -> Request {

@@ -1,7 +1,8 @@
 //! Encrypt: seals stripes on their way down, opens them on their way up.
 //!
-//! It owns no key and no cipher: it draws the salt and starts the compute work, which resolves the key. A stripe
-//! without a key passes unchanged, and so does every other operation. It holds no payload while it waits.
+//! It owns no key and no cipher: it draws the salt and starts the compute work, which resolves the key. Of a read of some
+//! bytes it opens only the segments that have them. A stripe without a key passes unchanged, for nothing would tell whether a
+//! part of it is what was stored, and so does every other operation. It holds no payload while it waits.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,7 +10,7 @@ use mesh_core::{
     Answer, Buf, Cx, Error, Event, Job, Op, Outcome, Request, Response, StorageFunction, Target, WorkOutcome,
     id::{StripeId, Token},
     meta::WrappedKey,
-    op::{Binding, StripeOp, StripeTarget},
+    op::{Binding, Part, StripeOp, StripeTarget},
     port::{ComputeJob, WorkOutput},
     snapshot::{Mark, Snapshot},
     spec::EncryptSpec,
@@ -40,12 +41,14 @@ struct Sealed {
     key: Arc<WrappedKey>,
     binding: Arc<Binding>,
     stripe: StripeId,
+    /// What of it is wanted.
+    part: Option<Part>,
 }
 
 impl Sealed {
-    fn of(target: &StripeTarget) -> Option<Self> {
+    fn of(target: &StripeTarget, part: Option<Part>) -> Option<Self> {
         let key = target.key.clone()?;
-        Some(Self { key, binding: target.binding.clone(), stripe: target.id })
+        Some(Self { key, binding: target.binding.clone(), stripe: target.id, part })
     }
 }
 
@@ -58,16 +61,16 @@ impl Encrypt {
     }
 
     fn on_request(&mut self, id: Token, mut request: Request, cx: &mut Cx<'_>) {
-        let sealed = match &request.op {
-            Op::Stripe(op) => match &**op {
+        let sealed = match &mut request.op {
+            Op::Stripe(op) => match &mut **op {
                 StripeOp::Write(target) => {
-                    if let Some(sealed) = Sealed::of(target) {
+                    if let Some(sealed) = Sealed::of(target, None) {
                         let plain = core::mem::take(&mut request.payload);
                         return self.seal(id, sealed, plain, request, cx);
                     }
                     None
                 }
-                StripeOp::Read { target, .. } => Sealed::of(target),
+                StripeOp::Read { target, part, .. } => Sealed::of(target, part.take()),
                 StripeOp::Delete { .. } => None,
             },
             _ => None,
@@ -76,7 +79,7 @@ impl Encrypt {
     }
 
     fn seal(&mut self, id: Token, sealed: Sealed, plain: Buf, onward: Request, cx: &mut Cx<'_>) {
-        let Sealed { key, binding, stripe } = sealed;
+        let Sealed { key, binding, stripe, part: _ } = sealed;
         let job = ComputeJob::Seal { key, salt: cx.random(), binding, stripe, plain };
         let work = cx.start(Job::Compute(job));
         self.waits.insert(work, Wait::Sealing { id, onward });
@@ -91,8 +94,8 @@ impl Encrypt {
         match self.waits.remove(&call) {
             Some(Wait::Calling { id, sealed: Some(sealed) }) => match outcome {
                 Ok(response) => {
-                    let Sealed { key, binding, stripe } = sealed;
-                    let job = ComputeJob::Open { key, binding, stripe, sealed: response.payload };
+                    let Sealed { key, binding, stripe, part } = sealed;
+                    let job = ComputeJob::Open { key, binding, stripe, sealed: response.payload, part };
                     let work = cx.start(Job::Compute(job));
                     self.waits.insert(work, Wait::Opening { id });
                 }

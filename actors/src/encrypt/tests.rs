@@ -2,7 +2,7 @@ use mesh_core::{
     Effect, Entropy, ErrorKind, Lane, Principal, Tokens,
     id::{BucketId, DriveId, KeyId, LayoutId, TenantId, WriteId},
     meta::Compression,
-    op::ShardOp,
+    op::{Part, ShardOp},
     time::UnixMillis,
 };
 
@@ -104,11 +104,11 @@ fn seals_a_write_with_a_fresh_salt_then_sends_it_on() {
 #[test]
 fn opens_what_a_read_brings() {
     let mut bench = Bench::new();
-    let read = request(StripeOp::Read { target: target(Some(key())), avoid: vec![DriveId(3)] }, b"");
+    let read = request(StripeOp::Read { target: target(Some(key())), avoid: vec![DriveId(3)], part: None }, b"");
     assert_eq!(bench.on(ask(50, read.clone())), [call(1, read)]);
     let sealed = Buf::copy_of(b"sealed");
     let brought = Ok(Response { answer: Answer::Done, payload: sealed.clone() });
-    let job = ComputeJob::Open { key: key(), binding: binding(), stripe: stripe(), sealed };
+    let job = ComputeJob::Open { key: key(), binding: binding(), stripe: stripe(), sealed, part: None };
     assert_eq!(bench.on(Event::Reply { call: Token(1), outcome: brought }), [start(2, job)]);
     assert_eq!(bench.encrypt.in_flight(), 1);
     let plain = Buf::copy_of(b"plain");
@@ -118,11 +118,24 @@ fn opens_what_a_read_brings() {
 }
 
 #[test]
+fn opens_what_is_wanted_of_it() {
+    let mut bench = Bench::new();
+    let part = Some(Part { start: 1, len: 3, of: 5 });
+    let read = |part| request(StripeOp::Read { target: target(Some(key())), avoid: vec![], part }, b"");
+    // All of it is brought: which drives have the part is told by nobody here.
+    assert_eq!(bench.on(ask(50, read(part))), [call(1, read(None))]);
+    let sealed = Buf::copy_of(b"sealed");
+    let brought = Ok(Response { answer: Answer::Done, payload: sealed.clone() });
+    let job = ComputeJob::Open { key: key(), binding: binding(), stripe: stripe(), sealed, part };
+    assert_eq!(bench.on(Event::Reply { call: Token(1), outcome: brought }), [start(2, job)]);
+}
+
+#[test]
 fn passes_what_has_no_key_and_everything_else_unchanged() {
     let drop_it = StripeOp::Delete { target: target(Some(key())), avoid: vec![] };
     for passed in [
         request(StripeOp::Write(target(None)), b"plain"),
-        request(StripeOp::Read { target: target(None), avoid: vec![] }, b""),
+        request(StripeOp::Read { target: target(None), avoid: vec![], part: None }, b""),
         request(drop_it, b""),
         request(ShardOp::Stat, b"x"),
     ] {
@@ -147,7 +160,7 @@ fn moves_the_payload_and_keeps_no_second_view_of_it() {
 #[test]
 fn an_error_of_work_or_of_the_next_stage_is_the_reply() {
     let corrupt = || Error::new(ErrorKind::Corrupt, "no");
-    let read = || request(StripeOp::Read { target: target(Some(key())), avoid: vec![] }, b"");
+    let read = || request(StripeOp::Read { target: target(Some(key())), avoid: vec![], part: None }, b"");
 
     let mut bench = Bench::new();
     bench.on(ask(50, request(StripeOp::Write(target(Some(key()))), b"plain")));

@@ -97,7 +97,8 @@ impl Erasure {
             StripeOp::Write(target) => {
                 Write::begin(caller, target, payload, &mut self.drives, cx).map(|write| Job::Write(Box::new(write)))
             }
-            StripeOp::Read { target, avoid } => {
+            // All of it is given: a shard's checksum is of the whole.
+            StripeOp::Read { target, avoid, part: _ } => {
                 Read::begin(caller, &target, &avoid, &mut self.drives, cx).map(|read| Job::Read(Box::new(read)))
             }
             StripeOp::Delete { target, avoid } => match Delete::begin(caller, &target, &avoid, &mut self.drives, cx) {

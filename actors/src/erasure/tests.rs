@@ -196,7 +196,7 @@ fn brings_of(place: u8, code: Code, sealed_len: u32) -> Outcome {
 }
 
 fn read(avoid: &[u64]) -> StripeOp {
-    StripeOp::Read { target: target(), avoid: avoid.iter().copied().map(DriveId).collect() }
+    StripeOp::Read { target: target(), avoid: avoid.iter().copied().map(DriveId).collect(), part: None }
 }
 
 fn decode(token: u64, places: &[u8]) -> Effect {
@@ -228,7 +228,7 @@ fn asks_for_newer_settings_when_the_layout_is_unknown() {
     let unknown = || StripeTarget { layout: LayoutId(2), ..target() };
     for op in [
         StripeOp::Write(unknown()),
-        StripeOp::Read { target: unknown(), avoid: vec![] },
+        StripeOp::Read { target: unknown(), avoid: vec![], part: None },
         StripeOp::Delete { target: unknown(), avoid: vec![] },
     ] {
         let mut bench = Bench::whole();
@@ -239,7 +239,7 @@ fn asks_for_newer_settings_when_the_layout_is_unknown() {
 #[test]
 fn what_should_have_been_compressed_and_was_not_is_neither_stored_nor_given_back() {
     let marked = || StripeTarget { compression: Compression::Auto, ..target() };
-    for op in [StripeOp::Write(marked()), StripeOp::Read { target: marked(), avoid: vec![] }] {
+    for op in [StripeOp::Write(marked()), StripeOp::Read { target: marked(), avoid: vec![], part: None }] {
         let mut bench = Bench::whole();
         assert_refused(&bench.ask(op, b"stripe"), ErrorKind::Draining, "no compression yet");
     }
@@ -427,7 +427,7 @@ fn a_stripe_of_another_code_is_written_read_and_deleted_in_that_code_s_groups() 
     let placed = Ok(Answer::Placed { avoid: vec![], shared: false }.into());
     assert_eq!(bench.answer(3, ok()), [reply(placed)]);
     // One copy is enough; the other one may have been moved.
-    let effects = bench.ask(StripeOp::Read { target: copied_target(), avoid: vec![] }, b"");
+    let effects = bench.ask(StripeOp::Read { target: copied_target(), avoid: vec![], part: None }, b"");
     assert_eq!(asked(&effects), [(6, &ShardOp::Read { id: stripe().shard(0) })]);
     let effects = bench.on(Event::Reply { call: Token(4), outcome: Err(Error::new(ErrorKind::NotFound, "gone")) });
     assert_eq!(asked(&effects), [(2, &ShardOp::Read { id: stripe().shard(1) })]);
@@ -448,7 +448,7 @@ fn a_stripe_of_another_code_is_written_read_and_deleted_in_that_code_s_groups() 
 fn a_layout_without_groups_for_the_code_is_refused() {
     for op in [
         StripeOp::Write(copied_target()),
-        StripeOp::Read { target: copied_target(), avoid: vec![] },
+        StripeOp::Read { target: copied_target(), avoid: vec![], part: None },
         StripeOp::Delete { target: copied_target(), avoid: vec![] },
     ] {
         assert_refused(&Bench::new(moved()).ask(op, b"stripe"), ErrorKind::Invalid, "no groups for the stripe's code");

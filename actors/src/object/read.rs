@@ -7,7 +7,7 @@ use mesh_core::{
     id::{StripeId, WriteId},
     limits::{LIST_KEYS_MAX, PLAN_PIECES_MAX},
     meta::{Body, BucketRef, Extent, MetaAnswer, ObjectRow, PartRow, Query},
-    op::{Binding, Piece, StripeOp, StripeTarget},
+    op::{Binding, Part, Piece, StripeOp, StripeTarget},
     spec::Encryption,
 };
 
@@ -186,7 +186,10 @@ impl Read {
             code: extent.code,
         };
         let avoid = run.map_or_else(Vec::new, |run| run.avoid.clone());
-        Ok(Step::Ask(Question::stripe(StripeOp::Read { target, avoid }, Buf::empty(), Retry::Patient)))
+        let Piece { start, len, .. } = self.piece;
+        let part = Part { start, len, of: stripe_len(extent, self.piece.stripe) };
+        let part = Some(part).filter(|part| part.len < part.of);
+        Ok(Step::Ask(Question::stripe(StripeOp::Read { target, avoid, part }, Buf::empty(), Retry::Patient)))
     }
 
     /// Asks whether the object still is what the piece is of.
@@ -239,6 +242,10 @@ impl Read {
 
     fn bytes(&self, response: &Response) -> Result<Response, Error> {
         let wanted = stripe_len(&self.piece.extent, self.piece.stripe);
+        // The piece alone, from who could give it so.
+        if self.piece.len < wanted && response.payload.len() == self.piece.len as usize {
+            return Ok(Response { answer: Answer::Done, payload: response.payload.clone() });
+        }
         if response.payload.len() != wanted as usize {
             return Err(Error::new(ErrorKind::Corrupt, "a stripe is of another length than its manifest says")
                 .with("write", self.piece.extent.write)

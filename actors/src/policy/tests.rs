@@ -71,7 +71,7 @@ fn target(tenant: TenantId) -> StripeTarget {
 }
 
 fn read(tenant: TenantId) -> Op {
-    StripeOp::Read { target: target(tenant), avoid: vec![] }.into()
+    StripeOp::Read { target: target(tenant), avoid: vec![], part: None }.into()
 }
 
 fn write(tenant: TenantId) -> Op {

@@ -69,10 +69,9 @@ impl RaftMetadata {
             None => self.begin_backup(group).await?,
         };
         let page = from.map_or(0, |from| from.page);
-        let mut readings = lock(&self.readings);
-        readings.forget_idle();
-        // What fails is not gone on with.
-        let reading = readings.open.remove(&number).filter(|reading| (reading.group, reading.page) == (group, page));
+        // What fails is not gone on with; and nobody waits for the lock while it is read.
+        let reading = lock(&self.readings).open.remove(&number);
+        let reading = reading.filter(|reading| (reading.group, reading.page) == (group, page));
         let mut reading = reading.ok_or_else(|| {
             Error::new(ErrorKind::Conflict, "this backup is read no more: begin anew").with("group", group)
         })?;
@@ -86,7 +85,7 @@ impl RaftMetadata {
             return Ok((BackupPage { next: None, end: Some((rows, sum)) }, Buf::empty()));
         }
         (reading.page, reading.used) = (page + 1, Instant::now());
-        readings.open.insert(number, reading);
+        lock(&self.readings).open.insert(number, reading);
         let next = BackupAt { node: self.node, number, page: page + 1 };
         Ok((BackupPage { next: Some(next), end: None }, Buf::copy_of(&encode(&rows).map_err(failed)?)))
     }
@@ -103,21 +102,47 @@ impl RaftMetadata {
             return Err(Error::bug("an image of what is here is what arrived from elsewhere"));
         };
         let mut readings = lock(&self.readings);
-        readings.forget_idle();
         if readings.open.len() >= READINGS_MAX {
             return Err(Error::new(ErrorKind::Overloaded, "too many backups are read from this node; try again later"));
         }
         readings.next += 1;
         let number = readings.next;
         readings.open.insert(number, Reading { group, image, page: 0, used: Instant::now() });
+        drop(readings);
+        self.forget_once_idle(number);
         Ok(number)
+    }
+
+    /// Whoever reads it may have gone: what it keeps, of the log too, must not be kept for ever.
+    fn forget_once_idle(&self, number: u64) {
+        let me = self.me.clone();
+        self.runtime.spawn(async move {
+            loop {
+                tokio::time::sleep(IDLE_MAX / 4).await;
+                let Some(metadata) = me.upgrade() else { return };
+                let mut readings = lock(&metadata.readings);
+                let Some(reading) = readings.open.get(&number) else { return };
+                if reading.used.elapsed() >= IDLE_MAX {
+                    readings.open.remove(&number);
+                    return;
+                }
+            }
+        });
     }
 }
 
 impl Readings {
-    fn forget_idle(&mut self) {
-        self.open.retain(|_, reading| reading.used.elapsed() < IDLE_MAX);
+    /// Forgets what is read of a group that is about to be closed; or everything.
+    pub(super) fn forget(&mut self, group: Option<GroupId>) {
+        self.open.retain(|_, reading| group.is_some_and(|group| reading.group != group));
     }
+}
+
+/// Whether metadata of this folder are set aside, and those out of a backup that were to take their place have not done so: a node
+/// that starts now would begin with none.
+#[must_use]
+pub fn is_cut_short(folder: &Path) -> bool {
+    !folder.exists() && beside(folder, "restored").exists()
 }
 
 /// A node's metadata that are made out of a backup, group by group.
@@ -158,6 +183,7 @@ impl Restore {
     /// # Errors
     /// `Corrupt` for what is no page.
     pub fn rows(&mut self, group: GroupId, page: &[u8]) -> Result<(), Error> {
+        self.expect_open(group)?;
         let state = self.state(group)?;
         let rows: Vec<Row> = decode(page).map_err(|error| damaged(group, error))?;
         let changes: Vec<Change> = rows.into_iter().map(|(key, value)| Change { key, value: Some(value) }).collect();
@@ -183,6 +209,7 @@ impl Restore {
     /// # Errors
     /// `Corrupt` if they are not the ones that there were; else what `state::recover` refuses.
     pub fn end(&mut self, group: GroupId, (rows, sum): (u64, u128), recovery: &Recovery) -> Result<(), Error> {
+        self.expect_open(group)?;
         let state = self.state(group)?;
         let found = state.with_table(TreeTable::digest).map_err(|error| cannot_write(&self.folder, error))?;
         if found != (Digest { rows, sum }) {
@@ -207,12 +234,20 @@ impl Restore {
         drop(group);
         store.close();
         drop(store);
+        if held.is_none() && folder.exists() {
+            let what = "there are metadata that were not there before: the node was started meanwhile; stop it, and begin anew";
+            return Err(Error::new(ErrorKind::Conflict, what).with("path", folder.display()));
+        }
         let before = move_aside(&folder)?;
         let made = beside(&folder, "restored");
         let put = fs::rename(&made, &folder).and_then(|()| sync_parent(&folder));
         drop(held);
         put.map_err(|error| cannot_write(&folder, error))?;
         Ok(before)
+    }
+
+    fn expect_open(&self, group: GroupId) -> Result<(), Error> {
+        if self.has(group) { Err(damaged(group, io::Error::other("it comes twice"))) } else { Ok(()) }
     }
 
     fn state(&mut self, group: GroupId) -> Result<Arc<GroupState>, Error> {

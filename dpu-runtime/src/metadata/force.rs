@@ -19,11 +19,10 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use futures_util::future::join_all;
 use mesh_core::{
     Error, ErrorKind,
     id::{GroupId, ReplicaId},
-    op::{Force, LogEnd, Recovery, ReplicaReport},
+    op::{Condition, Force, LogEnd, Recovery, ReplicaReport},
 };
 use openraft::{Membership as Members, StoredMembership, impls::leader_id_adv::LeaderId};
 use serde::{Deserialize, Serialize};
@@ -33,6 +32,7 @@ use super::{
     log::LogStore,
     machine::GroupState,
     mark::Claim,
+    replica::Replica,
     store::{Health, Slot, Store},
     types::{LogId, Vote},
 };
@@ -81,6 +81,10 @@ impl Forced {
 
     fn of(store: &Arc<Store>, force: &Force) -> io::Result<Self> {
         let Force { group, survivor, recovery } = force;
+        if store.groups_with(Slot::Forced).contains(group) {
+            let what = "the replica was to go on alone before, and does once its node starts anew";
+            return Err(io::Error::other(Error::new(ErrorKind::Conflict, what).with("group", group)));
+        }
         let own = store.replica(*group)?;
         let log = LogStore::open(Arc::clone(store), *group)?;
         let state = GroupState::open(Arc::clone(store), *group, None)?;
@@ -153,35 +157,47 @@ fn refused(group: GroupId, error: io::Error) -> Error {
 }
 
 impl RaftMetadata {
-    /// The replicas of this node, open or not. Opens those that nobody has asked for since it started, and has those that lead
-    /// confirm that.
+    /// The replicas of this node, open or not. Opens those that nobody has asked for since it started.
     pub async fn replica_reports(&self) -> Vec<ReplicaReport> {
-        join_all(self.kept().into_iter().map(|group| self.replica_report(group))).await.into_iter().flatten().collect()
+        let mut reports = Vec::new();
+        for group in self.kept() {
+            let opened = self.ensure_group(group).await;
+            let Ok(replica) = self.replica(group) else {
+                if let Err(error) = opened {
+                    tracing::warn!(node = %self.node, %group, %error, "a replica of a metadata group cannot be opened");
+                }
+                let Some(replica) = self.replica_id(group) else { continue };
+                let condition = self.condition(group, Condition::Stopped);
+                let (voters, end) = (Vec::new(), None);
+                reports.push(ReplicaReport { group, replica, condition, leads: false, voters, end });
+                continue;
+            };
+            let has_stopped = replica.trouble().is_some();
+            reports.push(ReplicaReport {
+                group,
+                replica: replica.id(),
+                condition: self.condition(group, if has_stopped { Condition::Stopped } else { Condition::Sound }),
+                leads: !has_stopped && self.is_followed(&replica),
+                voters: replica.voter_sets(),
+                end: replica.last_id().ok().and_then(end_of),
+            });
+        }
+        reports
     }
 
-    async fn replica_report(&self, group: GroupId) -> Option<ReplicaReport> {
-        if let Err(error) = self.ensure_group(group).await {
-            tracing::warn!(node = %self.node, %group, %error, "a replica of a metadata group cannot be opened");
+    /// What can be expected of a replica whose files are as they were.
+    fn condition(&self, group: GroupId, else_it_is: Condition) -> Condition {
+        let store = self.store();
+        match store.health(group) {
+            Health::Damaged(_) if store.groups_with(Slot::Forced).contains(&group) => Condition::Forced,
+            Health::Damaged(_) => Condition::Damaged,
+            Health::Sound | Health::New => else_it_is,
         }
-        let Ok(replica) = self.replica(group) else {
-            let replica = self.replica_id(group)?;
-            return Some(ReplicaReport {
-                group,
-                replica,
-                is_sound: false,
-                leads: false,
-                voters: Vec::new(),
-                end: None,
-            });
-        };
-        Some(ReplicaReport {
-            group,
-            replica: replica.id(),
-            is_sound: self.trouble(group, &replica).is_none(),
-            leads: replica.leads().await,
-            voters: replica.voter_sets(),
-            end: replica.last_id().ok().and_then(end_of),
-        })
+    }
+
+    /// Whether a replica leads, and has been followed a moment ago: who has lost a majority does not know that at once.
+    fn is_followed(&self, replica: &Replica) -> bool {
+        replica.raft.is_leader() && replica.is_followed(self.timing.election_max)
     }
 
     /// Has this node's replica of a group go on as the only voter, as somebody has judged that it must: see the module's page.
@@ -192,8 +208,9 @@ impl RaftMetadata {
     pub async fn force(&self, force: Force) -> Result<ReplicaId, Error> {
         let group = force.group;
         let one_at_a_time = Arc::clone(&self.opening).lock_owned().await;
+        lock(&self.readings).forget(Some(group));
         if let Ok(replica) = self.replica(group) {
-            if replica.leads().await {
+            if self.is_followed(&replica) {
                 let what = "this replica leads its metadata group: nothing has to be done for that";
                 return Err(Error::new(ErrorKind::Conflict, what).with("group", group));
             }

@@ -174,11 +174,6 @@ impl Replica {
         sets.map(|set| set.iter().copied().map(ReplicaId).collect()).collect()
     }
 
-    /// Whether it leads, and a majority follows it now: it is asked.
-    pub(super) async fn leads(self: &Arc<Self>) -> bool {
-        self.raft.is_leader() && self.confirm().await.is_ok()
-    }
-
     /// The last entry of its log.
     pub(super) fn last_id(&self) -> io::Result<Option<LogId>> {
         self.log.last_id()

@@ -11,7 +11,7 @@ use mesh_core::{
     meta::Query,
 };
 
-use super::{RaftMetadata, route::Ask};
+use super::{RaftMetadata, lock, route::Ask};
 
 /// How long a group's leader is asked who is a member of it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -36,6 +36,7 @@ impl RaftMetadata {
         if !self.replica(group).is_ok_and(|now| Arc::ptr_eq(&now, &replica)) {
             return Ok(());
         }
+        lock(&self.readings).forget(Some(group));
         let state = Arc::downgrade(&replica.state);
         self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
         if let Err(error) = replica.raft.shutdown().await {

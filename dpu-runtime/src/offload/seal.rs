@@ -32,7 +32,7 @@ use mesh_core::{
     Buf, Error, ErrorKind, Pool,
     id::StripeId,
     limits::{PACKED_BYTES_MAX, PAYLOAD_BYTES_MAX, SEAL_OVERHEAD_BYTES_MAX, SEGMENT_BYTES},
-    op::Binding,
+    op::{Binding, Part},
 };
 
 use super::keys::{DataKey, NONCE_BYTES, TAG_BYTES};
@@ -86,30 +86,53 @@ pub fn seal(
     Ok(sealed)
 }
 
-/// Decrypts what [`seal`] gave, into a buffer of the pool.
+/// Decrypts what [`seal`] gave, into a buffer of the pool: all of it, or the segments that have this `part`, if it is of a stripe
+/// as long as this one, and of those the part alone.
 ///
 /// # Errors
-/// `Corrupt` if a bit of it, of the binding, of the stripe's id or of the key differs from what was sealed.
-pub fn open(pool: &Pool, key: &DataKey, binding: &Binding, stripe: StripeId, sealed: &[u8]) -> Result<Buf, Error> {
+/// `Corrupt` if a bit of what is decrypted, of the binding, of the stripe's id or of the key differs from what was sealed;
+/// `Invalid` for a part that lies outside its stripe.
+pub fn open(
+    pool: &Pool,
+    key: &DataKey,
+    binding: &Binding,
+    stripe: StripeId,
+    sealed: &[u8],
+    part: Option<Part>,
+) -> Result<Buf, Error> {
     let trailer = Trailer::read(sealed)
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, "not a sealed stripe of a format known here"))?;
     let Trailer { segments, ciphertext, tags, salt } = trailer;
     let cipher = stripe_cipher(key, salt)?;
     let context = context(binding, stripe, ciphertext.len());
 
-    let mut plain = pool.take(ciphertext.len(), 0);
+    let part = match part.filter(|part| usize::try_from(part.of).ok() == Some(ciphertext.len())) {
+        Some(part) => part.range().ok_or_else(|| Error::invalid("a part lies outside its stripe"))?,
+        None => 0..ciphertext.len(),
+    };
+    let wanted = segments.with(&part);
+    let covered = segments.range(wanted.start).start..segments.range(wanted.end - 1).end;
+    let mut plain = pool.take(covered.len(), 0);
     let target = plain.as_mut().expect("nobody else has a buffer just taken");
-    for (index, tag) in tags.chunks_exact(TAG_BYTES).enumerate() {
+    for (index, tag) in tags.chunks_exact(TAG_BYTES).enumerate().take(wanted.end).skip(wanted.start) {
         let range = segments.range(index);
         let associated = Aad::from(segments.associated(&context, index));
-        cipher
-            .open_separate_gather(nonce(index), associated, &ciphertext[range.clone()], tag, &mut target[range])
-            .map_err(|_| {
+        let there = range.start - covered.start..range.end - covered.start;
+        cipher.open_separate_gather(nonce(index), associated, &ciphertext[range], tag, &mut target[there]).map_err(
+            |_| {
                 Error::new(ErrorKind::Corrupt, "a stripe fails its authentication: damaged, or of another object")
                     .with("segment", index)
-            })?;
+            },
+        )?;
     }
-    Ok(plain)
+    Ok(plain.slice(part.start - covered.start..part.end - covered.start))
+}
+
+/// About how many bytes [`open`] decrypts of so many.
+#[must_use]
+pub fn opened_len(sealed: usize, part: Option<Part>) -> usize {
+    let parts = part.and_then(Part::range).map(|range| Segments::of(sealed).with(&range).len() * SEGMENT_BYTES);
+    parts.map_or(sealed, |parts| parts.min(sealed))
 }
 
 /// How many bytes [`seal`] makes of `plain_len`.
@@ -146,6 +169,13 @@ impl Segments {
     fn range(self, index: usize) -> core::ops::Range<usize> {
         let start = index * SEGMENT_BYTES;
         start..self.plain_len.min(start + SEGMENT_BYTES)
+    }
+
+    /// The segments that have these bytes; of none the first.
+    const fn with(self, bytes: &core::ops::Range<usize>) -> core::ops::Range<usize> {
+        let first = bytes.start / SEGMENT_BYTES;
+        let end = bytes.end.div_ceil(SEGMENT_BYTES);
+        first..if end > first { end } else { first + 1 }
     }
 
     fn associated(self, context: &[u8; 32], index: usize) -> [u8; 40] {

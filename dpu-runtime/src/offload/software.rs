@@ -43,9 +43,9 @@ impl Compute for Software {
                 let key = keys::data_key(&*self.keys, &key)?;
                 seal::seal(&self.pool, &key, &salt, &binding, stripe, &plain).map(WorkOutput::Bytes)
             }
-            ComputeJob::Open { key, binding, stripe, sealed } => {
+            ComputeJob::Open { key, binding, stripe, sealed, part } => {
                 let key = keys::data_key(&*self.keys, &key)?;
-                seal::open(&self.pool, &key, &binding, stripe, &sealed).map(WorkOutput::Bytes)
+                seal::open(&self.pool, &key, &binding, stripe, &sealed, part).map(WorkOutput::Bytes)
             }
             ComputeJob::Encode { code, bytes } => self.erasure.encode(&self.pool, code, bytes).map(WorkOutput::Shards),
             ComputeJob::Decode { code, len, shards } => {
@@ -61,7 +61,7 @@ impl Compute for Software {
         let bytes = match job {
             ComputeJob::WrapKey { .. } => 0,
             ComputeJob::Seal { plain, .. } => plain.len(),
-            ComputeJob::Open { sealed, .. } => sealed.len(),
+            ComputeJob::Open { sealed, part, .. } => seal::opened_len(sealed.len(), *part),
             ComputeJob::Encode { bytes, .. } => bytes.len(),
             ComputeJob::Decode { len, .. } => *len as usize,
             // Reckoned as so many times as long as sealing: on the safe side, where it may hold up others.

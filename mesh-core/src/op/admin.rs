@@ -4,7 +4,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::rescue::{BackupAt, BackupPage, Force, RecoveryPlan, ReplicaReport};
+use super::rescue::{BackupAt, BackupPage, Force, NodeReplicas, RecoveryPlan};
 #[cfg(doc)]
 use crate::meta::MeshCommand;
 use crate::{
@@ -140,11 +140,10 @@ pub enum AdminOp {
         instead_of: Option<DriveId>,
     },
     /// To any node: what it takes for metadata groups to go on that have lost a majority of those who kept them:
-    /// [`AdminAnswer::Recovery`]; and has them go on, if it is accepted that these nodes are lost for good. `Conflict` if others
-    /// would have to be.
+    /// [`AdminAnswer::Recovery`]; and has them go on, if it is accepted what is lost for that. `Conflict` if more would be.
     Recover {
-        /// The nodes; none: only looks.
-        accept: Option<Vec<NodeId>>,
+        /// What was told before; none: only looks.
+        accept: Option<RecoveryPlan>,
     },
     /// To the node itself, from another one: which replicas of metadata groups it has: [`AdminAnswer::Replicas`]. To others than
     /// nodes it is `Denied`.
@@ -236,7 +235,7 @@ pub enum AdminAnswer {
     /// What it takes for metadata groups to go on, or took.
     Recovery(RecoveryPlan),
     /// The replicas of a node.
-    Replicas(Vec<ReplicaReport>),
+    Replicas(NodeReplicas),
     /// The number that a replica has from now on.
     Forced(ReplicaId),
     /// Rows of a group.

@@ -4,7 +4,10 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{GroupId, NodeId, ReplicaId};
+use crate::{
+    id::{GroupId, NodeId, ReplicaId},
+    time::UnixMillis,
+};
 
 /// How far a replica's log goes. Of two the greater one has all that the other was ever acknowledged for: Raft's order of
 /// candidates (Ongaro and Ousterhout, "In search of an understandable consensus algorithm", USENIX ATC 2014, section 5.4.1).
@@ -22,6 +25,31 @@ impl fmt::Display for LogEnd {
     }
 }
 
+/// What can be expected of a replica of a metadata group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// It votes and serves.
+    Sound,
+    /// It has stopped, or cannot be opened: it has what it had, and votes again once that is mended and its node starts anew.
+    Stopped,
+    /// It lacks something that it has promised: it never votes again as what it was.
+    Damaged,
+    /// It was to go on alone, and that was not finished: it does once its node starts anew.
+    Forced,
+}
+
+/// What a node says of the mesh and of its replicas.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReplicas {
+    /// The hosts that it knows, but for those that are out.
+    pub hosts: Vec<NodeId>,
+    /// Nodes that it sees.
+    pub sees: Vec<NodeId>,
+    /// What it has of metadata groups.
+    pub replicas: Vec<ReplicaReport>,
+}
+
 /// A replica of a metadata group, as its node says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaReport {
@@ -29,9 +57,9 @@ pub struct ReplicaReport {
     pub group: GroupId,
     /// Which replica.
     pub replica: ReplicaId,
-    /// It votes and serves: nothing of what it promised is lost.
-    pub is_sound: bool,
-    /// It leads, and a majority follows.
+    /// What can be expected of it.
+    pub condition: Condition,
+    /// It leads, and a majority has followed it a moment ago.
     pub leads: bool,
     /// Who votes, as far as it knows: of each of these sets a majority has to agree. More than one while that changes.
     pub voters: Vec<Vec<ReplicaId>>,
@@ -44,8 +72,8 @@ pub struct ReplicaReport {
 pub struct Recovery {
     /// Nodes that are out from then on, with the DPUs in them. Of the control group.
     pub lost: Vec<NodeId>,
-    /// Nothing is left of the group.
-    pub anew: bool,
+    /// Now: what is given out from then on is behind all that can have been given out until now.
+    pub at: UnixMillis,
 }
 
 /// Has a node's replica of a group go on as the only voter.
@@ -97,9 +125,10 @@ impl Fate {
 /// What it takes for all groups to go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecoveryPlan {
-    /// Nodes that must be lost for good: they do not answer, and have replicas of groups that would go on without them.
+    /// Nodes that must be lost for good: all hosts that do not answer, where a group goes on without some of them. Any of those may
+    /// have voted in it since those that answer have heard of it last.
     pub lost: Vec<NodeId>,
-    /// Other hosts that do not answer. They may come back.
+    /// Hosts that do not answer, and may come back.
     pub silent: Vec<NodeId>,
     /// What becomes of each group.
     pub groups: Vec<(GroupId, Fate)>,
@@ -110,6 +139,21 @@ impl RecoveryPlan {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.groups.iter().all(|(_, fate)| fate.goes_on())
+    }
+
+    /// Whether nobody is lost, and nothing, that would not be by what was accepted.
+    #[must_use]
+    pub fn is_within(&self, accepted: &Self) -> bool {
+        let is_within = |(group, fate): &(GroupId, Fate)| {
+            let then = accepted.groups.iter().find(|(known, _)| known == group).map(|(_, then)| *then);
+            match (*fate, then) {
+                (Fate::Led { .. } | Fate::Elects, _) | (Fate::Gone { .. }, Some(Fate::Gone { .. })) => true,
+                (Fate::Survives { end, .. }, Some(Fate::Survives { end: then, .. })) => end >= then,
+                (Fate::Survives { .. }, Some(Fate::Gone { .. })) => true,
+                _ => false,
+            }
+        };
+        self.lost.iter().all(|node| accepted.lost.contains(node)) && self.groups.iter().all(is_within)
     }
 }
 

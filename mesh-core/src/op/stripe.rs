@@ -46,6 +46,26 @@ pub struct StripeTarget {
     pub code: Option<Code>,
 }
 
+/// Some bytes of a stripe, as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The first of them.
+    pub start: u32,
+    /// How many, 1 at least.
+    pub len: u32,
+    /// How long the stripe is: who finds it of another length gives all of it.
+    pub of: u32,
+}
+
+impl Part {
+    /// Where it is in the stripe, if it is inside.
+    #[must_use]
+    pub fn range(self) -> Option<core::ops::Range<usize>> {
+        let end = self.start.checked_add(self.len).filter(|end| self.len > 0 && *end <= self.of)?;
+        Some(usize::try_from(self.start).ok()?..usize::try_from(end).ok()?)
+    }
+}
+
 /// One stripe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StripeOp {
@@ -57,6 +77,9 @@ pub enum StripeOp {
         target: StripeTarget,
         /// As [`Answer::Placed`] said.
         avoid: Vec<DriveId>,
+        /// Nothing else of it is wanted: who can give these bytes for less than all does, and whoever cannot gives all. Which it
+        /// was is told by the length, so a part is never as long as its stripe.
+        part: Option<Part>,
     },
     /// Deletes the shards. [`Answer::Done`] only when every drive that may have one, and is not lost, said so;
     /// [`Answer::Left`] when some did.

@@ -4,10 +4,11 @@ use mesh_core::{
     id::{ActorId, DriveId, GroupId, LayoutId, NodeId, ReplicaId},
     meta::RepairState,
     op::{
-        AddedDrive, AdminAnswer, AdminOp, BackupAt, BackupPage, Fate, Force, GroupRepair, LogEnd, NewMedium, NodeOp,
-        Recovery, RecoveryPlan, ReplicaReport,
+        AddedDrive, AdminAnswer, AdminOp, BackupAt, BackupPage, Condition, Fate, Force, GroupRepair, LogEnd, NewMedium,
+        NodeOp, NodeReplicas, Recovery, RecoveryPlan, ReplicaReport,
     },
     plan::Plan,
+    time::UnixMillis,
 };
 
 use crate::samples::count;
@@ -28,16 +29,24 @@ pub(crate) fn ops() -> impl Iterator<Item = NodeOp> {
         AdminOp::AddDrive { node: NodeId(4), medium: medium.clone() },
         AdminOp::ReplaceDrive { drive: DriveId(4), medium: NewMedium { capacity_bytes: None, ..medium.clone() } },
         AdminOp::OpenDrive { medium, instead_of: Some(DriveId(4)) },
-        AdminOp::Recover { accept: Some(vec![NodeId(2), NodeId(3)]) },
+        AdminOp::Recover { accept: Some(recovery_plan()) },
         AdminOp::Replicas,
         AdminOp::Force(Force {
             group: GroupId(1),
             survivor: Some((REPLICA, END)),
-            recovery: Recovery { lost: vec![NodeId(2)], anew: true },
+            recovery: Recovery { lost: vec![NodeId(2)], at: UnixMillis(6) },
         }),
         AdminOp::Backup { group: GroupId(1), from: Some(AT) },
     ];
     ops.into_iter().map(|op| NodeOp::Admin(Box::new(op)))
+}
+
+fn recovery_plan() -> RecoveryPlan {
+    let on = NodeId(1);
+    let fates =
+        [Fate::Led { by: on }, Fate::Elects, Fate::Survives { on, replica: REPLICA, end: END }, Fate::Gone { on }];
+    let groups = (0..).map(GroupId).zip(fates).collect();
+    RecoveryPlan { lost: vec![NodeId(2)], silent: vec![NodeId(3)], groups }
 }
 
 pub(crate) fn answers() -> Vec<(&'static str, AdminAnswer)> {
@@ -45,20 +54,29 @@ pub(crate) fn answers() -> Vec<(&'static str, AdminAnswer)> {
     let group = GroupRepair { group: GroupId(2), newest: LayoutId(5), state: Some(state), error: Some("e".into()) };
     let added =
         AddedDrive { drive: DriveId(5), node: NodeId(4), capacity_bytes: 3 << 40, instead_of: Some(DriveId(4)) };
-    let on = NodeId(1);
-    let fates =
-        [Fate::Led { by: on }, Fate::Elects, Fate::Survives { on, replica: REPLICA, end: END }, Fate::Gone { on }];
-    let groups = (0..).map(GroupId).zip(fates).collect();
     let voters = vec![vec![REPLICA]];
-    let replica =
-        ReplicaReport { group: GroupId(1), replica: REPLICA, is_sound: true, leads: false, voters, end: Some(END) };
+    let replica = ReplicaReport {
+        group: GroupId(1),
+        replica: REPLICA,
+        condition: Condition::Stopped,
+        leads: false,
+        voters,
+        end: Some(END),
+    };
     vec![
         ("PlanPage", AdminAnswer::PlanPage { plan: Plan::default(), next: Some(ActorId(7)) }),
         ("Repair", AdminAnswer::Repair(vec![group])),
         ("Scrub", AdminAnswer::Scrub(vec![(DriveId(4), None), (DriveId(5), Some("e".into()))])),
         ("Added", AdminAnswer::Added(added)),
-        ("Recovery", AdminAnswer::Recovery(RecoveryPlan { lost: vec![NodeId(2)], silent: vec![NodeId(3)], groups })),
-        ("Replicas", AdminAnswer::Replicas(vec![replica])),
+        ("Recovery", AdminAnswer::Recovery(recovery_plan())),
+        (
+            "Replicas",
+            AdminAnswer::Replicas(NodeReplicas {
+                hosts: vec![NodeId(1)],
+                sees: vec![NodeId(2)],
+                replicas: vec![replica],
+            }),
+        ),
         ("Forced", AdminAnswer::Forced(REPLICA)),
         ("Backup", AdminAnswer::Backup(BackupPage { next: Some(AT), end: Some((4, 5)) })),
     ]

@@ -563,6 +563,7 @@ fn stripe_ops() -> Vec<StripeOp> {
         StripeOp::Read {
             target: StripeTarget { key: None, compression: Compression::Off, ..target() },
             avoid: vec![DriveId(1), DriveId(2)],
+            part: None,
         },
         StripeOp::Delete { target: target(), avoid: vec![DriveId(1 << 40)] },
     ]

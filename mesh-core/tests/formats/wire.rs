@@ -9,7 +9,7 @@ use mesh_core::{
         ActorId, BucketId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, ShardId, StripeId, TenantId, WriteId,
     },
     meta::Compression,
-    op::{Binding, Head, NodeOp, Reliance, ShardOp, StripeOp, StripeTarget},
+    op::{Binding, Head, NodeOp, Part, Reliance, ShardOp, StripeOp, StripeTarget},
     topology::Code,
     wire::{PREAMBLE_BYTES, crc32c},
 };
@@ -197,11 +197,13 @@ fn failures() -> impl Strategy<Value = Error> {
 fn bodies(payload: &[u8]) -> impl Strategy<Value = Body> + use<> {
     let crc = crc32c(payload);
     let request = |op: Op| Body::Request(op);
-    let stripe = (targets(), drives(), 0..3).prop_map(|(target, avoid, which)| match which {
-        0 => StripeOp::Write(target),
-        1 => StripeOp::Read { target, avoid },
-        _ => StripeOp::Delete { target, avoid },
-    });
+    let part = (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(start, len, of)| Part { start, len, of });
+    let stripe =
+        (targets(), drives(), 0..3, proptest::option::of(part)).prop_map(|(target, avoid, which, part)| match which {
+            0 => StripeOp::Write(target),
+            1 => StripeOp::Read { target, avoid, part },
+            _ => StripeOp::Delete { target, avoid },
+        });
     let shard = prop_oneof![
         (shard_ids(), any::<u64>(), codes(), any::<u32>()).prop_map(move |(id, tenant, code, sealed_len)| {
             ShardOp::Write { id, tenant: TenantId(tenant), code, sealed_len, crc }

@@ -109,8 +109,7 @@ pub fn query(table: &dyn Table, group: GroupId, query: &Query) -> Result<MetaAns
 /// Has a group go on from less than it may once have had: gives the changes to make to the table, together.
 ///
 /// # Errors
-/// As [`apply`]; `Unsupported` if a node that stays runs a build that does not know what this leads to; `Invalid` if no host
-/// would be left.
+/// As [`apply`]; `Unsupported` if a node that stays runs a build that cannot take others out; `Invalid` if no host would be left.
 pub fn recover(table: &dyn Table, group: GroupId, recovery: &Recovery) -> Result<Vec<Change>, Error> {
     let mut rows = Rows::new(table, group);
     recovery::recover(&mut rows, recovery)?;

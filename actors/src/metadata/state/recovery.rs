@@ -1,9 +1,9 @@
 //! A group that goes on from less than it once had: from a replica that is not known to have all that was acknowledged, from
 //! none at all, or from a backup.
 //!
-//! What was given out by what is lost must not be given out again: a write's number names shards and goes into their nonces, an
-//! epoch fences an earlier owner, a layout says where shards are. Nobody knows how much that was, so every counter leaps far
-//! ahead of what can have been.
+//! What was given out by what is lost must not be given out again: a write's number names shards, an epoch fences an earlier
+//! owner, a layout says where shards are. Nobody knows how much that was, and the same state may be recovered twice. So every
+//! counter goes on from where it would be had it run since long ago as fast as none does, which the time alone says.
 
 use core::ops::ControlFlow;
 use std::collections::BTreeSet;
@@ -21,28 +21,47 @@ use mesh_core::{
 use super::{cluster, departures, level, rows::Rows};
 use crate::metadata::keys::{self, Counter};
 
-/// Writes of a group: each of 127 leaps is longer than ten thousand writes a second for three years.
-const WRITES: u64 = 1 << 40;
-/// Where the writes of a group begin of which nothing is left, and which may have leapt before.
-const WRITES_ANEW: u64 = 1 << 47;
-/// Owners of an actor.
-const EPOCHS: u64 = 1 << 20;
-const TENANTS: u64 = 1 << 16;
-const BUCKETS: u64 = 1 << 32;
-const LAYOUTS: u64 = 1 << 20;
+/// What a recovery counts time from: the beginning of 2024, in milliseconds of Unix time.
+const EPOCH_MS: u64 = 1_704_067_200_000;
+/// So many a second since then, on the average, were given out at most. Writes are counted in 48 bits, which is enough for 130
+/// years.
+const WRITES_A_SECOND: u64 = 1 << 16;
+const EPOCHS_A_SECOND: u64 = 1 << 8;
+const BUCKETS_A_SECOND: u64 = 1 << 8;
+const LAYOUTS_A_SECOND: u64 = 1 << 4;
+/// Tenants are numbered in 28 bits.
+const TENANTS_A_MINUTE: u64 = 1;
+/// And so many more than are known, for a clock may be slow.
+const WRITES_MIN: u64 = 1 << 32;
+const EPOCHS_MIN: u64 = 1 << 20;
+const BUCKETS_MIN: u64 = 1 << 20;
+const LAYOUTS_MIN: u64 = 1 << 12;
+const TENANTS_MIN: u64 = 1 << 10;
+
+/// Where a counter goes on that is here by now: behind all that anybody can have been given by then, of whatever is not known
+/// any more, and by another recovery from the same state.
+const fn behind(here: u64, min: u64, by_then: u64) -> u64 {
+    let least = here.saturating_add(min);
+    if by_then > least { by_then } else { least }
+}
+
+/// Seconds until now.
+const fn seconds(recovery: &Recovery) -> u64 {
+    recovery.at.0.saturating_sub(EPOCH_MS) / 1000
+}
 
 /// Has a group go on from what there is.
 ///
 /// # Errors
-/// `Unsupported` if a node that stays runs a build that does not know what this leads to; `Invalid` if no host would be left.
+/// `Unsupported` if a node that stays runs a build that cannot take others out; `Invalid` if no host would be left.
 pub(super) fn recover(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {
     if rows.group() == GroupId::CONTROL { control(rows, recovery) } else { namespace(rows, recovery) }
 }
 
 fn namespace(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {
     let granted = rows.find::<u64>(&keys::granted())?.unwrap_or(0);
-    let least = if recovery.anew { WRITES_ANEW } else { 0 };
-    rows.put(keys::granted(), &(granted.max(least / WRITE_BLOCK) + WRITES / WRITE_BLOCK))
+    let by_then = seconds(recovery) * (WRITES_A_SECOND / WRITE_BLOCK);
+    rows.put(keys::granted(), &behind(granted, WRITES_MIN / WRITE_BLOCK, by_then))
 }
 
 fn control(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {
@@ -50,23 +69,24 @@ fn control(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {
     let Some(host) = staying_host(rows, &out)? else {
         return Err(Error::invalid("no host would be left of the mesh"));
     };
-    begin_anew(rows, &out, host)?;
+    begin_anew(rows, &out, host, seconds(recovery))?;
     for node in &recovery.lost {
         let known = rows.has(&keys::node(*node))? || departures::has_left(rows, *node)?;
         if known {
             departures::remove(rows, *node, None)?;
         }
     }
-    level::expect_spoken_by_others(rows, Level::RECOVERY, &BTreeSet::new())?;
-    level::raise(rows, Level::RECOVERY)?;
-    for (counter, leap) in [(Counter::Tenants, TENANTS), (Counter::Buckets, BUCKETS)] {
+    raise_level(rows)?;
+    let seconds = seconds(recovery);
+    let tenants = (Counter::Tenants, TENANTS_MIN, seconds / 60 * TENANTS_A_MINUTE);
+    for (counter, min, by_then) in [tenants, (Counter::Buckets, BUCKETS_MIN, seconds * BUCKETS_A_SECOND)] {
         let key = keys::counter(counter);
         let given = rows.find::<u64>(&key)?.unwrap_or(0);
-        rows.put(key, &(given + leap))?;
+        rows.put(key, &behind(given, min, by_then))?;
     }
     let newest = cluster::newest_layout(rows)?;
     if let Some(layout) = rows.find::<Layout>(&keys::layout(newest))? {
-        let id = LayoutId(newest.0 + LAYOUTS);
+        let id = LayoutId(behind(newest.0, LAYOUTS_MIN, seconds * LAYOUTS_A_SECOND));
         rows.put(keys::layout(id), &Layout { id, ..layout })?;
         rows.put(keys::counter(Counter::Layouts), &id.0)?;
     }
@@ -75,7 +95,7 @@ fn control(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {
 
 /// Every chain under an epoch that nobody has had. One that is on a node which is lost goes where its requests come in, or to a
 /// host that stays: whoever places actors moves it on from there.
-fn begin_anew(rows: &mut Rows<'_>, out: &BTreeSet<NodeId>, host: NodeId) -> Result<(), Error> {
+fn begin_anew(rows: &mut Rows<'_>, out: &BTreeSet<NodeId>, host: NodeId, seconds: u64) -> Result<(), Error> {
     let mut chains = Vec::new();
     let all = keys::all(keys::ASSIGNMENT);
     rows.scan(&all, &keys::behind(&all), |_, row: Assignment| {
@@ -83,13 +103,30 @@ fn begin_anew(rows: &mut Rows<'_>, out: &BTreeSet<NodeId>, host: NodeId) -> Resu
         Ok(ControlFlow::Continue(()))
     })?;
     for row in chains {
-        let moves = MoveId(row.moves.0 + EPOCHS);
+        let by_then = seconds * EPOCHS_A_SECOND;
+        let moves = MoveId(behind(row.moves.0, EPOCHS_MIN, by_then));
         let ingress = row.actor.as_data().map(|(_, ingress)| ingress).filter(|ingress| !out.contains(ingress));
         let node = if out.contains(&row.node) { ingress.unwrap_or(host) } else { row.node };
-        let epoch = Epoch(row.epoch.0 + EPOCHS);
+        let epoch = Epoch(behind(row.epoch.0, EPOCHS_MIN, by_then));
         rows.put(keys::assignment(row.actor), &Assignment { node, epoch, moves, moving: None, since: moves, ..row })?;
         rows.remove(keys::tail(row.actor));
     }
+    Ok(())
+}
+
+/// The mesh does what builds do that can recover. Who registered with an older one cannot say so now that it runs another: whoever
+/// does not is turned away when it registers again.
+fn raise_level(rows: &mut Rows<'_>) -> Result<(), Error> {
+    let mut older = Vec::new();
+    let all = keys::all(keys::NODE);
+    rows.scan(&all, &keys::behind(&all), |_, info: NodeInfo| {
+        older.extend(Some(info).filter(|info| info.level < Level::RECOVERY));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    for info in older {
+        rows.put(keys::node(info.id), &NodeInfo { level: Level::RECOVERY, ..info })?;
+    }
+    level::raise(rows, Level::RECOVERY)?;
     Ok(())
 }
 

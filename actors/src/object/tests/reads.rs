@@ -3,7 +3,7 @@
 use mesh_core::{
     limits::LIST_KEYS_MAX,
     meta::{Body, Compression, Extent, Listing, ObjectRow, PartRow, Run},
-    op::Piece,
+    op::{Part, Piece},
     topology::Code,
 };
 
@@ -134,16 +134,23 @@ fn a_read_asks_for_the_stored_attempt_and_gives_the_piece_of_it() {
     let read = |piece| ObjectOp::Read { bucket: "photos".into(), key: "cat".into(), piece };
 
     let (id, effects) = bench.ask(read(piece(2, 1, 3)));
-    let op = StripeOp::Read { target: target(WriteId(50), 2, 3), avoid: vec![DriveId(8)] };
+    let part = Some(Part { start: 1, len: 3, of: 5 });
+    let op = StripeOp::Read { target: target(WriteId(50), 2, 3), avoid: vec![DriveId(8)], part };
     assert_eq!(effects, [next(bench.last(), bench.onward(op, Buf::empty()))]);
     let call = bench.last();
     let effects = bench.reply(call, Ok(Response { answer: Answer::Done, payload: Buf::copy_of(b"vwxyz") }));
     let payload = Buf::copy_of(b"wxy");
     assert_eq!(effects, [Effect::Reply { id, outcome: Ok(Response { answer: Answer::Done, payload }) }]);
 
+    // Whoever could give it so has given the piece alone.
+    let (id, _) = bench.ask(read(piece(2, 1, 3)));
+    let alone = || Ok(Response { answer: Answer::Done, payload: Buf::copy_of(b"wxy") });
+    let call = bench.last();
+    assert_eq!(bench.reply(call, alone()), [Effect::Reply { id, outcome: alone() }]);
+
     let (_, effects) = bench.ask(read(piece(0, 0, 10)));
     let (call, op) = stripe_op(&effects);
-    assert_eq!(op, StripeOp::Read { target: target(WriteId(50), 0, 0), avoid: vec![] });
+    assert_eq!(op, StripeOp::Read { target: target(WriteId(50), 0, 0), avoid: vec![], part: None });
     bench.reply(call, Ok(Response { answer: Answer::Done, payload: Buf::copy_of(b"short") }));
     let (call, whole) = (bench.last(), Body::Whole((*extent).clone()));
     let effects = bench.reply(call, meta(MetaAnswer::Object(object(25, whole))));
@@ -163,7 +170,7 @@ fn a_read_says_what_was_said_when_it_was_written_whatever_the_bucket_says_now() 
         let piece = Piece { extent, stripe: 0, start: 1, len: 3 };
         let (id, effects) = bench.ask(ObjectOp::Read { bucket: "photos".into(), key: "cat".into(), piece });
         let target = StripeTarget { compression: then, ..target(WriteId(50), 0, 0) };
-        let op = StripeOp::Read { target, avoid: vec![] };
+        let op = StripeOp::Read { target, avoid: vec![], part: Some(Part { start: 1, len: 3, of: 5 }) };
         assert_eq!(effects, [next(bench.last(), bench.onward(op, Buf::empty()))]);
         let call = only_call(&effects);
         let effects = bench.reply(call, Ok(Response { answer: Answer::Done, payload: Buf::copy_of(b"vwxyz") }));

@@ -368,14 +368,31 @@ async fn a_replica_that_goes_on_in_part_serves_nobody() {
             };
             Arc::new(About { steps, about })
         };
-        let store = Arc::new(Store::open_over(Home::Memory(home(6)), NodeId(1), entropy(), over).expect("a store"));
+        let home = home(6);
+        let store =
+            Arc::new(Store::open_over(Home::Memory(home.clone()), NodeId(1), entropy(), over).expect("a store"));
         let old = store.replica(GROUP).unwrap();
         fill(&store, GROUP).await;
         left.store(fails_after, Ordering::SeqCst);
         let survivor = Some((old, LogEnd { term: 1, index: 7 }));
         let forced = Forced::carry_out(&store, &Force { group: GROUP, survivor, recovery: Recovery::default() });
         assert_eq!(forced.is_err(), matches!(store.health(GROUP), Health::Damaged(_)), "after {fails_after}");
-        seen.insert(forced.is_err());
+        let again = Forced::carry_out(&store, &Force { group: GROUP, survivor, recovery: Recovery::default() });
+        assert!(again.is_err(), "not twice");
+        drop(store);
+        // At the next start it goes on, if that was said by then.
+        home.crash(fails_after % 2 == 1);
+        let store = Arc::new(Store::open(Home::Memory(home), NodeId(1), entropy()).expect("a store"));
+        Forced::go_on(&store);
+        let is_new = store.replica(GROUP).unwrap() != old;
+        if is_new {
+            let leader_id =
+                openraft::impls::leader_id_adv::LeaderId { term: 2, node_id: store.replica(GROUP).unwrap().0 };
+            expect_alone(&store, old, LogId { leader_id, index: 8 }).await;
+        } else {
+            expect_full(&store, GROUP).await;
+        }
+        seen.insert((forced.is_err(), is_new));
     }
-    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert_eq!(seen, [(false, true), (true, false), (true, true)].into(), "{seen:?}");
 }

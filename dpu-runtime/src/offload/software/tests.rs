@@ -3,7 +3,7 @@ use mesh_core::{
     id::{BucketId, KeyId, StripeId, TenantId, WriteId},
     limits::{ALIGNMENT_BYTES, PACKED_BYTES_MAX, PAYLOAD_BYTES_MAX, SEGMENT_BYTES, STRIPE_BYTES_MAX},
     meta::WrappedKey,
-    op::Binding,
+    op::{Binding, Part},
     topology::Code,
     wire::crc32c,
 };
@@ -13,7 +13,7 @@ use super::*;
 use crate::offload::{
     erasure::shard_len,
     keys::{data_key, unwrap_secret, wrap},
-    seal::sealed_len,
+    seal::{opened_len, sealed_len},
 };
 
 /// A keyring of two keys.
@@ -79,7 +79,7 @@ fn seal(software: &Software, plain: &[u8]) -> Buf {
 
 fn open_as(software: &Software, binding: Binding, stripe: StripeId, sealed: &[u8]) -> Result<Buf, Error> {
     let (binding, sealed) = (Arc::new(binding), Buf::copy_of(sealed));
-    bytes(software.run(ComputeJob::Open { key: wrapped(), binding, stripe, sealed }))
+    bytes(software.run(ComputeJob::Open { key: wrapped(), binding, stripe, sealed, part: None }))
 }
 
 fn open(software: &Software, sealed: &[u8]) -> Result<Buf, Error> {
@@ -174,6 +174,40 @@ fn seals_and_opens_every_length_around_a_segments_border() {
         assert_eq!(sealed.len(), sealed_len(len));
         assert_eq!(&open(&software, &sealed).unwrap()[..], &plain[..], "{len} bytes");
     }
+}
+
+#[test]
+fn opens_a_part_by_the_segments_that_have_it() {
+    let software = software();
+    let open = |sealed: &[u8], (start, len, of): (usize, usize, usize)| {
+        let part = Some(Part { start: start as u32, len: len as u32, of: of as u32 });
+        let (binding, sealed) = (binding(), Buf::copy_of(sealed));
+        bytes(software.run(ComputeJob::Open { key: wrapped(), binding, stripe: stripe(), sealed, part }))
+    };
+    let size = 3 * SEGMENT_BYTES + 5;
+    let plain = pattern(size);
+    let sealed = seal(&software, &plain);
+    let borders = [0, 1, SEGMENT_BYTES - 1, SEGMENT_BYTES, SEGMENT_BYTES + 1, 3 * SEGMENT_BYTES, size - 1, size];
+    for (at, start) in borders.iter().enumerate() {
+        for end in &borders[at + 1..] {
+            let opened = open(&sealed, (*start, end - start, size)).unwrap();
+            assert_eq!(&opened[..], &plain[*start..*end], "{start}..{end}");
+        }
+    }
+    // A stripe of another length than was thought is given whole.
+    assert_eq!(&open(&sealed, (1, 3, size - 1)).unwrap()[..], &plain[..]);
+    for outside in [(size, 1), (0, size + 1), (1, 0), (usize::MAX >> 32, 1)] {
+        let refused = open(&sealed, (outside.0, outside.1, size)).map_err(|error| error.kind());
+        assert_eq!(refused, Err(ErrorKind::Invalid), "{outside:?}");
+    }
+    // Only what is opened is checked.
+    let mut damaged = sealed.to_vec();
+    damaged[SEGMENT_BYTES + 7] ^= 1;
+    assert_corrupt(open(&damaged, (SEGMENT_BYTES, 1, size)));
+    assert_corrupt(open(&damaged, (SEGMENT_BYTES - 1, 2, size)));
+    assert_eq!(open(&damaged, (0, SEGMENT_BYTES, size)).unwrap()[..], plain[..SEGMENT_BYTES]);
+    assert_eq!(opened_len(sealed.len(), Some(Part { start: 9, len: 1, of: size as u32 })), SEGMENT_BYTES);
+    assert_eq!(opened_len(sealed.len(), None), sealed.len());
 }
 
 #[test]
@@ -272,7 +306,7 @@ fn a_stripe_opens_only_as_what_it_was_sealed_as() {
     assert!(open_as(&software, renamed, stripe(), &sealed).is_ok(), "the incarnation is bound, not the name");
 
     let other_key = Arc::new(wrap(&[9; 32], KeyId(77), [5; 12], &[1; 32]).unwrap());
-    let job = ComputeJob::Open { key: other_key, binding: binding(), stripe: stripe(), sealed };
+    let job = ComputeJob::Open { key: other_key, binding: binding(), stripe: stripe(), sealed, part: None };
     assert_corrupt(bytes(software.run(job)));
 }
 

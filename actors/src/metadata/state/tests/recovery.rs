@@ -28,28 +28,48 @@ impl Group {
     }
 }
 
+/// So many seconds after the time from which counters go on.
+fn at(seconds: u64) -> UnixMillis {
+    UnixMillis(1_704_067_200_000 + seconds * 1000)
+}
+
 fn lost(nodes: &[u64]) -> Recovery {
-    Recovery { lost: nodes.iter().copied().map(NodeId).collect(), anew: false }
+    Recovery { lost: nodes.iter().copied().map(NodeId).collect(), at: at(0) }
 }
 
 fn chain(tenant: u64, ingress: u64) -> ActorId {
     ActorId::data(TenantId(tenant), NodeId(ingress))
 }
 
-#[test]
-fn nothing_is_given_out_twice_that_nobody_knows_of() {
+/// What a group gives out next: a layout's number, a chain's epoch, a tenant.
+fn next(group: &mut Group, name: &str) -> [u64; 3] {
+    let view = control_view(group);
+    let layout = view.layouts.last_key_value().expect("a layout").0.0;
+    let epoch = view.assignments[&chain(1, 1)].epoch.0;
+    let Ok(MetaAnswer::Tenant(made)) = group.apply(&tenant(name, 2)) else { panic!("no tenant") };
+    [layout, epoch, made.id.0]
+}
+
+/// A chain, and a layout.
+fn used() -> (Group, Layout) {
     let mut group = furnished();
     assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::REPLICAS)), Ok(MetaAnswer::Done));
     let first = layout(1);
     assert_eq!(group.once(&MeshCommand::PutLayout(first.clone().into())), Ok(MetaAnswer::Done));
     let place = Assignment::new(chain(1, 1), NodeId(1), Epoch(1));
     assert_eq!(group.once(&MeshCommand::Assign(place)), Ok(MetaAnswer::Epoch(Epoch(1))));
+    (group, first)
+}
+
+#[test]
+fn nothing_is_given_out_twice_that_nobody_knows_of() {
+    let (mut group, first) = used();
     let before = control_view(&group);
     group.recover(&lost(&[])).expect("recovered");
     let view = control_view(&group);
     assert_eq!((&view.nodes, &view.drives, view.level), (&before.nodes, &before.drives, Level::RECOVERY));
     // The same layout under a number that no lost one had; the next one follows it.
-    let newest = LayoutId(1 + (1 << 20));
+    let newest = LayoutId(1 + (1 << 12));
     assert_eq!(view.layouts.keys().copied().collect::<Vec<_>>(), [LayoutId(1), newest]);
     assert_eq!(*view.layouts[&newest], Layout { id: newest, ..first.clone() });
     let put = |id: u64| MeshCommand::PutLayout(Layout { id: LayoutId(id), ..first.clone() }.into());
@@ -63,13 +83,41 @@ fn nothing_is_given_out_twice_that_nobody_knows_of() {
     assert_eq!((row.node, row.epoch, row.moving), (NodeId(1), Epoch(1 + (1 << 20)), None));
     let again = MeshCommand::Assign(Assignment::new(chain(1, 1), NodeId(2), Epoch(2)));
     assert_eq!(group.apply(&again), Err(ErrorKind::Conflict));
-    let Ok(MetaAnswer::Tenant(made)) = group.apply(&tenant("other", 2)) else { panic!("no tenant") };
-    assert_eq!(made.id, TenantId(1 + (1 << 16) + 1));
+    assert_eq!(next(&mut group, "other"), [newest.0 + 9, 1 + (1 << 20), 1 + (1 << 10) + 1]);
     // Once more: it leaps again.
     group.recover(&lost(&[])).expect("recovered");
-    let view = control_view(&group);
-    assert_eq!(view.layouts.last_key_value().expect("a layout").0.0, newest.0 + 9 + (1 << 20));
-    assert_eq!(view.assignments[&chain(1, 1)].epoch, Epoch(1 + (2 << 20)));
+    assert_eq!(next(&mut group, "third"), [newest.0 + 9 + (1 << 12), 1 + (2 << 20), 2 + (2 << 10) + 1]);
+}
+
+#[test]
+fn the_same_state_recovered_twice_gives_out_nothing_twice() {
+    let (group, first) = used();
+    let (year, day) = (365 * 86_400, 86_400);
+    let mut given = Vec::new();
+    // Restored from one backup, used for a day, and restored again; and once more at a later time.
+    for seconds in [3 * year, 3 * year + day, 4 * year] {
+        let mut group = group.clone();
+        let recovery = Recovery { at: at(seconds), ..lost(&[]) };
+        group.recover(&recovery).expect("recovered");
+        let newest = control_view(&group).layouts.last_key_value().expect("a layout").0.0;
+        for more in 1..=100 {
+            let layout = Layout { id: LayoutId(newest + more), ..first.clone() };
+            assert_eq!(group.once(&MeshCommand::PutLayout(layout.into())), Ok(MetaAnswer::Done));
+        }
+        let now = next(&mut group, "other");
+        assert!(given.last().is_none_or(|before: &[u64; 3]| before.iter().zip(&now).all(|(before, now)| before < now)));
+        given.push(now);
+    }
+    let mut writes = 0;
+    for seconds in [3 * year, 3 * year + day] {
+        let mut group = Group::namespace();
+        group.recover(&Recovery { at: at(seconds), ..lost(&[]) }).expect("recovered");
+        let first = group.open_block(1);
+        assert!(first.0 - WriteId::new(NAMESPACE, 0).0 > writes);
+        // As fast as nobody is for a day.
+        writes = first.0 - WriteId::new(NAMESPACE, 0).0 + day * 60_000;
+    }
+    assert!(given[2][2] < 1 << 28, "tenants are numbered in 28 bits: {given:?}");
 }
 
 #[test]
@@ -98,13 +146,16 @@ fn who_is_lost_is_out_with_drives_and_dpus_and_chains_go_where_they_come_in() {
 }
 
 #[test]
-fn who_runs_an_older_build_is_lost_or_upgraded_first() {
+fn the_mesh_does_from_then_on_what_builds_do_that_can_recover() {
     let mut group = furnished();
-    let old = MeshCommand::PutNode(NodeInfo { level: Level::REPLICAS, ..node(3, 2) });
-    assert_eq!(group.apply(&old), Ok(MetaAnswer::Done));
-    assert_eq!(group.clone().recover(&lost(&[2])), Err(ErrorKind::Unsupported));
-    group.recover(&lost(&[3])).expect("it does not come back");
-    assert_eq!(control_view(&group).level, Level::RECOVERY);
+    let of = |level, incarnation| MeshCommand::PutNode(NodeInfo { level, ..node(3, incarnation) });
+    assert_eq!(group.apply(&of(Level::REPLICAS, 2)), Ok(MetaAnswer::Done));
+    // It was upgraded since, or is away: nobody could say so without a majority.
+    group.recover(&lost(&[2])).expect("recovered");
+    let view = control_view(&group);
+    assert_eq!((view.level, view.nodes[&NodeId(3)].level), (Level::RECOVERY, Level::RECOVERY));
+    assert_eq!(group.apply(&of(Level::REPLICAS, 3)), Err(ErrorKind::Unsupported), "and is turned away if not");
+    assert_eq!(group.apply(&of(Level::RECOVERY, 3)), Ok(MetaAnswer::Done));
 }
 
 #[test]
@@ -142,13 +193,13 @@ fn writes_leap_behind_all_that_can_have_been_begun() {
     let first = group.open_block(1);
     assert_eq!(first, WriteId::new(NAMESPACE, 0));
     group.recover(&lost(&[])).expect("recovered");
-    let leap = 1 << 40;
+    let leap = 1 << 32;
     assert_eq!(group.open_block(1), WriteId::new(NAMESPACE, WRITE_BLOCK + leap));
     // What is between is begun by nobody, and may be somebody's garbage.
     assert_eq!(group.referenced(&[WriteId::new(NAMESPACE, WRITE_BLOCK)]), [false]);
     assert!(group.apply(&put("a", object(first, 5, 1))).is_ok(), "who holds a block that is known goes on");
-    // Of one of which nothing is left nobody knows whether it has leapt before.
+    // Of one of which nothing is left only the time says how much it may have been.
     let mut anew = Group::namespace();
-    anew.recover(&Recovery { lost: Vec::new(), anew: true }).expect("recovered");
-    assert_eq!(anew.open_block(1), WriteId::new(NAMESPACE, (1 << 47) + leap));
+    anew.recover(&Recovery { at: at(1_000_000), ..lost(&[]) }).expect("recovered");
+    assert_eq!(anew.open_block(1), WriteId::new(NAMESPACE, 1_000_000 << 16));
 }
