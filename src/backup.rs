@@ -12,7 +12,7 @@
 //! (a bucket, a layout) the control group, which is read later, knows.
 //!
 //! Keys in it are wrapped by the cluster's key: without `keyring.toml` a backup opens nothing. It is read by
-//! [`write`], and put back by [`restore`].
+//! [`write()`], and put back by [`restore`].
 
 use std::{
     io::{Read, Write},

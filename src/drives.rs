@@ -287,6 +287,7 @@ mod tests {
                     line: 1,
                     others: Vec::new(),
                     places: mesh_core::topology::Places::default(),
+                    rule: mesh_core::topology::Rule::default(),
                 }),
             )
         };

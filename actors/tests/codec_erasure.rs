@@ -106,6 +106,7 @@ impl World {
                 line: 1,
                 others: Vec::new(),
                 places: mesh_core::topology::Places::default(),
+                rule: mesh_core::topology::Rule::default(),
             }),
             moods: drives.iter().map(|drive| (*drive, Mood::Well)).collect(),
             shards: BTreeMap::new(),

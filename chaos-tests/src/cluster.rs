@@ -272,6 +272,7 @@ pub fn layout(swarm: &Swarm) -> Layout {
         line: 1,
         others: swarm.coded.into_iter().map(|code| CodeGroups { code, groups: groups.clone() }).collect(),
         places: mesh_core::topology::Places::default(),
+        rule: mesh_core::topology::Rule::default(),
     }
 }
 

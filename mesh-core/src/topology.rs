@@ -273,6 +273,21 @@ pub struct Layout {
     /// What those nodes fail with.
     #[serde(default)]
     pub places: Places,
+    /// By what spare drives are chosen.
+    #[serde(default)]
+    pub rule: Rule,
+}
+
+/// By what a spare drive is chosen for a stripe in the place of a home that cannot be used. A layout keeps to its own for good: what
+/// was written by it is looked for by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rule {
+    /// First of all its node is to have no other shard of the stripe.
+    #[default]
+    Nodes,
+    /// First of all neither its zone, nor its rack, nor its node is to have more shards of the stripe than may be lost. Since level
+    /// 9.
+    Losses,
 }
 
 /// The groups of a code that is not the layout's own.
@@ -385,9 +400,13 @@ impl<'l> Table<'l> {
             // The first of those that share least.
             let shares = |at: &usize| {
                 let of = domains(&spare[*at]);
-                let [zone, rack, node] =
-                    [0, 1, 2].map(|level| used.iter().filter(|one| one[level] == of[level]).count());
-                [node, zone, rack]
+                let there = [0, 1, 2].map(|level| used.iter().filter(|one| one[level] == of[level]).count());
+                let [zone, rack, node] = there;
+                let lost = match self.layout.rule {
+                    Rule::Nodes => 0,
+                    Rule::Losses => there.iter().filter(|count| **count >= usize::from(self.code.parity)).count(),
+                };
+                [lost, node, zone, rack]
             };
             let drive = spare.remove((0..spare.len()).min_by_key(shares)?);
             used.push(domains(&drive));
@@ -502,6 +521,7 @@ mod tests {
             line: 0,
             others: Vec::new(),
             places: Places::default(),
+            rule: Rule::default(),
         }
     }
 
@@ -546,6 +566,34 @@ mod tests {
         assert_eq!(placed(&[1, 2, 3, 4]), None);
         assert_eq!(layout.own().homes(stripe()), [1, 3, 5].map(DriveId));
         assert!(Layout { line: 0, ..layout }.own().homes(stripe()).is_empty());
+    }
+
+    #[test]
+    fn a_spare_drive_is_chosen_so_that_no_rack_has_more_than_may_be_lost() {
+        // Drives 1 to 8 of nodes 1 to 4, two in each; nodes 1 and 2 are in one rack, 3 and 4 in another.
+        let domains: BTreeMap<DriveId, NodeId> =
+            (1..=8).map(|drive| (DriveId(drive), NodeId(drive.div_ceil(2)))).collect();
+        let place = |rule: Rule, avoid: &[u64]| {
+            let at = |rack: &str| rack.parse().ok();
+            let located = [(1, at("a")), (2, at("a")), (3, at("b")), (4, at("b"))];
+            let places = Places::of(located.iter().map(|(node, location)| (NodeId(*node), location.as_ref())));
+            // Homes: two of each rack, on nodes 1, 3, 2 and 3; the spare drives are of nodes 4, 1, 2 and 4.
+            let groups = vec![[1, 5, 3, 6, 7, 2, 4, 8].map(DriveId).to_vec()];
+            let (code, domains) = (Code { data: 2, parity: 2 }, domains.clone());
+            let layout = Layout { line: 1, groups, domains, places, rule, code, ..layout() };
+            let avoid: Vec<DriveId> = avoid.iter().copied().map(DriveId).collect();
+            let placement = layout.own().place(stripe(), &avoid).expect("a place");
+            placement.drives.into_iter().map(|drive| drive.0).collect::<Vec<_>>()
+        };
+        for rule in [Rule::Nodes, Rule::Losses] {
+            assert_eq!(place(rule, &[]), [1, 5, 3, 6]);
+            assert_eq!(place(rule, &[5]), [1, 7, 3, 6]);
+            assert_eq!(place(rule, &[1]), [2, 5, 3, 6]);
+        }
+        // Node 4 has none of it, but its rack would have three; rather two on a node of the other one.
+        assert_eq!(place(Rule::Nodes, &[1, 2]), [7, 5, 3, 6]);
+        assert_eq!(place(Rule::Losses, &[1, 2]), [4, 5, 3, 6]);
+        assert_eq!(place(Rule::Losses, &[1, 2, 4]), [7, 5, 3, 6], "where there is no other");
     }
 
     #[test]

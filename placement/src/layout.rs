@@ -29,7 +29,7 @@ use mesh_core::{
     Error, ErrorKind,
     id::{DriveId, LayoutId, NodeId},
     limits::{CODES_DRIVES_MAX, COMMAND_BYTES_MAX, DRIVE_NUMBER_BYTES_MAX, LAYOUT_GROUPS_MAX},
-    topology::{Code, CodeGroups, DriveInfo, Layout, Places, mix},
+    topology::{Code, CodeGroups, DriveInfo, Layout, Places, Rule, mix},
 };
 
 /// Which layout is to be made.
@@ -122,6 +122,7 @@ pub fn build(id: LayoutId, lineage: &Lineage, drives: &[DriveInfo], places: &Pla
         line,
         others: lineage.codes().skip(1).map(|code| CodeGroups { code, groups: table(code) }).collect(),
         places: places.clone(),
+        rule: Rule::default(),
     })
 }
 

@@ -85,6 +85,7 @@ fn spec(down: &[u64]) -> ErasureSpec {
         line: 0,
         others: Vec::new(),
         places: mesh_core::topology::Places::default(),
+        rule: mesh_core::topology::Rule::default(),
     };
     let state = |drive: &DriveId| if down.contains(&drive.0) { DriveState::Down } else { DriveState::Up };
     ErasureSpec {

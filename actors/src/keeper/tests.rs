@@ -82,6 +82,7 @@ fn layout(id: u64, drives: &[u64]) -> Arc<Layout> {
         line: 1,
         others: Vec::new(),
         places: mesh_core::topology::Places::default(),
+        rule: mesh_core::topology::Rule::default(),
     })
 }
 

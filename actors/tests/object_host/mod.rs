@@ -47,6 +47,7 @@ fn layout() -> Layout {
         line: 1,
         others: Vec::new(),
         places: mesh_core::topology::Places::default(),
+        rule: mesh_core::topology::Rule::default(),
     }
 }
 

@@ -175,6 +175,7 @@ mod tests {
             line: 1,
             others: Vec::new(),
             places: topology::Places::default(),
+            rule: topology::Rule::default(),
         };
         let extent = Extent {
             write: WriteId(5),

@@ -2,7 +2,7 @@
 
 use mesh_core::{
     id::{DriveId, LayoutId, NodeId},
-    topology::{Code, CodeGroups, Layout, Location, Places},
+    topology::{Code, CodeGroups, Layout, Location, Places, Rule},
 };
 
 pub(crate) fn location() -> Option<Location> {
@@ -21,5 +21,6 @@ pub(crate) fn layout() -> Layout {
             groups: vec![vec![DriveId(3), DriveId(1)], vec![DriveId(1), DriveId(2)]],
         }],
         places: Places::of([(NodeId(101), location().as_ref()), (NodeId(102), location().as_ref())]),
+        rule: Rule::Losses,
     }
 }

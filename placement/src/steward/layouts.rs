@@ -10,7 +10,7 @@ use mesh_core::{
     meta::{ControlView, Level},
     shared::SharedMap,
     time::Instant,
-    topology::{Code, DriveInfo, Layout, Leaving, NodeInfo, NodeKind, Places},
+    topology::{Code, DriveInfo, Layout, Leaving, NodeInfo, NodeKind, Places, Rule},
 };
 
 use crate::layout::{self, Lineage};
@@ -61,6 +61,7 @@ pub struct Draft {
     lineage: Lineage,
     drives: Vec<DriveInfo>,
     places: Places,
+    rule: Rule,
 }
 
 impl Draft {
@@ -69,7 +70,8 @@ impl Draft {
     /// # Errors
     /// As [`layout::build`].
     pub fn carry_out(self) -> Result<Arc<Layout>, Error> {
-        layout::build(self.id, &self.lineage, &self.drives, &self.places).map(Arc::new)
+        let layout = layout::build(self.id, &self.lineage, &self.drives, &self.places)?;
+        Ok(Arc::new(Layout { rule: self.rule, ..layout }))
     }
 }
 
@@ -101,6 +103,8 @@ impl Layouts {
         };
         let owners: BTreeSet<NodeId> = infos.iter().map(|info| info.node).collect();
         let places = view.places().among(&owners);
+        // What it says of spare drives every build has to know.
+        let rule = if view.level >= Level::RECOVERY { Rule::Losses } else { Rule::Nodes };
         let is_of_line = |layout: &Layout| layout.line > 0 || matches!(lineage, Lineage::None(_));
         let laid_out = newest.is_some_and(|layout| {
             is_of_line(layout)
@@ -115,7 +119,7 @@ impl Layouts {
         }
         if laid_out {
             // Of the same drives: nothing has to settle, and who has made a bucket waits.
-            return newest.map(|newest| Draft { id: LayoutId(newest.id.0 + 1), lineage, drives: infos, places });
+            return newest.map(|newest| Draft { id: LayoutId(newest.id.0 + 1), lineage, drives: infos, places, rule });
         }
         let is_same = |(of, at, _): &&(Vec<DriveId>, Places, Instant)| (of, at) == (&drives, &places);
         let Some((_, _, since)) = self.settling.as_ref().filter(is_same) else {
@@ -131,7 +135,7 @@ impl Layouts {
             return None;
         }
         let id = LayoutId(newest.map_or(1, |layout| layout.id.0 + 1));
-        Some(Draft { id, lineage, drives: infos, places })
+        Some(Draft { id, lineage, drives: infos, places, rule })
     }
 }
 
@@ -191,6 +195,18 @@ mod tests {
         view.drives.remove(&DriveId(4));
         assert_eq!(id(&layouts.look(&view, at(5000))), None);
         assert_eq!(id(&layouts.look(&view, at(5300))), Some(2));
+    }
+
+    #[test]
+    fn spare_drives_are_chosen_by_what_every_build_knows() {
+        let rule = |level| {
+            let view = ControlView { level, ..view(&[1, 2, 3]) };
+            let mut layouts = Layouts::default();
+            assert!(layouts.look(&view, at(0)).is_none());
+            made(layouts.look(&view, at(60_000))).rule
+        };
+        assert_eq!([Level::LINES, Level::REPLICAS].map(rule), [Rule::Nodes; 2]);
+        assert_eq!(rule(Level::RECOVERY), Rule::Losses);
     }
 
     #[test]

@@ -36,6 +36,7 @@ fn layout() -> Layout {
         line: 0,
         others: Vec::new(),
         places: mesh_core::topology::Places::default(),
+        rule: mesh_core::topology::Rule::default(),
     }
 }
 

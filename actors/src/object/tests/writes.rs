@@ -534,6 +534,7 @@ fn what_is_put_into_a_bucket_of_another_code_waits_for_its_groups_and_says_so_of
         others: vec![CodeGroups { code, groups: groups.clone() }],
         groups,
         places: mesh_core::topology::Places::default(),
+        rule: mesh_core::topology::Rule::default(),
     };
     // Then they are there, and the next look goes on.
     let laid_out = ObjectSpec { layouts: [(LAYOUT, Arc::new(layout))].into(), ..spec() };

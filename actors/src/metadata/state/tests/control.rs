@@ -86,6 +86,7 @@ pub(super) fn layout(id: u64) -> Layout {
         line: 0,
         others: Vec::new(),
         places: mesh_core::topology::Places::default(),
+        rule: mesh_core::topology::Rule::default(),
     }
 }
 

@@ -71,6 +71,7 @@ fn of_addresses_and_layouts() {
                 line: 0,
                 others: Vec::new(),
                 places: mesh_core::topology::Places::default(),
+                rule: mesh_core::topology::Rule::default(),
             }
             .into(),
         )

@@ -87,6 +87,7 @@ fn commands_of_members() -> impl Strategy<Value = Command> {
                     line: 0,
                     others: Vec::new(),
                     places: mesh_core::topology::Places::default(),
+                    rule: mesh_core::topology::Rule::default(),
                 }
                 .into(),
             ))
