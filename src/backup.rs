@@ -8,8 +8,9 @@
 //!   'z'        groups:4                               the backup is whole
 //! ```
 //!
-//! The namespace groups come first and the control group last, each as it was at one moment: so what a namespace group names
-//! (a bucket, a layout) the control group, which is read later, knows.
+//! The namespace groups come first and the control group last, each as it was at one moment: so a layout, or a new bucket, that a
+//! namespace group names the control group, which is read later, knows. A bucket that was emptied and deleted in between is
+//! in the namespace group still, and nobody can name it any more.
 //!
 //! Keys in it are wrapped by the cluster's key: without `keyring.toml` a backup opens nothing. It is read by
 //! [`write()`], and put back by [`restore`].
@@ -119,6 +120,9 @@ pub fn restore(from: &mut impl Read, config: &Config, env: &Env, lost: &[NodeId]
     }
     let mut restore = Restore::begin(&folder, node, (env.entropy)())?;
     let (mut contents, mut namespaces, at) = (Contents::default(), None, env.clock.wall());
+    let mut chance = [0; 8];
+    (env.entropy)().fill(&mut chance);
+    let chance = u64::from_le_bytes(chance);
     loop {
         match from.next()? {
             (Kind::Rows, body) => {
@@ -130,10 +134,11 @@ pub fn restore(from: &mut impl Read, config: &Config, env: &Env, lost: &[NodeId]
                 let (count, digest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
                 let digest = <[u8; 16]>::try_from(digest).map_err(|_| damaged())?;
                 let count = u64::from_le_bytes(*count);
-                let mut recovery = Recovery { lost: Vec::new(), at };
+                let mut recovery = Recovery { lost: Vec::new(), at, chance };
                 if group == GroupId::CONTROL {
                     let view = restore.control()?;
                     expect_member(&view, keyring.cluster(), node, lost)?;
+                    expect_life(&view, node, crate::node::life(&config.data, env)?)?;
                     recovery.lost = lost.to_vec();
                     namespaces = Some(u64::from(view.namespaces));
                 }
@@ -169,6 +174,16 @@ fn expect_member(view: &ControlView, cluster: ClusterId, node: NodeId, lost: &[N
         Some(unknown) => refused("no node of this number was a member when the backup was made", *unknown),
         None => Ok(()),
     }
+}
+
+/// Refuses a data folder under which the mesh would not take the node in: it was registered from another one.
+fn expect_life(view: &ControlView, node: NodeId, life: u64) -> Result<(), Error> {
+    if view.nodes.get(&node).is_some_and(|info| info.life == life) {
+        return Ok(());
+    }
+    let what = "this node's data folder was another when the backup was made, and the mesh would not take it for the same node: put \
+                back the file `life` of that folder, or restore on another host";
+    Err(Error::new(ErrorKind::Conflict, what).with("node", node))
 }
 
 /// Sets a node's metadata aside, so that it starts with none and learns them from the others. Gives where they are, if there

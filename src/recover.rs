@@ -56,16 +56,14 @@ pub(crate) async fn recover(
     Ok(plan)
 }
 
-/// Asks every node for its replicas. DPUs have none that a group could go on from; but what runs on them has to know of this.
+/// Asks every node for its replicas.
 async fn look(node: &Arc<Inner>) -> Result<RecoveryPlan, Error> {
     let (control, known) = (node.metadata.control(), node.outlook());
     let heard = join_all(control.nodes.keys().map(|peer| async { (*peer, replicas_of(node, *peer).await) })).await;
     let mut reports = BTreeMap::new();
     for (peer, said) in heard {
-        let is_host = control.nodes.get(&peer).is_some_and(|info| info.kind == NodeKind::Host);
         match said {
-            Ok(said) if is_host => drop(reports.insert(peer, said)),
-            Ok(_) => {}
+            Ok(said) => drop(reports.insert(peer, said)),
             // It is there, and would be taken for lost.
             Err(error) if is_there(error.kind()) || known.is_up(peer) => {
                 let what = "a node is there, and does not say what it has: upgrade it, mend what it says, or stop it, and ask again";
@@ -98,7 +96,7 @@ async fn own(node: &Arc<Inner>) -> NodeReplicas {
     let (control, known) = (node.metadata.control(), node.outlook());
     let hosts = control.nodes.values().filter(|info| info.kind == NodeKind::Host).map(|info| info.id).collect();
     let sees = control.nodes.keys().copied().filter(|peer| known.is_up(*peer)).collect();
-    NodeReplicas { hosts, sees, replicas }
+    NodeReplicas { hosts, sees, is_unusable: node.metadata.is_unusable(), replicas }
 }
 
 /// Has a group go on as it is planned, and waits until it has a leader.
@@ -110,7 +108,7 @@ async fn have_go_on(node: &Arc<Inner>, group: GroupId, plan: &RecoveryPlan, dead
         Some(Fate::Led { .. } | Fate::Elects) | None => return Ok(()),
     };
     let lost = if group == GroupId::CONTROL { plan.lost.clone() } else { Vec::new() };
-    let force = Force { group, survivor, recovery: Recovery { lost, at: node.env.clock.wall() } };
+    let force = Force { group, survivor, recovery: recovery(node, lost) };
     let replica = if on == node.id {
         force_here(node, force).await?
     } else {
@@ -128,6 +126,12 @@ async fn have_go_on(node: &Arc<Inner>, group: GroupId, plan: &RecoveryPlan, dead
         left(node, deadline)?;
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+fn recovery(node: &Inner, lost: Vec<NodeId>) -> Recovery {
+    let mut chance = [0; 8];
+    (node.env.entropy)().fill(&mut chance);
+    Recovery { lost, at: node.env.clock.wall(), chance: u64::from_le_bytes(chance) }
 }
 
 fn forced(answer: AdminAnswer) -> Result<ReplicaId, Error> {

@@ -9,6 +9,7 @@ use mesh_core::{
     id::{ClusterId, GroupId, NodeId, ReplicaId, WriteId},
     meta::{MeshCommand, MetaAnswer, Query},
     op::{Condition, Force, GroupReport, LogEnd, Recovery},
+    time::UnixMillis,
     topology::Code,
 };
 use mesh_dpu_runtime::metadata::{RaftMetadata, Restore};
@@ -265,8 +266,9 @@ async fn a_group_goes_on_from_the_one_replica_that_is_left() {
     assert_eq!((said.condition, said.leads, said.voters.concat().len()), (Condition::Sound, false, 3));
     let (old, end) = (said.replica, said.end.expect("it has something"));
     let force = |replica, end| Force { group, survivor: Some((replica, end)), recovery: Recovery::default() };
-    let other = LogEnd { index: end.index - 1, ..end };
-    assert_eq!(node.force(force(old, other)).await.expect_err("it has more").kind(), ErrorKind::Conflict);
+    for other in [LogEnd { index: end.index + 1, ..end }, LogEnd { term: end.term + 1, ..end }] {
+        assert_eq!(node.force(force(old, other)).await.expect_err("it is another").kind(), ErrorKind::Conflict);
+    }
     let new = node.force(force(old, end)).await.expect("it goes on");
     assert_ne!(new, old);
     until("it leads", || node.is_leader(group)).await;
@@ -296,6 +298,45 @@ async fn a_group_goes_on_from_the_one_replica_that_is_left() {
     assert_eq!((node.is_damaged(), node.replica_id(group)), (false, Some(new)));
     until("it follows", || node.status().iter().any(|said| said.group == group && said.leader == Some(NodeId(behind))))
         .await;
+}
+
+/// A replica that is not lost, and was ahead of the one from which its group goes on: it takes nothing of what comes for what it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_ahead_of_the_one_that_went_on_is_told_everything_anew() {
+    let cluster = Cluster::start(3, &[1], QUICK, 5000).await;
+    let (clock, group) = (&*cluster.clock, GroupId(1));
+    let leader = cluster.leader(1);
+    let (behind, ahead) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let node = cluster.node(leader);
+    assert!(propose(&node, clock, open_session(1, 1, 1), BUDGET).await.is_ok());
+    let first = first_of(&propose(&node, clock, open_block(1, 1, 1, 0), BUDGET).await);
+    let put = |count: u64| put_object(1, 1, &format!("key-{count}"), WriteId(first.0 + count), count);
+    for count in 1..=60 {
+        assert!(propose(&node, clock, put(count), BUDGET).await.is_ok());
+        if count == 30 {
+            cluster.close(behind).await;
+        }
+    }
+    drop(node);
+    cluster.close(ahead).await;
+    cluster.close(leader).await;
+    let node = cluster.open(behind, cluster.config.groups.clone()).await;
+    let said = node.replica_reports().await.remove(0);
+    let recovery = Recovery { at: UnixMillis(1_800_000_000_000), ..Recovery::default() };
+    let force = Force { group, survivor: Some((said.replica, said.end.expect("some"))), recovery };
+    node.force(force).await.expect("it goes on");
+    until("it leads", || node.is_leader(group)).await;
+
+    let other = cluster.open(ahead, cluster.config.groups.clone()).await;
+    let stranger = cluster.replica(ahead, 1);
+    node.add_learner(group, stranger).await.expect("added");
+    until("it has caught up", || node.caught_up(group).contains(&stranger)).await;
+    assert!(propose(&node, clock, put(99), BUDGET).await.is_ok());
+    let both = |node: &RaftMetadata| node.digests().expect("read").get(&group).copied();
+    until("both have the same", || both(&node).is_some() && both(&node) == both(&other)).await;
+    for (count, len) in [(30, Some(30)), (60, None), (99, Some(99))] {
+        assert_eq!(len_of(&query(&other, clock, 1, get_object(1, &format!("key-{count}")), BUDGET).await), len);
+    }
 }
 
 /// A group is read page by page while it goes on, and put back on a node that never had it.

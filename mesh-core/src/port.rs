@@ -121,7 +121,7 @@ pub enum ComputeJob {
         stripe: StripeId,
         /// What `Seal` gave.
         sealed: Buf,
-        /// Nothing else of it is wanted: these bytes alone are given, if the stripe is as long as this says.
+        /// Nothing else of it is wanted: these bytes alone are given. `InvalidRange` if the stripe is not as long as this says.
         part: Option<Part>,
     },
     /// Cuts bytes into k shards, pads them with zeros and codes m parity shards: `Shards`.

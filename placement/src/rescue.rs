@@ -16,12 +16,13 @@ use mesh_core::{
     topology::NodeKind,
 };
 
-/// What it takes for all groups to go on. `reports` are of all hosts that answer, and of nobody else.
+/// What it takes for all groups to go on. `reports` are of all nodes that answer, and of nobody else. DPUs follow the control
+/// group, and no group goes on from what one of them has.
 ///
 /// # Errors
 /// `NotFound` if no replica of the control group answers: it is restored from a backup. `Conflict` where something would be lost
-/// that need not be: a host knows of others that were not asked, or sees one that does not answer; or a replica has only
-/// stopped. `Invalid` if nothing is known of the mesh.
+/// that need not be: a node knows of hosts that were not asked, or sees one that does not answer; a replica has only
+/// stopped; or a DPU has heard of more than any host. `Invalid` if nothing is known of the mesh.
 pub fn plan(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>) -> Result<RecoveryPlan, Error> {
     if control.cluster.is_none() {
         let what = "this node knows nothing of the mesh: ask a host that has a replica of the control group";
@@ -38,8 +39,8 @@ pub fn plan(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>) -> 
     expect_all_were_asked(control, reports)?;
     for (witness, said) in reports {
         if let Some(seen) = silent.iter().find(|node| said.sees.contains(node)) {
-            let what = "a host that does not answer here is seen by another, and may have what would be lost: ask that one, or stop \
-                        the host that it sees";
+            let what = "a host that does not answer here is seen by another node, and may have what would be lost: ask that one, or \
+                        stop the host that it sees";
             return Err(Error::new(ErrorKind::Conflict, what).with("node", seen).with("witness", witness));
         }
     }
@@ -59,10 +60,11 @@ fn expect_all_were_asked(control: &ControlView, reports: &BTreeMap<NodeId, NodeR
 }
 
 fn fate(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>, group: GroupId) -> Result<Fate, Error> {
-    let replicas: BTreeMap<NodeId, &ReplicaReport> = reports
-        .iter()
-        .filter_map(|(node, said)| Some((*node, said.replicas.iter().find(|one| one.group == group)?)))
-        .collect();
+    let is_host = |node: &NodeId| control.nodes.get(node).is_some_and(|info| info.kind == NodeKind::Host);
+    let all =
+        reports.iter().filter_map(|(node, said)| Some((*node, said.replicas.iter().find(|one| one.group == group)?)));
+    let (replicas, of_dpus): (BTreeMap<NodeId, &ReplicaReport>, BTreeMap<_, _>) =
+        all.partition(|(node, _)| is_host(node));
     if let Some((by, _)) = replicas.iter().find(|(_, replica)| replica.leads) {
         return Ok(Fate::Led { by: *by });
     }
@@ -81,6 +83,11 @@ fn fate(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>, group: 
                     status` says of it, and restart that host, first";
         return Err(Error::new(ErrorKind::Conflict, what).with("group", group).with("node", node));
     }
+    if let Some((node, _)) = of_dpus.iter().find(|(_, of_dpu)| of_dpu.end > best.map(|(end, ..)| end)) {
+        let what = "a DPU has heard of more than any host that answers: bring a host back that told it; or stop that DPU, if what \
+                    it has heard of may be lost, and have it begin with empty metadata";
+        return Err(Error::new(ErrorKind::Conflict, what).with("group", group).with("node", node));
+    }
     if let Some((end, Reverse(on), best)) = best {
         return Ok(Fate::Survives { on, replica: best.replica, end });
     }
@@ -89,8 +96,14 @@ fn fate(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>, group: 
                     with `mesh metadata restore`";
         return Err(Error::new(ErrorKind::NotFound, what));
     }
-    let stays = |node: &&NodeId| !control.departures.contains_key(*node) && !replicas.contains_key(node);
-    let on = reports.keys().find(stays).copied().ok_or_else(|| {
+    let is_empty = |replica: &&ReplicaReport| replica.condition == Condition::Sound && replica.end.is_none();
+    let can_begin = |(node, said): &(&NodeId, &NodeReplicas)| {
+        is_host(node)
+            && !said.is_unusable
+            && !control.departures.contains_key(*node)
+            && replicas.get(node).is_none_or(is_empty)
+    };
+    let on = reports.iter().find(can_begin).map(|(node, _)| *node).ok_or_else(|| {
         let what = "every host that answers has a damaged replica of the metadata group, and none can begin anew: have another \
                     host join, and ask again";
         Error::new(ErrorKind::Conflict, what).with("group", group)
@@ -247,14 +260,34 @@ mod tests {
         let mut damaged = said(1, 2, (9, 9), THREE);
         damaged.condition = Condition::Damaged;
         let two = (2, vec![with_control(2), damaged.clone()]);
-        let plan = planned(4, &[two.clone(), (3, Vec::new())]);
-        assert_eq!(plan.groups, [(GroupId(0), Fate::Elects), (GroupId(1), Fate::Gone { on: NodeId(3) })]);
-        assert_eq!(plan.lost, [1, 4].map(NodeId));
-        let nowhere = super::plan(&control(4), &reports(&[two]));
+        // One that was begun, and has nothing yet, is as good as none.
+        for three in [Vec::new(), vec![ReplicaReport { end: None, ..said(1, 3, (0, 0), &[]) }]] {
+            let plan = planned(4, &[two.clone(), (3, three)]);
+            assert_eq!(plan.groups, [(GroupId(0), Fate::Elects), (GroupId(1), Fate::Gone { on: NodeId(3) })]);
+            assert_eq!(plan.lost, [1, 4].map(NodeId));
+        }
+        let mut unusable = reports(&[two.clone(), (3, Vec::new())]);
+        unusable.get_mut(&NodeId(3)).expect("it answers").is_unusable = true;
+        assert_eq!(plan(&control(4), &unusable).expect_err("no such place").kind(), ErrorKind::Conflict);
+        let nowhere = plan(&control(4), &reports(&[two]));
         assert_eq!(nowhere.expect_err("there is no such place").kind(), ErrorKind::Conflict);
         // Not so the control group.
-        let none = super::plan(&control(4), &reports(&[(2, Vec::new())]));
+        let none = plan(&control(4), &reports(&[(2, Vec::new())]));
         assert_eq!(none.expect_err("nothing is left").kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_a_dpu_has_heard_of_is_lost_by_nobody_s_oversight() {
+        let plan = |dpu: (u64, u64), sees: &[u64]| {
+            let mut control = control(3);
+            control.nodes.insert(NodeId(9), NodeInfo { kind: NodeKind::Dpu, attached_to: Some(NodeId(1)), ..host(9) });
+            let mut all = reports(&[(1, vec![said(0, 1, (2, 5), THREE)]), (9, vec![said(0, 9, dpu, THREE)])]);
+            all.get_mut(&NodeId(9)).expect("it answers").sees = sees.iter().copied().map(NodeId).collect();
+            plan(&control, &all).map(|plan| (plan.groups[0].1, plan.lost)).map_err(|error| error.kind())
+        };
+        assert_eq!(plan((2, 5), &[]), Ok((survives(1, (2, 5)), [2, 3].map(NodeId).to_vec())));
+        assert_eq!(plan((2, 6), &[]), Err(ErrorKind::Conflict));
+        assert_eq!(plan((2, 5), &[2]), Err(ErrorKind::Conflict), "it sees one");
     }
 
     #[test]

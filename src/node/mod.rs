@@ -632,7 +632,7 @@ fn begin_start(data: &Path, env: &Env) -> Result<Vec<Incarnation>, Error> {
 }
 
 /// The life of a data folder: made with it, and gone with it.
-fn life(data: &Path, env: &Env) -> Result<u64, Error> {
+pub(crate) fn life(data: &Path, env: &Env) -> Result<u64, Error> {
     let path = data.join("life");
     let failed = |what: &'static str| Error::new(ErrorKind::DriveFailed, what).with("file", path.display());
     match env.files.read(&path) {

@@ -243,19 +243,27 @@ impl Read {
     fn bytes(&self, response: &Response) -> Result<Response, Error> {
         let wanted = stripe_len(&self.piece.extent, self.piece.stripe);
         // The piece alone, from who could give it so.
-        if self.piece.len < wanted && response.payload.len() == self.piece.len as usize {
+        let is_sealed = self.piece.extent.key.is_some();
+        if is_sealed && self.piece.len < wanted && response.payload.len() == self.piece.len as usize {
             return Ok(Response { answer: Answer::Done, payload: response.payload.clone() });
         }
         if response.payload.len() != wanted as usize {
-            return Err(Error::new(ErrorKind::Corrupt, "a stripe is of another length than its manifest says")
-                .with("write", self.piece.extent.write)
-                .with("stripe", self.piece.stripe)
-                .with("bytes", response.payload.len())
-                .with("wanted", wanted));
+            return Err(self.of_another_length(Some(response.payload.len())));
         }
         let start = self.piece.start as usize;
         let payload = response.payload.slice(start..start + self.piece.len as usize);
         Ok(Response { answer: Answer::Done, payload })
+    }
+}
+
+impl Read {
+    /// A stripe, of so many bytes if that is known.
+    fn of_another_length(&self, bytes: Option<usize>) -> Error {
+        let error = Error::new(ErrorKind::Corrupt, "a stripe is of another length than its manifest says")
+            .with("write", self.piece.extent.write)
+            .with("stripe", self.piece.stripe)
+            .with("wanted", stripe_len(&self.piece.extent, self.piece.stripe));
+        bytes.into_iter().fold(error, |error, bytes| error.with("bytes", bytes))
     }
 }
 
@@ -275,6 +283,10 @@ impl Task for Read {
                 read => Step::Reply(read),
             },
             Heard::Answer(Err(failure)) if self.doubt.is_some() => Step::fail(failure),
+            // The same: what is stored is of another length, for it is compressed.
+            Heard::Answer(Err(failure)) if failure.is(ErrorKind::InvalidRange) => {
+                self.doubt(self.of_another_length(None)).unwrap_or_else(Step::fail)
+            }
             Heard::Answer(Err(failure)) if failure.is(ErrorKind::Lost) => {
                 self.doubt(failure.error).unwrap_or_else(Step::fail)
             }

@@ -45,6 +45,8 @@ const BEFORE_MAX: u32 = 16;
 #[derive(Default)]
 pub(super) struct Readings {
     next: u64,
+    /// How often some were forgotten: what was taken out before that is not put back.
+    forgotten: u64,
     open: BTreeMap<u64, Reading>,
 }
 
@@ -70,7 +72,10 @@ impl RaftMetadata {
         };
         let page = from.map_or(0, |from| from.page);
         // What fails is not gone on with; and nobody waits for the lock while it is read.
-        let reading = lock(&self.readings).open.remove(&number);
+        let (reading, forgotten) = {
+            let mut readings = lock(&self.readings);
+            (readings.open.remove(&number), readings.forgotten)
+        };
         let reading = reading.filter(|reading| (reading.group, reading.page) == (group, page));
         let mut reading = reading.ok_or_else(|| {
             Error::new(ErrorKind::Conflict, "this backup is read no more: begin anew").with("group", group)
@@ -85,7 +90,12 @@ impl RaftMetadata {
             return Ok((BackupPage { next: None, end: Some((rows, sum)) }, Buf::empty()));
         }
         (reading.page, reading.used) = (page + 1, Instant::now());
-        lock(&self.readings).open.insert(number, reading);
+        {
+            let mut readings = lock(&self.readings);
+            if readings.forgotten == forgotten {
+                readings.open.insert(number, reading);
+            }
+        }
         let next = BackupAt { node: self.node, number, page: page + 1 };
         Ok((BackupPage { next: Some(next), end: None }, Buf::copy_of(&encode(&rows).map_err(failed)?)))
     }
@@ -94,6 +104,7 @@ impl RaftMetadata {
         let replica = self.replica(group)?;
         // So it has all that was acknowledged by now.
         replica.confirm().await?;
+        let forgotten = lock(&self.readings).forgotten;
         let image = replica.state.image().map_err(|error| {
             let what = "a metadata group cannot be read for a backup";
             Error::new(ErrorKind::DriveFailed, what).with("group", group).caused_by(error)
@@ -102,7 +113,7 @@ impl RaftMetadata {
             return Err(Error::bug("an image of what is here is what arrived from elsewhere"));
         };
         let mut readings = lock(&self.readings);
-        if readings.open.len() >= READINGS_MAX {
+        if readings.open.len() >= READINGS_MAX || readings.forgotten != forgotten {
             return Err(Error::new(ErrorKind::Overloaded, "too many backups are read from this node; try again later"));
         }
         readings.next += 1;
@@ -123,7 +134,9 @@ impl RaftMetadata {
                 let mut readings = lock(&metadata.readings);
                 let Some(reading) = readings.open.get(&number) else { return };
                 if reading.used.elapsed() >= IDLE_MAX {
-                    readings.open.remove(&number);
+                    let gone = readings.open.remove(&number);
+                    drop(readings);
+                    drop(gone);
                     return;
                 }
             }
@@ -132,24 +145,36 @@ impl RaftMetadata {
 }
 
 impl Readings {
-    /// Forgets what is read of a group that is about to be closed; or everything.
-    pub(super) fn forget(&mut self, group: Option<GroupId>) {
-        self.open.retain(|_, reading| group.is_some_and(|group| reading.group != group));
+    /// Forgets what is read of a group that is about to be closed; or everything. To be dropped once the lock is not held: what was
+    /// put aside for them is removed.
+    #[must_use]
+    pub(super) fn forget(&mut self, group: Option<GroupId>) -> BTreeMap<u64, impl Sized> {
+        self.forgotten += 1;
+        let stays = |reading: &Reading| group.is_some_and(|group| reading.group != group);
+        let (open, gone) = core::mem::take(&mut self.open).into_iter().partition(|(_, reading)| stays(reading));
+        self.open = open;
+        gone
     }
 }
 
-/// Whether metadata of this folder are set aside, and those out of a backup that were to take their place have not done so: a node
-/// that starts now would begin with none.
+/// Whether metadata out of a backup were about to take the place of those in this folder, which are set aside, and have not: a
+/// node that starts now would begin with none.
 #[must_use]
 pub fn is_cut_short(folder: &Path) -> bool {
-    !folder.exists() && beside(folder, "restored").exists()
+    !folder.exists() && beside(folder, READY).exists()
 }
+
+/// What is made out of a backup, before and after all of it is there.
+const MADE: &str = "restored";
+const READY: &str = "restored-whole";
 
 /// A node's metadata that are made out of a backup, group by group.
 pub struct Restore {
     folder: PathBuf,
     /// Keeps others from what there is.
     held: Option<fs::File>,
+    /// There is something.
+    is_there: bool,
     store: Arc<Store>,
     /// Whose rows come.
     group: Option<(GroupId, Arc<GroupState>)>,
@@ -170,12 +195,15 @@ impl Restore {
     /// `Conflict` if they are in use; `DriveFailed` if nothing can be written there.
     pub fn begin(folder: &Path, node: NodeId, entropy: Box<dyn Entropy>) -> Result<Self, Error> {
         let held = files::wait_for_last_user(folder)?;
-        let unfinished = beside(folder, "restored");
-        if unfinished.exists() {
-            fs::remove_dir_all(&unfinished).map_err(|error| cannot_write(&unfinished, error))?;
+        let unfinished = beside(folder, MADE);
+        for left in [&unfinished, &beside(folder, READY)] {
+            if left.exists() {
+                fs::remove_dir_all(left).map_err(|error| cannot_write(left, error))?;
+            }
         }
+        let is_there = folder.exists();
         let store = Arc::new(Store::open(Home::Folder(unfinished), node, Dice::new(entropy))?);
-        Ok(Self { folder: folder.to_owned(), held, store, group: None, ended: BTreeSet::new() })
+        Ok(Self { folder: folder.to_owned(), held, is_there, store, group: None, ended: BTreeSet::new() })
     }
 
     /// Puts a page of rows back, as [`RaftMetadata::backup`] gave it. The pages of one group come one after the other.
@@ -229,20 +257,19 @@ impl Restore {
     ///
     /// # Errors
     /// `DriveFailed`: what there was is there still, under its own name or beside it.
-    pub fn finish(self) -> Result<Option<PathBuf>, Error> {
-        let Self { folder, held, store, group, ended: _ } = self;
-        drop(group);
-        store.close();
-        drop(store);
-        if held.is_none() && folder.exists() {
+    pub fn finish(mut self) -> Result<Option<PathBuf>, Error> {
+        self.group = None;
+        self.store.close();
+        if !self.is_there && self.folder.exists() {
             let what = "there are metadata that were not there before: the node was started meanwhile; stop it, and begin anew";
-            return Err(Error::new(ErrorKind::Conflict, what).with("path", folder.display()));
+            return Err(Error::new(ErrorKind::Conflict, what).with("path", self.folder.display()));
         }
-        let before = move_aside(&folder)?;
-        let made = beside(&folder, "restored");
-        let put = fs::rename(&made, &folder).and_then(|()| sync_parent(&folder));
-        drop(held);
-        put.map_err(|error| cannot_write(&folder, error))?;
+        let (made, ready) = (beside(&self.folder, MADE), beside(&self.folder, READY));
+        let failed = |error| cannot_write(&self.folder, error);
+        fs::rename(&made, &ready).and_then(|()| sync_parent(&self.folder)).map_err(failed)?;
+        let before = move_aside(&self.folder)?;
+        fs::rename(&ready, &self.folder).and_then(|()| sync_parent(&self.folder)).map_err(failed)?;
+        self.held = None;
         Ok(before)
     }
 
@@ -260,6 +287,20 @@ impl Restore {
         let state = opened.map_err(|error| cannot_write(&self.folder, error))?;
         self.group = Some((group, Arc::clone(&state)));
         Ok(state)
+    }
+}
+
+/// What was not put in place is of no use to anybody.
+impl Drop for Restore {
+    fn drop(&mut self) {
+        self.group = None;
+        self.store.close();
+        let made = beside(&self.folder, MADE);
+        if made.exists()
+            && let Err(error) = fs::remove_dir_all(&made)
+        {
+            tracing::warn!(path = %made.display(), %error, "what was made out of a backup is left");
+        }
     }
 }
 

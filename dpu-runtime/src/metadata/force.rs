@@ -100,8 +100,12 @@ impl Forced {
         // Before anything is written: it may be refused.
         drop(state.recovered(&log, recovery)?);
         let vote = store.read::<Vote>(*group, Slot::Vote)?.map_or(0, |vote| vote.leader_id.term);
-        let term = vote.max(last.map_or(0, |last| last.leader_id.term)) + 1;
+        // Behind all replicas that there are, too: one that was ahead, of a node that is not lost, would take what comes for what
+        // it has.
+        let seconds = recovery.at.0 / 1000;
+        let term = (vote.max(last.map_or(0, |last| last.leader_id.term)) + 1).max(seconds);
         let index = last.map_or(0, |last| last.index).max(state.applied_index().unwrap_or(0)) + 1;
+        let index = index.max(seconds.saturating_mul(ENTRIES_A_SECOND));
         let replica = store.mint()?;
         let at = LogId { leader_id: LeaderId { term, node_id: replica.0 }, index };
         Ok(Self { replica, at, recovery: recovery.clone() })
@@ -135,6 +139,9 @@ impl Forced {
         store.finish()
     }
 }
+
+/// No group has had so many since 1970.
+const ENTRIES_A_SECOND: u64 = 1 << 16;
 
 /// The only member.
 fn alone(replica: ReplicaId, at: LogId) -> io::Result<super::types::Membership> {
@@ -189,15 +196,23 @@ impl RaftMetadata {
     fn condition(&self, group: GroupId, else_it_is: Condition) -> Condition {
         let store = self.store();
         match store.health(group) {
+            Health::Damaged(_) if store.was_damaged(group) => Condition::Damaged,
             Health::Damaged(_) if store.groups_with(Slot::Forced).contains(&group) => Condition::Forced,
-            Health::Damaged(_) => Condition::Damaged,
+            // The next start may find it as it was.
+            Health::Damaged(_) => Condition::Stopped,
             Health::Sound | Health::New => else_it_is,
         }
     }
 
+    /// Whether nothing of the node's metadata can be used.
+    #[must_use]
+    pub fn is_unusable(&self) -> bool {
+        self.store().is_unusable()
+    }
+
     /// Whether a replica leads, and has been followed a moment ago: who has lost a majority does not know that at once.
     fn is_followed(&self, replica: &Replica) -> bool {
-        replica.raft.is_leader() && replica.is_followed(self.timing.election_max)
+        replica.raft.is_leader() && replica.was_followed(self.timing.election_max)
     }
 
     /// Has this node's replica of a group go on as the only voter, as somebody has judged that it must: see the module's page.
@@ -205,19 +220,27 @@ impl RaftMetadata {
     ///
     /// # Errors
     /// `Conflict` if it is not as it was judged, is led, or is in use still: it goes on as it was. Else as [`Forced::carry_out`].
-    pub async fn force(&self, force: Force) -> Result<ReplicaId, Error> {
+    pub async fn force(&self, mut force: Force) -> Result<ReplicaId, Error> {
         let group = force.group;
         let one_at_a_time = Arc::clone(&self.opening).lock_owned().await;
-        lock(&self.readings).forget(Some(group));
+        drop(lock(&self.readings).forget(Some(group)));
         if let Ok(replica) = self.replica(group) {
             if self.is_followed(&replica) {
                 let what = "this replica leads its metadata group: nothing has to be done for that";
                 return Err(Error::new(ErrorKind::Conflict, what).with("group", group));
             }
+            let led = replica.raft.is_leader();
             let state = Arc::downgrade(&replica.state);
             self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
             if let Err(error) = replica.raft.shutdown().await {
                 tracing::warn!(%group, %error, "a metadata group did not stop cleanly");
+            }
+            // Who has led goes on taking entries that nobody agrees to: it has them besides.
+            let now = replica.last_id().ok().and_then(end_of);
+            if let (true, Some((_, end)), Some(now)) = (led, &mut force.survivor, now)
+                && now.term == end.term
+            {
+                *end = now.max(*end);
             }
             drop(replica);
             let states = [state];

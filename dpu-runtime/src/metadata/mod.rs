@@ -698,7 +698,7 @@ impl RaftMetadata {
 
     /// Stops every group.
     async fn close_groups(&self) -> Vec<Weak<GroupState>> {
-        lock(&self.readings).forget(None);
+        drop(lock(&self.readings).forget(None));
         let replicas = core::mem::take(&mut *self.groups.write().unwrap_or_else(PoisonError::into_inner));
         let states: Vec<_> = replicas.values().map(|replica| Arc::downgrade(&replica.state)).collect();
         for replica in replicas.values() {

@@ -112,6 +112,14 @@ impl Replica {
         alone || metrics.last_quorum_acked.is_none_or(|acked| acked.elapsed() < within)
     }
 
+    /// As [`Self::is_followed`], of one that has been followed before.
+    pub(super) fn was_followed(&self, within: Duration) -> bool {
+        let metrics = self.raft.metrics();
+        let alone = metrics.borrow_watched().membership_config.voter_ids().count() < 2;
+        let is_new = metrics.borrow_watched().last_quorum_acked.is_none();
+        (alone || !is_new) && self.is_followed(within)
+    }
+
     /// The members that have what this leader has, or nearly; none unless it leads.
     pub(super) fn caught_up(&self) -> BTreeSet<ReplicaId> {
         let metrics = self.raft.metrics();

@@ -36,7 +36,7 @@ impl RaftMetadata {
         if !self.replica(group).is_ok_and(|now| Arc::ptr_eq(&now, &replica)) {
             return Ok(());
         }
-        lock(&self.readings).forget(Some(group));
+        drop(lock(&self.readings).forget(Some(group)));
         let state = Arc::downgrade(&replica.state);
         self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
         if let Err(error) = replica.raft.shutdown().await {

@@ -101,6 +101,8 @@ struct Damage {
     /// Of everything.
     whole: Option<Error>,
     groups: BTreeMap<GroupId, Error>,
+    /// Those of which that was found when it was opened.
+    judged: BTreeSet<GroupId>,
 }
 
 /// The real steps to durability.
@@ -214,6 +216,7 @@ impl Store {
             flusher,
             marked,
         };
+        lock(&opened.damage).judged = groups.keys().copied().collect();
         for (group, why) in groups {
             opened.note(group, &why);
         }
@@ -230,7 +233,7 @@ impl Store {
             dice,
             database: RwLock::new(None),
             claims: Arc::new(Mutex::new(claims)),
-            damage: Mutex::new(Damage { whole: Some(why), groups: BTreeMap::new() }),
+            damage: Mutex::new(Damage { whole: Some(why), ..Damage::default() }),
             flusher: Flusher::closed(),
             marked: Arc::new(AtomicU64::new(marked)),
         }
@@ -244,6 +247,17 @@ impl Store {
             None if lock(&self.claims).groups.get(&group).is_none_or(Claim::is_empty) => Health::New,
             None => Health::Sound,
         }
+    }
+
+    /// Whether a group was found damaged by what is on the medium: the next start finds it so too.
+    pub(super) fn was_damaged(&self, group: GroupId) -> bool {
+        let damage = lock(&self.damage);
+        damage.whole.is_some() || damage.judged.contains(&group)
+    }
+
+    /// Whether nothing of it can be used.
+    pub(super) fn is_unusable(&self) -> bool {
+        lock(&self.damage).whole.is_some()
     }
 
     /// The groups that this store keeps, or kept, a replica of, with their numbers; as far as it is known.

@@ -86,12 +86,12 @@ pub fn seal(
     Ok(sealed)
 }
 
-/// Decrypts what [`seal`] gave, into a buffer of the pool: all of it, or the segments that have this `part`, if it is of a stripe
-/// as long as this one, and of those the part alone.
+/// Decrypts what [`seal`] gave, into a buffer of the pool: all of it, or the segments that have this `part`, and of those the part
+/// alone.
 ///
 /// # Errors
 /// `Corrupt` if a bit of what is decrypted, of the binding, of the stripe's id or of the key differs from what was sealed;
-/// `Invalid` for a part that lies outside its stripe.
+/// `InvalidRange` if the part is of a stripe of another length, `Invalid` if it lies outside its own.
 pub fn open(
     pool: &Pool,
     key: &DataKey,
@@ -106,7 +106,13 @@ pub fn open(
     let cipher = stripe_cipher(key, salt)?;
     let context = context(binding, stripe, ciphertext.len());
 
-    let part = match part.filter(|part| usize::try_from(part.of).ok() == Some(ciphertext.len())) {
+    let part = match part {
+        Some(part) if usize::try_from(part.of).ok() != Some(ciphertext.len()) => {
+            let what = "the stripe is of another length than who reads a part of it thinks";
+            return Err(Error::new(ErrorKind::InvalidRange, what)
+                .with("bytes", ciphertext.len())
+                .with("said", part.of));
+        }
         Some(part) => part.range().ok_or_else(|| Error::invalid("a part lies outside its stripe"))?,
         None => 0..ciphertext.len(),
     };

@@ -31,9 +31,10 @@ impl fmt::Display for LogEnd {
 pub enum Condition {
     /// It votes and serves.
     Sound,
-    /// It has stopped, or cannot be opened: it has what it had, and votes again once that is mended and its node starts anew.
+    /// It has stopped, or cannot be opened: for all that is known it has what it had, and votes again once that is mended and its
+    /// node starts anew.
     Stopped,
-    /// It lacks something that it has promised: it never votes again as what it was.
+    /// It was found to lack something that it has promised when it was opened: it never votes again as what it was.
     Damaged,
     /// It was to go on alone, and that was not finished: it does once its node starts anew.
     Forced,
@@ -46,6 +47,8 @@ pub struct NodeReplicas {
     pub hosts: Vec<NodeId>,
     /// Nodes that it sees.
     pub sees: Vec<NodeId>,
+    /// Nothing of what it keeps of metadata can be used, nor anything be begun there.
+    pub is_unusable: bool,
     /// What it has of metadata groups.
     pub replicas: Vec<ReplicaReport>,
 }
@@ -74,6 +77,8 @@ pub struct Recovery {
     pub lost: Vec<NodeId>,
     /// Now: what is given out from then on is behind all that can have been given out until now.
     pub at: UnixMillis,
+    /// Drawn at random: see `mesh_actors::metadata::state::recover`.
+    pub chance: u64,
 }
 
 /// Has a node's replica of a group go on as the only voter.

@@ -53,7 +53,7 @@ pub struct Part {
     pub start: u32,
     /// How many, 1 at least.
     pub len: u32,
-    /// How long the stripe is: who finds it of another length gives all of it.
+    /// How long the stripe is. Who opens it and finds it of another length fails with `InvalidRange`.
     pub of: u32,
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn ops() -> impl Iterator<Item = NodeOp> {
         AdminOp::Force(Force {
             group: GroupId(1),
             survivor: Some((REPLICA, END)),
-            recovery: Recovery { lost: vec![NodeId(2)], at: UnixMillis(6) },
+            recovery: Recovery { lost: vec![NodeId(2)], at: UnixMillis(6), chance: 7 },
         }),
         AdminOp::Backup { group: GroupId(1), from: Some(AT) },
     ];
@@ -74,6 +74,7 @@ pub(crate) fn answers() -> Vec<(&'static str, AdminAnswer)> {
             AdminAnswer::Replicas(NodeReplicas {
                 hosts: vec![NodeId(1)],
                 sees: vec![NodeId(2)],
+                is_unusable: true,
                 replicas: vec![replica],
             }),
         ),

@@ -12,7 +12,6 @@ use mesh_core::{
     Error, ErrorKind,
     assignment::{Assignment, MoveId},
     id::{Epoch, GroupId, LayoutId, NodeId},
-    limits::WRITE_BLOCK,
     meta::Level,
     op::Recovery,
     topology::{Layout, NodeInfo, NodeKind},
@@ -23,16 +22,19 @@ use crate::metadata::keys::{self, Counter};
 
 /// What a recovery counts time from: the beginning of 2024, in milliseconds of Unix time.
 const EPOCH_MS: u64 = 1_704_067_200_000;
-/// So many a second since then, on the average, were given out at most. Writes are counted in 48 bits, which is enough for 130
-/// years.
-const WRITES_A_SECOND: u64 = 1 << 16;
+/// So many a second since then, on the average, were given out at most. Blocks of writes are counted in 36 bits, which is enough
+/// for 34 years. An actor takes one a minute, however little it writes; so it may be more of them, and then chance decides: see
+/// [`CHANCE`].
+const BLOCKS_A_SECOND: u64 = 1 << 6;
 const EPOCHS_A_SECOND: u64 = 1 << 8;
 const BUCKETS_A_SECOND: u64 = 1 << 8;
 const LAYOUTS_A_SECOND: u64 = 1 << 4;
 /// Tenants are numbered in 28 bits.
 const TENANTS_A_MINUTE: u64 = 1;
 /// And so many more than are known, for a clock may be slow.
-const WRITES_MIN: u64 = 1 << 32;
+const BLOCKS_MIN: u64 = 1 << 20;
+/// Up to so many blocks more, by chance: two recoveries from one state meet only where one has given out as many in between.
+const CHANCE: u64 = 1 << 30;
 const EPOCHS_MIN: u64 = 1 << 20;
 const BUCKETS_MIN: u64 = 1 << 20;
 const LAYOUTS_MIN: u64 = 1 << 12;
@@ -60,8 +62,8 @@ pub(super) fn recover(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Er
 
 fn namespace(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {
     let granted = rows.find::<u64>(&keys::granted())?.unwrap_or(0);
-    let by_then = seconds(recovery) * (WRITES_A_SECOND / WRITE_BLOCK);
-    rows.put(keys::granted(), &behind(granted, WRITES_MIN / WRITE_BLOCK, by_then))
+    let least = BLOCKS_MIN + recovery.chance % CHANCE;
+    rows.put(keys::granted(), &behind(granted, least, seconds(recovery) * BLOCKS_A_SECOND))
 }
 
 fn control(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {

@@ -142,11 +142,23 @@ fn a_read_asks_for_the_stored_attempt_and_gives_the_piece_of_it() {
     let payload = Buf::copy_of(b"wxy");
     assert_eq!(effects, [Effect::Reply { id, outcome: Ok(Response { answer: Answer::Done, payload }) }]);
 
-    // Whoever could give it so has given the piece alone.
-    let (id, _) = bench.ask(read(piece(2, 1, 3)));
+    // Whoever opened what is sealed has given the piece alone; of what is not that would be another stripe.
     let alone = || Ok(Response { answer: Answer::Done, payload: Buf::copy_of(b"wxy") });
+    let sealed = Arc::new(Extent { key: Some(wrapped()), ..(*extent).clone() });
+    let (id, _) = bench.ask(read(Piece { extent: sealed.clone(), ..piece(2, 1, 3) }));
     let call = bench.last();
     assert_eq!(bench.reply(call, alone()), [Effect::Reply { id, outcome: alone() }]);
+    for (extent, outcome) in [(extent.clone(), alone()), (sealed, failure(ErrorKind::InvalidRange))] {
+        let (_, effects) = bench.ask(read(Piece { extent: extent.clone(), ..piece(2, 1, 3) }));
+        let (call, _) = stripe_op(&effects);
+        // It is asked for again.
+        let effects = bench.reply(call, outcome);
+        let query = bench.query(GROUP, Query::Object { bucket: bucket(), key: "cat".into() });
+        assert_eq!(effects, [next(bench.last(), query)]);
+        let call = bench.last();
+        let effects = bench.reply(call, meta(MetaAnswer::Object(object(25, Body::Whole((*extent).clone())))));
+        assert_eq!(refused(&effects), ErrorKind::Corrupt);
+    }
 
     let (_, effects) = bench.ask(read(piece(0, 0, 10)));
     let (call, op) = stripe_op(&effects);

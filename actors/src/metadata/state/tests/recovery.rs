@@ -34,7 +34,7 @@ fn at(seconds: u64) -> UnixMillis {
 }
 
 fn lost(nodes: &[u64]) -> Recovery {
-    Recovery { lost: nodes.iter().copied().map(NodeId).collect(), at: at(0) }
+    Recovery { lost: nodes.iter().copied().map(NodeId).collect(), at: at(0), chance: 0 }
 }
 
 fn chain(tenant: u64, ingress: u64) -> ActorId {
@@ -115,8 +115,15 @@ fn the_same_state_recovered_twice_gives_out_nothing_twice() {
         let first = group.open_block(1);
         assert!(first.0 - WriteId::new(NAMESPACE, 0).0 > writes);
         // As fast as nobody is for a day.
-        writes = first.0 - WriteId::new(NAMESPACE, 0).0 + day * 60_000;
+        writes = first.0 - WriteId::new(NAMESPACE, 0).0 + day * 60 * WRITE_BLOCK;
     }
+    // Where the clock says less than is known, chance decides.
+    let by_chance = |chance| {
+        let mut group = Group::namespace();
+        group.recover(&Recovery { chance, ..lost(&[]) }).expect("recovered");
+        (group.open_block(1).0 - WriteId::new(NAMESPACE, 0).0) / WRITE_BLOCK
+    };
+    assert_eq!([0, 7, u64::MAX].map(by_chance), [1 << 20, (1 << 20) + 7, (1 << 20) + (1 << 30) - 1]);
     assert!(given[2][2] < 1 << 28, "tenants are numbered in 28 bits: {given:?}");
 }
 
@@ -201,5 +208,5 @@ fn writes_leap_behind_all_that_can_have_been_begun() {
     // Of one of which nothing is left only the time says how much it may have been.
     let mut anew = Group::namespace();
     anew.recover(&Recovery { at: at(1_000_000), ..lost(&[]) }).expect("recovered");
-    assert_eq!(anew.open_block(1), WriteId::new(NAMESPACE, 1_000_000 << 16));
+    assert_eq!(anew.open_block(1), WriteId::new(NAMESPACE, 64_000_000 * WRITE_BLOCK));
 }
