@@ -181,13 +181,10 @@ async fn expect_full(store: &Arc<Store>, group: GroupId) {
     assert_eq!(rows_of(&state).len(), 6);
 }
 
-/// Whenever the machine crashes while a replica is removed: it is there as it was, or nothing of it is; and never is it damaged,
-/// for then all others would be made anew with it.
-#[tokio::test]
-async fn a_replica_that_is_removed_is_there_or_gone_whenever_it_crashes() {
-    let home = home(3);
+/// A store of two groups, and what a crash would leave before and after each step that makes something durable.
+async fn photographed(seed: u64) -> (MemoryHome, Arc<Store>, Arc<std::sync::Mutex<Vec<MemoryHome>>>) {
+    let home = home(seed);
     let copies = Arc::new(std::sync::Mutex::new(Vec::<MemoryHome>::new()));
-    // What a crash would leave before and after each of them.
     let watched = |steps: Arc<dyn Durable>| -> Arc<dyn Durable> {
         let (home, copies) = (home.clone(), copies.clone());
         let about = move |step: Step<'_>| {
@@ -203,6 +200,14 @@ async fn a_replica_that_is_removed_is_there_or_gone_whenever_it_crashes() {
         store.replica(group).unwrap();
         fill(&store, group).await;
     }
+    (home, store, copies)
+}
+
+/// Whenever the machine crashes while a replica is removed: it is there as it was, or nothing of it is; and never is it damaged,
+/// for then all others would be made anew with it.
+#[tokio::test]
+async fn a_replica_that_is_removed_is_there_or_gone_whenever_it_crashes() {
+    let (home, store, copies) = photographed(3).await;
     let old = store.replica(GROUP).unwrap();
     lock(&copies).clear();
     store.forget(GROUP, ReplicaId::new(NodeId(1), 1)).unwrap();
@@ -291,23 +296,7 @@ async fn expect_alone(store: &Arc<Store>, old: ReplicaId, at: LogId) {
 /// Whenever the machine crashes while a replica is made to go on alone: it is as it was, or it goes on when it starts again.
 #[tokio::test]
 async fn a_replica_goes_on_alone_or_is_as_it_was_whenever_it_crashes() {
-    let home = home(5);
-    let copies = Arc::new(std::sync::Mutex::new(Vec::<MemoryHome>::new()));
-    let watched = |steps: Arc<dyn Durable>| -> Arc<dyn Durable> {
-        let (home, copies) = (home.clone(), copies.clone());
-        let about = move |step: Step<'_>| {
-            lock(&copies).push(home.copy());
-            step()?;
-            lock(&copies).push(home.copy());
-            Ok(())
-        };
-        Arc::new(About { steps, about })
-    };
-    let store = Arc::new(Store::open_over(Home::Memory(home.clone()), NodeId(1), entropy(), watched).expect("a store"));
-    for group in [GroupId::CONTROL, GROUP] {
-        store.replica(group).unwrap();
-        fill(&store, group).await;
-    }
+    let (home, store, copies) = photographed(5).await;
     let old = store.replica(GROUP).unwrap();
     lock(&copies).clear();
     let force = |replica, index| Force {
