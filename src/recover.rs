@@ -143,6 +143,8 @@ fn forced(answer: AdminAnswer) -> Result<ReplicaId, Error> {
 
 /// Puts nodes out of the mesh that are lost, once the control group goes on, if they are not.
 async fn put_out(node: &Arc<Inner>, lost: &[NodeId], deadline: Instant) -> Result<(), Error> {
+    // Who only thinks that it leads never gets an answer.
+    let deadline = deadline.min(node.env.clock.now() + PUT_OUT_MAX);
     for who in lost {
         loop {
             if node.metadata.control().is_out(*who) {
@@ -244,3 +246,5 @@ fn told(outcome: Outcome) -> Result<AdminAnswer, Error> {
 /// For a host to say what it has; who takes longer is not there.
 const LOOK_BUDGET: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
+/// For the control group to put out all that are lost, and for their actors to go elsewhere before.
+const PUT_OUT_MAX: Duration = Duration::from_secs(60);

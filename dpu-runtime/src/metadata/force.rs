@@ -212,7 +212,8 @@ impl RaftMetadata {
 
     /// Whether a replica leads, and has been followed a moment ago: who has lost a majority does not know that at once.
     fn is_followed(&self, replica: &Replica) -> bool {
-        replica.raft.is_leader() && replica.was_followed(self.timing.election_max)
+        // Several heartbeats, of which each is answered where there is a majority.
+        replica.raft.is_leader() && replica.was_followed(self.timing.heartbeat.saturating_mul(4))
     }
 
     /// Has this node's replica of a group go on as the only voter, as somebody has judged that it must: see the module's page.
