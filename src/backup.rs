@@ -25,13 +25,15 @@ use mesh_core::{
     id::{ClusterId, GroupId, NodeId},
     limits::PAYLOAD_BYTES_MAX,
     meta::ControlView,
-    op::{AdminAnswer, AdminOp, Recovery},
+    op::{AdminAnswer, AdminOp},
     topology::NodeKind,
     wire::crc32c,
 };
 use mesh_dpu_runtime::metadata::{Restore, set_aside};
 
-use crate::{Client, config::Config, env::Env, keyring::Keyring, node::METADATA, provision::KEYRING};
+use crate::{
+    Client, config::Config, env::Env, keyring::Keyring, node::METADATA, provision::KEYRING, recover::recovery,
+};
 
 const MAGIC: [u8; 8] = *b"MESHBACK";
 /// A frame's body at most: a page of rows, and its group.
@@ -119,10 +121,8 @@ pub fn restore(from: &mut impl Read, config: &Config, env: &Env, lost: &[NodeId]
         return Err(Error::new(ErrorKind::Corrupt, "this is no backup of a mesh's metadata"));
     }
     let mut restore = Restore::begin(&folder, node, (env.entropy)())?;
-    let (mut contents, mut namespaces, at) = (Contents::default(), None, env.clock.wall());
-    let mut chance = [0; 8];
-    (env.entropy)().fill(&mut chance);
-    let chance = u64::from_le_bytes(chance);
+    let (mut contents, mut namespaces) = (Contents::default(), None);
+    let mut recovery = recovery(env, Vec::new());
     loop {
         match from.next()? {
             (Kind::Rows, body) => {
@@ -134,7 +134,7 @@ pub fn restore(from: &mut impl Read, config: &Config, env: &Env, lost: &[NodeId]
                 let (count, digest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
                 let digest = <[u8; 16]>::try_from(digest).map_err(|_| damaged())?;
                 let count = u64::from_le_bytes(*count);
-                let mut recovery = Recovery { lost: Vec::new(), at, chance };
+                recovery.lost.clear();
                 if group == GroupId::CONTROL {
                     let view = restore.control()?;
                     expect_member(&view, keyring.cluster(), node, lost)?;

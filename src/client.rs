@@ -203,30 +203,26 @@ impl Client {
 
     /// The next page of a backup of a metadata group, of which the first one came `from` nowhere; with its rows.
     pub(crate) async fn backup_page(&self, group: GroupId, from: Option<BackupAt>) -> Result<(BackupPage, Buf), Error> {
-        let mut refused = None;
-        for node in self.nodes.iter().copied() {
-            let op = Op::Node(Box::new(NodeOp::Admin(Box::new(AdminOp::Backup { group, from }))));
-            let sent = self.send(node, ActorId::NODE, op, (Buf::empty(), Lane::Interactive), BUDGET_DEFAULT);
-            match sent.await.map(|response| (response.answer, response.payload)) {
-                Ok((Answer::Admin(answer), rows)) => match *answer {
-                    AdminAnswer::Backup(page) => return Ok((page, rows)),
-                    answer => return Err(strange(&Answer::Admin(Box::new(answer)))),
-                },
-                Ok((answer, _)) => return Err(strange(&answer)),
-                Err(error) if is_theirs_alone(&error) || error.kind() == ErrorKind::NotLeader => refused = Some(error),
-                Err(error) => return Err(error),
-            }
+        match self.ask_administration(AdminOp::Backup { group, from }).await? {
+            (AdminAnswer::Backup(page), rows) => Ok((page, rows)),
+            (answer, _) => Err(strange(&Answer::Admin(Box::new(answer)))),
         }
-        Err(refused.unwrap_or_else(no_nodes))
     }
 
     async fn administer_once(&self, op: AdminOp) -> Result<AdminAnswer, Error> {
+        self.ask_administration(op).await.map(|(answer, _)| answer)
+    }
+
+    /// Asks the first node that has something to say; with the payload of its answer.
+    async fn ask_administration(&self, op: AdminOp) -> Result<(AdminAnswer, Buf), Error> {
         let budget = if let AdminOp::Recover { .. } = op { RECOVERY_BUDGET } else { BUDGET_DEFAULT };
         let mut refused = None;
         for node in self.nodes.iter().copied() {
-            match self.ask_node(node, NodeOp::Admin(Box::new(op.clone())), budget).await {
-                Ok(Answer::Admin(answer)) => return Ok(*answer),
-                Ok(answer) => return Err(strange(&answer)),
+            let asked = Op::Node(Box::new(NodeOp::Admin(Box::new(op.clone()))));
+            let sent = self.send(node, ActorId::NODE, asked, (Buf::empty(), Lane::Interactive), budget);
+            match sent.await {
+                Ok(Response { answer: Answer::Admin(answer), payload }) => return Ok((*answer, payload)),
+                Ok(response) => return Err(strange(&response.answer)),
                 // One that is just starting knows of no leader yet; another may.
                 Err(error) if is_theirs_alone(&error) || error.kind() == ErrorKind::NotLeader => refused = Some(error),
                 Err(error) if op.is_order() && error.kind().certainty() == Certainty::MaybeProcessed => {

@@ -21,7 +21,10 @@ use mesh_core::{
 };
 use mesh_placement::rescue;
 
-use crate::node::{Inner, ask_node};
+use crate::{
+    env::Env,
+    node::{Inner, ask_node},
+};
 
 /// Says what it takes for all groups to go on; and has them, if it is `accepted` what is lost for that.
 ///
@@ -108,7 +111,7 @@ async fn have_go_on(node: &Arc<Inner>, group: GroupId, plan: &RecoveryPlan, dead
         Some(Fate::Led { .. } | Fate::Elects) | None => return Ok(()),
     };
     let lost = if group == GroupId::CONTROL { plan.lost.clone() } else { Vec::new() };
-    let force = Force { group, survivor, recovery: recovery(node, lost) };
+    let force = Force { group, survivor, recovery: recovery(&node.env, lost) };
     let replica = if on == node.id {
         force_here(node, force).await?
     } else {
@@ -128,10 +131,11 @@ async fn have_go_on(node: &Arc<Inner>, group: GroupId, plan: &RecoveryPlan, dead
     }
 }
 
-fn recovery(node: &Inner, lost: Vec<NodeId>) -> Recovery {
+/// A recovery that is made now, for which these are lost.
+pub(crate) fn recovery(env: &Env, lost: Vec<NodeId>) -> Recovery {
     let mut chance = [0; 8];
-    (node.env.entropy)().fill(&mut chance);
-    Recovery { lost, at: node.env.clock.wall(), chance: u64::from_le_bytes(chance) }
+    (env.entropy)().fill(&mut chance);
+    Recovery { lost, at: env.clock.wall(), chance: u64::from_le_bytes(chance) }
 }
 
 fn forced(answer: AdminAnswer) -> Result<ReplicaId, Error> {

@@ -114,29 +114,13 @@ fn fate(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>, group: 
 #[cfg(test)]
 mod tests {
     use mesh_core::{
-        id::{ClusterId, Incarnation},
+        id::ClusterId,
         op::LogEnd,
         topology::{Departure, NodeInfo},
     };
 
     use super::*;
-
-    fn host(id: u64) -> NodeInfo {
-        NodeInfo {
-            id: NodeId(id),
-            kind: NodeKind::Host,
-            address: String::new(),
-            incarnation: Incarnation(1),
-            pid: 1,
-            draining: false,
-            attached_to: None,
-            emulated: None,
-            life: 1,
-            invitation: 0,
-            level: mesh_core::meta::LEVEL,
-            location: None,
-        }
-    }
+    use crate::steward::tests::host;
 
     fn control(hosts: u64) -> ControlView {
         ControlView {

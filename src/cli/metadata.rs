@@ -64,7 +64,8 @@ struct Backup {
 
 /// Make the metadata of a node's host out of a backup: the mesh is then as it was when that was made.
 ///
-/// For when no host has metadata any more, or what they have is not wanted. Every node must be stopped. Restore on one host, and
+/// For when no host has metadata any more, or what they have is not wanted. Every node must be stopped. Restore on one host, in
+/// the data folder that it had then (the mesh knows it by the file `life` in there), and
 /// say `mesh metadata empty` on every other one before it starts: it learns from the restored one. What was stored since the
 /// backup is unknown and its bytes are left over; what was deleted since is named and may not be whole; keys that were revoked
 /// since are good again.

@@ -284,6 +284,23 @@ impl Cluster {
         (output.status.success(), said)
     }
 
+    /// Runs a line of a shell in which `mesh` is the binary under test, as an administrator who is a client too: whether it went
+    /// well, and what it said.
+    pub(crate) fn shell(&self, line: &str) -> (bool, String) {
+        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let binary = Path::new(env!("CARGO_BIN_EXE_mesh")).parent().unwrap();
+        let output = Command::new("sh")
+            .args(["-c", line])
+            .env("PATH", format!("{}:{}", binary.display(), std::env::var("PATH").unwrap()))
+            .env("MESH_CONNECT", addresses.join(","))
+            .env("MESH_ADMIN_IDENTITY", self.dir(1).join("admin.pem"))
+            .env("MESH_IDENTITY", self.dir(1).join("client.pem"))
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (output.status.success(), said)
+    }
+
     /// What a node has logged.
     pub(crate) fn log(&self, node: u64) -> String {
         fs::read_to_string(self.folder.path().join(format!("node-{node}.log"))).unwrap_or_default()

@@ -109,6 +109,11 @@ async fn metadata_come_back_from_a_backup() {
     assert!(good && said.contains("2 groups"), "{said}");
     let (good, said) = cluster.administer(&["metadata", "backup", &backup], "");
     assert!(!good && said.contains("there is such a file already"), "{said}");
+    // Into a bucket, too, and out of it: it is that one that comes back.
+    let (good, said) = cluster.shell("mesh metadata backup - | mesh put --bucket main - backups/today");
+    assert!(good && said.contains("backups/today"), "{said}");
+    let (good, said) = cluster.shell(&format!("mesh get --bucket main backups/today - >{backup}"));
+    assert!(good, "{said}");
     store(&client, BUCKET, "later", 4).await;
     for _ in 0..2 {
         for node in [2, 3] {
@@ -143,7 +148,7 @@ async fn metadata_come_back_from_a_backup() {
         fs::write(&damaged, &whole[..len]).unwrap();
         refused(&cluster, &restore, &damaged, "cut short");
     }
-    let (good, said) = restore(&cluster, &backup);
+    let (good, said) = cluster.shell(&format!("mesh metadata restore --config {config} - <{backup}"));
     assert!(good && said.contains("2 groups") && said.contains("start this node now"), "{said}");
     for node in 1..=3 {
         cluster.serve(node);

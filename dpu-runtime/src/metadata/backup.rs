@@ -175,7 +175,8 @@ pub struct Restore {
     held: Option<fs::File>,
     /// There is something.
     is_there: bool,
-    store: Arc<Store>,
+    /// None once it is closed.
+    store: Option<Arc<Store>>,
     /// Whose rows come.
     group: Option<(GroupId, Arc<GroupState>)>,
     /// Groups that are whole.
@@ -203,7 +204,8 @@ impl Restore {
         }
         let is_there = folder.exists();
         let store = Arc::new(Store::open(Home::Folder(unfinished), node, Dice::new(entropy))?);
-        Ok(Self { folder: folder.to_owned(), held, is_there, store, group: None, ended: BTreeSet::new() })
+        let (store, group, ended) = (Some(store), None, BTreeSet::new());
+        Ok(Self { folder: folder.to_owned(), held, is_there, store, group, ended })
     }
 
     /// Puts a page of rows back, as [`RaftMetadata::backup`] gave it. The pages of one group come one after the other.
@@ -247,7 +249,7 @@ impl Restore {
         drop(state);
         self.group = None;
         let force = Force { group, survivor: None, recovery: recovery.clone() };
-        Forced::carry_out(&self.store, &force)?;
+        Forced::carry_out(&self.open_store()?, &force)?;
         self.ended.insert(group);
         Ok(())
     }
@@ -258,8 +260,7 @@ impl Restore {
     /// # Errors
     /// `DriveFailed`: what there was is there still, under its own name or beside it.
     pub fn finish(mut self) -> Result<Option<PathBuf>, Error> {
-        self.group = None;
-        self.store.close();
+        self.close();
         if !self.is_there && self.folder.exists() {
             let what = "there are metadata that were not there before: the node was started meanwhile; stop it, and begin anew";
             return Err(Error::new(ErrorKind::Conflict, what).with("path", self.folder.display()));
@@ -273,6 +274,18 @@ impl Restore {
         Ok(before)
     }
 
+    /// What is open of it is durable and closed then: its files may be given another name.
+    fn close(&mut self) {
+        self.group = None;
+        if let Some(store) = self.store.take() {
+            store.close();
+        }
+    }
+
+    fn open_store(&self) -> Result<Arc<Store>, Error> {
+        self.store.clone().ok_or_else(|| Error::bug("what was restored is closed"))
+    }
+
     fn expect_open(&self, group: GroupId) -> Result<(), Error> {
         if self.has(group) { Err(damaged(group, io::Error::other("it comes twice"))) } else { Ok(()) }
     }
@@ -283,7 +296,8 @@ impl Restore {
         {
             return Ok(Arc::clone(state));
         }
-        let opened = self.store.replica(group).and_then(|_| GroupState::open(Arc::clone(&self.store), group, None));
+        let store = self.open_store()?;
+        let opened = store.replica(group).and_then(|_| GroupState::open(store, group, None));
         let state = opened.map_err(|error| cannot_write(&self.folder, error))?;
         self.group = Some((group, Arc::clone(&state)));
         Ok(state)
@@ -293,8 +307,7 @@ impl Restore {
 /// What was not put in place is of no use to anybody.
 impl Drop for Restore {
     fn drop(&mut self) {
-        self.group = None;
-        self.store.close();
+        self.close();
         let made = beside(&self.folder, MADE);
         if made.exists()
             && let Err(error) = fs::remove_dir_all(&made)

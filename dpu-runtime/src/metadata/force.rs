@@ -16,7 +16,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, PoisonError},
+    sync::Arc,
 };
 
 use mesh_core::{
@@ -224,31 +224,22 @@ impl RaftMetadata {
     pub async fn force(&self, mut force: Force) -> Result<ReplicaId, Error> {
         let group = force.group;
         let one_at_a_time = Arc::clone(&self.opening).lock_owned().await;
-        drop(lock(&self.readings).forget(Some(group)));
         if let Ok(replica) = self.replica(group) {
             if self.is_followed(&replica) {
                 let what = "this replica leads its metadata group: nothing has to be done for that";
                 return Err(Error::new(ErrorKind::Conflict, what).with("group", group));
             }
-            let led = replica.raft.is_leader();
-            let state = Arc::downgrade(&replica.state);
-            self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
-            if let Err(error) = replica.raft.shutdown().await {
-                tracing::warn!(%group, %error, "a metadata group did not stop cleanly");
+            let (led, log) = (replica.raft.is_leader(), replica.log());
+            if let Err(error) = self.close_group(replica).await {
+                self.open(group).await?;
+                return Err(error);
             }
             // Who has led goes on taking entries that nobody agrees to: it has them besides.
-            let now = replica.last_id().ok().and_then(end_of);
+            let now = log.last_id().ok().and_then(end_of);
             if let (true, Some((_, end)), Some(now)) = (led, &mut force.survivor, now)
                 && now.term == end.term
             {
                 *end = now.max(*end);
-            }
-            drop(replica);
-            let states = [state];
-            self.wait_for(&states).await;
-            if states.iter().any(|state| state.strong_count() > 0) {
-                self.open(group).await?;
-                return Err(Error::new(ErrorKind::Conflict, "the replica is still in use").with("group", group));
             }
         }
         let store = self.store();

@@ -709,6 +709,26 @@ impl RaftMetadata {
         states
     }
 
+    /// Stops one group, and waits until nobody has its state.
+    ///
+    /// # Errors
+    /// `Conflict` if somebody has for long: it stays closed until it is opened again.
+    async fn close_group(&self, replica: Arc<Replica>) -> Result<(), Error> {
+        let (group, state) = (replica.state.group(), Arc::downgrade(&replica.state));
+        drop(lock(&self.readings).forget(Some(group)));
+        self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
+        if let Err(error) = replica.raft.shutdown().await {
+            tracing::warn!(%group, %error, "a metadata group did not stop cleanly");
+        }
+        drop(replica);
+        let states = [state];
+        self.wait_for(&states).await;
+        if states.iter().all(|state| state.strong_count() == 0) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Conflict, "the replica is still in use").with("group", group))
+    }
+
     /// Raft's tasks let go of the store a little after it says that it is down.
     async fn wait_for(&self, states: &[Weak<GroupState>]) {
         let until = tokio::time::Instant::now() + SHUTDOWN_MAX;

@@ -182,6 +182,11 @@ impl Replica {
         sets.map(|set| set.iter().copied().map(ReplicaId).collect()).collect()
     }
 
+    /// Its log, also once it is closed.
+    pub(super) fn log(&self) -> LogStore {
+        self.log.clone()
+    }
+
     /// The last entry of its log.
     pub(super) fn last_id(&self) -> io::Result<Option<LogId>> {
         self.log.last_id()

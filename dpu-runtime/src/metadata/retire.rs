@@ -1,9 +1,6 @@
 //! The end of a replica that its group goes on without.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use mesh_core::{
     Error, ErrorKind,
@@ -11,7 +8,7 @@ use mesh_core::{
     meta::Query,
 };
 
-use super::{RaftMetadata, lock, route::Ask};
+use super::{RaftMetadata, route::Ask};
 
 /// How long a group's leader is asked who is a member of it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -36,20 +33,9 @@ impl RaftMetadata {
         if !self.replica(group).is_ok_and(|now| Arc::ptr_eq(&now, &replica)) {
             return Ok(());
         }
-        drop(lock(&self.readings).forget(Some(group)));
-        let state = Arc::downgrade(&replica.state);
-        self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
-        if let Err(error) = replica.raft.shutdown().await {
-            tracing::warn!(%group, %error, "a metadata group did not stop cleanly");
-        }
-        drop(replica);
-        let states = [state];
-        self.wait_for(&states).await;
-        let is_used = states.iter().any(|state| state.strong_count() > 0);
-        let left = if is_used {
-            Err(Error::new(ErrorKind::Conflict, "the replica is still in use").with("group", group))
-        } else {
-            self.expect_no_member(group, id).await
+        let left = match self.close_group(replica).await {
+            Ok(()) => self.expect_no_member(group, id).await,
+            still_used => still_used,
         };
         if let Err(error) = left {
             self.open(group).await?;

@@ -46,7 +46,7 @@ impl Level {
     pub const PLACES: Self = Self(7);
     /// From here on not every host has a replica of every namespace group.
     pub const REPLICAS: Self = Self(8);
-    /// From here on a group may go on from less than it once had.
+    /// From here on a group may go on from less than it once had, and layouts say by what their spare drives are chosen.
     pub const RECOVERY: Self = Self(9);
 }
 
@@ -109,7 +109,7 @@ impl ControlView {
 /// | 6 | drives that take another's place |
 /// | 7 | compression and codes by bucket; zones and racks |
 /// | 8 | namespace groups with replicas on some hosts alone |
-/// | 9 | groups that go on from less than they had |
+/// | 9 | groups that go on from less than they had; spare drives chosen by what may be lost |
 pub const LEVEL: Level = Level::RECOVERY;
 
 #[cfg(test)]

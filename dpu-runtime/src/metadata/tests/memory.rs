@@ -243,23 +243,29 @@ async fn a_replica_that_is_removed_is_there_or_gone_whenever_it_crashes() {
     assert!(seen.iter().all(|seen| *seen > 2), "{seen:?}");
 }
 
+/// A store over a medium that takes nothing once it was to make something durable as often as is left.
+fn failing(home: MemoryHome) -> (Arc<Store>, Arc<std::sync::atomic::AtomicUsize>) {
+    let left = Arc::new(std::sync::atomic::AtomicUsize::new(usize::MAX));
+    let over = |steps: Arc<dyn Durable>| -> Arc<dyn Durable> {
+        let left = left.clone();
+        let about = move |step: Step<'_>| {
+            let takes = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            takes.map_err(|_| std::io::Error::other("as planned"))?;
+            step()
+        };
+        Arc::new(About { steps, about })
+    };
+    let store = Store::open_over(Home::Memory(home), NodeId(1), entropy(), over).expect("a store");
+    (Arc::new(store), left)
+}
+
 /// The medium takes nothing from some step on while a replica is removed: it is there, or it is damaged; what is left of it is
 /// never taken for another one's.
 #[tokio::test]
 async fn a_replica_that_is_removed_in_part_is_not_begun_anew() {
     let mut seen = [0, 0];
     for fails_after in 0..12 {
-        let left = Arc::new(std::sync::atomic::AtomicUsize::new(usize::MAX));
-        let over = |steps: Arc<dyn Durable>| -> Arc<dyn Durable> {
-            let left = left.clone();
-            let about = move |step: Step<'_>| {
-                let takes = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-                takes.map_err(|_| std::io::Error::other("as planned"))?;
-                step()
-            };
-            Arc::new(About { steps, about })
-        };
-        let store = Arc::new(Store::open_over(Home::Memory(home(4)), NodeId(1), entropy(), over).expect("a store"));
+        let (store, left) = failing(home(4));
         let old = store.replica(GROUP).unwrap();
         fill(&store, GROUP).await;
         left.store(fails_after, Ordering::SeqCst);
@@ -347,19 +353,8 @@ async fn a_replica_goes_on_alone_or_is_as_it_was_whenever_it_crashes() {
 async fn a_replica_that_goes_on_in_part_serves_nobody() {
     let mut seen = BTreeSet::new();
     for fails_after in 0..40 {
-        let left = Arc::new(std::sync::atomic::AtomicUsize::new(usize::MAX));
-        let over = |steps: Arc<dyn Durable>| -> Arc<dyn Durable> {
-            let left = left.clone();
-            let about = move |step: Step<'_>| {
-                let takes = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-                takes.map_err(|_| std::io::Error::other("as planned"))?;
-                step()
-            };
-            Arc::new(About { steps, about })
-        };
         let home = home(6);
-        let store =
-            Arc::new(Store::open_over(Home::Memory(home.clone()), NodeId(1), entropy(), over).expect("a store"));
+        let (store, left) = failing(home.clone());
         let old = store.replica(GROUP).unwrap();
         fill(&store, GROUP).await;
         left.store(fails_after, Ordering::SeqCst);
