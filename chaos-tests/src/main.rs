@@ -25,8 +25,9 @@ usage:
                                                       (N-th) of its events; one line a fault; 1 on a violation
   mesh-chaos move [VICTIM:EVENT] [--seed S] [--bug NAME] [--log]  one run of the sweep
   mesh-chaos bugs                                     the names of the planted bugs
-  mesh-chaos nodes A..B [--bug NAME] [--quic]         whole nodes, with the real Raft: as `seeds`; --quic: over the real QUIC
-  mesh-chaos node SEED [--bug NAME] [--log]           one of these; --log prints every message and what nodes say";
+  mesh-chaos nodes A..B [--bug NAME] [--quic | --bereft]  whole nodes, with the real Raft: as `seeds`; --quic: over the real
+                                                      QUIC; --bereft: that lose most of those that vote, for good
+  mesh-chaos node SEED [--bug NAME] [--quic | --bereft] [--log]  one of these; --log prints every message and what nodes say";
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,15 +38,33 @@ enum Order {
     Sweep { victims: Vec<Victim>, seed: u64, bug: Option<Bug>, every: usize },
     Move { seed: u64, fault: Option<(Victim, u64)>, bug: Option<Bug>, log: bool },
     Bugs,
-    Nodes { from: u64, to: u64, bug: Option<Planted>, quic: bool },
-    Node { seed: u64, bug: Option<Planted>, quic: bool, log: bool },
+    Nodes { from: u64, to: u64, bug: Option<Planted>, draw: Draw },
+    Node { seed: u64, bug: Option<Planted>, draw: Draw, log: bool },
+}
+
+/// What seeds of whole nodes draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Draw {
+    Memory,
+    Quic,
+    Bereft,
+}
+
+impl Draw {
+    fn plan(self, seed: u64) -> Plan {
+        match self {
+            Self::Memory => Plan::of(seed),
+            Self::Quic => Plan::over_quic(seed),
+            Self::Bereft => Plan::bereft(seed),
+        }
+    }
 }
 
 fn parse(arguments: &[String]) -> Result<Order, String> {
     let mut words = arguments.iter().map(String::as_str);
     let command = words.next().ok_or("no command")?;
-    let (mut quic, mut place, mut named, mut trace, mut log, mut move_seed, mut every) =
-        (false, None, None, None, false, 1, 1);
+    let (mut draw, mut place, mut named, mut trace, mut log, mut move_seed, mut every) =
+        (Draw::Memory, None, None, None, false, 1, 1);
     while let Some(word) = words.next() {
         match word {
             "--bug" => named = Some(words.next().ok_or("--bug needs a name")?),
@@ -53,7 +72,8 @@ fn parse(arguments: &[String]) -> Result<Order, String> {
             "--seed" => move_seed = number(words.next().ok_or("--seed needs a number")?)?,
             "--every" => every = number(words.next().ok_or("--every needs a number")?)?.max(1),
             "--log" => log = true,
-            "--quic" => quic = true,
+            "--quic" => draw = Draw::Quic,
+            "--bereft" => draw = Draw::Bereft,
             option if option.starts_with('-') => return Err(format!("unknown option {option}")),
             word if place.is_none() => place = Some(word),
             word => return Err(format!("{word:?} is too much")),
@@ -75,8 +95,8 @@ fn parse(arguments: &[String]) -> Result<Order, String> {
     };
     match command {
         "seeds" => range().map(|(from, to)| Order::Seeds { from, to, bug, trace }),
-        "nodes" => range().map(|(from, to)| Order::Nodes { from, to, bug: planted, quic }),
-        "node" => Ok(Order::Node { seed: seed()?, bug: planted, quic, log }),
+        "nodes" => range().map(|(from, to)| Order::Nodes { from, to, bug: planted, draw }),
+        "node" => Ok(Order::Node { seed: seed()?, bug: planted, draw, log }),
         "replay" => Ok(Order::Replay { seed: seed()?, bug, log }),
         "shrink" => Ok(Order::Shrink { seed: seed()?, bug }),
         "sweep" => {
@@ -140,7 +160,7 @@ fn lose(out: &mut impl std::io::Write, violations: &mut Vec<u64>, lost: &Lost) -
 }
 
 /// Seeds of whole nodes.
-fn whole_nodes(from: u64, to: u64, bug: Option<Planted>, quic: bool) -> std::io::Result<ExitCode> {
+fn whole_nodes(from: u64, to: u64, bug: Option<Planted>, draw: Draw) -> std::io::Result<ExitCode> {
     let begun = Instant::now();
     let mut figures = nodes::run::Figures::default();
     let mut violations: Vec<u64> = Vec::new();
@@ -148,7 +168,7 @@ fn whole_nodes(from: u64, to: u64, bug: Option<Planted>, quic: bool) -> std::io:
     each(
         from..to,
         PATIENCE,
-        move |seed| run_nodes(seed, bug, quic, false),
+        move |seed| nodes::run::run_plan(seed, &draw.plan(seed), bug, false),
         |came| {
             let verdict = match came {
                 Ok(verdict) => verdict,
@@ -180,13 +200,8 @@ fn whole_nodes(from: u64, to: u64, bug: Option<Planted>, quic: bool) -> std::io:
     Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run_nodes(seed: u64, bug: Option<Planted>, quic: bool, log: bool) -> nodes::run::Verdict {
-    let plan = if quic { Plan::over_quic(seed) } else { Plan::of(seed) };
-    nodes::run::run_plan(seed, &plan, bug, log)
-}
-
-fn whole_node(seed: u64, bug: Option<Planted>, quic: bool, log: bool) -> std::io::Result<ExitCode> {
-    let verdict = run_nodes(seed, bug, quic, log);
+fn whole_node(seed: u64, bug: Option<Planted>, draw: Draw, log: bool) -> std::io::Result<ExitCode> {
+    let verdict = nodes::run::run_plan(seed, &draw.plan(seed), bug, log);
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for line in &verdict.log {
         writeln!(out, "{line}")?;
@@ -293,8 +308,8 @@ fn main() -> ExitCode {
         Ok(Order::Shrink { seed, bug }) => Ok(shrunk(seed, bug)),
         Ok(Order::Sweep { victims, seed, bug, every }) => Ok(sweep_move(&victims, seed, bug, every)),
         Ok(Order::Move { seed, fault, bug, log }) => one_move(seed, fault, bug, log),
-        Ok(Order::Nodes { from, to, bug, quic }) => whole_nodes(from, to, bug, quic),
-        Ok(Order::Node { seed, bug, quic, log }) => whole_node(seed, bug, quic, log),
+        Ok(Order::Nodes { from, to, bug, draw }) => whole_nodes(from, to, bug, draw),
+        Ok(Order::Node { seed, bug, draw, log }) => whole_node(seed, bug, draw, log),
         Ok(Order::Bugs) => {
             Bug::ALL.iter().for_each(|(name, _)| println!("{name}"));
             Planted::ALL.iter().for_each(|(name, _)| println!("{name} (in nodes)"));

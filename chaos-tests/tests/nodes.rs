@@ -260,6 +260,17 @@ fn seeds_over_quic_pass_and_repeat() {
     assert_eq!(traces(&verdicts), traces(&again));
 }
 
+/// Most of those that vote are lost for good, some of their DPUs are not, and one of those that are left may die while the mesh
+/// goes on: nothing is lost, whoever comes back is out, and somebody new makes everything whole again.
+#[test]
+fn seeds_that_lose_most_of_those_that_vote_go_on_and_lose_nothing() {
+    let verdicts: Vec<Verdict> = (0..6).map(|seed| run_plan(seed, &Plan::bereft(seed), None, false)).collect();
+    verdicts.iter().for_each(|verdict| println!("{verdict}"));
+    assert_eq!(wrong(&verdicts), [""; 0]);
+    let again = run_plan(0, &Plan::bereft(0), None, false);
+    assert_eq!((again.trace, again.figures), (verdicts[0].trace, verdicts[0].figures));
+}
+
 /// The node that the others are judged by sleeps: nobody is robbed when it wakes.
 #[test]
 fn who_has_slept_robs_nobody() {

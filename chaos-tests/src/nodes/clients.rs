@@ -167,6 +167,11 @@ impl Seen {
         self.stop.load(Relaxed)
     }
 
+    /// Others may begin.
+    pub(super) fn go_on(&self) {
+        self.stop.store(false, Relaxed);
+    }
+
     /// They end with what they do now.
     pub(super) fn stop(&self) {
         self.stop.store(true, Relaxed);

@@ -15,6 +15,7 @@
 //!   clients are answered, no chain is taken from a node that is well, replicas that have applied the same are the same.
 //!   In its `partings` a host comes that nobody knew, and a host or a drive goes for good, emptied or lost: what is ordered is
 //!   granted in the end, who is out says so and votes no more, and everything is read once what is out was carried away.
+//!   In its `loss`, of a [plan](plan::Plan::bereft) that has one, most of those that vote are lost in the end.
 //! * `street`: front ends, in memory. `clients`: who puts, gets, removes, creates, swaps, copies and lists, by the mesh's client
 //!   or by S3, and what they saw; who is refused, who dawdles, and strangers. [`run`](mod@run): one seed from start to verdict.
 //! * `log`: what nodes say, and whether one of them broke down. `toys`: functions that break down, or keep accounts.

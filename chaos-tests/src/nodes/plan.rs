@@ -67,6 +67,8 @@ pub struct Plan {
     pub storm: u64,
     /// So long after the storm's beginning a host is invited that nobody knew, and comes.
     pub newcomer: Option<u64>,
+    /// In the end most of those that vote in the control group are lost for good; only then the newcomer is invited.
+    pub bereft: bool,
     /// What befalls it, and when after the storm's beginning.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -345,6 +347,7 @@ impl Plan {
             rates: vec![1000; usize::try_from(hosts + dpus).unwrap_or(0)],
             storm: 10_000,
             newcomer: None,
+            bereft: false,
             faults: vec![(0, wish)],
         }
     }
@@ -392,6 +395,7 @@ impl Plan {
             rates: Vec::new(),
             storm,
             newcomer: None,
+            bereft: false,
             faults: Vec::new(),
         };
         let skewed = dice.chance(300);
@@ -546,6 +550,27 @@ impl Plan {
         self.newcomer = None;
         self.faults.retain(|(_, fault)| !matches!(fault, Fault::Depart(_)));
         self
+    }
+
+    /// What this seed draws, with a code that bears the loss of as many hosts as most of those that vote in the control group are:
+    /// these are lost in the end, when nobody writes, so that nothing may be lost with them.
+    #[must_use]
+    pub fn bereft(seed: u64) -> Self {
+        let mut dice = Stream::new(seed, "bereft", 0);
+        let mut plan = Self::of(seed).without_partings();
+        let parity = if plan.hosts > 4 { 3 } else { 2 };
+        // Those that are left hold a whole stripe with the one that comes.
+        plan.code = Code { data: if plan.hosts > 3 && dice.chance(500) { 2 } else { 1 }, parity };
+        plan.coded = plan.coded.map(|_| Code { data: 1, parity });
+        (plan.bereft, plan.newcomer, plan.level, plan.frail, plan.racks) = (true, Some(0), LEVEL, None, 0);
+        plan.late.clear();
+        // Else nothing is whole within a room's time.
+        plan.hurried.get_or_insert_with(|| 1_000 + dice.below(5_000));
+        plan.faults.retain(|(_, fault)| {
+            let empties = matches!(fault, Fault::Question { op: AdminOp::DrainDrive { .. } });
+            !empties && !matches!(fault, Fault::Leave { .. } | Fault::Upgrade { .. })
+        });
+        plan
     }
 
     /// What this seed draws, over QUIC: smaller, for handshakes cost.

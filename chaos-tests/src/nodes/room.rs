@@ -27,10 +27,11 @@ use mesh_fronts::s3::client::Signer;
 use mesh_transport::{Delivery, End, MemoryFabric, MemoryOptions, UnderWay};
 
 mod checks;
+mod loss;
 mod own;
 mod partings;
 
-use self::{checks::Hurt, partings::Partings};
+use self::{checks::Hurt, loss::Loss, partings::Partings};
 use super::{
     air::Air,
     clients::{BUCKETS, Clients, USER},
@@ -104,6 +105,7 @@ pub(super) struct Room {
     /// The control group, as it was seen last, and how far it had come.
     seen_last: (u64, Arc<ControlView>),
     partings: Partings,
+    loss: Option<Loss>,
     /// Keys that clients use.
     keys: u64,
     planted: Option<Planted>,
@@ -237,6 +239,7 @@ impl Room {
             applied: BTreeMap::new(),
             seen_last: Default::default(),
             partings: Partings::default(),
+            loss: None,
             keys: plan.keys,
             planted,
             hosts: plan.hosts,

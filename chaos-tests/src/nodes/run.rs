@@ -188,7 +188,7 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
             room.power_on(node, 1 + after);
         }
     }
-    if let Some(after) = plan.newcomer {
+    if let Some(after) = plan.newcomer.filter(|_| !plan.bereft) {
         room.expect_newcomer(1 + after);
     }
     for (after, fault) in &plan.faults {
@@ -238,6 +238,9 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
         until(room, RECOVER_MAX, "who was away for a while is back", unwell)?;
         until(room, SETTLE_MAX, "everything is where it should be again", Room::unsettled)?;
     }
+    if plan.bereft {
+        lose_majority(room, plan)?;
+    }
     room.read_own();
     until(room, END_MAX, "what the program's clients used is read through every host", is_over)?;
     let asked = room.time.windows();
@@ -255,6 +258,47 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
         }
     };
     room.clients.seen.conclude(&chains)
+}
+
+/// Most of those that vote are lost for good, when nobody writes and everything is whole; the mesh goes on from what the others
+/// have, once somebody accepts that. Nothing is lost, nobody listens to those that were, and somebody new makes it whole again.
+fn lose_majority(room: &mut Room, plan: &Plan) -> Result<(), String> {
+    let is_over = |room: &Room| (!room.clients.seen.is_over()).then(|| "operations are under way".to_owned());
+    let unwell = |room: &Room| room.missing(&room.wanted());
+    room.lose_majority()?;
+    until(room, REBORN_MAX, "the metadata go on from what is left", Room::unrecovered)?;
+    // With fewer drives than a stripe has shards nobody can write.
+    if room.can_write(plan.code) {
+        until(room, RECOVER_MAX, "all is well without those that are lost", unwell)?;
+    }
+    room.read_all();
+    until(room, END_MAX, "everything is read without those that are lost", is_over)?;
+    room.clients.seen.check()?;
+    room.raise_the_lost();
+    for _ in 0..RAISED {
+        step(room)?;
+    }
+    room.ask_whether_out();
+    until(room, TOLD_MAX, "those that were lost and are back say that they are out", Room::unconfessed)?;
+    room.bury_the_lost();
+    room.clients.seen.go_on();
+    for which in 0..plan.clients {
+        room.client(SECOND_LIFE + which);
+    }
+    room.expect_newcomer(1);
+    for _ in 0..CALM {
+        step(room)?;
+    }
+    until(room, PART_MAX, "who is to come has come", Room::awaited)?;
+    until(room, RECOVER_MAX, "all is well with who has come", unwell)?;
+    room.clients.seen.stop();
+    until(room, END_MAX, "clients come to their end again", is_over)?;
+    room.ask_whether_whole();
+    until(room, WHOLE_MAX, "everything is whole again", Room::unwhole)?;
+    until(room, SETTLE_MAX, "everything is where it should be without those that are lost", Room::unsettled)?;
+    room.read_all();
+    until(room, END_MAX, "everything is read with who has come", is_over)?;
+    room.clients.seen.check()
 }
 
 fn step(room: &mut Room) -> Result<(), String> {
@@ -299,5 +343,11 @@ const PART_MAX: u64 = 600_000;
 const WHOLE_MAX: u64 = 60_000;
 /// Who is out knows it within this.
 const TOLD_MAX: u64 = 30_000;
+/// Somebody has accepted what is lost, and it is done, within this: also where who does it dies meanwhile.
+const REBORN_MAX: u64 = 120_000;
+/// Those that were lost and come back are there after this.
+const RAISED: u64 = 4_000;
+/// Clients that begin after most of those that voted are lost are numbered from this.
+const SECOND_LIFE: usize = 12;
 /// What clients have under way ends within this.
 const END_MAX: u64 = 60_000;

@@ -1,9 +1,12 @@
 //! Orders that an administrator gives again until they are granted, and what one asks before something is taken away.
 
 use core::time::Duration;
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use mesh::Client;
@@ -131,6 +134,42 @@ impl Clients {
             *told = Told { asked: false, since: lacks.is_none().then_some(began), lacks };
         });
         Some(end)
+    }
+
+    /// Has the metadata go on from what these hosts have, once a group does not without: looks first, accepts what is said
+    /// there, and looks again, until every group goes on by itself. Nobody but those that are `lost` may be given up for it.
+    pub(in crate::nodes) fn recover(&self, left: Vec<NodeId>, lost: BTreeSet<NodeId>, errand: Arc<Errand>) -> End {
+        let (link, end) = self.link(Principal::Admin { name: USER.into() });
+        let (client, seen) = (Client::over(link, left), self.seen.clone());
+        self.runtime.spawn(async move {
+            let (mut accept, mut has_accepted) = (None, false);
+            loop {
+                let op = AdminOp::Recover { accept: accept.take() };
+                let is_look = matches!(op, AdminOp::Recover { accept: None });
+                let answer = client.administer(op.clone()).await;
+                seen.was_ordered(&op, &answer, &errand);
+                match answer {
+                    // Who has lost a majority just now does not know it yet.
+                    Ok(AdminAnswer::Recovery(plan)) if is_look && plan.is_idle() => {
+                        if has_accepted {
+                            break;
+                        }
+                        *lock(&errand.why) = Some(plan.to_string());
+                    }
+                    Ok(AdminAnswer::Recovery(plan)) if is_look => {
+                        if let Some(node) = plan.lost.iter().find(|node| !lost.contains(node)) {
+                            return seen.broken(format!("{node} is there, and would be given up: {plan}"));
+                        }
+                        (accept, has_accepted) = (Some(plan), true);
+                        continue;
+                    }
+                    _ => {}
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+            errand.over.store(true, Relaxed);
+        });
+        end
     }
 
     fn administrator(&self) -> (Client, End) {

@@ -191,7 +191,7 @@ impl Room {
 
     /// What is out is taken away, with all that is on it.
     pub(in crate::nodes) fn carry_away(&mut self) {
-        self.partings.confessions.clear();
+        self.ask_nobody();
         let Some(Leaver { what, .. }) = &self.partings.departure else { return };
         match *what {
             Departure::Host(host) | Departure::LostHost { host, .. } => self.take_away(host),
@@ -324,9 +324,8 @@ impl Room {
         let end = self.clients.insist(orders, errand);
         self.net.add(end);
         // Whoever takes a host out sees to it that no configuration names that alone.
-        let hosts: Vec<NodeId> = self.founders().filter(|other| Some(*other) != host).collect();
-        for machine in self.machines.values_mut().filter(|_| host.is_some()) {
-            machine.config.peers = known_to(machine.config.node.id(), hosts.iter().copied());
+        if let Some(host) = host {
+            self.point_elsewhere(&[host].into());
         }
     }
 
@@ -370,8 +369,38 @@ impl Room {
         NewMedium { path: path.unwrap_or_default().display().to_string(), capacity_bytes: Some(CAPACITY_BYTES) }
     }
 
+    /// These are out, or will be once that is said; nor is any of them waited for.
+    pub(super) fn give_up(&mut self, nodes: &BTreeSet<NodeId>) {
+        self.partings.absent.extend(nodes);
+        self.point_elsewhere(nodes);
+    }
+
+    /// No configuration names any of these.
+    fn point_elsewhere(&mut self, nodes: &BTreeSet<NodeId>) {
+        let hosts: Vec<NodeId> = self.founders().filter(|host| !nodes.contains(host)).collect();
+        for machine in self.machines.values_mut() {
+            machine.config.peers = known_to(machine.config.node.id(), hosts.iter().copied());
+        }
+    }
+
+    /// These are out.
+    pub(super) fn note_out(&mut self, nodes: &BTreeSet<NodeId>) {
+        self.partings.out.extend(nodes);
+    }
+
+    /// One that was given up is started again.
+    pub(super) fn raise(&mut self, node: NodeId, after: u64) {
+        self.partings.absent.remove(&node);
+        self.power_on(node, after);
+    }
+
+    /// Nobody is asked any more whether he knows that he is out.
+    pub(super) fn ask_nobody(&mut self) {
+        self.partings.confessions.clear();
+    }
+
     /// A host, and its DPU if it has one.
-    fn parts(&self, host: NodeId) -> Vec<NodeId> {
+    pub(super) fn parts(&self, host: NodeId) -> Vec<NodeId> {
         [host, dpu_of(host.0)].into_iter().filter(|node| self.machines.contains_key(node)).collect()
     }
 
