@@ -17,7 +17,12 @@ use mesh_core::{
     topology::{self, Code, DriveState, Layout, Layouts, Leaving},
 };
 
-use super::{can_be_read, damage::Damage, is_up, stray::Strays};
+use super::{
+    can_be_read,
+    damage::Damage,
+    is_gone, is_up,
+    stray::{Clear, Strays},
+};
 
 /// See the module's page.
 #[derive(Debug, Default)]
@@ -36,6 +41,10 @@ pub(super) struct Batch {
     missing: BTreeMap<StripeId, BTreeMap<u8, DriveId>>,
     /// Writes of which not everything is known to be at home.
     pub(super) broken: BTreeSet<WriteId>,
+    /// Writes with a stripe of which fewer shards are left than it takes to read it.
+    pub(super) lost: BTreeSet<WriteId>,
+    /// Of a count: a drive that is out may have some of what is looked for, once it is back.
+    returns: bool,
 }
 
 /// What a manifest says of a stripe.
@@ -77,8 +86,10 @@ pub(super) struct Wound {
     pub(super) code: Code,
     /// Where each shard that is missing is to be.
     pub(super) goals: BTreeMap<u8, DriveId>,
-    /// Of every shard the other drives that may have it.
+    /// Of every shard the other drives that may have it, and can be read.
     pub(super) sources: Vec<VecDeque<DriveId>>,
+    /// All others that may have any shard of it are lost for good.
+    pub(super) all_asked: bool,
 }
 
 /// What a batch is made by.
@@ -151,6 +162,8 @@ impl Batch {
                 // It may have something that nobody sees now. Of one that is out it is seen to when it is back, for that makes a
                 // layout; of one that is emptied, by the next count.
                 self.strays.incomplete = true;
+            } else if leaving.contains_key(drive) {
+                self.returns = true;
             }
         }
     }
@@ -301,16 +314,27 @@ impl Batch {
         self.missing.is_empty()
     }
 
+    /// What is to be done next about what is elsewhere as well. Of what is lost everything stays for as long as a drive may come
+    /// back that has more of it.
+    pub(super) fn next_clear(&mut self) -> Option<Clear> {
+        if self.returns && !self.lost.is_empty() {
+            self.strays.spare(&self.lost);
+        }
+        self.strays.next(&self.broken)
+    }
+
     /// The next stripe that is to be healed: of those that miss most first.
     pub(super) fn next_wound(
         &mut self,
         layouts: &Layouts,
         goal: &Layout,
-        can_be_read: impl Fn(DriveId) -> bool,
+        drives: &SharedMap<DriveId, DriveState>,
+        leaving: &SharedMap<DriveId, Leaving>,
     ) -> Option<Wound> {
         while let Some(stripe) = self.worst() {
             let goals = self.missing.remove(&stripe)?;
-            let wound = self.wound(stripe, goals, layouts, goal, &can_be_read);
+            let is_gone = |drive| is_gone(drives, leaving, drive);
+            let wound = self.wound(stripe, goals, layouts, goal, |drive| can_be_read(drives, drive), is_gone);
             if wound.is_some() {
                 return wound;
             }
@@ -333,10 +357,13 @@ impl Batch {
         layouts: &Layouts,
         goal: &Layout,
         can_be_read: impl Fn(DriveId) -> bool,
+        is_gone: impl Fn(DriveId) -> bool,
     ) -> Option<Wound> {
         let Where { layout, code, avoid, .. } = self.stripes.get(&stripe)?;
         let code = *code;
         let holders = topology::holders(layouts, *layout, Some(code), stripe, avoid)?;
+        // What was not listed may have a shard that no layout speaks of.
+        let mut all_asked = !self.strays.incomplete;
         let source = |(shard, holders): (u8, Vec<DriveId>)| {
             let strays = self.strays.of(stripe.shard(shard));
             // Where it was in earlier layouts it may be still, if nothing was cleared since.
@@ -348,11 +375,12 @@ impl Batch {
                 if goals.get(&shard) != Some(&drive) && can_be_read(drive) && !sources.contains(&drive) {
                     sources.push_back(drive);
                 }
+                all_asked &= can_be_read(drive) || is_gone(drive);
             }
             sources
         };
         let sources = (0..).zip(holders).map(source).collect();
-        Some(Wound { stripe, code, goals, sources })
+        Some(Wound { stripe, code, goals, sources, all_asked })
     }
 }
 

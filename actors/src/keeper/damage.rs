@@ -2,6 +2,9 @@
 //!
 //! Each is rebuilt on the very drive that its manifest names for it. What is damaged elsewhere is in nobody's way: what is on
 //! its way home is rebuilt there by whoever brings it home, and a count deletes the rest.
+//!
+//! A list holds so many at most, those of the lowest stripes; the next one begins behind them, and the one behind the last at
+//! the start again. So what cannot be healed, however much that is, hides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,12 +23,23 @@ pub(super) struct Damage {
     out: BTreeMap<DriveId, Option<ShardId>>,
     found: BTreeMap<StripeId, BTreeSet<(u8, DriveId)>>,
     count: usize,
+    /// From this stripe on there was no room.
+    cut: Option<StripeId>,
 }
 
 impl Damage {
-    /// Nothing is known yet; these drives are to be asked.
-    pub(super) fn of(drives: impl Iterator<Item = DriveId>) -> Self {
-        Self { due: drives.map(|drive| (drive, None)).collect(), ..Self::default() }
+    /// Nothing is known yet; these drives are to be asked, behind this shard.
+    pub(super) fn of(drives: impl Iterator<Item = DriveId>, after: Option<ShardId>) -> Self {
+        Self { due: drives.map(|drive| (drive, after)).collect(), ..Self::default() }
+    }
+
+    /// Behind which shard the next list begins; `None`: at the start.
+    pub(super) fn goes_on_behind(&self) -> Option<ShardId> {
+        self.cut?.shard(0).before()
+    }
+
+    fn has_room(&self, stripe: StripeId) -> bool {
+        self.cut.is_none_or(|cut| stripe < cut)
     }
 
     /// The next question.
@@ -48,12 +62,18 @@ impl Damage {
         let last = page.last().map(|(id, _)| *id);
         let is_onwards = last > after;
         for (id, _) in page.into_iter().filter(|(id, _)| id.stripe.write.group() == group) {
-            if self.count >= FOUND_MAX {
-                return;
+            if !self.has_room(id.stripe) {
+                break;
             }
             self.count += usize::from(self.found.entry(id.stripe).or_default().insert((id.shard, drive)));
+            if self.count > FOUND_MAX
+                && let Some((stripe, shards)) = self.found.pop_last()
+            {
+                self.count -= shards.len();
+                self.cut = Some(stripe);
+            }
         }
-        if more && is_onwards {
+        if more && is_onwards && last.is_some_and(|last| self.has_room(last.stripe)) {
             self.due.insert(drive, last);
         }
     }
@@ -84,5 +104,5 @@ impl Damage {
 
 /// Drives that are asked at once.
 const QUESTIONS_MAX: usize = 64;
-/// Shards that are taken in hand at once: more are there when these are healed.
+/// Shards that are taken in hand at once: the others are when these have been.
 const FOUND_MAX: usize = 65_536;

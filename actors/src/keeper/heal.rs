@@ -1,11 +1,13 @@
 //! One stripe, some of whose shards are not where they are to be: each is copied from another drive that has it, or rebuilt.
 //!
 //! It decides what is read, coded and written, and does none of it. A shard that is rebuilt is written only if the stripe,
-//! coded anew, agrees with every shard that was read for it.
+//! coded anew, agrees with every shard that was read for it. Where too few can be read, it ends as lost only if every drive
+//! that may have one has said that it does not.
 //!
 //! ```text
 //! Gather:  read each missing shard elsewhere -> all there ------------------------------> Write -> whole
 //!                                            -> some not: read others, to k -> Decode -> Encode -^
+//!                                                                -> fewer than k anywhere -> lost
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -29,6 +31,10 @@ pub(super) struct Heal {
     goals: BTreeMap<u8, DriveId>,
     /// Of each shard the other drives that may have it and were not asked yet, the best one first.
     sources: Vec<VecDeque<DriveId>>,
+    /// No drive that may have a shard is missing in these because it is merely away.
+    all_asked: bool,
+    /// No drive that was asked has left it open whether it has what was asked for.
+    all_told: bool,
     asked: BTreeSet<u8>,
     found: BTreeMap<u8, Found>,
     /// Reads or writes that are out.
@@ -63,7 +69,7 @@ pub(super) enum Step {
     Compute(ComputeJob),
 }
 
-/// How it goes on: with these steps, or to its end.
+/// How it goes on: with these steps, or to its end, which is [`ErrorKind::Lost`] if nothing brings the stripe back.
 pub(super) enum Course {
     On(Vec<Step>),
     End(Result<(), Error>),
@@ -71,17 +77,20 @@ pub(super) enum Course {
 
 impl Heal {
     /// `goals`: where the shards that are missing are to be, one at least; `sources`: of every shard the drives that may have it,
-    /// but for those.
+    /// but for those; `all_asked`: no other drive may have any.
     pub(super) fn begin(
         stripe: StripeId,
         code: Code,
         goals: BTreeMap<u8, DriveId>,
         sources: Vec<VecDeque<DriveId>>,
+        all_asked: bool,
     ) -> (Self, Course) {
         let mut heal = Self {
             stripe,
             code,
             sources,
+            all_asked,
+            all_told: true,
             asked: BTreeSet::new(),
             found: BTreeMap::new(),
             pending: 0,
@@ -113,7 +122,14 @@ impl Heal {
         if self.is_writing() {
             return self.written(outcome);
         }
-        match outcome.ok().and_then(|response| self.sound(response)) {
+        let found = match outcome {
+            Ok(response) => self.sound(response),
+            Err(error) => {
+                self.all_told &= matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt);
+                None
+            }
+        };
+        match found {
             Some(found) => {
                 self.bytes += found.payload.len() as u64;
                 self.found.insert(shard, found);
@@ -149,6 +165,7 @@ impl Heal {
             *forms.entry(found.form()).or_default() += 1;
         }
         let wanted = usize::from(self.code.data);
+        let agree = forms.len() <= 1;
         let (form, most) = forms.into_iter().max_by_key(|(_, count)| *count).unwrap_or_default();
         if most >= wanted {
             self.found.retain(|_, found| found.form() == form);
@@ -164,8 +181,14 @@ impl Heal {
             reads.extend(self.read(shard));
         }
         if reads.is_empty() {
-            let text = "too few shards of a stripe can be read to rebuild those that are missing";
-            let error = Error::new(ErrorKind::TooFewShards, text).with("stripe", format_args!("{:?}", self.stripe));
+            let (kind, text) = if self.all_asked && self.all_told && agree {
+                let text = "fewer shards of a stripe are left than it takes to read it: nothing brings it back";
+                (ErrorKind::Lost, text)
+            } else {
+                let text = "too few shards of a stripe can be read to rebuild those that are missing";
+                (ErrorKind::TooFewShards, text)
+            };
+            let error = Error::new(kind, text).with("stripe", format_args!("{:?}", self.stripe));
             return Course::End(Err(error.with("found", most).with("needed", wanted)));
         }
         Course::On(reads)

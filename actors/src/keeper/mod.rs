@@ -7,7 +7,9 @@
 //! ([`RepairState`]), and whoever leads it next goes on from there. Two that do the same at once do no harm: a shard has one
 //! content, and nothing is deleted by what was known before another layout was begun with.
 //!
-//! Shards that drives know to be damaged are healed whatever else is to be done.
+//! Shards that drives know to be damaged are healed whatever else is to be done. What is lost holds nothing up: where fewer
+//! shards of a stripe are left than it takes to read it, and no drive is away that may have more, the rest goes on as if it were
+//! at home, and a count says how many writes that concerns.
 //!
 //! `pass` is one look at all that a group has, `batch` a part of that, `heal` one stripe, `stray` what is to be deleted,
 //! `damage` what is known to be damaged. This file turns what they want into effects, for all groups within one budget of bytes.
@@ -36,19 +38,19 @@ use mesh_core::{
     Buf, Cx, Error, ErrorKind, Event, Job, Lane, Op, Outcome, Request, StorageFunction, Target, WorkOutcome,
     id::{ActorId, DriveId, GroupId, StripeId, Token},
     limits::BUDGET_DEFAULT,
-    meta::{Command, MetaAnswer},
+    meta::{Command, Level, MetaAnswer},
     op::ShardOp,
     port::WorkOutput,
     shared::SharedMap,
     snapshot::{Mark, Snapshot},
     spec::{FunctionSpec, KeeperSpec},
     time::Instant,
-    topology::{DriveState, Layout},
+    topology::{DriveState, Layout, Leaving},
 };
 
 use self::{
     heal::{Course, Heal, Step},
-    pass::{Group, Want},
+    pass::{Fate, Group, Want},
 };
 
 /// The Keeper function. See the module's page.
@@ -163,7 +165,8 @@ impl Keeper {
                     Want::Name(drive, op) => self.ask(drive, op, Buf::empty(), Wait::Name(id, term, drive), cx),
                     Want::Heal(wound) => {
                         let stripe = wound.stripe;
-                        let (heal, course) = Heal::begin(stripe, wound.code, wound.goals, wound.sources);
+                        let (heal, course) =
+                            Heal::begin(stripe, wound.code, wound.goals, wound.sources, wound.all_asked);
                         self.heals.insert(stripe, Healing { group: id, term, heal });
                         self.follow(stripe, course, cx);
                     }
@@ -202,7 +205,13 @@ impl Keeper {
                 let Some(healing) = self.heals.remove(&stripe) else { return };
                 self.spend(healing.heal.bytes(), cx.now());
                 if let Some(group) = self.groups.get_mut(&healing.group).filter(|group| group.term() == healing.term) {
-                    group.healed(stripe, outcome.is_ok());
+                    let fate = match outcome {
+                        Ok(()) => Fate::Healed,
+                        // Not every replica of the group would keep how many writes those are.
+                        Err(error) if error.kind() == ErrorKind::Lost && self.spec.level >= Level::LOSSES => Fate::Lost,
+                        Err(_) => Fate::Failed,
+                    };
+                    group.healed(stripe, fate);
                 }
             }
         }
@@ -341,6 +350,11 @@ fn is_up(drives: &SharedMap<DriveId, DriveState>, drive: DriveId) -> bool {
 /// Whether a drive can be read.
 fn can_be_read(drives: &SharedMap<DriveId, DriveState>, drive: DriveId) -> bool {
     matches!(drives.get(&drive), Some(DriveState::Up | DriveState::Full))
+}
+
+/// Whether nothing that was on a drive comes back: it is lost, and does not merely stay away.
+fn is_gone(drives: &SharedMap<DriveId, DriveState>, leaving: &SharedMap<DriveId, Leaving>, drive: DriveId) -> bool {
+    drives.get(&drive) == Some(&DriveState::Lost) && !leaving.contains_key(&drive)
 }
 
 /// Stripes that are healed at a time.

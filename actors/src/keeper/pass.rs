@@ -1,16 +1,16 @@
 //! What is under way for one group: one look after another at what it has stored.
 //!
 //! A pass over all uses is due when the newest layout is not the one in which the group is settled; one over what it
-//! remembers as unsettled, when there is any of that; and one that counts, some time after a layout was settled and then now
-//! and again. A pass that could not do everything is followed by another one later, and later still; nothing is said to the
-//! group that was not done.
+//! remembers as unsettled, when there is any of that; and one that counts, some time after a layout was settled or something
+//! came home after that, and then now and again. A pass that could not do everything is followed by another one later, and later
+//! still; nothing is said to the group that was not done. What is lost for good is done with: there is nothing to be done for it.
 
 use core::time::Duration;
 use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
     Error, Outcome,
-    id::{DriveId, GroupId, LayoutId, StripeId, WriteId},
+    id::{DriveId, GroupId, LayoutId, ShardId, StripeId, WriteId},
     meta::{Count, Level, MetaAnswer, Query, RepairState, Shape, UpkeepCommand, UsesPage},
     op::{Reliance, ShardOp},
     spec::KeeperSpec,
@@ -41,8 +41,12 @@ pub(super) struct Group {
     count_at: Option<Instant>,
     /// Counts in a row that were not complete.
     uncounted: u32,
+    /// Something was brought home late, or lost, and nothing was counted since: it may lie elsewhere as well.
+    uncleared: bool,
     /// What drives know to be damaged, while that is healed.
     damage: Damage,
+    /// Behind which shard they are asked next.
+    damage_after: Option<ShardId>,
     /// When that is looked at again, if any drive knows of some then.
     damage_at: Instant,
     /// Looks in a row after which some was left.
@@ -72,12 +76,22 @@ enum State {
 /// What a pass has come to.
 #[derive(Debug)]
 enum Said {
-    /// These are at home.
+    /// These are at home, or lost.
     Repaired(Vec<WriteId>),
     /// Everything is.
     End,
     /// And was seen there.
     Counted,
+}
+
+/// What has become of a stripe that was to be healed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Healed,
+    /// Fewer shards are left than it takes to read it, and no others come back.
+    Lost,
+    /// It can be tried again.
+    Failed,
 }
 
 /// Over what a pass goes, and what for.
@@ -157,7 +171,9 @@ impl Group {
             hurry: false,
             count_at: None,
             uncounted: 0,
+            uncleared: false,
             damage: Damage::default(),
+            damage_after: None,
             damage_at: now,
             unhealed: 0,
             parked: None,
@@ -277,6 +293,8 @@ impl Group {
         pass.count.shards += work.shards;
         pass.count.healed += work.healed;
         pass.count.cleared += work.cleared;
+        pass.count.lost += work.batch.lost.len() as u64;
+        self.uncleared |= pass.scope == Scope::Unsettled && (work.healed > 0 || !work.batch.lost.is_empty());
         let whole: Vec<WriteId> =
             work.writes.into_iter().map(|(write, _)| write).filter(|write| !broken.contains(write)).collect();
         if pass.scope == Scope::Unsettled && !whole.is_empty() {
@@ -350,11 +368,11 @@ impl Group {
             }
             // After a whole pass, what is unsettled is next: the group is asked once more.
             (State::Saying(pass), MetaAnswer::Done) if pass.is_last && !pass.failed => {
-                self.delay_count(&pass, ground);
+                self.said(&pass, ground);
                 self.again(now);
             }
             (State::Saying(pass), MetaAnswer::Done) => {
-                self.delay_count(&pass, ground);
+                self.said(&pass, ground);
                 self.turn_page(pass, ground);
             }
             _ => self.setback(now),
@@ -395,7 +413,7 @@ impl Group {
     fn name(&mut self, ground: Ground<'_>) {
         let spec = ground.spec;
         let drives = spec.damaged.iter().copied().filter(|drive| can_be_read(&spec.drives, *drive));
-        self.damage = Damage::of(drives);
+        self.damage = Damage::of(drives, self.damage_after);
         self.state = State::Naming;
     }
 
@@ -410,6 +428,7 @@ impl Group {
             DAMAGE_RETRY
         };
         self.damage_at = now + pause;
+        self.damage_after = self.damage.goes_on_behind();
         self.damage = Damage::default();
         match self.parked.take() {
             Some(pass) => self.state = State::PageDue(pass),
@@ -424,15 +443,21 @@ impl Group {
         }
     }
 
-    /// What has only just come home is left where it was for the grace, too.
-    fn delay_count(&mut self, pass: &Pass, ground: Ground<'_>) {
-        if pass.scope == Scope::Unsettled {
-            let grace = ground.now + Duration::from_millis(ground.spec.grace_ms);
-            self.count_at = self.count_at.map(|at| at.max(grace));
+    /// The group has taken what a pass has come to.
+    fn said(&mut self, pass: &Pass, ground: Ground<'_>) {
+        match pass.scope {
+            // What has only just come home is left where it was for the grace, too.
+            Scope::Unsettled => {
+                let grace = ground.now + Duration::from_millis(ground.spec.grace_ms);
+                self.count_at = self.count_at.map(|at| at.max(grace));
+            }
+            Scope::Count => self.uncleared = false,
+            Scope::All | Scope::Damaged => {}
         }
     }
 
-    /// Whether everything is to be counted now. What was moved for this layout has been where it was long enough then.
+    /// Whether everything is to be counted now. What was moved for this layout, or came home since, has been where it was long
+    /// enough then.
     fn is_count_due(&mut self, repair: RepairState, ground: Ground<'_>) -> bool {
         let Ground { spec, now, wall, .. } = ground;
         if repair.line == 0 {
@@ -441,7 +466,7 @@ impl Group {
         // Whoever counted may have had another clock.
         let age_ms = wall.0.abs_diff(repair.count.at.0);
         let is_old = spec.count_every_ms > 0 && age_ms >= spec.count_every_ms;
-        if repair.count.layout == self.goal && !is_old {
+        if repair.count.layout == self.goal && !is_old && !self.uncleared {
             return false;
         }
         let at = *self.count_at.get_or_insert_with(|| now + Duration::from_millis(spec.grace_ms));
@@ -454,13 +479,13 @@ impl Group {
         }
     }
 
-    pub(super) fn healed(&mut self, stripe: StripeId, well: bool) {
+    pub(super) fn healed(&mut self, stripe: StripeId, fate: Fate) {
         if let State::Working(_, work) = &mut self.state {
             let shards = work.healing.remove(&stripe).unwrap_or(0);
-            if well {
-                work.healed += shards;
-            } else {
-                work.batch.broken.insert(stripe.write);
+            match fate {
+                Fate::Healed => work.healed += shards,
+                Fate::Lost => drop(work.batch.lost.insert(stripe.write)),
+                Fate::Failed => drop(work.batch.broken.insert(stripe.write)),
             }
         }
     }
@@ -520,13 +545,14 @@ impl Work {
         let KeeperSpec { layouts, drives, leaving, .. } = spec;
         if self.is_quiet() && self.at.write < self.writes.len() {
             // One batch at a time: to look at what is at home takes time too, and others wait for their turn.
-            let broken = core::mem::take(&mut self.batch.broken);
+            let (broken, lost) = (core::mem::take(&mut self.batch.broken), core::mem::take(&mut self.batch.lost));
             self.end_batch();
             let relies = Reliance { group, layout: goal.id };
             let grounds = Grounds { layouts, goal, relies, drives, leaving, looks };
             (self.batch, self.at) = Batch::of(&self.writes, self.at, grounds);
             self.shards += self.batch.doubts as u64;
             self.batch.broken.extend(broken);
+            self.batch.lost.extend(lost);
         }
         if let Some((drive, op)) = self.batch.next_list() {
             return Some(Want::List(drive, op));
@@ -536,14 +562,14 @@ impl Work {
         }
         if self.batch.is_whole() {
             // Nothing is deleted before everything is at home.
-            let clear = if self.healing.is_empty() { self.batch.strays.next(&self.batch.broken) } else { None };
+            let clear = if self.healing.is_empty() { self.batch.next_clear() } else { None };
             return clear.map(|clear| match clear {
                 Clear::Check => Want::Ask(Query::Repair),
                 Clear::Delete(drive, op) => Want::Clear(drive, op),
             });
         }
         let may_heal = may_heal?;
-        while let Some(wound) = self.batch.next_wound(layouts, goal, |drive| can_be_read(drives, drive)) {
+        while let Some(wound) = self.batch.next_wound(layouts, goal, drives, leaving) {
             if may_heal(wound.stripe) {
                 self.healing.insert(wound.stripe, wound.goals.len() as u64);
                 return Some(Want::Heal(wound));

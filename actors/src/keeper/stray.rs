@@ -1,6 +1,6 @@
 //! Shards of settled stripes that are elsewhere than at their homes: left where they were before they were moved, or written
-//! there late. Once everything of a batch is at home, they are deleted, if the group says that nothing has been begun since
-//! for which they might be needed; and each drive leaves what was written after it was listed.
+//! there late. Once everything of a batch is at home that is not lost, they are deleted, if the group says that nothing has
+//! been begun since for which they might be needed; and each drive leaves what was written after it was listed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,6 +66,13 @@ impl Strays {
     /// The drives that have this shard astray.
     pub(super) fn of(&self, id: ShardId) -> impl Iterator<Item = DriveId> {
         self.found.iter().filter(move |(_, found)| found.ids.contains(&id)).map(|(drive, _)| *drive)
+    }
+
+    /// Those of these writes stay for this time, and all are found nevertheless.
+    pub(super) fn spare(&mut self, writes: &BTreeSet<WriteId>) {
+        for found in self.found.values_mut() {
+            found.ids.retain(|id| !writes.contains(&id.stripe.write));
+        }
     }
 
     /// The next thing to do. Those of `broken` writes stay: they may be all that is left.

@@ -8,13 +8,13 @@ use mesh_core::{
     id::{Epoch, LayoutId, NodeId, ShardId, TenantId, WriteId},
     limits::SHARD_BATCH_MAX,
     meta::{
-        Attributes, Body, BucketRef, Compression, Count, Extent, Level, MetaAnswer, ObjectCommand, ObjectRow,
-        Precondition, Proposer, Query, RepairState, Run, Session, UpkeepCommand,
+        Attributes, Body, BucketRef, Compression, Count, Extent, MetaAnswer, ObjectCommand, ObjectRow, Precondition,
+        Proposer, Query, RepairState, Run, Session, UpkeepCommand,
     },
     op::Head,
     port::ComputeJob,
     time::UnixMillis,
-    topology::{Code, Layouts, Leaving},
+    topology::{Code, Layouts},
 };
 
 use self::count::counting;
@@ -24,6 +24,7 @@ use crate::metadata::{self, MemoryTable};
 mod codes;
 mod count;
 mod damage;
+mod losses;
 
 const GROUP: GroupId = GroupId(1);
 const CODE: Code = Code { data: 2, parity: 1 };
@@ -301,9 +302,11 @@ impl Bench {
             ShardOp::Damaged { group: GROUP, after, limit } => {
                 assert_eq!(limit as usize, SHARD_BATCH_MAX);
                 self.named += 1;
-                let own = self.damaged.iter().filter(|(of, id)| *of == drive && after.is_none_or(|after| *id > after));
-                let page: Vec<(ShardId, u32)> = own.clone().take(2).map(|(_, id)| (*id, 0)).collect();
-                let more = own.count() > page.len();
+                let first = StripeId { write: WriteId(0), stripe: 0, attempt: 0 }.shard(0);
+                let own = self.damaged.range((drive, after.unwrap_or(first))..).take_while(|(of, _)| *of == drive);
+                let mut own = own.map(|(_, id)| *id).filter(|id| after.is_none_or(|after| *id > after));
+                let page: Vec<(ShardId, u32)> = own.by_ref().take(2).map(|id| (id, 0)).collect();
+                let more = own.next().is_some();
                 Ok(Answer::Shards { page, more, head: HEAD }.into())
             }
             ShardOp::Delete { ids, until: Some(HEAD) } => {

@@ -460,8 +460,8 @@ pub enum UpkeepCommand {
         /// The layout.
         layout: LayoutId,
     },
-    /// All shards of writes that are not remembered as unsettled are at their homes in this layout: whoever says so has looked
-    /// since `BeginRepair`. The same again: no effect. `Conflict` if repair has begun for another layout since.
+    /// All shards of writes that are not remembered as unsettled are at their homes in this layout, but for what is lost: whoever
+    /// says so has looked since `BeginRepair`. The same again: no effect. `Conflict` if repair has begun for another layout since.
     EndRepair {
         /// The layout.
         layout: LayoutId,
@@ -473,16 +473,16 @@ pub enum UpkeepCommand {
         #[serde(default)]
         layouts: Vec<LayoutId>,
     },
-    /// All shards of these writes are at their homes in this layout, or they are not in use any more: they are unsettled no
-    /// more. The same again: no effect. `Conflict` if repair has begun for another layout since.
+    /// All shards of these writes are at their homes in this layout, but for what is lost, or they are not in use any more: they
+    /// are unsettled no more. The same again: no effect. `Conflict` if repair has begun for another layout since.
     Repaired {
         /// The layout.
         layout: LayoutId,
         /// The writes.
         writes: Vec<WriteId>,
     },
-    /// Every shard of what is settled was seen at its home in the layout of the count, and what was elsewhere is deleted there.
-    /// `Conflict` if repair has begun for another layout since.
+    /// Every shard of what is settled was seen at its home in the layout of the count, but for what is lost, and what was
+    /// elsewhere is deleted there. `Conflict` if repair has begun for another layout since.
     Counted {
         /// What was found.
         count: Count,

@@ -48,6 +48,8 @@ impl Level {
     pub const REPLICAS: Self = Self(8);
     /// From here on a group may go on from less than it once had, and layouts say by what their spare drives are chosen.
     pub const RECOVERY: Self = Self(9);
+    /// From here on counts say what is lost.
+    pub const LOSSES: Self = Self(10);
 }
 
 /// Of who does not say.
@@ -110,7 +112,8 @@ impl ControlView {
 /// | 7 | compression and codes by bucket; zones and racks |
 /// | 8 | namespace groups with replicas on some hosts alone |
 /// | 9 | groups that go on from less than they had; spare drives chosen by what may be lost |
-pub const LEVEL: Level = Level::RECOVERY;
+/// | 10 | counts that say what is lost |
+pub const LEVEL: Level = Level::LOSSES;
 
 #[cfg(test)]
 mod tests {

@@ -207,6 +207,9 @@ pub struct Count {
     pub healed: u64,
     /// Shards that were elsewhere as well, and have been deleted there.
     pub cleared: u64,
+    /// Writes of which fewer shards are left than it takes to read them: nothing brings them back.
+    #[serde(default)]
+    pub lost: u64,
 }
 
 /// How far a group's data are at the homes that a layout gives them.
@@ -214,7 +217,7 @@ pub struct Count {
 pub struct RepairState {
     /// What is committed under an older layout than this one is remembered as unsettled.
     pub marked: LayoutId,
-    /// What is not remembered as unsettled has all its shards at its homes in this layout.
+    /// What is not remembered as unsettled has all its shards at its homes in this layout, but for what is lost.
     pub settled: LayoutId,
     /// How many writes are unsettled.
     pub unsettled: u64,

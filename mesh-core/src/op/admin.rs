@@ -256,7 +256,7 @@ pub struct GroupRepair {
 }
 
 impl GroupRepair {
-    /// Whether everything has been counted where the newest layout has it.
+    /// Whether everything has been counted where the newest layout has it, but for what is lost.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         let is_whole = |state: RepairState| {
@@ -296,7 +296,11 @@ impl fmt::Display for GroupRepair {
             count.shards,
             count.healed,
             count.cleared
-        )
+        )?;
+        if count.lost > 0 {
+            write!(f, ", {} LOST: fewer shards are left than it takes to read them", count.lost)?;
+        }
+        Ok(())
     }
 }
 
@@ -477,6 +481,20 @@ mod tests {
         );
         let moving = format!("shards are being brought to where {four} has them (until now: {})", LayoutId(3));
         assert_eq!(said(3, 0, 3), (false, text(&moving)));
+        let lost = |lost| {
+            let count =
+                Count { layout: four, at: UnixMillis(3_720_000), writes: 5, shards: 9, lost, ..Count::default() };
+            let state = RepairState { marked: four, settled: four, unsettled: 0, line: 1, count };
+            let group = GroupRepair { group: GroupId(2), newest: four, state: Some(state), error: None };
+            (group.is_whole(), group.to_string())
+        };
+        let counted = text(&format!(
+            "whole\n    last counted at 01:02 UTC, for {four}: 5 writes, 9 shards, 0 healed, 0 deleted elsewhere"
+        ));
+        assert_eq!(lost(0), (true, counted.clone()));
+        // Nothing is left to be done for it, and it is said.
+        let what = ", 2 LOST: fewer shards are left than it takes to read them";
+        assert_eq!(lost(2), (true, counted + what));
         let silent = GroupRepair { group: GroupId(2), newest: four, state: None, error: Some("no leader".into()) };
         assert_eq!((silent.is_whole(), silent.to_string()), (false, text("not known: no leader")));
     }

@@ -84,7 +84,7 @@ fn shard_id(shard: u8) -> ShardId {
 }
 
 pub(crate) fn count() -> Count {
-    Count { layout: LayoutId(31), at: UnixMillis(32), writes: 33, shards: 34, healed: 35, cleared: 36 }
+    Count { layout: LayoutId(31), at: UnixMillis(32), writes: 33, shards: 34, healed: 35, cleared: 36, lost: 37 }
 }
 
 fn wrapped_key() -> WrappedKey {

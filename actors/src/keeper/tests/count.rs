@@ -164,6 +164,29 @@ fn a_write_that_cannot_come_home_yet_holds_up_no_count() {
     bench.set(2, DriveState::Up);
     bench.pass(Duration::from_secs(60));
     assert_eq!((bench.state().unsettled, bench.writes().pop()), (0, Some((6, 2, 2))));
+    assert_eq!((bench.count(), bench.has(3)), ((2, [2, 12, 0, 1]), 0));
+}
+
+/// And not only when everything is counted for another reason: until then its drive could not be taken out.
+#[test]
+fn what_came_home_after_the_count_is_deleted_elsewhere_after_the_grace() {
+    let mut bench = counting();
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(bench.count(), (1, [0; 4]));
+    bench.set(2, DriveState::Down);
+    let write = bench.put("a", 3, &[2]);
+    bench.pass(Duration::from_secs(60));
+    assert_eq!((bench.state().unsettled, bench.has(4)), (1, 3));
+    bench.set(2, DriveState::Up);
+    bench.pass(Duration::from_secs(9));
+    assert_eq!((bench.state().unsettled, bench.count(), bench.has(4)), (0, (1, [0; 4]), 3));
+    bench.assert_at_home(write, 3);
+    bench.pass(Duration::from_secs(21));
+    assert_eq!((bench.count(), bench.has(4)), ((1, [1, 9, 0, 3]), 0));
+    // Once, and nothing more until the time has come.
+    let said = bench.commands.len();
+    bench.pass(Duration::from_secs(600));
+    assert_eq!(bench.commands.len(), said);
 }
 
 #[test]

@@ -125,3 +125,26 @@ fn what_is_deleted_is_not_healed() {
     bench.pass(Duration::from_secs(5));
     assert_eq!(bench.written.drain(..).collect::<Vec<_>>(), [(DriveId(1), shard(writes[2], 0, 0))]);
 }
+
+/// However much there is about which nothing can be done, what is behind it has its turn.
+#[test]
+fn a_list_that_is_cut_off_goes_on_where_it_was() {
+    let mut bench = Bench::new();
+    // Two damaged shards of each are as many as are taken in hand at once.
+    let many = 32_768;
+    let write = bench.put("a", many + 1, &[]);
+    bench.pass(Duration::ZERO);
+    for stripe in 0..many {
+        bench.damaged.extend([(DriveId(1), shard(write, stripe, 0)), (DriveId(2), shard(write, stripe, 1))]);
+    }
+    bench.damaged.insert((DriveId(1), shard(write, many, 0)));
+    bench.say_damaged();
+    bench.pass(Duration::from_secs(1));
+    assert_eq!((bench.writes(), bench.damaged.len()), (vec![], 65_537));
+    bench.pass(Duration::from_secs(15));
+    assert_eq!((bench.writes(), bench.damaged.len()), (vec![(1, many, 0)], 65_536));
+    // And behind the end comes the start.
+    bench.damaged.remove(&(DriveId(2), shard(write, 0, 1)));
+    bench.pass(Duration::from_secs(10));
+    assert_eq!((bench.writes(), bench.damaged.len()), (vec![(1, 0, 0)], 65_534));
+}
