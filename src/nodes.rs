@@ -169,7 +169,7 @@ pub(crate) fn is_missed(known: &Outlook, voters: &BTreeSet<ReplicaId>, who: Node
 mod tests {
     use mesh_core::{
         id::Incarnation,
-        op::{GroupReport, NodeReport},
+        op::{GroupReport, NodeReport, Settled},
     };
 
     use super::*;
@@ -226,6 +226,7 @@ mod tests {
                 term: 1,
                 trouble: None,
                 voters: voters.iter().map(|node| ReplicaId::new(NodeId(*node), 1)).collect(),
+                settled: Settled::Unsaid,
             };
             let report = NodeReport { node: NodeId(leader), groups: vec![said], ..NodeReport::default() };
             known.sight.reports.insert(NodeId(leader), Arc::new(report));

@@ -25,7 +25,8 @@ pub use beat::{AsOf, Beat, Held, News};
 pub use node::{MoveOp, MoveStep, Moved, NodeOp};
 pub use object::{Destination, ObjectOp, Piece};
 pub use report::{
-    Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Phase, STARTS_MAX, ScrubState, Witness,
+    Ability, ActorReport, DriveReport, GroupReport, NodeLoad, NodeReport, Phase, STARTS_MAX, ScrubState, Settled,
+    Witness,
 };
 pub use rescue::{
     BackupAt, BackupPage, Condition, Fate, Force, LogEnd, NodeReplicas, Recovery, RecoveryPlan, ReplicaReport,

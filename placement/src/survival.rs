@@ -14,6 +14,8 @@ pub struct Outage {
     pub hosts: BTreeSet<NodeId>,
     /// Drives that are not up, and how they are.
     pub drives: BTreeMap<DriveId, DriveState>,
+    /// Why not all that is stored is known to be where the newest layout has it, for people.
+    pub unsettled: Option<String>,
 }
 
 impl Outage {
@@ -41,7 +43,7 @@ impl Outage {
 }
 
 /// What is left to a mesh of `hosts` nodes with this newest layout when any one more of its nodes is gone. A layout that
-/// drives are missing from, or that has none, survives nothing.
+/// drives are missing from, or that has none, survives nothing; nor does one to which what is stored is still being brought.
 #[must_use]
 pub fn survival(layout: &Layout, hosts: usize, out: &Outage) -> Survival {
     let lost =
@@ -66,7 +68,10 @@ pub fn survival(layout: &Layout, hosts: usize, out: &Outage) -> Survival {
             worst = one;
         }
     }
-    worst
+    match &out.unsettled {
+        Some(why) => lost(false, why.clone()),
+        None => worst,
+    }
 }
 
 /// What is left of what is stored in a code.
@@ -223,6 +228,7 @@ mod tests {
             let out = Outage {
                 hosts: hosts.iter().map(|host| NodeId(*host)).collect(),
                 drives: drives.iter().map(|(drive, state)| (DriveId(*drive), *state)).collect(),
+                unsettled: None,
             };
             let survival = survival(&layout(2, 1, &[2, 2, 2]), 3, &out);
             (survival.reads, survival.writes, survival.reason)
@@ -238,6 +244,24 @@ mod tests {
         assert!(reads && !writes && reason.contains("2 drives to go to"), "{reason}");
         let (reads, writes, reason) = with(&[], &[(3, down)]);
         assert!(!reads && !writes && reason.contains("bring the drives back"), "{reason}");
+    }
+
+    #[test]
+    fn nothing_more_may_be_lost_before_what_was_lost_is_whole_again() {
+        let why = "group-2 is being repaired: see `mesh repair`";
+        let with = |drives: &[(u64, DriveState)], nodes: &[usize]| {
+            let drives = drives.iter().map(|(drive, state)| (DriveId(*drive), *state)).collect();
+            let out = Outage { drives, unsettled: Some(why.into()), ..Outage::default() };
+            let survival = survival(&layout(2, 1, nodes), nodes.len(), &out);
+            (survival.reads, survival.writes, survival.reason)
+        };
+        assert_eq!(with(&[], &[2, 2, 2]), (false, false, why.to_owned()));
+        // That writes would end is the lesser evil.
+        assert_eq!(with(&[], &[1, 1, 1]), (false, false, why.to_owned()));
+        assert_eq!(with(&[(3, DriveState::Full)], &[2, 2, 2]).2, format!("drive-3 is full: {why}"));
+        // What no repair mends is said first.
+        let (reads, _, reason) = with(&[(3, DriveState::Down)], &[2, 2, 2]);
+        assert!(!reads && reason.contains("bring the drives back"), "{reason}");
     }
 
     #[test]

@@ -108,8 +108,9 @@ impl Dev {
                 variables.push(("MESH_DEV_SOCKET", started.socket.display().to_string()));
             }
             write_private(&told, &exports(&variables))?;
-            let survival = first.status().iter().find_map(|report| report.survival.clone());
-            self.print_lines(&told, &variables, began.elapsed(), survival.as_ref());
+            let took = began.elapsed();
+            let survival = survival_of(first).await;
+            self.print_lines(&told, &variables, took, survival.as_ref());
             told_to_stop().await
         };
         // Told to stop while it starts, it stops as well.
@@ -224,6 +225,18 @@ impl Dev {
     }
 }
 
+/// What the mesh survives. Who leads the metadata has yet to say, at the start, that nothing is to be repaired.
+async fn survival_of(node: &Node) -> Option<Survival> {
+    let look = || node.status().iter().find_map(|report| report.survival.clone());
+    for _ in 0..LOOKS_MAX {
+        match look() {
+            Some(survival) if survival.reads => return Some(survival),
+            _ => tokio::time::sleep(LOOK_PAUSE).await,
+        }
+    }
+    look()
+}
+
 /// Chains go to DPUs, unless somebody has said otherwise.
 async fn prefer_dpus(node: &Node) -> Result<(), Error> {
     if node.control().wishes.contains_key(&Scope::Mesh) {
@@ -278,4 +291,7 @@ const BUCKET: &str = "dev";
 /// What S3 requests may hold: three nodes in one process, on a machine that has other things to do.
 const S3_MEMORY: u64 = 256 << 20;
 const READY_MAX: Duration = Duration::from_secs(60);
+/// How often it looks again before it says that the mesh does not survive the loss of a node.
+const LOOKS_MAX: u32 = 10;
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
 const STOP_MAX: Duration = Duration::from_secs(10);

@@ -24,8 +24,9 @@ use super::{Connect, human, say};
 /// `capacity_bytes`, `free_bytes`, `shards`, `corrupt` (records found damaged since its node started) and `reason` (why it is not up, or
 /// null); `groups`, an array with `id`, `leader` (a node's id, or null), `term`, and `troubles`, an array with `node` and
 /// `why`, of the replicas that neither vote nor serve; `survival`, what goes on when any one more node is lost: `reads`,
-/// `writes`, and `reason` why not and what helps; null while there is no layout; `level`, what the builds of all nodes can do
-/// together, with `held_back_by`, the `id`s of nodes whose builds can do less than others' (each node has its `level`).
+/// `writes`, and `reason` why not and what helps (not before what was lost has been repaired); null while there is no layout;
+/// `level`, what the builds of all nodes can do together, with `held_back_by`, the `id`s of nodes whose builds can do less than
+/// others' (each node has its `level`).
 ///
 /// Fails if the node that answers does not take data, with what it waits for.
 #[derive(Debug, Args)]

@@ -11,7 +11,7 @@ use mesh_core::{
     Error, ErrorKind,
     id::{ActorId, GroupId, NodeId, ReplicaId},
     meta::ControlView,
-    op::GroupReport,
+    op::{GroupReport, Settled},
 };
 use mesh_placement::steward::{Event, Group, Key};
 
@@ -46,7 +46,15 @@ impl Cluster {
         let group = |group, term, leader: Option<NodeId>, learners: BTreeSet<ReplicaId>| {
             let leads = leader == Some(node);
             let said = if leads { voters.iter().copied().collect() } else { Vec::new() };
-            let report = GroupReport { group, replica: replica(node), leader, term, trouble: None, voters: said };
+            let report = GroupReport {
+                group,
+                replica: replica(node),
+                leader,
+                term,
+                trouble: None,
+                voters: said,
+                settled: Settled::Unsaid,
+            };
             Group { report, leads, voters: voters.clone(), caught_up: learners.clone(), learners, unfinished: None }
         };
         let own = self.leads.terms.get(&node).map(|term| (*term, Some(node)));

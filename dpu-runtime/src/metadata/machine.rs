@@ -1,9 +1,9 @@
 //! A group's replica of the state: applies what Raft committed, answers questions, gives and takes snapshots.
 //!
 //! Owns the state tree in use, and the view of it if it is the control group's: each batch that is applied makes the next
-//! view out of the one before, and is told once. A snapshot that arrives is built in a tree of the next generation; then one small
-//! durable write makes that one the tree in use. So a crash leaves the old state or the new one, and what is left of
-//! the other is dropped when the group is opened.
+//! view out of the one before, and is told once; of a namespace group it knows how far that is with repair. A snapshot that
+//! arrives is built in a tree of the next generation; then one small durable write makes that one the tree in use. So a crash
+//! leaves the old state or the new one, and what is left of the other is dropped when the group is opened.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use mesh_actors::metadata::{
 use mesh_core::{
     Error, ErrorKind,
     id::GroupId,
-    meta::{ControlView, MetaAnswer, Query},
+    meta::{ControlView, MetaAnswer, Query, RepairState},
     op::Recovery,
 };
 use openraft::{
@@ -50,6 +50,9 @@ pub(crate) struct GroupState {
     store: Arc<Store>,
     current: RwLock<Current>,
     sending: Arc<Sending>,
+    /// How far a namespace group is with repair; none where that cannot be read. Who asks waits for nobody who reads or writes
+    /// the table.
+    repair: Mutex<Option<RepairState>>,
     /// The control group's contents, for whoever wants to know, from this entry on.
     control: Option<(watch::Sender<Arc<ControlView>>, u64)>,
 }
@@ -89,7 +92,8 @@ impl GroupState {
         let (applied, membership) = store.heed(group, table.applied())?;
         let view = control.is_some().then(|| view_of(&table)).transpose()?;
         let current = Current { generation, table, applied, membership, images: Vec::new(), image: 0, view };
-        let state = Self { group, store, current: RwLock::new(current), sending: Arc::default(), control };
+        let repair = Mutex::new(repair_of(group, &current.table));
+        let state = Self { group, store, current: RwLock::new(current), sending: Arc::default(), repair, control };
         state.publish();
         Ok(Arc::new(state))
     }
@@ -231,11 +235,15 @@ impl GroupState {
         }
         let view = current.view.as_ref().map(|before| state::control_after(before, changes)).transpose();
         let view = view.map_err(into_io)?.flatten();
+        let repair = state::repair_after(changes).map_err(into_io)?;
         current.table.commit(changes, Some((&applied, &membership)))?;
         current.applied = applied;
         current.membership = membership;
         if let Some(after) = view {
             current.view = Some(Arc::new(after));
+        }
+        if repair.is_some() {
+            *lock(&self.repair) = repair;
         }
         self.store.claim(self.group, |claim| claim.applied = applied);
         Ok(())
@@ -258,12 +266,18 @@ impl GroupState {
             current.images.drain(..).filter_map(|image| image.upgrade()).for_each(|aside| lock(&aside).spoil());
             current.applied = meta.last_log_id;
             current.membership = meta.last_membership.clone();
+            *lock(&self.repair) = repair_of(self.group, &table);
             current.table = table;
             current.view = view;
             core::mem::replace(&mut current.generation, generation)
         };
         self.publish();
         self.store.drop_tree(&tree_name(self.group, old))
+    }
+
+    /// How far a namespace group is with repair, as it is applied here; none if that is not known.
+    pub(super) fn repair(&self) -> Option<RepairState> {
+        *lock(&self.repair)
     }
 
     /// The last entry that was applied.
@@ -381,6 +395,15 @@ pub(super) fn into_io(error: Error) -> io::Error {
 
 fn view_of(table: &TreeTable) -> io::Result<Arc<ControlView>> {
     state::control_view(table).map(Arc::new).map_err(into_io)
+}
+
+/// How far a namespace group is with repair, as its table says.
+fn repair_of(group: GroupId, table: &TreeTable) -> Option<RepairState> {
+    match state::query(table, group, &Query::Repair) {
+        Ok(MetaAnswer::Repair(repair)) => Some(repair),
+        // Of the control group there is nothing to know, and what is damaged is found by whoever needs it.
+        _ => None,
+    }
 }
 
 fn stopped(error: io::Error) -> Error {

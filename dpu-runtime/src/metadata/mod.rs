@@ -48,7 +48,7 @@ use mesh_core::{
     id::{GroupId, Incarnation, NodeId, ReplicaId},
     limits::HEARTBEAT_INTERVAL,
     meta::{Command, ControlView, LEVEL, Level, MetaAnswer},
-    op::{GroupReport, NodeOp},
+    op::{GroupReport, NodeOp, Settled},
     port::{Clock, Outbound},
     time::Instant,
     topology::KnownReplicas,
@@ -491,6 +491,7 @@ impl RaftMetadata {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
         let open = groups.iter().map(|(group, replica)| {
             let trouble = self.trouble(*group, replica);
+            let settled = if trouble.is_none() { replica.settled() } else { Settled::Unsaid };
             GroupReport {
                 group: *group,
                 replica: replica.id(),
@@ -500,6 +501,7 @@ impl RaftMetadata {
                 term: replica.term(),
                 trouble: trouble.map(|error| error.to_string()),
                 voters: if replica.raft.is_leader() { replica.members().0.into_iter().collect() } else { Vec::new() },
+                settled,
             }
         });
         // Also those that nobody has asked for since it started: who follows them has to know.
@@ -516,6 +518,7 @@ impl RaftMetadata {
             term: 0,
             trouble: Some(error.to_string()),
             voters: Vec::new(),
+            settled: Settled::Unsaid,
         });
         open.chain(closed).collect()
     }

@@ -11,6 +11,7 @@ use mesh_core::{
     Answer, Buf, Error, ErrorKind, Outcome, Redirect, Response,
     id::{GroupId, NodeId, ReplicaId},
     meta::{Command, Level, MetaAnswer, Query},
+    op::Settled,
 };
 use openraft::{
     Instant as _, ReadPolicy,
@@ -134,6 +135,15 @@ impl Replica {
         let metrics = self.raft.server_metrics();
         let vote = metrics.borrow_watched().vote;
         vote.leader_id.term
+    }
+
+    /// How far what a namespace group has stored is at home, if this replica leads and has applied all that was agreed on before
+    /// that.
+    pub(super) fn settled(&self) -> Settled {
+        let metrics = self.raft.metrics();
+        let applied = metrics.borrow_watched().last_applied;
+        let knows = self.raft.is_leader() && applied.is_some_and(|applied| applied.leader_id.term == self.term());
+        self.state.repair().filter(|_| knows).map_or(Settled::Unsaid, Settled::from)
     }
 
     /// Forgets the lease of a leader that is gone, or only that of a term, so that this replica votes. Reads never rest on

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bluefield::Generation,
-    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
-    meta::Level,
+    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, ReplicaId},
+    meta::{Level, RepairState},
     time::UnixMillis,
     topology::{DriveState, Location, NodeKind, NodeState, Survival},
 };
@@ -105,7 +105,42 @@ pub struct GroupReport {
     pub trouble: Option<String>,
     /// Who votes, as the leader says; of nobody else.
     pub voters: Vec<ReplicaId>,
+    /// How far what it has stored is at home, as the leader of a namespace group says; of nobody else.
+    #[serde(default)]
+    pub settled: Settled,
 }
+
+/// How far what a namespace group has stored is at the homes that a layout gives it. It counts nothing, so that it changes only
+/// where something follows from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Settled {
+    /// It is not known.
+    #[default]
+    Unsaid,
+    /// No repair was ever begun: everything is where it was written.
+    Unbegun,
+    /// Not all of it is.
+    Partly,
+    /// All of it is, in this layout.
+    In(LayoutId),
+}
+
+impl From<RepairState> for Settled {
+    fn from(state: RepairState) -> Self {
+        let RepairState { marked, settled, unsettled, .. } = state;
+        match (marked, settled) {
+            (LayoutId(0), _) => Self::Unbegun,
+            _ if unsettled > 0 => Self::Partly,
+            // Before the first layout there is none in which anything could be.
+            (FIRST_LAYOUT, LayoutId(0)) => Self::In(FIRST_LAYOUT),
+            _ if settled == marked => Self::In(settled),
+            _ => Self::Partly,
+        }
+    }
+}
+
+/// Layouts are numbered from it, unless the mesh goes on from less than it had.
+const FIRST_LAYOUT: LayoutId = LayoutId(1);
 
 /// What a node can run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,4 +249,22 @@ pub struct ScrubState {
     pub ended: UnixMillis,
     /// Somebody asked for it: it does not keep to the usual rate.
     pub asked: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_settled_in_the_layout_of_its_last_repair_once_nothing_is_elsewhere() {
+        let of = |marked, settled, unsettled| {
+            let (marked, settled) = (LayoutId(marked), LayoutId(settled));
+            Settled::from(RepairState { marked, settled, unsettled, ..RepairState::default() })
+        };
+        assert_eq!(Settled::from(RepairState::default()), Settled::Unbegun);
+        assert_eq!([of(1, 0, 0), of(1, 1, 0), of(4, 4, 0)], [1, 1, 4].map(|layout| Settled::In(LayoutId(layout))));
+        // One is under way, the first of a mesh that had layouts before it among them; or writes were stored without some of
+        // their drives.
+        assert_eq!([of(2, 1, 0), of(3, 0, 0), of(4, 4, 1), of(1, 0, 1)], [Settled::Partly; 4]);
+    }
 }

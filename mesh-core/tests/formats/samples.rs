@@ -22,7 +22,7 @@ use mesh_core::{
     op::{
         Ability, ActorReport, AdminAnswer, AdminOp, AsOf, Beat, Binding, Destination, DriveReport, GroupReport, Head,
         Held, MoveOp, MoveStep, Moved, News, NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece, Reliance,
-        ScrubState, ShardOp, StripeOp, StripeTarget, Witness,
+        ScrubState, Settled, ShardOp, StripeOp, StripeTarget, Witness,
     },
     spec::CustomSpec,
     time::UnixMillis,
@@ -297,6 +297,7 @@ fn group_report(group: GroupId, leader: Option<NodeId>, trouble: Option<&str>) -
         term: 119,
         trouble: trouble.map(Into::into),
         voters: vec![ReplicaId::new(NodeId(115), 1), ReplicaId::new(NodeId(116), 2)],
+        settled: leader.map_or(Settled::Unbegun, |_| Settled::In(LayoutId(157))),
     }
 }
 

@@ -279,7 +279,10 @@ impl Acquaintances {
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::{id::ReplicaId, op::GroupReport};
+    use mesh_core::{
+        id::ReplicaId,
+        op::{GroupReport, Settled},
+    };
 
     use super::*;
     use crate::steward::tests::host;
@@ -350,7 +353,15 @@ mod tests {
         let mut known = Acquaintances::default();
         let with = |replica: u64, starts: &[u64]| {
             let (group, replica) = (GroupId::CONTROL, ReplicaId::new(NODE, replica));
-            let said = GroupReport { group, replica, leader: None, term: 1, trouble: None, voters: Vec::new() };
+            let said = GroupReport {
+                group,
+                replica,
+                leader: None,
+                term: 1,
+                trouble: None,
+                voters: Vec::new(),
+                settled: Settled::Unsaid,
+            };
             NodeReport { groups: vec![said], ..report(1, starts, 1) }
         };
         let beat = |replica: u64, marked, report: &NodeReport| Beat {
@@ -394,7 +405,15 @@ mod tests {
     fn a_start_that_was_set_back_and_renewed_does_not_give_way_to_the_one_before_it() {
         let with = |replica: u64, starts: &[u64]| {
             let (group, replica) = (GroupId::CONTROL, ReplicaId::new(NODE, replica));
-            let said = GroupReport { group, replica, leader: None, term: 1, trouble: None, voters: Vec::new() };
+            let said = GroupReport {
+                group,
+                replica,
+                leader: None,
+                term: 1,
+                trouble: None,
+                voters: Vec::new(),
+                settled: Settled::Unsaid,
+            };
             let report = NodeReport { groups: vec![said], ..report(1, starts, 1) };
             let (incarnation, address) = (report.incarnation, report.address.clone());
             (Beat { node: NODE, incarnation, address, replica: Some(replica), ..Beat::default() }, report)
@@ -455,7 +474,15 @@ mod tests {
         assert_eq!(meet(&mut known, &report(2, &[6], 1)), (true, false), "of another life");
         // A replica is made: it is the same start.
         let (group, replica) = (GroupId::CONTROL, ReplicaId::new(NODE, 1));
-        let said = GroupReport { group, replica, leader: None, term: 1, trouble: None, voters: Vec::new() };
+        let said = GroupReport {
+            group,
+            replica,
+            leader: None,
+            term: 1,
+            trouble: None,
+            voters: Vec::new(),
+            settled: Settled::Unsaid,
+        };
         assert_eq!(meet(&mut known, &NodeReport { groups: vec![said], ..report(2, &[6], 1) }), (false, false));
         // Not even where another one is not asked for yet.
         let before = known.witnesses()[&NODE];
@@ -506,7 +533,15 @@ mod tests {
         let with = |replica: Option<u64>, starts: &[u64]| {
             let of = |replica| {
                 let (group, replica) = (GroupId::CONTROL, ReplicaId::new(NODE, replica));
-                GroupReport { group, replica, leader: None, term: 1, trouble: None, voters: Vec::new() }
+                GroupReport {
+                    group,
+                    replica,
+                    leader: None,
+                    term: 1,
+                    trouble: None,
+                    voters: Vec::new(),
+                    settled: Settled::Unsaid,
+                }
             };
             NodeReport { groups: replica.into_iter().map(of).collect(), ..report(1, starts, 1) }
         };

@@ -1,8 +1,12 @@
-//! When a new layout is made: once the drives that it would be made of have been the same for a moment. It is the next one
-//! of its line. A mesh some of whose nodes cannot do lines yet makes layouts of none, and begins a line once all can.
+//! When a new layout is made: once the drives that it would be made of have been the same for a moment, each in the same node.
+//! It is the next one of its line. A mesh some of whose nodes cannot do lines yet makes layouts of none, and begins a line once
+//! all can.
 
 use core::time::Duration;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mesh_core::{
     Error,
@@ -18,8 +22,8 @@ use crate::layout::{self, Lineage};
 /// What the leader of the control group waits for.
 #[derive(Clone, Debug, Default)]
 pub struct Layouts {
-    /// The drives that a new layout would be made of, and since when it is these.
-    settling: Option<(Vec<DriveId>, Places, Instant)>,
+    /// The drives that a new layout would be made of, with the nodes that they are in, and since when it is these.
+    settling: Option<(BTreeMap<DriveId, NodeId>, Places, Instant)>,
     /// Of these there is nothing to be made.
     quiet: Option<Grounds>,
 }
@@ -90,7 +94,8 @@ impl Layouts {
         };
         let infos: Vec<_> = view.staying().filter(has_place).cloned().collect();
         // What a layout would leave out must not make one look outdated: it would be made anew for ever.
-        let drives: Vec<DriveId> = layout::usable(&infos).into_iter().map(|drive| drive.id).collect();
+        let domains: BTreeMap<DriveId, NodeId> =
+            layout::usable(&infos).into_iter().map(|drive| (drive.id, drive.node)).collect();
         let lineage = match newest {
             // The mesh is about to be able to: no layout is made that the next look replaces.
             _ if view.level < Level::LINES && view.level_to_come() >= Some(Level::LINES) => return None,
@@ -107,13 +112,11 @@ impl Layouts {
         let rule = if view.level >= Level::RECOVERY { Rule::Losses } else { Rule::Nodes };
         let is_of_line = |layout: &Layout| layout.line > 0 || matches!(lineage, Lineage::None(_));
         let laid_out = newest.is_some_and(|layout| {
-            is_of_line(layout)
-                && drives.iter().all(|drive| layout.domains.contains_key(drive))
-                && layout.domains.len() == drives.len()
-                && layout.places == places
+            // A drive whose medium was put into another node fails with that one now.
+            is_of_line(layout) && layout.domains == domains && layout.places == places
         });
         let is_asked_for = matches!(&lineage, Lineage::Next(_, new) if !new.is_empty());
-        if (laid_out && !is_asked_for) || drives.len() < view.widest() {
+        if (laid_out && !is_asked_for) || domains.len() < view.widest() {
             (self.settling, self.quiet) = (None, Some(Grounds::of(view)));
             return None;
         }
@@ -121,14 +124,14 @@ impl Layouts {
             // Of the same drives: nothing has to settle, and who has made a bucket waits.
             return newest.map(|newest| Draft { id: LayoutId(newest.id.0 + 1), lineage, drives: infos, places, rule });
         }
-        let is_same = |(of, at, _): &&(Vec<DriveId>, Places, Instant)| (of, at) == (&drives, &places);
+        let is_same = |(of, at, _): &&(BTreeMap<DriveId, NodeId>, Places, Instant)| (of, at) == (&domains, &places);
         let Some((_, _, since)) = self.settling.as_ref().filter(is_same) else {
-            self.settling = Some((drives, places, now));
+            self.settling = Some((domains, places, now));
             return None;
         };
         // Every node that is a member has had time to register; the very first layout waits for them all, and one of which only
         // places are others for all to say theirs.
-        let only_places = newest.is_some_and(|layout| layout.domains.keys().eq(&drives) && layout.places != places);
+        let only_places = newest.is_some_and(|layout| layout.domains == domains && layout.places != places);
         let waits = only_places || (newest.is_none() && !everybody_has_drives(view));
         let quiet = if waits { SETTLE_FIRST } else { SETTLE };
         if now.since(*since) < quiet {
@@ -228,6 +231,64 @@ mod tests {
         assert_eq!(id(&layouts.look(&view, at(9000))), None);
         let third = made(layouts.look(&view, at(9300)));
         assert_eq!(third.domains.len(), 4);
+    }
+
+    /// Two drives in each of three nodes, and the first layout of them.
+    fn pairs() -> (Layouts, ControlView, Arc<Layout>) {
+        let mut layouts = Layouts::default();
+        let mut view = view(&[1, 2, 3]);
+        view.drives.extend([4, 5, 6].map(|id| (DriveId(id), drive(id, id - 3))));
+        assert_eq!(id(&layouts.look(&view, at(0))), None);
+        let first = made(layouts.look(&view, at(300)));
+        view.layouts.insert(first.id, first.clone());
+        assert_eq!(id(&layouts.look(&view, at(1000))), None);
+        (layouts, view, first)
+    }
+
+    #[test]
+    fn a_drive_that_was_put_into_another_node_fails_with_that_one_in_the_next_layout() {
+        let (mut layouts, mut view, first) = pairs();
+        view.drives.insert(DriveId(4), drive(4, 3));
+        assert_eq!(id(&layouts.look(&view, at(5000))), None);
+        assert_eq!(id(&layouts.look(&view, at(5299))), None);
+        // Into a third one: the moment begins anew.
+        view.drives.insert(DriveId(4), drive(4, 2));
+        assert_eq!(id(&layouts.look(&view, at(5300))), None);
+        assert_eq!(id(&layouts.look(&view, at(5599))), None);
+        let second = made(layouts.look(&view, at(5600)));
+        assert_eq!((second.id, second.line, second.domains[&DriveId(4)]), (LayoutId(2), first.line, NodeId(2)));
+        view.layouts.insert(second.id, second);
+        assert_eq!(id(&layouts.look(&view, at(9000))), None);
+        // And back again, while others come.
+        view.drives.insert(DriveId(4), drive(4, 1));
+        view.drives.insert(DriveId(7), drive(7, 1));
+        assert_eq!(id(&layouts.look(&view, at(9000))), None);
+        let third = made(layouts.look(&view, at(9300)));
+        assert_eq!((third.domains[&DriveId(4)], third.domains.len()), (NodeId(1), 7));
+    }
+
+    #[test]
+    fn no_node_has_more_of_a_stripe_than_may_be_lost_once_a_drive_was_put_into_it() {
+        let (mut layouts, mut view, first) = pairs();
+        view.drives.insert(DriveId(4), drive(4, 2));
+        assert_eq!(id(&layouts.look(&view, at(5000))), None);
+        let second = made(layouts.look(&view, at(5300)));
+        let none = crate::Outage::default();
+        // The first one, as it has become.
+        let moved = Layout { domains: second.domains.clone(), ..(*first).clone() };
+        assert!(!crate::survival(&moved, 3, &none).reads);
+        assert!(crate::survival(&second, 3, &none).reads);
+        let mut kept = 0;
+        for (before, after) in first.groups.iter().zip(&second.groups) {
+            let (before, after) = (&before[..3], &after[..3]);
+            let nodes: BTreeSet<NodeId> = after.iter().map(|home| view.drives[home].node).collect();
+            assert_eq!(nodes.len(), 3, "{after:?}");
+            // What stays a home stays that of the same shard.
+            assert!((0..3).all(|seat| !after.contains(&before[seat]) || after[seat] == before[seat]));
+            kept += (0..3).filter(|seat| before[*seat] == after[*seat]).count();
+        }
+        // Only drive 1 is left in its node, which has a shard of every stripe as before; in the second node three take turns.
+        assert!(kept * 10 > first.groups.len() * 3 * 6, "{kept} of {}", first.groups.len() * 3);
     }
 
     #[test]

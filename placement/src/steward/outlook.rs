@@ -8,12 +8,12 @@ use std::{
 
 use mesh_core::{
     Error, ErrorKind,
-    id::{ActorId, DriveId, Epoch, Incarnation, NodeId},
-    meta::ControlView,
-    op::{ActorReport, DriveReport, GroupReport, NodeReport, Phase, ScrubState, Witness},
+    id::{ActorId, DriveId, Epoch, GroupId, Incarnation, NodeId},
+    meta::{ControlView, Level},
+    op::{ActorReport, DriveReport, GroupReport, NodeReport, Phase, ScrubState, Settled, Witness},
     shared::SharedMap,
     time::Instant,
-    topology::{DriveInfo, DriveState, Leaving, NodeInfo, NodeKind, NodeState},
+    topology::{DriveInfo, DriveState, Layout, Leaving, NodeInfo, NodeKind, NodeState},
 };
 
 use super::Sight;
@@ -150,6 +150,7 @@ impl Outlook {
     pub fn status(&self, view: &ControlView) -> Vec<Arc<NodeReport>> {
         let hosts: BTreeSet<NodeId> =
             view.nodes.values().filter(|node| node.kind == NodeKind::Host).map(|node| node.id).collect();
+        let newest = view.layouts.values().next_back();
         let out = Outage {
             hosts: hosts.difference(&self.sight.alive).copied().collect(),
             drives: self
@@ -158,8 +159,8 @@ impl Outlook {
                 .filter(|(_, state)| **state != DriveState::Up)
                 .map(|(id, state)| (*id, *state))
                 .collect(),
+            unsettled: newest.and_then(|newest| self.unsettled(view, newest)),
         };
-        let newest = view.layouts.values().next_back();
         let survival = newest.map(|layout| survival(layout, hosts.len(), &out));
         let mut nodes: BTreeMap<NodeId, NodeReport> = BTreeMap::new();
         for info in view.nodes.values() {
@@ -195,6 +196,23 @@ impl Outlook {
             self.judge(report, view);
         }
         nodes.into_values().map(Arc::new).collect()
+    }
+
+    /// A namespace group of which nobody says that all it has stored is where the newest layout has it, with what is known, for
+    /// people.
+    fn unsettled(&self, view: &ControlView, newest: &Layout) -> Option<String> {
+        // Of layouts of no line nothing is repaired.
+        if view.level < Level::LINES || newest.line == 0 {
+            return None;
+        }
+        let why = |group: GroupId| match self.sight.led(group).map(|said| said.settled) {
+            Some(Settled::Unbegun) => None,
+            Some(Settled::In(layout)) if layout == newest.id => None,
+            Some(Settled::In(_) | Settled::Partly) => Some(format!("{group} is being repaired: see `mesh repair`")),
+            Some(Settled::Unsaid) => Some(format!("{group} does not say yet whether it is whole: see `mesh repair`")),
+            None => Some(format!("nobody leads {group}, which may not be whole: see `mesh repair`")),
+        };
+        (1..=u64::from(view.namespaces)).map(GroupId).find_map(why)
     }
 
     /// What a node said, as this one sees it.
@@ -305,13 +323,12 @@ mod tests {
     use mesh_core::{
         assignment::Tail,
         bluefield::Generation,
-        id::{ClusterId, LayoutId, TenantId},
-        meta::Level,
+        id::{ClusterId, LayoutId, ReplicaId, TenantId},
         topology::Code,
     };
 
     use super::*;
-    use crate::steward::tests::{drive, host, runs};
+    use crate::steward::tests::{drive, group, host, runs};
 
     const HERE: NodeId = NodeId(1);
     const OTHER: NodeId = NodeId(2);
@@ -457,6 +474,55 @@ mod tests {
         );
         known.drives.insert(DriveId(6), DriveState::Down);
         assert!(!survival(&known, &control).reads, "a drive is out: one more node is too many");
+    }
+
+    #[test]
+    fn nothing_may_be_lost_while_a_namespace_group_is_not_settled_in_the_newest_layout() {
+        let (mut known, mut control) = (outlook(), mesh());
+        let all: Vec<DriveInfo> = [(5, 1), (6, 2), (8, 3)].map(|(id, node)| drive(id, node)).into();
+        control.drives = all.iter().map(|info| (info.id, info.clone())).collect();
+        let lineage = crate::layout::Lineage::First(1, Code { data: 2, parity: 1 });
+        let layout = crate::layout::build(LayoutId(2), &lineage, &all, &mesh_core::topology::Places::default())
+            .expect("it can be made");
+        control.layouts.insert(layout.id, Arc::new(layout));
+        (control.level, control.namespaces) = (Level::LINES, 2);
+        known.sight.alive = Arc::new([HERE, OTHER, NodeId(3)].into());
+        known.drives = [5, 6, 8].map(|id| (DriveId(id), DriveState::Up)).into();
+        let survival = |known: &Outlook, control: &ControlView| {
+            let status = known.status(control);
+            of(&status, HERE).survival.clone().map(|survival| (survival.reads, survival.reason))
+        };
+        // The other one leads both groups, in a term.
+        let says = |known: &mut Outlook, node: NodeId, term, settled: [Settled; 2]| {
+            let said = |(id, settled)| GroupReport {
+                group: GroupId(id),
+                leader: Some(node),
+                term,
+                voters: vec![ReplicaId::new(node, 1)],
+                settled,
+                ..group(node.0, &[]).report
+            };
+            let groups = [(1, settled[0]), (2, settled[1])].map(said).into();
+            known.sight.reports.insert(node, Arc::new(NodeReport { node, groups, ..NodeReport::default() }));
+        };
+        let unsafe_for = |why: &str| Some((false, format!("{why}: see `mesh repair`")));
+        let of_layout = |layout| Settled::In(LayoutId(layout));
+        assert_eq!(survival(&known, &control), unsafe_for("nobody leads group-1, which may not be whole"));
+        says(&mut known, OTHER, 1, [of_layout(2), Settled::Unsaid]);
+        assert_eq!(survival(&known, &control), unsafe_for("group-2 does not say yet whether it is whole"));
+        for settled in [of_layout(1), Settled::Partly] {
+            says(&mut known, OTHER, 1, [of_layout(2), settled]);
+            assert_eq!(survival(&known, &control), unsafe_for("group-2 is being repaired"));
+        }
+        for settled in [of_layout(2), Settled::Unbegun] {
+            says(&mut known, OTHER, 1, [settled, of_layout(2)]);
+            assert!(survival(&known, &control).is_some_and(|(reads, _)| reads));
+        }
+        // Who leads later counts.
+        says(&mut known, HERE, 2, [Settled::Partly, of_layout(2)]);
+        assert_eq!(survival(&known, &control), unsafe_for("group-1 is being repaired"));
+        control.level = Level::FIRST;
+        assert!(survival(&known, &control).is_some_and(|(reads, _)| reads), "nothing is ever repaired then");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use mesh_core::{
     assignment::MoveId,
     id::{DriveId, Epoch, Incarnation},
-    op::{ActorReport, News, Phase},
+    op::{ActorReport, News, Phase, Settled},
     topology::{DriveInfo, NodeInfo, NodeKind},
 };
 
@@ -28,6 +28,7 @@ pub(super) fn group(node: u64, voters: &[u64]) -> Group {
         term: 1,
         trouble: None,
         voters: Vec::new(),
+        settled: Settled::Unsaid,
     };
     let voters = voters.iter().map(|node| replica(*node)).collect();
     Group { report, leads: false, voters, learners: BTreeSet::new(), caught_up: BTreeSet::new(), unfinished: None }

@@ -37,7 +37,7 @@ mod tests;
 use mesh_core::{
     Error,
     id::GroupId,
-    meta::{Command, ControlView, MetaAnswer, Query},
+    meta::{Command, ControlView, MetaAnswer, Query, RepairState},
     op::Recovery,
 };
 
@@ -131,6 +131,14 @@ pub fn control_view(table: &dyn Table) -> Result<ControlView, Error> {
 /// `Corrupt`: a change cannot be read.
 pub fn control_after(before: &ControlView, changes: &[Change]) -> Result<Option<ControlView>, Error> {
     view::after(before, changes)
+}
+
+/// How far a namespace group is with repair after changes that [`apply`] gave; `None` if they say nothing of it.
+///
+/// # Errors
+/// As [`control_after`].
+pub fn repair_after(changes: &[Change]) -> Result<Option<RepairState>, Error> {
+    repair::after(changes)
 }
 
 /// Refuses a command that is for another group: whoever brought it here mistook this one for it, or named a group that

@@ -24,13 +24,21 @@ use mesh_core::{
 };
 
 use super::{
-    rows::{Rows, Use},
+    rows::{self, Rows, Use},
     waste::{self, RUNS_MAX},
 };
-use crate::metadata::keys;
+use crate::metadata::{Change, keys};
 
 pub(super) fn state(rows: &Rows<'_>) -> Result<RepairState, Error> {
     Ok(rows.find(&keys::repair())?.unwrap_or_default())
+}
+
+/// How far the group is after changes; `None`: they say nothing of it.
+pub(super) fn after(changes: &[Change]) -> Result<Option<RepairState>, Error> {
+    let key = keys::repair();
+    let Some(change) = changes.iter().find(|change| change.key == key) else { return Ok(None) };
+    let state = change.value.as_deref().map(|value| rows::decode(&key, value)).transpose()?;
+    Ok(Some(state.unwrap_or_default()))
 }
 
 /// Remembers a write that is committed now, if its shards may not be where repair takes them to be.

@@ -32,7 +32,7 @@ use mesh_core::{
     time::UnixMillis,
 };
 
-use super::{apply, query};
+use super::{apply, query, repair_after};
 use crate::metadata::MemoryTable;
 
 const NAMESPACE: GroupId = GroupId(1);
@@ -70,7 +70,11 @@ impl Group {
         let (changes, answer) = apply(&self.table, self.id, &command);
         let memory = changes.iter().all(|change| b"AS".contains(&change.key[0]));
         assert!(answer.is_ok() || memory, "{command:?} failed and changed {changes:?}");
+        let repair = repair_after(&changes).expect("what was just written can be read");
         self.table.commit(changes);
+        if let Some(repair) = repair {
+            assert_eq!(self.query(&Query::Repair), Ok(MetaAnswer::Repair(repair)), "{command:?}");
+        }
         answer.map_err(|error| error.kind())
     }
 
