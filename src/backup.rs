@@ -3,9 +3,10 @@
 //! ```text
 //! a backup     "MESHBACK"  frames
 //! a frame      kind:1  len:4  crc:4  body:len       crc: CRC-32C of kind, len and body; numbers are little-endian
+//!   't'        at:8                                   the first one: when it was begun, in milliseconds since 1970
 //!   'g'        group:8  rows as they were read        those of one group follow each other
 //!   'e'        group:8  count:8  digest:16            the group is whole
-//!   'z'        groups:4                               the backup is whole
+//!   'z'        groups:4                               the backup is whole: nothing follows
 //! ```
 //!
 //! The namespace groups come first and the control group last, each as it was at one moment: so a layout, or a new bucket, that a
@@ -13,7 +14,7 @@
 //! in the namespace group still, and nobody can name it any more.
 //!
 //! Keys in it are wrapped by the cluster's key: without `keyring.toml` a backup opens nothing. It is read by
-//! [`write()`], and put back by [`restore`].
+//! [`write()`], and put back by [`restore`]; [`check`] reads it as that does, and puts nothing back.
 
 use std::{
     io::{Read, Write},
@@ -25,7 +26,8 @@ use mesh_core::{
     id::{ClusterId, GroupId, NodeId},
     limits::PAYLOAD_BYTES_MAX,
     meta::ControlView,
-    op::{AdminAnswer, AdminOp},
+    op::{AdminAnswer, AdminOp, Recovery},
+    time::UnixMillis,
     topology::NodeKind,
     wire::crc32c,
 };
@@ -48,27 +50,40 @@ pub struct Contents {
     pub rows: u64,
     /// Bytes in all.
     pub bytes: u64,
+    /// When it was begun.
+    pub at: UnixMillis,
+}
+
+/// What a backup was found to have that is whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// How much.
+    pub contents: Contents,
+    /// The hosts that the mesh had.
+    pub hosts: Vec<NodeId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Kind {
+    Time = b't',
     Rows = b'g',
     Group = b'e',
     End = b'z',
 }
 
-/// Writes a backup of a whole mesh.
+/// Writes a backup of a whole mesh, which is begun `at` this moment.
 ///
 /// # Errors
 /// `Denied` to who is no administrator; what keeps a group from being read: nothing of what was written is of use then.
-pub async fn write(client: &Client, out: &mut impl Write) -> Result<Contents, Error> {
+pub async fn write(client: &Client, at: UnixMillis, out: &mut impl Write) -> Result<Contents, Error> {
     let AdminAnswer::Repair(namespaces) = client.administer(AdminOp::Repair).await? else {
         return Err(Error::bug("a question for groups was answered with something else"));
     };
     let mut out = Counted { out, bytes: 0 };
     out.put(&MAGIC)?;
-    let mut contents = Contents::default();
+    out.frame(Kind::Time, &[&at.0.to_le_bytes()])?;
+    let mut contents = Contents { at, ..Contents::default() };
     for group in namespaces.iter().map(|said| said.group).chain([GroupId::CONTROL]) {
         let mut from = None;
         loop {
@@ -105,26 +120,68 @@ pub struct Restored {
 
 /// Makes a node's metadata out of a backup: it is the only one that votes on them until others have learnt them from it. The
 /// node must not run, and no other node either that has metadata of its own: those are another mesh from then on, and are to be
-/// set aside first ([`empty`]). Nodes in `lost` are out for good.
+/// set aside first ([`empty`]). Nodes in `lost` are out for good. `agree` is asked once all of the backup is there and nothing is
+/// changed yet: what it refuses is not done.
 ///
 /// # Errors
 /// `Corrupt` for a backup that is damaged or cut short, `Conflict` for one of another mesh, or if the node is no host of it, or
-/// runs: nothing is changed then.
-pub fn restore(from: &mut impl Read, config: &Config, env: &Env, lost: &[NodeId]) -> Result<Restored, Error> {
+/// runs; what `agree` says: nothing is changed then.
+pub fn restore(
+    from: &mut impl Read,
+    config: &Config,
+    env: &Env,
+    lost: &[NodeId],
+    agree: impl FnOnce(&Found) -> Result<(), Error>,
+) -> Result<Restored, Error> {
     let node = config.node.id();
     let keyring = Keyring::load(&config.data.join(KEYRING))?;
     let folder = config.data.join(METADATA);
+    let mut from = begin(from)?;
+    let mut restore = Restore::begin(&folder, node, (env.entropy)())?;
+    let found = read(&mut from, &mut restore, recovery(env, Vec::new()), |view| {
+        expect_member(view, keyring.cluster(), node, lost)?;
+        expect_life(view, node, crate::node::life(&config.data, env)?)?;
+        Ok(lost.to_vec())
+    })?;
+    agree(&found)?;
+    Ok(Restored { contents: found.contents, before: restore.finish()? })
+}
+
+/// Reads all of a backup as [`restore`] does, and makes nothing out of it.
+///
+/// # Errors
+/// `Corrupt` for one that is damaged or cut short.
+pub fn check(from: &mut impl Read) -> Result<Found, Error> {
+    read(&mut begin(from)?, &mut Restore::check(), Recovery::default(), |_| Ok(Vec::new()))
+}
+
+/// Refuses what does not begin as a backup.
+fn begin<T: Read>(from: T) -> Result<Counted<T>, Error> {
     let mut from = Counted { out: from, bytes: 0 };
     let mut magic = [0; MAGIC.len()];
     from.fill(&mut magic)?;
     if magic != MAGIC {
         return Err(Error::new(ErrorKind::Corrupt, "this is no backup of a mesh's metadata"));
     }
-    let mut restore = Restore::begin(&folder, node, (env.entropy)())?;
-    let (mut contents, mut namespaces) = (Contents::default(), None);
-    let mut recovery = recovery(env, Vec::new());
+    Ok(from)
+}
+
+/// Reads a backup, from behind its beginning up to its end. `look` sees what the control group says, and says who is lost.
+fn read(
+    from: &mut Counted<impl Read>,
+    restore: &mut Restore,
+    mut recovery: Recovery,
+    look: impl Fn(&ControlView) -> Result<Vec<NodeId>, Error>,
+) -> Result<Found, Error> {
+    let (Kind::Time, at) = from.next()? else { return Err(damaged()) };
+    let at = UnixMillis(u64::from_le_bytes(at.try_into().map_err(|_| damaged())?));
+    let mut contents = Contents { at, ..Contents::default() };
+    // Of the control group: how many others there are, and the hosts.
+    let mut known: Option<(u64, Vec<NodeId>)> = None;
     loop {
         match from.next()? {
+            // Behind the control group.
+            (Kind::Rows | Kind::Group, _) if known.is_some() => return Err(damaged()),
             (Kind::Rows, body) => {
                 let (group, rows) = group_of(&body)?;
                 restore.rows(group, rows)?;
@@ -137,26 +194,27 @@ pub fn restore(from: &mut impl Read, config: &Config, env: &Env, lost: &[NodeId]
                 recovery.lost.clear();
                 if group == GroupId::CONTROL {
                     let view = restore.control()?;
-                    expect_member(&view, keyring.cluster(), node, lost)?;
-                    expect_life(&view, node, crate::node::life(&config.data, env)?)?;
-                    recovery.lost = lost.to_vec();
-                    namespaces = Some(u64::from(view.namespaces));
+                    recovery.lost = look(&view)?;
+                    let hosts = view.nodes.values().filter(|info| info.kind == NodeKind::Host).map(|info| info.id);
+                    known = Some((u64::from(view.namespaces), hosts.collect()));
                 }
                 restore.end(group, (count, u128::from_le_bytes(digest)), &recovery)?;
                 contents.groups += 1;
                 contents.rows += count;
             }
             (Kind::End, body) if body == contents.groups.to_le_bytes() => break,
-            (Kind::End, _) => return Err(damaged()),
+            (Kind::Time | Kind::End, _) => return Err(damaged()),
         }
     }
+    from.expect_end()?;
     contents.bytes = from.bytes;
     // All of them, and no others.
-    let all = namespaces.is_some_and(|namespaces| (1..=namespaces).all(|group| restore.has(GroupId(group))));
-    if !all || namespaces.map(|namespaces| namespaces + 1) != Some(u64::from(contents.groups)) {
+    let (namespaces, hosts) = known.ok_or_else(damaged)?;
+    let all = (1..=namespaces).all(|group| restore.has(GroupId(group)));
+    if !all || namespaces + 1 != u64::from(contents.groups) {
         return Err(damaged());
     }
-    Ok(Restored { contents, before: restore.finish()? })
+    Ok(Found { contents, hosts })
 }
 
 /// Refuses a backup of another mesh, and a node that cannot be the one from which the others learn.
@@ -186,12 +244,12 @@ fn expect_life(view: &ControlView, node: NodeId, life: u64) -> Result<(), Error>
     Err(Error::new(ErrorKind::Conflict, what).with("node", node))
 }
 
-/// Sets a node's metadata aside, so that it starts with none and learns them from the others. Gives where they are, if there
-/// were any. The node must not run.
+/// Sets a node's metadata aside, and those that a restore that was cut short left, so that it starts with none and learns them from
+/// the others. Gives where they are. The node must not run.
 ///
 /// # Errors
 /// `Conflict` if it does, or if too many are kept already.
-pub fn empty(config: &Config) -> Result<Option<PathBuf>, Error> {
+pub fn empty(config: &Config) -> Result<Vec<PathBuf>, Error> {
     set_aside(&config.data.join(METADATA))
 }
 
@@ -220,7 +278,7 @@ impl<T: Read> Counted<T> {
         self.bytes += bytes.len() as u64;
         self.out.read_exact(bytes).map_err(|error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => Error::new(ErrorKind::Corrupt, "the backup is cut short"),
-            _ => Error::new(ErrorKind::DriveFailed, "the backup cannot be read").caused_by(error),
+            _ => unreadable(error),
         })
     }
 
@@ -238,8 +296,17 @@ impl<T: Read> Counted<T> {
         if u32::from_le_bytes(crc) != checksum(kind[0], len, &body) {
             return Err(damaged());
         }
-        let known = [Kind::Rows, Kind::Group, Kind::End].into_iter().find(|known| *known as u8 == kind[0]);
+        let known = [Kind::Time, Kind::Rows, Kind::Group, Kind::End].into_iter().find(|known| *known as u8 == kind[0]);
         Ok((known.ok_or_else(damaged)?, body))
+    }
+
+    /// Nothing follows.
+    fn expect_end(&mut self) -> Result<(), Error> {
+        match self.out.read_exact(&mut [0]) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(()),
+            Err(error) => Err(unreadable(error)),
+            Ok(()) => Err(damaged()),
+        }
     }
 }
 
@@ -256,6 +323,10 @@ fn damaged() -> Error {
     Error::new(ErrorKind::Corrupt, "the backup is damaged: nothing was changed; take another one")
 }
 
+fn unreadable(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::DriveFailed, "the backup cannot be read").caused_by(error)
+}
+
 fn unwritable(error: std::io::Error) -> Error {
     Error::new(ErrorKind::DriveFailed, "the backup cannot be written").caused_by(error)
 }
@@ -269,6 +340,7 @@ mod tests {
         let mut bytes = Vec::new();
         let mut out = Counted { out: &mut bytes, bytes: 0 };
         out.put(&MAGIC).unwrap();
+        out.frame(Kind::Time, &[&1_800_000_000_000_u64.to_le_bytes()]).unwrap();
         for group in [1_u64, 0] {
             out.frame(Kind::Rows, &[&group.to_le_bytes(), b"some rows"]).unwrap();
             let count = 3_u64.to_le_bytes();
@@ -281,15 +353,11 @@ mod tests {
 
     /// Its frames up to the last one.
     fn frames(bytes: &[u8]) -> Result<Vec<(Kind, Vec<u8>)>, Error> {
-        let mut from = Counted { out: bytes, bytes: 0 };
-        let (mut magic, mut all) = ([0; MAGIC.len()], Vec::new());
-        from.fill(&mut magic)?;
-        if magic != MAGIC {
-            return Err(damaged());
-        }
+        let (mut from, mut all) = (begin(bytes)?, Vec::new());
         while all.last().is_none_or(|(kind, _)| *kind != Kind::End) {
             all.push(from.next()?);
         }
+        from.expect_end()?;
         Ok(all)
     }
 
@@ -297,7 +365,8 @@ mod tests {
     fn no_bit_can_be_another_and_no_byte_be_missing() {
         let whole = written();
         let kinds: Vec<Kind> = frames(&whole).unwrap().into_iter().map(|(kind, _)| kind).collect();
-        assert_eq!(kinds, [Kind::Rows, Kind::Group, Kind::Rows, Kind::Group, Kind::End]);
+        assert_eq!(kinds, [Kind::Time, Kind::Rows, Kind::Group, Kind::Rows, Kind::Group, Kind::End]);
+        assert_eq!(frames(&[&whole[..], &[0]].concat()).unwrap_err().kind(), ErrorKind::Corrupt, "something follows");
         for at in 0..whole.len() {
             for bit in 0..8 {
                 let mut other = whole.clone();
@@ -305,6 +374,40 @@ mod tests {
                 assert_eq!(frames(&other).unwrap_err().kind(), ErrorKind::Corrupt, "byte {at}, bit {bit}");
             }
             assert_eq!(frames(&whole[..at]).unwrap_err().kind(), ErrorKind::Corrupt, "{at} bytes");
+        }
+    }
+
+    /// Frames as they would be written, of groups that are not there.
+    #[test]
+    fn a_check_finds_what_is_not_as_a_backup_is() {
+        let checked = |frames: &[(Kind, Vec<u8>)]| {
+            let mut bytes = Vec::new();
+            let mut out = Counted { out: &mut bytes, bytes: 0 };
+            out.put(&MAGIC).unwrap();
+            frames.iter().for_each(|(kind, body)| out.frame(*kind, &[body]).unwrap());
+            check(&mut &bytes[..]).map_err(|error| error.kind())
+        };
+        let frame = |kind: Kind, parts: &[&[u8]]| (kind, parts.concat());
+        let one = 1_u64.to_le_bytes();
+        let time = || frame(Kind::Time, &[&7_u64.to_le_bytes()]);
+        let end = |groups: u8| frame(Kind::End, &[&[groups, 0, 0, 0]]);
+        let group = |count: u64| frame(Kind::Group, &[&one, &count.to_le_bytes(), &[0; 16]]);
+        let corrupt = [
+            vec![],
+            vec![time()],
+            vec![end(0)],
+            vec![time(), end(0)],
+            vec![time(), time()],
+            vec![group(0), time(), end(1)],
+            // Without a control group.
+            vec![time(), group(0), end(1)],
+            vec![time(), frame(Kind::Rows, &[&one, b"no rows"]), group(0), end(1)],
+            // Fewer than were said.
+            vec![time(), group(1), end(1)],
+            vec![time(), group(0), group(0), end(2)],
+        ];
+        for frames in corrupt {
+            assert_eq!(checked(&frames), Err(ErrorKind::Corrupt), "{frames:?}");
         }
     }
 
@@ -317,7 +420,9 @@ mod tests {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 tail.push((state >> 56) as u8);
             }
-            assert!(frames(&tail).is_err() && frames(&[&MAGIC[..], &tail].concat()).is_err(), "round {round}");
+            for bytes in [tail.clone(), [&MAGIC[..], &tail].concat()] {
+                assert!(frames(&bytes).is_err() && check(&mut &bytes[..]).is_err(), "round {round}");
+            }
         }
     }
 }

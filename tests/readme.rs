@@ -196,14 +196,16 @@ fn what_readme_says_of_machines_of_ones_own_works() {
         expect_well(&line, &shell(&status.replace("exec mesh status", &ours)).output().unwrap());
     }
     let metadata: Vec<String> = all("mesh metadata").collect();
-    assert_eq!(metadata.len(), 5);
-    for line in &metadata[..3] {
+    assert_eq!(metadata.len(), 6);
+    for line in &metadata[..4] {
         expect_well(line, &shell(&status.replace("exec mesh status", line)).output().unwrap());
     }
     // What is done to stopped nodes.
     drop(machines);
-    for (line, number) in metadata[3..].iter().zip([1, 2]) {
-        let ours = machine(number).iter().fold(line.clone(), |line, (theirs, ours)| line.replace(theirs, ours));
+    for (line, number) in metadata[4..].iter().zip([1, 2]) {
+        // It asks for the number of the other hosts.
+        let sure = line.replace("mesh metadata restore", "mesh metadata restore --yes");
+        let ours = machine(number).iter().fold(sure, |line, (theirs, ours)| line.replace(theirs, ours));
         expect_well(line, &shell(&ours).output().unwrap());
     }
 }

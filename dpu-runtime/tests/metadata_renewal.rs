@@ -388,6 +388,24 @@ async fn a_group_is_backed_up_as_it_was_at_one_moment_and_restored() {
     assert_eq!(why.kind(), ErrorKind::Corrupt);
     assert!(damaged.rows(group, &pages[1][1..]).is_err_and(|error| error.kind() == ErrorKind::Corrupt));
     drop(damaged);
+    // As it is found without a folder.
+    let checked = |which: &[usize]| {
+        let mut check = Restore::check();
+        which.iter().try_for_each(|page| check.rows(group, &pages[*page]))?;
+        check.end(group, end, &Recovery::default())?;
+        assert!(check.has(group));
+        check.finish().map(drop)
+    };
+    let all: Vec<usize> = (0..pages.len()).collect();
+    assert_eq!(checked(&all).map_err(|error| error.kind()), Err(ErrorKind::Bug), "there is nothing to put in place");
+    let (twice, swapped) = ([&[0][..], &all[..]].concat(), [&[1, 0][..], &all[2..]].concat());
+    for which in [all[1..].to_vec(), all[..all.len() - 1].to_vec(), twice, swapped] {
+        assert_eq!(checked(&which).map_err(|error| error.kind()), Err(ErrorKind::Corrupt), "{which:?}");
+    }
+    let mut mixed = Restore::check();
+    mixed.rows(group, &pages[0]).expect("rows");
+    let other = mixed.rows(GroupId(2), &pages[1]).expect_err("the first has not ended");
+    assert_eq!(other.kind(), ErrorKind::Corrupt);
     for before in [None, Some(cluster.path().join("9.before-1"))] {
         let mut restore = begin();
         pages.iter().for_each(|page| restore.rows(group, page).expect("rows"));

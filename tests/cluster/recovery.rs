@@ -112,8 +112,12 @@ async fn metadata_come_back_from_a_backup() {
     // Into a bucket, too, and out of it: it is that one that comes back.
     let (good, said) = cluster.shell("mesh metadata backup - | mesh put --bucket main - backups/today");
     assert!(good && said.contains("backups/today"), "{said}");
+    let (good, said) = cluster.shell("mesh get --bucket main backups/today - | mesh metadata check -");
+    assert!(good && said.contains("whole: 2 groups") && said.contains("hosts: node-1, node-2, node-3"), "{said}");
     let (good, said) = cluster.shell(&format!("mesh get --bucket main backups/today - >{backup}"));
     assert!(good, "{said}");
+    let left: Vec<_> = fs::read_dir(file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains(".part")), "{left:?}");
     store(&client, BUCKET, "later", 4).await;
     for _ in 0..2 {
         for node in [2, 3] {
@@ -123,8 +127,9 @@ async fn metadata_come_back_from_a_backup() {
         }
     }
     let config = cluster.dir(1).join("mesh.toml").display().to_string();
-    let restore =
-        |cluster: &Cluster, from: &str| cluster.administer(&["metadata", "restore", "--config", &config, from], "");
+    let restore = |cluster: &Cluster, from: &str| {
+        cluster.administer(&["metadata", "restore", "--yes", "--config", &config, from], "")
+    };
     let (good, said) = restore(&cluster, &backup);
     assert!(!good && said.contains("still in use"), "{said}");
     for node in 1..=3 {
@@ -148,7 +153,15 @@ async fn metadata_come_back_from_a_backup() {
         fs::write(&damaged, &whole[..len]).unwrap();
         refused(&cluster, &restore, &damaged, "cut short");
     }
-    let (good, said) = cluster.shell(&format!("mesh metadata restore --config {config} - <{backup}"));
+    // The others are named first, and have to be counted.
+    for typed in ["", "3\n"] {
+        let (good, said) = cluster.administer(&["metadata", "restore", "--config", &config, &backup], typed);
+        assert!(!good && said.contains("node-2, node-3") && said.contains("nothing was changed"), "{said}");
+        assert!(!cluster.metadata(1).exists(), "nothing is put in place");
+    }
+    let unasked = cluster.shell(&format!("mesh metadata restore --config {config} - <{backup}"));
+    assert!(!unasked.0 && unasked.1.contains("say --yes") && !cluster.metadata(1).exists(), "{}", unasked.1);
+    let (good, said) = cluster.shell(&format!("mesh metadata restore --yes --config {config} - <{backup}"));
     assert!(good && said.contains("2 groups") && said.contains("start this node now"), "{said}");
     for node in 1..=3 {
         cluster.serve(node);
@@ -174,8 +187,10 @@ async fn metadata_come_back_from_a_backup() {
 }
 
 fn refused(cluster: &Cluster, restore: &impl Fn(&Cluster, &str) -> (bool, String), from: &Path, why: &str) {
-    let (good, said) = restore(cluster, &from.display().to_string());
-    assert!(!good && said.contains(why), "{said}");
+    let from = from.display().to_string();
+    for (good, said) in [restore(cluster, &from), cluster.administer(&["metadata", "check", &from], "")] {
+        assert!(!good && said.contains(why), "{said}");
+    }
     assert!(!cluster.metadata(1).exists(), "nothing is put in place");
 }
 
