@@ -138,7 +138,7 @@ pub fn restore(
     let folder = config.data.join(METADATA);
     let mut from = begin(from)?;
     let mut restore = Restore::begin(&folder, node, (env.entropy)())?;
-    let found = read(&mut from, &mut restore, recovery(env, Vec::new()), |view| {
+    let found = read(&mut from, &mut restore, recovery(env, Vec::new())?, |view| {
         expect_member(view, keyring.cluster(), node, lost)?;
         expect_life(view, node, crate::node::life(&config.data, env)?)?;
         Ok(lost.to_vec())

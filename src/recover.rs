@@ -66,7 +66,10 @@ async fn look(node: &Arc<Inner>) -> Result<RecoveryPlan, Error> {
     let mut reports = BTreeMap::new();
     for (peer, said) in heard {
         match said {
-            Ok(said) => drop(reports.insert(peer, said)),
+            Ok(said) => {
+                expect_same_time(node, peer, &said)?;
+                reports.insert(peer, said);
+            }
             // It is there, and would be taken for lost.
             Err(error) if is_there(error.kind()) || known.is_up(peer) => {
                 let what = "a node is there, and does not say what it has: upgrade it, mend what it says, or stop it, and ask again";
@@ -76,6 +79,16 @@ async fn look(node: &Arc<Inner>) -> Result<RecoveryPlan, Error> {
         }
     }
     rescue::plan(&control, &reports)
+}
+
+/// What a recovery gives out goes by the time, and for good: it is that of more than one clock.
+fn expect_same_time(node: &Arc<Inner>, peer: NodeId, said: &NodeReplicas) -> Result<(), Error> {
+    let (here, there) = (node.env.clock.wall(), said.at);
+    if there.0 == 0 || Duration::from_millis(here.0.abs_diff(there.0)) <= CLOCKS_DIFFER_MAX {
+        return Ok(());
+    }
+    let what = "the clock of a node says another time than that of this one: set both right, and ask again";
+    Err(Error::new(ErrorKind::Conflict, what).with("node", peer).with("its_ms", there.0).with("own_ms", here.0))
 }
 
 /// Whether somebody answered.
@@ -99,7 +112,7 @@ async fn own(node: &Arc<Inner>) -> NodeReplicas {
     let (control, known) = (node.metadata.control(), node.outlook());
     let hosts = control.nodes.values().filter(|info| info.kind == NodeKind::Host).map(|info| info.id).collect();
     let sees = control.nodes.keys().copied().filter(|peer| known.is_up(*peer)).collect();
-    NodeReplicas { hosts, sees, is_unusable: node.metadata.is_unusable(), replicas }
+    NodeReplicas { hosts, sees, is_unusable: node.metadata.is_unusable(), replicas, at: node.env.clock.wall() }
 }
 
 /// Has a group go on as it is planned, and waits until it has a leader.
@@ -111,7 +124,7 @@ async fn have_go_on(node: &Arc<Inner>, group: GroupId, plan: &RecoveryPlan, dead
         Some(Fate::Led { .. } | Fate::Elects) | None => return Ok(()),
     };
     let lost = if group == GroupId::CONTROL { plan.lost.clone() } else { Vec::new() };
-    let force = Force { group, survivor, recovery: recovery(&node.env, lost) };
+    let force = Force { group, survivor, recovery: recovery(&node.env, lost)? };
     let replica = if on == node.id {
         force_here(node, force).await?
     } else {
@@ -132,10 +145,19 @@ async fn have_go_on(node: &Arc<Inner>, group: GroupId, plan: &RecoveryPlan, dead
 }
 
 /// A recovery that is made now, for which these are lost.
-pub(crate) fn recovery(env: &Env, lost: Vec<NodeId>) -> Recovery {
+///
+/// # Errors
+/// `Conflict` if this machine's clock cannot be right.
+pub(crate) fn recovery(env: &Env, lost: Vec<NodeId>) -> Result<Recovery, Error> {
+    let at = env.clock.wall();
+    if !CLOCK.contains(&(at.0 / 1000)) {
+        let what =
+            "this machine's clock cannot be right: set it, and try again; what is given out from then on goes by it";
+        return Err(Error::new(ErrorKind::Conflict, what).with("unix_seconds", at.0 / 1000));
+    }
     let mut chance = [0; 8];
     (env.entropy)().fill(&mut chance);
-    Recovery { lost, at: env.clock.wall(), chance: u64::from_le_bytes(chance) }
+    Ok(Recovery { lost, at, chance: u64::from_le_bytes(chance) })
 }
 
 fn forced(answer: AdminAnswer) -> Result<ReplicaId, Error> {
@@ -247,6 +269,10 @@ fn told(outcome: Outcome) -> Result<AdminAnswer, Error> {
     }
 }
 
+/// Clocks that are right differ by less.
+const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(120);
+/// The seconds of Unix time that a clock may say: from 2026 to 2056, in which counters last.
+const CLOCK: core::ops::Range<u64> = 1_767_225_600..2_713_910_400;
 /// For a host to say what it has; who takes longer is not there.
 const LOOK_BUDGET: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);

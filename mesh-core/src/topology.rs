@@ -139,6 +139,10 @@ const VOTERS_MIN: usize = 3;
 pub const IS_OUT: &str = "this node was taken out of the mesh for good: wipe its data folder, and invite the machine under \
                           another number";
 
+/// What is said of a node whose metadata group goes on elsewhere, without it.
+pub const IS_LEFT_BEHIND: &str = "the mesh goes on from a backup, or from less than it once had, and this node follows metadata that \
+                                  do not: stop it, say `mesh metadata empty`, and start it again";
+
 /// What is said of a drive that was taken out before.
 pub const DRIVE_IS_OUT: &str = "the drive is out already";
 

@@ -30,13 +30,19 @@ pub fn plan(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>) -> 
     }
     let hosts = control.nodes.values().filter(|info| info.kind == NodeKind::Host).map(|info| info.id);
     let silent: Vec<NodeId> = hosts.filter(|host| !reports.contains_key(host)).collect();
-    let fates =
-        (0..=u64::from(control.namespaces)).map(GroupId).map(|group| Ok((group, fate(control, reports, group)?)));
-    let groups = fates.collect::<Result<Vec<_>, Error>>()?;
-    if groups.iter().all(|(_, fate)| fate.goes_on()) {
-        return Ok(RecoveryPlan { lost: Vec::new(), silent, groups });
+    let fates: Vec<_> = (0..=u64::from(control.namespaces))
+        .map(GroupId)
+        .map(|group| Ok((group, fate(control, reports, group)?)))
+        .collect();
+    let goes_on = |fate: &Result<(GroupId, Fate), Error>| fate.as_ref().is_ok_and(|(_, fate)| fate.goes_on());
+    if !fates.iter().all(goes_on) {
+        // Who knows of more knows better what to do.
+        expect_all_were_asked(control, reports)?;
     }
-    expect_all_were_asked(control, reports)?;
+    let groups = fates.into_iter().collect::<Result<Vec<_>, Error>>()?;
+    if groups.iter().all(|(_, fate)| fate.goes_on()) {
+        return Ok(RecoveryPlan { silent, groups, ..RecoveryPlan::default() });
+    }
     for (witness, said) in reports {
         if let Some(seen) = silent.iter().find(|node| said.sees.contains(node)) {
             let what = "a host that does not answer here is seen by another node, and may have what would be lost: ask that one, or \
@@ -44,7 +50,12 @@ pub fn plan(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>) -> 
             return Err(Error::new(ErrorKind::Conflict, what).with("node", seen).with("witness", witness));
         }
     }
-    Ok(RecoveryPlan { lost: silent, silent: Vec::new(), groups })
+    let is_forced = |group: GroupId| groups.iter().any(|(one, fate)| *one == group && !fate.goes_on());
+    let damaged = reports.iter().flat_map(|(node, said)| {
+        let of_it = said.replicas.iter().filter(|one| one.condition == Condition::Damaged && is_forced(one.group));
+        of_it.map(|one| (one.group, *node))
+    });
+    Ok(RecoveryPlan { damaged: damaged.collect(), lost: silent, silent: Vec::new(), groups })
 }
 
 /// Refuses where a host that answers knows of hosts of which this node does not: it has seen more of the mesh.
@@ -80,7 +91,8 @@ fn fate(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>, group: 
     let waits = [Condition::Stopped, Condition::Forced];
     if let Some((node, _)) = replicas.iter().find(|(_, replica)| waits.contains(&replica.condition)) {
         let what = "a host that answers has a replica that has only stopped, and may have what would be lost: mend what `mesh \
-                    status` says of it, and restart that host, first";
+                    status` says of it, and restart that host, first; or stop that host, if it cannot be mended: then it counts as \
+                    lost";
         return Err(Error::new(ErrorKind::Conflict, what).with("group", group).with("node", node));
     }
     if let Some((node, _)) = of_dpus.iter().find(|(_, of_dpu)| of_dpu.end > best.map(|(end, ..)| end)) {

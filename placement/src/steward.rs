@@ -125,6 +125,12 @@ impl Sight {
         self.reports.get(&node)?.groups.iter().find(|said| said.group == group)
     }
 
+    /// Whether a node is there, and says that it leads a group.
+    #[must_use]
+    pub fn rules(&self, node: NodeId, group: GroupId) -> bool {
+        self.alive.contains(&node) && self.said_of(node, group).is_some_and(|said| said.leader == Some(node))
+    }
+
     /// What is said of a group by whoever leads it: of those who are there and say that they do, the one of the greatest term.
     /// Who has just ceased to lead names no voters, and does not count.
     #[must_use]
@@ -232,6 +238,8 @@ pub struct Steward {
     complaints: Complaints,
     /// When a renewal that failed is tried again.
     renew_at: Option<Instant>,
+    /// Since when the control group has had a leader that is not the one whom this node follows, and comes after that.
+    left_behind: Option<Instant>,
 }
 
 /// When things were done last.
@@ -327,6 +335,7 @@ impl Steward {
             lead: Lead::default(),
             complaints: Complaints::default(),
             renew_at: None,
+            left_behind: None,
         };
         // Also those of nodes that it may never hear.
         steward.count_drives();

@@ -1,7 +1,5 @@
 //! Who may take part in metadata groups: nodes whose beats count, as the steward has judged.
 
-use core::sync::atomic::Ordering;
-
 use mesh_core::{
     Error, ErrorKind, Op,
     envelope::Body,
@@ -25,9 +23,10 @@ impl Inner {
                 let kind = if is_beat(body) { ErrorKind::Conflict } else { ErrorKind::Draining };
                 Err(Error::new(kind, IS_OUT).with("node", node))
             }
-            Role::Client(_) if self.is_out.load(Ordering::Acquire) && !tells_how_it_is(body) => {
-                Err(Error::new(ErrorKind::Draining, IS_OUT).with("node", self.id))
-            }
+            Role::Client(_) if !tells_how_it_is(body) => match self.out.get() {
+                Some(why) => Err(Error::new(ErrorKind::Draining, why.message().to_owned()).with("node", self.id)),
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }

@@ -1,6 +1,6 @@
 //! Carrying out what the steward wants, to the letter.
 
-use core::{sync::atomic::Ordering, time::Duration};
+use core::time::Duration;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -63,8 +63,14 @@ pub(super) fn at_once(node: &Arc<Inner>, act: Act) {
         Act::Note(happened) => node.note(happened),
         Act::Refused(error) => tracing::warn!(node = %node.id, %error, "the mesh does not take this node in"),
         Act::Expelled(error) => {
-            node.is_out.store(true, Ordering::Release);
-            tracing::warn!(node = %node.id, %error, "the mesh has taken this node out");
+            match error.message() {
+                mesh_core::topology::IS_OUT => {
+                    tracing::warn!(node = %node.id, %error, "the mesh has taken this node out")
+                }
+                _ => tracing::error!(node = %node.id, %error, "this node serves nobody any more"),
+            }
+            // It is said once a start.
+            drop(node.out.set(error));
         }
         Act::Complain(what, error) => tracing::error!(node = %node.id, %error, "{what}"),
         Act::Warn(what, error) => tracing::warn!(node = %node.id, %error, "{what}"),
@@ -78,7 +84,7 @@ pub(super) fn keyed(node: Arc<Inner>, act: Act) -> (BoxFuture<'static, Result<()
         // They are not to be cut short: a store that is half renewed serves nobody, and a replica that is half removed must not
         // be opened.
         // What is done to an actor has its own bounds, and only that actor waits for it.
-        Act::Renew | Act::Retire(_) | Act::Actor(..) => None,
+        Act::Renew | Act::GoOn | Act::Retire(_) | Act::Actor(..) => None,
         Act::LayOut(_) => Some(DESK_MAX),
         _ => Some(STEP_MAX),
     };
@@ -122,6 +128,7 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
         Act::PutOut(put) => put_out(node, put).await,
         Act::Fence(command) => node.propose(command).await.map(drop),
         Act::Renew => renew(node).await,
+        Act::GoOn => go_on(node).await,
         Act::HandOver(group, next) => node.metadata.transfer_leader(group, next).await,
         Act::Actor(actor, deeds) => chains::carry_out(node, actor, deeds).await,
         Act::TakeBack(actor, epoch, id) | Act::Settle(actor, epoch, id) => {
@@ -284,6 +291,13 @@ async fn renew(node: &Arc<Inner>) -> Result<(), Error> {
     // In a task that outlives this one's end.
     let renewing = tokio::spawn(async move { metadata.renew().await });
     renewing.await.unwrap_or_else(|error| Err(Error::bug("a renewal's task failed").with("why", error)))
+}
+
+/// In a task that outlives this one's end: a replica that is half of another serves nobody.
+async fn go_on(node: &Arc<Inner>) -> Result<(), Error> {
+    let metadata = node.metadata.clone();
+    let going_on = tokio::spawn(async move { metadata.go_on().await });
+    going_on.await.unwrap_or_else(|error| Err(Error::bug("a replica's task failed").with("why", error)))
 }
 
 /// Does what a move wants.

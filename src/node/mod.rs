@@ -22,7 +22,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -110,8 +110,8 @@ pub(crate) struct Inner {
     numbers: Mutex<()>,
     /// It has been told to stop.
     leaving: AtomicBool,
-    /// It has been told that it is out of the mesh, for good.
-    is_out: AtomicBool,
+    /// Why it serves nobody any more: it has been told that it is out of the mesh for good, or the mesh goes on without what it has.
+    out: OnceLock<Error>,
     stopping: watch::Sender<bool>,
     /// It has stopped; held by who stops it.
     stopped: tokio::sync::Mutex<bool>,
@@ -201,7 +201,8 @@ impl Builder {
         };
         let (id, pool) = (config.node.id(), Pool::default());
         if is_cut_short(&config.data.join(METADATA)) {
-            let what = "metadata were being restored here, and that was cut short: say `mesh metadata restore` again";
+            let what = "metadata were being restored here, and that was cut short: say `mesh metadata restore` again, or \
+                        `mesh metadata empty`, if the others have them";
             return Err(Error::new(ErrorKind::Conflict, what).with("folder", config.data.display()));
         }
         let starts = begin_start(&config.data, &env)?;
@@ -268,7 +269,7 @@ impl Builder {
             front: Mutex::default(),
             numbers: Mutex::default(),
             leaving: AtomicBool::new(false),
-            is_out: AtomicBool::new(false),
+            out: OnceLock::new(),
             stopping: watch::channel(false).0,
             stopped: tokio::sync::Mutex::default(),
             tasks: Mutex::default(),

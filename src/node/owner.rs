@@ -117,6 +117,7 @@ impl Inner {
                 .metadata
                 .is_damaged()
                 .then(|| self.metadata.expect_room_aside().map(|()| self.metadata.kept())),
+            waits: self.metadata.waits(),
             marked: self.metadata.marked(),
             known: data.chain(steward.concerns()).map(known).collect(),
             actors: inventory.into_iter().map(chains::report).collect(),

@@ -186,6 +186,71 @@ async fn metadata_come_back_from_a_backup() {
     }
 }
 
+/// Somebody restores a host and leaves the others what they have. While those are a majority, it joins them again; where they come
+/// later, they are of the older mesh, and say so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_host_and_others_that_kept_theirs_are_not_two_meshes() {
+    let mut cluster = Cluster::start_with(with_a_short_grace).await;
+    let client = cluster.client(&[1, 2, 3]).await;
+    store(&client, BUCKET, "object", OBJECTS).await;
+    let backup = cluster.dir(1).with_extension("backup").display().to_string();
+    let (good, said) = cluster.administer(&["metadata", "backup", &backup], "");
+    assert!(good, "{said}");
+    store(&client, BUCKET, "later", 1).await;
+    let restore = |cluster: &Cluster| {
+        let config = cluster.dir(1).join("mesh.toml").display().to_string();
+        let (good, said) = cluster.administer(&["metadata", "restore", "--yes", "--config", &config, &backup], "");
+        assert!(good && said.contains("start this node now"), "{said}");
+    };
+    let heard = async |cluster: &Cluster, node: u64, what: &str| {
+        until(what, PATIENCE, async || match cluster.log(node) {
+            log if log.contains(what) => Ok(()),
+            log => Err(Error::invalid(log)),
+        })
+        .await;
+    };
+    cluster.kill(1);
+    restore(&cluster);
+    cluster.serve(1);
+    let others = cluster.client(&[2, 3]).await;
+    heard(&cluster, 1, "was set aside").await;
+    three_vote_without(&others, 9).await;
+    let ours = cluster.client(&[1]).await;
+    let read = until("it knows what came later", PATIENCE, async || ours.get_bytes(BUCKET, "later-0").await).await;
+    assert_eq!(read, bytes_of(0, 30_000));
+
+    (1..=3).for_each(|node| cluster.kill(node));
+    restore(&cluster);
+    cluster.serve(1);
+    heard(&cluster, 1, "metadata that were to go on alone do").await;
+    // While it is not seen, they have a majority of what they know.
+    let restored = cluster.pause(1);
+    for node in [2, 3] {
+        cluster.serve(node);
+    }
+    until("they lead", PATIENCE, async || others.put_bytes(BUCKET, "elsewhere", b"is not known there").await).await;
+    restored.resume();
+    for node in [2, 3] {
+        heard(&cluster, node, "goes on from a backup").await;
+    }
+    let refused = others.put_bytes(BUCKET, "nowhere", b"to be found").await;
+    assert!(refused.is_err(), "nobody would find it");
+    for node in [2, 3] {
+        cluster.kill(node);
+        let config = cluster.dir(node).join("mesh.toml").display().to_string();
+        let (good, said) = cluster.administer(&["metadata", "empty", "--config", &config], "");
+        assert!(good, "{said}");
+        cluster.serve(node);
+    }
+    three_vote_without(&client, 9).await;
+    present(&client, BUCKET, "object", "from a backup").await;
+    for later in ["later-0", "elsewhere"] {
+        let unknown = client.get_bytes(BUCKET, later).await.unwrap_err();
+        assert_eq!(unknown.kind(), ErrorKind::NotFound, "{unknown}");
+    }
+    store(&client, BUCKET, "again", 1).await;
+}
+
 fn refused(cluster: &Cluster, restore: &impl Fn(&Cluster, &str) -> (bool, String), from: &Path, why: &str) {
     let from = from.display().to_string();
     for (good, said) in [restore(cluster, &from), cluster.administer(&["metadata", "check", &from], "")] {

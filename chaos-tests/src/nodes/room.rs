@@ -418,6 +418,7 @@ impl Room {
         }
         self.clients.live(now);
         self.see_to_partings();
+        self.see_to_loss();
         self.net.collect();
         Ok(())
     }

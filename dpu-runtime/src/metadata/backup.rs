@@ -39,7 +39,7 @@ use super::{
     network::SNAPSHOT_CHUNK_BYTES,
     rows::{Digest, TreeTable},
     runtime::Dice,
-    store::Store,
+    store::{Slot, Store},
     trees::{Memory, Trees},
     types::{decode, encode},
 };
@@ -342,7 +342,12 @@ impl Restore {
         self.coming = None;
         if let Some(place) = &self.place {
             let force = Force { group, survivor: None, recovery: recovery.clone() };
-            Forced::carry_out(&place.open_store()?, &force)?;
+            let store = place.open_store()?;
+            Forced::carry_out(&store, &force)?;
+            if group == GroupId::CONTROL {
+                let noted = store.write(group, Slot::Restored, &()).and_then(|()| store.finish());
+                noted.map_err(|error| cannot_keep(group, error))?;
+            }
         }
         self.ended.insert(group);
         Ok(())

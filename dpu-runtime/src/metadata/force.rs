@@ -12,6 +12,10 @@
 //! ```
 //!
 //! The other old replicas are strangers to the new number, and learn from it as new ones do.
+//!
+//! Where the control group's was cut short, whoever is to be lost may have come back before the node starts again, and may lead.
+//! So such a replica waits, and so do all that were restored from a backup, until it is certain that nobody goes on already who
+//! would be left behind: see [`Waits`]. If somebody does, what waits is set aside as what is damaged is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +26,7 @@ use std::{
 use mesh_core::{
     Error, ErrorKind,
     id::{GroupId, ReplicaId},
-    op::{Condition, Force, LogEnd, Recovery, ReplicaReport},
+    op::{Condition, Force, LogEnd, Recovery, ReplicaReport, Waits},
 };
 use openraft::{Membership as Members, StoredMembership, impls::leader_id_adv::LeaderId};
 use serde::{Deserialize, Serialize};
@@ -59,24 +63,60 @@ impl Forced {
         let begun = store.write(group, Slot::Forced, &forced).and_then(|()| store.finish());
         begun.and_then(|()| forced.finish(store, group)).map_err(|error| {
             store.note(group, &format!("it was to go on by itself, and that was not finished: {error}"));
-            refused(group, error)
+            let what = "the replica is to go on by itself, and its files cannot be written: that is decided, and is done when this \
+                        host starts anew, unless one runs then that was to be lost; so start none of those";
+            Error::new(ErrorKind::DriveFailed, what).with("group", group).caused_by(error)
         })?;
         Ok(forced.replica)
     }
 
-    /// Finishes what was begun before this start. A group of which that fails is damaged: it is neither what it was nor what it
-    /// was to be.
+    /// Finishes what was begun before this start, or has it wait. A group of which that fails is damaged: it is neither what it was
+    /// nor what it was to be.
     pub(super) fn go_on(store: &Arc<Store>) {
         for group in store.groups_with(Slot::Forced) {
-            let finished = match store.read::<Self>(group, Slot::Forced) {
-                Ok(Some(forced)) => forced.finish(store, group),
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = finished {
-                store.note(group, &format!("it was to go on by itself, and that cannot be finished: {error}"));
+            match store.read::<Self>(group, Slot::Forced) {
+                Ok(Some(Self { recovery: Recovery { lost, .. }, .. })) if !lost.is_empty() => {
+                    let what = "this replica is to go on alone, as somebody has accepted, once it is certain that none of those runs \
+                                that are to be lost";
+                    let lost: Vec<String> = lost.iter().map(ToString::to_string).collect();
+                    store.hold(group, waits(what).with("group", group).with("lost", lost.join(" ")));
+                }
+                Ok(_) => drop(Self::end(store, group)),
+                Err(error) => store.note(group, &cannot_be_finished(&error)),
             }
         }
+        if store.groups_with(Slot::Restored).contains(&GroupId::CONTROL) {
+            let what = "these metadata were restored from a backup, and go on once it is certain that no other host that runs has \
+                        metadata of its own: say `mesh metadata empty` where one has";
+            store.replicas().into_keys().for_each(|group| store.hold(group, waits(what).with("group", group)));
+        }
+    }
+
+    /// What waits goes on. Gives the groups.
+    ///
+    /// # Errors
+    /// `DriveFailed`: a group of which that cannot be written is damaged, until the next start.
+    pub(super) fn let_go_on(store: &Arc<Store>) -> Result<BTreeSet<GroupId>, Error> {
+        let held = store.held();
+        if store.groups_with(Slot::Restored).contains(&GroupId::CONTROL) {
+            let gone_on = store.remove(GroupId::CONTROL, Slot::Restored).and_then(|()| store.finish());
+            gone_on.map_err(|error| refused(GroupId::CONTROL, error))?;
+        }
+        for group in &held {
+            store.release(*group);
+            Self::end(store, *group).map_err(|error| refused(*group, error))?;
+        }
+        Ok(held)
+    }
+
+    /// Finishes what was begun of a group, if anything was.
+    fn end(store: &Arc<Store>, group: GroupId) -> io::Result<()> {
+        let finished = match store.read::<Self>(group, Slot::Forced) {
+            Ok(Some(forced)) => forced.finish(store, group),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        finished.inspect_err(|error| store.note(group, &cannot_be_finished(error)))
     }
 
     fn of(store: &Arc<Store>, force: &Force) -> io::Result<Self> {
@@ -140,6 +180,14 @@ impl Forced {
     }
 }
 
+fn waits(what: &'static str) -> Error {
+    Error::new(ErrorKind::Corrupt, what)
+}
+
+fn cannot_be_finished(error: &io::Error) -> String {
+    format!("it was to go on by itself, and that cannot be finished: {error}")
+}
+
 /// No group has had so many since 1970.
 const ENTRIES_A_SECOND: u64 = 1 << 16;
 
@@ -197,11 +245,53 @@ impl RaftMetadata {
         let store = self.store();
         match store.health(group) {
             Health::Damaged(_) if store.was_damaged(group) => Condition::Damaged,
+            Health::Damaged(_) if store.held().contains(&group) => Condition::Forced,
             Health::Damaged(_) if store.groups_with(Slot::Forced).contains(&group) => Condition::Forced,
             // The next start may find it as it was.
             Health::Damaged(_) => Condition::Stopped,
             Health::Sound | Health::New => else_it_is,
         }
+    }
+
+    /// What replicas of this node wait for; none: none waits.
+    #[must_use]
+    pub fn waits(&self) -> Option<Waits> {
+        let store = self.store();
+        let held = store.held();
+        if held.is_empty() {
+            return None;
+        }
+        if store.groups_with(Slot::Restored).contains(&GroupId::CONTROL) {
+            return Some(Waits::Restored);
+        }
+        let lost = held.into_iter().filter_map(|group| store.peek::<Forced>(group, Slot::Forced).ok().flatten());
+        Some(Waits::Without(lost.flat_map(|forced| forced.recovery.lost).collect()))
+    }
+
+    /// What waits goes on, for it is certain that nobody is left behind: see [`Self::waits`].
+    ///
+    /// # Errors
+    /// `DriveFailed`: as far as it was not done it is when the node starts anew.
+    pub async fn go_on(&self) -> Result<(), Error> {
+        let one_at_a_time = Arc::clone(&self.opening).lock_owned().await;
+        let store = self.store();
+        if store.held().is_empty() {
+            return Ok(());
+        }
+        let home = store.home();
+        let groups = home.aside(move || Forced::let_go_on(&store)).await??;
+        tracing::warn!(node = %self.node, "metadata that were to go on alone do: nobody runs who would be left behind");
+        for group in &groups {
+            lock(&self.damaged).remove(group);
+            if self.replica(*group).is_err() {
+                self.open(*group).await?;
+            }
+        }
+        drop(one_at_a_time);
+        for group in groups {
+            self.elect(group).await?;
+        }
+        Ok(())
     }
 
     /// Whether nothing of the node's metadata can be used.

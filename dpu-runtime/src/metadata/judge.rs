@@ -22,18 +22,38 @@ use super::{
     types::{LogId, Vote},
 };
 
+/// What is wrong with a group.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Flaw {
+    /// For people.
+    pub(super) why: String,
+    /// What is on the medium is wrong. Else it could not be read now, and may be found right the next time.
+    pub(super) is_proven: bool,
+}
+
+impl Flaw {
+    fn of(error: &io::Error) -> Self {
+        Self { why: error.to_string(), is_proven: is_proven(error) }
+    }
+}
+
+/// Whether an error is of what is on the medium, and not of reading it.
+pub(super) fn is_proven(error: &io::Error) -> bool {
+    error.raw_os_error().is_none()
+}
+
 /// The groups that are damaged, and why.
 ///
 /// # Errors
 /// `Unsupported`: what a newer build wrote is not damaged, and not for this one.
-pub(super) fn groups(trees: &Trees, claims: &Claims) -> io::Result<BTreeMap<GroupId, String>> {
+pub(super) fn groups(trees: &Trees, claims: &Claims) -> io::Result<BTreeMap<GroupId, Flaw>> {
     let names: BTreeSet<String> = trees.names().into_iter().collect();
     let mut found = BTreeMap::new();
     for (group, claim) in &claims.groups {
         match judge(trees, &names, *group, claim) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Unsupported => return Err(error),
-            Err(error) => drop(found.insert(*group, error.to_string())),
+            Err(error) => drop(found.insert(*group, Flaw::of(&error))),
         }
     }
     // Where these rows cannot be read no group is sound.
@@ -41,7 +61,8 @@ pub(super) fn groups(trees: &Trees, claims: &Claims) -> io::Result<BTreeMap<Grou
     // A replica gets its number before it keeps anything, and is said to be gone before it loses it.
     for group in names.iter().filter_map(|name| log::group_of(name).or_else(|| machine::group_of(name))) {
         if !claims.groups.contains_key(&group) && !gone.contains(&group) {
-            found.insert(group, "the mark does not know this replica: its number and its promises are lost".into());
+            let why = "the mark does not know this replica: its number and its promises are lost".to_owned();
+            found.insert(group, Flaw { why, is_proven: true });
         }
     }
     Ok(found)
@@ -98,4 +119,19 @@ fn judge_log(log: Option<&TreeLog>, purged: Option<LogId>, claim: &Claim) -> io:
 fn missing(what: &str, claimed: &impl core::fmt::Debug, found: &impl core::fmt::Debug) -> io::Error {
     let said = format!("{what} is older than what was promised: {claimed:?} was marked, {found:?} is there");
     io::Error::new(io::ErrorKind::InvalidData, said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_read_now_proves_nothing() {
+        let of_the_system = [rustix::io::Errno::IO, rustix::io::Errno::NOMEM, rustix::io::Errno::NOSPC];
+        for errno in of_the_system {
+            assert!(!Flaw::of(&io::Error::from_raw_os_error(errno.raw_os_error())).is_proven, "{errno}");
+        }
+        let less = missing("the vote", &Some(3), &Some(2));
+        assert_eq!(Flaw::of(&less), Flaw { why: less.to_string(), is_proven: true });
+    }
 }

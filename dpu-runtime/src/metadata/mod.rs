@@ -266,11 +266,13 @@ impl RaftMetadata {
         }
         match self.open(group).await {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                tracing::error!(
-                    node = %self.node, %group, %error,
-                    "this node's replica of a metadata group is damaged: it neither votes nor serves; its files are \
-                     kept, and it is rebuilt once a majority of the others is there"
-                );
+                if !self.store().held().contains(&group) {
+                    tracing::error!(
+                        node = %self.node, %group, %error,
+                        "this node's replica of a metadata group is damaged: it neither votes nor serves; its files are \
+                         kept, and it is rebuilt once a majority of the others is there"
+                    );
+                }
                 let replica = self.store().replica(group).unwrap_or_else(|_| ReplicaId::new(self.node, 0));
                 lock(&self.damaged).insert(group, (replica, error));
                 Ok(())

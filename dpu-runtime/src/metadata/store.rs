@@ -68,6 +68,12 @@ pub(super) enum Slot {
     Generation = b's',
     Gone = b'x',
     Forced = b'f',
+    /// Of the control group: all were restored from a backup, and have not gone on since.
+    Restored = b'r',
+}
+
+impl Slot {
+    const ALL: [Self; 6] = [Self::Vote, Self::Purged, Self::Generation, Self::Gone, Self::Forced, Self::Restored];
 }
 
 /// What is known of a group's files.
@@ -101,8 +107,12 @@ struct Damage {
     /// Of everything.
     whole: Option<Error>,
     groups: BTreeMap<GroupId, Error>,
-    /// Those of which that was found when it was opened.
+    /// Those of which that was found when it was opened, on the medium itself.
     judged: BTreeSet<GroupId>,
+    /// Of everything; but only because it could not be read: the next start may find it as it was.
+    may_pass: bool,
+    /// Those that are not damaged, and wait until they may go on alone.
+    held: BTreeSet<GroupId>,
 }
 
 /// The real steps to durability.
@@ -158,7 +168,7 @@ impl Store {
             }
             Found::Nothing => {
                 let why = "there is a database, but no mark of what it promised beside it";
-                return Ok(Self::unusable(home, dice, Claims { node, ..Claims::default() }, 0, damaged(why)));
+                return Ok(Self::unusable(home, dice, Claims { node, ..Claims::default() }, 0, damaged(why), false));
             }
             Found::OfFormat(format) => {
                 let what = "the metadata store is of another format than this build's, and is left as it is: run the \
@@ -170,7 +180,7 @@ impl Store {
             }
             Found::OfAnotherBuild(error) => return Err(of_another_build(&home, error)),
             Found::Damaged(why) => {
-                return Ok(Self::unusable(home, dice, Claims { node, ..Claims::default() }, 0, damaged(why)));
+                return Ok(Self::unusable(home, dice, Claims { node, ..Claims::default() }, 0, damaged(why), false));
             }
         };
         if claims.node != node {
@@ -183,7 +193,7 @@ impl Store {
             // A store that is made has its mark first; then nothing is claimed yet.
             if !claims.groups.values().all(Claim::is_empty) {
                 let why = damaged("the database is missing").with("path", home.database());
-                return Ok(Self::unusable(home, dice, claims, mark.count(), why));
+                return Ok(Self::unusable(home, dice, claims, mark.count(), why, false));
             }
             home.make_database(node).map_err(failed)?;
         }
@@ -191,8 +201,9 @@ impl Store {
             Ok(database) => database,
             Err(error) if cannot_be_used_now(&error) => return Err(failed(error)),
             Err(error) => {
+                let may_pass = !judge::is_proven(&error);
                 let why = damaged("the database cannot be read").with("path", home.database()).caused_by(error);
-                return Ok(Self::unusable(home, dice, claims, mark.count(), why));
+                return Ok(Self::unusable(home, dice, claims, mark.count(), why, may_pass));
             }
         };
         let groups = judge::groups(&database.trees, &claims).map_err(|error| of_another_build(&home, error))?;
@@ -216,16 +227,17 @@ impl Store {
             flusher,
             marked,
         };
-        lock(&opened.damage).judged = groups.keys().copied().collect();
-        for (group, why) in groups {
-            opened.note(group, &why);
+        let judged = groups.iter().filter(|(_, flaw)| flaw.is_proven).map(|(group, _)| *group);
+        lock(&opened.damage).judged = judged.collect();
+        for (group, flaw) in groups {
+            opened.note(group, &flaw.why);
         }
         opened.go_on_forgetting();
         Ok(opened)
     }
 
     /// A store of which nothing can be used.
-    fn unusable(home: Home, dice: Dice, claims: Claims, marked: u64, why: Error) -> Self {
+    fn unusable(home: Home, dice: Dice, claims: Claims, marked: u64, why: Error, may_pass: bool) -> Self {
         tracing::error!(path = %home, error = %why, "{IS_DAMAGED}");
         Self {
             home,
@@ -233,7 +245,7 @@ impl Store {
             dice,
             database: RwLock::new(None),
             claims: Arc::new(Mutex::new(claims)),
-            damage: Mutex::new(Damage { whole: Some(why), ..Damage::default() }),
+            damage: Mutex::new(Damage { whole: Some(why), may_pass, ..Damage::default() }),
             flusher: Flusher::closed(),
             marked: Arc::new(AtomicU64::new(marked)),
         }
@@ -252,7 +264,30 @@ impl Store {
     /// Whether a group was found damaged by what is on the medium: the next start finds it so too.
     pub(super) fn was_damaged(&self, group: GroupId) -> bool {
         let damage = lock(&self.damage);
-        damage.whole.is_some() || damage.judged.contains(&group)
+        (damage.whole.is_some() && !damage.may_pass) || damage.judged.contains(&group)
+    }
+
+    /// A group's files are as they are to be, and are not opened until somebody says that they may be: see `force`.
+    pub(super) fn hold(&self, group: GroupId, why: Error) {
+        let mut damage = lock(&self.damage);
+        if damage.whole.is_none() && !damage.groups.contains_key(&group) {
+            tracing::warn!(%group, path = %self.home, %why, "a replica of a metadata group waits");
+            damage.groups.insert(group, why);
+            damage.held.insert(group);
+        }
+    }
+
+    /// The groups that wait.
+    pub(super) fn held(&self) -> BTreeSet<GroupId> {
+        lock(&self.damage).held.clone()
+    }
+
+    /// A group waits no more.
+    pub(super) fn release(&self, group: GroupId) {
+        let mut damage = lock(&self.damage);
+        if damage.held.remove(&group) {
+            damage.groups.remove(&group);
+        }
     }
 
     /// Whether nothing of it can be used.
@@ -384,9 +419,7 @@ impl Store {
             guarded(|| database.trees.remove(name))?;
         }
         let mut rows = Batch::default();
-        [Slot::Vote, Slot::Purged, Slot::Generation, Slot::Gone, Slot::Forced]
-            .into_iter()
-            .for_each(|slot| rows.remove(&slot_key(group, slot)));
+        Slot::ALL.into_iter().for_each(|slot| rows.remove(&slot_key(group, slot)));
         guarded(|| database.meta.apply(rows))?;
         self.flusher.finish()
     }
@@ -504,6 +537,11 @@ impl Store {
 
     pub(super) fn read<T: DeserializeOwned>(&self, group: GroupId, slot: Slot) -> io::Result<Option<T>> {
         self.sound(group)?;
+        self.peek(group, slot)
+    }
+
+    /// As [`Store::read`], also of a group that waits or is damaged.
+    pub(super) fn peek<T: DeserializeOwned>(&self, group: GroupId, slot: Slot) -> io::Result<Option<T>> {
         let database = self.database()?;
         self.heed(group, read_slot(&database.meta, group, slot))
     }

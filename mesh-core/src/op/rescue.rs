@@ -51,6 +51,18 @@ pub struct NodeReplicas {
     pub is_unusable: bool,
     /// What it has of metadata groups.
     pub replicas: Vec<ReplicaReport>,
+    /// What its clock says; 0: it does not say that.
+    #[serde(default)]
+    pub at: UnixMillis,
+}
+
+/// What the metadata of a host wait for that are to go on alone, so that they do not go on beside others that do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// It is certain that none of these runs: somebody has accepted that they are lost, and that was not finished.
+    Without(Vec<NodeId>),
+    /// It is certain that no other host that runs has metadata of its own: these were restored from a backup.
+    Restored,
 }
 
 /// A replica of a metadata group, as its node says.
@@ -137,6 +149,9 @@ pub struct RecoveryPlan {
     pub silent: Vec<NodeId>,
     /// What becomes of each group.
     pub groups: Vec<(GroupId, Fate)>,
+    /// Replicas of groups that do not go on by themselves which answer, and are damaged: what they have counts for nothing.
+    #[serde(default)]
+    pub damaged: Vec<(GroupId, NodeId)>,
 }
 
 impl RecoveryPlan {
@@ -172,9 +187,20 @@ impl fmt::Display for RecoveryPlan {
                     writeln!(f, "{group}: goes on from what {on} has, up to {end}; what came later is lost")?;
                 }
                 Fate::Gone { on } => {
-                    writeln!(f, "{group}: no replica answers: it begins anew on {on}; ALL THAT IT KNEW IS LOST")?;
+                    let none = if self.damaged.iter().any(|(damaged, _)| damaged == group) {
+                        "sound replica"
+                    } else {
+                        "replica"
+                    };
+                    writeln!(f, "{group}: no {none} answers: it begins anew on {on}; ALL THAT IT KNEW IS LOST")?;
                 }
             }
+        }
+        for (group, on) in &self.damaged {
+            writeln!(
+                f,
+                "{group}: {on} has a damaged replica; what that alone has is lost, unless a backup is restored"
+            )?;
         }
         let named = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         if !self.silent.is_empty() {

@@ -46,7 +46,8 @@ fn recovery_plan() -> RecoveryPlan {
     let fates =
         [Fate::Led { by: on }, Fate::Elects, Fate::Survives { on, replica: REPLICA, end: END }, Fate::Gone { on }];
     let groups = (0..).map(GroupId).zip(fates).collect();
-    RecoveryPlan { lost: vec![NodeId(2)], silent: vec![NodeId(3)], groups }
+    let damaged = vec![(GroupId(2), NodeId(4))];
+    RecoveryPlan { lost: vec![NodeId(2)], silent: vec![NodeId(3)], groups, damaged }
 }
 
 pub(crate) fn answers() -> Vec<(&'static str, AdminAnswer)> {
@@ -76,6 +77,7 @@ pub(crate) fn answers() -> Vec<(&'static str, AdminAnswer)> {
                 sees: vec![NodeId(2)],
                 is_unusable: true,
                 replicas: vec![replica],
+                at: UnixMillis(1_800_000_000_000),
             }),
         ),
         ("Forced", AdminAnswer::Forced(REPLICA)),

@@ -12,7 +12,7 @@ use mesh_core::{
     happened::Happened,
     id::{ActorId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
     meta::{Command, ControlView, Level},
-    op::{ActorReport, Beat, DriveReport, NodeLoad},
+    op::{ActorReport, Beat, DriveReport, NodeLoad, Waits},
     time::Instant,
 };
 
@@ -38,6 +38,8 @@ pub struct Observed {
     pub kept: BTreeSet<GroupId>,
     /// Its metadata are damaged: the groups of which it knows that it had kept something, or why they could not be set aside.
     pub damage: Option<Result<BTreeSet<GroupId>, Error>>,
+    /// What those of its metadata wait for that are to go on alone.
+    pub waits: Option<Waits>,
     /// See [`Beat::marked`].
     pub marked: u64,
     /// What it hosts.
@@ -183,6 +185,8 @@ pub enum Act {
     Plan(Box<Study>),
     /// [`Key::Renew`].
     Renew,
+    /// [`Key::Renew`]: what waits goes on.
+    GoOn,
     /// [`Key::HandOver`].
     HandOver(GroupId, NodeId),
     /// [`Key::Actor`], each deed in turn until one fails.
@@ -203,7 +207,7 @@ pub enum Act {
     Note(Happened),
     /// The mesh does not take this node in; said once.
     Refused(Error),
-    /// The mesh has taken this node out, for good; said once.
+    /// The mesh has taken this node out, for good, or goes on without what it has; said once.
     Expelled(Error),
     /// Why something that only a person can mend is not so; said once.
     Complain(&'static str, Error),
@@ -230,7 +234,7 @@ impl Act {
             Self::RaiseLevel(_) => Key::RaiseLevel,
             Self::Fence(_) => Key::Fence,
             Self::Plan(study) => Key::Plan(study.number()),
-            Self::Renew => Key::Renew,
+            Self::Renew | Self::GoOn => Key::Renew,
             Self::HandOver(group, _) => Key::HandOver(*group),
             Self::Actor(actor, _) => Key::Actor(*actor),
             Self::TakeBack(actor, _, id) => Key::TakeBack(*actor, *id),

@@ -100,7 +100,11 @@ impl Steward {
 
     /// Another says that this node is out.
     pub(super) fn expelled(&mut self, acts: &mut Vec<Act>) {
-        let error = Error::new(ErrorKind::Conflict, IS_OUT).with("node", self.id());
+        self.put_out_of_service(Error::new(ErrorKind::Conflict, IS_OUT).with("node", self.id()), acts);
+    }
+
+    /// It serves no more, in this start.
+    pub(super) fn put_out_of_service(&mut self, error: Error, acts: &mut Vec<Act>) {
         complain(&mut self.complaints.out, Some(error), Act::Expelled, acts);
         (self.due.look, self.due.hosting) = (true, true);
     }

@@ -34,6 +34,10 @@ pub(super) const fn unrenewed(error: Error) -> Act {
     Act::Complain("this node's metadata are damaged, and are not rebuilt", error)
 }
 
+pub(super) const fn waiting(error: Error) -> Act {
+    Act::Complain("this node's metadata wait, and neither vote nor serve", error)
+}
+
 pub(super) const fn unlaid(error: Error) -> Act {
     Act::Complain("there is no new layout", error)
 }

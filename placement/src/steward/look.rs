@@ -1,12 +1,17 @@
 //! A look at everything, from what the node observes of itself: each duty says what is to be done now.
 
-use mesh_core::{meta::Level, topology::Replicas};
+use core::time::Duration;
+
+use mesh_core::{
+    meta::Level,
+    topology::{IS_LEFT_BEHIND, Replicas},
+};
 
 use super::*;
 use crate::{
     Move, Reason,
     steward::{
-        complaints::kept_in,
+        complaints::{kept_in, waiting},
         hosting::Grounds,
         members::Members,
         peers::Presence,
@@ -32,6 +37,7 @@ impl Steward {
         self.see_to_groups(acts);
         self.make_known(acts);
         self.see_to_damage(now, acts);
+        self.see_to_rivals(now, acts);
         self.put_out(now, acts);
         self.lay_out(now, acts);
         self.raise_level(acts);
@@ -129,8 +135,10 @@ impl Steward {
             }
         }
         let is_free = |group| {
-            let is_under_way = [Key::Forsake(group), Key::Elect(group)].iter().any(|key| self.busy.contains_key(key));
-            !is_under_way && !self.not_before.contains_key(&Key::Elect(group))
+            let keys = [Key::Forsake(group), Key::Elect(group), Key::HandOver(group)];
+            // Who has just given the lead away does not stand against whom he gave it to.
+            let is_seen = |key: &Key| !self.not_before.contains_key(key);
+            !keys.iter().any(|key| self.busy.contains_key(key)) && keys[1..].iter().all(is_seen)
         };
         for (group, step) in self.vacancies.look(&self.own.groups, &self.outlook.sight, is_free) {
             match step {
@@ -240,9 +248,39 @@ impl Steward {
             Ok(Some(Renewal::HandOver(group, next))) => return acts.push(Act::HandOver(group, next)),
             // Who has just started has not heard of everybody yet.
             Err(_) if !self.peers.has_listened(now) => return,
-            Err(error) => Some(error),
+            Err(error) => match self.own.waits.as_ref().map(|waits| renewal::go_on(waits, &self.outlook.sight)) {
+                // It asks nobody itself, for whom it knows is in what waits; and who knew it before has yet to find that it is back.
+                Some(Ok(())) if !self.peers.has_listened_for(WAITS_MIN, now) => return,
+                Some(Ok(())) => return acts.push(Act::GoOn),
+                Some(Err(error)) => Some(error),
+                None => Some(error),
+            },
         };
-        complain(&mut self.complaints.unrenewed, error, unrenewed, acts);
+        let say = if self.own.waits.is_some() { waiting } else { unrenewed };
+        complain(&mut self.complaints.unrenewed, error, say, acts);
+    }
+
+    /// A group has one leader whom others follow. Where one of a later term has led beside it for long, the metadata have gone on
+    /// without this node: whoever had them go on has begun anew, and what is stored here now nobody would find there.
+    fn see_to_rivals(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        let sight = &self.outlook.sight;
+        let own = self.group(GroupId::CONTROL).filter(|own| own.report.trouble.is_none());
+        let led = own.and_then(|own| Some((own, own.report.leader?)));
+        let led = led.filter(|(own, leader)| own.leads || sight.rules(*leader, GroupId::CONTROL));
+        let rival = led.and_then(|(own, leader)| {
+            let others = sight.alive.iter().copied().filter(|node| *node != sight.here && *node != leader);
+            others
+                .filter(|node| sight.rules(*node, GroupId::CONTROL))
+                .find(|node| sight.said_of(*node, GroupId::CONTROL).is_some_and(|said| said.term > own.report.term))
+        });
+        let Some(rival) = rival else {
+            self.left_behind = None;
+            return;
+        };
+        if now.since(*self.left_behind.get_or_insert(now)) >= RIVALS_MAX {
+            let error = Error::new(ErrorKind::Conflict, IS_LEFT_BEHIND).with("node", self.id()).with("leader", rival);
+            self.put_out_of_service(error, acts);
+        }
     }
 
     /// Has drives go out that have been away for long, and come back.
@@ -464,3 +502,9 @@ impl Steward {
         self.own.groups.iter().map(|group| group.report.clone()).collect()
     }
 }
+
+/// Whoever runs and knows a node has reached it within this after its start: links to one that is gone are given up and tried again
+/// sooner.
+const WAITS_MIN: Duration = Duration::from_secs(20);
+/// Of two who lead one group the earlier one knows of the later one before.
+const RIVALS_MAX: Duration = Duration::from_secs(10);

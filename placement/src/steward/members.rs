@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_core::{
     id::{GroupId, NodeId, ReplicaId},
     meta::ControlView,
+    op::GroupReport,
     shared::SharedMap,
     topology::{Departure, NodeInfo, NodeKind, Places, REPLICAS_MAX, Replicas},
 };
@@ -97,7 +98,13 @@ impl Members {
         let nodes = wanted.filter_map(|info| {
             // What an earlier start of it said may be of files that are no more.
             sight.reports.get(&info.id).filter(|report| report.incarnation == info.incarnation)?;
+            // What follows another leader is of a group that this one has gone on without, whatever its number.
+            let is_stranger =
+                |said: &GroupReport| !group.voters.contains(&said.replica) && !group.learners.contains(&said.replica);
+            let is_led =
+                |said: &GroupReport| said.leader.is_some_and(|leader| leader != sight.here && sight.rules(leader, id));
             let said = sight.said_of(info.id, id).filter(|said| said.trouble.is_none());
+            let said = said.filter(|said| !(is_stranger(said) && is_led(said)));
             let votes = info.kind == NodeKind::Host && !view.departures.contains_key(&info.id);
             Some((info.id, Wanted { votes, replica: said.map(|said| said.replica) }))
         });
@@ -273,6 +280,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::steward::tests::{group, host, sight};
 
     fn replica(node: u64, life: u64) -> ReplicaId {
         ReplicaId::new(NodeId(node), life)
@@ -291,7 +299,6 @@ mod tests {
 
     #[test]
     fn living_hosts_and_for_the_control_group_dpus_are_wanted() {
-        use crate::steward::tests::{group, host, sight};
         let mut own = group(1, &[1]);
         let dpu = NodeInfo { kind: NodeKind::Dpu, ..host(4) };
         let emptied = NodeInfo { draining: true, ..host(5) };
@@ -320,6 +327,30 @@ mod tests {
         let none = Wanted { votes: true, replica: None };
         let members = Members::of(&own, Some(&hosts), &view, &seen);
         assert_eq!((members.nodes, members.hosts), ([(NodeId(5), none)].into(), Some(hosts)));
+    }
+
+    /// Nobody is taken in who follows somebody else in a group that goes on without him; where that one leads no more, he is.
+    #[test]
+    fn what_follows_another_leader_is_not_taken_in() {
+        let own = Group { voters: set(&[(1, 1)]), leads: true, ..group(1, &[]) };
+        let view =
+            ControlView { nodes: [1, 2, 3].map(|node| (NodeId(node), host(node))).into(), ..ControlView::default() };
+        let mut seen = sight(1, &[1, 2, 3], GroupId::CONTROL, Some(2));
+        for node in 1..=3 {
+            seen.change(node, |report| report.incarnation = mesh_core::id::Incarnation(1));
+        }
+        let taken = |seen: &Sight| {
+            let members = Members::of(&own, None, &view, seen);
+            members
+                .nodes
+                .into_iter()
+                .filter(|(_, wanted)| wanted.replica.is_some())
+                .map(|(node, _)| node.0)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(taken(&seen), [1], "both follow node 2");
+        seen.change(2, |report| report.groups[0].leader = None);
+        assert_eq!(taken(&seen), [1, 2, 3], "the one remembers who led once");
     }
 
     /// A group was founded on node 1, and is to be of others.

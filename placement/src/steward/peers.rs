@@ -177,7 +177,13 @@ impl Peers {
     /// Whether this node has listened for a silence: whoever it has not heard of by now is not there.
     #[must_use]
     pub fn has_listened(&self, now: Instant) -> bool {
-        self.judged_at(now).since(self.since) >= self.timing.silence
+        self.has_listened_for(self.timing.silence, now)
+    }
+
+    /// Whether it has for so long.
+    #[must_use]
+    pub fn has_listened_for(&self, span: Duration, now: Instant) -> bool {
+        self.judged_at(now).since(self.since) >= span
     }
 
     /// Whether what is not seen may be there all the same: not every one of `others` answers, and this node has just begun

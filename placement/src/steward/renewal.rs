@@ -1,12 +1,14 @@
 //! When damaged metadata may be set aside: once a majority of each group's voters, without this node's, is there and
 //! follows a leader among them. They have what was acknowledged, a new replica learns it from them, and they can take it in.
+//! What waits to go on alone is set aside then, too; and goes on once nobody is there whom it would leave behind.
 
 use std::collections::BTreeSet;
 
 use mesh_core::{
     Error, ErrorKind,
     id::{GroupId, NodeId, ReplicaId},
-    op::NodeReport,
+    op::{NodeReport, Waits},
+    topology::NodeKind,
 };
 
 use super::{Group, Sight};
@@ -56,6 +58,36 @@ pub fn look(groups: &[Group], kept: &BTreeSet<GroupId>, sight: &Sight) -> Result
     Ok(Renewal::Begin)
 }
 
+/// Whether what waits may go on alone, by a node that has listened for long enough to know who is there.
+///
+/// # Errors
+/// `Conflict`: who is there that would be left behind.
+pub fn go_on(waits: &Waits, sight: &Sight) -> Result<(), Error> {
+    let others =
+        sight.reports.values().filter(|report| report.node != sight.here && sight.alive.contains(&report.node));
+    for report in others {
+        match waits {
+            Waits::Without(lost) if lost.contains(&report.node) => {
+                let what = "this node's metadata are to go on without those that were given up for lost, and one of them runs: stop \
+                            it for good; or, if it is to stay, stop this node, say `mesh metadata empty` here, and start it again";
+                return Err(Error::new(ErrorKind::Conflict, what).with("lost", report.node));
+            }
+            // Who has begun with nothing has taken part in no election.
+            Waits::Restored if report.kind == NodeKind::Host && has_voted(report) => {
+                let what = "this node's metadata were restored from a backup, and another host runs that has metadata of its own: \
+                            stop that one and say `mesh metadata empty` there; or, if those are to stay, say it here";
+                return Err(Error::new(ErrorKind::Conflict, what).with("other", report.node));
+            }
+            Waits::Without(_) | Waits::Restored => {}
+        }
+    }
+    Ok(())
+}
+
+fn has_voted(report: &NodeReport) -> bool {
+    report.groups.iter().any(|said| said.group == GroupId::CONTROL && said.term > 0)
+}
+
 fn kept_as_it_is(group: GroupId) -> Error {
     Error::new(
         ErrorKind::NotLeader,
@@ -68,6 +100,8 @@ fn kept_as_it_is(group: GroupId) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::steward::tests::{group, sight};
 
@@ -82,6 +116,24 @@ mod tests {
 
     fn renewal(sight: &Sight) -> Result<Renewal, ErrorKind> {
         look(&[group(1, &[1, 2, 3])], &[GROUP].into(), sight).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn what_waits_goes_on_once_nobody_is_there_whom_it_would_leave_behind() {
+        let goes_on = |waits: Waits, sight: &Sight| go_on(&waits, sight).map_err(|error| error.kind());
+        let without = |lost: &[u64]| Waits::Without(lost.iter().copied().map(NodeId).collect());
+        assert_eq!(goes_on(without(&[2, 3]), &others(&[1, 2, 4], false)), Err(ErrorKind::Conflict));
+        assert_eq!(goes_on(without(&[3]), &others(&[1, 2, 4], false)), Ok(()));
+        // It said something once, and is not there.
+        let mut gone = others(&[1, 2, 3], false);
+        gone.alive = Arc::new([1, 2].map(NodeId).into());
+        assert_eq!(goes_on(without(&[3]), &gone), Ok(()));
+        // Who has begun with nothing is no mesh; nor is a DPU, which only follows.
+        assert_eq!(goes_on(Waits::Restored, &others(&[1, 2], false)), Err(ErrorKind::Conflict));
+        let mut empty = others(&[1, 2, 3], false);
+        empty.change(2, |report| report.groups[0].term = 0);
+        empty.change(3, |report| report.kind = NodeKind::Dpu);
+        assert_eq!(goes_on(Waits::Restored, &empty), Ok(()));
     }
 
     #[test]

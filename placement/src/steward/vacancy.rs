@@ -15,8 +15,8 @@ use super::{Group, Sight};
 /// What is to be done in a group in which nobody leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Who led it in this term is there, and never leads again in it, for its node has restarted or its replica is damaged:
-    /// this replica no longer holds others back for its sake. Of those that are down, replicas hear by themselves.
+    /// Who led it in this term is there, and never leads again in it, for its node has restarted, its replica is damaged, or it
+    /// knows of a later term: this replica no longer holds others back for its sake. Of those that are down, replicas hear by themselves.
     Forsake(NodeId, u64),
     /// This node stands for election.
     Stand,
@@ -90,9 +90,9 @@ impl Vacancies {
         }
     }
 
-    /// Who led in which term, if that is over for good: its replica is damaged, or its node is another start of itself than
-    /// when it was known to lead, and does not lead any more. That it does not say so is not enough: what it said last may
-    /// be of when it stood.
+    /// Who led in which term, if that is over for good: its replica is damaged, or knows of a later term; or its node is another
+    /// start of itself than when it was known to lead, and does not lead any more. That it does not say so is not enough: what it
+    /// said last may be of when it stood.
     fn has_gone(&mut self, report: &GroupReport, sight: &Sight) -> Option<(NodeId, u64)> {
         let leader = report.leader.filter(|leader| *leader != sight.here && sight.alive.contains(leader))?;
         let start = sight.reports.get(&leader)?.incarnation;
@@ -101,8 +101,8 @@ impl Vacancies {
             *led = (leader, report.term, start);
         }
         let said = sight.said_of(leader, report.group);
-        let is_damaged = said.is_some_and(|said| said.trouble.is_some());
-        (is_damaged || start > led.2).then_some((leader, report.term))
+        let is_over = said.is_some_and(|said| said.trouble.is_some() || said.term > report.term);
+        (is_over || start > led.2).then_some((leader, report.term))
     }
 }
 
@@ -243,6 +243,23 @@ mod tests {
         assert_eq!(steps(&mut vacancies, learner.clone(), &again), []);
         again.change(3, |report| report.groups[0].trouble = Some("damaged".into()));
         assert_eq!(steps(&mut vacancies, learner, &again), forsakes(term + 1));
+    }
+
+    /// It has heard of somebody who stood in a later term and was not elected: those who follow it would wait for it, and it does
+    /// not lead any more.
+    #[test]
+    fn who_knows_of_a_later_term_than_it_led_in_is_forsaken() {
+        let mut led = group(2, &[1, 2, 3]);
+        led.report.leader = Some(NodeId(3));
+        let term = led.report.term;
+        let mut later = sight(2, &[2, 3], GROUP, None);
+        later.change(3, |report| report.groups[0].term = term + 1);
+        let mut vacancies = Vacancies::default();
+        assert_eq!(steps(&mut vacancies, led.clone(), &later), [Step::Forsake(NodeId(3), term)]);
+        assert_eq!(steps(&mut vacancies, led.clone(), &later), [Step::Stand]);
+        // It leads in that one: this node is about to hear of it.
+        later.change(3, |report| report.groups[0].leader = Some(NodeId(3)));
+        assert_eq!(steps(&mut Vacancies::default(), led, &later), []);
     }
 
     #[test]

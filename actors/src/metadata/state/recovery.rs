@@ -41,7 +41,7 @@ const LAYOUTS_MIN: u64 = 1 << 12;
 const TENANTS_MIN: u64 = 1 << 10;
 
 /// Where a counter goes on that is here by now: behind all that anybody can have been given by then, of whatever is not known
-/// any more, and by another recovery from the same state.
+/// any more.
 const fn behind(here: u64, min: u64, by_then: u64) -> u64 {
     let least = here.saturating_add(min);
     if by_then > least { by_then } else { least }
@@ -62,8 +62,8 @@ pub(super) fn recover(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Er
 
 fn namespace(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {
     let granted = rows.find::<u64>(&keys::granted())?.unwrap_or(0);
-    let least = BLOCKS_MIN + recovery.chance % CHANCE;
-    rows.put(keys::granted(), &behind(granted, least, seconds(recovery) * BLOCKS_A_SECOND))
+    let behind = behind(granted, BLOCKS_MIN, seconds(recovery) * BLOCKS_A_SECOND);
+    rows.put(keys::granted(), &(behind + recovery.chance % CHANCE))
 }
 
 fn control(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {
@@ -72,13 +72,14 @@ fn control(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {
         return Err(Error::invalid("no host would be left of the mesh"));
     };
     begin_anew(rows, &out, host, seconds(recovery))?;
+    // Before anybody is taken out, for which all have to speak a level: of most that is only what they registered with.
+    raise_level(rows)?;
     for node in &recovery.lost {
         let known = rows.has(&keys::node(*node))? || departures::has_left(rows, *node)?;
         if known {
             departures::remove(rows, *node, None)?;
         }
     }
-    raise_level(rows)?;
     let seconds = seconds(recovery);
     let tenants = (Counter::Tenants, TENANTS_MIN, seconds / 60 * TENANTS_A_MINUTE);
     for (counter, min, by_then) in [tenants, (Counter::Buckets, BUCKETS_MIN, seconds * BUCKETS_A_SECOND)] {

@@ -19,6 +19,8 @@ pub(super) struct Loss {
     nodes: BTreeSet<NodeId>,
     /// Has the metadata go on.
     errand: Arc<Errand>,
+    /// DPUs that have been made to begin anew for it.
+    emptied: BTreeSet<NodeId>,
     dice: Stream,
 }
 
@@ -55,11 +57,27 @@ impl Room {
             let (steps, power, down) = (dice.below(300), dice.chance(500), 10 + dice.below(3_000));
             self.befall(1 + dice.below(8_000), Fault::Crash { node, steps, power, down });
         }
+        log::expect("this node's metadata wait");
+        log::expect("it was to go on by itself");
         let errand: Arc<Errand> = Arc::default();
         let end = self.clients.recover(left, nodes.clone(), errand.clone());
         self.net.add(end);
-        self.loss = Some(Loss { nodes, errand, dice });
+        self.loss = Some(Loss { nodes, errand, emptied: BTreeSet::new(), dice });
         Ok(())
+    }
+
+    /// Where a DPU has heard of what no host has that is left, somebody accepts that this is lost, too, and does what he is told to.
+    pub(super) fn see_to_loss(&mut self) {
+        let Some(loss) = self.loss.as_mut().filter(|loss| !loss.errand.is_over()) else { return };
+        let why = loss.errand.why();
+        let named = why.rsplit_once("node=node-").filter(|_| why.contains("a DPU has heard of more"));
+        let Some(Ok(dpu)) = named.map(|(_, rest)| rest.trim_end_matches(']').parse().map(NodeId)) else { return };
+        if loss.emptied.insert(dpu)
+            && let Some(metadata) = self.kill_for_its_metadata(dpu, 10)
+        {
+            log::say(|| format!("ROOM {dpu} begins anew"));
+            metadata.lose_database();
+        }
     }
 
     /// Why the mesh does not go on yet without those that are lost; none: it does.

@@ -302,13 +302,24 @@ async fn expect_alone(store: &Arc<Store>, old: ReplicaId, at: LogId) {
 /// Whenever the machine crashes while a replica is made to go on alone: it is as it was, or it goes on when it starts again.
 #[tokio::test]
 async fn a_replica_goes_on_alone_or_is_as_it_was_whenever_it_crashes() {
+    goes_on_alone(&[]).await;
+}
+
+/// So does one that goes on without others; but where it starts again in between, it waits until somebody knows that none of those is
+/// there: they may have come back before it did.
+#[tokio::test]
+async fn a_replica_that_is_to_go_on_without_others_waits_when_it_starts_again() {
+    goes_on_alone(&[NodeId(2), NodeId(3)]).await;
+}
+
+async fn goes_on_alone(lost: &[NodeId]) {
     let (home, store, copies) = photographed(5).await;
     let old = store.replica(GROUP).unwrap();
     lock(&copies).clear();
     let force = |replica, index| Force {
         group: GROUP,
         survivor: Some((replica, LogEnd { term: 1, index })),
-        recovery: Recovery::default(),
+        recovery: Recovery { lost: lost.to_vec(), ..Recovery::default() },
     };
     for other in [force(ReplicaId::new(NodeId(1), 1), 7), force(old, 6), Force { survivor: None, ..force(old, 7) }] {
         let refused = Forced::carry_out(&store, &other).expect_err("it is not so");
@@ -330,7 +341,15 @@ async fn a_replica_goes_on_alone_or_is_as_it_was_whenever_it_crashes() {
         assert!(matches!(store.health(GROUP), Health::Sound), "{:?}", store.health(GROUP));
         let is_begun = store.groups_with(Slot::Forced).contains(&GROUP) || store.replica(GROUP).unwrap() == new;
         seen[usize::from(is_begun)] += 1;
+        let is_under_way = store.groups_with(Slot::Forced).contains(&GROUP);
         Forced::go_on(&store);
+        let waits = is_under_way && !lost.is_empty();
+        assert_eq!(store.held(), waits.then_some(GROUP).into_iter().collect());
+        if waits {
+            assert!(matches!(store.health(GROUP), Health::Damaged(_)), "it serves nobody");
+            assert!(store.groups_with(Slot::Forced).contains(&GROUP), "nothing was done");
+            assert_eq!(Forced::let_go_on(&store).expect("it goes on"), [GROUP].into());
+        }
         expect_full(&store, GroupId::CONTROL).await;
         if !is_begun {
             assert_eq!(store.replica(GROUP).unwrap(), old);

@@ -4,6 +4,7 @@
 use mesh_core::{
     id::LayoutId,
     meta::Level,
+    op::Waits,
     spec::{FunctionSpec, KeeperSpec, ObjectSpec},
     topology::Code,
 };
@@ -226,6 +227,98 @@ fn damaged_metadata_are_rebuilt_once_at_a_time_and_half_a_minute_after_that_fail
     assert_eq!(wants(&mut room, damaged()), [""; 0]);
     room.passes(1);
     assert_eq!(wants(&mut room, damaged()), ["Renew"]);
+}
+
+/// Nobody leads for a moment then, and the first voter would stand at once: it would depose whom it has just made the leader.
+#[test]
+fn who_has_given_the_lead_away_does_not_stand_against_whom_he_gave_it_to() {
+    let mut room = Room::new(mesh(&[1, 2, 3]));
+    let vacant = |node| {
+        let groups = vec![group(node, &[1, 2, 3]).report];
+        introduces(NodeReport { groups, ..report(node) }, 1)
+    };
+    passes_with(&mut room, 500, &[vacant(2), vacant(3)]);
+    room.on(Event::Ended(Key::Peers, Ok(())));
+    let leads = Group { caught_up: group(1, &[1, 2, 3]).voters, ..led_by(Some(1), &[1, 2, 3]) };
+    let stops = |group: &Group| Observed { stopping: true, ..has(group.clone()) };
+    assert_eq!(wants(&mut room, stops(&leads)), ["HandOver(group-0, node-2)"]);
+    room.on(Event::Ended(Key::HandOver(GroupId::CONTROL), Ok(())));
+    let follows = |room: &mut Room| wants(room, has(led_by(None, &[1, 2, 3])));
+    assert_eq!(follows(&mut room), [""; 0]);
+    passes_with(&mut room, 499, &[vacant(2), vacant(3)]);
+    assert_eq!(follows(&mut room), [""; 0]);
+    passes_with(&mut room, 1, &[vacant(2), vacant(3)]);
+    assert_eq!(follows(&mut room), ["Elect(group-0)"], "that one was not elected");
+}
+
+#[test]
+fn what_waits_to_go_on_alone_does_once_it_has_listened_and_is_set_aside_where_others_go_on() {
+    let waits = || {
+        let own = group(1, &[1, 2, 3]);
+        let report = GroupReport { trouble: Some("it waits".into()), ..own.report };
+        let groups = vec![Group { report, ..group(1, &[1, 2, 3]) }];
+        let waits = Some(Waits::Without(vec![NodeId(2), NodeId(3)]));
+        Observed { groups, damage: Some(Ok([GroupId::CONTROL].into())), waits, ..Observed::default() }
+    };
+    let mut alone = Room::new(mesh(&[1, 2, 3]));
+    assert_eq!(wants(&mut alone, waits()), [""; 0], "it has not listened");
+    alone.passes(19_950);
+    assert!(!wants(&mut alone, waits()).contains(&"GoOn".to_owned()), "others may not have found it yet");
+    alone.passes(50);
+    let said = wants(&mut alone, waits());
+    assert_eq!(said.last().map(String::as_str), Some("GoOn"), "{said:?}");
+    assert_eq!(wants(&mut alone, waits()), [""; 0], "it is under way");
+    // One of those that were to be lost is there, and no majority.
+    let mut room = Room::new(mesh(&[1, 2, 3]));
+    passes_with(&mut room, 2_100, &[follows(3)]);
+    room.on(Event::Ended(Key::Peers, Ok(())));
+    let said = wants(&mut room, waits());
+    assert!(said.len() == 2 && said[1].contains("one of them runs"), "{said:?}");
+    // A majority is: it is one of them again.
+    passes_with(&mut room, 100, &[follows(2), follows(3)]);
+    room.on(Event::Ended(Key::Peers, Ok(())));
+    assert_eq!(wants(&mut room, waits()), ["Renew"]);
+}
+
+#[test]
+fn who_follows_an_earlier_leader_beside_a_later_one_serves_no_more() {
+    let own = |leader, term| {
+        let own = group(1, &[1, 2, 3]);
+        let report = GroupReport { leader: Some(NodeId(leader)), term, ..own.report };
+        has(Group { report, leads: leader == 1, ..group(1, &[1, 2, 3]) })
+    };
+    let leads = |node, term| {
+        let said = GroupReport { leader: Some(NodeId(node)), term, ..group(node, &[]).report };
+        introduces(NodeReport { groups: vec![said], ..report(node) }, 1)
+    };
+    let told = |room: &mut Room, own: Observed| {
+        wants(room, own).into_iter().filter(|act| act.starts_with("Expelled")).collect::<Vec<_>>()
+    };
+    for (leader, term, other, is_left_behind) in [
+        (1, 5, 6, true),
+        (2, 5, 6, true),
+        // That one is the earlier one; or the same.
+        (1, 5, 4, false),
+        (3, 5, 6, false),
+    ] {
+        let mut room = Room::new(mesh(&[1, 2, 3]));
+        let beats = [leads(2, term), leads(3, other)];
+        passes_with(&mut room, 500, &beats);
+        assert_eq!(told(&mut room, own(leader, term)), [""; 0]);
+        passes_with(&mut room, 9_500, &beats);
+        assert_eq!(told(&mut room, own(leader, term)), [""; 0], "it may hear of it yet");
+        passes_with(&mut room, 500, &beats);
+        let said = told(&mut room, own(leader, term));
+        assert_eq!(said.len(), usize::from(is_left_behind), "{said:?}");
+        assert!(said.iter().all(|said| said.contains("mesh metadata empty")), "{said:?}");
+    }
+    // It hears of it in between.
+    let mut room = Room::new(mesh(&[1, 2, 3]));
+    let beats = [leads(3, 6)];
+    for leader in [1, 3, 1] {
+        passes_with(&mut room, 6_000, &beats);
+        assert_eq!(told(&mut room, own(leader, 5)), [""; 0]);
+    }
 }
 
 #[test]

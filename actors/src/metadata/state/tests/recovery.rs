@@ -124,6 +124,13 @@ fn the_same_state_recovered_twice_gives_out_nothing_twice() {
         (group.open_block(1).0 - WriteId::new(NAMESPACE, 0).0) / WRITE_BLOCK
     };
     assert_eq!([0, 7, u64::MAX].map(by_chance), [1 << 20, (1 << 20) + 7, (1 << 20) + (1 << 30) - 1]);
+    // And where it says more, two recoveries from one state are apart by chance, too.
+    let [one, other] = [5, 1 << 20].map(|chance| {
+        let mut group = Group::namespace();
+        group.recover(&Recovery { at: at(3 * year), chance, ..lost(&[]) }).expect("recovered");
+        (group.open_block(1).0 - WriteId::new(NAMESPACE, 0).0) / WRITE_BLOCK
+    });
+    assert_eq!(other - one, (1 << 20) - 5);
     assert!(given[2][2] < 1 << 28, "tenants are numbered in 28 bits: {given:?}");
 }
 
@@ -163,6 +170,18 @@ fn the_mesh_does_from_then_on_what_builds_do_that_can_recover() {
     assert_eq!((view.level, view.nodes[&NodeId(3)].level), (Level::RECOVERY, Level::RECOVERY));
     assert_eq!(group.apply(&of(Level::REPLICAS, 3)), Err(ErrorKind::Unsupported), "and is turned away if not");
     assert_eq!(group.apply(&of(Level::RECOVERY, 3)), Ok(MetaAnswer::Done));
+}
+
+#[test]
+fn who_is_lost_holds_no_recovery_back_with_the_build_that_it_ran() {
+    let mut group = furnished();
+    for (id, level) in [(1, Level::FIRST), (2, Level::DRAINS), (3, Level::FIRST)] {
+        let older = MeshCommand::PutNode(NodeInfo { level, ..node(id, 2) });
+        assert_eq!(group.apply(&older), Ok(MetaAnswer::Done));
+    }
+    group.recover(&lost(&[2, 3])).expect("neither of them is asked any more");
+    let view = control_view(&group);
+    assert_eq!((view.level, view.nodes.keys().copied().collect::<Vec<_>>()), (Level::RECOVERY, vec![NodeId(1)]));
 }
 
 #[test]
