@@ -141,7 +141,8 @@ pub const IS_OUT: &str = "this node was taken out of the mesh for good: wipe its
 
 /// What is said of a node whose metadata group goes on elsewhere, without it.
 pub const IS_LEFT_BEHIND: &str = "the mesh goes on from a backup, or from less than it once had, and this node follows metadata that \
-                                  do not: stop it, say `mesh metadata empty`, and start it again";
+                                  do not: stop it, say `mesh metadata empty`, and start it again; or, if what it has is to \
+                                  stay, stop the leader that is named, and say it there";
 
 /// What is said of a drive that was taken out before.
 pub const DRIVE_IS_OUT: &str = "the drive is out already";

@@ -71,6 +71,7 @@ pub mod peers;
 pub mod plans;
 pub mod readiness;
 pub mod renewal;
+mod rivals;
 pub mod specs;
 pub mod vacancy;
 pub mod voice;
@@ -100,6 +101,7 @@ use self::{
     outs::Outs,
     peers::{Peers, Timing},
     plans::Plans,
+    rivals::Rivals,
     specs::Upkeep,
     vacancy::Vacancies,
     voice::Voice,
@@ -238,8 +240,9 @@ pub struct Steward {
     complaints: Complaints,
     /// When a renewal that failed is tried again.
     renew_at: Option<Instant>,
-    /// Since when the control group has had a leader that is not the one whom this node follows, and comes after that.
-    left_behind: Option<Instant>,
+    /// When somebody was there last whom what waits would leave behind.
+    blocked_at: Option<Instant>,
+    rivals: Rivals,
 }
 
 /// When things were done last.
@@ -335,7 +338,8 @@ impl Steward {
             lead: Lead::default(),
             complaints: Complaints::default(),
             renew_at: None,
-            left_behind: None,
+            blocked_at: None,
+            rivals: Rivals::default(),
         };
         // Also those of nodes that it may never hear.
         steward.count_drives();
@@ -410,6 +414,9 @@ impl Steward {
             self.busy.values_mut().for_each(|since| *since = *since + slept);
             self.lead.estranged.slept(slept);
             self.lead.blind.slept(slept);
+            self.blocked_at = self.blocked_at.map(|at| at + slept);
+            // What it knows of others is as old.
+            self.rivals.slept();
         }
         let known = acts.len();
         match event {

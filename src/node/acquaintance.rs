@@ -11,7 +11,7 @@ use mesh_core::{
 };
 use mesh_placement::steward::outlook::uncounted;
 
-use super::Inner;
+use super::{Inner, lock};
 
 impl Inner {
     /// Refuses whatever a node asks that has left the mesh for good. By what is said of its beats it learns that; of what else
@@ -23,7 +23,7 @@ impl Inner {
                 let kind = if is_beat(body) { ErrorKind::Conflict } else { ErrorKind::Draining };
                 Err(Error::new(kind, IS_OUT).with("node", node))
             }
-            Role::Client(_) if !tells_how_it_is(body) => match self.out.get() {
+            Role::Client(_) if !tells_how_it_is(body) => match &*lock(&self.out) {
                 Some(why) => Err(Error::new(ErrorKind::Draining, why.message().to_owned()).with("node", self.id)),
                 None => Ok(()),
             },

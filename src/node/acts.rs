@@ -27,7 +27,7 @@ use mesh_placement::{
 };
 use tokio::sync::Semaphore;
 
-use super::{Inner, chains, media};
+use super::{Inner, chains, lock, media};
 
 /// This node's replicas of metadata groups.
 pub(super) fn groups(metadata: &RaftMetadata) -> Vec<Group> {
@@ -69,8 +69,11 @@ pub(super) fn at_once(node: &Arc<Inner>, act: Act) {
                 }
                 _ => tracing::error!(node = %node.id, %error, "this node serves nobody any more"),
             }
-            // It is said once a start.
-            drop(node.out.set(error));
+            *lock(&node.out) = Some(error);
+        }
+        Act::Back => {
+            tracing::warn!(node = %node.id, "this node serves again: nobody leads the mesh any more who had left it behind");
+            *lock(&node.out) = None;
         }
         Act::Complain(what, error) => tracing::error!(node = %node.id, %error, "{what}"),
         Act::Warn(what, error) => tracing::warn!(node = %node.id, %error, "{what}"),

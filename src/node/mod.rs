@@ -22,7 +22,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -111,7 +111,7 @@ pub(crate) struct Inner {
     /// It has been told to stop.
     leaving: AtomicBool,
     /// Why it serves nobody any more: it has been told that it is out of the mesh for good, or the mesh goes on without what it has.
-    out: OnceLock<Error>,
+    out: Mutex<Option<Error>>,
     stopping: watch::Sender<bool>,
     /// It has stopped; held by who stops it.
     stopped: tokio::sync::Mutex<bool>,
@@ -269,7 +269,7 @@ impl Builder {
             front: Mutex::default(),
             numbers: Mutex::default(),
             leaving: AtomicBool::new(false),
-            out: OnceLock::new(),
+            out: Mutex::default(),
             stopping: watch::channel(false).0,
             stopped: tokio::sync::Mutex::default(),
             tasks: Mutex::default(),

@@ -175,9 +175,10 @@ async fn own(node: Arc<Inner>, inbox: &mut mpsc::Receiver<News>) {
     media::let_go(&node, &view);
     let steward = Steward::new(node.here(), view.clone(), node.env.clock.now());
     let mut owner = Owner { node, steward, view, tasks: JoinSet::new(), about: BTreeMap::new() };
-    for peer in &owner.node.config.peers {
+    let given = owner.node.config.peers.iter().map(|peer| (peer.node.id(), peer.address));
+    for (peer, address) in owner.node.metadata.remembered().iter().copied().chain(given) {
         let as_of = owner.node.env.starts_until_now();
-        owner.node.tell(Event::Given(peer.node.id(), peer.address, as_of));
+        owner.node.tell(Event::Given(peer, address, as_of));
     }
     // Nobody is judged, or answered, before it is known what this node has itself.
     owner.observe();

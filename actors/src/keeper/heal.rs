@@ -35,6 +35,8 @@ pub(super) struct Heal {
     all_asked: bool,
     /// No drive that was asked has left it open whether it has what was asked for.
     all_told: bool,
+    /// Nothing brings it back; what is left of it is brought home.
+    is_lost: bool,
     asked: BTreeSet<u8>,
     found: BTreeMap<u8, Found>,
     /// Reads or writes that are out.
@@ -91,6 +93,7 @@ impl Heal {
             sources,
             all_asked,
             all_told: true,
+            is_lost: false,
             asked: BTreeSet::new(),
             found: BTreeMap::new(),
             pending: 0,
@@ -181,14 +184,13 @@ impl Heal {
             reads.extend(self.read(shard));
         }
         if reads.is_empty() {
-            let (kind, text) = if self.all_asked && self.all_told && agree {
-                let text = "fewer shards of a stripe are left than it takes to read it: nothing brings it back";
-                (ErrorKind::Lost, text)
-            } else {
-                let text = "too few shards of a stripe can be read to rebuild those that are missing";
-                (ErrorKind::TooFewShards, text)
-            };
-            let error = Error::new(kind, text).with("stripe", format_args!("{:?}", self.stripe));
+            if self.all_asked && self.all_told && agree {
+                // What is elsewhere is deleted there once it is counted: of what is left nothing may be only there.
+                self.is_lost = true;
+                return self.write();
+            }
+            let text = "too few shards of a stripe can be read to rebuild those that are missing";
+            let error = Error::new(ErrorKind::TooFewShards, text).with("stripe", format_args!("{:?}", self.stripe));
             return Course::End(Err(error.with("found", most).with("needed", wanted)));
         }
         Course::On(reads)
@@ -223,7 +225,20 @@ impl Heal {
         }
         self.pending = steps.len();
         self.goals.clear();
-        Course::On(steps)
+        if steps.is_empty() { self.end() } else { Course::On(steps) }
+    }
+
+    /// All that was to be written is, or could not be.
+    fn end(&mut self) -> Course {
+        let lost = || {
+            let text = "fewer shards of a stripe are left than it takes to read it: nothing brings it back";
+            Error::new(ErrorKind::Lost, text).with("stripe", format_args!("{:?}", self.stripe))
+        };
+        Course::End(match self.failed.take() {
+            Some(error) => Err(error),
+            None if self.is_lost => Err(lost()),
+            None => Ok(()),
+        })
     }
 
     /// Whether all that is out are writes.
@@ -241,7 +256,7 @@ impl Heal {
         if self.pending > 0 {
             return Course::On(Vec::new());
         }
-        Course::End(self.failed.take().map_or(Ok(()), Err))
+        self.end()
     }
 
     /// What came, if it can be a shard of the stripe.

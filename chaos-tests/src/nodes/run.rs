@@ -248,8 +248,8 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
         room.ask_states();
         until(room, END_MAX, "every chain has said its state", Room::stateless)?;
         match room.states(stages.len()) {
-            // One that has just broken down is not there until it is built again.
-            Err(_) if plan.frail.is_some() && room.time.windows() - asked < END_MAX => {
+            // One that has just broken down is not there until it is built again; nor is one that has just been placed.
+            Err(_) if room.time.windows() - asked < END_MAX => {
                 for _ in 0..LOOK {
                     step(room)?;
                 }

@@ -20,13 +20,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::SocketAddr,
     sync::Arc,
 };
 
+use mesh_actors::metadata::state;
 use mesh_core::{
     Error, ErrorKind,
-    id::{GroupId, ReplicaId},
+    id::{GroupId, NodeId, ReplicaId},
     op::{Condition, Force, LogEnd, Recovery, ReplicaReport, Waits},
+    topology::NodeKind,
 };
 use openraft::{Membership as Members, StoredMembership, impls::leader_id_adv::LeaderId};
 use serde::{Deserialize, Serialize};
@@ -71,25 +74,34 @@ impl Forced {
     }
 
     /// Finishes what was begun before this start, or has it wait. A group of which that fails is damaged: it is neither what it was
-    /// nor what it was to be.
-    pub(super) fn go_on(store: &Arc<Store>) {
+    /// nor what it was to be. Gives the hosts, where what knows them waits.
+    pub(super) fn go_on(store: &Arc<Store>) -> Vec<(NodeId, SocketAddr)> {
+        let known = hosts(store);
         for group in store.groups_with(Slot::Forced) {
             match store.read::<Self>(group, Slot::Forced) {
                 Ok(Some(Self { recovery: Recovery { lost, .. }, .. })) if !lost.is_empty() => {
                     let what = "this replica is to go on alone, as somebody has accepted, once it is certain that none of those runs \
                                 that are to be lost";
-                    let lost: Vec<String> = lost.iter().map(ToString::to_string).collect();
-                    store.hold(group, waits(what).with("group", group).with("lost", lost.join(" ")));
+                    let named: Vec<String> = lost.iter().map(ToString::to_string).collect();
+                    store.hold(
+                        group,
+                        waits(what).with("group", group).with("lost", named.join(" ")),
+                        Waits::Without(lost),
+                    );
                 }
                 Ok(_) => drop(Self::end(store, group)),
                 Err(error) => store.note(group, &cannot_be_finished(&error)),
             }
         }
-        if store.groups_with(Slot::Restored).contains(&GroupId::CONTROL) {
+        if is_restored(store) {
             let what = "these metadata were restored from a backup, and go on once it is certain that no other host that runs has \
                         metadata of its own: say `mesh metadata empty` where one has";
-            store.replicas().into_keys().for_each(|group| store.hold(group, waits(what).with("group", group)));
+            store
+                .replicas()
+                .into_keys()
+                .for_each(|group| store.hold(group, waits(what).with("group", group), Waits::Restored));
         }
+        if store.held().contains(&GroupId::CONTROL) { known } else { Vec::new() }
     }
 
     /// What waits goes on. Gives the groups.
@@ -98,7 +110,7 @@ impl Forced {
     /// `DriveFailed`: a group of which that cannot be written is damaged, until the next start.
     pub(super) fn let_go_on(store: &Arc<Store>) -> Result<BTreeSet<GroupId>, Error> {
         let held = store.held();
-        if store.groups_with(Slot::Restored).contains(&GroupId::CONTROL) {
+        if let Some(Waits::Restored) = store.waits() {
             let gone_on = store.remove(GroupId::CONTROL, Slot::Restored).and_then(|()| store.finish());
             gone_on.map_err(|error| refused(GroupId::CONTROL, error))?;
         }
@@ -180,6 +192,32 @@ impl Forced {
     }
 }
 
+/// Whether all was restored and nobody has gone on from it since: a build that does not know the row may have run.
+fn is_restored(store: &Arc<Store>) -> bool {
+    if !store.groups_with(Slot::Restored).contains(&GroupId::CONTROL) {
+        return false;
+    }
+    let is_alone = GroupState::open(Arc::clone(store), GroupId::CONTROL, None)
+        .is_ok_and(|state| state.position().1.membership().nodes().count() == 1);
+    if !is_alone && let Err(error) = store.remove(GroupId::CONTROL, Slot::Restored) {
+        tracing::warn!(%error, "what says that metadata were restored cannot be removed");
+    }
+    is_alone
+}
+
+/// The hosts that the control group knows, as far as it can be read.
+fn hosts(store: &Arc<Store>) -> Vec<(NodeId, SocketAddr)> {
+    let waits =
+        [Slot::Forced, Slot::Restored].into_iter().any(|slot| store.groups_with(slot).contains(&GroupId::CONTROL));
+    if !waits {
+        return Vec::new();
+    }
+    let state = GroupState::open(Arc::clone(store), GroupId::CONTROL, None);
+    let view = state.ok().and_then(|state| state.with_table(|table| state::control_view(table)).ok());
+    let all = view.iter().flat_map(|view| view.nodes.values().filter(|info| info.kind == NodeKind::Host));
+    all.filter_map(|info| Some((info.id, info.address.parse().ok()?))).collect()
+}
+
 fn waits(what: &'static str) -> Error {
     Error::new(ErrorKind::Corrupt, what)
 }
@@ -256,16 +294,13 @@ impl RaftMetadata {
     /// What replicas of this node wait for; none: none waits.
     #[must_use]
     pub fn waits(&self) -> Option<Waits> {
-        let store = self.store();
-        let held = store.held();
-        if held.is_empty() {
-            return None;
-        }
-        if store.groups_with(Slot::Restored).contains(&GroupId::CONTROL) {
-            return Some(Waits::Restored);
-        }
-        let lost = held.into_iter().filter_map(|group| store.peek::<Forced>(group, Slot::Forced).ok().flatten());
-        Some(Waits::Without(lost.flat_map(|forced| forced.recovery.lost).collect()))
+        self.store().waits()
+    }
+
+    /// The hosts that this node knew when it stopped, where what knows them waits: nobody else says where they are.
+    #[must_use]
+    pub fn remembered(&self) -> &[(NodeId, SocketAddr)] {
+        &self.remembered
     }
 
     /// What waits goes on, for it is certain that nobody is left behind: see [`Self::waits`].

@@ -201,7 +201,11 @@ fn entry_at(tree: &Tree, index: u64) -> io::Result<Option<Sealed>> {
     let joined = chunks::join(&head, |piece| tree.get(entry_key(index, piece + 1)));
     Sealed::open(
         index,
-        joined.map_err(|error| io::Error::new(error.kind(), format!("entry {index} of the log: {error}")))?,
+        joined.map_err(|error| match error.raw_os_error() {
+            // It says nothing of what is there.
+            Some(_) => error,
+            None => io::Error::new(error.kind(), format!("entry {index} of the log: {error}")),
+        })?,
     )
     .map(Some)
 }

@@ -136,7 +136,7 @@ impl GroupState {
         Ok(Staged { generation, table: TreeTable::new(self.store.tree(&name)?) })
     }
 
-    fn position(&self) -> (Option<LogId>, Membership) {
+    pub(super) fn position(&self) -> (Option<LogId>, Membership) {
         let current = self.read();
         (current.applied, current.membership.clone())
     }

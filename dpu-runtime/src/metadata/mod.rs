@@ -177,6 +177,7 @@ pub struct RaftMetadata {
     publish_from: AtomicU64,
     /// See [`Self::close_soon`].
     closing: AtomicBool,
+    remembered: Vec<(NodeId, std::net::SocketAddr)>,
 }
 
 impl core::fmt::Debug for RaftMetadata {
@@ -214,7 +215,7 @@ impl RaftMetadata {
         let raft_config = Arc::new(raft_config(&config)?);
         let dice = Dice::new(entropy);
         let store = Arc::new(Store::open(config.home.clone(), config.node, dice.clone())?);
-        Forced::go_on(&store);
+        let remembered = Forced::go_on(&store);
         let store = RwLock::new(store);
         let control = watch::Sender::default();
         let metadata = Arc::new_cyclic(|me| Self {
@@ -246,6 +247,7 @@ impl RaftMetadata {
             control,
             publish_from: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            remembered,
         });
         for group in config.groups {
             metadata.ensure_group(group).await?;

@@ -42,6 +42,7 @@ use mesh_core::{
     Error, ErrorKind,
     id::{GroupId, NodeId, ReplicaId},
     meta::FORMAT,
+    op::Waits,
     wire::crc32c,
 };
 use openraft::storage::IOFlushed;
@@ -111,8 +112,9 @@ struct Damage {
     judged: BTreeSet<GroupId>,
     /// Of everything; but only because it could not be read: the next start may find it as it was.
     may_pass: bool,
-    /// Those that are not damaged, and wait until they may go on alone.
+    /// Those that are not damaged, and wait until they may go on alone; and for what.
     held: BTreeSet<GroupId>,
+    waits: Option<Waits>,
 }
 
 /// The real steps to durability.
@@ -268,13 +270,20 @@ impl Store {
     }
 
     /// A group's files are as they are to be, and are not opened until somebody says that they may be: see `force`.
-    pub(super) fn hold(&self, group: GroupId, why: Error) {
+    pub(super) fn hold(&self, group: GroupId, why: Error, waits: Waits) {
         let mut damage = lock(&self.damage);
         if damage.whole.is_none() && !damage.groups.contains_key(&group) {
             tracing::warn!(%group, path = %self.home, %why, "a replica of a metadata group waits");
             damage.groups.insert(group, why);
             damage.held.insert(group);
+            damage.waits = Some(waits);
         }
+    }
+
+    /// What those wait for.
+    pub(super) fn waits(&self) -> Option<Waits> {
+        let damage = lock(&self.damage);
+        damage.waits.clone().filter(|_| !damage.held.is_empty())
     }
 
     /// The groups that wait.

@@ -209,6 +209,8 @@ pub enum Act {
     Refused(Error),
     /// The mesh has taken this node out, for good, or goes on without what it has; said once.
     Expelled(Error),
+    /// It serves again: what it was left behind by is there no more.
+    Back,
     /// Why something that only a person can mend is not so; said once.
     Complain(&'static str, Error),
     /// The same of what may pass by itself.

@@ -105,8 +105,11 @@ impl Steward {
 
     /// It serves no more, in this start.
     pub(super) fn put_out_of_service(&mut self, error: Error, acts: &mut Vec<Act>) {
+        let is_news = self.complaints.out.is_none();
         complain(&mut self.complaints.out, Some(error), Act::Expelled, acts);
-        (self.due.look, self.due.hosting) = (true, true);
+        if is_news {
+            (self.due.look, self.due.hosting) = (true, true);
+        }
     }
 
     /// A node is alive, and says what is new.

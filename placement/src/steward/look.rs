@@ -17,12 +17,19 @@ use crate::{
         peers::Presence,
         readiness,
         renewal::{self, Renewal},
+        rivals::Standing,
     },
 };
 
 impl Steward {
     /// The node has observed itself.
-    pub(super) fn look(&mut self, own: Box<Observed>, now: Instant, acts: &mut Vec<Act>) {
+    pub(super) fn look(&mut self, mut own: Box<Observed>, now: Instant, acts: &mut Vec<Act>) {
+        if self.rivals.is_left_behind() {
+            // So nobody takes its replicas in for what they are not.
+            for group in &mut own.groups {
+                group.report.trouble.get_or_insert_with(|| IS_LEFT_BEHIND.to_owned());
+            }
+        }
         // What is there has changed, whoever did that: a move, or a function that was given up, or took long to build.
         self.due.hosting |= self.own.hosted != own.hosted;
         self.own = own;
@@ -126,7 +133,10 @@ impl Steward {
         let replicas = self.replicas.of(&self.control);
         // That of the control group is there from the start, unless it could not be opened when it was made anew. What others are
         // to have goes on here until they have it.
-        for group in (0..=u64::from(self.control.namespaces)).map(GroupId) {
+        // And while that of the control group cannot be opened, nobody here knows how many there are.
+        let all: BTreeSet<GroupId> =
+            (0..=u64::from(self.control.namespaces)).map(GroupId).chain(self.own.kept.iter().copied()).collect();
+        for group in all {
             let is_wanted = self.is_to_have(group, replicas.as_deref()) || self.own.kept.contains(&group);
             // While it is removed it is as if it were not there.
             let is_free = self.is_free(Key::Ensure(group)) && self.is_free(Key::Retire(group));
@@ -249,10 +259,13 @@ impl Steward {
             // Who has just started has not heard of everybody yet.
             Err(_) if !self.peers.has_listened(now) => return,
             Err(error) => match self.own.waits.as_ref().map(|waits| renewal::go_on(waits, &self.outlook.sight)) {
-                // It asks nobody itself, for whom it knows is in what waits; and who knew it before has yet to find that it is back.
-                Some(Ok(())) if !self.peers.has_listened_for(WAITS_MIN, now) => return,
+                // Who knew it before has yet to find that it is back; and who was there is not gone with his link.
+                Some(Ok(())) if !self.has_listened_long(now) => return,
                 Some(Ok(())) => return acts.push(Act::GoOn),
-                Some(Err(error)) => Some(error),
+                Some(Err(error)) => {
+                    self.blocked_at = Some(now);
+                    Some(error)
+                }
                 None => Some(error),
             },
         };
@@ -260,27 +273,29 @@ impl Steward {
         complain(&mut self.complaints.unrenewed, error, say, acts);
     }
 
-    /// A group has one leader whom others follow. Where one of a later term has led beside it for long, the metadata have gone on
-    /// without this node: whoever had them go on has begun anew, and what is stored here now nobody would find there.
+    /// Has this node serve nobody while its mesh goes on without it: see [`Rivals`].
     fn see_to_rivals(&mut self, now: Instant, acts: &mut Vec<Act>) {
-        let sight = &self.outlook.sight;
-        let own = self.group(GroupId::CONTROL).filter(|own| own.report.trouble.is_none());
-        let led = own.and_then(|own| Some((own, own.report.leader?)));
-        let led = led.filter(|(own, leader)| own.leads || sight.rules(*leader, GroupId::CONTROL));
-        let rival = led.and_then(|(own, leader)| {
-            let others = sight.alive.iter().copied().filter(|node| *node != sight.here && *node != leader);
-            others
-                .filter(|node| sight.rules(*node, GroupId::CONTROL))
-                .find(|node| sight.said_of(*node, GroupId::CONTROL).is_some_and(|said| said.term > own.report.term))
-        });
-        let Some(rival) = rival else {
-            self.left_behind = None;
-            return;
-        };
-        if now.since(*self.left_behind.get_or_insert(now)) >= RIVALS_MAX {
-            let error = Error::new(ErrorKind::Conflict, IS_LEFT_BEHIND).with("node", self.id()).with("leader", rival);
-            self.put_out_of_service(error, acts);
+        let own = self.own.groups.iter().find(|group| group.report.group == GroupId::CONTROL);
+        match self.rivals.look(own, &self.outlook.sight, now) {
+            None => {}
+            Some(Standing::LeftBehind(rival)) => {
+                let error =
+                    Error::new(ErrorKind::Conflict, IS_LEFT_BEHIND).with("node", self.id()).with("leader", rival);
+                self.put_out_of_service(error, acts);
+            }
+            Some(Standing::Back) => {
+                self.complaints.out = None;
+                (self.due.look, self.due.hosting) = (true, true);
+                acts.push(Act::Back);
+            }
         }
+    }
+
+    /// Whether whoever runs and knows this node has reached it by now, and nobody was there for as long whom what waits would leave
+    /// behind.
+    fn has_listened_long(&self, now: Instant) -> bool {
+        let is_long_ago = self.blocked_at.is_none_or(|at| now.since(at) >= WAITS_MIN);
+        is_long_ago && self.peers.has_listened_for(WAITS_MIN, now)
     }
 
     /// Has drives go out that have been away for long, and come back.
@@ -506,5 +521,3 @@ impl Steward {
 /// Whoever runs and knows a node has reached it within this after its start: links to one that is gone are given up and tried again
 /// sooner.
 const WAITS_MIN: Duration = Duration::from_secs(20);
-/// Of two who lead one group the earlier one knows of the later one before.
-const RIVALS_MAX: Duration = Duration::from_secs(10);

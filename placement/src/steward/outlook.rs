@@ -201,8 +201,8 @@ impl Outlook {
     /// A namespace group of which nobody says that all it has stored is where the newest layout has it, with what is known, for
     /// people.
     fn unsettled(&self, view: &ControlView, newest: &Layout) -> Option<String> {
-        // Of layouts of no line nothing is repaired.
-        if view.level < Level::LINES || newest.line == 0 {
+        // Of layouts of no line nothing is repaired; and leaders of older builds do not say how far they are.
+        if view.level < Level::LOSSES || newest.line == 0 {
             return None;
         }
         let why = |group: GroupId| match self.sight.led(group).map(|said| said.settled) {
@@ -485,7 +485,7 @@ mod tests {
         let layout = crate::layout::build(LayoutId(2), &lineage, &all, &mesh_core::topology::Places::default())
             .expect("it can be made");
         control.layouts.insert(layout.id, Arc::new(layout));
-        (control.level, control.namespaces) = (Level::LINES, 2);
+        (control.level, control.namespaces) = (Level::LOSSES, 2);
         known.sight.alive = Arc::new([HERE, OTHER, NodeId(3)].into());
         known.drives = [5, 6, 8].map(|id| (DriveId(id), DriveState::Up)).into();
         let survival = |known: &Outlook, control: &ControlView| {

@@ -69,7 +69,8 @@ pub fn go_on(waits: &Waits, sight: &Sight) -> Result<(), Error> {
         match waits {
             Waits::Without(lost) if lost.contains(&report.node) => {
                 let what = "this node's metadata are to go on without those that were given up for lost, and one of them runs: stop \
-                            it for good; or, if it is to stay, stop this node, say `mesh metadata empty` here, and start it again";
+                            it for good; or, if it is to stay, start the others that were given up, too, and once those are a majority \
+                            this node joins them by itself. Do not empty this one before that";
                 return Err(Error::new(ErrorKind::Conflict, what).with("lost", report.node));
             }
             // Who has begun with nothing has taken part in no election.
@@ -124,7 +125,7 @@ mod tests {
         let without = |lost: &[u64]| Waits::Without(lost.iter().copied().map(NodeId).collect());
         assert_eq!(goes_on(without(&[2, 3]), &others(&[1, 2, 4], false)), Err(ErrorKind::Conflict));
         assert_eq!(goes_on(without(&[3]), &others(&[1, 2, 4], false)), Ok(()));
-        // It said something once, and is not there.
+        // It said something once, and is not there: how long that has to be so is another question.
         let mut gone = others(&[1, 2, 3], false);
         gone.alive = Arc::new([1, 2].map(NodeId).into());
         assert_eq!(goes_on(without(&[3]), &gone), Ok(()));

@@ -274,7 +274,10 @@ fn what_waits_to_go_on_alone_does_once_it_has_listened_and_is_set_aside_where_ot
     room.on(Event::Ended(Key::Peers, Ok(())));
     let said = wants(&mut room, waits());
     assert!(said.len() == 2 && said[1].contains("one of them runs"), "{said:?}");
-    // A majority is: it is one of them again.
+    // That one is silent: it may be only its link.
+    room.passes(19_000);
+    assert!(!wants(&mut room, waits()).contains(&"GoOn".to_owned()));
+    // A majority is there: it is one of them again.
     passes_with(&mut room, 100, &[follows(2), follows(3)]);
     room.on(Event::Ended(Key::Peers, Ok(())));
     assert_eq!(wants(&mut room, waits()), ["Renew"]);
@@ -305,18 +308,29 @@ fn who_follows_an_earlier_leader_beside_a_later_one_serves_no_more() {
         let beats = [leads(2, term), leads(3, other)];
         passes_with(&mut room, 500, &beats);
         assert_eq!(told(&mut room, own(leader, term)), [""; 0]);
-        passes_with(&mut room, 9_500, &beats);
+        passes_with(&mut room, 29_500, &beats);
         assert_eq!(told(&mut room, own(leader, term)), [""; 0], "it may hear of it yet");
         passes_with(&mut room, 500, &beats);
         let said = told(&mut room, own(leader, term));
         assert_eq!(said.len(), usize::from(is_left_behind), "{said:?}");
         assert!(said.iter().all(|said| said.contains("mesh metadata empty")), "{said:?}");
+        // Nobody takes its replicas in, and once that one is gone it serves again.
+        let says = |room: &Room| room.steward.outlook().missing.as_ref().map(|missing| missing.message().to_owned());
+        assert_eq!(says(&room).is_some_and(|why| why.starts_with("the mesh goes on from")), is_left_behind);
+        passes_with(&mut room, 1_000, &beats);
+        assert_eq!(told(&mut room, own(leader, term)), [""; 0], "it is said once");
+        passes_with(&mut room, 29_500, &[leads(2, term)]);
+        let back = wants(&mut room, own(leader, term)).into_iter().filter(|act| act == "Back").count();
+        assert_eq!(back, 0, "it was there a moment ago");
+        passes_with(&mut room, 3_000, &[leads(2, term)]);
+        let back = wants(&mut room, own(leader, term)).into_iter().filter(|act| act == "Back").count();
+        assert_eq!(back, usize::from(is_left_behind));
     }
     // It hears of it in between.
     let mut room = Room::new(mesh(&[1, 2, 3]));
     let beats = [leads(3, 6)];
     for leader in [1, 3, 1] {
-        passes_with(&mut room, 6_000, &beats);
+        passes_with(&mut room, 18_000, &beats);
         assert_eq!(told(&mut room, own(leader, 5)), [""; 0]);
     }
 }
