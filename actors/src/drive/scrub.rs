@@ -454,10 +454,7 @@ impl Serving {
     /// A record of a read that somebody waits for could not be read.
     pub(super) fn name_unread(&mut self, id: ShardId, live: Live, error: Error) -> Error {
         self.unread(id, live);
-        let what = "the shard's place on the drive cannot be read: read others and write it again";
-        let named =
-            Error::new(ErrorKind::Corrupt, what).with("shard", format_args!("{id:?}")).with("drive", self.drive());
-        named.caused_by(error)
+        error.with("shard", format_args!("{id:?}")).with("drive", self.drive())
     }
 }
 

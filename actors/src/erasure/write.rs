@@ -155,8 +155,7 @@ impl Write {
     }
 
     /// Places the stripe without what is unusable, and without what is suspected if that can be: not if more shards would fail at
-    /// once for it than may be lost, unless the stripe has waited for one that failed. Suspicion passes, and what fails is substituted; the
-    /// stripe stays as it was placed.
+    /// once for it than may be lost. Suspicion passes, and what fails is substituted; the stripe stays as it was placed.
     fn place(&mut self) -> Result<(), Error> {
         let mut ways: Vec<Vec<DriveId>> = vec![self.unusable.union(&self.suspected).copied().collect()];
         if !self.suspected.is_subset(&self.unusable) {
@@ -166,9 +165,8 @@ impl Write {
             let placement = self.without(&avoid)?;
             Some((self.crowded(&placement), placement, avoid))
         });
-        // The first of those that are as good; and only the first where one has been waited for already.
-        let mut placed = placed;
-        let best = if self.substitutions > 0 { placed.next() } else { placed.min_by_key(|(crowded, ..)| *crowded) };
+        // The first of those that are as good.
+        let best = placed.min_by_key(|(crowded, ..)| *crowded);
         let Some((_, placement, avoid)) = best else { return Err(self.too_few()) };
         (self.placement, self.avoid) = (placement, avoid);
         Ok(())

@@ -211,7 +211,7 @@ impl Keeper {
                         Err(error) if error.kind() == ErrorKind::Lost && self.spec.level >= Level::LOSSES => Fate::Lost,
                         Err(_) => Fate::Failed,
                     };
-                    group.healed(stripe, fate, cx.now(), self.spec.grace_ms);
+                    group.healed(stripe, fate);
                 }
             }
         }

@@ -124,8 +124,6 @@ struct Pass {
 #[derive(Debug, Default)]
 struct Work {
     writes: Vec<(WriteId, Option<Shape>)>,
-    /// When it was said that they are in use.
-    came: Instant,
     /// Where the next batch begins.
     at: At,
     batch: Batch,
@@ -365,7 +363,7 @@ impl Group {
                 if pass.scope == Scope::Damaged {
                     writes.retain(|(write, _)| self.damage.has(*write));
                 }
-                let work = Work { writes, came: now, ..Work::default() };
+                let work = Work { writes, ..Work::default() };
                 self.state = State::Working(pass, Box::new(work));
             }
             // After a whole pass, what is unsettled is next: the group is asked once more.
@@ -481,14 +479,11 @@ impl Group {
         }
     }
 
-    pub(super) fn healed(&mut self, stripe: StripeId, fate: Fate, now: Instant, grace_ms: u64) {
+    pub(super) fn healed(&mut self, stripe: StripeId, fate: Fate) {
         if let State::Working(_, work) = &mut self.state {
             let shards = work.healing.remove(&stripe).unwrap_or(0);
-            // It may have been deleted since, and what is gone then is not lost.
-            let is_old = grace_ms > 0 && 2 * now.since(work.came).as_millis() > u128::from(grace_ms);
             match fate {
                 Fate::Healed => work.healed += shards,
-                Fate::Lost if is_old => drop(work.batch.broken.insert(stripe.write)),
                 Fate::Lost => drop(work.batch.lost.insert(stripe.write)),
                 Fate::Failed => drop(work.batch.broken.insert(stripe.write)),
             }

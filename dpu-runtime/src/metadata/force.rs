@@ -192,17 +192,18 @@ impl Forced {
     }
 }
 
-/// Whether all was restored and nobody has gone on from it since: a build that does not know the row may have run.
+/// Whether all was restored and nobody has gone on from it since: a build that does not know the row may have run. Where that cannot
+/// be read it is so.
 fn is_restored(store: &Arc<Store>) -> bool {
     if !store.groups_with(Slot::Restored).contains(&GroupId::CONTROL) {
         return false;
     }
-    let is_alone = GroupState::open(Arc::clone(store), GroupId::CONTROL, None)
-        .is_ok_and(|state| state.position().1.membership().nodes().count() == 1);
-    if !is_alone && let Err(error) = store.remove(GroupId::CONTROL, Slot::Restored) {
+    let is_over = GroupState::open(Arc::clone(store), GroupId::CONTROL, None)
+        .is_ok_and(|state| state.position().1.membership().nodes().count() > 1);
+    if is_over && let Err(error) = store.remove(GroupId::CONTROL, Slot::Restored) {
         tracing::warn!(%error, "what says that metadata were restored cannot be removed");
     }
-    is_alone
+    !is_over
 }
 
 /// The hosts that the control group knows, as far as it can be read.

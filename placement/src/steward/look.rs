@@ -278,10 +278,14 @@ impl Steward {
         let own = self.own.groups.iter().find(|group| group.report.group == GroupId::CONTROL);
         match self.rivals.look(own, &self.outlook.sight, now) {
             None => {}
+            Some(Standing::LeftBehind(_)) if self.complaints.out.is_some() => {}
             Some(Standing::LeftBehind(rival)) => {
                 let error =
                     Error::new(ErrorKind::Conflict, IS_LEFT_BEHIND).with("node", self.id()).with("leader", rival);
                 self.put_out_of_service(error, acts);
+            }
+            // Who was taken out meanwhile stays out.
+            Some(Standing::Back) if self.complaints.out.as_ref().is_some_and(|out| out.message() != IS_LEFT_BEHIND) => {
             }
             Some(Standing::Back) => {
                 self.complaints.out = None;

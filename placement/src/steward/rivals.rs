@@ -43,11 +43,16 @@ impl Rivals {
             }
             return None;
         }
-        let Some(rival) = rival.filter(|_| own.is_some_and(|own| is_led(own, sight))) else {
+        let Some(rival) = rival else {
             self.since = None;
             return None;
         };
-        if now.since(*self.since.get_or_insert(now)) < RIVALS_MAX {
+        // While those who follow the earlier one have no leader for a moment, they are what they were.
+        let is_led = own.is_some_and(|own| is_led(own, sight));
+        if self.since.is_none() && !is_led {
+            return None;
+        }
+        if now.since(*self.since.get_or_insert(now)) < RIVALS_MAX || !is_led {
             return None;
         }
         self.left_at = Some(now);

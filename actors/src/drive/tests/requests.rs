@@ -347,7 +347,7 @@ fn one_place_that_cannot_be_read_does_not_fail_the_drive() {
     let read = world.ask(ShardOp::Read { id: shard(1) }, Buf::empty());
     let broken = Error::new(ErrorKind::DriveFailed, "EIO");
     world.end_with(0, Err(broken));
-    assert_eq!(world.replies[&read].as_ref().unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(world.replies[&read].as_ref().unwrap_err().kind(), ErrorKind::DriveFailed);
     assert_eq!(world.get(shard(1)), Ok(b"contents".to_vec()));
 }
 

@@ -166,7 +166,7 @@ fn what_cannot_be_read_is_damaged_and_its_segment_is_given_up() {
     scrub(&mut world);
     let (ids, _) = damaged(&mut world, None, 1024);
     assert_eq!(ids.len(), 1, "one record covers the place, and the others can be read: {ids:?}");
-    assert_eq!(world.get(ids[0]), Err(ErrorKind::Corrupt));
+    assert_eq!(world.get(ids[0]), Err(ErrorKind::DriveFailed));
     assert_eq!(heal(&mut world), 1);
     world.rest();
     assert!(world.stat().2 >= 2, "the shard and its segment are counted");
@@ -343,7 +343,7 @@ fn a_read_that_finds_damage_names_it() {
     let mut world = World::new(20, 16);
     world.put(shard(3), &contents(3)).expect("it is written");
     world.unreadable = (64 << 10) + BLOCK as u64..(64 << 10) + 2 * BLOCK as u64;
-    assert_eq!(world.get(shard(3)), Err(ErrorKind::Corrupt));
+    assert_eq!(world.get(shard(3)), Err(ErrorKind::DriveFailed));
     assert_eq!(damaged(&mut world, None, 9).0, [shard(3)]);
     world.unreadable = 0..0;
     assert_eq!(world.get(shard(3)), Ok(contents(3)), "it was the cable");
