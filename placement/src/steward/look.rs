@@ -145,10 +145,8 @@ impl Steward {
             }
         }
         let is_free = |group| {
-            let keys = [Key::Forsake(group), Key::Elect(group), Key::HandOver(group)];
-            // Who has just given the lead away does not stand against whom he gave it to.
-            let is_seen = |key: &Key| !self.not_before.contains_key(key);
-            !keys.iter().any(|key| self.busy.contains_key(key)) && keys[1..].iter().all(is_seen)
+            let is_under_way = [Key::Forsake(group), Key::Elect(group)].iter().any(|key| self.busy.contains_key(key));
+            !is_under_way && !self.not_before.contains_key(&Key::Elect(group))
         };
         for (group, step) in self.vacancies.look(&self.own.groups, &self.outlook.sight, is_free) {
             match step {

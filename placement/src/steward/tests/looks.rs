@@ -229,28 +229,6 @@ fn damaged_metadata_are_rebuilt_once_at_a_time_and_half_a_minute_after_that_fail
     assert_eq!(wants(&mut room, damaged()), ["Renew"]);
 }
 
-/// Nobody leads for a moment then, and the first voter would stand at once: it would depose whom it has just made the leader.
-#[test]
-fn who_has_given_the_lead_away_does_not_stand_against_whom_he_gave_it_to() {
-    let mut room = Room::new(mesh(&[1, 2, 3]));
-    let vacant = |node| {
-        let groups = vec![group(node, &[1, 2, 3]).report];
-        introduces(NodeReport { groups, ..report(node) }, 1)
-    };
-    passes_with(&mut room, 500, &[vacant(2), vacant(3)]);
-    room.on(Event::Ended(Key::Peers, Ok(())));
-    let leads = Group { caught_up: group(1, &[1, 2, 3]).voters, ..led_by(Some(1), &[1, 2, 3]) };
-    let stops = |group: &Group| Observed { stopping: true, ..has(group.clone()) };
-    assert_eq!(wants(&mut room, stops(&leads)), ["HandOver(group-0, node-2)"]);
-    room.on(Event::Ended(Key::HandOver(GroupId::CONTROL), Ok(())));
-    let follows = |room: &mut Room| wants(room, has(led_by(None, &[1, 2, 3])));
-    assert_eq!(follows(&mut room), [""; 0]);
-    passes_with(&mut room, 499, &[vacant(2), vacant(3)]);
-    assert_eq!(follows(&mut room), [""; 0]);
-    passes_with(&mut room, 1, &[vacant(2), vacant(3)]);
-    assert_eq!(follows(&mut room), ["Elect(group-0)"], "that one was not elected");
-}
-
 #[test]
 fn what_waits_to_go_on_alone_does_once_it_has_listened_and_is_set_aside_where_others_go_on() {
     let waits = || {
