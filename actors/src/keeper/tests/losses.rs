@@ -90,6 +90,24 @@ fn what_is_left_elsewhere_of_what_is_lost_is_deleted_unless_a_drive_may_bring_th
     assert_eq!((bench.count_and_lost(), bench.has(3)), (((2, [2, 15, 0, 3]), 1), 0));
 }
 
+/// Of what is left of it nothing is deleted where it is before it is at home: it may be more than it seems.
+#[test]
+fn what_is_left_of_what_is_lost_comes_home() {
+    let mut bench = losing();
+    bench.put("a", 1, &[]);
+    bench.pass(Duration::from_secs(60));
+    for drive in [1, 2] {
+        bench.empty(drive);
+        bench.spec.drives.insert(DriveId(drive), DriveState::Lost);
+    }
+    bench.lay_out(&[5, 6, 4, 3]);
+    bench.pass(Duration::from_millis(1));
+    assert_eq!((bench.state().settled, bench.writes()), (LayoutId(2), vec![(4, 0, 2)]));
+    assert_eq!([bench.has(3), bench.has(4)], [1, 1]);
+    bench.pass(Duration::from_secs(120));
+    assert_eq!((bench.count_and_lost(), [bench.has(3), bench.has(4)]), (((2, [1, 3, 0, 1]), 1), [0, 1]));
+}
+
 #[test]
 fn what_is_lost_before_it_could_come_home_is_unsettled_no_more() {
     let mut bench = losing();
