@@ -422,20 +422,6 @@ impl<'l> Table<'l> {
         Some(Placement { drives, shared: used.iter().enumerate().any(is_shared) })
     }
 
-    /// How many kinds of domain (zone, rack, node) have one that more of these shards are in than may be lost.
-    #[must_use]
-    pub fn crowded(&self, placement: &Placement) -> usize {
-        let nodes = || placement.drives.iter().filter_map(|drive| self.layout.domains.get(drive));
-        let is_crowded = |kind: &usize| {
-            let mut held: BTreeMap<NodeId, usize> = BTreeMap::new();
-            for node in nodes() {
-                *held.entry(self.layout.places.domains(*node)[*kind]).or_default() += 1;
-            }
-            held.values().any(|count| *count > usize::from(self.code.parity))
-        };
-        (0..3).filter(is_crowded).count()
-    }
-
     /// The homes of a stripe's shards, which are what [`place`](Self::place) gives where no drive is avoided; empty for a layout
     /// of no line.
     #[must_use]
@@ -613,24 +599,6 @@ mod tests {
         assert_eq!(place(Rule::Nodes, &[1, 2]), [7, 5, 3, 6]);
         assert_eq!(place(Rule::Losses, &[1, 2]), [4, 5, 3, 6]);
         assert_eq!(place(Rule::Losses, &[1, 2, 4]), [7, 5, 3, 6], "where there is no other");
-    }
-
-    #[test]
-    fn a_placement_is_crowded_where_more_shards_fail_at_once_than_may_be_lost() {
-        let at = |rack: &str| rack.parse().ok();
-        let located = [(0, at("z/a")), (1, at("z/b")), (2, at("y"))];
-        let places = Places::of(located.iter().map(|(node, location)| (NodeId(*node), location.as_ref())));
-        let layout = Layout { line: 1, places, ..layout() };
-        let crowded = |parity: u8, drives: &[u64]| {
-            let layout = Layout { code: Code { data: 2, parity }, ..layout.clone() };
-            let drives = drives.iter().copied().map(DriveId).collect();
-            layout.own().crowded(&Placement { drives, shared: false })
-        };
-        // Drives 1 and 2 are of node 0, 3 and 4 of node 1, whose racks are in one zone; 5 and 6 are of node 2.
-        assert_eq!(crowded(1, &[1, 3, 5]), 1, "the zone");
-        assert_eq!(crowded(1, &[1, 5, 6]), 3, "the node, and so its rack and its zone");
-        assert_eq!(crowded(2, &[1, 5, 3, 6]), 0);
-        assert_eq!(crowded(2, &[1, 2, 3, 5]), 1, "the zone");
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(super) struct Write {
     unusable: BTreeSet<DriveId>,
     /// Those of them that only lack space.
     full: BTreeSet<DriveId>,
-    /// Drives of the group that are avoided if the stripe can be placed as well without them.
+    /// Drives of the group that are avoided if the stripe can be placed without them.
     suspected: BTreeSet<DriveId>,
     /// Where the stripe goes at present, and without which drives.
     avoid: Vec<DriveId>,
@@ -154,32 +154,23 @@ impl Write {
         }
     }
 
-    /// Places the stripe without what is unusable, and without what is suspected if that can be: not if more shards would fail at
-    /// once for it than may be lost. Suspicion passes, and what fails is substituted; the stripe stays as it was placed.
+    /// Places the stripe without what is unusable, and without what is suspected if that can be.
     fn place(&mut self) -> Result<(), Error> {
-        let mut ways: Vec<Vec<DriveId>> = vec![self.unusable.union(&self.suspected).copied().collect()];
-        if !self.suspected.is_subset(&self.unusable) {
-            ways.push(self.unusable.iter().copied().collect());
+        let careful: Vec<DriveId> = self.unusable.union(&self.suspected).copied().collect();
+        let bold: Vec<DriveId> = self.unusable.iter().copied().collect();
+        for avoid in [careful, bold] {
+            if let Some(placement) = self.without(&avoid) {
+                self.placement = placement;
+                self.avoid = avoid;
+                return Ok(());
+            }
         }
-        let placed = ways.into_iter().filter_map(|avoid| {
-            let placement = self.without(&avoid)?;
-            Some((self.crowded(&placement), placement, avoid))
-        });
-        // The first of those that are as good.
-        let best = placed.min_by_key(|(crowded, ..)| *crowded);
-        let Some((_, placement, avoid)) = best else { return Err(self.too_few()) };
-        (self.placement, self.avoid) = (placement, avoid);
-        Ok(())
+        Err(self.too_few())
     }
 
     /// Where the stripe goes without these drives.
     fn without(&self, avoid: &[DriveId]) -> Option<Placement> {
         self.layout.table(Some(self.code))?.place(self.stripe, avoid)
-    }
-
-    /// At how much that fails at once a placement has more shards than may be lost.
-    fn crowded(&self, placement: &Placement) -> usize {
-        self.layout.table(Some(self.code)).map_or(0, |table| table.crowded(placement))
     }
 
     /// Sends every shard that is not yet where it belongs.
