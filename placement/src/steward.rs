@@ -168,8 +168,14 @@ impl Group {
     }
 
     fn heirs(&self, sight: &Sight) -> impl Iterator<Item = NodeId> {
-        let follows = |voter: &NodeId| *voter != sight.here && sight.alive.contains(voter);
-        self.voters.intersection(&self.caught_up).map(|voter| voter.node()).filter(follows)
+        // Not one that its node has replaced by another: it never answers, and who waits for it serves nobody meanwhile.
+        let is_there = |voter: &ReplicaId| {
+            let said = sight.said_of(voter.node(), self.report.group);
+            said.is_none_or(|said| said.replica == *voter && said.trouble.is_none())
+        };
+        let follows = move |voter: &NodeId| *voter != sight.here && sight.alive.contains(voter);
+        let voters = self.voters.intersection(&self.caught_up).filter(move |voter| is_there(voter));
+        voters.map(|voter| voter.node()).filter(follows)
     }
 }
 
