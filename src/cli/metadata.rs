@@ -18,7 +18,6 @@ use mesh_core::{
     id::NodeId,
     op::{AdminAnswer, AdminOp, RecoveryPlan},
     port::Clock as _,
-    time::UnixMillis,
 };
 
 use super::{AdminConnect, NodeName, human, say};
@@ -242,22 +241,7 @@ impl Drop for Beside<'_> {
 
 fn told(contents: &backup::Contents) -> String {
     let backup::Contents { groups, rows, bytes, at } = contents;
-    format!("{groups} groups, {rows} rows, {}, of {}", human(*bytes), date(*at))
-}
-
-/// `2026-01-31T23:59:59Z`, by Howard Hinnant's days-to-civil.
-fn date(UnixMillis(millis): UnixMillis) -> String {
-    let (days, seconds) = (millis / 86_400_000, millis / 1000 % 86_400);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    format!("{groups} groups, {rows} rows, {}, of {at}", human(*bytes))
 }
 
 /// A backup that is to be read.
@@ -340,11 +324,5 @@ mod tests {
         first.place(&one).unwrap();
         assert_eq!((names(), std::fs::read(&to).unwrap().as_slice()), (1, b"one".as_slice()));
         assert_eq!(expect_none(&to).unwrap_err().kind(), ErrorKind::Conflict);
-    }
-
-    #[test]
-    fn a_time_is_a_date() {
-        let dates = [0, 951_827_696_789, 1_796_030_258_000].map(|at| date(UnixMillis(at)));
-        assert_eq!(dates, ["1970-01-01T00:00:00Z", "2000-02-29T12:34:56Z", "2026-11-30T09:17:38Z"]);
     }
 }

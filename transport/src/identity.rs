@@ -236,7 +236,7 @@ impl Identity {
             None,
             None,
         );
-        let date = |time: UnixTime| date(UnixMillis(time.as_secs().saturating_mul(1000)));
+        let date = |time: UnixTime| UnixMillis(time.as_secs().saturating_mul(1000));
         match verified {
             Err(webpki::Error::CertNotValidYet { time, not_before }) => Err(Error::new(
                 ErrorKind::Denied,
@@ -286,23 +286,6 @@ pub fn role_of(certificate: &CertificateDer<'_>, cluster: ClusterId) -> Result<R
 #[must_use]
 pub fn server_name(node: NodeId, cluster: ClusterId) -> String {
     format!("{node}.{cluster}.mesh")
-}
-
-/// A time as people write it, in UTC.
-pub(crate) fn date(time: UnixMillis) -> String {
-    let seconds = time.0 / 1000;
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Years begin in March, so that the day that some have more is their last; eras are 400 years, all alike.
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = 400 * era + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
 fn parse_role(text: &str) -> Option<Role> {

@@ -279,13 +279,10 @@ impl Acquaintances {
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::{
-        id::ReplicaId,
-        op::{GroupReport, Settled},
-    };
+    use mesh_core::{id::ReplicaId, op::GroupReport};
 
     use super::*;
-    use crate::steward::tests::host;
+    use crate::steward::tests::{group, host};
 
     const NODE: NodeId = NodeId(2);
 
@@ -352,16 +349,8 @@ mod tests {
     fn what_a_replica_that_is_no_more_had_promised_says_nothing_of_its_successor() {
         let mut known = Acquaintances::default();
         let with = |replica: u64, starts: &[u64]| {
-            let (group, replica) = (GroupId::CONTROL, ReplicaId::new(NODE, replica));
-            let said = GroupReport {
-                group,
-                replica,
-                leader: None,
-                term: 1,
-                trouble: None,
-                voters: Vec::new(),
-                settled: Settled::Unsaid,
-            };
+            let replica = ReplicaId::new(NODE, replica);
+            let said = GroupReport { replica, ..group(NODE.0, &[]).report };
             NodeReport { groups: vec![said], ..report(1, starts, 1) }
         };
         let beat = |replica: u64, marked, report: &NodeReport| Beat {
@@ -404,16 +393,8 @@ mod tests {
     #[test]
     fn a_start_that_was_set_back_and_renewed_does_not_give_way_to_the_one_before_it() {
         let with = |replica: u64, starts: &[u64]| {
-            let (group, replica) = (GroupId::CONTROL, ReplicaId::new(NODE, replica));
-            let said = GroupReport {
-                group,
-                replica,
-                leader: None,
-                term: 1,
-                trouble: None,
-                voters: Vec::new(),
-                settled: Settled::Unsaid,
-            };
+            let replica = ReplicaId::new(NODE, replica);
+            let said = GroupReport { replica, ..group(NODE.0, &[]).report };
             let report = NodeReport { groups: vec![said], ..report(1, starts, 1) };
             let (incarnation, address) = (report.incarnation, report.address.clone());
             (Beat { node: NODE, incarnation, address, replica: Some(replica), ..Beat::default() }, report)
@@ -473,16 +454,8 @@ mod tests {
         assert_eq!(meet(&mut known, &report(1, &[5, 6], 1)), (true, false));
         assert_eq!(meet(&mut known, &report(2, &[6], 1)), (true, false), "of another life");
         // A replica is made: it is the same start.
-        let (group, replica) = (GroupId::CONTROL, ReplicaId::new(NODE, 1));
-        let said = GroupReport {
-            group,
-            replica,
-            leader: None,
-            term: 1,
-            trouble: None,
-            voters: Vec::new(),
-            settled: Settled::Unsaid,
-        };
+        let replica = ReplicaId::new(NODE, 1);
+        let said = GroupReport { replica, ..group(NODE.0, &[]).report };
         assert_eq!(meet(&mut known, &NodeReport { groups: vec![said], ..report(2, &[6], 1) }), (false, false));
         // Not even where another one is not asked for yet.
         let before = known.witnesses()[&NODE];
@@ -495,7 +468,7 @@ mod tests {
     fn who_has_not_spoken_yet_is_as_the_group_knows_it() {
         let mut known = Acquaintances::default();
         let control = ControlView { nodes: [(NODE, host(2))].into(), ..ControlView::default() };
-        let group = crate::steward::tests::group(1, &[1, 2]);
+        let group = group(1, &[1, 2]);
         let replica = Some(ReplicaId::new(NODE, 1));
         let stored = Witness { life: 1, incarnation: Incarnation(1), replica, marked: 0 };
         assert_eq!(known.witness(NODE, &control, Some(&group)), Some(stored));
@@ -532,16 +505,8 @@ mod tests {
     fn who_has_the_replica_that_was_known_or_none_before_gives_way_and_its_store_begins_anew() {
         let with = |replica: Option<u64>, starts: &[u64]| {
             let of = |replica| {
-                let (group, replica) = (GroupId::CONTROL, ReplicaId::new(NODE, replica));
-                GroupReport {
-                    group,
-                    replica,
-                    leader: None,
-                    term: 1,
-                    trouble: None,
-                    voters: Vec::new(),
-                    settled: Settled::Unsaid,
-                }
+                let replica = ReplicaId::new(NODE, replica);
+                GroupReport { replica, ..group(NODE.0, &[]).report }
             };
             NodeReport { groups: replica.into_iter().map(of).collect(), ..report(1, starts, 1) }
         };

@@ -103,7 +103,7 @@ impl Steward {
         self.put_out_of_service(Error::new(ErrorKind::Conflict, IS_OUT).with("node", self.id()), acts);
     }
 
-    /// It serves no more, in this start.
+    /// It serves nobody any more.
     pub(super) fn put_out_of_service(&mut self, error: Error, acts: &mut Vec<Act>) {
         let is_news = self.complaints.out.is_none();
         complain(&mut self.complaints.out, Some(error), Act::Expelled, acts);

@@ -5,8 +5,6 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use mesh_core::{Error, ErrorKind, time::UnixMillis};
 use quinn::ConnectionError;
 
-use crate::identity::date;
-
 /// What stands between this node and others, by their addresses.
 #[derive(Debug, Default)]
 pub(super) struct Complaints(BTreeMap<SocketAddr, Error>);
@@ -49,7 +47,7 @@ pub(super) fn fault(reason: &ConnectionError, now: UnixMillis) -> Option<Error> 
         ),
         _ => return None,
     };
-    Some(Error::new(ErrorKind::Unreachable, message).with("clock", date(now)).with("why", why))
+    Some(Error::new(ErrorKind::Unreachable, message).with("clock", now).with("why", why))
 }
 
 /// TLS's alert `certificate_expired`, as QUIC has it; also said of certificates that are not yet valid, too.
