@@ -24,7 +24,9 @@ impl RaftMetadata {
     pub async fn retire(&self, group: GroupId) -> Result<(), Error> {
         let Ok(replica) = self.replica(group) else { return Ok(()) };
         let id = replica.id();
-        if replica.raft.is_leader() {
+        // Who has given the lead away asks nobody any more, and once it is no member nobody tells it that others lead: it takes itself
+        // for the leader for ever, and whoever leads says whether it is a member.
+        if replica.raft.is_leader() && replica.is_followed(self.timing.election_max) {
             return Err(Error::new(ErrorKind::Conflict, "this replica leads its metadata group").with("group", group));
         }
         self.expect_no_member(group, id).await?;

@@ -160,7 +160,9 @@ impl Steward {
         if self.own.stopping {
             return;
         }
-        for own in self.own.groups.iter().filter(|own| own.report.leader == Some(self.id())) {
+        // Who leads and has no vote any more is about to lead no more: the others go on by themselves.
+        let leads = |own: &&Group| own.report.leader == Some(self.id()) && own.voters.contains(&own.report.replica);
+        for own in self.own.groups.iter().filter(leads) {
             let group = own.report.group;
             let hosts = replicas.as_deref().and_then(|replicas| replicas.hosts(group));
             if self.is_free(Key::Members(group))

@@ -66,6 +66,16 @@ fn passes_with(room: &mut Room, millis: u64, beats: &[Arc<Beat>]) {
     }
 }
 
+#[test]
+fn who_leads_and_votes_no_more_takes_nobody_in() {
+    let mut room = Room::new(mesh(&[1, 2]));
+    let groups = vec![group(2, &[]).report];
+    room.on(Event::Heard(introduces(NodeReport { groups, ..report(2) }, 1), room.now));
+    let members = |acts: Vec<String>| acts.into_iter().filter(|act| act.starts_with("Members")).count();
+    assert_eq!(members(wants(&mut room, has(led_by(Some(1), &[2, 3])))), 0);
+    assert_eq!(members(wants(&mut room, has(led_by(Some(1), &[1])))), 1);
+}
+
 /// What it stored before would be stored on too few nodes, for good.
 #[test]
 fn a_chain_starts_once_every_other_host_is_heard_or_was_waited_for() {
