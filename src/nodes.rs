@@ -169,7 +169,7 @@ pub(crate) fn is_missed(known: &Outlook, voters: &BTreeSet<ReplicaId>, who: Node
 mod tests {
     use mesh_core::{
         id::Incarnation,
-        op::{GroupReport, NodeReport, Settled},
+        op::{GroupReport, NodeReport, Settled, Timeline},
     };
 
     use super::*;
@@ -227,6 +227,7 @@ mod tests {
                 trouble: None,
                 voters: voters.iter().map(|node| ReplicaId::new(NodeId(*node), 1)).collect(),
                 settled: Settled::Unsaid,
+                timeline: Timeline::default(),
             };
             let report = NodeReport { node: NodeId(leader), groups: vec![said], ..NodeReport::default() };
             known.sight.reports.insert(NodeId(leader), Arc::new(report));

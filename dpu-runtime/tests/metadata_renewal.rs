@@ -344,6 +344,40 @@ async fn who_was_ahead_of_the_one_that_went_on_is_told_everything_anew() {
     }
 }
 
+/// Others that are a majority of what they were, and have heard of nothing, take in one that has gone on without them: it is not
+/// theirs, they get nothing from it and it nothing from them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_gone_on_takes_nothing_from_those_that_have_not() {
+    let cluster = Cluster::start(3, &[1], QUICK, 5000).await;
+    let (clock, group) = (&*cluster.clock, GroupId(1));
+    let leader = cluster.leader(1);
+    let (alone, older) = (cluster.node(leader % 3 + 1), cluster.node(leader));
+    assert!(propose(&older, clock, open_session(1, 1, 1), BUDGET).await.is_ok());
+    let first = first_of(&propose(&older, clock, open_block(1, 1, 1, 0), BUDGET).await);
+    let put = |count: u64| put_object(1, 1, &format!("key-{count}"), WriteId(first.0 + count), count);
+    assert!(propose(&older, clock, put(1), BUDGET).await.is_ok());
+    let state = |node: &RaftMetadata| node.digests().expect("read").get(&group).copied();
+    until("it has all of them", || state(&alone).is_some() && state(&alone) == state(&older)).await;
+    cluster.isolate(leader % 3 + 1);
+    let said = alone.replica_reports().await.remove(0);
+    let survivor = Some((said.replica, said.end.expect("some")));
+    let new = alone.force(Force { group, survivor, recovery: Recovery::default() }).await.expect("it goes on");
+    until("it leads", || alone.is_leader(group)).await;
+    assert!(propose(&alone, clock, put(2), BUDGET).await.is_ok());
+    let (before, term) = (state(&alone), |node: &RaftMetadata| node.status().remove(0).term);
+    let (theirs, its) = (term(&older), term(&alone));
+    assert!(theirs < its);
+
+    cluster.heal();
+    older.add_learner(group, new).await.expect("added");
+    for count in 3..=60 {
+        assert!(propose(&older, clock, put(count), BUDGET).await.is_ok());
+    }
+    assert!(!older.caught_up(group).contains(&new), "it has nothing of theirs");
+    assert_eq!((state(&alone), term(&alone), term(&older)), (before, its, theirs));
+    assert!(older.is_leader(group) && alone.is_leader(group));
+}
+
 /// A group is read page by page while it goes on, and put back on a node that never had it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_is_backed_up_as_it_was_at_one_moment_and_restored() {

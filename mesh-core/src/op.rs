@@ -29,7 +29,8 @@ pub use report::{
     Witness,
 };
 pub use rescue::{
-    BackupAt, BackupPage, Condition, Fate, Force, LogEnd, NodeReplicas, Recovery, RecoveryPlan, ReplicaReport, Waits,
+    BackupAt, BackupPage, Condition, Fate, Force, LogEnd, NodeReplicas, Recovery, RecoveryPlan, ReplicaReport,
+    Timeline, Waits,
 };
 pub use stripe::{Binding, Head, Part, Reliance, ShardOp, StripeOp, StripeTarget};
 

@@ -139,7 +139,7 @@ impl Sight {
     pub fn led(&self, group: GroupId) -> Option<&GroupReport> {
         let said = self.alive.iter().filter_map(|node| self.said_of(*node, group).map(|said| (*node, said)));
         let led = said.filter(|(node, said)| said.leader == Some(*node) && !said.voters.is_empty());
-        led.map(|(_, said)| said).max_by_key(|said| said.term)
+        led.map(|(_, said)| said).max_by_key(|said| (said.timeline, said.term))
     }
 }
 

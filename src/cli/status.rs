@@ -8,7 +8,7 @@ use mesh_core::{
     Error, ErrorKind,
     bluefield::Generation,
     id::{GroupId, NodeId},
-    op::NodeReport,
+    op::{NodeReport, Timeline},
     topology::{DriveState, NodeKind, NodeState, Survival},
 };
 use serde::Serialize;
@@ -84,6 +84,9 @@ struct ShownGroup {
     troubles: Vec<ShownTrouble>,
 }
 
+/// Of which recovery, and then which of its terms.
+type Term = (Timeline, u64);
+
 #[derive(Serialize)]
 struct ShownTrouble {
     node: String,
@@ -154,18 +157,19 @@ fn shown(reports: &[Arc<NodeReport>]) -> Shown {
         })
     });
     // The newest term that a living member knows, and its leader.
-    let mut groups: BTreeMap<GroupId, (u64, Option<NodeId>, Vec<ShownTrouble>)> = BTreeMap::new();
+    let mut groups: BTreeMap<GroupId, (Term, Option<NodeId>, Vec<ShownTrouble>)> = BTreeMap::new();
     for report in reports.iter().filter(|report| report.state != NodeState::Down) {
         for said in &report.groups {
             let known = groups.entry(said.group).or_default();
-            if said.term > known.0 || (said.term == known.0 && known.1.is_none()) {
-                (known.0, known.1) = (said.term, said.leader);
+            let term = (said.timeline, said.term);
+            if term > known.0 || (term == known.0 && known.1.is_none()) {
+                (known.0, known.1) = (term, said.leader);
             }
             let trouble = |why: &String| ShownTrouble { node: report.node.to_string(), why: why.clone() };
             known.2.extend(said.trouble.as_ref().map(trouble));
         }
     }
-    let groups = groups.into_iter().map(|(group, (term, leader, troubles))| ShownGroup {
+    let groups = groups.into_iter().map(|(group, ((_, term), leader, troubles))| ShownGroup {
         id: group.to_string(),
         leader: leader.map(|node| node.to_string()),
         term,

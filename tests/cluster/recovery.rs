@@ -235,6 +235,15 @@ async fn a_restored_host_and_others_that_kept_theirs_are_not_two_meshes() {
     }
     let refused = others.put_bytes(BUCKET, "nowhere", b"to be found").await;
     assert!(refused.is_err(), "nobody would find it");
+    // Nor does it take theirs for what it follows when it has just started.
+    drop(restored);
+    cluster.serve(1);
+    until("it goes on beside them", PATIENCE, async || match ours.get_bytes(BUCKET, "elsewhere").await {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => panic!("it knows what was stored without it"),
+    })
+    .await;
     for node in [2, 3] {
         cluster.kill(node);
         let config = cluster.dir(node).join("mesh.toml").display().to_string();

@@ -8,6 +8,7 @@
 //!   'S' actor:8                     Life: the actor's present session
 //!   'A' actor:8 session:16 request:8
 //!                                   Said: what a command was answered (a session is an epoch:8 and a life:8)
+//!   'F'                             Timeline, once it went through a recovery
 //!
 //! control group
 //!   'C'                             Formed: cluster, code, how many namespaces
@@ -88,6 +89,7 @@ pub(super) const TAIL: u8 = b'h';
 
 pub(super) const SESSION: u8 = b'S';
 pub(super) const ANSWER: u8 = b'A';
+pub(super) const TIMELINE: u8 = b'F';
 pub(super) const HELD: u8 = b'H';
 pub(super) const GRANTED: u8 = b'N';
 pub(super) const BLOCK: u8 = b'O';
@@ -302,6 +304,10 @@ pub(super) fn write_use(write: WriteId) -> Vec<u8> {
 /// The write inside a table key of [`write_use`] or [`unsettled`].
 pub(super) fn used_write(key: &[u8]) -> Option<WriteId> {
     key.get(1..)?.first_chunk::<8>().map(|bytes| WriteId(u64::from_be_bytes(*bytes)))
+}
+
+pub(super) fn timeline() -> Vec<u8> {
+    key(TIMELINE, &[])
 }
 
 pub(super) fn repair() -> Vec<u8> {

@@ -11,7 +11,7 @@ use mesh_core::{
     Error, ErrorKind,
     id::{ActorId, GroupId, NodeId, ReplicaId},
     meta::ControlView,
-    op::{GroupReport, Settled},
+    op::{GroupReport, Settled, Timeline},
 };
 use mesh_placement::steward::{Event, Group, Key};
 
@@ -54,6 +54,7 @@ impl Cluster {
                 trouble: None,
                 voters: said,
                 settled: Settled::Unsaid,
+                timeline: Timeline::default(),
             };
             Group { report, leads, voters: voters.clone(), caught_up: learners.clone(), learners, unfinished: None }
         };

@@ -19,7 +19,7 @@ use mesh_core::{
     Error, ErrorKind,
     id::GroupId,
     meta::{ControlView, MetaAnswer, Query, RepairState},
-    op::Recovery,
+    op::{Recovery, Timeline},
 };
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder, StoredMembership,
@@ -53,6 +53,7 @@ pub(crate) struct GroupState {
     /// How far a namespace group is with repair; none where that cannot be read. Who asks waits for nobody who reads or writes
     /// the table.
     repair: Mutex<Option<RepairState>>,
+    timeline: Arc<Mutex<Timeline>>,
     /// The control group's contents, for whoever wants to know, from this entry on.
     control: Option<(watch::Sender<Arc<ControlView>>, u64)>,
 }
@@ -93,7 +94,9 @@ impl GroupState {
         let view = control.is_some().then(|| view_of(&table)).transpose()?;
         let current = Current { generation, table, applied, membership, images: Vec::new(), image: 0, view };
         let repair = Mutex::new(repair_of(group, &current.table));
-        let state = Self { group, store, current: RwLock::new(current), sending: Arc::default(), repair, control };
+        let timeline = Arc::new(Mutex::new(store.heed(group, timeline_of(group, &current.table))?));
+        let (current, sending) = (RwLock::new(current), Arc::default());
+        let state = Self { group, store, current, sending, repair, timeline, control };
         state.publish();
         Ok(Arc::new(state))
     }
@@ -253,6 +256,7 @@ impl GroupState {
     async fn install(&self, meta: &SnapshotMeta, staged: Staged) -> io::Result<()> {
         let Staged { generation, table } = staged;
         let view = self.control.is_some().then(|| view_of(&table)).transpose()?;
+        let timeline = timeline_of(self.group, &table)?;
         table.commit(&[], Some((&meta.last_log_id, &meta.last_membership)))?;
         self.store.sync().await?;
         self.store.write(self.group, Slot::Generation, &generation)?;
@@ -267,6 +271,7 @@ impl GroupState {
             current.applied = meta.last_log_id;
             current.membership = meta.last_membership.clone();
             *lock(&self.repair) = repair_of(self.group, &table);
+            *lock(&self.timeline) = timeline;
             current.table = table;
             current.view = view;
             core::mem::replace(&mut current.generation, generation)
@@ -278,6 +283,16 @@ impl GroupState {
     /// How far a namespace group is with repair, as it is applied here; none if that is not known.
     pub(super) fn repair(&self) -> Option<RepairState> {
         *lock(&self.repair)
+    }
+
+    /// From which recovery the state comes.
+    pub(super) fn timeline(&self) -> Timeline {
+        *lock(&self.timeline)
+    }
+
+    /// The same, as it is at any later time.
+    pub(super) fn watch_timeline(&self) -> Arc<Mutex<Timeline>> {
+        Arc::clone(&self.timeline)
     }
 
     /// The last entry that was applied.
@@ -404,6 +419,10 @@ fn repair_of(group: GroupId, table: &TreeTable) -> Option<RepairState> {
         // Of the control group there is nothing to know, and what is damaged is found by whoever needs it.
         _ => None,
     }
+}
+
+fn timeline_of(group: GroupId, table: &TreeTable) -> io::Result<Timeline> {
+    state::timeline(table, group).map_err(into_io)
 }
 
 fn stopped(error: io::Error) -> Error {

@@ -7,7 +7,7 @@
 //! * `store` keeps bytes durable, one flusher for all groups, in the `trees` of a `home`; `log` is Raft's log and vote over it.
 //! * `machine` is a group's state, `rows` its table, `image` and `staging` its snapshots, going and coming.
 //! * `network` carries Raft's messages, `replica` joins the above, `route` finds the leader, `retire` ends a replica, `force`
-//!   has one go on alone, and `backup` reads them and makes them anew.
+//!   has one go on alone, `backup` reads them and makes them anew, and `report` says how they are.
 
 mod backup;
 mod chunks;
@@ -22,6 +22,7 @@ mod machine;
 mod mark;
 mod network;
 mod replica;
+mod report;
 mod retire;
 mod route;
 mod rows;
@@ -48,7 +49,7 @@ use mesh_core::{
     id::{GroupId, Incarnation, NodeId, ReplicaId},
     limits::HEARTBEAT_INTERVAL,
     meta::{Command, ControlView, LEVEL, Level, MetaAnswer},
-    op::{GroupReport, NodeOp, Settled},
+    op::NodeOp,
     port::{Clock, Outbound},
     time::Instant,
     topology::KnownReplicas,
@@ -310,7 +311,7 @@ impl RaftMetadata {
             return Err(beyond(self.level, needed).with("group", group));
         }
         let machine = Machine(Arc::clone(&state));
-        let network = self.router.for_group(group);
+        let network = self.router.for_group(group, state.watch_timeline());
         let raft = Raft::new(id.0, Arc::clone(&self.raft_config), network, log.clone(), machine);
         let raft = self.dice.clone().scope(raft).await.map_err(|error| failed(std::io::Error::other(error)))?;
         let replica = Arc::new(Replica::new(raft, state, log, self.timing.election_max));
@@ -489,44 +490,6 @@ impl RaftMetadata {
         self.replica(group).map_or_else(|_| BTreeSet::new(), |replica| replica.caught_up())
     }
 
-    /// How this node's replicas are.
-    #[must_use]
-    pub fn status(&self) -> Vec<GroupReport> {
-        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        let open = groups.iter().map(|(group, replica)| {
-            let trouble = self.trouble(*group, replica);
-            let settled = if trouble.is_none() { replica.settled() } else { Settled::Unsaid };
-            GroupReport {
-                group: *group,
-                replica: replica.id(),
-                leader: replica.leader().filter(|leader| {
-                    *leader != self.node || (trouble.is_none() && replica.is_followed(2 * self.timing.election_max))
-                }),
-                term: replica.term(),
-                trouble: trouble.map(|error| error.to_string()),
-                voters: if replica.raft.is_leader() { replica.members().0.into_iter().collect() } else { Vec::new() },
-                settled,
-            }
-        });
-        // Also those that nobody has asked for since it started: who follows them has to know.
-        let (store, mut damaged) = (self.store(), lock(&self.damaged).clone());
-        for (group, replica) in store.replicas().into_iter().filter(|(group, _)| !groups.contains_key(group)) {
-            if let Health::Damaged(error) = store.health(group) {
-                damaged.entry(group).or_insert((replica, error));
-            }
-        }
-        let closed = damaged.into_iter().map(|(group, (replica, error))| GroupReport {
-            group,
-            replica,
-            leader: None,
-            term: 0,
-            trouble: Some(error.to_string()),
-            voters: Vec::new(),
-            settled: Settled::Unsaid,
-        });
-        open.chain(closed).collect()
-    }
-
     /// The index of what each replica that works has applied last, and a digest of its state: wherever the same was applied,
     /// the digest is the same, whether it came by the log or by a snapshot.
     ///
@@ -678,6 +641,7 @@ impl RaftMetadata {
             }
             return Err(error);
         }
+        head.expect_of_line(replica.state.timeline())?;
         // Raft itself would say so for every message.
         match self.trouble(group, &replica) {
             Some(trouble) => Err(trouble),

@@ -4,16 +4,18 @@
 //!
 //! ```text
 //! to:8 (the replica that is meant)   speaks:2 (the sender's build)   needs:2 (what the mesh does, as the sender knows)
+//! at:8 chance:8 (from which recovery the sender's state comes, if it went through any: then the highest bit of `speaks` is set)
 //! the message: a Raft value, see super::types
 //! ```
 //!
 //! with numbers in big-endian order; and the answer's payload is a Raft value. A build that is older than what the mesh does
-//! would drop what it does not know of each entry, and neither says nor is told anything: see [`Head::expect_understood`].
+//! would drop what it does not know of each entry, and neither says nor is told anything: see [`Head::expect_understood`]. Nor does
+//! who is of an earlier recovery than whom it writes to: see [`Head::expect_of_line`].
 
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,8 +27,9 @@ use mesh_core::{
     id::{ActorId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
     limits::{COMMAND_BYTES_MAX, PAYLOAD_BYTES_MAX},
     meta::{ControlView, Level},
-    op::NodeOp,
+    op::{NodeOp, Timeline},
     port::Outbound,
+    time::UnixMillis,
 };
 use openraft::{
     OptionalSend,
@@ -43,6 +46,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{oneshot, watch};
 
 use super::{
+    lock,
     log::READ_BYTES_MAX,
     machine::SnapshotData,
     staging::Chunk,
@@ -98,6 +102,8 @@ pub(crate) struct Router {
     /// How long one message may take.
     budget: Duration,
     transfers: Arc<AtomicU64>,
+    /// Of the group.
+    timeline: Arc<Mutex<Timeline>>,
 }
 
 impl Router {
@@ -107,11 +113,11 @@ impl Router {
         control: watch::Receiver<Arc<ControlView>>,
         budget: Duration,
     ) -> Self {
-        Self { outbound, start, level, control, budget, transfers: Arc::default() }
+        Self { outbound, start, level, control, budget, transfers: Arc::default(), timeline: Arc::default() }
     }
 
-    pub(super) fn for_group(&self, group: GroupId) -> Factory {
-        Factory(GroupNetworkFactory::new(self.clone(), group.0))
+    pub(super) fn for_group(&self, group: GroupId, timeline: Arc<Mutex<Timeline>>) -> Factory {
+        Factory(GroupNetworkFactory::new(Self { timeline, ..self.clone() }, group.0))
     }
 
     /// Sends a request and waits for its answer, at most `budget`. Giving up cancels it.
@@ -138,7 +144,8 @@ impl Router {
         request: &impl Serialize,
         budget: Duration,
     ) -> Result<R, RPCError<Types>> {
-        let head = Head { to: ReplicaId(to), speaks: self.level, needs: self.control.borrow().level };
+        let (needs, timeline) = (self.control.borrow().level, *lock(&self.timeline));
+        let head = Head { to: ReplicaId(to), speaks: self.level, needs, timeline };
         let mut payload = head.bytes();
         encode_onto(&mut payload, request).map_err(failed)?;
         let op = NodeOp::Raft { group: GroupId(group), rpc: message as u32, start: self.start };
@@ -164,11 +171,22 @@ pub(super) struct Head {
     speaks: Level,
     /// What the mesh does, as the sender knows.
     needs: Level,
+    /// From which recovery the sender's state comes.
+    timeline: Timeline,
 }
+
+/// In [`Head::speaks`].
+const HAS_TIMELINE: u16 = 1 << 15;
 
 impl Head {
     fn bytes(self) -> Vec<u8> {
-        [&self.to.0.to_be_bytes()[..], &self.speaks.0.to_be_bytes(), &self.needs.0.to_be_bytes()].concat()
+        let has_timeline = if self.timeline.is_first() { 0 } else { HAS_TIMELINE };
+        let (speaks, needs) = ((self.speaks.0 | has_timeline).to_be_bytes(), self.needs.0.to_be_bytes());
+        let mut bytes = [&self.to.0.to_be_bytes()[..], &speaks, &needs].concat();
+        if has_timeline > 0 {
+            bytes.extend([self.timeline.at.0, self.timeline.chance].iter().flat_map(|number| number.to_be_bytes()));
+        }
+        bytes
     }
 
     /// A payload's head, and the message behind it.
@@ -176,9 +194,31 @@ impl Head {
         let short = || Error::invalid("a Raft message that ends in its head");
         let (to, rest) = payload.split_first_chunk::<8>().ok_or_else(short)?;
         let (speaks, rest) = rest.split_first_chunk::<2>().ok_or_else(short)?;
-        let (needs, message) = rest.split_first_chunk::<2>().ok_or_else(short)?;
-        let level = |bytes: &[u8; 2]| Level(u16::from_be_bytes(*bytes));
-        Ok((Self { to: ReplicaId(u64::from_be_bytes(*to)), speaks: level(speaks), needs: level(needs) }, message))
+        let (needs, mut message) = rest.split_first_chunk::<2>().ok_or_else(short)?;
+        let (speaks, needs) = (u16::from_be_bytes(*speaks), Level(u16::from_be_bytes(*needs)));
+        let mut timeline = Timeline::default();
+        if speaks & HAS_TIMELINE > 0 {
+            let (at, rest) = message.split_first_chunk::<8>().ok_or_else(short)?;
+            let (chance, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
+            timeline = Timeline { at: UnixMillis(u64::from_be_bytes(*at)), chance: u64::from_be_bytes(*chance) };
+            message = rest;
+        }
+        let (to, speaks) = (ReplicaId(u64::from_be_bytes(*to)), Level(speaks & !HAS_TIMELINE));
+        Ok((Self { to, speaks, needs, timeline }, message))
+    }
+
+    /// Whether what the sender has is of the same recovery as what is `here`, or of a later one, which takes in who has not heard of it.
+    /// An entry of an earlier one would be taken for the one here that has its number, and a term for a later one of the same leaders.
+    ///
+    /// # Errors
+    /// `Conflict`.
+    pub(super) fn expect_of_line(self, here: Timeline) -> Result<(), Error> {
+        if self.timeline >= here {
+            return Ok(());
+        }
+        let what =
+            "the metadata group has gone on, from a backup or from less than there was, and without who says this";
+        Err(Error::new(ErrorKind::Conflict, what).with("timeline", self.timeline).with("here", here))
     }
 
     /// Whether both ends understand all that the mesh does. `level`: what this build can do; `mesh`: what the mesh does.
@@ -326,5 +366,42 @@ impl RaftNetworkFactory<Types> for Factory {
 
     async fn new_client(&mut self, target: u64, _node: &()) -> Self::Network {
         GroupNetworkAdapter::new(self.0.factory.clone(), target, self.0.group_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(at: u64, chance: u64) -> Head {
+        let timeline = Timeline { at: UnixMillis(at), chance };
+        Head { to: ReplicaId(7), speaks: Level(10), needs: Level(9), timeline }
+    }
+
+    #[test]
+    fn a_head_names_a_recovery_only_where_there_was_one() {
+        for (head, len) in [(head(0, 0), 12), (head(0, 3), 28), (head(u64::MAX, 0), 28)] {
+            let bytes = [&head.bytes()[..], b"message"].concat();
+            assert_eq!(bytes.len(), len + 7);
+            assert_eq!(Head::of(&bytes), Ok((head, &b"message"[..])));
+            for short in 0..len {
+                assert_eq!(Head::of(&bytes[..short]).map_err(|error| error.kind()), Err(ErrorKind::Invalid));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_of_an_earlier_recovery_says_nothing() {
+        for (from, here, is_heard) in [
+            (head(0, 0), head(0, 0), true),
+            (head(5, 1), head(5, 1), true),
+            (head(5, 1), head(0, 0), true),
+            (head(6, 0), head(5, 9), true),
+            (head(0, 0), head(5, 1), false),
+            (head(5, 1), head(5, 2), false),
+            (head(5, 9), head(6, 0), false),
+        ] {
+            assert_eq!(from.expect_of_line(here.timeline).is_ok(), is_heard, "{from:?} {here:?}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::Timeline;
 use crate::{
     bluefield::Generation,
     id::{ActorId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, ReplicaId},
@@ -108,6 +109,9 @@ pub struct GroupReport {
     /// How far what it has stored is at home, as the leader of a namespace group says; of nobody else.
     #[serde(default)]
     pub settled: Settled,
+    /// From which recovery what it has comes, if it works.
+    #[serde(default)]
+    pub timeline: Timeline,
 }
 
 /// How far what a namespace group has stored is at the homes that a layout gives it. It counts nothing, so that it changes only

@@ -93,6 +93,36 @@ pub struct Recovery {
     pub chance: u64,
 }
 
+/// From which recovery a metadata group's state comes: the last one of all that it went through. What comes from another is of
+/// another group, though it has the same number: entries and terms of the two say nothing of each other. Of two the later one goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Timeline {
+    /// When that was; 1970: it never went through any.
+    pub at: UnixMillis,
+    /// What was drawn then: two at once are two.
+    pub chance: u64,
+}
+
+impl Timeline {
+    /// Whether it is what the group was founded with.
+    #[must_use]
+    pub fn is_first(self) -> bool {
+        self == Self::default()
+    }
+
+    /// What it is after a recovery, whatever the clocks say.
+    #[must_use]
+    pub fn after(self, recovery: &Recovery) -> Self {
+        Self { at: recovery.at.max(UnixMillis(self.at.0.saturating_add(1))), chance: recovery.chance }
+    }
+}
+
+impl fmt::Display for Timeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{:016x}", self.at, self.chance)
+    }
+}
+
 /// Has a node's replica of a group go on as the only voter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Force {

@@ -22,7 +22,7 @@ use mesh_core::{
     op::{
         Ability, ActorReport, AdminAnswer, AdminOp, AsOf, Beat, Binding, Destination, DriveReport, GroupReport, Head,
         Held, MoveOp, MoveStep, Moved, News, NodeLoad, NodeOp, NodeReport, ObjectOp, Phase, Piece, Reliance,
-        ScrubState, Settled, ShardOp, StripeOp, StripeTarget, Witness,
+        ScrubState, Settled, ShardOp, StripeOp, StripeTarget, Timeline, Witness,
     },
     spec::CustomSpec,
     time::UnixMillis,
@@ -298,6 +298,7 @@ fn group_report(group: GroupId, leader: Option<NodeId>, trouble: Option<&str>) -
         trouble: trouble.map(Into::into),
         voters: vec![ReplicaId::new(NodeId(115), 1), ReplicaId::new(NodeId(116), 2)],
         settled: leader.map_or(Settled::Unbegun, |_| Settled::In(LayoutId(157))),
+        timeline: leader.map_or_else(Timeline::default, |_| Timeline { at: UnixMillis(158), chance: 159 }),
     }
 }
 

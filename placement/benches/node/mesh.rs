@@ -7,7 +7,7 @@ use mesh_core::{
     id::{ActorId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, ReplicaId, TenantId},
     limits::{DPU_HEARTBEAT_INTERVAL, DPU_SILENCE_MAX, HEARTBEAT_INTERVAL, HEARTBEAT_SILENCE_MAX},
     meta::{ControlView, MeshCommand, TenantLimits, TenantRow, WrappedKey},
-    op::{Ability, ActorReport, DriveReport, GroupReport, ScrubState, Settled},
+    op::{Ability, ActorReport, DriveReport, GroupReport, ScrubState, Settled, Timeline},
     time::Instant,
     topology::{Code, DriveInfo, DriveState, NodeInfo, NodeKind},
 };
@@ -185,6 +185,7 @@ pub(crate) fn groups(node: NodeId, leader: NodeId, hosts: u64) -> Vec<Group> {
             trouble: None,
             voters: if leads { voters.iter().copied().collect() } else { Vec::new() },
             settled: Settled::Unsaid,
+            timeline: Timeline::default(),
         };
         let learners: BTreeSet<ReplicaId> = learners(id);
         let caught_up = if leads { learners.iter().chain(&voters).copied().collect() } else { BTreeSet::new() };

@@ -98,13 +98,18 @@ impl Members {
         let nodes = wanted.filter_map(|info| {
             // What an earlier start of it said may be of files that are no more.
             sight.reports.get(&info.id).filter(|report| report.incarnation == info.incarnation)?;
-            // What follows another leader is of a group that this one has gone on without, whatever its number.
+            // What follows another leader is of a group that this one has gone on without, whatever its number; and what is of a later
+            // recovery is of one that has gone on without this one.
             let is_stranger =
                 |said: &GroupReport| !group.voters.contains(&said.replica) && !group.learners.contains(&said.replica);
-            let is_led =
-                |said: &GroupReport| said.leader.is_some_and(|leader| leader != sight.here && sight.rules(leader, id));
+            // Who was replaced while it led leads nobody any more, and is told so by being taken in.
+            let is_past = |said: &GroupReport| said.timeline == group.report.timeline && said.term < group.report.term;
+            let is_led = |said: &GroupReport| {
+                said.leader.is_some_and(|leader| leader != sight.here && sight.rules(leader, id)) && !is_past(said)
+            };
             let said = sight.said_of(info.id, id).filter(|said| said.trouble.is_none());
-            let said = said.filter(|said| !(is_stranger(said) && is_led(said)));
+            let said =
+                said.filter(|said| !(is_stranger(said) && is_led(said)) && said.timeline <= group.report.timeline);
             let votes = info.kind == NodeKind::Host && !view.departures.contains_key(&info.id);
             Some((info.id, Wanted { votes, replica: said.map(|said| said.replica) }))
         });
@@ -349,8 +354,13 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(taken(&seen), [1], "both follow node 2");
+        let own = Group { report: GroupReport { term: 2, ..own.report.clone() }, ..own.clone() };
+        let later = Members::of(&own, None, &view, &seen).nodes;
+        assert!(later.values().all(|wanted| wanted.replica.is_some()), "that was in an earlier term: {later:?}");
         seen.change(2, |report| report.groups[0].leader = None);
         assert_eq!(taken(&seen), [1, 2, 3], "the one remembers who led once");
+        seen.change(2, |report| report.groups[0].timeline.chance = 1);
+        assert_eq!(taken(&seen), [1, 3], "one has gone on from a backup, and leads nobody yet");
     }
 
     /// A group was founded on node 1, and is to be of others.

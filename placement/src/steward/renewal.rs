@@ -47,7 +47,7 @@ pub fn look(groups: &[Group], kept: &BTreeSet<GroupId>, sight: &Sight) -> Result
         let is_sound = |voter: &&ReplicaId| {
             let report = others.iter().find(|report| report.node == voter.node());
             report.and_then(|report| said(report)).is_some_and(|said| {
-                let follows = said.leader == leader.leader && said.term == leader.term;
+                let follows = (said.leader, said.term, said.timeline) == (leader.leader, leader.term, leader.timeline);
                 said.replica == **voter && said.trouble.is_none() && follows
             })
         };

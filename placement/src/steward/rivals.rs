@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use mesh_core::{
     id::{GroupId, NodeId},
+    op::GroupReport,
     time::Instant,
 };
 
@@ -76,12 +77,13 @@ fn is_led(own: &Group, sight: &Sight) -> bool {
     own.leads || own.report.leader.is_some_and(|leader| sight.rules(leader, GroupId::CONTROL))
 }
 
-/// Another than it follows who leads in a later term.
+/// Another than it follows who leads in a later term, or from a later recovery.
 fn later_leader(own: &Group, sight: &Sight) -> Option<NodeId> {
     let others = sight.alive.iter().copied().filter(|node| *node != sight.here && Some(*node) != own.report.leader);
     let leads = |node: &NodeId| {
         let said = sight.said_of(*node, GroupId::CONTROL);
-        said.is_some_and(|said| said.leader == Some(*node) && said.trouble.is_none() && said.term > own.report.term)
+        let is_later = |said: &GroupReport| (said.timeline, said.term) > (own.report.timeline, own.report.term);
+        said.is_some_and(|said| said.leader == Some(*node) && said.trouble.is_none() && is_later(said))
     };
     others.into_iter().find(leads)
 }

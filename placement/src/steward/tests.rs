@@ -1,7 +1,7 @@
 use mesh_core::{
     assignment::MoveId,
     id::{DriveId, Epoch, Incarnation},
-    op::{ActorReport, News, Phase, Settled},
+    op::{ActorReport, News, Phase, Settled, Timeline},
     topology::{DriveInfo, NodeInfo, NodeKind},
 };
 
@@ -29,6 +29,7 @@ pub(super) fn group(node: u64, voters: &[u64]) -> Group {
         trouble: None,
         voters: Vec::new(),
         settled: Settled::Unsaid,
+        timeline: Timeline::default(),
     };
     let voters = voters.iter().map(|node| replica(*node)).collect();
     Group { report, leads: false, voters, learners: BTreeSet::new(), caught_up: BTreeSet::new(), unfinished: None }

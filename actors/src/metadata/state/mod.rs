@@ -38,7 +38,7 @@ use mesh_core::{
     Error,
     id::GroupId,
     meta::{Command, ControlView, MetaAnswer, Query, RepairState},
-    op::Recovery,
+    op::{Recovery, Timeline},
 };
 
 use self::rows::Rows;
@@ -114,6 +114,14 @@ pub fn recover(table: &dyn Table, group: GroupId, recovery: &Recovery) -> Result
     let mut rows = Rows::new(table, group);
     recovery::recover(&mut rows, recovery)?;
     Ok(rows.into_changes())
+}
+
+/// From which recovery a group's state comes.
+///
+/// # Errors
+/// `DriveFailed` or `Corrupt`: the table cannot be read.
+pub fn timeline(table: &dyn Table, group: GroupId) -> Result<Timeline, Error> {
+    recovery::of(&Rows::new(table, group))
 }
 
 /// The control group's contents, buckets apart, out of all of its rows.

@@ -13,7 +13,7 @@ use mesh_core::{
     assignment::{Assignment, MoveId},
     id::{Epoch, GroupId, LayoutId, NodeId},
     meta::Level,
-    op::Recovery,
+    op::{Recovery, Timeline},
     topology::{Layout, NodeInfo, NodeKind},
 };
 
@@ -57,7 +57,14 @@ const fn seconds(recovery: &Recovery) -> u64 {
 /// # Errors
 /// `Unsupported` if a node that stays runs a build that cannot take others out; `Invalid` if no host would be left.
 pub(super) fn recover(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {
+    let timeline = of(rows)?.after(recovery);
+    rows.put(keys::timeline(), &timeline)?;
     if rows.group() == GroupId::CONTROL { control(rows, recovery) } else { namespace(rows, recovery) }
+}
+
+/// From which recovery the group's state comes.
+pub(super) fn of(rows: &Rows<'_>) -> Result<Timeline, Error> {
+    Ok(rows.find(&keys::timeline())?.unwrap_or_default())
 }
 
 fn namespace(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {
@@ -117,19 +124,19 @@ fn begin_anew(rows: &mut Rows<'_>, out: &BTreeSet<NodeId>, host: NodeId, seconds
     Ok(())
 }
 
-/// The mesh does what builds do that can recover. Who registered with an older one cannot say so now that it runs another: whoever
+/// The mesh does what builds do that know of timelines. Who registered with an older one cannot say so now that it runs another: whoever
 /// does not is turned away when it registers again.
 fn raise_level(rows: &mut Rows<'_>) -> Result<(), Error> {
     let mut older = Vec::new();
     let all = keys::all(keys::NODE);
     rows.scan(&all, &keys::behind(&all), |_, info: NodeInfo| {
-        older.extend(Some(info).filter(|info| info.level < Level::RECOVERY));
+        older.extend(Some(info).filter(|info| info.level < Level::LOSSES));
         Ok(ControlFlow::Continue(()))
     })?;
     for info in older {
-        rows.put(keys::node(info.id), &NodeInfo { level: Level::RECOVERY, ..info })?;
+        rows.put(keys::node(info.id), &NodeInfo { level: Level::LOSSES, ..info })?;
     }
-    level::raise(rows, Level::RECOVERY)?;
+    level::raise(rows, Level::LOSSES)?;
     Ok(())
 }
 

@@ -295,8 +295,9 @@ async fn expect_alone(store: &Arc<Store>, old: ReplicaId, at: LogId) {
     let (applied, members) = Machine(Arc::clone(&state)).applied_state().await.unwrap();
     let voters: Vec<u64> = members.membership().voter_ids().collect();
     assert_eq!((applied, voters), (Some(at), vec![store.replica(GROUP).unwrap().0]));
-    // The six that there were, and where its writes go on from.
-    assert_eq!(rows_of(&state).len(), 7);
+    // The six that there were, where its writes go on from, and that it went through this.
+    assert_eq!(rows_of(&state).len(), 8);
+    assert!(!state.timeline().is_first());
 }
 
 /// Whenever the machine crashes while a replica is made to go on alone: it is as it was, or it goes on when it starts again.

@@ -314,6 +314,15 @@ fn who_follows_an_earlier_leader_beside_a_later_one_serves_no_more() {
         let back = wants(&mut room, own(leader, term)).into_iter().filter(|act| act == "Back").count();
         assert_eq!(back, usize::from(is_left_behind));
     }
+    // A term of an earlier recovery says nothing.
+    let mut room = Room::new(mesh(&[1, 2, 3]));
+    let timeline = Timeline { chance: 1, ..Timeline::default() };
+    let said = GroupReport { leader: Some(NodeId(3)), term: 2, timeline, ..group(3, &[]).report };
+    let beats = [introduces(NodeReport { groups: vec![said], ..report(3) }, 1)];
+    passes_with(&mut room, 500, &beats);
+    assert_eq!(told(&mut room, own(1, 5)), [""; 0]);
+    passes_with(&mut room, 30_000, &beats);
+    assert_eq!(told(&mut room, own(1, 5)).len(), 1);
     // It hears of it in between.
     let mut room = Room::new(mesh(&[1, 2, 3]));
     let beats = [leads(3, 6)];

@@ -10,7 +10,7 @@ use mesh_core::{
 };
 
 use super::{
-    super::{control_after, recover},
+    super::{control_after, recover, timeline},
     control::{control_view, furnished, layout, node, tenant},
     *,
 };
@@ -67,7 +67,7 @@ fn nothing_is_given_out_twice_that_nobody_knows_of() {
     let before = control_view(&group);
     group.recover(&lost(&[])).expect("recovered");
     let view = control_view(&group);
-    assert_eq!((&view.nodes, &view.drives, view.level), (&before.nodes, &before.drives, Level::RECOVERY));
+    assert_eq!((&view.nodes, &view.drives, view.level), (&before.nodes, &before.drives, Level::LOSSES));
     // The same layout under a number that no lost one had; the next one follows it.
     let newest = LayoutId(1 + (1 << 12));
     assert_eq!(view.layouts.keys().copied().collect::<Vec<_>>(), [LayoutId(1), newest]);
@@ -87,6 +87,22 @@ fn nothing_is_given_out_twice_that_nobody_knows_of() {
     // Once more: it leaps again.
     group.recover(&lost(&[])).expect("recovered");
     assert_eq!(next(&mut group, "third"), [newest.0 + 9 + (1 << 12), 1 + (2 << 20), 2 + (2 << 10) + 1]);
+}
+
+/// Each is later than the one before, whatever the clocks say; and a group that went through none is of the first one.
+#[test]
+fn every_recovery_begins_a_timeline_of_its_own() {
+    for mut group in [used().0, Group::namespace()] {
+        let of = |group: &Group| timeline(&group.table, group.id).expect("it can be read");
+        assert!(of(&group).is_first());
+        let mut seen = vec![of(&group)];
+        for (seconds, chance) in [(9, 1), (5, 2), (9, 0), (10, 0)] {
+            group.recover(&Recovery { at: at(seconds), chance, ..lost(&[]) }).expect("recovered");
+            seen.push(of(&group));
+        }
+        assert!(seen.is_sorted_by(|before, after| before < after), "{seen:?}");
+        assert_eq!((seen[1].at, seen[1].chance, seen[4].at), (at(9), 1, at(10)));
+    }
 }
 
 #[test]
@@ -167,9 +183,9 @@ fn the_mesh_does_from_then_on_what_builds_do_that_can_recover() {
     // It was upgraded since, or is away: nobody could say so without a majority.
     group.recover(&lost(&[2])).expect("recovered");
     let view = control_view(&group);
-    assert_eq!((view.level, view.nodes[&NodeId(3)].level), (Level::RECOVERY, Level::RECOVERY));
+    assert_eq!((view.level, view.nodes[&NodeId(3)].level), (Level::LOSSES, Level::LOSSES));
     assert_eq!(group.apply(&of(Level::REPLICAS, 3)), Err(ErrorKind::Unsupported), "and is turned away if not");
-    assert_eq!(group.apply(&of(Level::RECOVERY, 3)), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&of(Level::LOSSES, 3)), Ok(MetaAnswer::Done));
 }
 
 #[test]
@@ -181,7 +197,7 @@ fn who_is_lost_holds_no_recovery_back_with_the_build_that_it_ran() {
     }
     group.recover(&lost(&[2, 3])).expect("neither of them is asked any more");
     let view = control_view(&group);
-    assert_eq!((view.level, view.nodes.keys().copied().collect::<Vec<_>>()), (Level::RECOVERY, vec![NodeId(1)]));
+    assert_eq!((view.level, view.nodes.keys().copied().collect::<Vec<_>>()), (Level::LOSSES, vec![NodeId(1)]));
 }
 
 #[test]
