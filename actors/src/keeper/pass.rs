@@ -53,6 +53,8 @@ pub(super) struct Group {
     unhealed: u32,
     /// A pass that goes on once what is damaged is healed.
     parked: Option<Pass>,
+    /// Of the layouts of the line before this one the group knows that they are.
+    known: LayoutId,
 }
 
 #[derive(Debug)]
@@ -177,6 +179,7 @@ impl Group {
             damage_at: now,
             unhealed: 0,
             parked: None,
+            known: LayoutId::default(),
         }
     }
 
@@ -272,7 +275,7 @@ impl Group {
                     self.end_page(pass, *work, ground);
                 }
                 State::SayDue(pass, said) => {
-                    let command = pass.command(said, ground);
+                    let command = pass.command(said, self.known, ground);
                     self.state = State::Saying(pass);
                     return Some(Want::Say(command));
                 }
@@ -381,6 +384,7 @@ impl Group {
 
     fn begin(&mut self, repair: RepairState, ground: Ground<'_>) {
         let (spec, now) = (ground.spec, ground.now);
+        self.known = if repair.line == ground.goal.line { repair.settled } else { LayoutId::default() };
         if repair.marked > self.goal {
             // Somebody knows a newer layout: so will this node.
             self.setback(now);
@@ -522,7 +526,7 @@ impl Pass {
     }
 
     /// How it is said what it has come to.
-    fn command(&self, said: Said, ground: Ground<'_>) -> UpkeepCommand {
+    fn command(&self, said: Said, known: LayoutId, ground: Ground<'_>) -> UpkeepCommand {
         let Ground { spec, goal, wall, .. } = ground;
         let layout = goal.id;
         match said {
@@ -531,8 +535,9 @@ impl Pass {
                 UpkeepCommand::EndRepair { layout, line: 0, layouts: Vec::new() }
             }
             Said::End => {
-                let older = spec.layouts.values().filter(|older| older.line == goal.line && older.id < layout);
-                UpkeepCommand::EndRepair { layout, line: goal.line, layouts: older.map(|older| older.id).collect() }
+                // Not all that there ever were, each time.
+                let older = spec.layouts.range(known.min(layout)..layout).filter(|(_, older)| older.line == goal.line);
+                UpkeepCommand::EndRepair { layout, line: goal.line, layouts: older.map(|(id, _)| *id).collect() }
             }
             Said::Counted => UpkeepCommand::Counted { count: Count { layout, at: wall, ..self.count } },
         }

@@ -424,6 +424,25 @@ fn what_is_at_home_is_not_asked_about_and_the_group_is_settled() {
     assert_eq!(bench.commands.len(), 2);
 }
 
+/// The group is told which layouts are of the line, of each once.
+#[test]
+fn a_group_is_told_of_each_layout_of_the_line_once() {
+    let mut bench = Bench::new();
+    bench.spec.level = Level::SETTLED;
+    bench.lay_out(&[1, 2, 3, 4]);
+    bench.lay_out(&[1, 2, 4, 3]);
+    bench.pass(Duration::ZERO);
+    bench.lay_out(&[1, 2, 3, 4]);
+    bench.lay_out(&[4, 2, 3, 1]);
+    let told = bench.commands.iter().filter_map(|command| match command {
+        UpkeepCommand::EndRepair { layout, layouts, .. } => Some((layout.0, layouts.iter().map(|id| id.0).collect())),
+        _ => None,
+    });
+    let told: Vec<(u64, Vec<u64>)> = told.collect();
+    assert_eq!(told, [(2, vec![1]), (3, vec![2]), (4, vec![3]), (5, vec![4])]);
+    assert_eq!(bench.state().line, 1);
+}
+
 #[test]
 fn what_was_on_a_drive_that_is_lost_is_rebuilt_on_the_one_that_has_its_place_now() {
     let mut bench = Bench::new();

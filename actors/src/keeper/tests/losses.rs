@@ -59,7 +59,7 @@ fn what_was_on_one_drive_alone_holds_nothing_up_once_that_is_lost() {
     bench.pass(Duration::from_secs(60));
     assert_eq!((bench.count_and_lost(), bench.has(3)), (((3, [2, 9 + 2, 0, 3]), 1), 0));
     // Everything was said at the first go, and nobody looks any more until the time has come.
-    let older = vec![LayoutId(1), LayoutId(2)];
+    let older = vec![LayoutId(2)];
     let end = UpkeepCommand::EndRepair { layout: LayoutId(3), line: 1, layouts: older };
     let counted = UpkeepCommand::Counted { count: bench.state().count };
     assert_eq!(bench.commands, [begin(3), end, counted]);

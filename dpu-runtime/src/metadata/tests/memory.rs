@@ -17,7 +17,7 @@ use crate::metadata::{
     force::Forced,
     mark::Claims,
 };
-use mesh_core::op::{Force, LogEnd, Recovery};
+use mesh_core::op::{Force, LogEnd, Recovery, Waits};
 
 /// Memory in which each step takes up to a few milliseconds.
 fn home(seed: u64) -> MemoryHome {
@@ -298,6 +298,42 @@ async fn expect_alone(store: &Arc<Store>, old: ReplicaId, at: LogId) {
     // The six that there were, where its writes go on from, and that it went through this.
     assert_eq!(rows_of(&state).len(), 8);
     assert!(!state.timeline().is_first());
+}
+
+/// What was restored waits until it has been of more than one; also where nobody can read whether it has.
+#[tokio::test]
+async fn what_was_restored_waits_until_it_has_gone_on() {
+    let all = || BTreeSet::from([GroupId::CONTROL, GROUP]);
+    for (members, is_read, takes, held) in [
+        (1, true, true, all()),
+        (2, true, true, BTreeSet::new()),
+        // What says so cannot be taken away.
+        (2, true, false, BTreeSet::new()),
+        // What cannot be read is damaged, and the rest waits with it.
+        (2, false, true, BTreeSet::from([GROUP])),
+    ] {
+        let (store, left) = failing(home(7));
+        for group in all() {
+            fill(&store, group).await;
+        }
+        let voters = (1..=members).collect::<BTreeSet<u64>>();
+        let nodes: BTreeMap<u64, ()> = voters.iter().map(|voter| (*voter, ())).collect();
+        let members = openraft::Membership::new(vec![voters], nodes).unwrap();
+        let state = GroupState::open(Arc::clone(&store), GroupId::CONTROL, None).unwrap();
+        let at = Some(log_id(1, 6));
+        state.commit(&[], at, openraft::StoredMembership::new(at, members)).unwrap();
+        drop(state);
+        store.write(GroupId::CONTROL, Slot::Restored, &()).unwrap();
+        store.finish().unwrap();
+        if !is_read {
+            store.note(GroupId::CONTROL, "as planned");
+        }
+        if !takes {
+            left.store(0, Ordering::SeqCst);
+        }
+        Forced::go_on(&store);
+        assert_eq!((store.held(), store.waits()), (held.clone(), (!held.is_empty()).then_some(Waits::Restored)));
+    }
 }
 
 /// Whenever the machine crashes while a replica is made to go on alone: it is as it was, or it goes on when it starts again.
