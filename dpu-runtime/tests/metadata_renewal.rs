@@ -370,12 +370,31 @@ async fn what_has_gone_on_takes_nothing_from_those_that_have_not() {
 
     cluster.heal();
     older.add_learner(group, new).await.expect("added");
+    until("it has refused what they say", || cluster.carried("refused") > 9).await;
     for count in 3..=60 {
         assert!(propose(&older, clock, put(count), BUDGET).await.is_ok());
     }
     assert!(!older.caught_up(group).contains(&new), "it has nothing of theirs");
     assert_eq!((state(&alone), term(&alone), term(&older)), (before, its, theirs));
     assert!(older.is_leader(group) && alone.is_leader(group));
+
+    // It takes in one of theirs, and that takes long: from its first word on that one has no part in what they do.
+    cluster.slow_snapshots(Duration::from_millis(500));
+    let goes = (leader + 1) % 3 + 1;
+    let stranger = cluster.replica(goes, 1);
+    alone.add_learner(group, stranger).await.expect("added");
+    until("it is told", || cluster.carried("snapshot") > 0).await;
+    let unknown = propose(&older, clock, put(61), Duration::from_millis(300)).await;
+    assert!(unknown.is_err_and(|error| error.kind() != ErrorKind::NotLeader), "of three there is one that would agree");
+    until("it has caught up", || alone.caught_up(group).contains(&stranger)).await;
+    assert_eq!((state(&cluster.node(goes)), term(&alone)), (state(&alone), its));
+    assert!(alone.is_leader(group));
+    // Nor later.
+    let refused = cluster.carried("refused");
+    until("it refuses them again", || cluster.carried("refused") > refused).await;
+    let unknown = propose(&older, clock, put(62), Duration::from_millis(300)).await;
+    assert!(unknown.is_err(), "nobody else agrees");
+    assert!(propose(&alone, clock, put(2), BUDGET).await.is_ok());
 }
 
 /// A group is read page by page while it goes on, and put back on a node that never had it.

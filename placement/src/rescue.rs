@@ -76,12 +76,15 @@ fn fate(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>, group: 
         reports.iter().filter_map(|(node, said)| Some((*node, said.replicas.iter().find(|one| one.group == group)?)));
     let (replicas, of_dpus): (BTreeMap<NodeId, &ReplicaReport>, BTreeMap<_, _>) =
         all.partition(|(node, _)| is_host(node));
-    if let Some((by, _)) = replicas.iter().find(|(_, replica)| replica.leads) {
+    // Who leads what there was before the last recovery leads another group.
+    let latest = replicas.values().map(|replica| replica.timeline).max().unwrap_or_default();
+    let leads = |replica: &ReplicaReport| replica.leads && replica.timeline == latest;
+    if let Some((by, _)) = replicas.iter().find(|(_, replica)| leads(replica)) {
         return Ok(Fate::Led { by: *by });
     }
     let sound = || replicas.iter().filter(|(_, replica)| replica.condition == Condition::Sound);
     let ended = sound().filter_map(|(on, replica)| Some((replica.end?, Reverse(*on), *replica)));
-    let best = ended.max_by_key(|(end, on, _)| (*end, *on));
+    let best = ended.max_by_key(|(end, on, replica)| (replica.timeline, *end, *on));
     let answers = |voter: &ReplicaId| sound().any(|(_, replica)| replica.replica == *voter);
     let has_majority =
         |voters: &Vec<ReplicaId>| 2 * voters.iter().filter(|voter| answers(voter)).count() > voters.len();
@@ -95,7 +98,8 @@ fn fate(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>, group: 
                     lost";
         return Err(Error::new(ErrorKind::Conflict, what).with("group", group).with("node", node));
     }
-    if let Some((node, _)) = of_dpus.iter().find(|(_, of_dpu)| of_dpu.end > best.map(|(end, ..)| end)) {
+    let has_most = best.map(|(end, _, best)| (best.timeline, Some(end))).unwrap_or_default();
+    if let Some((node, _)) = of_dpus.iter().find(|(_, of_dpu)| (of_dpu.timeline, of_dpu.end) > has_most) {
         let what = "a DPU has heard of more than any host that answers: bring a host back that told it; or stop that DPU, if what \
                     it has heard of may be lost, and have it begin with empty metadata";
         return Err(Error::new(ErrorKind::Conflict, what).with("group", group).with("node", node));
@@ -127,7 +131,7 @@ fn fate(control: &ControlView, reports: &BTreeMap<NodeId, NodeReplicas>, group: 
 mod tests {
     use mesh_core::{
         id::ClusterId,
-        op::LogEnd,
+        op::{LogEnd, Timeline},
         topology::{Departure, NodeInfo},
     };
 
@@ -156,6 +160,7 @@ mod tests {
             leads: false,
             voters: voters.iter().map(|some| some.iter().copied().map(id).collect()).collect(),
             end: Some(LogEnd { term, index }),
+            timeline: Timeline::default(),
         }
     }
 
@@ -194,6 +199,20 @@ mod tests {
         assert_eq!(plan.groups, [(GroupId(0), Fate::Led { by: NodeId(1) }), (GroupId(1), Fate::Elects)]);
         assert!(plan.is_idle() && plan.lost.is_empty());
         assert_eq!(plan.silent, [NodeId(3)]);
+    }
+
+    /// Others lead, or have more, of what there was before the last recovery: that is another group.
+    #[test]
+    fn what_went_through_a_later_recovery_goes_on() {
+        let later = |group, node| {
+            let timeline = Timeline { chance: 1, ..Timeline::default() };
+            ReplicaReport { timeline, ..said(group, node, (2, 5), &[&[1, 4]]) }
+        };
+        let leads = |node| ReplicaReport { leads: true, ..said(0, node, (9, 9), &[&[2, 3]]) };
+        let of_one = |group, node| said(group, node, (9, 9), &[&[2, 3]]);
+        let one = (1, vec![later(0, 1), later(1, 1)]);
+        let plan = planned(4, &[one, (2, vec![leads(2), of_one(1, 2)]), (3, vec![of_one(0, 3), of_one(1, 3)])]);
+        assert_eq!(plan.groups, [(GroupId(0), survives(1, (2, 5))), (GroupId(1), survives(1, (2, 5)))]);
     }
 
     #[test]

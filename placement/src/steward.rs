@@ -171,7 +171,7 @@ impl Group {
         // Not one that its node has replaced by another: it never answers, and who waits for it serves nobody meanwhile.
         let is_there = |voter: &ReplicaId| {
             let said = sight.said_of(voter.node(), self.report.group);
-            said.is_none_or(|said| said.replica == *voter && said.trouble.is_none())
+            said.is_none_or(|said| said.is_sound(*voter, self.report.timeline))
         };
         let follows = move |voter: &NodeId| *voter != sight.here && sight.alive.contains(voter);
         let voters = self.voters.intersection(&self.caught_up).filter(move |voter| is_there(voter));

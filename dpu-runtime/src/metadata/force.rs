@@ -28,7 +28,7 @@ use mesh_actors::metadata::state;
 use mesh_core::{
     Error, ErrorKind,
     id::{GroupId, NodeId, ReplicaId},
-    op::{Condition, Force, LogEnd, Recovery, ReplicaReport, Waits},
+    op::{Condition, Force, LogEnd, Recovery, ReplicaReport, Timeline, Waits},
     topology::NodeKind,
 };
 use openraft::{Membership as Members, StoredMembership, impls::leader_id_adv::LeaderId};
@@ -154,7 +154,7 @@ impl Forced {
         let vote = store.read::<Vote>(*group, Slot::Vote)?.map_or(0, |vote| vote.leader_id.term);
         // Behind all replicas that there are, too: one that was ahead, of a node that is not lost, would take what comes for what
         // it has.
-        let seconds = recovery.at.0 / 1000;
+        let seconds = state.timeline().after(recovery).at.0 / 1000;
         let term = (vote.max(last.map_or(0, |last| last.leader_id.term)) + 1).max(seconds);
         let index = last.map_or(0, |last| last.index).max(state.applied_index().unwrap_or(0)) + 1;
         let index = index.max(seconds.saturating_mul(ENTRIES_A_SECOND));
@@ -263,7 +263,15 @@ impl RaftMetadata {
                 let Some(replica) = self.replica_id(group) else { continue };
                 let condition = self.condition(group, Condition::Stopped);
                 let (voters, end) = (Vec::new(), None);
-                reports.push(ReplicaReport { group, replica, condition, leads: false, voters, end });
+                reports.push(ReplicaReport {
+                    group,
+                    replica,
+                    condition,
+                    leads: false,
+                    voters,
+                    end,
+                    timeline: Timeline::default(),
+                });
                 continue;
             };
             let has_stopped = replica.trouble().is_some();
@@ -274,6 +282,7 @@ impl RaftMetadata {
                 leads: !has_stopped && self.is_followed(&replica),
                 voters: replica.voter_sets(),
                 end: replica.last_id().ok().and_then(end_of),
+                timeline: replica.state.timeline(),
             });
         }
         reports

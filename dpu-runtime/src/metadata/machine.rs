@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use super::{
     flush::lock,
     image::{self, Aside, Image, Sending},
+    line::Line,
     log::LogStore,
     rows::TreeTable,
     staging::Staged,
@@ -53,7 +54,7 @@ pub(crate) struct GroupState {
     /// How far a namespace group is with repair; none where that cannot be read. Who asks waits for nobody who reads or writes
     /// the table.
     repair: Mutex<Option<RepairState>>,
-    timeline: Arc<Mutex<Timeline>>,
+    line: Arc<Line>,
     /// The control group's contents, for whoever wants to know, from this entry on.
     control: Option<(watch::Sender<Arc<ControlView>>, u64)>,
 }
@@ -94,9 +95,9 @@ impl GroupState {
         let view = control.is_some().then(|| view_of(&table)).transpose()?;
         let current = Current { generation, table, applied, membership, images: Vec::new(), image: 0, view };
         let repair = Mutex::new(repair_of(group, &current.table));
-        let timeline = Arc::new(Mutex::new(store.heed(group, timeline_of(group, &current.table))?));
+        let line = Arc::new(Line::new(store.heed(group, timeline_of(group, &current.table))?));
         let (current, sending) = (RwLock::new(current), Arc::default());
-        let state = Self { group, store, current, sending, repair, timeline, control };
+        let state = Self { group, store, current, sending, repair, line, control };
         state.publish();
         Ok(Arc::new(state))
     }
@@ -271,7 +272,7 @@ impl GroupState {
             current.applied = meta.last_log_id;
             current.membership = meta.last_membership.clone();
             *lock(&self.repair) = repair_of(self.group, &table);
-            *lock(&self.timeline) = timeline;
+            self.line.turn_to(timeline);
             current.table = table;
             current.view = view;
             core::mem::replace(&mut current.generation, generation)
@@ -287,12 +288,12 @@ impl GroupState {
 
     /// From which recovery the state comes.
     pub(super) fn timeline(&self) -> Timeline {
-        *lock(&self.timeline)
+        self.line.own()
     }
 
-    /// The same, as it is at any later time.
-    pub(super) fn watch_timeline(&self) -> Arc<Mutex<Timeline>> {
-        Arc::clone(&self.timeline)
+    /// Of which timeline it is, and who writes to it.
+    pub(super) fn line(&self) -> &Arc<Line> {
+        &self.line
     }
 
     /// The last entry that was applied.

@@ -7,7 +7,8 @@
 //! * `store` keeps bytes durable, one flusher for all groups, in the `trees` of a `home`; `log` is Raft's log and vote over it.
 //! * `machine` is a group's state, `rows` its table, `image` and `staging` its snapshots, going and coming.
 //! * `network` carries Raft's messages, `replica` joins the above, `route` finds the leader, `retire` ends a replica, `force`
-//!   has one go on alone, `backup` reads them and makes them anew, and `report` says how they are.
+//!   has one go on alone, `backup` reads them and makes them anew, and `report` says how they are. `line` tells those that went
+//!   through a recovery from those that did not.
 
 mod backup;
 mod chunks;
@@ -17,6 +18,7 @@ mod force;
 mod home;
 mod image;
 mod judge;
+mod line;
 mod log;
 mod machine;
 mod mark;
@@ -65,7 +67,7 @@ use self::{
     force::Forced,
     log::LogStore,
     machine::{GroupState, Machine},
-    network::{Head, Message, Router},
+    network::{Head, Message, Router, names_timelines},
     replica::{Raft, Replica, no_such_group},
     route::{Ask, Led, REQUESTS_MAX},
     runtime::Dice,
@@ -311,7 +313,7 @@ impl RaftMetadata {
             return Err(beyond(self.level, needed).with("group", group));
         }
         let machine = Machine(Arc::clone(&state));
-        let network = self.router.for_group(group, state.watch_timeline());
+        let network = self.router.for_group(group, Arc::clone(state.line()));
         let raft = Raft::new(id.0, Arc::clone(&self.raft_config), network, log.clone(), machine);
         let raft = self.dice.clone().scope(raft).await.map_err(|error| failed(std::io::Error::other(error)))?;
         let replica = Arc::new(Replica::new(raft, state, log, self.timing.election_max));
@@ -641,7 +643,9 @@ impl RaftMetadata {
             }
             return Err(error);
         }
-        head.expect_of_line(replica.state.timeline())?;
+        if names_timelines(&self.control()) {
+            replica.state.line().hear(head.timeline)?;
+        }
         // Raft itself would say so for every message.
         match self.trouble(group, &replica) {
             Some(trouble) => Err(trouble),

@@ -10,12 +10,12 @@
 //!
 //! with numbers in big-endian order; and the answer's payload is a Raft value. A build that is older than what the mesh does
 //! would drop what it does not know of each entry, and neither says nor is told anything: see [`Head::expect_understood`]. Nor does
-//! who is of an earlier recovery than whom it writes to: see [`Head::expect_of_line`].
+//! who is of an earlier recovery than whom it writes to: see [`Line`].
 
 use std::{
     io,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -46,7 +46,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    lock,
+    line::Line,
     log::READ_BYTES_MAX,
     machine::SnapshotData,
     staging::Chunk,
@@ -103,7 +103,7 @@ pub(crate) struct Router {
     budget: Duration,
     transfers: Arc<AtomicU64>,
     /// Of the group.
-    timeline: Arc<Mutex<Timeline>>,
+    line: Arc<Line>,
 }
 
 impl Router {
@@ -113,11 +113,11 @@ impl Router {
         control: watch::Receiver<Arc<ControlView>>,
         budget: Duration,
     ) -> Self {
-        Self { outbound, start, level, control, budget, transfers: Arc::default(), timeline: Arc::default() }
+        Self { outbound, start, level, control, budget, transfers: Arc::default(), line: Arc::default() }
     }
 
-    pub(super) fn for_group(&self, group: GroupId, timeline: Arc<Mutex<Timeline>>) -> Factory {
-        Factory(GroupNetworkFactory::new(Self { timeline, ..self.clone() }, group.0))
+    pub(super) fn for_group(&self, group: GroupId, line: Arc<Line>) -> Factory {
+        Factory(GroupNetworkFactory::new(Self { line, ..self.clone() }, group.0))
     }
 
     /// Sends a request and waits for its answer, at most `budget`. Giving up cancels it.
@@ -144,7 +144,14 @@ impl Router {
         request: &impl Serialize,
         budget: Duration,
     ) -> Result<R, RPCError<Types>> {
-        let (needs, timeline) = (self.control.borrow().level, *lock(&self.timeline));
+        let Some(timeline) = self.line.speaks() else {
+            let learns =
+                io::Error::other("this replica is being told of a later recovery, and says nothing of its own");
+            return Err(RPCError::Unreachable(Unreachable::new(&learns)));
+        };
+        let (needs, names_it) = (self.control.borrow().level, names_timelines(&self.control.borrow()));
+        // An older build would take it for the message.
+        let timeline = if names_it { timeline } else { Timeline::default() };
         let head = Head { to: ReplicaId(to), speaks: self.level, needs, timeline };
         let mut payload = head.bytes();
         encode_onto(&mut payload, request).map_err(failed)?;
@@ -172,7 +179,12 @@ pub(super) struct Head {
     /// What the mesh does, as the sender knows.
     needs: Level,
     /// From which recovery the sender's state comes.
-    timeline: Timeline,
+    pub(super) timeline: Timeline,
+}
+
+/// Whether all builds of the mesh say of which timeline they are: nobody is known to run an older one.
+pub(super) fn names_timelines(control: &ControlView) -> bool {
+    control.cluster.is_none() || control.level >= Level::LOSSES
 }
 
 /// In [`Head::speaks`].
@@ -205,20 +217,6 @@ impl Head {
         }
         let (to, speaks) = (ReplicaId(u64::from_be_bytes(*to)), Level(speaks & !HAS_TIMELINE));
         Ok((Self { to, speaks, needs, timeline }, message))
-    }
-
-    /// Whether what the sender has is of the same recovery as what is `here`, or of a later one, which takes in who has not heard of it.
-    /// An entry of an earlier one would be taken for the one here that has its number, and a term for a later one of the same leaders.
-    ///
-    /// # Errors
-    /// `Conflict`.
-    pub(super) fn expect_of_line(self, here: Timeline) -> Result<(), Error> {
-        if self.timeline >= here {
-            return Ok(());
-        }
-        let what =
-            "the metadata group has gone on, from a backup or from less than there was, and without who says this";
-        Err(Error::new(ErrorKind::Conflict, what).with("timeline", self.timeline).with("here", here))
     }
 
     /// Whether both ends understand all that the mesh does. `level`: what this build can do; `mesh`: what the mesh does.
@@ -387,21 +385,6 @@ mod tests {
             for short in 0..len {
                 assert_eq!(Head::of(&bytes[..short]).map_err(|error| error.kind()), Err(ErrorKind::Invalid));
             }
-        }
-    }
-
-    #[test]
-    fn what_is_of_an_earlier_recovery_says_nothing() {
-        for (from, here, is_heard) in [
-            (head(0, 0), head(0, 0), true),
-            (head(5, 1), head(5, 1), true),
-            (head(5, 1), head(0, 0), true),
-            (head(6, 0), head(5, 9), true),
-            (head(0, 0), head(5, 1), false),
-            (head(5, 1), head(5, 2), false),
-            (head(5, 9), head(6, 0), false),
-        ] {
-            assert_eq!(from.expect_of_line(here.timeline).is_ok(), is_heard, "{from:?} {here:?}");
         }
     }
 }

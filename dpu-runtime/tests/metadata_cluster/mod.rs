@@ -58,7 +58,7 @@ struct Wires {
     swallowed: BTreeSet<(NodeId, NodeId)>,
     /// How long every chunk of a snapshot takes.
     snapshot_delay: Duration,
-    /// Requests that were carried, by kind.
+    /// Requests that were carried, by kind; and those that conflict with what is there.
     carried: BTreeMap<&'static str, u64>,
 }
 
@@ -114,6 +114,9 @@ impl Outbound for Link {
                 Body::Request(op) => target.serve(op, deadline).await,
                 _ => Err(Error::invalid("not a request")),
             };
+            if outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict) {
+                *lock(&wires).carried.entry("refused").or_default() += 1;
+            }
             let cut = lock(&wires).cut.contains(&(to, from));
             done(if cut { Err(Error::new(ErrorKind::LinkLost, "the link was cut")) } else { outcome });
         });

@@ -48,7 +48,7 @@ impl Level {
     pub const REPLICAS: Self = Self(8);
     /// From here on a group may go on from less than it once had, and layouts say by what their spare drives are chosen.
     pub const RECOVERY: Self = Self(9);
-    /// From here on counts say what is lost.
+    /// From here on counts say what is lost, and replicas say from which recovery what they have comes.
     pub const LOSSES: Self = Self(10);
 }
 

@@ -114,6 +114,14 @@ pub struct GroupReport {
     pub timeline: Timeline,
 }
 
+impl GroupReport {
+    /// Whether it is said of this very replica, which works, and has nothing of a later recovery than this.
+    #[must_use]
+    pub fn is_sound(&self, replica: ReplicaId, timeline: Timeline) -> bool {
+        self.replica == replica && self.trouble.is_none() && self.timeline <= timeline
+    }
+}
+
 /// How far what a namespace group has stored is at the homes that a layout gives it. It counts nothing, so that it changes only
 /// where something follows from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

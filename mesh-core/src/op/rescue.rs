@@ -80,6 +80,9 @@ pub struct ReplicaReport {
     pub voters: Vec<Vec<ReplicaId>>,
     /// How far its log goes; none: it has nothing.
     pub end: Option<LogEnd>,
+    /// From which recovery what it has comes, if it works.
+    #[serde(default)]
+    pub timeline: Timeline,
 }
 
 /// By what a metadata group goes on from less than it once had.
@@ -110,12 +113,17 @@ impl Timeline {
         self == Self::default()
     }
 
-    /// What it is after a recovery, whatever the clocks say.
+    /// What it is after a recovery. By a clock that is behind that of the last one, so much later than that as nobody has gone on
+    /// from it for: entries and terms follow it.
     #[must_use]
     pub fn after(self, recovery: &Recovery) -> Self {
-        Self { at: recovery.at.max(UnixMillis(self.at.0.saturating_add(1))), chance: recovery.chance }
+        let at = if recovery.at > self.at { recovery.at } else { UnixMillis(self.at.0.saturating_add(LEAP_MS)) };
+        Self { at, chance: recovery.chance }
     }
 }
+
+/// A year and some weeks.
+const LEAP_MS: u64 = 1000 << 25;
 
 impl fmt::Display for Timeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,7 +5,7 @@ use mesh_core::{
     meta::RepairState,
     op::{
         AddedDrive, AdminAnswer, AdminOp, BackupAt, BackupPage, Condition, Fate, Force, GroupRepair, LogEnd, NewMedium,
-        NodeOp, NodeReplicas, Recovery, RecoveryPlan, ReplicaReport,
+        NodeOp, NodeReplicas, Recovery, RecoveryPlan, ReplicaReport, Timeline,
     },
     plan::Plan,
     time::UnixMillis,
@@ -63,6 +63,7 @@ pub(crate) fn answers() -> Vec<(&'static str, AdminAnswer)> {
         leads: false,
         voters,
         end: Some(END),
+        timeline: Timeline { at: UnixMillis(160), chance: 161 },
     };
     vec![
         ("PlanPage", AdminAnswer::PlanPage { plan: Plan::default(), next: Some(ActorId(7)) }),

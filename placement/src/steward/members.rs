@@ -118,7 +118,7 @@ impl Members {
             let is_there = sight.alive.contains(&voter.node())
                 && sight.reports.get(&voter.node()).map(|report| report.incarnation) == start;
             let said = sight.said_of(voter.node(), id).filter(|_| is_there);
-            said.is_some_and(|said| said.replica == *voter && said.trouble.is_none())
+            said.is_some_and(|said| said.is_sound(*voter, group.report.timeline))
         };
         Self {
             sound: group.voters.iter().copied().filter(is_sound).collect(),
@@ -285,6 +285,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use mesh_core::op::Timeline;
+
     use crate::steward::tests::{group, host, sight};
 
     fn replica(node: u64, life: u64) -> ReplicaId {
@@ -357,6 +359,11 @@ mod tests {
         let own = Group { report: GroupReport { term: 2, ..own.report.clone() }, ..own.clone() };
         let later = Members::of(&own, None, &view, &seen).nodes;
         assert!(later.values().all(|wanted| wanted.replica.is_some()), "that was in an earlier term: {later:?}");
+        let timeline = Timeline { chance: 1, ..Timeline::default() };
+        let own = Group { report: GroupReport { timeline, ..own.report.clone() }, ..own };
+        let older = Members::of(&own, None, &view, &seen).nodes;
+        let taken_in: Vec<u64> = older.iter().filter_map(|(node, of)| of.replica.map(|_| node.0)).collect();
+        assert_eq!(taken_in, [1], "they follow who leads what there was before: {older:?}");
         seen.change(2, |report| report.groups[0].leader = None);
         assert_eq!(taken(&seen), [1, 2, 3], "the one remembers who led once");
         seen.change(2, |report| report.groups[0].timeline.chance = 1);

@@ -44,6 +44,10 @@ pub fn look(groups: &[Group], kept: &BTreeSet<GroupId>, sight: &Sight) -> Result
         let said = |report: &NodeReport| report.groups.iter().find(|said| said.group == group).cloned();
         let leader = others.iter().find_map(|report| said(report).filter(|said| said.leader == Some(report.node)));
         let leader = leader.ok_or_else(|| kept_as_it_is(group))?;
+        // What they lead there was before this node's went through a recovery.
+        if own.is_some_and(|own| own.report.timeline > leader.timeline) {
+            return Err(kept_as_it_is(group));
+        }
         let is_sound = |voter: &&ReplicaId| {
             let report = others.iter().find(|report| report.node == voter.node());
             report.and_then(|report| said(report)).is_some_and(|said| {
@@ -148,6 +152,10 @@ mod tests {
         let mut damaged = others(&[1, 2, 3], true);
         damaged.change(3, |report| report.groups[0].trouble = Some("damaged".into()));
         assert_eq!(renewal(&damaged), Err(ErrorKind::NotLeader));
+        // What the others have is of before the last recovery.
+        let mut own = group(1, &[1, 2, 3]);
+        own.report.timeline.chance = 1;
+        assert!(look(&[own], &[GROUP].into(), &others(&[1, 2, 3], true)).is_err());
         let mut new = others(&[1, 2, 3], true);
         new.change(3, |report| report.groups[0].replica = ReplicaId::new(NodeId(3), 9));
         assert_eq!(renewal(&new), Err(ErrorKind::NotLeader));

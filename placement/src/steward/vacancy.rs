@@ -72,7 +72,7 @@ impl Vacancies {
                 continue;
             }
             let living: Vec<ReplicaId> =
-                voters.iter().copied().filter(|voter| answers(*voter, report.group, sight)).collect();
+                voters.iter().copied().filter(|voter| answers(*voter, report, sight)).collect();
             let Some(turn) = living.iter().position(|voter| *voter == report.replica) else { continue };
             let turn = u32::try_from(turn).unwrap_or(u32::MAX);
             if 2 * living.len() > voters.len() && now.since(vacancy.since) >= STAND_TURN.saturating_mul(turn) {
@@ -119,10 +119,10 @@ fn is_led(group: &Group, sight: &Sight) -> bool {
     sight.alive.contains(&leader) && said.is_none_or(leads)
 }
 
-/// A voter that is damaged, or that its node has lost, answers nothing.
-fn answers(voter: ReplicaId, group: GroupId, sight: &Sight) -> bool {
-    let said = sight.said_of(voter.node(), group);
-    let is_sound = said.is_none_or(|said| said.replica == voter && said.trouble.is_none());
+/// A voter that is damaged, that its node has lost, or that has gone on from a later recovery, answers nothing.
+fn answers(voter: ReplicaId, own: &GroupReport, sight: &Sight) -> bool {
+    let said = sight.said_of(voter.node(), own.group);
+    let is_sound = said.is_none_or(|said| said.is_sound(voter, own.timeline));
     sight.alive.contains(&voter.node()) && is_sound
 }
 

@@ -282,6 +282,11 @@ async fn a_replica_that_is_removed_in_part_is_not_begun_anew() {
     assert!(seen.iter().all(|seen| *seen > 2), "{seen:?}");
 }
 
+/// By a clock that says next to nothing.
+fn recovery() -> Recovery {
+    Recovery { at: mesh_core::time::UnixMillis(1), ..Recovery::default() }
+}
+
 /// What a replica is that was made to go on alone: everything is there, under another number, and nobody else has a say.
 async fn expect_alone(store: &Arc<Store>, old: ReplicaId, at: LogId) {
     assert!(matches!(store.health(GROUP), Health::Sound), "{:?}", store.health(GROUP));
@@ -356,7 +361,7 @@ async fn goes_on_alone(lost: &[NodeId]) {
     let force = |replica, index| Force {
         group: GROUP,
         survivor: Some((replica, LogEnd { term: 1, index })),
-        recovery: Recovery { lost: lost.to_vec(), ..Recovery::default() },
+        recovery: Recovery { lost: lost.to_vec(), ..recovery() },
     };
     for other in [force(ReplicaId::new(NodeId(1), 1), 7), force(old, 6), Force { survivor: None, ..force(old, 7) }] {
         let refused = Forced::carry_out(&store, &other).expect_err("it is not so");
@@ -415,9 +420,9 @@ async fn a_replica_that_goes_on_in_part_serves_nobody() {
         fill(&store, GROUP).await;
         left.store(fails_after, Ordering::SeqCst);
         let survivor = Some((old, LogEnd { term: 1, index: 7 }));
-        let forced = Forced::carry_out(&store, &Force { group: GROUP, survivor, recovery: Recovery::default() });
+        let forced = Forced::carry_out(&store, &Force { group: GROUP, survivor, recovery: recovery() });
         assert_eq!(forced.is_err(), matches!(store.health(GROUP), Health::Damaged(_)), "after {fails_after}");
-        let again = Forced::carry_out(&store, &Force { group: GROUP, survivor, recovery: Recovery::default() });
+        let again = Forced::carry_out(&store, &Force { group: GROUP, survivor, recovery: recovery() });
         assert!(again.is_err(), "not twice");
         drop(store);
         // At the next start it goes on, if that was said by then.
