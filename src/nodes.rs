@@ -228,6 +228,8 @@ mod tests {
                 voters: voters.iter().map(|node| ReplicaId::new(NodeId(*node), 1)).collect(),
                 settled: Settled::Unsaid,
                 timeline: Timeline::default(),
+                restored: Timeline::default(),
+                is_new: false,
             };
             let report = NodeReport { node: NodeId(leader), groups: vec![said], ..NodeReport::default() };
             known.sight.reports.insert(NodeId(leader), Arc::new(report));

@@ -157,7 +157,7 @@ pub(crate) fn recovery(env: &Env, lost: Vec<NodeId>) -> Result<Recovery, Error> 
     }
     let mut chance = [0; 8];
     (env.entropy)().fill(&mut chance);
-    Ok(Recovery { lost, at, chance: u64::from_le_bytes(chance) })
+    Ok(Recovery { lost, at, chance: u64::from_le_bytes(chance), restores: false })
 }
 
 fn forced(answer: AdminAnswer) -> Result<ReplicaId, Error> {

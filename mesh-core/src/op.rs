@@ -29,7 +29,7 @@ pub use report::{
     Witness,
 };
 pub use rescue::{
-    BackupAt, BackupPage, Condition, Fate, Force, LogEnd, NodeReplicas, Recovery, RecoveryPlan, ReplicaReport,
+    BackupAt, BackupPage, Condition, Fate, Force, History, LogEnd, NodeReplicas, Recovery, RecoveryPlan, ReplicaReport,
     Timeline, Waits,
 };
 pub use stripe::{Binding, Head, Part, Reliance, ShardOp, StripeOp, StripeTarget};

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use mesh::Client;
-use mesh_core::{Error, ErrorKind, meta::BucketSettings, topology::Code};
+use mesh_core::{Error, ErrorKind, id::NodeId, meta::BucketSettings, topology::Code};
 
 use crate::{
     BUCKET, COPIES,
@@ -50,7 +50,10 @@ async fn one_host_goes_on_once_the_others_are_given_up() {
         if told { Ok(said) } else { Err(Error::invalid(said)) }
     })
     .await;
-    assert!(said.contains("out for good, with their drives: node-2, node-3") && said.contains("nothing was changed"));
+    assert!(
+        said.contains("out for good, with their drives and DPUs: node-2, node-3")
+            && said.contains("nothing was changed")
+    );
     let (good, said) = recover(&cluster, &["--accept-loss"], "3\n");
     assert!(!good && said.contains("nothing was changed"), "{said}");
     let (good, said) = recover(&cluster, &["--accept-loss"], "2\n");
@@ -244,6 +247,21 @@ async fn a_restored_host_and_others_that_kept_theirs_are_not_two_meshes() {
         Ok(_) => panic!("it knows what was stored without it"),
     })
     .await;
+    // And who starts again beside it, and follows nobody yet, is part of the older one, with all of its groups.
+    let is_told = |cluster: &Cluster| cluster.log(2).matches("goes on from a backup").count();
+    let before = is_told(&cluster);
+    cluster.kill(2);
+    cluster.serve(2);
+    until("it is told again", PATIENCE, async || match is_told(&cluster) {
+        now if now > before => Ok(()),
+        _ => Err(Error::invalid(cluster.log(1))),
+    })
+    .await;
+    let status = ours.status().await.unwrap();
+    let of_restored = status.iter().filter(|report| report.node == NodeId(1)).flat_map(|report| &report.groups);
+    let voters: Vec<Vec<NodeId>> =
+        of_restored.map(|group| group.voters.iter().map(|voter| voter.node()).collect()).collect();
+    assert_eq!(voters, [[NodeId(1)], [NodeId(1)]].map(Vec::from), "nobody was taken in");
     for node in [2, 3] {
         cluster.kill(node);
         let config = cluster.dir(node).join("mesh.toml").display().to_string();

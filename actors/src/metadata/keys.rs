@@ -8,7 +8,7 @@
 //!   'S' actor:8                     Life: the actor's present session
 //!   'A' actor:8 session:16 request:8
 //!                                   Said: what a command was answered (a session is an epoch:8 and a life:8)
-//!   'F'                             Timeline, once it went through a recovery
+//!   'F'                             History, once it went through a recovery
 //!
 //! control group
 //!   'C'                             Formed: cluster, code, how many namespaces
@@ -89,7 +89,7 @@ pub(super) const TAIL: u8 = b'h';
 
 pub(super) const SESSION: u8 = b'S';
 pub(super) const ANSWER: u8 = b'A';
-pub(super) const TIMELINE: u8 = b'F';
+pub(super) const HISTORY: u8 = b'F';
 pub(super) const HELD: u8 = b'H';
 pub(super) const GRANTED: u8 = b'N';
 pub(super) const BLOCK: u8 = b'O';
@@ -306,8 +306,8 @@ pub(super) fn used_write(key: &[u8]) -> Option<WriteId> {
     key.get(1..)?.first_chunk::<8>().map(|bytes| WriteId(u64::from_be_bytes(*bytes)))
 }
 
-pub(super) fn timeline() -> Vec<u8> {
-    key(TIMELINE, &[])
+pub(super) fn history() -> Vec<u8> {
+    key(HISTORY, &[])
 }
 
 pub(super) fn repair() -> Vec<u8> {

@@ -55,6 +55,8 @@ impl Cluster {
                 voters: said,
                 settled: Settled::Unsaid,
                 timeline: Timeline::default(),
+                restored: Timeline::default(),
+                is_new: false,
             };
             Group { report, leads, voters: voters.clone(), caught_up: learners.clone(), learners, unfinished: None }
         };

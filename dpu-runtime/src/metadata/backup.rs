@@ -341,7 +341,7 @@ impl Restore {
         }
         self.coming = None;
         if let Some(place) = &self.place {
-            let force = Force { group, survivor: None, recovery: recovery.clone() };
+            let force = Force { group, survivor: None, recovery: Recovery { restores: true, ..recovery.clone() } };
             let store = place.open_store()?;
             Forced::carry_out(&store, &force)?;
             if group == GroupId::CONTROL {

@@ -154,7 +154,7 @@ impl Forced {
         let vote = store.read::<Vote>(*group, Slot::Vote)?.map_or(0, |vote| vote.leader_id.term);
         // Behind all replicas that there are, too: one that was ahead, of a node that is not lost, would take what comes for what
         // it has.
-        let seconds = state.timeline().after(recovery).at.0 / 1000;
+        let seconds = state.history().after(recovery).timeline.at.0 / 1000;
         let term = (vote.max(last.map_or(0, |last| last.leader_id.term)) + 1).max(seconds);
         let index = last.map_or(0, |last| last.index).max(state.applied_index().unwrap_or(0)) + 1;
         let index = index.max(seconds.saturating_mul(ENTRIES_A_SECOND));
@@ -282,7 +282,7 @@ impl RaftMetadata {
                 leads: !has_stopped && self.is_followed(&replica),
                 voters: replica.voter_sets(),
                 end: replica.last_id().ok().and_then(end_of),
-                timeline: replica.state.timeline(),
+                timeline: replica.state.history().timeline,
             });
         }
         reports

@@ -6,7 +6,10 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use mesh_core::{Error, ErrorKind, op::Timeline};
+use mesh_core::{
+    Error, ErrorKind,
+    op::{History, Timeline},
+};
 use tokio::time::Instant;
 
 use super::lock;
@@ -16,7 +19,7 @@ pub(super) struct Line(Mutex<State>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
-    own: Timeline,
+    own: History,
     /// The latest of which somebody has written to it, and when that was last.
     heard: Option<(Timeline, Instant)>,
 }
@@ -25,29 +28,29 @@ impl State {
     /// A later one than its own that it is being told of.
     fn learns(&self, now: Instant) -> Option<Timeline> {
         let (heard, at) = self.heard?;
-        (heard > self.own && now.saturating_duration_since(at) < HEARD_MAX).then_some(heard)
+        (heard > self.own.timeline && now.saturating_duration_since(at) < HEARD_MAX).then_some(heard)
     }
 }
 
 impl Line {
-    pub(super) fn new(own: Timeline) -> Self {
+    pub(super) fn new(own: History) -> Self {
         Self(Mutex::new(State { own, heard: None }))
     }
 
-    /// Of which its state is.
-    pub(super) fn own(&self) -> Timeline {
+    /// What its state went through.
+    pub(super) fn own(&self) -> History {
         lock(&self.0).own
     }
 
     /// It has another state from now on.
-    pub(super) fn turn_to(&self, own: Timeline) {
+    pub(super) fn turn_to(&self, own: History) {
         lock(&self.0).own = own;
     }
 
     /// As what it may write to others; none while it is being told of a later one.
     pub(super) fn speaks(&self) -> Option<Timeline> {
         let state = lock(&self.0);
-        state.learns(Instant::now()).is_none().then_some(state.own)
+        state.learns(Instant::now()).is_none().then_some(state.own.timeline)
     }
 
     /// Somebody of a timeline writes to it. Of a later one it learns, for that is how those that are not lost hear of it. An entry
@@ -57,13 +60,13 @@ impl Line {
     /// `Conflict`: of an earlier one than its own, or than one that it is being told of.
     pub(super) fn hear(&self, from: Timeline) -> Result<(), Error> {
         let (mut state, now) = (lock(&self.0), Instant::now());
-        let here = state.learns(now).unwrap_or(state.own);
+        let here = state.learns(now).unwrap_or(state.own.timeline);
         if from < here {
             let what =
                 "the metadata group has gone on, from a backup or from less than there was, and without who says this";
             return Err(Error::new(ErrorKind::Conflict, what).with("timeline", from).with("here", here));
         }
-        if from > state.own {
+        if from > state.own.timeline {
             state.heard = Some((from, now));
         }
         Ok(())
@@ -80,6 +83,10 @@ mod tests {
 
     use super::*;
 
+    fn of(timeline: Timeline) -> History {
+        History { timeline, ..History::default() }
+    }
+
     fn timeline(at: u64, chance: u64) -> Timeline {
         Timeline { at: UnixMillis(at), chance }
     }
@@ -95,13 +102,13 @@ mod tests {
             (timeline(5, 1), timeline(5, 2), false),
             (timeline(5, 9), timeline(6, 0), false),
         ] {
-            assert_eq!(Line::new(here).hear(from).is_ok(), is_heard, "{from} {here}");
+            assert_eq!(Line::new(of(here)).hear(from).is_ok(), is_heard, "{from} {here}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_is_told_of_a_later_recovery_has_no_part_in_the_earlier_one() {
-        let line = Line::new(timeline(1, 0));
+        let line = Line::new(of(timeline(1, 0)));
         assert_eq!(line.speaks(), Some(timeline(1, 0)));
         line.hear(timeline(1, 0)).expect("its own");
         line.hear(timeline(2, 0)).expect("a later one");
@@ -113,8 +120,8 @@ mod tests {
         assert_eq!(line.speaks(), Some(timeline(1, 0)));
         line.hear(timeline(1, 0)).expect("its own");
         line.hear(timeline(2, 0)).expect("that one is back");
-        line.turn_to(timeline(2, 0));
-        assert_eq!((line.speaks(), line.own()), (Some(timeline(2, 0)), timeline(2, 0)));
+        line.turn_to(of(timeline(2, 0)));
+        assert_eq!((line.speaks(), line.own()), (Some(timeline(2, 0)), of(timeline(2, 0))));
         assert!(line.hear(timeline(1, 0)).is_err());
     }
 }

@@ -19,7 +19,7 @@ use mesh_core::{
     Error, ErrorKind,
     id::GroupId,
     meta::{ControlView, MetaAnswer, Query, RepairState},
-    op::{Recovery, Timeline},
+    op::{History, Recovery},
 };
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder, StoredMembership,
@@ -95,7 +95,7 @@ impl GroupState {
         let view = control.is_some().then(|| view_of(&table)).transpose()?;
         let current = Current { generation, table, applied, membership, images: Vec::new(), image: 0, view };
         let repair = Mutex::new(repair_of(group, &current.table));
-        let line = Arc::new(Line::new(store.heed(group, timeline_of(group, &current.table))?));
+        let line = Arc::new(Line::new(store.heed(group, history_of(group, &current.table))?));
         let (current, sending) = (RwLock::new(current), Arc::default());
         let state = Self { group, store, current, sending, repair, line, control };
         state.publish();
@@ -257,7 +257,7 @@ impl GroupState {
     async fn install(&self, meta: &SnapshotMeta, staged: Staged) -> io::Result<()> {
         let Staged { generation, table } = staged;
         let view = self.control.is_some().then(|| view_of(&table)).transpose()?;
-        let timeline = timeline_of(self.group, &table)?;
+        let history = history_of(self.group, &table)?;
         table.commit(&[], Some((&meta.last_log_id, &meta.last_membership)))?;
         self.store.sync().await?;
         self.store.write(self.group, Slot::Generation, &generation)?;
@@ -272,7 +272,7 @@ impl GroupState {
             current.applied = meta.last_log_id;
             current.membership = meta.last_membership.clone();
             *lock(&self.repair) = repair_of(self.group, &table);
-            self.line.turn_to(timeline);
+            self.line.turn_to(history);
             current.table = table;
             current.view = view;
             core::mem::replace(&mut current.generation, generation)
@@ -286,8 +286,8 @@ impl GroupState {
         *lock(&self.repair)
     }
 
-    /// From which recovery the state comes.
-    pub(super) fn timeline(&self) -> Timeline {
+    /// What the state went through.
+    pub(super) fn history(&self) -> History {
         self.line.own()
     }
 
@@ -422,8 +422,8 @@ fn repair_of(group: GroupId, table: &TreeTable) -> Option<RepairState> {
     }
 }
 
-fn timeline_of(group: GroupId, table: &TreeTable) -> io::Result<Timeline> {
-    state::timeline(table, group).map_err(into_io)
+fn history_of(group: GroupId, table: &TreeTable) -> io::Result<History> {
+    state::history(table, group).map_err(into_io)
 }
 
 fn stopped(error: io::Error) -> Error {

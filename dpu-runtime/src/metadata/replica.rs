@@ -197,6 +197,13 @@ impl Replica {
         self.log.clone()
     }
 
+    /// Whether it never had anything: it has nothing that it could lose.
+    pub(super) fn has_nothing(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.last_log_index.is_none() && metrics.last_applied.is_none()
+    }
+
     /// The last entry of its log.
     pub(super) fn last_id(&self) -> io::Result<Option<LogId>> {
         self.log.last_id()

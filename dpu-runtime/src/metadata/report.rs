@@ -24,7 +24,9 @@ impl RaftMetadata {
                 trouble: trouble.map(|error| error.to_string()),
                 voters: if replica.raft.is_leader() { replica.members().0.into_iter().collect() } else { Vec::new() },
                 settled,
-                timeline: replica.state.timeline(),
+                timeline: replica.state.history().timeline,
+                restored: replica.state.history().restored,
+                is_new: replica.has_nothing(),
             }
         });
         // Also those that nobody has asked for since it started: who follows them has to know.
@@ -43,6 +45,8 @@ impl RaftMetadata {
             voters: Vec::new(),
             settled: Settled::Unsaid,
             timeline: Timeline::default(),
+            restored: Timeline::default(),
+            is_new: false,
         });
         open.chain(closed).collect()
     }

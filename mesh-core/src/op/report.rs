@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(doc)]
+use super::History;
 use super::Timeline;
 use crate::{
     bluefield::Generation,
@@ -112,6 +114,12 @@ pub struct GroupReport {
     /// From which recovery what it has comes, if it works.
     #[serde(default)]
     pub timeline: Timeline,
+    /// See [`History::restored`].
+    #[serde(default)]
+    pub restored: Timeline,
+    /// It works and has nothing: it learns all that there is from whoever takes it in.
+    #[serde(default)]
+    pub is_new: bool,
 }
 
 impl GroupReport {

@@ -94,6 +94,9 @@ pub struct Recovery {
     pub at: UnixMillis,
     /// Drawn at random: see `mesh_actors::metadata::state::recover`.
     pub chance: u64,
+    /// It comes from a backup.
+    #[serde(default)]
+    pub restores: bool,
 }
 
 /// From which recovery a metadata group's state comes: the last one of all that it went through. What comes from another is of
@@ -128,6 +131,25 @@ const LEAP_MS: u64 = 1000 << 25;
 impl fmt::Display for Timeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{:016x}", self.at, self.chance)
+    }
+}
+
+/// What a group's state went through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// Of which timeline it is.
+    pub timeline: Timeline,
+    /// The one that it was on after it had come from a backup last; the first one: it never did. Whatever is of an earlier one is of
+    /// another mesh.
+    pub restored: Timeline,
+}
+
+impl History {
+    /// What it is after a recovery.
+    #[must_use]
+    pub fn after(self, recovery: &Recovery) -> Self {
+        let timeline = self.timeline.after(recovery);
+        Self { timeline, restored: if recovery.restores { timeline } else { self.restored } }
     }
 }
 
@@ -246,7 +268,7 @@ impl fmt::Display for RecoveryPlan {
         }
         match &*self.lost {
             [] => write!(f, "no node has to be lost for that"),
-            lost => write!(f, "out for good, with their drives: {}", named(lost)),
+            lost => write!(f, "out for good, with their drives and DPUs: {}", named(lost)),
         }
     }
 }

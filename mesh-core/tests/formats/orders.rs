@@ -34,7 +34,7 @@ pub(crate) fn ops() -> impl Iterator<Item = NodeOp> {
         AdminOp::Force(Force {
             group: GroupId(1),
             survivor: Some((REPLICA, END)),
-            recovery: Recovery { lost: vec![NodeId(2)], at: UnixMillis(6), chance: 7 },
+            recovery: Recovery { lost: vec![NodeId(2)], at: UnixMillis(6), chance: 7, restores: true },
         }),
         AdminOp::Backup { group: GroupId(1), from: Some(AT) },
     ];

@@ -299,6 +299,8 @@ fn group_report(group: GroupId, leader: Option<NodeId>, trouble: Option<&str>) -
         voters: vec![ReplicaId::new(NodeId(115), 1), ReplicaId::new(NodeId(116), 2)],
         settled: leader.map_or(Settled::Unbegun, |_| Settled::In(LayoutId(157))),
         timeline: leader.map_or_else(Timeline::default, |_| Timeline { at: UnixMillis(158), chance: 159 }),
+        restored: leader.map_or_else(Timeline::default, |_| Timeline { at: UnixMillis(162), chance: 163 }),
+        is_new: leader.is_none(),
     }
 }
 

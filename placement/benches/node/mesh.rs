@@ -186,6 +186,8 @@ pub(crate) fn groups(node: NodeId, leader: NodeId, hosts: u64) -> Vec<Group> {
             voters: if leads { voters.iter().copied().collect() } else { Vec::new() },
             settled: Settled::Unsaid,
             timeline: Timeline::default(),
+            restored: Timeline::default(),
+            is_new: false,
         };
         let learners: BTreeSet<ReplicaId> = learners(id);
         let caught_up = if leads { learners.iter().chain(&voters).copied().collect() } else { BTreeSet::new() };

@@ -108,8 +108,13 @@ impl Members {
                 said.leader.is_some_and(|leader| leader != sight.here && sight.rules(leader, id)) && !is_past(said)
             };
             let said = sight.said_of(info.id, id).filter(|said| said.trouble.is_none());
-            let said =
-                said.filter(|said| !(is_stranger(said) && is_led(said)) && said.timeline <= group.report.timeline);
+            // What has something of before the last restore is of another mesh, and part of that: all of it is given up there, by hand, or
+            // nothing. A DPU has nothing of its own.
+            let is_other = |said: &GroupReport| {
+                info.kind == NodeKind::Host && !said.is_new && said.timeline < group.report.restored
+            };
+            let is_later = |said: &GroupReport| said.timeline > group.report.timeline;
+            let said = said.filter(|said| !is_stranger(said) || !(is_led(said) || is_other(said) || is_later(said)));
             let votes = info.kind == NodeKind::Host && !view.departures.contains_key(&info.id);
             Some((info.id, Wanted { votes, replica: said.map(|said| said.replica) }))
         });
@@ -364,6 +369,22 @@ mod tests {
         let older = Members::of(&own, None, &view, &seen).nodes;
         let taken_in: Vec<u64> = older.iter().filter_map(|(node, of)| of.replica.map(|_| node.0)).collect();
         assert_eq!(taken_in, [1], "they follow who leads what there was before: {older:?}");
+        // They follow nobody: what has something is taken in where it is of a recovery, and nobody where it is of a restore.
+        seen.change(2, |report| report.groups[0].leader = None);
+        seen.change(3, |report| report.groups[0].is_new = true);
+        let taken_in = |own: &Group, seen: &Sight| {
+            let nodes = Members::of(own, None, &view, seen).nodes;
+            nodes.into_iter().filter_map(|(node, of)| of.replica.map(|_| node.0)).collect::<Vec<_>>()
+        };
+        assert_eq!(taken_in(&own, &seen), [1, 2, 3]);
+        let restored = Group { report: GroupReport { restored: timeline, ..own.report.clone() }, ..own };
+        assert_eq!(taken_in(&restored, &seen), [1, 3], "one is of before that, and one has nothing");
+        let dpu = NodeInfo { kind: NodeKind::Dpu, ..host(2) };
+        let with_dpu = ControlView { nodes: view.nodes.clone(), ..view.clone() };
+        let mut nodes = with_dpu.nodes.clone();
+        nodes.insert(NodeId(2), dpu);
+        let of_dpu = Members::of(&restored, None, &ControlView { nodes, ..with_dpu }, &seen).nodes;
+        assert!(of_dpu[&NodeId(2)].replica.is_some(), "a DPU has nothing of its own");
         seen.change(2, |report| report.groups[0].leader = None);
         assert_eq!(taken(&seen), [1, 2, 3], "the one remembers who led once");
         seen.change(2, |report| report.groups[0].timeline.chance = 1);

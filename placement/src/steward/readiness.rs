@@ -65,7 +65,7 @@ pub fn look(own: &Own<'_>) -> Result<(), Error> {
     let unled = own.groups.iter().filter(|one| one.leader.is_none()).map(|one| one.group).find(is_to_have);
     let unled = unled.or_else(|| namespaces().find(|group| is_host && !own.led.contains(group)));
     if let Some(group) = unled {
-        return Err(Error::new(ErrorKind::Draining, "a metadata group has no leader").with("group", group));
+        return Err(Error::new(ErrorKind::Draining, "a metadata group has no leader; if most of its hosts are gone for good, `mesh metadata recover` says what can be done").with("group", group));
     }
     if own.drives_up < code.shards() {
         return Err(Error::new(ErrorKind::Draining, "too few drives are up")

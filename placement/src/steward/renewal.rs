@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use mesh_core::{
     Error, ErrorKind,
     id::{GroupId, NodeId, ReplicaId},
-    op::{NodeReport, Waits},
+    op::{GroupReport, NodeReport, Waits},
     topology::NodeKind,
 };
 
@@ -78,7 +78,7 @@ pub fn go_on(waits: &Waits, sight: &Sight) -> Result<(), Error> {
                 return Err(Error::new(ErrorKind::Conflict, what).with("lost", report.node));
             }
             // Who has begun with nothing has taken part in no election.
-            Waits::Restored if report.kind == NodeKind::Host && has_voted(report) => {
+            Waits::Restored if report.kind == NodeKind::Host && has_something(report) => {
                 let what = "this node's metadata were restored from a backup, and another host runs that has metadata of its own: \
                             stop that one and say `mesh metadata empty` there; or, if those are to stay, say it here";
                 return Err(Error::new(ErrorKind::Conflict, what).with("other", report.node));
@@ -89,8 +89,10 @@ pub fn go_on(waits: &Waits, sight: &Sight) -> Result<(), Error> {
     Ok(())
 }
 
-fn has_voted(report: &NodeReport) -> bool {
-    report.groups.iter().any(|said| said.group == GroupId::CONTROL && said.term > 0)
+/// Of who waits, too, or has stopped: it says no term.
+fn has_something(report: &NodeReport) -> bool {
+    let of_control = |said: &&GroupReport| said.group == GroupId::CONTROL;
+    report.groups.iter().find(of_control).is_some_and(|said| said.term > 0 || said.trouble.is_some())
 }
 
 fn kept_as_it_is(group: GroupId) -> Error {
@@ -135,6 +137,10 @@ mod tests {
         assert_eq!(goes_on(without(&[3]), &gone), Ok(()));
         // Who has begun with nothing is no mesh; nor is a DPU, which only follows.
         assert_eq!(goes_on(Waits::Restored, &others(&[1, 2], false)), Err(ErrorKind::Conflict));
+        // Who waits for the same, or has stopped, has metadata of its own.
+        let mut waiting = others(&[1, 2], false);
+        waiting.change(2, |report| (report.groups[0].term, report.groups[0].trouble) = (0, Some("waits".into())));
+        assert_eq!(goes_on(Waits::Restored, &waiting), Err(ErrorKind::Conflict));
         let mut empty = others(&[1, 2, 3], false);
         empty.change(2, |report| report.groups[0].term = 0);
         empty.change(3, |report| report.kind = NodeKind::Dpu);

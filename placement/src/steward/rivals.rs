@@ -49,7 +49,7 @@ impl Rivals {
             return None;
         };
         // While those who follow the earlier one have no leader for a moment, they are what they were.
-        let is_led = own.is_some_and(|own| is_led(own, sight));
+        let is_led = own.is_some_and(|own| is_led(own, sight) || is_given_up(own, rival, sight));
         if self.since.is_none() && !is_led {
             return None;
         }
@@ -75,6 +75,12 @@ impl Rivals {
 /// Whether somebody leads whom this replica follows.
 fn is_led(own: &Group, sight: &Sight) -> bool {
     own.leads || own.report.leader.is_some_and(|leader| sight.rules(leader, GroupId::CONTROL))
+}
+
+/// Whether what it has is of before the mesh of that one came from a backup: nobody takes it in, whether or not somebody leads it.
+fn is_given_up(own: &Group, rival: NodeId, sight: &Sight) -> bool {
+    let said = sight.said_of(rival, GroupId::CONTROL);
+    !own.report.is_new && said.is_some_and(|said| said.restored > own.report.timeline)
 }
 
 /// Another than it follows who leads in a later term, or from a later recovery.

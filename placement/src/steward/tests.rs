@@ -30,6 +30,8 @@ pub(super) fn group(node: u64, voters: &[u64]) -> Group {
         voters: Vec::new(),
         settled: Settled::Unsaid,
         timeline: Timeline::default(),
+        restored: Timeline::default(),
+        is_new: false,
     };
     let voters = voters.iter().map(|node| replica(*node)).collect();
     Group { report, leads: false, voters, learners: BTreeSet::new(), caught_up: BTreeSet::new(), unfinished: None }

@@ -38,7 +38,7 @@ use mesh_core::{
     Error,
     id::GroupId,
     meta::{Command, ControlView, MetaAnswer, Query, RepairState},
-    op::{Recovery, Timeline},
+    op::{History, Recovery},
 };
 
 use self::rows::Rows;
@@ -116,11 +116,11 @@ pub fn recover(table: &dyn Table, group: GroupId, recovery: &Recovery) -> Result
     Ok(rows.into_changes())
 }
 
-/// From which recovery a group's state comes.
+/// What a group's state went through.
 ///
 /// # Errors
 /// `DriveFailed` or `Corrupt`: the table cannot be read.
-pub fn timeline(table: &dyn Table, group: GroupId) -> Result<Timeline, Error> {
+pub fn history(table: &dyn Table, group: GroupId) -> Result<History, Error> {
     recovery::of(&Rows::new(table, group))
 }
 

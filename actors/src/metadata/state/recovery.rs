@@ -13,7 +13,7 @@ use mesh_core::{
     assignment::{Assignment, MoveId},
     id::{Epoch, GroupId, LayoutId, NodeId},
     meta::Level,
-    op::{Recovery, Timeline},
+    op::{History, Recovery},
     topology::{Layout, NodeInfo, NodeKind},
 };
 
@@ -57,14 +57,14 @@ const fn seconds(recovery: &Recovery) -> u64 {
 /// # Errors
 /// `Unsupported` if a node that stays runs a build that cannot take others out; `Invalid` if no host would be left.
 pub(super) fn recover(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {
-    let timeline = of(rows)?.after(recovery);
-    rows.put(keys::timeline(), &timeline)?;
+    let history = of(rows)?.after(recovery);
+    rows.put(keys::history(), &history)?;
     if rows.group() == GroupId::CONTROL { control(rows, recovery) } else { namespace(rows, recovery) }
 }
 
-/// From which recovery the group's state comes.
-pub(super) fn of(rows: &Rows<'_>) -> Result<Timeline, Error> {
-    Ok(rows.find(&keys::timeline())?.unwrap_or_default())
+/// What the group's state went through.
+pub(super) fn of(rows: &Rows<'_>) -> Result<History, Error> {
+    Ok(rows.find(&keys::history())?.unwrap_or_default())
 }
 
 fn namespace(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {

@@ -302,7 +302,7 @@ async fn expect_alone(store: &Arc<Store>, old: ReplicaId, at: LogId) {
     assert_eq!((applied, voters), (Some(at), vec![store.replica(GROUP).unwrap().0]));
     // The six that there were, where its writes go on from, and that it went through this.
     assert_eq!(rows_of(&state).len(), 8);
-    assert!(!state.timeline().is_first());
+    assert!(!state.history().timeline.is_first());
 }
 
 /// What was restored waits until it has been of more than one; also where nobody can read whether it has.

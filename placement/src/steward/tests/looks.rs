@@ -323,6 +323,20 @@ fn who_follows_an_earlier_leader_beside_a_later_one_serves_no_more() {
     assert_eq!(told(&mut room, own(1, 5)), [""; 0]);
     passes_with(&mut room, 30_000, &beats);
     assert_eq!(told(&mut room, own(1, 5)).len(), 1);
+    // Whom nobody leads, as he is alone of those from before a restore, is told; and who has nothing is to be taken in.
+    let said = GroupReport { leader: Some(NodeId(3)), term: 2, timeline, restored: timeline, ..group(3, &[]).report };
+    let beats = [introduces(NodeReport { groups: vec![said], ..report(3) }, 1)];
+    for is_new in [false, true] {
+        let alone = || {
+            let report = GroupReport { is_new, term: 5, ..group(1, &[]).report };
+            has(Group { report, leads: false, ..group(1, &[1, 2, 3]) })
+        };
+        let mut room = Room::new(mesh(&[1, 2, 3]));
+        passes_with(&mut room, 500, &beats);
+        assert_eq!(told(&mut room, alone()), [""; 0]);
+        passes_with(&mut room, 30_000, &beats);
+        assert_eq!(told(&mut room, alone()).len(), usize::from(!is_new));
+    }
     // It hears of it in between.
     let mut room = Room::new(mesh(&[1, 2, 3]));
     let beats = [leads(3, 6)];

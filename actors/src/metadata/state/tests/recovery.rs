@@ -10,7 +10,7 @@ use mesh_core::{
 };
 
 use super::{
-    super::{control_after, recover, timeline},
+    super::{control_after, history, recover},
     control::{control_view, furnished, layout, node, tenant},
     *,
 };
@@ -34,7 +34,7 @@ fn at(seconds: u64) -> UnixMillis {
 }
 
 fn lost(nodes: &[u64]) -> Recovery {
-    Recovery { lost: nodes.iter().copied().map(NodeId).collect(), at: at(0), chance: 0 }
+    Recovery { lost: nodes.iter().copied().map(NodeId).collect(), at: at(0), chance: 0, restores: false }
 }
 
 fn chain(tenant: u64, ingress: u64) -> ActorId {
@@ -93,7 +93,7 @@ fn nothing_is_given_out_twice_that_nobody_knows_of() {
 #[test]
 fn every_recovery_begins_a_timeline_of_its_own() {
     for mut group in [used().0, Group::namespace()] {
-        let of = |group: &Group| timeline(&group.table, group.id).expect("it can be read");
+        let of = |group: &Group| history(&group.table, group.id).expect("it can be read").timeline;
         assert!(of(&group).is_first());
         let mut seen = vec![of(&group)];
         for (seconds, chance) in [(9, 1), (5, 2), (9, 0), (10, 0)] {
@@ -104,6 +104,12 @@ fn every_recovery_begins_a_timeline_of_its_own() {
         assert_eq!((seen[1].at, seen[1].chance), (at(9), 1));
         // By a slow clock it leaps, so that what goes on from there is behind all that went on before.
         assert_eq!(seen[4].at.0 - seen[1].at.0, 3 * (1000 << 25));
+        // One from a backup leaves behind all that is of an earlier one, and is so for good.
+        group.recover(&Recovery { restores: true, ..lost(&[]) }).expect("recovered");
+        let restored = of(&group);
+        group.recover(&lost(&[])).expect("recovered");
+        let history = history(&group.table, group.id).expect("it can be read");
+        assert_eq!((history.restored, seen[4] < restored, restored < history.timeline), (restored, true, true));
     }
 }
 
