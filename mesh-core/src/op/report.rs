@@ -128,6 +128,12 @@ impl GroupReport {
     pub fn is_sound(&self, replica: ReplicaId, timeline: Timeline) -> bool {
         self.replica == replica && self.trouble.is_none() && self.timeline <= timeline
     }
+
+    /// Whether it works and has something of before a restore: then it is of another mesh.
+    #[must_use]
+    pub fn is_before(&self, restored: Timeline) -> bool {
+        self.trouble.is_none() && !self.is_new && self.timeline < restored
+    }
 }
 
 /// How far what a namespace group has stored is at the homes that a layout gives it. It counts nothing, so that it changes only

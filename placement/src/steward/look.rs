@@ -188,7 +188,9 @@ impl Steward {
 
     /// Whether whoever leads a group says that this replica of it does not vote: then it is worth asking whether it is a member.
     fn goes_on_without(&self, own: &GroupReport) -> bool {
-        self.outlook.sight.led(own.group).is_some_and(|said| !said.voters.contains(&own.replica))
+        // Who leads another mesh says nothing of what this one needs.
+        let is_of_it = |said: &&GroupReport| !own.is_before(said.restored);
+        self.outlook.sight.led(own.group).filter(is_of_it).is_some_and(|said| !said.voters.contains(&own.replica))
     }
 
     /// Somebody else is to lead what this node leads before it stops and hears nothing more; or where it leaves; or where one of

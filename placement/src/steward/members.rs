@@ -94,6 +94,10 @@ impl Members {
             }
             NodeKind::Dpu => id == GroupId::CONTROL,
         };
+        // Also where it has begun this group anew.
+        let restored = sight.said_of(sight.here, GroupId::CONTROL).map(|own| own.restored).unwrap_or_default();
+        let is_of_another =
+            |node| sight.said_of(node, GroupId::CONTROL).is_some_and(|control| control.is_before(restored));
         let wanted = view.nodes.values().filter(|info| sight.alive.contains(&info.id)).filter(is_wanted);
         let nodes = wanted.filter_map(|info| {
             // What an earlier start of it said may be of files that are no more.
@@ -111,7 +115,7 @@ impl Members {
             // What has something of before the last restore is of another mesh, and part of that: all of it is given up there, by hand, or
             // nothing. A DPU has nothing of its own.
             let is_other = |said: &GroupReport| {
-                info.kind == NodeKind::Host && !said.is_new && said.timeline < group.report.restored
+                info.kind == NodeKind::Host && (said.is_before(group.report.restored) || is_of_another(info.id))
             };
             let is_later = |said: &GroupReport| said.timeline > group.report.timeline;
             let said = said.filter(|said| !is_stranger(said) || !(is_led(said) || is_other(said) || is_later(said)));
@@ -379,6 +383,17 @@ mod tests {
         assert_eq!(taken_in(&own, &seen), [1, 2, 3]);
         let restored = Group { report: GroupReport { restored: timeline, ..own.report.clone() }, ..own };
         assert_eq!(taken_in(&restored, &seen), [1, 3], "one is of before that, and one has nothing");
+        // A host of before that has begun another group anew, by what it knows, is of the other mesh with that, too.
+        let seventh =
+            Group { report: GroupReport { group: GroupId(7), ..restored.report.clone() }, ..restored.clone() };
+        let mut both = seen.clone();
+        for node in 1..=3 {
+            let said = GroupReport { group: GroupId(7), is_new: node > 1, ..group(node, &[]).report };
+            both.change(node, |report| report.groups.push(said));
+        }
+        assert_eq!(taken_in(&seventh, &both), [1, 2, 3], "the mesh was not restored");
+        both.change(1, |report| report.groups[0].restored = timeline);
+        assert_eq!(taken_in(&seventh, &both), [1, 3]);
         let dpu = NodeInfo { kind: NodeKind::Dpu, ..host(2) };
         let with_dpu = ControlView { nodes: view.nodes.clone(), ..view.clone() };
         let mut nodes = with_dpu.nodes.clone();

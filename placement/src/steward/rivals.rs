@@ -9,6 +9,7 @@ use mesh_core::{
     id::{GroupId, NodeId},
     op::GroupReport,
     time::Instant,
+    topology::NodeKind,
 };
 
 use super::{Group, Sight};
@@ -34,7 +35,10 @@ pub(super) enum Standing {
 impl Rivals {
     /// `own`: this node's replica of the control group.
     pub(super) fn look(&mut self, own: Option<&Group>, sight: &Sight, now: Instant) -> Option<Standing> {
+        let is_dpu = sight.reports.get(&sight.here).is_some_and(|own| own.kind == NodeKind::Dpu);
         let rival = own.and_then(|own| later_leader(own, sight));
+        // A DPU has nothing of its own, and follows whom there is once the earlier one is gone.
+        let rival = rival.filter(|_| !is_dpu || own.is_some_and(|own| is_led(own, sight)));
         if let Some(at) = &mut self.left_at {
             if rival.is_some() {
                 *at = now;
@@ -80,7 +84,7 @@ fn is_led(own: &Group, sight: &Sight) -> bool {
 /// Whether what it has is of before the mesh of that one came from a backup: nobody takes it in, whether or not somebody leads it.
 fn is_given_up(own: &Group, rival: NodeId, sight: &Sight) -> bool {
     let said = sight.said_of(rival, GroupId::CONTROL);
-    !own.report.is_new && said.is_some_and(|said| said.restored > own.report.timeline)
+    said.is_some_and(|said| own.report.is_before(said.restored))
 }
 
 /// Another than it follows who leads in a later term, or from a later recovery.

@@ -337,6 +337,21 @@ fn who_follows_an_earlier_leader_beside_a_later_one_serves_no_more() {
         passes_with(&mut room, 30_000, &beats);
         assert_eq!(told(&mut room, alone()).len(), usize::from(!is_new));
     }
+    // A DPU that follows the older ones serves nobody, either, but no longer than those are there.
+    let mut view = mesh(&[1, 2, 3]);
+    view.nodes.extend([(NodeId(1), NodeInfo { kind: NodeKind::Dpu, ..host(1) })]);
+    let mut room = Room::new(view);
+    room.steward.here.info.kind = NodeKind::Dpu;
+    let both = [leads(2, 5), beats[0].clone()];
+    passes_with(&mut room, 500, &both);
+    told(&mut room, own(2, 5));
+    passes_with(&mut room, 30_000, &both);
+    assert_eq!(told(&mut room, own(2, 5)).len(), 1);
+    let alone = || has(Group { report: GroupReport { term: 5, ..group(1, &[]).report }, ..group(1, &[1, 2, 3]) });
+    passes_with(&mut room, 29_500, &beats);
+    assert!(!wants(&mut room, alone()).contains(&"Back".to_owned()));
+    passes_with(&mut room, 1_500, &beats);
+    assert!(wants(&mut room, alone()).contains(&"Back".to_owned()));
     // It hears of it in between.
     let mut room = Room::new(mesh(&[1, 2, 3]));
     let beats = [leads(3, 6)];

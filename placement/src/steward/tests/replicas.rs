@@ -83,6 +83,16 @@ fn a_replica_is_removed_once_who_leads_the_group_says_that_it_does_not_vote() {
     room.on(leads(2, elsewhere, &[2, 3, 4], 1));
     let damaged = Observed { damage: Some(Ok(BTreeSet::new())), ..has(elsewhere, OTHER, &voters) };
     assert_eq!(wants(&mut room, damaged, "Retire"), [""; 0]);
+    // Who leads a mesh that came from a backup says nothing of this one, of whose replicas it knows none.
+    let timeline = Timeline { chance: 1, ..Timeline::default() };
+    for (restored, is_asked) in [(Timeline::default(), true), (timeline, false)] {
+        let said = GroupReport { group: elsewhere, leader: Some(OTHER), timeline, restored, ..group(2, &[]).report };
+        let groups = vec![GroupReport { voters: vec![ReplicaId::new(OTHER, 1)], ..said }];
+        let mut room = Room::new(control.clone());
+        room.on(Event::Heard(introduces(NodeReport { groups, ..report(2) }, 1), Instant(0)));
+        let asked = wants(&mut room, has(elsewhere, OTHER, &voters), "Retire");
+        assert_eq!(asked, retire.iter().filter(|_| is_asked).cloned().collect::<Vec<_>>());
+    }
     // What it is to have it has.
     let mut room = Room::new(control);
     room.on(leads(2, here, &[2, 3, 4], 1));
