@@ -137,7 +137,8 @@ impl Clients {
     }
 
     /// Has the metadata go on from what these hosts have, once a group does not without: looks first, accepts what is said
-    /// there, and looks again, until every group goes on by itself. Nobody but those that are `lost` may be given up for it.
+    /// there, and looks again, until every group goes on by itself. Nobody but those that are `lost` is given up for it: who is not and
+    /// does not answer comes back.
     pub(in crate::nodes) fn recover(&self, left: Vec<NodeId>, lost: BTreeSet<NodeId>, errand: Arc<Errand>) -> End {
         let (link, end) = self.link(Principal::Admin { name: USER.into() });
         let (client, seen) = (Client::over(link, left), self.seen.clone());
@@ -157,11 +158,12 @@ impl Clients {
                         *lock(&errand.why) = Some(plan.to_string());
                     }
                     Ok(AdminAnswer::Recovery(plan)) if is_look => {
-                        if let Some(node) = plan.lost.iter().find(|node| !lost.contains(node)) {
-                            return seen.broken(format!("{node} is there, and would be given up: {plan}"));
-                        }
-                        (accept, has_accepted) = (Some(plan), true);
-                        continue;
+                        let Some(node) = plan.lost.iter().find(|node| !lost.contains(node)) else {
+                            (accept, has_accepted) = (Some(plan), true);
+                            continue;
+                        };
+                        // It has just died, and starts again: it is waited for.
+                        *lock(&errand.why) = Some(format!("{node} is not lost, and would be given up: {plan}"));
                     }
                     _ => {}
                 }
