@@ -137,9 +137,14 @@ impl Clients {
     }
 
     /// Has the metadata go on from what these hosts have, once a group does not without: looks first, accepts what is said
-    /// there, and looks again, until every group goes on by itself. Nobody but those that are `lost` is given up for it: who is not and
-    /// does not answer comes back.
-    pub(in crate::nodes) fn recover(&self, left: Vec<NodeId>, lost: BTreeSet<NodeId>, errand: Arc<Errand>) -> End {
+    /// there, and looks again, until every group goes on by itself. Nobody but those that are `lost` may be given up for it: the one
+    /// that `dies` meanwhile is waited for while it does not answer, and nobody else may be named.
+    pub(in crate::nodes) fn recover(
+        &self,
+        left: Vec<NodeId>,
+        (lost, dies): (BTreeSet<NodeId>, Option<NodeId>),
+        errand: Arc<Errand>,
+    ) -> End {
         let (link, end) = self.link(Principal::Admin { name: USER.into() });
         let (client, seen) = (Client::over(link, left), self.seen.clone());
         self.runtime.spawn(async move {
@@ -158,12 +163,16 @@ impl Clients {
                         *lock(&errand.why) = Some(plan.to_string());
                     }
                     Ok(AdminAnswer::Recovery(plan)) if is_look => {
-                        let Some(node) = plan.lost.iter().find(|node| !lost.contains(node)) else {
+                        let mut named = plan.lost.iter().copied().filter(|node| !lost.contains(node));
+                        let Some(node) = named.next() else {
                             (accept, has_accepted) = (Some(plan), true);
                             continue;
                         };
-                        // It has just died, and starts again: it is waited for.
-                        *lock(&errand.why) = Some(format!("{node} is not lost, and would be given up: {plan}"));
+                        let what = format!("{node} is there, and would be given up: {plan}");
+                        if Some(node) != dies || named.next().is_some() {
+                            return seen.broken(what);
+                        }
+                        *lock(&errand.why) = Some(what);
                     }
                     _ => {}
                 }

@@ -52,15 +52,17 @@ impl Room {
         }
         self.give_up(&nodes);
         let left = self.hosts_there();
+        let mut dies = None;
         if dice.chance(500) {
             let node = *dice.pick(&left).ok_or("no host is left")?;
             let (steps, power, down) = (dice.below(300), dice.chance(500), 10 + dice.below(3_000));
             self.befall(1 + dice.below(8_000), Fault::Crash { node, steps, power, down });
+            dies = Some(node);
         }
         log::expect("this node's metadata wait");
         log::expect("it was to go on by itself");
         let errand: Arc<Errand> = Arc::default();
-        let end = self.clients.recover(left, nodes.clone(), errand.clone());
+        let end = self.clients.recover(left, (nodes.clone(), dies), errand.clone());
         self.net.add(end);
         self.loss = Some(Loss { nodes, errand, emptied: BTreeSet::new(), dice });
         Ok(())
