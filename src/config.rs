@@ -96,7 +96,7 @@ pub struct DpuConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct S3Config {
-    /// Where it listens: HTTP.
+    /// Where it listens.
     pub address: SocketAddr,
     /// The domain that it goes by: `bucket.s3.example.com` is a bucket of `s3.example.com`. `bucket.localhost` and
     /// `bucket.s3.localhost` always are; path style works under any name.
@@ -107,17 +107,56 @@ pub struct S3Config {
     /// some seconds and are then told `SlowDown`; clients that take nothing meanwhile lose their connection.
     #[serde(default = "S3Config::default_memory")]
     pub memory: Size,
+    /// HTTP although others than this machine can hear it: not asked for, it is refused.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub plain_http: bool,
+    /// HTTPS: without it, it speaks HTTP. A section, `[s3.tls]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+}
+
+/// A listener's certificate: PEM files, read again within seconds once they change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The certificate, then those that vouch for it, but for the last one, which clients have.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+impl TlsConfig {
+    /// Where a node's own certificate is.
+    #[must_use]
+    pub fn within(folder: &Path) -> Self {
+        Self { certificate: folder.join("s3.crt"), key: folder.join("s3.key") }
+    }
 }
 
 impl S3Config {
     /// A front end with the defaults.
     #[must_use]
     pub const fn new(address: SocketAddr) -> Self {
-        Self { address, domain: None, memory: Self::default_memory() }
+        Self { address, domain: None, memory: Self::default_memory(), tls: None, plain_http: false }
     }
 
     const fn default_memory() -> Size {
         Size(512 << 20)
+    }
+
+    /// Whether somebody wants it to speak as it would.
+    fn expect_asked_for(&self) -> Result<(), Error> {
+        if self.tls.is_some() && self.plain_http {
+            return Err(Error::invalid(
+                "s3.plain_http and [s3.tls] exclude each other: a listener speaks HTTP or HTTPS",
+            ));
+        }
+        if self.tls.is_none() && !self.plain_http && !self.address.ip().is_loopback() {
+            let what = "the S3 front end would speak HTTP where others can hear it: give it a certificate in [s3.tls], or say \
+                        plain_http = true in [s3] if something in front of it speaks TLS";
+            return Err(Error::invalid(what).with("address", self.address));
+        }
+        Ok(())
     }
 }
 
@@ -252,6 +291,10 @@ impl Config {
         let mut config = Self::parse(&text).map_err(|error| error.with("file", path.display()))?;
         let base = path.parent().unwrap_or_else(|| Path::new("."));
         config.data = base.join(&config.data);
+        if let Some(tls) = config.s3.as_mut().and_then(|s3| s3.tls.as_mut()) {
+            tls.certificate = base.join(&tls.certificate);
+            tls.key = base.join(&tls.key);
+        }
         for drive in &mut config.drives {
             drive.path = base.join(&drive.path);
         }
@@ -302,6 +345,9 @@ impl Config {
             && !(S3_MEMORY_MIN..=S3_MEMORY_MAX).contains(&s3.memory.0)
         {
             return Err(Error::invalid("s3.memory must be 64MiB to 1TiB").with("memory", s3.memory));
+        }
+        if let Some(s3) = &self.s3 {
+            s3.expect_asked_for()?;
         }
         if self.repair.rate.0 < REPAIR_RATE_MIN {
             return Err(Error::invalid("repair.rate must be at least 1MiB, a second").with("rate", self.repair.rate));
@@ -625,6 +671,33 @@ reclaim_grace = "30s"
         assert_eq!(Config::parse(&never.to_text().unwrap()).unwrap(), never);
         assert!(with("10ms").unwrap_err().message().contains("at least 1s, or 0s"));
         assert!(with("soon").unwrap_err().message().contains("is no time"));
+    }
+
+    #[test]
+    fn a_front_end_speaks_https_where_others_hear_it_or_http_if_that_is_asked_for() {
+        let with = |address: &str, more: &str| {
+            let front = format!("[s3]\naddress = \"{address}\"\n{more}\n[cluster]");
+            let rest = FULL.replace("\n[s3]\naddress = \"127.0.0.1:9002\"\ndomain = \"s3.example.com\"\n", "");
+            Config::parse(&rest.replace("[cluster]", &front)).map(|config| config.s3.unwrap())
+        };
+        let tls = "[s3.tls]\ncertificate = \"s3.crt\"\nkey = \"s3.key\"\n";
+        let plain = "plain_http = true\n";
+        for address in ["127.0.0.1:9000", "[::1]:9000"] {
+            assert_eq!(with(address, "").unwrap().tls, None);
+            assert!(with(address, tls).unwrap().tls.is_some());
+        }
+        for address in ["10.0.0.1:9000", "0.0.0.0:9000", "[::]:9000", "[fd00::1]:9000"] {
+            assert!(
+                with(address, "").unwrap_err().message().contains("give it a certificate in [s3.tls]"),
+                "{address}"
+            );
+            assert!(with(address, tls).unwrap().tls.is_some());
+            assert!(with(address, plain).unwrap().plain_http);
+        }
+        let both = with("10.0.0.1:9000", &format!("{plain}{tls}")).unwrap_err();
+        assert!(both.message().contains("exclude each other"), "{both}");
+        let whole = Config { s3: Some(with("10.0.0.1:9000", tls).unwrap()), ..Config::parse(FULL).unwrap() };
+        assert_eq!(Config::parse(&whole.to_text().unwrap()).unwrap(), whole);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use mesh_dpu_runtime::{
     metadata::{Home, SNAPSHOT_EVERY},
     shell::Workers,
 };
-use mesh_fronts::s3::Listener;
+use mesh_fronts::wire::Listener;
 use mesh_transport::identity::Identity;
 use tokio::net::TcpListener;
 

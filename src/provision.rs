@@ -16,7 +16,7 @@ use mesh_transport::identity::{Authority, Identity, Validity};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{NodeNumber, PeerConfig},
+    config::{NodeNumber, PeerConfig, TlsConfig},
     env::{Env, SystemClock, SystemEntropy},
     files,
     founding::{Founding, new_access_key},
@@ -144,6 +144,32 @@ impl Provision {
         self.authority.issue(&role, validity(CLIENT_LIFETIME))
     }
 
+    /// Writes a new certificate of this authority for a front end, by DNS names and addresses, and its key: those of
+    /// [`TlsConfig::within`] the folder. Clients that are to trust it need [`Self::authority_file`].
+    ///
+    /// # Errors
+    /// `Invalid` for what is no name; `DriveFailed`.
+    pub fn equip_front(&self, names: &[String], folder: &Path) -> Result<TlsConfig, Error> {
+        let paths = TlsConfig::within(folder);
+        self.front(names)?.write(&paths)?;
+        Ok(paths)
+    }
+
+    /// A new certificate for a front end, by DNS names and addresses.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no name.
+    pub fn front(&self, names: &[String]) -> Result<FrontPair, Error> {
+        let (certificate, key) = self.authority.issue_listener(names, validity(FRONT_LIFETIME))?;
+        Ok(FrontPair { certificate, key })
+    }
+
+    /// The certificate that clients of the cluster's own authority trust.
+    #[must_use]
+    pub fn authority_file(&self) -> PathBuf {
+        self.folder.join(AUTHORITY).join("ca.crt")
+    }
+
     /// Gives a node's data folder what it needs to start: identity and keyring. What is there stays.
     ///
     /// # Errors
@@ -166,11 +192,40 @@ impl Provision {
     ///
     /// # Errors
     /// What making a certificate says.
-    pub fn invite(&self, node: NodeNumber, number: u64, peers: Vec<PeerConfig>) -> Result<Invitation, Error> {
+    pub fn invite(
+        &self,
+        node: NodeNumber,
+        number: u64,
+        peers: Vec<PeerConfig>,
+        s3: Option<FrontPair>,
+    ) -> Result<Invitation, Error> {
         let keyring = fs::read_to_string(self.folder.join(KEYRING))
             .map_err(|error| Error::new(ErrorKind::NotFound, "the keyring cannot be read").caused_by(error))?;
         let identity = self.node_identity(node.id())?.to_pem().to_owned();
-        Ok(Invitation { node, number: format!("{number:016x}"), identity, keyring, peers })
+        Ok(Invitation { node, number: format!("{number:016x}"), identity, keyring, s3, peers })
+    }
+}
+
+/// A front end's certificate and its key, in PEM.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FrontPair {
+    /// The certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+impl core::fmt::Debug for FrontPair {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("FrontPair")
+    }
+}
+
+impl FrontPair {
+    fn write(&self, paths: &TlsConfig) -> Result<(), Error> {
+        write(&paths.key, &self.key)?;
+        write(&paths.certificate, &self.certificate)
     }
 }
 
@@ -186,6 +241,9 @@ pub struct Invitation {
     pub identity: String,
     /// The cluster's keyring.
     pub keyring: String,
+    /// For its S3 front end, if it is to have one of the cluster's own authority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<FrontPair>,
     /// Members to begin with.
     #[serde(rename = "peer")]
     pub peers: Vec<PeerConfig>,
@@ -238,7 +296,8 @@ impl Invitation {
             return Err(Error::new(ErrorKind::Conflict, "the folder is a node's already; nothing was changed")
                 .with("file", path.display()));
         }
-        files.iter().try_for_each(|(path, contents)| write(path, contents))
+        files.iter().try_for_each(|(path, contents)| write(path, contents))?;
+        self.s3.as_ref().map_or(Ok(()), |front| front.write(&TlsConfig::within(data)))
     }
 }
 
@@ -336,4 +395,6 @@ pub const INVITATION: &str = "invitation";
 const FOUNDED: &str = "founded";
 const AUTHORITY: &str = "ca";
 const NODE_LIFETIME: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
+/// As long as clients take a listener's certificate from anybody (CA/Browser Forum, until 2026).
+const FRONT_LIFETIME: Duration = Duration::from_secs(397 * 24 * 3600);
 const CLIENT_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -111,6 +111,7 @@ fn what_readme_says_of_machines_of_ones_own_works() {
         BTreeMap::from([
             ("/var/lib/mesh".to_owned(), at.join("mesh").display().to_string()),
             ("/mnt/".to_owned(), format!("{}/", at.display())),
+            ("10.0.0.2 ".to_owned(), "127.0.0.1 ".to_owned()),
             (format!("10.0.0.{number}:7000"), ports[2 * number - 2].to_string()),
             (format!("10.0.0.{number}:9000"), ports[2 * number - 1].to_string()),
             ("3TiB".to_owned(), "2GiB".to_owned()),
@@ -158,6 +159,13 @@ fn what_readme_says_of_machines_of_ones_own_works() {
         }
         assert!(began.elapsed() < PATIENCE, "{said:?}");
     }
+    // The second one has its certificate from the invitation.
+    let trust = folder.path().join("machine-1/mesh/ca/ca.crt");
+    let said =
+        shell(&format!("curl --silent --show-error --cacert {} https://{}/", trust.display(), ports[3])).output();
+    let said = said.unwrap();
+    let told = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(!is_installed("curl") || told.contains("<Code>AccessDenied</Code>"), "{said:?}");
     let all = |begins: &'static str| {
         blocks().into_iter().flat_map(|block| block.commands).filter(move |line| line.starts_with(begins))
     };

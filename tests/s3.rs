@@ -7,13 +7,14 @@
 mod dev;
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
 
 use dev::Dev;
+use mesh::provision::Provision;
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/s3").join(name)
@@ -77,6 +78,49 @@ fn a_mesh_that_is_told_to_stop_lets_requests_end() {
     assert_eq!(said, "begun\n");
     dev.stop();
     assert!(client.wait().unwrap().success());
+}
+
+#[test]
+fn boto3_finds_over_tls_what_it_expects() {
+    let Some(python) = python() else { return };
+    let mut dev = Dev::start(&["--tls"]);
+    passed(&dev.sourced(&[&python, script("conformance.py").to_str().unwrap()]));
+    // Whoever does not trust the cluster's authority is told so by its own client, and who speaks no TLS by the server.
+    let distrusts = "import boto3, os; os.environ.pop('AWS_CA_BUNDLE'); boto3.client('s3').list_buckets()";
+    let refused = dev.sourced(&[&python, "-c", distrusts]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("CERTIFICATE_VERIFY_FAILED"), "{refused:?}");
+    let plain = "import os, urllib.request as r; r.urlopen(os.environ['AWS_ENDPOINT_URL'].replace('https', 'http'))";
+    let refused = dev.sourced(&[&python, "-c", plain]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("HTTP Error 400"), "{refused:?}");
+    dev.stop();
+}
+
+#[test]
+fn a_certificate_is_replaced_under_load_and_no_request_fails() {
+    let Some(python) = python() else { return };
+    let mut dev = Dev::start(&["--tls"]);
+    let script = script("rotate.py");
+    let mut load = dev.shell(&[&python, script.to_str().unwrap()]);
+    let mut load = load.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut say, mut said) = (load.stdin.take().unwrap(), BufReader::new(load.stdout.take().unwrap()).lines());
+    let mut hear = || said.next().unwrap_or_else(|| panic!("it ended")).unwrap();
+    assert_eq!(hear(), "begun");
+    let provision = Provision::open(dev.folder()).unwrap();
+    let names = ["127.0.0.1".to_owned()];
+    for _ in 0..3 {
+        provision.equip_front(&names, dev.folder()).unwrap();
+        writeln!(say, "another").unwrap();
+        assert_eq!(hear(), "replaced");
+    }
+    // One that does not fit leaves the one that is there.
+    std::fs::write(dev.folder().join("s3.key"), "no key").unwrap();
+    provision.equip_front(&names, dev.folder()).unwrap();
+    writeln!(say, "another").unwrap();
+    assert_eq!(hear(), "replaced");
+    writeln!(say).unwrap();
+    println!("{}", hear());
+    assert!(load.wait().unwrap().success());
+    dev.stop();
 }
 
 #[test]

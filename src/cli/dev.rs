@@ -30,7 +30,7 @@ use super::{
 ///
 /// Everything is kept in a folder and is there again after a restart. Once the mesh takes data, the lines to try are
 /// printed and written to `dev.env` in that folder, for a shell to source: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
-/// AWS_SECRET_ACCESS_KEY, AWS_REGION and MESH_BUCKET for any S3 client, MESH_CONNECT, MESH_IDENTITY and
+/// AWS_SECRET_ACCESS_KEY, AWS_REGION and MESH_BUCKET for any S3 client (with --tls AWS_CA_BUNDLE, too), MESH_CONNECT, MESH_IDENTITY and
 /// MESH_ADMIN_IDENTITY for `mesh status`, `mesh actors` and the like, and with --dpus MESH_DEV_SOCKET for `mesh dpu`.
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
@@ -40,6 +40,9 @@ pub(crate) struct Dev {
     /// The port of the S3 front end on 127.0.0.1; 0: any free one.
     #[arg(long, default_value_t = 9000)]
     s3_port: u16,
+    /// S3 over HTTPS, with a certificate of the cluster's own authority: AWS_CA_BUNDLE names that for S3 clients.
+    #[arg(long)]
+    tls: bool,
     /// Data and parity shards of a stripe; taken when the folder is new.
     #[arg(long, default_value = "2+1", value_name = "K+M")]
     code: CodeText,
@@ -135,10 +138,12 @@ impl Dev {
         let folder = data.join(format!("node-{number}"));
         let id = NodeNumber(number);
         provision.equip(id.id(), &folder)?;
-        let s3 = (number == 1).then(|| S3Config {
-            memory: Size(S3_MEMORY),
-            ..S3Config::new(SocketAddr::from(([127, 0, 0, 1], self.s3_port)))
-        });
+        let mut s3 =
+            S3Config { memory: Size(S3_MEMORY), ..S3Config::new(SocketAddr::from(([127, 0, 0, 1], self.s3_port))) };
+        if self.tls && number == 1 {
+            s3.tls = Some(provision.equip_front(&FRONT_NAMES.map(str::to_owned), data)?);
+        }
+        let s3 = (number == 1).then_some(s3);
         let drives =
             ["drive-a", "drive-b"].map(|name| DriveConfig { path: folder.join(name), capacity: Some(self.drive_size) });
         let config = Config {
@@ -211,8 +216,12 @@ impl Dev {
         }
         let s3 = nodes.iter().find_map(Node::s3_address).ok_or_else(|| Error::bug("no S3 front end listens"))?;
         let connect: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
-        Ok(vec![
-            ("AWS_ENDPOINT_URL", format!("http://{s3}")),
+        let (scheme, authority) = match self.tls {
+            true => ("https", Some(("AWS_CA_BUNDLE", provision.authority_file().display().to_string()))),
+            false => ("http", None),
+        };
+        let variables = [
+            ("AWS_ENDPOINT_URL", format!("{scheme}://{s3}")),
             ("AWS_ACCESS_KEY_ID", credentials.access),
             ("AWS_SECRET_ACCESS_KEY", credentials.secret),
             ("AWS_REGION", "us-east-1".to_owned()),
@@ -221,7 +230,8 @@ impl Dev {
             ("MESH_CONNECT", connect.join(",")),
             ("MESH_IDENTITY", identity.display().to_string()),
             ("MESH_ADMIN_IDENTITY", admin.display().to_string()),
-        ])
+        ];
+        Ok(variables.into_iter().chain(authority).collect())
     }
 }
 
@@ -288,6 +298,8 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
 
 const NODES: u64 = 3;
 const BUCKET: &str = "dev";
+/// What it goes by with --tls: addresses, path style, and a bucket in front.
+const FRONT_NAMES: [&str; 4] = ["127.0.0.1", "localhost", "s3.localhost", "*.s3.localhost"];
 /// What S3 requests may hold: three nodes in one process, on a machine that has other things to do.
 const S3_MEMORY: u64 = 256 << 20;
 const READY_MAX: Duration = Duration::from_secs(60);

@@ -4,7 +4,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use mesh::{
-    config::{CAPACITY_MIN, ClusterConfig, CodeText, Config, DriveConfig, Namespaces, NodeNumber, S3Config, Size},
+    config::{
+        CAPACITY_MIN, ClusterConfig, CodeText, Config, DriveConfig, Namespaces, NodeNumber, S3Config, Size, TlsConfig,
+    },
     provision::{FIRST_TENANT, Provision, dialable},
 };
 use mesh_core::{
@@ -35,6 +37,11 @@ pub(crate) struct Init {
     /// The name of the first bucket.
     #[arg(long, default_value = "main")]
     bucket: String,
+    /// How clients name the S3 front end, a DNS name or an address; once for each [default: the address of --s3].
+    ///
+    /// `client.env` has the first one, and the certificate that is made where none is given has all.
+    #[arg(long = "s3-name", value_name = "NAME", requires = "s3")]
+    s3_names: Vec<String>,
 }
 
 /// What a node's configuration is made from.
@@ -46,6 +53,15 @@ pub(crate) struct NodeArgs {
     /// Where to serve S3; none: not on this node.
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) s3: Option<SocketAddr>,
+    /// HTTPS for S3: a PEM file with the certificate and those that vouch for it. Both files are read again once they change.
+    #[arg(long, value_name = "FILE", requires = "s3", requires = "s3_key", conflicts_with = "s3_plain_http")]
+    pub(crate) s3_certificate: Option<PathBuf>,
+    /// Its key, in PEM.
+    #[arg(long, value_name = "FILE", requires = "s3_certificate")]
+    pub(crate) s3_key: Option<PathBuf>,
+    /// HTTP for S3 though others than this machine can hear it: something in front of it speaks TLS, or nobody listens.
+    #[arg(long, requires = "s3")]
+    pub(crate) s3_plain_http: bool,
     /// A drive: a folder and its size (256MiB or more), or a block device. Once for each drive.
     #[arg(long = "drive", value_name = "PATH[:SIZE]", value_parser = drive)]
     pub(crate) drives: Vec<DriveConfig>,
@@ -56,8 +72,18 @@ pub(crate) struct NodeArgs {
 
 impl NodeArgs {
     pub(crate) fn config(self, node: NodeNumber, data: PathBuf) -> Result<Config, Error> {
+        let absolute =
+            |path: PathBuf| std::path::absolute(&path).map_err(|error| Error::invalid("no such path").caused_by(error));
+        let tls = match (self.s3_certificate, self.s3_key) {
+            (Some(certificate), Some(key)) => {
+                Some(TlsConfig { certificate: absolute(certificate)?, key: absolute(key)? })
+            }
+            _ => None,
+        };
+        let plain_http = self.s3_plain_http;
+        let s3 = self.s3.map(|address| S3Config { tls, plain_http, ..S3Config::new(address) });
         Ok(Config {
-            s3: self.s3.map(S3Config::new),
+            s3,
             drives: self.drives,
             location: self.location,
             ..Config::new(node, dialable(self.address)?, data)
@@ -75,8 +101,13 @@ impl Init {
             code: self.code,
             namespaces: Namespaces::try_from(i64::from(self.namespaces)).map_err(Error::invalid)?,
         };
+        let front = Front::of(&mut config, self.s3_names)?;
+        config.check()?;
         let provision = Provision::create(&dir, &self.bucket)?;
         provision.equip(node.id(), &config.data)?;
+        if front.makes_certificate {
+            provision.equip_front(&front.names, &config.data)?;
+        }
         let founding = provision.founding()?;
         let identity = dir.join("client.pem");
         provision.client_identity(FIRST_TENANT, &founding.principal)?.save(&identity)?;
@@ -93,8 +124,11 @@ impl Init {
             ("MESH_IDENTITY", identity.display().to_string()),
             ("MESH_ADMIN_IDENTITY", admin.display().to_string()),
         ];
-        if let Some(s3) = &config.s3 {
-            variables.insert(0, ("AWS_ENDPOINT_URL", format!("http://{}", s3.address)));
+        if front.makes_certificate {
+            variables.insert(0, ("AWS_CA_BUNDLE", provision.authority_file().display().to_string()));
+        }
+        if let Some(endpoint) = front.endpoint {
+            variables.insert(0, ("AWS_ENDPOINT_URL", endpoint));
         }
         let told = dir.join("client.env");
         write_private(&told, &exports(&variables))?;
@@ -119,6 +153,38 @@ impl Init {
             dir.display()
         );
         Ok(())
+    }
+}
+
+/// What follows from how the front end is to be.
+struct Front {
+    endpoint: Option<String>,
+    names: Vec<String>,
+    /// It has a certificate of the cluster's own.
+    makes_certificate: bool,
+}
+
+impl Front {
+    /// Where others than this machine can hear it and nothing else was said, it speaks HTTPS.
+    fn of(config: &mut Config, mut names: Vec<String>) -> Result<Self, Error> {
+        let own = TlsConfig::within(&config.data);
+        let Some(s3) = &mut config.s3 else { return Ok(Self { endpoint: None, names, makes_certificate: false }) };
+        let is_heard = !s3.address.ip().is_loopback();
+        let makes_certificate = s3.tls.is_none() && !s3.plain_http && (is_heard || !names.is_empty());
+        if makes_certificate {
+            s3.tls = Some(own);
+        }
+        if names.is_empty() {
+            if s3.address.ip().is_unspecified() {
+                let what = "clients cannot ask for the address of --s3: say with --s3-name how they name this machine";
+                return Err(Error::invalid(what).with("address", s3.address));
+            }
+            names.push(s3.address.ip().to_string());
+        }
+        let scheme = if s3.tls.is_some() { "https" } else { "http" };
+        let host = names.first().map_or("", String::as_str);
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        Ok(Self { endpoint: Some(format!("{scheme}://{host}:{}", s3.address.port())), names, makes_certificate })
     }
 }
 
@@ -150,12 +216,14 @@ pub(super) fn drive(text: &str) -> Result<DriveConfig, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{os::unix::fs::PermissionsExt as _, path::Path};
 
-    use mesh_core::{Principal, port::Role};
+    use clap::Parser as _;
+    use mesh_core::{ErrorKind, Principal, port::Role};
     use mesh_transport::identity::Identity;
 
     use super::*;
+    use crate::cli::{Cli, Command};
 
     #[test]
     fn what_a_code_needs_is_said_at_once() {
@@ -166,14 +234,70 @@ mod tests {
         assert!(said(2, 0).contains("no parity"));
     }
 
+    fn init(dir: &Path, s3: Option<&str>, more: &[&str]) -> Result<(), Error> {
+        let s3 = s3.map(|s3| format!("--s3={s3}"));
+        let dir = format!("--dir={}", dir.display());
+        let first = ["mesh", "init", "--code=1+0", "--address=127.0.0.1:7000", &dir];
+        let args = first.into_iter().chain(s3.as_deref()).chain(more.iter().copied());
+        match Cli::try_parse_from(args) {
+            Ok(Cli { command: Command::Init(init) }) => init.run(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What `client.env` and `mesh.toml` say of the front end.
+    fn front_of(dir: &Path) -> (Vec<String>, Option<S3Config>) {
+        let told = std::fs::read_to_string(dir.join("client.env")).unwrap();
+        let of_front = |line: &&str| line.contains("AWS_ENDPOINT_URL") || line.contains("AWS_CA_BUNDLE");
+        let config = Config::load(&dir.join("mesh.toml")).unwrap();
+        (told.lines().filter(of_front).map(str::to_owned).collect(), config.s3)
+    }
+
+    #[test]
+    fn others_are_spoken_to_in_https_unless_http_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let bundle = |dir: &Path| format!("export AWS_CA_BUNDLE='{}'", dir.join("ca/ca.crt").display());
+        let url = |url: &str| format!("export AWS_ENDPOINT_URL='{url}'");
+
+        init(&at("alone"), Some("127.0.0.1:9000"), &[]).unwrap();
+        let (told, s3) = front_of(&at("alone"));
+        assert_eq!((told, s3.unwrap().tls), (vec![url("http://127.0.0.1:9000")], None));
+
+        init(&at("heard"), Some("10.0.0.1:9000"), &[]).unwrap();
+        let (told, s3) = front_of(&at("heard"));
+        assert_eq!(told, [url("https://10.0.0.1:9000"), bundle(&at("heard"))]);
+        let tls = s3.unwrap().tls.unwrap();
+        mesh_fronts::tls::Tls::load(&tls.certificate, &tls.key).unwrap();
+
+        let names = ["--s3-name=s3.example.com", "--s3-name=fd00::1"];
+        init(&at("named"), Some("0.0.0.0:9000"), &names).unwrap();
+        let (told, _) = front_of(&at("named"));
+        assert_eq!(told, [url("https://s3.example.com:9000"), bundle(&at("named"))]);
+
+        init(&at("plain"), Some("[fd00::1]:9000"), &["--s3-plain-http"]).unwrap();
+        let (told, s3) = front_of(&at("plain"));
+        assert_eq!((told, s3.unwrap().plain_http), (vec![url("http://[fd00::1]:9000")], true));
+
+        let theirs = ["--s3-certificate=a.pem", "--s3-key=b.pem", "--s3-name=s3.example.com"];
+        init(&at("theirs"), Some("10.0.0.1:443"), &theirs).unwrap();
+        let (told, s3) = front_of(&at("theirs"));
+        assert_eq!(told, [url("https://s3.example.com:443")]);
+        assert!(s3.unwrap().tls.unwrap().certificate.ends_with("a.pem"));
+
+        for (address, more) in [("0.0.0.0:9000", &[][..]), ("10.0.0.1:9000", &["--s3-name=node-1.nodes.mesh"][..])] {
+            let refused = init(&at("refused"), Some(address), more).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Invalid, "{address}: {refused}");
+            assert!(!at("refused").join("mesh.toml").exists(), "{address}");
+            std::fs::remove_dir_all(at("refused")).ok();
+        }
+    }
+
     #[test]
     fn a_new_cluster_has_an_identity_for_data_and_one_for_administration() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("cluster");
-        let address = SocketAddr::from(([127, 0, 0, 1], 7000));
-        let node = NodeArgs { address, s3: None, drives: Vec::new(), location: None };
-        let code = CodeText(Code { data: 1, parity: 0 });
-        Init { dir: dir.clone(), node, code, namespaces: 1, bucket: "main".into() }.run().unwrap();
+        init(&dir, None, &[]).unwrap();
 
         let told = std::fs::read_to_string(dir.join("client.env")).unwrap();
         for (variable, file, role) in [

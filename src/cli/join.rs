@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use mesh::{
-    config::{Config, NodeNumber, PeerConfig},
+    config::{Config, NodeNumber, PeerConfig, TlsConfig},
     env::Env,
     provision::{Invitation, Provision, new_invitation},
 };
@@ -33,6 +33,10 @@ pub(crate) struct Invite {
     /// The file to write.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// A certificate for its S3 front end comes with it, of the cluster's own authority: how clients name that, a DNS name or an
+    /// address. Once for each.
+    #[arg(long = "s3-name", value_name = "NAME")]
+    s3_names: Vec<String>,
     /// Addresses of nodes to ask, with commas between them; without it, those in the folder's `mesh.toml`.
     #[arg(long, value_delimiter = ',', value_name = "IP:PORT")]
     connect: Vec<SocketAddr>,
@@ -43,6 +47,7 @@ impl Invite {
         let node = NodeNumber::try_from(self.node).map_err(Error::invalid)?;
         let provision = Provision::open(&self.dir)?;
         let first = Config::load(&self.dir.join("mesh.toml"))?;
+        let front = if self.s3_names.is_empty() { None } else { Some(provision.front(&self.s3_names)?) };
         let addresses = if self.connect.is_empty() {
             [first.address].into_iter().chain(first.peers.iter().map(|peer| peer.address)).collect()
         } else {
@@ -79,7 +84,7 @@ impl Invite {
             let address = report.address.parse().ok()?;
             (report.kind == NodeKind::Host).then_some(PeerConfig { node, address })
         };
-        provision.invite(node, number, members.iter().filter_map(peer).collect())?.save(&self.out)?;
+        provision.invite(node, number, members.iter().filter_map(peer).collect(), front)?.save(&self.out)?;
         println!("An invitation for {} in {}; on the new machine:", node.id(), self.out.display());
         println!();
         println!("  mesh join --invitation {} --dir DIR --address IP:PORT --drive PATH:SIZE", self.out.display());
@@ -114,7 +119,15 @@ impl Join {
         let invitation = Invitation::load(&self.invitation)?;
         let data = dir.join(format!("node-{}", invitation.node.0));
         let mut config = self.node.config(invitation.node, data)?;
+        if let Some(s3) = &mut config.s3
+            && invitation.s3.is_some()
+            && s3.tls.is_none()
+            && !s3.plain_http
+        {
+            s3.tls = Some(TlsConfig::within(&config.data));
+        }
         config.peers.clone_from(&invitation.peers);
+        config.check()?;
         let file = dir.join("mesh.toml");
         if file.exists() {
             return Err(Error::new(ErrorKind::Conflict, "the folder has a configuration already; nothing was changed")

@@ -2,6 +2,7 @@
 
 mod actors;
 mod bucket;
+mod certificate;
 mod dev;
 mod dpu;
 mod dpus;
@@ -43,6 +44,8 @@ pub(crate) enum Command {
     Invite(join::Invite),
     /// Make this machine a node of a cluster, from an invitation.
     Join(join::Join),
+    /// Make a certificate for the front end of a node.
+    Certificate(certificate::Certificate),
     /// Run a node: the daemon.
     Serve(serve::Serve),
     /// Show the nodes, drives and metadata groups of a mesh.
@@ -110,6 +113,7 @@ impl Cli {
             Command::Init(command) => command.run(),
             Command::Invite(command) => command.run().await,
             Command::Join(command) => command.run(),
+            Command::Certificate(command) => command.run(),
             Command::Serve(command) => command.run().await,
             Command::Status(command) => command.run().await,
             Command::Env(command) => command.run().await,

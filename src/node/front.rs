@@ -7,15 +7,22 @@ use std::sync::{
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use mesh_core::{Error, ErrorKind, Outcome, Request, id::ActorId};
-use mesh_fronts::s3::{self, AccessKey, AccessKeys, Gateway, GatewayOptions, Ingress, ServeOptions};
+use mesh_core::{
+    Error, ErrorKind, Outcome, Request,
+    id::{ActorId, NodeId},
+};
+use mesh_dpu_runtime::shell::Workers;
+use mesh_fronts::{
+    s3::{self, AccessKey, AccessKeys, Gateway, GatewayOptions, Ingress, ServeOptions},
+    tls::Tls,
+};
 use tokio::{
     sync::oneshot,
     task::{JoinHandle, JoinSet},
 };
 
 use super::{Inner, lock, losses};
-use crate::keyring::access_label;
+use crate::{config::TlsConfig, keyring::access_label};
 
 /// The gateway's way to Object, and its access keys. Weak: the node owns the front end, not the other way round.
 struct Front {
@@ -73,7 +80,17 @@ pub(super) async fn serve(node: &Arc<Inner>) -> Result<(), Error> {
             .with("address", config.address)
             .caused_by(error)
     };
+    let tls = match config.tls.clone() {
+        Some(TlsConfig { certificate, key }) => {
+            Some(Arc::new(node.env.workers.aside(move || Tls::load(&certificate, &key)).await??))
+        }
+        None => None,
+    };
     let (listener, bound) = node.env.doorways.listen(config.address).await.map_err(refused)?;
+    let listener = match &tls {
+        Some(tls) => tls.over(listener),
+        None => listener,
+    };
     *lock(&node.s3) = Some(bound);
     let front = Arc::new(Front { node: Arc::downgrade(node), ready: AtomicBool::new(false) });
     let memory_bytes_max = usize::try_from(config.memory.0).unwrap_or(usize::MAX);
@@ -89,10 +106,36 @@ pub(super) async fn serve(node: &Arc<Inner>) -> Result<(), Error> {
         // Told, or the node is gone.
         told.await.unwrap_or_default();
     };
-    let served = tokio::spawn(s3::serve(listener, gateway, ServeOptions::default(), told));
+    let (id, workers) = (node.id, node.env.workers.clone());
+    let served = tokio::spawn(async move {
+        let serving = s3::serve(listener, gateway, ServeOptions::default(), told);
+        let Some(tls) = tls else { return serving.await };
+        tokio::select! {
+            () = serving => {}
+            () = keep_fresh(id, tls, workers) => {}
+        }
+    });
     *lock(&node.front) = Some(Serving { stop, served });
     Ok(())
 }
+
+/// Looks for a certificate that was replaced, for ever.
+async fn keep_fresh(node: NodeId, tls: Arc<Tls>, workers: Workers) {
+    loop {
+        tokio::time::sleep(TLS_LOOK_PAUSE).await;
+        let looked = Arc::clone(&tls);
+        match workers.aside(move || looked.look()).await.and_then(|looked| looked) {
+            Ok(false) => {}
+            Ok(true) => tracing::info!(%node, "the S3 front end's TLS certificate was replaced"),
+            Err(error) => {
+                tracing::warn!(%node, %error, "the S3 front end's new TLS certificate cannot be used; the old one stays");
+            }
+        }
+    }
+}
+
+/// Between two looks.
+const TLS_LOOK_PAUSE: Duration = Duration::from_secs(2);
 
 /// A front end that serves.
 pub(super) struct Serving {

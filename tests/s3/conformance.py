@@ -16,6 +16,7 @@ import http.client
 import io
 import os
 import secrets
+import ssl
 import sys
 import time
 import traceback
@@ -84,9 +85,11 @@ class World:
 
     def plain(self, method, target, headers, body=b""):
         parsed = urllib.parse.urlparse(self.args.endpoint)
-        secure = parsed.scheme == "https"
-        made = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = made(parsed.hostname, parsed.port, timeout=60)
+        if parsed.scheme == "https":
+            trust = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
+            connection = http.client.HTTPSConnection(parsed.hostname, parsed.port, timeout=60, context=trust)
+        else:
+            connection = http.client.HTTPConnection(parsed.hostname, parsed.port, timeout=60)
         try:
             connection.request(method, target, body=body, headers=headers)
             answer = connection.getresponse()

@@ -28,7 +28,7 @@ use mesh_core::{
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ED25519,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime, pem::PemObject as _};
 use webpki::EndEntityCert;
@@ -135,20 +135,12 @@ impl Authority {
     /// empty or longer than [`NAME_BYTES_MAX`].
     pub fn issue(&self, role: &Role, validity: Validity) -> Result<Identity, Error> {
         let name = name_of(role, self.cluster)?;
-        let mut params = CertificateParams::new(vec![name]).map_err(library)?;
-        params.distinguished_name = distinguished_name("mesh");
-        params.not_before = (SystemTime::UNIX_EPOCH + Duration::from_millis(validity.from.0)).into();
-        params.not_after = (SystemTime::UNIX_EPOCH + Duration::from_millis(validity.until.0.min(LAST_MILLIS))).into();
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = match role {
+        let usages = match role {
             Role::Node(_) => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
             Role::Client(_) => vec![ExtendedKeyUsagePurpose::ClientAuth],
         };
         let key = new_key()?;
-        let issuer = Issuer::new(authority_params(self.cluster)?, &self.key);
-        let certificate = params.signed_by(&key, &issuer).map_err(library)?;
+        let certificate = self.sign(&key, vec![name], usages, validity)?;
         Ok(Identity {
             role: role.clone(),
             cluster: self.cluster,
@@ -157,6 +149,47 @@ impl Authority {
             authority: self.certificate.clone(),
             pem: [certificate.pem(), key.serialize_pem(), self.certificate_pem.clone()].concat(),
         })
+    }
+
+    /// A new certificate, with a new key, for a listener of the world's clients, by DNS names (one label may be `*`) and IP addresses.
+    /// On the mesh's own links it is nobody's. Gives both in PEM.
+    ///
+    /// # Errors
+    /// `Invalid` without names, or for one that is no DNS name, or that is in the mesh's own domain.
+    pub fn issue_listener(&self, names: &[String], validity: Validity) -> Result<(String, String), Error> {
+        if names.is_empty() {
+            return Err(Error::invalid("a listener's certificate has one name at least"));
+        }
+        // Of one name alone it might pass for a role, had it the form of one.
+        if let Some(own) = names.iter().find(|name| name.to_ascii_lowercase().trim_end_matches('.').ends_with(".mesh"))
+        {
+            return Err(Error::invalid("names in .mesh are for the mesh's own links").with("name", own));
+        }
+        // Ed25519 is not known to all S3 clients.
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(library)?;
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = self.sign(&key, names.to_vec(), usages, validity)?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+
+    fn sign(
+        &self,
+        key: &KeyPair,
+        names: Vec<String>,
+        usages: Vec<ExtendedKeyUsagePurpose>,
+        validity: Validity,
+    ) -> Result<rcgen::Certificate, Error> {
+        let unusable = |error| Error::invalid("a certificate cannot have such a name").caused_by(error);
+        let mut params = CertificateParams::new(names).map_err(unusable)?;
+        params.distinguished_name = distinguished_name("mesh");
+        params.not_before = (SystemTime::UNIX_EPOCH + Duration::from_millis(validity.from.0)).into();
+        params.not_after = (SystemTime::UNIX_EPOCH + Duration::from_millis(validity.until.0.min(LAST_MILLIS))).into();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = usages;
+        let issuer = Issuer::new(authority_params(self.cluster)?, &self.key);
+        params.signed_by(key, &issuer).map_err(library)
     }
 }
 

@@ -760,7 +760,7 @@ fn configuration(plan: &Plan, node: NodeId, own: &[Own]) -> Config {
     }
     config.peers = known_to(node, known);
     // As much as it has to have at least: then it is the same on machines with many cores and with few.
-    let s3 = S3Config { memory: Size(64 << 20), ..S3Config::new(front(node)) };
+    let s3 = S3Config { memory: Size(64 << 20), plain_http: true, ..S3Config::new(front(node)) };
     config.s3 = (plan.fronts && host_of.is_none()).then_some(s3);
     config.drives = if host_of.is_some() { Vec::new() } else { (0..2).map(drive).collect() };
     config.dpu = host_of.map(|host| DpuConfig { attached_to: number(NodeId(host)), emulated: Some(Generation::Bf3) });

@@ -13,7 +13,7 @@ use std::{
 };
 
 use mesh::env::Doorways;
-use mesh_fronts::s3::{Listener, Stream};
+use mesh_fronts::wire::{Listener, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
 use super::{lock, machine::Life};

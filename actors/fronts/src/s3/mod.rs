@@ -56,7 +56,6 @@ mod steady;
 mod text;
 mod turns;
 mod via;
-mod wire;
 mod xml;
 
 pub use auth::Stats;
@@ -64,7 +63,6 @@ pub use gateway::{Gateway, GatewayOptions};
 pub use host::check_domain;
 pub use ingress::{AccessKey, AccessKeys, Ingress};
 pub use server::{ServeOptions, serve};
-pub use wire::{Listener, Stream};
 
 #[cfg(test)]
 mod tests;

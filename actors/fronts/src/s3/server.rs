@@ -21,8 +21,8 @@ use super::{
     gateway::Gateway,
     roster::{Patience, Place, Roster},
     socket::Socket,
-    wire::{Listener, Stream},
 };
+use crate::wire::{Listener, Stream};
 
 /// Settings of a server.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,8 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{roster::Link, wire::Stream};
+use super::roster::Link;
+use crate::wire::Stream;
 
 /// A connection whose writes fail once the peer has taken nothing for too long. Reads wait: what bounds them is known
 /// further up (a request's head, a body).
