@@ -1,5 +1,5 @@
 //! What administrators ask of the placement engine, answered by the leader of the control group: the plan, also of a mesh
-//! that is not, wishes, drains, stages of chains, lost drives, repair, and what has happened.
+//! that is not, wishes, drains, stages of chains, lost drives, repair, who may use the mesh, and what has happened.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -97,6 +97,7 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, dead
         | AdminOp::Replicas
         | AdminOp::Force(_)
         | AdminOp::Backup { .. } => return Err(Error::bug("an operation that was carried out is here again")),
+        AdminOp::Access(op) => AdminAnswer::Access(crate::access::administer(node, op, deadline).await?),
         AdminOp::Stages { scope, stages } => {
             crate::stages::check(node, &control, scope, &stages)?;
             node.decide(MeshCommand::SetStages { scope, stages }).await?;

@@ -22,7 +22,7 @@ use mesh_core::{
     id::{ActorId, Epoch, GroupId, NodeId},
     limits::BUDGET_DEFAULT,
     meta::{BucketRow, BucketSettings, Precondition},
-    op::{AdminAnswer, AdminOp, BackupAt, BackupPage, ChainRow, NodeOp, NodeReport, ObjectOp},
+    op::{AccessAnswer, AccessOp, AdminAnswer, AdminOp, BackupAt, BackupPage, ChainRow, NodeOp, NodeReport, ObjectOp},
     plan::Plan,
     port::Outbound,
     spec::CustomSpec,
@@ -201,6 +201,17 @@ impl Client {
         }
     }
 
+    /// Asks what an administrator may about who may use the mesh: tenants, users, access keys.
+    ///
+    /// # Errors
+    /// As [`Self::administer`].
+    pub async fn access(&self, op: AccessOp) -> Result<AccessAnswer, Error> {
+        match self.administer_once(AdminOp::Access(op)).await? {
+            AdminAnswer::Access(answer) => Ok(answer),
+            answer => Err(strange(&Answer::Admin(Box::new(answer)))),
+        }
+    }
+
     /// The next page of a backup of a metadata group, of which the first one came `from` nowhere; with its rows.
     pub(crate) async fn backup_page(&self, group: GroupId, from: Option<BackupAt>) -> Result<(BackupPage, Buf), Error> {
         match self.ask_administration(AdminOp::Backup { group, from }).await? {
@@ -324,7 +335,7 @@ async fn landed<T: 'static>(flying: &mut JoinSet<T>) -> Result<T, Error> {
 /// What an order that nobody has answered comes to.
 fn may_come(error: Error) -> Error {
     let what = "nobody has said whether the order was carried out, and it may be yet: look whether it was, by `mesh status`, \
-                `mesh plan` or `mesh watch`, and give it again if not";
+                `mesh plan`, `mesh watch`, `mesh tenant list` or `mesh key list`, and give it again if not";
     Error::new(error.kind(), what).caused_by(error)
 }
 

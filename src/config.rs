@@ -107,7 +107,7 @@ pub struct S3Config {
     /// some seconds and are then told `SlowDown`; clients that take nothing meanwhile lose their connection.
     #[serde(default = "S3Config::default_memory")]
     pub memory: Size,
-    /// HTTP although others than this machine can hear it: not asked for, it is refused.
+    /// HTTP although others than this machine can hear it: not asked for, S3 is not served there.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub plain_http: bool,
     /// HTTPS: without it, it speaks HTTP. A section, `[s3.tls]`.
@@ -144,19 +144,10 @@ impl S3Config {
         Size(512 << 20)
     }
 
-    /// Whether somebody wants it to speak as it would.
-    fn expect_asked_for(&self) -> Result<(), Error> {
-        if self.tls.is_some() && self.plain_http {
-            return Err(Error::invalid(
-                "s3.plain_http and [s3.tls] exclude each other: a listener speaks HTTP or HTTPS",
-            ));
-        }
-        if self.tls.is_none() && !self.plain_http && !self.address.ip().is_loopback() {
-            let what = "the S3 front end would speak HTTP where others can hear it: give it a certificate in [s3.tls], or say \
-                        plain_http = true in [s3] if something in front of it speaks TLS";
-            return Err(Error::invalid(what).with("address", self.address));
-        }
-        Ok(())
+    /// Whether somebody wants it to speak as it would: HTTP only where nobody else hears it, or if that was said.
+    #[must_use]
+    pub fn is_asked_for(&self) -> bool {
+        self.tls.is_some() || self.plain_http || self.address.ip().is_loopback()
     }
 }
 
@@ -346,8 +337,9 @@ impl Config {
         {
             return Err(Error::invalid("s3.memory must be 64MiB to 1TiB").with("memory", s3.memory));
         }
-        if let Some(s3) = &self.s3 {
-            s3.expect_asked_for()?;
+        if self.s3.as_ref().is_some_and(|s3| s3.tls.is_some() && s3.plain_http) {
+            let what = "s3.plain_http and [s3.tls] exclude each other: a listener speaks HTTP or HTTPS";
+            return Err(Error::invalid(what));
         }
         if self.repair.rate.0 < REPAIR_RATE_MIN {
             return Err(Error::invalid("repair.rate must be at least 1MiB, a second").with("rate", self.repair.rate));
@@ -388,6 +380,27 @@ impl Config {
             return Err(Error::invalid("a node is not its own peer: remove its number from [[peer]]"));
         }
         Ok(())
+    }
+
+    /// A new configuration has a front end that speaks HTTP where others can hear it only if somebody wants that.
+    ///
+    /// # Errors
+    /// `Invalid` with what may be said instead.
+    pub fn expect_asked_for(&self) -> Result<(), Error> {
+        match self.s3.as_ref().filter(|s3| !s3.is_asked_for()) {
+            Some(s3) => {
+                let what = "S3 would be HTTP where others can hear it: give it --s3-certificate and --s3-key, join by an \
+                            invitation that was made with --s3-name, or say --s3-plain-http if something in front of it speaks TLS";
+                Err(Error::invalid(what).with("address", s3.address))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Where this node and those that it knows of listen.
+    #[must_use]
+    pub fn dialled(&self) -> Vec<SocketAddr> {
+        [self.address].into_iter().chain(self.peers.iter().map(|peer| peer.address)).collect()
     }
 
     /// The text of this configuration.
@@ -683,16 +696,13 @@ reclaim_grace = "30s"
         let tls = "[s3.tls]\ncertificate = \"s3.crt\"\nkey = \"s3.key\"\n";
         let plain = "plain_http = true\n";
         for address in ["127.0.0.1:9000", "[::1]:9000"] {
-            assert_eq!(with(address, "").unwrap().tls, None);
-            assert!(with(address, tls).unwrap().tls.is_some());
+            assert!(with(address, "").unwrap().is_asked_for());
+            assert!(with(address, tls).unwrap().is_asked_for());
         }
         for address in ["10.0.0.1:9000", "0.0.0.0:9000", "[::]:9000", "[fd00::1]:9000"] {
-            assert!(
-                with(address, "").unwrap_err().message().contains("give it a certificate in [s3.tls]"),
-                "{address}"
-            );
-            assert!(with(address, tls).unwrap().tls.is_some());
-            assert!(with(address, plain).unwrap().plain_http);
+            assert!(!with(address, "").unwrap().is_asked_for(), "{address}");
+            assert!(with(address, tls).unwrap().is_asked_for());
+            assert!(with(address, plain).unwrap().is_asked_for());
         }
         let both = with("10.0.0.1:9000", &format!("{plain}{tls}")).unwrap_err();
         assert!(both.message().contains("exclude each other"), "{both}");

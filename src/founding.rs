@@ -5,19 +5,15 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
     Error, ErrorKind,
-    id::{GroupId, KeyId, TenantId},
+    id::{GroupId, TenantId},
     meta::{
-        AccessKeyRow, BucketCommand, BucketSettings, Grant, MeshCommand, MetaAnswer, PrincipalRow, Query, TenantLimits,
-        TenantRow, WrappedKey,
+        AccessKeyRow, BucketCommand, BucketSettings, ControlView, Grant, MeshCommand, MetaAnswer, PrincipalRow, Query,
+        TenantLimits, WrappedKey,
     },
-    port::Metadata as _,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    keyring::{access_label, tenant_label},
-    node::Inner,
-};
+use crate::{access::new_tenant, keyring::access_label, node::Inner};
 
 /// What a cluster begins with. Holds no usable secret: the access key's is wrapped under the cluster key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,16 +56,25 @@ pub(crate) async fn found(node: &Inner, founding: &Founding) -> Result<(), Error
         MeshCommand::Form { cluster: node.keyring.cluster(), code: cluster.code.0, namespaces: cluster.namespaces.0 };
     node.propose(form).await?;
     node.propose(MeshCommand::PutNode(node.info_for_all())).await?;
-    let tenant = tenant(node, &founding.tenant).await?;
-    let principal = PrincipalRow { tenant, name: founding.principal.clone(), grants: vec![Grant::all()] };
-    node.propose(MeshCommand::PutPrincipal(principal)).await?;
-    let key = AccessKeyRow {
-        access: founding.access_key.clone(),
-        secret: founding.secret.clone(),
-        tenant,
-        principal: founding.principal.clone(),
+    // What was made and has been changed or taken away since stays so.
+    let Some(known) = all_there_is(node).await? else { return Ok(()) };
+    let tenant = match known.tenants.values().find(|tenant| tenant.name == founding.tenant) {
+        Some(row) => row.id,
+        None => tenant(node, &founding.tenant).await?,
     };
-    node.propose(MeshCommand::PutAccessKey(key)).await?;
+    if !known.principals.iter().any(|row| row.tenant == tenant && row.name == founding.principal) {
+        let principal = PrincipalRow { tenant, name: founding.principal.clone(), grants: vec![Grant::all()] };
+        unless_it_went(node.propose(MeshCommand::PutPrincipal(principal)).await)?;
+    }
+    if !known.access_keys.contains_key(&founding.access_key) {
+        let key = AccessKeyRow {
+            access: founding.access_key.clone(),
+            secret: founding.secret.clone(),
+            tenant,
+            principal: founding.principal.clone(),
+        };
+        unless_it_went(node.propose(MeshCommand::PutAccessKey(key)).await)?;
+    }
     let bucket = BucketCommand::CreateBucket {
         proposer: None,
         name: Arc::from(founding.bucket.as_str()),
@@ -83,6 +88,28 @@ pub(crate) async fn found(node: &Inner, founding: &Founding) -> Result<(), Error
     }
 }
 
+/// What the control group has; `None`: more than a founding, for a message does not hold it.
+async fn all_there_is(node: &Inner) -> Result<Option<Arc<ControlView>>, Error> {
+    let deadline = node.env.clock.now() + FORMED_BUDGET;
+    match node.ask_group(GroupId::CONTROL, Query::Control, deadline).await.as_deref() {
+        Ok(MetaAnswer::Control(view)) => Ok(Some(view.clone())),
+        Ok(_) => Err(Error::bug("the control group answered with something else")),
+        Err(error) if error.kind() == ErrorKind::TooLarge => Ok(None),
+        Err(error) => Err(error.clone()),
+    }
+}
+
+/// Somebody who was taken out, or an access key that was revoked, is not made again; nor is a key for somebody who is not there.
+fn unless_it_went(outcome: Result<Arc<MetaAnswer>, Error>) -> Result<(), Error> {
+    match outcome {
+        Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => {
+            tracing::info!(%error, "the founding leaves what was taken away since");
+            Ok(())
+        }
+        outcome => outcome.map(drop),
+    }
+}
+
 /// Whether others follow a control group: this node's replica of it may be new because what it had was damaged.
 fn is_known_elsewhere(node: &Inner) -> bool {
     let outlook = node.outlook();
@@ -92,12 +119,8 @@ fn is_known_elsewhere(node: &Inner) -> bool {
 
 /// Whether the control group says that the mesh is formed: whoever leads it, and not as it may be remembered here.
 async fn is_formed(node: &Inner) -> Result<bool, Error> {
-    let (answer, outcome) = tokio::sync::oneshot::channel();
     let deadline = node.env.clock.now() + FORMED_BUDGET;
-    let done = Box::new(move |outcome| drop(answer.send(outcome)));
-    node.metadata.query(GroupId::CONTROL, Arc::new(Query::Control), deadline, done);
-    let gone = |_| Err(Error::new(ErrorKind::Draining, "this node's metadata are shutting down"));
-    match outcome.await.unwrap_or_else(gone).as_deref() {
+    match node.ask_group(GroupId::CONTROL, Query::Control, deadline).await.as_deref() {
         Ok(MetaAnswer::Control(view)) => Ok(view.cluster.is_some()),
         Ok(_) => Err(Error::bug("the control group answered with something else")),
         // There is a lot in it.
@@ -111,22 +134,11 @@ const FORMED_BUDGET: Duration = Duration::from_secs(10);
 
 /// The tenant of this name, made with a new key if there is none.
 async fn tenant(node: &Inner, name: &str) -> Result<TenantId, Error> {
-    let known = |view: &mesh_core::meta::ControlView| {
-        view.tenants.values().find(|tenant| tenant.name == name).map(|tenant| tenant.id)
-    };
+    let known = |view: &ControlView| view.tenants.values().find(|tenant| tenant.name == name).map(|tenant| tenant.id);
     if let Some(tenant) = known(&node.metadata.control()) {
         return Ok(tenant);
     }
-    let mut entropy = (node.env.entropy)();
-    let mut key = [0; 32];
-    entropy.fill(&mut key);
-    let row = TenantRow {
-        id: TenantId(0),
-        name: name.to_owned(),
-        key: KeyId(0),
-        wrapped: node.keyring.wrap(&key, &tenant_label(name), &mut *entropy),
-        limits: TenantLimits::default(),
-    };
+    let row = new_tenant(&node.keyring, name, TenantLimits::default(), &mut *(node.env.entropy)());
     match node.propose(MeshCommand::CreateTenant(row)).await.as_deref() {
         Ok(MetaAnswer::Tenant(row)) => Ok(row.id),
         Ok(_) => Err(Error::bug("a new tenant was answered with something else")),

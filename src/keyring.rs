@@ -124,17 +124,23 @@ impl Keyring {
     /// gone.
     pub fn learn(&self, view: &ControlView) {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
-        tenants.retain(|id, _| view.tenants.values().any(|tenant| tenant.key == *id));
-        for tenant in view.tenants.values() {
-            if tenants.contains_key(&tenant.key) {
+        let present = view.tenants.values().map(|tenant| (tenant.key, (&*tenant.name, &tenant.wrapped)));
+        let past = view.past_keys.iter().filter_map(|(id, key)| {
+            let tenant = view.tenants.get(&key.tenant)?;
+            Some((*id, (&*tenant.name, &key.wrapped)))
+        });
+        let all: BTreeMap<KeyId, (&str, &WrappedKey)> = present.chain(past).collect();
+        tenants.retain(|id, _| all.contains_key(id));
+        for (id, (tenant, wrapped)) in all {
+            if tenants.contains_key(&id) {
                 continue;
             }
-            match self.unwrap(&tenant.wrapped, &tenant_label(&tenant.name)).map(<[u8; 32]>::try_from) {
+            match self.unwrap(wrapped, &tenant_label(tenant)).map(<[u8; 32]>::try_from) {
                 Ok(Ok(key)) => {
-                    tenants.insert(tenant.key, key);
+                    tenants.insert(id, key);
                 }
-                Ok(Err(_)) => tracing::error!(tenant = %tenant.name, "a tenant's key has a wrong length"),
-                Err(error) => tracing::error!(tenant = %tenant.name, %error, "a tenant's key does not open"),
+                Ok(Err(_)) => tracing::error!(%tenant, key = %id, "a tenant's key has a wrong length"),
+                Err(error) => tracing::error!(%tenant, key = %id, %error, "a tenant's key does not open"),
             }
         }
     }
@@ -192,6 +198,11 @@ pub fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::{
+        id::TenantId,
+        meta::{PastKey, TenantLimits, TenantRow},
+    };
+
     use super::*;
     use crate::env::SystemEntropy;
 
@@ -203,6 +214,25 @@ mod tests {
         assert_eq!(keyring.unwrap(&wrapped, "b").unwrap_err().kind(), ErrorKind::Corrupt);
         let other = Keyring::create(ClusterId([1; 16]), &mut SystemEntropy);
         assert_eq!(other.unwrap(&wrapped, "a").unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn keys_of_before_are_known_as_long_as_their_tenant_is() {
+        let keyring = Keyring::create(ClusterId([1; 16]), &mut SystemEntropy);
+        let wrap = |byte: u8| keyring.wrap(&[byte; 32], &tenant_label("acme"), &mut SystemEntropy);
+        let id = TenantId(3);
+        let row =
+            TenantRow { id, name: "acme".into(), key: KeyId(9), wrapped: wrap(9), limits: TenantLimits::default() };
+        let past = [
+            (KeyId(3), PastKey { tenant: id, wrapped: wrap(3) }),
+            (KeyId(4), PastKey { tenant: TenantId(4), wrapped: wrap(4) }),
+        ];
+        let view =
+            ControlView { tenants: [(id, Arc::new(row))].into(), past_keys: past.into(), ..ControlView::default() };
+        keyring.learn(&view);
+        assert_eq!([9, 3, 4].map(|key| keyring.key(KeyId(key))), [Some([9; 32]), Some([3; 32]), None]);
+        keyring.learn(&ControlView { past_keys: view.past_keys.clone(), ..ControlView::default() });
+        assert_eq!([9, 3].map(|key| keyring.key(KeyId(key))), [None; 2]);
     }
 
     #[test]

@@ -22,6 +22,7 @@
 //!
 //! The vocabulary is [`mesh_core`]'s, which is here as [`mesh::core`](crate::core).
 
+mod access;
 pub mod admin;
 pub mod backup;
 pub mod client;

@@ -12,7 +12,10 @@ use mesh_core::{
     id::{ClusterId, NodeId, TenantId},
     port::{Clock as _, Role},
 };
-use mesh_transport::identity::{Authority, Identity, Validity};
+use mesh_transport::{
+    fronts::FrontAuthority,
+    identity::{Authority, Identity, Validity},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -144,8 +147,8 @@ impl Provision {
         self.authority.issue(&role, validity(CLIENT_LIFETIME))
     }
 
-    /// Writes a new certificate of this authority for a front end, by DNS names and addresses, and its key: those of
-    /// [`TlsConfig::within`] the folder. Clients that are to trust it need [`Self::authority_file`].
+    /// Writes a new certificate of the front ends' authority for one of them, by DNS names and addresses, and its key: those of
+    /// [`TlsConfig::within`] the folder. Clients that are to trust it need [`Self::front_authority_file`].
     ///
     /// # Errors
     /// `Invalid` for what is no name; `DriveFailed`.
@@ -160,14 +163,43 @@ impl Provision {
     /// # Errors
     /// `Invalid` for what is no name.
     pub fn front(&self, names: &[String]) -> Result<FrontPair, Error> {
-        let (certificate, key) = self.authority.issue_listener(names, validity(FRONT_LIFETIME))?;
+        let (certificate, key) = self.front_authority()?.issue(names, validity(FRONT_LIFETIME))?;
         Ok(FrontPair { certificate, key })
     }
 
-    /// The certificate that clients of the cluster's own authority trust.
+    /// Made when it is needed first: by whoever comes first, if several do at once.
+    fn front_authority(&self) -> Result<FrontAuthority, Error> {
+        let (certificate, cluster) = (self.front_authority_file(), self.authority.cluster());
+        let key = certificate.with_extension("key");
+        let new = FrontAuthority::create(cluster)?;
+        let authority = match files::create(&key, new.to_pem().as_bytes(), 0o600) {
+            Ok(()) => new,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                FrontAuthority::from_pem(cluster, &read_text(&key)?)
+                    .map_err(|error| error.with("file", key.display()))?
+            }
+            Err(error) => {
+                let what = "the key of the front ends' authority cannot be written";
+                return Err(Error::new(ErrorKind::DriveFailed, what).with("file", key.display()).caused_by(error));
+            }
+        };
+        if !certificate.exists() {
+            files::replace(&certificate, authority.certificate()?.as_bytes(), 0o644).map_err(|error| {
+                Error::new(ErrorKind::DriveFailed, "a file cannot be written")
+                    .with("file", certificate.display())
+                    .caused_by(error)
+            })?;
+        } else if !authority.owns(&read_text(&certificate)?)? {
+            let what = "the certificate of the front ends' authority is not that of its key: move it away, and another one is made";
+            return Err(Error::invalid(what).with("file", certificate.display()));
+        }
+        Ok(authority)
+    }
+
+    /// The certificate that clients of front ends are to trust.
     #[must_use]
-    pub fn authority_file(&self) -> PathBuf {
-        self.folder.join(AUTHORITY).join("ca.crt")
+    pub fn front_authority_file(&self) -> PathBuf {
+        self.folder.join(AUTHORITY).join("s3-ca.crt")
     }
 
     /// Gives a node's data folder what it needs to start: identity and keyring. What is there stays.
@@ -347,6 +379,12 @@ pub fn read_founding(path: &Path) -> Result<Founding, Error> {
     })?;
     toml::from_str(&text)
         .map_err(|error| Error::invalid("the founding is damaged").with("file", path.display()).with("why", error))
+}
+
+fn read_text(path: &Path) -> Result<String, Error> {
+    fs::read_to_string(path).map_err(|error| {
+        Error::new(ErrorKind::NotFound, "a file cannot be read").with("file", path.display()).caused_by(error)
+    })
 }
 
 fn validity(lifetime: Duration) -> Validity {

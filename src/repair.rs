@@ -8,10 +8,8 @@ use mesh_core::{
     id::GroupId,
     meta::{MetaAnswer, Query, RepairState},
     op::GroupRepair,
-    port::Metadata as _,
     time::Instant,
 };
-use tokio::sync::oneshot;
 
 use crate::node::Inner;
 
@@ -32,11 +30,7 @@ pub(crate) async fn states(node: &Arc<Inner>, deadline: Instant) -> Vec<GroupRep
 }
 
 async fn ask(node: &Inner, group: GroupId, deadline: Instant) -> Result<RepairState, Error> {
-    let (answer, outcome) = oneshot::channel();
-    let done = Box::new(move |outcome| drop(answer.send(outcome)));
-    node.metadata.query(group, Arc::new(Query::Repair), deadline, done);
-    let gone = |_| Error::bug("a question to a group was not answered");
-    match *outcome.await.map_err(gone)?? {
+    match *node.ask_group(group, Query::Repair, deadline).await? {
         MetaAnswer::Repair(state) => Ok(state),
         _ => Err(Error::bug("a group answered with something else than was asked")),
     }

@@ -160,7 +160,7 @@ fn what_readme_says_of_machines_of_ones_own_works() {
         assert!(began.elapsed() < PATIENCE, "{said:?}");
     }
     // The second one has its certificate from the invitation.
-    let trust = folder.path().join("machine-1/mesh/ca/ca.crt");
+    let trust = folder.path().join("machine-1/mesh/ca/s3-ca.crt");
     let said =
         shell(&format!("curl --silent --show-error --cacert {} https://{}/", trust.display(), ports[3])).output();
     let said = said.unwrap();

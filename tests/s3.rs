@@ -114,12 +114,36 @@ fn a_certificate_is_replaced_under_load_and_no_request_fails() {
     }
     // One that does not fit leaves the one that is there.
     std::fs::write(dev.folder().join("s3.key"), "no key").unwrap();
+    writeln!(say, "stays").unwrap();
+    assert_eq!(hear(), "stayed");
     provision.equip_front(&names, dev.folder()).unwrap();
     writeln!(say, "another").unwrap();
     assert_eq!(hear(), "replaced");
     writeln!(say).unwrap();
     println!("{}", hear());
     assert!(load.wait().unwrap().success());
+    dev.stop();
+}
+
+#[test]
+fn access_keys_are_replaced_and_revoked_under_load() {
+    let Some(python) = python() else { return };
+    let mut dev = Dev::start(&[]);
+    passed(&dev.sourced(&[
+        &python,
+        script("keys.py").to_str().unwrap(),
+        "--mesh",
+        env!("CARGO_BIN_EXE_mesh"),
+        "--within",
+        "30",
+    ]));
+    dev.stop();
+}
+
+#[test]
+fn the_clients_that_people_have_store_and_find_over_tls() {
+    let mut dev = Dev::start(&["--tls"]);
+    passed(&dev.sourced(&[script("clients.sh").to_str().unwrap()]));
     dev.stop();
 }
 

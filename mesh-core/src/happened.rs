@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     assignment::{Scope, Tail, Wish},
-    id::{ActorId, ActorName, DriveId, Epoch, NodeId},
+    id::{ActorId, ActorName, DriveId, Epoch, KeyId, NodeId, TenantId},
+    meta::{Grant, TenantLimits},
     plan::Reason,
     time::UnixMillis,
 };
@@ -62,6 +63,88 @@ pub struct Carried {
     /// How long requests waited at the source, from the freeze until they were sent on, in microseconds, on the source's
     /// own clock. Zero: it found out by itself that the actor had moved, and did not say.
     pub waited_us: u64,
+}
+
+/// What an administrator has said about who may use the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AccessEvent {
+    /// There is a new tenant.
+    TenantMade {
+        /// Which.
+        tenant: TenantId,
+        /// Its name.
+        name: String,
+    },
+    /// A tenant may use something else than before.
+    Limited {
+        /// Which.
+        tenant: TenantId,
+        /// What.
+        limits: TenantLimits,
+    },
+    /// What a user may do was said.
+    Granted {
+        /// Whose.
+        tenant: TenantId,
+        /// Who.
+        user: String,
+        /// What.
+        grants: Vec<Grant>,
+    },
+    /// There is a new access key.
+    KeyMade {
+        /// Whose.
+        tenant: TenantId,
+        /// Whose, inside the tenant.
+        user: String,
+        /// Its public half.
+        access: String,
+    },
+    /// An access key is worth nothing any more.
+    KeyRevoked {
+        /// Whose it was.
+        tenant: TenantId,
+        /// Whose it was, inside the tenant.
+        user: String,
+        /// Its public half.
+        access: String,
+    },
+    /// What a tenant stores from now on is encrypted under another key.
+    KeyRotated {
+        /// Which.
+        tenant: TenantId,
+        /// The key.
+        key: KeyId,
+    },
+    /// A user is no more, and none of its keys.
+    UserDropped {
+        /// Whose.
+        tenant: TenantId,
+        /// Who.
+        user: String,
+    },
+}
+
+impl fmt::Display for AccessEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TenantMade { tenant, name } => write!(f, "{tenant} was made: {name}"),
+            Self::Limited { tenant, limits } => write!(f, "{tenant} may use from now on: {limits}"),
+            Self::Granted { tenant, user, grants } => {
+                write!(f, "{user} of {tenant} may do from now on:")?;
+                grants.iter().try_for_each(|grant| write!(f, " {grant}"))
+            }
+            Self::KeyMade { tenant, user, access } => write!(f, "{user} of {tenant} has a new access key: {access}"),
+            Self::KeyRevoked { tenant, user, access } => {
+                write!(f, "access key {access} of {user} of {tenant} is revoked")
+            }
+            Self::KeyRotated { tenant, key } => write!(f, "what {tenant} stores from now on is encrypted under {key}"),
+            Self::UserDropped { tenant, user } => {
+                write!(f, "{user} of {tenant} is no more, and none of its access keys")
+            }
+        }
+    }
 }
 
 /// What has happened. Spans are microseconds on the leader's clock; an `error` is a sentence for a person.
@@ -229,6 +312,8 @@ pub enum Happened {
         /// The drive whose place it takes.
         instead_of: Option<DriveId>,
     },
+    /// An administrator has said something about who may use the mesh.
+    Access(AccessEvent),
 }
 
 impl Happened {
@@ -333,6 +418,7 @@ impl fmt::Display for Happened {
                 write!(f, "{drive} of {node} was added, and takes the place of {old}, which is being emptied")
             }
             Self::DriveRemoved { drive, node } => write!(f, "{drive} of {node} is out: it was emptied"),
+            Self::Access(what) => what.fmt(f),
         }
     }
 }

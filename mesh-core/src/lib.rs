@@ -23,6 +23,7 @@ pub mod op;
 pub mod plan;
 pub mod port;
 pub mod shared;
+pub mod size;
 pub mod snapshot;
 pub mod spec;
 pub mod stream;
@@ -36,3 +37,4 @@ pub use effect::{Effect, Event, Job, Lane, Outcome, Principal, Request, Response
 pub use error::{Certainty, Error, ErrorKind, Redirect};
 pub use function::{Cx, Entropy, StorageFunction, Tokens};
 pub use op::{Answer, Op};
+pub use size::Bytes;

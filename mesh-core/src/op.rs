@@ -4,6 +4,7 @@
 //! [`Op`] is the sum of the families, and [`Answer`] what any of them says when it went well. Values only: who carries
 //! them is [`crate::envelope`], how they look on a link is [`crate::wire`].
 
+mod access;
 mod admin;
 mod answer;
 mod beat;
@@ -16,6 +17,9 @@ mod stripe;
 
 use std::sync::Arc;
 
+pub use access::{
+    AccessAnswer, AccessOp, LimitChange, NewKey, TenantReport, TenantUsage, UserReport, name_flaw, tenant_name_flaw,
+};
 pub use admin::{
     AddedDrive, AdminAnswer, AdminOp, ChainRow, DrainedDrive, GroupRepair, LeavingNode, LostDrive, NewMedium,
     PATH_BYTES_MAX,

@@ -217,7 +217,7 @@ impl Dev {
         let s3 = nodes.iter().find_map(Node::s3_address).ok_or_else(|| Error::bug("no S3 front end listens"))?;
         let connect: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
         let (scheme, authority) = match self.tls {
-            true => ("https", Some(("AWS_CA_BUNDLE", provision.authority_file().display().to_string()))),
+            true => ("https", Some(("AWS_CA_BUNDLE", provision.front_authority_file().display().to_string()))),
             false => ("http", None),
         };
         let variables = [

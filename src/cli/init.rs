@@ -80,6 +80,9 @@ impl NodeArgs {
             }
             _ => None,
         };
+        if let Some(TlsConfig { certificate, key }) = &tls {
+            mesh_fronts::tls::Tls::load(certificate, key)?;
+        }
         let plain_http = self.s3_plain_http;
         let s3 = self.s3.map(|address| S3Config { tls, plain_http, ..S3Config::new(address) });
         Ok(Config {
@@ -103,6 +106,9 @@ impl Init {
         };
         let front = Front::of(&mut config, self.s3_names)?;
         config.check()?;
+        config.expect_asked_for()?;
+        mesh_transport::fronts::check_names(&front.names)
+            .or_else(|why| if front.endpoint.is_some() { Err(why) } else { Ok(()) })?;
         let provision = Provision::create(&dir, &self.bucket)?;
         provision.equip(node.id(), &config.data)?;
         if front.makes_certificate {
@@ -125,7 +131,7 @@ impl Init {
             ("MESH_ADMIN_IDENTITY", admin.display().to_string()),
         ];
         if front.makes_certificate {
-            variables.insert(0, ("AWS_CA_BUNDLE", provision.authority_file().display().to_string()));
+            variables.insert(0, ("AWS_CA_BUNDLE", provision.front_authority_file().display().to_string()));
         }
         if let Some(endpoint) = front.endpoint {
             variables.insert(0, ("AWS_ENDPOINT_URL", endpoint));
@@ -257,7 +263,7 @@ mod tests {
     fn others_are_spoken_to_in_https_unless_http_is_asked_for() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let bundle = |dir: &Path| format!("export AWS_CA_BUNDLE='{}'", dir.join("ca/ca.crt").display());
+        let bundle = |dir: &Path| format!("export AWS_CA_BUNDLE='{}'", dir.join("ca/s3-ca.crt").display());
         let url = |url: &str| format!("export AWS_ENDPOINT_URL='{url}'");
 
         init(&at("alone"), Some("127.0.0.1:9000"), &[]).unwrap();
@@ -279,17 +285,21 @@ mod tests {
         let (told, s3) = front_of(&at("plain"));
         assert_eq!((told, s3.unwrap().plain_http), (vec![url("http://[fd00::1]:9000")], true));
 
-        let theirs = ["--s3-certificate=a.pem", "--s3-key=b.pem", "--s3-name=s3.example.com"];
+        let pair =
+            [format!("--s3-certificate={}", tls.certificate.display()), format!("--s3-key={}", tls.key.display())];
+        let theirs = [&pair[0], &pair[1], "--s3-name=s3.example.com"];
         init(&at("theirs"), Some("10.0.0.1:443"), &theirs).unwrap();
         let (told, s3) = front_of(&at("theirs"));
         assert_eq!(told, [url("https://s3.example.com:443")]);
-        assert!(s3.unwrap().tls.unwrap().certificate.ends_with("a.pem"));
+        assert_eq!(s3.unwrap().tls, Some(tls));
+        let none = ["--s3-certificate=none.pem", &pair[1]];
+        assert_eq!(init(&at("none"), Some("10.0.0.1:443"), &none).unwrap_err().kind(), ErrorKind::NotFound);
 
-        for (address, more) in [("0.0.0.0:9000", &[][..]), ("10.0.0.1:9000", &["--s3-name=node-1.nodes.mesh"][..])] {
+        for (address, more) in [("0.0.0.0:9000", &[][..]), ("10.0.0.1:9000", &["--s3-name=https://s3.example.com"][..])]
+        {
             let refused = init(&at("refused"), Some(address), more).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Invalid, "{address}: {refused}");
-            assert!(!at("refused").join("mesh.toml").exists(), "{address}");
-            std::fs::remove_dir_all(at("refused")).ok();
+            assert!(!at("refused").exists(), "{address}");
         }
     }
 

@@ -48,11 +48,7 @@ impl Invite {
         let provision = Provision::open(&self.dir)?;
         let first = Config::load(&self.dir.join("mesh.toml"))?;
         let front = if self.s3_names.is_empty() { None } else { Some(provision.front(&self.s3_names)?) };
-        let addresses = if self.connect.is_empty() {
-            [first.address].into_iter().chain(first.peers.iter().map(|peer| peer.address)).collect()
-        } else {
-            self.connect
-        };
+        let addresses = if self.connect.is_empty() { first.dialled() } else { self.connect };
         let cannot_ask = |error: Error| {
             Error::new(
                 ErrorKind::Unreachable,
@@ -128,6 +124,7 @@ impl Join {
         }
         config.peers.clone_from(&invitation.peers);
         config.check()?;
+        config.expect_asked_for()?;
         let file = dir.join("mesh.toml");
         if file.exists() {
             return Err(Error::new(ErrorKind::Conflict, "the folder has a configuration already; nothing was changed")

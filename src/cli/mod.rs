@@ -10,6 +10,7 @@ mod drive;
 mod env;
 mod init;
 mod join;
+mod key;
 mod metadata;
 mod node;
 mod object;
@@ -19,6 +20,7 @@ mod repair;
 mod scrub;
 mod serve;
 mod status;
+mod tenant;
 
 use std::{io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -44,7 +46,7 @@ pub(crate) enum Command {
     Invite(join::Invite),
     /// Make this machine a node of a cluster, from an invitation.
     Join(join::Join),
-    /// Make a certificate for the front end of a node.
+    /// Make certificates: for front ends, for clients of a tenant, for administrators.
     Certificate(certificate::Certificate),
     /// Run a node: the daemon.
     Serve(serve::Serve),
@@ -77,6 +79,10 @@ pub(crate) enum Command {
     Probe(probe::Probe),
     /// Attach and detach the emulated DPUs of `mesh dev`.
     Dpu(dpu::Dpu),
+    /// Make tenants, say what they may use, and see what they do.
+    Tenant(tenant::Tenant),
+    /// Make users of a tenant and access keys for them, say what they may do, and revoke that.
+    Key(key::Key),
     /// Make a bucket.
     Bucket(bucket::Bucket),
     /// Store a file as an object.
@@ -113,7 +119,9 @@ impl Cli {
             Command::Init(command) => command.run(),
             Command::Invite(command) => command.run().await,
             Command::Join(command) => command.run(),
-            Command::Certificate(command) => command.run(),
+            Command::Certificate(command) => command.run().await,
+            Command::Tenant(command) => command.run().await,
+            Command::Key(command) => command.run().await,
             Command::Serve(command) => command.run().await,
             Command::Status(command) => command.run().await,
             Command::Env(command) => command.run().await,

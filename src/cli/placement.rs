@@ -86,6 +86,7 @@ pub(crate) fn told(answer: &AdminAnswer, json: bool) -> Result<(), Error> {
         AdminAnswer::Leaves(leaves) => say(&[leaves.to_string()]),
         AdminAnswer::NodeOut(node) => say(&[format!("{node} is out: its number is never used again")]),
         AdminAnswer::Recovery(plan) => say(&[plan.to_string()]),
+        AdminAnswer::Access(answer) => super::tenant::told(answer, json),
         AdminAnswer::Replicas(_) | AdminAnswer::Forced(_) | AdminAnswer::Backup(_) => {
             Err(Error::bug("an administrator is told what only nodes are"))
         }

@@ -18,6 +18,10 @@ pub(crate) struct Serve {
     /// The configuration that `mesh init` or `mesh join` wrote.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// S3 by HTTP though others than this machine can hear it, as `plain_http = true` in [s3] says it: for a configuration that an
+    /// older build has to take, too.
+    #[arg(long)]
+    s3_plain_http: bool,
     /// End with this process, which must be the parent: what `mesh dev` tells its emulated DPUs.
     #[arg(long, hide = true, value_name = "PID")]
     with_parent: Option<i32>,
@@ -35,7 +39,10 @@ impl Serve {
         if let Some(parent) = self.with_parent {
             end_with(parent)?;
         }
-        let config = Config::load(&self.config)?;
+        let mut config = Config::load(&self.config)?;
+        if let Some(s3) = &mut config.s3 {
+            s3.plain_http |= self.s3_plain_http && s3.tls.is_none();
+        }
         check_machine(&config)?;
         let founding = if config.bootstrap { config.data.parent().map(std::path::Path::to_owned) } else { None };
         let node = Node::builder(config).start().await?;

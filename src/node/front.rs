@@ -3,13 +3,18 @@
 use core::time::Duration;
 use std::sync::{
     Arc, Weak,
-    atomic::{AtomicBool, Ordering::Relaxed},
+    atomic::{
+        AtomicBool,
+        Ordering::{Acquire, Relaxed},
+    },
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use mesh_core::{
     Error, ErrorKind, Outcome, Request,
     id::{ActorId, NodeId},
+    port::Clock,
+    time::UnixMillis,
 };
 use mesh_dpu_runtime::shell::Workers;
 use mesh_fronts::{
@@ -48,6 +53,8 @@ impl Ingress for Front {
 
 impl AccessKeys for Front {
     fn lookup(&self, access: &str) -> Option<AccessKey> {
+        // What was revoked while this node was away is not known here before.
+        AccessKeys::ready(self).ok()?;
         let node = self.node.upgrade()?;
         let row = node.metadata.control().access_keys.get(access)?.clone();
         let secret = match node.keyring.unwrap(&row.secret, &access_label(access)) {
@@ -66,25 +73,71 @@ impl AccessKeys for Front {
         }
         if let Some(node) = self.node.upgrade() {
             node.expect_ready()?;
+            node.expect_current()?;
             self.ready.store(true, Relaxed);
         }
         Ok(())
     }
 }
 
-/// Serves S3 until the node stops.
+/// Serves S3 until the node stops. What is wrong with its certificate keeps nothing else of the node from its work: it is looked at
+/// again until it can be used.
 pub(super) async fn serve(node: &Arc<Inner>) -> Result<(), Error> {
+    let Some(config) = &node.config.s3 else { return Ok(()) };
+    if !config.is_asked_for() {
+        let what = "S3 is not served: it would be HTTP where others can hear it. Give it a certificate in [s3.tls], or say \
+                    plain_http = true in [s3], or `mesh serve --s3-plain-http`, if something in front of it speaks TLS";
+        tracing::error!(node = %node.id, address = %config.address, "{what}");
+        return Ok(());
+    }
+    let Some(files) = config.tls.clone() else { return listen(node, None).await };
+    match load(node, files.clone()).await {
+        Ok(tls) => listen(node, Some(tls)).await,
+        Err(error) => {
+            tracing::error!(node = %node.id, %error, "S3 is not served until its TLS certificate can be used");
+            let (later, stopped) = (Arc::downgrade(node), node.stopped());
+            node.spawn(async move {
+                tokio::select! {
+                    () = stopped => {}
+                    () = serve_later(later, files) => {}
+                }
+            });
+            Ok(())
+        }
+    }
+}
+
+/// Serves once the certificate can be used.
+async fn serve_later(node: Weak<Inner>, files: TlsConfig) {
+    let mut said = None;
+    loop {
+        tokio::time::sleep(TLS_LOOK_PAUSE).await;
+        let Some(node) = node.upgrade() else { return };
+        let Ok(tls) = load(&node, files.clone()).await else { continue };
+        match listen(&node, Some(tls)).await {
+            Ok(()) => return tracing::info!(node = %node.id, "S3 is served: its TLS certificate can be used now"),
+            Err(_) if node.front_closed.load(Acquire) => return,
+            Err(error) => {
+                let text = error.to_string();
+                if said.as_ref() != Some(&text) {
+                    tracing::error!(node = %node.id, %error, "S3 is not served");
+                    said = Some(text);
+                }
+            }
+        }
+    }
+}
+
+async fn load(node: &Inner, files: TlsConfig) -> Result<Arc<Tls>, Error> {
+    Ok(Arc::new(node.env.workers.aside(move || Tls::load(&files.certificate, &files.key)).await??))
+}
+
+async fn listen(node: &Arc<Inner>, tls: Option<Arc<Tls>>) -> Result<(), Error> {
     let Some(config) = &node.config.s3 else { return Ok(()) };
     let refused = |error: std::io::Error| {
         Error::new(ErrorKind::Invalid, "the S3 front end cannot listen; choose another address or stop what uses it")
             .with("address", config.address)
             .caused_by(error)
-    };
-    let tls = match config.tls.clone() {
-        Some(TlsConfig { certificate, key }) => {
-            Some(Arc::new(node.env.workers.aside(move || Tls::load(&certificate, &key)).await??))
-        }
-        None => None,
     };
     let (listener, bound) = node.env.doorways.listen(config.address).await.map_err(refused)?;
     let listener = match &tls {
@@ -106,21 +159,29 @@ pub(super) async fn serve(node: &Arc<Inner>) -> Result<(), Error> {
         // Told, or the node is gone.
         told.await.unwrap_or_default();
     };
-    let (id, workers) = (node.id, node.env.workers.clone());
+    let (id, workers, clock) = (node.id, node.env.workers.clone(), node.env.clock.clone());
     let served = tokio::spawn(async move {
         let serving = s3::serve(listener, gateway, ServeOptions::default(), told);
         let Some(tls) = tls else { return serving.await };
         tokio::select! {
             () = serving => {}
-            () = keep_fresh(id, tls, workers) => {}
+            () = keep_fresh(id, tls, workers, clock) => {}
         }
     });
-    *lock(&node.front) = Some(Serving { stop, served });
+    let serving = Serving { stop, served };
+    let mut front = lock(&node.front);
+    if node.front_closed.load(Acquire) {
+        drop(front);
+        serving.close().await;
+        return Err(Error::new(ErrorKind::Draining, "the node takes no requests by S3 any more"));
+    }
+    *front = Some(serving);
     Ok(())
 }
 
 /// Looks for a certificate that was replaced, for ever.
-async fn keep_fresh(node: NodeId, tls: Arc<Tls>, workers: Workers) {
+async fn keep_fresh(node: NodeId, tls: Arc<Tls>, workers: Workers, clock: Arc<dyn Clock>) {
+    let mut said = None;
     loop {
         tokio::time::sleep(TLS_LOOK_PAUSE).await;
         let looked = Arc::clone(&tls);
@@ -131,8 +192,18 @@ async fn keep_fresh(node: NodeId, tls: Arc<Tls>, workers: Workers) {
                 tracing::warn!(%node, %error, "the S3 front end's new TLS certificate cannot be used; the old one stays");
             }
         }
+        let end = tls.ends_before(UnixMillis(clock.wall().0.saturating_add(TLS_SOON_MS)));
+        if core::mem::replace(&mut said, end) != end
+            && let Some(end) = end
+        {
+            let left_hours = end.0.saturating_sub(clock.wall().0) / 3_600_000;
+            tracing::error!(%node, left_hours, "the S3 front end's TLS certificate ends soon, or has ended: replace its files");
+        }
     }
 }
+
+/// A certificate that ends so soon is spoken of: 14 days, in milliseconds.
+const TLS_SOON_MS: u64 = 14 * 24 * 3_600_000;
 
 /// Between two looks.
 const TLS_LOOK_PAUSE: Duration = Duration::from_secs(2);

@@ -7,7 +7,7 @@ use mesh_core::{
     Buf, Error, ErrorKind, Op, Outcome, Principal, Request,
     envelope::{Body, Envelope},
     id::{ActorId, NodeId},
-    op::{Answer, NodeOp, page},
+    op::{Answer, NodeOp, NodeReport, page},
     port::{CallGuard, Completion, Inbound, Outbound, Role},
     time::Instant,
 };
@@ -124,6 +124,25 @@ fn watched(node: &Arc<Inner>, actor: ActorId, op: &Op, done: Completion<Outcome>
     })
 }
 
+/// What a node knows of all, as far as it is the business of who asks: somebody of a tenant sees nothing of what others do.
+fn shown(node: &Inner, from: &Role) -> Result<Vec<Arc<NodeReport>>, Error> {
+    let Role::Client(Principal::User { tenant, name }) = from else { return Ok(node.status()) };
+    let view = node.metadata.control();
+    let is_known = view.principals.iter().any(|row| row.tenant == *tenant && row.name == **name);
+    // A node that has just started knows nobody yet.
+    if view.cluster.is_some() && !is_known {
+        return Err(Error::new(ErrorKind::Denied, "the tenant has no such user").with("principal", name));
+    }
+    let of = |actor: ActorId| actor.as_data().map(|(of, _)| of).or_else(|| actor.as_tail().map(|(of, ..)| of));
+    let own = |report: Arc<NodeReport>| {
+        let mut report = (*report).clone();
+        report.actors.retain(|actor| of(actor.actor) == Some(*tenant));
+        report.unable.retain(|(actor, _)| of(*actor) == Some(*tenant));
+        Arc::new(report)
+    };
+    Ok(node.status().into_iter().map(own).collect())
+}
+
 /// What is asked of the node itself.
 fn of_node(
     node: Arc<Inner>,
@@ -146,8 +165,8 @@ fn of_node(
             });
         }
         NodeOp::Beat(beat) => node.heard(&from, beat, done),
-        NodeOp::StatusPage { after } => done(Ok(page::reports(node.status(), after).into())),
-        NodeOp::Status => done(Ok(Answer::Report(node.status()).into())),
+        NodeOp::StatusPage { after } => done(shown(&node, &from).map(|reports| page::reports(reports, after).into())),
+        NodeOp::Status => done(shown(&node, &from).map(|reports| Answer::Report(reports).into())),
         NodeOp::Move(_) if !matches!(from, Role::Node(_)) => {
             done(Err(Error::new(ErrorKind::Denied, "only nodes move actors; ask with `mesh move`")));
         }

@@ -32,10 +32,11 @@ use mesh_core::{
     Error, ErrorKind, Outcome, Pool, Request, StorageFunction,
     happened::{Happened, Row},
     id::{ActorId, Epoch, GroupId, Incarnation, NodeId},
-    meta::{Command, ControlView, Level, MetaAnswer},
+    meta::{Command, ControlView, Level, MetaAnswer, Query},
     op::{Ability, NodeReport, STARTS_MAX},
     port::{Compute, Metadata as _, Outbound},
     snapshot::Snapshot,
+    time::Instant,
     topology::{NodeInfo, NodeKind},
 };
 use mesh_dpu_runtime::{
@@ -105,7 +106,11 @@ pub(crate) struct Inner {
     media: Mutex<Media>,
     s3: Mutex<Option<SocketAddr>>,
     losses: losses::Losses,
+    /// Orders about who may use the mesh.
+    pub(crate) orders: crate::access::Orders,
     front: Mutex<Option<front::Serving>>,
+    /// It is not to serve S3 any more.
+    front_closed: AtomicBool,
     /// Held while a drive's number is chosen.
     numbers: Mutex<()>,
     /// It has been told to stop.
@@ -266,6 +271,8 @@ impl Builder {
             media: Mutex::default(),
             s3: Mutex::default(),
             losses: losses::Losses::default(),
+            orders: crate::access::Orders::default(),
+            front_closed: AtomicBool::new(false),
             front: Mutex::default(),
             numbers: Mutex::default(),
             leaving: AtomicBool::new(false),
@@ -460,7 +467,11 @@ impl Node {
     /// Lets the S3 requests under way come to their end, for a bounded time, and takes no further ones. The rest of the
     /// node goes on: who stops several nodes at once does this on all of them first.
     pub async fn close_front(&self) {
-        let front = lock(&self.0.front).take();
+        let front = {
+            let mut front = lock(&self.0.front);
+            self.0.front_closed.store(true, Ordering::Release);
+            front.take()
+        };
         if let Some(front) = front {
             front.close().await;
         }
@@ -520,6 +531,21 @@ impl Inner {
         let deadline = self.env.clock.now() + PROPOSE_BUDGET;
         self.metadata.propose(Arc::new(command.into()), deadline, Box::new(move |outcome| drop(answer.send(outcome))));
         outcome.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Restarted, "metadata ended unasked")))
+    }
+
+    /// Asks a metadata group, wherever that is led.
+    ///
+    /// # Errors
+    /// What the group says; `Timeout` at the deadline.
+    pub(crate) async fn ask_group(
+        &self,
+        group: GroupId,
+        query: Query,
+        deadline: Instant,
+    ) -> Result<Arc<MetaAnswer>, Error> {
+        let (answer, outcome) = tokio::sync::oneshot::channel();
+        self.metadata.query(group, Arc::new(query), deadline, Box::new(move |outcome| drop(answer.send(outcome))));
+        outcome.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Draining, "this node's metadata are shutting down")))
     }
 
     /// Proposes what this node has decided because it leads the group: by itself, or not at all. Sent on, a decision of one
@@ -597,6 +623,16 @@ impl Inner {
     /// Refuses while something is missing before it takes data.
     fn expect_ready(&self) -> Result<(), Error> {
         self.outlook().missing.clone().map_or(Ok(()), Err)
+    }
+
+    /// Refuses before this node has heard of everything that was decided before it started: of its own start, that is, which it
+    /// has the control group write down.
+    fn expect_current(&self) -> Result<(), Error> {
+        let known = self.metadata.control().nodes.get(&self.id).map(|info| info.incarnation);
+        if known == Some(self.incarnation) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Draining, "this node has not heard yet of what was decided while it was away"))
     }
 
     /// How the nodes of the mesh are.

@@ -4,7 +4,8 @@
     AWS_ENDPOINT_URL=https://host:port AWS_CA_BUNDLE=… AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… MESH_BUCKET=… rotate.py
 
 Prints `begun` once all clients have been served, and after each line that it reads waits until new connections have another
-certificate, and all clients were served since: `replaced`. An empty line: says how many requests there were, and ends.
+certificate, and all clients were served since: `replaced`. After the line `stays` new connections have to have the same one
+for five seconds, which is longer than two looks of a node: `stayed`. An empty line: says how many requests there were, and ends.
 Exit code 1 if one failed.
 """
 
@@ -22,6 +23,7 @@ BUCKET = os.environ["MESH_BUCKET"]
 URL = urllib.parse.urlsplit(os.environ["AWS_ENDPOINT_URL"])
 CLIENTS = 6
 PATIENCE_S = 60
+STAYS_S = 5
 
 
 def client():
@@ -84,6 +86,14 @@ def main():
     for line in sys.stdin:
         if not line.strip():
             break
+        if line.strip() == "stays":
+            end = time.monotonic() + STAYS_S
+            while time.monotonic() < end:
+                if certificate() != known:
+                    sys.exit("new connections have another certificate")
+            load.until_served()
+            print("stayed", flush=True)
+            continue
         until(lambda: load.failed or certificate() != known)
         known = certificate()
         load.until_served()

@@ -28,7 +28,7 @@ use mesh_core::{
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519,
+    KeyUsagePurpose, PKCS_ED25519,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime, pem::PemObject as _};
 use webpki::EndEntityCert;
@@ -149,27 +149,6 @@ impl Authority {
             authority: self.certificate.clone(),
             pem: [certificate.pem(), key.serialize_pem(), self.certificate_pem.clone()].concat(),
         })
-    }
-
-    /// A new certificate, with a new key, for a listener of the world's clients, by DNS names (one label may be `*`) and IP addresses.
-    /// On the mesh's own links it is nobody's. Gives both in PEM.
-    ///
-    /// # Errors
-    /// `Invalid` without names, or for one that is no DNS name, or that is in the mesh's own domain.
-    pub fn issue_listener(&self, names: &[String], validity: Validity) -> Result<(String, String), Error> {
-        if names.is_empty() {
-            return Err(Error::invalid("a listener's certificate has one name at least"));
-        }
-        // Of one name alone it might pass for a role, had it the form of one.
-        if let Some(own) = names.iter().find(|name| name.to_ascii_lowercase().trim_end_matches('.').ends_with(".mesh"))
-        {
-            return Err(Error::invalid("names in .mesh are for the mesh's own links").with("name", own));
-        }
-        // Ed25519 is not known to all S3 clients.
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(library)?;
-        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let certificate = self.sign(&key, names.to_vec(), usages, validity)?;
-        Ok((certificate.pem(), key.serialize_pem()))
     }
 
     fn sign(
@@ -392,7 +371,7 @@ fn new_key() -> Result<KeyPair, Error> {
     KeyPair::generate_for(&PKCS_ED25519).map_err(library)
 }
 
-fn belongs(certificate: &CertificateDer<'_>, key: &KeyPair) -> Result<bool, Error> {
+pub(crate) fn belongs(certificate: &CertificateDer<'_>, key: &KeyPair) -> Result<bool, Error> {
     let parsed = EndEntityCert::try_from(certificate)
         .map_err(|error| Error::invalid("a certificate that cannot be read").caused_by(error))?;
     Ok(parsed.subject_public_key_info().as_ref() == rcgen::PublicKeyData::subject_public_key_info(key))
@@ -430,7 +409,7 @@ fn file_error(what: &'static str, path: &Path, error: io::Error) -> Error {
     Error::new(kind, format!("cannot {what} a file of keys")).with("path", path.display()).caused_by(error)
 }
 
-fn library(error: rcgen::Error) -> Error {
+pub(crate) fn library(error: rcgen::Error) -> Error {
     Error::bug("the certificate library failed").caused_by(error)
 }
 
@@ -439,7 +418,7 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// Bytes of a name in one label: `x` and 60 digits, below the 63 that DNS allows.
 const LABEL_BYTES: usize = 30;
 /// Certificates end in 9999 at the latest: later years have no notation.
-const LAST_MILLIS: u64 = 253_402_300_799_000;
+pub(crate) const LAST_MILLIS: u64 = 253_402_300_799_000;
 const CERTIFICATE_FILE: &str = "ca.crt";
 const KEY_FILE: &str = "ca.key";
 

@@ -19,6 +19,7 @@
 //! Who is at the other end comes from its certificate ([`identity`]) and from nothing else.
 
 pub mod files;
+pub mod fronts;
 pub mod gate;
 pub mod handshake;
 pub mod identity;

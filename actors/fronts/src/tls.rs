@@ -21,16 +21,17 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use mesh_core::{Error, ErrorKind};
+use mesh_core::{Error, ErrorKind, time::UnixMillis};
 use rustls::{
     ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{Accept, TlsAcceptor, server::TlsStream};
+use webpki::EndEntityCert;
 
 use crate::wire::{Listener, Stream};
 
@@ -40,8 +41,8 @@ pub struct Tls {
     certificate: PathBuf,
     key: PathBuf,
     pair: Arc<Pair>,
-    /// Of the files as they were when they were read last, whatever came of it.
-    seen: Mutex<[Stamp; 2]>,
+    /// Of the files as they were when they were read last, and why they could not be used.
+    seen: Mutex<([Stamp; 2], Option<String>)>,
     config: Arc<ServerConfig>,
 }
 
@@ -70,7 +71,7 @@ impl Tls {
     /// `NotFound` or `Invalid` with the file: it cannot be read, or has nothing of what it should have in it; or the key is not that
     /// of the certificate.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, Error> {
-        let seen = Mutex::new([stamp(certificate), stamp(key)]);
+        let seen = Mutex::new(([stamp(certificate), stamp(key)], None));
         let provider = Arc::new(aws_lc_rs::default_provider());
         let pair = Arc::new(Pair(RwLock::new(Arc::new(read(certificate, key, &provider)?))));
         let failed = |error| Error::bug("the TLS library refuses its defaults").caused_by(error);
@@ -83,22 +84,44 @@ impl Tls {
         Ok(Self { certificate, key, pair, seen, config: Arc::new(config) })
     }
 
-    /// Reads the pair again if its files have changed since they were read last: handshakes from now on are done with it. Says
-    /// whether it is another one. Blocks.
+    /// Reads the pair again if its files have changed since they were read last, or could not be used then: handshakes from now on are
+    /// done with it. Says whether it is another one. Blocks.
     ///
     /// # Errors
-    /// As [`Self::load`], once for each change: the old pair stays.
+    /// As [`Self::load`], once for each reason: the old pair stays.
     pub fn look(&self) -> Result<bool, Error> {
         let now = [stamp(&self.certificate), stamp(&self.key)];
-        let before = core::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), now);
-        if before == now {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.0 == now && seen.1.is_none() {
             return Ok(false);
         }
-        let new = read(&self.certificate, &self.key, self.config.crypto_provider())?;
+        let read = read(&self.certificate, &self.key, self.config.crypto_provider());
+        let said = core::mem::replace(&mut *seen, (now, read.as_ref().err().map(ToString::to_string)));
+        let new = match read {
+            Err(_) if said == *seen => return Ok(false),
+            read => read?,
+        };
         let mut pair = self.pair.0.write().unwrap_or_else(PoisonError::into_inner);
         let is_other = pair.cert != new.cert;
         *pair = Arc::new(new);
         Ok(is_other)
+    }
+
+    /// When the certificate ends, if that is before a time; the beginning of 1970 if it has not begun by then.
+    #[must_use]
+    pub fn ends_before(&self, at: UnixMillis) -> Option<UnixMillis> {
+        let pair = Arc::clone(&self.pair.0.read().unwrap_or_else(PoisonError::into_inner));
+        let certificate = EndEntityCert::try_from(pair.end_entity_cert().ok()?).ok()?;
+        // Of its dates it is spoken first; that nobody vouches for it here is known.
+        let at = UnixTime::since_unix_epoch(core::time::Duration::from_millis(at.0));
+        let (all, usage) = (webpki::ALL_VERIFICATION_ALGS, webpki::KeyUsage::server_auth());
+        match certificate.verify_for_usage(all, &[], &[], at, usage, None, None) {
+            Err(webpki::Error::CertExpired { not_after, .. }) => {
+                Some(UnixMillis(not_after.as_secs().saturating_mul(1000)))
+            }
+            Err(webpki::Error::CertNotValidYet { .. }) => Some(UnixMillis(0)),
+            _ => None,
+        }
     }
 
     /// A listener whose connections are those of another one, under TLS.
@@ -214,12 +237,16 @@ impl Secured {
                     while let Some(rest) = IS_TLS.get(*written..).filter(|rest| !rest.is_empty()) {
                         *written += ready!(Pin::new(&mut *stream).poll_write(cx, rest))?;
                     }
-                    ready!(Pin::new(stream).poll_shutdown(cx))?;
-                    self.line = Line::Over;
-                    return Poll::Ready(Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "the peer speaks HTTP, not HTTPS",
-                    )));
+                    ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+                    // Closed with something unread, it would be reset, and the answer lost.
+                    let mut unread = [0; 4096];
+                    let mut buf = ReadBuf::new(&mut unread);
+                    ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
+                    if buf.filled().is_empty() {
+                        self.line = Line::Over;
+                        let what = "the peer speaks HTTP, not HTTPS";
+                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));
+                    }
                 }
             }
         }

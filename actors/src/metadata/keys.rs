@@ -12,7 +12,7 @@
 //!
 //! control group
 //!   'C'                             Formed: cluster, code, how many namespaces
-//!   'c' what:1                      the last number given out ('t' tenants, 'b' buckets), or behind a gap ('l' layouts)
+//!   'c' what:1                      the last number given out ('t' tenants, 'b' buckets, 'k' keys), or behind a gap ('l' layouts)
 //!   'v'                             the mesh's level
 //!   'm' prefix                      how many rows there are whose keys begin so, if anybody has asked
 //!   'n' node:8                      NodeInfo
@@ -25,8 +25,11 @@
 //!   'q'                             Codes that buckets have asked for
 //!   't' tenant:8                    TenantRow
 //!   'T' name                        the tenant's number
+//!   'u' key:8                       PastKey
 //!   'p' tenant:8 name               PrincipalRow
 //!   'k' access                      AccessKeyRow
+//!   'j' tenant:8 name               a principal was taken out
+//!   'J' access                      an access key was revoked
 //!   'b' bucket:8                    BucketRow
 //!   'B' name                        the bucket's number
 //!   'o' tenant:8 name               the bucket's number
@@ -59,7 +62,7 @@
 //! ```
 
 use mesh_core::assignment::Scope;
-use mesh_core::id::{ActorId, BucketId, DriveId, LayoutId, NodeId, TenantId, WriteId};
+use mesh_core::id::{ActorId, BucketId, DriveId, KeyId, LayoutId, NodeId, TenantId, WriteId};
 use mesh_core::meta::Session;
 use mesh_core::time::UnixMillis;
 
@@ -77,8 +80,11 @@ pub(super) const LAYOUT: u8 = b'l';
 pub(super) const CODES: u8 = b'q';
 pub(super) const TENANT: u8 = b't';
 pub(super) const TENANT_NAME: u8 = b'T';
+pub(super) const PAST_KEY: u8 = b'u';
 pub(super) const PRINCIPAL: u8 = b'p';
 pub(super) const ACCESS_KEY: u8 = b'k';
+pub(super) const PAST_PRINCIPAL: u8 = b'j';
+pub(super) const PAST_ACCESS: u8 = b'J';
 pub(super) const BUCKET: u8 = b'b';
 pub(super) const BUCKET_NAME: u8 = b'B';
 pub(super) const BUCKET_OWNER: u8 = b'o';
@@ -115,6 +121,8 @@ pub(super) const SEALED: u8 = b'X';
 pub(super) enum Counter {
     Tenants = b't',
     Buckets = b'b',
+    /// Of tenants' keys but their first ones.
+    Keys = b'k',
     /// The newest layout when the group was recovered last: the numbers before it have a gap.
     Layouts = b'l',
 }
@@ -195,6 +203,20 @@ pub(super) fn tenant_name(name: &str) -> Vec<u8> {
 
 pub(super) fn principal(tenant: TenantId, name: &str) -> Vec<u8> {
     key(PRINCIPAL, &[&tenant.0.to_be_bytes(), name.as_bytes()])
+}
+
+pub(super) fn past_key(id: KeyId) -> Vec<u8> {
+    key(PAST_KEY, &[&id.0.to_be_bytes()])
+}
+
+/// An access key that was revoked.
+pub(super) fn past_access(access: &str) -> Vec<u8> {
+    key(PAST_ACCESS, &[access.as_bytes()])
+}
+
+/// A principal that was taken out.
+pub(super) fn past_principal(tenant: TenantId, name: &str) -> Vec<u8> {
+    key(PAST_PRINCIPAL, &[&tenant.0.to_be_bytes(), name.as_bytes()])
 }
 
 /// The tenant and the name inside a table key of [`principal`].

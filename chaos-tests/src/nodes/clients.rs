@@ -543,6 +543,7 @@ fn words(answer: &AdminAnswer) -> Vec<String> {
         AdminAnswer::NodeOut(node) => vec![node.to_string()],
         AdminAnswer::Added(added) => vec![added.to_string()],
         AdminAnswer::Recovery(plan) => vec![plan.to_string()],
+        AdminAnswer::Access(answer) => vec![format!("{answer:?}")],
         AdminAnswer::Replicas(_) | AdminAnswer::Forced(_) | AdminAnswer::Backup(_) | AdminAnswer::Done => Vec::new(),
     }
 }

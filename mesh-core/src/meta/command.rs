@@ -19,11 +19,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AccessKeyRow, BucketRef, BucketSettings, Count, Level, ObjectRow, PartRow, PrincipalRow, TenantLimits, TenantRow,
-    UploadRow,
+    UploadRow, WrappedKey,
 };
 use crate::{
     assignment::{Assignment, MoveId, Scope, Tail, Wish},
-    id::{ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, TenantId, WriteId},
+    id::{
+        ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, TenantId, WriteId,
+    },
     spec::CustomSpec,
     time::UnixMillis,
     topology::{Code, Layout, NodeInfo},
@@ -284,7 +286,7 @@ pub enum MeshCommand {
     PutPrincipal(PrincipalRow),
     /// An access key. The same again: no effect; other contents under the same name: `Conflict`.
     PutAccessKey(AccessKeyRow),
-    /// Revokes an access key.
+    /// Revokes an access key. From level 11 on it is so for good: `PutAccessKey` of it is `Conflict`.
     DropAccessKey {
         /// The public half.
         access: String,
@@ -413,6 +415,26 @@ pub enum MeshCommand {
         /// Which.
         node: NodeId,
     },
+
+    // --- since level 11 ---
+    /// Takes a principal out for good, with all its access keys: `PutPrincipal` of its name is `Conflict` from now on, for
+    /// certificates have names alone. The same again: no effect.
+    DropPrincipal {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        name: String,
+    },
+    /// Gives a tenant another wrapping key, under a number that the group gives; the one that it has is kept, for what is stored under
+    /// it. Gives `Tenant`. The same again: the same answer and no effect. `Conflict` if it has another key than was thought.
+    RotateKey {
+        /// Whose.
+        tenant: TenantId,
+        /// The key that it has.
+        after: KeyId,
+        /// The next one, under the cluster key.
+        wrapped: WrappedKey,
+    },
 }
 
 /// What the mesh itself keeps in order in a namespace group: write ids, and what is garbage.
@@ -519,6 +541,7 @@ impl Command {
                 | MeshCommand::FencedNode { .. },
             ) => Level::LEAVES,
             Self::Mesh(MeshCommand::TakeDrive { instead_of: Some(_), .. }) => Level::SEATS,
+            Self::Mesh(MeshCommand::DropPrincipal { .. } | MeshCommand::RotateKey { .. }) => Level::ACCESS,
             Self::Mesh(MeshCommand::DrainDrive { .. } | MeshCommand::PutOut { .. }) => Level::DRAINS,
             Self::Upkeep(_, UpkeepCommand::EndRepair { line, .. }) if *line > 0 => Level::SETTLED,
             Self::Upkeep(_, UpkeepCommand::Counted { .. }) => Level::SETTLED,

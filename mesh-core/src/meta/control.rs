@@ -4,13 +4,16 @@
 //! Nodes, drives and layouts are in [`crate::topology`], places of actors in [`crate::assignment`]; the view only names
 //! them. Secrets stand here only under a wrapping key, never open.
 
+use core::fmt;
 use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::{BucketSettings, Level};
 use crate::{
+    Bytes,
     assignment::{Assignment, Scope, Tail, Wish},
+    error::Error,
     id::{ActorId, BucketId, ClusterId, DriveId, GroupId, KeyId, NodeId, TenantId},
     shared::SharedMap,
     spec::CustomSpec,
@@ -29,8 +32,8 @@ pub struct WrappedKey {
     pub sealed: Vec<u8>,
 }
 
-impl core::fmt::Debug for WrappedKey {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl fmt::Debug for WrappedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "WrappedKey({})", self.key)
     }
 }
@@ -75,6 +78,15 @@ pub struct TenantRow {
     pub limits: TenantLimits,
 }
 
+/// A key that a tenant had before: what was stored under it is read with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastKey {
+    /// Whose.
+    pub tenant: TenantId,
+    /// That key under the cluster key.
+    pub wrapped: WrappedKey,
+}
+
 /// What a tenant may use. `None`: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantLimits {
@@ -84,6 +96,24 @@ pub struct TenantLimits {
     pub requests_per_second: Option<u32>,
     /// Payload bytes a second, per ingress node.
     pub bytes_per_second: Option<u64>,
+}
+
+impl fmt::Display for TenantLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { quota_bytes, requests_per_second, bytes_per_second } = self;
+        match quota_bytes {
+            Some(quota) => write!(f, "quota {}", Bytes(*quota))?,
+            None => f.write_str("no quota")?,
+        }
+        match requests_per_second {
+            Some(requests) => write!(f, ", {requests} requests a second on each node")?,
+            None => f.write_str(", any number of requests")?,
+        }
+        match bytes_per_second {
+            Some(bytes) => write!(f, ", {} a second on each node", Bytes(*bytes)),
+            None => f.write_str(", any rate"),
+        }
+    }
 }
 
 /// What a principal may do in a bucket.
@@ -106,6 +136,20 @@ impl Grant {
         Self { bucket: "*".into(), read: true, write: true, admin: true }
     }
 
+    /// What is wrong with its pattern; `None`: nothing.
+    #[must_use]
+    pub fn flaw(&self) -> Option<&'static str> {
+        let name = self.bucket.strip_suffix('*').unwrap_or(&self.bucket);
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+        if self.bucket.is_empty() || name.len() > BUCKET_NAME_BYTES_MAX || !name.bytes().all(is_plain) {
+            Some("a grant is about a bucket's name, the beginning of names with `*` behind it, or `*`")
+        } else if !(self.read || self.write || self.admin) {
+            Some("a grant allows something: read, write or admin")
+        } else {
+            None
+        }
+    }
+
     /// Whether this grant speaks of the bucket.
     #[must_use]
     pub fn covers(&self, bucket: &str) -> bool {
@@ -113,6 +157,39 @@ impl Grant {
             Some(prefix) => bucket.starts_with(prefix),
             None => self.bucket == bucket,
         }
+    }
+}
+
+/// `logs-*=read,write`, or `main=all`.
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bucket, read, write, admin } = self;
+        let rights = [(*read, "read"), (*write, "write"), (*admin, "admin")];
+        let named: Vec<&str> = rights.iter().filter_map(|(may, name)| may.then_some(*name)).collect();
+        let named = if named.len() == rights.len() { "all".to_owned() } else { named.join(",") };
+        write!(f, "{bucket}={named}")
+    }
+}
+
+impl core::str::FromStr for Grant {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = |why: &'static str| Err(Error::invalid(why).with("grant", text));
+        let Some((bucket, rights)) = text.split_once('=') else {
+            return wrong("a grant is BUCKET=RIGHTS, such as logs-*=read,write");
+        };
+        let mut grant = Self { bucket: bucket.to_owned(), read: false, write: false, admin: false };
+        for right in rights.split(',') {
+            match right {
+                "read" => grant.read = true,
+                "write" => grant.write = true,
+                "admin" => grant.admin = true,
+                "all" => grant = Self { bucket: grant.bucket, ..Self::all() },
+                _ => return wrong("rights are read, write, admin or all, with commas between them"),
+            }
+        }
+        grant.flaw().map_or(Ok(grant), wrong)
     }
 }
 
@@ -184,6 +261,9 @@ pub struct ControlView {
     /// The codes that buckets have asked for, in their order, but for the mesh's own: layouts have groups for each, for good.
     #[serde(default)]
     pub codes: Vec<Code>,
+    /// Keys that tenants had before.
+    #[serde(default)]
+    pub past_keys: SharedMap<KeyId, PastKey>,
 }
 
 impl ControlView {
@@ -236,5 +316,34 @@ impl ControlView {
     pub fn stages_of(&self, tenant: TenantId) -> impl Iterator<Item = &CustomSpec> {
         let scopes = [Scope::Mesh, Scope::Tenant(tenant)];
         scopes.into_iter().filter_map(|scope| self.stages.get(&scope)).flat_map(|stages| stages.iter())
+    }
+}
+
+/// A bucket's name at most, as S3 has it.
+const BUCKET_NAME_BYTES_MAX: usize = 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grants_are_read_as_they_are_written() {
+        let grant = |bucket: &str, [read, write, admin]: [bool; 3]| Grant { bucket: bucket.into(), read, write, admin };
+        for (text, expected) in [
+            ("logs-*=read,write", grant("logs-*", [true, true, false])),
+            ("main=all", grant("main", [true; 3])),
+            ("*=admin", grant("*", [false, false, true])),
+            ("a.b=read", grant("a.b", [true, false, false])),
+        ] {
+            assert_eq!(text.parse(), Ok(expected.clone()), "{text}");
+            assert_eq!(expected.to_string(), text);
+        }
+        assert_eq!("x=read,write,admin".parse(), Ok(grant("x", [true; 3])));
+        for text in
+            ["", "main", "=read", "main=", "main=none", "main=read,", "Main=read", "a*b=read", "**=read", "a b=read"]
+        {
+            assert!(text.parse::<Grant>().is_err(), "{text}");
+        }
+        assert!(format!("{}=read", "x".repeat(64)).parse::<Grant>().is_err());
     }
 }

@@ -50,6 +50,8 @@ impl Level {
     pub const RECOVERY: Self = Self(9);
     /// From here on counts say what is lost, and replicas say from which recovery what they have comes.
     pub const LOSSES: Self = Self(10);
+    /// From here on users can be taken out, and tenants' keys replaced.
+    pub const ACCESS: Self = Self(11);
 }
 
 /// Of who does not say.
@@ -113,7 +115,8 @@ impl ControlView {
 /// | 8 | namespace groups with replicas on some hosts alone |
 /// | 9 | groups that go on from less than they had; spare drives chosen by what may be lost |
 /// | 10 | counts that say what is lost |
-pub const LEVEL: Level = Level::LOSSES;
+/// | 11 | users that go, tenants' keys that are replaced |
+pub const LEVEL: Level = Level::ACCESS;
 
 #[cfg(test)]
 mod tests {

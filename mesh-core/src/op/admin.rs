@@ -4,7 +4,10 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::rescue::{BackupAt, BackupPage, Force, NodeReplicas, RecoveryPlan};
+use super::{
+    access::{AccessAnswer, AccessOp},
+    rescue::{BackupAt, BackupPage, Force, NodeReplicas, RecoveryPlan},
+};
 #[cfg(doc)]
 use crate::meta::MeshCommand;
 use crate::{
@@ -159,6 +162,8 @@ pub enum AdminOp {
         /// With which to go on; none: begins.
         from: Option<BackupAt>,
     },
+    /// About who may use the mesh: [`AdminAnswer::Access`].
+    Access(AccessOp),
 }
 
 /// A medium that is to be a drive.
@@ -177,6 +182,9 @@ impl AdminOp {
     /// Whether it changes something.
     #[must_use]
     pub const fn is_order(&self) -> bool {
+        if let Self::Access(op) = self {
+            return op.is_order();
+        }
         !matches!(
             self,
             Self::Plan { .. }
@@ -240,6 +248,8 @@ pub enum AdminAnswer {
     Forced(ReplicaId),
     /// Rows of a group.
     Backup(BackupPage),
+    /// What was asked about who may use the mesh.
+    Access(AccessAnswer),
 }
 
 /// How far a namespace group is with bringing what it has stored home.

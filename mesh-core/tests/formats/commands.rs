@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesh_core::{
     assignment::{MoveId, Scope, Tail},
-    id::{ActorId, BucketId, DriveId, Epoch, GroupId, Incarnation, LayoutId, NodeId, TenantId, WriteId},
+    id::{ActorId, BucketId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, TenantId, WriteId},
     meta::{BucketCommand, Command, Level, MeshCommand, ObjectCommand, Precondition, UpkeepCommand},
     time::UnixMillis,
     topology::Code,
@@ -21,7 +21,7 @@ variants!(OBJECT_COMMANDS, object_command_name, ObjectCommand:
 variants!(MESH_COMMANDS, mesh_command_name, MeshCommand:
     Form PutNode Invite Drain PutDrive TakeDrive LoseDrive PutLayout CreateTenant SetLimits PutPrincipal PutAccessKey
     DropAccessKey Assign BeginMove CommitMove AbortMove SetTail SetWish SetStages
-    RaiseLevel DrainDrive PutOut RemoveDrive LeaveNode RemoveNode FencedNode);
+    RaiseLevel DrainDrive PutOut RemoveDrive LeaveNode RemoveNode FencedNode DropPrincipal RotateKey);
 
 variants!(UPKEEP_COMMANDS, upkeep_command_name, UpkeepCommand:
     OpenBlock CloseBlock SweptBlock DropGarbage OweGarbage PayOwed BeginRepair EndRepair
@@ -142,6 +142,8 @@ fn mesh() -> Vec<MeshCommand> {
         MeshCommand::LeaveNode { node: NodeId(1), leaving: true },
         MeshCommand::RemoveNode { node: NodeId(1), empty: Some(LayoutId(2)) },
         MeshCommand::FencedNode { node: NodeId(1) },
+        MeshCommand::DropPrincipal { tenant: TenantId(3), name: "ann".into() },
+        MeshCommand::RotateKey { tenant: TenantId(3), after: KeyId(42), wrapped: samples::wrapped_key() },
     ]
 }
 

@@ -1,6 +1,7 @@
 //! The formats that leave a process: the wire, and metadata values. Golden bytes of everything, what other builds write, and
 //! decoders that bear anything.
 
+mod access;
 mod bounds;
 mod commands;
 mod golden;

@@ -16,8 +16,8 @@ use mesh_core::{
     meta::{
         AccessKeyRow, Attributes, BucketCommand, BucketRef, BucketRow, BucketSettings, Command, Compression,
         ControlView, Count, Extent, Garbage, GarbageMark, GarbagePage, Grant, Level, ListEntry, Listing, MetaAnswer,
-        ObjectCommand, ObjectRow, PartRow, Precondition, PrincipalRow, Proposer, Query, Reference, RepairState, Run,
-        Session, Shape, TenantLimits, TenantRow, UploadRow, UsesPage, WrappedKey,
+        ObjectCommand, ObjectRow, PartRow, PastKey, Precondition, PrincipalRow, Proposer, Query, Reference,
+        RepairState, Run, Session, Shape, TenantLimits, TenantRow, UploadRow, UsesPage, WrappedKey,
     },
     op::{
         Ability, ActorReport, AdminAnswer, AdminOp, AsOf, Beat, Binding, Destination, DriveReport, GroupReport, Head,
@@ -31,7 +31,7 @@ use mesh_core::{
 };
 
 use crate::{
-    orders,
+    access, orders,
     places::{layout, location},
 };
 
@@ -87,7 +87,7 @@ pub(crate) fn count() -> Count {
     Count { layout: LayoutId(31), at: UnixMillis(32), writes: 33, shards: 34, healed: 35, cleared: 36, lost: 37 }
 }
 
-fn wrapped_key() -> WrappedKey {
+pub(crate) fn wrapped_key() -> WrappedKey {
     WrappedKey { key: KeyId(31), nonce: *b"twelve bytes", sealed: vec![0xa5; 48] }
 }
 
@@ -266,6 +266,7 @@ fn control_view() -> ControlView {
         leaving: [(DriveId(61), Leaving::Away)].into(),
         departures: [(NodeId(52), Departure::Fenced)].into(),
         codes: vec![Code { data: 1, parity: 1 }],
+        past_keys: [(KeyId(40), PastKey { tenant: TenantId(41), wrapped: wrapped_key() })].into(),
     }
 }
 
@@ -754,11 +755,14 @@ pub(crate) fn envelopes() -> Vec<(String, Envelope)> {
     add("query".into(), asked(Op::Query { group: GroupId(2), query: Arc::new(Query::Control) }, b""));
     let command = Command::Bucket(BucketCommand::RemoveBucket { bucket: BucketId(3) });
     add("propose".into(), asked(Op::Propose(Arc::new(command)), b""));
-    for op in node_ops().into_iter().chain(orders::ops()) {
+    for op in node_ops().into_iter().chain(orders::ops()).chain(access::ops()) {
         let payload = if matches!(op, NodeOp::Raft { .. }) { PAYLOAD } else { b"" };
         let which = match &op {
             NodeOp::Move(step) => format!(".{:?}", step.what),
-            NodeOp::Admin(op) => format!(".{op:?}"),
+            NodeOp::Admin(op) => match &**op {
+                AdminOp::Access(op) => format!(".Access.{op:?}"),
+                op => format!(".{op:?}"),
+            },
             _ => String::new(),
         };
         // The variant's name, without what is in it.
@@ -769,7 +773,7 @@ pub(crate) fn envelopes() -> Vec<(String, Envelope)> {
         let payload = if matches!(answer, Answer::Shard { .. } | Answer::Done) { PAYLOAD } else { b"" };
         add(format!("answer.{}", answer_name(&answer)), of(Body::Answer(answer), payload));
     }
-    for (name, answer) in orders::answers() {
+    for (name, answer) in orders::answers().into_iter().chain(access::answers()) {
         add(format!("answer.Admin.{name}"), of(Body::Answer(Answer::Admin(Box::new(answer))), b""));
     }
 

@@ -69,6 +69,7 @@ impl Door {
         let verified = Verified::default();
         let underway = link.begins(verified.clone());
         let multiplexed = request.version() >= Version::HTTP_2;
+        let of_head_alone = request.method() == Method::HEAD;
         let holds_back = !multiplexed && request.headers().contains_key(EXPECT);
         let mut request = request;
         let refused = unsupported(&request).or_else(|| {
@@ -124,6 +125,10 @@ impl Door {
         if status.is_client_error() && !verified.held() {
             let code = code_in(response.body());
             counters.refuse(Refusal::of_code(&code), peer, code.as_str());
+        }
+        if of_head_alone {
+            // By HTTP/2 hyper sends what it is given, and clients take that for a breach of the protocol.
+            *response.body_mut() = Body::empty();
         }
         if let Ok(id) = HeaderValue::from_str(&format!("{number:016X}")) {
             response.headers_mut().insert("x-amz-request-id", id);

@@ -196,6 +196,25 @@ async fn a_pair_that_is_replaced_is_that_of_the_next_handshakes_and_one_that_doe
 }
 
 #[test]
+fn the_end_of_a_certificate_is_known_before_it_comes() {
+    let bench = Bench::new();
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("names");
+    params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2026, 2, 1);
+    bench.write("crt", &params.self_signed(&key).expect("a certificate").pem());
+    bench.write("key", &key.serialize_pem());
+    let tls = bench.load().expect("one that has ended is served, and spoken of");
+    let day = |day: u64| UnixMillis((20_454 + day) * 86_400_000);
+    for (at, end) in
+        [(day(1), None), (day(30), None), (day(31), Some(day(31))), (day(400), Some(day(31))), (day(0), None)]
+    {
+        assert_eq!(tls.ends_before(UnixMillis(at.0 + 1000)), end, "{}", at.0 / 86_400_000);
+    }
+    assert_eq!(tls.ends_before(UnixMillis(0)), Some(UnixMillis(0)), "it has not begun");
+}
+
+#[test]
 fn what_is_no_pair_is_refused_with_the_file() {
     let bench = Bench::new();
     let (certificate, key, _) = bench.pair("good");

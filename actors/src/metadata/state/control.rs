@@ -34,6 +34,8 @@ pub(super) fn mesh(rows: &mut Rows<'_>, command: &MeshCommand) -> Result<MetaAns
         MeshCommand::CreateTenant(row) => tenants::create(rows, row),
         MeshCommand::SetLimits { tenant, limits } => tenants::set_limits(rows, *tenant, *limits),
         MeshCommand::PutPrincipal(row) => tenants::put_principal(rows, row),
+        MeshCommand::DropPrincipal { tenant, name } => tenants::drop_principal(rows, *tenant, name),
+        MeshCommand::RotateKey { tenant, after, wrapped } => tenants::rotate_key(rows, *tenant, *after, wrapped),
         MeshCommand::PutAccessKey(row) => tenants::put_access_key(rows, row),
         MeshCommand::DropAccessKey { access } => tenants::drop_access_key(rows, access),
         MeshCommand::Assign(assignment) => placement::assign(rows, *assignment),

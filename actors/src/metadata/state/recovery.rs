@@ -39,6 +39,8 @@ const EPOCHS_MIN: u64 = 1 << 20;
 const BUCKETS_MIN: u64 = 1 << 20;
 const LAYOUTS_MIN: u64 = 1 << 12;
 const TENANTS_MIN: u64 = 1 << 10;
+const KEYS_MIN: u64 = 1 << 16;
+const KEYS_A_SECOND: u64 = 1 << 4;
 
 /// Where a counter goes on that is here by now: behind all that anybody can have been given by then, of whatever is not known
 /// any more.
@@ -89,7 +91,9 @@ fn control(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {
     }
     let seconds = seconds(recovery);
     let tenants = (Counter::Tenants, TENANTS_MIN, seconds / 60 * TENANTS_A_MINUTE);
-    for (counter, min, by_then) in [tenants, (Counter::Buckets, BUCKETS_MIN, seconds * BUCKETS_A_SECOND)] {
+    let buckets = (Counter::Buckets, BUCKETS_MIN, seconds * BUCKETS_A_SECOND);
+    let wrapping = (Counter::Keys, KEYS_MIN, seconds * KEYS_A_SECOND);
+    for (counter, min, by_then) in [tenants, buckets, wrapping] {
         let key = keys::counter(counter);
         let given = rows.find::<u64>(&key)?.unwrap_or(0);
         rows.put(key, &behind(given, min, by_then))?;

@@ -188,6 +188,11 @@ impl<'t> Rows<'t> {
         }
     }
 
+    /// How many rows stand under a prefix that room is taken for.
+    pub(super) fn taken_under(&self, prefix: &[u8]) -> Result<u64, Error> {
+        self.find(&keys::rows_under(prefix))?.map_or_else(|| self.count_under(prefix), Ok)
+    }
+
     fn count_under(&self, prefix: &[u8]) -> Result<u64, Error> {
         let mut count = 0;
         self.view.scan(prefix, &keys::behind(prefix), &mut |_, _| {

@@ -1,9 +1,11 @@
 //! Who may not see a tenant's data, and asks all the same.
 
-use mesh::Client;
+use mesh::{Client, client::CopyOptions};
 use mesh_core::{
     Error, ErrorKind, Principal,
     id::{NodeId, TenantId},
+    meta::Attributes,
+    stream::Place,
 };
 use mesh_transport::End;
 
@@ -34,13 +36,18 @@ impl Clients {
 }
 
 async fn intrusions(client: &Client) -> Vec<(&'static str, Result<(), Error>)> {
-    let [bucket, ..] = BUCKETS;
+    let [bucket, own] = BUCKETS;
+    let place = Place::new(bucket, "k0");
     vec![
         ("reads", client.get_bytes(bucket, "k0").await.map(drop)),
         ("asks what is there", client.head(bucket, "k0").await.map(drop)),
         ("lists", client.list(bucket, "", None, "").await.map(drop)),
         ("writes", client.put_bytes(bucket, "own-stranger", b"a stranger's").await.map(drop)),
         ("removes", client.remove(bucket, "k0").await),
+        ("copies", client.copy(&place, &Place::new(own, "own-stranger"), CopyOptions::default()).await.map(drop)),
+        ("begins an upload", client.create_upload(bucket, "own-stranger", Attributes::default()).await.map(drop)),
+        ("looks at uploads", client.uploads(bucket, "", None).await.map(drop)),
+        ("makes the bucket", client.create_bucket(bucket).await),
         ("deletes the bucket", client.delete_bucket(bucket).await),
     ]
 }

@@ -99,6 +99,35 @@ async fn pages_wait_for_each_other_and_all_of_them_come() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_to_head_has_no_body_by_http_2_either() {
+    let node = with_little_memory().await;
+    let client = node.with_bucket().await;
+    assert_eq!(client.send("PUT", "/bucket/key", b"hello").await.status, 200);
+    let stream = TcpStream::connect(node.address).await.expect("listening");
+    let (mut sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    let ends = tokio::spawn(connection);
+    for (target, status) in
+        [("/bucket/key", 200), ("/bucket/none", 404), ("/none/key", 404), ("/bucket/key?torrent", 501)]
+    {
+        let (head, _) = client.request("HEAD", target, &[], b"", &Framing::Whole);
+        let mut request = hyper::Request::builder().method("HEAD").uri(format!("http://{}{target}", node.address));
+        for (name, value) in head.lines().skip(1).filter_map(|line| line.split_once(": ")) {
+            if !["connection", "content-length"].contains(&name) {
+                request = request.header(name, value);
+            }
+        }
+        sender = sender.ready().await.expect("room for a stream");
+        let (answer, _) = sender.send_request(request.body(()).expect("a request"), true).expect("sent");
+        let answer = answer.await.expect("a head");
+        assert_eq!(answer.status(), status, "{target}");
+        let body = answer.into_body();
+        assert!(body.is_end_stream(), "{target}: a body follows");
+    }
+    ends.abort();
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_of_http_2_are_charged_with_what_they_have_until_they_are_taken() {
     let node = with_little_memory().await;
     let client = node.with_bucket().await;

@@ -116,6 +116,13 @@ fn commands_of_tenants() -> impl Strategy<Value = Command> {
             AccessKeyRow { access, secret: wrapped(3), tenant: TenantId(tenant), principal }
         ))),
         name().prop_map(|access| Command::Mesh(MeshCommand::DropAccessKey { access })),
+        (1..4_u64, name()).prop_map(|(tenant, name)| {
+            Command::Mesh(MeshCommand::DropPrincipal { tenant: TenantId(tenant), name })
+        }),
+        (1..4_u64, 1..5_u64, 4..9_u8).prop_map(|(tenant, after, byte)| {
+            let after = KeyId(if after < 4 { after } else { (1 << 32) + after - 3 });
+            Command::Mesh(MeshCommand::RotateKey { tenant: TenantId(tenant), after, wrapped: wrapped(byte) })
+        }),
         (name(), small()).prop_map(|(name, created)| Command::Bucket(BucketCommand::CreateBucket {
             proposer: Some(proposer(1)),
             name: format!("{name}-photos").into(),
