@@ -12,6 +12,7 @@ use mesh_core::{
     id::{GroupId, KeyId, TenantId},
     meta::{
         AccessKeyRow, ControlView, Grant, Level, MeshCommand, MetaAnswer, PrincipalRow, Query, TenantLimits, TenantRow,
+        WrappedKey,
     },
     op::{AccessAnswer, AccessOp, NewKey, TenantReport, TenantUsage, UserReport, name_flaw, page, tenant_name_flaw},
     time::Instant,
@@ -87,7 +88,7 @@ async fn answer(node: &Inner, view: &ControlView, op: AccessOp, deadline: Instan
             expect_usable(limits)?;
             let made = create_tenant(node, &name, limits).await?;
             note(node, AccessEvent::TenantMade { tenant: made.id, name });
-            Ok(AccessAnswer::Tenant(report(&node.metadata.control(), &made)))
+            Ok(AccessAnswer::Tenant(report(&counts(&node.metadata.control()), &made)))
         }
         AccessOp::Limit { tenant, change } => {
             let row = find(view, &tenant)?;
@@ -95,7 +96,7 @@ async fn answer(node: &Inner, view: &ControlView, op: AccessOp, deadline: Instan
             expect_usable(limits)?;
             node.decide(MeshCommand::SetLimits { tenant: row.id, limits }).await?;
             note(node, AccessEvent::Limited { tenant: row.id, limits });
-            Ok(AccessAnswer::Tenant(report(view, &TenantRow { limits, ..(**row).clone() })))
+            Ok(AccessAnswer::Tenant(report(&counts(view), &TenantRow { limits, ..(**row).clone() })))
         }
         AccessOp::CreateKey { tenant, user, grants } => {
             let tenant = find(view, &tenant)?.id;
@@ -127,7 +128,7 @@ async fn answer(node: &Inner, view: &ControlView, op: AccessOp, deadline: Instan
             view.can(Level::ACCESS)?;
             let made = rotate(node, row).await?;
             note(node, AccessEvent::KeyRotated { tenant: made.id, key: made.key });
-            Ok(AccessAnswer::Tenant(report(&node.metadata.control(), &made)))
+            Ok(AccessAnswer::Tenant(report(&counts(&node.metadata.control()), &made)))
         }
         AccessOp::DropUser { tenant, user } => {
             let tenant = find(view, &tenant)?.id;
@@ -172,10 +173,20 @@ fn expect_usable(limits: TenantLimits) -> Result<(), Error> {
 
 /// A tenant with a new key.
 pub(crate) fn new_tenant(keyring: &Keyring, name: &str, limits: TenantLimits, entropy: &mut dyn Entropy) -> TenantRow {
+    TenantRow {
+        id: TenantId(0),
+        name: name.to_owned(),
+        key: KeyId(0),
+        wrapped: new_key(keyring, name, entropy),
+        limits,
+    }
+}
+
+/// A key for a tenant, under the cluster's.
+fn new_key(keyring: &Keyring, tenant: &str, entropy: &mut dyn Entropy) -> WrappedKey {
     let mut key = [0; 32];
     entropy.fill(&mut key);
-    let wrapped = keyring.wrap(&key, &tenant_label(name), entropy);
-    TenantRow { id: TenantId(0), name: name.to_owned(), key: KeyId(0), wrapped, limits }
+    keyring.wrap(&key, &tenant_label(tenant), entropy)
 }
 
 async fn create_tenant(node: &Inner, name: &str, limits: TenantLimits) -> Result<Arc<TenantRow>, Error> {
@@ -187,7 +198,7 @@ async fn create_tenant(node: &Inner, name: &str, limits: TenantLimits) -> Result
 }
 
 async fn rotate(node: &Inner, row: &TenantRow) -> Result<Arc<TenantRow>, Error> {
-    let wrapped = new_tenant(&node.keyring, &row.name, row.limits, &mut *(node.env.entropy)()).wrapped;
+    let wrapped = new_key(&node.keyring, &row.name, &mut *(node.env.entropy)());
     match &*node.decide(MeshCommand::RotateKey { tenant: row.id, after: row.key, wrapped }).await? {
         MetaAnswer::Tenant(row) => Ok(row.clone()),
         _ => Err(Error::bug("another key was answered with something else")),
@@ -232,39 +243,27 @@ async fn grant(node: &Inner, tenant: TenantId, user: &str, grants: Vec<Grant>) -
     Ok(())
 }
 
-fn report(view: &ControlView, row: &TenantRow) -> TenantReport {
-    let users = view.principals.iter().filter(|user| user.tenant == row.id).count() as u64;
-    let keys = view.access_keys.values().filter(|key| key.tenant == row.id).count() as u64;
-    let past_keys = view.past_keys.values().filter(|key| key.tenant == row.id).count() as u64;
+/// What there is of each tenant: users, access keys, keys of before.
+fn counts(view: &ControlView) -> BTreeMap<TenantId, [u64; 3]> {
+    let users = view.principals.iter().map(|user| (user.tenant, 0));
+    let keys = view.access_keys.values().map(|key| (key.tenant, 1));
+    let past = view.past_keys.values().map(|key| (key.tenant, 2));
+    let mut counts: BTreeMap<TenantId, [u64; 3]> = BTreeMap::new();
+    for (tenant, what) in users.chain(keys).chain(past) {
+        counts.entry(tenant).or_default()[what] += 1;
+    }
+    counts
+}
+
+fn report(counts: &BTreeMap<TenantId, [u64; 3]>, row: &TenantRow) -> TenantReport {
+    let [users, keys, past_keys] = counts.get(&row.id).copied().unwrap_or_default();
     TenantReport { id: row.id, name: row.name.clone(), limits: row.limits, users, keys, key: row.key, past_keys }
 }
 
 fn tenants(view: &ControlView, after: Option<TenantId>) -> AccessAnswer {
-    let mut counts: BTreeMap<TenantId, (u64, u64, u64)> = BTreeMap::new();
-    for user in view.principals.iter() {
-        counts.entry(user.tenant).or_default().0 += 1;
-    }
-    for key in view.access_keys.values() {
-        counts.entry(key.tenant).or_default().1 += 1;
-    }
-    for key in view.past_keys.values() {
-        counts.entry(key.tenant).or_default().2 += 1;
-    }
+    let counts = counts(view);
     let behind = view.tenants.values().filter(|row| after.is_none_or(|after| row.id > after));
-    let all: Vec<TenantReport> = behind
-        .map(|row| {
-            let (users, keys, past_keys) = counts.get(&row.id).copied().unwrap_or_default();
-            TenantReport {
-                id: row.id,
-                name: row.name.clone(),
-                limits: row.limits,
-                users,
-                keys,
-                key: row.key,
-                past_keys,
-            }
-        })
-        .collect();
+    let all: Vec<TenantReport> = behind.map(|row| report(&counts, row)).collect();
     let count = all.len();
     let tenants = page::fitting(all);
     let next = tenants.last().filter(|_| tenants.len() < count).map(|last| last.id);

@@ -119,14 +119,7 @@ fn is_known_elsewhere(node: &Inner) -> bool {
 
 /// Whether the control group says that the mesh is formed: whoever leads it, and not as it may be remembered here.
 async fn is_formed(node: &Inner) -> Result<bool, Error> {
-    let deadline = node.env.clock.now() + FORMED_BUDGET;
-    match node.ask_group(GroupId::CONTROL, Query::Control, deadline).await.as_deref() {
-        Ok(MetaAnswer::Control(view)) => Ok(view.cluster.is_some()),
-        Ok(_) => Err(Error::bug("the control group answered with something else")),
-        // There is a lot in it.
-        Err(error) if error.kind() == ErrorKind::TooLarge => Ok(true),
-        Err(error) => Err(error.clone()),
-    }
+    Ok(all_there_is(node).await?.is_none_or(|view| view.cluster.is_some()))
 }
 
 /// How long the control group is asked whether the mesh is formed.

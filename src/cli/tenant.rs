@@ -47,8 +47,7 @@ struct RotateKey {
     json: bool,
 }
 
-/// Make a tenant. It takes requests once its chains run, some hundred milliseconds later: until then they wait, or are told to
-/// send again.
+/// Make a tenant. It takes requests once its chains run, a moment later: until then they wait, or are told to send again.
 #[derive(Debug, Args)]
 struct Create {
     #[command(flatten)]
@@ -102,7 +101,8 @@ struct Usage {
 
 #[derive(Debug, Args)]
 struct Limits {
-    /// What it may store, before coding, such as 10TiB; `none`: as much as there is room for.
+    /// What it may store, before coding, such as 10TiB; `none`: as much as there is room for. In a mesh with several namespace groups
+    /// each of them counts what is in it for itself, and takes so much.
     #[arg(long, value_name = "SIZE", value_parser = or_none::<Size>)]
     quota: Option<Cap<Size>>,
     /// Requests a second that each node takes of it; `none`: any number.

@@ -90,7 +90,7 @@ pub struct PastKey {
 /// What a tenant may use. `None`: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantLimits {
-    /// Bytes stored (as the user counts them, before coding).
+    /// Bytes stored (as the user counts them, before coding), in each namespace group.
     pub quota_bytes: Option<u64>,
     /// Requests a second, per ingress node.
     pub requests_per_second: Option<u32>,

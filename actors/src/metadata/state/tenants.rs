@@ -74,10 +74,10 @@ pub(super) fn rotate_key(
         return Err(Error::new(ErrorKind::Conflict, "the tenant's key was replaced meanwhile").with("key", known.key));
     }
     rows.take_room(&keys::all(keys::PAST_KEY), PAST_KEYS_MAX, "keys that tenants had")?;
-    rows.put(keys::past_key(known.key), &PastKey { tenant: id, wrapped: known.wrapped })?;
+    rows.put(keys::past_key(known.key), &PastKey { tenant: id, wrapped: known.wrapped.clone() })?;
     // Their first ones have their own numbers.
     let key = KeyId(ROTATED_FROM + rows.count(Counter::Keys)?);
-    let row = TenantRow { key, wrapped: wrapped.clone(), ..tenant(rows, id)? };
+    let row = TenantRow { key, wrapped: wrapped.clone(), ..known };
     rows.put(keys::tenant(id), &row)?;
     Ok(MetaAnswer::Tenant(row.into()))
 }
