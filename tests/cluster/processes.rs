@@ -329,18 +329,28 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for child in self.children.iter_mut().flatten() {
+        let mut ends = String::new();
+        for (node, child) in (1..).zip(&mut self.children) {
+            let Some(child) = child else { continue };
+            if let Ok(Some(status)) = child.try_wait() {
+                ends += &format!("node-{node} had ended by itself: {status}\n");
+            }
             if child.kill().is_ok() {
                 child.wait().ok();
             }
         }
         if std::thread::panicking() {
-            for node in 1..=3 {
+            for node in 1..=self.children.len() as u64 {
                 let log = self.log(node);
                 let tail: Vec<&str> = log.lines().rev().take(60).collect();
                 eprintln!("--- node-{node} ---");
                 tail.iter().rev().for_each(|line| eprintln!("{line}"));
+                // What is said of a panic or a failure may have scrolled out of the tail.
+                let grave = |line: &&str| line.contains("panicked") || line.contains(" ERROR ");
+                log.lines().filter(grave).for_each(|line| ends += &format!("node-{node}: {line}\n"));
             }
+            // Last, where whoever sees the end of a long log finds it.
+            eprintln!("{ends}");
         }
     }
 }
