@@ -30,7 +30,7 @@ use rate::{Bucket, per_second};
 /// The Policy function. See the module's page.
 pub struct Policy {
     spec: PolicySpec,
-    /// Metadata requests: one a second of limit.
+    /// Requests of users: one a second of limit.
     requests: Bucket,
     /// Payload bytes.
     bytes: Bucket,
@@ -101,17 +101,25 @@ impl Policy {
     }
 
     /// Takes a request out of the tenant's rates. A metadata request counts as a request, for every request of a user
-    /// has about one of them however many stripes it has; stripes count by their bytes.
+    /// has about one of them however many stripes it has; stripes count by their bytes. What stores something counts when
+    /// its first stripe comes and not when its manifest does: what is over the rate has cost nobody any work then.
     fn spend(&mut self, request: &Request, cx: &Cx<'_>) -> Result<(), Error> {
         let now = cx.now();
-        let (what, taken) = match &request.op {
-            Op::Stripe(_) => ("bytes", self.bytes.take(request.payload.len() as u64, now)),
-            _ => ("requests", self.requests.take(1, now)),
+        let over = match &request.op {
+            // Both or neither: it is sent again until both are given.
+            Op::Stripe(op) if begins_a_write(op) && !self.requests.is_open(now) => Some("requests"),
+            Op::Stripe(op) if self.bytes.take(request.payload.len() as u64, now) => {
+                if begins_a_write(op) {
+                    self.requests.charge(1, now);
+                }
+                None
+            }
+            Op::Stripe(_) => Some("bytes"),
+            Op::Propose(command) if has_come_in_stripes(command) => None,
+            _ => (!self.requests.take(1, now)).then_some("requests"),
         };
         self.changes += 1;
-        if taken {
-            return Ok(());
-        }
+        let Some(what) = over else { return Ok(()) };
         Err(Error::new(ErrorKind::RateLimited, "the tenant is over its rate; send again later")
             .with("tenant", self.spec.tenant)
             .with("limit", format_args!("{what} a second")))
@@ -196,6 +204,20 @@ impl StorageFunction for Policy {
 
 fn rates(spec: &PolicySpec) -> (Option<u64>, Option<u64>) {
     (spec.limits.requests_per_second.map(u64::from).map(per_second), spec.limits.bytes_per_second.map(per_second))
+}
+
+/// The first of what a write stores, the first time that it is sent.
+fn begins_a_write(op: &StripeOp) -> bool {
+    matches!(op, StripeOp::Write(target) if (target.id.stripe, target.id.attempt) == (0, 0))
+}
+
+/// Whether stripes came before it.
+fn has_come_in_stripes(command: &Command) -> bool {
+    match command {
+        Command::Object(_, ObjectCommand::PutObject { row, .. }) => row.len > 0,
+        Command::Object(_, ObjectCommand::PutPart { part, .. }) => part.extent.len > 0,
+        _ => false,
+    }
 }
 
 /// The end of a proposal, as a reply.

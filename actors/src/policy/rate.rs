@@ -23,15 +23,17 @@ impl Bucket {
 
     /// Takes tokens if the bucket is above zero.
     pub(super) fn take(&mut self, tokens: u64, now: Instant) -> bool {
-        if self.rate.is_none() {
-            return true;
+        let is_open = self.is_open(now);
+        if is_open {
+            self.charge(tokens, now);
         }
+        is_open
+    }
+
+    /// Whether it would give something.
+    pub(super) fn is_open(&mut self, now: Instant) -> bool {
         self.fill(now);
-        if self.level <= 0 {
-            return false;
-        }
-        self.level -= i128::from(tokens) * SCALE;
-        true
+        self.rate.is_none() || self.level > 0
     }
 
     /// Takes tokens for what has happened already.

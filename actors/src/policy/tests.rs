@@ -449,6 +449,10 @@ fn limits_metadata_requests_by_number_and_stripes_by_bytes() {
         matches!(&effects[..], [Effect::Call { .. }])
     };
     assert_eq!([0; 3].map(|_| ask(&mut bench, list_buckets(), 0)), [true, true, false]);
+    // Of a write that has begun.
+    let write = |tenant| {
+        StripeOp::Write(StripeTarget { id: StripeId { stripe: 1, ..target(tenant).id }, ..target(tenant) }).into()
+    };
     assert_eq!([60; 3].map(|len| ask(&mut bench, write(TENANT), len)), [true, true, false]);
     assert!(bench.refusal(Principal::System, write(TENANT)).is_none(), "the mesh itself has no limit");
     let refusal = bench.refusal(user("owner"), list_buckets());
@@ -457,6 +461,53 @@ fn limits_metadata_requests_by_number_and_stripes_by_bytes() {
     bench.now = bench.now + Duration::from_millis(500);
     assert_eq!([0; 2].map(|_| ask(&mut bench, list_buckets(), 0)), [true, false]);
     assert_eq!([60; 2].map(|len| ask(&mut bench, write(TENANT), len)), [true, false]);
+}
+
+#[test]
+fn what_stores_something_counts_before_it_costs_work_and_once() {
+    let first = |attempt| {
+        let id = StripeId { attempt, ..target(TENANT).id };
+        Op::from(StripeOp::Write(StripeTarget { id, ..target(TENANT) }))
+    };
+    let manifest = |len| {
+        let Command::Object(bucket, ObjectCommand::PutObject { proposer, key, row, precondition, quota_bytes }) =
+            put(TENANT, None)
+        else {
+            panic!("a put")
+        };
+        let row = Arc::new(ObjectRow { len, ..(*row).clone() });
+        propose(Command::Object(bucket, ObjectCommand::PutObject { proposer, key, row, precondition, quota_bytes }))
+    };
+    let mut bench = Bench::new(limited(Some(2), None));
+    let passes = |bench: &mut Bench, op| bench.refusal(user("owner"), op).is_none();
+    // Two, each with another try at its first stripe and with its manifest; the third one's first stripe is not stored.
+    for _ in 0..2 {
+        assert!(passes(&mut bench, first(0)) && passes(&mut bench, first(1)) && passes(&mut bench, manifest(1)));
+    }
+    assert_eq!(
+        bench.refusal(user("owner"), first(0)).map(|error| error.kind()),
+        Some(ErrorKind::RateLimited),
+        "nothing of it is stored"
+    );
+    assert!(passes(&mut bench, first(1)) && passes(&mut bench, manifest(1)), "what has begun goes on");
+    assert!(!passes(&mut bench, manifest(0)), "no stripe of it was counted");
+    bench.now = bench.now + Duration::from_millis(500);
+    assert!(passes(&mut bench, manifest(0)) && !passes(&mut bench, first(0)));
+
+    // What is refused for its bytes takes no request: it is sent again.
+    let mut bench = Bench::new(limited(Some(2), Some(100)));
+    let ask = |bench: &mut Bench, op, len| {
+        let effects = bench.ask(user("owner"), op, Buf::zeroed(len));
+        matches!(&effects[..], [Effect::Call { .. }])
+    };
+    assert_eq!([0; 3].map(|_| ask(&mut bench, first(0), 200)), [true, false, false]);
+    assert!(passes(&mut bench, list_buckets()), "one of two was taken");
+    assert!(!passes(&mut bench, list_buckets()));
+    // And the other way round.
+    let mut bench = Bench::new(limited(Some(1), Some(100)));
+    assert!(passes(&mut bench, list_buckets()));
+    assert!(!ask(&mut bench, first(0), 200));
+    assert!(ask(&mut bench, first(1), 10), "no bytes were taken");
 }
 
 #[test]
