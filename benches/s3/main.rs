@@ -2,7 +2,10 @@
 //!
 //! ```text
 //! cargo bench -p mesh --bench s3
+//! cargo bench -p mesh --bench s3 -- neighbours
 //! ```
+//!
+//! The second one is what a quiet tenant feels of a noisy one; see that module's page. The first one:
 //!
 //! A release `mesh dev` (three nodes, six drives, code 2+1, in one process) takes objects from this process over
 //! loopback. Beside it, taking turns with it: a bare HTTP server that keeps objects in memory; the disk under the mesh's
@@ -22,6 +25,7 @@ mod bare;
 mod client;
 mod figures;
 mod limits;
+mod neighbours;
 mod server;
 
 use std::{
@@ -62,13 +66,17 @@ struct Outcome {
 }
 
 fn main() {
-    let mut arguments = env::args();
-    if arguments.any(|argument| argument == server::BARE) {
+    let given = |name: &str| env::args().any(|argument| argument == name);
+    if given(server::BARE) {
         bare::serve().expect("the bare server serves");
         return;
     }
     // Test runners list and run benches too; only `cargo bench` measures.
-    if !env::args().any(|argument| argument == "--bench") {
+    if !given("--bench") {
+        return;
+    }
+    if given(neighbours::NEIGHBOURS) {
+        neighbours::measure();
         return;
     }
     let repetitions = env::var("MESH_BENCH_REPETITIONS").map_or(5, |text| text.parse().expect("a number"));

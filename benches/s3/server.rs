@@ -20,6 +20,8 @@ pub(crate) struct Server {
     pub(crate) bucket: String,
     /// Whether objects of one repetition take the place of those of the one before: memory is dearer than disk.
     pub(crate) overwrites: bool,
+    /// With what the command line finds it; nothing: it has none.
+    environment: Vec<(String, String)>,
     /// Its processes; none: they are not on this machine, or nobody said.
     processes: Vec<u32>,
     /// Killed with this.
@@ -33,10 +35,12 @@ impl Server {
         command.args(["dev", "--s3-port", "0", "--data"]).arg(folder);
         let (child, _) = started(&mut command, "is ready");
         let told = std::fs::read_to_string(folder.join("dev.env")).expect("dev.env is there once the mesh is ready");
+        let assignments = told.lines().filter_map(|line| line.strip_prefix("export ").unwrap_or(line).split_once('='));
+        let environment: Vec<(String, String)> =
+            assignments.map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned())).collect();
         let variable = |name: &str| {
-            let line = told.lines().find_map(|line| line.strip_prefix("export ").unwrap_or(line).strip_prefix(name));
-            let value = line.and_then(|rest| rest.strip_prefix('=')).expect("dev.env names it");
-            value.trim_matches('\'').to_owned()
+            let named = environment.iter().find(|(known, _)| known == name);
+            named.expect("dev.env names it").1.clone()
         };
         Self {
             name: "mesh",
@@ -48,9 +52,19 @@ impl Server {
             },
             bucket: variable("MESH_BUCKET"),
             overwrites: false,
+            environment,
             processes: vec![child.id()],
             child: Some(child),
         }
+    }
+
+    /// What a command about it prints.
+    pub(crate) fn command(&self, arguments: &[&str]) -> String {
+        let environment = self.environment.iter().map(|(name, value)| (name, value));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
+        let output = command.args(arguments).envs(environment).output().expect("the command starts");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// This program again, as the bare server.
@@ -63,6 +77,7 @@ impl Server {
             credentials: Credentials { access: "-".into(), secret: "-".into(), region: "-".into() },
             bucket: "bench".into(),
             overwrites: true,
+            environment: Vec::new(),
             processes: vec![child.id()],
             child: Some(child),
         }
@@ -84,6 +99,7 @@ impl Server {
             },
             bucket: or("MESH_BENCH_PEER_BUCKET", "mesh-bench"),
             overwrites: false,
+            environment: Vec::new(),
             processes: processes.map(|pid| pid.parse().expect("a process id")).collect(),
             child: None,
         };
