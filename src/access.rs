@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures_util::future::try_join_all;
 use mesh_core::{
     Entropy, Error, ErrorKind,
+    audit::By,
     happened::{AccessEvent, Happened},
     id::{GroupId, KeyId, TenantId},
     meta::{
@@ -26,15 +27,20 @@ use crate::{
 };
 
 /// Answers what is asked about who may use the mesh.
-pub(crate) async fn administer(node: &Arc<Inner>, op: AccessOp, deadline: Instant) -> Result<AccessAnswer, Error> {
+pub(crate) async fn administer(
+    node: &Arc<Inner>,
+    by: &By,
+    op: AccessOp,
+    deadline: Instant,
+) -> Result<AccessAnswer, Error> {
     if !op.is_order() {
-        return answer(node, &node.metadata.control(), op, deadline).await;
+        return answer(node, by, &node.metadata.control(), op, deadline).await;
     }
     // Whoever asks may go away: an order that has begun ends, and then the next one begins.
-    let node = node.clone();
+    let (node, by) = (node.clone(), by.clone());
     let carried_out = tokio::spawn(async move {
         let _turn = turn(&node, deadline).await?;
-        answer(&node, &node.metadata.control(), op, deadline).await
+        answer(&node, &by, &node.metadata.control(), op, deadline).await
     });
     carried_out.await.map_err(|error| Error::bug("an order was not carried out to its end").caused_by(error))?
 }
@@ -78,7 +84,13 @@ impl Default for Orders {
 /// Orders that wait at once at most.
 const ORDERS_MAX: usize = 64;
 
-async fn answer(node: &Inner, view: &ControlView, op: AccessOp, deadline: Instant) -> Result<AccessAnswer, Error> {
+async fn answer(
+    node: &Inner,
+    by: &By,
+    view: &ControlView,
+    op: AccessOp,
+    deadline: Instant,
+) -> Result<AccessAnswer, Error> {
     match op {
         AccessOp::Tenants { after } => Ok(tenants(view, after)),
         AccessOp::Users { tenant, after } => Ok(users(view, find(view, &tenant)?.id, after.as_deref())),
@@ -86,7 +98,7 @@ async fn answer(node: &Inner, view: &ControlView, op: AccessOp, deadline: Instan
         AccessOp::CreateTenant { name, limits } => {
             tenant_name_flaw(&name).map_or(Ok(()), |why| Err(Error::invalid(why).with("tenant", &name)))?;
             expect_usable(limits)?;
-            let made = create_tenant(node, &name, limits).await?;
+            let made = create_tenant(node, by, &name, limits).await?;
             note(node, AccessEvent::TenantMade { tenant: made.id, name });
             Ok(AccessAnswer::Tenant(report(&counts(&node.metadata.control()), &made)))
         }
@@ -94,13 +106,13 @@ async fn answer(node: &Inner, view: &ControlView, op: AccessOp, deadline: Instan
             let row = find(view, &tenant)?;
             let limits = change.of(row.limits);
             expect_usable(limits)?;
-            node.decide(MeshCommand::SetLimits { tenant: row.id, limits }).await?;
+            node.order(by, MeshCommand::SetLimits { tenant: row.id, limits }).await?;
             note(node, AccessEvent::Limited { tenant: row.id, limits });
             Ok(AccessAnswer::Tenant(report(&counts(view), &TenantRow { limits, ..(**row).clone() })))
         }
         AccessOp::CreateKey { tenant, user, grants } => {
             let tenant = find(view, &tenant)?.id;
-            create_key(node, view, tenant, user, grants).await.map(AccessAnswer::Key)
+            create_key((node, by), view, tenant, user, grants).await.map(AccessAnswer::Key)
         }
         AccessOp::Grant { tenant, user, new, grants } => {
             let tenant = find(view, &tenant)?.id;
@@ -111,7 +123,7 @@ async fn answer(node: &Inner, view: &ControlView, op: AccessOp, deadline: Instan
                 }
                 _ => {}
             }
-            grant(node, tenant, &user, grants).await?;
+            grant(node, by, tenant, &user, grants).await?;
             Ok(AccessAnswer::Done)
         }
         AccessOp::RevokeKey { access } => {
@@ -119,14 +131,14 @@ async fn answer(node: &Inner, view: &ControlView, op: AccessOp, deadline: Instan
                 let what = "there is no such access key; `mesh key list` names those of a tenant";
                 return Err(Error::new(ErrorKind::NotFound, what).with("access", access));
             };
-            node.decide(MeshCommand::DropAccessKey { access: access.clone() }).await?;
+            node.order(by, MeshCommand::DropAccessKey { access: access.clone() }).await?;
             note(node, AccessEvent::KeyRevoked { tenant: row.tenant, user: row.principal.clone(), access });
             Ok(AccessAnswer::Done)
         }
         AccessOp::RotateKey { tenant } => {
             let row = find(view, &tenant)?;
             view.can(Level::ACCESS)?;
-            let made = rotate(node, row).await?;
+            let made = rotate(node, by, row).await?;
             note(node, AccessEvent::KeyRotated { tenant: made.id, key: made.key });
             Ok(AccessAnswer::Tenant(report(&counts(&node.metadata.control()), &made)))
         }
@@ -134,7 +146,7 @@ async fn answer(node: &Inner, view: &ControlView, op: AccessOp, deadline: Instan
             let tenant = find(view, &tenant)?.id;
             view.can(Level::ACCESS)?;
             user_of(view, tenant, &user).ok_or_else(|| no_such_user(&user))?;
-            node.decide(MeshCommand::DropPrincipal { tenant, name: user.clone() }).await?;
+            node.order(by, MeshCommand::DropPrincipal { tenant, name: user.clone() }).await?;
             note(node, AccessEvent::UserDropped { tenant, user });
             Ok(AccessAnswer::Done)
         }
@@ -189,24 +201,24 @@ fn new_key(keyring: &Keyring, tenant: &str, entropy: &mut dyn Entropy) -> Wrappe
     keyring.wrap(&key, &tenant_label(tenant), entropy)
 }
 
-async fn create_tenant(node: &Inner, name: &str, limits: TenantLimits) -> Result<Arc<TenantRow>, Error> {
+async fn create_tenant(node: &Inner, by: &By, name: &str, limits: TenantLimits) -> Result<Arc<TenantRow>, Error> {
     let row = new_tenant(&node.keyring, name, limits, &mut *(node.env.entropy)());
-    match &*node.decide(MeshCommand::CreateTenant(row)).await? {
+    match &*node.order(by, MeshCommand::CreateTenant(row)).await? {
         MetaAnswer::Tenant(row) => Ok(row.clone()),
         _ => Err(Error::bug("a new tenant was answered with something else")),
     }
 }
 
-async fn rotate(node: &Inner, row: &TenantRow) -> Result<Arc<TenantRow>, Error> {
+async fn rotate(node: &Inner, by: &By, row: &TenantRow) -> Result<Arc<TenantRow>, Error> {
     let wrapped = new_key(&node.keyring, &row.name, &mut *(node.env.entropy)());
-    match &*node.decide(MeshCommand::RotateKey { tenant: row.id, after: row.key, wrapped }).await? {
+    match &*node.order(by, MeshCommand::RotateKey { tenant: row.id, after: row.key, wrapped }).await? {
         MetaAnswer::Tenant(row) => Ok(row.clone()),
         _ => Err(Error::bug("another key was answered with something else")),
     }
 }
 
 async fn create_key(
-    node: &Inner,
+    (node, by): (&Inner, &By),
     view: &ControlView,
     tenant: TenantId,
     user: String,
@@ -217,7 +229,7 @@ async fn create_key(
             let what = "the tenant has no such user: say what it may do, and it is made";
             return Err(Error::new(ErrorKind::NotFound, what).with("user", user));
         }
-        (None, Some(grants)) => grant(node, tenant, &user, grants).await?,
+        (None, Some(grants)) => grant(node, by, tenant, &user, grants).await?,
         (Some(known), Some(grants)) if known.grants != grants => {
             let what = "the user is there, and may do something else: `mesh key grant` changes that for all its keys";
             let may: Vec<String> = known.grants.iter().map(ToString::to_string).collect();
@@ -227,17 +239,17 @@ async fn create_key(
     }
     let (access, secret, wrapped) = new_access_key(&node.keyring, &mut *(node.env.entropy)());
     let row = AccessKeyRow { access: access.clone(), secret: wrapped, tenant, principal: user.clone() };
-    node.decide(MeshCommand::PutAccessKey(row)).await?;
+    node.order(by, MeshCommand::PutAccessKey(row)).await?;
     note(node, AccessEvent::KeyMade { tenant, user, access: access.clone() });
     Ok(NewKey { access, secret })
 }
 
-async fn grant(node: &Inner, tenant: TenantId, user: &str, grants: Vec<Grant>) -> Result<(), Error> {
+async fn grant(node: &Inner, by: &By, tenant: TenantId, user: &str, grants: Vec<Grant>) -> Result<(), Error> {
     name_flaw(user).map_or(Ok(()), |why| Err(Error::invalid(why).with("user", user)))?;
     if let Some((grant, why)) = grants.iter().find_map(|grant| Some((grant, grant.flaw()?))) {
         return Err(Error::invalid(why).with("grant", grant));
     }
-    node.decide(MeshCommand::PutPrincipal(PrincipalRow { tenant, name: user.to_owned(), grants: grants.clone() }))
+    node.order(by, MeshCommand::PutPrincipal(PrincipalRow { tenant, name: user.to_owned(), grants: grants.clone() }))
         .await?;
     note(node, AccessEvent::Granted { tenant, user: user.to_owned(), grants });
     Ok(())

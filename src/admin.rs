@@ -4,8 +4,9 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
-    Answer, Error, ErrorKind, Op, Outcome,
+    Answer, Error, ErrorKind, Op, Outcome, Principal,
     assignment::{Assignment, Scope, Wish},
+    audit::{AuditAnswer, AuditOp, By},
     bluefield::Generation,
     happened::Happened,
     id::{ActorId, ActorName, GroupId, NodeId},
@@ -17,11 +18,29 @@ use mesh_core::{
 };
 use mesh_placement::{Move, Reason, Spot, View};
 
-use crate::node::{Inner, ask_node};
+use crate::node::{Inner, ask_node_as};
+
+/// Who orders what somebody asks, for the audit log. A node that passes something on says whose it is.
+pub(crate) fn who(node: &Inner, from: &Role, principal: &Principal) -> By {
+    match (principal, from) {
+        (Principal::Admin { name }, Role::Node(via)) => By::Administrator { name: name.to_string(), via: *via },
+        (Principal::Admin { name }, Role::Client(_)) => By::Administrator { name: name.to_string(), via: node.id },
+        (_, Role::Node(node)) => By::Node { node: *node },
+        (_, Role::Client(_)) => By::Mesh,
+    }
+}
+
+/// In whose name what somebody has ordered is passed on.
+pub(crate) fn in_the_name_of(by: &By) -> Principal {
+    match by {
+        By::Administrator { name, .. } => Principal::Admin { name: name.as_str().into() },
+        By::Node { .. } | By::Mesh => Principal::System,
+    }
+}
 
 /// Answers an administrator. What was ordered is proposed by who has judged it, or not at all: see
-/// [`Inner::decide`].
-pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, deadline: Instant) -> Outcome {
+/// [`Inner::order`].
+pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, by: By, op: AdminOp, deadline: Instant) -> Outcome {
     let op = match op {
         AdminOp::OpenDrive { medium, instead_of } if matches!(from, Role::Node(_)) => {
             let added = crate::node::media::add(node, medium, instead_of, deadline).await?;
@@ -34,10 +53,17 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, dead
         op @ (AdminOp::Replicas | AdminOp::Force(_)) => return crate::recover::of_node(node, from, op).await,
         // Where there may be no leader to ask.
         AdminOp::Recover { accept } => {
-            let plan = crate::recover::recover(node, accept, deadline).await?;
+            let plan = crate::recover::recover(node, by, accept, deadline).await?;
             return Ok(Answer::Admin(Box::new(AdminAnswer::Recovery(plan))).into());
         }
-        AdminOp::Backup { group, from: at } => return crate::recover::backup(node, from, group, at, deadline).await,
+        AdminOp::Backup { group, from: at } => {
+            return crate::recover::backup(node, (from, by), group, at, deadline).await;
+        }
+        // Of whoever leads, which any node asks.
+        AdminOp::Audit(AuditOp::Page { from }) => {
+            let page = crate::audit::page(node, from, deadline).await?;
+            return Ok(Answer::Admin(Box::new(AdminAnswer::Audit(AuditAnswer::Page(page)))).into());
+        }
         op => op,
     };
     if !node.metadata.is_leader(GroupId::CONTROL) {
@@ -46,7 +72,7 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, dead
             let not_here = "this node does not lead the control group, or not yet; try again";
             return Err(Error::new(ErrorKind::NotLeader, not_here).with("node", node.id));
         }
-        return pass_on(node, op, deadline).await;
+        return pass_on(node, &by, op, deadline).await;
     }
     let control = node.metadata.control();
     let answer = match op {
@@ -59,48 +85,54 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, op: AdminOp, dead
             page::plan(what_if(node, &control, with_dpus, without)?, after)
         }
         AdminOp::Wish { scope, wish } => {
-            AdminAnswer::Moves(page::fitting(set_wish(node, &control, scope, wish).await?))
+            AdminAnswer::Moves(page::fitting(set_wish(node, &by, &control, (scope, wish)).await?))
         }
         AdminOp::Drain { node: drained, draining } => {
-            AdminAnswer::Moves(page::fitting(drain(node, &control, drained, draining).await?))
+            AdminAnswer::Moves(page::fitting(drain(node, &by, &control, (drained, draining)).await?))
         }
         AdminOp::Invite { node: invited, invitation } => {
-            node.decide(MeshCommand::Invite { node: invited, invitation }).await?;
+            node.order(&by, MeshCommand::Invite { node: invited, invitation }).await?;
             node.note(Happened::Invited(invited));
             AdminAnswer::Done
         }
         AdminOp::Repair => AdminAnswer::Repair(crate::repair::states(node, deadline).await),
         AdminOp::Scrub { drives, rate } => AdminAnswer::Scrub(crate::scrub::begin(node, drives, rate, deadline).await?),
-        AdminOp::LoseDrive { drive } => AdminAnswer::Lost(crate::drives::lose(node, drive).await?),
+        AdminOp::LoseDrive { drive } => AdminAnswer::Lost(crate::drives::lose(node, &by, drive).await?),
         AdminOp::DrainDrive { drive, draining } => {
-            AdminAnswer::Drained(crate::drives::drain(node, drive, draining).await?)
+            AdminAnswer::Drained(crate::drives::drain(node, &by, drive, draining).await?)
         }
         AdminOp::RemoveDrive { drive } => {
-            crate::drives::remove(node, drive, deadline).await?;
+            crate::drives::remove(node, &by, drive, deadline).await?;
             AdminAnswer::Removed(drive)
         }
         AdminOp::LeaveNode { node: who, leaving } => {
-            AdminAnswer::Leaves(crate::nodes::leave(node, who, leaving).await?)
+            AdminAnswer::Leaves(crate::nodes::leave(node, &by, who, leaving).await?)
         }
         AdminOp::RemoveNode { node: who, lost } => {
-            crate::nodes::remove(node, who, lost, deadline).await?;
+            crate::nodes::remove(node, &by, who, lost, deadline).await?;
             AdminAnswer::NodeOut(who)
         }
         AdminOp::AddDrive { node: at, medium } => {
-            AdminAnswer::Added(crate::drives::add(node, at, medium, None, deadline).await?)
+            AdminAnswer::Added(crate::drives::add(node, &by, (at, medium, None), deadline).await?)
         }
         AdminOp::ReplaceDrive { drive, medium } => {
-            AdminAnswer::Added(crate::drives::replace(node, drive, medium, deadline).await?)
+            AdminAnswer::Added(crate::drives::replace(node, &by, drive, medium, deadline).await?)
         }
         AdminOp::OpenDrive { .. }
         | AdminOp::Recover { .. }
         | AdminOp::Replicas
         | AdminOp::Force(_)
-        | AdminOp::Backup { .. } => return Err(Error::bug("an operation that was carried out is here again")),
-        AdminOp::Access(op) => AdminAnswer::Access(crate::access::administer(node, op, deadline).await?),
+        | AdminOp::Backup { .. }
+        | AdminOp::Audit(AuditOp::Page { .. }) => {
+            return Err(Error::bug("an operation that was carried out is here again"));
+        }
+        AdminOp::Audit(AuditOp::Forget { first, digest }) => {
+            AdminAnswer::Audit(AuditAnswer::Log(crate::audit::forget(node, &by, first, &digest, deadline).await?))
+        }
+        AdminOp::Access(op) => AdminAnswer::Access(crate::access::administer(node, &by, op, deadline).await?),
         AdminOp::Stages { scope, stages } => {
             crate::stages::check(node, &control, scope, &stages)?;
-            node.decide(MeshCommand::SetStages { scope, stages }).await?;
+            node.order(&by, MeshCommand::SetStages { scope, stages }).await?;
             AdminAnswer::Chains(page::fitting(crate::stages::said(&node.metadata.control(), scope)))
         }
     };
@@ -125,7 +157,7 @@ fn what_if(
 }
 
 /// Asks the leader of the control group.
-async fn pass_on(node: &Arc<Inner>, op: AdminOp, deadline: Instant) -> Outcome {
+async fn pass_on(node: &Arc<Inner>, by: &By, op: AdminOp, deadline: Instant) -> Outcome {
     let groups = node.metadata.status();
     let leader = groups.into_iter().find(|one| one.group == GroupId::CONTROL).and_then(|one| one.leader);
     let leader = leader
@@ -135,15 +167,15 @@ async fn pass_on(node: &Arc<Inner>, op: AdminOp, deadline: Instant) -> Outcome {
         return Err(Error::new(ErrorKind::Timeout, "the leader of the control group was not asked in time"));
     }
     let left = deadline.after(node.env.clock.now());
-    ask_node(node, leader, Op::Node(Box::new(NodeOp::Admin(Box::new(op)))), left).await
+    ask_node_as(node, in_the_name_of(by), leader, Op::Node(Box::new(NodeOp::Admin(Box::new(op)))), left).await
 }
 
 /// Sets a wish or takes it back, unless it cannot be. Gives what moves for it.
 async fn set_wish(
     node: &Arc<Inner>,
+    by: &By,
     control: &ControlView,
-    scope: Scope,
-    wish: Option<Wish>,
+    (scope, wish): (Scope, Option<Wish>),
 ) -> Result<Vec<Move>, Error> {
     expect_movable(control, scope, wish)?;
     let mut wanted = control.clone();
@@ -156,20 +188,25 @@ async fn set_wish(
     if let (Scope::Actor(actor), Some(pin)) = (scope, wish.and_then(|wish| wish.pin)) {
         refuse_elsewhere(view, actor, pin)?;
     }
-    node.decide(MeshCommand::SetWish { scope, wish }).await?;
+    node.order(by, MeshCommand::SetWish { scope, wish }).await?;
     node.note(Happened::Wished { scope, wish });
     Ok(plan.moves)
 }
 
 /// Empties a node or takes that back, unless an actor would have nowhere to go. Gives what moves for it.
-async fn drain(node: &Arc<Inner>, control: &ControlView, drained: NodeId, draining: bool) -> Result<Vec<Move>, Error> {
+async fn drain(
+    node: &Arc<Inner>,
+    by: &By,
+    control: &ControlView,
+    (drained, draining): (NodeId, bool),
+) -> Result<Vec<Move>, Error> {
     let plan = if draining {
         expect_room_for_actors(node, control, &[drained].into(), false)?
     } else {
         let wanted = emptied(control, &[drained].into(), false)?;
         mesh_placement::plan(&node.outlook().view(&wanted, node.env.clock.now()))
     };
-    node.decide(MeshCommand::Drain { node: drained, draining }).await?;
+    node.order(by, MeshCommand::Drain { node: drained, draining }).await?;
     node.note(Happened::Drained { node: drained, draining });
     Ok(plan.moves)
 }

@@ -18,6 +18,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use mesh_core::{
     Answer, Buf, Certainty, Error, ErrorKind, Lane, Op, Outcome, Pool, Principal, Response,
     assignment::Scope,
+    audit::{AuditAnswer, AuditOp},
     envelope::Envelope,
     id::{ActorId, Epoch, GroupId, NodeId},
     limits::BUDGET_DEFAULT,
@@ -208,6 +209,17 @@ impl Client {
     pub async fn access(&self, op: AccessOp) -> Result<AccessAnswer, Error> {
         match self.administer_once(AdminOp::Access(op)).await? {
             AdminAnswer::Access(answer) => Ok(answer),
+            answer => Err(strange(&Answer::Admin(Box::new(answer)))),
+        }
+    }
+
+    /// Asks what an administrator may of the audit log.
+    ///
+    /// # Errors
+    /// As [`Self::administer`]; `Unsupported` until all nodes know of the log.
+    pub async fn audit(&self, op: AuditOp) -> Result<AuditAnswer, Error> {
+        match self.administer_once(AdminOp::Audit(op)).await? {
+            AdminAnswer::Audit(answer) => Ok(answer),
             answer => Err(strange(&Answer::Admin(Box::new(answer)))),
         }
     }

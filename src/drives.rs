@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
     Answer, Error, ErrorKind, Op, Request,
+    audit::{By, Deed},
     happened::Happened,
     id::{ActorId, DriveId, GroupId, LayoutId, NodeId, ReplicaId},
     meta::{ControlView, Level, MeshCommand},
@@ -28,7 +29,7 @@ use crate::{
 /// `NotFound` for a drive that was never registered; `Conflict` while it may yet be in use: it is up, or a node that
 /// answers has a link to its node where this one has none; `NotLeader`, `Timeout`, `Draining` where this node cannot tell: no
 /// majority follows it or is seen by it, or it has just begun to listen.
-pub(crate) async fn lose(node: &Arc<Inner>, drive: DriveId) -> Result<LostDrive, Error> {
+pub(crate) async fn lose(node: &Arc<Inner>, by: &By, drive: DriveId) -> Result<LostDrive, Error> {
     // It cannot be taken back: who was cut off until now misses everybody, and is asked by nobody else.
     node.metadata.confirm(GroupId::CONTROL).await?;
     let control = node.metadata.control();
@@ -41,7 +42,7 @@ pub(crate) async fn lose(node: &Arc<Inner>, drive: DriveId) -> Result<LostDrive,
     })?;
     let voters = node.metadata.members(GroupId::CONTROL).0;
     expect_lost(&node.outlook(), &voters, info)?;
-    node.decide(MeshCommand::LoseDrive { drive }).await?;
+    node.order(by, MeshCommand::LoseDrive { drive }).await?;
     node.note(Happened::DriveLost { drive, node: info.node });
     Ok(said(&control, drive, info.node))
 }
@@ -51,7 +52,7 @@ pub(crate) async fn lose(node: &Arc<Inner>, drive: DriveId) -> Result<LostDrive,
 /// # Errors
 /// `NotFound` for a drive that was never registered; `Conflict` if what is stored would be less safe without it, or would not
 /// fit: see [`Outlook::spare`] and [`expect_apart`].
-pub(crate) async fn drain(node: &Arc<Inner>, drive: DriveId, draining: bool) -> Result<DrainedDrive, Error> {
+pub(crate) async fn drain(node: &Arc<Inner>, by: &By, drive: DriveId, draining: bool) -> Result<DrainedDrive, Error> {
     let control = node.metadata.control();
     let info = known(&control, drive)?;
     let Spare { left, used_bytes } = if draining {
@@ -60,7 +61,7 @@ pub(crate) async fn drain(node: &Arc<Inner>, drive: DriveId, draining: bool) -> 
     } else {
         Spare { left: control.staying().filter(|other| other.id != drive).count() + 1, used_bytes: 0 }
     };
-    node.decide(MeshCommand::DrainDrive { drive, draining }).await?;
+    node.order(by, MeshCommand::DrainDrive { drive, draining }).await?;
     node.note(Happened::DriveDrained { drive, node: info.node, draining });
     Ok(DrainedDrive { drive, draining, left: left as u64, used_bytes })
 }
@@ -71,15 +72,15 @@ pub(crate) async fn drain(node: &Arc<Inner>, drive: DriveId, draining: bool) -> 
 /// `NotFound` for a node that is no member; what the node says of the medium.
 pub(crate) async fn add(
     node: &Arc<Inner>,
-    at: NodeId,
-    medium: NewMedium,
-    instead_of: Option<DriveId>,
+    by: &By,
+    (at, medium, instead_of): (NodeId, NewMedium, Option<DriveId>),
     deadline: Instant,
 ) -> Result<AddedDrive, Error> {
     if !node.metadata.control().nodes.contains_key(&at) {
         let what = "no node of this number is a member of the mesh";
         return Err(Error::new(ErrorKind::NotFound, what).with("node", at));
     }
+    node.have_noted(by, Deed::DriveOrdered { node: at, path: medium.path.clone(), instead_of }).await?;
     let added = if at == node.id {
         media::add(node, medium, instead_of, deadline).await?
     } else {
@@ -100,6 +101,7 @@ pub(crate) async fn add(
 /// `NotFound` for a drive that was never registered; as [`add`].
 pub(crate) async fn replace(
     node: &Arc<Inner>,
+    by: &By,
     drive: DriveId,
     medium: NewMedium,
     deadline: Instant,
@@ -107,7 +109,7 @@ pub(crate) async fn replace(
     let control = node.metadata.control();
     control.can(Level::SEATS)?;
     let info = control.lost.get(&drive).map_or_else(|| known(&control, drive), Ok)?;
-    add(node, info.node, medium, Some(drive), deadline).await
+    add(node, by, (info.node, medium, Some(drive)), deadline).await
 }
 
 fn known(control: &ControlView, drive: DriveId) -> Result<&DriveInfo, Error> {
@@ -124,12 +126,12 @@ fn known(control: &ControlView, drive: DriveId) -> Result<&DriveInfo, Error> {
 ///
 /// # Errors
 /// As [`expect_empty`].
-pub(crate) async fn remove(node: &Arc<Inner>, drive: DriveId, deadline: Instant) -> Result<(), Error> {
+pub(crate) async fn remove(node: &Arc<Inner>, by: &By, drive: DriveId, deadline: Instant) -> Result<(), Error> {
     node.metadata.confirm(GroupId::CONTROL).await?;
     let control = node.metadata.control();
     let info = known(&control, drive)?;
     let layout = expect_empty(node, &control, drive, deadline).await?;
-    node.decide(MeshCommand::RemoveDrive { drive, layout }).await?;
+    node.order(by, MeshCommand::RemoveDrive { drive, layout }).await?;
     node.note(Happened::DriveRemoved { drive, node: info.node });
     Ok(())
 }

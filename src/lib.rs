@@ -24,6 +24,7 @@
 
 mod access;
 pub mod admin;
+mod audit;
 pub mod backup;
 pub mod client;
 pub mod config;

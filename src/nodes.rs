@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
     Error, ErrorKind,
+    audit::By,
     happened::Happened,
     id::{DriveId, GroupId, NodeId, ReplicaId},
     meta::{ControlView, Level, MeshCommand},
@@ -24,7 +25,7 @@ use crate::node::Inner;
 /// `NotFound` for who is no member; `Conflict` if something needs the node: what is stored would be less safe without its
 /// drives, or would not fit (see [`Outlook::spare`]); fewer nodes would be left to vote than metadata need; or an actor would
 /// have nowhere to go.
-pub(crate) async fn leave(node: &Arc<Inner>, who: NodeId, leaving: bool) -> Result<LeavingNode, Error> {
+pub(crate) async fn leave(node: &Arc<Inner>, by: &By, who: NodeId, leaving: bool) -> Result<LeavingNode, Error> {
     let control = node.metadata.control();
     let info = known(&control, who)?;
     let drives: BTreeSet<DriveId> = control.drives.values().filter(|one| one.node == who).map(|one| one.id).collect();
@@ -43,7 +44,7 @@ pub(crate) async fn leave(node: &Arc<Inner>, who: NodeId, leaving: bool) -> Resu
             (said.left, said.used_bytes) = (left as u64, used_bytes);
         }
     }
-    node.decide(MeshCommand::LeaveNode { node: who, leaving }).await?;
+    node.order(by, MeshCommand::LeaveNode { node: who, leaving }).await?;
     node.note(Happened::NodeLeaves { node: who, leaving });
     Ok(said)
 }
@@ -53,7 +54,13 @@ pub(crate) async fn leave(node: &Arc<Inner>, who: NodeId, leaving: bool) -> Resu
 /// # Errors
 /// `NotFound` for who never was a member; `Conflict` while something is on it that is nowhere else, or it is needed: see
 /// [`crate::drives::expect_empty`]; or, of a lost one, while it may be in use.
-pub(crate) async fn remove(node: &Arc<Inner>, who: NodeId, lost: bool, deadline: Instant) -> Result<(), Error> {
+pub(crate) async fn remove(
+    node: &Arc<Inner>,
+    by: &By,
+    who: NodeId,
+    lost: bool,
+    deadline: Instant,
+) -> Result<(), Error> {
     // It cannot be taken back: who was cut off until now misses everybody.
     node.metadata.confirm(GroupId::CONTROL).await?;
     let control = node.metadata.control();
@@ -94,7 +101,7 @@ pub(crate) async fn remove(node: &Arc<Inner>, who: NodeId, lost: bool, deadline:
         }
     }
     let newest = control.layouts.keys().next_back().copied().unwrap_or_default();
-    node.decide(MeshCommand::RemoveNode { node: who, empty: (!lost).then_some(newest) }).await?;
+    node.order(by, MeshCommand::RemoveNode { node: who, empty: (!lost).then_some(newest) }).await?;
     node.note(Happened::NodeRemoved { node: who, lost });
     Ok(())
 }

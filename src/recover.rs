@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures_util::future::join_all;
 use mesh_core::{
     Answer, Error, ErrorKind, Op, Outcome, Response,
+    audit::{By, Deed},
     happened::Happened,
     id::{GroupId, NodeId, ReplicaId},
     meta::MeshCommand,
@@ -22,8 +23,9 @@ use mesh_core::{
 use mesh_placement::rescue;
 
 use crate::{
+    admin::in_the_name_of,
     env::Env,
-    node::{Inner, ask_node},
+    node::{Inner, ask_node, ask_node_as},
 };
 
 /// Says what it takes for all groups to go on; and has them, if it is `accepted` what is lost for that.
@@ -34,6 +36,7 @@ use crate::{
 /// this.
 pub(crate) async fn recover(
     node: &Arc<Inner>,
+    by: By,
     accepted: Option<RecoveryPlan>,
     deadline: Instant,
 ) -> Result<RecoveryPlan, Error> {
@@ -50,11 +53,11 @@ pub(crate) async fn recover(
     tracing::warn!(node = %node.id, lost = ?plan.lost, "metadata groups go on without those who kept them: somebody has accepted what is lost");
     let is_forced = |group| plan.groups.iter().any(|(one, fate)| *one == group && !fate.goes_on());
     if is_forced(GroupId::CONTROL) {
-        have_go_on(node, GroupId::CONTROL, &plan, deadline).await?;
+        have_go_on(node, &by, GroupId::CONTROL, &plan, deadline).await?;
     }
     put_out(node, &plan.lost, deadline).await?;
     for (group, _) in plan.groups.iter().filter(|(group, fate)| *group != GroupId::CONTROL && !fate.goes_on()) {
-        have_go_on(node, *group, &plan, deadline).await?;
+        have_go_on(node, &by, *group, &plan, deadline).await?;
     }
     Ok(plan)
 }
@@ -116,7 +119,13 @@ async fn own(node: &Arc<Inner>) -> NodeReplicas {
 }
 
 /// Has a group go on as it is planned, and waits until it has a leader.
-async fn have_go_on(node: &Arc<Inner>, group: GroupId, plan: &RecoveryPlan, deadline: Instant) -> Result<(), Error> {
+async fn have_go_on(
+    node: &Arc<Inner>,
+    by: &By,
+    group: GroupId,
+    plan: &RecoveryPlan,
+    deadline: Instant,
+) -> Result<(), Error> {
     let fate = plan.groups.iter().find(|(one, _)| *one == group).map(|(_, fate)| *fate);
     let (on, survivor) = match fate {
         Some(Fate::Survives { on, replica, end }) => (on, Some((replica, end))),
@@ -124,7 +133,8 @@ async fn have_go_on(node: &Arc<Inner>, group: GroupId, plan: &RecoveryPlan, dead
         Some(Fate::Led { .. } | Fate::Elects) | None => return Ok(()),
     };
     let lost = if group == GroupId::CONTROL { plan.lost.clone() } else { Vec::new() };
-    let force = Force { group, survivor, recovery: recovery(&node.env, lost)? };
+    let recovery = Recovery { by: Some(by.clone()), ..recovery(&node.env, lost)? };
+    let force = Force { group, survivor, recovery };
     let replica = if on == node.id {
         force_here(node, force).await?
     } else {
@@ -157,7 +167,7 @@ pub(crate) fn recovery(env: &Env, lost: Vec<NodeId>) -> Result<Recovery, Error> 
     }
     let mut chance = [0; 8];
     (env.entropy)().fill(&mut chance);
-    Ok(Recovery { lost, at, chance: u64::from_le_bytes(chance), restores: false })
+    Ok(Recovery { lost, at, chance: u64::from_le_bytes(chance), restores: false, by: None })
 }
 
 fn forced(answer: AdminAnswer) -> Result<ReplicaId, Error> {
@@ -224,7 +234,7 @@ async fn force_here(node: &Arc<Inner>, force: Force) -> Result<ReplicaId, Error>
 /// Reads some of a group for a backup: here, or where it is read or led.
 pub(crate) async fn backup(
     node: &Arc<Inner>,
-    from: &Role,
+    (from, by): (&Role, By),
     group: GroupId,
     at: Option<BackupAt>,
     deadline: Instant,
@@ -234,10 +244,15 @@ pub(crate) async fn backup(
         None => leader(node, group)?,
     };
     if there == node.id || matches!(from, Role::Node(_)) {
+        // Everybody's keys are in it, wrapped. Of the control group: no backup is without that.
+        if at.is_none() && group == GroupId::CONTROL {
+            node.have_noted(&by, Deed::BackedUp { group }).await?;
+        }
         let (page, payload) = node.metadata.backup(group, at).await?;
         return Ok(Response { answer: Answer::Admin(Box::new(AdminAnswer::Backup(page))), payload });
     }
-    ask_node(node, there, order(AdminOp::Backup { group, from: at }), left(node, deadline)?).await
+    let asked = order(AdminOp::Backup { group, from: at });
+    ask_node_as(node, in_the_name_of(&by), there, asked, left(node, deadline)?).await
 }
 
 fn leader(node: &Arc<Inner>, group: GroupId) -> Result<NodeId, Error> {

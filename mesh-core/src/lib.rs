@@ -7,6 +7,7 @@
 #![doc = include_str!("decisions.md")]
 
 pub mod assignment;
+pub mod audit;
 pub mod bluefield;
 pub mod buf;
 pub mod carried;

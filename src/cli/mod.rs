@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Nothing is decided here that the library does not offer.
 
 mod actors;
+mod audit;
 mod bucket;
 mod certificate;
 mod dev;
@@ -83,6 +84,8 @@ pub(crate) enum Command {
     Tenant(tenant::Tenant),
     /// Make users of a tenant and access keys for them, say what they may do, and revoke that.
     Key(key::Key),
+    /// See who has ordered what of the mesh, and check that nothing of that was changed.
+    Audit(audit::Audit),
     /// Make a bucket.
     Bucket(bucket::Bucket),
     /// Store a file as an object.
@@ -121,6 +124,7 @@ impl Cli {
             Command::Join(command) => command.run(),
             Command::Certificate(command) => command.run().await,
             Command::Tenant(command) => command.run().await,
+            Command::Audit(command) => command.run().await,
             Command::Key(command) => command.run().await,
             Command::Serve(command) => command.run().await,
             Command::Status(command) => command.run().await,

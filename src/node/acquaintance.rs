@@ -49,6 +49,11 @@ impl Inner {
             Command::Bucket(_) | Command::Object(..) | Command::Upkeep(..) | Command::OpenSession { .. } => Ok(()),
             Command::Mesh(MeshCommand::PutNode(info)) => self.admits_start(from, info).await,
             Command::Mesh(_) => Ok(()),
+            // Whoever leads judges what is ordered, and proposes it itself or not at all.
+            Command::Ordered { .. } => Err(Error::new(
+                ErrorKind::Denied,
+                "what administrators order is proposed by who leads the control group",
+            )),
         }
     }
 

@@ -347,8 +347,18 @@ async fn until_lost(node: &Arc<Inner>, peer: NodeId) {
 
 /// Asks something of a node itself.
 pub(crate) async fn ask_node(node: &Arc<Inner>, to: NodeId, op: Op, budget: Duration) -> Outcome {
-    let envelope =
-        Envelope::request(ActorId::NODE, Epoch(0), op, Buf::empty(), Principal::System, Lane::Control, budget);
+    ask_node_as(node, Principal::System, to, op, budget).await
+}
+
+/// As [`ask_node`], in the name of whoever has asked this node.
+pub(crate) async fn ask_node_as(
+    node: &Arc<Inner>,
+    principal: Principal,
+    to: NodeId,
+    op: Op,
+    budget: Duration,
+) -> Outcome {
+    let envelope = Envelope::request(ActorId::NODE, Epoch(0), op, Buf::empty(), principal, Lane::Control, budget);
     let (answer, outcome) = tokio::sync::oneshot::channel();
     let guard = node.link.send(to, envelope, Box::new(move |outcome| drop(answer.send(outcome))));
     let outcome = outcome.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::LinkLost, "the link ended unasked")));

@@ -80,7 +80,7 @@ impl Inner {
             return node.host.ask_local(header.actor, header.epoch, request, done);
         }
         match op {
-            Op::Node(op) => of_node(node, from, *op, payload, deadline, done),
+            Op::Node(op) => of_node(node, (from, &header.principal), *op, payload, deadline, done),
             op @ (Op::Query { .. } | Op::Propose(_)) => {
                 let from = from.clone();
                 let task = tokio::spawn(async move {
@@ -146,7 +146,7 @@ fn shown(node: &Inner, from: &Role) -> Result<Vec<Arc<NodeReport>>, Error> {
 /// What is asked of the node itself.
 fn of_node(
     node: Arc<Inner>,
-    from: &Role,
+    (from, principal): (&Role, &Principal),
     op: NodeOp,
     payload: Buf,
     deadline: Instant,
@@ -195,7 +195,9 @@ fn of_node(
             )));
         }
         NodeOp::Admin(op) => {
-            let task = tokio::spawn(async move { done(crate::admin::administer(&node, &from, *op, deadline).await) });
+            let by = crate::admin::who(&node, &from, principal);
+            let asked = crate::admin::administer;
+            let task = tokio::spawn(async move { done(asked(&node, &from, by, *op, deadline).await) });
             return CallGuard::new(move || task.abort());
         }
     }

@@ -30,9 +30,10 @@ use std::{
 use mesh_actors::registry::{Make, Parts, Registry};
 use mesh_core::{
     Error, ErrorKind, Outcome, Pool, Request, StorageFunction,
+    audit::{By, Deed},
     happened::{Happened, Row},
     id::{ActorId, Epoch, GroupId, Incarnation, NodeId},
-    meta::{Command, ControlView, Level, MetaAnswer, Query},
+    meta::{Command, ControlView, Level, MeshCommand, MetaAnswer, Query},
     op::{Ability, NodeReport, STARTS_MAX},
     port::{Compute, Metadata as _, Outbound},
     snapshot::Snapshot,
@@ -53,7 +54,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-pub(crate) use self::acts::ask_node;
+pub(crate) use self::acts::{ask_node, ask_node_as};
 use self::{gate::Gate, media::Media, owner::News};
 use crate::{
     config::Config,
@@ -555,6 +556,30 @@ impl Inner {
     /// `NotLeader`, and as [`Self::propose`].
     pub(crate) async fn decide(&self, command: impl Into<Command>) -> Result<Arc<MetaAnswer>, Error> {
         self.metadata.propose_here(Arc::new(command.into()), PROPOSE_BUDGET).await
+    }
+
+    /// As [`Self::decide`], of what somebody has ordered: from the same step on the audit log says who, once all nodes know of that.
+    ///
+    /// # Errors
+    /// As [`Self::decide`].
+    pub(crate) async fn order(&self, by: &By, order: MeshCommand) -> Result<Arc<MetaAnswer>, Error> {
+        if self.metadata.control().level < Level::AUDIT {
+            return self.decide(order).await;
+        }
+        self.decide(Command::Ordered { by: by.clone(), at: self.env.clock.wall(), order }).await
+    }
+
+    /// Has the audit log say what somebody is about to do, where the mesh keeps one.
+    ///
+    /// # Errors
+    /// As [`Self::decide`]: then it is not to be done.
+    pub(crate) async fn have_noted(&self, by: &By, deed: Deed) -> Result<(), Error> {
+        if self.metadata.control().level < Level::AUDIT {
+            return Ok(());
+        }
+        let mut chance = [0; 8];
+        (self.env.entropy)().fill(&mut chance);
+        self.order(by, MeshCommand::Noted { deed, chance: u64::from_le_bytes(chance) }).await.map(drop)
     }
 
     /// Notes what has happened, as of what the control group has decided until now.

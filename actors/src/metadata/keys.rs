@@ -30,6 +30,8 @@
 //!   'k' access                      AccessKeyRow
 //!   'j' tenant:8 name               a principal was taken out
 //!   'J' access                      an access key was revoked
+//!   'I' number:8                    an entry of the audit log: its line
+//!   'M'                             which entries of the audit log there are
 //!   'b' bucket:8                    BucketRow
 //!   'B' name                        the bucket's number
 //!   'o' tenant:8 name               the bucket's number
@@ -85,6 +87,8 @@ pub(super) const PRINCIPAL: u8 = b'p';
 pub(super) const ACCESS_KEY: u8 = b'k';
 pub(super) const PAST_PRINCIPAL: u8 = b'j';
 pub(super) const PAST_ACCESS: u8 = b'J';
+pub(super) const AUDIT: u8 = b'I';
+pub(super) const AUDIT_LOG: u8 = b'M';
 pub(super) const BUCKET: u8 = b'b';
 pub(super) const BUCKET_NAME: u8 = b'B';
 pub(super) const BUCKET_OWNER: u8 = b'o';
@@ -232,6 +236,14 @@ pub(super) fn access_key(access: &str) -> Vec<u8> {
 /// The public half inside a table key of [`access_key`].
 pub(super) fn access_of(key: &[u8]) -> Option<&str> {
     core::str::from_utf8(key.get(1..)?).ok()
+}
+
+pub(super) fn audit(number: u64) -> Vec<u8> {
+    key(AUDIT, &[&number.to_be_bytes()])
+}
+
+pub(super) fn audit_log() -> Vec<u8> {
+    key(AUDIT_LOG, &[])
 }
 
 pub(super) fn bucket(id: BucketId) -> Vec<u8> {

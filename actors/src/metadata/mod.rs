@@ -2,8 +2,10 @@
 //!
 //! * [`state`] decides: `apply` and `query`, deterministic, without I/O. [`keys`] draws where its rows are.
 //! * [`table`] is what it decides over.
+//! * [`audit`] follows the chain of the audit log.
 //! * [`memory`] is the linearizable stand-in for simulations and tests.
 
+pub mod audit;
 mod keys;
 pub mod memory;
 pub mod state;

@@ -116,6 +116,19 @@ impl<'t> View<'t> {
         self.changes.insert(key, None);
     }
 
+    /// Whether something that was laid over the table is another than it has there.
+    ///
+    /// # Errors
+    /// As [`Table::get`].
+    pub fn changes_something(&self) -> Result<bool, Error> {
+        for (key, value) in &self.changes {
+            if self.table.get(key)? != *value {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// What was laid over the table, by key.
     #[must_use]
     pub fn into_overlay(self) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {

@@ -164,6 +164,7 @@ fn of_query<'a>(spec: &PolicySpec, query: &'a Query) -> Option<Subject<'a>> {
         | Query::Uses { .. }
         | Query::Unsettled { .. }
         | Query::Drive { .. }
+        | Query::Audit { .. }
         | Query::NoMember { .. } => return None,
     })
 }
@@ -194,6 +195,6 @@ fn of_command<'a>(spec: &PolicySpec, names: &'a Names, command: &'a Command) -> 
             | ObjectCommand::AbortUpload { .. } => Some(in_bucket(Need::One(Permission::Write), bucket)),
             ObjectCommand::SealBucket { .. } => Some(in_bucket(admin, bucket)),
         },
-        Command::Mesh(_) | Command::Upkeep(..) | Command::OpenSession { .. } => None,
+        Command::Mesh(_) | Command::Ordered { .. } | Command::Upkeep(..) | Command::OpenSession { .. } => None,
     })
 }

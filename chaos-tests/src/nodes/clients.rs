@@ -1,5 +1,6 @@
 //! Who puts, gets and removes, through the mesh's own client or S3, and what they saw.
 
+mod audited;
 mod gateway;
 mod looks;
 mod orders;
@@ -22,6 +23,7 @@ use gateway::Gateways;
 use mesh::Client;
 use mesh_core::{
     Error, ErrorKind, Principal,
+    audit::AuditAnswer,
     error::Certainty,
     id::{Incarnation, NodeId, TenantId, WriteId},
     op::{AdminAnswer, AdminOp},
@@ -107,6 +109,7 @@ struct Book {
     last_well: BTreeMap<usize, u64>,
     /// What a program's clients do and see.
     own: Option<Program>,
+    granted: audited::Granted,
 }
 
 /// How an operation ended.
@@ -300,6 +303,7 @@ impl Clients {
             trace: seed,
             last_well: BTreeMap::new(),
             own,
+            granted: audited::Granted::default(),
         };
         let seen = Seen { time, stop: AtomicBool::new(false), running: AtomicU64::new(0), book: Mutex::new(book) };
         Ok(Self {
@@ -497,6 +501,7 @@ impl Clients {
         let (orders, seen) = (self.orders.clone(), self.seen.clone());
         self.runtime.spawn(async move {
             let _turn = orders.lock().await;
+            let first = seen.now();
             loop {
                 let answer = client.administer(op.clone()).await;
                 // Always, and not only where somebody reads along: what is shown to people must not break down.
@@ -504,6 +509,7 @@ impl Clients {
                 log::say(|| format!("ADMIN {op:?}: {}", said.join("; ")));
                 match answer {
                     Ok(_) if is_folly => return seen.broken(format!("what cannot be was done: {op:?}")),
+                    Ok(_) => return seen.was_granted(first, &op),
                     Err(error) if is_wrong(&error) => {
                         return seen.broken(format!("an administrator was answered: {error}"));
                     }
@@ -544,6 +550,8 @@ fn words(answer: &AdminAnswer) -> Vec<String> {
         AdminAnswer::Added(added) => vec![added.to_string()],
         AdminAnswer::Recovery(plan) => vec![plan.to_string()],
         AdminAnswer::Access(answer) => vec![format!("{answer:?}")],
+        AdminAnswer::Audit(AuditAnswer::Page(page)) => page.lines.clone(),
+        AdminAnswer::Audit(AuditAnswer::Log(log)) => vec![format!("{log:?}")],
         AdminAnswer::Replicas(_) | AdminAnswer::Forced(_) | AdminAnswer::Backup(_) | AdminAnswer::Done => Vec::new(),
     }
 }

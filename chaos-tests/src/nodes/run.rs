@@ -1,7 +1,7 @@
 //! One seed, from start to verdict.
 
 use core::fmt;
-use mesh_core::{id::NodeId, spec::CustomSpec};
+use mesh_core::{id::NodeId, meta::Level, spec::CustomSpec};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -220,6 +220,7 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
     room.clients.seen.stop();
     let is_over = |room: &Room| (!room.clients.seen.is_over()).then(|| "operations are under way".to_owned());
     until(room, END_MAX, "clients come to their end", is_over)?;
+    expect_audited(room)?;
     // Of what was moved for a newcomer, only where that is soon.
     let is_counted = plan.departs() || (plan.newcomer.is_some() && plan.hurried.is_some());
     if is_counted {
@@ -298,7 +299,17 @@ fn lose_majority(room: &mut Room, plan: &Plan) -> Result<(), String> {
     until(room, SETTLE_MAX, "everything is where it should be without those that are lost", Room::unsettled)?;
     room.read_all();
     until(room, END_MAX, "everything is read with who has come", is_over)?;
-    room.clients.seen.check()
+    room.clients.seen.check()?;
+    expect_audited(room)
+}
+
+/// The audit log has what was ordered, if all nodes know of one.
+fn expect_audited(room: &mut Room) -> Result<(), String> {
+    if Level(room.level()?) < Level::AUDIT {
+        return Ok(());
+    }
+    room.ask_whether_audited();
+    until(room, TOLD_MAX, "the audit log has what was ordered", Room::unaudited)
 }
 
 fn step(room: &mut Room) -> Result<(), String> {
@@ -307,7 +318,9 @@ fn step(room: &mut Room) -> Result<(), String> {
     if room.time.windows().is_multiple_of(LOOK) {
         room.expect_same_replicas()?;
         room.expect_no_robbery()?;
-        room.level()?;
+        if Level(room.level()?) >= Level::AUDIT {
+            room.clients.seen.keeps_a_log();
+        }
     }
     Ok(())
 }

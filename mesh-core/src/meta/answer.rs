@@ -10,6 +10,7 @@ use super::{
     BucketRow, ControlView, GarbagePage, ObjectRow, PartRow, Reference, RepairState, TenantRow, UploadRow, UsesPage,
 };
 use crate::{
+    audit,
     id::{Epoch, WriteId},
     time::UnixMillis,
 };
@@ -101,4 +102,6 @@ pub enum MetaAnswer {
     Repair(RepairState),
     /// A page of writes that are in use.
     Uses(UsesPage),
+    /// A page of the audit log.
+    Audit(audit::Page),
 }

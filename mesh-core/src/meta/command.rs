@@ -7,6 +7,7 @@
 //! MeshCommand              the mesh itself               the control group
 //! UpkeepCommand            the mesh itself               the namespace group that it names
 //! Command::OpenSession     the mesh itself               the group that it names, of either kind
+//! Command::Ordered         an administrator              the control group
 //! ```
 //!
 //! A command says by its type what it is, so nobody can ask a wrong group for it, and what a tenant may never ask needs no
@@ -23,6 +24,7 @@ use super::{
 };
 use crate::{
     assignment::{Assignment, MoveId, Scope, Tail, Wish},
+    audit::{By, Deed},
     id::{
         ActorId, BucketId, ClusterId, DriveId, Epoch, GroupId, Incarnation, KeyId, LayoutId, NodeId, TenantId, WriteId,
     },
@@ -89,6 +91,17 @@ pub enum Command {
         actor: ActorId,
         /// Its life.
         session: Session,
+    },
+    /// An administrator asks, of the control group: as [`Self::Mesh`], and in the same step it goes into the audit log who it was, if
+    /// that changes something. `Invalid` for what nobody orders ([`MeshCommand::is_order`]); `QuotaExceeded` if the log is full,
+    /// unless it takes something away. Since level 12.
+    Ordered {
+        /// Who.
+        by: By,
+        /// When, by the clock of who proposes.
+        at: UnixMillis,
+        /// What.
+        order: MeshCommand,
     },
 }
 
@@ -435,6 +448,75 @@ pub enum MeshCommand {
         /// The next one, under the cluster key.
         wrapped: WrappedKey,
     },
+
+    // --- since level 12 ---
+    /// Puts what an administrator did into the audit log; changes nothing else. The same again: no effect, unless many came in between.
+    Noted {
+        /// What.
+        deed: Deed,
+        /// Drawn at random: two that are alike are two.
+        chance: u64,
+    },
+    /// Keeps no entries of the audit log before this one. Those that are kept no more go some at a time: the same again takes
+    /// further ones away. `Invalid` for one that there is not yet.
+    ForgetAudit {
+        /// The oldest one to keep.
+        first: u64,
+    },
+}
+
+impl MeshCommand {
+    /// Whether it is one that an administrator orders.
+    #[must_use]
+    pub const fn is_order(&self) -> bool {
+        match self {
+            Self::Invite { .. }
+            | Self::Drain { .. }
+            | Self::LoseDrive { .. }
+            | Self::CreateTenant(_)
+            | Self::SetLimits { .. }
+            | Self::PutPrincipal(_)
+            | Self::PutAccessKey(_)
+            | Self::DropAccessKey { .. }
+            | Self::SetWish { .. }
+            | Self::SetStages { .. }
+            | Self::DrainDrive { .. }
+            | Self::RemoveDrive { .. }
+            | Self::LeaveNode { .. }
+            | Self::RemoveNode { .. }
+            | Self::DropPrincipal { .. }
+            | Self::RotateKey { .. }
+            | Self::Noted { .. }
+            | Self::ForgetAudit { .. } => true,
+            Self::Form { .. }
+            | Self::PutNode(_)
+            | Self::PutDrive { .. }
+            | Self::TakeDrive { .. }
+            | Self::PutLayout(_)
+            | Self::Assign(_)
+            | Self::BeginMove { .. }
+            | Self::CommitMove { .. }
+            | Self::AbortMove { .. }
+            | Self::SetTail { .. }
+            | Self::RaiseLevel(_)
+            | Self::PutOut { .. }
+            | Self::FencedNode { .. } => false,
+        }
+    }
+
+    /// Whether it takes something away, and must not have to wait for anything.
+    #[must_use]
+    pub const fn takes_away(&self) -> bool {
+        matches!(
+            self,
+            Self::DropAccessKey { .. }
+                | Self::DropPrincipal { .. }
+                | Self::LoseDrive { .. }
+                | Self::RemoveDrive { .. }
+                | Self::RemoveNode { .. }
+                | Self::ForgetAudit { .. }
+        )
+    }
 }
 
 /// What the mesh itself keeps in order in a namespace group: write ids, and what is garbage.
@@ -516,7 +598,7 @@ impl Command {
     #[must_use]
     pub const fn group(&self) -> GroupId {
         match self {
-            Self::Bucket(_) | Self::Mesh(_) => GroupId::CONTROL,
+            Self::Bucket(_) | Self::Mesh(_) | Self::Ordered { .. } => GroupId::CONTROL,
             Self::Object(bucket, _) => bucket.group,
             Self::Upkeep(group, _) | Self::OpenSession { group, .. } => *group,
         }
@@ -542,6 +624,8 @@ impl Command {
             ) => Level::LEAVES,
             Self::Mesh(MeshCommand::TakeDrive { instead_of: Some(_), .. }) => Level::SEATS,
             Self::Mesh(MeshCommand::DropPrincipal { .. } | MeshCommand::RotateKey { .. }) => Level::ACCESS,
+            // Of all orders together: none needs more than this build can do.
+            Self::Mesh(MeshCommand::Noted { .. } | MeshCommand::ForgetAudit { .. }) | Self::Ordered { .. } => Level::AUDIT,
             Self::Mesh(MeshCommand::DrainDrive { .. } | MeshCommand::PutOut { .. }) => Level::DRAINS,
             Self::Upkeep(_, UpkeepCommand::EndRepair { line, .. }) if *line > 0 => Level::SETTLED,
             Self::Upkeep(_, UpkeepCommand::Counted { .. }) => Level::SETTLED,
@@ -560,7 +644,7 @@ impl Command {
             Self::Bucket(command) => command.proposer(),
             Self::Object(_, command) => Some(command.proposer()),
             Self::Upkeep(_, command) => command.proposer(),
-            Self::Mesh(_) | Self::OpenSession { .. } => None,
+            Self::Mesh(_) | Self::Ordered { .. } | Self::OpenSession { .. } => None,
         }
     }
 }

@@ -52,6 +52,8 @@ impl Level {
     pub const LOSSES: Self = Self(10);
     /// From here on users can be taken out, and tenants' keys replaced.
     pub const ACCESS: Self = Self(11);
+    /// From here on the mesh keeps an audit log.
+    pub const AUDIT: Self = Self(12);
 }
 
 /// Of who does not say.
@@ -116,7 +118,8 @@ impl ControlView {
 /// | 9 | groups that go on from less than they had; spare drives chosen by what may be lost |
 /// | 10 | counts that say what is lost |
 /// | 11 | users that go, tenants' keys that are replaced |
-pub const LEVEL: Level = Level::ACCESS;
+/// | 12 | the audit log |
+pub const LEVEL: Level = Level::AUDIT;
 
 #[cfg(test)]
 mod tests {

@@ -148,4 +148,9 @@ pub enum Query {
         /// Which.
         replica: ReplicaId,
     },
+    /// Control: entries of the audit log from one on. `Audit`; a page is cut off well below the limit of an answer's bytes.
+    Audit {
+        /// The first one wanted.
+        from: u64,
+    },
 }

@@ -12,6 +12,7 @@ use super::{
 use crate::meta::MeshCommand;
 use crate::{
     assignment::{Scope, Wish},
+    audit::{AuditAnswer, AuditOp},
     bluefield::Generation,
     happened,
     id::{ActorId, ActorName, DriveId, Epoch, GroupId, LayoutId, NodeId, ReplicaId},
@@ -164,6 +165,8 @@ pub enum AdminOp {
     },
     /// About who may use the mesh: [`AdminAnswer::Access`].
     Access(AccessOp),
+    /// About the audit log: [`AdminAnswer::Audit`].
+    Audit(AuditOp),
 }
 
 /// A medium that is to be a drive.
@@ -194,6 +197,7 @@ impl AdminOp {
                 | Self::Recover { accept: None }
                 | Self::Replicas
                 | Self::Backup { .. }
+                | Self::Audit(AuditOp::Page { .. })
         )
     }
 }
@@ -250,6 +254,8 @@ pub enum AdminAnswer {
     Backup(BackupPage),
     /// What was asked about who may use the mesh.
     Access(AccessAnswer),
+    /// What was asked of the audit log.
+    Audit(AuditAnswer),
 }
 
 /// How far a namespace group is with bringing what it has stored home.

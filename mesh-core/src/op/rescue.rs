@@ -5,6 +5,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    audit::By,
     id::{GroupId, NodeId, ReplicaId},
     time::UnixMillis,
 };
@@ -97,6 +98,9 @@ pub struct Recovery {
     /// It comes from a backup.
     #[serde(default)]
     pub restores: bool,
+    /// Who has ordered it, for the audit log. Of the control group.
+    #[serde(default)]
+    pub by: Option<By>,
 }
 
 /// From which recovery a metadata group's state comes: the last one of all that it went through. What comes from another is of

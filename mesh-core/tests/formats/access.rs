@@ -9,6 +9,8 @@ use mesh_core::{
     },
 };
 
+use crate::audit;
+
 const TENANT: TenantId = TenantId(3);
 
 fn limits() -> TenantLimits {
@@ -34,7 +36,7 @@ pub(crate) fn ops() -> impl Iterator<Item = NodeOp> {
         AccessOp::DropUser { tenant: tenant(), user: user() },
         AccessOp::RotateKey { tenant: tenant() },
     ];
-    ops.into_iter().map(|op| NodeOp::Admin(Box::new(AdminOp::Access(op))))
+    ops.into_iter().map(|op| NodeOp::Admin(Box::new(AdminOp::Access(op)))).chain(audit::ops())
 }
 
 pub(crate) fn answers() -> Vec<(&'static str, AdminAnswer)> {
@@ -59,5 +61,7 @@ pub(crate) fn answers() -> Vec<(&'static str, AdminAnswer)> {
         ("Key", AccessAnswer::Key(key)),
     ]
     .map(|(name, answer)| (name, AdminAnswer::Access(answer)))
-    .into()
+    .into_iter()
+    .chain(audit::answers())
+    .collect()
 }

@@ -10,8 +10,8 @@ use mesh_core::{
     topology::Code,
 };
 
-use crate::places;
 use crate::samples::{self, bucket_settings, proposer, texts, variants};
+use crate::{audit, places};
 
 variants!(BUCKET_COMMANDS, bucket_command_name, BucketCommand: CreateBucket RemoveBucket);
 
@@ -21,7 +21,8 @@ variants!(OBJECT_COMMANDS, object_command_name, ObjectCommand:
 variants!(MESH_COMMANDS, mesh_command_name, MeshCommand:
     Form PutNode Invite Drain PutDrive TakeDrive LoseDrive PutLayout CreateTenant SetLimits PutPrincipal PutAccessKey
     DropAccessKey Assign BeginMove CommitMove AbortMove SetTail SetWish SetStages
-    RaiseLevel DrainDrive PutOut RemoveDrive LeaveNode RemoveNode FencedNode DropPrincipal RotateKey);
+    RaiseLevel DrainDrive PutOut RemoveDrive LeaveNode RemoveNode FencedNode DropPrincipal RotateKey
+    Noted ForgetAudit);
 
 variants!(UPKEEP_COMMANDS, upkeep_command_name, UpkeepCommand:
     OpenBlock CloseBlock SweptBlock DropGarbage OweGarbage PayOwed BeginRepair EndRepair
@@ -30,7 +31,7 @@ variants!(UPKEEP_COMMANDS, upkeep_command_name, UpkeepCommand:
 /// The names of all: every one must have a sample.
 pub(crate) fn names() -> Vec<&'static str> {
     let families = [BUCKET_COMMANDS, OBJECT_COMMANDS, MESH_COMMANDS, UPKEEP_COMMANDS];
-    families.into_iter().flatten().copied().chain(["OpenSession"]).collect()
+    families.into_iter().flatten().copied().chain(["OpenSession", "Ordered"]).collect()
 }
 
 /// The name of a command.
@@ -41,6 +42,7 @@ pub(crate) fn name(command: &Command) -> &'static str {
         Command::Mesh(command) => mesh_command_name(command),
         Command::Upkeep(_, command) => upkeep_command_name(command),
         Command::OpenSession { .. } => "OpenSession",
+        Command::Ordered { .. } => "Ordered",
     }
 }
 
@@ -52,7 +54,7 @@ pub(crate) fn all() -> Vec<Command> {
     let objects = objects().into_iter().map(|command| Command::Object(samples::bucket_ref(), command));
     let mesh = mesh().into_iter().map(Command::Mesh);
     let upkeep = upkeep().into_iter().map(|command| Command::Upkeep(group, command));
-    buckets.chain(objects).chain(mesh).chain(upkeep).chain([session]).collect()
+    buckets.chain(objects).chain(mesh).chain(upkeep).chain([session, audit::ordered()]).collect()
 }
 
 fn buckets() -> Vec<BucketCommand> {
@@ -144,6 +146,8 @@ fn mesh() -> Vec<MeshCommand> {
         MeshCommand::FencedNode { node: NodeId(1) },
         MeshCommand::DropPrincipal { tenant: TenantId(3), name: "ann".into() },
         MeshCommand::RotateKey { tenant: TenantId(3), after: KeyId(42), wrapped: samples::wrapped_key() },
+        MeshCommand::Noted { deed: audit::deed(), chance: 7 },
+        MeshCommand::ForgetAudit { first: 8 },
     ]
 }
 
@@ -168,7 +172,7 @@ fn upkeep() -> Vec<UpkeepCommand> {
 fn a_command_says_which_group_it_is_for() {
     for command in all() {
         let wanted = match &command {
-            Command::Bucket(_) | Command::Mesh(_) => GroupId::CONTROL,
+            Command::Bucket(_) | Command::Mesh(_) | Command::Ordered { .. } => GroupId::CONTROL,
             Command::Object(bucket, _) => bucket.group,
             Command::Upkeep(..) | Command::OpenSession { .. } => GroupId(300),
         };

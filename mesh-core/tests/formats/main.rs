@@ -2,6 +2,7 @@
 //! decoders that bear anything.
 
 mod access;
+mod audit;
 mod bounds;
 mod commands;
 mod golden;

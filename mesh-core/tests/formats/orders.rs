@@ -11,7 +11,7 @@ use mesh_core::{
     time::UnixMillis,
 };
 
-use crate::samples::count;
+use crate::{audit, samples::count};
 
 const REPLICA: ReplicaId = ReplicaId::new(NodeId(1), 9);
 const END: LogEnd = LogEnd { term: 2, index: 3 };
@@ -34,7 +34,13 @@ pub(crate) fn ops() -> impl Iterator<Item = NodeOp> {
         AdminOp::Force(Force {
             group: GroupId(1),
             survivor: Some((REPLICA, END)),
-            recovery: Recovery { lost: vec![NodeId(2)], at: UnixMillis(6), chance: 7, restores: true },
+            recovery: Recovery {
+                lost: vec![NodeId(2)],
+                at: UnixMillis(6),
+                chance: 7,
+                restores: true,
+                by: Some(audit::by()),
+            },
         }),
         AdminOp::Backup { group: GroupId(1), from: Some(AT) },
     ];

@@ -30,10 +30,8 @@ use mesh_core::{
     wire::crc32c,
 };
 
-use crate::{
-    access, orders,
-    places::{layout, location},
-};
+use crate::places::{layout, location};
+use crate::{access, audit, orders};
 
 /// Names the variants of an enum: a list of all, and the name of a value's. It does not compile while one is missing.
 macro_rules! variants {
@@ -52,11 +50,11 @@ pub(crate) use variants;
 
 variants!(QUERIES, query_name, Query:
     Bucket Buckets Control Object List Upload Uploads Parts Extents Garbage Usage Referenced ClosedBlocks
-    Owed Drive Repair Uses Unsettled NoMember);
+    Owed Drive Repair Uses Unsettled NoMember Audit);
 
 variants!(META_ANSWERS, meta_answer_name, MetaAnswer:
     Done Epoch Tenant Bucket Buckets Control Block Committed Deleted Object Listing Upload Uploads Parts Garbage Usage
-    Referenced ClosedBlocks Writes Repair Uses);
+    Referenced ClosedBlocks Writes Repair Uses Audit);
 
 variants!(OBJECT_OPS, object_op_name, ObjectOp:
     CreateBucket DeleteBucket HeadBucket ListBuckets Begin Append Finish Abort Head Plan Read Delete List CreateUpload
@@ -451,6 +449,7 @@ pub(crate) fn queries() -> Vec<Query> {
         Query::Uses { after: Some(WriteId(1)), limit: 2 },
         Query::Unsettled { after: None, limit: 3 },
         Query::NoMember { replica: ReplicaId::new(NodeId(2), 5) },
+        audit::query(),
     ]
 }
 
@@ -497,6 +496,7 @@ pub(crate) fn meta_answers() -> Vec<MetaAnswer> {
             writes: vec![(WriteId(5), Some(Shape::of(&extent()))), (WriteId(6), None)],
             next: Some(WriteId(6)),
         }),
+        audit::answer(),
     ]
 }
 
@@ -761,6 +761,7 @@ pub(crate) fn envelopes() -> Vec<(String, Envelope)> {
             NodeOp::Move(step) => format!(".{:?}", step.what),
             NodeOp::Admin(op) => match &**op {
                 AdminOp::Access(op) => format!(".Access.{op:?}"),
+                AdminOp::Audit(op) => format!(".Audit.{op:?}"),
                 op => format!(".{op:?}"),
             },
             _ => String::new(),

@@ -5,7 +5,7 @@ use mesh_core::{
     meta::{BucketCommand, MeshCommand, MetaAnswer},
 };
 
-use super::{buckets, cluster, departures, level, placement, rows::Rows, stages, tenants};
+use super::{audit, buckets, cluster, departures, level, placement, rows::Rows, stages, tenants};
 
 /// Buckets' names.
 pub(super) fn bucket(rows: &mut Rows<'_>, command: &BucketCommand) -> Result<MetaAnswer, Error> {
@@ -51,6 +51,8 @@ pub(super) fn mesh(rows: &mut Rows<'_>, command: &MeshCommand) -> Result<MetaAns
         MeshCommand::RemoveDrive { drive, layout } => cluster::remove_drive(rows, *drive, *layout),
         MeshCommand::LeaveNode { node, leaving } => departures::leave(rows, *node, *leaving),
         MeshCommand::RemoveNode { node, empty } => departures::remove(rows, *node, *empty),
+        MeshCommand::Noted { chance, .. } => audit::note(rows, *chance),
+        MeshCommand::ForgetAudit { first } => audit::forget(rows, *first),
         MeshCommand::FencedNode { node } => departures::fenced(rows, *node),
         MeshCommand::PutOut { drives, out } => cluster::put_out(rows, drives, *out),
     }

@@ -5,9 +5,10 @@
 //! one, with the exceptions that [`mesh_core::meta::MeshCommand`] names (`PutDrive` gives a new epoch each time).
 //!
 //! [`control`] and [`namespace`] say which file does what a command of theirs asks: [`cluster`], [`tenants`], [`buckets`],
-//! [`placement`], [`stages`], [`level`] in the control group; [`blocks`], [`objects`], [`uploads`], [`waste`], [`owed`], [`repair`] in
+//! [`placement`], [`stages`], [`level`] in the control group, where [`audit`] keeps the log of it; [`blocks`], [`objects`], [`uploads`], [`waste`], [`owed`], [`repair`] in
 //! namespace groups; [`sessions`] and [`recovery`] in both. [`listing`] answers pages, [`view`] shows the control group.
 
+mod audit;
 mod blocks;
 mod buckets;
 mod cluster;
@@ -73,7 +74,10 @@ pub fn query(table: &dyn Table, group: GroupId, query: &Query) -> Result<MetaAns
             "a group's state does not know its members: its leader does",
         ));
     }
-    let control = matches!(query, Query::Bucket { .. } | Query::Buckets { .. } | Query::Control | Query::Drive { .. });
+    let control = matches!(
+        query,
+        Query::Bucket { .. } | Query::Buckets { .. } | Query::Control | Query::Drive { .. } | Query::Audit { .. }
+    );
     rows.expect_kind(control)?;
     match query {
         Query::Bucket { name } => buckets::by_name(&rows, name),
@@ -102,6 +106,7 @@ pub fn query(table: &dyn Table, group: GroupId, query: &Query) -> Result<MetaAns
         Query::Uses { after, limit } => repair::uses(&rows, *after, *limit),
         Query::Unsettled { after, limit } => repair::unsettled(&rows, *after, *limit),
         Query::Drive { drive } => cluster::last_epoch(&rows, *drive),
+        Query::Audit { from } => audit::page(&rows, *from).map(MetaAnswer::Audit),
         Query::NoMember { .. } => Err(Error::bug("it was answered above")),
     }
 }
@@ -153,7 +158,7 @@ pub fn repair_after(changes: &[Change]) -> Result<Option<RepairState>, Error> {
 /// has no such commands.
 fn expect_own(rows: &Rows<'_>, command: &Command) -> Result<(), Error> {
     match command {
-        Command::Bucket(_) | Command::Mesh(_) => rows.expect_kind(true),
+        Command::Bucket(_) | Command::Mesh(_) | Command::Ordered { .. } => rows.expect_kind(true),
         Command::Object(bucket, _) => {
             rows.expect_kind(false)?;
             rows.expect_owned(bucket)
@@ -169,12 +174,13 @@ fn expect_own(rows: &Rows<'_>, command: &Command) -> Result<(), Error> {
 fn decide(rows: &mut Rows<'_>, command: &Command) -> Result<MetaAnswer, Error> {
     // Of the control group, which knows the level. Replicas of the others have it from whoever proposes: what is proposed at
     // all, all of them can apply.
-    if matches!(command, Command::Bucket(_) | Command::Mesh(_)) {
+    if matches!(command, Command::Bucket(_) | Command::Mesh(_) | Command::Ordered { .. }) {
         level::expect(rows, command.level())?;
     }
     match command {
         Command::Bucket(command) => control::bucket(rows, command),
-        Command::Mesh(command) => control::mesh(rows, command),
+        Command::Mesh(command) => audit::carry_out(rows, None, command),
+        Command::Ordered { by, at, order } => audit::carry_out(rows, Some((by, *at)), order),
         Command::Object(bucket, command) => namespace::object(rows, bucket, command),
         Command::Upkeep(_, command) => namespace::upkeep(rows, command),
         Command::OpenSession { actor, session, .. } => sessions::open(rows, *actor, *session),

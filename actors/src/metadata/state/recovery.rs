@@ -17,7 +17,7 @@ use mesh_core::{
     topology::{Layout, NodeInfo, NodeKind},
 };
 
-use super::{cluster, departures, level, rows::Rows};
+use super::{audit, cluster, departures, level, rows::Rows};
 use crate::metadata::keys::{self, Counter};
 
 /// What a recovery counts time from: the beginning of 2024, in milliseconds of Unix time.
@@ -104,7 +104,7 @@ fn control(rows: &mut Rows<'_>, recovery: &Recovery) -> Result<(), Error> {
         rows.put(keys::layout(id), &Layout { id, ..layout })?;
         rows.put(keys::counter(Counter::Layouts), &id.0)?;
     }
-    Ok(())
+    audit::recovered(rows, recovery)
 }
 
 /// Every chain under an epoch that nobody has had. One that is on a node which is lost goes where its requests come in, or to a

@@ -80,6 +80,11 @@ impl<'t> Rows<'t> {
         self.view.into_changes()
     }
 
+    /// Whether something is to be another than it is.
+    pub(super) fn change_something(&self) -> Result<bool, Error> {
+        self.view.changes_something()
+    }
+
     /// Takes back what was written so far.
     pub(super) fn undo(&mut self) {
         self.view = View::new(self.table);

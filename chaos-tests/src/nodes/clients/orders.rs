@@ -58,6 +58,16 @@ pub(in crate::nodes) struct Told {
 }
 
 impl Told {
+    /// Whether it is to be asked: not while it is.
+    pub(super) const fn ask(&mut self) -> bool {
+        !core::mem::replace(&mut self.asked, true)
+    }
+
+    /// What was said to what was asked then.
+    pub(super) fn was_told(&mut self, began: u64, lacks: Option<String>) {
+        *self = Self { asked: false, since: lacks.is_none().then_some(began), lacks };
+    }
+
     /// When it was last known to be so.
     pub(in crate::nodes) const fn since(&self) -> Option<u64> {
         self.since
@@ -77,12 +87,14 @@ impl Clients {
         let (turns, seen) = (self.orders.clone(), self.seen.clone());
         self.runtime.spawn(async move {
             for op in orders {
+                let first = seen.now();
                 loop {
                     let answer = {
                         let _turn = turns.lock().await;
                         client.administer(op.clone()).await
                     };
                     if seen.was_ordered(&op, &answer, &errand) {
+                        seen.was_granted(first, &op);
                         break;
                     }
                     tokio::time::sleep(AGAIN).await;
@@ -95,7 +107,7 @@ impl Clients {
 
     /// Asks whether every group has counted everything where the newest layout has it.
     pub(in crate::nodes) fn ask_whether_whole(&self, told: &Arc<Mutex<Told>>) -> Option<End> {
-        if core::mem::replace(&mut lock(told).asked, true) {
+        if !lock(told).ask() {
             return None;
         }
         let (client, end) = self.administrator();
@@ -109,15 +121,14 @@ impl Clients {
                 Ok(answer) => Some(format!("{answer:?}")),
                 Err(error) => Some(error.to_string()),
             };
-            let mut told = lock(&told);
-            *told = Told { asked: false, since: lacks.is_none().then_some(began), lacks };
+            lock(&told).was_told(began, lacks);
         });
         Some(end)
     }
 
     /// Asks a node for a tenant's bucket: one that is out says that it is.
     pub(in crate::nodes) fn ask_whether_out(&self, node: NodeId, told: &Arc<Mutex<Told>>) -> Option<End> {
-        if core::mem::replace(&mut lock(told).asked, true) {
+        if !lock(told).ask() {
             return None;
         }
         let (link, end) = self.link(user(0));
@@ -130,8 +141,7 @@ impl Clients {
                 Err(error) if error.to_string().contains(IS_OUT) => None,
                 Err(error) => Some(format!("{node} says something else: {error}")),
             };
-            let mut told = lock(&told);
-            *told = Told { asked: false, since: lacks.is_none().then_some(began), lacks };
+            lock(&told).was_told(began, lacks);
         });
         Some(end)
     }
@@ -183,7 +193,7 @@ impl Clients {
         end
     }
 
-    fn administrator(&self) -> (Client, End) {
+    pub(super) fn administrator(&self) -> (Client, End) {
         let (link, end) = self.link(Principal::Admin { name: USER.into() });
         (Client::over(link, self.hosts.iter().map(|(host, _)| *host).collect::<Vec<_>>()), end)
     }

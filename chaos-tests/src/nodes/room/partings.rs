@@ -37,6 +37,8 @@ pub(super) struct Partings {
     /// Whether everything is whole, as far as it is asked for.
     whole: Arc<Mutex<Told>>,
     asks_whether_whole: bool,
+    /// Whether the audit log has what was ordered, once that is asked for.
+    audited: Option<Arc<Mutex<Told>>>,
     /// Whether those that are out say so, as far as they are asked.
     confessions: BTreeMap<NodeId, Arc<Mutex<Told>>>,
 }
@@ -177,6 +179,16 @@ impl Room {
         lock(&self.partings.whole).lacks()
     }
 
+    /// From now on it is asked whether the audit log has what was ordered until now, until it does.
+    pub(in crate::nodes) fn ask_whether_audited(&mut self) {
+        self.partings.audited = Some(Arc::default());
+    }
+
+    /// What the audit log lacks; none: nothing.
+    pub(in crate::nodes) fn unaudited(&self) -> Option<String> {
+        self.partings.audited.as_ref().and_then(|told| lock(told).lacks())
+    }
+
     /// Those that are out and run are asked whether they know it.
     pub(in crate::nodes) fn ask_whether_out(&mut self) {
         self.partings.asks_whether_whole = false;
@@ -257,9 +269,11 @@ impl Room {
     pub(super) fn see_to_partings(&mut self) {
         if self.time.windows().is_multiple_of(ASKS) {
             let whole = self.partings.asks_whether_whole.then(|| self.clients.ask_whether_whole(&self.partings.whole));
+            let audited = self.partings.audited.iter().filter(|told| lock(told).since().is_none());
+            let audited = audited.filter_map(|told| self.clients.ask_whether_audited(told));
             let asked = self.partings.confessions.iter().filter(|(_, told)| lock(told).since().is_none());
             let asked = asked.filter_map(|(node, told)| self.clients.ask_whether_out(*node, told));
-            let ends: Vec<_> = whole.flatten().into_iter().chain(asked).collect();
+            let ends: Vec<_> = whole.flatten().into_iter().chain(audited).chain(asked).collect();
             ends.into_iter().for_each(|end| self.net.add(end));
             self.see_to_newcomer();
         }

@@ -1,6 +1,7 @@
 //! Every command, its errors, and its repetition. [`Group::apply`] applies each command twice and demands the table and
 //! the answer of once; so every test here is one of repetition too. Each command that is made has a number of its own.
 
+mod audit;
 mod control;
 mod deletion;
 mod departures;

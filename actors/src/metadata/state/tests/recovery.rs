@@ -34,7 +34,7 @@ fn at(seconds: u64) -> UnixMillis {
 }
 
 fn lost(nodes: &[u64]) -> Recovery {
-    Recovery { lost: nodes.iter().copied().map(NodeId).collect(), at: at(0), chance: 0, restores: false }
+    Recovery { lost: nodes.iter().copied().map(NodeId).collect(), at: at(0), chance: 0, restores: false, by: None }
 }
 
 fn chain(tenant: u64, ingress: u64) -> ActorId {
