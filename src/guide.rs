@@ -49,6 +49,13 @@
 //! What must survive the loss of a node without warning does not belong into a function's state: propose it to metadata, or
 //! store it. After such a loss, a panic, or a change of the chain's functions, the state begins anew from the settings.
 //!
+//! # Counting
+//!
+//! A figure is one field of the function with its doc line: [`figures!`](mesh_core::figures!) makes a struct's fields series of
+//! `/metrics`, and [`StorageFunction::figures`](mesh_core::StorageFunction::figures) hands them out under the labels that it is given,
+//! one line: `self.counted.tell(labels, page)`. Counting is an addition to a plain number ([`Count`](mesh_core::figures::Count)); how
+//! long requests take, and how many there are of which tenant, is counted around the chain already.
+//!
 //! # Having it run
 //!
 //! 1. **Register** the kind with every node that may run it: [`Builder::function`] gives a name and how it is made from its

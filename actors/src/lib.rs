@@ -5,6 +5,7 @@ pub mod compress;
 pub mod drive;
 pub mod encrypt;
 pub mod erasure;
+pub mod figures;
 pub mod keeper;
 pub mod metadata;
 pub mod object;

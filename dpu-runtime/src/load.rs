@@ -22,6 +22,7 @@ use std::{
 
 use mesh_core::{
     Error, ErrorKind, WorkOutcome,
+    figures::{Count, Figures as _, Labels, Level, Page, Spent},
     port::{Compute, ComputeJob},
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -115,6 +116,36 @@ pub struct Queued(Arc<Counters>);
 impl Drop for Queued {
     fn drop(&mut self) {
         self.0.queued.fetch_sub(1, Relaxed);
+    }
+}
+
+mesh_core::figures! {
+    /// What computing for functions of one kind has taken: sealing, coding, compressing, both ways.
+    struct Computed as "mesh_compute" {
+        /// Jobs that were computed for functions of this kind.
+        jobs: Count,
+        /// Bytes that were computed on.
+        bytes: Count,
+        /// CPU time that this took.
+        cpu_seconds: Spent,
+        /// Jobs that wait or run now.
+        waiting: Level,
+    }
+}
+
+impl Load {
+    /// Everything that is counted, for who watches the node.
+    pub fn figures(&self, page: &mut Page) {
+        Computed::declare(page);
+        for (kind, load) in self.report(ProcessUse::default()).functions {
+            let computed = Computed {
+                jobs: Count(load.requests),
+                bytes: Count(load.bytes),
+                cpu_seconds: Spent(Duration::from_nanos(load.cpu_ns)),
+                waiting: Level(load.queued),
+            };
+            computed.tell(&Labels::default().text("function", kind), page);
+        }
     }
 }
 

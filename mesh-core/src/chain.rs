@@ -8,10 +8,12 @@
 use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
 };
 
 use crate::{
     effect::{Effect, Event, Target},
+    figures::{Count, Figures as _, Labels, Page},
     function::{Cx, StorageFunction},
     id::Token,
     limits::CHAIN_STAGES_MAX,
@@ -19,6 +21,16 @@ use crate::{
     spec::FunctionSpec,
     time::Instant,
 };
+
+crate::figures! {
+    /// What one stage of a chain was given here.
+    struct Stage as "mesh_stage" {
+        /// Requests that a stage of a chain was given here, by the stage before it or from outside.
+        requests: Count,
+        /// Requests that a stage of a chain answered with an error, its own or that of a stage behind it.
+        errors: Count,
+    }
+}
 
 /// Functions one after another. See the module's page.
 pub struct Chain {
@@ -31,9 +43,20 @@ pub struct Chain {
     upstream: TokenMap,
     queue: VecDeque<(u8, Event)>,
     effects: Vec<Effect>,
+    /// Of each stage.
+    counted: Box<[Stage]>,
+    /// What it was configured by last: it names the stages.
+    spec: Option<Arc<FunctionSpec>>,
     /// Snapshots given so far, and where the stages' own were at the last ones.
     snapshots: u64,
     marks: VecDeque<(Mark, Vec<Mark>)>,
+}
+
+impl Chain {
+    /// Names what a chain tells of each stage.
+    pub fn declare(page: &mut Page) {
+        Stage::declare(page);
+    }
 }
 
 impl core::fmt::Debug for Chain {
@@ -52,9 +75,12 @@ impl Chain {
         assert!((1..=CHAIN_STAGES_MAX).contains(&stages.len()), "a chain of {} stages", stages.len());
         // At most CHAIN_STAGES_MAX stages.
         let cut = stages.len() as u8;
+        let counted = stages.iter().map(|_| Stage::default()).collect();
         Self {
             stages,
             cut,
+            counted,
+            spec: None,
             owner: TokenMap::default(),
             upstream: TokenMap::default(),
             queue: VecDeque::new(),
@@ -119,15 +145,21 @@ impl Chain {
                     return None;
                 }
                 self.upstream.insert(call, stage);
+                self.counted[usize::from(stage + 1)].requests.add(1);
                 Some((stage + 1, Event::Request { id: call, request }))
             }
-            Effect::Reply { id, outcome } => match self.upstream.remove(&id) {
-                Some(above) => Some((above, Event::Reply { call: id, outcome })),
-                None => {
-                    cx.push(Effect::Reply { id, outcome });
-                    None
+            Effect::Reply { id, outcome } => {
+                if outcome.is_err() {
+                    self.counted[usize::from(stage)].errors.add(1);
                 }
-            },
+                match self.upstream.remove(&id) {
+                    Some(above) => Some((above, Event::Reply { call: id, outcome })),
+                    None => {
+                        cx.push(Effect::Reply { id, outcome });
+                        None
+                    }
+                }
+            }
             Effect::Call { call: token, .. } | Effect::Start { work: token, .. } => {
                 self.owner.insert(token, stage);
                 cx.push(effect);
@@ -140,7 +172,10 @@ impl Chain {
 impl StorageFunction for Chain {
     fn on_event(&mut self, event: Event, cx: &mut Cx<'_>) {
         match event {
-            Event::Request { .. } => self.queue.push_back((0, event)),
+            Event::Request { .. } => {
+                self.counted[0].requests.add(1);
+                self.queue.push_back((0, event));
+            }
             Event::Reply { call: token, .. } | Event::Done { work: token, .. } => {
                 let stage =
                     self.owner.remove(&token).expect("a completion is of a call this chain made, and comes once");
@@ -163,6 +198,7 @@ impl StorageFunction for Chain {
                 for at in 0..=self.last() {
                     self.queue.push_back((at, Event::Configure(spec.clone())));
                 }
+                self.spec = Some(spec);
             }
         }
         while let Some((stage, event)) = self.queue.pop_front() {
@@ -188,6 +224,14 @@ impl StorageFunction for Chain {
 
     fn lingers(&self) -> bool {
         self.stages.iter().all(|stage| stage.lingers())
+    }
+
+    fn figures(&self, labels: &Labels, page: &mut Page) {
+        let mut names = self.spec.iter().flat_map(|spec| spec.parts()).map(FunctionSpec::name);
+        for (stage, counted) in self.stages.iter().zip(&self.counted) {
+            counted.tell(&labels.clone().text("stage", names.next().unwrap_or_default()), page);
+            stage.figures(labels, page);
+        }
     }
 
     /// A mark of a chain stands for one of each stage. A mark that is not known any more begins anew.

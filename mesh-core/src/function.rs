@@ -2,6 +2,7 @@
 
 use crate::{
     effect::{Effect, Event, Job, Outcome, Request, Target},
+    figures::{Labels, Page},
     id::Token,
     snapshot::{Mark, Snapshot},
     time::{Instant, UnixMillis},
@@ -38,6 +39,12 @@ pub trait StorageFunction: Send {
     /// that the state holds. Then a move does not wait for it.
     fn lingers(&self) -> bool {
         self.in_flight() == 0
+    }
+
+    /// Adds what it has counted since it was made, under these labels and, if need be, more of its own. It counts in plain fields,
+    /// by additions alone; that it took so long is counted by who asks it.
+    fn figures(&self, labels: &Labels, page: &mut Page) {
+        let _ = (labels, page);
     }
 
     /// A page of the state: from the beginning, or of what changed since the mark of the page before. At most

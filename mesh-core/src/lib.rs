@@ -15,6 +15,7 @@ pub mod chain;
 pub mod effect;
 pub mod envelope;
 pub mod error;
+pub mod figures;
 pub mod function;
 pub mod happened;
 pub mod id;

@@ -106,6 +106,9 @@ pub const PLAN_PIECES_MAX: usize = 64;
 /// Shards that one list or delete request names at most.
 pub const SHARD_BATCH_MAX: usize = 1024;
 
+/// Tenants whose figures a node tells apart at most; what further ones do is told together.
+pub const WATCHED_TENANTS_MAX: usize = 64;
+
 /// Budget of a request that names none.
 pub const BUDGET_DEFAULT: Duration = Duration::from_secs(30);
 /// An open write that nobody touched for so long is dropped.

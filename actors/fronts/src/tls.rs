@@ -21,7 +21,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use mesh_core::{Error, ErrorKind, time::UnixMillis};
+use mesh_core::{
+    Error, ErrorKind,
+    figures::{Counter, Figures as _, Labels, Page},
+    time::UnixMillis,
+};
 use rustls::{
     ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -44,6 +48,22 @@ pub struct Tls {
     /// Of the files as they were when they were read last, and why they could not be used.
     seen: Mutex<([Stamp; 2], Option<String>)>,
     config: Arc<ServerConfig>,
+    handshakes: Arc<Handshakes>,
+}
+
+mesh_core::figures! {
+    /// How connections began.
+    struct Handshakes as "mesh_tls" {
+        /// TLS handshakes of clients that were done.
+        handshakes: Counter,
+        /// TLS handshakes of clients that came to nothing: they speak something else, believe another authority, or went.
+        failed_handshakes: Counter,
+    }
+}
+
+/// Names what TLS tells, for a node without it.
+pub fn declare(page: &mut Page) {
+    Handshakes::declare(page);
 }
 
 /// What handshakes are done with.
@@ -81,7 +101,7 @@ impl Tls {
         // Who comes back saves a signature, and nothing is kept here for that.
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(failed)?;
         let (certificate, key) = (certificate.to_owned(), key.to_owned());
-        Ok(Self { certificate, key, pair, seen, config: Arc::new(config) })
+        Ok(Self { certificate, key, pair, seen, config: Arc::new(config), handshakes: Arc::default() })
     }
 
     /// Reads the pair again if its files have changed since they were read last, or could not be used then: handshakes from now on are
@@ -107,6 +127,11 @@ impl Tls {
         Ok(is_other)
     }
 
+    /// How connections have begun since it was loaded.
+    pub fn figures(&self, page: &mut Page) {
+        self.handshakes.tell(&Labels::default(), page);
+    }
+
     /// When the certificate ends, if that is before a time; the beginning of 1970 if it has not begun by then.
     #[must_use]
     pub fn ends_before(&self, at: UnixMillis) -> Option<UnixMillis> {
@@ -127,7 +152,8 @@ impl Tls {
     /// A listener whose connections are those of another one, under TLS.
     #[must_use]
     pub fn over(&self, listener: Box<dyn Listener>) -> Box<dyn Listener> {
-        Box::new(Secure { listener, acceptor: TlsAcceptor::from(Arc::clone(&self.config)) })
+        let (acceptor, handshakes) = (TlsAcceptor::from(Arc::clone(&self.config)), Arc::clone(&self.handshakes));
+        Box::new(Secure { listener, acceptor, handshakes })
     }
 }
 
@@ -174,6 +200,7 @@ fn contents(path: &Path) -> Result<Vec<u8>, Error> {
 struct Secure {
     listener: Box<dyn Listener>,
     acceptor: TlsAcceptor,
+    handshakes: Arc<Handshakes>,
 }
 
 impl Listener for Secure {
@@ -184,7 +211,10 @@ impl Listener for Secure {
             // It is gone already.
             Err(_) => Line::Over,
         };
-        Poll::Ready(Ok((Box::new(Secured { acceptor: self.acceptor.clone(), line }), peer)))
+        Poll::Ready(Ok((
+            Box::new(Secured { acceptor: self.acceptor.clone(), line, handshakes: self.handshakes.clone() }),
+            peer,
+        )))
     }
 }
 
@@ -194,6 +224,16 @@ type Plain = Box<dyn Stream>;
 struct Secured {
     acceptor: TlsAcceptor,
     line: Line,
+    handshakes: Arc<Handshakes>,
+}
+
+impl Drop for Secured {
+    fn drop(&mut self) {
+        // Cut, or gone, before it was done; who has said nothing has begun none.
+        if matches!(self.line, Line::Handshake(_) | Line::Http(..)) {
+            self.handshakes.failed_handshakes.count();
+        }
+    }
 }
 
 enum Line {
@@ -227,8 +267,12 @@ impl Secured {
                     };
                 }
                 Line::Handshake(handshake) => match ready!(Pin::new(handshake).poll(cx)) {
-                    Ok(stream) => self.line = Line::Open(Box::new(stream)),
+                    Ok(stream) => {
+                        self.handshakes.handshakes.count();
+                        self.line = Line::Open(Box::new(stream));
+                    }
                     Err(error) => {
+                        self.handshakes.failed_handshakes.count();
                         self.line = Line::Over;
                         return Poll::Ready(Err(error));
                     }
@@ -243,6 +287,7 @@ impl Secured {
                     let mut buf = ReadBuf::new(&mut unread);
                     ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
                     if buf.filled().is_empty() {
+                        self.handshakes.failed_handshakes.count();
                         self.line = Line::Over;
                         let what = "the peer speaks HTTP, not HTTPS";
                         return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));

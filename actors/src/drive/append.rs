@@ -383,6 +383,7 @@ impl Serving {
             Commit::Write { request, live, id } => {
                 self.note_contents(|contents| contents.shards.push(seen(id, live)));
                 self.catalog.store(id, live);
+                self.counted.stored_shards.add(1);
                 self.reply(request, Ok(Answer::Done.into()), cx);
                 self.free(id, cx);
             }
@@ -391,12 +392,14 @@ impl Serving {
                 for tombstone in &tombstones {
                     self.catalog.bury(*tombstone, slot, None);
                 }
+                self.counted.deleted_shards.add(tombstones.len() as u64);
                 self.housekeeping.stir();
                 self.delete_ended(request, &tombstones, cx);
             }
             Commit::Copy { id, live, source } => {
                 self.note_contents(|contents| contents.shards.push(seen(id, live)));
                 self.catalog.store_copy(id, live, source);
+                self.counted.copied_shards.add(1);
                 self.housekeeping.copy_ended();
             }
             Commit::CopyTombstones { tombstones, source } => {

@@ -36,6 +36,7 @@ use std::collections::VecDeque;
 
 use mesh_core::{
     Cx, Error, ErrorKind, Event, Pool, Request, StorageFunction, WorkOutcome,
+    figures::{Figures as _, Labels, Page},
     id::Token,
     limits::{MAILBOX_BYTES_MAX, MAILBOX_JOBS_MAX},
     port::Geometry,
@@ -48,6 +49,7 @@ pub use format::FORMAT_VERSION;
 pub use medium::{INSPECT_BYTES, Medium, inspect, superblock};
 pub use reading::Reading;
 use recover::Recovery;
+pub(crate) use serve::Counted;
 use serve::Serving;
 
 /// The function that serves [`mesh_core::op::ShardOp`]s from one medium.
@@ -60,6 +62,8 @@ pub struct Drive {
     /// Requests that came before it could serve.
     parked: VecDeque<(Token, Request)>,
     parked_bytes: usize,
+    /// What it did while it served, if it serves no more.
+    counted: Counted,
 }
 
 #[derive(Debug)]
@@ -77,7 +81,15 @@ impl Drive {
     /// configuration takes the place of this one.
     #[must_use]
     pub fn new(spec: DriveSpec, geometry: Geometry, pool: Pool) -> Self {
-        Self { spec, geometry, pool, phase: Phase::Idle, parked: VecDeque::new(), parked_bytes: 0 }
+        Self {
+            spec,
+            geometry,
+            pool,
+            phase: Phase::Idle,
+            parked: VecDeque::new(),
+            parked_bytes: 0,
+            counted: Counted::default(),
+        }
     }
 
     fn configure(&mut self, spec: &FunctionSpec, cx: &mut Cx<'_>) {
@@ -142,6 +154,9 @@ impl Drive {
     }
 
     fn refuse(&mut self, error: Error, works: usize, cx: &mut Cx<'_>) {
+        if let Phase::Serving(serving) = &mut self.phase {
+            self.counted = core::mem::take(&mut serving.counted);
+        }
         self.phase = Phase::Refusing(error, works);
         self.unpark(cx);
     }
@@ -192,6 +207,13 @@ impl StorageFunction for Drive {
         match &self.phase {
             Phase::Serving(serving) => self.parked.len() + serving.unanswered(),
             _ => self.in_flight(),
+        }
+    }
+
+    fn figures(&self, labels: &Labels, page: &mut Page) {
+        self.counted.tell(labels, page);
+        if let Phase::Serving(serving) = &self.phase {
+            serving.counted.tell(labels, page);
         }
     }
 

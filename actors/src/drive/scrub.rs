@@ -305,6 +305,7 @@ impl Serving {
             Ok(WorkOutput::Bytes(bytes)) => Some(bytes),
             _ => None,
         };
+        self.counted.scrubbed_bytes.add(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64));
         match core::mem::replace(&mut self.scrub.look, Look::Next) {
             Look::Next | Look::Superblock(_) => {}
             Look::Marks(slot) => {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use mesh_core::{
     Answer, Buf, Cx, Error, ErrorKind, Job, Op, Outcome, Pool, Request, Response, WorkOutcome,
+    figures::Count,
     id::{DriveId, GroupId, LayoutId, ShardId, Token},
     limits::{MAILBOX_BYTES_MAX, MAILBOX_JOBS_MAX, PAYLOAD_BYTES_MAX, SHARD_BATCH_MAX},
     op::{Head, Reliance, ShardOp},
@@ -32,6 +33,24 @@ const SEALS_MAX: usize = 1024;
 /// How long after the medium refused a write for want of space it is looked at again.
 const ROOM_PAUSE: Duration = Duration::from_secs(3);
 
+mesh_core::figures! {
+    /// What it did.
+    pub(crate) struct Counted as "mesh_drive" {
+        /// Shards that were made durable, without copies.
+        pub(super) stored_shards: Count,
+        /// Shards that were read and given, whole.
+        pub(super) given_shards: Count,
+        /// Shards that were asked for and could not be given: damaged, or their place could not be read.
+        pub(super) damaged_shard_reads: Count,
+        /// Shards that were deleted.
+        pub(super) deleted_shards: Count,
+        /// Shards that were copied to make room.
+        pub(super) copied_shards: Count,
+        /// Bytes that were read back to look for damage.
+        pub(super) scrubbed_bytes: Count,
+    }
+}
+
 /// A drive that serves.
 #[derive(Debug)]
 pub(super) struct Serving {
@@ -51,6 +70,7 @@ pub(super) struct Serving {
     start: u64,
     /// Damaged records and places found since the start.
     pub(super) corrupt: u64,
+    pub(super) counted: Counted,
 
     // --- requests ---
     /// Every request without an answer, with the bytes of its payload.
@@ -137,6 +157,7 @@ impl Serving {
             seal_of_others: 0,
             start: cx.now().0,
             corrupt,
+            counted: Counted::default(),
             held: BTreeMap::new(),
             held_bytes: 0,
             busy: BTreeMap::new(),
@@ -242,6 +263,10 @@ impl Serving {
                 self.reading -= 1;
                 self.release(live.slot);
                 let outcome = self.answer_read(id, live, outcome);
+                match &outcome {
+                    Ok(_) => self.counted.given_shards.add(1),
+                    Err(_) => self.counted.damaged_shard_reads.add(1),
+                }
                 self.reply(request, outcome, cx);
             }
             Work::CopyRead { id, live } => {

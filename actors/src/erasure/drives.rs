@@ -11,6 +11,7 @@ use std::{
 
 use mesh_core::{
     Buf, Cx, Error, ErrorKind, Outcome, Target,
+    figures::Count,
     id::{ActorId, DriveId, Token},
     op::{ShardOp, StripeTarget},
     spec::ErasureSpec,
@@ -32,6 +33,21 @@ pub(super) struct Drives {
     pub(super) waits: BTreeMap<Token, Wait>,
     /// When which read asks one more.
     hedges: BTreeSet<(Instant, Token)>,
+    pub(super) counted: Counted,
+}
+
+mesh_core::figures! {
+    /// What did not go as it should.
+    pub(crate) struct Counted as "mesh_erasure" {
+        /// Shards that reads asked for because others were late.
+        pub(super) hedged_shards: Count,
+        /// Shards that reads asked for and did not get: not there, damaged, or their drive failed.
+        pub(super) missed_shards: Count,
+        /// Shards that writes sent elsewhere because a drive failed.
+        pub(super) substituted_shards: Count,
+        /// Stripes that could not be read, for too few shards came.
+        pub(super) failed_reads: Count,
+    }
 }
 
 /// A call or a piece of work that has not come back.
@@ -60,7 +76,14 @@ pub(super) enum Rank {
 
 impl Drives {
     pub(super) fn new(spec: ErasureSpec) -> Self {
-        Self { spec, suspects: BTreeMap::new(), pace: Pace::default(), waits: BTreeMap::new(), hedges: BTreeSet::new() }
+        Self {
+            spec,
+            suspects: BTreeMap::new(),
+            pace: Pace::default(),
+            waits: BTreeMap::new(),
+            hedges: BTreeSet::new(),
+            counted: Counted::default(),
+        }
     }
 
     /// Takes new settings. A drive that comes up is no longer suspected.

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 
 use mesh_core::{
     Answer, Buf, Cx, Error, ErrorKind, Event, Lane, Op, Outcome, Principal, Request, StorageFunction, WorkOutcome,
+    figures::{Figures as _, Labels, Page},
     id::Token,
     meta::Compression,
     op::{ShardOp, StripeOp},
@@ -31,13 +32,13 @@ use mesh_core::{
     time::Instant,
 };
 
-pub(crate) use self::read::sealed_len;
 use self::{
     delete::Delete,
     drives::{Drives, Role, Wait},
     read::Read,
     write::Write,
 };
+pub(crate) use self::{drives::Counted, read::sealed_len};
 
 /// The Erasure function. See the module's page. Its state is only that of open requests.
 #[derive(Debug)]
@@ -190,6 +191,10 @@ impl StorageFunction for Erasure {
     /// There is no state: whatever is under way may end where it began.
     fn lingers(&self) -> bool {
         true
+    }
+
+    fn figures(&self, labels: &Labels, page: &mut Page) {
+        self.drives.counted.tell(labels, page);
     }
 
     fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {

@@ -88,6 +88,7 @@ impl Read {
             missing,
         };
         if read.queue.len() < usize::from(read.code.data) {
+            drives.counted.failed_reads.add(1);
             return Err(read.hopeless(0));
         }
         (0..read.code.data).for_each(|_| read.ask(drives, cx));
@@ -120,7 +121,8 @@ impl Read {
     }
 
     /// A drive did not give a shard: the next one that may have it is asked in its turn.
-    fn fail(&mut self, shard: u8, failed: Failed, drives: &Drives, now: Instant) {
+    fn fail(&mut self, shard: u8, failed: Failed, drives: &mut Drives, now: Instant) {
+        drives.counted.missed_shards.add(1);
         let at = usize::from(shard);
         let worst = self.failed[at].map_or(failed, |known| known.max(failed));
         self.failed[at] = Some(worst);
@@ -139,6 +141,7 @@ impl Read {
     /// The delay is over: asks one more.
     pub(super) fn on_hedge(&mut self, drives: &mut Drives, cx: &mut Cx<'_>) {
         self.hedge_at = None;
+        drives.counted.hedged_shards.add(u64::from(!self.queue.is_empty()));
         self.ask(drives, cx);
         self.arm(drives, cx);
     }
@@ -178,6 +181,7 @@ impl Read {
         if most + self.outstanding >= wanted {
             return None;
         }
+        drives.counted.failed_reads.add(1);
         Some(Err(self.hopeless(most)))
     }
 

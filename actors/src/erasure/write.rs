@@ -141,6 +141,7 @@ impl Write {
         }
         self.overloaded |= error.kind() == ErrorKind::Overloaded;
         self.substitutions += 1;
+        drives.counted.substituted_shards.add(1);
         if cx.now() >= self.caller.deadline {
             let text = "the budget ran out before every shard was durable: send the stripe again, as a new attempt";
             return Some(Err(Error::new(ErrorKind::Timeout, text).with("drive", drive).caused_by(error)));

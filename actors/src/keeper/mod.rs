@@ -36,6 +36,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
     Buf, Cx, Error, ErrorKind, Event, Job, Lane, Op, Outcome, Request, StorageFunction, Target, WorkOutcome,
+    figures::{Count, Figures as _, Labels, Level as Amount, Page},
     id::{ActorId, DriveId, GroupId, StripeId, Token},
     limits::BUDGET_DEFAULT,
     meta::{Command, Level, MetaAnswer},
@@ -53,6 +54,24 @@ use self::{
     pass::{Fate, Group, Want},
 };
 
+mesh_core::figures! {
+    /// What was kept whole.
+    pub(crate) struct Kept as "mesh_keeper" {
+        /// Stripes whose shards were brought to where they are to be, copied or rebuilt.
+        healed_stripes: Count,
+        /// Stripes of which too few shards are left to rebuild them.
+        lost_stripes: Count,
+        /// Stripes that could not be healed then; they are tried again.
+        failed_stripes: Count,
+        /// Bytes of shards that were read and written for that.
+        moved_bytes: Count,
+        /// Metadata groups whose data this node keeps whole: those that it leads.
+        groups: Amount,
+        /// Stripes that are being healed now.
+        stripes_under_way: Amount,
+    }
+}
+
 /// The Keeper function. See the module's page.
 #[derive(Debug)]
 pub struct Keeper {
@@ -64,6 +83,7 @@ pub struct Keeper {
     waits: BTreeMap<Token, Wait>,
     /// No heal begins before: the budget is used up until then.
     free_at: Instant,
+    kept: Kept,
 }
 
 /// A stripe that is being healed, and for whom.
@@ -96,7 +116,7 @@ impl Keeper {
     #[must_use]
     pub fn new(spec: KeeperSpec) -> Self {
         let (groups, heals, waits) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { spec, groups, terms: 0, heals, waits, free_at: Instant(0) }
+        Self { spec, groups, terms: 0, heals, waits, free_at: Instant(0), kept: Kept::default() }
     }
 
     /// The layout in which shards are to be at their homes.
@@ -204,6 +224,12 @@ impl Keeper {
             Course::End(outcome) => {
                 let Some(healing) = self.heals.remove(&stripe) else { return };
                 self.spend(healing.heal.bytes(), cx.now());
+                self.kept.moved_bytes.add(healing.heal.bytes());
+                match &outcome {
+                    Ok(()) => self.kept.healed_stripes.add(1),
+                    Err(error) if error.kind() == ErrorKind::Lost => self.kept.lost_stripes.add(1),
+                    Err(_) => self.kept.failed_stripes.add(1),
+                }
                 if let Some(group) = self.groups.get_mut(&healing.group).filter(|group| group.term() == healing.term) {
                     let fate = match outcome {
                         Ok(()) => Fate::Healed,
@@ -335,6 +361,16 @@ impl StorageFunction for Keeper {
     /// There is no state: whatever is under way may end where it began.
     fn lingers(&self) -> bool {
         true
+    }
+
+    fn figures(&self, labels: &Labels, page: &mut Page) {
+        self.kept.tell(labels, page);
+        let now = Kept {
+            groups: Amount(self.groups.len() as u64),
+            stripes_under_way: Amount(self.heals.len() as u64),
+            ..Kept::default()
+        };
+        now.tell(labels, page);
     }
 
     fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {

@@ -45,6 +45,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
     Answer, Cx, Error, ErrorKind, Event, Job, Op, Outcome, Request, Response, StorageFunction, Target, WorkOutcome,
+    figures::{Count, Figures as _, Labels, Level, Page},
     id::{GroupId, Token},
     limits::{MAILBOX_JOBS_MAX, STRIPE_BYTES_MAX},
     meta::{BucketCommand, BucketSettings, Command, MetaAnswer, Query, Session, UpkeepCommand},
@@ -60,6 +61,18 @@ use retire::Spent;
 use task::{Caller, Desk, Failure, Heard, Question, Scene, Step, Task};
 use timers::{Timer, Timers};
 
+mesh_core::figures! {
+    /// What it takes to answer.
+    pub(crate) struct Counted as "mesh_object" {
+        /// Calls that were sent again: whoever was asked had moved, was busy, or did not answer.
+        resends: Count,
+        /// Objects and parts that are being written now.
+        open_writes: Level,
+        /// Calls of its own work that are out: deleting what nobody refers to any more.
+        background_calls: Level,
+    }
+}
+
 /// The Object function. See the module's page.
 pub struct Object {
     desk: Desk,
@@ -70,6 +83,7 @@ pub struct Object {
     background: usize,
     /// A bucket is being removed.
     removing: bool,
+    counted: Counted,
 }
 
 /// A request under way.
@@ -102,6 +116,7 @@ impl Object {
             timers: Timers::default(),
             background: 0,
             removing: false,
+            counted: Counted::default(),
         }
     }
 
@@ -300,8 +315,12 @@ impl Object {
             Ok(response) => Ok(response),
             Err(error) => match ask.judge(error, cx.now()) {
                 Verdict::Final(failure) => Err(failure),
-                Verdict::Again(at) if at <= cx.now() => return self.emit(ask, cx),
+                Verdict::Again(at) if at <= cx.now() => {
+                    self.counted.resends.add(1);
+                    return self.emit(ask, cx);
+                }
                 Verdict::Again(at) => {
+                    self.counted.resends.add(1);
                     self.timers.set(at, Timer::Resend(ask));
                     return;
                 }
@@ -478,6 +497,16 @@ impl StorageFunction for Object {
     /// What it sees to by itself, it or another takes up again, and may need others that have stopped already.
     fn unanswered(&self) -> usize {
         self.tasks.len()
+    }
+
+    fn figures(&self, labels: &Labels, page: &mut Page) {
+        self.counted.tell(labels, page);
+        let now = Counted {
+            open_writes: Level(self.desk.writes.len() as u64),
+            background_calls: Level(self.background as u64),
+            ..Counted::default()
+        };
+        now.tell(labels, page);
     }
 
     /// Nothing to carry over: an ingress stays on its node, and what it promised is in the metadata groups.

@@ -208,6 +208,11 @@ impl Writes {
         Ok(())
     }
 
+    /// How many are open.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
     pub(super) fn open(&mut self, new: NewWrite, now: Instant) -> Result<(), Error> {
         self.admit()?;
         let write = new.write;

@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
     Answer, Cx, Error, ErrorKind, Event, Job, Op, Outcome, Principal, Request, StorageFunction, Target, WorkOutcome,
+    figures::{Count, Figures as _, Labels, Page},
     id::{GroupId, Token},
     limits::MAILBOX_JOBS_MAX,
     meta::{Command, MetaAnswer, ObjectCommand, Query},
@@ -26,6 +27,16 @@ use mesh_core::{
 
 use names::Names;
 use rate::{Bucket, per_second};
+
+mesh_core::figures! {
+    /// What was decided.
+    pub(crate) struct Decided as "mesh_policy" {
+        /// Requests that were refused because their principal may not do that.
+        denied: Count,
+        /// Requests that were refused because their tenant was over its rate.
+        limited: Count,
+    }
+}
 
 /// The Policy function. See the module's page.
 pub struct Policy {
@@ -40,6 +51,7 @@ pub struct Policy {
     out: BTreeMap<Token, Out>,
     /// Counts changes, for snapshots.
     changes: u64,
+    decided: Decided,
 }
 
 /// A request that was passed on.
@@ -70,6 +82,7 @@ impl Policy {
             names: Names::default(),
             out: BTreeMap::new(),
             changes: 0,
+            decided: Decided::default(),
         }
     }
 
@@ -167,6 +180,11 @@ impl StorageFunction for Policy {
         match event {
             Event::Request { id, request } => {
                 if let Err(error) = self.decide(id, request, cx) {
+                    match error.kind() {
+                        ErrorKind::Denied => self.decided.denied.add(1),
+                        ErrorKind::RateLimited => self.decided.limited.add(1),
+                        _ => {}
+                    }
                     cx.reply(id, Err(error));
                 }
             }
@@ -191,6 +209,10 @@ impl StorageFunction for Policy {
     fn lingers(&self) -> bool {
         let charges = self.spec.limits.bytes_per_second.is_some();
         !self.out.values().any(|out| out.learn || (out.charge && charges))
+    }
+
+    fn figures(&self, labels: &Labels, page: &mut Page) {
+        self.decided.tell(labels, page);
     }
 
     fn snapshot(&mut self, since: Option<Mark>) -> Snapshot {

@@ -8,10 +8,11 @@
 //! * `machine` is a group's state, `rows` its table, `image` and `staging` its snapshots, going and coming.
 //! * `network` carries Raft's messages, `replica` joins the above, `route` finds the leader, `retire` ends a replica, `force`
 //!   has one go on alone, `backup` reads them and makes them anew, and `report` says how they are. `line` tells those that went
-//!   through a recovery from those that did not.
+//!   through a recovery from those that did not, and `figures` counts what is asked of them.
 
 mod backup;
 mod chunks;
+mod figures;
 mod files;
 mod flush;
 mod force;
@@ -180,6 +181,7 @@ pub struct RaftMetadata {
     publish_from: AtomicU64,
     /// See [`Self::close_soon`].
     closing: AtomicBool,
+    figures: figures::Figures,
     remembered: Vec<(NodeId, std::net::SocketAddr)>,
 }
 
@@ -250,6 +252,7 @@ impl RaftMetadata {
             control,
             publish_from: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            figures: figures::Figures::default(),
             remembered,
         });
         for group in config.groups {

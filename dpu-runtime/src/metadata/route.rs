@@ -97,7 +97,10 @@ impl RaftMetadata {
             return;
         };
         self.runtime.spawn(async move {
+            let (is_query, since) = (ask.is_query(), metadata.clock.now());
             let outcome = metadata.ask(group, ask, deadline).await;
+            let times = (since, metadata.clock.now());
+            metadata.figures.ended(group, is_query, outcome.as_ref().err(), times);
             drop(permit);
             done(outcome);
         });

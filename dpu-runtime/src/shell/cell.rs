@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 
 use super::{
     credits::Permit,
+    figures::{HostFigures, Medium, Meter},
     host::{ActorSetup, Host, WeakHost},
     workers::Workers,
 };
@@ -46,6 +47,8 @@ pub(super) enum Message {
     Settle(oneshot::Sender<()>),
     /// Give a page of the state.
     Snapshot { since: Option<Mark>, answer: oneshot::Sender<Snapshot> },
+    /// Say what the function has counted.
+    Figures(oneshot::Sender<()>),
     /// Take over a page of the state.
     Restore { page: Box<Snapshot>, answer: oneshot::Sender<Result<(), Error>> },
 }
@@ -53,14 +56,14 @@ pub(super) enum Message {
 /// A request's answer that is still owed. If it is dropped, because the function panicked or its actor ended, the
 /// request fails with `Restarted`.
 pub(super) struct Owed {
-    to: Option<(Completion<Outcome>, Permit)>,
+    to: Option<(Completion<Outcome>, Permit, Meter)>,
     /// Whoever asked has given it up.
     given_up: Arc<AtomicBool>,
 }
 
 impl Owed {
-    pub(super) fn new(done: Completion<Outcome>, permit: Permit) -> Self {
-        Self { to: Some((done, permit)), given_up: Arc::default() }
+    pub(super) fn new(done: Completion<Outcome>, permit: Permit, meter: Meter) -> Self {
+        Self { to: Some((done, permit, meter)), given_up: Arc::default() }
     }
 
     /// For who asked: dropped, it takes the request back, where its function has not been given it yet. A function is not
@@ -71,8 +74,9 @@ impl Owed {
     }
 
     pub(super) fn pay(mut self, outcome: Outcome) {
-        if let Some((done, permit)) = self.to.take() {
+        if let Some((done, permit, meter)) = self.to.take() {
             permit.answered(&outcome);
+            meter.end(&outcome);
             drop(permit);
             done(outcome);
         }
@@ -94,18 +98,18 @@ impl Owed {
 
     /// For who will have it answered otherwise.
     pub(super) fn release(mut self) -> Option<Completion<Outcome>> {
-        self.to.take().map(|(done, _)| done)
+        self.to.take().map(|(done, ..)| done)
     }
 }
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        if let Some((done, permit)) = self.to.take() {
+        if let Some((done, permit, meter)) = self.to.take() {
+            let what = "the function ended with the request in flight; look before you send again";
+            let outcome = Err(Error::new(ErrorKind::Restarted, what));
+            meter.end(&outcome);
             drop(permit);
-            done(Err(Error::new(
-                ErrorKind::Restarted,
-                "the function ended with the request in flight; look before you send again",
-            )));
+            done(outcome);
         }
     }
 }
@@ -120,6 +124,10 @@ pub(super) struct State {
     function: Aside,
     /// Held by every disk job under way.
     disk_jobs: Arc<()>,
+    /// Where what is done to its medium is counted, if it has one.
+    medium: Option<Arc<Medium>>,
+    /// Under which what its function has counted is kept.
+    number: u64,
     tokens: Tokens,
     entropy: Box<dyn Entropy>,
     /// Answers owed, by the request's token. In its order, for with the actor they are dropped: whoever is owed one hears of it
@@ -140,6 +148,9 @@ pub(super) struct State {
 
 impl Drop for State {
     fn drop(&mut self) {
+        if let Some(host) = self.host.upgrade() {
+            host.counts().part(self.number, self.setup.id, &*self.function);
+        }
         if let Some((_, timer)) = self.timer.take() {
             timer.abort();
         }
@@ -192,6 +203,8 @@ impl Actor for Cell {
             host,
             entropy: (alive.ports().entropy)(),
             queue: VecDeque::from([Event::Configure(setup.spec.clone())]),
+            medium: setup.id.as_drive().map(|drive| alive.counts().medium(drive)),
+            number: alive.counts().cell(),
             setup,
             function: Aside(Some(function), alive.ports().workers.clone()),
             disk_jobs,
@@ -261,6 +274,13 @@ impl Actor for Cell {
             Message::Snapshot { since, answer } => {
                 // Whoever asked may have given up.
                 drop(answer.send(state.function.snapshot(since)));
+                return Ok(());
+            }
+            Message::Figures(answer) => {
+                host.counts().keep(state.number, state.setup.id, &*state.function);
+                if answer.send(()).is_err() {
+                    tracing::trace!("nobody waits any more for what a function has counted");
+                }
                 return Ok(());
             }
             Message::Restore { page, answer } => {
@@ -348,7 +368,11 @@ impl State {
                     return;
                 };
                 let (myself, under_way) = (myself.clone(), self.disk_jobs.clone());
-                let done = move |outcome| {
+                let counted = HostFigures::begin(self.medium.clone(), &ports.clock, &job);
+                let done = move |outcome: WorkOutcome| {
+                    if let Some(counted) = counted {
+                        counted.end(outcome.is_err());
+                    }
                     drop(under_way);
                     tell(&myself, Message::Done { work, outcome });
                 };

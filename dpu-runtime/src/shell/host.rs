@@ -11,6 +11,7 @@ use std::{
 use mesh_core::{
     Entropy, Error, ErrorKind, Outcome, Request, StorageFunction,
     envelope::Envelope,
+    figures::Page,
     id::{ActorId, Epoch, NodeId},
     meta::ControlView,
     op::Phase,
@@ -25,6 +26,7 @@ use super::{
     calls::Calls,
     cell::{Message, Owed},
     credits::{Credits, Permit},
+    figures::{HostFigures, Meter, OfKind},
     moves::Parked,
     supervisor::{Supervisor, SupervisorMessage},
     workers::Workers,
@@ -137,6 +139,8 @@ pub(super) struct Hosted {
     pub(super) restarts: u32,
     /// Held by every disk job under way.
     pub(super) disk_jobs: Arc<()>,
+    /// Where what it is asked is counted.
+    pub(super) counted: Arc<OfKind>,
 }
 
 /// What becomes of a request.
@@ -170,6 +174,7 @@ struct Inner {
     sites: Sites,
     /// It takes no more actors in.
     closed: AtomicBool,
+    figures: HostFigures,
 }
 
 impl core::fmt::Debug for Host {
@@ -184,7 +189,8 @@ impl Host {
     pub fn new(node: NodeId, ports: Ports) -> Self {
         let (doors, calls) = (RwLock::new(Doors::new(node)), Calls::default());
         let (sites, closed) = (Sites::default(), AtomicBool::new(false));
-        Self(Arc::new(Inner { node, ports, doors, calls, sites, closed }))
+        let figures = HostFigures::new(ports.clock.clone());
+        Self(Arc::new(Inner { node, ports, doors, calls, sites, closed, figures }))
     }
 
     /// The node.
@@ -350,6 +356,29 @@ impl Host {
         })
     }
 
+    /// What is counted here.
+    pub(super) fn counts(&self) -> &HostFigures {
+        &self.0.figures
+    }
+
+    /// What actors here were asked and have answered, what their functions have counted, and what drives did to their media. Of
+    /// an actor that does not say it within `patience`, what it said last.
+    pub async fn figures(&self, patience: core::time::Duration) -> Page {
+        let addresses: Vec<ActorRef<Message>> =
+            self.read(|doors| doors.iter().map(|(.., hosted)| hosted.address.clone()).collect());
+        let told = addresses.into_iter().map(|address| async move {
+            let (answer, told) = oneshot::channel();
+            // One that has just ended has said it, too.
+            if address.cast(Message::Figures(answer)).is_ok() && told.await.is_err() {
+                tracing::trace!("an actor ended before it said what it has counted");
+            }
+        });
+        if tokio::time::timeout(patience, futures_util::future::join_all(told)).await.is_err() {
+            tracing::debug!(node = %self.0.node, "an actor does not say in time what it has counted");
+        }
+        self.0.figures.page()
+    }
+
     /// Asks an actor, here or elsewhere. `done` is called exactly once, unless the guard is dropped before: that takes the
     /// request back where its function has not been given it. If it has moved, it is asked where it is now.
     pub fn ask(&self, actor: ActorId, request: Request, done: Completion<Outcome>) -> CallGuard {
@@ -414,24 +443,26 @@ impl Host {
     /// Lets a request in, lets it wait, or refuses it. Else gives it back, with where it goes.
     fn take(&self, actor: ActorId, came: Came, mut request: Request, mut done: Completion<Outcome>) -> Way {
         enum Taken {
-            In(ActorRef<Message>, Permit),
-            Waits(Permit),
+            In(ActorRef<Message>, Permit, Arc<OfKind>),
+            Waits(Permit, Arc<OfKind>),
             Go(Place),
             Refused(Error),
         }
         loop {
-            let permit = |hosted: &Hosted| hosted.credits.take(request.payload.len());
+            let permit = |hosted: &Hosted| Ok((hosted.credits.take(request.payload.len())?, hosted.counted.clone()));
             let taken = self.read(|doors| match doors.knock(actor, came) {
-                Verdict::In(hosted) => {
-                    permit(hosted).map_or_else(Taken::Refused, |permit| Taken::In(hosted.address.clone(), permit))
+                Verdict::In(hosted) => permit(hosted).map_or_else(Taken::Refused, |(permit, counted)| {
+                    Taken::In(hosted.address.clone(), permit, counted)
+                }),
+                Verdict::Waits(hosted) => {
+                    permit(hosted).map_or_else(Taken::Refused, |(permit, counted)| Taken::Waits(permit, counted))
                 }
-                Verdict::Waits(hosted) => permit(hosted).map_or_else(Taken::Refused, Taken::Waits),
                 Verdict::Go(place) => Taken::Go(place),
                 Verdict::Refused(error) => Taken::Refused(error),
             });
             match taken {
-                Taken::In(address, permit) => {
-                    let owed = Owed::new(done, permit);
+                Taken::In(address, permit, counted) => {
+                    let owed = Owed::new(done, permit, Meter::begin(counted, &request));
                     let guard = owed.guard();
                     // A mailbox that is gone drops the message, and what it owed answers for it.
                     if address.cast(Message::Request { request, owed }).is_err() {
@@ -439,8 +470,8 @@ impl Host {
                     }
                     return Way::Here(guard);
                 }
-                Taken::Waits(permit) => {
-                    let owed = Owed::new(done, permit);
+                Taken::Waits(permit, counted) => {
+                    let owed = Owed::new(done, permit, Meter::begin(counted, &request));
                     let guard = owed.guard();
                     let parked = Parked::new(request, owed);
                     match self.write(|doors| doors.park(actor, came, parked)) {
@@ -462,6 +493,7 @@ impl Host {
                 }
                 Taken::Go(place) => return Way::Elsewhere(place, request, done),
                 Taken::Refused(error) => {
+                    self.0.figures.doorkeeping.turned_away.of(error.kind()).count();
                     done(Err(error));
                     return Way::Here(CallGuard::none());
                 }

@@ -91,6 +91,9 @@ impl Actor for Supervisor {
     ) -> Result<(), ActorProcessingErr> {
         let is_over = match (event, ward.as_mut()) {
             (SupervisionEvent::ActorFailed(cell, why), Some(ward)) if cell.get_id() == ward.cell => {
+                if let Some(alive) = ward.host.upgrade() {
+                    alive.counts().doorkeeping.panics.count();
+                }
                 !restart(&myself, ward, &why.to_string()).await
             }
             (SupervisionEvent::ActorTerminated(cell, ..), Some(ward)) => cell.get_id() == ward.cell,
@@ -112,11 +115,12 @@ async fn start(
     let (id, epoch, disk_jobs) = (setup.id, setup.epoch, Arc::new(()));
     let address = spawn(myself, &host, &setup, &disk_jobs).await?;
     let cell = address.get_id();
-    let hosted = Hosted { address, credits: Credits::default(), setup, restarts: 0, disk_jobs };
     let Some(alive) = host.upgrade() else {
-        hosted.address.stop(None);
+        address.stop(None);
         return Err(Error::new(ErrorKind::Draining, "the node is stopping"));
     };
+    let counted = alive.counts().of_kind(setup.spec.name());
+    let hosted = Hosted { address, credits: Credits::default(), setup, restarts: 0, disk_jobs, counted };
     match alive.take_in(id, epoch, warming, hosted) {
         // Two starts of one actor may have been asked for at once: the first one counts.
         Err((error, second)) => {

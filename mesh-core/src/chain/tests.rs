@@ -57,6 +57,28 @@ fn a_request_goes_down_and_its_reply_comes_up() {
 }
 
 #[test]
+fn each_stage_counts_what_it_was_given_and_what_it_refused() {
+    let mut host = host(&[Habit::Pass, Habit::Pass]);
+    let spec =
+        FunctionSpec::Chain(vec![FunctionSpec::Encrypt(EncryptSpec {}), FunctionSpec::Erasure(ErasureSpec::default())]);
+    host.take(Instant(0), Event::Configure(Arc::new(spec)));
+    for round in 0..3 {
+        let id = Token(ID + round);
+        let effects = host.take(Instant(0), Event::Request { id, request: request(b"x") });
+        let [Effect::Call { call, .. }] = effects[..] else { panic!("{effects:?}") };
+        let outcome = if round == 0 { Err(refusal("no")) } else { Ok(done(b"y".as_slice().into())) };
+        host.take(Instant(0), Event::Reply { call, outcome });
+    }
+    let mut page = Page::default();
+    host.function.figures(&Labels::default().word("tenant", "t"), &mut page);
+    let text = page.text(|_| None);
+    for stage in ["encrypt", "erasure"] {
+        assert!(text.contains(&format!("mesh_stage_requests_total{{tenant=\"t\",stage=\"{stage}\"}} 3\n")), "{text}");
+        assert!(text.contains(&format!("mesh_stage_errors_total{{tenant=\"t\",stage=\"{stage}\"}} 1\n")), "{text}");
+    }
+}
+
+#[test]
 fn an_error_comes_up_as_it_is() {
     let mut host = host(&[Habit::Pass, Habit::Pass]);
     host.take(Instant(0), ask(ID, b"x"));

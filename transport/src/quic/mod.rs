@@ -37,6 +37,7 @@ use std::{
 use mesh_core::{
     Error, ErrorKind, Lane, Outcome, Pool,
     envelope::Envelope,
+    figures::{Figures as _, Labels, Level, Page},
     function::Entropy,
     id::{ClusterId, Incarnation, NodeId},
     limits::HEARTBEAT_SILENCE_MAX,
@@ -52,7 +53,7 @@ use self::peer::Peer;
 use crate::{
     handshake::{Expected, Local},
     identity::Identity,
-    link::{Counters, LinkStats, PeerState, count},
+    link::{self, Counters, LinkStats, PeerState, count},
 };
 
 /// What a link needs to know.
@@ -349,6 +350,14 @@ impl QuicLink {
     #[must_use]
     pub fn stats(&self) -> LinkStats {
         self.shared.counters.snapshot()
+    }
+
+    /// The same, and how many peers there are, for who watches the node.
+    pub fn figures(&self, page: &mut Page) {
+        let (known, up) = (self.shared.peers().len(), self.shared.up.borrow().len());
+        let peers = link::Peers { peers: Level(known as u64), peers_up: Level(up as u64) };
+        self.shared.counters.tell(&Labels::default(), page);
+        peers.tell(&Labels::default(), page);
     }
 
     /// What is wrong with a clock or a certificate's dates, if anything is: this node's own first, then what stands

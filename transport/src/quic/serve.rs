@@ -192,7 +192,7 @@ impl Served {
             }
         };
         let envelope = read_rest(&mut stream.recv, preamble, &self.shared.pool).await?;
-        add(&self.shared.counters.bytes_received, preamble.header_len + preamble.payload_len);
+        add(&self.shared.counters.received_bytes, preamble.header_len + preamble.payload_len);
         if !self.serving().is_first(envelope.header.id) {
             count(&self.shared.counters.duplicates);
             return Ok(None);
@@ -218,7 +218,7 @@ impl Served {
         if self.shared.is_draining() {
             return Some((Err(Error::new(ErrorKind::Draining, "this node is going: ask another")), Room::none()));
         }
-        count(&self.shared.counters.requests_served);
+        count(&self.shared.counters.served_requests);
         let budget = match envelope.header.budget_us {
             0 => BUDGET_DEFAULT,
             micros => Duration::from_micros(micros),
@@ -281,7 +281,7 @@ impl Served {
         }
         if let Ok(bytes) = written {
             stream.finish();
-            add(&self.shared.counters.bytes_sent, bytes);
+            add(&self.shared.counters.sent_bytes, bytes);
             // So that a close that waits for the idle link does not cut it off.
             stream.stopped().await;
         }

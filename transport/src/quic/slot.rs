@@ -195,7 +195,7 @@ impl Slot {
         // The ledger first: whoever learns of the loss from its call finds the peer down.
         peer.lost(shared, reason.clone());
         self.unlink_from(shared, connection, &reason);
-        count(&shared.counters.links_lost);
+        count(&shared.counters.lost);
         peer.changed.notify_waiters();
     }
 
@@ -373,8 +373,8 @@ impl Slot {
                     return Err(Trouble::Gone("the call is over".to_owned()));
                 }
                 stream.finish();
-                count(&shared.counters.requests_sent);
-                add(&shared.counters.bytes_sent, bytes);
+                count(&shared.counters.sent_requests);
+                add(&shared.counters.sent_bytes, bytes);
             }
             Err(WriteFailure::Unencodable(error)) => return Ok(Err(error)),
             Err(WriteFailure::Gone(reason)) => return Err(Trouble::Gone(reason)),
@@ -387,7 +387,7 @@ impl Slot {
         let room = room.map_err(|_| Trouble::Gone("the link is closed".to_owned()))?;
         let answer = read_rest(&mut stream.recv, preamble, &shared.pool).await?;
         drop(room);
-        add(&shared.counters.bytes_received, preamble.header_len + preamble.payload_len);
+        add(&shared.counters.received_bytes, preamble.header_len + preamble.payload_len);
         if let Body::Unread(error) = &answer.header.body {
             unread(shared, connection, error);
         }

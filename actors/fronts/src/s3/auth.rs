@@ -15,13 +15,22 @@ use hyper::{
     HeaderMap,
     header::{AUTHORIZATION, HOST, HeaderName},
 };
+use mesh_core::{
+    figures::{Labels, Split},
+    id::TenantId,
+};
 use s3s::{
     S3Error, S3ErrorCode, S3Result,
     auth::{S3Auth, SecretKey},
     s3_error,
 };
 
-use super::{error::not_ready, gateway::Gateway, ingress::AccessKeys};
+use super::{
+    error::not_ready,
+    figures::{Figures, OfTenant},
+    gateway::Gateway,
+    ingress::AccessKeys,
+};
 
 #[async_trait::async_trait]
 impl S3Auth for Gateway {
@@ -99,6 +108,8 @@ impl Refusal {
         }
     }
 
+    const WORDS: [&str; 5] = ["unknown_key", "signature", "skewed", "anonymous", "malformed"];
+
     const fn what(self) -> &'static str {
         match self {
             Self::UnknownKey => "an access key that does not exist",
@@ -107,6 +118,18 @@ impl Refusal {
             Self::Anonymous => "no signature, or an expired one",
             Self::Malformed => "a request that is malformed before its signature was looked at",
         }
+    }
+}
+
+impl Split for Refusal {
+    const COUNT: usize = Self::WORDS.len();
+
+    fn place(self) -> usize {
+        self as usize
+    }
+
+    fn label(place: usize, labels: Labels) -> Labels {
+        labels.word("reason", Self::WORDS.get(place).copied().unwrap_or_default())
     }
 }
 
@@ -138,24 +161,23 @@ pub struct Stats {
 /// The counters behind [`Stats`], and who was lately logged as refused.
 #[derive(Default)]
 pub(super) struct Counters {
-    requests: AtomicU64,
-    failed: AtomicU64,
-    broken: AtomicU64,
-    received: AtomicU64,
-    sent: AtomicU64,
-    refused: [AtomicU64; 5],
+    /// Requests so far, refused ones included: each has a number.
+    numbers: AtomicU64,
+    figures: Arc<Figures>,
     logged: Mutex<BTreeMap<(Refusal, IpAddr), Instant>>,
 }
 
 impl Counters {
     pub(super) fn stats(&self) -> Stats {
-        let refused = |refusal: Refusal| self.refused[refusal as usize].load(Relaxed);
+        let Figures { tenants, house } = &*self.figures;
+        let refused = |refusal: Refusal| house.refused.of(refusal).value();
+        let sum = |of: fn(&OfTenant) -> u64| tenants.iter().map(of).sum();
         Stats {
-            requests: self.requests.load(Relaxed),
-            failed: self.failed.load(Relaxed),
-            broken: self.broken.load(Relaxed),
-            received_bytes: self.received.load(Relaxed),
-            sent_bytes: self.sent.load(Relaxed),
+            requests: self.numbers.load(Relaxed),
+            failed: sum(OfTenant::failed),
+            broken: house.broken.value(),
+            received_bytes: sum(|of| of.received_bytes.value()),
+            sent_bytes: sum(|of| of.sent_bytes.value()),
             refused_unknown_key: refused(Refusal::UnknownKey),
             refused_signature: refused(Refusal::BadSignature),
             refused_skewed: refused(Refusal::Skewed),
@@ -166,28 +188,28 @@ impl Counters {
 
     /// One more request; gives its number.
     pub(super) fn request(&self) -> u64 {
-        self.requests.fetch_add(1, Relaxed)
+        self.numbers.fetch_add(1, Relaxed)
     }
 
-    pub(super) fn failed(&self) {
-        self.failed.fetch_add(1, Relaxed);
+    pub(super) fn figures(&self) -> &Arc<Figures> {
+        &self.figures
     }
 
     pub(super) fn broken(&self) {
-        self.broken.fetch_add(1, Relaxed);
+        self.figures.house.broken.count();
     }
 
-    pub(super) fn received(&self, bytes: usize) {
-        self.received.fetch_add(bytes as u64, Relaxed);
+    pub(super) fn received(&self, tenant: TenantId, bytes: usize) {
+        self.figures.tenants.of(Some(tenant)).received_bytes.add(bytes as u64);
     }
 
-    pub(super) fn sent(&self, bytes: usize) {
-        self.sent.fetch_add(bytes as u64, Relaxed);
+    pub(super) fn sent(&self, tenant: TenantId, bytes: usize) {
+        self.figures.tenants.of(Some(tenant)).sent_bytes.add(bytes as u64);
     }
 
     /// Counts a refusal, and logs it unless one of the same kind and peer was logged lately.
     pub(super) fn refuse(&self, refusal: Refusal, peer: IpAddr, code: &str) {
-        let count = self.refused[refusal as usize].fetch_add(1, Relaxed) + 1;
+        let count = self.figures.house.refused.of(refusal).number() + 1;
         if self.first_lately(refusal, peer, Instant::now()) {
             tracing::warn!(%peer, code, count, "refused an S3 request: {}", refusal.what());
         }

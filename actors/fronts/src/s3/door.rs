@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use super::{
     auth::{Refusal, Verified},
     error::{not_ready, to_s3},
+    figures::OneMore,
     gateway::Gateway,
     presigned,
     reframe::{SIGNED_CHUNK_BYTES_MAX, reframed},
@@ -66,6 +67,8 @@ impl Door {
     ) -> Result<Response<Answering>, HttpError> {
         let counters = self.gateway.counters().clone();
         let number = counters.request();
+        let under_way = OneMore::of(counters.figures(), |house| &house.requests_under_way);
+        let since = self.gateway.clock().now();
         let verified = Verified::default();
         let underway = link.begins(verified.clone());
         let multiplexed = request.version() >= Version::HTTP_2;
@@ -112,9 +115,11 @@ impl Door {
         let free_bytes = if multiplexed { 0 } else { FREE_BYTES_MAX };
         response = self.charged(&via, response, free_bytes).await?;
         let status = response.status();
-        if status.is_server_error() {
-            counters.failed();
+        if status == StatusCode::SERVICE_UNAVAILABLE && code_in(response.body()) == S3ErrorCode::SlowDown {
+            counters.figures().house.slow_downs.count();
         }
+        let took = self.gateway.clock().now().since(since);
+        counters.figures().answered(via.tenant(), via.operation.operation(), status, took);
         if stalled.is_set() || (holds_back && (empty || !status.is_success())) || *self.stage.borrow() >= Stage::Leaving
         {
             // A client that was refused may keep back its body, or may have sent it. Nobody can tell what the next
@@ -133,7 +138,7 @@ impl Door {
         if let Ok(id) = HeaderValue::from_str(&format!("{number:016X}")) {
             response.headers_mut().insert("x-amz-request-id", id);
         }
-        Ok(response.map(|body| Answering { body, _underway: underway }))
+        Ok(response.map(|body| Answering { body, _underway: underway, _counted: under_way }))
     }
 
     /// A request as s3s takes it.
@@ -196,6 +201,7 @@ impl Door {
 pub(super) struct Answering {
     body: Body,
     _underway: Underway,
+    _counted: OneMore,
 }
 
 impl HttpBody for Answering {

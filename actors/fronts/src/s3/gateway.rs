@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use hyper::HeaderMap;
 use mesh_core::{
     Pool,
+    figures::{Labels, Split},
     limits::{KEY_BYTES_MAX, MAILBOX_BYTES_MAX, STRIPE_BYTES_MAX},
     port::Clock,
 };
@@ -232,14 +233,41 @@ fn signed<T>(mut request: S3Request<T>) -> S3Request<T> {
 
 /// Each operation is a function of its module, that gives its output, or (`with`) output and headers.
 macro_rules! operations {
-    ($($name:ident($input:ident) -> $output:ident by $module:ident with $response:path;)*) => {
+    ($($name:ident $operation:ident($input:ident) -> $output:ident by $module:ident with $response:path;)*) => {
+        /// What a request asks for.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub(super) enum Operation {
+            /// Nobody knows.
+            #[default]
+            None,
+            $($operation,)*
+        }
+
+        impl Operation {
+            pub(super) const ALL: &[Self] = &[Self::None, $(Self::$operation,)*];
+            const WORDS: &[&str] = &["none", $(stringify!($operation),)*];
+        }
+
         #[async_trait::async_trait]
         impl S3 for Gateway {
             $(async fn $name(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
+                Via::here().operation.is(Operation::$operation);
                 $module::$name(self, signed(request)).await.map($response)
             })*
         }
     };
+}
+
+impl Split for Operation {
+    const COUNT: usize = Self::WORDS.len();
+
+    fn place(self) -> usize {
+        self as usize
+    }
+
+    fn label(place: usize, labels: Labels) -> Labels {
+        labels.word("operation", Self::WORDS.get(place).copied().unwrap_or_default())
+    }
 }
 
 fn whole<T>((output, headers): (T, HeaderMap)) -> S3Response<T> {
@@ -247,25 +275,25 @@ fn whole<T>((output, headers): (T, HeaderMap)) -> S3Response<T> {
 }
 
 operations! {
-    list_buckets(ListBucketsInput) -> ListBucketsOutput by buckets with S3Response::new;
-    create_bucket(CreateBucketInput) -> CreateBucketOutput by buckets with S3Response::new;
-    delete_bucket(DeleteBucketInput) -> DeleteBucketOutput by buckets with S3Response::new;
-    head_bucket(HeadBucketInput) -> HeadBucketOutput by buckets with S3Response::new;
-    get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput by buckets with S3Response::new;
-    get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput by buckets with S3Response::new;
-    put_object(PutObjectInput) -> PutObjectOutput by put with S3Response::new;
-    get_object(GetObjectInput) -> GetObjectOutput by get with whole;
-    head_object(HeadObjectInput) -> HeadObjectOutput by get with whole;
-    delete_object(DeleteObjectInput) -> DeleteObjectOutput by delete with S3Response::new;
-    delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput by delete with S3Response::new;
-    copy_object(CopyObjectInput) -> CopyObjectOutput by copy with S3Response::new;
-    list_objects(ListObjectsInput) -> ListObjectsOutput by list with S3Response::new;
-    list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output by list with S3Response::new;
-    create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput by multipart with S3Response::new;
-    complete_multipart_upload(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput by multipart with S3Response::new;
-    abort_multipart_upload(AbortMultipartUploadInput) -> AbortMultipartUploadOutput by multipart with S3Response::new;
-    list_multipart_uploads(ListMultipartUploadsInput) -> ListMultipartUploadsOutput by multipart with S3Response::new;
-    upload_part(UploadPartInput) -> UploadPartOutput by parts with S3Response::new;
-    upload_part_copy(UploadPartCopyInput) -> UploadPartCopyOutput by parts with S3Response::new;
-    list_parts(ListPartsInput) -> ListPartsOutput by parts with S3Response::new;
+    list_buckets ListBuckets(ListBucketsInput) -> ListBucketsOutput by buckets with S3Response::new;
+    create_bucket CreateBucket(CreateBucketInput) -> CreateBucketOutput by buckets with S3Response::new;
+    delete_bucket DeleteBucket(DeleteBucketInput) -> DeleteBucketOutput by buckets with S3Response::new;
+    head_bucket HeadBucket(HeadBucketInput) -> HeadBucketOutput by buckets with S3Response::new;
+    get_bucket_versioning GetBucketVersioning(GetBucketVersioningInput) -> GetBucketVersioningOutput by buckets with S3Response::new;
+    get_bucket_location GetBucketLocation(GetBucketLocationInput) -> GetBucketLocationOutput by buckets with S3Response::new;
+    put_object PutObject(PutObjectInput) -> PutObjectOutput by put with S3Response::new;
+    get_object GetObject(GetObjectInput) -> GetObjectOutput by get with whole;
+    head_object HeadObject(HeadObjectInput) -> HeadObjectOutput by get with whole;
+    delete_object DeleteObject(DeleteObjectInput) -> DeleteObjectOutput by delete with S3Response::new;
+    delete_objects DeleteObjects(DeleteObjectsInput) -> DeleteObjectsOutput by delete with S3Response::new;
+    copy_object CopyObject(CopyObjectInput) -> CopyObjectOutput by copy with S3Response::new;
+    list_objects ListObjects(ListObjectsInput) -> ListObjectsOutput by list with S3Response::new;
+    list_objects_v2 ListObjectsV2(ListObjectsV2Input) -> ListObjectsV2Output by list with S3Response::new;
+    create_multipart_upload CreateMultipartUpload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput by multipart with S3Response::new;
+    complete_multipart_upload CompleteMultipartUpload(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput by multipart with S3Response::new;
+    abort_multipart_upload AbortMultipartUpload(AbortMultipartUploadInput) -> AbortMultipartUploadOutput by multipart with S3Response::new;
+    list_multipart_uploads ListMultipartUploads(ListMultipartUploadsInput) -> ListMultipartUploadsOutput by multipart with S3Response::new;
+    upload_part UploadPart(UploadPartInput) -> UploadPartOutput by parts with S3Response::new;
+    upload_part_copy UploadPartCopy(UploadPartCopyInput) -> UploadPartCopyOutput by parts with S3Response::new;
+    list_parts ListParts(ListPartsInput) -> ListPartsOutput by parts with S3Response::new;
 }

@@ -267,7 +267,7 @@ impl Intake<'_> {
                     if received > len {
                         return Err(s3_error!(IncompleteBody, "more bytes came than Content-Length declared"));
                     }
-                    gateway.counters().received(frame.len());
+                    gateway.counters().received(self.open.caller.tenant, frame.len());
                     digests.update(&frame);
                     self.rest = frame;
                 }

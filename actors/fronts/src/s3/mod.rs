@@ -33,6 +33,7 @@ mod delete;
 mod digest;
 mod door;
 mod error;
+mod figures;
 mod gateway;
 mod get;
 mod host;
@@ -59,6 +60,7 @@ mod via;
 mod xml;
 
 pub use auth::Stats;
+pub use figures::declare;
 pub use gateway::{Gateway, GatewayOptions};
 pub use host::check_domain;
 pub use ingress::{AccessKey, AccessKeys, Ingress};

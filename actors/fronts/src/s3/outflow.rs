@@ -23,6 +23,7 @@ use futures_util::{
 };
 use mesh_core::{
     Buf, Error, Lane, Outcome,
+    id::TenantId,
     limits::{STREAM_STRIPES, STRIPE_BYTES_MAX},
     meta::ObjectRow,
     op::Piece,
@@ -293,12 +294,18 @@ pub(super) struct Outflow {
     pieces: Mutex<BoxStream<'static, Result<Bytes, Error>>>,
     left: u64,
     counters: Arc<Counters>,
+    /// Whose it is.
+    tenant: TenantId,
 }
 
 impl Outflow {
     /// A body of exactly `len` bytes.
-    pub(super) fn new(pieces: BoxStream<'static, Result<Bytes, Error>>, len: u64, counters: Arc<Counters>) -> Self {
-        Self { pieces: Mutex::new(pieces), left: len, counters }
+    pub(super) fn new(
+        pieces: BoxStream<'static, Result<Bytes, Error>>,
+        len: u64,
+        (counters, tenant): (Arc<Counters>, TenantId),
+    ) -> Self {
+        Self { pieces: Mutex::new(pieces), left: len, counters, tenant }
     }
 
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Bytes, StdError>>> {
@@ -331,7 +338,7 @@ impl Stream for Outflow {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(bytes))) if bytes.len() as u64 <= self.left => {
                 self.left -= bytes.len() as u64;
-                self.counters.sent(bytes.len());
+                self.counters.sent(self.tenant, bytes.len());
                 Poll::Ready(Some(Ok(bytes)))
             }
             Poll::Ready(Some(Ok(_))) => self.fail(Error::bug("a body is longer than its object")),

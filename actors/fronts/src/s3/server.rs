@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     door::{Door, Stage},
+    figures::{Figures, OneMore},
     gateway::Gateway,
     roster::{Patience, Place, Roster},
     socket::Socket,
@@ -105,15 +106,26 @@ struct House {
 }
 
 impl House {
+    fn figures(&self) -> &Arc<Figures> {
+        self.gateway.counters().figures()
+    }
+
     /// Lets a connection in, or tells it that there is no room.
     fn receive(&mut self, stream: Box<dyn Stream>, peer: SocketAddr, door: &Door) {
         match self.roster.enter(Instant::now()) {
             Some(place) => {
+                self.figures().house.accepted_connections.count();
                 let watcher = self.graceful.watcher();
-                self.connections.spawn(connection(stream, peer, place, door.clone(), self.options, watcher));
+                let counted = OneMore::of(self.figures(), |house| &house.connections);
+                let connection = connection(stream, peer, place, door.clone(), self.options, watcher);
+                self.connections.spawn(async move {
+                    connection.await;
+                    drop(counted);
+                });
             }
             None => match self.refusals.clone().try_acquire_owned() {
                 Ok(permit) => {
+                    self.figures().house.refused_connections.count();
                     self.connections.spawn(async move {
                         match timeout(REFUSAL_TIME_MAX, refuse(stream)).await {
                             Ok(Ok(())) => {}
@@ -123,7 +135,10 @@ impl House {
                         drop(permit);
                     });
                 }
-                Err(_) => tracing::debug!(%peer, "a connection is closed: too many are being refused already"),
+                Err(_) => {
+                    self.figures().house.refused_connections.count();
+                    tracing::debug!(%peer, "a connection is closed: too many are being refused already");
+                }
             },
         }
     }

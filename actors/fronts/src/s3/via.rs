@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     credit::{Purse, Stake},
+    figures::Known,
     outflow::staked,
     roster::Link,
 };
@@ -27,6 +28,8 @@ pub(super) struct Via {
     pub(super) link: Link,
     /// What a frame of its body may have.
     pub(super) frame_bytes: usize,
+    /// What for.
+    pub(super) operation: Known,
     /// Who asks, once that is known.
     tenant: OnceLock<TenantId>,
     /// What is held until it is answered: once at most.
@@ -67,7 +70,8 @@ impl Held {
 
 impl Via {
     pub(super) fn new(link: Link, frame_bytes: usize) -> Arc<Self> {
-        Arc::new(Self { link, frame_bytes, tenant: OnceLock::new(), holds: Mutex::default() })
+        let (operation, tenant) = (Known::default(), OnceLock::new());
+        Arc::new(Self { link, frame_bytes, operation, tenant, holds: Mutex::default() })
     }
 
     /// Does `work` for a request that came this way.
