@@ -40,6 +40,9 @@ pub struct Config {
     /// The S3 front end; none: this node serves no S3.
     #[serde(default)]
     pub s3: Option<S3Config>,
+    /// What is counted and how the node is, for who watches it; none: nobody can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<WatchConfig>,
     /// The drives.
     #[serde(default, rename = "drive", skip_serializing_if = "Vec::is_empty")]
     pub drives: Vec<DriveConfig>,
@@ -151,6 +154,14 @@ impl S3Config {
     }
 }
 
+/// The listener of who watches a node: `/metrics`, `/healthz` and `/readyz`, by HTTP and for everybody who reaches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatchConfig {
+    /// Where it listens: this machine alone, or an address of a network that only operators reach. Not that of S3.
+    pub listen: SocketAddr,
+}
+
 /// One drive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -257,6 +268,7 @@ impl Config {
             peers: Vec::new(),
             location: None,
             s3: None,
+            watch: None,
             drives: Vec::new(),
             dpu: None,
             functions: None,
@@ -340,6 +352,12 @@ impl Config {
         if self.s3.as_ref().is_some_and(|s3| s3.tls.is_some() && s3.plain_http) {
             let what = "s3.plain_http and [s3.tls] exclude each other: a listener speaks HTTP or HTTPS";
             return Err(Error::invalid(what));
+        }
+        if let (Some(watch), Some(s3)) = (&self.watch, &self.s3)
+            && watch.listen == s3.address
+            && watch.listen.port() != 0
+        {
+            return Err(Error::invalid("watch.listen is the address of S3: give it another port"));
         }
         if self.repair.rate.0 < REPAIR_RATE_MIN {
             return Err(Error::invalid("repair.rate must be at least 1MiB, a second").with("rate", self.repair.rate));
@@ -717,7 +735,10 @@ reclaim_grace = "30s"
         let more =
             format!("{text}\n[[drive]]\npath = \"/dev/nvme0n1\"\n\n[[peer]]\nnode = 1\naddress = \"127.0.0.1:7101\"\n");
         let more = Config::parse(&more).unwrap();
-        assert_eq!((more.drives.len(), more.peers.len()), (1, 1));
+        assert_eq!((more.drives.len(), more.peers.len(), more.watch), (1, 1, None));
+        let watched = Config::parse(&format!("{text}\n[watch]\nlisten = \"127.0.0.1:9600\"\n")).unwrap();
+        assert_eq!(watched.watch.unwrap().listen.port(), 9600);
+        assert_eq!(Config::parse(&watched.to_text().unwrap()).unwrap(), watched);
     }
 
     #[test]
@@ -741,6 +762,8 @@ reclaim_grace = "30s"
         assert!(memory.contains("64MiB to 1TiB"), "{memory}");
         let listens = refused("[cluster]", "[dpu]\nattached_to = 1\n\n[cluster]");
         assert!(listens.contains("take the [s3] section out"), "{listens}");
+        let shared = refused("[cluster]", "[watch]\nlisten = \"127.0.0.1:9002\"\n\n[cluster]");
+        assert!(shared.contains("give it another port"), "{shared}");
         let twins = refused("/dev/nvme0n1", "drive-a");
         assert!(twins.contains("same path"), "{twins}");
     }

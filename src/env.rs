@@ -14,6 +14,7 @@ use std::{
 use futures_util::{FutureExt as _, future::BoxFuture};
 use mesh_core::{
     Entropy, Error, ErrorKind, Pool,
+    figures::Page,
     id::{ClusterId, Incarnation, NodeId},
     meta::{LEVEL, Level},
     port::{Clock, Disk, Inbound, Outbound},
@@ -26,7 +27,7 @@ use mesh_dpu_runtime::{
     shell::Workers,
 };
 use mesh_fronts::wire::Listener;
-use mesh_transport::identity::Identity;
+use mesh_transport::{identity::Identity, link};
 use tokio::net::TcpListener;
 
 use crate::config::DriveConfig;
@@ -229,6 +230,10 @@ pub trait Link: Outbound {
     /// What stands between this node and the others, if it is a clock or the dates of a certificate.
     fn complaint(&self) -> Option<Error> {
         None
+    }
+    /// What it has counted, for who watches the node.
+    fn figures(&self, page: &mut Page) {
+        link::declare(page);
     }
     /// Ends every connection once what is in flight has ended, within a bound.
     fn close(&self) -> BoxFuture<'static, ()>;

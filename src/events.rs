@@ -7,7 +7,7 @@ use mesh_core::{
     time::UnixMillis,
 };
 
-use crate::node::lock;
+use crate::node::{lock, watching::Moves};
 
 /// Events of one entry of the log have numbers of their own, so many bits of them.
 const MORE_BITS: u32 = 16;
@@ -20,7 +20,11 @@ const PAGE_MAX: usize = 512;
 /// Numbers ascend with the group's log, which a leader has further than the one before it: so who has read another leader's
 /// events goes on with those of this one that came later, whatever their clocks say.
 #[derive(Default)]
-pub(crate) struct Events(Mutex<Ring>);
+pub(crate) struct Events {
+    ring: Mutex<Ring>,
+    /// How often what has happened to actors.
+    pub(crate) moves: Moves,
+}
 
 #[derive(Default)]
 struct Ring {
@@ -32,7 +36,15 @@ impl Events {
     /// Notes what has happened, and logs it.
     pub(crate) fn note(&self, as_of: u64, at: UnixMillis, what: Happened) {
         tracing::info!("{what}");
-        let mut ring = lock(&self.0);
+        match what {
+            Happened::Moved { .. } => self.moves.committed.count(),
+            Happened::NotMoved { .. } => self.moves.aborted.count(),
+            Happened::TakenOver { .. } => self.moves.taken_over.count(),
+            Happened::NotTakenOver { .. } => self.moves.failed_take_overs.count(),
+            Happened::Cut { .. } => self.moves.cuts.count(),
+            _ => {}
+        }
+        let mut ring = lock(&self.ring);
         // Below 2^53 for 137 thousand million entries of the log, so that every reader of JSON reads it as it is.
         ring.last = (as_of << MORE_BITS).max(ring.last + 1);
         let number = ring.last;
@@ -44,7 +56,7 @@ impl Events {
 
     /// The events after a number, and the number of the last one given.
     pub(crate) fn after(&self, number: u64) -> (Vec<Row>, u64) {
-        let ring = lock(&self.0);
+        let ring = lock(&self.ring);
         let later: Vec<Row> = ring.newest.iter().filter(|row| row.number > number).take(PAGE_MAX).cloned().collect();
         let next = later.last().map_or(number, |row| row.number);
         (later, next)

@@ -11,6 +11,7 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use mesh_core::{
     Error, ErrorKind, Outcome, Pool,
     envelope::Envelope,
+    figures::Page,
     id::{Incarnation, NodeId},
     limits::HEARTBEAT_SILENCE_MAX,
     op::NodeReport,
@@ -101,6 +102,10 @@ impl Link for Quic {
 
     fn complaint(&self) -> Option<Error> {
         self.link.complaint()
+    }
+
+    fn figures(&self, page: &mut Page) {
+        self.link.figures(page);
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

@@ -9,7 +9,9 @@ use std::{
 
 use clap::Args;
 use mesh::{
-    config::{ClusterConfig, CodeText, Config, DriveConfig, NodeNumber, S3Config, Size, Span, TimingConfig},
+    config::{
+        ClusterConfig, CodeText, Config, DriveConfig, NodeNumber, S3Config, Size, Span, TimingConfig, WatchConfig,
+    },
     node::Node,
     provision::{FIRST_TENANT, Provision},
 };
@@ -31,7 +33,8 @@ use super::{
 /// Everything is kept in a folder and is there again after a restart. Once the mesh takes data, the lines to try are
 /// printed and written to `dev.env` in that folder, for a shell to source: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
 /// AWS_SECRET_ACCESS_KEY, AWS_REGION and MESH_BUCKET for any S3 client (with --tls AWS_CA_BUNDLE, too), MESH_CONNECT, MESH_IDENTITY and
-/// MESH_ADMIN_IDENTITY for `mesh status`, `mesh actors` and the like, and with --dpus MESH_DEV_SOCKET for `mesh dpu`.
+/// MESH_ADMIN_IDENTITY for `mesh status`, `mesh actors` and the like, MESH_WATCH with where each node tells what is counted on it
+/// (`/metrics`, `/healthz` and `/readyz`), and with --dpus MESH_DEV_SOCKET for `mesh dpu`.
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
     /// The folder that everything is kept in [default: mesh/dev in your data folder].
@@ -149,6 +152,7 @@ impl Dev {
         let config = Config {
             bootstrap: number == 1,
             s3,
+            watch: Some(WatchConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)) }),
             drives: drives.to_vec(),
             cluster: ClusterConfig { code: self.code, ..ClusterConfig::default() },
             timing: TimingConfig { reclaim_grace: self.reclaim_grace, ..TimingConfig::default() },
@@ -179,6 +183,7 @@ impl Dev {
         println!("  aws s3 ls s3://$MESH_BUCKET");
         println!("  mesh status");
         println!("  mesh put README.md readme && mesh ls");
+        println!("  curl -s ${{MESH_WATCH%%,*}}/metrics               # and /readyz; one address a node");
         if self.dpus > 0 {
             println!("  mesh actors                 # where each one runs, and why");
             println!("  mesh watch                  # what moves, as it happens");
@@ -216,6 +221,8 @@ impl Dev {
         }
         let s3 = nodes.iter().find_map(Node::s3_address).ok_or_else(|| Error::bug("no S3 front end listens"))?;
         let connect: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
+        let watch: Vec<String> =
+            nodes.iter().filter_map(Node::watch_address).map(|address| format!("http://{address}")).collect();
         let (scheme, authority) = match self.tls {
             true => ("https", Some(("AWS_CA_BUNDLE", provision.front_authority_file().display().to_string()))),
             false => ("http", None),
@@ -230,6 +237,7 @@ impl Dev {
             ("MESH_CONNECT", connect.join(",")),
             ("MESH_IDENTITY", identity.display().to_string()),
             ("MESH_ADMIN_IDENTITY", admin.display().to_string()),
+            ("MESH_WATCH", watch.join(",")),
         ];
         Ok(variables.into_iter().chain(authority).collect())
     }

@@ -6,6 +6,7 @@ use clap::Args;
 use mesh::{
     config::{
         CAPACITY_MIN, ClusterConfig, CodeText, Config, DriveConfig, Namespaces, NodeNumber, S3Config, Size, TlsConfig,
+        WatchConfig,
     },
     provision::{FIRST_TENANT, Provision, dialable},
 };
@@ -62,6 +63,10 @@ pub(crate) struct NodeArgs {
     /// HTTP for S3 though others than this machine can hear it: something in front of it speaks TLS, or nobody listens.
     #[arg(long, requires = "s3")]
     pub(crate) s3_plain_http: bool,
+    /// Where to tell who watches the node what is counted on it and how it is, by HTTP and to everybody who reaches it: an address of
+    /// this machine alone or of a private network. None: nowhere.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) watch: Option<SocketAddr>,
     /// A drive: a folder and its size (256MiB or more), or a block device. Once for each drive.
     #[arg(long = "drive", value_name = "PATH[:SIZE]", value_parser = drive)]
     pub(crate) drives: Vec<DriveConfig>,
@@ -87,6 +92,7 @@ impl NodeArgs {
         let s3 = self.s3.map(|address| S3Config { tls, plain_http, ..S3Config::new(address) });
         Ok(Config {
             s3,
+            watch: self.watch.map(|listen| WatchConfig { listen }),
             drives: self.drives,
             location: self.location,
             ..Config::new(node, dialable(self.address)?, data)

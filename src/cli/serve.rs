@@ -1,10 +1,14 @@
 //! `mesh serve`: the daemon.
 
 use core::time::Duration;
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
-use mesh::{config::Config, node::Node, provision};
+use mesh::{
+    config::{Config, WatchConfig},
+    node::Node,
+    provision,
+};
 use mesh_core::Error;
 use mesh_dpu_runtime::pin::pin_thread;
 
@@ -22,6 +26,10 @@ pub(crate) struct Serve {
     /// older build has to take, too.
     #[arg(long)]
     s3_plain_http: bool,
+    /// Where to tell who watches the node what is counted on it and how it is, by HTTP and to everybody who reaches it; instead of
+    /// `listen` in [watch].
+    #[arg(long, value_name = "IP:PORT")]
+    watch: Option<SocketAddr>,
     /// End with this process, which must be the parent: what `mesh dev` tells its emulated DPUs.
     #[arg(long, hide = true, value_name = "PID")]
     with_parent: Option<i32>,
@@ -43,12 +51,18 @@ impl Serve {
         if let Some(s3) = &mut config.s3 {
             s3.plain_http |= self.s3_plain_http && s3.tls.is_none();
         }
+        if let Some(listen) = self.watch {
+            config.watch = Some(WatchConfig { listen });
+        }
         check_machine(&config)?;
         let founding = if config.bootstrap { config.data.parent().map(std::path::Path::to_owned) } else { None };
         let node = Node::builder(config).start().await?;
         tracing::info!(node = %node.id(), address = %node.address(), "listening");
         if let Some(address) = node.s3_address() {
             tracing::info!(%address, "serving S3");
+        }
+        if let Some(address) = node.watch_address() {
+            tracing::info!(%address, "telling who watches");
         }
         let running = async {
             if let Some(folder) = founding {

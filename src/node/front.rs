@@ -12,6 +12,7 @@ use std::sync::{
 use futures_util::{FutureExt as _, future::BoxFuture};
 use mesh_core::{
     Error, ErrorKind, Outcome, Request,
+    figures::Page,
     id::{ActorId, NodeId},
     port::Clock,
     time::UnixMillis,
@@ -154,6 +155,7 @@ async fn listen(node: &Arc<Inner>, tls: Option<Arc<Tls>>) -> Result<(), Error> {
         ..GatewayOptions::default()
     };
     let gateway = Gateway::new(front.clone(), front, node.env.clock.clone(), node.pool.clone(), options);
+    *lock(&node.counted_front) = Some(Counted { gateway: gateway.clone(), tls: tls.clone() });
     let (stop, told) = oneshot::channel::<()>();
     let told = async move {
         // Told, or the node is gone.
@@ -207,6 +209,36 @@ const TLS_SOON_MS: u64 = 14 * 24 * 3_600_000;
 
 /// Between two looks.
 const TLS_LOOK_PAUSE: Duration = Duration::from_secs(2);
+
+/// What counts a front end, for as long as its node is there.
+pub(super) struct Counted {
+    gateway: Gateway,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Counted {
+    pub(super) fn figures(&self, page: &mut Page) {
+        self.gateway.figures(page);
+        if let Some(tls) = &self.tls {
+            tls.figures(page);
+        }
+    }
+}
+
+/// Why S3 is not served though it is to be, for people.
+pub(super) fn unserved(node: &Inner) -> Option<String> {
+    let config = node.config.s3.as_ref()?;
+    let why = if node.front_closed.load(Acquire) {
+        "S3 is served no more: the node is stopping"
+    } else if lock(&node.front).is_some() {
+        return None;
+    } else if config.is_asked_for() {
+        "S3 is not served yet; the log says why"
+    } else {
+        "S3 is not served: it is not said how it is to speak, see the log"
+    };
+    Some(why.to_owned())
+}
 
 /// A front end that serves.
 pub(super) struct Serving {

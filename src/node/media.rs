@@ -448,6 +448,28 @@ pub(super) async fn reports(node: &Arc<Inner>) -> Vec<DriveReport> {
     futures_util::future::join_all(asked).await
 }
 
+/// How the drives were when they were asked last, each with how many segments that it had were gone.
+pub(super) fn said_last(node: &Inner) -> Vec<(DriveReport, u32)> {
+    let outlook = node.outlook();
+    let said = outlook.sight.reports.get(&node.id).map(|own| own.drives.clone()).unwrap_or_default();
+    let media = lock(&node.media);
+    let gone =
+        |drive: DriveId| media.0.values().find(|slot| slot.drive == Some(drive)).map_or(0, |slot| slot.said.gone);
+    said.into_iter()
+        .map(|report| {
+            let gone = gone(report.drive);
+            (report, gone)
+        })
+        .collect()
+}
+
+/// Drives that are still being opened, for people. One that cannot be used is not waited for.
+pub(super) fn being_opened(node: &Inner) -> Vec<String> {
+    let media = lock(&node.media);
+    let opening = media.0.values().filter(|slot| slot.opening);
+    opening.map(|slot| format!("the drive at {} is still being opened", slot.config.path.display())).collect()
+}
+
 /// Says what has become of a drive since the last time, if it is news.
 fn say(node: &Inner, at: usize, drive: DriveId, now: Said) {
     let mut before = now;

@@ -4,7 +4,8 @@
 //! - [`owner`] tells the steward what has happened and has done what it wants: [`acts`], and [`chains`] for actors;
 //! - [`gate`] lets in what links bring, and [`acquaintance`] asks whether who speaks may have a say;
 //! - [`media`] opens, formats and registers drives;
-//! - [`front`] serves S3.
+//! - [`front`] serves S3;
+//! - [`watching`] tells who watches the node what is counted on it, and how it is.
 
 mod ability;
 mod acquaintance;
@@ -15,6 +16,7 @@ pub(crate) mod gate;
 mod losses;
 pub(crate) mod media;
 mod owner;
+pub(crate) mod watching;
 
 use core::time::Duration;
 use std::{
@@ -37,7 +39,7 @@ use mesh_core::{
     op::{Ability, NodeReport, STARTS_MAX},
     port::{Compute, Metadata as _, Outbound},
     snapshot::Snapshot,
-    time::Instant,
+    time::{Instant, UnixMillis},
     topology::{NodeInfo, NodeKind},
 };
 use mesh_dpu_runtime::{
@@ -114,6 +116,13 @@ pub(crate) struct Inner {
     front_closed: AtomicBool,
     /// Held while a drive's number is chosen.
     numbers: Mutex<()>,
+    /// What its front end has counted.
+    counted_front: watching::CountedFront,
+    /// For who watches it; none: nobody does.
+    watching: Mutex<Option<watching::Watching>>,
+    /// When this start began.
+    started: UnixMillis,
+    turned: watching::Turned,
     /// It has been told to stop.
     leaving: AtomicBool,
     /// Why it serves nobody any more: it has been told that it is out of the mesh for good, or the mesh goes on without what it has.
@@ -192,6 +201,11 @@ impl Builder {
             Some(env) => env,
             None => Env::real()?,
         };
+        // First of all: who looks has an answer, however long the rest takes.
+        let watching = match &config.watch {
+            Some(watch) => Some(watching::Watching::begin(watch, &env).await?),
+            None => None,
+        };
         env.files.folder(&config.data).map_err(|error| {
             Error::new(ErrorKind::DriveFailed, "the data folder cannot be made")
                 .with("folder", config.data.display())
@@ -246,6 +260,7 @@ impl Builder {
         };
         let host = Host::new(id, ports);
         let ability = Arc::new(ability::of(&config, &env, &registry)?);
+        let started = env.clock.wall();
         let inner = Arc::new_cyclic(|me| Inner {
             id,
             incarnation,
@@ -276,6 +291,10 @@ impl Builder {
             front_closed: AtomicBool::new(false),
             front: Mutex::default(),
             numbers: Mutex::default(),
+            counted_front: Mutex::default(),
+            watching: Mutex::default(),
+            started,
+            turned: watching::Turned::default(),
             leaving: AtomicBool::new(false),
             out: Mutex::default(),
             stopping: watch::channel(false).0,
@@ -283,6 +302,11 @@ impl Builder {
             tasks: Mutex::default(),
         });
         gate.open(&inner);
+        inner.turned.now(inner.env.clock.now());
+        if let Some(watching) = watching {
+            watching.open(&inner);
+            *lock(&inner.watching) = Some(watching);
+        }
         let node = Node(inner);
         node.begin(news).await?;
         Ok(node)
@@ -371,6 +395,12 @@ impl Node {
     #[must_use]
     pub fn s3_address(&self) -> Option<SocketAddr> {
         *lock(&self.0.s3)
+    }
+
+    /// Where those listen who watch it, if anybody does: the address of `/metrics`, `/healthz` and `/readyz`.
+    #[must_use]
+    pub fn watch_address(&self) -> Option<SocketAddr> {
+        lock(&self.0.watching).as_ref().map(|watching| watching.address)
     }
 
     /// Says where another node is. What heartbeats tell later replaces it.
@@ -501,6 +531,11 @@ impl Node {
         self.0.host.shutdown(left()).await;
         self.0.metadata.shutdown().await;
         self.0.link.close().await;
+        // Last of all: it says until then that the node is stopping.
+        let watching = lock(&self.0.watching).take();
+        if let Some(watching) = watching {
+            watching.close().await;
+        }
         *stopped = true;
         tracing::info!(node = %self.0.id, "stopped");
     }

@@ -14,7 +14,7 @@ use mesh_core::{
     Answer, Error, ErrorKind, Outcome,
     id::{ActorId, NodeId},
     limits::{DPU_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL},
-    meta::ControlView,
+    meta::{ControlView, MeshCommand},
     op::Beat,
     port::{Completion, Role},
     time::Instant,
@@ -184,6 +184,7 @@ async fn own(node: Arc<Inner>, inbox: &mut mpsc::Receiver<News>) {
     owner.observe();
     loop {
         owner.publish();
+        owner.node.turned.now(owner.node.env.clock.now());
         let pause = owner.steward.wake_at().after(owner.node.env.clock.now());
         tokio::select! {
             () = &mut stopped => return,
@@ -307,6 +308,9 @@ impl Owner {
         }
         match act {
             Act::Step(actor, number, ask) => {
+                if let Ask::Propose(MeshCommand::BeginMove { .. }) = &ask {
+                    node.events.moves.begun.count();
+                }
                 let about = match &ask {
                     Ask::Propose(_) => About::Proposal(actor, number),
                     Ask::Step(at, _) => About::Step(actor, number, *at),
