@@ -192,7 +192,14 @@ impl Bench {
                 let (id, deadline) = (Token(self.next), Instant(u64::MAX));
                 let payload = Buf::copy_of(PAYLOAD);
                 let (principal, lane) = (Principal::System, Lane::Bulk);
-                let request = Request { op: Op::Shard(Box::new(op)), payload, principal, deadline, lane };
+                let request = Request {
+                    op: Op::Shard(Box::new(op)),
+                    payload,
+                    principal,
+                    deadline,
+                    lane,
+                    trace: mesh_core::Trace::NONE,
+                };
                 self.event(Event::Request { id, request });
             }
             self.settle();

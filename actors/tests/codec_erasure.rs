@@ -144,7 +144,8 @@ impl World {
         let id = Token(1 << 40 | self.requests);
         let principal = Principal::User { tenant: TenantId(1), name: "u".into() };
         let deadline = self.now + Duration::from_millis(delay_ms) + Duration::from_secs(30);
-        let request = Request { op: op.into(), payload, principal, deadline, lane: Lane::Bulk };
+        let request =
+            Request { op: op.into(), payload, principal, deadline, lane: Lane::Bulk, trace: mesh_core::Trace::NONE };
         self.later(delay_ms, Due::Event(Event::Request { id, request }));
         id
     }

@@ -17,7 +17,7 @@ use mesh::{
 };
 use mesh_actors::policy::Policy;
 use mesh_core::{
-    Answer, Buf, Chain, Error, ErrorKind, Lane, Op, Outcome, Pool, Principal, Request,
+    Answer, Buf, Chain, Error, ErrorKind, Lane, Op, Outcome, Pool, Principal, Request, Trace,
     assignment::{Assignment, MoveId},
     envelope::{Body, Envelope},
     id::{ActorId, BucketId, Epoch, GroupId, Incarnation, LayoutId, NodeId, StripeId, WriteId},
@@ -346,7 +346,8 @@ impl Inbound for Gate {
         };
         let deadline = station.env.clock.now() + Duration::from_micros(header.budget_us);
         if header.actor != ActorId::NODE {
-            let request = Request { op, payload, principal: header.principal, deadline, lane: header.lane };
+            let request =
+                Request { op, payload, principal: header.principal, deadline, lane: header.lane, trace: Trace::NONE };
             return station.host.ask_local(header.actor, header.epoch, request, done);
         }
         tokio::spawn(async move {

@@ -503,7 +503,14 @@ impl Room {
         let (node, patience) = (client.home, client.patience());
         let principal = Principal::User { tenant: self.cluster.tenant(), name: USER.into() };
         let deadline = self.world.clock(node) + patience;
-        let request = Request { op: op.into(), payload, principal, deadline, lane: Lane::Interactive };
+        let request = Request {
+            op: op.into(),
+            payload,
+            principal,
+            deadline,
+            lane: Lane::Interactive,
+            trace: mesh_core::Trace::NONE,
+        };
         let ticket = self.number(Errand::Ask(at, tag));
         self.world.submit(node, ActorId::ingress(node), request, ticket);
     }

@@ -59,7 +59,14 @@ fn target() -> StripeTarget {
 
 fn request(op: impl Into<Op>, payload: &[u8]) -> Request {
     let principal = Principal::User { tenant: TenantId(1), name: "somebody".into() };
-    Request { op: op.into(), payload: Buf::copy_of(payload), principal, deadline: Instant(99), lane: Lane::Bulk }
+    Request {
+        op: op.into(),
+        payload: Buf::copy_of(payload),
+        principal,
+        deadline: Instant(99),
+        lane: Lane::Bulk,
+        trace: mesh_core::Trace::NONE,
+    }
 }
 
 fn write(payload: &[u8]) -> Request {

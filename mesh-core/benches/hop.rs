@@ -15,7 +15,7 @@ use std::{
 };
 
 use mesh_core::{
-    Buf, Chain, Cx, Effect, Entropy, Event, Lane, Principal, Request, Response, StorageFunction, Target, Tokens,
+    Buf, Chain, Cx, Effect, Entropy, Event, Lane, Principal, Request, Response, StorageFunction, Target, Tokens, Trace,
     id::{GroupId, TenantId, Token},
     meta::Query,
     op::{Answer, Op},
@@ -132,6 +132,7 @@ fn request() -> Request {
         principal: Principal::User { tenant: TenantId(1), name: "user".into() },
         deadline: Instant::NEVER,
         lane: Lane::Interactive,
+        trace: Trace::NONE,
     }
 }
 

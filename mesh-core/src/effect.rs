@@ -11,6 +11,7 @@ use crate::{
     port::{ComputeJob, DiskJob, WorkOutput},
     spec::FunctionSpec,
     time::Instant,
+    trace::Trace,
 };
 
 /// Which kind of stream a request travels on, so that fat data never delay a heartbeat.
@@ -72,19 +73,29 @@ pub struct Request {
     pub deadline: Instant,
     /// How it travels.
     pub lane: Lane,
+    /// Which request of a client it belongs to.
+    pub trace: Trace,
 }
 
 impl Request {
     /// A request of the mesh itself.
     #[must_use]
     pub fn system(op: impl Into<Op>, deadline: Instant) -> Self {
-        Self { op: op.into(), payload: Buf::empty(), principal: Principal::System, deadline, lane: Lane::Interactive }
+        Self {
+            op: op.into(),
+            payload: Buf::empty(),
+            principal: Principal::System,
+            deadline,
+            lane: Lane::Interactive,
+            trace: Trace::NONE,
+        }
     }
 
-    /// A request that goes on from this one: same principal, deadline and lane.
+    /// A request that goes on from this one: same principal, deadline, lane and trace.
     #[must_use]
     pub fn onward(&self, op: impl Into<Op>, payload: Buf) -> Self {
-        Self { op: op.into(), payload, principal: self.principal.clone(), deadline: self.deadline, lane: self.lane }
+        let Self { deadline, lane, trace, .. } = *self;
+        Self { op: op.into(), payload, principal: self.principal.clone(), deadline, lane, trace }
     }
 }
 

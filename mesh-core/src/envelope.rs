@@ -6,6 +6,7 @@ use crate::{
     error::{Error, ErrorKind},
     id::{ActorId, ClusterId, Epoch, Incarnation, NodeId},
     op::{Answer, Op},
+    trace::Trace,
 };
 
 /// One message.
@@ -135,6 +136,13 @@ impl Envelope {
             body: Body::Request(op),
         };
         Self { header, payload }
+    }
+
+    /// The same, as part of a client's request.
+    #[must_use]
+    pub fn traced(mut self, trace: Trace) -> Self {
+        self.header.trace = trace.to_header();
+        self
     }
 
     /// A message of the connection itself, or an answer to request `id`.

@@ -31,6 +31,7 @@ pub mod spec;
 pub mod stream;
 pub mod time;
 pub mod topology;
+pub mod trace;
 pub mod wire;
 
 pub use buf::{Buf, Pool};
@@ -40,3 +41,4 @@ pub use error::{Certainty, Error, ErrorKind, Redirect};
 pub use function::{Cx, Entropy, StorageFunction, Tokens};
 pub use op::{Answer, Op};
 pub use size::Bytes;
+pub use trace::Trace;

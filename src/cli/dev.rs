@@ -24,6 +24,7 @@ use mesh_core::{
 };
 
 use super::{
+    LogFormat,
     dpus::{self, Dpus},
     exports, quoted, status, told_to_stop, write_private,
 };
@@ -66,6 +67,9 @@ pub(crate) struct Dev {
     /// them without it.
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     dpu_functions: Option<Vec<String>>,
+    /// How what is logged is written.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(super) log_format: LogFormat,
 }
 
 impl Dev {

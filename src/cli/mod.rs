@@ -98,7 +98,26 @@ pub(crate) enum Command {
     Rm(object::Rm),
 }
 
+/// How what is logged is written.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// An object a line: `timestamp`, `level`, `message`, what the line is about by name (such as `node`, `drive`, `error`), and
+    /// `span` with the number of the S3 request (`request`) where it is logged on its way.
+    Json,
+}
+
 impl Command {
+    pub(crate) const fn log_format(&self) -> LogFormat {
+        match self {
+            Self::Serve(command) => command.log_format,
+            Self::Dev(command) => command.log_format,
+            _ => LogFormat::Text,
+        }
+    }
+
     pub(crate) const fn default_log(&self) -> &'static str {
         match self {
             Self::Serve(_) => "info,openraft=error,quinn=warn,s3s=off",

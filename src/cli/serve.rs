@@ -12,11 +12,13 @@ use mesh::{
 use mesh_core::Error;
 use mesh_dpu_runtime::pin::pin_thread;
 
-use super::told_to_stop;
+use super::{LogFormat, told_to_stop};
 
 /// Run a node until SIGTERM or SIGINT; then finish what is in flight and close everything in order.
 ///
-/// What is logged goes to standard error; MESH_LOG sets how much (such as `debug` or `info,openraft=debug`).
+/// What is logged goes to standard error; MESH_LOG sets how much (such as `debug` or `info,openraft=debug`). What is done for an S3
+/// request is logged under the number that its client is told (`x-amz-request-id`), on every node: what fails inside the mesh as a
+/// warning, all else at `debug`.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// The configuration that `mesh init` or `mesh join` wrote.
@@ -30,6 +32,9 @@ pub(crate) struct Serve {
     /// `listen` in [watch].
     #[arg(long, value_name = "IP:PORT")]
     watch: Option<SocketAddr>,
+    /// How what is logged is written.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(super) log_format: LogFormat,
     /// End with this process, which must be the parent: what `mesh dev` tells its emulated DPUs.
     #[arg(long, hide = true, value_name = "PID")]
     with_parent: Option<i32>,

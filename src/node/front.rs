@@ -147,11 +147,14 @@ async fn listen(node: &Arc<Inner>, tls: Option<Arc<Tls>>) -> Result<(), Error> {
     };
     *lock(&node.s3) = Some(bound);
     let front = Arc::new(Front { node: Arc::downgrade(node), ready: AtomicBool::new(false) });
+    let mut first_request = [0; 8];
+    (node.env.entropy)().fill(&mut first_request);
     let memory_bytes_max = usize::try_from(config.memory.0).unwrap_or(usize::MAX);
     let options = GatewayOptions {
         memory_bytes_max,
         domain: config.domain.clone(),
         reclaim_grace: node.config.timing.reclaim_grace.0,
+        first_request: u64::from_le_bytes(first_request),
         ..GatewayOptions::default()
     };
     let gateway = Gateway::new(front.clone(), front, node.env.clock.clone(), node.pool.clone(), options);

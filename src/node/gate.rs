@@ -4,7 +4,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use mesh_core::{
-    Buf, Error, ErrorKind, Op, Outcome, Principal, Request,
+    Buf, Error, ErrorKind, Op, Outcome, Principal, Request, Trace,
     envelope::{Body, Envelope},
     id::{ActorId, NodeId},
     op::{Answer, NodeOp, NodeReport, page},
@@ -75,7 +75,8 @@ impl Inner {
         };
         let deadline = node.env.clock.now() + budget;
         if header.actor != ActorId::NODE {
-            let request = Request { op, payload, principal: header.principal, deadline, lane: header.lane };
+            let trace = Trace::from_header(&header.trace);
+            let request = Request { op, payload, principal: header.principal, deadline, lane: header.lane, trace };
             let done = watched(&node, header.actor, &request.op, coming_and_going(&node, header.actor, done));
             return node.host.ask_local(header.actor, header.epoch, request, done);
         }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use mesh_core::{
-    Buf, Effect, Entropy, ErrorKind, Lane, Principal, Tokens,
+    Buf, Effect, Entropy, ErrorKind, Lane, Principal, Tokens, Trace,
     id::{BucketId, DriveId, KeyId, LayoutId, StripeId, TenantId, WriteId},
     meta::WrappedKey,
     op::{Binding, Part, ShardOp, StripeTarget},
@@ -72,7 +72,14 @@ fn of_what_is_compressed_all_is_asked_for_and_of_the_rest_what_is_wanted() {
 
 fn request(op: impl Into<Op>, payload: &[u8]) -> Request {
     let principal = Principal::User { tenant: TenantId(1), name: "u".into() };
-    Request { op: op.into(), payload: Buf::copy_of(payload), principal, deadline: Instant(99), lane: Lane::Bulk }
+    Request {
+        op: op.into(),
+        payload: Buf::copy_of(payload),
+        principal,
+        deadline: Instant(99),
+        lane: Lane::Bulk,
+        trace: Trace::new(9),
+    }
 }
 
 fn ask(id: u64, request: Request) -> Event {

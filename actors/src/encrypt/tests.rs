@@ -1,5 +1,5 @@
 use mesh_core::{
-    Effect, Entropy, ErrorKind, Lane, Principal, Tokens,
+    Effect, Entropy, ErrorKind, Lane, Principal, Tokens, Trace,
     id::{BucketId, DriveId, KeyId, LayoutId, TenantId, WriteId},
     meta::Compression,
     op::{Part, ShardOp},
@@ -61,7 +61,14 @@ fn target(key: Option<Arc<WrappedKey>>) -> StripeTarget {
 
 fn request(op: impl Into<Op>, payload: &[u8]) -> Request {
     let principal = Principal::User { tenant: TenantId(1), name: "u".into() };
-    Request { op: op.into(), payload: Buf::copy_of(payload), principal, deadline: Instant(99), lane: Lane::Bulk }
+    Request {
+        op: op.into(),
+        payload: Buf::copy_of(payload),
+        principal,
+        deadline: Instant(99),
+        lane: Lane::Bulk,
+        trace: Trace::new(9),
+    }
 }
 
 fn ask(id: u64, request: Request) -> Event {

@@ -22,7 +22,8 @@ mod write;
 use std::collections::BTreeMap;
 
 use mesh_core::{
-    Answer, Buf, Cx, Error, ErrorKind, Event, Lane, Op, Outcome, Principal, Request, StorageFunction, WorkOutcome,
+    Answer, Buf, Cx, Error, ErrorKind, Event, Lane, Op, Outcome, Principal, Request, StorageFunction, Trace,
+    WorkOutcome,
     figures::{Figures as _, Labels, Page},
     id::Token,
     meta::Compression,
@@ -61,12 +62,14 @@ struct Caller {
     principal: Principal,
     deadline: Instant,
     lane: Lane,
+    trace: Trace,
 }
 
 impl Caller {
     fn request(&self, op: ShardOp, payload: Buf, deadline: Instant) -> Request {
         let deadline = deadline.min(self.deadline);
-        Request { op: op.into(), payload, principal: self.principal.clone(), deadline, lane: self.lane }
+        let (lane, trace) = (self.lane, self.trace);
+        Request { op: op.into(), payload, principal: self.principal.clone(), deadline, lane, trace }
     }
 }
 
@@ -81,8 +84,8 @@ impl Erasure {
     }
 
     fn on_request(&mut self, id: Token, request: Request, cx: &mut Cx<'_>) {
-        let Request { op, payload, principal, deadline, lane } = request;
-        let caller = Caller { id, principal, deadline, lane };
+        let Request { op, payload, principal, deadline, lane, trace } = request;
+        let caller = Caller { id, principal, deadline, lane, trace };
         let Op::Stripe(op) = op else {
             let error = Error::new(ErrorKind::Unsupported, "Erasure stores stripes, and knows no other operation");
             return cx.reply(id, Err(error));

@@ -11,6 +11,9 @@ use mesh_core::{
 
 use super::*;
 
+/// Of the client's request.
+const TRACE: Trace = Trace::new(77);
+
 mod reads;
 mod writes;
 
@@ -134,7 +137,14 @@ fn principal() -> Principal {
 
 fn request(op: StripeOp, payload: &[u8]) -> Request {
     let deadline = Instant(31_000 * MS);
-    Request { op: op.into(), payload: Buf::copy_of(payload), principal: principal(), deadline, lane: Lane::Bulk }
+    Request {
+        op: op.into(),
+        payload: Buf::copy_of(payload),
+        principal: principal(),
+        deadline,
+        lane: Lane::Bulk,
+        trace: TRACE,
+    }
 }
 
 fn shards() -> Vec<(Buf, u32)> {
@@ -159,7 +169,7 @@ fn shard(place: u8) -> ShardId {
 
 fn to_drive(token: u64, drive: u64, op: ShardOp, payload: Buf, deadline_ms: u64) -> Effect {
     let deadline = Instant(deadline_ms * MS);
-    let request = Request { op: op.into(), payload, principal: principal(), deadline, lane: Lane::Bulk };
+    let request = Request { op: op.into(), payload, principal: principal(), deadline, lane: Lane::Bulk, trace: TRACE };
     Effect::Call { to: Target::Actor(ActorId::drive(DriveId(drive))), call: Token(token), request }
 }
 

@@ -93,6 +93,7 @@ struct Running {
 }
 
 /// Who waits for a completion.
+#[allow(clippy::large_enum_variant, reason = "nearly all are the large one")]
 enum Pending {
     Ask(Ask),
     Compute(Token),
@@ -131,7 +132,7 @@ impl Object {
     }
 
     fn admit(&self, request: Request, now: Instant) -> Result<Running, Error> {
-        let Request { op, payload, principal, deadline, lane } = request;
+        let Request { op, payload, principal, deadline, lane, trace } = request;
         let Op::Object(op) = op else {
             return Err(Error::new(ErrorKind::Unsupported, "this function takes object operations only"));
         };
@@ -172,7 +173,7 @@ impl Object {
         // That it has no chain here is no reason to wait, for as long as whoever asks would, for one that nobody founded.
         let is_known = self.desk.spec.keys.contains_key(&tenant);
         let deadline = if is_known { deadline } else { deadline.min(now + UNKNOWN_MAX) };
-        Ok(Running { caller: Caller { principal, tenant, deadline, lane }, task })
+        Ok(Running { caller: Caller { principal, tenant, deadline, lane, trace }, task })
     }
 
     /// Lets a task hear something, and does what it wants next, until it waits.

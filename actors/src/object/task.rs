@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::{collections::BTreeSet, sync::Arc};
 
 use mesh_core::{
-    Answer, Buf, Certainty, Cx, Error, ErrorKind, Lane, Op, Outcome, Principal, Request, Response, WorkOutcome,
+    Answer, Buf, Certainty, Cx, Error, ErrorKind, Lane, Op, Outcome, Principal, Request, Response, Trace, WorkOutcome,
     id::{ActorId, BucketId, DriveId, GroupId, LayoutId, TenantId, WriteId},
     meta::{BucketRef, BucketRow, Command, MetaAnswer, Proposer, Query},
     op::{ShardOp, StripeOp},
@@ -188,12 +188,14 @@ pub(super) struct Caller {
     pub(super) tenant: TenantId,
     pub(super) deadline: Instant,
     pub(super) lane: Lane,
+    pub(super) trace: Trace,
 }
 
 impl Caller {
     /// A request that goes on from the caller's.
     pub(super) fn request(&self, op: Op, payload: Buf) -> Request {
-        Request { op, payload, principal: self.principal.clone(), deadline: self.deadline, lane: self.lane }
+        let Self { deadline, lane, trace, .. } = *self;
+        Request { op, payload, principal: self.principal.clone(), deadline, lane, trace }
     }
 }
 

@@ -95,7 +95,7 @@ impl Policy {
         if request.principal != Principal::System {
             self.spend(&request, cx)?;
         }
-        let Request { op, payload, principal, deadline, lane } = request;
+        let Request { op, payload, principal, deadline, lane, trace } = request;
         let charge =
             matches!(&op, Op::Stripe(op) if matches!(**op, StripeOp::Read { .. })) && principal != Principal::System;
         let learn = matches!(&op, Op::Query { query, .. } if matches!(**query, Query::Bucket { .. }));
@@ -106,7 +106,7 @@ impl Policy {
             }
             op => {
                 let to = if matches!(op, Op::Query { .. }) { Target::Metadata } else { Target::Next };
-                cx.call(to, Request { op, payload, principal, deadline, lane })
+                cx.call(to, Request { op, payload, principal, deadline, lane, trace })
             }
         };
         self.out.insert(token, Out { id, charge, learn });

@@ -2,7 +2,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 
 use mesh_core::{
-    Buf, Effect, Entropy, Lane, Response, Tokens,
+    Buf, Effect, Entropy, Lane, Response, Tokens, Trace,
     id::{ActorId, BucketId, Epoch, LayoutId, NodeId, StripeId, TenantId, WriteId},
     meta::{
         Attributes, Body, BucketCommand, BucketRef, BucketRow, BucketSettings, Compression, Extent, Grant, MeshCommand,
@@ -208,7 +208,7 @@ impl Bench {
     }
 
     fn ask(&mut self, principal: Principal, op: Op, payload: Buf) -> Vec<Effect> {
-        let request = Request { op, payload, principal, deadline: Instant(99), lane: Lane::Bulk };
+        let request = Request { op, payload, principal, deadline: Instant(99), lane: Lane::Bulk, trace: Trace::new(9) };
         self.event(Event::Request { id: ASKED, request })
     }
 
@@ -390,8 +390,14 @@ fn passes_stripes_on_queries_to_metadata_and_proposals_to_raft_and_replies_back(
     let mut bench = Bench::new(spec());
     let payload = Buf::copy_of(b"bytes");
     let effects = bench.ask(user("owner"), write(TENANT), payload.clone());
-    let request =
-        |op, payload| Request { op, payload, principal: user("owner"), deadline: Instant(99), lane: Lane::Bulk };
+    let request = |op, payload| Request {
+        op,
+        payload,
+        principal: user("owner"),
+        deadline: Instant(99),
+        lane: Lane::Bulk,
+        trace: Trace::new(9),
+    };
     let onward = request(write(TENANT), payload);
     assert_eq!(effects, [Effect::Call { to: Target::Next, call: Token(1), request: onward }]);
 

@@ -216,7 +216,14 @@ impl Host {
         let id = self.tokens.next();
         let principal = Principal::User { tenant: TENANT, name: "ann".into() };
         let deadline = self.now + Duration::from_secs(30);
-        let request = Request { op: op.into(), payload, principal, deadline, lane: Lane::Interactive };
+        let request = Request {
+            op: op.into(),
+            payload,
+            principal,
+            deadline,
+            lane: Lane::Interactive,
+            trace: mesh_core::Trace::NONE,
+        };
         assert!(self.owed.insert(id));
         self.step(Event::Request { id, request });
         id

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use mesh_core::{
-    Buf, Error, ErrorKind, Op, Outcome, Request,
+    Buf, Error, ErrorKind, Op, Outcome, Request, Trace,
     envelope::{Body, Envelope},
     id::{ActorId, Epoch, NodeId},
     wire::{PREAMBLE_BYTES, Preamble},
@@ -56,8 +56,8 @@ impl World {
         let boot = self.nodes.get(&to).map_or(0, |node| node.boot);
         let session = self.network.session(from, to, boot);
         let (number, peer_boot, id) = (session.number, session.peer_boot, session.begin(place));
-        let Request { op, payload, principal, lane, .. } = request;
-        let mut envelope = Envelope::request(actor, epoch, op, payload.clone(), principal, lane, budget);
+        let Request { op, payload, principal, lane, trace, .. } = request;
+        let mut envelope = Envelope::request(actor, epoch, op, payload.clone(), principal, lane, budget).traced(trace);
         envelope.header.id = id;
         let head = match sealed(&envelope) {
             Ok(head) => head,
@@ -156,8 +156,9 @@ impl World {
             return self.violate(|| format!("{to}: a request that is none"));
         };
         let deadline = self.clock(to) + Duration::from_micros(header.budget_us);
-        let request =
-            Request { op, payload: envelope.payload, principal: header.principal, deadline, lane: header.lane };
+        let trace = Trace::from_header(&header.trace);
+        let (payload, lane) = (envelope.payload, header.lane);
+        let request = Request { op, payload, principal: header.principal, deadline, lane, trace };
         self.note(&[33, from.0, to.0, request.op.digest()], || format!("{from} => {to}: request {session}/{id}"));
         let origin = Origin::Link { from, session, id };
         match request.op {

@@ -16,9 +16,9 @@ use std::{
 };
 
 use mesh_core::{
-    ErrorKind, Lane, Outcome, Request, StorageFunction,
+    ErrorKind, Lane, Outcome, Request, StorageFunction, Trace,
     figures::{By, Counter, Figures as _, Histogram, Labels, Page, PerTenant, Seen},
-    id::{ActorId, DriveId, TenantId},
+    id::{ActorId, DriveId, NodeId, TenantId},
     limits::KIND_BYTES_MAX,
     port::{Clock, DiskJob},
     time::Instant,
@@ -76,6 +76,7 @@ mesh_core::figures! {
 
 /// Everything that is counted for the actors of a node.
 pub(super) struct HostFigures {
+    node: NodeId,
     clock: Arc<dyn Clock>,
     kinds: Mutex<BTreeMap<String, Arc<OfKind>>>,
     /// A node gives a drive a number of its own, a thousand at most.
@@ -86,6 +87,8 @@ pub(super) struct HostFigures {
 
 /// What functions of one kind were asked.
 pub(super) struct OfKind {
+    node: NodeId,
+    kind: String,
     clock: Arc<dyn Clock>,
     asked: PerTenant<Asked>,
     times: Times,
@@ -108,8 +111,9 @@ const KINDS_MAX: usize = 64;
 const OTHER: &str = "other";
 
 impl HostFigures {
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(node: NodeId, clock: Arc<dyn Clock>) -> Self {
         Self {
+            node,
             clock,
             kinds: Mutex::default(),
             media: Mutex::default(),
@@ -123,8 +127,15 @@ impl HostFigures {
         debug_assert!(kind.len() <= KIND_BYTES_MAX, "{kind}");
         let mut kinds = lock(&self.kinds);
         let kind = if kinds.len() < KINDS_MAX || kinds.contains_key(kind) { kind } else { OTHER };
-        let new =
-            || Arc::new(OfKind { clock: self.clock.clone(), asked: PerTenant::default(), times: Times::default() });
+        let new = || {
+            Arc::new(OfKind {
+                node: self.node,
+                kind: kind.to_owned(),
+                clock: self.clock.clone(),
+                asked: PerTenant::default(),
+                times: Times::default(),
+            })
+        };
         kinds.entry(kind.to_owned()).or_insert_with(new).clone()
     }
 
@@ -207,17 +218,23 @@ pub(super) struct Meter {
     lane: Lane,
     bytes: u64,
     since: Instant,
+    trace: Trace,
 }
 
 impl Meter {
     /// It is let in now.
     pub(super) fn begin(of: Arc<OfKind>, request: &Request) -> Self {
         let since = of.clock.now();
-        Self { tenant: request.tenant(), lane: request.lane, bytes: request.payload.len() as u64, since, of }
+        let (tenant, lane, bytes) = (request.tenant(), request.lane, request.payload.len() as u64);
+        Self { tenant, lane, bytes, since, trace: request.trace, of }
     }
 
-    /// It is answered now.
+    /// It is answered now. What belongs to a client's request is logged under its number: so one that failed is found again on
+    /// every node that had to do with it.
     pub(super) fn end(self, outcome: &Outcome) {
+        if self.trace.is_some() {
+            self.log(outcome);
+        }
         let asked = self.of.asked.of(self.tenant);
         asked.requests.count();
         asked.received_bytes.add(self.bytes);
@@ -226,6 +243,20 @@ impl Meter {
             Err(error) => asked.errors.of(error.kind()).count(),
         }
         self.of.times.request_seconds.of(self.lane).took(self.of.clock.now().since(self.since));
+    }
+}
+
+impl Meter {
+    fn log(&self, outcome: &Outcome) {
+        let (request, node, function) = (self.trace, self.of.node, &self.of.kind);
+        match outcome {
+            Ok(_) => tracing::debug!(%request, %node, %function, "a part of a request was answered"),
+            // Nobody has to look where a client asks for what is not there, or a node is away.
+            Err(error) if !matches!(error.kind(), ErrorKind::Bug | ErrorKind::Corrupt | ErrorKind::Restarted) => {
+                tracing::debug!(%request, %node, %function, %error, "a part of a request has failed");
+            }
+            Err(error) => tracing::warn!(%request, %node, %function, %error, "a part of a request has failed"),
+        }
     }
 }
 

@@ -189,7 +189,7 @@ impl Host {
     pub fn new(node: NodeId, ports: Ports) -> Self {
         let (doors, calls) = (RwLock::new(Doors::new(node)), Calls::default());
         let (sites, closed) = (Sites::default(), AtomicBool::new(false));
-        let figures = HostFigures::new(ports.clock.clone());
+        let figures = HostFigures::new(node, ports.clock.clone());
         Self(Arc::new(Inner { node, ports, doors, calls, sites, closed, figures }))
     }
 
@@ -414,8 +414,8 @@ impl Host {
         }
         // Only data chains move.
         let again = (hops > 0 && actor.as_data().is_some()).then(|| request.clone());
-        let Request { op, payload, principal, lane, .. } = request;
-        let envelope = Envelope::request(actor, place.epoch, op, payload, principal, lane, budget);
+        let Request { op, payload, principal, lane, trace, .. } = request;
+        let envelope = Envelope::request(actor, place.epoch, op, payload, principal, lane, budget).traced(trace);
         let host = self.downgrade();
         let done = Box::new(move |outcome: Outcome| match (doors::newer(place, &outcome), again, host.upgrade()) {
             // The directory was behind; the actor certainly did not take the request.

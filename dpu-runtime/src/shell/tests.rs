@@ -182,6 +182,7 @@ fn asking(wish: u8, payload: usize) -> Request {
         principal: Principal::System,
         deadline: Instant::NEVER,
         lane: Lane::Interactive,
+        trace: mesh_core::Trace::NONE,
     }
 }
 

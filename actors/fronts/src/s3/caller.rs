@@ -55,6 +55,7 @@ impl Caller {
             principal: Principal::User { tenant: self.tenant, name: self.name.clone() },
             deadline: self.clock.now() + BUDGET_DEFAULT,
             lane,
+            trace: self.via.trace,
         })
     }
 

@@ -13,10 +13,11 @@ use hyper::{
     body::{Body as HttpBody, Frame, Incoming, SizeHint},
     header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue},
 };
-use mesh_core::{Error, ErrorKind};
+use mesh_core::{Error, ErrorKind, Trace};
 use s3s::{Body, HttpError, HttpResponse, S3Error, S3ErrorCode, StdError, s3_error, service::S3Service};
 
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use super::{
     auth::{Refusal, Verified},
@@ -58,15 +59,26 @@ impl Door {
         Self { gateway, service, stage }
     }
 
-    /// Serves one request that came by `link`.
+    /// Serves one request that came by `link`. What is logged meanwhile names it.
     pub(super) async fn pass(
         self,
         link: Link,
         peer: IpAddr,
         request: Request<Incoming>,
     ) -> Result<Response<Answering>, HttpError> {
+        let trace = self.gateway.trace(self.gateway.counters().request());
+        let span = tracing::error_span!("s3", request = %trace);
+        Box::pin(self.serve(trace, link, peer, request)).instrument(span).await
+    }
+
+    async fn serve(
+        self,
+        trace: Trace,
+        link: Link,
+        peer: IpAddr,
+        request: Request<Incoming>,
+    ) -> Result<Response<Answering>, HttpError> {
         let counters = self.gateway.counters().clone();
-        let number = counters.request();
         let under_way = OneMore::of(counters.figures(), |house| &house.requests_under_way);
         let since = self.gateway.clock().now();
         let verified = Verified::default();
@@ -81,7 +93,7 @@ impl Door {
         });
         let empty = HttpBody::is_end_stream(request.body());
         let stalled = Stalled::default();
-        let via = Via::new(link, frame_bytes(request.headers()));
+        let via = Via::new(link, frame_bytes(request.headers()), trace);
         let mut response = match refused {
             Some(error) => {
                 if !empty {
@@ -135,7 +147,7 @@ impl Door {
             // By HTTP/2 hyper sends what it is given, and clients take that for a breach of the protocol.
             *response.body_mut() = Body::empty();
         }
-        if let Ok(id) = HeaderValue::from_str(&format!("{number:016X}")) {
+        if let Ok(id) = HeaderValue::from_str(&trace.to_string()) {
             response.headers_mut().insert("x-amz-request-id", id);
         }
         Ok(response.map(|body| Answering { body, _underway: underway, _counted: under_way }))

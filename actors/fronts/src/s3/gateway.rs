@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use hyper::HeaderMap;
 use mesh_core::{
-    Pool,
+    Pool, Trace,
     figures::{Labels, Split},
     limits::{KEY_BYTES_MAX, MAILBOX_BYTES_MAX, STRIPE_BYTES_MAX},
     port::Clock,
@@ -44,6 +44,8 @@ pub struct GatewayOptions {
     pub domain: Option<String>,
     /// Bytes of what is deleted or replaced are kept for so long: a response reads them no longer.
     pub reclaim_grace: Duration,
+    /// Requests are numbered from here: from a random number, so that no two nodes, and no two starts of one, give the same.
+    pub first_request: u64,
 }
 
 impl Default for GatewayOptions {
@@ -55,6 +57,7 @@ impl Default for GatewayOptions {
             inflight_bytes_max: MAILBOX_BYTES_MAX / 2,
             domain: None,
             reclaim_grace: Duration::from_secs(900),
+            first_request: 1,
         }
     }
 }
@@ -118,6 +121,12 @@ impl Gateway {
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
         &self.0.counters
+    }
+
+    /// Under which what is done for the request of this number, counted from 0, is found again.
+    pub(super) fn trace(&self, number: u64) -> Trace {
+        // 0 is none.
+        Trace::new(self.0.options.first_request.wrapping_add(number).max(1))
     }
 
     pub(super) fn clock(&self) -> &dyn Clock {

@@ -48,7 +48,7 @@ pub(super) async fn get_object(
     let wanted = Wanted { reading, part: input.part_number, checksums: input.checksum_mode };
     let (object, seen, first, pieces) = begin(&caller, &input.bucket, &input.key, &wanted).await?;
     let len = seen.len;
-    let counters = (gateway.counters().clone(), caller.tenant);
+    let counters = (gateway.counters().clone(), caller.tenant, caller.via.trace);
     let body = Outflow::new(stream::iter(first.map(Ok)).chain(pieces).boxed(), len, counters);
     let given = Given::of(&object.attributes);
     let output = GetObjectOutput {

@@ -22,7 +22,7 @@ use futures_util::{
     stream::{self, BoxStream, FuturesUnordered},
 };
 use mesh_core::{
-    Buf, Error, Lane, Outcome,
+    Buf, Error, Lane, Outcome, Trace,
     id::TenantId,
     limits::{STREAM_STRIPES, STRIPE_BYTES_MAX},
     meta::ObjectRow,
@@ -294,8 +294,9 @@ pub(super) struct Outflow {
     pieces: Mutex<BoxStream<'static, Result<Bytes, Error>>>,
     left: u64,
     counters: Arc<Counters>,
-    /// Whose it is.
+    /// Whose it is, and of which request.
     tenant: TenantId,
+    trace: Trace,
 }
 
 impl Outflow {
@@ -303,13 +304,13 @@ impl Outflow {
     pub(super) fn new(
         pieces: BoxStream<'static, Result<Bytes, Error>>,
         len: u64,
-        (counters, tenant): (Arc<Counters>, TenantId),
+        (counters, tenant, trace): (Arc<Counters>, TenantId, Trace),
     ) -> Self {
-        Self { pieces: Mutex::new(pieces), left: len, counters, tenant }
+        Self { pieces: Mutex::new(pieces), left: len, counters, tenant, trace }
     }
 
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Bytes, StdError>>> {
-        tracing::warn!(?error, left = self.left, "a response broke off: its client sees an incomplete body");
+        tracing::warn!(request = %self.trace, ?error, left = self.left, "a response broke off: its client sees an incomplete body");
         self.counters.broken();
         self.left = 0;
         Poll::Ready(Some(Err(Box::new(error))))

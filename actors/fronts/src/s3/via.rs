@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use mesh_core::id::TenantId;
+use mesh_core::{Trace, id::TenantId};
 use tokio::time::Instant;
 
 use super::{
@@ -28,6 +28,8 @@ pub(super) struct Via {
     pub(super) link: Link,
     /// What a frame of its body may have.
     pub(super) frame_bytes: usize,
+    /// Which request it is.
+    pub(super) trace: Trace,
     /// What for.
     pub(super) operation: Known,
     /// Who asks, once that is known.
@@ -69,9 +71,9 @@ impl Held {
 }
 
 impl Via {
-    pub(super) fn new(link: Link, frame_bytes: usize) -> Arc<Self> {
+    pub(super) fn new(link: Link, frame_bytes: usize, trace: Trace) -> Arc<Self> {
         let (operation, tenant) = (Known::default(), OnceLock::new());
-        Arc::new(Self { link, frame_bytes, operation, tenant, holds: Mutex::default() })
+        Arc::new(Self { link, frame_bytes, trace, operation, tenant, holds: Mutex::default() })
     }
 
     /// Does `work` for a request that came this way.
@@ -81,7 +83,7 @@ impl Via {
 
     /// The way of the request that this task works for; a connection of nobody's elsewhere.
     pub(super) fn here() -> Arc<Self> {
-        VIA.try_with(Arc::clone).unwrap_or_else(|_| Self::new(Link::new(Instant::now()), 0))
+        VIA.try_with(Arc::clone).unwrap_or_else(|_| Self::new(Link::new(Instant::now()), 0, Trace::NONE))
     }
 
     /// Now it is known who asks.

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_core::{
     Answer, Buf, Cx, Effect, Entropy, Error, ErrorKind, Event, Job, Lane, Op, Outcome, Principal, Request, Response,
-    StorageFunction, Target, Tokens,
+    StorageFunction, Target, Tokens, Trace,
     id::{ActorId, BucketId, DriveId, Epoch, GroupId, KeyId, LayoutId, NodeId, StripeId, TenantId, Token, WriteId},
     meta::{
         Attributes, BucketCommand, BucketRef, BucketRow, BucketSettings, Command, Compression, Extent, MetaAnswer,
@@ -173,7 +173,8 @@ impl Bench {
         self.requests += 1;
         let id = Token(1_000_000 + self.requests);
         let deadline = self.deadline();
-        let request = Request { op: op.into(), payload, principal, deadline, lane: Lane::Interactive };
+        let request =
+            Request { op: op.into(), payload, principal, deadline, lane: Lane::Interactive, trace: Trace::new(9) };
         (id, self.event(Event::Request { id, request }))
     }
 
@@ -241,7 +242,7 @@ impl Bench {
     /// What ann's request becomes on its way to the next stage.
     fn onward(&self, op: impl Into<Op>, payload: Buf) -> Request {
         let (principal, deadline) = (ann(), self.deadline());
-        Request { op: op.into(), payload, principal, deadline, lane: Lane::Interactive }
+        Request { op: op.into(), payload, principal, deadline, lane: Lane::Interactive, trace: Trace::new(9) }
     }
 
     fn query(&self, group: GroupId, query: Query) -> Request {

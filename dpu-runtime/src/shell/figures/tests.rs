@@ -26,7 +26,7 @@ impl Clock for Hands {
 }
 
 fn figures() -> HostFigures {
-    HostFigures::new(Arc::new(Hands(Mutex::new(0))))
+    HostFigures::new(NodeId(1), Arc::new(Hands(Mutex::new(0))))
 }
 
 fn has(page: &Page, line: &str) {

@@ -120,7 +120,7 @@ impl Ingress for Model {
         let (state, clock, gate) = (self.state.clone(), self.clock.clone(), self.gate.clone());
         // Nothing happens before the first poll: a gateway that forgets to poll does not pass.
         Box::pin(async move {
-            let Request { op: Op::Object(op), payload, principal, deadline, lane } = request else {
+            let Request { op: Op::Object(op), payload, principal, deadline, lane, trace: _ } = request else {
                 return Err(Error::bug("not for Object"));
             };
             let Principal::User { tenant, name } = principal else {
