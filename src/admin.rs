@@ -15,6 +15,7 @@ use mesh_core::{
     plan::Plan,
     port::Role,
     time::Instant,
+    topology::NodeKind,
 };
 use mesh_placement::{Move, Reason, Spot, View};
 
@@ -25,7 +26,7 @@ pub(crate) fn who(node: &Inner, from: &Role, principal: &Principal) -> By {
     match (principal, from) {
         (Principal::Admin { name }, Role::Node(via)) => By::Administrator { name: name.to_string(), via: *via },
         (Principal::Admin { name }, Role::Client(_)) => By::Administrator { name: name.to_string(), via: node.id },
-        (_, Role::Node(node)) => By::Node { node: *node },
+        (_, Role::Node(node) | Role::Dpu { node, .. }) => By::Node { node: *node },
         (_, Role::Client(_)) => By::Mesh,
     }
 }
@@ -158,6 +159,9 @@ fn what_if(
 
 /// Asks the leader of the control group.
 async fn pass_on(node: &Arc<Inner>, by: &By, op: AdminOp, deadline: Instant) -> Outcome {
+    if node.kind() == NodeKind::Dpu {
+        return Err(Error::new(ErrorKind::NotLeader, "a DPU passes no orders on: ask a host").with("node", node.id));
+    }
     let groups = node.metadata.status();
     let leader = groups.into_iter().find(|one| one.group == GroupId::CONTROL).and_then(|one| one.leader);
     let leader = leader

@@ -74,7 +74,7 @@ pub trait Figures {
     fn tell(&self, labels: &Labels, page: &mut Page);
 }
 
-/// A struct whose fields are figures. See the [module's page](crate::figures).
+/// A struct whose fields are figures. See the [module's page](mod@crate::figures).
 #[macro_export]
 macro_rules! figures {
     ($(

@@ -24,6 +24,7 @@ pub mod meta;
 pub mod op;
 pub mod plan;
 pub mod port;
+pub mod role;
 pub mod shared;
 pub mod size;
 pub mod snapshot;

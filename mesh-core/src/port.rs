@@ -231,8 +231,15 @@ pub trait Metadata: Send + Sync {
 /// Who is at the other end of a link: what its certificate says, verified.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// A node of the mesh. Principals in its headers are believed.
+    /// A node of the mesh, on a host. Principals in its headers are believed.
     Node(NodeId),
+    /// A node of the mesh, on a DPU. Principals in its headers are believed, as far as it may ask.
+    Dpu {
+        /// Its number.
+        node: NodeId,
+        /// The host that it is plugged into.
+        host: NodeId,
+    },
     /// A client; its requests are this principal's, whatever their headers say.
     Client(Principal),
 }

@@ -19,7 +19,7 @@ impl Inner {
     /// told so here, and ask another.
     pub(super) fn expect_not_out(&self, from: &Role, body: &Body) -> Result<(), Error> {
         match from {
-            Role::Node(node) if self.metadata.control().is_out(*node) => {
+            Role::Node(node) | Role::Dpu { node, .. } if self.metadata.control().is_out(*node) => {
                 let kind = if is_beat(body) { ErrorKind::Conflict } else { ErrorKind::Draining };
                 Err(Error::new(kind, IS_OUT).with("node", node))
             }
@@ -42,7 +42,7 @@ impl Inner {
     /// Whether a command of another node may be passed on. Only nodes propose: a tenant's command comes from the node that
     /// has asked the Policy of its chain, an administrator's from the node that was asked to see to it.
     pub(super) async fn admits_command(&self, from: &Role, command: &Command) -> Result<(), Error> {
-        if !matches!(from, Role::Node(_)) {
+        if from.node().is_none() {
             return Err(Error::new(ErrorKind::Denied, "only nodes propose to metadata groups"));
         }
         match command {
@@ -65,7 +65,7 @@ impl Inner {
         if member.is_some_and(|life| life != info.life) {
             return Ok(());
         }
-        let met = if *from == Role::Node(info.id) { self.met(info.id, info.incarnation).await } else { Ok(()) };
+        let met = if from.node() == Some(info.id) { self.met(info.id, info.incarnation).await } else { Ok(()) };
         self.outlook().admits(info)?;
         met
     }

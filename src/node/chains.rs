@@ -27,6 +27,7 @@ pub(super) fn learn(node: &Inner, before: &ControlView, view: &ControlView) {
     if !before.tenants.is_same(&view.tenants) {
         node.keyring.learn(view);
     }
+    node.standing.learn(before, view, node.env.clock.now());
     node.host.follow(before, view);
 }
 

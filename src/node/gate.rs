@@ -9,8 +9,10 @@ use mesh_core::{
     id::{ActorId, NodeId},
     op::{Answer, NodeOp, NodeReport, page},
     port::{CallGuard, Completion, Inbound, Outbound, Role},
+    role::May,
     time::Instant,
 };
+use tokio::sync::oneshot;
 
 use super::{Inner, Node, losses};
 
@@ -58,8 +60,10 @@ impl Outbound for Inside {
 
 impl Inner {
     /// Takes a request that may be asked.
-    fn deliver(self: Arc<Self>, from: &Role, envelope: Envelope, done: Completion<Outcome>) -> CallGuard {
+    fn deliver(self: Arc<Self>, certified: &Role, envelope: Envelope, done: Completion<Outcome>) -> CallGuard {
         let node = self;
+        let known = node.known_as(certified);
+        let from = &known;
         if let Err(error) = node.expect_not_out(from, &envelope.header.body) {
             done(Err(error));
             return CallGuard::none();
@@ -69,33 +73,70 @@ impl Inner {
             done(Err(Error::invalid("only requests are delivered")));
             return CallGuard::none();
         };
+        let is_looked_at = match node.expect_may(from, header.actor, &op) {
+            Ok(may) => may != May::Yes,
+            Err(error) => {
+                done(Err(error));
+                return CallGuard::none();
+            }
+        };
         let budget = match header.budget_us {
             0 => mesh_core::limits::BUDGET_DEFAULT,
             micros => core::time::Duration::from_micros(micros),
         };
         let deadline = node.env.clock.now() + budget;
+        // Whose beat it is, whoever hears it sees.
+        let is_beat = matches!(&op, Op::Node(op) if matches!(**op, NodeOp::Beat(_)));
+        if is_looked_at && !is_beat {
+            let (certified, from, principal) = (certified.clone(), known, header.principal);
+            let task = tokio::spawn(async move {
+                if let Err(error) = node.expect_own(&certified, &from, &op, deadline).await {
+                    return done(Err(error));
+                }
+                let (answer, answered) = oneshot::channel();
+                let told = Box::new(|outcome| drop(answer.send(outcome)));
+                let guard = at_node(node, (&from, &principal), op, payload, deadline, told);
+                let dropped = |_| Err(Error::new(ErrorKind::Restarted, "the request was dropped unanswered"));
+                let outcome = answered.await.unwrap_or_else(dropped);
+                guard.forget();
+                done(outcome);
+            });
+            return CallGuard::new(move || task.abort());
+        }
         if header.actor != ActorId::NODE {
             let trace = Trace::from_header(&header.trace);
             let request = Request { op, payload, principal: header.principal, deadline, lane: header.lane, trace };
             let done = watched(&node, header.actor, &request.op, coming_and_going(&node, header.actor, done));
             return node.host.ask_local(header.actor, header.epoch, request, done);
         }
-        match op {
-            Op::Node(op) => of_node(node, (from, &header.principal), *op, payload, deadline, done),
-            op @ (Op::Query { .. } | Op::Propose(_)) => {
-                let from = from.clone();
-                let task = tokio::spawn(async move {
-                    if let Err(error) = node.admits(&from, &op).await {
-                        return done(Err(error));
-                    }
-                    done(node.metadata.serve(op, deadline).await);
-                });
-                CallGuard::new(move || task.abort())
-            }
-            _ => {
-                done(Err(Error::invalid("this is for an actor, and none is named")));
-                CallGuard::none()
-            }
+        at_node(node, (from, &header.principal), op, payload, deadline, done)
+    }
+}
+
+/// What is for no actor.
+fn at_node(
+    node: Arc<Inner>,
+    (from, principal): (&Role, &Principal),
+    op: Op,
+    payload: Buf,
+    deadline: Instant,
+    done: Completion<Outcome>,
+) -> CallGuard {
+    match op {
+        Op::Node(op) => of_node(node, (from, principal), *op, payload, deadline, done),
+        op @ (Op::Query { .. } | Op::Propose(_)) => {
+            let from = from.clone();
+            let task = tokio::spawn(async move {
+                if let Err(error) = node.admits(&from, &op).await {
+                    return done(Err(error));
+                }
+                done(node.metadata.serve(op, deadline).await);
+            });
+            CallGuard::new(move || task.abort())
+        }
+        _ => {
+            done(Err(Error::invalid("this is for an actor, and none is named")));
+            CallGuard::none()
         }
     }
 }
@@ -168,7 +209,7 @@ fn of_node(
         NodeOp::Beat(beat) => node.heard(&from, beat, done),
         NodeOp::StatusPage { after } => done(shown(&node, &from).map(|reports| page::reports(reports, after).into())),
         NodeOp::Status => done(shown(&node, &from).map(|reports| Answer::Report(reports).into())),
-        NodeOp::Move(_) if !matches!(from, Role::Node(_)) => {
+        NodeOp::Move(_) if from.node().is_none() => {
             done(Err(Error::new(ErrorKind::Denied, "only nodes move actors; ask with `mesh move`")));
         }
         NodeOp::Move(step) => {

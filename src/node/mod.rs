@@ -2,7 +2,8 @@
 //! are given what they need.
 //!
 //! - [`owner`] tells the steward what has happened and has done what it wants: [`acts`], and [`chains`] for actors;
-//! - [`gate`] lets in what links bring, and [`acquaintance`] asks whether who speaks may have a say;
+//! - [`gate`] lets in what links bring, [`own`] looks whether what is asked is about whoever asks, where that counts, and
+//!   [`acquaintance`] asks whether who speaks may have a say;
 //! - [`media`] opens, formats and registers drives;
 //! - [`front`] serves S3;
 //! - [`watching`] tells who watches the node what is counted on it, and how it is.
@@ -15,6 +16,7 @@ mod front;
 pub(crate) mod gate;
 mod losses;
 pub(crate) mod media;
+mod own;
 mod owner;
 pub(crate) mod watching;
 
@@ -109,6 +111,8 @@ pub(crate) struct Inner {
     media: Mutex<Media>,
     s3: Mutex<Option<SocketAddr>>,
     losses: losses::Losses,
+    /// What is whose.
+    standing: own::Standing,
     /// Orders about who may use the mesh.
     pub(crate) orders: crate::access::Orders,
     front: Mutex<Option<front::Serving>>,
@@ -287,6 +291,7 @@ impl Builder {
             media: Mutex::default(),
             s3: Mutex::default(),
             losses: losses::Losses::default(),
+            standing: own::Standing::default(),
             orders: crate::access::Orders::default(),
             front_closed: AtomicBool::new(false),
             front: Mutex::default(),

@@ -54,7 +54,7 @@ impl Inner {
 
     /// A beat of another node, answered by this node's.
     pub(super) fn heard(&self, from: &Role, beat: Arc<Beat>, done: Completion<Outcome>) {
-        if *from != Role::Node(beat.node) {
+        if from.node() != Some(beat.node) {
             return done(Err(Error::new(ErrorKind::Denied, "a beat of somebody else")));
         }
         let at = self.env.clock.now();

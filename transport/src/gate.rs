@@ -3,18 +3,23 @@
 //!
 //! [`Inbound`]: mesh_core::port::Inbound
 
-use mesh_core::{
-    Error, ErrorKind, Op, Principal,
-    envelope::{Body, Envelope},
-    id::ActorId,
-    op::NodeOp,
-    port::Role,
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
 };
 
-/// Makes the principal of a request true, and turns away what the role may not ask.
+use mesh_core::{
+    Error, ErrorKind, Op,
+    envelope::{Body, Envelope},
+    id::ActorId,
+    port::Role,
+    role::{self, Class, Kind, May},
+};
+
+/// Makes the principal of a request true, and turns away what the role may not ask, as the [table](mesh_core::role) says. What it
+/// may ask about its own alone is looked at by the node.
 ///
-/// A node is believed. A client's requests are its certificate's principal's, whatever their headers say; it may ask
-/// an ingress actor for object operations, and any node for its status; an administrator also what moves. Nobody, and
+/// A node is believed. A client's requests are its certificate's principal's, whatever their headers say. Nobody, and
 /// who says that it is the mesh itself, may ask nothing: no certificate names them.
 ///
 /// # Errors
@@ -24,49 +29,90 @@ pub fn admit(role: &Role, envelope: &mut Envelope) -> Result<(), Error> {
     let op = match &envelope.header.body {
         Body::Request(op) => op,
         Body::Unread(error) => return Err(error.clone()),
-        _ => return Err(Error::invalid("a message that is no request where a request was expected")),
+        Body::Hello(_) | Body::Welcome(_) | Body::Answer(_) | Body::Failure(_) | Body::Cancel(_) => {
+            return Err(Error::invalid("a message that is no request where a request was expected"));
+        }
     };
     if envelope.header.region.is_some() {
         // Its payload was not checked, for it is not here; and these links cannot fetch it.
         return Err(Error::new(ErrorKind::Unsupported, "this link has no RDMA: send the payload with the request"));
     }
-    let Role::Client(principal) = role else { return Ok(()) };
-    let actor = envelope.header.actor;
-    if !matches!(principal, Principal::User { .. } | Principal::Admin { .. }) {
-        return Err(Error::new(ErrorKind::Denied, "a client is somebody of a tenant, or an administrator")
-            .with("principal", principal.name()));
+    let class = role.class().ok_or_else(|| {
+        Error::new(ErrorKind::Denied, "a client is somebody of a tenant, or an administrator")
+            .with("role", format!("{role:?}"))
+    })?;
+    expect(class, envelope.header.actor, op)?;
+    if let Role::Client(principal) = role {
+        envelope.header.principal = principal.clone();
     }
-    let allowed = match op {
-        Op::Object(_) => actor.as_ingress().is_some(),
-        Op::Node(op) if actor == ActorId::NODE => match **op {
-            NodeOp::Status | NodeOp::StatusPage { .. } => true,
-            NodeOp::Admin(_) => matches!(principal, Principal::Admin { .. }),
-            NodeOp::Raft { .. } | NodeOp::Beat(_) | NodeOp::Move(_) => false,
-            NodeOp::RelayQuery { .. } | NodeOp::RelayPropose(_) => false,
-        },
-        Op::Node(_) => false,
-        Op::Stripe(_) | Op::Shard(_) | Op::Query { .. } | Op::Propose(_) => false,
-    };
-    if !allowed {
-        return Err(Error::new(
-            ErrorKind::Denied,
-            "a client may ask only ingress actors for objects and a node for its status, and an administrator what moves",
-        )
-        .with("actor", actor));
-    }
-    envelope.header.principal = principal.clone();
     Ok(())
 }
 
+/// Refuses what a class may never ask. Says whether it may ask the rest of its own alone.
+///
+/// # Errors
+/// `Denied`, with what was asked: nothing of what there is shows in it.
+pub fn expect(class: Class, actor: ActorId, op: &Op) -> Result<May, Error> {
+    match role::may(class, actor, op) {
+        May::No => Err(refusal(class, op).with("actor", actor)),
+        may => Ok(may),
+    }
+}
+
+/// What is answered to what a class may not ask, or not about what is not its own.
+#[must_use]
+pub fn refusal(class: Class, op: &Op) -> Error {
+    let what = match class {
+        Class::Host => "nodes do not ask this of each other",
+        Class::Dpu => "a DPU may ask only about itself and what the chains that it has need",
+        Class::Admin => "an administrator may ask only for the mesh itself: use a tenant's certificate for its objects",
+        Class::User => {
+            "a client may ask only ingress actors for objects and a node for its status: orders need an administrator's \
+             certificate, MESH_ADMIN_IDENTITY"
+        }
+    };
+    Error::new(ErrorKind::Denied, what).with("asked", Kind::of(op).name())
+}
+
+/// Refusals that were logged: each kind of operation once for everybody who asks it.
+#[derive(Debug, Default)]
+pub struct Refusals(Mutex<BTreeSet<(String, Kind)>>);
+
+impl Refusals {
+    /// Says in the log that this was refused, unless it says so already, or has said much.
+    pub fn log(&self, role: &Role, kind: Kind, error: &Error) {
+        let who = format!("{role:?}");
+        {
+            // No code that can panic runs under this lock.
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.len() >= REFUSALS_MAX || !known.insert((who.clone(), kind)) {
+                return;
+            }
+        }
+        if role.node().is_some() {
+            tracing::warn!(%who, %error, "a node asks what it may not; more of the kind is not logged");
+        } else {
+            tracing::info!(%who, %error, "a client asks what it may not; more of the kind is not logged");
+        }
+    }
+
+    #[cfg(test)]
+    fn count(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+/// Lines about what was refused, at most.
+const REFUSALS_MAX: usize = 1024;
+
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::time::Duration;
 
     use mesh_core::{
-        Buf, Lane,
-        id::{BucketId, DriveId, Epoch, GroupId, NodeId, TenantId},
-        meta::{BucketCommand, BucketRef, Command, MeshCommand, ObjectCommand, Proposer, Session, UpkeepCommand},
-        op::{ObjectOp, ShardOp},
+        Buf, Lane, Principal,
+        id::{DriveId, Epoch, NodeId, TenantId},
+        op::{AdminOp, NodeOp, ObjectOp, ShardOp},
     };
 
     use super::*;
@@ -99,69 +145,44 @@ mod tests {
     }
 
     #[test]
-    fn a_client_may_ask_nothing_but_objects_and_status() {
-        let status = || Op::Node(Box::new(NodeOp::Status));
-        let raft =
-            || Op::Node(Box::new(NodeOp::Raft { group: GroupId(0), rpc: 1, start: mesh_core::id::Incarnation(1) }));
-        let events = || Op::Node(Box::new(NodeOp::Admin(Box::new(mesh_core::op::AdminOp::Events { after: 0 }))));
-        let ingress = ActorId::ingress(NodeId(1));
-        let drive = ActorId::drive(DriveId(1));
-        let table: Vec<(ActorId, Op, bool)> = vec![
-            (ingress, create().into(), true),
-            (ActorId::NODE, status(), true),
-            (drive, create().into(), false),
-            (drive, ShardOp::Stat.into(), false),
-            (ActorId::data(TenantId(7), NodeId(1)), create().into(), false),
-            (ActorId::NODE, create().into(), false),
-            (ingress, status(), false),
-            (ingress, ShardOp::Stat.into(), false),
-            (ActorId::NODE, raft(), false),
-            (ActorId::NODE, events(), false),
-            // Both range bits set: this is a drive's number, not an ingress's.
-            (ActorId(drive.0 | ingress.0), create().into(), false),
-        ];
-        for (actor, op, allowed) in table {
-            let mut envelope = request(actor, op.clone());
-            let verdict = admit(&Role::Client(alice()), &mut envelope);
-            assert_eq!(verdict.is_ok(), allowed, "{actor} {op:?}");
-            assert!(verdict.err().is_none_or(|error| error.kind() == ErrorKind::Denied));
-        }
+    fn what_is_refused_is_named_and_nothing_else_is() {
+        let events = || Op::Node(Box::new(NodeOp::Admin(Box::new(AdminOp::Events { after: 0 }))));
         let root = Role::Client(Principal::Admin { name: "root".into() });
-        assert!(admit(&root, &mut request(ActorId::NODE, events())).is_ok());
-        assert!(admit(&root, &mut request(ingress, events())).is_err());
+        admit(&root, &mut request(ActorId::NODE, events())).unwrap();
+        let dpu = Role::Dpu { node: NodeId(11), host: NodeId(1) };
+        for role in [dpu, Role::Client(alice())] {
+            let error = admit(&role, &mut request(ActorId::NODE, events())).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Denied);
+            assert!(error.to_string().ends_with("[asked=admin events actor=actor-0]"), "{error}");
+        }
+    }
+
+    #[test]
+    fn who_no_certificate_names_may_ask_nothing() {
         for nobody in [Principal::Anonymous, Principal::System] {
-            for (actor, op) in [(ingress, create().into()), (ActorId::NODE, status()), (ActorId::NODE, events())] {
-                let verdict = admit(&Role::Client(nobody.clone()), &mut request(actor, op));
-                assert_eq!(verdict.unwrap_err().kind(), ErrorKind::Denied, "{nobody:?} at {actor}");
+            let role = Role::Client(nobody);
+            let status = || Op::Node(Box::new(NodeOp::Status));
+            for (actor, op) in [(ActorId::ingress(NodeId(1)), create().into()), (ActorId::NODE, status())] {
+                let verdict = admit(&role, &mut request(actor, op));
+                assert_eq!(verdict.unwrap_err().kind(), ErrorKind::Denied, "{role:?} at {actor}");
             }
         }
     }
 
     #[test]
-    fn only_nodes_propose_whoever_s_command_it_is() {
-        let (group, session) = (GroupId(1), Session::default());
-        let proposer = Proposer { actor: ActorId::ingress(NodeId(1)), session, request: 0, done_below: 0 };
-        let bucket = BucketRef { id: BucketId(1), name: "b".into(), tenant: TenantId(7), group };
-        let commands: [Command; 5] = [
-            BucketCommand::RemoveBucket { bucket: BucketId(1) }.into(),
-            Command::Object(bucket, ObjectCommand::SealBucket { proposer }),
-            MeshCommand::Drain { node: NodeId(1), draining: true }.into(),
-            Command::Upkeep(group, UpkeepCommand::OpenBlock { proposer }),
-            Command::OpenSession { group, actor: proposer.actor, session },
-        ];
-        let root = Principal::Admin { name: "root".into() };
-        for command in commands.map(Arc::new) {
-            let relayed = Op::Node(Box::new(NodeOp::RelayPropose(Arc::clone(&command))));
-            for op in [Op::Propose(command), relayed] {
-                for client in [alice(), root.clone()] {
-                    for actor in [ActorId::NODE, ActorId::ingress(NodeId(1)), ActorId::data(TenantId(7), NodeId(1))] {
-                        let verdict = admit(&Role::Client(client.clone()), &mut request(actor, op.clone()));
-                        assert_eq!(verdict.unwrap_err().kind(), ErrorKind::Denied, "{client:?} at {actor}: {op:?}");
-                    }
-                }
-                assert!(admit(&Role::Node(NodeId(2)), &mut request(ActorId::NODE, op)).is_ok());
-            }
+    fn a_refusal_is_logged_once_for_each_who_and_what_and_not_for_ever() {
+        let (refusals, error) = (Refusals::default(), Error::new(ErrorKind::Denied, "no"));
+        let one = Role::Node(NodeId(1));
+        for (role, kind) in
+            [(&one, Kind::Raft), (&one, Kind::Raft), (&one, Kind::Beat), (&Role::Client(alice()), Kind::Raft)]
+        {
+            refusals.log(role, kind, &error);
         }
+        assert_eq!(refusals.count(), 3);
+        for number in 0..2 * REFUSALS_MAX as u64 {
+            refusals.log(&Role::Node(NodeId(number)), Kind::Raft, &error);
+        }
+        assert_eq!(refusals.count(), REFUSALS_MAX);
     }
 
     #[test]

@@ -80,10 +80,7 @@ pub fn answer(local: &Local, role: &Role, first: &Body) -> Result<(Hello, Welcom
             .with("theirs", format!("{}..={}", hello.version_min, hello.version_max))
             .with("ours", format!("{VERSION_MIN}..={}", wire::VERSION)));
     }
-    let certified = match role {
-        Role::Node(node) => *node,
-        Role::Client(_) => NodeId(0),
-    };
+    let certified = role.node().unwrap_or(NodeId(0));
     if hello.node != certified {
         return Err(Error::new(ErrorKind::Denied, "the certificate is of another node than the Hello says")
             .with("hello", hello.node)
@@ -113,7 +110,7 @@ pub fn accept_welcome(expected: Expected, role: &Role, answer: Body) -> Result<(
         Body::Failure(error) | Body::Unread(error) => return Err(error),
         _ => return Err(Error::invalid("a Hello was answered by something else than a Welcome")),
     };
-    let Role::Node(certified) = *role else {
+    let Some(certified) = role.node() else {
         return Err(Error::new(ErrorKind::Denied, "a client's certificate cannot serve"));
     };
     let expected = match expected {
@@ -141,7 +138,7 @@ pub fn accept_welcome(expected: Expected, role: &Role, answer: Body) -> Result<(
 #[must_use]
 pub const fn terms(role: &Role) -> Terms {
     match role {
-        Role::Node(_) => Terms { jobs_max: LINK_JOBS_MAX, bytes_max: LINK_BYTES_MAX },
+        Role::Node(_) | Role::Dpu { .. } => Terms { jobs_max: LINK_JOBS_MAX, bytes_max: LINK_BYTES_MAX },
         Role::Client(_) => Terms { jobs_max: LINK_JOBS_MAX / 4, bytes_max: LINK_BYTES_MAX / 4 },
     }
 }
@@ -201,6 +198,7 @@ mod tests {
         let cases = [
             (Role::Node(NodeId(3)), 2, ErrorKind::Denied),
             (client(), 2, ErrorKind::Denied),
+            (Role::Dpu { node: NodeId(11), host: NodeId(2) }, 2, ErrorKind::Denied),
             (Role::Node(NodeId(2)), 0, ErrorKind::Denied),
         ];
         for (role, said, kind) in cases {
@@ -208,6 +206,8 @@ mod tests {
             assert_eq!(answer(&local(1), &role, &hello).unwrap_err().kind(), kind, "{role:?} says {said}");
         }
         assert!(answer(&local(1), &client(), &Body::Hello(hello(&local(0), Lane::Control))).is_ok());
+        let dpu = Role::Dpu { node: NodeId(11), host: NodeId(2) };
+        assert!(answer(&local(1), &dpu, &Body::Hello(hello(&local(11), Lane::Control))).is_ok());
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! A certificate has exactly one DNS name, and that name is the role:
 //!
 //! ```text
-//! node-<number>                           .<cluster>.mesh    a node
+//! node-<number>                           .<cluster>.mesh    a node on a host
+//! dpu-<number>.node-<number>              .<cluster>.mesh    a node on a DPU, and the host that it is plugged into
 //! user.x<hex>[.x<hex>…].tenant-<number>   .client.<cluster>.mesh    somebody of a tenant
 //! admin.x<hex>[.x<hex>…]                  .client.<cluster>.mesh    an administrator
 //! authority                               .<cluster>.mesh    the authority itself
@@ -12,7 +13,8 @@
 //! `<cluster>` is 32 hexadecimal digits. Names of people are their UTF-8 bytes in hexadecimal, 30 bytes a label, so that
 //! every name is possible and none can pass for another. Clients' certificates are not valid for serving.
 //!
-//! This module never decides what a role may do; see [`crate::gate`].
+//! This module never decides what a role may do; see [`crate::gate`]. Nodes on DPUs had the certificates of hosts before there
+//! were any for them.
 
 use std::{
     fs, io,
@@ -131,12 +133,14 @@ impl Authority {
     /// A new certificate, with a new key, for a role.
     ///
     /// # Errors
-    /// `Invalid` for a role that cannot be certified: the mesh itself or nobody as a client, node 0, or a name that is
-    /// empty or longer than [`NAME_BYTES_MAX`].
+    /// `Invalid` for a role that cannot be certified: the mesh itself or nobody as a client, node 0, a DPU that is its own
+    /// host, or a name that is empty or longer than [`NAME_BYTES_MAX`].
     pub fn issue(&self, role: &Role, validity: Validity) -> Result<Identity, Error> {
         let name = name_of(role, self.cluster)?;
         let usages = match role {
-            Role::Node(_) => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+            Role::Node(_) | Role::Dpu { .. } => {
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+            }
             Role::Client(_) => vec![ExtendedKeyUsagePurpose::ClientAuth],
         };
         let key = new_key()?;
@@ -294,7 +298,7 @@ pub fn role_of(certificate: &CertificateDer<'_>, cluster: ClusterId) -> Result<R
     if name_of(&role, cluster)? == name { Ok(role) } else { Err(denied()) }
 }
 
-/// The DNS name under which a node serves.
+/// The DNS name under which a node is dialled; it is that of a host's certificate.
 #[must_use]
 pub fn server_name(node: NodeId, cluster: ClusterId) -> String {
     format!("{node}.{cluster}.mesh")
@@ -303,6 +307,10 @@ pub fn server_name(node: NodeId, cluster: ClusterId) -> String {
 fn parse_role(text: &str) -> Option<Role> {
     if let Some(number) = text.strip_prefix("node-") {
         return Some(Role::Node(NodeId(number.parse().ok()?)));
+    }
+    if let Some(numbers) = text.strip_prefix("dpu-") {
+        let (node, host) = numbers.split_once(".node-")?;
+        return Some(Role::Dpu { node: NodeId(node.parse().ok()?), host: NodeId(host.parse().ok()?) });
     }
     let client = text.strip_suffix(".client")?;
     if let Some(labels) = client.strip_prefix("admin.") {
@@ -325,10 +333,16 @@ fn parse_name(labels: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn name_of(role: &Role, cluster: ClusterId) -> Result<String, Error> {
+pub(crate) fn name_of(role: &Role, cluster: ClusterId) -> Result<String, Error> {
     match role {
-        Role::Node(NodeId(0)) => Err(Error::invalid("node 0 means a client: nodes are numbered from 1")),
+        Role::Node(NodeId(0)) | Role::Dpu { node: NodeId(0), .. } | Role::Dpu { host: NodeId(0), .. } => {
+            Err(Error::invalid("node 0 means a client: nodes are numbered from 1"))
+        }
+        Role::Dpu { node, host } if node == host => {
+            Err(Error::invalid("a DPU is a node of its own, and its host is another one").with("node", node))
+        }
         Role::Node(node) => Ok(server_name(*node, cluster)),
+        Role::Dpu { node, host } => Ok(format!("dpu-{}.{}", node.0, server_name(*host, cluster))),
         Role::Client(Principal::User { tenant, name }) => {
             Ok(format!("user.{}.{tenant}.client.{cluster}.mesh", labels(name)?))
         }

@@ -43,6 +43,7 @@ pub(crate) fn ops() -> impl Iterator<Item = NodeOp> {
             },
         }),
         AdminOp::Backup { group: GroupId(1), from: Some(AT) },
+        AdminOp::LoseDrive { drive: DriveId(4) },
     ];
     ops.into_iter().map(|op| NodeOp::Admin(Box::new(op)))
 }

@@ -23,6 +23,8 @@ fn a_role_is_read_back_from_its_certificate() {
     let roles = [
         Role::Node(NodeId(3)),
         Role::Node(NodeId(u64::MAX)),
+        Role::Dpu { node: NodeId(11), host: NodeId(3) },
+        Role::Dpu { node: NodeId(u64::MAX), host: NodeId(u64::MAX - 1) },
         user(7, "alice"),
         user(u64::MAX, &longest),
         user(0, "a.tenant-9.client"),
@@ -42,6 +44,9 @@ fn roles_that_nobody_may_have_are_not_certified() {
     let authority = Authority::create(cluster()).unwrap();
     let roles = [
         Role::Node(NodeId(0)),
+        Role::Dpu { node: NodeId(0), host: NodeId(1) },
+        Role::Dpu { node: NodeId(1), host: NodeId(0) },
+        Role::Dpu { node: NodeId(1), host: NodeId(1) },
         Role::Client(Principal::System),
         Role::Client(Principal::Anonymous),
         user(1, ""),
@@ -67,6 +72,11 @@ fn one_role_has_one_spelling() {
         format!("node-03.{hex}.mesh"),
         format!("node-3x{hex}.mesh"),
         format!("node-3.evil.{hex}.mesh"),
+        format!("dpu-11.{hex}.mesh"),
+        format!("dpu-011.node-3.{hex}.mesh"),
+        format!("dpu-11.node-03.{hex}.mesh"),
+        format!("dpu-11.dpu-3.node-1.{hex}.mesh"),
+        format!("dpu-0.node-3.{hex}.mesh"),
         format!("user.xff.tenant-1.client.{hex}.mesh"),
         format!("user.x616.tenant-1.client.{hex}.mesh"),
         format!("user.61.tenant-1.client.{hex}.mesh"),

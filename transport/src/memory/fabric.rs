@@ -32,6 +32,8 @@ pub(super) struct Fabric {
 struct State {
     /// Nodes that are there, by start.
     nodes: BTreeMap<u64, Joined>,
+    /// What certificates say of nodes; of the others, that they are on hosts.
+    certified: BTreeMap<NodeId, Role>,
     clients: BTreeMap<u64, Role>,
     starts: u64,
     /// Of every start that there was.
@@ -186,6 +188,12 @@ impl Fabric {
         state.incarnations.insert(start, incarnation);
         state.nodes.insert(start, Joined { node, address, inbound });
         Some(start)
+    }
+
+    pub(super) fn certify(&self, role: Role) {
+        if let Some(node) = role.node() {
+            self.lock().certified.insert(node, role);
+        }
     }
 
     pub(super) fn client(&self, role: Role) -> u64 {
@@ -530,7 +538,7 @@ impl State {
 
     fn role(&self, end: End) -> Role {
         match end {
-            End::Node(node) => Role::Node(node),
+            End::Node(node) => self.certified.get(&node).cloned().unwrap_or(Role::Node(node)),
             End::Client(client) => {
                 self.clients.get(&client).cloned().unwrap_or(Role::Client(mesh_core::Principal::Anonymous))
             }

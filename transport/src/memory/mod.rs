@@ -143,6 +143,11 @@ impl MemoryFabric {
         Ok(self.link(End::Node(node), start))
     }
 
+    /// What a node's certificate says of it, from now on; without this, that it is on a host. A client's is left alone.
+    pub fn certify(&self, role: Role) {
+        self.0.certify(role);
+    }
+
     /// Connects a client, which is this principal whatever it says.
     #[must_use]
     pub fn client(&self, principal: Principal) -> Arc<MemoryLink> {

@@ -41,7 +41,7 @@ use mesh_core::{
     function::Entropy,
     id::{ClusterId, Incarnation, NodeId},
     limits::HEARTBEAT_SILENCE_MAX,
-    port::{CallGuard, Clock, Completion, Inbound, Outbound, Role},
+    port::{CallGuard, Clock, Completion, Inbound, Outbound},
 };
 use quinn::VarInt;
 use tokio::{
@@ -51,6 +51,7 @@ use tokio::{
 
 use self::peer::Peer;
 use crate::{
+    gate::Refusals,
     handshake::{Expected, Local},
     identity::Identity,
     link::{self, Counters, LinkStats, PeerState, count},
@@ -98,10 +99,7 @@ impl QuicConfig {
         clock: Arc<dyn Clock>,
         entropy: Box<dyn Entropy>,
     ) -> Self {
-        let node = match identity.role() {
-            Role::Node(node) => *node,
-            Role::Client(_) => NodeId(0),
-        };
+        let node = identity.role().node().unwrap_or(NodeId(0));
         Self {
             address,
             node,
@@ -141,6 +139,7 @@ struct Shared {
     complaints: Mutex<dates::Complaints>,
     /// Those whose bad frames were logged, and what others said that was not known here.
     warned: Mutex<BTreeSet<String>>,
+    refusals: Refusals,
     /// Others' new requests are refused.
     draining: AtomicBool,
     /// Our own new requests are refused, too.
@@ -178,10 +177,7 @@ impl QuicLink {
         inbound: Option<Arc<dyn Inbound>>,
     ) -> Result<Arc<Self>, Error> {
         let runtime = Handle::try_current().map_err(no_runtime)?;
-        let certified = match config.identity.role() {
-            Role::Node(node) => *node,
-            Role::Client(_) => NodeId(0),
-        };
+        let certified = config.identity.role().node().unwrap_or(NodeId(0));
         if certified != config.node || config.identity.cluster() != config.cluster {
             return Err(Error::invalid("the identity is of another node or cluster: issue one for this node")
                 .with("node", config.node)
@@ -244,6 +240,7 @@ impl QuicLink {
             complaints: Mutex::default(),
             identity: config.identity,
             warned: Mutex::new(BTreeSet::new()),
+            refusals: Refusals::default(),
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             serving: AtomicUsize::new(0),

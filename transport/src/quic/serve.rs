@@ -10,6 +10,7 @@ use mesh_core::{
     envelope::{Body, Envelope},
     limits::BUDGET_DEFAULT,
     port::{Inbound, Role},
+    role::Kind,
     wire::Preamble,
 };
 use tokio::sync::oneshot;
@@ -71,7 +72,7 @@ pub(super) async fn accept(shared: Arc<Shared>, inbound: Arc<dyn Inbound>) {
             match greeted {
                 Some(Ok((connection, greeting))) => {
                     count(&shared.counters.handshakes);
-                    if let Role::Node(node) = greeting.role {
+                    if let Some(node) = greeting.role.node() {
                         shared.heard(node);
                     }
                     Served::new(shared, inbound, connection, greeting).run().await;
@@ -212,6 +213,9 @@ impl Served {
                 unread(&self.shared, &self.connection, &error);
             } else {
                 count(&self.shared.counters.denials);
+                if let Body::Request(op) = &envelope.header.body {
+                    self.shared.refusals.log(&self.role, Kind::of(op), &error);
+                }
             }
             return Some((Err(error), Room::none()));
         }

@@ -23,7 +23,7 @@ use rustls::{
 
 use crate::{
     handshake::Expected,
-    identity::{Identity, role_of, server_name},
+    identity::{Identity, name_of, role_of, server_name},
 };
 
 /// The application protocol. Its number is that of the transport's use of QUIC, not of the wire format.
@@ -58,10 +58,8 @@ pub(super) fn client(
     let verifier = WebPkiServerVerifier::builder_with_provider(roots(identity)?, provider.clone())
         .build()
         .map_err(|error| unusable().caused_by(error))?;
-    let verifier: Arc<dyn ServerCertVerifier> = match expected {
-        Expected::Node(_) => verifier,
-        Expected::AnyNode => Arc::new(AnyNodeVerifier { inner: verifier, cluster: identity.cluster() }),
-    };
+    let any = expected == Expected::AnyNode;
+    let verifier = Arc::new(NodeVerifier { inner: verifier, cluster: identity.cluster(), any });
     let mut config = rustls::ClientConfig::builder_with_details(provider, dates(clock))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| unusable().caused_by(error))?
@@ -110,26 +108,32 @@ pub(super) fn role(connection: &quinn::Connection, cluster: ClusterId) -> Result
     role_of(first, cluster)
 }
 
-/// Takes any node of the cluster: as strict as for a known node, but the node's name is read from its certificate
-/// instead of being known before. Which node it was is looked at once the handshake is done.
+/// Takes a node of the cluster, be it on a host or a DPU: the one that was dialled, or any. As strict as for a known name, but
+/// that is read from the certificate, for who dials a number does not know what it runs on. Which node any was is looked at
+/// once the handshake is done.
 #[derive(Debug)]
-struct AnyNodeVerifier {
+struct NodeVerifier {
     inner: Arc<WebPkiServerVerifier>,
     cluster: ClusterId,
+    any: bool,
 }
 
-impl ServerCertVerifier for AnyNodeVerifier {
+impl ServerCertVerifier for NodeVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
+        dialled: &ServerName<'_>,
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let bad = rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidForName);
-        let Ok(Role::Node(node)) = role_of(end_entity, self.cluster) else { return Err(bad) };
-        let name = ServerName::try_from(server_name(node, self.cluster)).map_err(|_| bad)?;
+        let Ok(role) = role_of(end_entity, self.cluster) else { return Err(bad) };
+        let Some(node) = role.node() else { return Err(bad) };
+        if !self.any && dialled.to_str() != server_name(node, self.cluster) {
+            return Err(bad);
+        }
+        let name = name_of(&role, self.cluster).ok().and_then(|name| ServerName::try_from(name).ok()).ok_or(bad)?;
         self.inner.verify_server_cert(end_entity, intermediates, &name, ocsp_response, now)
     }
 
