@@ -60,6 +60,10 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, by: By, op: Admin
         AdminOp::Backup { group, from: at } => {
             return crate::recover::backup(node, (from, by), group, at, deadline).await;
         }
+        AdminOp::Figures { node: of } => {
+            let figures = crate::node::watching::sums(node, (from, &by), of, deadline).await?;
+            return Ok(Answer::Admin(Box::new(AdminAnswer::Figures(Box::new(figures)))).into());
+        }
         // Of whoever leads, which any node asks.
         AdminOp::Audit(AuditOp::Page { from }) => {
             let page = crate::audit::page(node, from, deadline).await?;
@@ -124,7 +128,8 @@ pub(crate) async fn administer(node: &Arc<Inner>, from: &Role, by: By, op: Admin
         | AdminOp::Replicas
         | AdminOp::Force(_)
         | AdminOp::Backup { .. }
-        | AdminOp::Audit(AuditOp::Page { .. }) => {
+        | AdminOp::Audit(AuditOp::Page { .. })
+        | AdminOp::Figures { .. } => {
             return Err(Error::bug("an operation that was carried out is here again"));
         }
         AdminOp::Audit(AuditOp::Forget { first, digest }) => {

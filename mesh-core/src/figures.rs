@@ -286,6 +286,12 @@ const fn bound_ns(bucket: usize) -> u64 {
     FIRST_BUCKET_NS << bucket
 }
 
+/// The upper bound of a bucket, as a histogram has them in order; `None`: the last one has no bound.
+#[must_use]
+pub const fn bucket_bound(bucket: usize) -> Option<Duration> {
+    if bucket < BUCKETS { Some(Duration::from_nanos(bound_ns(bucket))) } else { None }
+}
+
 impl Figure for Histogram {
     const KIND: Kind = Kind::Histogram;
 

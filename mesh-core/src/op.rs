@@ -14,6 +14,7 @@ pub mod page;
 mod report;
 mod rescue;
 mod stripe;
+mod work;
 
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ pub use rescue::{
     Timeline, Waits,
 };
 pub use stripe::{Binding, Head, Part, Reliance, ShardOp, StripeOp, StripeTarget};
+pub use work::{NodeFigures, Work};
 
 use crate::{
     effect::{Principal, Request},

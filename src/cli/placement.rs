@@ -87,9 +87,11 @@ pub(crate) fn told(answer: &AdminAnswer, json: bool) -> Result<(), Error> {
         AdminAnswer::NodeOut(node) => say(&[format!("{node} is out: its number is never used again")]),
         AdminAnswer::Recovery(plan) => say(&[plan.to_string()]),
         AdminAnswer::Access(answer) => super::tenant::told(answer, json),
-        AdminAnswer::Replicas(_) | AdminAnswer::Forced(_) | AdminAnswer::Backup(_) | AdminAnswer::Audit(_) => {
-            Err(Error::bug("something else was told than was asked"))
-        }
+        AdminAnswer::Replicas(_)
+        | AdminAnswer::Forced(_)
+        | AdminAnswer::Backup(_)
+        | AdminAnswer::Audit(_)
+        | AdminAnswer::Figures(_) => Err(Error::bug("something else was told than was asked")),
         AdminAnswer::Removed(drive) => say(&[format!("{drive} is out: it is never used again")]),
     }
 }

@@ -3,6 +3,7 @@
 //! It listens before anything else of the node begins, so that who looks while it starts has an answer. Here nothing is counted
 //! but how late the node's timers are: everything else is asked of who counts it.
 
+mod asked;
 mod own;
 
 use core::{
@@ -27,6 +28,8 @@ use tokio::{
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
+
+pub(crate) use asked::sums;
 
 use super::{Inner, front, lock, media};
 use crate::{config::WatchConfig, env::Env};

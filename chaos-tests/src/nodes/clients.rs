@@ -552,6 +552,7 @@ fn words(answer: &AdminAnswer) -> Vec<String> {
         AdminAnswer::Access(answer) => vec![format!("{answer:?}")],
         AdminAnswer::Audit(AuditAnswer::Page(page)) => page.lines.clone(),
         AdminAnswer::Audit(AuditAnswer::Log(log)) => vec![format!("{log:?}")],
+        AdminAnswer::Figures(figures) => vec![format!("{figures:?}")],
         AdminAnswer::Replicas(_) | AdminAnswer::Forced(_) | AdminAnswer::Backup(_) | AdminAnswer::Done => Vec::new(),
     }
 }

@@ -74,6 +74,16 @@ impl Labels {
     pub fn text(self, name: &'static str, text: impl Into<String>) -> Self {
         self.with(name, Label::Text(text.into()))
     }
+
+    /// Whether a label of this name says this.
+    fn says(&self, name: &str, what: &str) -> bool {
+        let is_it = |label: &Label| match label {
+            Label::Word(word) => *word == what,
+            Label::Text(text) => text == what,
+            Label::Tenant(_) => false,
+        };
+        self.0.iter().any(|(known, label)| *known == name && is_it(label))
+    }
 }
 
 /// The number of a series.
@@ -164,6 +174,16 @@ impl Page {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Family> {
         self.0.get(name)
+    }
+
+    /// All numbers of a family together whose labels say all of these; `None` if there are none.
+    #[must_use]
+    pub fn together(&self, name: &str, labels: &[(&str, &str)]) -> Option<Value> {
+        let says = |has: &Labels| labels.iter().all(|(name, what)| has.says(name, what));
+        let mut values = self.get(name)?.series().filter(|(has, _)| says(has)).map(|(_, value)| value);
+        let mut all = values.next()?.clone();
+        values.for_each(|value| all.join(value));
+        Some(all)
     }
 
     /// Everything that another one says, too.

@@ -199,3 +199,27 @@ fn a_family_without_a_number_is_named() {
     assert_eq!(text.lines().count(), 2 * 5, "{text}");
     assert!(text.lines().all(|line| line.starts_with("# ")));
 }
+
+#[test]
+fn numbers_of_a_family_are_put_together_by_their_labels() {
+    let mut page = Page::default();
+    let work = Work::default();
+    work.done.add(3);
+    work.piece_seconds.of(Lane::Bulk).took(Duration::from_micros(64));
+    work.piece_seconds.of(Lane::Control).took(Duration::from_millis(34_000));
+    for (at, tenant) in [("here", 1), ("here", 2), ("there", 1)] {
+        let labels = Labels::default().text("at", at).with("tenant", Label::Tenant(TenantId(tenant)));
+        work.tell(&labels, &mut page);
+    }
+    assert_eq!(page.together("mesh_work_done", &[]), Some(Value::Whole(9)));
+    assert_eq!(page.together("mesh_work_done", &[("at", "here")]), Some(Value::Whole(6)));
+    assert_eq!(page.together("mesh_work_done", &[("at", "here"), ("lane", "bulk")]), None);
+    assert_eq!(page.together("mesh_work_none", &[]), None);
+    let Some(Value::Spread { buckets, sum_ns }) = page.together("mesh_work_piece_seconds", &[("at", "here")]) else {
+        panic!("no histogram")
+    };
+    assert_eq!((buckets[0], buckets[BUCKETS], buckets.iter().sum::<u64>()), (2, 2, 4));
+    assert_eq!(sum_ns, 2 * (64_000 + 34_000_000_000));
+    let bounds = [0, 1, BUCKETS - 1].map(|bucket| bucket_bound(bucket).map(|bound| bound.as_micros()));
+    assert_eq!((bounds, bucket_bound(BUCKETS)), ([Some(64), Some(128), Some(33_554_432)], None));
+}

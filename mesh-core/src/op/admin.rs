@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     access::{AccessAnswer, AccessOp},
     rescue::{BackupAt, BackupPage, Force, NodeReplicas, RecoveryPlan},
+    work::NodeFigures,
 };
 #[cfg(doc)]
 use crate::meta::MeshCommand;
@@ -167,6 +168,11 @@ pub enum AdminOp {
     Access(AccessOp),
     /// About the audit log: [`AdminAnswer::Audit`].
     Audit(AuditOp),
+    /// To any host, which asks that node unless it is it: what it has counted of its work: [`AdminAnswer::Figures`].
+    Figures {
+        /// Of which node.
+        node: NodeId,
+    },
 }
 
 /// A medium that is to be a drive.
@@ -198,6 +204,7 @@ impl AdminOp {
                 | Self::Replicas
                 | Self::Backup { .. }
                 | Self::Audit(AuditOp::Page { .. })
+                | Self::Figures { .. }
         )
     }
 }
@@ -256,6 +263,8 @@ pub enum AdminAnswer {
     Access(AccessAnswer),
     /// What was asked of the audit log.
     Audit(AuditAnswer),
+    /// What a node has counted of its work.
+    Figures(Box<NodeFigures>),
 }
 
 /// How far a namespace group is with bringing what it has stored home.

@@ -160,6 +160,7 @@ pub enum Kind {
     AccessRotateKey,
     AuditPage,
     AuditForget,
+    AdminFigures,
 }
 
 impl Kind {
@@ -383,6 +384,7 @@ impl Kind {
             AdminOp::Access(op) => Self::of_access(op),
             AdminOp::Audit(AuditOp::Page { .. }) => Self::AuditPage,
             AdminOp::Audit(AuditOp::Forget { .. }) => Self::AuditForget,
+            AdminOp::Figures { .. } => Self::AdminFigures,
         }
     }
 

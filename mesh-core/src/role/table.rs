@@ -201,4 +201,5 @@ table! {
     AccessRotateKey         "admin access rotate-key"        Yes  No  Yes  No
     AuditPage               "admin audit page"               Yes  No  Yes  No
     AuditForget             "admin audit forget"             Yes  No  Yes  No
+    AdminFigures            "admin figures"                  Yes  No  Yes  No
 }

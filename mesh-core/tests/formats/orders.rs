@@ -1,11 +1,11 @@
 //! What administrators ask about drives, nodes and repair, and what they are told.
 
 use mesh_core::{
-    id::{ActorId, DriveId, GroupId, LayoutId, NodeId, ReplicaId},
+    id::{ActorId, DriveId, GroupId, Incarnation, LayoutId, NodeId, ReplicaId},
     meta::RepairState,
     op::{
         AddedDrive, AdminAnswer, AdminOp, BackupAt, BackupPage, Condition, Fate, Force, GroupRepair, LogEnd, NewMedium,
-        NodeOp, NodeReplicas, Recovery, RecoveryPlan, ReplicaReport, Timeline,
+        NodeFigures, NodeOp, NodeReplicas, Recovery, RecoveryPlan, ReplicaReport, Timeline, Work,
     },
     plan::Plan,
     time::UnixMillis,
@@ -44,6 +44,7 @@ pub(crate) fn ops() -> impl Iterator<Item = NodeOp> {
         }),
         AdminOp::Backup { group: GroupId(1), from: Some(AT) },
         AdminOp::LoseDrive { drive: DriveId(4) },
+        AdminOp::Figures { node: NodeId(4) },
     ];
     ops.into_iter().map(|op| NodeOp::Admin(Box::new(op)))
 }
@@ -90,5 +91,28 @@ pub(crate) fn answers() -> Vec<(&'static str, AdminAnswer)> {
         ),
         ("Forced", AdminAnswer::Forced(REPLICA)),
         ("Backup", AdminAnswer::Backup(BackupPage { next: Some(AT), end: Some((4, 5)) })),
+        ("Figures", AdminAnswer::Figures(Box::new(figures()))),
     ]
+}
+
+fn figures() -> NodeFigures {
+    let work = |first| Work {
+        requests: first,
+        failed: first + 1,
+        received_bytes: first + 2,
+        sent_bytes: first + 3,
+        took: vec![first + 4, 0],
+    };
+    NodeFigures {
+        node: NodeId(4),
+        incarnation: Incarnation(5),
+        at_ns: 6,
+        cpu_ns: 7,
+        resident_bytes: 8,
+        front: Some(work(10)),
+        front_open: 9,
+        chains: work(20),
+        drives: work(30),
+        leaving_drives: 40,
+    }
 }
