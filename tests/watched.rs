@@ -203,6 +203,7 @@ fn what_a_mesh_says_of_itself_is_what_was_done_and_how_it_is() {
     }
     counts_what_is_done(&runtime, &cluster, watch, fronts[0]);
     every_node_tells_the_same(watch);
+    one_picture_has_all_of_it(&cluster);
 
     // Two of three are gone: it cannot serve, says so, and lives.
     for node in [2, 3] {
@@ -335,4 +336,33 @@ fn every_node_tells_the_same(watch: &[SocketAddr]) {
         let text = get(*address, "/metrics").unwrap().1;
         assert!(secret.iter().all(|word| !text.contains(word)), "{text}");
     }
+}
+
+/// `mesh top` shows every node and what its front end does; it draws on no file.
+fn one_picture_has_all_of_it(cluster: &Cluster) {
+    let (is_well, said) = cluster.administer(&["top", "--once", "--every", "250ms"], "");
+    assert!(is_well, "{said}");
+    let line = |begins: &str| {
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<String>>();
+        let found: Vec<_> = said.lines().filter(|line| line.starts_with(begins)).map(words).collect();
+        assert!(!found.is_empty(), "no {begins}: {said}");
+        found
+    };
+    assert!(said.starts_with("mesh top "), "{said}");
+    assert!(said.lines().next().unwrap().contains("nodes: 3 alive"), "{said}");
+    for node in ["node-1 ", "node-2 ", "node-3 "] {
+        // As a node, and as a front end; both with rates, which take two answers.
+        let [as_node, as_front] = &line(node)[..] else { panic!("{said}") };
+        assert_eq!((&*as_node[1], &*as_node[2], &*as_node[6]), ("host", "alive", "2/2"), "{said}");
+        assert!(as_node[9].parse::<f64>().is_ok(), "{said}");
+        assert!(as_front[1].parse::<f64>().is_ok(), "{said}");
+    }
+    assert!(line("all ")[0][1].parse::<f64>().is_ok(), "{said}");
+    assert!(line("default ").iter().all(|chain| chain[1].starts_with("chain-1-")), "{said}");
+    line("acme ");
+    assert!(said.contains("repair: ") && said.contains("scrub: 6 drives"), "{said}");
+    assert!(said.chars().all(|c| c == '\n' || !c.is_control()), "{said:?}");
+    let (is_well, said) = cluster.administer(&["top"], "");
+    assert!(!is_well && said.contains("needs a terminal: say --once"), "{said}");
+    assert!(!said.contains('\u{1b}'), "{said:?}");
 }

@@ -22,6 +22,7 @@ mod scrub;
 mod serve;
 mod status;
 mod tenant;
+mod top;
 
 use std::{io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -76,6 +77,8 @@ pub(crate) enum Command {
     Scrub(scrub::Scrub),
     /// Follow what happens to actors and nodes.
     Watch(placement::Watch),
+    /// Follow the mesh in one picture: nodes and DPUs, load, latency, moves, repair.
+    Top(top::Top),
     /// Show what this machine is, host or DPU, which cards are in it, and how that is known.
     Probe(probe::Probe),
     /// Attach and detach the emulated DPUs of `mesh dev`.
@@ -121,6 +124,8 @@ impl Command {
     pub(crate) const fn default_log(&self) -> &'static str {
         match self {
             Self::Serve(_) => "info,openraft=error,quinn=warn,s3s=off",
+            // A line of the log would stand in the middle of the picture.
+            Self::Top(_) => "off",
             _ => "warn,openraft=off,s3s=off",
         }
     }
@@ -159,6 +164,7 @@ impl Cli {
             Command::Repair(command) => command.run().await,
             Command::Scrub(command) => command.run().await,
             Command::Watch(command) => command.run().await,
+            Command::Top(command) => command.run().await,
             Command::Probe(command) => command.run(),
             Command::Dpu(command) => command.run(),
             Command::Bucket(command) => command.run().await,
