@@ -11,8 +11,12 @@ mod processes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    os::fd::OwnedFd,
+    process::{Command, Stdio},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -25,6 +29,11 @@ use mesh_core::{
 use mesh_fronts::s3::client::{Framing, Reply, Signer};
 use mesh_transport::identity::Identity;
 use processes::{Cluster, until};
+use rustix::{
+    fs::{Mode, OFlags},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Termios, Winsize, tcgetattr, tcsetwinsize},
+};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -204,6 +213,9 @@ fn what_a_mesh_says_of_itself_is_what_was_done_and_how_it_is() {
     counts_what_is_done(&runtime, &cluster, watch, fronts[0]);
     every_node_tells_the_same(watch);
     one_picture_has_all_of_it(&cluster);
+    for ends in [Ends::Key(b"q"), Ends::Key(b"\x03"), Ends::Signal("-TERM")] {
+        a_terminal_is_drawn_on_and_given_back(&cluster, &ends);
+    }
 
     // Two of three are gone: it cannot serve, says so, and lives.
     for node in [2, 3] {
@@ -365,4 +377,73 @@ fn one_picture_has_all_of_it(cluster: &Cluster) {
     let (is_well, said) = cluster.administer(&["top"], "");
     assert!(!is_well && said.contains("needs a terminal: say --once"), "{said}");
     assert!(!said.contains('\u{1b}'), "{said:?}");
+}
+
+/// How `mesh top` comes to its end.
+#[derive(Debug)]
+enum Ends {
+    Key(&'static [u8]),
+    Signal(&'static str),
+}
+
+/// A terminal of a hundred columns and thirty lines: who sits at it, and what a program has of it.
+fn terminal() -> (File, OwnedFd) {
+    let seat = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&seat).unwrap();
+    unlockpt(&seat).unwrap();
+    let name = ptsname(&seat, Vec::new()).unwrap();
+    let screen = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+    tcsetwinsize(&screen, Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    (seat.into(), screen)
+}
+
+fn a_terminal_is_drawn_on_and_given_back(cluster: &Cluster, ends: &Ends) {
+    let (mut seat, screen) = terminal();
+    let modes = |screen: &OwnedFd| {
+        let Termios { input_modes, output_modes, local_modes, .. } = tcgetattr(screen).unwrap();
+        (input_modes, output_modes, local_modes)
+    };
+    let before = modes(&screen);
+    let mut command = cluster.order(&["top"]);
+    let part = || Stdio::from(screen.try_clone().unwrap());
+    let mut top = command.stdin(part()).stdout(part()).stderr(part()).spawn().unwrap();
+    // It has the other end of the terminal, too, which ends only when nobody has it.
+    drop(command);
+    let (shown, show) = mpsc::channel();
+    let mut seen_by = seat.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let mut some = [0; 4096];
+        // An error says that nobody has the other end any more.
+        while let Ok(len @ 1..) = seen_by.read(&mut some) {
+            shown.send(some[..len].to_vec()).unwrap();
+        }
+    });
+    let mut all = Vec::new();
+    let said = |all: &[u8]| String::from_utf8_lossy(all).into_owned();
+    while !said(&all).contains("HAPPENED") || !said(&all).contains("node-3") {
+        match show.recv_timeout(PATIENCE) {
+            Ok(more) => all.extend(more),
+            Err(error) => {
+                top.kill().ok();
+                top.wait().ok();
+                panic!("{error}: {:?}", said(&all));
+            }
+        }
+    }
+    assert_ne!(modes(&screen), before, "it reads single keys");
+    match ends {
+        Ends::Key(key) => seat.write_all(key).unwrap(),
+        Ends::Signal(signal) => {
+            assert!(Command::new("kill").args([*signal, &top.id().to_string()]).status().unwrap().success());
+        }
+    }
+    let ended = top.wait().unwrap();
+    assert!(ended.success(), "{ends:?}: {ended}: {:?}", said(&all));
+    assert_eq!(modes(&screen), before, "{ends:?}");
+    drop(screen);
+    all.extend(show.iter().flatten());
+    // The screen of before, and the cursor, are there again.
+    let last = |what: &str| said(&all).rfind(what).unwrap_or_else(|| panic!("no {what:?}: {:?}", said(&all)));
+    assert!(last("\u{1b}[?1049l") > last("\u{1b}[?1049h"), "{ends:?}");
+    assert!(last("\u{1b}[?25h") > last("\u{1b}[?25l"), "{ends:?}");
 }

@@ -264,19 +264,22 @@ impl Cluster {
         .await
     }
 
+    /// A command of administrators.
+    pub(crate) fn order(&self, arguments: &[&str]) -> Command {
+        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
+        command
+            .args(arguments)
+            .env("MESH_CONNECT", addresses.join(","))
+            .env("MESH_ADMIN_IDENTITY", self.dir(1).join("admin.pem"));
+        command
+    }
+
     /// Runs a command of administrators that reads this from its standard input: whether it went well, and what it said.
     pub(crate) fn administer(&self, arguments: &[&str], typed: &str) -> (bool, String) {
         use std::io::Write as _;
-        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mesh"))
-            .args(arguments)
-            .env("MESH_CONNECT", addresses.join(","))
-            .env("MESH_ADMIN_IDENTITY", self.dir(1).join("admin.pem"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child =
+            self.order(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // Whoever does not ask has ended already.
         child.stdin.take().unwrap().write_all(typed.as_bytes()).ok();
         let output = child.wait_with_output().unwrap();

@@ -40,7 +40,7 @@ impl Asks {
     pub(super) fn begin(&mut self, client: &Client, model: &mut Model, now: Duration) {
         let of = client.clone();
         self.ask(Subject::Reports, Heard::Reports, async move { of.status().await });
-        for node in model.to_ask(now) {
+        for node in model.whom_to_ask(now) {
             let of = client.clone();
             let told = move |told| Heard::Figures(node, told);
             self.ask(Subject::Figures(node), told, async move {

@@ -184,7 +184,7 @@ fn part(frame: &mut Frame<'_>, area: Rect, section: Section, picture: &Picture, 
             table(frame, area, (heads, FRONT_COLUMNS), picture.fronts.iter().map(front).skip(above), 1);
         }
         Section::Chains => {
-            let heads = ["TENANT", "CHAIN", "RUNS ON", "MOVES", "LAST MOVE (UTC)", "FUNCTIONS"];
+            let heads = ["TENANT", "CHAIN", "RUNS ON", "MOVES", "LAST MOVE (UTC), WAIT", "FUNCTIONS"];
             table(frame, area, (heads, CHAIN_COLUMNS), picture.chains.iter().map(chain).skip(above), heads.len());
         }
         Section::Upkeep => {

@@ -214,7 +214,7 @@ impl Model {
     }
 
     /// The nodes to be asked what they have counted: those that are up, as far as so many are asked.
-    pub(super) fn to_ask(&mut self, now: Duration) -> Vec<NodeId> {
+    pub(super) fn whom_to_ask(&mut self, now: Duration) -> Vec<NodeId> {
         let up = self.reports.iter().filter(|report| report.state != NodeState::Down).map(|report| report.node);
         let nodes: Vec<NodeId> = up.take(ASKED_MAX).collect();
         let new = || Counted { asked: now, heard: None, last: None, before: None, error: None, is_older: false };

@@ -177,7 +177,7 @@ pub(super) fn mesh() -> Model {
     let mut model = Model::new(EVERY);
     let at = Duration::from_secs;
     model.hear(Heard::Reports(Ok(reports())), at(1));
-    let asked = model.to_ask(at(1));
+    let asked = model.whom_to_ask(at(1));
     for (is_later, now) in [(false, at(1)), (true, at(2))] {
         for node in &asked {
             model.hear(Heard::Figures(*node, Ok(figures(*node, is_later))), now);

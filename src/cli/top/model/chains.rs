@@ -102,7 +102,7 @@ impl Model {
         let told = self.events.iter().rev().find_map(|row| {
             let text = match &row.what {
                 Happened::Moved { actor: moved, from, waited_us, .. } if *moved == actor => {
-                    format!("from {from}, {}.{:02} ms wait", waited_us / 1000, waited_us % 1000 / 10)
+                    format!("from {from}, {}.{:02} ms", waited_us / 1000, waited_us % 1000 / 10)
                 }
                 Happened::TakenOver { actor: moved, from, .. } if *moved == actor => format!("taken over from {from}"),
                 Happened::NotMoved { actor: moved, to, .. } if *moved == actor => format!("did not move to {to}"),

@@ -113,7 +113,7 @@ fn chains_that_move_stand_first_with_from_where_to_where_and_since_when() {
         name: "chain-1-2".into(),
         at: Some(DRAINED),
         moving: None,
-        last: "01:02:03 from node-1, 0.31 ms wait".into(),
+        last: "01:02:03 from node-1, 0.31 ms".into(),
         ..moves.clone()
     };
     let others = ChainRow {
@@ -209,9 +209,9 @@ fn who_does_not_answer_is_late_and_shows_nothing_of_before() {
 #[test]
 fn who_is_not_in_the_mesh_any_more_is_forgotten_and_who_is_down_is_not_asked() {
     let mut model = mesh();
-    assert_eq!(model.to_ask(NOW), [HOST, DRAINED, DPU]);
+    assert_eq!(model.whom_to_ask(NOW), [HOST, DRAINED, DPU]);
     model.hear(Heard::Reports(Ok(reports().split_off(2))), NOW);
-    assert_eq!(model.to_ask(NOW), [DPU]);
+    assert_eq!(model.whom_to_ask(NOW), [DPU]);
     assert_eq!(model.counted.len(), 1);
     // Its host is not known any more.
     let rows: Vec<(NodeId, bool)> = model.picture(NOW).nodes.iter().map(|row| (row.node, row.is_under_host)).collect();
