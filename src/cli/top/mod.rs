@@ -68,7 +68,7 @@ impl Top {
             return Err(Error::invalid(what));
         }
         let client = self.connect.client().await?;
-        // Gives the terminal back when it is dropped, however this ends; a panic does so before it says anything.
+        // Gives the terminal back when it is dropped, however this ends.
         let _given_back = Screen;
         let terminal = ratatui::try_init().map_err(broken)?;
         tokio::select! {
@@ -83,6 +83,10 @@ struct Screen;
 
 impl Drop for Screen {
     fn drop(&mut self) {
+        // A panic has given it back before it said anything. Once more would put the cursor back, on what was said.
+        if std::thread::panicking() {
+            return;
+        }
         if let Err(error) = ratatui::try_restore() {
             eprintln!("mesh: the terminal cannot be given back, type `reset`: {error}");
         }
