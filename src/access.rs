@@ -12,8 +12,8 @@ use mesh_core::{
     happened::{AccessEvent, Happened},
     id::{GroupId, KeyId, TenantId},
     meta::{
-        AccessKeyRow, ControlView, Grant, Level, MeshCommand, MetaAnswer, PrincipalRow, Query, TenantLimits, TenantRow,
-        WrappedKey,
+        AccessKeyRow, ControlView, EndedTenant, Grant, Level, MeshCommand, MetaAnswer, PrincipalRow, Query,
+        TenantLimits, TenantRow, WrappedKey,
     },
     op::{AccessAnswer, AccessOp, NewKey, TenantReport, TenantUsage, UserReport, name_flaw, page, tenant_name_flaw},
     time::Instant,
@@ -135,6 +135,7 @@ async fn answer(
             note(node, AccessEvent::KeyRevoked { tenant: row.tenant, user: row.principal.clone(), access });
             Ok(AccessAnswer::Done)
         }
+        AccessOp::DeleteTenant { tenant, everything } => delete_tenant((node, by), view, &tenant, everything).await,
         AccessOp::RotateKey { tenant } => {
             let row = find(view, &tenant)?;
             view.can(Level::ACCESS)?;
@@ -209,6 +210,22 @@ async fn create_tenant(node: &Inner, by: &By, name: &str, limits: TenantLimits) 
     }
 }
 
+async fn delete_tenant(
+    (node, by): (&Inner, &By),
+    view: &ControlView,
+    tenant: &str,
+    everything: bool,
+) -> Result<AccessAnswer, Error> {
+    if let Some((id, row)) = view.ended.iter().find(|(id, row)| row.name == tenant || id.to_string() == tenant) {
+        return Ok(AccessAnswer::Tenant(ended_report(&counts(view), *id, row)));
+    }
+    let TenantRow { id, name, .. } = (**find(view, tenant)?).clone();
+    let at = node.env.clock.wall();
+    node.order(by, MeshCommand::EndTenant { tenant: id, at, everything }).await?;
+    note(node, AccessEvent::TenantEnded { tenant: id, name: name.clone() });
+    Ok(AccessAnswer::Tenant(ended_report(&counts(view), id, &EndedTenant { name, since: at })))
+}
+
 async fn rotate(node: &Inner, by: &By, row: &TenantRow) -> Result<Arc<TenantRow>, Error> {
     let wrapped = new_key(&node.keyring, &row.name, &mut *(node.env.entropy)());
     match &*node.order(by, MeshCommand::RotateKey { tenant: row.id, after: row.key, wrapped }).await? {
@@ -269,13 +286,24 @@ fn counts(view: &ControlView) -> BTreeMap<TenantId, [u64; 3]> {
 
 fn report(counts: &BTreeMap<TenantId, [u64; 3]>, row: &TenantRow) -> TenantReport {
     let [users, keys, past_keys] = counts.get(&row.id).copied().unwrap_or_default();
-    TenantReport { id: row.id, name: row.name.clone(), limits: row.limits, users, keys, key: row.key, past_keys }
+    let TenantRow { id, name, limits, key, .. } = row.clone();
+    TenantReport { id, name, limits, users, keys, key, past_keys, ended: None }
+}
+
+/// What is left of a tenant that was deleted.
+fn ended_report(counts: &BTreeMap<TenantId, [u64; 3]>, id: TenantId, row: &EndedTenant) -> TenantReport {
+    let [users, keys, past_keys] = counts.get(&id).copied().unwrap_or_default();
+    let (name, limits) = (row.name.clone(), TenantLimits::default());
+    TenantReport { id, name, limits, users, keys, key: KeyId(0), past_keys, ended: Some(row.since) }
 }
 
 fn tenants(view: &ControlView, after: Option<TenantId>) -> AccessAnswer {
     let counts = counts(view);
-    let behind = view.tenants.values().filter(|row| after.is_none_or(|after| row.id > after));
-    let all: Vec<TenantReport> = behind.map(|row| report(&counts, row)).collect();
+    let present = view.tenants.values().map(|row| report(&counts, row));
+    let ended = view.ended.iter().map(|(id, row)| ended_report(&counts, *id, row));
+    let mut all: Vec<TenantReport> =
+        present.chain(ended).filter(|row| after.is_none_or(|after| row.id > after)).collect();
+    all.sort_by_key(|row| row.id);
     let count = all.len();
     let tenants = page::fitting(all);
     let next = tenants.last().filter(|_| tenants.len() < count).map(|last| last.id);

@@ -60,7 +60,10 @@ pub(crate) async fn found(node: &Inner, founding: &Founding) -> Result<(), Error
     let Some(known) = all_there_is(node).await? else { return Ok(()) };
     let tenant = match known.tenants.values().find(|tenant| tenant.name == founding.tenant) {
         Some(row) => row.id,
-        None => tenant(node, &founding.tenant).await?,
+        None => match tenant(node, &founding.tenant).await? {
+            Some(made) => made,
+            None => return Ok(()),
+        },
     };
     if !known.principals.iter().any(|row| row.tenant == tenant && row.name == founding.principal) {
         let principal = PrincipalRow { tenant, name: founding.principal.clone(), grants: vec![Grant::all()] };
@@ -125,19 +128,23 @@ async fn is_formed(node: &Inner) -> Result<bool, Error> {
 /// How long the control group is asked whether the mesh is formed.
 const FORMED_BUDGET: Duration = Duration::from_secs(10);
 
-/// The tenant of this name, made with a new key if there is none.
-async fn tenant(node: &Inner, name: &str) -> Result<TenantId, Error> {
+/// The tenant of this name, made with a new key if there is none; `None`: it was deleted since.
+async fn tenant(node: &Inner, name: &str) -> Result<Option<TenantId>, Error> {
     let known = |view: &ControlView| view.tenants.values().find(|tenant| tenant.name == name).map(|tenant| tenant.id);
     if let Some(tenant) = known(&node.metadata.control()) {
-        return Ok(tenant);
+        return Ok(Some(tenant));
     }
     let row = new_tenant(&node.keyring, name, TenantLimits::default(), &mut *(node.env.entropy)());
     match node.propose(MeshCommand::CreateTenant(row)).await.as_deref() {
-        Ok(MetaAnswer::Tenant(row)) => Ok(row.id),
+        Ok(MetaAnswer::Tenant(row)) => Ok(Some(row.id)),
         Ok(_) => Err(Error::bug("a new tenant was answered with something else")),
-        // Another founding of the same cluster came first.
+        // Another founding of the same cluster came first, or somebody has deleted it.
         Err(error) if error.kind() == ErrorKind::Conflict => {
-            known(&node.metadata.control()).ok_or_else(|| error.clone())
+            let tenant = all_there_is(node).await?.and_then(|view| known(&view));
+            if tenant.is_none() {
+                tracing::info!(%error, "the founding leaves what was taken away since");
+            }
+            Ok(tenant)
         }
         Err(error) => Err(error.clone()),
     }

@@ -120,6 +120,15 @@ fn what_is_ordered_is_in_the_log_and_what_is_changed_there_is_found() {
     assert!(ok(&dev, &["audit", "export", path]).contains("1 new entries"));
     ok(&dev, &["audit", "verify", path]);
 
+    // What the mesh does about an order is there, too.
+    ok(&dev, &["tenant", "delete", "acme"]);
+    let until = Instant::now() + Duration::from_secs(60);
+    while !ok(&dev, &["audit", "list"]).contains("nothing of tenant-2 is left in metadata") {
+        assert!(Instant::now() < until, "{}", ok(&dev, &["tenant", "list"]));
+    }
+    refused(&dev, &["tenant", "usage", "acme"], "there is no such tenant");
+    refused(&dev, &["tenant", "create", "acme"], "choose another name");
+
     // A tenant's user is told nothing of it.
     let asked = format!(". \"$0\" && MESH_ADMIN_IDENTITY=\"$MESH_IDENTITY\" exec {MESH} audit list");
     let asked = Command::new("sh").args(["-c", &asked]).arg(dev.folder().join("dev.env")).output().unwrap();

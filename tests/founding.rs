@@ -55,5 +55,14 @@ async fn a_founding_that_is_repeated_gives_nothing_back() {
         node.found(&founding).await.unwrap();
         assert_eq!(users().await, []);
     }
+    admin.access(AccessOp::DeleteTenant { tenant: tenant(), everything: true }).await.unwrap();
+    for _ in 0..2 {
+        node.found(&founding).await.unwrap();
+        let AccessAnswer::Tenants { tenants, .. } = admin.access(AccessOp::Tenants { after: None }).await.unwrap()
+        else {
+            panic!("no tenants")
+        };
+        assert!(tenants.iter().all(|row| row.ended.is_some()), "{tenants:?}");
+    }
     node.shutdown(Duration::from_secs(10)).await;
 }

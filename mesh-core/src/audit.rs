@@ -238,6 +238,20 @@ pub enum What {
         /// Their kinds, in order.
         kinds: Vec<String>,
     },
+    /// A tenant was deleted.
+    TenantEnded {
+        /// Which.
+        tenant: TenantId,
+        /// Its name.
+        name: String,
+        /// Also what was in its buckets.
+        everything: bool,
+    },
+    /// Metadata have nothing any more of a tenant that was deleted.
+    TenantGone {
+        /// Which.
+        tenant: TenantId,
+    },
 }
 
 impl fmt::Display for What {
@@ -275,6 +289,11 @@ impl fmt::Display for What {
             Self::DriveRemoved { drive } => write!(f, "{drive} is out"),
             Self::TenantMade { tenant, name, limits } => write!(f, "{tenant} was made: {name}; {limits}"),
             Self::Limited { tenant, limits } => write!(f, "{tenant} may use: {limits}"),
+            Self::TenantEnded { tenant, name, everything: false } => write!(f, "{tenant} was deleted: {name}"),
+            Self::TenantEnded { tenant, name, everything: true } => {
+                write!(f, "{tenant} was deleted, and what is in its buckets: {name}")
+            }
+            Self::TenantGone { tenant } => write!(f, "nothing of {tenant} is left in metadata"),
             Self::KeyRotated { tenant, key } => write!(f, "{tenant} encrypts under {key}"),
             Self::Granted { tenant, user, grants } => {
                 write!(f, "{user} of {tenant} may do:")?;

@@ -124,6 +124,18 @@ pub enum AccessEvent {
         /// Who.
         user: String,
     },
+    /// A tenant was deleted; what it stored is being deleted.
+    TenantEnded {
+        /// Which.
+        tenant: TenantId,
+        /// Its name.
+        name: String,
+    },
+    /// Nothing is left of a tenant that was deleted but garbage.
+    TenantGone {
+        /// Which.
+        tenant: TenantId,
+    },
 }
 
 impl fmt::Display for AccessEvent {
@@ -143,6 +155,10 @@ impl fmt::Display for AccessEvent {
             Self::UserDropped { tenant, user } => {
                 write!(f, "{user} of {tenant} is no more, and none of its access keys")
             }
+            Self::TenantEnded { tenant, name } => {
+                write!(f, "{tenant} was deleted: {name}; what it stored is being deleted")
+            }
+            Self::TenantGone { tenant } => write!(f, "nothing of {tenant} is left in metadata"),
         }
     }
 }

@@ -18,7 +18,8 @@ pub use answer::{ListEntry, Listing, MetaAnswer};
 pub use codec::{FORMAT, decode, encode, encode_as_newer, encode_onto};
 pub use command::{BucketCommand, Command, MeshCommand, ObjectCommand, Precondition, Proposer, Session, UpkeepCommand};
 pub use control::{
-    AccessKeyRow, BucketRef, BucketRow, ControlView, Grant, PastKey, PrincipalRow, TenantLimits, TenantRow, WrappedKey,
+    AccessKeyRow, BucketRef, BucketRow, ControlView, EndedTenant, Grant, PastKey, PrincipalRow, TenantLimits,
+    TenantRow, WrappedKey,
 };
 pub use level::{LEVEL, Level};
 pub use object::{

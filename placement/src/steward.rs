@@ -23,8 +23,7 @@
 //!   once it has been said again;
 //! - [`driver`]: what the leader of the control group does so that every actor runs where the plan wants it; [`backing`]: from
 //!   whom it may take one;
-//! - [`readiness`]: what is missing before the node takes data;
-//! - [`invariants`]: what is so after every event.
+//! - [`readiness`]: what is missing before the node takes data; [`invariants`]: what is so after every event.
 //!
 //! None of them waits, and none keeps what another one owns. An act runs beside the machine, at most one of a [`Key`]; its
 //! end only frees the key and has everything looked at again: what is wanted is computed anew from what the group says and
@@ -708,6 +707,7 @@ impl Steward {
             Key::Forsake(group) if !well => self.vacancies.did_not_forsake(group),
             Key::Fence => self.lead.fences.ended(well),
             Key::Stat
+            | Key::Clear
             | Key::Forsake(_)
             | Key::Elect(_)
             | Key::Ensure(_)

@@ -32,6 +32,24 @@ enum Verb {
     Usage(Usage),
     /// Give a tenant another key.
     RotateKey(RotateKey),
+    /// Delete a tenant, and what it stores.
+    Delete(Delete),
+}
+
+/// Delete a tenant, at once and for good: none of its users, access keys and certificates may do anything any more, and its key is
+/// gone. What it stores is deleted from then on; `mesh tenant list` shows it until that is done. Its name is never used again.
+#[derive(Debug, Args)]
+struct Delete {
+    #[command(flatten)]
+    connect: AdminConnect,
+    /// The tenant, by its name, or as tenant-3.
+    tenant: String,
+    /// Also what is in its buckets; without this a tenant that has buckets stays.
+    #[arg(long)]
+    everything: bool,
+    /// Print a JSON line.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Give a tenant another key: what it stores from now on is encrypted under that. What is there is read with the key that it was
@@ -164,6 +182,9 @@ impl Tenant {
             }
             Verb::RotateKey(RotateKey { connect, tenant, json }) => {
                 told(&connect.client().await?.access(AccessOp::RotateKey { tenant }).await?, json)
+            }
+            Verb::Delete(Delete { connect, tenant, everything, json }) => {
+                told(&connect.client().await?.access(AccessOp::DeleteTenant { tenant, everything }).await?, json)
             }
             Verb::Usage(Usage { connect, tenant, json }) => {
                 told(&connect.client().await?.access(AccessOp::Usage { tenant }).await?, json)

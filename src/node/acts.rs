@@ -27,7 +27,7 @@ use mesh_placement::{
 };
 use tokio::sync::Semaphore;
 
-use super::{Inner, chains, lock, media};
+use super::{Inner, chains, clearing, lock, media};
 
 /// This node's replicas of metadata groups.
 pub(super) fn groups(metadata: &RaftMetadata) -> Vec<Group> {
@@ -130,6 +130,7 @@ async fn carry_out(node: &Arc<Inner>, act: Act) -> Result<(), Error> {
         Act::RaiseLevel(level) => raise_level(node, level).await,
         Act::PutOut(put) => put_out(node, put).await,
         Act::Fence(command) => node.propose(command).await.map(drop),
+        Act::Clear(tenant) => clearing::clear(node, tenant).await,
         Act::Renew => renew(node).await,
         Act::GoOn => go_on(node).await,
         Act::HandOver(group, next) => node.metadata.transfer_leader(group, next).await,

@@ -57,7 +57,9 @@ impl AccessKeys for Front {
         // What was revoked while this node was away is not known here before.
         AccessKeys::ready(self).ok()?;
         let node = self.node.upgrade()?;
-        let row = node.metadata.control().access_keys.get(access)?.clone();
+        let control = node.metadata.control();
+        // Of a tenant that was deleted its keys go a moment later.
+        let row = control.access_keys.get(access).filter(|row| control.tenants.contains_key(&row.tenant))?.clone();
         let secret = match node.keyring.unwrap(&row.secret, &access_label(access)) {
             Ok(secret) => String::from_utf8(secret).ok()?,
             Err(error) => {

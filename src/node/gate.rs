@@ -68,6 +68,10 @@ impl Inner {
             done(Err(error));
             return CallGuard::none();
         }
+        if let Err(error) = node.expect_not_ended(from) {
+            done(Err(error));
+            return CallGuard::none();
+        }
         let Envelope { header, payload } = envelope;
         let Body::Request(op) = header.body else {
             done(Err(Error::invalid("only requests are delivered")));
@@ -110,6 +114,18 @@ impl Inner {
             return node.host.ask_local(header.actor, header.epoch, request, done);
         }
         at_node(node, (from, &header.principal), op, payload, deadline, done)
+    }
+}
+
+impl Inner {
+    /// Refuses who is of a tenant that was deleted, as long as something is left of it; then nothing is there to be asked.
+    fn expect_not_ended(&self, from: &Role) -> Result<(), Error> {
+        match from {
+            Role::Client(Principal::User { tenant, .. }) if self.metadata.control().ended.contains_key(tenant) => {
+                Err(Error::new(ErrorKind::Denied, "the tenant was deleted").with("tenant", tenant))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -170,7 +186,8 @@ fn watched(node: &Arc<Inner>, actor: ActorId, op: &Op, done: Completion<Outcome>
 fn shown(node: &Inner, from: &Role) -> Result<Vec<Arc<NodeReport>>, Error> {
     let Role::Client(Principal::User { tenant, name }) = from else { return Ok(node.status()) };
     let view = node.metadata.control();
-    let is_known = view.principals.iter().any(|row| row.tenant == *tenant && row.name == **name);
+    let is_known = view.tenants.contains_key(tenant)
+        && view.principals.iter().any(|row| row.tenant == *tenant && row.name == **name);
     // A node that has just started knows nobody yet.
     if view.cluster.is_some() && !is_known {
         return Err(Error::new(ErrorKind::Denied, "the tenant has no such user").with("principal", name));

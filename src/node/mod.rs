@@ -12,6 +12,7 @@ mod ability;
 mod acquaintance;
 mod acts;
 mod chains;
+mod clearing;
 mod front;
 pub(crate) mod gate;
 mod losses;

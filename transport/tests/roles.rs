@@ -45,6 +45,9 @@ mod places;
 #[path = "../../mesh-core/tests/formats/samples.rs"]
 #[allow(dead_code, reason = "as above")]
 mod samples;
+#[path = "../../mesh-core/tests/formats/view.rs"]
+#[allow(dead_code, reason = "as above")]
+mod view;
 
 /// Who is asked.
 const ONE: NodeId = NodeId(1);

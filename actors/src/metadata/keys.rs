@@ -24,8 +24,9 @@
 //!   'l' layout:8                    Layout
 //!   'q'                             Codes that buckets have asked for
 //!   't' tenant:8                    TenantRow
-//!   'T' name                        the tenant's number
+//!   'T' name                        the tenant's number, also once it was deleted
 //!   'u' key:8                       PastKey
+//!   'r' tenant:8                    EndedTenant, while something of it is left
 //!   'p' tenant:8 name               PrincipalRow
 //!   'k' access                      AccessKeyRow
 //!   'j' tenant:8 name               a principal was taken out
@@ -83,6 +84,7 @@ pub(super) const CODES: u8 = b'q';
 pub(super) const TENANT: u8 = b't';
 pub(super) const TENANT_NAME: u8 = b'T';
 pub(super) const PAST_KEY: u8 = b'u';
+pub(super) const ENDED: u8 = b'r';
 pub(super) const PRINCIPAL: u8 = b'p';
 pub(super) const ACCESS_KEY: u8 = b'k';
 pub(super) const PAST_PRINCIPAL: u8 = b'j';
@@ -211,6 +213,11 @@ pub(super) fn principal(tenant: TenantId, name: &str) -> Vec<u8> {
 
 pub(super) fn past_key(id: KeyId) -> Vec<u8> {
     key(PAST_KEY, &[&id.0.to_be_bytes()])
+}
+
+/// A tenant that was deleted.
+pub(super) fn ended(tenant: TenantId) -> Vec<u8> {
+    key(ENDED, &[&tenant.0.to_be_bytes()])
 }
 
 /// An access key that was revoked.

@@ -22,9 +22,10 @@ use std::{
 
 use mesh_core::{
     Answer, Buf, Error, Response,
-    id::{DriveId, GroupId, StripeId, WriteId},
+    id::{DriveId, GroupId, StripeId, TenantId, WriteId},
     meta::{Command, Compression, Garbage, GarbageMark, MetaAnswer, Query, UpkeepCommand},
     op::{StripeOp, StripeTarget},
+    spec::Encryption,
     time::Instant,
 };
 
@@ -47,11 +48,21 @@ impl Doomed {
         Self { target, avoid, tries: 0 }
     }
 
-    fn question(&self) -> Question {
-        let op = StripeOp::Delete { target: self.target.clone(), avoid: self.avoid.clone() };
+    /// Asked of a chain that there is: of what a tenant has left that was deleted, of another one's, for deleting opens nothing.
+    fn question(&self, tenants: &Tenants) -> Question {
+        let mut target = self.target.clone();
+        if !tenants.contains_key(&target.binding.tenant)
+            && let Some(other) = tenants.keys().next()
+        {
+            target.binding = binding_of_nobody(*other);
+        }
+        let op = StripeOp::Delete { target, avoid: self.avoid.clone() };
         Question::stripe(op, Buf::empty(), Retry::Never)
     }
 }
+
+/// Those that there are.
+type Tenants = BTreeMap<TenantId, Encryption>;
 
 /// What an answer is about.
 pub(super) enum Errand {
@@ -222,7 +233,13 @@ impl Group {
     }
 
     /// The next thing to do now.
-    fn next(&mut self, id: GroupId, deleting: &mut usize, grace: Duration, now: Instant) -> Option<(Errand, Question)> {
+    fn next(
+        &mut self,
+        id: GroupId,
+        tenants: &Tenants,
+        deleting: &mut usize,
+        (grace, now): (Duration, Instant),
+    ) -> Option<(Errand, Question)> {
         loop {
             match &mut self.state {
                 State::Idle if self.assigned && self.next_at <= now => {
@@ -236,7 +253,7 @@ impl Group {
                         && let Some(doomed) = round.next_stripe()
                     {
                         *deleting += 1;
-                        return Some((Errand::Stripe(id, doomed.target.id.write), doomed.question()));
+                        return Some((Errand::Stripe(id, doomed.target.id.write), doomed.question(tenants)));
                     }
                     if !round.is_over() {
                         return None;
@@ -335,16 +352,21 @@ impl Reclaim {
     }
 
     /// The next thing to do now.
-    pub(super) fn next_errand(&mut self, grace: Duration, now: Instant) -> Option<(Errand, Question)> {
+    pub(super) fn next_errand(
+        &mut self,
+        tenants: &Tenants,
+        grace: Duration,
+        now: Instant,
+    ) -> Option<(Errand, Question)> {
         if self.deleting < DELETES_MAX
             && let Some(doomed) = self.due_litter(now)
         {
             self.deleting += 1;
-            let question = doomed.question();
+            let question = doomed.question(tenants);
             return Some((Errand::Litter(doomed.into()), question));
         }
         let deleting = &mut self.deleting;
-        let errand = self.groups.iter_mut().find_map(|(&id, group)| group.next(id, deleting, grace, now));
+        let errand = self.groups.iter_mut().find_map(|(&id, group)| group.next(id, tenants, deleting, (grace, now)));
         if errand.is_none() {
             self.groups.retain(|_, group| group.assigned || !matches!(group.state, State::Idle));
         }

@@ -316,7 +316,8 @@ impl Desk {
     }
 
     pub(super) fn next_reclaim(&mut self, now: Instant) -> Option<(reclaim::Errand, Question)> {
-        self.reclaim.next_errand(self.grace(), now)
+        let grace = self.grace();
+        self.reclaim.next_errand(&self.spec.keys, grace, now)
     }
 
     pub(super) fn reclaimed(&mut self, errand: reclaim::Errand, result: Result<Response, Failure>, now: Instant) {

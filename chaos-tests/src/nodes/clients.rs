@@ -2,6 +2,7 @@
 
 mod audited;
 mod gateway;
+mod guests;
 mod looks;
 mod orders;
 mod own;

@@ -38,6 +38,8 @@ pub struct Plan {
     pub frail: Option<u16>,
     /// In every chain there is a function that keeps accounts, and panics if they do not add up.
     pub ledger: bool,
+    /// A tenant comes, stores something, and is deleted.
+    pub guest: bool,
     /// Entries of a metadata group's log between two snapshots.
     pub snapshot_every: u64,
     /// DPUs may not judge: the policy stays on the host, and the rest of a chain runs on its DPU.
@@ -333,6 +335,7 @@ impl Plan {
             second_tenant: false,
             frail: None,
             ledger: false,
+            guest: false,
             snapshot_every: SNAPSHOT_EVERY,
             deft: false,
             fronts: false,
@@ -380,6 +383,7 @@ impl Plan {
             second_tenant: dice.chance(400),
             frail: None,
             ledger: false,
+            guest: false,
             snapshot_every: SNAPSHOT_EVERY,
             deft: Stream::new(seed, "deft", 0).chance(250),
             fronts: Stream::new(seed, "fronts", 0).chance(500),
@@ -406,6 +410,7 @@ impl Plan {
         // Streams of their own, as for front ends: what came later shifts nobody's dice. Who breaks down takes the state of
         // his whole chain with him.
         plan.ledger = plan.frail.is_none() && Stream::new(seed, "ledger", 0).chance(500);
+        plan.guest = plan.frail.is_none() && Stream::new(seed, "guest", 0).chance(500);
         let mut logs = Stream::new(seed, "logs", 0);
         if logs.chance(500) {
             plan.snapshot_every = 20 + logs.below(300);

@@ -113,7 +113,7 @@ pub fn run_program(seed: u64, program: &dyn Program, wanted: bool) -> Verdict {
     // The room's own clients may have no business with what the program's functions do; and a function that breaks down
     // takes the state of all others in its chain with it.
     // What a chain keeps goes with its node.
-    let plan = Plan { clients: 0, frail: None, ledger: false, ..Plan::of(seed).without_partings() };
+    let plan = Plan { clients: 0, frail: None, ledger: false, guest: false, ..Plan::of(seed).without_partings() };
     run_with(seed, &plan, None, wanted, Some(program))
 }
 
@@ -177,6 +177,9 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
     for which in 0..plan.clients {
         room.client(which);
     }
+    if plan.guest {
+        room.entertain();
+    }
     if let Some(per_mille) = plan.frail {
         room.frail(per_mille);
     }
@@ -220,6 +223,7 @@ fn acts(room: &mut Room, plan: &Plan, figures: &mut Figures, own: (&[CustomSpec]
     room.clients.seen.stop();
     let is_over = |room: &Room| (!room.clients.seen.is_over()).then(|| "operations are under way".to_owned());
     until(room, END_MAX, "clients come to their end", is_over)?;
+    expect_gone(room)?;
     expect_audited(room)?;
     // Of what was moved for a newcomer, only where that is soon.
     let is_counted = plan.departs() || (plan.newcomer.is_some() && plan.hurried.is_some());
@@ -301,6 +305,16 @@ fn lose_majority(room: &mut Room, plan: &Plan) -> Result<(), String> {
     until(room, END_MAX, "everything is read with who has come", is_over)?;
     room.clients.seen.check()?;
     expect_audited(room)
+}
+
+/// The tenant that came is gone, if all nodes can do away with one.
+fn expect_gone(room: &mut Room) -> Result<(), String> {
+    if Level(room.level()?) < Level::ENDS {
+        return Ok(());
+    }
+    until(room, TOLD_MAX, "the guest is deleted", Room::entertained)?;
+    room.ask_whether_gone();
+    until(room, TOLD_MAX, "nothing is left of the guest", Room::is_left)
 }
 
 /// The audit log has what was ordered, if all nodes know of one.

@@ -104,4 +104,9 @@ pub enum MetaAnswer {
     Uses(UsesPage),
     /// A page of the audit log.
     Audit(audit::Page),
+    /// Some of what was to go is gone.
+    Rest {
+        /// There is more of it.
+        more: bool,
+    },
 }

@@ -463,6 +463,26 @@ pub enum MeshCommand {
         /// The oldest one to keep.
         first: u64,
     },
+
+    // --- since level 13 ---
+    /// Deletes a tenant: from now on there is none of this number, nor ever one of its name again, its key is gone, and its chains run
+    /// nowhere. What else there is of it goes some at a time: what is in its buckets by [`UpkeepCommand::EmptyBucket`], their names,
+    /// then its users by [`Self::DropTenant`]. The same again: no effect. `NotFound`; `Conflict` if it has buckets, unless
+    /// `everything`.
+    EndTenant {
+        /// Which.
+        tenant: TenantId,
+        /// Now.
+        at: UnixMillis,
+        /// Also what is in its buckets.
+        everything: bool,
+    },
+    /// Takes away some of what is left of a tenant that was deleted. Gives `Rest`; the same again, once nothing is left: no effect.
+    /// `Conflict` if it was not deleted, or has buckets.
+    DropTenant {
+        /// Which.
+        tenant: TenantId,
+    },
 }
 
 impl MeshCommand {
@@ -487,7 +507,8 @@ impl MeshCommand {
             | Self::DropPrincipal { .. }
             | Self::RotateKey { .. }
             | Self::Noted { .. }
-            | Self::ForgetAudit { .. } => true,
+            | Self::ForgetAudit { .. }
+            | Self::EndTenant { .. } => true,
             Self::Form { .. }
             | Self::PutNode(_)
             | Self::PutDrive { .. }
@@ -500,7 +521,8 @@ impl MeshCommand {
             | Self::SetTail { .. }
             | Self::RaiseLevel(_)
             | Self::PutOut { .. }
-            | Self::FencedNode { .. } => false,
+            | Self::FencedNode { .. }
+            | Self::DropTenant { .. } => false,
         }
     }
 
@@ -515,6 +537,7 @@ impl MeshCommand {
                 | Self::RemoveDrive { .. }
                 | Self::RemoveNode { .. }
                 | Self::ForgetAudit { .. }
+                | Self::EndTenant { .. }
         )
     }
 }
@@ -591,6 +614,14 @@ pub enum UpkeepCommand {
         /// What was found.
         count: Count,
     },
+    /// Seals a bucket whatever is in it, for its tenant was deleted, and makes some of that garbage. Gives `Rest`; the same again,
+    /// once nothing is left: no effect.
+    EmptyBucket {
+        /// Which.
+        bucket: BucketRef,
+        /// Now, for the garbage's grace.
+        at: UnixMillis,
+    },
 }
 
 impl Command {
@@ -624,7 +655,9 @@ impl Command {
             ) => Level::LEAVES,
             Self::Mesh(MeshCommand::TakeDrive { instead_of: Some(_), .. }) => Level::SEATS,
             Self::Mesh(MeshCommand::DropPrincipal { .. } | MeshCommand::RotateKey { .. }) => Level::ACCESS,
-            // Of all orders together: none needs more than this build can do.
+            Self::Mesh(MeshCommand::EndTenant { .. } | MeshCommand::DropTenant { .. })
+            | Self::Ordered { order: MeshCommand::EndTenant { .. }, .. }
+            | Self::Upkeep(_, UpkeepCommand::EmptyBucket { .. }) => Level::ENDS,
             Self::Mesh(MeshCommand::Noted { .. } | MeshCommand::ForgetAudit { .. }) | Self::Ordered { .. } => Level::AUDIT,
             Self::Mesh(MeshCommand::DrainDrive { .. } | MeshCommand::PutOut { .. }) => Level::DRAINS,
             Self::Upkeep(_, UpkeepCommand::EndRepair { line, .. }) if *line > 0 => Level::SETTLED,
@@ -686,7 +719,8 @@ impl UpkeepCommand {
             | Self::BeginRepair { .. }
             | Self::EndRepair { .. }
             | Self::Repaired { .. }
-            | Self::Counted { .. } => None,
+            | Self::Counted { .. }
+            | Self::EmptyBucket { .. } => None,
         }
     }
 }

@@ -87,6 +87,15 @@ pub struct PastKey {
     pub wrapped: WrappedKey,
 }
 
+/// A tenant that was deleted, until all of it is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedTenant {
+    /// Its name, which no other tenant gets.
+    pub name: String,
+    /// When, by the clock of who proposed it.
+    pub since: UnixMillis,
+}
+
 /// What a tenant may use. `None`: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantLimits {
@@ -264,6 +273,9 @@ pub struct ControlView {
     /// Keys that tenants had before.
     #[serde(default)]
     pub past_keys: SharedMap<KeyId, PastKey>,
+    /// Tenants that were deleted and of which something is left; `tenants` does not have them.
+    #[serde(default)]
+    pub ended: SharedMap<TenantId, Arc<EndedTenant>>,
 }
 
 impl ControlView {

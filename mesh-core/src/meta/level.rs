@@ -54,6 +54,8 @@ impl Level {
     pub const ACCESS: Self = Self(11);
     /// From here on the mesh keeps an audit log.
     pub const AUDIT: Self = Self(12);
+    /// From here on tenants can be deleted.
+    pub const ENDS: Self = Self(13);
 }
 
 /// Of who does not say.
@@ -119,7 +121,8 @@ impl ControlView {
 /// | 10 | counts that say what is lost |
 /// | 11 | users that go, tenants' keys that are replaced |
 /// | 12 | the audit log |
-pub const LEVEL: Level = Level::AUDIT;
+/// | 13 | tenants that are deleted |
+pub const LEVEL: Level = Level::ENDS;
 
 #[cfg(test)]
 mod tests {

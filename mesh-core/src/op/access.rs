@@ -13,6 +13,7 @@ use crate::{
     Bytes,
     id::{KeyId, TenantId},
     meta::{Grant, TenantLimits},
+    time::UnixMillis,
 };
 
 /// What an administrator asks about who may use the mesh, by [`AdminOp::Access`].
@@ -89,6 +90,15 @@ pub enum AccessOp {
     RotateKey {
         /// Which.
         tenant: String,
+    },
+    /// Deletes a tenant, at once and for good: [`AccessAnswer::Tenant`], with [`TenantReport::ended`]. What it stored is deleted from
+    /// then on. `Conflict` if it has buckets, unless `everything`. One that is deleted already: the same answer, as long as something
+    /// of it is left.
+    DeleteTenant {
+        /// Which.
+        tenant: String,
+        /// Also what is in its buckets.
+        everything: bool,
     },
 }
 
@@ -168,6 +178,9 @@ pub struct TenantReport {
     pub key: KeyId,
     /// How many it had before: what was stored under those is read with them.
     pub past_keys: u64,
+    /// Since when it is deleted; the rest says what is left of it. `None`: it is not.
+    #[serde(default)]
+    pub ended: Option<UnixMillis>,
 }
 
 /// What a tenant uses.
@@ -213,7 +226,10 @@ impl fmt::Debug for NewKey {
 
 impl fmt::Display for TenantReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, name, limits, users, keys, key, past_keys } = self;
+        let Self { id, name, limits, users, keys, key, past_keys, ended } = self;
+        if let Some(since) = ended {
+            return write!(f, "{id} {name}: deleted at {since}; what it stored is being deleted");
+        }
         write!(f, "{id} {name}: {users} users, {keys} access keys; {limits}; {key}")?;
         if *past_keys > 0 {
             write!(f, " and {past_keys} of before")?;

@@ -113,6 +113,9 @@ pub enum Kind {
     Noted,
     ForgetAudit,
     Ordered,
+    EndTenant,
+    DropTenant,
+    EmptyBucket,
     Raft,
     Beat,
     Status,
@@ -160,6 +163,7 @@ pub enum Kind {
     AccessRotateKey,
     AuditPage,
     AuditForget,
+    AccessDeleteTenant,
     AdminFigures,
 }
 
@@ -314,6 +318,8 @@ impl Kind {
             MeshCommand::RotateKey { .. } => Self::RotateKey,
             MeshCommand::Noted { .. } => Self::Noted,
             MeshCommand::ForgetAudit { .. } => Self::ForgetAudit,
+            MeshCommand::EndTenant { .. } => Self::EndTenant,
+            MeshCommand::DropTenant { .. } => Self::DropTenant,
         }
     }
 
@@ -329,6 +335,7 @@ impl Kind {
             UpkeepCommand::EndRepair { .. } => Self::EndRepair,
             UpkeepCommand::Repaired { .. } => Self::Repaired,
             UpkeepCommand::Counted { .. } => Self::Counted,
+            UpkeepCommand::EmptyBucket { .. } => Self::EmptyBucket,
         }
     }
 
@@ -400,6 +407,7 @@ impl Kind {
             AccessOp::RevokeKey { .. } => Self::AccessRevokeKey,
             AccessOp::DropUser { .. } => Self::AccessDropUser,
             AccessOp::RotateKey { .. } => Self::AccessRotateKey,
+            AccessOp::DeleteTenant { .. } => Self::AccessDeleteTenant,
         }
     }
 }

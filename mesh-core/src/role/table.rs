@@ -147,6 +147,10 @@ table! {
     Noted                   "propose noted"                  No   No  No   No
     ForgetAudit             "propose forget-audit"           No   No  No   No
     Ordered                 "propose ordered"                No   No  No   No
+    EndTenant               "propose end-tenant"             No   No  No   No
+    // Who leads the control group does away with what tenants leave, wherever it is.
+    DropTenant              "propose drop-tenant"            Yes  No  No   No
+    EmptyBucket             "propose empty-bucket"           Yes  No  No   No
 
     // A DPU follows the control group and answers who leads it; it has nothing to say there.
     Raft                    "node raft"                      Yes  No  No   No
@@ -201,5 +205,6 @@ table! {
     AccessRotateKey         "admin access rotate-key"        Yes  No  Yes  No
     AuditPage               "admin audit page"               Yes  No  Yes  No
     AuditForget             "admin audit forget"             Yes  No  Yes  No
+    AccessDeleteTenant      "admin access delete-tenant"     Yes  No  Yes  No
     AdminFigures            "admin figures"                  Yes  No  Yes  No
 }

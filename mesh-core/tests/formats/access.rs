@@ -7,6 +7,7 @@ use mesh_core::{
         AccessAnswer, AccessOp, AdminAnswer, AdminOp, LimitChange, NewKey, NodeOp, TenantReport, TenantUsage,
         UserReport,
     },
+    time::UnixMillis,
 };
 
 use crate::audit;
@@ -35,6 +36,7 @@ pub(crate) fn ops() -> impl Iterator<Item = NodeOp> {
         AccessOp::RevokeKey { access: "AKMESH0000000001".into() },
         AccessOp::DropUser { tenant: tenant(), user: user() },
         AccessOp::RotateKey { tenant: tenant() },
+        AccessOp::DeleteTenant { tenant: tenant(), everything: true },
     ];
     ops.into_iter().map(|op| NodeOp::Admin(Box::new(AdminOp::Access(op)))).chain(audit::ops())
 }
@@ -48,6 +50,7 @@ pub(crate) fn answers() -> Vec<(&'static str, AdminAnswer)> {
         keys: 2,
         key: KeyId(42),
         past_keys: 6,
+        ended: Some(UnixMillis(7)),
     };
     let usage = TenantUsage { id: TENANT, name: "acme".into(), bytes: 4, objects: 5, limits: limits() };
     let user = UserReport { name: "ann".into(), grants: grants(), keys: vec!["AKMESH0000000001".into()] };

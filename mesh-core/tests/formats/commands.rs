@@ -22,11 +22,11 @@ variants!(MESH_COMMANDS, mesh_command_name, MeshCommand:
     Form PutNode Invite Drain PutDrive TakeDrive LoseDrive PutLayout CreateTenant SetLimits PutPrincipal PutAccessKey
     DropAccessKey Assign BeginMove CommitMove AbortMove SetTail SetWish SetStages
     RaiseLevel DrainDrive PutOut RemoveDrive LeaveNode RemoveNode FencedNode DropPrincipal RotateKey
-    Noted ForgetAudit);
+    Noted ForgetAudit EndTenant DropTenant);
 
 variants!(UPKEEP_COMMANDS, upkeep_command_name, UpkeepCommand:
     OpenBlock CloseBlock SweptBlock DropGarbage OweGarbage PayOwed BeginRepair EndRepair
-    Repaired Counted);
+    Repaired Counted EmptyBucket);
 
 /// The names of all: every one must have a sample.
 pub(crate) fn names() -> Vec<&'static str> {
@@ -148,6 +148,8 @@ fn mesh() -> Vec<MeshCommand> {
         MeshCommand::RotateKey { tenant: TenantId(3), after: KeyId(42), wrapped: samples::wrapped_key() },
         MeshCommand::Noted { deed: audit::deed(), chance: 7 },
         MeshCommand::ForgetAudit { first: 8 },
+        MeshCommand::EndTenant { tenant: TenantId(3), at: UnixMillis(9), everything: true },
+        MeshCommand::DropTenant { tenant: TenantId(3) },
     ]
 }
 
@@ -165,6 +167,7 @@ fn upkeep() -> Vec<UpkeepCommand> {
         UpkeepCommand::EndRepair { layout: LayoutId(3), line: 1, layouts: vec![LayoutId(1), LayoutId(2)] },
         UpkeepCommand::Repaired { layout: LayoutId(3), writes: vec![WriteId(2), WriteId(4)] },
         UpkeepCommand::Counted { count: samples::count() },
+        UpkeepCommand::EmptyBucket { bucket: samples::bucket_ref(), at: UnixMillis(3) },
     ]
 }
 

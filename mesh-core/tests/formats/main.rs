@@ -11,4 +11,5 @@ mod orders;
 mod other_builds;
 mod places;
 mod samples;
+mod view;
 mod wire;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mesh_core::{
     Answer, Buf, Error, ErrorKind, Lane, Op, Principal, Redirect,
-    assignment::{Assignment, MoveId, Preference, Scope, Tail, Wish},
+    assignment::{Assignment, MoveId, Preference, Scope, Wish},
     bluefield::Generation,
     envelope::{Body, Envelope, Hello, Region, Welcome},
     happened::{self, Happened},
@@ -14,10 +14,10 @@ use mesh_core::{
         ShardId, StripeId, TenantId, WriteId,
     },
     meta::{
-        AccessKeyRow, Attributes, BucketCommand, BucketRef, BucketRow, BucketSettings, Command, Compression,
-        ControlView, Count, Extent, Garbage, GarbageMark, GarbagePage, Grant, Level, ListEntry, Listing, MetaAnswer,
-        ObjectCommand, ObjectRow, PartRow, PastKey, Precondition, PrincipalRow, Proposer, Query, Reference,
-        RepairState, Run, Session, Shape, TenantLimits, TenantRow, UploadRow, UsesPage, WrappedKey,
+        AccessKeyRow, Attributes, BucketCommand, BucketRef, BucketRow, BucketSettings, Command, Compression, Count,
+        Extent, Garbage, GarbageMark, GarbagePage, Grant, Level, ListEntry, Listing, MetaAnswer, ObjectCommand,
+        ObjectRow, PartRow, Precondition, PrincipalRow, Proposer, Query, Reference, RepairState, Run, Session, Shape,
+        TenantLimits, TenantRow, UploadRow, UsesPage, WrappedKey,
     },
     op::{
         Ability, ActorReport, AdminAnswer, AdminOp, AsOf, Beat, Binding, Destination, DriveReport, GroupReport, Head,
@@ -26,12 +26,12 @@ use mesh_core::{
     },
     spec::CustomSpec,
     time::UnixMillis,
-    topology::{Code, Departure, DriveInfo, DriveState, Leaving, NodeInfo, NodeKind, NodeState, Survival},
+    topology::{Code, DriveInfo, DriveState, NodeInfo, NodeKind, NodeState, Survival},
     wire::crc32c,
 };
 
-use crate::places::{layout, location};
-use crate::{access, audit, orders};
+use crate::places::location;
+use crate::{access, audit, orders, view::control_view};
 
 /// Names the variants of an enum: a list of all, and the name of a value's. It does not compile while one is missing.
 macro_rules! variants {
@@ -54,7 +54,7 @@ variants!(QUERIES, query_name, Query:
 
 variants!(META_ANSWERS, meta_answer_name, MetaAnswer:
     Done Epoch Tenant Bucket Buckets Control Block Committed Deleted Object Listing Upload Uploads Parts Garbage Usage
-    Referenced ClosedBlocks Writes Repair Uses Audit);
+    Referenced ClosedBlocks Writes Repair Uses Audit Rest);
 
 variants!(OBJECT_OPS, object_op_name, ObjectOp:
     CreateBucket DeleteBucket HeadBucket ListBuckets Begin Append Finish Abort Head Plan Read Delete List CreateUpload
@@ -213,7 +213,7 @@ pub(crate) fn node_info() -> NodeInfo {
     }
 }
 
-fn drive_info() -> DriveInfo {
+pub(crate) fn drive_info() -> DriveInfo {
     DriveInfo { id: DriveId(61), node: NodeId(62), capacity_bytes: 1 << 42, epoch: Epoch(63), seat: Some(DriveId(64)) }
 }
 
@@ -242,30 +242,6 @@ fn listing() -> Listing {
 
 fn garbage() -> Garbage {
     Garbage { tenant: TenantId(91), since: UnixMillis(92), extent: plain_extent() }
-}
-
-fn control_view() -> ControlView {
-    ControlView {
-        cluster: Some(cluster()),
-        code: Some(Code { data: 4, parity: 2 }),
-        namespaces: 8,
-        nodes: [(NodeId(51), node_info())].into(),
-        drives: [(DriveId(61), drive_info())].into(),
-        layouts: [(LayoutId(9), Arc::new(layout()))].into(),
-        tenants: [(TenantId(41), Arc::new(tenant_row()))].into(),
-        principals: vec![Arc::new(principal_row())].into(),
-        access_keys: [("AKMESH0000000001".to_owned(), Arc::new(access_key_row()))].into(),
-        assignments: [(assignment().actor, assignment())].into(),
-        wishes: [(Scope::Mesh, wish()), (Scope::Tenant(TenantId(41)), Wish::default())].into(),
-        tails: [(ActorId(1), Tail { cut: 2, node: NodeId(3) })].into(),
-        stages: [(Scope::Mesh, stages().into())].into(),
-        lost: [(DriveId(62), DriveInfo { id: DriveId(62), ..drive_info() })].into(),
-        level: Level(153),
-        leaving: [(DriveId(61), Leaving::Away)].into(),
-        departures: [(NodeId(52), Departure::Fenced)].into(),
-        codes: vec![Code { data: 1, parity: 1 }],
-        past_keys: [(KeyId(40), PastKey { tenant: TenantId(41), wrapped: wrapped_key() })].into(),
-    }
 }
 
 fn garbage_mark() -> GarbageMark {
@@ -497,6 +473,7 @@ pub(crate) fn meta_answers() -> Vec<MetaAnswer> {
             next: Some(WriteId(6)),
         }),
         audit::answer(),
+        MetaAnswer::Rest { more: true },
     ]
 }
 

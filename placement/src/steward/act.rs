@@ -10,7 +10,7 @@ use mesh_core::{
     Error, ErrorKind,
     assignment::MoveId,
     happened::Happened,
-    id::{ActorId, Epoch, GroupId, Incarnation, NodeId, ReplicaId},
+    id::{ActorId, Epoch, GroupId, Incarnation, NodeId, ReplicaId, TenantId},
     meta::{Command, ControlView, Level},
     op::{ActorReport, Beat, DriveReport, NodeLoad, Waits},
     time::Instant,
@@ -118,6 +118,8 @@ pub enum Key {
     RaiseLevel,
     /// A node that has left is to begin nothing more.
     Fence,
+    /// What a tenant leaves that was deleted goes.
+    Clear,
     /// A look at the whole mesh: [`Study::number`].
     Plan(u64),
     /// Damaged metadata are set aside.
@@ -180,6 +182,8 @@ pub enum Act {
     RaiseLevel(Level),
     /// [`Key::Fence`]: propose this.
     Fence(Command),
+    /// [`Key::Clear`]: empty and remove this tenant's buckets, then what else there is of it.
+    Clear(TenantId),
     /// [`Key::Plan`]: [`Study::carry_out`], beside everything else; then [`Event::Planned`], and [`Event::Ended`] only if that
     /// failed.
     Plan(Box<Study>),
@@ -235,6 +239,7 @@ impl Act {
             Self::Confirm => Key::Confirm,
             Self::RaiseLevel(_) => Key::RaiseLevel,
             Self::Fence(_) => Key::Fence,
+            Self::Clear(_) => Key::Clear,
             Self::Plan(study) => Key::Plan(study.number()),
             Self::Renew | Self::GoOn => Key::Renew,
             Self::HandOver(group, _) => Key::HandOver(*group),
@@ -310,6 +315,7 @@ mod tests {
             (Act::Confirm, Some(Key::Confirm)),
             (Act::RaiseLevel(Level(2)), Some(Key::RaiseLevel)),
             (Act::Fence(MeshCommand::FencedNode { node }.into()), Some(Key::Fence)),
+            (Act::Clear(TenantId(3)), Some(Key::Clear)),
             (Act::Plan(Box::new(study)), Some(Key::Plan(1))),
             (Act::Renew, Some(Key::Renew)),
             (Act::HandOver(group, node), Some(Key::HandOver(group))),

@@ -49,6 +49,7 @@ impl Steward {
         self.lay_out(now, acts);
         self.raise_level(acts);
         self.fence(acts);
+        self.clear(acts);
         self.lead(now, acts);
         let missing = self.what_is_missing().err();
         if self.outlook.missing.as_ref().map(ToString::to_string) != missing.as_ref().map(ToString::to_string) {
@@ -343,6 +344,13 @@ impl Steward {
             self.lead.fences = Fences::default();
         } else if self.is_free(Key::Fence) {
             acts.extend(self.lead.fences.look(&self.control).map(Act::Fence));
+        }
+    }
+
+    /// Has what tenants leave that were deleted taken away, one after the other, some of it at a time.
+    fn clear(&self, acts: &mut Vec<Act>) {
+        if self.leads_control() && self.is_free(Key::Clear) {
+            acts.extend(self.control.ended.keys().next().map(|tenant| Act::Clear(*tenant)));
         }
     }
 

@@ -12,6 +12,7 @@ mod starts;
 mod heard;
 
 mod beats;
+mod clears;
 mod kept;
 mod leads;
 mod level;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     control, level,
     rows::{Formed, Rows},
+    tenants,
 };
 use crate::metadata::{audit, keys};
 
@@ -50,6 +51,8 @@ enum Before {
     Level(Level),
     Revoked(Option<AccessKeyRow>),
     First(u64),
+    /// The name of a tenant that is there, or of which something is left.
+    Tenant(Option<String>),
 }
 
 /// Carries a command out; if it changes something that is of the log, it is there from the same step on. `said`: who has ordered it,
@@ -89,7 +92,7 @@ fn is_of_the_log(rows: &Rows<'_>, command: &MeshCommand) -> Result<bool, Error> 
         MeshCommand::PutDrive { drive, .. } | MeshCommand::TakeDrive { drive, .. } => {
             !rows.has(&keys::drive(*drive))?
         }
-        MeshCommand::RaiseLevel(_) => true,
+        MeshCommand::RaiseLevel(_) | MeshCommand::DropTenant { .. } => true,
         command => command.is_order(),
     })
 }
@@ -108,6 +111,9 @@ fn before(rows: &Rows<'_>, command: &MeshCommand) -> Result<Before, Error> {
         MeshCommand::RaiseLevel(_) => Before::Level(level::of_mesh(rows)?),
         MeshCommand::DropAccessKey { access } => Before::Revoked(rows.find(&keys::access_key(access))?),
         MeshCommand::ForgetAudit { .. } => Before::First(kept(rows)?.log.first),
+        MeshCommand::EndTenant { tenant, .. } | MeshCommand::DropTenant { tenant } => {
+            Before::Tenant(tenants::name(rows, *tenant)?)
+        }
         _ => Before::Nothing,
     })
 }
@@ -174,6 +180,17 @@ fn what(rows: &Rows<'_>, command: &MeshCommand, answer: &MetaAnswer, before: Bef
                 _ => return Ok(None),
             }
         }
+        MeshCommand::EndTenant { tenant, everything, .. } => {
+            let Before::Tenant(Some(name)) = before else {
+                return Err(Error::bug("a tenant was deleted that nobody knew"));
+            };
+            What::TenantEnded { tenant: *tenant, name, everything: *everything }
+        }
+        MeshCommand::DropTenant { tenant } => match answer {
+            // Some of it goes, which is no news.
+            MetaAnswer::Rest { more: false } => What::TenantGone { tenant: *tenant },
+            _ => return Ok(None),
+        },
         MeshCommand::Form { .. }
         | MeshCommand::PutLayout(_)
         | MeshCommand::Assign(_)

@@ -88,6 +88,11 @@ pub(super) fn of_tenant(rows: &Rows<'_>, tenant: TenantId) -> Result<MetaAnswer,
     Ok(MetaAnswer::Buckets(found))
 }
 
+/// Whether a tenant has any.
+pub(super) fn has_any(rows: &Rows<'_>, tenant: TenantId) -> Result<bool, Error> {
+    rows.any(&keys::bucket_owner(tenant, ""))
+}
+
 pub(super) fn seal(rows: &mut Rows<'_>, id: BucketId) -> Result<MetaAnswer, Error> {
     let key = keys::sealed(id);
     if rows.has(&key)? {

@@ -5,7 +5,7 @@ use mesh_core::{
     meta::{BucketCommand, MeshCommand, MetaAnswer},
 };
 
-use super::{audit, buckets, cluster, departures, level, placement, rows::Rows, stages, tenants};
+use super::{audit, buckets, cluster, departures, ends, level, placement, rows::Rows, stages, tenants};
 
 /// Buckets' names.
 pub(super) fn bucket(rows: &mut Rows<'_>, command: &BucketCommand) -> Result<MetaAnswer, Error> {
@@ -36,6 +36,8 @@ pub(super) fn mesh(rows: &mut Rows<'_>, command: &MeshCommand) -> Result<MetaAns
         MeshCommand::PutPrincipal(row) => tenants::put_principal(rows, row),
         MeshCommand::DropPrincipal { tenant, name } => tenants::drop_principal(rows, *tenant, name),
         MeshCommand::RotateKey { tenant, after, wrapped } => tenants::rotate_key(rows, *tenant, *after, wrapped),
+        MeshCommand::EndTenant { tenant, at, everything } => ends::end(rows, *tenant, *at, *everything),
+        MeshCommand::DropTenant { tenant } => ends::drop(rows, *tenant),
         MeshCommand::PutAccessKey(row) => tenants::put_access_key(rows, row),
         MeshCommand::DropAccessKey { access } => tenants::drop_access_key(rows, access),
         MeshCommand::Assign(assignment) => placement::assign(rows, *assignment),

@@ -15,6 +15,7 @@ mod cluster;
 mod codes;
 mod control;
 mod departures;
+mod ends;
 mod level;
 mod listing;
 mod namespace;

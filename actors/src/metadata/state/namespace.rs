@@ -5,7 +5,7 @@ use mesh_core::{
     meta::{BucketRef, MetaAnswer, ObjectCommand, UpkeepCommand},
 };
 
-use super::{blocks, buckets, objects, owed, repair, rows::Rows, uploads, waste};
+use super::{blocks, buckets, ends, objects, owed, repair, rows::Rows, uploads, waste};
 
 /// What is in a bucket.
 pub(super) fn object(rows: &mut Rows<'_>, bucket: &BucketRef, command: &ObjectCommand) -> Result<MetaAnswer, Error> {
@@ -43,5 +43,6 @@ pub(super) fn upkeep(rows: &mut Rows<'_>, command: &UpkeepCommand) -> Result<Met
         UpkeepCommand::Counted { count } => repair::counted(rows, *count),
         UpkeepCommand::EndRepair { layout, line, layouts } => repair::end(rows, *layout, *line, layouts),
         UpkeepCommand::Repaired { layout, writes } => repair::settle(rows, *layout, writes),
+        UpkeepCommand::EmptyBucket { bucket, at } => ends::empty(rows, bucket, *at),
     }
 }

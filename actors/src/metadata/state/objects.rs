@@ -76,13 +76,24 @@ pub(super) fn delete(
     let Some(old) = old else {
         return Ok(MetaAnswer::Deleted { existed: false });
     };
+    discard(rows, bucket, at_key, old, at)?;
+    Ok(MetaAnswer::Deleted { existed: true })
+}
+
+/// Makes a visible object garbage.
+pub(super) fn discard(
+    rows: &mut Rows<'_>,
+    bucket: &BucketRef,
+    at_key: Vec<u8>,
+    old: ObjectRow,
+    at: UnixMillis,
+) -> Result<(), Error> {
     let mut usage = rows.usage(bucket.tenant)?;
     usage.bytes = usage.bytes.saturating_sub(old.len);
     usage.objects = usage.objects.saturating_sub(1);
     rows.put(keys::usage(bucket.tenant), &usage)?;
     rows.remove(at_key);
-    waste::discard_object(rows, (bucket.id, bucket.tenant), old, at)?;
-    Ok(MetaAnswer::Deleted { existed: true })
+    waste::discard_object(rows, (bucket.id, bucket.tenant), old, at)
 }
 
 pub(super) fn object(rows: &Rows<'_>, bucket: &BucketRef, key: &str) -> Result<MetaAnswer, Error> {

@@ -11,7 +11,7 @@ use mesh_core::{
     topology::NodeInfo,
 };
 
-use super::{departures, rows::Rows};
+use super::{departures, rows::Rows, tenants};
 use crate::metadata::keys;
 
 /// Actors with a place of their own at most.
@@ -37,6 +37,11 @@ pub(super) fn assign(rows: &mut Rows<'_>, wanted: Assignment) -> Result<MetaAnsw
     }
     if present.is_none() {
         rows.take_room(&keys::all(keys::ASSIGNMENT), ASSIGNMENTS_MAX, "assignments")?;
+    }
+    if let Some((tenant, _)) = wanted.actor.as_data()
+        && tenants::has_ended(rows, tenant)?
+    {
+        return Err(Error::new(ErrorKind::Conflict, "the tenant of this chain was deleted").with("actor", wanted.actor));
     }
     expect_known(rows, wanted.node)?;
     // Counted like a move, so that the commit of one that it ended is not taken for its own.

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use mesh_core::{
     Error, ErrorKind,
     id::{KeyId, TenantId},
-    meta::{AccessKeyRow, Level, MetaAnswer, PastKey, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
+    meta::{AccessKeyRow, EndedTenant, Level, MetaAnswer, PastKey, PrincipalRow, TenantLimits, TenantRow, WrappedKey},
 };
 
 use super::{level, rows::Rows};
@@ -13,6 +13,8 @@ use crate::metadata::keys::{self, Counter};
 
 /// Tenants of a cluster at most; `ActorId::data` has room for 2^28.
 const TENANTS_MAX: u64 = 65_536;
+/// Tenants that a cluster has had at most, those that were deleted with them.
+const TENANTS_EVER_MAX: u64 = 1 << 20;
 /// Principals of a tenant at most.
 const PRINCIPALS_MAX: u64 = 1000;
 /// Principals that a tenant has taken out, of whose names it makes no other ones: from so many on it makes none at all.
@@ -37,6 +39,10 @@ pub(super) fn create(rows: &mut Rows<'_>, row: &TenantRow) -> Result<MetaAnswer,
     expect_secret(row.wrapped.sealed.len())?;
     let by_name = keys::tenant_name(&row.name);
     if let Some(id) = rows.find::<TenantId>(&by_name)? {
+        if has_ended(rows, id)? {
+            let what = "a tenant of this name was deleted, and none gets it again: choose another name";
+            return Err(Error::new(ErrorKind::Conflict, what).with("tenant", &row.name));
+        }
         let known = tenant(rows, id)?;
         // A wrapped key is random: the same one is the same command, sent again.
         if known.wrapped == row.wrapped {
@@ -45,6 +51,10 @@ pub(super) fn create(rows: &mut Rows<'_>, row: &TenantRow) -> Result<MetaAnswer,
         return Err(Error::new(ErrorKind::Conflict, "there is a tenant of this name").with("tenant", &row.name));
     }
     rows.take_room(&keys::all(keys::TENANT), TENANTS_MAX, "tenants")?;
+    if level::of_mesh(rows)? >= Level::ENDS && given(rows)? >= TENANTS_EVER_MAX {
+        let what = "the mesh has had as many tenants as may be: their names are remembered";
+        return Err(Error::new(ErrorKind::QuotaExceeded, what).with("limit", TENANTS_EVER_MAX));
+    }
     let id = TenantId(rows.count(Counter::Tenants)?);
     let made = TenantRow { id, key: KeyId(id.0), ..row.clone() };
     rows.put(by_name, &id)?;
@@ -174,6 +184,23 @@ pub(super) fn drop_access_key(rows: &mut Rows<'_>, access: &str) -> Result<MetaA
 pub(super) fn tenant(rows: &Rows<'_>, id: TenantId) -> Result<TenantRow, Error> {
     rows.find(&keys::tenant(id))?
         .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such tenant").with("tenant", id))
+}
+
+/// Whether there was a tenant of this number, and is none any more.
+pub(super) fn has_ended(rows: &Rows<'_>, id: TenantId) -> Result<bool, Error> {
+    Ok(!rows.has(&keys::tenant(id))? && (1..=given(rows)?).contains(&id.0))
+}
+
+/// How many numbers were given out.
+fn given(rows: &Rows<'_>) -> Result<u64, Error> {
+    Ok(rows.find(&keys::counter(Counter::Tenants))?.unwrap_or(0))
+}
+
+/// The name of a tenant that is there, or of which something is left.
+pub(super) fn name(rows: &Rows<'_>, id: TenantId) -> Result<Option<String>, Error> {
+    let present = rows.find::<TenantRow>(&keys::tenant(id))?.map(|row| row.name);
+    let past = || rows.find::<EndedTenant>(&keys::ended(id));
+    present.map_or_else(|| Ok(past()?.map(|row| row.name)), |name| Ok(Some(name)))
 }
 
 fn expect_name(name: &str) -> Result<(), Error> {

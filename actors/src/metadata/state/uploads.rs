@@ -183,14 +183,19 @@ pub(super) fn abort(
     at: UnixMillis,
 ) -> Result<MetaAnswer, Error> {
     rows.expect_unsealed(bucket)?;
+    discard(rows, bucket, upload, at)?;
+    Ok(MetaAnswer::Done)
+}
+
+/// Makes an open upload garbage.
+pub(super) fn discard(rows: &mut Rows<'_>, bucket: &BucketRef, upload: WriteId, at: UnixMillis) -> Result<(), Error> {
     let state = open_upload(rows, bucket.id, upload)?;
     objects::charge(rows, state.tenant, 0, state.bytes, None)?;
     rows.remove(keys::upload(upload));
     rows.remove(keys::upload_key(bucket.id, &state.row.key, upload));
     let at = waste::stamp(rows, at)?;
     rows.put(keys::waste(at, upload), &Waste { tenant: state.tenant, extent: None })?;
-    rows.set_use(upload, &Use::Garbage { bucket: bucket.id, since: at, aborted: true })?;
-    Ok(MetaAnswer::Done)
+    rows.set_use(upload, &Use::Garbage { bucket: bucket.id, since: at, aborted: true })
 }
 
 pub(super) fn upload(rows: &Rows<'_>, bucket: &BucketRef, upload: WriteId) -> Result<MetaAnswer, Error> {

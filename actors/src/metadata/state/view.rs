@@ -9,7 +9,7 @@ use mesh_core::{
     Error, ErrorKind,
     assignment::{Assignment, Scope, Tail, Wish},
     id::{ActorId, DriveId, KeyId, LayoutId, NodeId, TenantId},
-    meta::{AccessKeyRow, ControlView, PastKey, PrincipalRow, TenantRow},
+    meta::{AccessKeyRow, ControlView, EndedTenant, PastKey, PrincipalRow, TenantRow},
     shared::SharedMap,
     spec::CustomSpec,
     topology::{Departure, DriveInfo, Layout, Leaving, NodeInfo},
@@ -23,7 +23,7 @@ use crate::metadata::{
 };
 
 /// The kinds of row that the view shows, ascending: drives come before their losses.
-const SHOWN: [u8; 17] = [
+const SHOWN: [u8; 18] = [
     keys::FORMED,
     keys::ASSIGNMENT,
     keys::DRIVE,
@@ -33,6 +33,7 @@ const SHOWN: [u8; 17] = [
     keys::NODE,
     keys::PRINCIPAL,
     keys::CODES,
+    keys::ENDED,
     keys::STAGES,
     keys::TENANT,
     keys::PAST_KEY,
@@ -86,6 +87,7 @@ fn show(view: &mut ControlView, key: &[u8], value: Option<&[u8]>) -> Result<bool
         keys::LAYOUT => set_layout(view, LayoutId(number(key)?), row(key, value)?),
         keys::TENANT => set(&mut view.tenants, TenantId(number(key)?), row::<TenantRow>(key, value)?.map(Arc::new)),
         keys::PAST_KEY => set(&mut view.past_keys, KeyId(number(key)?), row::<PastKey>(key, value)?),
+        keys::ENDED => set(&mut view.ended, TenantId(number(key)?), row::<EndedTenant>(key, value)?.map(Arc::new)),
         keys::PRINCIPAL => set_principal(view, known(key, keys::principal_of(key))?, row(key, value)?),
         keys::ACCESS_KEY => {
             let access = known(key, keys::access_of(key))?.to_owned();

@@ -94,6 +94,21 @@ fn garbage_is_dropped_when_all_its_stripes_are_deleted() {
     assert_eq!(bench.object.wake_at(), Some(bench.now + Duration::from_secs(2)));
 }
 
+/// There is no chain of its own any more.
+#[test]
+fn what_a_tenant_leaves_that_was_deleted_goes_by_another_ones_chain() {
+    let mut bench = reclaiming();
+    let effects = bench.wake(Instant(0));
+    let left = Garbage { tenant: TenantId(77), ..garbage(70, 10, vec![]) };
+    let effects = bench.reply(only_call(&effects), named(page(vec![left])));
+    // As the mesh itself, in the name of a tenant that there is.
+    let [(call, stripe, _)] = &deletions(&effects)[..] else { panic!("one stripe") };
+    assert_eq!(*stripe, StripeId { write: WriteId(70), stripe: 0, attempt: 0 });
+    let effects = bench.reply(*call, Ok(Answer::Done.into()));
+    let command = Command::Upkeep(GROUP, UpkeepCommand::DropGarbage { writes: vec![WriteId(70)] });
+    assert_eq!(effects, [proposes(&bench, bench.last(), command)]);
+}
+
 #[test]
 fn the_grace_counts_from_when_the_garbage_was_seen_by_this_clock_alone() {
     // Whoever deleted it had a clock far ahead of this one's, which stands still.

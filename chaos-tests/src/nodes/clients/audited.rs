@@ -7,7 +7,7 @@ use mesh_actors::metadata::audit::{self, Chain};
 use mesh_core::{
     Error,
     audit::{AuditAnswer, AuditOp, By, Log, What},
-    op::AdminOp,
+    op::{AccessOp, AdminOp},
 };
 use mesh_transport::End;
 
@@ -115,8 +115,12 @@ fn is_of(op: &AdminOp, (by, what): &(By, What)) -> bool {
         (AdminOp::ReplaceDrive { drive, .. }, What::DriveOrdered { instead_of, .. }) => {
             is_ours && *instead_of == Some(*drive)
         }
+        (AdminOp::Access(AccessOp::DeleteTenant { tenant, .. }), What::TenantEnded { name, .. }) => {
+            is_ours && tenant == name
+        }
         (
-            AdminOp::Invite { .. }
+            AdminOp::Access(AccessOp::DeleteTenant { .. })
+            | AdminOp::Invite { .. }
             | AdminOp::LoseDrive { .. }
             | AdminOp::RemoveDrive { .. }
             | AdminOp::DrainDrive { draining: true, .. }

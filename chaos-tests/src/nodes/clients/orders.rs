@@ -24,7 +24,7 @@ use crate::nodes::{lock, log};
 /// Some orders, and how far they are.
 #[derive(Default)]
 pub(in crate::nodes) struct Errand {
-    over: AtomicBool,
+    pub(super) over: AtomicBool,
     refused: AtomicU64,
     /// What the last one was refused for.
     why: Mutex<Option<String>>,
@@ -39,6 +39,12 @@ impl Errand {
     /// How often one was refused.
     pub(in crate::nodes) fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
+    }
+
+    /// It was refused, for that.
+    pub(super) fn was_refused(&self, why: String) {
+        self.refused.fetch_add(1, Relaxed);
+        *lock(&self.why) = Some(why);
     }
 
     /// What it waits for.
@@ -216,11 +222,10 @@ impl Seen {
         if error.message().starts_with(DRIVE_IS_OUT) {
             return true;
         }
-        errand.refused.fetch_add(1, Relaxed);
-        *lock(&errand.why) = Some(format!("{op:?}: {error}"));
+        errand.was_refused(format!("{op:?}: {error}"));
         false
     }
 }
 
 /// Until an order is given again.
-const AGAIN: Duration = Duration::from_millis(700);
+pub(super) const AGAIN: Duration = Duration::from_millis(700);

@@ -39,6 +39,9 @@ pub(super) struct Partings {
     asks_whether_whole: bool,
     /// Whether the audit log has what was ordered, once that is asked for.
     audited: Option<Arc<Mutex<Told>>>,
+    /// A tenant that comes and goes, and whether it has, once that is asked for.
+    guest: Option<Arc<Errand>>,
+    gone: Option<Arc<Mutex<Told>>>,
     /// Whether those that are out say so, as far as they are asked.
     confessions: BTreeMap<NodeId, Arc<Mutex<Told>>>,
 }
@@ -189,6 +192,30 @@ impl Room {
         self.partings.audited.as_ref().and_then(|told| lock(told).lacks())
     }
 
+    /// A tenant comes, stores something, and is deleted.
+    pub(in crate::nodes) fn entertain(&mut self) {
+        let errand = Arc::<Errand>::default();
+        let ends = self.clients.entertain(errand.clone());
+        ends.into_iter().for_each(|end| self.net.add(end));
+        self.partings.guest = Some(errand);
+    }
+
+    /// What keeps the guest; none: it was deleted, or there is none.
+    pub(in crate::nodes) fn entertained(&self) -> Option<String> {
+        let errand = self.partings.guest.as_ref().filter(|errand| !errand.is_over())?;
+        Some(format!("the guest was not deleted: {}", errand.why()))
+    }
+
+    /// From now on it is asked whether nothing is left of the guest, until that is so.
+    pub(in crate::nodes) fn ask_whether_gone(&mut self) {
+        self.partings.gone = self.partings.guest.is_some().then(Arc::default);
+    }
+
+    /// What is left of the guest; none: nothing.
+    pub(in crate::nodes) fn is_left(&self) -> Option<String> {
+        self.partings.gone.as_ref().and_then(|told| lock(told).lacks())
+    }
+
     /// Those that are out and run are asked whether they know it.
     pub(in crate::nodes) fn ask_whether_out(&mut self) {
         self.partings.asks_whether_whole = false;
@@ -273,7 +300,9 @@ impl Room {
             let audited = audited.filter_map(|told| self.clients.ask_whether_audited(told));
             let asked = self.partings.confessions.iter().filter(|(_, told)| lock(told).since().is_none());
             let asked = asked.filter_map(|(node, told)| self.clients.ask_whether_out(*node, told));
-            let ends: Vec<_> = whole.flatten().into_iter().chain(audited).chain(asked).collect();
+            let gone = self.partings.gone.iter().filter(|told| lock(told).since().is_none());
+            let gone = gone.flat_map(|told| self.clients.ask_whether_gone(told));
+            let ends: Vec<_> = whole.flatten().into_iter().chain(audited).chain(asked).chain(gone).collect();
             ends.into_iter().for_each(|end| self.net.add(end));
             self.see_to_newcomer();
         }

@@ -60,7 +60,7 @@ impl Group {
 fn audited() -> Group {
     let mut group = furnished();
     assert_eq!(group.page(0), Page { log: group.page(0).log, lines: Vec::new() });
-    assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::AUDIT)), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&MeshCommand::RaiseLevel(Level::ENDS)), Ok(MetaAnswer::Done));
     group
 }
 
@@ -122,6 +122,10 @@ fn every_order_is_in_the_log_with_who_gave_it_and_when() {
             MeshCommand::RotateKey { tenant: two, after: KeyId(2), wrapped },
             What::KeyRotated { tenant: two, key: KeyId((1 << 32) + 1) },
         ),
+        (
+            MeshCommand::EndTenant { tenant: two, at: UnixMillis(7), everything: true },
+            What::TenantEnded { tenant: two, name: "mill".into(), everything: true },
+        ),
         (user("ann"), What::Granted { tenant: TENANT, user: "ann".into(), grants: grants() }),
         (key("K1", "ann"), What::AccessKeyMade { tenant: TENANT, user: "ann".into(), access: "K1".into() }),
         (
@@ -174,6 +178,7 @@ fn what_changes_nothing_or_is_refused_is_not_in_the_log() {
         MeshCommand::PutNode(node(8, 1)),
         MeshCommand::FencedNode { node: NodeId(1) },
         MeshCommand::PutOut { drives: vec![DriveId(1)], out: true },
+        MeshCommand::DropTenant { tenant: TENANT },
     ] {
         assert!(!own.is_order());
         assert_eq!(group.apply(&ordered(5, own)), Err(ErrorKind::Invalid));

@@ -5,6 +5,7 @@ mod audit;
 mod control;
 mod deletion;
 mod departures;
+mod ends;
 mod level;
 mod limits;
 mod listing;

@@ -133,6 +133,10 @@ fn commands_of_tenants() -> impl Strategy<Value = Command> {
                 code: [None, Some(Code { data: 1, parity: 1 })][created as usize / 2 % 2],
             },
         })),
+        (1..4_u64, any::<bool>()).prop_map(|(tenant, everything)| {
+            Command::Mesh(MeshCommand::EndTenant { tenant: TenantId(tenant), at: UnixMillis(9), everything })
+        }),
+        (1..4_u64).prop_map(|tenant| Command::Mesh(MeshCommand::DropTenant { tenant: TenantId(tenant) })),
         (1..3_u64).prop_map(|bucket| Command::Bucket(BucketCommand::RemoveBucket { bucket: BucketId(bucket) })),
     ]
 }
