@@ -80,6 +80,8 @@ pub(crate) async fn add(
         let what = "no node of this number is a member of the mesh";
         return Err(Error::new(ErrorKind::NotFound, what).with("node", at));
     }
+    // What nobody could open is not noted as ordered.
+    media::expect_path(&medium.path)?;
     node.have_noted(by, Deed::DriveOrdered { node: at, path: medium.path.clone(), instead_of }).await?;
     let added = if at == node.id {
         media::add(node, medium, instead_of, deadline).await?

@@ -112,6 +112,10 @@ fn what_is_ordered_is_in_the_log_and_what_is_changed_there_is_found() {
         assert_eq!(fs::read_to_string(&bad).unwrap(), text);
     }
 
+    // A file that has not all of what is to go is not enough.
+    fs::write(&bad, joined(&each[at..])).unwrap();
+    refused(&dev, &["audit", "forget", bad.to_str().unwrap()], "older than those of the file");
+
     // What is kept elsewhere goes, and is there for whoever has the file.
     ok(&dev, &["audit", "forget", path]);
     let left = lines(&ok(&dev, &["audit", "list", "--json"]));

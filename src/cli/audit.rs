@@ -13,7 +13,7 @@ use mesh::Client;
 use mesh_actors::metadata::audit::{self, Chain, digest};
 use mesh_core::{
     Error, ErrorKind,
-    audit::{AuditAnswer, AuditOp, Log, Page, hex},
+    audit::{AuditAnswer, AuditOp, Entry, Log, Page, What, hex},
 };
 
 use super::{AdminConnect, say};
@@ -154,8 +154,12 @@ async fn verify(client: &Client, known: Known) -> Result<(), Error> {
     let mut pages = Pages::from(0);
     let mut own: Option<Chain> = None;
     let mut count = 0_u64;
+    let mut forgotten = None;
     while let Some(page) = pages.next(client).await? {
         for line in &page.lines {
+            if let Ok(Entry { what: What::Forgotten { first, digest }, .. }) = audit::entry(line) {
+                forgotten = Some((first, digest));
+            }
             let own = match &mut own {
                 Some(own) => own,
                 None => own.insert(Chain { next: page.log.first, head: page.log.base }),
@@ -168,6 +172,14 @@ async fn verify(client: &Client, known: Known) -> Result<(), Error> {
         }
     }
     let log = pages.log()?;
+    // Who has it made shorter is in what is left.
+    if log.first > 1 && forgotten != Some((log.first, hex(&log.base))) {
+        let what = "THE MESH'S AUDIT LOG WAS TAMPERED WITH: its oldest entries are gone, and no entry says that they were to be";
+        return Err(Error::new(ErrorKind::Corrupt, what).with("begins", log.first));
+    }
+    if !known.lines.is_empty() && known.chain.next < log.first {
+        return Err(gone_behind(known.chain.next, log.first));
+    }
     let own = own.unwrap_or(Chain { next: log.first, head: log.base });
     if own != (Chain { next: log.next, head: log.head }) {
         let what = "THE MESH'S AUDIT LOG WAS TAMPERED WITH, or is damaged: its newest entries are not those that it says it has";
@@ -185,6 +197,11 @@ async fn forget(client: &Client, known: Known) -> Result<(), Error> {
     let Some((newest, line)) = known.lines.last_key_value() else {
         return Err(Error::invalid("the file has no entries: `mesh audit export` writes them"));
     };
+    let log = page(client, u64::MAX).await?.log;
+    if let Some(oldest) = known.lines.keys().next().filter(|oldest| **oldest > log.first) {
+        let what = "the mesh has entries that are older than those of the file: export them first, with another file";
+        return Err(Error::new(ErrorKind::Conflict, what).with("file_begins", oldest).with("mesh_begins", log.first));
+    }
     let before = Chain::from(line)?.head;
     let op = AuditOp::Forget { first: *newest, digest: hex(&before) };
     match client.audit(op).await? {
@@ -234,6 +251,11 @@ impl Pages {
         page.lines.truncate(usize::try_from(log.next.saturating_sub(first)).unwrap_or(usize::MAX));
         page.log = log.clone();
         if page.lines.is_empty() {
+            if first < log.next {
+                let what =
+                    "THE MESH'S AUDIT LOG WAS TAMPERED WITH, or is damaged: entries are missing that it says it has";
+                return Err(Error::new(ErrorKind::Corrupt, what).with("from", first).with("next", log.next));
+            }
             return Ok(None);
         }
         self.from = first + page.lines.len() as u64;
@@ -322,10 +344,7 @@ impl Known {
             *chain = Chain::from(line)?;
         }
         if number > chain.next {
-            let what = "the mesh does not have the entries any more that come behind those of the file: it was told to forget them";
-            return Err(Error::new(ErrorKind::Conflict, what)
-                .with("file_ends", chain.next - 1)
-                .with("mesh_begins", number));
+            return Err(gone_behind(chain.next, number));
         }
         chain.follow(line)?;
         Ok(false)
@@ -340,6 +359,13 @@ impl Known {
                     cut";
         Err(Error::new(ErrorKind::Corrupt, what).with("file_ends", self.chain.next - 1).with("mesh_ends", log.next - 1))
     }
+}
+
+/// Entries are in no file and in no mesh.
+fn gone_behind(next: u64, first: u64) -> Error {
+    let what =
+        "the mesh does not have the entries any more that come behind those of the file: it was told to forget them";
+    Error::new(ErrorKind::Conflict, what).with("file_ends", next - 1).with("mesh_begins", first)
 }
 
 /// Of a line with its end; an entry is an order, which is at most as long as a metadata value.

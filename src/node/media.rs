@@ -25,8 +25,8 @@ use mesh_core::{
 };
 use mesh_dpu_runtime::shell::{ActorSetup, Onward};
 
-pub(crate) use self::adding::add;
 pub(super) use self::adding::let_go;
+pub(crate) use self::adding::{add, expect_path};
 use self::numbers::{Known, Numbers};
 use super::{Inner, lock};
 use crate::config::{CAPACITY_MIN, DriveConfig};

@@ -1,7 +1,10 @@
 //! Drives that come and go while the node runs.
 
 use core::time::Duration;
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use mesh_core::{
     Error, ErrorKind, Request,
@@ -77,15 +80,24 @@ pub(crate) async fn add(
     there_already(node, (drive, capacity_bytes), instead_of)
 }
 
-/// What was asked for, if it can be had.
-fn described(node: &Inner, medium: NewMedium) -> Result<DriveConfig, Error> {
-    let NewMedium { path: text, capacity_bytes } = medium;
-    let path = plain(Path::new(&text));
+/// The path that a text is, if a drive may be there.
+///
+/// # Errors
+/// `Invalid`.
+pub(crate) fn expect_path(text: &str) -> Result<PathBuf, Error> {
+    let path = plain(Path::new(text));
     let goes_up = path.components().any(|part| part == std::path::Component::ParentDir);
     if !path.is_absolute() || goes_up || text.len() > PATH_BYTES_MAX || text.contains(char::is_control) {
         let what = "a drive's path is absolute, without `..`, in one line, and at most 4096 bytes long";
         return Err(Error::invalid(what));
     }
+    Ok(path)
+}
+
+/// What was asked for, if it can be had.
+fn described(node: &Inner, medium: NewMedium) -> Result<DriveConfig, Error> {
+    let NewMedium { path: text, capacity_bytes } = medium;
+    let path = expect_path(&text)?;
     if path.starts_with(plain(&node.config.data)) {
         return Err(Error::invalid("this is the node's own folder").with("path", path.display()));
     }

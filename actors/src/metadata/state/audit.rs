@@ -4,7 +4,7 @@ use mesh_core::{
     Error, ErrorKind,
     audit::{By, Deed, Entry, Log, Page, What, hex},
     meta::{AccessKeyRow, Level, MeshCommand, MetaAnswer, PrincipalRow},
-    op::Recovery,
+    op::{PATH_BYTES_MAX, Recovery},
     time::UnixMillis,
 };
 use serde::{Deserialize, Serialize};
@@ -251,7 +251,10 @@ fn expect_room(rows: &Rows<'_>, command: &MeshCommand) -> Result<(), Error> {
 }
 
 /// Remembers a deed, so that it is not noted twice.
-pub(super) fn note(rows: &mut Rows<'_>, chance: u64) -> Result<MetaAnswer, Error> {
+pub(super) fn note(rows: &mut Rows<'_>, deed: &Deed, chance: u64) -> Result<MetaAnswer, Error> {
+    if matches!(deed, Deed::DriveOrdered { path, .. } if path.len() > PATH_BYTES_MAX) {
+        return Err(Error::invalid("a drive's path is shorter").with("limit", PATH_BYTES_MAX));
+    }
     let mut kept = kept(rows)?;
     if !kept.noted.contains(&chance) {
         if kept.noted.len() == NOTED_MAX {

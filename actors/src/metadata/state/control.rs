@@ -53,7 +53,7 @@ pub(super) fn mesh(rows: &mut Rows<'_>, command: &MeshCommand) -> Result<MetaAns
         MeshCommand::RemoveDrive { drive, layout } => cluster::remove_drive(rows, *drive, *layout),
         MeshCommand::LeaveNode { node, leaving } => departures::leave(rows, *node, *leaving),
         MeshCommand::RemoveNode { node, empty } => departures::remove(rows, *node, *empty),
-        MeshCommand::Noted { chance, .. } => audit::note(rows, *chance),
+        MeshCommand::Noted { deed, chance } => audit::note(rows, deed, *chance),
         MeshCommand::ForgetAudit { first } => audit::forget(rows, *first),
         MeshCommand::FencedNode { node } => departures::fenced(rows, *node),
         MeshCommand::PutOut { drives, out } => cluster::put_out(rows, drives, *out),

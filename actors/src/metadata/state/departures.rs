@@ -63,7 +63,7 @@ pub(super) fn leave(rows: &mut Rows<'_>, node: NodeId, leaving: bool) -> Result<
             }
         }
     }
-    for part in with_dpus(rows, info)? {
+    for part in with_dpus(rows, info)?.into_iter().filter(|part| part.draining != leaving) {
         rows.put(keys::node(part.id), &NodeInfo { draining: leaving, ..part })?;
     }
     Ok(MetaAnswer::Done)

@@ -144,10 +144,13 @@ pub(super) fn set_wish(rows: &mut Rows<'_>, scope: Scope, wish: Option<Wish>) ->
             if let Some(pin) = wish.pin {
                 expect_known(rows, pin)?;
             }
-            if !rows.has(&key)? {
+            let known = rows.find::<(Scope, Wish)>(&key)?;
+            if known.is_none() {
                 rows.take_room(&keys::all(keys::WISH), WISHES_MAX, "wishes about placement")?;
             }
-            rows.put(key, &(scope, wish))?;
+            if known != Some((scope, wish)) {
+                rows.put(key, &(scope, wish))?;
+            }
         }
         None if rows.has(&key)? => {
             rows.remove(key);
@@ -165,7 +168,10 @@ pub(super) fn drain(rows: &mut Rows<'_>, node: NodeId, draining: bool) -> Result
         let what = "the node leaves: take that back, with `mesh node drain --undo`";
         return Err(Error::new(ErrorKind::Conflict, what).with("node", node));
     }
-    rows.put(key, &NodeInfo { draining, ..known })?;
+    // What builds before wrote has fewer bytes, and written again has more: only that would be news of.
+    if known.draining != draining {
+        rows.put(key, &NodeInfo { draining, ..known })?;
+    }
     Ok(MetaAnswer::Done)
 }
 

@@ -63,8 +63,10 @@ pub(super) fn create(rows: &mut Rows<'_>, row: &TenantRow) -> Result<MetaAnswer,
 }
 
 pub(super) fn set_limits(rows: &mut Rows<'_>, id: TenantId, limits: TenantLimits) -> Result<MetaAnswer, Error> {
-    let row = TenantRow { limits, ..tenant(rows, id)? };
-    rows.put(keys::tenant(id), &row)?;
+    let known = tenant(rows, id)?;
+    if known.limits != limits {
+        rows.put(keys::tenant(id), &TenantRow { limits, ..known })?;
+    }
     Ok(MetaAnswer::Done)
 }
 
@@ -99,7 +101,11 @@ pub(super) fn put_principal(rows: &mut Rows<'_>, row: &PrincipalRow) -> Result<M
     }
     tenant(rows, row.tenant)?;
     let key = keys::principal(row.tenant, &row.name);
-    if !rows.has(&key)? {
+    let known = rows.find::<PrincipalRow>(&key)?;
+    if known.as_ref() == Some(row) {
+        return Ok(MetaAnswer::Done);
+    }
+    if known.is_none() {
         if rows.has(&keys::past_principal(row.tenant, &row.name))? {
             let what =
                 "somebody of this name was taken out, whose certificates would be good again: choose another name";

@@ -265,28 +265,68 @@ impl Group {
     }
 }
 
-/// Long ones, so that few are enough.
+/// As long as they may be, so that few are enough.
 #[test]
 fn a_full_log_refuses_what_gives_and_not_what_takes_away() {
     let mut group = audited();
     let long = |at: u64| {
-        let path = format!("{at}{}", "x".repeat(1 << 19));
+        let path = "\u{1}".repeat(4096);
         let deed = Deed::DriveOrdered { node: NodeId(1), path, instead_of: None };
         ordered(at, MeshCommand::Noted { deed, chance: at })
     };
     assert_eq!(group.once(&ordered(0, user("ann"))), Ok(MetaAnswer::Done));
-    let full = (1..200).find(|at| group.once(&long(*at)) != Ok(MetaAnswer::Done)).expect("it is full some time");
-    assert_eq!(full, 129);
+    let full = (1..9999).find(|at| group.once(&long(*at)) != Ok(MetaAnswer::Done)).expect("it is full some time");
+    assert_eq!(full, 2707);
+    let longer = Deed::DriveOrdered { node: NodeId(1), path: "x".repeat(4097), instead_of: None };
+    let longer = MeshCommand::Noted { deed: longer, chance: 0 };
     for order in [user("ben"), key("K1", "ann"), MeshCommand::Drain { node: NodeId(1), draining: true }] {
         assert_eq!(group.apply(&ordered(1, order)), Err(ErrorKind::QuotaExceeded));
     }
     let drop = MeshCommand::DropPrincipal { tenant: TENANT, name: "ann".into() };
     assert!(drop.takes_away());
     assert_eq!(group.apply(&ordered(1, drop)), Ok(MetaAnswer::Done));
-    // One page has one of these at the least, and nobody is told more than a message holds.
-    assert_eq!(group.page(5).lines.len(), 1);
-    assert_eq!(group.audited().len(), 131);
+    // Nobody is told more than a message holds.
+    assert_eq!(group.page(5).lines.len(), 10);
+    assert_eq!(group.audited().len(), 2709);
     let next = group.page(0).log.next;
-    assert_eq!(group.apply(&ordered(1, MeshCommand::ForgetAudit { first: next })), Ok(MetaAnswer::Done));
+    for _ in 0..3 {
+        assert_eq!(group.once(&ordered(1, MeshCommand::ForgetAudit { first: next })), Ok(MetaAnswer::Done));
+    }
     assert_eq!(group.apply(&ordered(1, user("ben"))), Ok(MetaAnswer::Done));
+    assert_eq!(group.apply(&ordered(1, longer)), Err(ErrorKind::Invalid));
+}
+
+/// Replicas come to the same log whichever build has written their rows: one of before leaves out the fields that came since.
+#[test]
+fn what_an_older_build_wrote_otherwise_is_no_news() {
+    let mut newer = audited();
+    assert_eq!(newer.apply(&ordered(1, user("ann"))), Ok(MetaAnswer::Done));
+    let mut older = newer.clone();
+    let rows = [
+        ("node", [&b"n"[..], &1_u64.to_be_bytes()].concat()),
+        ("user", [&b"p"[..], &1_u64.to_be_bytes(), b"ann"].concat()),
+    ];
+    for (what, key) in rows {
+        let row = crate::metadata::Table::get(&older.table, &key).expect("it is read").expect("it is there");
+        let written = if what == "node" {
+            let info: mesh_core::topology::NodeInfo = mesh_core::meta::decode(&row).expect("a node");
+            mesh_core::meta::encode_as_newer(&info, &[0]).expect("it is small")
+        } else {
+            let info: PrincipalRow = mesh_core::meta::decode(&row).expect("a user");
+            mesh_core::meta::encode_as_newer(&info, &[0]).expect("it is small")
+        };
+        assert_ne!(written, row, "{what}");
+        older.table.commit(vec![crate::metadata::table::Change { key, value: Some(written) }]);
+    }
+    for order in [
+        MeshCommand::Drain { node: NodeId(1), draining: false },
+        MeshCommand::LeaveNode { node: NodeId(1), leaving: false },
+        user("ann"),
+    ] {
+        for group in [&mut newer, &mut older] {
+            assert_eq!(group.apply(&ordered(2, order.clone())), Ok(MetaAnswer::Done));
+        }
+        assert_eq!(newer.page(0), older.page(0), "{order:?}");
+    }
+    assert_eq!(newer.audited().len(), 2);
 }
