@@ -25,8 +25,9 @@ impl Dev {
         Self { folder, arguments, child }
     }
 
-    /// Once it has stopped.
+    /// Once it has stopped, or was told to: what was killed may not have ended yet.
     pub(crate) fn start_again(&mut self) {
+        self.child.wait().unwrap();
         self.child = spawn(self.folder.path(), &self.arguments);
     }
 
