@@ -105,6 +105,10 @@ fn is_of(op: &AdminOp, (by, what): &(By, What)) -> bool {
         (AdminOp::DrainDrive { drive, draining: true }, What::DriveDrained { drive: of, draining: true }) => {
             is_ours && drive == of
         }
+        // What all drives of a node were told already is no news of one; they have its number and one of their own.
+        (AdminOp::DrainDrive { drive, draining: true }, What::Leaves { node, leaving: true }) => {
+            is_ours && drive.0 / 1000 == node.0
+        }
         (AdminOp::LeaveNode { node, leaving: true }, What::Leaves { node: of, leaving: true }) => is_ours && node == of,
         (AdminOp::RemoveNode { node, lost }, What::NodeRemoved { node: of, lost: was }) => {
             is_ours && node == of && lost == was
