@@ -283,7 +283,7 @@ async fn a_dpu_s_certificate_orders_nothing_that_is_not_its_own_and_its_chain_go
 
     let of_its_own = Identity::load(&dev.folder().join("dpu-1/data/identity.pem")).unwrap();
     // Of before there were certificates for DPUs: those that have such a one go on, and have no more to say.
-    let of_a_host = provision.node_identity(DPU).unwrap();
+    let of_a_host = provision.node_identity(DPU, None).unwrap();
     for identity in [of_its_own, of_a_host] {
         let role = identity.role().clone();
         let link = link(identity, &hosts).await;

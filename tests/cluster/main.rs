@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod dpus;
 mod drives;
 mod metadata;
 mod nodes;
