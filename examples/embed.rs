@@ -22,7 +22,7 @@ async fn main() -> Result<(), Error> {
     let mut nodes = Vec::new();
     for number in 1..=3 {
         let config = config(folder.path(), number);
-        provision.equip(&config)?;
+        provision.equip(config.node.id(), &config.data)?;
         let node = Node::builder(config).start().await?;
         for other in &nodes {
             Node::set_peer(other, node.id(), node.address());

@@ -11,7 +11,6 @@ use mesh_core::{
     Error,
     bluefield::Generation,
     id::NodeId,
-    port::Role,
     topology::{Code, Location},
 };
 use mesh_dpu_runtime::pin::{Cores, PinError};
@@ -88,7 +87,7 @@ pub struct PeerConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DpuConfig {
-    /// The node of the host that the DPU is plugged into. It must be a member already, and the one that the DPU's certificate names.
+    /// The node of the host that the DPU is plugged into. It must be a member already.
     pub attached_to: NodeNumber,
     /// This is no DPU: the process stands for one of this generation (`bf1` to `bf4`). For development; shown wherever the
     /// node is shown.
@@ -414,13 +413,6 @@ impl Config {
             }
             None => Ok(()),
         }
-    }
-
-    /// What the node's certificate is to say of it.
-    #[must_use]
-    pub fn role(&self) -> Role {
-        let node = self.node.id();
-        self.dpu.as_ref().map_or(Role::Node(node), |dpu| Role::Dpu { node, host: dpu.attached_to.id() })
     }
 
     /// Where this node and those that it knows of listen.

@@ -19,7 +19,7 @@ use mesh_transport::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{Config, NodeNumber, PeerConfig, TlsConfig},
+    config::{NodeNumber, PeerConfig, TlsConfig},
     env::{Env, SystemClock, SystemEntropy},
     files,
     founding::{Founding, new_access_key},
@@ -121,13 +121,12 @@ impl Provision {
         Ok(Credentials { access: founding.access_key, secret })
     }
 
-    /// A certificate for a node: on a host, or on a DPU of this one.
+    /// A certificate for a node.
     ///
     /// # Errors
     /// What making a certificate says.
-    pub fn node_identity(&self, node: NodeId, dpu_of: Option<NodeId>) -> Result<Identity, Error> {
-        let role = dpu_of.map_or(Role::Node(node), |host| Role::Dpu { node, host });
-        self.authority.issue(&role, validity(NODE_LIFETIME))
+    pub fn node_identity(&self, node: NodeId) -> Result<Identity, Error> {
+        self.authority.issue(&Role::Node(node), validity(NODE_LIFETIME))
     }
 
     /// A certificate for somebody of a tenant.
@@ -203,19 +202,17 @@ impl Provision {
         self.folder.join(AUTHORITY).join("s3-ca.crt")
     }
 
-    /// Gives a node's data folder what it needs to start: the identity of a host or a DPU, as it is configured, and the keyring.
-    /// What is there stays.
+    /// Gives a node's data folder what it needs to start: identity and keyring. What is there stays.
     ///
     /// # Errors
     /// `DriveFailed`.
-    pub fn equip(&self, config: &Config) -> Result<(), Error> {
-        make_folder(&config.data)?;
-        let identity = config.data.join(IDENTITY);
+    pub fn equip(&self, node: NodeId, data: &Path) -> Result<(), Error> {
+        make_folder(data)?;
+        let identity = data.join(IDENTITY);
         if !identity.exists() {
-            let dpu_of = config.dpu.as_ref().map(|dpu| dpu.attached_to.id());
-            self.node_identity(config.node.id(), dpu_of)?.save(&identity)?;
+            self.node_identity(node)?.save(&identity)?;
         }
-        let keyring = config.data.join(KEYRING);
+        let keyring = data.join(KEYRING);
         if !keyring.exists() {
             self.keyring.save(&keyring)?;
         }
@@ -223,22 +220,20 @@ impl Provision {
     }
 
     /// Everything that a new node needs, in one file to be carried over a safe channel: it holds the cluster key. The
-    /// mesh must have given out the node's number to the invitation of this `number`: [`new_invitation`]. `dpu_of`: it is on a DPU
-    /// of this host.
+    /// mesh must have given out the node's number to the invitation of this `number`: [`new_invitation`].
     ///
     /// # Errors
     /// What making a certificate says.
     pub fn invite(
         &self,
         node: NodeNumber,
-        dpu_of: Option<NodeNumber>,
         number: u64,
         peers: Vec<PeerConfig>,
         s3: Option<FrontPair>,
     ) -> Result<Invitation, Error> {
         let keyring = fs::read_to_string(self.folder.join(KEYRING))
             .map_err(|error| Error::new(ErrorKind::NotFound, "the keyring cannot be read").caused_by(error))?;
-        let identity = self.node_identity(node.id(), dpu_of.map(|host| host.id()))?.to_pem().to_owned();
+        let identity = self.node_identity(node.id())?.to_pem().to_owned();
         Ok(Invitation { node, number: format!("{number:016x}"), identity, keyring, s3, peers })
     }
 }
@@ -316,17 +311,6 @@ impl Invitation {
     /// `DriveFailed`.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         write(path, &to_toml(self)?)
-    }
-
-    /// The host whose DPU the new node is on, as its certificate says; none: it is on a host.
-    ///
-    /// # Errors
-    /// `Invalid` if the certificate is damaged.
-    pub fn dpu_of(&self) -> Result<Option<NodeNumber>, Error> {
-        match Identity::from_pem(&self.identity)?.role() {
-            Role::Dpu { host, .. } => Ok(Some(NodeNumber(host.0))),
-            Role::Node(_) | Role::Client(_) => Ok(None),
-        }
     }
 
     /// Unpacks it into a node's data folder. What is there stays.

@@ -614,7 +614,7 @@ async fn start(folder: &Path, provision: &Provision) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
     for number in 1..=3 {
         let config = config(folder, number);
-        provision.equip(&config).unwrap();
+        provision.equip(config.node.id(), &config.data).unwrap();
         let node = Node::builder(config).start().await.unwrap();
         for other in &nodes {
             other.set_peer(node.id(), node.address());

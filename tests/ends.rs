@@ -27,20 +27,17 @@ use mesh_core::{
 const OBJECTS: usize = 700;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-fn config(data: &Path) -> Config {
-    let mut config = Config::new(NodeNumber(1), SocketAddr::from(([127, 0, 0, 1], 0)), data.to_owned());
+async fn start(data: &Path, founding: Option<&Founding>) -> Node {
+    let number = NodeNumber(1);
+    let mut config = Config::new(number, SocketAddr::from(([127, 0, 0, 1], 0)), data.to_owned());
     config.bootstrap = true;
     config.cluster.code = "1+0".parse().unwrap();
     config.cluster.namespaces = 2.try_into().unwrap();
     config.drives = vec![DriveConfig { path: data.join("drive"), capacity: Some(Size(1 << 30)) }];
-    config
-}
-
-async fn start(data: &Path, founding: Option<&Founding>) -> Node {
     let began = Instant::now();
     // What was started before lets go of its files a moment after it has stopped.
     let node = loop {
-        match Node::builder(config(data)).start().await {
+        match Node::builder(config.clone()).start().await {
             Ok(node) => break node,
             Err(error) => assert!(began.elapsed() < WAIT_MAX, "{error}"),
         }
@@ -66,7 +63,7 @@ async fn a_tenant_that_is_deleted_is_refused_at_once_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let provision = Provision::create(folder.path(), "main").unwrap();
     let data = folder.path().join("node-1");
-    provision.equip(&config(&data)).unwrap();
+    provision.equip(NodeNumber(1).id(), &data).unwrap();
     let founding = provision.founding().unwrap();
     let node = start(&data, Some(&founding)).await;
     let admin = |node: &Node| node.client(Principal::Admin { name: "test".into() });

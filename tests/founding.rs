@@ -22,11 +22,11 @@ async fn a_founding_that_is_repeated_gives_nothing_back() {
     let provision = Provision::create(folder.path(), "main").unwrap();
     let data = folder.path().join("node-1");
     let number = NodeNumber(1);
+    provision.equip(number.id(), &data).unwrap();
     let mut config = Config::new(number, SocketAddr::from(([127, 0, 0, 1], 0)), data.clone());
     config.bootstrap = true;
     config.cluster.code = "1+0".parse().unwrap();
     config.drives = vec![DriveConfig { path: data.join("drive"), capacity: Some(Size(1 << 30)) }];
-    provision.equip(&config).unwrap();
     let node = Node::builder(config).start().await.unwrap();
     let founding = provision.founding().unwrap();
     node.found(&founding).await.unwrap();

@@ -59,7 +59,7 @@ async fn join(folder: &Path, provision: &Provision, number: u64, knows: bool, no
 }
 
 async fn enter(config: Config, provision: &Provision, knows: bool, nodes: &mut Vec<Node>) {
-    provision.equip(&config).unwrap();
+    provision.equip(config.node.id(), &config.data).unwrap();
     let mut builder = Node::builder(config);
     if knows {
         builder = builder.function(KIND, |settings, _| Ok(Box::new(ContentFilter::new(settings)?)));
@@ -314,7 +314,7 @@ async fn a_chain_that_breaks_down_on_its_host_is_tried_on_the_dpu_and_others_not
     for number in [1, 2, 3] {
         if number == 1 {
             let config = config(folder.path(), number);
-            provision.equip(&config).unwrap();
+            provision.equip(config.node.id(), &config.data).unwrap();
             let broken = broken.clone();
             let builder = Node::builder(config).function(KIND, move |settings, _| Brittle::build(settings, &broken));
             nodes.push(builder.start().await.unwrap());
@@ -373,7 +373,7 @@ async fn warm(provision: &Provision, at: &Node, row: Assignment) -> Outcome {
         }
     }
     let env = Env::real().unwrap();
-    let identity = provision.node_identity(NodeId(9), None).unwrap();
+    let identity = provision.node_identity(NodeId(9)).unwrap();
     let setup = LinkSetup {
         address: SocketAddr::from(([127, 0, 0, 1], 0)),
         cluster: identity.cluster(),

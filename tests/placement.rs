@@ -20,7 +20,7 @@ use mesh::{
     config::{Config, DpuConfig, NodeNumber, PeerConfig},
     provision::Provision,
 };
-use mesh_core::bluefield::Generation;
+use mesh_core::{bluefield::Generation, id::NodeId};
 use serde_json::Value;
 
 const MESH: &str = env!("CARGO_BIN_EXE_mesh");
@@ -433,9 +433,8 @@ fn a_dpu_under_a_host_that_nobody_knows_is_refused_and_joins_under_one_that_is_a
     let number = NodeNumber(21);
     let provision = Provision::open(dev.path()).unwrap();
     let data = dev.path().join("stranger");
+    provision.equip(NodeId(21), &data).unwrap();
     let mut config = Config::new(number, "127.0.0.1:0".parse().unwrap(), data.clone());
-    // With a host's certificate, as DPUs had before there were others: it names no host.
-    provision.equip(&config).unwrap();
     for host in 1..=3 {
         let known = dev.node(&format!("node-{host}")).unwrap();
         let address = known["address"].as_str().unwrap().parse().unwrap();

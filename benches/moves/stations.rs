@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use mesh::{
-    config::{Config, NodeNumber},
+    config::NodeNumber,
     env::{Env, Link, LinkSetup},
     keyring::Keyring,
     provision::{FIRST_TENANT, IDENTITY, KEYRING, Provision},
@@ -271,14 +271,13 @@ impl Station {
 async fn station(folder: &Path, provision: &Provision, number: u64) -> Result<Arc<Station>, Error> {
     let id = NodeNumber(number).id();
     let data = folder.join(format!("node-{number}"));
-    let address = SocketAddr::from(([127, 0, 0, 1], 0));
-    provision.equip(&Config::new(NodeNumber(number), address, data.clone()))?;
+    provision.equip(id, &data)?;
     let env = Env::real()?;
     let keyring = Arc::new(Keyring::load(&data.join(KEYRING))?);
     let gate = Arc::new(Gate::default());
     let pool = Pool::default();
     let setup = LinkSetup {
-        address,
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
         identity: Identity::load(&data.join(IDENTITY))?,
         node: id,
         incarnation: Incarnation(1),

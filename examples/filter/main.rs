@@ -169,7 +169,7 @@ async fn start(folder: &Path) -> Result<Vec<Node>, Error> {
     let mut nodes: Vec<Node> = Vec::new();
     for number in 1..=3 {
         let config = config(folder, number);
-        provision.equip(&config)?;
+        provision.equip(config.node.id(), &config.data)?;
         let node = Node::builder(config)
             .function(KIND, |settings, _| Ok(Box::new(ContentFilter::new(settings)?)))
             .start()

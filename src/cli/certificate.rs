@@ -1,12 +1,12 @@
-//! `mesh certificate`: what front ends show their clients, and who clients and nodes of the mesh itself are.
+//! `mesh certificate`: what front ends show their clients, and who clients of the mesh itself are.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use mesh::{
-    config::{Config, NodeNumber},
+    config::Config,
     env::Env,
-    provision::{IDENTITY, Provision, make_folder},
+    provision::{Provision, make_folder},
 };
 use mesh_core::{
     Error, ErrorKind,
@@ -29,8 +29,6 @@ enum Verb {
     Client(Client),
     /// For an administrator.
     Admin(Admin),
-    /// For a node, in the place of the one that it has.
-    Node(Node),
 }
 
 /// Make a certificate for a node's front end, good for 397 days.
@@ -87,26 +85,6 @@ struct Admin {
     out: PathBuf,
 }
 
-/// Make a certificate for a node that is a member or was invited, good for five years, in the place of the one that it has.
-///
-/// Carry the file over a safe channel to `identity.pem` in the node's data folder, and start the node again. Needs no mesh. The one
-/// before it is good until its time is over: delete every copy.
-#[derive(Debug, Args)]
-struct Node {
-    /// The folder that `mesh init` made.
-    #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
-    /// The node's number.
-    #[arg(long, value_name = "N")]
-    node: i64,
-    /// It is on a DPU in this host, as `attached_to` in its `mesh.toml` says, too: it may do what a DPU may alone.
-    #[arg(long, value_name = "N")]
-    dpu_of: Option<i64>,
-    /// The file to write.
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
-}
-
 impl Certificate {
     pub(crate) async fn run(self) -> Result<(), Error> {
         match self.verb {
@@ -116,7 +94,6 @@ impl Certificate {
                 expect_name(&admin.name)?;
                 Provision::open(&admin.dir)?.admin_identity(&admin.name)?.save(&admin.out)
             }
-            Verb::Node(node) => node.run(),
         }
     }
 }
@@ -133,18 +110,6 @@ impl Front {
             made.key.display()
         );
         println!("Clients need {} to trust it.", provision.front_authority_file().display());
-        Ok(())
-    }
-}
-
-impl Node {
-    fn run(self) -> Result<(), Error> {
-        let node = NodeNumber::try_from(self.node).map_err(Error::invalid)?;
-        let dpu_of = self.dpu_of.map(NodeNumber::try_from).transpose().map_err(Error::invalid)?;
-        let provision = Provision::open(&self.dir)?;
-        provision.node_identity(node.id(), dpu_of.map(|host| host.id()))?.save(&self.out)?;
-        println!("A certificate for {} in {}, with its key: it goes to", node.id(), self.out.display());
-        println!("{IDENTITY} in the node's data folder, and the node takes it when it is started again.");
         Ok(())
     }
 }

@@ -144,6 +144,7 @@ impl Dev {
     async fn node(&self, provision: &Provision, data: &Path, number: u64) -> Result<Node, Error> {
         let folder = data.join(format!("node-{number}"));
         let id = NodeNumber(number);
+        provision.equip(id.id(), &folder)?;
         let mut s3 =
             S3Config { memory: Size(S3_MEMORY), ..S3Config::new(SocketAddr::from(([127, 0, 0, 1], self.s3_port))) };
         if self.tls && number == 1 {
@@ -161,7 +162,6 @@ impl Dev {
             timing: TimingConfig { reclaim_grace: self.reclaim_grace, ..TimingConfig::default() },
             ..Config::new(id, SocketAddr::from(([127, 0, 0, 1], 0)), folder)
         };
-        provision.equip(&config)?;
         Node::builder(config).start().await
     }
 

@@ -188,23 +188,9 @@ impl Slot {
         let host = setup.nodes.get((number as usize - 1) % hosts.max(1)).map(Node::id);
         let host = host.ok_or_else(|| Error::bug("a mesh without nodes"))?;
         let folder = setup.data.join(format!("dpu-{number}"));
+        provision.equip(node, &folder.join("data"))?;
         let cgroup = share(&setup, number);
-        let slot =
-            Self { setup, number, node, host, folder, cgroup, attached: false, drained: false, child: None, due: None };
-        provision.equip(&slot.config())?;
-        Ok(slot)
-    }
-
-    fn config(&self) -> Config {
-        let peers =
-            self.setup.nodes.iter().map(|node| PeerConfig { node: NodeNumber(node.id().0), address: node.address() });
-        Config {
-            node: NodeNumber(self.node.0),
-            data: self.folder.join("data"),
-            peers: peers.collect(),
-            dpu: Some(DpuConfig { attached_to: NodeNumber(self.host.0), emulated: Some(self.setup.kind) }),
-            ..self.setup.template.clone()
-        }
+        Ok(Self { setup, number, node, host, folder, cgroup, attached: false, drained: false, child: None, due: None })
     }
 
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
@@ -342,8 +328,17 @@ impl Slot {
         let failed = |error: std::io::Error| {
             Error::new(ErrorKind::DriveFailed, "an emulated DPU cannot be started").caused_by(error)
         };
+        let peers =
+            self.setup.nodes.iter().map(|node| PeerConfig { node: NodeNumber(node.id().0), address: node.address() });
+        let config = Config {
+            node: NodeNumber(self.node.0),
+            data: self.folder.join("data"),
+            peers: peers.collect(),
+            dpu: Some(DpuConfig { attached_to: NodeNumber(self.host.0), emulated: Some(self.setup.kind) }),
+            ..self.setup.template.clone()
+        };
         let file = self.folder.join("mesh.toml");
-        super::write_private(&file, &self.config().to_text()?)?;
+        super::write_private(&file, &config.to_text()?)?;
         let log = File::create(self.folder.join("log")).map_err(failed)?;
         let program = std::env::current_exe().map_err(failed)?;
         let child = Command::new(program)

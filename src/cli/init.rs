@@ -117,7 +117,7 @@ impl Init {
             mesh_transport::fronts::check_names(&front.names)?;
         }
         let provision = Provision::create(&dir, &self.bucket)?;
-        provision.equip(&config)?;
+        provision.equip(node.id(), &config.data)?;
         if front.makes_certificate {
             provision.equip_front(&front.names, &config.data)?;
         }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use mesh::{
-    config::{Config, DpuConfig, NodeNumber, PeerConfig, TlsConfig},
+    config::{Config, NodeNumber, PeerConfig, TlsConfig},
     env::Env,
     provision::{Invitation, Provision, new_invitation},
 };
@@ -30,9 +30,6 @@ pub(crate) struct Invite {
     /// The new node's number, 2 to 65535; each is used once.
     #[arg(long, value_name = "N")]
     node: i64,
-    /// The new node is on a DPU in this host, which must be a member: its certificate says so, and lets it do what a DPU may alone.
-    #[arg(long, value_name = "N", conflicts_with = "s3_names")]
-    dpu_of: Option<i64>,
     /// The file to write.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -48,7 +45,6 @@ pub(crate) struct Invite {
 impl Invite {
     pub(crate) async fn run(self) -> Result<(), Error> {
         let node = NodeNumber::try_from(self.node).map_err(Error::invalid)?;
-        let dpu_of = self.dpu_of.map(NodeNumber::try_from).transpose().map_err(Error::invalid)?;
         let provision = Provision::open(&self.dir)?;
         let first = Config::load(&self.dir.join("mesh.toml"))?;
         let front = if self.s3_names.is_empty() { None } else { Some(provision.front(&self.s3_names)?) };
@@ -66,9 +62,6 @@ impl Invite {
         let number = new_invitation();
         let ask = async || {
             let client = mesh::quic::connect(&addresses, identity.clone(), &env).await?;
-            if let Some(host) = dpu_of {
-                expect_host(&client.status().await?, host)?;
-            }
             client.administer(AdminOp::Invite { node: node.id(), invitation: number }).await?;
             client.status().await
         };
@@ -87,21 +80,11 @@ impl Invite {
             let address = report.address.parse().ok()?;
             (report.kind == NodeKind::Host).then_some(PeerConfig { node, address })
         };
-        provision.invite(node, dpu_of, number, members.iter().filter_map(peer).collect(), front)?.save(&self.out)?;
+        provision.invite(node, number, members.iter().filter_map(peer).collect(), front)?.save(&self.out)?;
         println!("An invitation for {} in {}; on the new machine:", node.id(), self.out.display());
         println!();
-        let drives = if dpu_of.is_some() { "" } else { " --drive PATH:SIZE" };
-        println!("  mesh join --invitation {} --dir DIR --address IP:PORT{drives}", self.out.display());
+        println!("  mesh join --invitation {} --dir DIR --address IP:PORT --drive PATH:SIZE", self.out.display());
         Ok(())
-    }
-}
-
-/// A DPU is one of a host that the mesh has.
-fn expect_host(members: &[Arc<NodeReport>], host: NodeNumber) -> Result<(), Error> {
-    match members.iter().find(|report| report.node == host.id()) {
-        Some(report) if report.kind == NodeKind::Host => Ok(()),
-        _ => Err(Error::invalid("the mesh has no such host: a DPU is invited once its host is a member")
-            .with("host", host.id())),
     }
 }
 
@@ -140,7 +123,6 @@ impl Join {
             s3.tls = Some(TlsConfig::within(&config.data));
         }
         config.peers.clone_from(&invitation.peers);
-        config.dpu = invitation.dpu_of()?.map(|attached_to| DpuConfig { attached_to, emulated: None });
         config.check()?;
         config.expect_asked_for()?;
         let file = dir.join("mesh.toml");

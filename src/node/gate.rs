@@ -89,10 +89,6 @@ impl Inner {
             micros => core::time::Duration::from_micros(micros),
         };
         let deadline = node.env.clock.now() + budget;
-        if let Err(error) = node.expect_borne_out(certified, &op) {
-            done(Err(error));
-            return CallGuard::none();
-        }
         // Whose beat it is, whoever hears it sees.
         let is_beat = matches!(&op, Op::Node(op) if matches!(**op, NodeOp::Beat(_)));
         if is_looked_at && !is_beat {

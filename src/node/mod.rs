@@ -4,7 +4,6 @@
 //! - [`owner`] tells the steward what has happened and has done what it wants: [`acts`], and [`chains`] for actors;
 //! - [`gate`] lets in what links bring, [`own`] looks whether what is asked is about whoever asks, where that counts, and
 //!   [`acquaintance`] asks whether who speaks may have a say;
-//! - [`certified`] looks whether a certificate is that of who is to start;
 //! - [`media`] opens, formats and registers drives;
 //! - [`front`] serves S3;
 //! - [`watching`] tells who watches the node what is counted on it, and how it is.
@@ -12,7 +11,6 @@
 mod ability;
 mod acquaintance;
 mod acts;
-mod certified;
 mod chains;
 mod clearing;
 mod front;
@@ -198,22 +196,17 @@ impl Builder {
     /// Starts the node. It listens when this returns; it takes data once [`Node::ready`] says so.
     ///
     /// # Errors
-    /// What is wrong with the configuration, with the identity, which must say the same, with the keyring, the listener or the
-    /// metadata store. A drive that cannot be used is no error: the node starts without it and says so.
+    /// What is wrong with the configuration, the identity, the keyring, the listener or the metadata store. A drive
+    /// that cannot be used is no error: the node starts without it and says so.
     pub async fn start(self) -> Result<Node, Error> {
         let config = self.config;
         config.check()?;
         let registry = registry(self.functions, &config)?;
-        let identity = match self.identity {
-            Some(identity) => identity,
-            None => Identity::load(&config.data.join(crate::provision::IDENTITY))?,
-        };
-        certified::expect(identity.role(), &config)?;
         let env = match self.env {
             Some(env) => env,
             None => Env::real()?,
         };
-        // Before all that takes time: who looks has an answer, however long the rest takes.
+        // First of all: who looks has an answer, however long the rest takes.
         let watching = match &config.watch {
             Some(watch) => Some(watching::Watching::begin(watch, &env).await?),
             None => None,
@@ -223,6 +216,10 @@ impl Builder {
                 .with("folder", config.data.display())
                 .caused_by(error)
         })?;
+        let identity = match self.identity {
+            Some(identity) => identity,
+            None => Identity::load(&config.data.join(crate::provision::IDENTITY))?,
+        };
         let keyring = match self.keyring {
             Some(keyring) => keyring,
             None => Arc::new(Keyring::load(&config.data.join(crate::provision::KEYRING))?),

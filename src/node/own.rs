@@ -11,7 +11,6 @@ use std::{
 
 use mesh_core::{
     Error, ErrorKind, Op,
-    figures::Counter,
     id::{ActorId, BucketId, GroupId, NodeId, TenantId},
     limits::BUDGET_DEFAULT,
     meta::{BucketCommand, BucketRef, Command, ControlView, MeshCommand, MetaAnswer, Proposer, Query},
@@ -33,24 +32,9 @@ pub(crate) struct Standing {
     /// Buckets whose tenant the control group has said: that of a number never changes.
     buckets: Mutex<BTreeMap<BucketId, TenantId>>,
     refusals: gate::Refusals,
-    pub(super) refused: Refused,
-}
-
-mesh_core::figures! {
-    /// What nodes on DPUs asked, and may not.
-    pub(crate) struct Refused as "mesh_node" {
-        /// Requests of nodes on DPUs that this one refused: about what is not their own, or saying of a DPU what its certificate does not.
-        denials: Counter,
-    }
 }
 
 impl Standing {
-    /// Counts a refusal, and has the log say so once of each kind.
-    fn refuse(&self, from: &Role, op: &Op, error: &Error) {
-        self.refused.denials.count();
-        self.refusals.log(from, Kind::of(op), error);
-    }
-
     /// The control group has decided something.
     pub(super) fn learn(&self, before: &ControlView, after: &ControlView, now: Instant) {
         let is_dpu = |node: &NodeId| before.nodes.get(node).is_some_and(|info| info.kind == NodeKind::Dpu);
@@ -220,22 +204,7 @@ impl Inner {
         if !matches!(from, Role::Dpu { .. }) {
             return Ok(May::Yes);
         }
-        gate::expect(Class::Dpu, actor, op).inspect_err(|error| self.standing.refuse(from, op, error))
-    }
-
-    /// Refuses a beat of a DPU that says of itself what its certificate does not: that it is another node, something else, or in
-    /// another host.
-    ///
-    /// # Errors
-    /// `Denied`.
-    pub(super) fn expect_borne_out(&self, certified: &Role, op: &Op) -> Result<(), Error> {
-        if is_borne_out(certified, op) {
-            return Ok(());
-        }
-        let what = "a DPU says of itself what its certificate does not; `mesh certificate node` makes one that does";
-        let error = Error::new(ErrorKind::Denied, what);
-        self.standing.refuse(certified, op, &error);
-        Err(error)
+        gate::expect(Class::Dpu, actor, op).inspect_err(|error| self.standing.refusals.log(from, Kind::of(op), error))
     }
 
     /// Refuses what a DPU asks about what is not its own. The control group's word may be under way still: it is waited for.
@@ -256,7 +225,7 @@ impl Inner {
         };
         let denied = || {
             let error = gate::refusal(Class::Dpu, op);
-            self.standing.refuse(from, op, &error);
+            self.standing.refusals.log(from, Kind::of(op), &error);
             Err(error)
         };
         let Some(claim) = Claim::of(op) else { return denied() };
@@ -292,14 +261,6 @@ impl Inner {
     }
 }
 
-/// Whether a certificate bears out what a beat says of its sender, if it says that again.
-fn is_borne_out(certified: &Role, op: &Op) -> bool {
-    let (Role::Dpu { node, host }, Op::Node(op)) = (certified, op) else { return true };
-    let NodeOp::Beat(beat) = &**op else { return true };
-    let said = beat.news.as_ref().and_then(|news| news.report.as_ref());
-    beat.node == *node && said.is_none_or(|said| said.kind == NodeKind::Dpu && said.attached_to == Some(*host))
-}
-
 /// How long a chain that has left a DPU counts as its own: requests that it had under way are over by then.
 const LEFT_FOR: Duration = BUDGET_DEFAULT;
 /// Chains that have left DPUs within [`LEFT_FOR`], and are remembered, at most.
@@ -315,7 +276,6 @@ mod tests {
         assignment::{Assignment, MoveId},
         id::{Epoch, Incarnation},
         meta::{Level, ObjectCommand, Session, UpkeepCommand},
-        op::{Beat, News, NodeReport},
     };
 
     use super::*;
@@ -451,32 +411,6 @@ mod tests {
             (put(NodeId(12), NodeKind::Dpu, one), one, false),
         ] {
             assert_eq!(holds(&op, host, &standing, &view(), 1), is_own, "{op:?} {host:?}");
-        }
-    }
-
-    #[test]
-    fn a_dpu_s_beat_says_of_it_what_its_certificate_does() {
-        let host = |number| Some(NodeId(number));
-        let dpu = Role::Dpu { node: DPU, host: NodeId(1) };
-        // That of a host, of before there were others, says nothing of either.
-        let old = Role::Node(DPU);
-        for (certified, kind, attached_to, is_so) in [
-            (&dpu, NodeKind::Dpu, host(1), true),
-            (&dpu, NodeKind::Dpu, host(2), false),
-            (&dpu, NodeKind::Dpu, None, false),
-            (&dpu, NodeKind::Host, None, false),
-            (&dpu, NodeKind::Host, host(1), false),
-            (&old, NodeKind::Dpu, host(2), true),
-            (&old, NodeKind::Host, None, true),
-        ] {
-            let report = Some(Box::new(NodeReport { kind, attached_to, ..NodeReport::default() }));
-            let news = Some(Arc::new(News { report, ..News::default() }));
-            let beat = NodeOp::Beat(Arc::new(Beat { node: DPU, news, ..Beat::default() }));
-            assert_eq!(is_borne_out(certified, &node(beat)), is_so, "{certified:?} {kind:?} {attached_to:?}");
-        }
-        for (of, is_so) in [(DPU, true), (NodeId(1), false), (NodeId(12), false)] {
-            let nothing_new = NodeOp::Beat(Arc::new(Beat { node: of, ..Beat::default() }));
-            assert_eq!(is_borne_out(&dpu, &node(nothing_new)), is_so, "{of}");
         }
     }
 

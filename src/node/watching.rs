@@ -195,7 +195,6 @@ impl Inner {
             front.figures(&mut page);
         }
         self.events.moves.tell(&Labels::default(), &mut page);
-        self.standing.refused.tell(&Labels::default(), &mut page);
         own::tell(self, &mut page);
         page
     }

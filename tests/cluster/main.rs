@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod dpus;
 mod drives;
 mod metadata;
 mod nodes;

@@ -75,19 +75,6 @@ impl Cluster {
         node
     }
 
-    /// A DPU in a host, which joins: its number. It is a process that stands for one.
-    pub(crate) fn plug_into(&mut self, host: u64) -> u64 {
-        let node = self.children.len() as u64 + 1;
-        self.addresses.extend(crate::ports::free(1));
-        self.children.push(None);
-        self.invite_as(node, &["--dpu-of", &host.to_string()]).unwrap();
-        let address = self.addresses[node as usize - 1].to_string();
-        self.join_with(node, vec!["--address".into(), address]);
-        self.configure(node, &|text: &str| text.replace("[dpu]\n", "[dpu]\nemulated = \"bf3\"\n"));
-        self.serve(node);
-        node
-    }
-
     fn configure(&self, node: u64, change: &impl Fn(&str) -> String) {
         let path = self.dir(node).join("mesh.toml");
         let text = fs::read_to_string(&path).unwrap();
@@ -107,28 +94,18 @@ impl Cluster {
 
     /// Has the mesh give out a number; what it says if it does not.
     pub(crate) fn invite(&self, node: u64) -> Result<(), String> {
-        self.invite_as(node, &[])
-    }
-
-    /// The same, and what the node is to be.
-    pub(crate) fn invite_as(&self, node: u64, what: &[&str]) -> Result<(), String> {
         let (first, number) = (self.dir(1).display().to_string(), node.to_string());
         let mut arguments = vec!["--dir".into(), first, "--node".into(), number, "--out".into(), self.invitation(node)];
         let running = self.addresses.iter().zip(&self.children).filter(|(_, child)| child.is_some());
         arguments.extend(running.flat_map(|(address, _)| ["--connect".into(), address.to_string()]));
-        arguments.extend(what.iter().map(|argument| (*argument).to_owned()));
         mesh("invite", &arguments)
     }
 
     /// Makes a machine a node by the last invitation for its number.
     pub(crate) fn join(&self, node: u64) {
-        self.join_with(node, self.machine(node));
-    }
-
-    fn join_with(&self, node: u64, machine: Vec<String>) {
         let mut arguments = vec!["--dir".into(), self.dir(node).display().to_string()];
         arguments.extend(["--invitation".into(), self.invitation(node)]);
-        arguments.extend(machine);
+        arguments.extend(self.machine(node));
         mesh("join", &arguments).unwrap();
     }
 

@@ -93,12 +93,7 @@ impl Mixed {
         } else {
             let (first, number) = (self.dir(1).display().to_string(), node.to_string());
             let invitation = self.path(&format!("{node}.invitation")).display().to_string();
-            let mut invite = self.program(1);
-            invite.args(["invite", "--dir", &first, "--node", &number, "--out", &invitation]);
-            if node == DPU {
-                invite.args(["--dpu-of", &ATTACHED_TO.to_string()]);
-            }
-            succeeds(&mut invite);
+            succeeds(self.program(1).args(["invite", "--dir", &first, "--node", &number, "--out", &invitation]));
             let mut join = self.program(node);
             join.args(["join", "--invitation", &invitation, "--dir", &dir, "--address", &address]);
             if node != DPU {

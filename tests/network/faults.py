@@ -54,14 +54,9 @@ class Dpu(Node):
     def arguments(self):
         return ["--dir", self.folder, "--address", self.address]
 
-    def invited(self):
-        return ("--dpu-of", "1")
-
     def configure(self):
-        with open(f"{self.folder}/mesh.toml") as file:
-            text = file.read()
-        with open(f"{self.folder}/mesh.toml", "w") as file:
-            file.write(text.replace("[dpu]\n", '[dpu]\nemulated = "bf3"\n'))
+        with open(f"{self.folder}/mesh.toml", "a") as file:
+            file.write('\n[dpu]\nattached_to = 1\nemulated = "bf3"\n')
 
 
 class Cut:

@@ -101,10 +101,6 @@ class Node:
         drives = [part for drive in "ab" for part in ("--drive", f"{self.root}/drive-{drive}/mesh:{DRIVE}")]
         return ["--dir", self.folder, "--address", self.address, "--s3", self.s3, *drives]
 
-    def invited(self):
-        """What its invitation says besides its number."""
-        return ()
-
     def serve(self):
         command = [self.args.mesh, "serve", "--config", f"{self.folder}/mesh.toml"]
         self.child = subprocess.Popen(
@@ -174,7 +170,7 @@ class Mesh:
     def join(self, node, patience=READY):
         """Makes a machine a node, by an invitation that the first one gives out and that names it alone."""
         first, ticket = self.nodes[0], f"{self.folder}/node-{node.number}.invitation"
-        invite = (self.args.mesh, "invite", "--dir", first.folder, "--node", str(node.number), "--out", ticket, *node.invited())
+        invite = (self.args.mesh, "invite", "--dir", first.folder, "--node", str(node.number), "--out", ticket)
         # The first node may have to be up to be asked for the number.
         until(f"an invitation for node {node.number}", patience, lambda: run(*invite))
         run(self.args.mesh, "join", "--invitation", ticket, *node.arguments())
