@@ -11,13 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
     Error, ErrorKind,
-    assignment::{Assignment, Scope, Tail, Wish},
+    assignment::{Assignment, Scope, Tail},
     id::{ActorId, ActorName, DriveId, LayoutId, NodeId},
     meta::{Level, MetaAnswer, Session},
     topology::{Departure, DriveInfo, IS_OUT, Leaving, NodeInfo, NodeKind, voters_left},
 };
 
-use super::{cluster, level, rows::Rows, seats, sessions};
+use super::{cluster, level, placement, rows::Rows, seats, sessions};
 use crate::metadata::keys;
 
 /// Nodes that may have left a mesh.
@@ -173,21 +173,11 @@ fn expect_left_by_actors(rows: &Rows<'_>, out: &BTreeSet<NodeId>) -> Result<Vec<
 
 /// Nobody is kept on a node that is out, nor asks for anything about a chain that is no more.
 fn forget_wishes(rows: &mut Rows<'_>, out: &BTreeSet<NodeId>) -> Result<(), Error> {
-    let mut gone = Vec::new();
-    let all = keys::all(keys::WISH);
-    rows.scan(&all, &keys::behind(&all), |key, (scope, wish): (Scope, Wish)| {
+    placement::forget_wishes(rows, |scope, wish| {
         let of_chain = matches!(scope, Scope::Actor(actor)
             if actor.as_data().is_some_and(|(_, ingress)| out.contains(&ingress)));
-        if of_chain || wish.pin.is_some_and(|pin| out.contains(&pin)) {
-            gone.push(key.to_vec());
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    for key in gone {
-        rows.remove(key);
-        rows.give_room(&all)?;
-    }
-    Ok(())
+        of_chain || wish.pin.is_some_and(|pin| out.contains(&pin))
+    })
 }
 
 /// The drives of a node that are not lost.

@@ -13,13 +13,13 @@ use std::ops::ControlFlow;
 
 use mesh_core::{
     Error, ErrorKind,
-    assignment::{Assignment, Scope, Wish},
+    assignment::{Assignment, Scope},
     id::{ActorId, NodeId, TenantId},
     meta::{AccessKeyRow, BucketRef, EndedTenant, MetaAnswer, ObjectRow, PastKey, PrincipalRow, TenantRow},
     time::UnixMillis,
 };
 
-use super::{buckets, objects, rows::Rows, tenants, uploads};
+use super::{buckets, objects, placement, rows::Rows, tenants, uploads};
 use crate::metadata::keys;
 
 /// Rows that one command takes away at most.
@@ -42,7 +42,11 @@ pub(super) fn end(rows: &mut Rows<'_>, id: TenantId, at: UnixMillis, everything:
         rows.remove(keys::tail(chain));
         rows.give_room(&keys::all(keys::ASSIGNMENT))?;
     }
-    forget_wishes(rows, id)?;
+    placement::forget_wishes(rows, |scope, _| match scope {
+        Scope::Mesh => false,
+        Scope::Tenant(tenant) => tenant == id,
+        Scope::Actor(actor) => actor.as_data().is_some_and(|(tenant, _)| tenant == id),
+    })?;
     let stages = keys::stages(Scope::Tenant(id));
     if rows.has(&stages)? {
         rows.remove(stages);
@@ -115,27 +119,6 @@ fn chains(rows: &Rows<'_>, id: TenantId) -> Result<Vec<ActorId>, Error> {
         }
     })?;
     Ok(found)
-}
-
-/// Nobody asks for anything about it any more.
-fn forget_wishes(rows: &mut Rows<'_>, id: TenantId) -> Result<(), Error> {
-    let (all, mut gone) = (keys::all(keys::WISH), Vec::new());
-    rows.scan(&all, &keys::behind(&all), |key, (scope, _): (Scope, Wish)| {
-        let own = match scope {
-            Scope::Mesh => false,
-            Scope::Tenant(tenant) => tenant == id,
-            Scope::Actor(actor) => actor.as_data().is_some_and(|(tenant, _)| tenant == id),
-        };
-        if own {
-            gone.push(key.to_vec());
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    for key in gone {
-        rows.remove(key);
-        rows.give_room(&all)?;
-    }
-    Ok(())
 }
 
 fn drop_access_keys(rows: &mut Rows<'_>, id: TenantId, left: &mut usize) -> Result<(), Error> {

@@ -2,6 +2,8 @@
 //!
 //! A move ends once: of its commit and its abort the first applied counts, whoever proposed it and however often.
 
+use std::ops::ControlFlow;
+
 use mesh_core::{
     Error, ErrorKind, Redirect,
     assignment::{Assignment, MoveId, Scope, Tail, Wish},
@@ -159,6 +161,22 @@ pub(super) fn set_wish(rows: &mut Rows<'_>, scope: Scope, wish: Option<Wish>) ->
         None => {}
     }
     Ok(MetaAnswer::Done)
+}
+
+/// Takes back the wishes that are about what is no more.
+pub(super) fn forget_wishes(rows: &mut Rows<'_>, is_gone: impl Fn(Scope, &Wish) -> bool) -> Result<(), Error> {
+    let (all, mut gone) = (keys::all(keys::WISH), Vec::new());
+    rows.scan(&all, &keys::behind(&all), |key, (scope, wish): (Scope, Wish)| {
+        if is_gone(scope, &wish) {
+            gone.push(key.to_vec());
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    for key in gone {
+        rows.remove(key);
+        rows.give_room(&all)?;
+    }
+    Ok(())
 }
 
 pub(super) fn drain(rows: &mut Rows<'_>, node: NodeId, draining: bool) -> Result<MetaAnswer, Error> {
